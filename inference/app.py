@@ -1,0 +1,167 @@
+"""The web application: what is refused before the image is looked at, and one log line for every request."""
+
+import asyncio
+import hashlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from inference.errors import (
+    InternalError,
+    NotAcceptableError,
+    NotFoundError,
+    RequestError,
+    TimeLimitError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedTypeError,
+    WrongMethodError,
+)
+from inference.handler import Reply, Task, answer
+from inference.media import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType, acceptable, content_type, sniff
+from inference.predictor import Predictor
+from inference.schema import RequestOptions, read_options
+from inference.settings import ServerSettings
+from inference.wire import Caller, LingeringResponse, error_response, fault_trace
+from inference.worker import Worker
+
+REQUEST_ID_HEADER = "x-amzn-RequestId"
+PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
+Facts = dict[str, Any]
+
+
+def log(event: str, **facts: Any) -> None:
+    """Write one JSON line to standard output."""
+    line = {"event": event, "time": round(time.time(), 3), **facts}
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+class Application:
+    """The endpoint's paths over one worker."""
+
+    def __init__(self, settings: ServerSettings, worker: Worker[Predictor]) -> None:
+        self._settings = settings
+        self._worker = worker
+        self.stopping = False
+        """Set when the process has been asked to end: nothing new is taken on, what runs is finished."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request has a place in the server."""
+        return self._worker.held == 0
+
+    def asgi(self) -> Starlette:
+        """Return the ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/ping", self._ping, methods=["GET"]),
+                Route("/invocations", self._endpoint(Caller.CONTAINER), methods=["POST"]),
+                Route("/endpoints/{name}/invocations", self._endpoint(Caller.RUNTIME), methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: self._no_route},
+        )
+
+    async def _ping(self, request: Request) -> Response:
+        healthy = self._worker.healthy and not self.stopping
+        return Response(status_code=HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            refusal: RequestError = WrongMethodError("method_not_allowed", f"the paths are {PATHS}")
+        else:
+            refusal = NotFoundError("not_found", f"the paths are {PATHS}")
+        response = error_response(refusal, Caller.CONTAINER)
+        response.headers.update(getattr(error, "headers", None) or {})
+        log("request", request_id=str(uuid.uuid4()), code=refusal.code, status=refusal.status)
+        return LingeringResponse(response)
+
+    def _endpoint(self, caller: Caller) -> Callable[[Request], Awaitable[Response]]:
+        async def invocations(request: Request) -> Response:
+            return await self._invoke(request, caller)
+
+        return invocations
+
+    async def _invoke(self, request: Request, caller: Caller) -> Response:
+        begun, request_id = time.perf_counter(), str(uuid.uuid4())
+        facts: Facts = {"request_id": request_id, "caller": str(caller)}
+        try:
+            response, code, status = await self._answer(request, request_id, facts), "ok", int(HTTPStatus.OK)
+        except RequestError as error:
+            response, code, status = error_response(error, caller), error.code, error.status
+        except ClientDisconnect:
+            response, code, status = Response(status_code=400), "client_gone", 400
+        except Exception as fault:  # the boundary: whatever it is, the caller gets an answer and the log its place
+            facts["fault"] = fault_trace(fault)
+            response, code, status = error_response(InternalError(), caller), "internal", 500
+        response.headers[REQUEST_ID_HEADER] = request_id
+        if self.stopping:
+            response.headers["connection"] = "close"
+        log("request", **facts, code=code, status=status, total_ms=round((time.perf_counter() - begun) * 1000, 2))
+        return response if "bytes" in facts else LingeringResponse(response)
+
+    async def _answer(self, request: Request, request_id: str, facts: Facts) -> Response:
+        if self.stopping:
+            raise UnavailableError("stopping", "the server is stopping; try again")
+        self._worker.reserve()
+        try:
+            async with asyncio.timeout(self._settings.max_seconds):
+                return _response(await self._work(request, request_id, facts))
+        except TimeoutError:
+            limit = f"no answer within {self._settings.max_seconds:g} seconds, the limit"
+            raise TimeLimitError("time_limit", limit) from None
+        finally:
+            self._worker.release()
+
+    async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
+        kind, form, options = _headers(request)
+        facts |= {"content_type": str(kind), "accept": str(form)}
+        body = await _body(request, self._settings.max_bytes)
+        facts |= {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        found = sniff(body)
+        if found is not None and found is not kind:
+            raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {kind}; the body begins as {found}")
+        task = Task(request_id, body, options, form)
+        reply, waited = await self._worker.run(lambda model: answer(model, task, self._settings.limits))
+        facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
+        return reply
+
+
+def _headers(request: Request) -> tuple[ImageType, AnswerType, RequestOptions]:
+    """Return what the headers and the query say, or refuse it by name."""
+    kind = content_type(request.headers.get("content-type", ""))
+    if kind is None:
+        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {', '.join(ImageType)}")
+    form = acceptable(request.headers.get("accept", ""))
+    if form is None:
+        raise NotAcceptableError("not_acceptable", "Accept must allow application/json or image/png")
+    attributes = request.headers.get(CUSTOM_ATTRIBUTES_HEADER, "")
+    return kind, form, read_options(attributes, request.query_params.multi_items())
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """Return the body, refused as soon as it announces or shows more bytes than the limit."""
+    announced = request.headers.get("content-length", "")
+    refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
+    if announced.isdigit() and int(announced) > limit:
+        raise refusal
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise refusal
+    return bytes(body)
+
+
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, HTTPStatus.OK, {CUSTOM_ATTRIBUTES_HEADER: reply.attributes}, media_type=str(reply.form))

@@ -1,0 +1,94 @@
+"""What travels to the endpoint and back, named by media type: standard library only, shared by server and client."""
+
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+
+CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+"""The one free header that InvokeEndpoint hands to the container and back (SageMaker Runtime, `CustomAttributes`)."""
+
+
+class ImageType(StrEnum):
+    """The image formats that a request may carry."""
+
+    PGM = "image/x-portable-graymap"
+    PNG = "image/png"
+    DICOM = "application/dicom"
+
+
+class AnswerType(StrEnum):
+    """The forms in which an answer may be asked for."""
+
+    JSON = "application/json"
+    OVERLAY = "image/png"
+
+
+def sniff(data: bytes) -> ImageType | None:
+    """Return the format that the first bytes announce, or `None`.
+
+    Magic numbers: `P5` of PGM, the PNG signature, `DICM` at byte 128 (DICOM PS3.10, 7.1).
+    """
+    if data.startswith(b"P5"):
+        return ImageType.PGM
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ImageType.PNG
+    return ImageType.DICOM if data[128:132] == b"DICM" else None
+
+
+def content_type(header: str) -> ImageType | None:
+    """Return the image format that a Content-Type header names, parameters aside, or `None` for any other type."""
+    name = header.split(";")[0].strip().lower()
+    return ImageType(name) if name in set(ImageType) else None
+
+
+def acceptable(header: str) -> AnswerType | None:
+    """Return the answer's form that an Accept header prefers (RFC 9110, 12.5.1), or `None` when it allows none.
+
+    An empty header allows all; JSON wins where the header has no preference.
+    """
+    best, best_weight = None, 0.0
+    for form in AnswerType:
+        weight = _weight(form, header) if header.strip() else 1.0
+        if weight > best_weight:
+            best, best_weight = form, weight
+    return best
+
+
+def _weight(form: AnswerType, header: str) -> float:
+    """Return the weight of the most specific range of the header that matches, 0 when none does."""
+    kind = form.split("/")[0]
+    ranks = {"*/*": 0, f"{kind}/*": 1, str(form): 2}
+    matches = [(ranks[name], weight) for name, weight in map(_media_range, header.split(",")) if name in ranks]
+    return max(matches)[1] if matches else 0.0
+
+
+def _media_range(text: str) -> tuple[str, float]:
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return name, float(parameter[2:])
+            except ValueError:
+                return name, 0.0
+    return name, 1.0
+
+
+def pack_attributes(values: Mapping[str, str]) -> str:
+    """Return options as the text of the custom attributes header: `name=value,name=value`."""
+    return ",".join(f"{name}={value}" for name, value in values.items())
+
+
+def unpack_attributes(text: str) -> list[tuple[str, str]]:
+    """Return the pairs in the custom attributes header, parted by commas or semicolons; `ValueError` without `=`."""
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.replace(";", ",").split(","))):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError("each custom attribute must have the form name=value")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def error_body(code: str, message: str) -> bytes:
+    """Return the JSON body of every error: `{"error": {"code", "message"}}`."""
+    return json.dumps({"error": {"code": code, "message": message}}).encode()

@@ -1,0 +1,1 @@
+"""Wiring: the SageMaker pipeline of mammopipe, and the places where it runs."""

@@ -1,0 +1,349 @@
+"""PipelineConfig: everything that shapes a pipeline, from one TOML file.
+
+Three layers, each over the one before: the defaults below, the profile's values (`PROFILES`), the file. What a run may
+still change without compiling again are the pipeline's parameters (`pipelines.parameters`).
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from processing.errors import ConfigError
+from processing.records import Dataset
+from training.config import Cnn, TrainConfig
+
+SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
+"""Hyperparameters that the pipeline sets itself, and from what."""
+
+
+class Profile(StrEnum):
+    """How much a run aims for."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+class Distribution(StrEnum):
+    """How SageMaker spreads an input over a job's instances (`S3DataDistributionType`)."""
+
+    REPLICATED = "FullyReplicated"
+    SHARDED = "ShardedByS3Key"
+
+
+class Approval(StrEnum):
+    """The status that a model package is registered with (`ModelApprovalStatus`)."""
+
+    PENDING = "PendingManualApproval"
+    APPROVED = "Approved"
+    REJECTED = "Rejected"
+
+
+PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
+    Profile.QUICK: {
+        "augmentation": {"copies": 1},
+        "segmentation": {"height": 160, "width": 112},
+        "training": {"epochs": 4, "head_epochs": 1, "warmup_epochs": 1, "patience": 4},
+        "evaluation": {"min_macro_auc": 0.0, "bootstrap": 500},
+    },
+    Profile.FULL: {
+        "augmentation": {"copies": 3},
+        "segmentation": {"height": 384, "width": 256},
+        "training": {"epochs": 25, "head_epochs": 3, "warmup_epochs": 2, "patience": 8},
+        "evaluation": {"min_macro_auc": 0.6, "bootstrap": 2000},
+    },
+}
+"""What each profile sets: `quick` tries the machinery on all of mini-MIAS within minutes of two cores and opens the metric
+limit (never the leakage audit); `full` is a training worth judging."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """Where the pipeline's files lie on S3."""
+
+    bucket: str = "mammopipe"
+    """The bucket of everything the pipeline reads and writes."""
+    prefix: str = "mammopipe"
+    """The key prefix below which `raw/`, `weights/`, `executions/` and `checkpoints/` lie."""
+
+    def __post_init__(self) -> None:
+        """Refuse what S3 would refuse, or what would make an empty path component."""
+        _require(re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is not None,
+                 f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens")
+        _require(re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is not None,
+                 f"storage.prefix={self.prefix!r}: words joined by single slashes, none at either end")
+
+    def uri(self, *parts: str) -> str:
+        """Return the S3 URI of `parts` below the prefix."""
+        return "/".join(("s3:/", self.bucket, self.prefix, *parts))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How the label table is split and which images are refused."""
+
+    seed: int = 0
+    """Seed of the split, of augmentation, training and bootstrap (pipeline parameter Seed)."""
+    test_fraction: float = 0.2
+    """Share of the patients that is frozen as the test split."""
+    folds: int = 5
+    """Number of folds of the other patients."""
+    validation_fold: int = 0
+    """The fold that is the validation split."""
+    max_height: int = 2048
+    """Rows that a prepared image has at most."""
+    max_quarantine: float = 0.05
+    """Share of the images that may be refused before a job fails."""
+    phi: str = "refuse"
+    """What Prepare does with an image that carries a patient's identity: `refuse` or `drop` the attributes."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside their range and a validation fold that does not exist."""
+        _require(0 < self.test_fraction < 1, f"data.test_fraction={self.test_fraction}: between 0 and 1")
+        _require(0 <= self.max_quarantine <= 1, f"data.max_quarantine={self.max_quarantine}: between 0 and 1")
+        _require(0 <= self.validation_fold < self.folds,
+                 f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0")
+        _require(self.phi in ("refuse", "drop"), f"data.phi={self.phi!r}: refuse or drop")
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How many stored copies the training images get."""
+
+    copies: int = 1
+    """Copies per image of the most frequent class; rarer classes get more (pipeline parameter AugmentationCopies)."""
+
+    def __post_init__(self) -> None:
+        """Refuse a job without output: SageMaker fails a job whose input prefix holds nothing."""
+        _require(self.copies >= 1, f"augmentation.copies={self.copies}: at least 1")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """What the network's input looks like."""
+
+    height: int = 160
+    """Rows of the network's input (pipeline parameter ImageHeight)."""
+    width: int = 112
+    """Columns of the network's input (pipeline parameter ImageWidth)."""
+    remove_pectoral: bool = True
+    """Whether the pectoral muscle is set to air."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below what the networks' pooling needs."""
+        _require(min(self.height, self.width) >= 64, f"segmentation: {self.height} x {self.width} is below 64 x 64 pixels")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The gate and its measures."""
+
+    min_macro_auc: float = 0.0
+    """The validation macro AUC below which nothing is registered (pipeline parameter MinMacroAuc)."""
+    bootstrap: int = 500
+    """Bootstrap samples, by patient, behind each interval."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that no model, or none at all, can miss."""
+        _require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Instances, time limits and caching on AWS; the local backends use this machine whatever stands here."""
+
+    processing_instance_type: str = "ml.m5.xlarge"
+    processing_instance_count: int = 1
+    distribution: Distribution = Distribution.REPLICATED
+    """How images spread over several processing instances (pipeline parameter DataDistribution)."""
+    training_instance_type: str = "ml.g4dn.xlarge"
+    training_instance_count: int = 1
+    spot: bool = False
+    """Whether training uses managed spot instances, resuming from its checkpoints."""
+    volume_gb: int = 50
+    max_runtime_seconds: int = 6 * 3600
+    """The time after which SageMaker stops a job."""
+    max_wait_seconds: int = 12 * 3600
+    """With spot: the time that waiting and running may take together."""
+    cache: str = ""
+    """ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run."""
+
+    def __post_init__(self) -> None:
+        """Refuse a spot limit that SageMaker would refuse."""
+        _require(not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
+                 f"compute.max_wait_seconds={self.max_wait_seconds}: not below max_runtime_seconds={self.max_runtime_seconds}")
+        _require(not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
+                 f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """The container images that carry the code."""
+
+    processing: str = "mammopipe/processing:latest"
+    training: str = "mammopipe/training:latest"
+    serving: str = "mammopipe/serving:latest"
+
+
+@dataclass(frozen=True)
+class SecurityConfig:
+    """Who runs the jobs, and behind which walls."""
+
+    role: str = "arn:aws:iam::000000000000:role/mammopipe"
+    """ARN of the execution role; this default serves the local backends only."""
+    kms_key: str = ""
+    """Key of volumes and outputs; when set, it becomes the default of the pipeline parameter KmsKeyId."""
+    network_isolation: bool = True
+    """Whether containers run without any network of their own."""
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse half a VPC and a role that is no ARN."""
+        _require(bool(self.subnets) == bool(self.security_groups), "security: subnets and security_groups go together")
+        _require(re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", self.role) is not None,
+                 f"security.role={self.role!r}: an ARN as arn:aws:iam::123456789012:role/NAME")
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """Where the chosen model is registered."""
+
+    group: str = "mammopipe"
+    """Name of the model package group."""
+    approval: Approval = Approval.PENDING
+    """The package's first status (pipeline parameter ApprovalStatus)."""
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """The endpoint that answers with the registered model."""
+
+    name: str = "mammopipe"
+    instance_type: str = "ml.m5.large"
+    instance_count: int = 1
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What shapes a pipeline. `PipelineConfig.load(path)` reads it from a TOML file; `PipelineConfig()` is all defaults."""
+
+    name: str = "mammopipe"
+    """The pipeline's name."""
+    profile: Profile = Profile.QUICK
+    dataset: Dataset = Dataset.MIAS
+    cnns: tuple[Cnn, ...] = tuple(Cnn)
+    """The candidates; each becomes a training step."""
+    pretrained: bool = False
+    """Whether training reads staged weights (the channel `weights`, pipeline parameter WeightsUri)."""
+    deploy: bool = True
+    """Whether the registered model is served by an endpoint."""
+    region: str = "us-east-1"
+    """The region a session is made for where the environment names none."""
+    tags: Mapping[str, str] = field(default_factory=lambda: {"project": "mammopipe"})
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    training: TrainConfig = field(default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]))
+    """The hyperparameters of every training job (pipeline parameter Epochs for the first of them)."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    registry: RegistryConfig = field(default_factory=RegistryConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse names that SageMaker would refuse, and repeated candidates."""
+        for name, value in (("name", self.name), ("registry.group", self.registry.group), ("endpoint.name", self.endpoint.name)):
+            _require(re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
+                     f"{name}={value!r}: up to 40 letters, digits and hyphens")
+        _require(len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns), f"cnns={list(self.cnns)}: at least one, none twice")
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":
+        """Return the configuration of a TOML file, or the defaults when `path` is None, with `changes` on top.
+
+        `changes` are top-level keys (`profile="full"`, `cnns=[...]`); None changes nothing. Raises `ConfigError` naming
+        the file and the key that is unknown, of the wrong type or in contradiction with another.
+        """
+        values = _read(Path(path)) if path is not None else {}
+        values |= {key: value for key, value in changes.items() if value is not None}
+        try:
+            profile = _convert(values.get("profile", Profile.QUICK), Profile, "profile")
+            for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():
+                raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
+            merged = _overlay(PROFILES[profile], values)
+            config: PipelineConfig = _build(cls, merged, "")
+            return config
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _overlay(merged[key], value) if both else value
+    return merged
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """Return the dataclass `cls` made of `values`, every key known and every value of its field's type."""
+    hints = get_type_hints(cls)
+    names = [item.name for item in fields(cls)]
+    for key in values:
+        _require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
+    return cls(**{key: _convert(value, hints[key], where + key) for key, value in values.items()})
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Return `value` as the type `kind`, or raise `ConfigError` naming the key, the value and the type."""
+    origin = get_origin(kind)
+    if is_dataclass(kind):
+        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
+        return _build(kind, value, f"{where}.")  # type: ignore[arg-type]
+    if origin is tuple:
+        _require(isinstance(value, list | tuple), f"{where} = {value!r}: must be a list")
+        return tuple(_convert(item, get_args(kind)[0], where) for item in value)
+    if origin is not None and not isinstance(kind, UnionType) and issubclass(origin, Mapping):
+        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
+        return {str(key): _convert(item, get_args(kind)[1], f"{where}.{key}") for key, item in value.items()}
+    if issubclass(kind, StrEnum):
+        choices = [str(item) for item in kind]
+        _require(value in choices, f"{where} = {value!r}: must be one of {', '.join(choices)}")
+        return kind(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    _require(type(value) is kind, f"{where} = {value!r}: must be {_TYPE_NAMES[kind]}")
+    return value
+
+
+_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _near(word: str, names: Iterable[str]) -> str:
+    """Return `; did you mean ...?` with the names close to `word`, or the choices when none is close."""
+    names = list(names)
+    close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,54 @@
+"""The pipeline, as its graph.
+
+    Prepare -> Augment -> Segment -> Train-modified-cnn ┐
+                                  -> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model -> EndpointConfig -> Endpoint
+                                  -> Train-resnet50     ┘                    └─> Fail, with the reason
+"""
+
+import warnings
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipelines.config import PipelineConfig
+from pipelines.sessions import compile_session, prepare_sdk
+
+if TYPE_CHECKING:
+    from sagemaker.mlops.workflow.pipeline import Pipeline
+
+
+def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
+    """Return the SageMaker pipeline of `config`; building makes no call to AWS and needs no credentials.
+
+    `session` is a `PipelineSession`; without one, the pipeline can be compiled but not started. The definition holds no
+    time and no upload path, so compiling twice gives the same bytes.
+    """
+    prepare_sdk(config.region)
+    with warnings.catch_warnings(), TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")  # the SDK announces, for each step, that it starts no job
+        return _build(config, session or compile_session(config), scratch)
+
+
+def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
+    from sagemaker.mlops.workflow.pipeline import Pipeline
+
+    from pipelines import steps
+    from pipelines.parameters import Parameters
+
+    context = steps.Context(config, Parameters.of(config), session, scratch)
+    prepared = steps.prepare(context)
+    augmented = steps.augment(context, prepared)
+    segmented = steps.segment(context, prepared, augmented)
+    trained = {cnn: steps.train(context, cnn, segmented) for cnn in config.cnns}
+    evaluated = steps.evaluate(context, segmented, trained)
+
+    registered = steps.register(context, evaluated)
+    passed: list[Any] = [registered]
+    if config.deploy:
+        model = steps.create_model(context, evaluated, registered)
+        settings = steps.endpoint_config(context, model)
+        passed += [model, settings, steps.endpoint(context, settings)]
+    gate = steps.gate(context, evaluated, passed, refused=steps.refuse(context, evaluated))
+
+    return Pipeline(
+        name=config.name, parameters=context.parameters.declared(), pipeline_experiment_config=None,
+        steps=[prepared, augmented, segmented, *trained.values(), evaluated, gate], sagemaker_session=session)

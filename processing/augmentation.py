@@ -1,0 +1,143 @@
+"""The augmentation policy: how a film may be varied and still be a film, on albumentations.
+
+Stored copies vary geometry and, mildly, exposure. Noise and dropout would disturb the search for the breast, so training
+draws them afresh on the segmented images instead.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.errors import ConfigError
+from processing.preprocess import FULL_SCALE, to_unit
+from processing.records import ImageRecord, Lesion, Split, View
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How far a copy may go from its original."""
+
+    rotation_degrees: float = 12.0
+    """Largest rotation to either side."""
+    shift: float = 0.04
+    """Largest shift, as a share of the image's size."""
+    scale: float = 0.1
+    """Largest change of size: 0.1 is 90 % to 110 %."""
+    elastic_displacement: float = 0.006
+    """Standard deviation of the elastic displacement, as a share of the image's height."""
+    elastic_smoothness: float = 0.02
+    """Standard deviation of the displacement field's Gaussian smoothing, as a share of the image's height."""
+    elastic_probability: float = 0.5
+    """Share of copies that are deformed."""
+    brightness: float = 0.05
+    """Largest change of brightness, as a share of the full scale."""
+    contrast: float = 0.15
+    """Largest change of contrast: 0.15 is 85 % to 115 %."""
+    flip_probability: float = 0.5
+    """Share of copies that are mirrored left to right; the record's side changes with them."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 0:
+                raise ConfigError(f"{name}={value} must not be negative")
+        for name in ("flip_probability", "elastic_probability", "shift", "scale", "brightness", "contrast"):
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at most 1")
+
+
+def copy_id(image_id: str, index: int) -> str:
+    """Return the image id of the copy number `index` of an original."""
+    return f"{image_id}-a{index:02d}"
+
+
+def plan_copies(records: Sequence[ImageRecord], copies: int) -> dict[str, int]:
+    """Return how many copies each training original gets, by image id, so that every class ends equally large.
+
+    An image of the most frequent class gets `copies`; a rarer class is brought to the same total, its images differing
+    by one copy at most. Images outside the training split get none and are not in the answer.
+    """
+    if copies < 0:
+        raise ConfigError(f"copies={copies} must not be negative")
+    training = [record for record in records if record.split is Split.TRAIN and not record.source_image_id]
+    counts = Counter(record.label for record in training)
+    total = max(counts.values(), default=0) * (copies + 1)
+    plan: dict[str, int] = {}
+    for label, count in counts.items():
+        ids = sorted((record.image_id for record in training if record.label is label),
+                     key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest())
+        each, more = divmod(total - count, count)
+        plan |= {image_id: each + (place < more) for place, image_id in enumerate(ids)}
+    return plan
+
+
+class Augmenter:
+    """Makes copies of films; the same config, seed, image and index give the same pixels."""
+
+    def __init__(self, config: AugmentationConfig | None = None, *, seed: int = 0) -> None:
+        self.config = config or AugmentationConfig()
+        self.seed = seed
+        self._policies: dict[tuple[int, bool], A.Compose] = {}
+
+    def copy(self, pixels: NDArray[np.uint16], record: ImageRecord, index: int) -> tuple[NDArray[np.uint16], ImageRecord]:
+        """Return copy number `index` of a film and its record.
+
+        `pixels` is (rows, columns) at full scale; the copy has the same shape. The record keeps patient, label and split,
+        names its `source_image_id`, and its lesions and side move with the pixels; a lesion whose centre the deformation
+        pushes out of the image is dropped.
+        """
+        kind = (pixels.shape[0], record.view is View.CC)
+        policy = self._policies.setdefault(kind, _policy(self.config, *kind))
+        policy.set_random_seed(_seed(self.seed, record.image_id, index))
+        points = np.array([(item.x, item.y, 1.0) for item in record.lesions], np.float32).reshape(-1, 3)
+        result = policy(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
+        air = result["image"] <= 0
+        copied = np.rint(np.clip(result["image"], 0, 1) * FULL_SCALE).astype(np.uint16)
+        copied[air] = 0
+        mirrored = _was_applied(result, "HorizontalFlip")
+        side = record.laterality.other if record.laterality and mirrored else record.laterality
+        return copied, replace(record, image_id=copy_id(record.image_id, index), source_image_id=record.image_id,
+                               laterality=side, lesions=_moved(record.lesions, result), path="", sha256="")
+
+
+def _policy(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
+    """Return the policy for images of `height` rows.
+
+    Only a craniocaudal view may be turned upside down: there the flip swaps medial and lateral, elsewhere it makes a
+    breast that does not exist.
+    """
+    sigma = config.elastic_smoothness * height
+    # White noise smoothed by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its deviation.
+    alpha = config.elastic_displacement * height * 2 * math.sqrt(math.pi) * sigma
+    shift = (-config.shift, config.shift)
+    steps: list[Any] = [
+        # First, because its search for a moved point needs the point inside the image.
+        A.ElasticTransform(alpha=alpha, sigma=sigma, fill=0, p=config.elastic_probability),
+        A.HorizontalFlip(p=config.flip_probability),
+        A.VerticalFlip(p=config.flip_probability if craniocaudal else 0.0),
+        A.Affine(rotate=(-config.rotation_degrees, config.rotation_degrees), translate_percent={"x": shift, "y": shift},
+                 scale=(1 - config.scale, 1 + config.scale), interpolation=cv2.INTER_LINEAR, fill=0, p=1.0),
+        A.RandomBrightnessContrast(brightness_limit=config.brightness, contrast_limit=config.contrast, p=1.0),
+    ]
+    return A.Compose(steps, keypoint_params=A.KeypointParams("xys", label_fields=["order"], remove_invisible=False),
+                     save_applied_params=True)
+
+
+def _seed(seed: int, image_id: str, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}/{index}".encode()).digest()[:4], "big")
+
+
+def _was_applied(result: dict[str, Any], name: str) -> bool:
+    return any(applied == name for applied, _ in result["applied_transforms"])
+
+
+def _moved(lesions: Sequence[Lesion], result: dict[str, Any]) -> tuple[Lesion, ...]:
+    return tuple(replace(lesions[int(place)], x=float(x), y=float(y), radius=lesions[int(place)].radius * float(scale))
+                 for place, (x, y, scale) in zip(result["order"], result["keypoints"], strict=True))

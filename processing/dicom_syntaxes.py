@@ -1,0 +1,58 @@
+"""The transfer syntaxes that are read, each with the one codec that decodes it (PS3.5 chapter 10 and annex A)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from processing.image_rules import UnsupportedImageError
+
+
+class Codec(StrEnum):
+    """Who turns the bytes into pixels; exactly one for each transfer syntax."""
+
+    NATIVE = "numpy"
+    RLE = "imagecodecs DICOM RLE"
+    JPEG = "libjpeg-turbo (imagecodecs)"
+    JPEG_LOSSLESS = "libjpeg-turbo lossless (imagecodecs)"
+    JPEG_LS = "CharLS (imagecodecs)"
+    JPEG_2000 = "OpenJPEG (imagecodecs)"
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How one transfer syntax lays out the data set and its pixels."""
+
+    name: str
+    codec: Codec = Codec.NATIVE
+    implicit: bool = False
+    big_endian: bool = False
+    deflated: bool = False
+    lossy: bool = False
+    """Whether the syntax always loses information; `LossyImageCompression` (0028,2110) tells of the others."""
+
+
+SYNTAXES: dict[str, Syntax] = {
+    "1.2.840.10008.1.2": Syntax("Implicit VR Little Endian", implicit=True),
+    "1.2.840.10008.1.2.1": Syntax("Explicit VR Little Endian"),
+    "1.2.840.10008.1.2.1.99": Syntax("Deflated Explicit VR Little Endian", deflated=True),
+    "1.2.840.10008.1.2.2": Syntax("Explicit VR Big Endian", big_endian=True),
+    "1.2.840.10008.1.2.5": Syntax("RLE Lossless", Codec.RLE),
+    "1.2.840.10008.1.2.4.50": Syntax("JPEG Baseline (Process 1)", Codec.JPEG, lossy=True),
+    "1.2.840.10008.1.2.4.51": Syntax("JPEG Extended (Process 2 and 4)", Codec.JPEG, lossy=True),
+    "1.2.840.10008.1.2.4.57": Syntax("JPEG Lossless (Process 14)", Codec.JPEG_LOSSLESS),
+    "1.2.840.10008.1.2.4.70": Syntax("JPEG Lossless (Process 14, Selection Value 1)", Codec.JPEG_LOSSLESS),
+    "1.2.840.10008.1.2.4.80": Syntax("JPEG-LS Lossless", Codec.JPEG_LS),
+    "1.2.840.10008.1.2.4.81": Syntax("JPEG-LS Near-lossless", Codec.JPEG_LS, lossy=True),
+    "1.2.840.10008.1.2.4.90": Syntax("JPEG 2000 Lossless", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.91": Syntax("JPEG 2000", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.201": Syntax("High-Throughput JPEG 2000 Lossless", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.202": Syntax("High-Throughput JPEG 2000 Lossless with RPCL", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.203": Syntax("High-Throughput JPEG 2000", Codec.JPEG_2000),
+}
+
+
+def syntax_of(uid: str, where: str) -> Syntax:
+    """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, when nothing here decodes it."""
+    if uid not in SYNTAXES:
+        raise UnsupportedImageError(f"{where}: TransferSyntaxUID (0002,0010) is {uid[:64]!r}: "
+                                    "no decoder for this transfer syntax")
+    return SYNTAXES[uid]

@@ -1,0 +1,138 @@
+"""The grey-scale chain of PS3.3 as one look-up table: stored value -> modality -> VOI -> presentation, 0 to 65535.
+
+Order and formulas: PS3.3 C.7.6.3 (stored values), C.7.5.1.1.2 (pixel padding), C.11.1 (modality), C.11.2 (VOI;
+C.11.2.1.2.1 LINEAR, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT), C.8.11.3.1.2 (Presentation LUT Shape).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+FULL_SCALE = 65535
+
+
+class VoiFunction(StrEnum):
+    """VOI LUT Function (0028,1056)."""
+
+    LINEAR = "LINEAR"
+    LINEAR_EXACT = "LINEAR_EXACT"
+    SIGMOID = "SIGMOID"
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Modality values are `slope` times the stored value plus `intercept` (C.11.1.1.2)."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __call__(self, values: Values) -> Values:
+        """Return the modality values of stored values."""
+        return values * self.slope + self.intercept
+
+    def scale(self, stored_low: int, stored_high: int) -> tuple[float, float]:
+        """Return the least and the greatest modality value that stored values of this range can give."""
+        ends = (stored_low * self.slope + self.intercept, stored_high * self.slope + self.intercept)
+        return min(ends), max(ends)
+
+
+@dataclass(frozen=True)
+class Lut:
+    """A Modality LUT or a VOI LUT (C.11.1.1.1, C.11.2.1.1)."""
+
+    first: int
+    """The input value that the first entry belongs to; lower inputs take it too, as higher ones take the last."""
+    bits: int
+    entries: tuple[int, ...]
+
+    @property
+    def top(self) -> int:
+        """The greatest output that the entries' bits allow."""
+        return (1 << self.bits) - 1
+
+    def __call__(self, values: Values) -> Values:
+        """Return the table's outputs, 0 to `top`, for input values; fractions go to the nearest entry, halves up."""
+        index = np.clip(np.floor(values - self.first + 0.5), 0, len(self.entries) - 1).astype(np.int64)
+        return np.asarray(self.entries, np.float64)[index]
+
+    def scale(self, stored_low: int, stored_high: int) -> tuple[float, float]:
+        """Return 0 and `top`: the output range is the entries' bits, whatever the input."""
+        return 0.0, float(self.top)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Window Center and Width with their function; its output here is 0 to 1."""
+
+    function: VoiFunction
+    center: float
+    width: float
+
+    def __call__(self, values: Values) -> Values:
+        """Return the windowed values, 0 to 1."""
+        if self.function is VoiFunction.SIGMOID:
+            # The exponent is clipped where float64 would overflow, far beyond the last 16-bit step.
+            return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - self.center) / self.width, -700, 700))))
+        if self.function is VoiFunction.LINEAR_EXACT:
+            return np.clip((values - self.center) / self.width + 0.5, 0, 1)
+        center, width = self.center - 0.5, self.width - 1
+        if width == 0:
+            return np.asarray(values > center, np.float64)
+        return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Everything between a stored value and its presentation value."""
+
+    modality: Rescale | Lut
+    voi: Window | Lut | None
+    """`None` where the file gives none: the VOI stage is then the identity over the full range of stored values."""
+    inverted: bool
+    """Whether the last step inverts (MONOCHROME1, or Presentation LUT Shape INVERSE)."""
+    padding: tuple[int, int] | None = None
+    """Stored values from and to which pixels are padding: air, whatever the rest of the chain makes of them."""
+
+
+def presentation(stored: NDArray[np.int64], bits_stored: int, signed: bool, chain: Chain) -> NDArray[np.uint16]:
+    """Return the presentation values, 0 to 65535, of stored values; halves are rounded up."""
+    values = chain.modality(stored.astype(np.float64))
+    if isinstance(chain.voi, Window):
+        share = chain.voi(values)
+    elif isinstance(chain.voi, Lut):
+        share = chain.voi(values) / chain.voi.top
+    else:
+        low, high = chain.modality.scale(*_stored_range(bits_stored, signed))
+        share = np.clip((values - low) / (high - low), 0, 1)
+    result = np.floor(share * FULL_SCALE + 0.5).astype(np.uint16)
+    if chain.inverted:
+        result = FULL_SCALE - result
+    if chain.padding:
+        result[(stored >= chain.padding[0]) & (stored <= chain.padding[1])] = 0
+    return result
+
+
+def _stored_range(bits: int, signed: bool) -> tuple[int, int]:
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def apply(cells: NDArray[Any], bits: int, shift: int, *, bits_stored: int, signed: bool,
+          chain: Chain) -> NDArray[np.uint16]:
+    """Return the presentation values of `cells` (uint8 or uint16), whose value is in `bits` bits from bit `shift`.
+
+    `bits` is `bits_stored` for uncompressed data and the codestream's precision for compressed; `bits_stored` fixes
+    the range of a chain without VOI.
+    """
+    patterns = np.arange(1 << bits, dtype=np.int64)
+    if signed:
+        patterns[1 << bits - 1 :] -= 1 << bits
+    table = presentation(patterns, bits_stored, signed, chain)
+    if table.size != 1 << 8 * cells.itemsize:
+        every_cell = np.arange(1 << 8 * cells.itemsize)
+        table = table[(every_cell >> shift) & ((1 << bits) - 1)]
+    return np.asarray(cv2.LUT(cells, table), np.uint16)

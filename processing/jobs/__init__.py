@@ -1,0 +1,1 @@
+"""The three container jobs: `python -m processing.jobs.prepare`, `.augment` and `.segment`."""

@@ -1,0 +1,81 @@
+"""Pictures for the eye: the contact sheet of augmented copies and the montage of segmented films."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from processing.files import write_bytes
+from processing.imaging import read_mammogram
+from processing.records import ImageRecord, Label
+
+Picture = NDArray[np.uint8]
+
+CELL = 220
+"""Pixels of a film's longer side on a sheet."""
+CAPTION = 26
+"""Pixels below each film for its name."""
+MONTAGE_COLUMNS = 16
+COPIES_SHOWN = 6
+COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.MALIGNANT: (255, 120, 120)}
+"""RGB of a caption, by the film's class."""
+
+
+def contact_sheet(originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path) -> None:
+    """Write `contact-sheet.png`: a row for each original, its copies beside it, lesions in yellow."""
+    rows = []
+    for original in originals:
+        cells = [_cell(_film(images / str(original.split) / f"{original.image_id}.png", original), original)]
+        own = sorted((copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id)
+        cells += [_cell(_film(folder / copy.path, copy), copy) for copy in own[:COPIES_SHOWN]]
+        rows.append(_row(cells, COPIES_SHOWN + 1))
+    _write(folder / "contact-sheet.png", rows)
+
+
+def montage(records: Sequence[ImageRecord], pictures: Mapping[str, Picture], folder: Path) -> None:
+    """Write `montage.png`: the pictures (uint8 RGB) of the records that have one, with id, class and flags below each."""
+    shown = sorted((record for record in records if record.image_id in pictures), key=lambda record: record.image_id)
+    cells = [_cell(pictures[record.image_id], record) for record in shown]
+    rows = [_row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
+            for start in range(0, len(cells), MONTAGE_COLUMNS)]
+    if rows:
+        _write(folder / "montage.png", rows)
+
+
+def _film(path: Path, record: ImageRecord) -> Picture:
+    pixels = read_mammogram(path).pixels
+    scale = CELL / max(pixels.shape)
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    picture = cv2.cvtColor((grey >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    for lesion in record.lesions:
+        centre = (round(lesion.x * scale), round(lesion.y * scale))
+        cv2.circle(picture, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1, cv2.LINE_AA)
+    return np.asarray(picture, np.uint8)
+
+
+def _cell(picture: Picture, record: ImageRecord) -> Picture:
+    scale = CELL / max(picture.shape)
+    if scale < 1:
+        picture = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    cell = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
+    left = (CELL - picture.shape[1]) // 2
+    cell[: picture.shape[0], left : left + picture.shape[1]] = picture
+    flags = " ".join(record.quality.get("flags", ()))
+    for line, text in enumerate((f"{record.image_id} {record.label}", flags)):
+        cv2.putText(cell, text, (3, CELL + 11 + 12 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.36, COLOURS[record.label], 1, cv2.LINE_AA)
+    return cell
+
+
+def _row(cells: Sequence[Picture], columns: int) -> Picture:
+    blank = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
+    return np.hstack([*cells, *[blank] * (columns - len(cells))])
+
+
+def _write(path: Path, rows: Sequence[Picture]) -> None:
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise OSError(f"{path}: the picture could not be encoded as PNG")
+    write_bytes(path, data.tobytes())

@@ -1,0 +1,116 @@
+"""Work on many images with one process per core, in bounded memory, losing no more than the image that kills its worker."""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from processing.errors import ImageError
+from processing.job import cores
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+QUEUED_PER_WORKER = 2
+"""Items handed out ahead, so that no worker waits and the queue stays short however many images there are."""
+SECONDS_BETWEEN_LINES = 10.0
+"""How often progress is told where standard error is no terminal."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An item that could not be worked on, and why."""
+
+    reason: str
+
+
+def map_images(
+    function: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str, workers: int | None = None
+) -> Iterator[tuple[Item, Result | Refused]]:
+    """Yield each item with the result of `function`, or `Refused` where it raised an `ImageError` or killed its worker.
+
+    The order is that of completion. `function` must be importable by name. Progress (images a second, time left, refused
+    so far) goes to standard error: a bar on a terminal, a line every ten seconds elsewhere.
+    """
+    workers = max(1, min(workers or cores(), total))
+    refused = 0
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc=title, unit="image", disable=not terminal) as bar:
+        told = time.monotonic()
+        for done, (item, result) in enumerate(_run(function, iter(items), workers), 1):
+            refused += isinstance(result, Refused)
+            bar.set_postfix(refused=refused, refresh=False)
+            bar.update()
+            if not terminal and (done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES):
+                told = time.monotonic()
+                print(f"{title}: {done} of {total} images, {refused} refused", file=sys.stderr, flush=True)
+            yield item, result
+
+
+def _run(
+    function: Callable[[Item], Result], items: Iterator[Item], workers: int
+) -> Iterator[tuple[Item, Result | Refused]]:
+    while suspects := (yield from _until_a_worker_dies(function, items, workers)):
+        # Nobody knows which of the items under way was the cause, so each is tried again with a worker of its own.
+        for item in suspects:
+            with _pool(1) as pool:
+                yield item, _result(pool.submit(function, item))
+
+
+def _until_a_worker_dies(
+    function: Callable[[Item], Result], items: Iterator[Item], workers: int
+) -> Generator[tuple[Item, Result | Refused], None, list[Item]]:
+    pending: dict[Future[Result], Item] = {}
+    with _pool(workers) as pool:
+        while True:
+            ahead = workers * QUEUED_PER_WORKER - len(pending)
+            try:
+                for item in islice(items, ahead):
+                    suspect = [item]
+                    pending[pool.submit(function, item)] = item
+            except BrokenProcessPool:
+                return suspect + (yield from _drain(pending))
+            if not pending:
+                return []
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    return (yield from _drain(pending))
+                yield pending.pop(future), _result(future)
+
+
+def _drain(pending: dict[Future[Result], Item]) -> Generator[tuple[Item, Result | Refused], None, list[Item]]:
+    """Yield what was finished before the pool broke and return the items that were not."""
+    wait(pending)
+    unfinished = []
+    for future, item in pending.items():
+        if isinstance(future.exception(), BrokenProcessPool):
+            unfinished.append(item)
+        else:
+            yield item, _result(future)
+    return unfinished
+
+
+def _result(future: Future[Result]) -> Result | Refused:
+    try:
+        return future.result()
+    except ImageError as error:
+        return Refused(str(error))
+    except BrokenProcessPool:
+        return Refused("the worker process died on this image (out of memory, or a crash inside a decoder)")
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Started afresh instead of forked: a forked copy of a process with threads can wait for ever on their locks.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)

@@ -1,0 +1,41 @@
+"""Fixtures that several folders of tests share: where the research data lies, when it is there."""
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""A data folder beside the checkout, which is never part of it."""
+
+
+@pytest.fixture(scope="session")
+def mias_source() -> Path:
+    """The real mini-MIAS, as a tarball or a folder; the test is skipped where there is none."""
+    source = Path(os.environ.get("MAMMOPIPE_MIAS") or SHARED_DATA / "mini-mias" / "all-mias.tar.gz")
+    if not source.exists():
+        pytest.skip(f"no mini-MIAS at {source}; set MAMMOPIPE_MIAS to its tarball or folder")
+    return source
+
+
+@pytest.fixture(scope="session")
+def mias_folder(mias_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder with mdb001.pgm ... and Info.txt."""
+    if mias_source.is_dir():
+        yield mias_source
+        return
+    folder = tmp_path_factory.mktemp("mias")
+    with tarfile.open(mias_source) as tar:
+        tar.extractall(folder, filter="data")
+    yield next(folder.rglob("Info.txt")).parent
+
+
+@pytest.fixture(scope="session")
+def rsna_folder() -> Path:
+    """The folder with the real train.csv and train_images; the test is skipped where there is none."""
+    folder = Path(os.environ.get("MAMMOPIPE_RSNA") or SHARED_DATA / "rsna")
+    if not (folder / "train.csv").is_file():
+        pytest.skip(f"no RSNA data at {folder}; set MAMMOPIPE_RSNA to the folder with train.csv and train_images")
+    return folder

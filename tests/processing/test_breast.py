@@ -1,0 +1,210 @@
+"""The breast is found on synthetic films whose masks are known."""
+
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from processing.breast import NoBreastError, Side, draw_contours, segment_breast
+from processing.errors import ImageError
+from processing.records import Label, Laterality, Lesion, View
+
+
+@dataclass(frozen=True)
+class Film:
+    """A left oblique film, chest wall at the left, with the masks it was made of."""
+
+    pixels: NDArray[np.uint16]
+    breast: NDArray[np.bool_]
+    muscle: NDArray[np.bool_]
+
+
+def make_film(height: int = 512, width: int = 512, *, padding: float = 0.15, muscle: bool = True, label: bool = False,
+              tape: bool = False, border: bool = False, seed: int = 0) -> Film:
+    y, x = np.mgrid[:height, :width].astype(np.float32) / height
+    film = (x >= padding) & (x < width / height - padding)
+    x = x - padding
+    # Distance to the skin, 0 at it and 1 deep inside: half an ellipse on the chest wall.
+    depth = 1 - np.sqrt((x / 0.42) ** 2 + ((y - 0.45) / 0.52) ** 2)
+    breast = (depth > 0) & film
+    corner = (x < 0.22 - 0.4 * y) & breast
+    values = np.where(breast, 60 + 70 * np.clip(depth * 6, 0, 1), 4 * film)
+    if muscle:
+        values[corner] = 210
+    if label:
+        values[(abs(x - 0.55) < 0.05) & (abs(y - 0.08) < 0.06)] = 250
+    if tape:
+        values[(abs(x - 0.5) < 0.004) & film] = 180
+    if border:
+        values[film & (x > width / height - 2 * padding - 0.03)] = 255
+        values[film & (y > 0.985)] = 90
+    noise = np.random.default_rng(seed).normal(0, 1.5, values.shape) * film
+    values = cv2.GaussianBlur(values, (0, 0), height / 400) + noise
+    return Film((np.clip(values, 0, 255) * 257).astype(np.uint16), breast, corner & muscle)
+
+
+def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
+
+
+def test_finds_breast_muscle_and_chest_side() -> None:
+    film = make_film()
+    region = segment_breast(film.pixels, laterality=Laterality.LEFT, view=View.MLO)
+    assert region.mask.shape == region.pectoral.shape == film.pixels.shape
+    assert region.mask.dtype == region.pectoral.dtype == np.bool_
+    assert dice(region.mask, film.breast) > 0.98
+    assert dice(region.pectoral, film.muscle) > 0.95
+    assert not (region.pectoral & ~region.mask).any()
+    assert region.chest_side is Side.LEFT
+    assert region.quality["flags"] == []
+
+
+@pytest.mark.parametrize("clutter", ["label", "tape", "border"])
+def test_leaves_out_what_is_not_breast(clutter: str) -> None:
+    film = make_film(**{clutter: True})  # type: ignore[arg-type]
+    region = segment_breast(film.pixels, view=View.MLO)
+    assert dice(region.mask, film.breast) > 0.975
+    assert dice(region.pectoral, film.muscle) > 0.95
+
+
+def test_parts_a_label_that_touches_the_skin() -> None:
+    film = make_film()
+    pixels = film.pixels.copy()
+    edge = int(np.flatnonzero(film.breast[60])[-1])
+    pixels[20:80, edge - 2:edge + 60] = 64000
+    region = segment_breast(pixels, view=View.MLO)
+    assert dice(region.mask, film.breast) > 0.97
+
+
+def test_an_abdomen_strip_below_the_breast_is_cut_off() -> None:
+    film = make_film()
+    pixels = film.pixels.copy()
+    left = int(np.flatnonzero(film.breast[250])[0])
+    pixels[470:, left:left + 14] = 40000
+    region = segment_breast(pixels, view=View.MLO)
+    assert not region.mask[500:].any()
+
+
+def test_a_flipped_film_gives_the_flipped_masks() -> None:
+    film = make_film(label=True)
+    plain = segment_breast(film.pixels, view=View.MLO)
+    flipped = segment_breast(np.ascontiguousarray(film.pixels[:, ::-1]), view=View.MLO)
+    assert flipped.chest_side is Side.RIGHT
+    assert dice(flipped.mask[:, ::-1], plain.mask) > 0.995
+    assert dice(flipped.pectoral[:, ::-1], plain.pectoral) > 0.97
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 200), (1024, 1024), (2776, 2082)])
+def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
+    film = make_film(height, width, padding=0.0 if width < height else 0.15)
+    region = segment_breast(film.pixels, view=View.MLO)
+    assert dice(region.mask, film.breast) > 0.98
+    assert dice(region.pectoral, film.muscle) > 0.94
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.7, 0), (0.9, 9000), (1.15, -1000)])
+def test_exposure_does_not_move_the_masks(gain: float, offset: int) -> None:
+    film = make_film()
+    pixels = np.clip(film.pixels * gain + offset, 0, 65535).astype(np.uint16)
+    region = segment_breast(pixels, view=View.MLO)
+    assert dice(region.mask, film.breast) > 0.975
+    assert dice(region.pectoral, film.muscle) > 0.95
+
+
+@pytest.mark.parametrize("degrees", [-14, 9, 14])
+def test_a_tilted_film_with_black_wedges_is_segmented(degrees: float) -> None:
+    film = make_film()
+    turn = cv2.getRotationMatrix2D((256, 256), degrees, 1.0)
+    pixels = cv2.warpAffine(film.pixels, turn, (512, 512))
+    breast = cv2.warpAffine(film.breast.astype(np.uint8), turn, (512, 512)) > 0
+    region = segment_breast(pixels, view=View.MLO)
+    assert region.chest_side is Side.LEFT
+    assert dice(region.mask, breast) > 0.97
+
+
+def test_no_muscle_is_invented() -> None:
+    film = make_film(muscle=False)
+    region = segment_breast(film.pixels, view=View.MLO)
+    assert not region.pectoral.any()
+    assert region.quality["flags"] == ["pectoral-not-found"]
+
+
+def test_a_craniocaudal_view_keeps_its_bright_corner() -> None:
+    region = segment_breast(make_film().pixels, view=View.CC)
+    assert not region.pectoral.any()
+    assert region.quality["flags"] == []
+
+
+def test_an_unknown_view_is_searched_and_not_flagged() -> None:
+    assert segment_breast(make_film().pixels).pectoral.any()
+    assert segment_breast(make_film(muscle=False).pixels).quality["flags"] == []
+
+
+def test_a_chest_wall_against_the_laterality_is_flagged() -> None:
+    region = segment_breast(make_film().pixels, laterality=Laterality.RIGHT, view=View.MLO)
+    assert region.chest_side is Side.LEFT
+    assert region.quality["flags"] == ["chest-side-against-laterality"]
+
+
+def test_coverage_outside_the_limits_is_flagged() -> None:
+    small = np.zeros((512, 512), np.uint16)
+    small[:256, :256] = cv2.resize(make_film(padding=0.0).pixels, (256, 256))
+    assert "coverage-low" in segment_breast(small, view=View.MLO).quality["flags"]
+    film = make_film(padding=0.0)
+    large = np.ascontiguousarray(film.pixels[40:400, :200])
+    assert "coverage-high" in segment_breast(large, view=View.MLO).quality["flags"]
+    assert "touches-three-borders" in segment_breast(large, view=View.MLO).quality["flags"]
+
+
+def test_padding_is_no_part_of_the_film() -> None:
+    coverage = [segment_breast(make_film(padding=padding).pixels, view=View.MLO).quality["coverage"]
+                for padding in (0.0, 0.15)]
+    assert coverage[1] == pytest.approx(coverage[0] / 0.7, rel=0.05)
+
+
+def test_quality_is_json() -> None:
+    quality = segment_breast(make_film().pixels, view=View.MLO).quality
+    assert json.loads(json.dumps(dict(quality), allow_nan=False)) == quality
+
+
+@pytest.mark.parametrize(("pixels", "reason"), [
+    (np.zeros((300, 300), np.uint16), "one value"),
+    (np.full((300, 300), 30000, np.uint16), "one value"),
+    (np.zeros((300, 20), np.uint16), "20 x 300"),
+])
+def test_an_image_without_structure_is_refused(pixels: NDArray[np.uint16], reason: str) -> None:
+    with pytest.raises(NoBreastError, match=reason):
+        segment_breast(pixels)
+
+
+def test_a_film_with_only_a_label_is_refused() -> None:
+    pixels = np.random.default_rng(0).integers(0, 1000, (400, 400)).astype(np.uint16)
+    pixels[20:80, 300:360] = 64000
+    with pytest.raises(ImageError, match="no breast"):
+        segment_breast(pixels)
+
+
+def test_a_speck_is_refused() -> None:
+    pixels = np.zeros((400, 400), np.uint16)
+    cv2.circle(pixels, (200, 200), 22, 20000, -1)
+    cv2.circle(pixels, (200, 200), 10, 60000, -1)
+    with pytest.raises(NoBreastError, match="3%"):
+        segment_breast(pixels)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((64, 64, 3), np.uint16), np.zeros((64, 64), np.uint8)])
+def test_wrong_arrays_are_a_fault_of_the_caller(pixels: NDArray[np.uint16]) -> None:
+    with pytest.raises(ValueError, match="2-D uint16"):
+        segment_breast(pixels)
+
+
+def test_the_thumbnail_shows_all_contours() -> None:
+    film = make_film()
+    region = segment_breast(film.pixels, view=View.MLO)
+    picture = draw_contours(film.pixels, region, [Lesion(200, 300, 30, Label.BENIGN)], height=256)
+    assert picture.shape == (256, 256, 3) and picture.dtype == np.uint8
+    for colour in ((0, 255, 0), (255, 0, 0), (255, 255, 0)):
+        assert (picture == colour).all(axis=2).sum() > 20

@@ -1,0 +1,104 @@
+"""Temperature and operating points: right on cases that can be worked out, and fitted on validation only."""
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from training import calibration, metrics
+from training.calibration import Aim, calibrate, fit_temperature, operating_point
+from training.predictions import ValidationPredictions, softmax
+
+
+def validation(logits: np.ndarray, labels: np.ndarray) -> ValidationPredictions:
+    names = tuple(str(index) for index in range(len(labels)))
+    return ValidationPredictions(names, names, np.asarray(labels), np.asarray(logits, float))
+
+
+def drawn(temperature: float, images: int = 4000, seed: int = 0) -> ValidationPredictions:
+    """Return labels drawn from softmax(logits / temperature): a model that is wrong by exactly that temperature."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 3, (images, 3))
+    shares = softmax(logits / temperature)
+    labels = (generator.random((images, 1)) > shares.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    return validation(logits, labels)
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_the_temperature_is_the_one_the_labels_were_drawn_with(true):
+    assert fit_temperature(drawn(true)) == pytest.approx(true, rel=0.08)
+
+
+def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
+    predictions = drawn(4.0, images=300)
+    found = fit_temperature(predictions)
+    best = minimize_scalar(lambda value: metrics.log_loss(predictions.labels, predictions.probabilities(value)),
+                           bounds=(1, 10), method="bounded", options={"xatol": 1e-9})
+    assert found == pytest.approx(best.x, rel=1e-3)
+    assert metrics.expected_calibration_error(predictions.labels, predictions.probabilities(found)) < 0.3 * (
+        metrics.expected_calibration_error(predictions.labels, predictions.probabilities(1)))
+
+
+def test_the_temperature_stays_within_bounds():
+    labels = np.array([0, 1, 2] * 4)
+    low, high = calibration.TEMPERATURES
+    assert fit_temperature(validation(np.eye(3)[labels] * 9, labels)) == pytest.approx(low, rel=0.01)
+    assert fit_temperature(validation(-np.eye(3)[labels] * 9, labels)) == pytest.approx(high, rel=0.01)
+
+
+def test_probabilities_of_large_logits_are_finite():
+    assert softmax([[1e4, 0, -1e4]]).tolist() == [[1, 0, 0]]
+
+
+def test_operating_points_by_hand():
+    positive, scores = np.array([0] * 8 + [1, 1]), np.array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.8, 0.35, 0.9])
+    high = operating_point(Aim.SENSITIVITY, 0.9, positive, scores)
+    assert (high.threshold, high.sensitivity, high.specificity) == (pytest.approx(0.325), 1, 0.75)
+    low = operating_point(Aim.SPECIFICITY, 0.85, positive, scores)
+    assert (low.threshold, low.sensitivity, low.specificity) == (pytest.approx(0.85), 0.5, 1.0)
+    assert low.target == 0.85
+
+
+def test_an_operating_point_may_call_nothing_or_everything_positive():
+    assert operating_point(Aim.SPECIFICITY, 1.0, np.array([0, 1]), np.array([1.0, 0.5])).sensitivity == 0
+    everything = operating_point(Aim.SENSITIVITY, 1.0, np.array([0, 1]), np.array([0.5, 0.0]))
+    assert (everything.threshold, everything.specificity) == (0, 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=2, max_size=30), st.floats(0, 1))
+def test_operating_points_reach_their_target_at_the_least_cost(rows, target):
+    positive, scores = np.array([0, 1, *(row[0] for row in rows)]), np.array([0.3, 0.6, *(row[1] for row in rows)])
+    first = operating_point(Aim.SENSITIVITY, target, positive, scores)
+    assert first.sensitivity >= target - 1e-12
+    assert first.specificity == pytest.approx(metrics.specificity_at_sensitivity(target)(positive, scores))
+    second = operating_point(Aim.SPECIFICITY, target, positive, scores)
+    assert second.specificity >= target - 1e-12
+    assert second.sensitivity == pytest.approx(metrics.sensitivity_at_specificity(target)(positive, scores))
+
+
+def test_what_cannot_be_chosen_is_refused():
+    with pytest.raises(metrics.MetricError, match="target=1.2"):
+        operating_point(Aim.SENSITIVITY, 1.2, np.array([0, 1]), np.array([0.1, 0.2]))
+    with pytest.raises(metrics.MetricError, match="both classes"):
+        calibrate(validation(np.zeros((2, 3)), np.array([0, 1])))
+
+
+def test_calibrate_fills_what_the_model_carries():
+    predictions = drawn(2.0, images=200)
+    found = calibrate(predictions)
+    assert found.temperature == fit_temperature(predictions)
+    malignant, scores = calibration.malignancy(predictions, found.temperature)
+    point = found.as_dict()["sensitivity"]
+    assert set(found.as_dict()) == {"sensitivity", "specificity"}
+    assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
+    assert point["sensitivity"] == metrics.sensitivity_at(point["threshold"])(malignant, scores) >= 0.9
+
+
+@pytest.mark.parametrize("function", [fit_temperature, calibrate])
+def test_fitting_takes_validation_predictions_and_nothing_else(function):
+    [parameter] = inspect.signature(function).parameters.values()
+    assert parameter.annotation is ValidationPredictions

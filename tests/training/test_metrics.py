@@ -1,0 +1,254 @@
+"""Every metric against scikit-learn, against a case worked by hand, and against rules that hold for any input."""
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training import metrics
+from training.bootstrap import Resamples
+
+# Four images: the third is a malignant film called normal, the fourth a benign one called rightly.
+LABELS = np.array([0, 0, 2, 1])
+PROBABILITIES = np.array([[0.8, 0.1, 0.1], [0.3, 0.3, 0.4], [0.6, 0.1, 0.3], [0.2, 0.7, 0.1]])
+
+
+def cases(images: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return labels with every class, rounded probabilities (so scores tie) and two images a patient."""
+    generator = np.random.default_rng(seed)
+    labels = np.concatenate([[0, 1, 2], generator.integers(0, 3, images - 3)])
+    raw = generator.integers(1, 6, (images, 3)).astype(float)
+    return labels, raw / raw.sum(axis=1, keepdims=True), [f"p{index // 2}" for index in range(images)]
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Draw 6 to 30 images with every class among them."""
+    return cases(draw(st.integers(6, 30)), draw(st.integers(0, 10_000)))
+
+
+def test_confusion_matrix_by_hand():
+    assert metrics.confusion_matrix(LABELS, PROBABILITIES).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
+def test_figures_by_hand():
+    assert metrics.accuracy(LABELS, PROBABILITIES) == 0.5
+    assert metrics.balanced_accuracy(LABELS, PROBABILITIES) == pytest.approx((0.5 + 1 + 0) / 3)
+    assert metrics.precision(0)(LABELS, PROBABILITIES) == 0.5
+    assert metrics.recall(2)(LABELS, PROBABILITIES) == 0
+    assert metrics.f1(0)(LABELS, PROBABILITIES) == 0.5
+    assert metrics.class_auc(0)(LABELS, PROBABILITIES) == 0.75  # (0.8, 0.3) against (0.6, 0.2): 3 of 4 pairs
+    assert metrics.malignant_auc(LABELS, PROBABILITIES) == pytest.approx(2 / 3)  # 0.3 against 0.1, 0.4, 0.1
+    assert metrics.macro_auc(LABELS, PROBABILITIES) == pytest.approx((0.75 + 1 + 2 / 3) / 3)
+    assert metrics.log_loss(LABELS, PROBABILITIES) == pytest.approx(-np.log([0.8, 0.3, 0.3, 0.7]).mean())
+    assert metrics.brier(LABELS, PROBABILITIES) == pytest.approx((0.06 + 0.74 + 0.86 + 0.14) / 4)
+    # bins (0.3, 0.4], (0.5, 0.6], (0.6, 0.7], (0.7, 0.8]: gaps 0.4 - 0, 0.6 - 0, 1 - 0.7, 1 - 0.8
+    assert metrics.expected_calibration_error(LABELS, PROBABILITIES) == pytest.approx((0.4 + 0.6 + 0.3 + 0.2) / 4)
+
+
+def test_a_tie_counts_one_half():
+    assert metrics.roc_auc([0, 1, 1], [0.5, 0.5, 0.9]) == 0.75
+
+
+def test_probabilistic_f1_by_hand():
+    # pTP = 0.9 + 0.4, sum of scores 1.5, positives 2
+    assert metrics.probabilistic_f1([1, 0, 1], [0.9, 0.2, 0.4]) == pytest.approx(2 * 1.3 / (1.5 + 2))
+    assert metrics.probabilistic_f1([1, 0, 0, 0], [1, 1, 1, 1]) == pytest.approx(0.4), "the floor: all ones, share 1/4"
+    assert metrics.probabilistic_f1([1, 0], [0, 0]) == 0
+
+
+def test_rates_at_a_fixed_other_rate_by_hand():
+    labels, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.25, 0.9]
+    assert metrics.sensitivity_at_specificity(0.75)(labels, scores) == 0.5
+    assert metrics.sensitivity_at_specificity(0.5)(labels, scores) == 1
+    assert metrics.sensitivity_at_specificity(1.0)(labels, scores) == 0.5
+    assert metrics.specificity_at_sensitivity(1.0)(labels, scores) == 0.5
+    assert metrics.specificity_at_sensitivity(0.5)(labels, scores) == 1
+    assert metrics.sensitivity_at(0.25)(labels, scores) == 1
+    assert metrics.specificity_at(0.25)(labels, scores) == 0.5
+    assert metrics.sensitivity_at_specificity(1.0)([1, 0], [0.2, 0.9]) == 0, "nothing called positive is always allowed"
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_every_figure_is_that_of_scikit_learn(case):
+    labels, probabilities, _ = case
+    predicted, hot = probabilities.argmax(axis=1), np.eye(3)[labels]
+    assert metrics.confusion_matrix(labels, probabilities).tolist() == reference.confusion_matrix(
+        labels, predicted, labels=[0, 1, 2]).tolist()
+    expected = {
+        metrics.accuracy: reference.accuracy_score(labels, predicted),
+        metrics.balanced_accuracy: reference.balanced_accuracy_score(labels, predicted),
+        metrics.macro_auc: reference.roc_auc_score(hot, probabilities, average="macro"),
+        metrics.malignant_auc: reference.roc_auc_score(labels == 2, probabilities[:, 2]),
+        metrics.log_loss: reference.log_loss(labels, probabilities, labels=[0, 1, 2]),
+        metrics.brier: ((probabilities - hot) ** 2).sum(axis=1).mean(),
+    }
+    for index in range(3):
+        expected[metrics.recall(index)] = reference.recall_score(labels, predicted, labels=[index], average="macro")
+        expected[metrics.f1(index)] = reference.f1_score(labels, predicted, labels=[index], average="macro")
+        if index in predicted:
+            expected[metrics.precision(index)] = reference.precision_score(
+                labels, predicted, labels=[index], average="macro")
+    for metric, value in expected.items():
+        assert metric(labels, probabilities) == pytest.approx(value), metric.name
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_the_roc_curve_is_that_of_scikit_learn(case):
+    labels, probabilities, _ = case
+    malignant, scores = (labels == 2).astype(int), probabilities[:, 2]
+    false_positive, sensitivity = metrics.roc_curve(malignant, scores)
+    expected = reference.roc_curve(malignant, scores, drop_intermediate=False)
+    assert np.allclose(false_positive, expected[0]) and np.allclose(sensitivity, expected[1])
+    assert np.trapezoid(sensitivity, false_positive) == pytest.approx(metrics.roc_auc(malignant, scores))
+    for target in (0.3, 0.9):
+        assert metrics.sensitivity_at_specificity(target)(malignant, scores) == pytest.approx(
+            expected[1][1 - expected[0] >= target - 1e-12].max())
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_resampled_figures_are_those_of_the_repeated_images(case):
+    labels, probabilities, patients = case
+    counts = Resamples.draw(patients, n=5, seed=1).counts
+    several = [metrics.macro_auc, metrics.accuracy, metrics.balanced_accuracy, metrics.log_loss, metrics.brier,
+               metrics.expected_calibration_error, metrics.precision(1), metrics.recall(1), metrics.f1(1)]
+    for metric in several:
+        figures = metric.weighted(labels, probabilities, counts.astype(float))
+        for count, figure in zip(counts, figures, strict=True):
+            again = np.repeat(np.arange(len(labels)), count)
+            if np.isnan(figure):
+                with pytest.raises(metrics.MetricError):
+                    metric(labels[again], probabilities[again])
+            else:
+                assert metric(labels[again], probabilities[again]) == pytest.approx(figure), metric.name
+
+
+@settings(deadline=None)
+@given(predictions(), st.randoms(use_true_random=False))
+def test_figures_do_not_depend_on_the_order_of_images(case, random):
+    labels, probabilities, _ = case
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    for metric in (metrics.macro_auc, metrics.balanced_accuracy, metrics.brier, metrics.expected_calibration_error):
+        assert metric(labels, probabilities) == pytest.approx(metric(labels[order], probabilities[order]))
+
+
+@settings(deadline=None)
+@given(predictions())
+def test_an_auc_sees_only_the_order_of_scores(case):
+    labels, probabilities, _ = case
+    malignant, scores = (labels == 2).astype(int), probabilities[:, 2]
+    assert metrics.roc_auc(malignant, np.exp(3 * scores)) == pytest.approx(metrics.roc_auc(malignant, scores))
+    assert metrics.roc_auc(malignant, -scores) == pytest.approx(1 - metrics.roc_auc(malignant, scores))
+
+
+def test_what_is_undefined_is_refused_by_name():
+    two, rows = np.array([0, 0, 1]), PROBABILITIES[:3]
+    for metric in (metrics.macro_auc, metrics.balanced_accuracy, metrics.malignant_auc, metrics.recall(2)):
+        with pytest.raises(metrics.MetricError, match=f"{metric.name} is undefined here: it needs"):
+            metric(two, rows)
+    with pytest.raises(metrics.MetricError, match="an image predicted as this class"):
+        metrics.precision(1)(two, rows)
+    for metric in (metrics.roc_auc, metrics.probabilistic_f1, metrics.sensitivity_at_specificity(0.9),
+                   metrics.specificity_at_sensitivity(0.9), metrics.sensitivity_at(0.5)):
+        with pytest.raises(metrics.MetricError, match="undefined"):
+            metric([0, 0], [0.1, 0.2])
+    with pytest.raises(metrics.MetricError, match="both classes"):
+        metrics.roc_curve([1, 1], [0.1, 0.2])
+
+
+@pytest.mark.parametrize(("labels", "values", "rule"), [
+    ([0, 1], [[0.5, 0.5]], "one an image"),
+    ([], np.zeros((0, 3)), "at least one"),
+    ([0, 3], [[1, 0, 0], [1, 0, 0]], "from 0 to 2"),
+    ([0.0, 1.0], [[1, 0, 0], [1, 0, 0]], "whole numbers"),
+    ([0, 1], [[0.5, 0.6], [1, 0]], "sum to 1"),
+    ([0, 1], [[np.nan, 1], [1, 0]], "finite"),
+    ([0, 1], [[-0.5, 1.5], [1, 0]], "not below 0"),
+    ([0, 1], [0.5, 0.5], "must be \\(images, classes\\)"),
+])
+def test_wrong_input_names_its_rule(labels, values, rule):
+    with pytest.raises(metrics.MetricError, match=rule):
+        metrics.accuracy(labels, values)
+
+
+def test_wrong_scores_and_targets_name_their_rule():
+    with pytest.raises(metrics.MetricError, match="from 0 to 1"):
+        metrics.probabilistic_f1([0, 1], [0.5, 1.5])
+    with pytest.raises(metrics.MetricError, match="finite"):
+        metrics.roc_auc([0, 1], [0.5, np.inf])
+    with pytest.raises(metrics.MetricError, match="specificity=1.5 must lie in 0..1"):
+        metrics.sensitivity_at_specificity(1.5)
+
+
+def test_calibration_bins_hold_every_image_once():
+    labels, probabilities, _ = cases()
+    bins = metrics.calibration_bins(labels, probabilities)
+    assert sum(point["images"] for point in bins) == len(labels)
+    gap = sum(point["images"] * abs(point["confidence"] - point["accuracy"]) for point in bins) / len(labels)
+    assert gap == pytest.approx(metrics.expected_calibration_error(labels, probabilities))
+
+
+def test_the_interval_widens_when_images_of_a_patient_agree():
+    labels, probabilities, _ = cases(20)
+    labels, probabilities = np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0)
+    by_image = metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=[str(i) for i in range(200)])
+    by_patient = metrics.bootstrap_interval(metrics.accuracy, labels, probabilities,
+                                            groups=[str(i // 10) for i in range(200)])
+    assert by_patient.value == by_image.value
+    assert by_patient.high - by_patient.low > 2.5 * (by_image.high - by_image.low), "a factor of 10 ** 0.5 is expected"
+
+
+def test_the_interval_of_a_mean_is_the_one_of_theory():
+    labels = np.array([0] * 60 + [1] * 40)
+    interval = metrics.bootstrap_interval(metrics.accuracy, labels, np.tile([0.9, 0.1], (100, 1)),
+                                          groups=[str(index) for index in range(100)], n=4000)
+    assert interval.value == 0.6
+    assert interval.low == pytest.approx(0.6 - 1.96 * 0.049, abs=0.015)
+    assert interval.high == pytest.approx(0.6 + 1.96 * 0.049, abs=0.015)
+
+
+def test_the_interval_is_that_of_its_seed_and_narrows_with_its_level():
+    labels, probabilities, patients = cases()
+    draw = dict(groups=patients, n=500)
+    first = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, **draw)
+    assert first == metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, **draw)
+    assert first != metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=4, **draw)
+    half = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, level=0.5, **draw)
+    assert first.low < half.low < first.value < half.high < first.high
+
+
+def test_memory_bounded_steps_change_nothing(monkeypatch):
+    labels, probabilities, patients = cases()
+    whole = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, groups=patients, n=100)
+    monkeypatch.setattr("training.bootstrap._CELLS_AT_ONCE", 7 * len(labels))
+    assert whole == metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, groups=patients, n=100)
+
+
+def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
+    rare = np.array([0] * 20 + [1, 2])
+    probabilities = np.tile([0.6, 0.2, 0.2], (22, 1))
+    patients = [str(index) for index in range(22)]
+    interval = metrics.bootstrap_interval(metrics.recall(2), rare, probabilities, groups=patients)
+    assert 250 < interval.undefined < 450, "a given patient is missed by (1 - 1/22) ** 22 = 0.36 of the draws"
+    assert interval.as_dict() == {"value": 0, "low": 0, "high": 0, "undefined_resamples": interval.undefined}
+    both = metrics.bootstrap_interval(metrics.balanced_accuracy, rare, probabilities, groups=patients)
+    assert both.undefined > 500 and both.low is None and both.high is None and both.value == pytest.approx(1 / 3)
+    one = metrics.bootstrap_interval(metrics.accuracy, rare, probabilities, groups=["same"] * 22)
+    assert one.low is None, "one patient has no spread to measure"
+
+
+def test_the_bootstrap_refuses_what_it_cannot_do():
+    labels, probabilities, patients = cases()
+    with pytest.raises(metrics.MetricError, match="undefined"):
+        metrics.bootstrap_interval(metrics.recall(2), np.zeros(40, int), probabilities, groups=patients)
+    with pytest.raises(metrics.MetricError, match="level=95"):
+        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients, level=95)
+    with pytest.raises(metrics.MetricError, match="0 resamples"):
+        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients, n=0)
+    with pytest.raises(metrics.MetricError, match="40 labels for 39"):
+        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients[1:])

@@ -1,0 +1,6 @@
+"""Models and measures: one training job per CNN, then one evaluation job over all of them. Imports processing only.
+
+`train` is the training job (console script `train`), `evaluate` the evaluation job. `config` holds a run's settings,
+`models` the CNN registry, `dataset` the films as tensors, `loop` the epochs, `metrics` the figures, `artifact` the
+model directory, `gradcam` where in a film a class was seen.
+"""

@@ -1,0 +1,189 @@
+"""The model directory, `weights.safetensors` and `model.json`, which is all that serving needs; also as a tar.gz."""
+
+import gzip
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from processing.errors import ConfigError
+from processing.files import sha256, write_bytes, write_json
+from processing.preprocess import PreprocessConfig
+from training.models import NAMES, SMALLEST_SIDE, FilmNetwork, build_model
+
+SCHEMA = 1
+WEIGHTS_FILE = "weights.safetensors"
+DESCRIPTION_FILE = "model.json"
+
+_KEYS: dict[str, type | tuple[type, ...]] = {
+    "schema": int, "architecture": str, "classes": list, "input": dict, "preprocess": dict, "initialisation": str,
+    "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
+    "metrics": dict, "weights_sha256": str, "versions": dict,
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was trained, ready to answer."""
+
+    network: FilmNetwork
+    """In evaluation mode, float32, without gradients."""
+    description: Mapping[str, Any]
+    """`model.json`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return tuple(self.description["classes"])
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        return int(self.description["input"]["height"]), int(self.description["input"]["width"])
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """What turns a mammogram into this model's input."""
+        return PreprocessConfig.from_json(self.description["preprocess"])
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 where nothing was fitted."""
+        return float(self.description["calibration"]["temperature"])
+
+    def predict_logits(self, images: Tensor) -> Tensor:
+        """Return (N, classes) float32 logits of (N, 1, H, W) float32 images in [0, 1]; `ValueError` for other sizes."""
+        height, width = self.input_shape
+        if images.ndim != 4 or tuple(images.shape[2:]) != (height, width):
+            raise ValueError(f"images must be (N, 1, {height}, {width}), not {tuple(images.shape)}")
+        with torch.inference_mode():
+            logits: Tensor = self.network(images).float()
+        return logits
+
+    def predict_probabilities(self, images: Tensor) -> Tensor:
+        """Return (N, classes) float32 calibrated probabilities, whose rows sum to 1; input as for `predict_logits`."""
+        return torch.softmax(self.predict_logits(images) / self.temperature, dim=1)
+
+
+def save(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write the model directory; `schema` and `weights_sha256` are set here, the other keys of `model.json` are given.
+
+    The weights come first and `model.json`, which vouches for them, last. Raises `ConfigError` for a description that
+    `load` would refuse.
+    """
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    described = {"schema": SCHEMA, **description, "weights_sha256": ""}
+    check_description(described, directory / DESCRIPTION_FILE)
+    write_bytes(directory / WEIGHTS_FILE, save_tensors(state))
+    write_json(directory / DESCRIPTION_FILE, {**described, "weights_sha256": sha256(directory / WEIGHTS_FILE)})
+
+
+def load(directory: Path) -> LoadedModel:
+    """Return the model in a directory; raises `ConfigError` where a file is missing, damaged, or of another schema."""
+    description = read_description(directory)
+    network = _build(description)
+    path = directory / WEIGHTS_FILE
+    try:
+        network.load_state_dict(_read_weights(path, description["weights_sha256"]), strict=True, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: does not fit {description['architecture']}: {reason}") from None
+    network.eval().requires_grad_(False)
+    return LoadedModel(network, description)
+
+
+def _build(description: Mapping[str, Any]) -> FilmNetwork:
+    # Without memory and without initial values: both come from the file.
+    with torch.device("meta"):
+        return build_model(description["architecture"], classes=description["classes"])
+
+
+def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: is missing; a model directory holds {WEIGHTS_FILE} and {DESCRIPTION_FILE}")
+    if sha256(path) != digest:
+        raise ConfigError(f"{path}: its SHA-256 is not the weights_sha256 of {DESCRIPTION_FILE}")
+    try:
+        return load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: not a safetensors file: {error}") from None
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Return `model.json`, checked; raises `ConfigError`. Needs no weights."""
+    path = directory / DESCRIPTION_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    check_description(description, path)
+    return dict(description)
+
+
+def check_description(description: Any, where: Path) -> None:
+    """Raise `ConfigError`, naming `where` and the key, unless this describes a model of this schema."""
+    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
+        found = description.get("schema") if isinstance(description, dict) else None
+        raise ConfigError(f"{where}: schema={found!r} is unknown; this version reads schema {SCHEMA}")
+    if set(description) != set(_KEYS):
+        raise ConfigError(f"{where}: unknown keys {sorted(set(description) - set(_KEYS))}, "
+                          f"missing keys {sorted(set(_KEYS) - set(description))}")
+    for key, kind in _KEYS.items():
+        if not isinstance(description[key], kind):
+            raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
+    _check_values(description, where)
+
+
+def _check_values(description: dict[str, Any], where: Path) -> None:
+    preprocess = PreprocessConfig.from_json(description["preprocess"])
+    size = description["input"]
+    temperature = description["calibration"].get("temperature")
+    rules = [
+        ("architecture", description["architecture"] in NAMES, f"one of {', '.join(NAMES)}"),
+        ("classes", _distinct_names(description["classes"]), "two or more different names"),
+        ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
+        ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),
+        ("initialisation", description["initialisation"] in ("pretrained", "scratch"), "pretrained or scratch"),
+        ("calibration", isinstance(temperature, float | int) and temperature > 0, "a temperature above 0"),
+    ]
+    for key, holds, rule in rules:
+        if not holds:
+            raise ConfigError(f"{where}: {key}={description[key]!r} must be {rule}")
+
+
+def _distinct_names(classes: list[Any]) -> bool:
+    return len(classes) >= 2 and all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes)
+
+
+def pack(directory: Path, tar_path: Path) -> None:
+    """Write the directory's files as a `.tar.gz` whose bytes depend on nothing but names and contents."""
+    packed = io.BytesIO()
+    # Level 1: weights hardly compress, and the time goes up tenfold with the level.
+    with gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=1) as stream, \
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as content:
+                archive.addfile(entry, content)
+    write_bytes(tar_path, packed.getvalue())
+
+
+def unpack(tar_path: Path, directory: Path) -> None:
+    """Unpack a `model.tar.gz`; raises `ConfigError` for one that is damaged or would write outside the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(tar_path, "r:gz") as archive:
+            archive.extractall(directory, filter="data")
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise ConfigError(f"{tar_path}: cannot be unpacked: {error}") from None

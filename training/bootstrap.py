@@ -1,0 +1,107 @@
+"""Confidence intervals by resampling patients: images of one patient are not independent, so a patient is drawn whole.
+
+Source: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over clusters (Davison and Hinkley 1997, 3.8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from processing.errors import MammopipeError
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_CELLS_AT_ONCE = 1_000_000
+"""Resamples times images that are weighted in one step; it bounds the memory to about 8 MB an array."""
+
+_LEAST_DEFINED = 0.5
+"""An interval is given only where the metric is defined in at least this share of the resamples."""
+
+
+class MetricError(MammopipeError, ValueError):
+    """A metric is undefined for these labels, or what it was given breaks a rule."""
+
+
+class Weighted(Protocol):
+    """What can be resampled: a metric that takes how often each image was drawn."""
+
+    def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
+        """Return the metric over the images as they are; raises `MetricError` where it is undefined."""
+        ...
+
+    def weighted(self, labels: Integers, values: Floats, weights: Floats) -> Floats:
+        """Return one figure for each row of `weights` (resamples, images); NaN where it is undefined."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its confidence interval."""
+
+    value: float
+    low: float | None
+    """Lower bound; `None` with `high` where there are too few patients, or too few defined resamples, to give one."""
+    high: float | None
+    undefined: int = 0
+    """Resamples in which the metric was undefined (a class was not drawn); they were left out."""
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return the interval as JSON values."""
+        return {"value": self.value, "low": self.low, "high": self.high, "undefined_resamples": self.undefined}
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws of patients with replacement, as the number of times that each image was drawn."""
+
+    counts: npt.NDArray[np.uint16]
+    """(resamples, images)."""
+    patients: int
+    """Different patients among the images."""
+
+    @classmethod
+    def draw(cls, groups: Sequence[str] | npt.NDArray[np.str_], *, n: int, seed: int) -> "Resamples":
+        """Return `n` draws of as many patients as there are, `groups` naming the patient of each image.
+
+        The same seed and groups give the same draws on every machine. Raises `MetricError` for no image or `n` below 1.
+        """
+        if len(groups) == 0 or n < 1:
+            raise MetricError(f"{n} resamples of {len(groups)} images: at least one of each is needed")
+        names, index = np.unique(np.asarray(groups), return_inverse=True)
+        picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+        return cls(picked.astype(np.uint16)[:, index], len(names))
+
+    def interval(self, metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *, level: float) -> Interval:
+        """Return the metric and its percentile interval at `level`; `MetricError` where the metric is undefined."""
+        if not 0 < level < 1:
+            raise MetricError(f"level={level} must lie between 0 and 1")
+        value = metric(labels, values)
+        truth, scores = np.asarray(labels, np.int64), np.asarray(values, np.float64)
+        if len(truth) != self.counts.shape[1]:
+            raise MetricError(f"{len(truth)} labels for {self.counts.shape[1]} resampled images: numbers must agree")
+        figures = self._figures(metric, truth, scores)
+        defined = figures[np.isfinite(figures)]
+        missing = len(figures) - len(defined)
+        if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
+            return Interval(value, None, None, missing)
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(value, float(low), float(high), missing)
+
+    def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
+        step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
+        parts = (self.counts[start : start + step] for start in range(0, len(self.counts), step))
+        return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
+
+
+def bootstrap_interval(metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *,
+                       groups: Sequence[str] | npt.NDArray[np.str_], n: int = 1000, seed: int = 0,
+                       level: float = 0.95) -> Interval:
+    """Return the metric over all images with its percentile interval over `n` draws of whole patients (`groups`).
+
+    Draws in which the metric is undefined are left out and counted. Raises `MetricError` where the metric is undefined.
+    """
+    return Resamples.draw(groups, n=n, seed=seed).interval(metric, labels, values, level=level)

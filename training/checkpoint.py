@@ -1,0 +1,82 @@
+"""Checkpoints that are whole or absent: complete, bound to one run by its digest, and checked before they are used."""
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from processing.files import write_bytes
+from processing.records import ImageRecord, to_row
+
+FILE = "checkpoint.pt"
+_SUM_BYTES = 32
+
+Saved = dict[str, Any]
+"""What the loop needs to go on; it always has `epoch` and `digest`."""
+
+
+class CheckpointStore:
+    """The one checkpoint of a run in a folder that SageMaker keeps in step with S3."""
+
+    def __init__(self, folder: Path, digest: str):
+        """Take the folder and the digest of the run (`run_digest`); what belongs to another run is never loaded."""
+        self.path, self.digest = folder / FILE, digest
+
+    def save(self, saved: Saved) -> None:
+        """Replace the checkpoint; a process killed meanwhile leaves the one before."""
+        content = io.BytesIO()
+        torch.save({**saved, "digest": self.digest}, content)
+        payload = content.getvalue()
+        write_bytes(self.path, hashlib.sha256(payload).digest() + payload)
+
+    def load(self) -> Saved | None:
+        """Return this run's checkpoint, or `None`; a foreign or damaged one is moved aside, and a line says so."""
+        for left_over in self.path.parent.glob(f".{FILE}.*"):
+            left_over.unlink()
+        if not self.path.is_file():
+            return None
+        saved = _read(self.path.read_bytes())
+        if saved is not None and saved["digest"] == self.digest:
+            return saved
+        reason = "is damaged" if saved is None else "belongs to other data, settings or code"
+        aside = self.path.with_suffix(".ignored")
+        self.path.replace(aside)
+        print(f"checkpoint {self.path.name} {reason}; moved to {aside.name}, training starts afresh", flush=True)
+        return None
+
+
+def _read(content: bytes) -> Saved | None:
+    payload = content[_SUM_BYTES:]
+    if hashlib.sha256(payload).digest() != content[:_SUM_BYTES]:
+        return None
+    try:
+        # weights_only: the folder comes from S3, and nothing in it may be executed.
+        saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return saved if isinstance(saved, dict) and {"epoch", "digest"} <= set(saved) else None
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of the source of `processing` and `training`: other code trains another model."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("processing", "training") for path in (root / package).rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def data_digest(records: list[ImageRecord], files: Mapping[str, str]) -> str:
+    """Return the SHA-256 over manifest rows and the sums of the files of each split."""
+    rows = [to_row(record) for record in sorted(records, key=lambda record: record.image_id)]
+    return hashlib.sha256(json.dumps([rows, dict(files)], sort_keys=True).encode()).hexdigest()
+
+
+def run_digest(**parts: Any) -> str:
+    """Return the SHA-256 over everything that decides how a run ends; values must be JSON."""
+    return hashlib.sha256(json.dumps({**parts, "torch": str(torch.__version__)}, sort_keys=True).encode()).hexdigest()

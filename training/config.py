@@ -1,0 +1,138 @@
+"""The settings of one training job, from the strings that SageMaker passes as hyperparameters."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from processing.errors import ConfigError
+
+
+class Cnn(StrEnum):
+    """The networks that can be trained; `training.models` builds each of them."""
+
+    MODIFIED_CNN = "modified_cnn"
+    ALEXNET = "alexnet"
+    RESNET50 = "resnet50"
+
+
+class Sampling(StrEnum):
+    """What an epoch does about rare classes."""
+
+    BALANCED = "balanced"
+    """Each class is drawn equally often; an image of a rare class comes several times."""
+    WEIGHTED = "weighted"
+    """Each image comes once; its loss counts in inverse proportion to the size of its class."""
+    PLAIN = "plain"
+    """Each image comes once and counts alike."""
+
+
+class Precision(StrEnum):
+    """The number format of the forward pass; weights and optimiser are float32 always."""
+
+    AUTO = "auto"
+    """The faster of float32 and a 16-bit format for this network on this machine, by a short measurement."""
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    """With loss scaling, for GPUs without bfloat16; refused on a CPU."""
+    FLOAT32 = "float32"
+
+
+PLATFORM_KEYS = frozenset({
+    "_tuning_objective_metric", "sagemaker_container_log_level", "sagemaker_enable_cloudwatch_metrics",
+    "sagemaker_estimator_class_name", "sagemaker_estimator_module", "sagemaker_job_name", "sagemaker_program",
+    "sagemaker_recipe_local_path", "sagemaker_region", "sagemaker_requirements", "sagemaker_submit_directory",
+    "sagemaker_use_env_variables",
+})
+"""Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
+
+_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0}
+_LIMITS = {
+    "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
+    "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that shapes a training run but the data; the defaults suit 250 to 2,000 training images."""
+
+    cnn: Cnn = Cnn.RESNET50
+    """The network."""
+    epochs: int = 20
+    """Passes over the training images, those of `head_epochs` included."""
+    head_epochs: int = 2
+    """First epochs that train the new classifier alone; without pretrained weights all layers train from the start."""
+    batch_size: int = 16
+    """Images a step, over all processes together, so that their number changes nothing but the speed."""
+    learning_rate: float = 3e-4
+    """Highest rate of the body; of all layers when there are no pretrained weights."""
+    head_learning_rate: float = 1e-3
+    """Highest rate of the classifier of a pretrained network."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled decay of weight matrices and kernels; biases and normalisation are spared."""
+    warmup_epochs: float = 1.0
+    """Epochs over which the rate rises before it falls along a cosine; counted again when the body joins the head."""
+    label_smoothing: float = 0.05
+    """Share of the target probability that is spread over all classes."""
+    dropout: float = 0.3
+    """Probability that a feature is dropped before the classifier."""
+    patience: int = 8
+    """Epochs without a better validation macro AUC after which training stops."""
+    sampling: Sampling = Sampling.BALANCED
+    """What an epoch does about rare classes."""
+    precision: Precision = Precision.AUTO
+    """The number format of the forward pass."""
+    noise: float = 0.02
+    """Highest standard deviation of the noise drawn afresh for each training image, as a share of full scale."""
+    holes: int = 2
+    """Most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer side."""
+    seed: int = 0
+    """All randomness derives from it, the epoch and the step."""
+    workers: int = 0
+    """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in _COUNTS.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"hyperparameter {name}={getattr(self, name)} must be at least {lowest}")
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
+        if self.head_epochs >= self.epochs:
+            raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
+                              f"or the body never trains")
+        if self.warmup_epochs >= self.epochs:
+            raise ConfigError(f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
+                              f"or the rate never reaches its height")
+
+    @classmethod
+    def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
+        """Return the config in SageMaker's hyperparameters, all strings; raises `ConfigError` for a broken rule."""
+        given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
+        names = [field.name for field in fields(cls)]
+        for key in given:
+            if key not in names:
+                raise ConfigError(f"hyperparameter {key}={given[key]!r} is unknown; known are {', '.join(names)}")
+        return cls(**{field.name: _read(field.name, given[field.name], field.type)
+                      for field in fields(cls) if field.name in given})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
+
+
+_RULES: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+
+def _read(name: str, text: object, kind: Any) -> Any:
+    if not isinstance(text, str):
+        raise ConfigError(f"hyperparameter {name}={text!r} must be a string, as SageMaker passes it")
+    reader: Callable[[str], Any] = kind
+    try:
+        return reader(text)
+    except ValueError:
+        rule = _RULES.get(kind) or f"one of {', '.join(kind)}"
+        raise ConfigError(f"hyperparameter {name}={text!r} must be {rule}") from None

@@ -1,0 +1,222 @@
+"""The evaluation job: all candidates, measured, calibrated and compared; the best one made ready to serve.
+
+Reads the processing inputs `data` (what Segment left) and `models` (`<cnn>/model.tar.gz`); writes the processing outputs
+`evaluation` (`evaluation.json`, `report.html`) and `model` (`model.tar.gz`). A leak does not stop it: the verdict goes into
+`evaluation.json`, where the pipeline's gate reads it.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from processing.errors import ConfigError
+from processing.files import write_bytes, write_json
+from processing.job import run
+from processing.paths import ContainerPaths
+from processing.records import ImageRecord, Label, Split
+from processing.split import audit_leakage
+from training import artifact
+from training.artifact import LoadedModel
+from training.bootstrap import Floats, Resamples
+from training.calibration import Calibration, malignancy
+from training.evaluation_data import CLASSES, SegmentedData, read_candidates
+from training.examples import draw_examples, pick_examples
+from training.metrics import sensitivity_at, specificity_at
+from training.predictions import Predictions, TestPredictions, ValidationPredictions, predict_split
+from training.report import render
+from training.scorecard import figure, scorecard, without_plots
+from training.selection import RULE, Choice, choose
+
+SCHEMA = 1
+_REPORTED = ("torch", "torchvision", "numpy")
+
+
+class Profile(StrEnum):
+    """What a run is for."""
+
+    QUICK = "quick"
+    """To try the machinery: the metric limit is open, and the figures mean nothing."""
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What shapes an evaluation but the data and the candidates."""
+
+    profile: Profile = Profile.FULL
+    """Shown in the report and kept in `evaluation.json`."""
+    min_macro_auc: float = 0.6
+    """The limit that the gate compares the chosen model's validation macro AUC with; 0 is open."""
+    bootstrap: int = 1000
+    """Resamples of each interval."""
+    seed: int = 0
+    """Of the resamples."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_macro_auc <= 1:
+            raise ConfigError(f"min_macro_auc={self.min_macro_auc} must lie in 0..1")
+        if not 100 <= self.bootstrap <= 100_000:
+            raise ConfigError(f"bootstrap={self.bootstrap} must lie in 100..100000 resamples")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be below 0")
+
+    def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
+        """Return the draws of patients that all intervals of a split share, so that candidates are compared on the same."""
+        return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job on the container's folders."""
+    options = _parser().parse_args(arguments)
+    config = EvaluationConfig(Profile(options.profile), options.min_macro_auc, options.bootstrap, options.seed)
+    paths = ContainerPaths.from_environment()
+    data = SegmentedData.read(paths.processing_input("data"))
+    with TemporaryDirectory() as name:
+        scratch = Path(name)
+        models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
+        evaluation = evaluate(data, models, config)
+        page = render(evaluation, draw_examples(evaluation["examples"], data, models[evaluation["selected"]["cnn"]]))
+        _write_model(evaluation, scratch, paths.processing_output("model") / "model.tar.gz")
+    write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
+    write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
+    print(summary(evaluation), flush=True)
+
+
+def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig) -> dict[str, Any]:
+    """Return `evaluation.json`: leakage, every candidate on validation and test, the baseline, the choice and its rule.
+
+    The test films are opened after the choice is made. Raises `ManifestError` for a validation split that lacks a class.
+    """
+    rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
+    draws = {split: config.resamples(records) for split, records in rows.items()}
+    shape = (data.preprocess.height, data.preprocess.width)
+    leakage = audit_leakage(list(data.records), data.folder)
+    print(f"leakage audit: {leakage.verdict}", flush=True)
+
+    validation = predict_split(ValidationPredictions, models, rows[Split.VALIDATION], data.films(Split.VALIDATION), shape=shape)
+    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION])
+    test = predict_split(TestPredictions, models, rows[Split.TEST], data.films(Split.TEST), shape=shape)
+
+    candidates = {name: _candidate(models[name], choice, name, test[name], draws[Split.TEST]) for name in sorted(models)}
+    chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
+    temperature = choice.candidates[choice.selected].calibration.temperature
+    return {
+        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
+        "dataset": data.dataset, "classes": list(CLASSES), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
+        "counts": data.counts(), "stage": dict(data.stage), "leakage": leakage.as_dict(),
+        "candidates": candidates,
+        "baseline": baseline(data, rows, draws),
+        "selected": _selected(candidates[choice.selected], choice, chosen, draws),
+        "examples": pick_examples(chosen, temperature, CLASSES),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
+    }
+
+
+def _candidate(model: LoadedModel, choice: Choice, name: str, test: TestPredictions, draws: Resamples) -> dict[str, Any]:
+    training, judged = model.description["training"], choice.candidates[name]
+    probabilities = test.probabilities(judged.calibration.temperature)
+    return {
+        "architecture": model.description["architecture"], "initialisation": model.description["initialisation"],
+        "epochs_run": training["epochs_run"], "best_epoch": training["best_epoch"], "history": training["history"],
+        "seconds": training["seconds"], "temperature": judged.calibration.temperature, "validation": judged.validation,
+        "test": scorecard(test.labels, probabilities, classes=CLASSES, resamples=draws),
+    }
+
+
+def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Split, Predictions],
+              draws: Mapping[Split, Resamples]) -> dict[str, Any]:
+    calibration = choice.candidates[choice.selected].calibration
+    return {
+        "cnn": choice.selected, "rule": RULE, "validation": without_plots(candidate["validation"]),
+        "test": without_plots(candidate["test"]), "operating_points": _operating_points(calibration, chosen, draws),
+    }
+
+
+def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions],
+                      draws: Mapping[Split, Resamples]) -> dict[str, Any]:
+    """Return each operating point as it was fixed on validation, and what it does on either split, with intervals."""
+    points: dict[str, Any] = {}
+    for aim, point in calibration.as_dict().items():
+        points[aim] = dict(point)
+        for split, predictions in chosen.items():
+            malignant, scores = malignancy(predictions, calibration.temperature)
+            points[aim][f"on_{split}"] = {
+                metric.name: figure(metric, malignant, scores, draws[split])
+                for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))}
+    return points
+
+
+def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]],
+             draws: Mapping[Split, Resamples]) -> dict[str, Any]:
+    """Return the figures of always naming the training originals' most frequent class, at their class frequencies."""
+    counts = data.counts()[Split.TRAIN]
+    frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
+    if not frequencies.any():
+        raise ConfigError(f"{data.folder}: split=train has no original image; the majority baseline is that of training")
+    figures: dict[str, Any] = {"class": CLASSES[int(frequencies.argmax())]}
+    for split, records in rows.items():
+        labels = np.array([record.label.rank for record in records], np.int64)
+        always = np.tile(frequencies, (len(labels), 1))
+        figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
+    return figures
+
+
+def _write_model(evaluation: Mapping[str, Any], scratch: Path, target: Path) -> None:
+    """Pack the chosen model with what was fitted and measured here."""
+    folder = scratch / evaluation["selected"]["cnn"]
+    description = describe_selected(artifact.read_description(folder), evaluation)
+    artifact.check_description(description, folder / artifact.DESCRIPTION_FILE)
+    write_json(folder / artifact.DESCRIPTION_FILE, description)
+    artifact.pack(folder, target)
+
+
+def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chosen model's `model.json` with temperature, operating points and metrics filled in."""
+    selected = evaluation["selected"]
+    fitted = ("threshold", "target", "sensitivity", "specificity")
+    return {
+        **description,
+        "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
+                        "fitted_on": str(Split.VALIDATION)},
+        "operating_points": {aim: {key: point[key] for key in fitted}
+                             for aim, point in selected["operating_points"].items()},
+        "metrics": {"profile": evaluation["profile"], "rule": selected["rule"], "validation": selected["validation"],
+                    "test": selected["test"]},
+    }
+
+
+def summary(evaluation: Mapping[str, Any]) -> str:
+    """Return the candidates' macro AUC and the choice as lines of text."""
+    lines = [f"{name:<14} macro AUC {_text(candidate['validation']['macro_auc'])} on validation, "
+             f"{_text(candidate['test']['macro_auc'])} on test" for name, candidate in evaluation["candidates"].items()]
+    return "\n".join([*lines, f"selected {evaluation['selected']['cnn']}: {evaluation['selected']['rule']}"])
+
+
+def _text(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "undefined"
+    bounds = f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
+    return f"{figure['value']:.3f}{bounds}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--profile", choices=[str(profile) for profile in Profile], default=str(Profile.FULL))
+    parser.add_argument("--min-macro-auc", type=float, default=EvaluationConfig.min_macro_auc,
+                        help="limit of the gate, shown in the report; 0 is open")
+    parser.add_argument("--bootstrap", type=int, default=EvaluationConfig.bootstrap, help="resamples of each interval")
+    parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "message"))

@@ -1,0 +1,101 @@
+"""Layers whose result does not depend on how many processes share a batch, and the layer that networks start with.
+
+A batch is cut into equal slices, one a process. Dropout masks are drawn for the whole batch and each process takes its
+rows; batch statistics are summed over the processes. So two processes train as one does, but for rounding.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as shared
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def world() -> tuple[int, int]:
+    """Return this process's rank and the number of processes; (0, 1) where there is no process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+class Normalise(nn.Module):
+    """Films in [0, 1], (N, 1, H, W) or (N, 3, H, W), to the channels and the scale that a network was made for."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]):
+        """Take the mean and standard deviation of each channel that the network wants."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (N, channels, H, W) float32; raises `ValueError` for any other shape than the two above."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise ValueError(f"images must be (N, 1, H, W) or (N, 3, H, W), not {tuple(images.shape)}")
+        channels = self.mean.shape[1]
+        if channels == 1 and images.shape[1] == 3:
+            images = images.mean(dim=1, keepdim=True)
+        return (images - self.mean) / self.deviation
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask is drawn for the whole batch, so that it does not depend on the number of processes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input` with features dropped and the rest scaled up while training; unchanged otherwise."""
+        if not self.training or self.p == 0:
+            return input
+        rank, size = world()
+        rows = input.shape[0]
+        drawn = torch.rand((rows * size, *input.shape[1:]), device=input.device)[rank * rows:(rank + 1) * rows]
+        return input * (drawn >= self.p).to(input.dtype) / (1 - self.p)
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batch of all processes: `nn.SyncBatchNorm` for CPUs, which it does not serve."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input; while training, with the mean and variance of all processes' slices."""
+        _, size = world()
+        if not self.training or size == 1:
+            return super().forward(input)
+        values = input.float()
+        count = values.numel() // values.shape[1] * size
+        mean = _total(values.sum(dim=(0, 2, 3))) / count
+        variance = _total(((values - mean.view(1, -1, 1, 1)) ** 2).sum(dim=(0, 2, 3))) / count
+        self._remember(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        normalised: Tensor = values * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        return normalised.to(input.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _total(values: Tensor) -> Tensor:
+    """Return the sum over all processes; gradients flow through it."""
+    total: Tensor = shared.all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return the network with every batch normalisation made to count the batch of all processes."""
+    if world()[1] == 1:
+        return network
+    if device.type == "cuda":
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            # Same parameters, buffers and state-dict keys: only `forward` differs.
+            module.__class__ = SharedBatchNorm
+    return network

@@ -1,0 +1,51 @@
+"""Everything that is decided about the candidates, decided on validation.
+
+Nothing here can see the test split: the one way in is `ValidationPredictions`, and the evaluation job opens the test
+films only when it holds the `Choice`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.bootstrap import Resamples
+from training.calibration import Calibration, calibrate
+from training.predictions import ValidationPredictions
+from training.scorecard import scorecard
+
+RULE = "highest validation macro AUC"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model as validation shows it."""
+
+    calibration: Calibration
+    validation: Mapping[str, Any]
+    """Its scorecard, of calibrated probabilities."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Every candidate, calibrated, and the name of the one that the rule takes."""
+
+    candidates: Mapping[str, Candidate]
+    selected: str
+
+
+def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence[str], resamples: Resamples) -> Choice:
+    """Return the candidates calibrated and measured on validation, and the one with the highest macro AUC there.
+
+    Of equals the first by name. Raises `MetricError` for a validation split that lacks a class.
+    """
+    candidates = {}
+    for name, predictions in sorted(validation.items()):
+        calibration = calibrate(predictions)
+        probabilities = predictions.probabilities(calibration.temperature)
+        figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
+        candidates[name] = Candidate(calibration, figures)
+    return Choice(candidates, max(candidates, key=lambda name: _macro_auc(candidates[name])))
+
+
+def _macro_auc(candidate: Candidate) -> float:
+    return float(candidate.validation["macro_auc"]["value"])

@@ -1,0 +1,198 @@
+"""The training job, console script `train`: hyperparameters and channels in, a model directory out.
+
+Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. The test
+split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
+Information" (SageMaker Developer Guide).
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from processing.errors import ConfigError
+from processing.job import run
+from processing.paths import ContainerPaths
+from processing.preprocess import PreprocessConfig
+from processing.records import ImageRecord, Label, Split, read_manifest
+from training import artifact
+from training.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
+from training.config import TrainConfig
+from training.dataset import FilmDataset, require_every_class
+from training.distributed import World, joined, launch, launch_command
+from training.loop import Progress, fit
+from training.models import FilmNetwork, build_model
+from training.stopping import StopRequest
+from training.weights import StagedWeights, find_weights
+
+_REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run depends on, read from the container's folders."""
+
+    config: TrainConfig
+    preprocess: PreprocessConfig
+    train: FilmDataset
+    validation: FilmDataset
+    weights: StagedWeights | None
+
+    @property
+    def data_digest(self) -> str:
+        """Of manifest rows and files of both splits."""
+        return data_digest([*self.train.records, *self.validation.records],
+                           {"train": self.train.sha256, "validation": self.validation.sha256})
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides how the run ends; its checkpoints carry it."""
+        return run_digest(hyperparameters=self.config.to_json(), preprocess=self.preprocess.to_json(),
+                          weights=self.weights.to_json() if self.weights else None, data=self.data_digest,
+                          code=code_digest())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job in the container's folders; starts one process a GPU, or a host, when there are several."""
+    if arguments:
+        raise ConfigError(f"train takes no arguments, not {' '.join(arguments)!r}: its settings are hyperparameters")
+    paths = ContainerPaths.from_environment()
+    current, hosts = paths.hosts()
+    command = launch_command(hosts, current, gpus=torch.cuda.device_count(), environment=os.environ)
+    if command is not None:
+        raise SystemExit(launch(command))
+    stop = StopRequest().listen()
+    with joined() as world:
+        train(paths, read_inputs(paths), world, stop)
+
+
+def read_inputs(paths: ContainerPaths) -> Inputs:
+    """Return the job's inputs; raises `processing.errors.MammopipeError` subclasses naming what is wrong with them."""
+    config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
+    preprocess = read_stage(paths)
+    records = read_manifest(paths.channel("manifest"))
+    films = {split: _read_films(paths, records, split, preprocess) for split in (Split.TRAIN, Split.VALIDATION)}
+    weights = find_weights(paths.channel("weights"), config.cnn)
+    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights)
+
+
+def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
+    values = _read_json(paths.hyperparameters)
+    return dict(values)
+
+
+def _read_json(path: Any) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
+
+
+def read_stage(paths: ContainerPaths) -> PreprocessConfig:
+    """Return how the films were made: `config.preprocess` of `stage.json`, or of all its parts, which must agree."""
+    folder = paths.channel("stage")
+    parts = sorted(folder.glob("*stage*.json"))
+    if not parts:
+        raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
+    configs = {}
+    for part in parts:
+        try:
+            configs[part] = PreprocessConfig.from_json(_read_json(part)["config"]["preprocess"])
+        except (KeyError, TypeError):
+            raise ConfigError(f"{part}: has no config.preprocess; the stage channel is that of Segment") from None
+    if len(set(configs.values())) > 1:
+        raise ConfigError(f"{folder}: {', '.join(part.name for part in parts)} state different config.preprocess")
+    return configs[parts[0]]
+
+
+def _read_films(paths: ContainerPaths, records: Sequence[ImageRecord], split: Split,
+                preprocess: PreprocessConfig) -> FilmDataset:
+    rows = [record for record in records if record.split is split]
+    films = FilmDataset(rows, paths.channel(split), shape=(preprocess.height, preprocess.width),
+                        description=f"{split} films")
+    require_every_class(films, split)
+    return films
+
+
+def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:
+    """Train and, in the first process, write the model directory."""
+    start = time.perf_counter()
+    network = build_model(inputs.config.cnn, classes=list(Label),
+                          weights=inputs.weights.path if inputs.weights else None, dropout=inputs.config.dropout,
+                          seed=inputs.config.seed)
+    if world.device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        # Filling fresh memory guards against reading it, which no layer here does, and costs a tenth of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if world.leads:
+        print(_opening_line(inputs, world), flush=True)
+    store = CheckpointStore(paths.checkpoints, inputs.digest)
+    progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
+                   world=world, checkpoints=store, check_stop=stop.check)
+    if world.leads:
+        save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
+
+
+def _opening_line(inputs: Inputs, world: World) -> str:
+    initialisation = (f"pretrained ({inputs.weights.path.name})" if inputs.weights
+                      else f"scratch (no {inputs.config.cnn}* in the weights channel)")
+    return (f"cnn={inputs.config.cnn} initialisation={initialisation} train_images={len(inputs.train)} "
+            f"validation_images={len(inputs.validation)} device={world.device} processes={world.size}")
+
+
+def save_model(
+    paths: ContainerPaths, inputs: Inputs, network: FilmNetwork, progress: Progress, *, seconds: float
+) -> None:
+    """Write the best epoch's network and say which it was."""
+    artifact.save(paths.model, network, describe(inputs, progress, seconds=seconds))
+    best = progress.history[progress.best_epoch - 1]
+    print(f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",
+          flush=True)
+
+
+def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str, Any]:
+    """Return `model.json` but for what `artifact.save` sets; calibration and operating points are the evaluation's."""
+    best = progress.history[progress.best_epoch - 1]
+    return {
+        "architecture": str(inputs.config.cnn),
+        "classes": [str(label) for label in Label],
+        "input": {"height": inputs.preprocess.height, "width": inputs.preprocess.width},
+        "preprocess": inputs.preprocess.to_json(),
+        "initialisation": "pretrained" if inputs.weights else "scratch",
+        "pretrained_weights": inputs.weights.to_json() if inputs.weights else None,
+        "calibration": {"temperature": 1.0, "fitted_on": None},
+        "operating_points": {},
+        "training": {
+            "hyperparameters": inputs.config.to_json(),
+            "precision": str(progress.precision),
+            "data_digest": inputs.data_digest,
+            "code_digest": code_digest(),
+            "epochs_run": len(progress.history),
+            "best_epoch": best.epoch,
+            "history": [asdict(result) for result in progress.history],
+            "seconds": round(seconds, 3),
+        },
+        "metrics": {"validation_macro_auc": best.validation_macro_auc, "validation_loss": best.validation_loss,
+                    "validation_balanced_accuracy": best.validation_balanced_accuracy},
+        "weights_sha256": "",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
+    }
+
+
+def console() -> None:
+    """Run the job as SageMaker's training container does, with its exit code."""
+    sys.exit(run(main, "failure"))
+
+
+if __name__ == "__main__":
+    console()
