@@ -13,7 +13,7 @@ from inference.media import AnswerType, pack_attributes
 from inference.predictor import Prediction, Predictor
 from inference.schema import Answer, Heatmap, ImageInfo, ModelInfo, QualityWarning, RequestOptions
 from processing.errors import ImageError
-from processing.imaging import Limits, Mammogram, read_mammogram
+from processing.imaging import Mammogram, ReadConfig, read_mammogram
 from processing.records import Label
 
 T = TypeVar("T")
@@ -54,15 +54,16 @@ class _Clock:
         return result
 
 
-def answer(predictor: Predictor, task: Task, limits: Limits) -> Reply:
+def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
     """Return the reply to a task; raises `RequestError` where the image or an option cannot be used."""
     clock = _Clock()
     try:
-        mammogram = clock.time("read", lambda: _read(task, limits))
+        mammogram = clock.time("read", lambda: _read(task, reading))
         prepared = clock.time("preprocess", lambda: predictor.prepare(mammogram))
     except ImageError as error:
         raise from_image_error(error) from None
-    prediction = clock.time("infer", lambda: predictor.judge(prepared, operating_point=task.options.operating_point))
+    point = task.options.operating_point
+    prediction = clock.time("infer", lambda: predictor.judge(mammogram, prepared, operating_point=point))
     seen = None
     if task.options.heatmap or task.form is AnswerType.OVERLAY:
         seen = clock.time("explain", lambda: predictor.explain(prepared, mammogram, task.options.target))
@@ -76,9 +77,11 @@ def answer(predictor: Predictor, task: Task, limits: Limits) -> Reply:
     return Reply(body, task.form, _attributes(task, prediction), _facts(mammogram, prediction, clock.spent))
 
 
-def _read(task: Task, limits: Limits) -> Mammogram:
-    """Return the image with what the options add to it; an option may not contradict the file."""
-    mammogram = read_mammogram(task.body, limits=limits)
+def _read(task: Task, reading: ReadConfig) -> Mammogram:
+    """Return the image with what the options add to it: they may not contradict the file, but they outdo a guess."""
+    mammogram = read_mammogram(task.body, config=reading)
+    if task.options.laterality is not None and mammogram.facts.get("laterality_inferred"):
+        mammogram = replace(mammogram, laterality=None, facts={**mammogram.facts, "laterality_inferred": False})
     for name in ("laterality", "view"):
         told, read = getattr(task.options, name), getattr(mammogram, name)
         if told is not None and read is not None and told is not read:

@@ -26,8 +26,10 @@ WARNINGS: Mapping[str, str] = {
     "touches-three-borders": "the segmented breast touches three borders of the film; it may hold something else",
     "chest-side-against-laterality": "the chest wall lies on the other side than the laterality says",
     "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
+    "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
+    "no-operating-point": "the model has no such operating point; it gives a score but no decision",
 }
-"""What the flags of `processing.breast` mean to a reader of the answer."""
+"""What a warning means; the first five are the flags of `processing.breast`."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,21 @@ class Predictor:
     def predict(self, mammogram: Mammogram, *,
                 operating_point: OperatingPoint = OperatingPoint.SENSITIVITY) -> Prediction:
         """Return what the model says of the film; `ImageError` where there is no breast in it."""
-        return self.judge(self.prepare(mammogram), operating_point=operating_point)
+        return self.judge(mammogram, self.prepare(mammogram), operating_point=operating_point)
 
     def prepare(self, mammogram: Mammogram) -> Preprocessed:
         """Return the network's input, made exactly as for training; `ImageError` where there is no breast."""
         return preprocess(mammogram, self._preprocess)
 
-    def judge(self, prepared: Preprocessed, *, operating_point: OperatingPoint) -> Prediction:
-        """Return what the model says of a prepared film."""
+    def judge(self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint) -> Prediction:
+        """Return what the model says of a film that has been prepared."""
         with torch.inference_mode():
             logits = self._network(tensor(prepared).to(self._device)).cpu().numpy().astype(np.float64)
         shares = softmax(logits / self._model.temperature)[0]
         probabilities = {label: float(share) for label, share in zip(self._classes, shares, strict=True)}
         malignant = probabilities[Label.MALIGNANT]
         decision = self._decide(malignant, operating_point)
-        return Prediction(probabilities, 100 * malignant, decision, self._warnings(prepared, decision), prepared)
+        return Prediction(probabilities, 100 * malignant, decision, _warnings(mammogram, prepared, decision), prepared)
 
     def explain(self, prepared: Preprocessed, mammogram: Mammogram, target: Label) -> Evidence:
         """Return the evidence for `target` over the film (Grad-CAM)."""
@@ -101,11 +103,14 @@ class Predictor:
         return Decision(operating_point=name, finding=finding, threshold=point["threshold"],
                         sensitivity=point["sensitivity"], specificity=point["specificity"])
 
-    def _warnings(self, prepared: Preprocessed, decision: Decision | None) -> tuple[QualityWarning, ...]:
-        flags = [QualityWarning(code=flag, message=WARNINGS.get(flag, flag)) for flag in prepared.quality["flags"]]
-        if decision is None:
-            flags.append(QualityWarning(code="no-operating-point", message="the model has no such operating point"))
-        return tuple(flags)
+
+def _warnings(mammogram: Mammogram, prepared: Preprocessed, decision: Decision | None) -> tuple[QualityWarning, ...]:
+    codes = list(prepared.quality["flags"])
+    if mammogram.facts.get("laterality_inferred"):
+        codes.append("laterality-inferred")
+    if decision is None:
+        codes.append("no-operating-point")
+    return tuple(QualityWarning(code=code, message=WARNINGS.get(code, code)) for code in codes)
 
 
 def tensor(prepared: Preprocessed) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processing.errors import ConfigError
-from processing.image_rules import Limits
+from processing.image_rules import Limits, ReadConfig
 from processing.paths import BASE_VARIABLE, ContainerPaths
 
 LOOPBACK = "127.0.0.1"
@@ -46,9 +46,9 @@ class ServerSettings:
             raise ConfigError(f"ServerSettings.port={self.port} must be a TCP port, 0 to 65535")
 
     @property
-    def limits(self) -> Limits:
-        """The image reader's limits."""
-        return Limits(max_pixels=self.max_pixels, max_bytes=self.max_bytes)
+    def reading(self) -> ReadConfig:
+        """How images are read: within these limits."""
+        return ReadConfig(limits=Limits(max_pixels=self.max_pixels))
 
 
 def from_environment(environment: Mapping[str, str]) -> ServerSettings:

@@ -1,13 +1,18 @@
-"""The SageMaker session that a pipeline is built with, and the one that talks to AWS."""
+"""The sessions of the backends: one to build a pipeline with, one on AWS, and the services of a run without AWS."""
 
 import logging
 import os
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
 
 from pipelines.config import PipelineConfig
+from pipelines.storage import QUICK, Storage, s3_client
 
 OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
 """Credentials for clients that must never reach AWS; given explicitly, so that nothing looks for real ones."""
@@ -36,6 +41,51 @@ def compile_session(config: PipelineConfig) -> Any:
 def aws_session(config: PipelineConfig) -> Any:
     """Return a `PipelineSession` on AWS, with the caller's own credentials."""
     return _pipeline_session(config, boto3.Session(region_name=_region(config)))
+
+
+@dataclass(frozen=True)
+class LocalServices:
+    """What stands in for AWS in a local run."""
+
+    storage: Storage
+    """S3: the run's own emulator, or the service at `$AWS_ENDPOINT_URL_S3`."""
+    sagemaker: Any
+    """A boto3 SageMaker client on the emulator: it checks every request against the service's model and keeps the registry."""
+    environment: Mapping[str, str]
+    """What a local container needs to reach the same S3."""
+
+
+@contextmanager
+def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
+    """Start an in-process moto server for SageMaker, and for S3 unless `$AWS_ENDPOINT_URL_S3` names one; stop it at the end.
+
+    Its state dies with it. `cache` is the folder where uploads keep a copy (`pipelines.storage`).
+    """
+    from moto.server import ThreadedMotoServer
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    region = _region(config)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        own, url = boto3.Session(region_name=region, **OFFLINE), f"http://{host}:{port}"
+        external = os.environ.get("AWS_ENDPOINT_URL_S3")
+        caller = _credentials(region) if external else own
+        storage = Storage(s3_client(caller, external or url), cache)
+        keys = caller.get_credentials().get_frozen_credentials()
+        yield LocalServices(storage, own.client("sagemaker", endpoint_url=url, config=QUICK), {
+            "AWS_ENDPOINT_URL_S3": external or url, "AWS_DEFAULT_REGION": region, "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+            **({"AWS_SESSION_TOKEN": keys.token} if keys.token else {})})
+    finally:
+        server.stop()
+
+
+def _credentials(region: str) -> boto3.Session:
+    """Return a session with the caller's credentials, or with invented ones, which an emulator takes as well."""
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # without this, a machine without any waits for a timeout
+    session = boto3.Session(region_name=region)
+    return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)
 
 
 def _region(config: PipelineConfig) -> str:

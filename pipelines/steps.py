@@ -90,7 +90,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     source = _output(prepared, "prepared")
     return _processing(context, "Augment", "processing.jobs.augment", {
         "--copies": context.parameters.augmentation_copies.to_string(), "--seed": context.parameters.seed.to_string(),
-    }, inputs=[_input("manifest", _join(source, "manifest")), _sharded(context, "images", _join(source, "images/train/"))],
+    }, inputs=[_input("manifest", _join(source, "manifest")), _sharded(context, "images", _join(source, "images/"))],
         outputs=["data_augmentation"])
 
 

@@ -1,7 +1,7 @@
 """The augmentation policy: how a film may be varied and still be a film, on albumentations.
 
-Stored copies vary geometry and, mildly, exposure. Noise and dropout would disturb the search for the breast, so training
-draws them afresh on the segmented images instead.
+Stored copies vary geometry and, mildly, exposure. Noise and dropout would disturb the search for the breast, so
+training draws them afresh on the segmented images instead.
 """
 
 import hashlib
@@ -71,8 +71,10 @@ def plan_copies(records: Sequence[ImageRecord], copies: int) -> dict[str, int]:
     total = max(counts.values(), default=0) * (copies + 1)
     plan: dict[str, int] = {}
     for label, count in counts.items():
-        ids = sorted((record.image_id for record in training if record.label is label),
-                     key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest())
+        ids = sorted(
+            (record.image_id for record in training if record.label is label),
+            key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest(),
+        )
         each, more = divmod(total - count, count)
         plan |= {image_id: each + (place < more) for place, image_id in enumerate(ids)}
     return plan
@@ -84,31 +86,49 @@ class Augmenter:
     def __init__(self, config: AugmentationConfig | None = None, *, seed: int = 0) -> None:
         self.config = config or AugmentationConfig()
         self.seed = seed
-        self._policies: dict[tuple[int, bool], A.Compose] = {}
+        self._geometries: dict[tuple[int, bool], A.Compose] = {}
+        self._exposure = A.Compose(
+            [
+                A.RandomBrightnessContrast(
+                    brightness_limit=self.config.brightness, contrast_limit=self.config.contrast, p=1.0
+                )
+            ]
+        )
 
-    def copy(self, pixels: NDArray[np.uint16], record: ImageRecord, index: int) -> tuple[NDArray[np.uint16], ImageRecord]:
+    def copy(
+        self, pixels: NDArray[np.uint16], record: ImageRecord, index: int
+    ) -> tuple[NDArray[np.uint16], ImageRecord]:
         """Return copy number `index` of a film and its record.
 
-        `pixels` is (rows, columns) at full scale; the copy has the same shape. The record keeps patient, label and split,
-        names its `source_image_id`, and its lesions and side move with the pixels; a lesion whose centre the deformation
-        pushes out of the image is dropped.
+        `pixels` is (rows, columns) at full scale; the copy has the same shape. The record keeps patient, label and
+        split, names its `source_image_id`, and its lesions and side move with the pixels; a lesion whose centre the
+        deformation pushes out of the image is dropped.
         """
         kind = (pixels.shape[0], record.view is View.CC)
-        policy = self._policies.setdefault(kind, _policy(self.config, *kind))
-        policy.set_random_seed(_seed(self.seed, record.image_id, index))
+        geometry = self._geometries.setdefault(kind, _geometry(self.config, *kind))
+        for policy in (geometry, self._exposure):
+            policy.set_random_seed(_seed(self.seed, record.image_id, index))
         points = np.array([(item.x, item.y, 1.0) for item in record.lesions], np.float32).reshape(-1, 3)
-        result = policy(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
-        air = result["image"] <= 0
-        copied = np.rint(np.clip(result["image"], 0, 1) * FULL_SCALE).astype(np.uint16)
-        copied[air] = 0
+        result = geometry(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
+        exposed = self._exposure(image=result["image"])["image"]
+        copied = np.rint(np.clip(exposed, 0, 1) * FULL_SCALE).astype(np.uint16)
+        # More brightness would lift the film's black surround too, which must stay air.
+        copied[result["image"] <= 0] = 0
         mirrored = _was_applied(result, "HorizontalFlip")
         side = record.laterality.other if record.laterality and mirrored else record.laterality
-        return copied, replace(record, image_id=copy_id(record.image_id, index), source_image_id=record.image_id,
-                               laterality=side, lesions=_moved(record.lesions, result), path="", sha256="")
+        return copied, replace(
+            record,
+            image_id=copy_id(record.image_id, index),
+            source_image_id=record.image_id,
+            laterality=side,
+            lesions=_moved(record.lesions, result),
+            path="",
+            sha256="",
+        )
 
 
-def _policy(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
-    """Return the policy for images of `height` rows.
+def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
+    """Return what moves the pixels of images of `height` rows.
 
     Only a craniocaudal view may be turned upside down: there the flip swaps medial and lateral, elsewhere it makes a
     breast that does not exist.
@@ -122,12 +142,20 @@ def _policy(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Co
         A.ElasticTransform(alpha=alpha, sigma=sigma, fill=0, p=config.elastic_probability),
         A.HorizontalFlip(p=config.flip_probability),
         A.VerticalFlip(p=config.flip_probability if craniocaudal else 0.0),
-        A.Affine(rotate=(-config.rotation_degrees, config.rotation_degrees), translate_percent={"x": shift, "y": shift},
-                 scale=(1 - config.scale, 1 + config.scale), interpolation=cv2.INTER_LINEAR, fill=0, p=1.0),
-        A.RandomBrightnessContrast(brightness_limit=config.brightness, contrast_limit=config.contrast, p=1.0),
+        A.Affine(
+            rotate=(-config.rotation_degrees, config.rotation_degrees),
+            translate_percent={"x": shift, "y": shift},
+            scale=(1 - config.scale, 1 + config.scale),
+            interpolation=cv2.INTER_LINEAR,
+            fill=0,
+            p=1.0,
+        ),
     ]
-    return A.Compose(steps, keypoint_params=A.KeypointParams("xys", label_fields=["order"], remove_invisible=False),
-                     save_applied_params=True)
+    return A.Compose(
+        steps,
+        keypoint_params=A.KeypointParams("xys", label_fields=["order"], remove_invisible=False),
+        save_applied_params=True,
+    )
 
 
 def _seed(seed: int, image_id: str, index: int) -> int:
@@ -139,5 +167,7 @@ def _was_applied(result: dict[str, Any], name: str) -> bool:
 
 
 def _moved(lesions: Sequence[Lesion], result: dict[str, Any]) -> tuple[Lesion, ...]:
-    return tuple(replace(lesions[int(place)], x=float(x), y=float(y), radius=lesions[int(place)].radius * float(scale))
-                 for place, (x, y, scale) in zip(result["order"], result["keypoints"], strict=True))
+    return tuple(
+        replace(lesions[int(place)], x=float(x), y=float(y), radius=lesions[int(place)].radius * float(scale))
+        for place, (x, y, scale) in zip(result["order"], result["keypoints"], strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Where the breast lies in a mammogram: its mask without markers, labels and borders, its chest wall, its pectoral muscle.
+"""Where the breast lies in a mammogram: its mask without labels, tape and borders, its chest wall, its pectoral muscle.
 
 Everything is found on a copy of at most `WORKING_SIZE` pixels a side, because the outline of a breast holds no finer
 detail, and only the finished masks are enlarged: a film of 2776 x 2082 costs milliseconds, not a tenth of a second.
@@ -25,7 +25,7 @@ WORKING_SIZE = 320
 SMALLEST_SIDE = 32
 """Pixels: below this an image is no mammogram."""
 SMALLEST_SHARE = 0.03
-"""Share of the film: anything smaller is a label or a scratch, not a breast."""
+"""Share of the image: anything smaller is a label or a scratch, not a breast."""
 COVERAGE_LIMITS = (0.25, 0.75)
 """Share of the film that a breast normally covers; outside, the image is flagged."""
 
@@ -42,7 +42,7 @@ class Side(StrEnum):
 
     @classmethod
     def of(cls, laterality: Laterality) -> "Side":
-        """The side where the chest wall lies by convention (mini-MIAS and DICOM PS3.3 C.7.6.1.1.1 A-P hanging)."""
+        """Return the side where the chest wall lies in mini-MIAS and RSNA: that of a left breast at the left."""
         return cls.RIGHT if laterality is Laterality.RIGHT else cls.LEFT
 
 
@@ -81,9 +81,11 @@ def segment_breast(
     film = _reduce(pixels)
     mask = _breast_mask(film)
     side, evidence = _chest_side(film, mask, laterality)
+    mask = _without_overhang(mask, side)
     coverage = _coverage(film, mask, side)
-    if coverage < SMALLEST_SHARE:
-        raise NoBreastError(f"no breast: the largest object covers {coverage:.1%} of the film; at least 3% is needed")
+    if mask.mean() < SMALLEST_SHARE:
+        raise NoBreastError(f"no breast: the largest object covers {mask.mean():.1%} of the image; "
+                            f"at least {SMALLEST_SHARE:.0%} is needed")
     seek = view is None or view.shows_pectoral
     pectoral = find_pectoral(film.grey, mask, chest_left=side is Side.LEFT, certain=view is not None) if seek else None
     muscle = np.zeros_like(mask) if pectoral is None else pectoral.mask
@@ -95,7 +97,8 @@ def segment_breast(
         "pectoral_share": round(float(muscle.sum() / mask.sum()), 4),
         "pectoral_contrast": round(pectoral.contrast, 4) if pectoral else 0.0,
     }
-    quality["flags"] = _flags(mask, side, coverage, laterality, pectoral is None and view is not None and seek)
+    missing = pectoral is None and view is not None and seek
+    quality["flags"] = _flags(mask, side, _padding(film.grey), coverage, laterality, missing)
     full = _enlarge(mask, pixels.shape)
     return BreastRegion(full, _enlarge(muscle, pixels.shape) & full, side, quality)
 
@@ -109,7 +112,7 @@ def _reduce(pixels: NDArray[np.uint16]) -> _Film:
     scale = min(1.0, WORKING_SIZE / max(pixels.shape))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     # Averaging every pixel of a large film costs more than all the rest; every n-th tells the same.
-    skip = max(1, int(1 / (3 * scale)))
+    skip = max(1, int(1 / (2 * scale)))
     thinned = np.ascontiguousarray(pixels[skip // 2::skip, skip // 2::skip])
     grey = cv2.GaussianBlur(cv2.resize(thinned, size, interpolation=cv2.INTER_AREA).astype(np.float32), (0, 0), 0.8)
     grey -= grey.min()
@@ -131,52 +134,83 @@ def _padding(grey: Grey) -> tuple[int, int]:
 def _air(grey: Grey) -> tuple[float, float]:
     """Return the background's grey level and the level that parts it from tissue.
 
-    The background is the lowest peak of the histogram; the skin begins where the peak has fallen to a seventh.
+    The background is the lowest peak of the histogram; the skin begins where the peak has fallen to a seventh. Exact
+    black is padding, or the wedges of a rotated film, and hides the peak; where there is no peak, it is the air itself.
     """
-    bins = 256
-    levels = np.minimum(grey.ravel(), 1.0) * (bins - 1)
-    counts = np.bincount(levels.astype(np.intp), minlength=bins).astype(np.float64)
-    counts = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
+    levels = np.rint(np.minimum(grey.ravel(), 1.0) * 255).astype(np.intp)
+    counts = np.convolve(np.bincount(levels, minlength=256)[1:], [0.25, 0.5, 0.25], mode="same")
     peak = int(counts[:40].argmax())
+    if counts[max(peak - 2, 0):peak + 3].sum() < 0.05 * counts.sum():
+        return 0.0, 7 / 255
     below = np.flatnonzero(counts[peak:] < 0.15 * counts[peak])
-    end = peak + (int(below[0]) if below.size else bins)
-    return peak / (bins - 1), float(np.clip(end, peak + 6, peak + 18)) / (bins - 1)
+    end = peak + (int(below[0]) if below.size else 255)
+    # The darker the air, the less it scatters: a long slope beside near-black air is skin.
+    return (peak + 1) / 255, float(np.clip(end, peak + 6, peak + 6 + min(2 * peak, 12)) + 1) / 255
+
+
+def _octagon(objects: NDArray[np.uint8], radius: float, morph: int) -> NDArray[np.uint8]:
+    """Dilate or erode by an octagon: a square and a diamond in turn cost a tenth of a disk of that size."""
+    steps = max(1, round(radius))
+    square = round(0.414 * steps)
+    diamond = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    result = cv2.morphologyEx(objects, morph, diamond, iterations=steps - square)
+    return np.asarray(cv2.morphologyEx(result, morph, np.ones((2 * square + 1, 2 * square + 1), np.uint8)), np.uint8)
 
 
 def _grown(objects: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
-    """Return the objects dilated by a disk; by distance, because that costs the same for every radius."""
-    distance = cv2.distanceTransform(1 - objects, cv2.DIST_L2, 3)
-    return (distance <= radius).astype(np.uint8)
+    return _octagon(objects, radius, cv2.MORPH_DILATE)
 
 
 def _opened(objects: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
-    """Return the objects without what is thinner than the disk."""
-    return _grown((cv2.distanceTransform(objects, cv2.DIST_L2, 3) > radius).astype(np.uint8), radius) & objects
+    """Return the objects without what is thinner than the octagon."""
+    return _grown(_octagon(objects, radius, cv2.MORPH_ERODE), radius)
 
 
 def _breast_mask(film: _Film) -> Mask:
     """Return the largest soft-edged object, parted from what touches it by a thin bridge, without holes."""
     # A frame of air: fog along the film's edge is as thin there as it looks.
-    grey = cv2.copyMakeBorder(film.grey, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    grey = np.pad(film.grey, 1)
     objects = (grey > film.threshold).astype(np.uint8)
     objects[0] = objects[-1] = objects[:, 0] = objects[:, -1] = 0
     unit = max(objects.shape) / 100
+    objects &= 1 - _labels(grey, unit)
     core = _largest(_opened(objects, 2.0 * unit), grey)
     # What opening takes off is given back close to the core: corners and the nipple. Fog along the film's edge is dim:
     # only what lies near something brighter can be skin.
     bright = _opened(core & (grey > film.threshold + 0.06), unit)
     near = _largest(_grown(core, 1.6 * unit) & _grown(bright, 3.5 * unit) & _opened(objects, 0.4 * unit), grey)
-    closed = 1 - _grown(1 - _grown(near, 0.8 * unit), 0.8 * unit)
+    closed = _octagon(_grown(near, 0.8 * unit), 0.8 * unit, cv2.MORPH_ERODE)
     outline, _ = cv2.findContours(closed | near, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     filled = cv2.drawContours(np.zeros_like(closed), outline, -1, 1, cv2.FILLED)
     return _without_tail(filled[1:-1, 1:-1].astype(bool))
+
+
+def _labels(grey: Grey, unit: float) -> NDArray[np.uint8]:
+    """Return the lead letters' white plates with a margin: small, white, and dark all round.
+
+    Bright tissue fades into fat before it reaches air, and muscle is cut off by the film's edge, where no air follows.
+    """
+    white = (grey > 0.8).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=4)
+    plates = np.zeros_like(white)
+    margin = max(2, round(0.8 * unit))
+    for index in range(1, count):
+        x, y, width, height, area = (int(value) for value in stats[index])
+        if not 4 * unit <= area <= 150 * unit**2 or area < 0.5 * width * height:
+            continue
+        box = np.s_[max(y - margin, 0):y + height + margin, max(x - margin, 0):x + width + margin]
+        plate = (labels[box] == index).astype(np.uint8)
+        distance = np.rint(cv2.distanceTransform(1 - plate, cv2.DIST_L2, 3))
+        if (grey[box][distance == margin] < 0.35).mean() > 0.8:
+            plates[box] |= distance <= margin
+    return plates
 
 
 def _without_tail(mask: Mask) -> Mask:
     """Return the mask without the narrow strip of abdomen that hangs below the breast along the chest wall."""
     widths = mask.sum(axis=1)
     widest = int(widths.argmax())
-    narrow = np.flatnonzero(widths[widest:] < 0.16 * widths[widest])
+    narrow = np.flatnonzero(widths[widest:] < 0.2 * widths[widest])
     bottom = int(np.flatnonzero(widths)[-1])
     if narrow.size == 0 or bottom - (widest + narrow[0]) < 0.04 * mask.shape[0]:
         return mask
@@ -191,7 +225,7 @@ def _largest(objects: NDArray[np.uint8], grey: Grey) -> NDArray[np.uint8]:
     for index in sorted(range(1, count), key=lambda item: -int(stats[item, cv2.CC_STAT_AREA])):
         chosen = labels == index
         if float(np.percentile(grey[chosen], 20)) < 0.9:
-            return chosen.astype(np.uint8)
+            return np.asarray(chosen, np.uint8)
     raise NoBreastError("no breast: nothing but air, labels and borders in the image")
 
 
@@ -216,6 +250,24 @@ def _chest_side(film: _Film, mask: Mask, laterality: Laterality | None) -> tuple
     return (Side.LEFT if evidence > 0 else Side.RIGHT), evidence
 
 
+def _without_overhang(mask: Mask, side: Side) -> Mask:
+    """Return the mask without what juts out along the film's upper and lower edge: tape, fog, the rest of a label.
+
+    There the skin recedes, or spreads at a slant towards the arm, but it never jumps.
+    """
+    turned = mask[:, ::-1] if side is Side.RIGHT else mask
+    rows, _, last = _row_ends(turned)
+    limits = last.astype(np.float64)
+    zone = max(1, round(0.1 * rows.size))
+    for order in (range(zone, -1, -1), range(rows.size - zone - 1, rows.size)):
+        bound = np.inf
+        for row in order:
+            bound = limits[row] = min(limits[row], bound + 1.5)
+    cut = turned.copy()
+    cut[rows] &= np.arange(mask.shape[1])[None, :] <= limits[:, None]
+    return np.ascontiguousarray(cut[:, ::-1] if side is Side.RIGHT else cut)
+
+
 def _coverage(film: _Film, mask: Mask, side: Side) -> float:
     """Return the mask's share of the film without its padding.
 
@@ -228,13 +280,18 @@ def _coverage(film: _Film, mask: Mask, side: Side) -> float:
     return float(mask.sum() / (width * mask.shape[0]))
 
 
-def _flags(mask: Mask, side: Side, coverage: float, laterality: Laterality | None, muscle_missing: bool) -> list[str]:
+def _flags(
+    mask: Mask, side: Side, padding: tuple[int, int], coverage: float, laterality: Laterality | None,
+    muscle_missing: bool,
+) -> list[str]:
+    """Name what a reader should look at; the skin is cut off where the breast runs into the film's far edge."""
     low, high = COVERAGE_LIMITS
-    edges = (mask[0].any(), mask[-1].any(), mask[:, 0].any(), mask[:, -1].any())
+    rows, first, last = _row_ends(mask)
+    cut = (first <= padding[0] + 1) if side is Side.RIGHT else (last >= mask.shape[1] - padding[1] - 2)
     conditions = {
         "coverage-low": coverage < low,
         "coverage-high": coverage > high,
-        "touches-three-borders": sum(map(bool, edges)) >= 3,
+        "skin-cut-off": int(cut.sum()) > 0.03 * rows.size,
         "chest-side-against-laterality": laterality is not None and side is not Side.of(laterality),
         "pectoral-not-found": muscle_missing,
     }
@@ -247,7 +304,7 @@ def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
         return np.zeros(shape, bool)
     soft = cv2.GaussianBlur(mask.astype(np.uint8) * 254, (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)
     full = cv2.resize(soft, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return cv2.threshold(full, 127, 1, cv2.THRESH_BINARY, dst=full)[1].view(np.bool_)
+    return np.asarray(cv2.threshold(full, 127, 1, cv2.THRESH_BINARY)[1].view(np.bool_))
 
 
 def draw_contours(
@@ -264,5 +321,5 @@ def draw_contours(
         cv2.drawContours(canvas, outline, -1, colour, 1)
     for lesion in lesions:
         centre = (round(lesion.x * scale), round(lesion.y * scale))
-        cv2.circle(canvas, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1, cv2.LINE_AA)
+        cv2.circle(canvas, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1)
     return np.asarray(canvas, np.uint8)

@@ -1,7 +1,7 @@
 """What a compressed image announces of itself, read from its own header before any decoder sees it.
 
 A decoder allocates what the codestream announces, not what the DICOM attributes say; so both must agree first.
-Sources: ISO/IEC 15444-1 A.5.1 (SIZ), ISO/IEC 10918-1 B.2.2 (SOF), ISO/IEC 14495-1 C.2.2 (JPEG-LS SOF55), PS3.5 A.4.
+Sources: PS3.5 A.4; ISO/IEC 15444-1 A.5.1 (SIZ) and I.4 (boxes), 10918-1 B.2.2 (SOF), 14495-1 C.2.2 (JPEG-LS SOF55).
 """
 
 import struct
@@ -16,6 +16,7 @@ MAX_TILES = 16384
 _SOF_OF = {Codec.JPEG: (0xC0, 0xC1), Codec.JPEG_LOSSLESS: (0xC3,), Codec.JPEG_LS: (0xF7,)}
 _END_OF_IMAGE = b"\xff\xd9"
 _SIZ_START = b"\xff\x4f\xff\x51"
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,25 @@ def only_frame(value: memoryview, order: str, where: str) -> bytes:
     fragments = list(_items(value, order, where))[1:]
     if not fragments:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) has no fragment after its offset table")
-    return b"".join(fragments)
+    frame = b"".join(fragments)
+    return _unboxed(frame, where) if frame.startswith(_JP2_SIGNATURE) else frame
+
+
+def _unboxed(data: bytes, where: str) -> bytes:
+    """Return the codestream in a JP2 file: DICOM asks for the bare one, but many writers leave the boxes around it."""
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        header = 8
+        if length == 1 and position + 16 <= len(data):
+            length, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
+        end = len(data) if length == 0 else position + length
+        if kind == b"jp2c":
+            return data[position + header : end]
+        if length < header:
+            break
+        position = end
+    raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) is a JP2 file without a codestream (jp2c)")
 
 
 def _items(value: memoryview, order: str, where: str) -> Iterator[memoryview]:
@@ -62,7 +81,7 @@ def announced(data: bytes, codec: Codec, where: str) -> Announced:
         return _siz(data) if codec is Codec.JPEG_2000 else _frame_header(data, _SOF_OF[codec])
     except (struct.error, ValueError) as error:
         reason = "its header is truncated" if isinstance(error, struct.error) else error
-        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) is not a {codec} codestream: {reason}") from None
+        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be read by {codec}: {reason}") from None
 
 
 def _siz(data: bytes) -> Announced:

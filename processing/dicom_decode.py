@@ -4,6 +4,7 @@ One named decoder a transfer syntax; when it fails the file is refused, and no o
 Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 8.1 and 8.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,11 @@ from processing.dicom_syntaxes import Codec
 from processing.dicom_tags import UNDEFINED, DicomFile, Tag, Tags, clip, label
 from processing.image_rules import CorruptImageError, Limits, NotAMammogramError, UnsupportedImageError
 
-_DECODERS = {
-    Codec.JPEG: imagecodecs.jpeg8_decode,
-    Codec.JPEG_LOSSLESS: imagecodecs.jpeg8_decode,
-    Codec.JPEG_LS: imagecodecs.jpegls_decode,
-    Codec.JPEG_2000: imagecodecs.jpeg2k_decode,
+_DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
+    Codec.JPEG: lambda data, threads: imagecodecs.jpeg8_decode(data),
+    Codec.JPEG_LOSSLESS: lambda data, threads: imagecodecs.jpeg8_decode(data),
+    Codec.JPEG_LS: lambda data, threads: imagecodecs.jpegls_decode(data),
+    Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads),
 }
 _DECODER_FAILURES = (imagecodecs.DelayedImportError, RuntimeError, ValueError, TypeError, IndexError, OverflowError,
                      MemoryError, NotImplementedError)
@@ -82,7 +83,7 @@ def _check_bits(layout: Layout, tags: Tags) -> None:
         raise tags.corrupt(Tag.PIXEL_REPRESENTATION, "must be 0 (unsigned) or 1 (two's complement)")
 
 
-def decode(file: DicomFile, layout: Layout) -> Cells:
+def decode(file: DicomFile, layout: Layout, *, threads: int = 1) -> Cells:
     """Return the stored values of the frame, decoded by the one decoder of its transfer syntax.
 
     Raises `CorruptImageError` where pixel data are missing or undecodable, or announce another image than the
@@ -101,7 +102,7 @@ def decode(file: DicomFile, layout: Layout) -> Cells:
     if shift:
         raise UnsupportedImageError(f"{where}: {label(Tag.HIGH_BIT)} is {layout.high_bit} in a compressed image of "
                                     f"{layout.bits_stored} bits stored; {layout.bits_stored - 1} is read")
-    return _codestream(frame, codec, layout, where)
+    return _codestream(frame, codec, layout, threads, where)
 
 
 def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
@@ -130,30 +131,34 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
 def _run_lengths(frame: bytes, layout: Layout, where: str) -> NDArray[Any]:
     width = layout.bits_allocated // 8
     check_rle_header(frame, width, where)
-    cells = np.zeros(layout.rows * layout.columns * width, np.uint8)
+    cells: Any = np.zeros(layout.rows * layout.columns * width, np.uint8)
     try:
         decoded = imagecodecs.dicomrle_decode(frame, "<u2" if width == 2 else "u1", out=cells)
     except _DECODER_FAILURES:
         decoded = b""
     if len(decoded) != cells.size:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): RLE data do not decode to {cells.size} bytes")
-    return cells.view("<u2" if width == 2 else np.uint8).reshape(layout.rows, layout.columns)
+    return np.asarray(cells.view("<u2" if width == 2 else np.uint8).reshape(layout.rows, layout.columns))
 
 
-def _codestream(frame: bytes, codec: Codec, layout: Layout, where: str) -> Cells:
+def _codestream(frame: bytes, codec: Codec, layout: Layout, threads: int, where: str) -> Cells:
     head = announced(frame, codec, where)
     if (head.rows, head.columns, head.components) != (layout.rows, layout.columns, 1):
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) holds an image of {head.rows} x {head.columns} and "
                                 f"{head.components} components; the attributes say {layout.rows} x {layout.columns} "
                                 "and 1")
     if not 2 <= head.precision <= 16:
-        raise UnsupportedImageError(f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; 2 to 16 are "
-                                    "read")
+        raise UnsupportedImageError(f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; "
+                                    "2 to 16 are read")
     try:
-        decoded = np.asarray(_DECODERS[codec](frame))
+        decoded = np.asarray(_DECODERS[codec](frame, threads))
     except _DECODER_FAILURES:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be decoded by {codec}") from None
     if decoded.shape != (layout.rows, layout.columns) or decoded.dtype.itemsize > 2:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) decodes to {decoded.dtype} {decoded.shape}")
-    # Bits beyond the announced precision hold the sign, if anything; the look-up table masks them.
-    return Cells(decoded.view(f"u{decoded.dtype.itemsize}"), head.precision, 0)
+    # Signed: the stored bits alone, since writers extend the sign beyond them or do not. Unsigned: all the codestream
+    # has, so that a value beyond the stored bits is brighter still and does not wrap.
+    bits = layout.bits_stored if layout.signed else max(head.precision, layout.bits_stored)
+    if decoded.dtype == np.int8 and bits > 8:
+        decoded = decoded.astype(np.int16)
+    return Cells(decoded.view(f"u{decoded.dtype.itemsize}"), bits, 0)

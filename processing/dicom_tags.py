@@ -9,7 +9,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from io import BytesIO
@@ -21,6 +21,7 @@ from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.values import convert_SQ
 
 from processing.dicom_syntaxes import Syntax, syntax_of
 from processing.image_rules import CorruptImageError, Limits, UnsupportedImageError
@@ -104,8 +105,8 @@ def label(tag: int) -> str:
 class Tags:
     """Typed reading of one data set's attributes; a value that breaks its type raises `CorruptImageError`."""
 
-    def __init__(self, dataset: Dataset, where: str) -> None:
-        self._dataset = dataset
+    def __init__(self, elements: Mapping[int, "RawDataElement | list[Tags]"], where: str) -> None:
+        self._elements = elements
         self.where = where
 
     def corrupt(self, tag: int, rule: str) -> CorruptImageError:
@@ -113,10 +114,8 @@ class Tags:
         return CorruptImageError(f"{self.where}: {label(tag)} {rule}")
 
     def _raw(self, tag: int) -> RawDataElement | None:
-        if tag not in self._dataset:
-            return None
-        element = self._dataset.get_item(tag)
-        if not isinstance(element, RawDataElement):
+        element = self._elements.get(tag)
+        if isinstance(element, list):
             raise self.corrupt(tag, "is a sequence; a value is needed")
         return element
 
@@ -127,10 +126,8 @@ class Tags:
 
     def has(self, tag: int) -> bool:
         """Return whether the attribute is there with a value: text other than blanks, or a sequence with items."""
-        element = self._dataset.get_item(tag) if tag in self._dataset else None
-        if element is None:
-            return False
-        return bool(element.value.strip(b" \0") if isinstance(element.value, bytes) else element.value)
+        element = self._elements.get(tag)
+        return bool(element if element is None or isinstance(element, list) else self.data(tag).strip(b" \0"))
 
     def texts(self, tag: int) -> tuple[str, ...]:
         """Return the values of a text attribute, without padding; () when missing or blank."""
@@ -180,14 +177,17 @@ class Tags:
             raise self.corrupt(tag, "is missing" if value is None else f"is {value:g}; a whole number is needed")
         return int(value)
 
+    def little_endian(self, tag: int) -> bool:
+        """Return the byte order of the value as it is in the file."""
+        element = self._raw(tag)
+        return element is None or element.is_little_endian
+
     def items(self, tag: int) -> tuple["Tags", ...]:
         """Return the items of a sequence; () when missing or empty."""
-        if tag not in self._dataset:
-            return ()
-        element = self._dataset.get_item(tag)
-        if not isinstance(element.value, Sequence):
+        element = self._elements.get(tag, [])
+        if not isinstance(element, list):
             raise self.corrupt(tag, "is not a sequence")
-        return tuple(Tags(item, self.where) for item in element.value)
+        return tuple(element)
 
 
 def clip(text: str) -> str:
@@ -227,10 +227,10 @@ def parse(data: bytes, *, where: str, limits: Limits, tags: Iterable[int] = Tag)
     stream = BytesIO(data)
     stream.seek(start)
     finder = _PixelFinder(where)
-    dataset = _read(stream, syntax, finder, sorted(tags), where)
-    offset = stream.tell() + (12 if finder.vr in EXPLICIT_VR_LENGTH_32 else 8)
+    found, implicit = _read(stream, syntax, finder, sorted(tags), where)
+    offset = stream.tell() + (12 if not implicit and finder.vr in EXPLICIT_VR_LENGTH_32 else 8)
     end = len(data) if finder.length == UNDEFINED else offset + finder.length
-    return DicomFile(Tags(dataset, where), syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length)
+    return DicomFile(found, syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length)
 
 
 class _PixelFinder:
@@ -261,8 +261,8 @@ _PYDICOM_FAILURES = (ValueError, TypeError, LookupError, AttributeError, Arithme
                      NotImplementedError, RecursionError, struct.error, AssertionError)
 
 
-def _read(stream: BytesIO, syntax: Syntax, finder: _PixelFinder, tags: list[int], where: str) -> Dataset:
-    """Return the data set up to its pixel data, with its sequences parsed.
+def _read(stream: BytesIO, syntax: Syntax, finder: _PixelFinder, tags: list[int], where: str) -> tuple[Tags, bool]:
+    """Return the attributes before the pixel data, and whether the file turned out to be in implicit VR.
 
     The lock and the silenced warnings belong together: Python's warning filters are global to the process. pydicom
     warns of, and reads past, what this reader checks itself or does not use.
@@ -272,21 +272,32 @@ def _read(stream: BytesIO, syntax: Syntax, finder: _PixelFinder, tags: list[int]
         try:
             dataset = read_dataset(stream, syntax.implicit, not syntax.big_endian, stop_when=finder,
                                    specific_tags=list(tags))
-            for tag in tags:
-                if tag in dataset and dictionary_VR(tag) == "SQ":
-                    _parse_sequence(dataset, tag)
+            found = _tags(dataset, frozenset(tags), where)
         except _PYDICOM_FAILURES as error:
             raise CorruptImageError(f"{where}: the data set cannot be parsed ({type(error).__name__})") from None
     finder.check()
-    return dataset
+    return found, bool(dataset.original_encoding[0])
 
 
-def _parse_sequence(dataset: Dataset, tag: int) -> None:
-    """Replace a sequence's raw bytes by its items, and those of the sequences within."""
-    for item in dataset[tag].value or ():
-        for nested in (Tag.VIEW_MODIFIER_CODE_SEQUENCE,):
-            if nested in item:
-                _parse_sequence(item, nested)
+def _tags(dataset: Dataset, wanted: frozenset[int], where: str) -> Tags:
+    """Return the wanted attributes as raw bytes, and sequences as the wanted attributes of their items."""
+    elements: dict[int, RawDataElement | list[Tags]] = {}
+    for tag in map(int, dataset.keys()):
+        if tag not in wanted:
+            continue
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and dictionary_VR(tag) != "SQ":
+            elements[tag] = element
+        else:
+            items = _items(element) if isinstance(element, RawDataElement) else element.value
+            elements[tag] = [_tags(item, wanted, where) for item in items or ()]
+    return Tags(elements, where)
+
+
+def _items(element: RawDataElement) -> Sequence:
+    """Return a sequence's items; one of unknown representation (UN) holds implicit little endian (PS3.5 6.2.2)."""
+    unknown = element.VR == "UN"
+    return convert_SQ(element.value or b"", unknown or element.is_implicit_VR, unknown or element.is_little_endian)
 
 
 def _file_meta(data: bytes, position: int, where: str) -> tuple[str, int]:

@@ -41,14 +41,14 @@ class Rescale:
         return min(ends), max(ends)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lut:
     """A Modality LUT or a VOI LUT (C.11.1.1.1, C.11.2.1.1)."""
 
     first: int
     """The input value that the first entry belongs to; lower inputs take it too, as higher ones take the last."""
     bits: int
-    entries: tuple[int, ...]
+    entries: NDArray[np.uint16]
 
     @property
     def top(self) -> int:
@@ -58,7 +58,7 @@ class Lut:
     def __call__(self, values: Values) -> Values:
         """Return the table's outputs, 0 to `top`, for input values; fractions go to the nearest entry, halves up."""
         index = np.clip(np.floor(values - self.first + 0.5), 0, len(self.entries) - 1).astype(np.int64)
-        return np.asarray(self.entries, np.float64)[index]
+        return self.entries.astype(np.float64)[index]
 
     def scale(self, stored_low: int, stored_high: int) -> tuple[float, float]:
         """Return 0 and `top`: the output range is the entries' bits, whatever the input."""
@@ -125,8 +125,8 @@ def apply(cells: NDArray[Any], bits: int, shift: int, *, bits_stored: int, signe
           chain: Chain) -> NDArray[np.uint16]:
     """Return the presentation values of `cells` (uint8 or uint16), whose value is in `bits` bits from bit `shift`.
 
-    `bits` is `bits_stored` for uncompressed data and the codestream's precision for compressed; `bits_stored` fixes
-    the range of a chain without VOI.
+    `bits` is `bits_stored`, or more where an unsigned codestream has more (scanners write 12 bits stored in 16-bit
+    codestreams); `bits_stored` fixes the range of a chain without VOI.
     """
     patterns = np.arange(1 << bits, dtype=np.int64)
     if signed:

@@ -31,7 +31,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write `rows` under a header of `columns`, lines ending in `\\n` on every machine."""
+    """Write `rows` under a header of `columns`, lines ending in a line feed on every machine."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -5,6 +5,8 @@
     ├── CorruptImageError          truncated, undecodable, or contradicting itself
     ├── NotAMammogramError         readable, but not one 2-D mammogram of one breast
     └── ImageTooLargeError         announces more than the limits allow; refused before anything is allocated
+
+Messages name the file (`<bytes>` for bytes), the attribute and the rule, and only attributes that identify nobody.
 """
 
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ class Limits:
                 raise ConfigError(f"Limits.{name}={getattr(self, name)} must be at least 1")
 
     def check_size(self, rows: int, columns: int, where: str) -> None:
-        """Raise where an image of `rows` x `columns` is empty (`CorruptImageError`) or too large (`ImageTooLargeError`)."""
+        """Raise `CorruptImageError` where an image has no pixel, `ImageTooLargeError` where it has too many."""
         if rows < 1 or columns < 1:
             raise CorruptImageError(f"{where}: size {rows} x {columns} (rows x columns): both must be at least 1")
         if max(rows, columns) > self.max_side or rows * columns > self.max_pixels:
@@ -57,3 +59,28 @@ class Limits:
         """Raise `ImageTooLargeError` where a file, or what it inflates to, has more than `max_bytes` bytes."""
         if count > self.max_bytes:
             raise ImageTooLargeError(f"{where}: {count} bytes are over the limit of {self.max_bytes}")
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """What the reader does where a file leaves a choice; whatever was chosen is in the facts."""
+
+    window_index: int = 0
+    """Which of several windows is used, counted from 0 (PS3.3 C.11.2.1.2: they are alternative views)."""
+    lut_index: int = 0
+    """Which of several VOI LUTs is used, counted from 0."""
+    prefer_lut: bool = True
+    """Whether a VOI LUT Sequence is used rather than a window where a file has both."""
+    threads: int = 1
+    """Threads of one decode (JPEG 2000 only; the others have one)."""
+    limits: Limits = Limits()
+    """How large an image may announce itself."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that select nothing."""
+        for name, least in (("window_index", 0), ("lut_index", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"ReadConfig.{name}={getattr(self, name)} must be at least {least}")
+
+
+DEFAULT_CONFIG = ReadConfig()

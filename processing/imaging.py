@@ -4,34 +4,42 @@ The only reader of DICOM, PGM and PNG in the project: training and serving both 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from processing import dicom_identity
+from processing.dicom import read_dicom
+from processing.dicom_tags import is_dicom
+from processing.errors import ImageError
 from processing.image_rules import (
+    DEFAULT_CONFIG,
     CorruptImageError,
     ImageTooLargeError,
     Limits,
     NotAMammogramError,
+    ReadConfig,
     UnsupportedImageError,
 )
+from processing.laterality import infer_laterality
 from processing.raster import PNG_SIGNATURE, read_pgm, read_png, write_png
 from processing.records import ImageRecord, Laterality, View
 
 __all__ = [
     "CorruptImageError",
+    "ImageError",
     "ImageTooLargeError",
     "Limits",
     "Mammogram",
     "NotAMammogramError",
+    "ReadConfig",
     "UnsupportedImageError",
+    "identity_fields",
     "read_mammogram",
     "write_png",
 ]
-
-Fact = str | int | float | bool
 
 
 @dataclass(frozen=True)
@@ -44,25 +52,38 @@ class Mammogram:
     view: View | None = None
     pixel_spacing_mm: float | None = None
     """Millimetres between the centres of neighbouring pixels."""
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-    """Where the values come from; an allow-list, so that nothing here identifies a patient."""
+    facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """How the values came about; an allow-list, so that nothing here identifies a patient."""
 
 
-def read_mammogram(source: Path | bytes, *, record: ImageRecord | None = None, limits: Limits = Limits()) -> Mammogram:
-    """Return the mammogram in a PGM or PNG file, or in the bytes of one.
+def read_mammogram(source: Path | bytes, *, record: ImageRecord | None = None,
+                   config: ReadConfig = DEFAULT_CONFIG) -> Mammogram:
+    """Return the mammogram in a DICOM, PGM or PNG file, or in the bytes of one.
 
-    `record` fills in laterality, view and spacing where the file says nothing of them. Raises the `ImageError`
-    subclasses of `processing.image_rules`; their messages name the file (`<bytes>` for bytes), the value and the rule.
+    `record` fills in laterality, view and spacing where the file says nothing of them; where both name a side or a view
+    and they differ, the file is refused. A side that neither gives is inferred from the image where that shows it
+    clearly, and `facts["laterality_inferred"]` is then true.
+
+    Raises `UnsupportedImageError`, `CorruptImageError`, `NotAMammogramError` or `ImageTooLargeError`; their one-line
+    messages name the file (`<bytes>` for bytes), the attribute, its value and the rule.
     """
-    where, data = _load(source, limits)
-    if data.startswith(PNG_SIGNATURE):
-        pixels, facts = read_png(data, where=where, limits=limits)
-    elif data[:1] == b"P" and data[1:2].isdigit():
-        pixels, facts = read_pgm(data, where=where, limits=limits)
-    else:
-        raise UnsupportedImageError(f"{where}: neither PGM nor PNG: the file starts with {data[:8].hex(' ')}")
-    return Mammogram(pixels, record.laterality if record else None, record.view if record else None,
-                     record.pixel_spacing_mm if record else None, facts)
+    where, data = _load(source, config.limits)
+    image = _decode(data, where, config)
+    return _infer_side(_merge(image, record, where) if record else image)
+
+
+def identity_fields(source: Path | bytes, *, patient_id: bool = False,
+                    config: ReadConfig = DEFAULT_CONFIG) -> tuple[str, ...]:
+    """Return the keywords of the attributes in a DICOM file that identify a person and are filled; never their values.
+
+    () for PGM and PNG, which carry none that this reader keeps. `PatientID` counts only where `patient_id` is true,
+    because collections keep a pseudonym there. The list is that of `processing.dicom_identity`. Raises as
+    `read_mammogram` does where the file's attributes cannot be read.
+    """
+    where, data = _load(source, config.limits)
+    if not is_dicom(data):
+        return ()
+    return dicom_identity.identity_fields(data, where=where, patient_id=patient_id, config=config)
 
 
 def _load(source: Path | bytes, limits: Limits) -> tuple[str, bytes]:
@@ -76,3 +97,40 @@ def _load(source: Path | bytes, limits: Limits) -> tuple[str, bytes]:
         return where, source.read_bytes()
     except OSError as error:
         raise CorruptImageError(f"{where}: cannot be read: {error.strerror}") from None
+
+
+def _decode(data: bytes, where: str, config: ReadConfig) -> Mammogram:
+    if is_dicom(data):
+        image = read_dicom(data, where=where, config=config)
+        return Mammogram(image.pixels, image.laterality, image.view, image.pixel_spacing_mm, image.facts)
+    if data.startswith(PNG_SIGNATURE):
+        pixels, facts = read_png(data, where=where, limits=config.limits)
+        return Mammogram(pixels, facts=facts)
+    if data[:1] == b"P" and data[1:2].isdigit():
+        pixels, facts = read_pgm(data, where=where, limits=config.limits)
+        return Mammogram(pixels, facts=facts)
+    raise UnsupportedImageError(f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:8].hex(' ')!r}")
+
+
+def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
+    """Return the image with what its record adds; the file and the record must not contradict each other."""
+    facts = dict(image.facts)
+    for name in ("laterality", "view"):
+        stated, known = getattr(image, name), getattr(record, name)
+        if stated and known and stated is not known:
+            raise CorruptImageError(f"{where}: {name} is {stated} in the file but {known} in its record; "
+                                    "they must agree")
+        if known and not stated:
+            facts[f"{name}_source"] = "record"
+    if image.pixel_spacing_mm is None and record.pixel_spacing_mm is not None:
+        facts["spacing_source"] = "record"
+    return replace(image, laterality=image.laterality or record.laterality, view=image.view or record.view,
+                   pixel_spacing_mm=image.pixel_spacing_mm or record.pixel_spacing_mm, facts=facts)
+
+
+def _infer_side(image: Mammogram) -> Mammogram:
+    """Return the image with its side, from the picture where nothing else gave it, and the fact of which it was."""
+    side = image.laterality or infer_laterality(image.pixels)
+    inferred = side is not None and image.laterality is None
+    facts = dict(image.facts) | {"laterality_inferred": inferred}
+    return replace(image, laterality=side, facts=facts | ({"laterality_source": "image"} if inferred else {}))

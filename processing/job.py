@@ -11,14 +11,14 @@ from processing.files import write_bytes
 from processing.paths import ContainerPaths
 
 REASON_LIMIT = 1024
-"""Characters of the reason that SageMaker keeps (DescribeTrainingJob `FailureReason`, DescribeProcessingJob `ExitMessage`)."""
+"""Characters of the reason that SageMaker keeps: `FailureReason` of a training job, `ExitMessage` of a processing one."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:
     """Run `main` on the command line's arguments and return the exit code: 0 done, 1 the user's error, 2 our fault.
 
     The reason of a failure is written to `/opt/ml/output/<reason_file>`: training jobs are read from `failure`,
-    processing jobs from `message`. Of a fault only its type is written, for its text could hold what identifies a patient.
+    processing jobs from `message`. Of a fault only its type is written, for its text could identify a patient.
     """
     try:
         main(sys.argv[1:])

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from processing.errors import LabelError
 from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, View
@@ -34,6 +35,15 @@ _SEVERITIES = {"B": Label.BENIGN, "M": Label.MALIGNANT}
 _ROW = re.compile(r"^mdb\d+\b")
 
 
+class _Row(NamedTuple):
+    """One row of the table: a film has one for each finding."""
+
+    density: str
+    finding: str
+    label: Label
+    lesion: Lesion | None
+
+
 def read_labels(path: Path) -> list[ImageRecord]:
     """Return one record per film of an `Info.txt`, sorted by film, its class that of its worst finding.
 
@@ -44,31 +54,33 @@ def read_labels(path: Path) -> list[ImageRecord]:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: the MIAS label table must be a readable ASCII file: {error}") from None
-    rows: dict[str, list[tuple[str, str, Label, Lesion | None]]] = {}
+    rows: dict[str, list[_Row]] = {}
     for number, line in enumerate(lines, 1):
         if _ROW.match(line):
-            film, *row = _parse(line.split(), f"{path}, line {number}")
-            rows.setdefault(film, []).append((row[0], row[1], row[2], row[3]))
+            film, row = _parse(line.split(), f"{path}, line {number}")
+            rows.setdefault(film, []).append(row)
     if not rows:
         raise LabelError(f"{path}: no row `mdbNNN density class ...` found; this is not a MIAS label table")
     return [_record(film, rows[film]) for film in sorted(rows)]
 
 
-def _parse(words: list[str], where: str) -> tuple[str, str, str, Label, Lesion | None]:
+def _parse(words: list[str], where: str) -> tuple[str, _Row]:
     film, density, finding = (words + ["", ""])[:3]
     if not re.fullmatch(r"mdb\d{3}", film):
         raise LabelError(f"{where}: film {film!r} must be mdb and three digits")
     if density not in _DENSITIES:
         raise LabelError(f"{where}: density {density!r} must be one of {', '.join(_DENSITIES)}")
     if finding == "NORM" and len(words) == 3:
-        return film, density, finding, Label.NORMAL, None
+        return film, _Row(density, finding, Label.NORMAL, None)
     if finding not in _FINDINGS:
-        raise LabelError(f"{where}: class {finding!r} must be one of {', '.join(_FINDINGS)}, or NORM with nothing after it")
+        raise LabelError(
+            f"{where}: class {finding!r} must be one of {', '.join(_FINDINGS)}, or NORM with nothing after it"
+        )
     severity = words[3] if len(words) > 3 else ""
     if severity not in _SEVERITIES:
         raise LabelError(f"{where}: severity {severity!r} must be B or M")
     label = _SEVERITIES[severity]
-    return film, density, finding, label, _lesion(words[4:], label, finding, where)
+    return film, _Row(density, finding, label, _lesion(words[4:], label, finding, where))
 
 
 def _lesion(words: list[str], label: Label, finding: str, where: str) -> Lesion | None:
@@ -79,24 +91,26 @@ def _lesion(words: list[str], label: Label, finding: str, where: str) -> Lesion 
     except ValueError:
         raise LabelError(f"{where}: {' '.join(words)!r} must be x, y and radius in whole pixels") from None
     if not (0 <= x < FILM_SIZE and 0 <= y < FILM_SIZE and 0 < radius < FILM_SIZE):
-        raise LabelError(f"{where}: x {x}, y {y}, radius {radius} must lie in a film of {FILM_SIZE} x {FILM_SIZE} pixels")
+        raise LabelError(
+            f"{where}: x {x}, y {y}, radius {radius} must lie in a film of {FILM_SIZE} x {FILM_SIZE} pixels"
+        )
     return Lesion(x, FILM_SIZE - 1 - y, radius, label, finding)
 
 
-def _record(film: str, rows: list[tuple[str, str, Label, Lesion | None]]) -> ImageRecord:
+def _record(film: str, rows: list[_Row]) -> ImageRecord:
     number = int(film[3:])
-    worst = max(rows, key=lambda row: row[2].rank)
+    worst = max(rows, key=lambda row: row.label.rank)
     return ImageRecord(
         image_id=film,
         patient_id=f"mias{(number + 1) // 2:03d}",
         dataset=Dataset.MIAS,
         laterality=Laterality.LEFT if number % 2 == 0 else Laterality.RIGHT,
         view=View.MLO,
-        label=worst[2],
+        label=worst.label,
         path=f"{film}.pgm",
-        density=worst[0],
-        finding=worst[1],
-        lesions=tuple(lesion for *_, lesion in rows if lesion is not None),
+        density=worst.density,
+        finding=worst.finding,
+        lesions=tuple(row.lesion for row in rows if row.lesion is not None),
         pixel_spacing_mm=PIXEL_SPACING_MM,
     )
 
@@ -126,23 +140,32 @@ def check_release(folder: Path) -> list[ImageRecord]:
 def _check_films(folder: Path, records: Iterable[ImageRecord]) -> None:
     expected = {record.path for record in records}
     found = {path.name for path in folder.glob("*.pgm")}
-    for difference, rule in ((expected - found, "has a row in Info.txt but no film"),
-                             (found - expected, "is a film without a row in Info.txt")):
+    for difference, rule in (
+        (expected - found, "has a row in Info.txt but no film"),
+        (found - expected, "is a film without a row in Info.txt"),
+    ):
         if difference:
-            raise LabelError(f"{folder}: {sorted(difference)[0]} {rule} ({len(difference)} such); each film has its row")
+            raise LabelError(
+                f"{folder}: {sorted(difference)[0]} {rule} ({len(difference)} such); each film has its row"
+            )
 
 
 def _check_table(table: Path, records: list[ImageRecord]) -> None:
     counts = Counter(record.label for record in records)
     if counts != RELEASE_COUNTS:
-        difference = ", ".join(f"{counts[label]} {label} films instead of {count}" for label, count in RELEASE_COUNTS.items()
-                               if counts[label] != count)
+        difference = ", ".join(
+            f"{counts[label]} {label} films instead of {count}"
+            for label, count in RELEASE_COUNTS.items()
+            if counts[label] != count
+        )
     elif (digest := _table_digest(table)) != RELEASE_DIGEST:
         difference = f"the SHA-256 of its rows is {digest} instead of {RELEASE_DIGEST}"
     else:
         return
-    raise LabelError(f"{table}: not the label table of mini-MIAS as released ({RELEASE_FILMS} films): {difference}; "
-                     f"stage the original all-mias.tar.gz")
+    raise LabelError(
+        f"{table}: not the label table of mini-MIAS as released ({RELEASE_FILMS} films): {difference}; "
+        f"stage the original all-mias.tar.gz"
+    )
 
 
 def _table_digest(table: Path) -> str:

@@ -1,4 +1,4 @@
-"""Work on many images with one process per core, in bounded memory, losing no more than the image that kills its worker."""
+"""Work on many images with one process per core, in bounded memory, losing only an image that kills its worker."""
 
 import multiprocessing
 import sys
@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -37,8 +37,8 @@ def map_images(
 ) -> Iterator[tuple[Item, Result | Refused]]:
     """Yield each item with the result of `function`, or `Refused` where it raised an `ImageError` or killed its worker.
 
-    The order is that of completion. `function` must be importable by name. Progress (images a second, time left, refused
-    so far) goes to standard error: a bar on a terminal, a line every ten seconds elsewhere.
+    The order is that of completion. `function` must be importable by name. Progress (images a second, time left,
+    refused so far) goes to standard error: a bar on a terminal, a line every ten seconds elsewhere.
     """
     workers = max(1, min(workers or cores(), total))
     refused = 0
@@ -83,7 +83,8 @@ def _until_a_worker_dies(
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 if isinstance(future.exception(), BrokenProcessPool):
                     return (yield from _drain(pending))
-                yield pending.pop(future), _result(future)
+                item = pending.pop(future)
+                yield item, _result(future)
 
 
 def _drain(pending: dict[Future[Result], Item]) -> Generator[tuple[Item, Result | Refused], None, list[Item]]:
@@ -98,7 +99,7 @@ def _drain(pending: dict[Future[Result], Item]) -> Generator[tuple[Item, Result 
     return unfinished
 
 
-def _result(future: Future[Result]) -> Result | Refused:
+def _result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except ImageError as error:

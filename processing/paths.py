@@ -67,7 +67,10 @@ class ContainerPaths:
 
     def hosts(self) -> tuple[str, list[str]]:
         """Return this host's name and the names of all hosts of the job; one `algo-1` where nothing says otherwise."""
-        for path in (self.base / "config" / "resourceconfig.json", self.base / "input" / "config" / "resourceconfig.json"):
+        for path in (
+            self.base / "config" / "resourceconfig.json",
+            self.base / "input" / "config" / "resourceconfig.json",
+        ):
             if path.is_file():
                 config = json.loads(path.read_text(encoding="utf-8"))
                 return str(config["current_host"]), sorted(map(str, config["hosts"]))

@@ -1,4 +1,4 @@
-"""The pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall, with a near-straight edge.
+"""The pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall, its edge near-straight.
 
 First the best straight edge is sought among all lines that cut off the corner, then a shortest path through the
 gradient around that line follows the muscle's real, slightly curved border. Weak evidence means no muscle: cutting into
@@ -80,10 +80,10 @@ def _in_corner(grey: Grey, mask: Mask, certain: bool) -> Pectoral | None:
     """Seek the muscle at the upper left of a breast that fills the frame."""
     scale = min(1.0, SEARCH_SIZE / max(mask.shape))
     size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    inside = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    smooth = cv2.GaussianBlur(small, (0, 0), 1.0)
-    for line in _lines(cv2.GaussianBlur(small, (0, 0), 1.5), inside)[:CANDIDATES]:
+    small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.float32)
+    inside = np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    smooth = _blurred(small, 1.0)
+    for line in _lines(_blurred(small, 1.5), inside)[:CANDIDATES]:
         edge = _follow(smooth, inside, line)
         evidence = _evidence(small, inside, edge)
         if evidence.enough(1.0 if certain else 1.5):
@@ -98,14 +98,18 @@ def _left_of(edge: NDArray[np.float64], size: tuple[int, int], shape: tuple[int,
     return np.asarray(np.arange(shape[1])[None, :] <= limit[:, None])
 
 
+def _blurred(grey: Grey, sigma: float) -> Grey:
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.float32)
+
+
 def _falls(grey: Grey) -> tuple[Grey, Grey]:
     """Return how much darker it gets per pixel to the right and downwards."""
-    right, down = (-cv2.Sobel(grey, cv2.CV_32F, *axes, scale=0.125) for axes in ((1, 0), (0, 1)))
-    return right, down
+    right = -np.asarray(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=0.125), np.float32)
+    return right, -np.asarray(cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=0.125), np.float32)
 
 
 def _interior(inside: NDArray[np.uint8], depth: int) -> Grey:
-    """Return 1 where there is breast `depth` pixels to the right and below: not at the skin, whose edge is strongest."""
+    """Return 1 where there is breast `depth` pixels to the right and below: not at the skin, the strongest edge."""
     result = np.zeros(inside.shape, np.float32)
     result[:-depth, :-depth] = inside[depth:, depth:] & inside[:-depth, depth:] & inside[:-depth, :-depth]
     return result
@@ -117,8 +121,8 @@ def _lines(grey: Grey, inside: NDArray[np.uint8]) -> list[_Line]:
     first, tops = round(0.08 * width), np.arange(round(0.08 * width), round(1.6 * width))
     area = inside.cumsum(axis=1, dtype=np.float32) / max(int(inside.sum()), 1)
     layers = cv2.merge([*_falls(grey), _interior(inside, 8)])
-    layers = cv2.copyMakeBorder(layers, 0, 0, 0, width, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
-    area = cv2.copyMakeBorder(area, 0, 0, 0, width, cv2.BORDER_REPLICATE)
+    layers = np.pad(layers, ((0, 0), (0, width), (0, 0)))
+    area = np.pad(area, ((0, 0), (0, width)), mode="edge")
     found = []
     for angle in ANGLES:
         slope = float(np.tan(angle))
@@ -141,7 +145,7 @@ def _follow(grey: Grey, inside: NDArray[np.uint8], line: _Line, reach: int = 5) 
 
     Below the row where the path leaves the breast at the chest wall there is no muscle: -1.
     """
-    rows = np.arange(grey.shape[0])
+    rows = np.arange(min(grey.shape[0], int((line.top + reach) / line.slope) + 2))
     straight = line.top - line.slope * rows
     offsets = np.arange(-reach, reach + 1)
     x = np.rint(straight[:, None] + offsets).astype(np.intp)
@@ -149,12 +153,12 @@ def _follow(grey: Grey, inside: NDArray[np.uint8], line: _Line, reach: int = 5) 
     x = np.clip(x, 0, grey.shape[1] - 1)
     right, down = _falls(grey)
     step = ((right + line.slope * down) * _interior(inside, 4) / np.hypot(1, line.slope))[rows[:, None], x]
-    gain = np.where(on, np.clip(step, -STEEPEST, 1.5 * STEEPEST), 0) - 0.0004 * offsets**2
-    edge = straight + cv2.GaussianBlur(offsets[_path(gain)].astype(np.float64)[:, None], (1, 13), 3.0)[:, 0]
-    gone = np.flatnonzero(edge < 0)
-    if gone.size:
-        edge[gone[0]:] = -1
-    return np.asarray(edge, np.float64)
+    gain = np.where(on, step / (1 + np.abs(step) / STEEPEST), 0) - 0.0004 * offsets**2
+    path = offsets[_path(gain)].astype(np.float64)[:, None]
+    edge = np.full(grey.shape[0], -1.0)
+    edge[:rows.size] = straight + cv2.GaussianBlur(path, (1, 13), 3.0)[:, 0]
+    edge[int(np.flatnonzero(np.append(edge, -1.0) < 0)[0]):] = -1
+    return edge
 
 
 def _path(gain: NDArray[np.floating]) -> NDArray[np.intp]:
@@ -192,6 +196,6 @@ def _evidence(grey: Grey, inside: NDArray[np.uint8], edge: NDArray[np.float64]) 
     dark = np.mean([grey[rows, columns + k] for k in (2, 3, 4)], axis=0)
     across = np.arange(width)[None, :] - edge[:, None]
     muscle = (across <= -1) & (inside > 0)
-    beside = (across > 1) & (across <= 0.25 * width) & (inside > 0) & muscle.any(axis=1)[:, None]
+    beside = (across > 1) & (across <= 0.25 * width) & (inside > 0) & muscle.any(axis=1, keepdims=True)
     excess = float(np.median(grey[muscle]) - np.median(grey[beside])) if muscle.any() and beside.any() else 0.0
     return _Evidence(float((bright - dark).mean()), float((bright > dark).mean()), excess)

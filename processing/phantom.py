@@ -3,6 +3,7 @@
     make_film          one film with its truth (`processing.phantom_film`)
     mias_films         the films of a synthetic MIAS tree, with their truth
     write_mias_tree    the same films as `mdb001.pgm` ... and `Info.txt`
+    write_rsna_tree    exams of several DICOM views as `train.csv` and `train_images/` (`processing.phantom_rsna`)
 
 Nothing here is a patient's: the films serve to try and to test every stage.
 """
@@ -15,16 +16,13 @@ import numpy as np
 
 from processing.errors import ConfigError
 from processing.files import write_bytes
-from processing.phantom_film import Density, Film, make_film
+from processing.mias import FILM_SIZE, LABEL_TABLE, PHANTOM_NOTICE
+from processing.phantom_anatomy import Density
+from processing.phantom_film import Film, make_film
 from processing.records import Label, Laterality
 
-__all__ = ["PHANTOM_NOTICE", "Density", "Film", "make_film", "mias_films", "write_mias_tree"]
+__all__ = ["PHANTOM_NOTICE", "Density", "Film", "make_film", "mias_films", "write_mias_tree", "write_rsna_tree"]
 
-PHANTOM_NOTICE = "SYNTHETIC FILMS MADE BY MAMMOPIPE: no patient, no film of the MIAS database"
-"""The first line of a synthetic `Info.txt`, by which readers recognise it."""
-
-MIAS_SIZE = 1024
-"""Rows and columns of every MIAS film."""
 _MOST_FILMS = 998
 """The last even number of three digits, which is what MIAS reference numbers have."""
 _SCATTERED_FROM = 50
@@ -100,9 +98,17 @@ def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0) -> None:
     rows = []
     for name, film in mias_films(films, seed):
         grey = (film.pixels // 257).astype(np.uint8)
-        write_bytes(folder / f"{name}.pgm", b"P5\n%d %d\n255\n" % (MIAS_SIZE, MIAS_SIZE) + grey.tobytes())
+        write_bytes(folder / f"{name}.pgm", b"P5\n%d %d\n255\n" % (FILM_SIZE, FILM_SIZE) + grey.tobytes())
         rows += _table_rows(name, film)
-    write_bytes(folder / "Info.txt", (_HEADER + "\n".join(rows) + "\n\n" + "=" * 65 + "\n").encode("ascii"))
+    write_bytes(folder / LABEL_TABLE, (_HEADER + "\n".join(rows) + "\n\n" + "=" * 65 + "\n").encode("ascii"))
+
+
+def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: int | None = 700) -> None:
+    """Write `train.csv` and `train_images/PATIENT/IMAGE.dcm` into `folder`; see `processing.phantom_rsna`."""
+    # Imported here so that synthetic MIAS films need neither pydicom nor a JPEG 2000 encoder.
+    from processing import phantom_rsna
+
+    phantom_rsna.write_rsna_tree(folder, patients=patients, seed=seed, height=height)
 
 
 def _plan(number: int) -> _Plan:
@@ -120,7 +126,7 @@ def _mias_film(number: int, seed: int, plan: _Plan) -> tuple[str, Film]:
     film_seed, patient_seed = (_mix(seed, kind, value) for kind, value in ((0, number), (1, (number - 1) // 2)))
     film = make_film(
         film_seed, label=plan.label, laterality=Laterality.RIGHT if number % 2 else Laterality.LEFT,
-        height=MIAS_SIZE, width=MIAS_SIZE, lesions=plan.lesions, scattered=plan.scattered, patient_seed=patient_seed,
+        height=FILM_SIZE, width=FILM_SIZE, lesions=plan.lesions, scattered=plan.scattered, patient_seed=patient_seed,
     )
     return f"mdb{number:03d}", film
 
@@ -137,7 +143,7 @@ def _table_rows(name: str, film: Film) -> list[str]:
         return [f"{name} {film.density} CALC {_severity(film.label)} *NOTE 3*"]
     return [
         f"{name} {film.density} {lesion.finding} {_severity(lesion.label)} "
-        f"{lesion.x:.0f} {MIAS_SIZE - 1 - lesion.y:.0f} {lesion.radius:.0f}"
+        f"{lesion.x:.0f} {FILM_SIZE - 1 - lesion.y:.0f} {lesion.radius:.0f}"
         for lesion in film.lesions
     ]
 

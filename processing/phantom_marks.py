@@ -73,7 +73,7 @@ def _circumscribed(radius: float, rng: np.random.Generator) -> Grey:
     outline = 0.93 * (1 - 0.07 * (1 + np.cos(2 * (angle - rng.uniform(0, np.pi)))) * rng.uniform(0, 1))
     inside = np.maximum(1 - (distance / outline) ** 2, 0) ** 0.5
     halo = np.exp(-(((distance / outline - 1.08) / 0.06) ** 2))
-    return np.asarray(rng.uniform(0.15, 0.26) * inside - 0.02 * halo, np.float32)
+    return _within(distance, rng.uniform(0.15, 0.26) * inside - 0.02 * halo)
 
 
 def _spiculated(radius: float, rng: np.random.Generator) -> Grey:
@@ -91,7 +91,12 @@ def _spiculated(radius: float, rng: np.random.Generator) -> Grey:
                       int(rng.integers(3, 7)), cv2.LINE_AA)
     spicules = cv2.resize(strokes, distance.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     spicules *= np.clip(1.25 - distance, 0, 1)
-    return np.asarray(rng.uniform(0.24, 0.42) * np.maximum(core, 0.66 * spicules), np.float32)
+    return _within(distance, rng.uniform(0.24, 0.42) * np.maximum(core, 0.66 * spicules))
+
+
+def _within(distance: Grey, lift: Grey) -> Grey:
+    """Return the lift without the faint tail that would reach beyond 1.25 radii."""
+    return np.asarray(lift * np.clip(5 * (1.25 - distance), 0, 1), np.float32)
 
 
 def scatter_calcifications(place: Mask, depth: Grey, rng: np.random.Generator) -> Grey:
@@ -116,7 +121,7 @@ def draw_marks(
     chances = rng.random(4)
     keep_off = cv2.dilate(breast.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=6) > 0
     if not film_edges:
-        _burnt_in(marks, keep_off, f"{laterality}{view}")
+        _burnt_in(marks, keep_off, laterality, view)
         return marks
     if chances[0] < 0.75:
         _sticker(marks, keep_off, rng, f"{laterality}", f"{view}"[:2])
@@ -203,9 +208,12 @@ def _border(marks: Marks, rng: np.random.Generator) -> None:
     marks.grey[:, -width:], marks.mask[:, -width:] = rng.uniform(0.5, 0.95), True
 
 
-def _burnt_in(marks: Marks, keep_off: Mask, text: str) -> None:
+def _burnt_in(marks: Marks, keep_off: Mask, laterality: Laterality, view: View) -> None:
     """Write the label that a digital machine writes into the picture: side and view at the outer upper corner."""
     rows, columns = marks.mask.shape
-    letters = _text(text, 0.035 * rows) / np.float32(255)
+    letters = _text(f"{laterality}-{view}", 0.030 * rows) / np.float32(255)
+    if laterality is Laterality.RIGHT:
+        # The film of a right breast is turned over after drawing; this text must read from the left all the same.
+        letters = letters[:, ::-1]
     _stamp(marks, keep_off, np.asarray(letters, np.float32), letters > 0.2, columns - letters.shape[1] - rows // 40,
            rows // 30)

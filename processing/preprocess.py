@@ -42,8 +42,10 @@ class PreprocessConfig:
         if self.max_height < self.height:
             raise ConfigError(f"max_height={self.max_height} must be at least height={self.height}")
         if not 0 <= self.low_percentile < self.high_percentile <= 100:
-            raise ConfigError(f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}, "
-                              f"both between 0 and 100")
+            raise ConfigError(
+                f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}, "
+                f"both between 0 and 100"
+            )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PreprocessConfig":
@@ -135,8 +137,9 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
     pixels = reduce_height(mammogram.pixels, config.max_height)
     region = segment_breast(pixels, laterality=mammogram.laterality, view=mammogram.view)
     tissue = region.mask & ~region.pectoral if config.remove_pectoral else region.mask
-    geometry, box = _fit(tissue, region.chest_side, pixels.shape[0] / mammogram.pixels.shape[0],
-                         mammogram.pixels.shape[1], config)
+    geometry, box = _fit(
+        tissue, region.chest_side, pixels.shape[0] / mammogram.pixels.shape[0], mammogram.pixels.shape[1], config
+    )
     inside = _place(np.where(tissue, pixels, np.uint16(0)), box, region.chest_side, config)
     weight = _place(tissue.astype(np.uint8) * np.uint8(255), box, region.chest_side, config)
     return Preprocessed(
@@ -159,8 +162,9 @@ class _Box:
     top: int
 
 
-def _fit(tissue: NDArray[np.bool_], chest_side: Side, reduction: float, columns: int,
-         config: PreprocessConfig) -> tuple[Geometry, _Box]:
+def _fit(
+    tissue: NDArray[np.bool_], chest_side: Side, reduction: float, columns: int, config: PreprocessConfig
+) -> tuple[Geometry, _Box]:
     ys, xs = np.flatnonzero(tissue.any(axis=1)), np.flatnonzero(tissue.any(axis=0))
     y0, y1, x0, x1 = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
     scale = min(config.height / (y1 - y0), config.width / (x1 - x0))

@@ -32,7 +32,8 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     `CorruptImageError` (header, maxval, missing samples) and `ImageTooLargeError`.
     """
     if data[:2] != b"P5":
-        raise UnsupportedImageError(f"{where}: Netpbm magic {data[:2].decode('ascii', 'replace')!r}; only binary PGM (P5) is read")
+        raise UnsupportedImageError(f"{where}: Netpbm magic {data[:2].decode('ascii', 'replace')!r}; "
+                                    "only binary PGM (P5) is read")
     columns, rows, maxval, start = _pgm_header(data, where)
     limits.check_size(rows, columns, where)
     if not 1 <= maxval <= FULL_SCALE:
@@ -67,7 +68,7 @@ def _to_full_scale(samples: NDArray[Any], maxval: int) -> NDArray[np.uint16]:
     if maxval == FULL_SCALE:
         return samples.astype(np.uint16)
     table = (np.arange(maxval + 1, dtype=np.uint64) * FULL_SCALE * 2 + maxval) // (2 * maxval)
-    return table.astype(np.uint16)[samples]
+    return np.asarray(table.astype(np.uint16)[samples])
 
 
 def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any]]:
@@ -89,8 +90,8 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     except cv2.error:
         image = None
     if image is None or image.shape != (rows, columns) or image.dtype != (np.uint16 if depth == 16 else np.uint8):
-        raise CorruptImageError(f"{where}: the PNG's pixel data cannot be decoded to {rows} x {columns} of {depth} bits")
-    pixels = _to_full_scale(image, 255) if depth == 8 else np.ascontiguousarray(image, np.uint16)
+        raise CorruptImageError(f"{where}: the PNG's data cannot be decoded to {rows} x {columns} of {depth} bits")
+    pixels = _to_full_scale(image, 255) if depth == 8 else np.ascontiguousarray(image, dtype=np.uint16)
     return pixels, {"format": "PNG", "bits_stored": depth}
 
 
@@ -110,7 +111,8 @@ def _check_png_chunks(data: bytes, where: str) -> None:
             raise CorruptImageError(f"{where}: PNG ends at byte {len(data)} without an IEND chunk")
         length, name = struct.unpack_from(">I4s", data, position)
         if position + 12 + length > len(data):
-            raise CorruptImageError(f"{where}: PNG chunk {name!r} announces {length} bytes, {len(data) - position - 12} are there")
+            raise CorruptImageError(f"{where}: PNG chunk {name!r} announces {length} bytes, "
+                                    f"{len(data) - position - 12} are there")
         body = memoryview(data)[position + 4 : position + 8 + length]
         if zlib.crc32(body) != int.from_bytes(data[position + 8 + length : position + 12 + length]):
             raise CorruptImageError(f"{where}: PNG chunk {name!r} has a wrong checksum")

@@ -81,8 +81,13 @@ class Lesion:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the circle as JSON values."""
-        return {"x": round(self.x, 3), "y": round(self.y, 3), "radius": round(self.radius, 3),
-                "label": str(self.label), "finding": self.finding}
+        return {
+            "x": round(self.x, 3),
+            "y": round(self.y, 3),
+            "radius": round(self.radius, 3),
+            "label": str(self.label),
+            "finding": self.finding,
+        }
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,10 @@ def from_row(row: Mapping[str, str], where: str) -> ImageRecord:
     """Return the record in one CSV row; `where` names file and line in a `ManifestError`."""
     if set(row) != set(COLUMNS) or None in row.values():
         unknown, missing = set(row) - set(COLUMNS), set(COLUMNS) - set(row)
-        raise ManifestError(f"{where}: columns must be those of the manifest: "
-                            f"unknown {sorted(map(str, unknown))}, missing {sorted(missing)}")
+        raise ManifestError(
+            f"{where}: columns must be those of the manifest: "
+            f"unknown {sorted(map(str, unknown))}, missing {sorted(missing)}"
+        )
     name = "row"
     try:
         values: dict[str, Any] = {}
@@ -158,8 +165,10 @@ def _finite(text: str) -> float | None:
 
 
 def _lesions(text: str) -> tuple[Lesion, ...]:
-    return tuple(Lesion(float(item["x"]), float(item["y"]), float(item["radius"]), Label(item["label"]),
-                        str(item["finding"])) for item in json.loads(text or "[]"))
+    return tuple(
+        Lesion(float(item["x"]), float(item["y"]), float(item["radius"]), Label(item["label"]), str(item["finding"]))
+        for item in json.loads(text or "[]")
+    )
 
 
 _READERS: dict[str, Any] = {

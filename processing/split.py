@@ -5,7 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from processing.errors import ConfigError
+from processing.leakage import Finding, LeakageReport, audit_leakage
 from processing.records import ImageRecord, Label, Split
+
+__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_splits", "audit_leakage"]
+
+Place = tuple[Split, int | None]
+"""A patient's split, and fold when it is not the test."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class SplitConfig:
         if self.folds < 2:
             raise ConfigError(f"folds={self.folds} must be at least 2: one validates, the others train")
         if not 0 <= self.validation_fold < self.folds:
-            raise ConfigError(f"validation_fold={self.validation_fold} must be one of 0 to {self.folds - 1} (folds={self.folds})")
+            raise ConfigError(
+                f"validation_fold={self.validation_fold} must be one of 0 to {self.folds - 1} (folds={self.folds})"
+            )
 
 
 def assign_splits(records: Iterable[ImageRecord], config: SplitConfig | None = None) -> list[ImageRecord]:
@@ -39,7 +47,7 @@ def assign_splits(records: Iterable[ImageRecord], config: SplitConfig | None = N
     config = config or SplitConfig()
     records = list(records)
     places = _places(_worst_labels(records), config)
-    return [replace(record, **places[_patient(record)]) for record in records]
+    return [replace(record, split=places[_patient(record)][0], fold=places[_patient(record)][1]) for record in records]
 
 
 def _patient(record: ImageRecord) -> tuple[str, str]:
@@ -54,23 +62,24 @@ def _worst_labels(records: Sequence[ImageRecord]) -> dict[tuple[str, str], Label
     return worst
 
 
-def _places(worst: dict[tuple[str, str], Label], config: SplitConfig) -> dict[tuple[str, str], dict[str, Split | int | None]]:
-    places: dict[tuple[str, str], dict[str, Split | int | None]] = {}
+def _places(worst: dict[tuple[str, str], Label], config: SplitConfig) -> dict[tuple[str, str], Place]:
+    places: dict[tuple[str, str], Place] = {}
     dealt = 0
     for label in Label:
-        patients = sorted((patient for patient, worst_label in worst.items() if worst_label is label),
-                          key=lambda patient: _order(patient, config.seed))
+        patients = sorted(
+            (patient for patient, worst_label in worst.items() if worst_label is label),
+            key=lambda patient: _order(patient, config.seed),
+        )
         tested = round(len(patients) * config.test_fraction)
         if patients and not tested and len(patients) > config.folds:
             tested = 1
         for patient in patients[:tested]:
-            places[patient] = {"split": Split.TEST, "fold": None}
+            places[patient] = (Split.TEST, None)
         for patient in patients[tested:]:
             fold = dealt % config.folds
             # One deal over all strata, so that the folds' sizes differ by one patient at the most.
             dealt += 1
-            split = Split.VALIDATION if fold == config.validation_fold else Split.TRAIN
-            places[patient] = {"split": split, "fold": fold}
+            places[patient] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
     return places
 
 

@@ -1,8 +1,8 @@
 """The evaluation job: all candidates, measured, calibrated and compared; the best one made ready to serve.
 
-Reads the processing inputs `data` (what Segment left) and `models` (`<cnn>/model.tar.gz`); writes the processing outputs
-`evaluation` (`evaluation.json`, `report.html`) and `model` (`model.tar.gz`). A leak does not stop it: the verdict goes into
-`evaluation.json`, where the pipeline's gate reads it.
+Reads the processing inputs `data` (what Segment left) and `models` (`<cnn>/model.tar.gz`); writes the processing
+outputs `evaluation` (`evaluation.json`, `report.html`) and `model` (`model.tar.gz`). A leak does not stop it: the
+verdict goes into `evaluation.json`, where the pipeline's gate reads it.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from processing.errors import ConfigError
+from processing.errors import ConfigError, ManifestError
 from processing.files import write_bytes, write_json
 from processing.job import run
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Split
 from processing.split import audit_leakage
 from training import artifact
 from training.artifact import LoadedModel
@@ -31,7 +31,7 @@ from training.calibration import Calibration, malignancy
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
 from training.metrics import sensitivity_at, specificity_at
-from training.predictions import Predictions, TestPredictions, ValidationPredictions, predict_split
+from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, predict_split
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
 from training.selection import RULE, Choice, choose
@@ -70,7 +70,7 @@ class EvaluationConfig:
             raise ConfigError(f"seed={self.seed} must not be below 0")
 
     def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
-        """Return the draws of patients that all intervals of a split share, so that candidates are compared on the same."""
+        """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""
         return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)
 
 
@@ -92,27 +92,27 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig) -> dict[str, Any]:
-    """Return `evaluation.json`: leakage, every candidate on validation and test, the baseline, the choice and its rule.
+    """Return `evaluation.json`: leakage, every candidate on validation and test, the baseline, the choice.
 
-    The test films are opened after the choice is made. Raises `ManifestError` for a validation split that lacks a class.
+    The test films are opened after the choice is made. Raises `ManifestError` where validation lacks a class.
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
-    shape = (data.preprocess.height, data.preprocess.width)
     leakage = audit_leakage(list(data.records), data.folder)
     print(f"leakage audit: {leakage.verdict}", flush=True)
 
-    validation = predict_split(ValidationPredictions, models, rows[Split.VALIDATION], data.films(Split.VALIDATION), shape=shape)
+    validation = _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
     choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION])
-    test = predict_split(TestPredictions, models, rows[Split.TEST], data.films(Split.TEST), shape=shape)
+    test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
-    candidates = {name: _candidate(models[name], choice, name, test[name], draws[Split.TEST]) for name in sorted(models)}
+    candidates = {name: _candidate(models[name], choice, name, test[name], draws[Split.TEST])
+                  for name in sorted(models)}
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
         "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
-        "dataset": data.dataset, "classes": list(CLASSES), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
-        "counts": data.counts(), "stage": dict(data.stage), "leakage": leakage.as_dict(),
+        "dataset": data.dataset, "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
+        "bootstrap": {"resamples": config.bootstrap, "seed": config.seed}, "leakage": leakage.as_dict(),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
         "selected": _selected(candidates[choice.selected], choice, chosen, draws),
@@ -121,7 +121,14 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     }
 
 
-def _candidate(model: LoadedModel, choice: Choice, name: str, test: TestPredictions, draws: Resamples) -> dict[str, Any]:
+def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData,
+             records: Sequence[ImageRecord]) -> dict[str, Kind]:
+    shape = (data.preprocess.height, data.preprocess.width)
+    return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+
+
+def _candidate(model: LoadedModel, choice: Choice, name: str, test: TestPredictions,
+               draws: Resamples) -> dict[str, Any]:
     training, judged = model.description["training"], choice.candidates[name]
     probabilities = test.probabilities(judged.calibration.temperature)
     return {
@@ -161,7 +168,7 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]],
     counts = data.counts()[Split.TRAIN]
     frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
     if not frequencies.any():
-        raise ConfigError(f"{data.folder}: split=train has no original image; the majority baseline is that of training")
+        raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
     figures: dict[str, Any] = {"class": CLASSES[int(frequencies.argmax())]}
     for split, records in rows.items():
         labels = np.array([record.label.rank for record in records], np.int64)

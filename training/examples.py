@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import torch
 
 from processing.records import ImageRecord, Label, Split
 from training.artifact import LoadedModel
+from training.bootstrap import Floats, Integers
 from training.dataset import FilmDataset
 from training.evaluation_data import SegmentedData
 from training.gradcam import heatmap
@@ -46,9 +48,9 @@ class Picture:
 
 def pick_examples(chosen: Mapping[Split, Predictions], temperature: float,
                   classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return, of test and of validation and for each class, the film most surely called right and the one most surely wrong.
+    """Return, of each class in test and in validation, the film most surely called right and the one most surely wrong.
 
-    Each as {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated}}.
+    As {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated}}.
     """
     examples = []
     for split in (Split.TEST, Split.VALIDATION):
@@ -62,13 +64,13 @@ def pick_examples(chosen: Mapping[Split, Predictions], temperature: float,
     return examples
 
 
-def _surest(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], rank: int, correct: bool) -> int | None:
+def _surest(labels: Integers, probabilities: Floats, rank: int, correct: bool) -> int | None:
     right = probabilities.argmax(axis=1) == labels
     eligible = np.flatnonzero((labels == rank) & (right == correct))
     return int(eligible[probabilities[eligible].max(axis=1).argmax()]) if len(eligible) else None
 
 
-def _example(split: Split, predictions: Predictions, probabilities: npt.NDArray[np.float64], index: int,
+def _example(split: Split, predictions: Predictions, probabilities: Floats, index: int,
              classes: Sequence[str]) -> dict[str, Any]:
     truth, predicted = int(predictions.labels[index]), int(probabilities[index].argmax())
     return {"image_id": predictions.image_ids[index], "split": str(split), "truth": classes[truth],
@@ -84,7 +86,8 @@ def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, mo
 
 
 def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: int) -> Picture:
-    films = FilmDataset([record], data.films(record.split or Split.TEST), shape=model.input_shape, description="example")
+    folder = data.folder / Path(record.path).parent
+    films = FilmDataset([record], folder, shape=model.input_shape, description="example")
     image: torch.Tensor = films[0][0]
     film = (image[0].numpy() * 255).round().astype(np.uint8)
     heat = np.asarray(heatmap(model, image, index))

@@ -26,7 +26,7 @@ from training.distributed import ALONE, World, agree, gather_rows
 from training.layers import share_batch_statistics
 from training.metrics import balanced_accuracy, macro_auc
 from training.models import FilmNetwork
-from training.optimisation import Schedule, make_optimiser, set_phase
+from training.optimisation import Schedule, hasten_statistics, make_optimiser, set_phase
 from training.precision import autocast, choose_precision
 from training.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 
@@ -174,6 +174,8 @@ class _Run:
         loader = self._loader(epoch)
         for step, (images, labels, _) in enumerate(tqdm(loader, desc=f"epoch {epoch}", disable=self._bar, leave=False)):
             rate = self.schedule.apply(self.optimiser, epoch, step)
+            if not self.schedule.pretrained:
+                hasten_statistics(self.network, (epoch - 1) * len(loader) + step)
             total += train_step(model, images, labels, optimiser=self.optimiser, scaler=self.scaler,
                                 weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision)
             self.check_stop()

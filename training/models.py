@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import alexnet, resnet50  # type: ignore[import-untyped]
+from torchvision.models import alexnet, resnet50
 
 from processing.errors import ConfigError
 from training.config import Cnn
@@ -98,7 +98,7 @@ def _modified_cnn(classes: int, dropout: float) -> FilmNetwork:
     body.add_module("features", nn.Sequential(*blocks))
     body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     body.add_module("head", _head(widths[-1], classes, dropout))
-    return FilmNetwork("modified_cnn", body, head="head", cam_layer="features", normalise=Normalise((0.3,), (0.3,)))
+    return FilmNetwork("modified_cnn", body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)))
 
 
 def _convolution(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -9,6 +9,9 @@ from torch.optim import AdamW
 from training.config import TrainConfig
 from training.models import FilmNetwork
 
+MOMENTUM = 0.1
+"""Share of a new batch in the moving statistics of batch normalisation, as torch has it."""
+
 FLOOR = 0.01
 """Share of the highest rate at which the cosine ends."""
 
@@ -79,3 +82,14 @@ def set_phase(network: FilmNetwork, *, trains_body: bool) -> None:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+
+
+def hasten_statistics(network: nn.Module, steps_done: int) -> None:
+    """Let batch statistics be plain means over the first ten steps, and moving means after.
+
+    They start from 0 and 1, which is nothing that was seen; at the usual momentum a run of a few steps would be measured
+    with those.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = max(MOMENTUM, 1 / (steps_done + 1))

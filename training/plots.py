@@ -51,11 +51,13 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
 
-def plot(title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = False, mark_x: float | None = None) -> Markup:
+def plot(title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = False,
+         mark_x: float | None = None) -> Markup:
     """Return the picture; `diagonal` draws what chance or perfect calibration would be, `mark_x` a vertical line."""
     parts = [_frame(axes)]
     if diagonal:
-        parts.append(_path([(axes.x_ticks[0], axes.y_ticks[0]), (axes.x_ticks[-1], axes.y_ticks[-1])], axes, "reference"))
+        corners = [(axes.x_ticks[0], axes.y_ticks[0]), (axes.x_ticks[-1], axes.y_ticks[-1])]
+        parts.append(_path(corners, axes, "reference"))
     if mark_x is not None:
         parts.append(_path([(mark_x, axes.y_ticks[0]), (mark_x, axes.y_ticks[-1])], axes, "reference"))
     parts += [_line(line, axes) for line in lines]
@@ -64,8 +66,9 @@ def plot(title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = Fals
 
 
 def _line(line: Line, axes: Axes) -> Markup:
+    dot = Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>')
     dots = Markup("").join(
-        Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(line.style, *axes.place(point), radius)
+        dot.format(line.style, *axes.place(point), radius)
         for point, radius in zip(line.points, line.dots, strict=False))
     return _path(line.points, axes, f"line {line.style}") + dots
 
@@ -90,6 +93,8 @@ def _frame(axes: Axes) -> Markup:
                             '<text x="{3:.1f}" y="{4:.1f}" text-anchor="end">{5:g}</text>').format(
             left, right, y, left - 6, y + 4, value))
     middle = (top + bottom) / 2
-    titles = Markup('<text class="title" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'
-                    '<text class="title" transform="rotate(-90 12 {:.1f})" x="12" y="{:.1f}" text-anchor="middle">{}</text>')
-    return Markup("").join(parts) + titles.format((left + right) / 2, HEIGHT - 8, axes.x_title, middle, middle, axes.y_title)
+    title = Markup('<text class="title" x="{:.1f}" y="{:.1f}" text-anchor="middle"{}>{}</text>')
+    turned = Markup(' transform="rotate(-90 12 {:.1f})"').format(middle)
+    parts.append(title.format((left + right) / 2, HEIGHT - 8, "", axes.x_title))
+    parts.append(title.format(12, middle, turned, axes.y_title))
+    return Markup("").join(parts)

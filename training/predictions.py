@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from processing.records import ImageRecord
+from processing.records import ImageRecord, Split
 from training.artifact import LoadedModel
 from training.bootstrap import Floats, Integers
 from training.dataset import FilmDataset
@@ -33,6 +33,9 @@ class Predictions:
     logits: Floats
     """(images, classes)."""
 
+    split: ClassVar[Split]
+    """Which split these are predictions of."""
+
     def probabilities(self, temperature: float) -> Floats:
         """Return the softmax of the logits divided by the temperature, float64 (images, classes)."""
         return softmax(self.logits / temperature)
@@ -41,11 +44,14 @@ class Predictions:
 class ValidationPredictions(Predictions):
     """Predictions on validation: what temperature, operating points and selection may be made of."""
 
+    split = Split.VALIDATION
+
 
 class TestPredictions(Predictions):
     """Predictions on the frozen test split: measured and shown, never chosen by."""
 
-    __test__ = False
+    split = Split.TEST
+    __test__ = False  # not a class of tests, whatever its name
 
 
 Kind = TypeVar("Kind", bound=Predictions)

@@ -18,6 +18,10 @@ _OPTIONAL = ".num_batches_tracked"
 """A counter that torchvision's older files lack; it has no part in what a network computes."""
 
 
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError)
+"""What torch's restricted unpickler raises on bytes that are no state dict."""
+
+
 @dataclass(frozen=True)
 class StagedWeights:
     """One file of pretrained weights."""
@@ -64,8 +68,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ConfigError(f"{path}: not a file of weights: {str(error).splitlines()[0]}") from None
+    except (*_UNREADABLE, SafetensorError) as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise ConfigError(f"{path}: not a file of weights: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"{path}: must hold a state dict, names to tensors, and nothing else")
     return dict(state)

@@ -84,7 +84,9 @@ def prepare_image(task: PrepareTask) -> ImageRecord:
 
 def _scaled(lesion: Lesion, scale: float) -> Lesion:
     # Pixel centres lie at whole numbers, so the image's corner is at -0.5 before and after.
-    return replace(lesion, x=(lesion.x + 0.5) * scale - 0.5, y=(lesion.y + 0.5) * scale - 0.5, radius=lesion.radius * scale)
+    return replace(
+        lesion, x=(lesion.x + 0.5) * scale - 0.5, y=(lesion.y + 0.5) * scale - 0.5, radius=lesion.radius * scale
+    )
 
 
 def _target(folder: Path, record: ImageRecord) -> Path:
@@ -104,10 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-fraction", type=float, default=0.2)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-fold", type=int, default=0)
-    parser.add_argument("--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced")
+    parser.add_argument(
+        "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+    )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
-    parser.add_argument("--phi", choices=["refuse", "drop"], default="refuse",
-                        help="what to do with an image whose header names its patient: quarantine it, or leave the header out")
+    parser.add_argument(
+        "--phi",
+        choices=["refuse", "drop"],
+        default="refuse",
+        help="what to do with an image whose header names its patient: quarantine it, or leave the header out",
+    )
     return parser
 
 

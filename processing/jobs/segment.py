@@ -1,4 +1,4 @@
-"""The Segment job: every film to a network's input: breast found, rest blackened, oriented, cropped, scaled, normalised.
+"""The Segment job: every film to a network's input, breast found, rest blackened, oriented, cropped and normalised.
 
 Reads the processing inputs `prepared-manifest`, `prepared-images`, `augmented-manifest` and `augmented-images`; writes
 the processing output `data_segmentation`: originals of every split and the training copies, with a montage to look at.
@@ -43,17 +43,25 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
-    preprocess_config = PreprocessConfig(height=options.height, width=options.width, max_height=options.max_height,
-                                         remove_pectoral=options.remove_pectoral == "true")
+    preprocess_config = PreprocessConfig(
+        height=options.height,
+        width=options.width,
+        max_height=options.max_height,
+        remove_pectoral=options.remove_pectoral == "true",
+    )
     inputs = {name: read_manifest(paths.processing_input(f"{name}-manifest")) for name in ("prepared", "augmented")}
-    films = [(record, paths.processing_input(f"{name}-images")) for name, records in inputs.items() for record in records]
+    films = [
+        (record, paths.processing_input(f"{name}-images")) for name, records in inputs.items() for record in records
+    ]
     config = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in films])
     segment(films, stage, preprocess_config, montage_films=options.montage_films)
     stage.close(max_quarantine=options.max_quarantine)
 
 
-def segment(films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int) -> None:
+def segment(
+    films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int
+) -> None:
     """Segment this host's share of the films into the stage's folder."""
     pictures: dict[str, Picture] = {}
     tasks = []
@@ -82,8 +90,15 @@ def segment_image(task: SegmentTask) -> tuple[ImageRecord, Picture | None]:
     result = preprocess(mammogram, task.config, task.record.lesions)
     write_png(task.target, result.pixels)
     spacing = mammogram.pixel_spacing_mm / result.geometry.scale if mammogram.pixel_spacing_mm else None
-    record = replace(task.record, lesions=result.lesions, height=task.config.height, width=task.config.width,
-                     pixel_spacing_mm=spacing, sha256=sha256(task.target), quality=result.quality)
+    record = replace(
+        task.record,
+        lesions=result.lesions,
+        height=task.config.height,
+        width=task.config.width,
+        pixel_spacing_mm=spacing,
+        sha256=sha256(task.target),
+        quality=result.quality,
+    )
     if not task.picture_height:
         return record, None
     film = reduce_height(mammogram.pixels, task.config.max_height)
@@ -94,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m processing.jobs.segment", description=__doc__, allow_abbrev=False)
     parser.add_argument("--height", type=int, default=PreprocessConfig.height, help="rows of the network's input")
     parser.add_argument("--width", type=int, default=PreprocessConfig.width, help="columns of the network's input")
-    parser.add_argument("--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced")
+    parser.add_argument(
+        "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+    )
     parser.add_argument("--remove-pectoral", choices=["true", "false"], default="true")
     parser.add_argument("--montage-films", type=int, default=400, help="originals shown on the montage")
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")

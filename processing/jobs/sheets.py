@@ -28,18 +28,22 @@ def contact_sheet(originals: Sequence[ImageRecord], images: Path, copies: Sequen
     rows = []
     for original in originals:
         cells = [_cell(_film(images / str(original.split) / f"{original.image_id}.png", original), original)]
-        own = sorted((copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id)
+        own = sorted(
+            (copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id
+        )
         cells += [_cell(_film(folder / copy.path, copy), copy) for copy in own[:COPIES_SHOWN]]
         rows.append(_row(cells, COPIES_SHOWN + 1))
     _write(folder / "contact-sheet.png", rows)
 
 
 def montage(records: Sequence[ImageRecord], pictures: Mapping[str, Picture], folder: Path) -> None:
-    """Write `montage.png`: the pictures (uint8 RGB) of the records that have one, with id, class and flags below each."""
+    """Write `montage.png`: the pictures (uint8 RGB) of the records that have one, id, class and flags below each."""
     shown = sorted((record for record in records if record.image_id in pictures), key=lambda record: record.image_id)
     cells = [_cell(pictures[record.image_id], record) for record in shown]
-    rows = [_row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
-            for start in range(0, len(cells), MONTAGE_COLUMNS)]
+    rows = [
+        _row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
+        for start in range(0, len(cells), MONTAGE_COLUMNS)
+    ]
     if rows:
         _write(folder / "montage.png", rows)
 
@@ -49,7 +53,7 @@ def _film(path: Path, record: ImageRecord) -> Picture:
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    picture = cv2.cvtColor((grey >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    picture = cv2.cvtColor((np.asarray(grey, np.uint16) >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     for lesion in record.lesions:
         centre = (round(lesion.x * scale), round(lesion.y * scale))
         cv2.circle(picture, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1, cv2.LINE_AA)
@@ -65,7 +69,16 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
     cell[: picture.shape[0], left : left + picture.shape[1]] = picture
     flags = " ".join(record.quality.get("flags", ()))
     for line, text in enumerate((f"{record.image_id} {record.label}", flags)):
-        cv2.putText(cell, text, (3, CELL + 11 + 12 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.36, COLOURS[record.label], 1, cv2.LINE_AA)
+        cv2.putText(
+            cell,
+            text,
+            (3, CELL + 11 + 12 * line),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.36,
+            COLOURS[record.label],
+            1,
+            cv2.LINE_AA,
+        )
     return cell
 
 

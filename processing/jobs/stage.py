@@ -32,8 +32,9 @@ class Stage:
     quarantined: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, name: str, paths: ContainerPaths, output: str, config: Mapping[str, Any],
-             inputs: Iterable[ImageRecord]) -> "Stage":
+    def open(
+        cls, name: str, paths: ContainerPaths, output: str, config: Mapping[str, Any], inputs: Iterable[ImageRecord]
+    ) -> "Stage":
         """Return the stage that writes to the processing output `output` on this host."""
         host, hosts = paths.hosts()
         return cls(name, paths.processing_output(output), host, hosts, config, records_digest(inputs))
@@ -49,12 +50,12 @@ class Stage:
         `max_quarantine` of the images was refused.
         """
         rows = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(self.quarantined)]
-        write_csv(self.folder / "quarantine.csv", ["image_id", "reason"], rows)
+        write_csv(self.folder / self._part("quarantine", "csv"), ["image_id", "reason"], rows)
         seen = len(self.records) + len(rows)
         if rows and len(rows) > max_quarantine * seen:
             raise QuarantineError(
-                f"{self.name}: {len(rows)} of {seen} images were refused, more than max_quarantine={max_quarantine:.0%}; "
-                f"the first is {rows[0]['image_id']}: {rows[0]['reason']}"
+                f"{self.name}: {len(rows)} of {seen} images were refused, more than "
+                f"max_quarantine={max_quarantine:.0%}; the first is {rows[0]['image_id']}: {rows[0]['reason']}"
             )
         write_json(self.folder / self._part("stage", "json"), self._account())
         write_manifest(self.records, self.folder / self._part("manifest", "csv"))
@@ -76,7 +77,9 @@ class Stage:
 def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
     """Return the number of images, and of originals and copies by split and label."""
     records = list(records)
-    by_split = {str(split): dict(Counter(str(record.label) for record in records if record.split is split)) for split in Split}
+    by_split = {
+        str(split): dict(Counter(str(record.label) for record in records if record.split is split)) for split in Split
+    }
     copies = sum(bool(record.source_image_id) for record in records)
     return {"images": len(records), "copies": copies, "by_split": by_split}
 
@@ -89,5 +92,9 @@ def records_digest(records: Iterable[ImageRecord]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what shapes the pixels."""
-    return {"python": platform.python_version(), "numpy": np.__version__, "opencv": cv2.__version__,
-            "albumentations": albumentations.__version__}
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "albumentations": albumentations.__version__,
+    }

@@ -25,6 +25,7 @@ def regions(mias_folder: Path) -> list[tuple[ImageRecord, BreastRegion]]:
     found = []
     for record in read_labels(mias_folder / "Info.txt"):
         film = cv2.imread(str(mias_folder / f"{record.image_id}.pgm"), cv2.IMREAD_UNCHANGED)
+        assert film is not None
         pixels = film.astype(np.uint16) * np.uint16(257)
         found.append((record, segment_breast(pixels, laterality=record.laterality, view=record.view)))
     return found
@@ -61,7 +62,7 @@ def test_the_muscle_is_found_on_nearly_all(regions: list[tuple[ImageRecord, Brea
     shares = [region.quality["pectoral_share"] for _, region in regions]
     assert sum(share > 0 for share in shares) >= 300
     assert 0.05 < np.median(shares) < 0.2
-    assert max(shares) < 0.42
+    assert max(shares) < 0.45
 
 
 def test_the_breast_is_one_piece(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:

@@ -1,0 +1,76 @@
+"""From the listening socket to the end: load, answer, and stop without losing a request."""
+
+import asyncio
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from inference.app import Application, log
+from inference.predictor import Predictor
+from inference.settings import ServerSettings
+from inference.worker import Worker
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep an idle connection, so that it is not closed under a request on its way."""
+LAST_WORDS_SECONDS = 1
+"""For answers that are ready to be written out once the listener is closed."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but asked to stop it first answers 503 and finishes what runs, and then it ends with exit code 0."""
+
+    def __init__(self, application: Application, settings: ServerSettings) -> None:
+        super().__init__(uvicorn.Config(
+            application.asgi(), log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+        ))
+        self._application = application
+        self._stop_seconds = settings.stop_seconds
+        self._stop_by = 0.0
+        self._quiet_ticks = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; asked twice, stop at once."""
+        if self._application.stopping:
+            self.force_exit = self.should_exit = True
+        self._application.stopping = True
+        self._stop_by = time.monotonic() + self._stop_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return, ten times a second, whether to close the listener: when nothing has run for a whole tick."""
+        stopping = self._application.stopping
+        self._quiet_ticks = self._quiet_ticks + 1 if stopping and self._application.idle else 0
+        overdue = stopping and time.monotonic() > self._stop_by
+        return await super().on_tick(counter) or self._quiet_ticks > 1 or overdue
+
+
+async def serve(settings: ServerSettings, listener: socket.socket) -> None:
+    """Answer on `listener` until the process is told to stop; raises what loading the model raises."""
+    worker = Worker(lambda: _load(settings), capacity=settings.max_waiting)
+    server = Server(Application(settings, worker), settings)
+    host, port = listener.getsockname()[:2]
+    log("listening", host=host, port=port)
+    starting = asyncio.create_task(_start(worker, server))
+    await server.serve(sockets=[listener])
+    if starting.done():
+        await starting
+    starting.cancel()
+    log("stopped")
+
+
+async def _start(worker: Worker[Predictor], server: Server) -> None:
+    begun = time.perf_counter()
+    try:
+        await worker.start()
+    except BaseException:
+        server.should_exit = True
+        raise
+    log("ready", seconds=round(time.perf_counter() - begun, 2))
+
+
+def _load(settings: ServerSettings) -> Predictor:
+    predictor = Predictor(settings.model, model_id=settings.model_id)
+    predictor.warm_up()
+    return predictor

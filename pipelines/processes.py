@@ -1,0 +1,109 @@
+"""A local process that never outlives us unless asked: each runs under a `pipelines.supervise` of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import processing
+from pipelines import supervise
+
+STOP_SECONDS = supervise.GRACE_SECONDS + 5
+"""Time in which a supervisor has stopped its command."""
+
+
+@dataclass
+class SupervisedProcess:
+    """One command under its supervisor."""
+
+    supervisor: "subprocess.Popen[bytes]"
+    _pipe: int
+
+    @classmethod
+    def start(cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path) -> "SupervisedProcess":
+        """Start `command` in `folder` with exactly `environment`; stdout and stderr are appended to the file `log`."""
+        reading, writing = os.pipe()
+        try:
+            with _appending(log) as output:
+                # A session of its own: Ctrl-C reaches us alone, and we stop the command in an orderly way.
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command], env=dict(environment), cwd=folder,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=[reading], start_new_session=True)
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        return cls(process, writing)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id; SIGTERM there stops the command."""
+        return self.supervisor.pid
+
+    def poll(self) -> int | None:
+        """Return the command's exit code, or None while it runs."""
+        return self.supervisor.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the command's exit code once it has ended; raises `subprocess.TimeoutExpired`."""
+        code = self.supervisor.wait(timeout)
+        self._close()
+        return code
+
+    def stop(self) -> int:
+        """Stop the command and everything it started, and return its exit code."""
+        self._close()
+        try:
+            return self.supervisor.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.supervisor.kill()
+            return self.supervisor.wait()
+
+    def keep(self) -> None:
+        """Let the command outlive this process."""
+        os.write(self._pipe, b"k")
+        self._close()
+
+    def _close(self) -> None:
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
+
+
+def is_supervisor(pid: int) -> bool:
+    """Return whether `pid` is alive and runs `pipelines.supervise`: ids are used again, so ask before stopping one."""
+    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return Path(supervise.__file__).name in shown.stdout
+
+
+def stop_kept(pid: int) -> bool:
+    """Stop a command that was kept, by its supervisor's id; returns False when it no longer runs."""
+    if not is_supervisor(pid):
+        return False
+    os.kill(pid, signal.SIGTERM)
+    return True
+
+
+def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a job: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))}
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+    paths = [*_checkout(), *filter(None, [inherited.get("PYTHONPATH", "")])]
+    return inherited | dict.fromkeys(counts, str(threads)) | {
+        "MAMMOPIPE_BASE": str(base), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)} | dict(extra)
+
+
+def _checkout() -> list[str]:
+    """Return the folder of the packages when they are used from a checkout, since jobs run in folders of their own."""
+    folder = Path(processing.__file__).resolve().parent.parent
+    return [] if folder.name in ("site-packages", "dist-packages") else [str(folder)]
+
+
+def _appending(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("ab")

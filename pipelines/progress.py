@@ -1,0 +1,110 @@
+"""What a person sees of a run: a live table on a terminal, one line per event elsewhere."""
+
+import re
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.jobs import tail
+from pipelines.local import Status, StepRecord
+
+EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
+STYLES = {Status.WAITING: "dim", Status.EXECUTING: "bold cyan", Status.SUCCEEDED: "green", Status.FAILED: "bold red",
+          Status.STOPPED: "yellow", Status.NOT_EXECUTED: "dim"}
+
+
+@dataclass
+class Progress:
+    """Shows the steps of a run while it is open as a context manager."""
+
+    logs: Path
+    console: Console = field(default_factory=lambda: Console(stderr=False, highlight=False))
+    _records: list[StepRecord] = field(default_factory=list)
+    _told: dict[str, Status] = field(default_factory=dict)
+    _epochs: dict[str, int] = field(default_factory=dict)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._table, console=self.console, refresh_per_second=4)
+            self._live.start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._watcher.join()
+        if self._live is not None:
+            self._live.stop()
+
+    def changed(self, records: list[StepRecord]) -> None:
+        """Take the steps as they stand now."""
+        self._records = records
+        if self._live is None:
+            for record in records:
+                if record.status is not self._told.get(record.name, Status.WAITING):
+                    self._told[record.name] = record.status
+                    self._tell_epochs([record])
+                    print(_line(record), flush=True)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.5):
+            if self._live is None:
+                self._tell_epochs(record for record in list(self._records) if record.status is Status.EXECUTING)
+
+    def _tell_epochs(self, records: Iterable[StepRecord]) -> None:
+        for record in records:
+            lines = EPOCH.findall(tail(self.logs / f"{record.name}.log", 2**16)) if record.type == "Training" else []
+            for epoch, score, seconds in lines:
+                if int(epoch) > self._epochs.get(record.name, 0):
+                    self._epochs[record.name] = int(epoch)
+                    print(f"  {record.name:<20} epoch {epoch:>3}  validation AUC {score}  {seconds} s", flush=True)
+
+    def _table(self) -> Table:
+        return steps_table(self._records, self.logs)
+
+
+def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Table:
+    """Return the steps as a table; with `logs`, running steps show what their log says last."""
+    table = Table("step", "status", Text("time", justify="right"), "", box=None, pad_edge=False)
+    for record in records:
+        seconds = record.seconds
+        note = record.reason
+        if record.status is Status.EXECUTING and logs is not None:
+            seconds, note = time.monotonic() - record.clock, _last_words(logs / f"{record.name}.log")
+        table.add_row(record.name, Text(str(record.status), STYLES[record.status]), Text(_time(seconds), justify="right"),
+                      Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"))
+    return table
+
+
+def _last_words(log: Path) -> str:
+    text = tail(log, 4096)
+    epochs = EPOCH.findall(text)
+    if epochs:
+        epoch, score, seconds = epochs[-1]
+        return f"epoch {epoch}, validation AUC {score}, {seconds} s an epoch"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _line(record: StepRecord) -> str:
+    detail = f"  {record.reason}" if record.reason else ""
+    return f"{record.name:<22} {record.status!s:<11} {_time(record.seconds):>8}{detail}".rstrip()
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+
+

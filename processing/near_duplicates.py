@@ -1,0 +1,78 @@
+"""Pictures of the same film, found again by what they show, whatever their names say.
+
+Local features (ORB: E. Rublee et al. 2011, ICCV) of each picture look for their nearest neighbours in an index of other
+pictures; those that collect votes must then agree on one similarity transform (RANSAC). Rotated, scaled, deformed,
+re-exposed and re-encoded copies of a film agree on dozens of features, different films of one patient on fewer than
+`SAME_FILM`. The cost grows with the number of pictures, not of pairs.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURES = 300
+"""Features kept of a picture."""
+SAME_FILM = 20
+"""Features that agree on one transform from which on two pictures show the same film.
+
+Measured on mini-MIAS: at least 41 between a film and its augmented copies, at most 15 between different films.
+"""
+_VOTES = 8
+"""Nearest neighbours in one picture that make it a candidate."""
+_CANDIDATES = 3
+_TOLERANCE = 4.0
+"""Pixels by which a feature may miss the common transform; elastic deformation needs some."""
+_RIM = 9
+"""Pixels along the outline of the breast that are left out, for outlines resemble each other."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is remembered of one picture: feature positions (n, 2) and binary descriptors (n, 32)."""
+
+    points: NDArray[np.float32]
+    descriptors: NDArray[np.uint8]
+
+
+def features(pixels: NDArray[np.uint16]) -> Features:
+    """Return the features of a segmented film (uint16, 0 outside the tissue), with its contrast evened out."""
+    inside = cv2.erode((pixels > 0).astype(np.uint8) * np.uint8(255), np.ones((_RIM, _RIM), np.uint8), borderValue=(0,))
+    even = cv2.createCLAHE(4.0, (6, 4)).apply((pixels >> 8).astype(np.uint8))
+    found, descriptors = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=4).detectAndCompute(even, inside)
+    if descriptors is None:
+        return Features(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
+    return Features(np.array([point.pt for point in found], np.float32), np.asarray(descriptors, np.uint8))
+
+
+def agreement(first: Features, second: Features) -> int:
+    """Return how many features of two pictures agree on one similarity transform; it is symmetric and deterministic."""
+    if min(len(first.points), len(second.points)) < 4:
+        return 0
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(first.descriptors, second.descriptors)
+    if len(matches) < 4:
+        return 0
+    source = np.array([first.points[match.queryIdx] for match in matches], np.float32)
+    target = np.array([second.points[match.trainIdx] for match in matches], np.float32)
+    cv2.setRNGSeed(0)
+    _, agreeing = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=_TOLERANCE, maxIters=500)
+    return 0 if agreeing is None else int(np.count_nonzero(agreeing))
+
+
+def find_same_film(queries: Mapping[str, Features], index: Mapping[str, Features]) -> Iterable[tuple[str, str, int]]:
+    """Yield (query, indexed, agreement) for each pair of pictures that show the same film."""
+    names = [name for name, item in index.items() if len(item.points)]
+    matcher: Any = cv2.BFMatcher(cv2.NORM_HAMMING)
+    matcher.add([index[name].descriptors for name in names])
+    for query, item in queries.items():
+        if not names or not len(item.points):
+            continue
+        votes = Counter(names[match.imgIdx] for match in matcher.match(item.descriptors))
+        for name, count in votes.most_common(_CANDIDATES):
+            agreed = agreement(item, index[name]) if count >= _VOTES else 0
+            if agreed >= SAME_FILM:
+                yield query, name, agreed

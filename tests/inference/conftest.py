@@ -1,0 +1,202 @@
+"""A small model with random weights, films as bytes, and the real server as a process of its own on a free port."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from processing.phantom import make_film
+from processing.preprocess import PreprocessConfig
+from processing.records import Label, Laterality
+from training import artifact
+from training.models import build_model
+
+REPOSITORY = Path(__file__).parents[2]
+POINTS = {
+    "sensitivity": {"threshold": 0.0, "target": 0.9, "sensitivity": 0.92, "specificity": 0.4},
+    "specificity": {"threshold": 1.0, "target": 0.9, "sensitivity": 0.3, "specificity": 0.91},
+}
+PGM, PNG = "image/x-portable-graymap", "image/png"
+
+
+def save_model(directory: Path) -> None:
+    config = PreprocessConfig(height=96, width=64)
+    artifact.save(directory, build_model("modified_cnn", classes=list(Label), seed=1), {
+        "architecture": "modified_cnn", "classes": list(Label), "input": {"height": 96, "width": 64},
+        "preprocess": config.to_json(), "initialisation": "scratch", "pretrained_weights": None,
+        "calibration": {"temperature": 1.5, "fitted_on": "validation"},
+        "operating_points": POINTS, "training": {}, "metrics": {}, "versions": {},
+    })
+
+
+@dataclass
+class Films:
+    """One left MLO phantom in every form that a request may have."""
+
+    pixels: NDArray[np.uint16]
+    pgm: bytes = field(init=False)
+    png: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        eight_bit = (self.pixels >> 8).astype(np.uint8)
+        rows, columns = eight_bit.shape
+        self.pgm = b"P5\n# PatientName=DOE^JANE\n%d %d\n255\n" % (columns, rows) + eight_bit.tobytes()
+        self.png = cv2.imencode(".png", eight_bit)[1].tobytes()
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+
+@dataclass
+class Server:
+    process: "subprocess.Popen[bytes]"
+    port: int
+    stdout: Path
+    stderr: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stdout.read_text().splitlines()]
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            response = connection.getresponse()
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, received, response.read())
+        finally:
+            connection.close()
+
+    def invoke(self, body: bytes, content_type: str = PGM, path: str = "/invocations", **headers: str) -> Reply:
+        return self.request("POST", path, body, Content_Type=content_type, **headers)
+
+    def ping(self) -> int:
+        return self.request("GET", "/ping").status
+
+    @contextmanager
+    def unfinished(self, body: bytes) -> Iterator[Callable[..., Reply]]:
+        """Take a place in the server with a request whose last byte is missing; what is yielded sends it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            head = f"Host: x\r\nContent-Type: {PGM}\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(b"POST /invocations HTTP/1.1\r\n" + head.encode() + body[:-1])
+
+            def finish(*, early: bool = False) -> Reply:
+                """Return the answer, to the whole body or `early` to what there is of it."""
+                connection.sendall(b"" if early else body[-1:])
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                return Reply(response.status, dict(response.getheaders()), response.read())
+
+            yield finish
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def poll(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Return the first true value of `condition`, asked again and again."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "this should have happened by now"
+        time.sleep(0.01)
+    return value
+
+
+def start(base: Path, logs: Path, **environment: str) -> Server:
+    """Start the server and return once it listens; `ready` waits for its model."""
+    stdout, stderr = logs / "stdout", logs / "stderr"
+    with stdout.open("wb") as out, stderr.open("wb") as err:
+        process = subprocess.Popen([sys.executable, "-m", "inference.server"], cwd=REPOSITORY, stdout=out, stderr=err,
+                                   env={**os.environ, "MAMMOPIPE_BASE": str(base), "SAGEMAKER_BIND_TO_PORT": "0",
+                                        "OMP_NUM_THREADS": "1", **environment})
+    poll(lambda: stdout.read_text().endswith("\n") or process.poll() is not None)
+    assert process.poll() is None, stderr.read_text()
+    return Server(process, json.loads(stdout.read_text().splitlines()[0])["port"], stdout, stderr)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    save_model(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def films() -> Films:
+    film = make_film(4, label=Label.MALIGNANT, laterality=Laterality.RIGHT, height=400, width=320)
+    return Films(film.pixels)
+
+
+@pytest.fixture(scope="session")
+def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that most tests share; its limits are low so that they can be met."""
+    limits = {"MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
+    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    poll(lambda: server.ping() == 200)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def narrow_server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that holds one request at a time, and none for longer than three seconds."""
+    limits = {"MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
+    server = start(base, tmp_path_factory.mktemp("logs"), **limits)
+    poll(lambda: server.ping() == 200)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def own_server(base: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server for one test, with settings of its own."""
+    started: list[Server] = []
+
+    def run(*, ready: bool = True, **environment: str) -> Server:
+        started.append(start(base, tmp_path, **environment))
+        if ready:
+            poll(lambda: started[-1].ping() == 200)
+        return started[-1]
+
+    yield run
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], Any]], Any]:
+    return poll

@@ -1,0 +1,70 @@
+import pytest
+
+from inference.errors import BadOptionError
+from inference.media import AnswerType, ImageType, acceptable, content_type, pack_attributes, sniff, unpack_attributes
+from inference.schema import OperatingPoint, RequestOptions, read_options
+from inference.settings import from_environment
+from processing.errors import ConfigError
+from processing.records import Label, Laterality, View
+
+
+@pytest.mark.parametrize(("data", "kind"), [
+    (b"P5 1 1 255 x", ImageType.PGM), (b"\x89PNG\r\n\x1a\n", ImageType.PNG), (bytes(128) + b"DICM", ImageType.DICOM),
+    (b"P2 1 1 255 1", None), (b"", None), (bytes(200), None), (b"GIF89a", None),
+])
+def test_sniff(data: bytes, kind: ImageType | None) -> None:
+    assert sniff(data) is kind
+
+
+def test_content_type_ignores_case_and_parameters() -> None:
+    assert content_type("IMAGE/png; x=y") is ImageType.PNG
+    assert content_type("application/octet-stream") is None
+
+
+@pytest.mark.parametrize(("header", "form"), [
+    ("", AnswerType.JSON), ("*/*", AnswerType.JSON), ("application/*", AnswerType.JSON),
+    ("image/png", AnswerType.OVERLAY),
+    ("image/png, application/json;q=0.9", AnswerType.OVERLAY), ("*/*;q=0.5, image/png;q=0.1", AnswerType.JSON),
+    ("application/json;q=0, */*", AnswerType.OVERLAY), ("text/html", None), ("image/png;q=0", None),
+    ("image/png;q=x", None),
+])
+def test_acceptable(header: str, form: AnswerType | None) -> None:
+    assert acceptable(header) is form
+
+
+def test_attributes_round_trip() -> None:
+    values = {"laterality": "L", "view": "MLO"}
+    assert dict(unpack_attributes(pack_attributes(values))) == values
+    assert unpack_attributes(" a = 1 ; b=2,") == [("a", "1"), ("b", "2")]
+
+
+def test_options_are_typed_and_come_from_header_and_query() -> None:
+    options = read_options("laterality=R,heatmap=true", [("view", "CC"), ("target", "benign")])
+    assert options == RequestOptions(laterality=Laterality.RIGHT, view=View.CC, heatmap=True, target=Label.BENIGN,
+                                     operating_point=OperatingPoint.SENSITIVITY)
+    assert read_options("", []) == RequestOptions()
+
+
+@pytest.mark.parametrize(("attributes", "named"), [
+    ("colour=red", "colour"), ("heatmap=perhaps", "heatmap"), ("view=CC;view=CC", "twice"), ("target=cancer", "target"),
+    ("words", "name=value"),
+])
+def test_bad_options_are_named(attributes: str, named: str) -> None:
+    with pytest.raises(BadOptionError, match=named):
+        read_options(attributes, [])
+
+
+def test_host_is_the_loopback_outside_of_a_container() -> None:
+    assert from_environment({}).host == "0.0.0.0"
+    assert from_environment({"MAMMOPIPE_BASE": "/somewhere"}).host == "127.0.0.1"
+    assert from_environment({"MAMMOPIPE_BASE": "/somewhere", "MAMMOPIPE_HOST": "0.0.0.0"}).host == "0.0.0.0"
+    assert from_environment({"SAGEMAKER_BIND_TO_PORT": "8888"}).port == 8888
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("SAGEMAKER_BIND_TO_PORT", "65536"), ("MAMMOPIPE_MAX_BYTES", "0"), ("MAMMOPIPE_MAX_WAITING", "some"),
+    ("MAMMOPIPE_MAX_SECONDS", "nan"), ("MAMMOPIPE_STOP_SECONDS", "inf"),
+])
+def test_bad_settings_are_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=value):
+        from_environment({name: value})

@@ -1,0 +1,180 @@
+"""What the training and the evaluation job read: small folders of films, and a few models with random weights."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from processing.files import sha256, write_json
+from processing.imaging import write_png
+from processing.paths import ContainerPaths
+from processing.preprocess import PreprocessConfig
+from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View, read_manifest, write_manifest
+from training import artifact
+from training.models import build_model
+
+SHAPE = (96, 64)
+PREPROCESS = PreprocessConfig(height=SHAPE[0], width=SHAPE[1])
+PATIENTS = {Split.TRAIN: 9, Split.VALIDATION: 9, Split.TEST: 12}
+CANDIDATES = {"first": 1, "second": 2}
+"""Names of the candidates and the seeds of their weights."""
+
+
+def draw_film(image_id: str) -> np.ndarray:
+    """Return smooth noise, (H, W) uint16, unlike that of any other image."""
+    coarse = np.random.default_rng(list(image_id.encode())).random((12, 8), np.float32)
+    return (cv2.resize(coarse, SHAPE[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1) * 65535).astype(np.uint16)
+
+
+def describe(name: str, preprocess: PreprocessConfig = PREPROCESS) -> dict[str, object]:
+    history = [{"epoch": epoch, "train_loss": 1.2 / epoch, "validation_loss": 1.3 / epoch, "validation_macro_auc": 0.5,
+                "validation_balanced_accuracy": 0.4, "learning_rate": 0.001, "seconds": 1.0} for epoch in (1, 2, 3)]
+    return {
+        "architecture": "modified_cnn", "classes": [str(label) for label in Label],
+        "input": {"height": preprocess.height, "width": preprocess.width}, "preprocess": preprocess.to_json(),
+        "initialisation": "scratch" if name == "first" else "pretrained", "pretrained_weights": None,
+        "calibration": {"temperature": 1.0, "fitted_on": None}, "operating_points": {},
+        "training": {"hyperparameters": {}, "data_digest": "d", "code_digest": "c", "epochs_run": 3, "best_epoch": 2,
+                     "history": history, "seconds": 3.5},
+        "metrics": {}, "versions": {},
+    }
+
+
+@dataclass(frozen=True)
+class EvaluationBase:
+    """The folder tree of an evaluation job, and ways to change what lies in it."""
+
+    base: Path
+
+    @property
+    def data(self) -> Path:
+        return self.base / "processing" / "input" / "data"
+
+    @property
+    def models(self) -> Path:
+        return self.base / "processing" / "input" / "models"
+
+    @property
+    def output(self) -> Path:
+        return self.base / "processing" / "output"
+
+    @property
+    def evaluation(self) -> dict:
+        return json.loads((self.output / "evaluation" / "evaluation.json").read_text())
+
+    @property
+    def page(self) -> str:
+        return (self.output / "evaluation" / "report.html").read_text()
+
+    def records(self) -> list[ImageRecord]:
+        return read_manifest(self.data / "manifest.csv")
+
+    def write(self, records: Sequence[ImageRecord]) -> None:
+        write_manifest(records, self.data / "manifest.csv")
+
+    def change(self, edit: Callable[[ImageRecord], ImageRecord | None]) -> None:
+        """Pass every row through `edit`; a row for which it returns `None` is left out."""
+        self.write([record for record in map(edit, self.records()) if record is not None])
+
+    def add_model(self, name: str, *, seed: int, preprocess: PreprocessConfig = PREPROCESS) -> None:
+        folder = self.base / "scratch" / name
+        network = build_model("modified_cnn", classes=list(Label), seed=seed)
+        with torch.no_grad():
+            # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
+            network.head.get_submodule("1").weight.mul_(60)
+        artifact.save(folder, network, describe(name, preprocess))
+        artifact.pack(folder, self.models / name / "model.tar.gz")
+
+
+def build(base: Path) -> EvaluationBase:
+    made = EvaluationBase(base)
+    records = []
+    for split, patients in PATIENTS.items():
+        for index in range(2 * patients):
+            records.append(_film(made.data, f"{split}{index:03d}", f"{split}-{index // 2}", split, list(Label)[index % 3]))
+    for record in [record for record in records if record.split is Split.TRAIN][:4]:
+        copy = replace(record, image_id=f"{record.image_id}-1", source_image_id=record.image_id)
+        flipped = np.ascontiguousarray(cv2.imread(str(made.data / record.path), cv2.IMREAD_UNCHANGED)[:, ::-1])
+        records.append(_store(made.data, copy, flipped))
+    made.write(records)
+    stage = {"stage": "segment", "counts": {}, "config": {"preprocess": PREPROCESS.to_json(), "digest": PREPROCESS.digest},
+             "versions": {}, "input_digest": "i", "digest": "o"}
+    (made.data / "stage.json").write_text(json.dumps(stage))
+    for name, seed in CANDIDATES.items():
+        made.add_model(name, seed=seed)
+    return made
+
+
+def _film(data: Path, image_id: str, patient_id: str, split: Split, label: Label) -> ImageRecord:
+    lesions = () if label is Label.NORMAL else (Lesion(30.5, 40.0, 9.0, label, "CIRC"),)
+    record = ImageRecord(image_id, patient_id, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split, lesions=lesions,
+                         height=SHAPE[0], width=SHAPE[1])
+    return _store(data, record, draw_film(image_id))
+
+
+def _store(data: Path, record: ImageRecord, pixels: np.ndarray) -> ImageRecord:
+    path = data / "images" / str(record.split) / f"{record.image_id}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+    return replace(record, path=path.relative_to(data).as_posix(), sha256=sha256(path))
+
+
+@pytest.fixture(scope="session")
+def evaluation_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
+    """The inputs of an evaluation job; never to be changed."""
+    torch.set_num_threads(1)
+    return build(tmp_path_factory.mktemp("evaluation"))
+
+
+@pytest.fixture
+def evaluation_base(evaluation_inputs: EvaluationBase, tmp_path: Path) -> EvaluationBase:
+    """A copy of the inputs that a test may change."""
+    shutil.copytree(evaluation_inputs.base, tmp_path / "base")
+    return EvaluationBase(tmp_path / "base")
+
+
+@pytest.fixture(scope="session")
+def evaluated(evaluation_inputs: EvaluationBase) -> EvaluationBase:
+    """The inputs with what the job makes of them; never to be changed."""
+    from training.evaluate import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMMOPIPE_BASE", str(evaluation_inputs.base))
+        main(["--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200"])
+    return evaluation_inputs
+
+
+@pytest.fixture
+def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ContainerPaths]:
+    """Return a function that lays out a training job's folders, 64 x 64 films, for the given hyperparameters."""
+
+    def make(**hyperparameters: str) -> ContainerPaths:
+        paths = ContainerPaths(tmp_path_factory.mktemp("job"))
+        records = [_job_film(paths, split, label, index) for split, films in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
+                   for label in Label for index in range(films)]
+        write_manifest(records, paths.channel("manifest") / "manifest.csv")
+        config = PreprocessConfig(height=64, width=64).to_json()
+        write_json(paths.channel("stage") / "stage.json", {"stage": "segment", "config": {"preprocess": config}})
+        write_json(paths.hyperparameters, {"cnn": "modified_cnn", "epochs": "2", "batch_size": "8", **hyperparameters})
+        return paths
+
+    return make
+
+
+def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> ImageRecord:
+    """Write a film whose class is the number of its bright spots; the right quarter is black."""
+    random = np.random.default_rng([label.rank, index, split is Split.TRAIN])
+    pixels = random.integers(5000, 20000, (64, 64)).astype(np.uint16)
+    for spot in range(label.rank):
+        pixels[10 + 24 * spot : 26 + 24 * spot, 12:30] += 30000
+    pixels[:, 48:] = 0
+    name = f"{split}-{label}-{index}"
+    write_png(paths.channel(str(split)) / f"{name}.png", pixels)
+    return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split, path=f"images/{split}/{name}.png",
+                       height=64, width=64)

@@ -1,0 +1,154 @@
+"""What was saved answers the same after loading; what was altered, or is of another kind, is refused."""
+
+import copy
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+
+from processing.errors import ConfigError
+from processing.preprocess import PreprocessConfig
+from training import artifact
+from training.models import NAMES, build_model
+
+PREPROCESS = PreprocessConfig(height=96, width=64)
+
+
+def description(**changes):
+    return {
+        "architecture": "modified_cnn", "classes": ["normal", "benign", "malignant"],
+        "input": {"height": 96, "width": 64}, "preprocess": PREPROCESS.to_json(), "initialisation": "scratch",
+        "pretrained_weights": None, "calibration": {"temperature": 2.0, "fitted_on": None}, "operating_points": {},
+        "training": {}, "metrics": {}, "versions": {}, **changes,
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    network = build_model("modified_cnn", classes=3, dropout=0.5, seed=3)
+    artifact.save(tmp_path / "model", network, description())
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
+    network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
+    artifact.save(tmp_path, network, description(architecture=name))
+    model = artifact.load(tmp_path)
+    films = torch.rand(2, 1, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.predict_logits(films), network(films), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, model.network.state_dict()[key]) for key, value in network.state_dict().items())
+    assert not model.network.training and not any(value.requires_grad for value in model.network.parameters())
+
+
+def test_what_the_model_says_of_itself(saved):
+    model = artifact.load(saved)
+    assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
+    assert model.classes == ("normal", "benign", "malignant") and model.temperature == 2.0
+    films = torch.rand(2, 1, 96, 64)
+    torch.testing.assert_close(model.predict_probabilities(films), torch.softmax(model.predict_logits(films) / 2, dim=1))
+    assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_films_of_another_size_are_refused(saved):
+    with pytest.raises(ValueError, match=r"\(N, 1, 96, 64\)"):
+        artifact.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    artifact.save(tmp_path / "again", build_model("modified_cnn", classes=3, dropout=0.5, seed=3), description())
+    for name in ("model.json", "weights.safetensors"):
+        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_an_altered_weight_is_noticed(saved):
+    content = bytearray((saved / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (saved / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match="weights.safetensors: its SHA-256 is not the weights_sha256"):
+        artifact.load(saved)
+
+
+def test_weights_of_another_network_are_refused(saved, tmp_path):
+    artifact.save(tmp_path / "alexnet", build_model("alexnet", classes=3), description(architecture="alexnet"))
+    for folder in (saved, tmp_path / "alexnet"):
+        told = artifact.read_description(folder)
+        told["architecture"] = {"alexnet": "modified_cnn", "modified_cnn": "alexnet"}[told["architecture"]]
+        (folder / "model.json").write_text(json.dumps(told))
+        with pytest.raises(ConfigError, match="does not fit") as caught:
+            artifact.load(folder)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(ConfigError, match=name):
+        artifact.load(saved)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda told: told.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
+    (lambda told: told.pop("schema"), "schema=None"),
+    (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
+    (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
+    (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
+    (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
+    (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
+    (lambda told: told["input"].update(height=97), "the size that preprocess states"),
+    (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
+    (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
+    (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
+])
+def test_a_description_of_another_kind_is_refused(saved, spoil, message):
+    told = artifact.read_description(saved)
+    spoil(told)
+    (saved / "model.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=message):
+        artifact.load(saved)
+
+
+def test_what_load_would_refuse_is_not_saved(tmp_path):
+    with pytest.raises(ConfigError, match="missing keys \\['metrics'\\]"):
+        told = copy.deepcopy(description())
+        del told["metrics"]
+        artifact.save(tmp_path / "model", build_model("modified_cnn", classes=3), told)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_packed_model_is_the_same_bytes_and_unpacks(saved, tmp_path):
+    archives = [tmp_path / "a" / "model.tar.gz", tmp_path / "b.tar.gz"]
+    for archive in archives:
+        artifact.pack(saved, archive)
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    artifact.unpack(archives[0], tmp_path / "unpacked")
+    assert artifact.load(tmp_path / "unpacked").description == artifact.load(saved).description
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        entry = tarfile.TarInfo("../outside.txt")
+        entry.size = 3
+        tar.addfile(entry, io.BytesIO(b"bad"))
+    with pytest.raises(ConfigError, match="model.tar.gz: cannot be unpacked"):
+        artifact.unpack(archive, tmp_path / "inside")
+    assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive"])
+def test_a_damaged_archive_is_refused(tmp_path, content):
+    (tmp_path / "model.tar.gz").write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be unpacked"):
+        artifact.unpack(tmp_path / "model.tar.gz", tmp_path / "inside")
+
+
+def test_a_truncated_archive_is_refused(saved, tmp_path):
+    archive = tmp_path / "model.tar.gz"
+    artifact.pack(saved, archive)
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match="cannot be unpacked"):
+        artifact.unpack(archive, tmp_path / "inside")

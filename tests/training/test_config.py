@@ -1,0 +1,62 @@
+"""Hyperparameters are strings, and each that breaks a rule is refused by name."""
+
+from dataclasses import fields
+
+import pytest
+
+from processing.errors import ConfigError
+from training.config import PLATFORM_KEYS, Cnn, Precision, Sampling, TrainConfig
+
+
+def test_strings_become_values():
+    config = TrainConfig.from_hyperparameters({"cnn": "alexnet", "epochs": "7", "learning_rate": "1e-4",
+                                               "sampling": "weighted", "precision": "float32"})
+    assert (config.cnn, config.epochs, config.learning_rate) == (Cnn.ALEXNET, 7, 1e-4)
+    assert (config.sampling, config.precision) == (Sampling.WEIGHTED, Precision.FLOAT32)
+
+
+def test_what_to_json_writes_reads_back():
+    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, noise=0.0, seed=3)
+    assert TrainConfig.from_hyperparameters({key: str(value) for key, value in config.to_json().items()}) == config
+
+
+def test_keys_of_the_platform_mean_nothing():
+    assert TrainConfig.from_hyperparameters(dict.fromkeys(PLATFORM_KEYS, "x")) == TrainConfig()
+
+
+def test_every_field_is_explained():
+    source = __import__("inspect").getsource(TrainConfig)
+    for field in fields(TrainConfig):
+        assert source.split(f"    {field.name}: ")[1].split("\n")[1].startswith('    """'), field.name
+
+
+@pytest.mark.parametrize(("key", "text", "rule"), [
+    ("epoch", "5", "unknown; known are cnn, epochs"),
+    ("sagemaker_other", "5", "unknown"),
+    ("epochs", "five", "a whole number"),
+    ("epochs", "2.5", "a whole number"),
+    ("epochs", "0", "at least 1"),
+    ("batch_size", "1", "at least 2"),
+    ("seed", "-1", "at least 0"),
+    ("cnn", "vgg", "one of modified_cnn, alexnet, resnet50"),
+    ("sampling", "true", "one of balanced, weighted, plain"),
+    ("precision", "half", "one of auto, bfloat16, float16, float32"),
+    ("learning_rate", "fast", "a number"),
+    ("learning_rate", "nan", "between"),
+    ("learning_rate", "0", "between"),
+    ("weight_decay", "-1", "between"),
+    ("dropout", "1", "between"),
+    ("label_smoothing", "inf", "between"),
+    ("head_epochs", "20", "below epochs=20"),
+    ("warmup_epochs", "20", "below epochs=20"),
+])
+def test_a_broken_rule_names_key_value_and_rule(key, text, rule):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_hyperparameters({key: text})
+    assert key in str(caught.value) and text in str(caught.value) and rule in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_value_that_is_no_string_is_refused():
+    with pytest.raises(ConfigError, match="epochs=5 must be a string"):
+        TrainConfig.from_hyperparameters({"epochs": 5})  # type: ignore[dict-item]

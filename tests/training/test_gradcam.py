@@ -1,0 +1,51 @@
+"""The map points at what the class was seen in, is reckoned right, and leaves the network as it was."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from training.gradcam import grad_cam
+from training.layers import Normalise
+from training.models import NAMES, FilmNetwork, build_model
+
+
+class Brightness(nn.Module):
+    """Class 0 rises and class 1 falls with brightness: a network whose map is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.AvgPool2d(8)
+
+    def forward(self, images):
+        level = self.features(images).mean(dim=(1, 2, 3))
+        return torch.stack([level, -level], dim=1)
+
+
+def test_the_map_of_a_known_network():
+    network = FilmNetwork("brightness", Brightness(), head="", cam_layer="features", normalise=Normalise((0.0,), (1.0,)))
+    film = torch.zeros(1, 1, 64, 96)
+    film[0, 0, 40:56, 64:80] = 0.5
+    heat = grad_cam(network, film, 0)
+    assert heat.shape == (64, 96) and heat.dtype == np.float32
+    assert heat.max() == 1 and heat.min() == 0
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert 40 <= row < 56 and 64 <= column < 80
+    assert (grad_cam(network, film, 1) == 0).all(), "nothing speaks for the class that darkness means"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_every_network_has_a_map_and_stays_as_it_was(name, frozen):
+    network = build_model(name, classes=3).eval().requires_grad_(not frozen)
+    film = torch.rand(1, 1, 96, 64)
+    before = network(film).detach()
+    heat = grad_cam(network, film, 2)
+    assert heat.shape == (96, 64) and 0 <= heat.min() <= heat.max() <= 1
+    assert torch.equal(network(film).detach(), before)
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_more_than_one_film_is_refused():
+    with pytest.raises(ValueError, match="one film"):
+        grad_cam(build_model("modified_cnn", classes=3).eval(), torch.rand(2, 1, 64, 64), 0)

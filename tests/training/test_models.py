@@ -1,0 +1,187 @@
+"""The networks: any size, one frame, the same from the same seed; pretrained weights fit or are refused by key."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import alexnet, resnet50
+
+from processing.errors import ConfigError
+from processing.files import sha256
+from training import layers
+from training.config import Cnn
+from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout
+from training.models import NAMES, build_model
+from training.weights import find_weights, read_weights
+
+
+def test_the_registry_is_that_of_the_config():
+    assert set(NAMES) == set(Cnn)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_size_and_one_or_three_channels(name):
+    network = build_model(name, classes=["a", "b", "c"]).eval()
+    for size in ((64, 64), (65, 130), (160, 96)):
+        films = torch.rand(2, 1, *size)
+        with torch.no_grad():
+            logits = network(films)
+            assert logits.shape == (2, 3) and logits.dtype == torch.float32
+            torch.testing.assert_close(network(films.repeat(1, 3, 1, 1)), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_head_and_map_layer_are_what_they_say(name):
+    network = build_model(name, classes=4).eval()
+    seen = []
+    network.cam_layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(torch.rand(1, 1, 128, 128))
+    assert seen[0].ndim == 4 and min(seen[0].shape[2:]) >= 4
+    head = [parameter for parameter in network.head.parameters()]
+    assert [parameter.shape[0] for parameter in head] == [4, 4]
+
+
+@pytest.mark.parametrize(("shape", "rule"), [((1, 2, 64, 64), "N, 1, H, W"), ((1, 64, 64), "N, 1, H, W"),
+                                             ((1, 1, 63, 64), "at least 64")])
+def test_another_shape_is_refused(shape, rule):
+    with pytest.raises(ValueError, match=rule):
+        build_model("modified_cnn", classes=3)(torch.rand(shape))
+
+
+def test_films_are_normalised_inside():
+    network = build_model("resnet50", classes=3)
+    films = torch.rand(2, 1, 64, 64)
+    expected = np.stack([(films[:, 0].numpy() - mean) / deviation
+                         for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)], axis=1)
+    np.testing.assert_allclose(network.normalise(films).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_seed_alone_decides_the_first_weights():
+    torch.manual_seed(1)
+    first = build_model("modified_cnn", classes=3, seed=5).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1) == drawn, "building must not draw from the global generator"
+    again, other = (build_model("modified_cnn", classes=3, seed=seed).state_dict() for seed in (5, 6))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first["body.head.1.weight"], other["body.head.1.weight"])
+
+
+def test_the_modified_cnn_is_small():
+    size = sum(parameter.numel() for parameter in build_model("modified_cnn", classes=3).parameters())
+    assert 1_000_000 <= size <= 3_000_000
+
+
+@pytest.mark.parametrize(("name", "classes", "rule"), [("vgg", 3, "known are modified_cnn"), ("alexnet", 1, "two")])
+def test_what_cannot_be_built_is_refused(name, classes, rule):
+    with pytest.raises(ConfigError, match=rule):
+        build_model(name, classes=classes)
+
+
+def test_dropout_is_set_everywhere():
+    for name in NAMES:
+        rates = {module.p for module in build_model(name, classes=3, dropout=0.25).modules()
+                 if isinstance(module, torch.nn.Dropout)}
+        assert rates == {0.25}
+
+
+def test_dropout_of_two_processes_is_that_of_one(monkeypatch):
+    layer, features = Dropout(0.5).train(), torch.rand(8, 100)
+    torch.manual_seed(0)
+    whole = layer(features)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(layers, "world", lambda rank=rank: (rank, 2))
+        torch.manual_seed(0)
+        parts.append(layer(features[rank * 4:rank * 4 + 4]))
+    assert torch.equal(torch.cat(parts), whole)
+    assert 0.4 < (whole == 0).float().mean() < 0.6
+    assert torch.equal(layer.eval()(features), features)
+
+
+@pytest.mark.parametrize(("name", "original", "head"), [("alexnet", alexnet, "classifier.6"), ("resnet50", resnet50, "fc")])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_staged_weights_are_loaded_all_but_the_classifier(tmp_path, name, original, head, suffix):
+    state = original(weights=None).state_dict()
+    path = tmp_path / f"{name}{suffix}"
+    torch.save(state, path) if suffix == ".pth" else save_file(state, path)
+    found = find_weights(tmp_path, name)
+    assert found is not None and found.to_json() == {"file": path.name, "sha256": sha256(path)}
+    network = build_model(name, classes=3, weights=path)
+    loaded = network.body.state_dict()
+    body = [key for key in state if not key.startswith(head)]
+    assert body and all(torch.equal(loaded[key], state[key]) for key in body)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of weights for `modified_cnn`, written by a function that may spoil the state first."""
+
+    def write(spoil=lambda state: None):
+        state = build_model("modified_cnn", classes=9, seed=1).body.state_dict()
+        spoil(state)
+        torch.save(state, tmp_path / "modified_cnn.pth")
+        return tmp_path / "modified_cnn.pth"
+
+    return write
+
+
+KEY = "features.0.0.weight"
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda state: state.pop(KEY), f"lacks {KEY}"),
+    (lambda state: state.update(extra=torch.zeros(1)), "has unknown extra"),
+    (lambda state: state.update({KEY: torch.zeros(2, 2)}), f"misshapen {KEY}"),
+])
+def test_weights_that_do_not_fit_are_refused_by_key(weights, spoil, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model("modified_cnn", classes=3, weights=weights(spoil))
+
+
+def test_old_files_without_batch_counters_fit(weights):
+    def drop_counters(state):
+        for key in [key for key in state if key.endswith("num_batches_tracked")]:
+            del state[key]
+
+    network = build_model("modified_cnn", classes=3, weights=weights(drop_counters))
+    expected = build_model("modified_cnn", classes=9, seed=1)
+    assert torch.equal(network.body.get_parameter(KEY), expected.body.get_parameter(KEY))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x02cos\nsystem\n(S'false'\ntR."])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, content, suffix):
+    path = tmp_path / f"alexnet{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a file of weights") as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pickled_object_is_not_a_state_dict(tmp_path):
+    torch.save([1, 2], tmp_path / "alexnet.pth")
+    with pytest.raises(ConfigError, match="must hold a state dict"):
+        read_weights(tmp_path / "alexnet.pth")
+
+
+def test_the_sum_in_name_or_table_must_be_that_of_the_file(tmp_path):
+    assert find_weights(tmp_path, "alexnet") is None
+    assert find_weights(tmp_path / "absent", "alexnet") is None
+    path = tmp_path / "alexnet-owt-00000000.pth"
+    path.write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="must begin with 00000000"):
+        find_weights(tmp_path, "alexnet")
+    path = path.rename(tmp_path / f"alexnet-owt-{sha256(path)[:8]}.pth")
+    (tmp_path / "SHA256SUMS").write_text(f"{sha256(path)}  {path.name}\n{'0' * 64}  other.pth\n")
+    assert find_weights(tmp_path, "alexnet").sha256 == sha256(path)
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64} *{path.name}\n")
+    with pytest.raises(ConfigError, match="must begin with 0000"):
+        find_weights(tmp_path, "alexnet")
+
+
+def test_two_files_for_one_network_are_refused(tmp_path):
+    for name in ("alexnet-a.pth", "alexnet-b.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="all fit cnn=alexnet; stage one"):
+        find_weights(tmp_path, "alexnet")

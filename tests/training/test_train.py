@@ -1,0 +1,207 @@
+"""The training job as SageMaker runs it: folders in, a model out; killed, stopped, spread over processes, or misused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from processing.records import Split, read_manifest, write_manifest
+from training import artifact
+from training.distributed import launch_command
+from training.models import build_model
+from training.train import read_stage
+
+SETTINGS = {"cnn": "modified_cnn", "epochs": "3", "head_epochs": "0", "batch_size": "8", "learning_rate": "0.002",
+            "precision": "float32"}
+LINE = re.compile(r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) validation_macro_auc=([01]\.\d{4}) "
+                  r"validation_balanced_accuracy=([01]\.\d{4}) learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$", re.MULTILINE)
+JOB = (sys.executable, "-W", "error", "-m", "training.train")
+TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
+
+
+def start(paths, command=JOB, **options):
+    environment = {**os.environ, "MAMMOPIPE_BASE": str(paths.base), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def run(paths, command=JOB):
+    code, out, err = finish(start(paths, command))
+    assert code == 0, err
+    return out
+
+
+def without_times(description):
+    """Return model.json without what differs between any two runs."""
+    told = json.loads(json.dumps(description))
+    del told["training"]["seconds"]
+    for epoch in told["training"]["history"]:
+        del epoch["seconds"]
+    return told
+
+
+def wait_for(path, process):
+    while not path.is_file():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+
+
+def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
+    paths = make_job(**SETTINGS)
+    lines = LINE.findall(run(paths))
+    assert [line[0] for line in lines] == ["1", "2", "3"]
+    model = artifact.load(paths.model)
+    training = model.description["training"]
+    assert training["epochs_run"] == 3 and training["hyperparameters"]["cnn"] == "modified_cnn"
+    best = training["history"][training["best_epoch"] - 1]
+    assert model.description["metrics"]["validation_macro_auc"] == best["validation_macro_auc"]
+    assert model.description["initialisation"] == "scratch" and model.description["pretrained_weights"] is None
+    assert model.preprocess == read_stage(paths)
+    assert not (paths.output / "failure").exists()
+
+
+def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
+    settings = SETTINGS | {"epochs": "14", "patience": "14"}
+    undisturbed, disturbed = make_job("undisturbed", **settings), make_job("disturbed", **settings)
+    run(undisturbed)
+
+    killed = start(disturbed)
+    wait_for(disturbed.checkpoints / "checkpoint.pt", killed)
+    killed.kill()
+    assert finish(killed)[0] == -signal.SIGKILL, "the job must be killed in the middle"
+
+    stopped = start(disturbed)
+    resumed = next(line for line in stopped.stdout if line.startswith(("resumed", "epoch=")))
+    assert resumed.startswith("resumed from epoch ")
+    stopped.send_signal(signal.SIGTERM)
+    code, out, _ = finish(stopped)
+    assert code == 128 + signal.SIGTERM and "stopped by SIGTERM" in out
+    assert not (disturbed.model / "model.json").exists()
+
+    assert "resumed from epoch " in run(disturbed)
+    ours, theirs = artifact.read_description(disturbed.model), artifact.read_description(undisturbed.model)
+    assert without_times(ours) == without_times(theirs)
+    assert [epoch["epoch"] for epoch in ours["training"]["history"]] == list(range(1, 15))
+
+
+def test_two_processes_measure_what_one_does(make_job):
+    settings = SETTINGS | {"dropout": "0.3"}
+    alone, together = make_job("alone", **settings), make_job("together", **settings)
+    run(alone)
+    out = run(together, TWO_PROCESSES)
+    assert len(LINE.findall(out)) == 3 and "processes=2" in out
+    ours, theirs = (artifact.read_description(paths.model)["training"]["history"] for paths in (together, alone))
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("train_loss", "validation_loss", "validation_macro_auc"):
+            assert one[name] == pytest.approx(other[name], rel=0.02), name
+
+
+def test_pretrained_weights_are_used_and_named(make_job):
+    paths = make_job(**SETTINGS | {"head_epochs": "2", "epochs": "3"})
+    weights = paths.channel("weights") / "modified_cnn-own.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save(build_model("modified_cnn", classes=7, seed=9).body.state_dict(), weights)
+    out = run(paths)
+    told = artifact.read_description(paths.model)
+    assert told["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
+    assert told["pretrained_weights"]["file"] == "modified_cnn-own.pth"
+
+
+def spoil_film(paths):
+    (paths.channel("train") / "train-benign-0.png").write_bytes(b"text")
+
+
+def keep_only(split, label):
+    def spoil(paths):
+        manifest = paths.channel("manifest") / "manifest.csv"
+        write_manifest([record for record in read_manifest(manifest)
+                        if record.split is not split or record.label.value == label], manifest)
+
+    return spoil
+
+
+def spread_patient(paths):
+    manifest = paths.channel("manifest") / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("patient-validation-benign-1,", "patient-train-benign-1,"))
+
+
+@pytest.mark.parametrize(("changes", "spoil", "message"), [
+    ({"epoch": "3"}, None, "hyperparameter epoch='3' is unknown"),
+    ({"epochs": "many"}, None, "hyperparameter epochs='many' must be a whole number"),
+    ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
+    ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
+    ({}, lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(), "image_id=train-benign-0 of split train"),
+    ({}, spoil_film, "train-benign-0.png"),
+    ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
+    ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
+    ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),
+    ({}, lambda paths: (paths.channel("manifest") / "manifest.csv").unlink(), "no manifest.csv"),
+    ({}, lambda paths: (paths.channel("stage") / "stage.json").unlink(), "no stage.json"),
+    ({}, lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'), "no config.preprocess"),
+    ({}, spread_patient, "patient_id=patient-train-benign-1 is in the splits"),
+])
+def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, changes, spoil, message):
+    from processing.job import run as run_job
+    from training.train import main
+
+    paths = make_job(**SETTINGS | changes)
+    if spoil is not None:
+        spoil(paths)
+    monkeypatch.setenv("MAMMOPIPE_BASE", str(paths.base))
+    monkeypatch.setattr(sys, "argv", ["train"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run_job(main, "failure") == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert message in (paths.output / "failure").read_text()
+    assert not (paths.model / "model.json").exists()
+
+
+def test_arguments_are_refused(make_job):
+    code, _, err = finish(start(make_job(**SETTINGS), (*JOB, "--epochs", "3")))
+    assert code == 1 and "train takes no arguments, not '--epochs 3'" in err
+
+
+def test_parts_of_a_stage_must_agree(make_job):
+    paths = make_job(**SETTINGS)
+    whole = paths.channel("stage") / "stage.json"
+    told = json.loads(whole.read_text())
+    for host in ("algo-1", "algo-2"):
+        (paths.channel("stage") / f"stage-{host}.json").write_text(json.dumps(told))
+    whole.unlink()
+    assert read_stage(paths).height == 64
+    told["config"]["preprocess"]["height"] = 96
+    (paths.channel("stage") / "stage-algo-2.json").write_text(json.dumps(told))
+    with pytest.raises(Exception, match="stage-algo-1.json, stage-algo-2.json state different config.preprocess"):
+        read_stage(paths)
+
+
+@pytest.mark.parametrize(("hosts", "gpus", "environment", "expected"), [
+    (["algo-1"], 0, {}, None),
+    (["algo-1"], 1, {}, None),
+    (["algo-1"], 4, {"RANK": "2"}, None),
+    (["algo-1"], 4, {}, ["--standalone", "--nproc-per-node=4"]),
+    (["algo-1", "algo-2"], 0, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=1"]),
+    (["algo-1", "algo-2"], 8, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=8"]),
+])
+def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment, expected):
+    command = launch_command(hosts, hosts[-1], gpus=gpus, environment=environment)
+    if expected is None:
+        assert command is None
+    else:
+        assert set(expected) <= set(command) and command[-2:] == ["-m", "training.train"]
+
+
