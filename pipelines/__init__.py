@@ -1,1 +1,25 @@
-"""Wiring: the SageMaker pipeline of mammopipe, and the places where it runs."""
+"""Wiring: the SageMaker pipeline of mammopipe, and the places where it runs.
+
+    from pipelines import PipelineConfig, build_pipeline, start
+
+These are all that a notebook needs. They are loaded when they are used, so that commands which need no SageMaker SDK do
+not wait for it; nothing here needs torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.config import PipelineConfig
+    from pipelines.definition import build_pipeline
+    from pipelines.launch import start
+
+__all__ = ["PipelineConfig", "build_pipeline", "start"]
+
+_HOMES = {"PipelineConfig": "pipelines.config", "build_pipeline": "pipelines.definition", "start": "pipelines.launch"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -4,16 +4,14 @@ Three layers, each over the one before: the defaults below, the profile's values
 still change without compiling again are the pipeline's parameters (`pipelines.parameters`).
 """
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from pipelines.settings import build, convert, overlay, read_toml
 from processing.errors import ConfigError
 from processing.records import Dataset
 from training.config import Cnn, TrainConfig
@@ -78,10 +76,14 @@ class StorageConfig:
 
     def __post_init__(self) -> None:
         """Refuse what S3 would refuse, or what would make an empty path component."""
-        _require(re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is not None,
-                 f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens")
-        _require(re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is not None,
-                 f"storage.prefix={self.prefix!r}: words joined by single slashes, none at either end")
+        _require(
+            re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is not None,
+            f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens",
+        )
+        _require(
+            re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is not None,
+            f"storage.prefix={self.prefix!r}: words joined by single slashes, none at either end",
+        )
 
     def uri(self, *parts: str) -> str:
         """Return the S3 URI of `parts` below the prefix."""
@@ -111,8 +113,10 @@ class DataConfig:
         """Refuse shares outside their range and a validation fold that does not exist."""
         _require(0 < self.test_fraction < 1, f"data.test_fraction={self.test_fraction}: between 0 and 1")
         _require(0 <= self.max_quarantine <= 1, f"data.max_quarantine={self.max_quarantine}: between 0 and 1")
-        _require(0 <= self.validation_fold < self.folds,
-                 f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0")
+        _require(
+            0 <= self.validation_fold < self.folds,
+            f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0",
+        )
         _require(self.phi in ("refuse", "drop"), f"data.phi={self.phi!r}: refuse or drop")
 
 
@@ -141,7 +145,9 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below what the networks' pooling needs."""
-        _require(min(self.height, self.width) >= 64, f"segmentation: {self.height} x {self.width} is below 64 x 64 pixels")
+        _require(
+            min(self.height, self.width) >= 64, f"segmentation: {self.height} x {self.width} is below 64 x 64 pixels"
+        )
 
 
 @dataclass(frozen=True)
@@ -180,10 +186,14 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         """Refuse a spot limit that SageMaker would refuse."""
-        _require(not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
-                 f"compute.max_wait_seconds={self.max_wait_seconds}: not below max_runtime_seconds={self.max_runtime_seconds}")
-        _require(not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
-                 f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
+        _require(
+            not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
+            f"compute.max_wait_seconds={self.max_wait_seconds}: not below max_runtime_seconds={self.max_runtime_seconds}",
+        )
+        _require(
+            not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
+            f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty",
+        )
 
 
 @dataclass(frozen=True)
@@ -211,8 +221,10 @@ class SecurityConfig:
     def __post_init__(self) -> None:
         """Refuse half a VPC and a role that is no ARN."""
         _require(bool(self.subnets) == bool(self.security_groups), "security: subnets and security_groups go together")
-        _require(re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", self.role) is not None,
-                 f"security.role={self.role!r}: an ARN as arn:aws:iam::123456789012:role/NAME")
+        _require(
+            re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", self.role) is not None,
+            f"security.role={self.role!r}: an ARN as arn:aws:iam::123456789012:role/NAME",
+        )
 
 
 @dataclass(frozen=True)
@@ -266,10 +278,19 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that SageMaker would refuse, and repeated candidates."""
-        for name, value in (("name", self.name), ("registry.group", self.registry.group), ("endpoint.name", self.endpoint.name)):
-            _require(re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
-                     f"{name}={value!r}: up to 40 letters, digits and hyphens")
-        _require(len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns), f"cnns={list(self.cnns)}: at least one, none twice")
+        for name, value in (
+            ("name", self.name),
+            ("registry.group", self.registry.group),
+            ("endpoint.name", self.endpoint.name),
+        ):
+            _require(
+                re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
+                f"{name}={value!r}: up to 40 letters, digits and hyphens",
+            )
+        _require(
+            len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
+            f"cnns={list(self.cnns)}: at least one, none twice",
+        )
 
     @classmethod
     def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":
@@ -278,72 +299,14 @@ class PipelineConfig:
         `changes` are top-level keys (`profile="full"`, `cnns=[...]`); None changes nothing. Raises `ConfigError` naming
         the file and the key that is unknown, of the wrong type or in contradiction with another.
         """
-        values = _read(Path(path)) if path is not None else {}
+        values = read_toml(Path(path)) if path is not None else {}
         values |= {key: value for key, value in changes.items() if value is not None}
         try:
-            profile = _convert(values.get("profile", Profile.QUICK), Profile, "profile")
+            profile = convert(values.get("profile", Profile.QUICK), Profile, "profile")
             for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():
                 raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
-            merged = _overlay(PROFILES[profile], values)
-            config: PipelineConfig = _build(cls, merged, "")
+            merged = overlay(PROFILES[profile], values)
+            config: PipelineConfig = build(cls, merged, "")
             return config
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
-
-
-def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _overlay(merged[key], value) if both else value
-    return merged
-
-
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Return the dataclass `cls` made of `values`, every key known and every value of its field's type."""
-    hints = get_type_hints(cls)
-    names = [item.name for item in fields(cls)]
-    for key in values:
-        _require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
-    return cls(**{key: _convert(value, hints[key], where + key) for key, value in values.items()})
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as the type `kind`, or raise `ConfigError` naming the key, the value and the type."""
-    origin = get_origin(kind)
-    if is_dataclass(kind):
-        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
-        return _build(kind, value, f"{where}.")  # type: ignore[arg-type]
-    if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where} = {value!r}: must be a list")
-        return tuple(_convert(item, get_args(kind)[0], where) for item in value)
-    if origin is not None and not isinstance(kind, UnionType) and issubclass(origin, Mapping):
-        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
-        return {str(key): _convert(item, get_args(kind)[1], f"{where}.{key}") for key, item in value.items()}
-    if issubclass(kind, StrEnum):
-        choices = [str(item) for item in kind]
-        _require(value in choices, f"{where} = {value!r}: must be one of {', '.join(choices)}")
-        return kind(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    _require(type(value) is kind, f"{where} = {value!r}: must be {_TYPE_NAMES[kind]}")
-    return value
-
-
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _near(word: str, names: Iterable[str]) -> str:
-    """Return `; did you mean ...?` with the names close to `word`, or the choices when none is close."""
-    names = list(names)
-    close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"

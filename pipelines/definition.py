@@ -1,8 +1,8 @@
 """The pipeline, as its graph.
 
-    Prepare -> Augment -> Segment -> Train-modified-cnn ┐
-                                  -> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model -> EndpointConfig -> Endpoint
-                                  -> Train-resnet50     ┘                    └─> Fail, with the reason
+Prepare -> Augment -> Segment -> Train-modified-cnn ┐
+                              -> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model -> EndpointConfig -> Endpoint
+                              -> Train-resnet50     ┘                    └─> Fail, with the reason
 """
 
 import warnings
@@ -33,8 +33,9 @@ def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
 
     from pipelines import steps
     from pipelines.parameters import Parameters
+    from pipelines.parts import Context
 
-    context = steps.Context(config, Parameters.of(config), session, scratch)
+    context = Context(config, Parameters.of(config), session, scratch)
     prepared = steps.prepare(context)
     augmented = steps.augment(context, prepared)
     segmented = steps.segment(context, prepared, augmented)
@@ -50,5 +51,9 @@ def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
     gate = steps.gate(context, evaluated, passed, refused=steps.refuse(context, evaluated))
 
     return Pipeline(
-        name=config.name, parameters=context.parameters.declared(), pipeline_experiment_config=None,
-        steps=[prepared, augmented, segmented, *trained.values(), evaluated, gate], sagemaker_session=session)
+        name=config.name,
+        parameters=context.parameters.declared(),
+        pipeline_experiment_config=None,
+        steps=[prepared, augmented, segmented, *trained.values(), evaluated, gate],
+        sagemaker_session=session,
+    )

@@ -46,7 +46,7 @@ def resolve(value: Any, scope: Scope) -> Any:
         return value
     if not is_expression(value):
         return {key: resolve(item, scope) for key, item in value.items()}
-    (function, argument), = value.items()
+    ((function, argument),) = value.items()
     if function == "Get":
         return _get(argument, scope)
     if function == "Std:Join":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Distribution
-from pipelines.processes import SupervisedProcess, job_environment
+from pipelines.processes import RunEnding, RunningProcesses, SupervisedProcess
 from pipelines.storage import S3Uri, Storage
 from processing.errors import MammopipeError
 from processing.files import write_json
@@ -24,8 +24,10 @@ from processing.job import REASON_LIMIT
 from processing.paths import OPT_ML, ContainerPaths
 
 ENTRYPOINTS: Mapping[str, Sequence[str]] = {
-    "python": [sys.executable], "python3": [sys.executable],
-    "train": [sys.executable, "-m", "training.train"], "serve": [sys.executable, "-m", "inference.server"],
+    "python": [sys.executable],
+    "python3": [sys.executable],
+    "train": [sys.executable, "-m", "training.train"],
+    "serve": [sys.executable, "-m", "inference.server"],
 }
 """What the images' commands are on this machine."""
 
@@ -34,53 +36,20 @@ class StepFailed(MammopipeError):
     """A step failed; the message is its reason."""
 
 
-class StepStopped(MammopipeError):
-    """A step was stopped because the run is ending."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Workshop:
-    """Where jobs run, and the jobs that run now."""
+    """Where jobs run."""
 
     storage: Storage
     work: Path
-    """Folder of the jobs' trees; each tree is removed when its job has ended."""
+    """Folder of the jobs' trees; each tree is removed when its job has ended well."""
     logs: Path
     checkpoints: Path
     """Folder that outlives the run: training jobs keep their checkpoints there until they succeed."""
     durable_storage: bool = False
     """Whether S3 outlives the run, so that checkpoints are worth a copy there."""
-    stopping: threading.Event = field(default_factory=threading.Event)
-    _running: set[int] = field(default_factory=set)
-    _processes: dict[int, SupervisedProcess] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def start(self, command: Sequence[str], paths: ContainerPaths, log: Path, *, threads: int,
-              environment: Mapping[str, str]) -> SupervisedProcess:
-        """Start a job's process; raises `StepStopped` when the run is ending."""
-        with self._lock:
-            if self.stopping.is_set():
-                raise StepStopped("the run was ending")
-            process = SupervisedProcess.start(
-                command, environment=job_environment(paths.base, threads, environment), folder=paths.base, log=log)
-            self._processes[process.pid] = process
-            return process
-
-    def ended(self, process: SupervisedProcess) -> None:
-        """Forget a process that has ended."""
-        with self._lock:
-            self._processes.pop(process.pid, None)
-
-    def stop(self) -> None:
-        """Let no further job start and stop those that run; returns when they are gone."""
-        with self._lock:
-            self.stopping.set()
-            running = list(self._processes.values())
-        stoppers = [threading.Thread(target=process.stop) for process in running]
-        for stopper in stoppers:
-            stopper.start()
-        for stopper in stoppers:
-            stopper.join()
+    processes: RunningProcesses = field(default_factory=RunningProcesses)
+    """The jobs that run now."""
 
 
 def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> None:
@@ -96,10 +65,23 @@ def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, thr
             folder.mkdir(parents=True, exist_ok=True)
     for item in request.get("ProcessingInputs", []):
         source = item["S3Input"]
-        _provide(shop, item["InputName"], source["S3Uri"], source.get("S3DataDistributionType", Distribution.REPLICATED),
-                 [paths.local(source["LocalPath"]) for paths in trees.values()])
-    _run_all(name, trees, command, shop, threads=max(1, threads // len(hosts)), reason_file="message",
-             environment=request.get("Environment", {}), seconds=request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"))
+        _provide(
+            shop,
+            item["InputName"],
+            source["S3Uri"],
+            source.get("S3DataDistributionType", Distribution.REPLICATED),
+            [paths.local(source["LocalPath"]) for paths in trees.values()],
+        )
+    _run_all(
+        name,
+        trees,
+        command,
+        shop,
+        threads=max(1, threads // len(hosts)),
+        reason_file="message",
+        environment=request.get("Environment", {}),
+        seconds=request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"),
+    )
     for paths in trees.values():
         for output in outputs:
             shop.storage.upload(paths.local(output["S3Output"]["LocalPath"]), output["S3Output"]["S3Uri"])
@@ -111,21 +93,47 @@ def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threa
     paths, specification = ContainerPaths(shop.work / name / "algo-1"), request["AlgorithmSpecification"]
     channels = request.get("InputDataConfig", [])
     write_json(paths.hyperparameters, request.get("HyperParameters", {}))
-    write_json(paths.hyperparameters.with_name("resourceconfig.json"),
-               {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"})
-    write_json(paths.hyperparameters.with_name("inputdataconfig.json"), {channel["ChannelName"]: {
-        "TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"} for channel in channels})
+    write_json(
+        paths.hyperparameters.with_name("resourceconfig.json"),
+        {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"},
+    )
+    write_json(
+        paths.hyperparameters.with_name("inputdataconfig.json"),
+        {
+            channel["ChannelName"]: {
+                "TrainingInputMode": "File",
+                "S3DistributionType": "FullyReplicated",
+                "RecordWrapperType": "None",
+            }
+            for channel in channels
+        },
+    )
     for channel in channels:
         source = channel["DataSource"]["S3DataSource"]
-        _provide(shop, channel["ChannelName"], source["S3Uri"], Distribution.REPLICATED, [paths.channel(channel["ChannelName"])])
+        _provide(
+            shop,
+            channel["ChannelName"],
+            source["S3Uri"],
+            Distribution.REPLICATED,
+            [paths.channel(channel["ChannelName"])],
+        )
     for folder in (paths.model, paths.output / "data"):
         folder.mkdir(parents=True, exist_ok=True)
     command = _command(specification.get("ContainerEntrypoint", ["train"]), specification.get("ContainerArguments", []))
     with _Checkpoints(request.get("CheckpointConfig"), paths, shop):
-        _run_all(name, {"algo-1": paths}, command, shop, threads=threads, reason_file="failure",
-                 environment={"TRAINING_JOB_NAME": request["TrainingJobName"]} | request.get("Environment", {}),
-                 seconds=request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"))
-        uri = "/".join((request["OutputDataConfig"]["S3OutputPath"].rstrip("/"), request["TrainingJobName"], "output/model.tar.gz"))
+        _run_all(
+            name,
+            {"algo-1": paths},
+            command,
+            shop,
+            threads=threads,
+            reason_file="failure",
+            environment={"TRAINING_JOB_NAME": request["TrainingJobName"]} | request.get("Environment", {}),
+            seconds=request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"),
+        )
+        uri = "/".join(
+            (request["OutputDataConfig"]["S3OutputPath"].rstrip("/"), request["TrainingJobName"], "output/model.tar.gz")
+        )
         shop.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), uri)
     shutil.rmtree(shop.work / name)
     return uri
@@ -147,11 +155,20 @@ def _provide(shop: Workshop, name: str, uri: str, distribution: str, folders: Se
         raise StepFailed(f"input {name}: there is no object under {uri}")
     for index, folder in enumerate(folders):
         sharded = distribution == Distribution.SHARDED
-        shop.storage.download(uri, folder, objects[index::len(folders)] if sharded else objects)
+        shop.storage.download(uri, folder, objects[index :: len(folders)] if sharded else objects)
 
 
-def _run_all(name: str, trees: Mapping[str, ContainerPaths], command: Sequence[str], shop: Workshop, *, threads: int,
-             reason_file: str, environment: Mapping[str, str], seconds: int | None) -> None:
+def _run_all(
+    name: str,
+    trees: Mapping[str, ContainerPaths],
+    command: Sequence[str],
+    shop: Workshop,
+    *,
+    threads: int,
+    reason_file: str,
+    environment: Mapping[str, str],
+    seconds: int | None,
+) -> None:
     """Run `command` on every instance side by side; the first that fails stops the others and gives the reason."""
     logs = {host: shop.logs / (f"{name}.log" if len(trees) == 1 else f"{name}-{host}.log") for host in trees}
     running: dict[str, SupervisedProcess] = {}
@@ -164,7 +181,7 @@ def _run_all(name: str, trees: Mapping[str, ContainerPaths], command: Sequence[s
         except subprocess.TimeoutExpired:
             running[host].stop()
             reason = f"stopped after MaxRuntimeInSeconds={seconds}"
-        shop.ended(running[host])
+        shop.processes.ended(running[host])
         if reason and not failures:
             failures.append(reason)
             for other in running.values():
@@ -172,15 +189,17 @@ def _run_all(name: str, trees: Mapping[str, ContainerPaths], command: Sequence[s
 
     try:
         for host, paths in trees.items():
-            running[host] = shop.start(command, paths, logs[host], threads=threads, environment=environment)
+            running[host] = shop.processes.start(
+                command, paths.base, logs[host], threads=threads, environment=environment
+            )
     finally:
         watchers = [threading.Thread(target=watch, args=(host,)) for host in running]
         for watcher in watchers:
             watcher.start()
         for watcher in watchers:
             watcher.join()
-    if shop.stopping.is_set() and failures:
-        raise StepStopped("stopped, because the run was ending")
+    if shop.processes.stopping.is_set() and failures:
+        raise RunEnding("stopped, because the run was ending")
     if failures:
         raise StepFailed(failures[0])
 

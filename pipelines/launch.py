@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +21,8 @@ from pipelines.local import Interpreter, Status, StepRecord
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
 from processing import phantom
-from processing.errors import ConfigError
-from processing.files import write_json
+from processing.errors import ConfigError, MammopipeError
+from processing.files import write_bytes
 from processing.job import cores
 from processing.records import Dataset
 
@@ -72,58 +70,260 @@ class Run:
         return RunFolder(self.folder.parent, self.folder.name).document(name)
 
 
-def start(config: PipelineConfig, *, backend: Backend | str = Backend.PROCESS, source: Source | str = Source(),  # noqa: B008
-          parameters: Mapping[str, Any] | None = None, runs: Path = Path("runs"), keep_endpoint: bool = False,
-          show: Callable[[Path], Any] | None = None, say: Callable[[str], None] = print) -> Run:
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out here."""
+
+    runs: Path = Path("runs")
+    """The folder of all runs' folders."""
+    keep_endpoint: bool = False
+    """Whether the endpoint outlives the run."""
+    show: Callable[[Path], Any] | None = None
+    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step; None: a live table."""
+    say: Callable[[str], None] = print
+    """Takes each line for the user."""
+
+
+def start(
+    config: PipelineConfig,
+    *,
+    backend: Backend | str = Backend.PROCESS,
+    source: Source | str = PHANTOMS,
+    parameters: Mapping[str, Any] | None = None,
+    options: Options | None = None,
+) -> Run:
     """Run the pipeline of `config` and return the run: ended on the process backend, just started on AWS.
 
-    `parameters` are values for the pipeline's parameters. `show(logs)` makes the context manager whose `changed(records)`
-    is told of every step (default: `pipelines.progress.Progress`); `say` takes each line for the user. Raises
-    `processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is no
-    exception but the run's status and reason.
+    `parameters` are values for the pipeline's parameters. Raises `processing.errors.MammopipeError` for what the caller can
+    mend before anything has run; a step that fails is no exception but the run's status and reason.
     """
     source = Source(source) if isinstance(source, str) else source
-    if source.weights:
-        config = replace(config, pretrained=True)
-    if backend == Backend.AWS:
-        return _start_on_aws(config, source, parameters or {}, say)
-    if backend == Backend.DOCKER:
+    config = replace(config, pretrained=True) if source.weights else config
+    choice, options = _backend(backend), options or Options()
+    if choice is Backend.DOCKER:
         raise ConfigError("backend docker: this version has no local mode in containers; use --backend process or aws")
-    if show is None:
-        from pipelines.progress import Progress
-        show = Progress
-    return _run_here(config, source, dict(parameters or {}), runs, keep_endpoint, show, say)
+    starter = _start_on_aws if choice is Backend.AWS else _run_here
+    return starter(config, source, dict(parameters or {}), options)
 
 
-def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], root: Path, keep_endpoint: bool,
-              show: Callable[[Path], Any], say: Callable[[str], None]) -> Run:
-    started, clock = datetime.now(UTC), time.monotonic()
-    run = new_run(root)
+def _backend(name: str) -> Backend:
+    try:
+        return Backend(name)
+    except ValueError:
+        raise ConfigError(f"backend {name!r}: must be one of {', '.join(Backend)}") from None
+
+
+def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: Options) -> Run:
+    account = _Account(new_run(options.runs), config)
+    compiled = build_pipeline(config).definition()
+    definition = json.loads(compiled)
     with ExitStack() as stack:
-        work = make_work(root, run.id)
+        work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
-        compiled = build_pipeline(config).definition()
-        definition = json.loads(compiled)
-        _check_hyperparameters(config, resolve_parameters(definition, given))
-        given |= _stage(config, source, services, given, say)
-        values = resolve_parameters(definition, given)
-        shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
-        account = _Account(run, config, definition, values, started, clock)
-        with show(run.logs) as progress:
-            interpreter = Interpreter(
-                definition, Scope(values, _execution_variables(config, run.id, started)), shop, services.sagemaker,
-                run.path / "endpoint" if keep_endpoint else work / "endpoint", services.environment, cores(),
-                changed=lambda records: (account.changed(records), progress.changed(records)))
-            results.write_text(run.path / "pipeline.json", compiled)
-            status = _interpret(interpreter, account)
+        interpreter = _interpreter(account, definition, services, work, given, options)
+        _stage(config, source, services, interpreter.scope, given, options.say)
+        write_bytes(account.run.path / "pipeline.json", compiled.encode())
+        _carry_out(account, interpreter, services, options)
+    return account.end(interpreter)
+
+
+def _interpreter(
+    account: "_Account",
+    definition: Mapping[str, Any],
+    services: sessions.LocalServices,
+    work: Path,
+    given: Mapping[str, Any],
+    options: Options,
+) -> Interpreter:
+    """Return the interpreter of this run, its parameters and every step found fit to run."""
+    run, config = account.run, account.config
+    account.parameters = resolve_parameters(definition, given)
+    replace(config.training, epochs=account.parameters["Epochs"])  # refuses what the training jobs would refuse later
+    scope = Scope(
+        account.parameters,
+        {
+            "PipelineExecutionId": run.id,
+            "PipelineName": config.name,
+            "StartDateTime": account.started,
+            "CurrentDateTime": account.started,
+            "PipelineArn": f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}",
+            "PipelineExecutionArn": f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}/execution/{run.id}",
+        },
+    )
+    shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
+    serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
+    return Interpreter(
+        definition, scope, shop, services.sagemaker, serving, services.environment, cores(), account.changed
+    )
+
+
+def _stage(
+    config: PipelineConfig,
+    source: Source,
+    services: sessions.LocalServices,
+    scope: Scope,
+    given: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Bring the films, and weights when there are any, to the run's S3 and point the parameters there."""
+    services.storage.ensure_bucket(config.storage.bucket)
+    parameters = dict(scope.parameters)
+    if "InputDataUri" not in given:
+        parameters["InputDataUri"] = _stage_films(config, source, services, say)
+    if source.weights and "WeightsUri" not in given:
+        parameters["WeightsUri"] = _stage_weights(config, source.weights, services, say)
+    scope.parameters = {
+        name: value.rstrip("/") if name.endswith("Uri") else value for name, value in parameters.items()
+    }
+
+
+def _stage_films(
+    config: PipelineConfig, source: Source, services: sessions.LocalServices, say: Callable[[str], None]
+) -> str:
+    dataset, uri = config.dataset, config.storage.uri("raw", config.dataset)
+    if source.place == PHANTOMS:
+        say(
+            f"SYNTHETIC FILMS: no source was given, so {source.films} phantoms stand in for {dataset}; no figure of this run "
+            "says anything about real mammograms."
+        )
+        with TemporaryDirectory() as scratch:
+            make_phantoms(dataset, Path(scratch), source.films)
+            uri = config.storage.uri("raw", f"{dataset}-phantoms")
+            staged = staging.stage(dataset, Path(scratch), uri, services.storage)
+    elif source.place.startswith("s3://"):
+        return _existing(source.place, services)
+    else:
+        staged = staging.stage(dataset, Path(source.place), uri, services.storage)
+    say(f"Staged {staged}")
+    return staged.uri
+
+
+def make_phantoms(dataset: Dataset, folder: Path, films: int) -> None:
+    """Write synthetic films in the layout of `dataset` into `folder`."""
+    if dataset is Dataset.MIAS:
+        phantom.write_mias_tree(folder, films=films)
+    else:
+        phantom.write_rsna_tree(folder, patients=max(2, films // 4))
+
+
+def _stage_weights(
+    config: PipelineConfig, place: str, services: sessions.LocalServices, say: Callable[[str], None]
+) -> str:
+    if place.startswith("s3://"):
+        return _existing(place, services)
+    staged = staging.stage_weights(Path(place), config.storage.uri("weights"), services.storage)
+    say(f"Staged weights: {staged}")
+    return staged.uri
+
+
+def _existing(uri: str, services: sessions.LocalServices) -> str:
+    if not services.durable:
+        raise ConfigError(
+            f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
+        )
+    return uri
+
+
+def _carry_out(
+    account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: Options
+) -> None:
+    """Run the steps, collect the results and ask the endpoint; whatever happens, no process is left that nobody asked for."""
+    steps, folder = interpreter.scope.steps, account.run.path
+    try:
+        with (options.show or _live_table)(account.run.logs) as progress:
+            account.listener = progress.changed
+            account.status = interpreter.run()
+        results.collect(steps, services.storage, folder)
+        endpoint = interpreter.endpoint
+        film = (
+            results.choose_film(steps, interpreter.scope.parameters["InputDataUri"], services.storage)
+            if endpoint
+            else None
+        )
+        if endpoint is not None and film is not None:
+            results.ask(endpoint.name, endpoint.url, film, services.storage, folder, options.say)
+        if endpoint is not None and options.keep_endpoint:
+            endpoint.keep(folder)
+    except MammopipeError as error:
+        account.status, account.reason = Status.FAILED, str(error)
+    except BaseException as error:
+        account.status, account.reason = Status.STOPPED, f"interrupted ({type(error).__name__})"
+        account.end(interpreter)
+        raise
+    finally:
         if interpreter.endpoint is not None:
-            stack.callback(interpreter.endpoint.stop)
-        results.collect(definition, interpreter.scope.steps, services.storage, run.path)
-        if interpreter.endpoint is not None:
-            results.invoke(interpreter.endpoint, interpreter.scope.steps, values["InputDataUri"], services.storage, run.path, say)
-            if keep_endpoint:
-                interpreter.endpoint.keep(run.path)
-                stack.pop_all().close() if False else None
-        account.end(status, list(interpreter.records.values()))
-        return account.conclude()
+            interpreter.endpoint.stop()
+
+
+def _live_table(logs: Path) -> Any:
+    from pipelines.progress import Progress
+
+    return Progress(logs)
+
+
+@dataclass
+class _Account:
+    """Keeps `execution.json` in step with the run."""
+
+    run: RunFolder
+    config: PipelineConfig
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    status: Status = Status.EXECUTING
+    reason: str = ""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    listener: Callable[[list[StepRecord]], None] | None = None
+    _clock: float = field(default_factory=time.monotonic)
+
+    def changed(self, records: list[StepRecord]) -> None:
+        """Write how the steps stand, and pass it on."""
+        self.run.write(
+            {
+                "id": self.run.id,
+                "status": str(self.status),
+                "reason": self.reason,
+                "pipeline": self.config.name,
+                "backend": "process",
+                "dataset": str(self.config.dataset),
+                "profile": str(self.config.profile),
+                "started": self.started,
+                "seconds": round(time.monotonic() - self._clock, 3),
+                "parameters": dict(self.parameters),
+                "steps": [record.as_dict() for record in records],
+            }
+        )
+        if self.listener is not None:
+            self.listener(records)
+
+    def end(self, interpreter: Interpreter) -> Run:
+        """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
+        self.listener = None
+        records, self.parameters = list(interpreter.records.values()), interpreter.scope.parameters
+        failed = [record for record in records if record.status is Status.FAILED]
+        self.reason = self.reason or (failed[0].reason if failed else "")
+        self.changed(records)
+        if self.status is Status.SUCCEEDED or any(record.type == "Fail" for record in failed):
+            self.run.become_latest()
+        return Run(self.run.id, self.status, self.reason, self.run.path)
+
+
+def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any], options: Options) -> Run:
+    """Bring the definition to AWS and start it; needs credentials, and a role in the configuration."""
+    if sessions.PLACEHOLDER_ACCOUNT in config.security.role:
+        raise ConfigError(
+            f"security.role={config.security.role}: set the execution role of your account for --backend aws"
+        )
+    session = sessions.aws_session(config)
+    pipeline = build_pipeline(config, session)
+    values = resolve_parameters(json.loads(pipeline.definition()), given)
+    if source.place.startswith("s3://"):
+        values["InputDataUri"] = source.place.rstrip("/")
+    elif source.place != PHANTOMS:
+        raise ConfigError(
+            f"{source.place}: stage it first (mammopipe stage {config.dataset} {source.place}), then give the s3:// folder"
+        )
+    with sessions.aws_errors():
+        pipeline.upsert(role_arn=config.security.role)
+        execution = pipeline.start(parameters=values)
+    options.say(f"Started {execution.arn}")
+    return Run(execution.arn.rpartition("/")[2], Status.EXECUTING, arn=execution.arn)

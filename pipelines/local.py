@@ -18,7 +18,8 @@ from typing import Any
 from botocore.exceptions import ClientError, ParamValidationError
 
 from pipelines.expressions import Scope, holds, references, resolve
-from pipelines.jobs import StepFailed, StepStopped, Workshop, run_processing, run_training, unpack_model
+from pipelines.jobs import StepFailed, Workshop, run_processing, run_training, unpack_model
+from pipelines.processes import RunEnding
 from pipelines.refusals import all_steps, check
 from pipelines.serving import LocalEndpoint, serve
 from pipelines.storage import S3Uri
@@ -100,9 +101,9 @@ class Interpreter:
                     for future in done:
                         self._finish(running.pop(future), future)
                     if self._failed():
-                        self.shop.stop()
+                        self.shop.processes.stop()
             except BaseException:
-                self.shop.stop()
+                self.shop.processes.stop()
                 wait(running)
                 for future, name in running.items():
                     self._finish(name, future)
@@ -116,7 +117,7 @@ class Interpreter:
         if self._failed():
             return []
         free = self.cores - sum(self._threads[name] for name in running)
-        chosen = []
+        chosen: list[str] = []
         for name in list(self._pending):
             ready = all(self.records[other].status is Status.SUCCEEDED for other in self._needs(name))
             if ready and (self._threads[name] <= free or not (running or chosen)):
@@ -160,7 +161,7 @@ class Interpreter:
         error = future.exception()
         if error is None:
             self._note(name, Status.SUCCEEDED)
-        elif isinstance(error, StepStopped):
+        elif isinstance(error, RunEnding):
             self._note(name, Status.STOPPED, str(error))
         elif isinstance(error, MammopipeError):
             self._note(name, Status.FAILED, str(error))
@@ -195,7 +196,9 @@ class Interpreter:
 
     def _job_name(self, step: Mapping[str, Any]) -> str:
         """Return a job's name; SageMaker takes 63 letters, digits and hyphens."""
-        return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{self.scope.execution['PipelineExecutionId']}-{step['Name']}")[:63].rstrip("-")
+        return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{self.scope.execution['PipelineExecutionId']}-{step['Name']}")[
+            :63
+        ].rstrip("-")
 
     def _processing(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, ProcessingJobName=self._job_name(step))
@@ -247,15 +250,23 @@ class Interpreter:
         self.shop.storage.fetch(place, found[0], archive)
         unpack_model(archive, self.serving / "model")
         archive.unlink()
-        self.endpoint = serve(request["EndpointName"], self.serving, self.shop, threads=self.cores,
-                              environment=dict(container.get("Environment") or {}) | dict(self.environment))
+        self.endpoint = serve(
+            request["EndpointName"],
+            self.serving,
+            self.shop.logs / f"{step['Name']}.log",
+            self.shop.processes,
+            threads=self.cores,
+            environment=dict(container.get("Environment") or {}) | dict(self.environment),
+        )
         return request
 
     def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         raise StepFailed(str(resolve(step["Arguments"]["ErrorMessage"], self.scope)))
 
     def _read_property_file(self, properties: Mapping[str, Any], file: Mapping[str, str]) -> Any:
-        outputs = {item["OutputName"]: item["S3Output"]["S3Uri"] for item in properties["ProcessingOutputConfig"]["Outputs"]}
+        outputs = {
+            item["OutputName"]: item["S3Output"]["S3Uri"] for item in properties["ProcessingOutputConfig"]["Outputs"]
+        }
         uri = f"{outputs[file['OutputName']].rstrip('/')}/{file['FilePath']}"
         try:
             return json.loads(self.shop.storage.read(uri))
@@ -264,7 +275,12 @@ class Interpreter:
 
 
 _EXECUTORS: Mapping[str, Callable[[Interpreter, Mapping[str, Any]], Mapping[str, Any]]] = {
-    "Processing": Interpreter._processing, "Training": Interpreter._training, "Condition": Interpreter._condition,
-    "RegisterModel": Interpreter._register, "Model": Interpreter._model, "EndpointConfig": Interpreter._endpoint_config,
-    "Endpoint": Interpreter._endpoint, "Fail": Interpreter._fail,
+    "Processing": Interpreter._processing,
+    "Training": Interpreter._training,
+    "Condition": Interpreter._condition,
+    "RegisterModel": Interpreter._register,
+    "Model": Interpreter._model,
+    "EndpointConfig": Interpreter._endpoint_config,
+    "Endpoint": Interpreter._endpoint,
+    "Fail": Interpreter._fail,
 }

@@ -41,7 +41,9 @@ class Parameters:
             weights_uri=ParameterString("WeightsUri", storage.uri("weights")) if config.pretrained else None,
             processing_instance_type=ParameterString("ProcessingInstanceType", compute.processing_instance_type),
             processing_instance_count=ParameterInteger("ProcessingInstanceCount", compute.processing_instance_count),
-            data_distribution=ParameterString("DataDistribution", str(compute.distribution), [str(item) for item in Distribution]),
+            data_distribution=ParameterString(
+                "DataDistribution", str(compute.distribution), [str(item) for item in Distribution]
+            ),
             training_instance_type=ParameterString("TrainingInstanceType", compute.training_instance_type),
             training_instance_count=ParameterInteger("TrainingInstanceCount", compute.training_instance_count),
             endpoint_instance_type=ParameterString("EndpointInstanceType", config.endpoint.instance_type),
@@ -52,7 +54,9 @@ class Parameters:
             image_width=ParameterInteger("ImageWidth", config.segmentation.width),
             seed=ParameterInteger("Seed", config.data.seed),
             min_macro_auc=ParameterFloat("MinMacroAuc", config.evaluation.min_macro_auc),
-            approval_status=ParameterString("ApprovalStatus", str(config.registry.approval), [str(item) for item in Approval]),
+            approval_status=ParameterString(
+                "ApprovalStatus", str(config.registry.approval), [str(item) for item in Approval]
+            ),
             kms_key_id=ParameterString("KmsKeyId", kms) if kms else None,
         )
 

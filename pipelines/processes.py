@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import processing
 from pipelines import supervise
+from processing.errors import MammopipeError
 
 STOP_SECONDS = supervise.GRACE_SECONDS + 5
 """Time in which a supervisor has stopped its command."""
@@ -24,15 +26,24 @@ class SupervisedProcess:
     _pipe: int
 
     @classmethod
-    def start(cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path) -> "SupervisedProcess":
+    def start(
+        cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
+    ) -> "SupervisedProcess":
         """Start `command` in `folder` with exactly `environment`; stdout and stderr are appended to the file `log`."""
         reading, writing = os.pipe()
         try:
             with _appending(log) as output:
                 # A session of its own: Ctrl-C reaches us alone, and we stop the command in an orderly way.
                 process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command], env=dict(environment), cwd=folder,
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=[reading], start_new_session=True)
+                    [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command],
+                    env=dict(environment),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[reading],
+                    start_new_session=True,
+                )
         except BaseException:
             os.close(writing)
             raise
@@ -75,6 +86,48 @@ class SupervisedProcess:
             os.close(pipe)
 
 
+class RunEnding(MammopipeError):
+    """A process was stopped, or not started, because the run is ending."""
+
+
+@dataclass
+class RunningProcesses:
+    """The processes of one run, so that all can be stopped at once."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set once no further process may start."""
+    _processes: dict[int, SupervisedProcess] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(
+        self, command: Sequence[str], base: Path, log: Path, *, threads: int, environment: Mapping[str, str]
+    ) -> SupervisedProcess:
+        """Start a job's process on the folder tree `base`; raises `RunEnding` when the run is ending."""
+        with self._lock:
+            if self.stopping.is_set():
+                raise RunEnding("not started, because the run was ending")
+            process = SupervisedProcess.start(
+                command, environment=job_environment(base, threads, environment), folder=base, log=log
+            )
+            self._processes[process.pid] = process
+            return process
+
+    def ended(self, process: SupervisedProcess) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._processes.pop(process.pid, None)
+
+    def stop(self) -> None:
+        """Let no further process start and stop those that run; returns when they are gone."""
+        with self._lock:
+            self.stopping.set()
+            stoppers = [threading.Thread(target=process.stop) for process in self._processes.values()]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+
 def is_supervisor(pid: int) -> bool:
     """Return whether `pid` is alive and runs `pipelines.supervise`: ids are used again, so ask before stopping one."""
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
@@ -91,11 +144,17 @@ def stop_kept(pid: int) -> bool:
 
 def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a job: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))
+    }
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
     paths = [*_checkout(), *filter(None, [inherited.get("PYTHONPATH", "")])]
-    return inherited | dict.fromkeys(counts, str(threads)) | {
-        "MAMMOPIPE_BASE": str(base), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)} | dict(extra)
+    return (
+        inherited
+        | dict.fromkeys(counts, str(threads))
+        | {"MAMMOPIPE_BASE": str(base), "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        | dict(extra)
+    )
 
 
 def _checkout() -> list[str]:

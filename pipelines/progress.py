@@ -10,15 +10,21 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines.jobs import tail
 from pipelines.local import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
-STYLES = {Status.WAITING: "dim", Status.EXECUTING: "bold cyan", Status.SUCCEEDED: "green", Status.FAILED: "bold red",
-          Status.STOPPED: "yellow", Status.NOT_EXECUTED: "dim"}
+STYLES = {
+    Status.WAITING: "dim",
+    Status.EXECUTING: "bold cyan",
+    Status.SUCCEEDED: "green",
+    Status.FAILED: "bold red",
+    Status.STOPPED: "yellow",
+    Status.NOT_EXECUTED: "dim",
+}
 
 
 @dataclass
@@ -41,7 +47,9 @@ class Progress:
         self._watcher.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         self._watcher.join()
         if self._live is not None:
@@ -76,14 +84,18 @@ class Progress:
 
 def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Table:
     """Return the steps as a table; with `logs`, running steps show what their log says last."""
-    table = Table("step", "status", Text("time", justify="right"), "", box=None, pad_edge=False)
+    table = Table("step", "status", Column("time", justify="right"), "", box=None, pad_edge=False)
     for record in records:
         seconds = record.seconds
         note = record.reason
         if record.status is Status.EXECUTING and logs is not None:
             seconds, note = time.monotonic() - record.clock, _last_words(logs / f"{record.name}.log")
-        table.add_row(record.name, Text(str(record.status), STYLES[record.status]), Text(_time(seconds), justify="right"),
-                      Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"))
+        table.add_row(
+            record.name,
+            Text(str(record.status), STYLES[record.status]),
+            _time(seconds),
+            Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"),
+        )
     return table
 
 
@@ -106,5 +118,3 @@ def _time(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-
-

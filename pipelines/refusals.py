@@ -12,39 +12,111 @@ from processing.errors import ConfigError
 
 VERSION = "2020-12-01"
 ANY: Any = object()
-STEP_MEMBERS = {"Name", "Type", "Arguments", "DependsOn", "DisplayName", "Description", "RetryPolicies", "CacheConfig", "PropertyFiles"}
+STEP_MEMBERS = {
+    "Name",
+    "Type",
+    "Arguments",
+    "DependsOn",
+    "DisplayName",
+    "Description",
+    "RetryPolicies",
+    "CacheConfig",
+    "PropertyFiles",
+}
 
-_S3_INPUT = {"S3Uri": ANY, "LocalPath": ANY, "S3DataType": {"S3Prefix"}, "S3InputMode": {"File"},
-             "S3DataDistributionType": {"FullyReplicated", "ShardedByS3Key"}, "S3CompressionType": {"None"}}
+_S3_INPUT = {
+    "S3Uri": ANY,
+    "LocalPath": ANY,
+    "S3DataType": {"S3Prefix"},
+    "S3InputMode": {"File"},
+    "S3DataDistributionType": {"FullyReplicated", "ShardedByS3Key"},
+    "S3CompressionType": {"None"},
+}
 _PROCESSING = {
     "AppSpecification": {"ImageUri": ANY, "ContainerEntrypoint": ANY, "ContainerArguments": ANY},
     "ProcessingInputs": [{"InputName": ANY, "AppManaged": {False}, "S3Input": _S3_INPUT}],
-    "ProcessingOutputConfig": {"KmsKeyId": ANY, "Outputs": [{
-        "OutputName": ANY, "AppManaged": {False}, "S3Output": {"S3Uri": ANY, "LocalPath": ANY, "S3UploadMode": {"EndOfJob"}}}]},
-    "ProcessingResources": {"ClusterConfig": ANY}, "StoppingCondition": ANY, "Environment": ANY, "NetworkConfig": ANY,
-    "RoleArn": ANY, "Tags": ANY,
+    "ProcessingOutputConfig": {
+        "KmsKeyId": ANY,
+        "Outputs": [
+            {
+                "OutputName": ANY,
+                "AppManaged": {False},
+                "S3Output": {"S3Uri": ANY, "LocalPath": ANY, "S3UploadMode": {"EndOfJob"}},
+            }
+        ],
+    },
+    "ProcessingResources": {"ClusterConfig": ANY},
+    "StoppingCondition": ANY,
+    "Environment": ANY,
+    "NetworkConfig": ANY,
+    "RoleArn": ANY,
+    "Tags": ANY,
 }
 _TRAINING = {
-    "AlgorithmSpecification": {"TrainingImage": ANY, "TrainingInputMode": {"File"}, "MetricDefinitions": ANY,
-                               "ContainerEntrypoint": ANY, "ContainerArguments": ANY},
-    "InputDataConfig": [{"ChannelName": ANY, "InputMode": {"File"}, "ContentType": ANY, "CompressionType": {"None"},
-                         "DataSource": {"S3DataSource": {"S3DataType": {"S3Prefix"}, "S3Uri": ANY,
-                                                         "S3DataDistributionType": {"FullyReplicated"}}}}],
+    "AlgorithmSpecification": {
+        "TrainingImage": ANY,
+        "TrainingInputMode": {"File"},
+        "MetricDefinitions": ANY,
+        "ContainerEntrypoint": ANY,
+        "ContainerArguments": ANY,
+    },
+    "InputDataConfig": [
+        {
+            "ChannelName": ANY,
+            "InputMode": {"File"},
+            "ContentType": ANY,
+            "CompressionType": {"None"},
+            "DataSource": {
+                "S3DataSource": {
+                    "S3DataType": {"S3Prefix"},
+                    "S3Uri": ANY,
+                    "S3DataDistributionType": {"FullyReplicated"},
+                }
+            },
+        }
+    ],
     "ResourceConfig": {"InstanceType": ANY, "InstanceCount": {1}, "VolumeSizeInGB": ANY, "VolumeKmsKeyId": ANY},
-    "HyperParameters": ANY, "OutputDataConfig": {"S3OutputPath": ANY, "KmsKeyId": ANY}, "CheckpointConfig": ANY,
-    "StoppingCondition": ANY, "Environment": ANY, "RoleArn": ANY, "Tags": ANY, "VpcConfig": ANY,
-    "EnableNetworkIsolation": ANY, "EnableInterContainerTrafficEncryption": ANY, "EnableManagedSpotTraining": ANY,
+    "HyperParameters": ANY,
+    "OutputDataConfig": {"S3OutputPath": ANY, "KmsKeyId": ANY},
+    "CheckpointConfig": ANY,
+    "StoppingCondition": ANY,
+    "Environment": ANY,
+    "RoleArn": ANY,
+    "Tags": ANY,
+    "VpcConfig": ANY,
+    "EnableNetworkIsolation": ANY,
+    "EnableInterContainerTrafficEncryption": ANY,
+    "EnableManagedSpotTraining": ANY,
 }
-_MODEL = {"PrimaryContainer": {"Image": ANY, "ModelDataUrl": ANY, "Environment": ANY}, "ExecutionRoleArn": ANY,
-          "EnableNetworkIsolation": ANY, "VpcConfig": ANY, "Tags": ANY}
+_MODEL = {
+    "PrimaryContainer": {"Image": ANY, "ModelDataUrl": ANY, "Environment": ANY},
+    "ExecutionRoleArn": ANY,
+    "EnableNetworkIsolation": ANY,
+    "VpcConfig": ANY,
+    "Tags": ANY,
+}
 _ENDPOINT_CONFIG = {
-    "EndpointConfigName": ANY, "KmsKeyId": ANY, "Tags": ANY,
-    "ProductionVariants": [{"VariantName": ANY, "ModelName": ANY, "InstanceType": ANY, "InitialInstanceCount": ANY,
-                            "InitialVariantWeight": ANY}],
+    "EndpointConfigName": ANY,
+    "KmsKeyId": ANY,
+    "Tags": ANY,
+    "ProductionVariants": [
+        {
+            "VariantName": ANY,
+            "ModelName": ANY,
+            "InstanceType": ANY,
+            "InitialInstanceCount": ANY,
+            "InitialVariantWeight": ANY,
+        }
+    ],
 }
 MEMBERS: Mapping[str, Any] = {
-    "Processing": _PROCESSING, "Training": _TRAINING, "Model": _MODEL, "EndpointConfig": _ENDPOINT_CONFIG, "RegisterModel": ANY,
-    "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY}, "Fail": {"ErrorMessage": ANY},
+    "Processing": _PROCESSING,
+    "Training": _TRAINING,
+    "Model": _MODEL,
+    "EndpointConfig": _ENDPOINT_CONFIG,
+    "RegisterModel": ANY,
+    "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY},
+    "Fail": {"ErrorMessage": ANY},
     "Condition": {"Conditions": ANY, "IfSteps": ANY, "ElseSteps": ANY},
 }
 """The step types that can be run."""
@@ -72,8 +144,9 @@ def check(definition: Mapping[str, Any], scope: Scope) -> None:
         if names.count(step["Name"]) > 1:
             raise ConfigError(f"{where} occurs twice")
         if step["Type"] not in MEMBERS:
-            raise ConfigError(f"{where}: the process backend cannot run a step of type {step['Type']}; it runs "
-                              f"{', '.join(MEMBERS)}")
+            raise ConfigError(
+                f"{where}: the process backend cannot run a step of type {step['Type']}; it runs {', '.join(MEMBERS)}"
+            )
         for member in step.keys() - STEP_MEMBERS:
             raise ConfigError(f"{where}: the process backend does not know the member {member}")
         _check_members(step["Arguments"], MEMBERS[step["Type"]], f"{where}: {step['Type']}", scope)

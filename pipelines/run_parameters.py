@@ -7,9 +7,17 @@ from typing import Any
 from processing.errors import ConfigError
 
 _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
-    "String": str, "Integer": int, "Float": float, "Boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    "String": str,
+    "Integer": int,
+    "Float": float,
+    "Boolean": lambda text: {"true": True, "false": False}[text.lower()],
 }
-_TYPES: Mapping[str, tuple[type, ...]] = {"String": (str,), "Integer": (int,), "Float": (float, int), "Boolean": (bool,)}
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "String": (str,),
+    "Integer": (int,),
+    "Float": (float, int),
+    "Boolean": (bool,),
+}
 
 
 def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,4 +47,4 @@ def _value(declared: Mapping[str, Any], value: Any) -> Any:
         raise ConfigError(f"pipeline parameter {name}={value!r} must be of type {kind}")
     if choices and typed not in choices:
         raise ConfigError(f"pipeline parameter {name}={value!r} must be one of {', '.join(choices)}")
-    return float(typed) if kind == "Float" else typed
+    return float(typed) if isinstance(typed, int) and kind == "Float" else typed

@@ -53,13 +53,19 @@ class RunFolder:
 
     def write(self, execution: Mapping[str, Any]) -> None:
         """Replace `execution.json`."""
-        write_json(self.path / "execution.json", {**execution, "process": {"host": socket.gethostname(), "pid": os.getpid()}})
+        write_json(
+            self.path / "execution.json", {**execution, "process": {"host": socket.gethostname(), "pid": os.getpid()}}
+        )
 
     def execution(self) -> dict[str, Any]:
         """Return `execution.json`; a run that is executing but whose process is gone is shown as stopped."""
         values: dict[str, Any] = self.document("execution.json")
         process = values.get("process", {})
-        if values["status"] == Status.EXECUTING and process.get("host") == socket.gethostname() and not _alive(process["pid"]):
+        if (
+            values["status"] == Status.EXECUTING
+            and process.get("host") == socket.gethostname()
+            and not _alive(process["pid"])
+        ):
             values["status"], values["reason"] = str(Status.STOPPED), "its process was killed"
             for step in values["steps"]:
                 if step["status"] in (Status.EXECUTING, Status.WAITING):
@@ -99,8 +105,11 @@ def find_run(root: Path, name: str = LATEST) -> RunFolder:
 
 def list_runs(root: Path) -> list[RunFolder]:
     """Return the runs of a folder, the oldest first."""
-    return [RunFolder(root, path.parent.name) for path in sorted(root.glob("[!.]*/execution.json"))
-            if not path.parent.is_symlink()]
+    return [
+        RunFolder(root, path.parent.name)
+        for path in sorted(root.glob("[!.]*/execution.json"))
+        if not path.parent.is_symlink()
+    ]
 
 
 def make_work(root: Path, run: str) -> Path:

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.jobs import ENTRYPOINTS, StepFailed, Workshop, tail
-from pipelines.processes import SupervisedProcess, stop_kept
+from pipelines.jobs import ENTRYPOINTS, StepFailed, tail
+from pipelines.processes import RunningProcesses, SupervisedProcess, stop_kept
 from processing.errors import ConfigError
 from processing.files import write_json
-from processing.paths import ContainerPaths
 
 START_SECONDS = 120.0
 """Time in which the server must answer /ping; SageMaker's own limit is 4 minutes by default."""
@@ -39,12 +38,19 @@ class LocalEndpoint:
         self.process.keep()
 
 
-def serve(name: str, folder: Path, shop: Workshop, *, threads: int, environment: Mapping[str, str]) -> LocalEndpoint:
+def serve(
+    name: str, folder: Path, log: Path, processes: RunningProcesses, *, threads: int, environment: Mapping[str, str]
+) -> LocalEndpoint:
     """Start the server on the model in `folder/model` and return it once it answers; raises `StepFailed` with the reason."""
-    port, log = _free_port(), shop.logs / "Endpoint.log"
+    port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    process = shop.start(list(ENTRYPOINTS["serve"]), ContainerPaths(folder.resolve()), log, threads=threads,
-                         environment={"SAGEMAKER_BIND_TO_PORT": str(port)} | dict(environment))
+    process = processes.start(
+        ENTRYPOINTS["serve"],
+        folder.resolve(),
+        log,
+        threads=threads,
+        environment={"SAGEMAKER_BIND_TO_PORT": str(port)} | dict(environment),
+    )
     deadline = time.monotonic() + START_SECONDS
     try:
         while not is_healthy(url):

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
 
 from pipelines.config import PipelineConfig
 from pipelines.storage import QUICK, Storage, s3_client
+from processing.errors import ConfigError
 
 OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
 """Credentials for clients that must never reach AWS; given explicitly, so that nothing looks for real ones."""
@@ -31,6 +33,21 @@ def prepare_sdk(region: str) -> None:
         warnings.simplefilter("ignore")
         from sagemaker.core.telemetry import telemetry_logging
     telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
+
+
+PLACEHOLDER_ACCOUNT = ":000000000000:"
+"""The account of the default role, which stands for no account."""
+
+
+@contextmanager
+def aws_errors() -> Iterator[None]:
+    """Turn what AWS or botocore raises into a one-line `ConfigError`."""
+    try:
+        yield
+    except ClientError as error:
+        raise ConfigError(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', '')}") from None
+    except BotoCoreError as error:
+        raise ConfigError(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
 
 
 def compile_session(config: PipelineConfig) -> Any:
@@ -53,6 +70,8 @@ class LocalServices:
     """A boto3 SageMaker client on the emulator: it checks every request against the service's model and keeps the registry."""
     environment: Mapping[str, str]
     """What a local container needs to reach the same S3."""
+    durable: bool
+    """Whether S3 is a service of its own, which outlives the run."""
 
 
 @contextmanager
@@ -62,6 +81,7 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
     Its state dies with it. `cache` is the folder where uploads keep a copy (`pipelines.storage`).
     """
     from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     region = _region(config)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -73,17 +93,36 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
         caller = _credentials(region) if external else own
         storage = Storage(s3_client(caller, external or url), cache)
         keys = caller.get_credentials().get_frozen_credentials()
-        yield LocalServices(storage, own.client("sagemaker", endpoint_url=url, config=QUICK), {
-            "AWS_ENDPOINT_URL_S3": external or url, "AWS_DEFAULT_REGION": region, "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key,
-            **({"AWS_SESSION_TOKEN": keys.token} if keys.token else {})})
+        yield LocalServices(
+            storage,
+            own.client("sagemaker", endpoint_url=url, config=QUICK),
+            {
+                "AWS_ENDPOINT_URL_S3": external or url,
+                "AWS_DEFAULT_REGION": region,
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "AWS_ACCESS_KEY_ID": keys.access_key,
+                "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+                **({"AWS_SESSION_TOKEN": keys.token} if keys.token else {}),
+            },
+            durable=external is not None,
+        )
     finally:
         server.stop()
 
 
+def caller_storage(config: PipelineConfig) -> Storage:
+    """Return S3 as the caller's environment names it: the service at `$AWS_ENDPOINT_URL_S3`, or AWS."""
+    region = _region(config)
+    return Storage(
+        s3_client(_credentials(region) if os.environ.get("AWS_ENDPOINT_URL_S3") else boto3.Session(region_name=region))
+    )
+
+
 def _credentials(region: str) -> boto3.Session:
     """Return a session with the caller's credentials, or with invented ones, which an emulator takes as well."""
-    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # without this, a machine without any waits for a timeout
+    os.environ.setdefault(
+        "AWS_EC2_METADATA_DISABLED", "true"
+    )  # without this, a machine without any waits for a timeout
     session = boto3.Session(region_name=region)
     return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)
 
@@ -95,9 +134,14 @@ def _region(config: PipelineConfig) -> str:
 def _pipeline_session(config: PipelineConfig, boto_session: boto3.Session) -> Any:
     prepare_sdk(config.region)
     from sagemaker.core.workflow.pipeline_context import PipelineSession
+
     storage = config.storage
-    session = PipelineSession(boto_session=boto_session, default_bucket=storage.bucket, default_bucket_prefix=storage.prefix,
-                              sagemaker_config={"SchemaVersion": "1.0"})
+    session = PipelineSession(
+        boto_session=boto_session,
+        default_bucket=storage.bucket,
+        default_bucket_prefix=storage.prefix,
+        sagemaker_config={"SchemaVersion": "1.0"},
+    )
     # Empty from here on: the machine's SDK defaults must not leak into the definition, and the SDK validates a
     # configuration that is not empty again at each of its 240 look-ups.
     session.sagemaker_config = {}

@@ -18,7 +18,9 @@ from processing.files import sha256
 from processing.records import Dataset
 
 PATTERNS: Mapping[Dataset, Sequence[str]] = {
-    Dataset.MIAS: ("Info.txt", "Licence.txt", "*.pgm"), Dataset.RSNA: ("train.csv", "train_images/*/*.dcm")}
+    Dataset.MIAS: ("Info.txt", "Licence.txt", "*.pgm"),
+    Dataset.RSNA: ("train.csv", "train_images/*/*.dcm"),
+}
 """What of a dataset's folder goes to S3."""
 LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: "Info.txt", Dataset.RSNA: "train.csv"}
 WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
@@ -59,7 +61,9 @@ def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
     """Bring pretrained weights, a file or a folder of them, to `uri`, each with its SHA-256 in `<file>.sha256`."""
     files = [source] if source.is_file() else sorted(path for pattern in WEIGHTS for path in source.glob(pattern))
     if not files:
-        raise ConfigError(f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN")
+        raise ConfigError(
+            f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN"
+        )
     with TemporaryDirectory() as scratch:
         sums = []
         for path in files:
@@ -103,7 +107,9 @@ def _folder_of(folder: Path, marker: str, shown: Path | None = None) -> Path:
 
 def _check_rsna(folder: Path) -> None:
     if not any((folder / "train_images").glob("*/*.dcm")):
-        raise LabelError(f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv")
+        raise LabelError(
+            f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv"
+        )
 
 
 _CHECKS: Mapping[Dataset, Callable[[Path], object]] = {Dataset.MIAS: mias.check_release, Dataset.RSNA: _check_rsna}
@@ -117,6 +123,7 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
     changed = [path for path in files if _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"))]
     total = sum(path.stat().st_size for path in changed)
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+
         def send(path: Path) -> None:
             storage.put(path, f"{base}/{path.relative_to(folder).as_posix()}")
             bar.update(path.stat().st_size)

@@ -20,17 +20,33 @@ THREADS = 8
 """Transfers at a time."""
 SINGLE_PUT_BYTES = 64 * 2**20
 """Above this size a file goes up in parts."""
-QUICK = Config(connect_timeout=3, read_timeout=60, retries={"total_max_attempts": 2, "mode": "standard"},
-               max_pool_connections=THREADS, s3={"addressing_style": "path"})
+QUICK = Config(
+    connect_timeout=3,
+    read_timeout=60,
+    retries={"total_max_attempts": 2, "mode": "standard"},
+    max_pool_connections=8 * THREADS,
+    s3={"addressing_style": "path"},
+)
 """A client that gives up within seconds when nobody answers; path style, since few emulators have a name per bucket."""
-CONTENT_TYPES = {".pgm": "image/x-portable-graymap", ".dcm": "application/dicom", ".pth": "application/octet-stream",
-                 ".gz": "application/gzip", ".sha256": "text/plain"}
+CONTENT_TYPES = {
+    ".pgm": "image/x-portable-graymap",
+    ".dcm": "application/dicom",
+    ".pth": "application/octet-stream",
+    ".gz": "application/gzip",
+    ".sha256": "text/plain",
+}
 _Item = TypeVar("_Item")
 _REASONS = {
-    "404": "does not exist", "NoSuchKey": "does not exist", "NoSuchBucket": "bucket does not exist",
-    "403": "access is denied", "AccessDenied": "access is denied", "InvalidAccessKeyId": "the credentials are not known there",
-    "SignatureDoesNotMatch": "the credentials are wrong", "InvalidBucketName": "not a valid bucket name",
-    "ExpiredToken": "the credentials have expired", "301": "the bucket lies in another region",
+    "404": "does not exist",
+    "NoSuchKey": "does not exist",
+    "NoSuchBucket": "bucket does not exist",
+    "403": "access is denied",
+    "AccessDenied": "access is denied",
+    "InvalidAccessKeyId": "the credentials are not known there",
+    "SignatureDoesNotMatch": "the credentials are wrong",
+    "InvalidBucketName": "not a valid bucket name",
+    "ExpiredToken": "the credentials have expired",
+    "301": "the bucket lies in another region",
     "PermanentRedirect": "the bucket lies in another region",
 }
 
@@ -61,7 +77,7 @@ class S3Uri:
         """
         folder = self.key.rstrip("/")
         if key.startswith(folder + "/"):
-            return key[len(folder) + 1:]
+            return key[len(folder) + 1 :]
         return str(PurePosixPath(key).relative_to(PurePosixPath(folder).parent)) if folder else key
 
 
@@ -103,8 +119,12 @@ class Storage:
         place = S3Uri.parse(uri)
         with self._errors(uri):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.key)
-            return [S3Object(item["Key"], item["Size"], item["ETag"].strip('"'))
-                    for page in pages for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+            return [
+                S3Object(item["Key"], item["Size"], item["ETag"].strip('"'))
+                for page in pages
+                for item in page.get("Contents", [])
+                if not item["Key"].endswith("/")
+            ]
 
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object."""
@@ -118,12 +138,15 @@ class Storage:
         place = S3Uri.parse(uri)
         with self._errors(uri):
             if path.stat().st_size > SINGLE_PUT_BYTES:
-                self.client.upload_file(str(path), place.bucket, place.key, ExtraArgs={"ContentType": content_type(path)})
+                self.client.upload_file(
+                    str(path), place.bucket, place.key, ExtraArgs={"ContentType": content_type(path)}
+                )
                 etag = self.client.head_object(Bucket=place.bucket, Key=place.key)["ETag"]
             else:
                 with path.open("rb") as body:
-                    etag = self.client.put_object(Bucket=place.bucket, Key=place.key, Body=body,
-                                                  ContentType=content_type(path))["ETag"]
+                    etag = self.client.put_object(
+                        Bucket=place.bucket, Key=place.key, Body=body, ContentType=content_type(path)
+                    )["ETag"]
         self._remember(path, place, etag.strip('"'))
 
     def fetch(self, place: S3Uri, item: S3Object, target: Path) -> None:
@@ -172,7 +195,9 @@ class Storage:
             yield
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
-            raise StorageError(f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})") from None
+            raise StorageError(
+                f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})"
+            ) from None
         except NoCredentialsError:
             raise StorageError(f"{where}: no AWS credentials found (S3 at {self.endpoint})") from None
         except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:

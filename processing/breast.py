@@ -75,8 +75,9 @@ def segment_breast(
 ) -> BreastRegion:
     """Return the breast of a mammogram (uint16, rows x columns, air dark) as masks of the same shape.
 
-    `laterality` decides the chest side only where the pixels leave it open; `view` CC (or any other that does not show
-    it) leaves the pectoral muscle alone. Raises `NoBreastError` when nothing in the image can be a breast.
+    `laterality` decides the chest side only where the pixels leave it open. A `view` that does not show the pectoral
+    muscle (CC) leaves it alone; where the view is unknown the muscle is sought as in an MLO view, so that an image whose
+    file does not name its view gives the pixels it would give with the name. Raises `NoBreastError` when nothing in the image can be a breast.
     """
     film = _reduce(pixels)
     mask = _breast_mask(film)
@@ -84,10 +85,12 @@ def segment_breast(
     mask = _without_overhang(mask, side)
     coverage = _coverage(film, mask, side)
     if mask.mean() < SMALLEST_SHARE:
-        raise NoBreastError(f"no breast: the largest object covers {mask.mean():.1%} of the image; "
-                            f"at least {SMALLEST_SHARE:.0%} is needed")
+        raise NoBreastError(
+            f"no breast: the largest object covers {mask.mean():.1%} of the image; "
+            f"at least {SMALLEST_SHARE:.0%} is needed"
+        )
     seek = view is None or view.shows_pectoral
-    pectoral = find_pectoral(film.grey, mask, chest_left=side is Side.LEFT, certain=view is not None) if seek else None
+    pectoral = find_pectoral(film.grey, mask, chest_left=side is Side.LEFT) if seek else None
     muscle = np.zeros_like(mask) if pectoral is None else pectoral.mask
     quality: dict[str, Any] = {
         "coverage": round(coverage, 4),
@@ -107,13 +110,15 @@ def _reduce(pixels: NDArray[np.uint16]) -> _Film:
     if pixels.ndim != 2 or pixels.dtype != np.uint16:
         raise ValueError(f"pixels must be a 2-D uint16 array, not {pixels.dtype} of shape {pixels.shape}")
     if min(pixels.shape) < SMALLEST_SIDE:
-        raise NoBreastError(f"no breast: the image measures {pixels.shape[1]} x {pixels.shape[0]} pixels; "
-                            f"at least {SMALLEST_SIDE} a side are needed")
+        raise NoBreastError(
+            f"no breast: the image measures {pixels.shape[1]} x {pixels.shape[0]} pixels; "
+            f"at least {SMALLEST_SIDE} a side are needed"
+        )
     scale = min(1.0, WORKING_SIZE / max(pixels.shape))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     # Averaging every pixel of a large film costs more than all the rest; every n-th tells the same.
     skip = max(1, int(1 / (2 * scale)))
-    thinned = np.ascontiguousarray(pixels[skip // 2::skip, skip // 2::skip])
+    thinned = np.ascontiguousarray(pixels[skip // 2 :: skip, skip // 2 :: skip])
     grey = cv2.GaussianBlur(cv2.resize(thinned, size, interpolation=cv2.INTER_AREA).astype(np.float32), (0, 0), 0.8)
     grey -= grey.min()
     top = float(np.percentile(grey[grey > 0], 99)) if grey.any() else 0.0
@@ -121,7 +126,7 @@ def _reduce(pixels: NDArray[np.uint16]) -> _Film:
         raise NoBreastError("no breast: all pixels have nearly one value")
     grey = np.minimum(grey / top, 1.2).astype(np.float32)
     left, right = _padding(grey)
-    air, threshold = _air(grey[:, left:grey.shape[1] - right])
+    air, threshold = _air(grey[:, left : grey.shape[1] - right])
     return _Film(grey, air, threshold)
 
 
@@ -140,7 +145,7 @@ def _air(grey: Grey) -> tuple[float, float]:
     levels = np.rint(np.minimum(grey.ravel(), 1.0) * 255).astype(np.intp)
     counts = np.convolve(np.bincount(levels, minlength=256)[1:], [0.25, 0.5, 0.25], mode="same")
     peak = int(counts[:40].argmax())
-    if counts[max(peak - 2, 0):peak + 3].sum() < 0.05 * counts.sum():
+    if counts[max(peak - 2, 0) : peak + 3].sum() < 0.05 * counts.sum():
         return 0.0, 7 / 255
     below = np.flatnonzero(counts[peak:] < 0.15 * counts[peak])
     end = peak + (int(below[0]) if below.size else 255)
@@ -198,7 +203,7 @@ def _labels(grey: Grey, unit: float) -> NDArray[np.uint8]:
         x, y, width, height, area = (int(value) for value in stats[index])
         if not 4 * unit <= area <= 150 * unit**2 or area < 0.5 * width * height:
             continue
-        box = np.s_[max(y - margin, 0):y + height + margin, max(x - margin, 0):x + width + margin]
+        box = np.s_[max(y - margin, 0) : y + height + margin, max(x - margin, 0) : x + width + margin]
         plate = (labels[box] == index).astype(np.uint8)
         distance = np.rint(cv2.distanceTransform(1 - plate, cv2.DIST_L2, 3))
         if (grey[box][distance == margin] < 0.35).mean() > 0.8:
@@ -215,7 +220,7 @@ def _without_tail(mask: Mask) -> Mask:
     if narrow.size == 0 or bottom - (widest + narrow[0]) < 0.04 * mask.shape[0]:
         return mask
     cut = mask.copy()
-    cut[widest + int(narrow[0]):] = False
+    cut[widest + int(narrow[0]) :] = False
     return cut
 
 
@@ -281,7 +286,11 @@ def _coverage(film: _Film, mask: Mask, side: Side) -> float:
 
 
 def _flags(
-    mask: Mask, side: Side, padding: tuple[int, int], coverage: float, laterality: Laterality | None,
+    mask: Mask,
+    side: Side,
+    padding: tuple[int, int],
+    coverage: float,
+    laterality: Laterality | None,
     muscle_missing: bool,
 ) -> list[str]:
     """Name what a reader should look at; the skin is cut off where the breast runs into the film's far edge."""

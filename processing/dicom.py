@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from processing.dicom_chain import read_chain
 from processing.dicom_checks import check_is_mammogram
 from processing.dicom_decode import Layout, decode, read_layout
+from processing.dicom_file import DicomFile, parse
 from processing.dicom_position import read_laterality, read_spacing, read_view
-from processing.dicom_tags import DicomFile, Tag, Tags, parse
+from processing.dicom_tags import Tag, Tags
 from processing.dicom_values import apply
 from processing.image_rules import DEFAULT_CONFIG, ReadConfig
 from processing.records import Laterality, View
@@ -43,11 +44,14 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     laterality, laterality_facts = read_laterality(tags)
     view, view_facts = read_view(tags)
     spacing, spacing_facts = read_spacing(tags)
-    cells = decode(file, layout, threads=config.threads)
-    pixels = apply(cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed,
-                   chain=chain)
+    cells = decode(file, layout, config)
+    pixels = apply(
+        cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
+    )
     facts = _file_facts(file, layout) | chain_facts | laterality_facts | view_facts | spacing_facts
-    return DicomImage(pixels, laterality, view, spacing, facts)
+    if cells.reduction > 1:
+        facts |= {"reduction": cells.reduction, "decoder": "OpenJPEG (Pillow)"}
+    return DicomImage(pixels, laterality, view, spacing and spacing * cells.reduction, facts)
 
 
 def _file_facts(file: DicomFile, layout: Layout) -> Facts:
@@ -77,6 +81,9 @@ def _file_facts(file: DicomFile, layout: Layout) -> Facts:
 
 def _flags(tags: Tags) -> Facts:
     """Return the YES and NO attributes that are stated."""
-    named = {"implant": Tag.BREAST_IMPLANT_PRESENT, "partial_view": Tag.PARTIAL_VIEW,
-             "burned_in_annotation": Tag.BURNED_IN_ANNOTATION}
+    named = {
+        "implant": Tag.BREAST_IMPLANT_PRESENT,
+        "partial_view": Tag.PARTIAL_VIEW,
+        "burned_in_annotation": Tag.BURNED_IN_ANNOTATION,
+    }
     return {name: tags.text(tag) == "YES" for name, tag in named.items() if tags.text(tag) in ("YES", "NO")}

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from processing.dicom_decode import Layout
-from processing.dicom_tags import Tag, Tags, clip, label
+from processing.dicom_tags import Tag, Tags, label, quoted
 from processing.dicom_values import Chain, Lut, Rescale, VoiFunction, Window
 from processing.image_rules import CorruptImageError, ReadConfig, UnsupportedImageError
 
@@ -26,8 +26,9 @@ def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, F
     voi = _voi(tags, modality.scale(low, high)[0], config, facts)
     shape = tags.text(Tag.PRESENTATION_LUT_SHAPE)
     if shape not in ("", "IDENTITY", "INVERSE"):
-        raise UnsupportedImageError(f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {clip(shape)!r}; "
-                                    "IDENTITY and INVERSE are read")
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {quoted(shape)}; IDENTITY and INVERSE are read"
+        )
     photometric = tags.text(Tag.PHOTOMETRIC_INTERPRETATION)
     # C.8.11.3.1.2 asks for INVERSE with MONOCHROME1: both say the same thing, so they invert once together.
     inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
@@ -66,8 +67,12 @@ def _voi(tags: Tags, lowest_input: float, config: ReadConfig, facts: Facts) -> W
     if windows:
         center, width = _select(windows, config.window_index, Tag.WINDOW_CENTER, tags)
         window = _window(tags, center, width)
-        facts |= {"voi_function": str(window.function), "voi_index": config.window_index, "window_center": center,
-                  "window_width": width}
+        facts |= {
+            "voi_function": str(window.function),
+            "voi_index": config.window_index,
+            "window_center": center,
+            "window_width": width,
+        }
         return window
     facts["voi_function"] = "NONE, full range of stored values"
     return None
@@ -75,24 +80,29 @@ def _voi(tags: Tags, lowest_input: float, config: ReadConfig, facts: Facts) -> W
 
 def _select(choices: tuple[Choice, ...], index: int, tag: Tag, tags: Tags) -> Choice:
     if index >= len(choices):
-        raise UnsupportedImageError(f"{tags.where}: {label(tag)} gives {len(choices)} to choose from; number {index} "
-                                    "(counted from 0) is configured")
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(tag)} gives {len(choices)} to choose from; number {index} "
+            "(counted from 0) is configured"
+        )
     return choices[index]
 
 
 def _windows(tags: Tags) -> tuple[tuple[float, float], ...]:
     centers, widths = tags.numbers(Tag.WINDOW_CENTER), tags.numbers(Tag.WINDOW_WIDTH)
     if len(centers) != len(widths):
-        raise tags.corrupt(Tag.WINDOW_CENTER, f"has {len(centers)} values and {label(Tag.WINDOW_WIDTH)} has "
-                                              f"{len(widths)}; they must be as many")
+        raise tags.corrupt(
+            Tag.WINDOW_CENTER,
+            f"has {len(centers)} values and {label(Tag.WINDOW_WIDTH)} has {len(widths)}; they must be as many",
+        )
     return tuple(zip(centers, widths, strict=True))
 
 
 def _window(tags: Tags, center: float, width: float) -> Window:
     name = tags.text(Tag.VOI_LUT_FUNCTION) or VoiFunction.LINEAR
     if name not in list(VoiFunction):
-        raise UnsupportedImageError(f"{tags.where}: {label(Tag.VOI_LUT_FUNCTION)} is {clip(name)!r}; "
-                                    f"{', '.join(VoiFunction)} are read")
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.VOI_LUT_FUNCTION)} is {quoted(name)}; {', '.join(VoiFunction)} are read"
+        )
     if not (width >= 1 if name == VoiFunction.LINEAR else width > 0):
         least = "at least 1" if name == VoiFunction.LINEAR else "greater than 0"
         raise tags.corrupt(Tag.WINDOW_WIDTH, f"is {width:g}; it must be {least} for a {name} window")
@@ -130,8 +140,9 @@ def _padding(tags: Tags, layout: Layout) -> tuple[int, int] | None:
     value, limit = tags.number(Tag.PIXEL_PADDING_VALUE), tags.number(Tag.PIXEL_PADDING_RANGE_LIMIT)
     if value is None:
         if limit is not None:
-            raise CorruptImageError(f"{tags.where}: {label(Tag.PIXEL_PADDING_RANGE_LIMIT)} needs "
-                                    f"{label(Tag.PIXEL_PADDING_VALUE)}")
+            raise CorruptImageError(
+                f"{tags.where}: {label(Tag.PIXEL_PADDING_RANGE_LIMIT)} needs {label(Tag.PIXEL_PADDING_VALUE)}"
+            )
         return None
     ends = [_as_stored(int(end), layout.signed) for end in (value, value if limit is None else limit)]
     return min(ends), max(ends)

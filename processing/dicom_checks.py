@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pydicom.uid import UID
 
-from processing.dicom_tags import Tag, Tags, clip, label
+from processing.dicom_tags import Tag, Tags, label, quoted
 from processing.image_rules import NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -23,10 +23,14 @@ MAX_MAGNIFICATION = 1.35
 
 # Coded views and modifiers that are not a whole breast on the detector: SNOMED CT and the older SNOMED RT codes.
 REFUSED_CODES = {
-    "127457009": "tissue specimen", "G-8310": "tissue specimen",
-    "399163009": "magnification view", "R-102D6": "magnification view",
-    "399055006": "spot compression view", "R-102D7": "spot compression view",
-    "399161006": "cleavage view of both breasts", "R-102D2": "cleavage view of both breasts",
+    "127457009": "tissue specimen",
+    "G-8310": "tissue specimen",
+    "399163009": "magnification view",
+    "R-102D6": "magnification view",
+    "399055006": "spot compression view",
+    "R-102D7": "spot compression view",
+    "399161006": "cleavage view of both breasts",
+    "R-102D2": "cleavage view of both breasts",
 }
 
 
@@ -39,7 +43,7 @@ def check_is_mammogram(tags: Tags) -> None:
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
-    return f"{label(tag)} is {clip(chr(92).join(tags.texts(tag)))!r}: {meaning}"
+    return f"{label(tag)} is {quoted(chr(92).join(tags.texts(tag)))}: {meaning}"
 
 
 def _modality(tags: Tags) -> str:
@@ -51,7 +55,8 @@ def _sop_class(tags: Tags) -> str:
     uid = tags.text(Tag.SOP_CLASS_UID)
     if not uid or uid in _SOP_CLASSES:
         return ""
-    return f"{label(Tag.SOP_CLASS_UID)} is {clip(str(UID(uid).name))!r}: not the storage class of a 2-D mammogram"
+    name = UID(uid).name if UID(uid).name != uid else quoted(uid)
+    return f"{label(Tag.SOP_CLASS_UID)} is {name}: not the storage class of a 2-D mammogram"
 
 
 def _image_type(tags: Tags) -> str:
@@ -96,8 +101,9 @@ def _coded_view(tags: Tags) -> str:
 def _magnification(tags: Tags) -> str:
     factor = tags.number(Tag.ESTIMATED_MAGNIFICATION)
     if factor is not None and factor > MAX_MAGNIFICATION:
-        return (f"{label(Tag.ESTIMATED_MAGNIFICATION)} is {factor:g}: a magnification view "
-                f"(more than {MAX_MAGNIFICATION})")
+        return (
+            f"{label(Tag.ESTIMATED_MAGNIFICATION)} is {factor:g}: a magnification view (more than {MAX_MAGNIFICATION})"
+        )
     small = re.search(r"\b(SPOT|MAG|MAGNIFICATION)\b", tags.text(Tag.PADDLE_DESCRIPTION).upper())
     return _says(tags, Tag.PADDLE_DESCRIPTION, "a magnification or spot compression view") if small else ""
 
@@ -113,5 +119,13 @@ def _quality_control(tags: Tags) -> str:
 
 
 _RULES: tuple[Callable[[Tags], str], ...] = (
-    _modality, _sop_class, _image_type, _specimen, _biopsy, _coded_view, _magnification, _both_breasts,
-    _quality_control)
+    _modality,
+    _sop_class,
+    _image_type,
+    _specimen,
+    _biopsy,
+    _coded_view,
+    _magnification,
+    _both_breasts,
+    _quality_control,
+)

@@ -28,6 +28,8 @@ class Announced:
     components: int
     precision: int
     """Bits a sample."""
+    levels: int = 0
+    """How many times the codestream can be decoded at half the resolution (JPEG 2000 decomposition levels)."""
 
 
 def only_frame(value: memoryview, order: str, where: str) -> bytes:
@@ -59,18 +61,23 @@ def _unboxed(data: bytes, where: str) -> bytes:
 def _items(value: memoryview, order: str, where: str) -> Iterator[memoryview]:
     position = 0
     while True:
+        if position == len(value):
+            return  # Some writers end the file with the last fragment; what was announced is there.
         if position + 8 > len(value):
             raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) is truncated: no sequence delimiter")
         group, element, length = struct.unpack_from(order + "HHI", value, position)
         if (group, element) == (0xFFFE, 0xE0DD):
             return
         if (group, element) != (0xFFFE, 0xE000) or length == UNDEFINED:
-            raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): ({group:04X},{element:04X}) where an item "
-                                    "of known length must stand")
+            raise CorruptImageError(
+                f"{where}: Pixel Data (7FE0,0010): ({group:04X},{element:04X}) where an item of known length must stand"
+            )
         position += 8
         if position + length > len(value):
-            raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) is truncated: a fragment announces {length} "
-                                    f"bytes, {len(value) - position} are there")
+            raise CorruptImageError(
+                f"{where}: Pixel Data (7FE0,0010) is truncated: a fragment announces {length} "
+                f"bytes, {len(value) - position} are there"
+            )
         yield value[position : position + length]
         position += length
 
@@ -95,7 +102,17 @@ def _siz(data: bytes) -> Announced:
     tiles = -(-(x1 - tile_x0) // tile_x) * -(-(y1 - tile_y0) // tile_y)
     if (step_x, step_y) != (1, 1) or tiles > MAX_TILES:
         raise ValueError(f"subsampling {step_x} x {step_y} and {tiles} tiles; 1 x 1 and at most {MAX_TILES} are read")
-    return Announced(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1)
+    return Announced(y1 - y0, x1 - x0, components, (depth & 0x7F) + 1, _levels(data))
+
+
+def _levels(data: bytes) -> int:
+    """Return the decomposition levels of the main header's COD segment (A.6.1), 0 where it has none."""
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF and data[position + 1] not in (0x90, 0xD9):
+        if data[position + 1] == 0x52:
+            return data[position + 9]
+        position += 2 + max(2, int.from_bytes(data[position + 2 : position + 4], "big"))
+    return 0
 
 
 def _frame_header(data: bytes, wanted: tuple[int, ...]) -> Announced:
@@ -129,8 +146,11 @@ def check_rle_header(data: bytes, segments: int, where: str) -> None:
     header = struct.unpack_from("<16I", data) if len(data) >= 64 else (0,) * 16
     offsets = header[1 : 1 + segments]
     if header[0] != segments:
-        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): RLE header names {header[0]} segments; "
-                                f"{segments} are needed")
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010): RLE header names {header[0]} segments; {segments} are needed"
+        )
     if list(offsets) != sorted(set(offsets)) or offsets[0] < 64 or offsets[-1] >= len(data):
-        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): RLE segment offsets {list(offsets)} do not lie "
-                                f"within the {len(data)} bytes")
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010): RLE segment offsets {list(offsets)} do not lie "
+            f"within the {len(data)} bytes"
+        )

@@ -7,22 +7,64 @@ profile's dates of examination, instance UIDs and device descriptions, which eve
 
 from pydicom.datadict import keyword_for_tag
 
-from processing.dicom_tags import Tag, parse
+from processing.dicom_file import parse
+from processing.dicom_tags import Tag
 from processing.image_rules import DEFAULT_CONFIG, ReadConfig
 
 PATIENT_ID = 0x00100020
 IDENTIFYING = (
-    0x00080050, 0x00080080, 0x00080081, 0x00080090, 0x00080092, 0x00080094, 0x00080096, 0x00081048, 0x00081049,
-    0x00081050, 0x00081060, 0x00081062, 0x00081070, 0x00100010, 0x00100021, 0x00100030, 0x00100032, 0x00100050,
-    0x00101000, 0x00101001, 0x00101002, 0x00101005, 0x00101040, 0x00101050, 0x00101060, 0x00101080, 0x00101081,
-    0x00101090, 0x00102150, 0x00102152, 0x00102154, 0x00102155, 0x001021B0, 0x00102297, 0x00102299, 0x00104000,
-    0x00200010, 0x00321032, 0x00380010, 0x00380300, 0x00380400, 0x00400006, 0x00400253, 0x00402016, 0x00402017,
+    0x00080050,
+    0x00080080,
+    0x00080081,
+    0x00080090,
+    0x00080092,
+    0x00080094,
+    0x00080096,
+    0x00081048,
+    0x00081049,
+    0x00081050,
+    0x00081060,
+    0x00081062,
+    0x00081070,
+    0x00100010,
+    0x00100021,
+    0x00100030,
+    0x00100032,
+    0x00100050,
+    0x00101000,
+    0x00101001,
+    0x00101002,
+    0x00101005,
+    0x00101040,
+    0x00101050,
+    0x00101060,
+    0x00101080,
+    0x00101081,
+    0x00101090,
+    0x00102150,
+    0x00102152,
+    0x00102154,
+    0x00102155,
+    0x001021B0,
+    0x00102297,
+    0x00102299,
+    0x00104000,
+    0x00200010,
+    0x00321032,
+    0x00380010,
+    0x00380300,
+    0x00380400,
+    0x00400006,
+    0x00400253,
+    0x00402016,
+    0x00402017,
     0x0040A123,
 )
 
 
-def identity_fields(data: bytes, *, where: str, patient_id: bool = False,
-                    config: ReadConfig = DEFAULT_CONFIG) -> tuple[str, ...]:
+def identity_fields(
+    data: bytes, *, where: str, patient_id: bool = False, config: ReadConfig = DEFAULT_CONFIG
+) -> tuple[str, ...]:
     """Return the keywords of the filled identifying attributes, in tag order; () when there is none.
 
     `BurnedInAnnotation` is among them where it is YES: then the pixels may show what the attributes do not.

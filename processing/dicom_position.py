@@ -6,25 +6,35 @@ PS3.16 CID 4014 and CID 4015, in SNOMED CT and in the older SNOMED RT codes.
 
 import re
 
-from processing.dicom_tags import Tag, Tags, clip, label
+from processing.dicom_tags import Tag, Tags, label, quoted
 from processing.image_rules import CorruptImageError, UnsupportedImageError
 from processing.records import Laterality, View
 
 Facts = dict[str, str | int | float | bool]
 
 _VIEW_CODES = {
-    "399162004": View.CC, "R-10242": View.CC,
-    "399368009": View.MLO, "R-10226": View.MLO,
-    "399260004": View.ML, "R-10224": View.ML,
-    "399352003": View.LM, "R-10228": View.LM,
-    "399099002": View.LMO, "R-10230": View.LMO,
+    "399162004": View.CC,
+    "R-10242": View.CC,
+    "399368009": View.MLO,
+    "R-10226": View.MLO,
+    "399260004": View.ML,
+    "R-10224": View.ML,
+    "399352003": View.LM,
+    "R-10228": View.LM,
+    "399099002": View.LMO,
+    "R-10230": View.LMO,
 }
 _OTHER_VIEW_CODES = {
-    "399196006": "FB", "R-10244": "FB",
-    "399188001": "SIO", "R-102D0": "SIO",
-    "441555000": "ISO", "R-40AAA": "ISO",
-    "399192008": "XCCL", "R-1024A": "XCCL",
-    "399101009": "XCCM", "R-1024B": "XCCM",
+    "399196006": "FB",
+    "R-10244": "FB",
+    "399188001": "SIO",
+    "R-102D0": "SIO",
+    "441555000": "ISO",
+    "R-40AAA": "ISO",
+    "399192008": "XCCL",
+    "R-1024A": "XCCL",
+    "399101009": "XCCM",
+    "R-1024B": "XCCM",
 }
 _AXILLARY_TAIL = ("399011000", "R-102D1")
 _IMPLANT_DISPLACED = ("399209000", "R-102D5")
@@ -38,8 +48,10 @@ def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts]:
     sides = {tag: _side(tags, tag) for tag in (Tag.IMAGE_LATERALITY, Tag.LATERALITY)}
     given = {tag: side for tag, side in sides.items() if side}
     if len(set(given.values())) > 1:
-        raise tags.corrupt(Tag.IMAGE_LATERALITY, f"is {sides[Tag.IMAGE_LATERALITY]} but {label(Tag.LATERALITY)} is "
-                                                 f"{sides[Tag.LATERALITY]}")
+        raise tags.corrupt(
+            Tag.IMAGE_LATERALITY,
+            f"is {sides[Tag.IMAGE_LATERALITY]} but {label(Tag.LATERALITY)} is {sides[Tag.LATERALITY]}",
+        )
     for tag, side in given.items():
         return side, {"laterality_source": label(tag)}
     return None, {}
@@ -50,7 +62,7 @@ def _side(tags: Tags, tag: Tag) -> Laterality | None:
     if text in ("", "U"):
         return None
     if text not in list(Laterality):
-        raise tags.corrupt(tag, f"is {clip(text)!r}; it must be L, R, or empty")
+        raise tags.corrupt(tag, f"is {quoted(text)}; it must be L, R, or empty")
     return Laterality(text)
 
 
@@ -67,8 +79,10 @@ def read_view(tags: Tags) -> tuple[View | None, Facts]:
     if any(code in _AXILLARY_TAIL for code in modifiers) or stated is View.AT:
         return View.AT, facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if modifiers else Tag.VIEW_POSITION)}
     if stated and (other or (coded and coded is not stated)):
-        raise CorruptImageError(f"{tags.where}: {label(Tag.VIEW_POSITION)} is {stated} but "
-                                f"{label(Tag.VIEW_CODE_SEQUENCE)} means {coded or other}")
+        raise CorruptImageError(
+            f"{tags.where}: {label(Tag.VIEW_POSITION)} is {stated} but "
+            f"{label(Tag.VIEW_CODE_SEQUENCE)} means {coded or other}"
+        )
     if coded or stated:
         return coded or stated, facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if coded else Tag.VIEW_POSITION)}
     reported = other or position
@@ -94,8 +108,10 @@ def read_spacing(tags: Tags) -> tuple[float | None, Facts]:
     """
     aspect = tags.numbers(Tag.PIXEL_ASPECT_RATIO)
     if aspect and (len(aspect) != 2 or aspect[0] != aspect[1]):
-        raise UnsupportedImageError(f"{tags.where}: {label(Tag.PIXEL_ASPECT_RATIO)} is "
-                                    f"{':'.join(f'{value:g}' for value in aspect[:3])}; square pixels are read")
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.PIXEL_ASPECT_RATIO)} is "
+            f"{':'.join(f'{value:g}' for value in aspect[:3])}; square pixels are read"
+        )
     for tag in (Tag.PIXEL_SPACING, Tag.IMAGER_PIXEL_SPACING):
         spacing = tags.numbers(tag)
         if spacing:
@@ -107,6 +123,7 @@ def _square(tags: Tags, tag: Tag, spacing: tuple[float, ...]) -> float:
     if len(spacing) != 2 or min(spacing) <= 0:
         raise tags.corrupt(tag, "must be two positive numbers, the spacing of rows and that of columns")
     if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
-        raise UnsupportedImageError(f"{tags.where}: {label(tag)} is {spacing[0]:g} and {spacing[1]:g} mm; "
-                                    "square pixels are read")
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(tag)} is {spacing[0]:g} and {spacing[1]:g} mm; square pixels are read"
+        )
     return spacing[0]

@@ -1,5 +1,6 @@
 """The transfer syntaxes that are read, each with the one codec that decodes it (PS3.5 chapter 10 and annex A)."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,6 +54,9 @@ SYNTAXES: dict[str, Syntax] = {
 def syntax_of(uid: str, where: str) -> Syntax:
     """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, when nothing here decodes it."""
     if uid not in SYNTAXES:
-        raise UnsupportedImageError(f"{where}: TransferSyntaxUID (0002,0010) is {uid[:64]!r}: "
-                                    "no decoder for this transfer syntax")
+        # A damaged length makes this value run into the attributes that follow it.
+        shown = repr(uid) if re.fullmatch(r"[0-9.]{1,64}", uid) else f"{len(uid)} characters that are no UID"
+        raise UnsupportedImageError(
+            f"{where}: TransferSyntaxUID (0002,0010) is {shown}: no decoder for this transfer syntax"
+        )
     return SYNTAXES[uid]

@@ -121,8 +121,9 @@ def _stored_range(bits: int, signed: bool) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
-def apply(cells: NDArray[Any], bits: int, shift: int, *, bits_stored: int, signed: bool,
-          chain: Chain) -> NDArray[np.uint16]:
+def apply(
+    cells: NDArray[Any], bits: int, shift: int, *, bits_stored: int, signed: bool, chain: Chain
+) -> NDArray[np.uint16]:
     """Return the presentation values of `cells` (uint8 or uint16), whose value is in `bits` bits from bit `shift`.
 
     `bits` is `bits_stored`, or more where an unsigned codestream has more (scanners write 12 bits stored in 16-bit

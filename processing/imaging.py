@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from processing import dicom_identity
 from processing.dicom import read_dicom
-from processing.dicom_tags import is_dicom
+from processing.dicom_file import is_dicom
 from processing.errors import ImageError
 from processing.image_rules import (
     DEFAULT_CONFIG,
@@ -56,8 +56,9 @@ class Mammogram:
     """How the values came about; an allow-list, so that nothing here identifies a patient."""
 
 
-def read_mammogram(source: Path | bytes, *, record: ImageRecord | None = None,
-                   config: ReadConfig = DEFAULT_CONFIG) -> Mammogram:
+def read_mammogram(
+    source: Path | bytes, *, record: ImageRecord | None = None, config: ReadConfig = DEFAULT_CONFIG
+) -> Mammogram:
     """Return the mammogram in a DICOM, PGM or PNG file, or in the bytes of one.
 
     `record` fills in laterality, view and spacing where the file says nothing of them; where both name a side or a view
@@ -72,8 +73,9 @@ def read_mammogram(source: Path | bytes, *, record: ImageRecord | None = None,
     return _infer_side(_merge(image, record, where) if record else image)
 
 
-def identity_fields(source: Path | bytes, *, patient_id: bool = False,
-                    config: ReadConfig = DEFAULT_CONFIG) -> tuple[str, ...]:
+def identity_fields(
+    source: Path | bytes, *, patient_id: bool = False, config: ReadConfig = DEFAULT_CONFIG
+) -> tuple[str, ...]:
     """Return the keywords of the attributes in a DICOM file that identify a person and are filled; never their values.
 
     () for PGM and PNG, which carry none that this reader keeps. `PatientID` counts only where `patient_id` is true,
@@ -109,7 +111,7 @@ def _decode(data: bytes, where: str, config: ReadConfig) -> Mammogram:
     if data[:1] == b"P" and data[1:2].isdigit():
         pixels, facts = read_pgm(data, where=where, limits=config.limits)
         return Mammogram(pixels, facts=facts)
-    raise UnsupportedImageError(f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:8].hex(' ')!r}")
+    raise UnsupportedImageError(f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:4].hex(' ')!r}")
 
 
 def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
@@ -118,14 +120,22 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
     for name in ("laterality", "view"):
         stated, known = getattr(image, name), getattr(record, name)
         if stated and known and stated is not known:
-            raise CorruptImageError(f"{where}: {name} is {stated} in the file but {known} in its record; "
-                                    "they must agree")
+            raise CorruptImageError(
+                f"{where}: {name} is {stated} in the file but {known} in its record; they must agree"
+            )
         if known and not stated:
             facts[f"{name}_source"] = "record"
-    if image.pixel_spacing_mm is None and record.pixel_spacing_mm is not None:
+    spacing = image.pixel_spacing_mm
+    if spacing is None and record.pixel_spacing_mm is not None:
+        spacing = record.pixel_spacing_mm * int(facts.get("reduction", 1))
         facts["spacing_source"] = "record"
-    return replace(image, laterality=image.laterality or record.laterality, view=image.view or record.view,
-                   pixel_spacing_mm=image.pixel_spacing_mm or record.pixel_spacing_mm, facts=facts)
+    return replace(
+        image,
+        laterality=image.laterality or record.laterality,
+        view=image.view or record.view,
+        pixel_spacing_mm=spacing,
+        facts=facts,
+    )
 
 
 def _infer_side(image: Mammogram) -> Mammogram:

@@ -55,20 +55,21 @@ class _Evidence:
     excess: float
     """How much brighter the muscle is as a whole than the breast beside it (medians)."""
 
-    def enough(self, strictness: float) -> bool:
+    @property
+    def enough(self) -> bool:
         """Whether it is a muscle; the limits were set on the 322 films of mini-MIAS."""
-        return self.step >= 0.04 * strictness and self.steady >= 0.7 and self.excess >= 0.10 * strictness
+        return self.step >= 0.04 and self.steady >= 0.7 and self.excess >= 0.10
 
 
-def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool, certain: bool) -> Pectoral | None:
+def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | None:
     """Return the pectoral muscle (mask of the shape of `mask`), or `None` when the evidence for one is weak.
 
-    `grey` is 0..1, `certain` says that the view is one that shows the muscle: otherwise stronger evidence is asked.
+    `grey` is 0..1.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     turn = slice(None) if chest_left else slice(None, None, -1)
-    local = _in_corner(np.ascontiguousarray(grey[box][:, turn]), np.ascontiguousarray(mask[box][:, turn]), certain)
+    local = _in_corner(np.ascontiguousarray(grey[box][:, turn]), np.ascontiguousarray(mask[box][:, turn]))
     if local is None:
         return None
     whole = np.zeros_like(mask)
@@ -76,7 +77,7 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool, certain: bool) ->
     return Pectoral(whole & mask, local.contrast)
 
 
-def _in_corner(grey: Grey, mask: Mask, certain: bool) -> Pectoral | None:
+def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
     """Seek the muscle at the upper left of a breast that fills the frame."""
     scale = min(1.0, SEARCH_SIZE / max(mask.shape))
     size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
@@ -86,7 +87,7 @@ def _in_corner(grey: Grey, mask: Mask, certain: bool) -> Pectoral | None:
     for line in _lines(_blurred(small, 1.5), inside)[:CANDIDATES]:
         edge = _follow(smooth, inside, line)
         evidence = _evidence(small, inside, edge)
-        if evidence.enough(1.0 if certain else 1.5):
+        if evidence.enough:
             return Pectoral(mask & _left_of(edge, size, mask.shape), evidence.step)
     return None
 
@@ -156,8 +157,8 @@ def _follow(grey: Grey, inside: NDArray[np.uint8], line: _Line, reach: int = 5) 
     gain = np.where(on, step / (1 + np.abs(step) / STEEPEST), 0) - 0.0004 * offsets**2
     path = offsets[_path(gain)].astype(np.float64)[:, None]
     edge = np.full(grey.shape[0], -1.0)
-    edge[:rows.size] = straight + cv2.GaussianBlur(path, (1, 13), 3.0)[:, 0]
-    edge[int(np.flatnonzero(np.append(edge, -1.0) < 0)[0]):] = -1
+    edge[: rows.size] = straight + cv2.GaussianBlur(path, (1, 13), 3.0)[:, 0]
+    edge[int(np.flatnonzero(np.append(edge, -1.0) < 0)[0]) :] = -1
     return edge
 
 

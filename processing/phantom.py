@@ -125,8 +125,14 @@ def _plan(number: int) -> _Plan:
 def _mias_film(number: int, seed: int, plan: _Plan) -> tuple[str, Film]:
     film_seed, patient_seed = (_mix(seed, kind, value) for kind, value in ((0, number), (1, (number - 1) // 2)))
     film = make_film(
-        film_seed, label=plan.label, laterality=Laterality.RIGHT if number % 2 else Laterality.LEFT,
-        height=FILM_SIZE, width=FILM_SIZE, lesions=plan.lesions, scattered=plan.scattered, patient_seed=patient_seed,
+        film_seed,
+        label=plan.label,
+        laterality=Laterality.RIGHT if number % 2 else Laterality.LEFT,
+        height=FILM_SIZE,
+        width=FILM_SIZE,
+        lesions=plan.lesions,
+        scattered=plan.scattered,
+        patient_seed=patient_seed,
     )
     return f"mdb{number:03d}", film
 

@@ -61,6 +61,7 @@ class Canvas:
 
 def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: View, aspect: float) -> Shape:
     """Return a breast of `patient` with the small differences of one film of it, `aspect` film heights wide at most."""
+
     def draw(low: float, high: float) -> float:
         return float(patient.uniform(low, high) * film.uniform(0.96, 1.04))
 
@@ -69,17 +70,19 @@ def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: Vi
     muscle_width = min(draw(0.16, 0.32), 0.85 * axilla)
     oblique = view.shows_pectoral
     return Shape(
-        nipple_x=nipple_x, nipple_y=draw(0.55, 0.66) if oblique else draw(0.46, 0.53),
+        nipple_x=nipple_x,
+        nipple_y=draw(0.55, 0.66) if oblique else draw(0.46, 0.53),
         upper=draw(0.42, 0.54) if oblique else draw(0.33, 0.42),
         lower=draw(0.29, 0.37) if oblique else draw(0.33, 0.42),
-        axilla=axilla if oblique else 0.0, muscle_width=muscle_width if oblique else 0.0,
-        muscle_height=draw(0.38, 0.75), muscle_curve=draw(0.75, 1.25), fade=draw(0.09, 0.16),
+        axilla=axilla if oblique else 0.0,
+        muscle_width=muscle_width if oblique else 0.0,
+        muscle_height=draw(0.38, 0.75),
+        muscle_curve=draw(0.75, 1.25),
+        fade=draw(0.09, 0.16),
     )
 
 
-def draw_anatomy(
-    shape: Shape, size: tuple[int, int], density: Density, rng: np.random.Generator, view: View
-) -> Canvas:
+def draw_anatomy(shape: Shape, size: tuple[int, int], density: Density, rng: np.random.Generator, view: View) -> Canvas:
     """Return the film without lesions and artefacts, arrays of `size` (rows, columns)."""
     breast = _breast_mask(shape, size, rng)
     depth = _depth(breast)
@@ -157,8 +160,9 @@ def _fibres(shape: Shape, x: Grey, y: Grey, rng: np.random.Generator) -> Grey:
     bend = 9 * _noise(rng, size, size[0] // 4) + 3 * _noise(rng, size, size[0] // 16)
     angle = (np.arctan2(dy, dx) / np.pi + 0.5) * (grid[1] - 1) + bend
     reach = np.hypot(dx, dy) * (grid[0] - 1)
-    strands = cv2.remap(plane, angle.astype(np.float32), reach.astype(np.float32), cv2.INTER_LINEAR,
-                        borderMode=cv2.BORDER_REFLECT_101)
+    strands = cv2.remap(
+        plane, angle.astype(np.float32), reach.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
     return np.asarray(strands, np.float32)
 
 

@@ -114,12 +114,20 @@ def make_film(
     everywhere = np.ones_like(canvas.breast)
     masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03, everywhere)
     breast, pectoral, artefacts, lesion_mask, exposed = (
-        _place(mask.astype(np.uint8) * np.uint8(255), left, (height, width), laterality) > 127 for mask in masks)
+        _place(mask.astype(np.uint8) * np.uint8(255), left, (height, width), laterality) > 127 for mask in masks
+    )
     return Film(
-        pixels=_quantise(_place(grey, left, (height, width), laterality), bits), breast=breast,
-        pectoral=pectoral & breast, artefacts=artefacts & ~breast, lesion_mask=lesion_mask & breast,
+        pixels=_quantise(_place(grey, left, (height, width), laterality), bits),
+        breast=breast,
+        pectoral=pectoral & breast,
+        artefacts=artefacts & ~breast,
+        lesion_mask=lesion_mask & breast,
         lesions=tuple(_circle(circle, left, width, laterality) for circle in circles),
-        label=label, laterality=laterality, view=view, density=density, padding=~exposed,
+        label=label,
+        laterality=laterality,
+        view=view,
+        density=density,
+        padding=~exposed,
     )
 
 

@@ -33,8 +33,8 @@ def draw_lesions(place: Mask, rng: np.random.Generator, labels: Sequence[Label])
         lesion, patch = _draw_lesion(free, rng, label)
         half, x, y = patch.shape[0] // 2, int(lesion.x), int(lesion.y)
         top, left = max(y - half, 0), max(x - half, 0)
-        part = lift[top:y + half + 1, left:x + half + 1]
-        part += patch[top - y + half:, left - x + half:][:part.shape[0], :part.shape[1]]
+        part = lift[top : y + half + 1, left : x + half + 1]
+        part += patch[top - y + half :, left - x + half :][: part.shape[0], : part.shape[1]]
         cv2.circle(free, (x, y), int(lesion.radius) + 2, 0, -1)
         circles.append(lesion)
     return lift, circles
@@ -45,8 +45,9 @@ def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: L
     malignant = label is Label.MALIGNANT
     wanted = rng.uniform(0.055, 0.090) * rows if malignant else rng.uniform(0.030, 0.058) * rows
     # The border of the frame counts as outside, so that no circle leaves the film.
-    room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0),
-                                 cv2.DIST_L2, 5)[1:-1, 1:-1]
+    room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)[
+        1:-1, 1:-1
+    ]
     radius = min(wanted, 0.85 * float(room.max()))
     candidates = np.flatnonzero(room >= 1.15 * radius)
     y, x = divmod(int(candidates[rng.integers(len(candidates))]), free.shape[1])
@@ -57,7 +58,7 @@ def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: L
 def _polar(radius: float) -> tuple[Grey, Grey]:
     """Return distance from the centre in radii and angle, over a square patch a little wider than the circle."""
     half = int(np.ceil(radius * 1.25)) + 2
-    y, x = np.mgrid[-half:half + 1, -half:half + 1].astype(np.float32)
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     return np.hypot(x, y) / np.float32(radius), np.arctan2(y, x)
 
 
@@ -87,8 +88,14 @@ def _spiculated(radius: float, rng: np.random.Generator) -> Grey:
         way = turn + rng.normal(0, 0.12) + np.cumsum(np.r_[0, rng.normal(0, 0.05, 4)])
         reach = np.linspace(0.2, rng.uniform(0.72, 1.0), 5) * radius * 4
         points = np.stack([centre + reach * np.cos(way), centre + reach * np.sin(way)], 1)
-        cv2.polylines(strokes, [points.round().astype(np.int32).reshape(-1, 1, 2)], False, 255,
-                      int(rng.integers(3, 7)), cv2.LINE_AA)
+        cv2.polylines(
+            strokes,
+            [points.round().astype(np.int32).reshape(-1, 1, 2)],
+            False,
+            255,
+            int(rng.integers(3, 7)),
+            cv2.LINE_AA,
+        )
     spicules = cv2.resize(strokes, distance.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     spicules *= np.clip(1.25 - distance, 0, 1)
     return _within(distance, rng.uniform(0.24, 0.42) * np.maximum(core, 0.66 * spicules))
@@ -140,7 +147,7 @@ def _stamp(marks: Marks, keep_off: Mask, tile: Grey, cover: Mask, x: int, y: int
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + tile.shape[0], rows), min(x + tile.shape[1], columns)
     if bottom - top < 4 or right - left < 4:
         return False
-    window, part = np.s_[top:bottom, left:right], np.s_[top - y:bottom - y, left - x:right - x]
+    window, part = np.s_[top:bottom, left:right], np.s_[top - y : bottom - y, left - x : right - x]
     if (keep_off[window] & cover[part]).any():
         return False
     marks.grey[window] = np.where(cover[part], tile[part], marks.grey[window])
@@ -163,9 +170,9 @@ def _sticker(marks: Marks, keep_off: Mask, rng: np.random.Generator, side: str, 
     height, width = int(0.115 * rows), int(0.072 * rows)
     tile = np.full((height, width), rng.uniform(0.85, 0.95), np.float32)
     for line, text in enumerate((side, view)):
-        letters = _text(text, 0.040 * rows)[:, :width - 2]
+        letters = _text(text, 0.040 * rows)[:, : width - 2]
         y, x = int((0.014 + 0.048 * line) * rows), (width - letters.shape[1]) // 2
-        tile[y:y + letters.shape[0], x:x + letters.shape[1]] *= 1 - letters / np.float32(255) * 0.85
+        tile[y : y + letters.shape[0], x : x + letters.shape[1]] *= 1 - letters / np.float32(255) * 0.85
     tile = tile[:, ::-1] if rng.random() < 0.5 else tile
     turned, cover = _turned(np.ascontiguousarray(tile), rng.normal(0, 9))
     y = int(rng.uniform(-0.04, 0.08) * rows)
@@ -189,8 +196,14 @@ def _digits(marks: Marks, keep_off: Mask, rng: np.random.Generator) -> None:
     rows, columns = marks.mask.shape
     letters = _text(str(rng.integers(1, 99)), 0.030 * rows)[:, ::-1] / np.float32(255)
     grey = np.asarray(letters * rng.uniform(0.12, 0.35), np.float32)
-    _stamp(marks, keep_off, grey, letters > 0.2, int(columns - rng.uniform(0.06, 0.11) * rows),
-           int(rng.uniform(0.17, 0.24) * rows))
+    _stamp(
+        marks,
+        keep_off,
+        grey,
+        letters > 0.2,
+        int(columns - rng.uniform(0.06, 0.11) * rows),
+        int(rng.uniform(0.17, 0.24) * rows),
+    )
 
 
 def _tape(marks: Marks, rng: np.random.Generator) -> None:
@@ -215,5 +228,11 @@ def _burnt_in(marks: Marks, keep_off: Mask, laterality: Laterality, view: View) 
     if laterality is Laterality.RIGHT:
         # The film of a right breast is turned over after drawing; this text must read from the left all the same.
         letters = letters[:, ::-1]
-    _stamp(marks, keep_off, np.asarray(letters, np.float32), letters > 0.2, columns - letters.shape[1] - rows // 40,
-           rows // 30)
+    _stamp(
+        marks,
+        keep_off,
+        np.asarray(letters, np.float32),
+        letters > 0.2,
+        columns - letters.shape[1] - rows // 40,
+        rows // 30,
+    )

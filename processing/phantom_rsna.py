@@ -25,8 +25,20 @@ from processing.phantom_film import Film, make_film
 from processing.records import Label, Laterality, View
 
 COLUMNS = [
-    "site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS",
-    "implant", "density", "machine_id", "difficult_negative_case",
+    "site_id",
+    "patient_id",
+    "image_id",
+    "laterality",
+    "view",
+    "age",
+    "cancer",
+    "biopsy",
+    "invasive",
+    "BIRADS",
+    "implant",
+    "density",
+    "machine_id",
+    "difficult_negative_case",
 ]
 """The columns of `train.csv` in their order."""
 
@@ -110,11 +122,17 @@ def _patient(number: int, seed: int) -> _Patient:
     views = [(side, view) for side in sides for view in (View.CC, View.MLO)]
     extra = [views[int(rng.integers(4))]] if number % 4 == 2 else []
     return _Patient(
-        number=_FIRST_PATIENT + number, seed=int(rng.integers(2**62)),
-        label=(Label.MALIGNANT, Label.BENIGN, Label.NORMAL)[kind], affected=sides[turn % 2],
-        machine=list(Machine)[(turn // 2 + kind) % 2], site=site, age="" if number % 11 == 7 else age, density=density,
+        number=_FIRST_PATIENT + number,
+        seed=int(rng.integers(2**62)),
+        label=(Label.MALIGNANT, Label.BENIGN, Label.NORMAL)[kind],
+        affected=sides[turn % 2],
+        machine=list(Machine)[(turn // 2 + kind) % 2],
+        site=site,
+        age="" if number % 11 == 7 else age,
+        density=density,
         letter={Density.FATTY: fatty, Density.GLANDULAR: "C", Density.DENSE: "D"}[density] if site == 1 else "",
-        implant=number % 13 == 8, views=tuple(sorted(views + extra)),
+        implant=number % 13 == 8,
+        views=tuple(sorted(views + extra)),
     )
 
 
@@ -124,15 +142,28 @@ def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str
     findings = {side: _breast_columns(patient, side) for side in Laterality}
     for index, (laterality, view) in enumerate(patient.views):
         row = {
-            "site_id": str(patient.site), "patient_id": str(patient.number),
-            "image_id": str(1_000_000_000 + patient.number * 100 + index), "laterality": laterality.value,
-            "view": view.value, "age": patient.age, "implant": str(int(patient.implant)), "density": patient.letter,
-            "machine_id": patient.machine.value, **findings[laterality],
+            "site_id": str(patient.site),
+            "patient_id": str(patient.number),
+            "image_id": str(1_000_000_000 + patient.number * 100 + index),
+            "laterality": laterality.value,
+            "view": view.value,
+            "age": patient.age,
+            "implant": str(int(patient.implant)),
+            "density": patient.letter,
+            "machine_id": patient.machine.value,
+            **findings[laterality],
         }
         label = patient.label if laterality is patient.affected else Label.NORMAL
         film = make_film(
-            patient.seed + 1 + index, label=label, laterality=laterality, view=view, height=size[0], width=size[1],
-            density=patient.density, patient_seed=patient.seed, padded=False,
+            patient.seed + 1 + index,
+            label=label,
+            laterality=laterality,
+            view=view,
+            height=size[0],
+            width=size[1],
+            density=patient.density,
+            patient_seed=patient.seed,
+            padded=False,
             bits=12 if patient.machine is Machine.LINEAR else 16,
         )
         yield row, patient.machine, film if patient.machine is Machine.LINEAR else _with_padding(film)
@@ -149,8 +180,11 @@ def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:
     else:
         birads = ("1.0", "2.0", "")[int(rng.choice(3, p=(0.6, 0.15, 0.25)))] if patient.site == 1 else ""
     return {
-        "cancer": str(int(cancer)), "biopsy": str(int(biopsy)), "invasive": str(int(cancer and rng.random() < 0.7)),
-        "BIRADS": birads, "difficult_negative_case": str(label is Label.BENIGN),
+        "cancer": str(int(cancer)),
+        "biopsy": str(int(biopsy)),
+        "invasive": str(int(cancer and rng.random() < 0.7)),
+        "BIRADS": birads,
+        "difficult_negative_case": str(label is Label.BENIGN),
     }
 
 
@@ -158,12 +192,18 @@ def _with_padding(film: Film) -> Film:
     """Return the film with lines of padding at its top and bottom and opposite the chest wall."""
     rows, columns = film.pixels.shape
     kept = np.zeros(film.pixels.shape, np.bool_)
-    kept[rows // 200:-(rows // 200), :-(columns // 100)] = True
+    kept[rows // 200 : -(rows // 200), : -(columns // 100)] = True
     if film.laterality is Laterality.RIGHT:
         kept = np.ascontiguousarray(kept[:, ::-1])
     return replace(
-        film, pixels=film.pixels * kept, breast=film.breast & kept, pectoral=film.pectoral & kept,
-        artefacts=film.artefacts & kept, lesion_mask=film.lesion_mask & kept, padding=~kept)
+        film,
+        pixels=film.pixels * kept,
+        breast=film.breast & kept,
+        pectoral=film.pectoral & kept,
+        artefacts=film.artefacts & kept,
+        lesion_mask=film.lesion_mask & kept,
+        padding=~kept,
+    )
 
 
 def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
@@ -173,7 +213,8 @@ def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
     stored = film.pixels >> 4 if machine is Machine.LINEAR else _sigmoid_stored(film)
     dataset.Rows, dataset.Columns = stored.shape
     codestream = imagecodecs.jpeg2k_encode(
-        stored, level=0, codecformat="j2k", bitspersample=dataset.BitsStored, reversible=True)
+        stored, level=0, codecformat="j2k", bitspersample=dataset.BitsStored, reversible=True
+    )
     dataset.PixelData = encapsulate([bytes(codestream)])
     dataset["PixelData"].VR = "OB"
     stream = BytesIO()

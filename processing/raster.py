@@ -32,8 +32,9 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     `CorruptImageError` (header, maxval, missing samples) and `ImageTooLargeError`.
     """
     if data[:2] != b"P5":
-        raise UnsupportedImageError(f"{where}: Netpbm magic {data[:2].decode('ascii', 'replace')!r}; "
-                                    "only binary PGM (P5) is read")
+        raise UnsupportedImageError(
+            f"{where}: Netpbm magic {data[:2].decode('ascii', 'replace')!r}; only binary PGM (P5) is read"
+        )
     columns, rows, maxval, start = _pgm_header(data, where)
     limits.check_size(rows, columns, where)
     if not 1 <= maxval <= FULL_SCALE:
@@ -41,8 +42,9 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     dtype = np.dtype(">u2" if maxval > 255 else np.uint8)
     needed = rows * columns * dtype.itemsize
     if len(data) - start < needed:
-        raise CorruptImageError(f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples, "
-                                f"{max(0, len(data) - start)} are there")
+        raise CorruptImageError(
+            f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples, {max(0, len(data) - start)} are there"
+        )
     samples = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
     if samples.max() > maxval:
         raise CorruptImageError(f"{where}: PGM sample {int(samples.max())} is above its maxval {maxval}")
@@ -80,8 +82,9 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     columns, rows, depth, colour = _png_header(data, where)
     limits.check_size(rows, columns, where)
     if colour != 0:
-        raise NotAMammogramError(f"{where}: PNG colour type {colour} ({_PNG_COLOURS.get(colour, 'unknown')}); "
-                                 "a mammogram is greyscale (0)")
+        raise NotAMammogramError(
+            f"{where}: PNG colour type {colour} ({_PNG_COLOURS.get(colour, 'unknown')}); a mammogram is greyscale (0)"
+        )
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
     _check_png_chunks(data, where)
@@ -111,8 +114,9 @@ def _check_png_chunks(data: bytes, where: str) -> None:
             raise CorruptImageError(f"{where}: PNG ends at byte {len(data)} without an IEND chunk")
         length, name = struct.unpack_from(">I4s", data, position)
         if position + 12 + length > len(data):
-            raise CorruptImageError(f"{where}: PNG chunk {name!r} announces {length} bytes, "
-                                    f"{len(data) - position - 12} are there")
+            raise CorruptImageError(
+                f"{where}: PNG chunk {name!r} announces {length} bytes, {len(data) - position - 12} are there"
+            )
         body = memoryview(data)[position + 4 : position + 8 + length]
         if zlib.crc32(body) != int.from_bytes(data[position + 8 + length : position + 12 + length]):
             raise CorruptImageError(f"{where}: PNG chunk {name!r} has a wrong checksum")

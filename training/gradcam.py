@@ -18,9 +18,9 @@ def heatmap(model: LoadedModel, image: Tensor, class_index: int) -> NDArray[np.f
 def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[np.float32]:
     """Return the class activation map of one film, (1, 1, H, W) in [0, 1], as float32 (H, W) in [0, 1].
 
-    The channels of `network.cam_layer`, each weighted by the mean gradient of the class's logit; what speaks against the
-    class is left out, and the strongest place is 1. All zeros where nothing speaks for the class. The network, which
-    must be in evaluation mode, is left as it was.
+    The channels of `network.cam_layer`, each weighted by the mean gradient of the class's logit; what speaks against
+    the class is left out, and the strongest place is 1. All zeros where nothing speaks for the class. The network,
+    which must be in evaluation mode, is left as it was.
     """
     if images.ndim != 4 or images.shape[0] != 1:
         raise ValueError(f"images must be one film, (1, 1, H, W), not {tuple(images.shape)}")

@@ -87,8 +87,8 @@ def set_phase(network: FilmNetwork, *, trains_body: bool) -> None:
 def hasten_statistics(network: nn.Module, steps_done: int) -> None:
     """Let batch statistics be plain means over the first ten steps, and moving means after.
 
-    They start from 0 and 1, which is nothing that was seen; at the usual momentum a run of a few steps would be measured
-    with those.
+    They start from 0 and 1, which is nothing that was seen; at the usual momentum a run of a few steps would be
+    measured with those.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -68,7 +68,7 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __init__(self, order: Sequence[int] | NDArray[np.int64], *, epoch: int, batch_size: int, rank: int = 0,
                  world_size: int = 1):
-        """Take the order of a whole number of batches; `batch_size` counts all processes and divides by their number."""
+        """Take the order of whole batches; `batch_size` counts all processes and divides by their number."""
         self.order, self.epoch, self.batch_size = order, epoch, batch_size
         self.rows = batch_size // world_size
         self.offset = rank * self.rows

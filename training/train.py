@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -45,18 +46,23 @@ class Inputs:
     validation: FilmDataset
     weights: StagedWeights | None
 
-    @property
+    @cached_property
+    def code_digest(self) -> str:
+        """Of the source as it was when the job began."""
+        return code_digest()
+
+    @cached_property
     def data_digest(self) -> str:
         """Of manifest rows and files of both splits."""
         return data_digest([*self.train.records, *self.validation.records],
                            {"train": self.train.sha256, "validation": self.validation.sha256})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of everything that decides how the run ends; its checkpoints carry it."""
         return run_digest(hyperparameters=self.config.to_json(), preprocess=self.preprocess.to_json(),
                           weights=self.weights.to_json() if self.weights else None, data=self.data_digest,
-                          code=code_digest())
+                          code=self.code_digest)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -176,7 +182,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
             "hyperparameters": inputs.config.to_json(),
             "precision": str(progress.precision),
             "data_digest": inputs.data_digest,
-            "code_digest": code_digest(),
+            "code_digest": inputs.code_digest,
             "epochs_run": len(progress.history),
             "best_epoch": best.epoch,
             "history": [asdict(result) for result in progress.history],

@@ -18,7 +18,8 @@ _OPTIONAL = ".num_batches_tracked"
 """A counter that torchvision's older files lack; it has no part in what a network computes."""
 
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+               pickle.UnpicklingError)
 """What torch's restricted unpickler raises on bytes that are no state dict."""
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,10 @@ def scripts(tmp_path: Path) -> "Scripts":
 class Scripts:
     """Writes job scripts; each starts with `paths` (its ContainerPaths) and `arguments` at hand."""
 
-    HEAD = "import json, os, sys, time\nfrom pathlib import Path\nfrom processing.paths import ContainerPaths\n" \
-           "paths, arguments = ContainerPaths.from_environment(), sys.argv[1:]\n"
+    HEAD = (
+        "import json, os, sys, time\nfrom pathlib import Path\nfrom processing.paths import ContainerPaths\n"
+        "paths, arguments = ContainerPaths.from_environment(), sys.argv[1:]\n"
+    )
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -59,36 +61,108 @@ class Scripts:
         return ["python", str(path)]
 
 
-def processing(name: str, entrypoint: Sequence[str], *, arguments: Sequence[Any] = (), inputs: Mapping[str, Any] | None = None,
-               outputs: Sequence[str] = (), instances: Any = 1, sharded: Sequence[str] = (), **members: Any) -> Step:
-    return {"Name": name, "Type": "Processing", "Arguments": {
-        "ProcessingResources": {"ClusterConfig": {"InstanceType": "ml.m5.large", "InstanceCount": instances, "VolumeSizeInGB": 1}},
-        "AppSpecification": {"ImageUri": "image", "ContainerEntrypoint": list(entrypoint), **(
-            {"ContainerArguments": list(arguments)} if arguments else {})},
-        "RoleArn": ROLE,
-        "ProcessingInputs": [{"InputName": key, "S3Input": {
-            "S3Uri": uri, "LocalPath": f"/opt/ml/processing/input/{key}", "S3DataType": "S3Prefix", "S3InputMode": "File",
-            "S3DataDistributionType": "ShardedByS3Key" if key in sharded else "FullyReplicated"}}
-            for key, uri in (inputs or {}).items()],
-        "ProcessingOutputConfig": {"Outputs": [{"OutputName": key, "S3Output": {
-            "S3Uri": f"{OUT}/{name}/{key}", "LocalPath": f"/opt/ml/processing/output/{key}", "S3UploadMode": "EndOfJob"}}
-            for key in outputs]},
-    }, **members}
+def processing(
+    name: str,
+    entrypoint: Sequence[str],
+    *,
+    arguments: Sequence[Any] = (),
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] = (),
+    instances: Any = 1,
+    sharded: Sequence[str] = (),
+    **members: Any,
+) -> Step:
+    return {
+        "Name": name,
+        "Type": "Processing",
+        "Arguments": {
+            "ProcessingResources": {
+                "ClusterConfig": {"InstanceType": "ml.m5.large", "InstanceCount": instances, "VolumeSizeInGB": 1}
+            },
+            "AppSpecification": {
+                "ImageUri": "image",
+                "ContainerEntrypoint": list(entrypoint),
+                **({"ContainerArguments": list(arguments)} if arguments else {}),
+            },
+            "RoleArn": ROLE,
+            "ProcessingInputs": [
+                {
+                    "InputName": key,
+                    "S3Input": {
+                        "S3Uri": uri,
+                        "LocalPath": f"/opt/ml/processing/input/{key}",
+                        "S3DataType": "S3Prefix",
+                        "S3InputMode": "File",
+                        "S3DataDistributionType": "ShardedByS3Key" if key in sharded else "FullyReplicated",
+                    },
+                }
+                for key, uri in (inputs or {}).items()
+            ],
+            "ProcessingOutputConfig": {
+                "Outputs": [
+                    {
+                        "OutputName": key,
+                        "S3Output": {
+                            "S3Uri": f"{OUT}/{name}/{key}",
+                            "LocalPath": f"/opt/ml/processing/output/{key}",
+                            "S3UploadMode": "EndOfJob",
+                        },
+                    }
+                    for key in outputs
+                ]
+            },
+        },
+        **members,
+    }
 
 
-def training(name: str, entrypoint: Sequence[str], *, inputs: Mapping[str, Any] | None = None, checkpoints: str | None = None,
-             hyperparameters: Mapping[str, Any] | None = None, **members: Any) -> Step:
-    return {"Name": name, "Type": "Training", "Arguments": {
-        "AlgorithmSpecification": {"TrainingImage": "image", "TrainingInputMode": "File", "ContainerEntrypoint": list(entrypoint)},
-        "RoleArn": ROLE, "HyperParameters": dict(hyperparameters or {}),
-        "OutputDataConfig": {"S3OutputPath": f"{OUT}/models"},
-        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
-        **({"InputDataConfig": [{"ChannelName": key, "InputMode": "File", "DataSource": {"S3DataSource": {
-            "S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}}}
-            for key, uri in inputs.items()]} if inputs else {}),
-        **({"CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": "/opt/ml/checkpoints"}} if checkpoints else {}),
-    }, **members}
+def training(
+    name: str,
+    entrypoint: Sequence[str],
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    checkpoints: str | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    **members: Any,
+) -> Step:
+    return {
+        "Name": name,
+        "Type": "Training",
+        "Arguments": {
+            "AlgorithmSpecification": {
+                "TrainingImage": "image",
+                "TrainingInputMode": "File",
+                "ContainerEntrypoint": list(entrypoint),
+            },
+            "RoleArn": ROLE,
+            "HyperParameters": dict(hyperparameters or {}),
+            "OutputDataConfig": {"S3OutputPath": f"{OUT}/models"},
+            "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+            **(
+                {
+                    "InputDataConfig": [
+                        {
+                            "ChannelName": key,
+                            "InputMode": "File",
+                            "DataSource": {
+                                "S3DataSource": {
+                                    "S3DataType": "S3Prefix",
+                                    "S3Uri": uri,
+                                    "S3DataDistributionType": "FullyReplicated",
+                                }
+                            },
+                        }
+                        for key, uri in inputs.items()
+                    ]
+                }
+                if inputs
+                else {}
+            ),
+            **({"CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": "/opt/ml/checkpoints"}} if checkpoints else {}),
+        },
+        **members,
+    }
 
 
 def output(step: str, name: str) -> dict[str, str]:
@@ -106,14 +180,29 @@ class Runner:
         self.services, self.folder = services, folder
         self.changes: list[list[StepRecord]] = []
 
-    def interpreter(self, compiled: Mapping[str, Any], *, cores: int = 2, checkpoints: Path | None = None,
-                    **parameters: Any) -> Interpreter:
+    def interpreter(
+        self, compiled: Mapping[str, Any], *, cores: int = 2, checkpoints: Path | None = None, **parameters: Any
+    ) -> Interpreter:
         compiled = json.loads(json.dumps(compiled))
-        scope = Scope(resolve_parameters(compiled, parameters), {"PipelineExecutionId": "run-1", "PipelineName": "test"})
-        shop = Workshop(self.services.storage, self.folder / "work", self.folder / "logs",
-                        checkpoints or self.folder / "checkpoints")
-        return Interpreter(compiled, scope, shop, self.services.sagemaker, self.folder / "serving", self.services.environment,
-                           cores, self.changes.append)
+        scope = Scope(
+            resolve_parameters(compiled, parameters), {"PipelineExecutionId": "run-1", "PipelineName": "test"}
+        )
+        shop = Workshop(
+            self.services.storage,
+            self.folder / "work",
+            self.folder / "logs",
+            checkpoints or self.folder / "checkpoints",
+        )
+        return Interpreter(
+            compiled,
+            scope,
+            shop,
+            self.services.sagemaker,
+            self.folder / "serving",
+            self.services.environment,
+            cores,
+            self.changes.append,
+        )
 
     def __call__(self, *steps: Step, **options: Any) -> Interpreter:
         interpreter = self.interpreter(definition(*steps, parameters=options.pop("parameters", ())), **options)
@@ -125,20 +214,8 @@ class Runner:
 
 
 @pytest.fixture
-def run(services: LocalServices, tmp_path: Path) -> Iterator[Runner]:
-    services.sagemaker.meta.client if hasattr(services.sagemaker.meta, "client") else None
-    import urllib.request
-    urllib.request.urlopen(urllib.request.Request(f"{services.sagemaker.meta.endpoint_url}/moto-api/reset", method="POST")).close()
+def run(services: LocalServices, tmp_path: Path) -> Runner:
+    reset = urllib.request.Request(f"{services.sagemaker.meta.endpoint_url}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
     services.storage.ensure_bucket(BUCKET)
-    yield Runner(services, tmp_path)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-__all__ = ["BUCKET", "OUT", "Runner", "Scripts", "alive", "definition", "output", "processing", "sys", "training"]
+    return Runner(services, tmp_path)

@@ -17,8 +17,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.pixels.encoders import RLELosslessEncoder
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None,
-                          suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("repeatable")
 
 PREFIX = "1.2.840.10008.1.2"
@@ -26,10 +27,19 @@ IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE = PREFIX, PREFIX + ".1", PREFIX + 
 
 
 def _rle(cells: NDArray[Any], bits: int) -> bytes:
-    return bytes(RLELosslessEncoder.encode(
-        _unsigned(cells, 8 * cells.itemsize), rows=cells.shape[0], columns=cells.shape[1], samples_per_pixel=1,
-        bits_allocated=8 * cells.itemsize, bits_stored=8 * cells.itemsize, photometric_interpretation="MONOCHROME2",
-        number_of_frames=1, pixel_representation=0))
+    return bytes(
+        RLELosslessEncoder.encode(
+            _unsigned(cells, 8 * cells.itemsize),
+            rows=cells.shape[0],
+            columns=cells.shape[1],
+            samples_per_pixel=1,
+            bits_allocated=8 * cells.itemsize,
+            bits_stored=8 * cells.itemsize,
+            photometric_interpretation="MONOCHROME2",
+            number_of_frames=1,
+            pixel_representation=0,
+        )
+    )
 
 
 def _unsigned(cells: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -41,6 +51,7 @@ def _jpeg(**options: Any) -> Callable[[NDArray[Any], int], bytes]:
     def encode(cells: NDArray[Any], bits: int) -> bytes:
         samples = _unsigned(cells, bits).astype(np.uint8 if bits == 8 else np.uint16)
         return bytes(imagecodecs.jpeg8_encode(samples, bitspersample=bits, **options))
+
     return encode
 
 
@@ -53,15 +64,23 @@ ENCODERS: dict[str, Callable[[NDArray[Any], int], bytes]] = {
     PREFIX + ".4.80": lambda cells, bits: imagecodecs.jpegls_encode(_unsigned(cells, bits)),
     PREFIX + ".4.81": lambda cells, bits: imagecodecs.jpegls_encode(_unsigned(cells, bits), level=2),
     PREFIX + ".4.90": lambda cells, bits: imagecodecs.jpeg2k_encode(
-        cells, codecformat="j2k", reversible=True, level=0, bitspersample=bits),
+        cells, codecformat="j2k", reversible=True, level=0, bitspersample=bits
+    ),
     PREFIX + ".4.91": lambda cells, bits: imagecodecs.jpeg2k_encode(
-        cells, codecformat="j2k", reversible=False, level=60, bitspersample=bits),
+        cells, codecformat="j2k", reversible=False, level=60, bitspersample=bits
+    ),
     PREFIX + ".4.201": lambda cells, bits: imagecodecs.htj2k_encode(cells),
     PREFIX + ".4.202": lambda cells, bits: imagecodecs.htj2k_encode(cells),
     PREFIX + ".4.203": lambda cells, bits: imagecodecs.htj2k_encode(cells),
 }
-LOSSLESS = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE, *(PREFIX + suffix for suffix in (
-    ".4.57", ".4.70", ".4.80", ".4.90", ".4.201", ".4.202", ".4.203")))
+LOSSLESS = (
+    IMPLICIT,
+    EXPLICIT,
+    DEFLATED,
+    BIG_ENDIAN,
+    RLE,
+    *(PREFIX + suffix for suffix in (".4.57", ".4.70", ".4.80", ".4.90", ".4.201", ".4.202", ".4.203")),
+)
 LOSSY = tuple(PREFIX + suffix for suffix in (".4.50", ".4.51", ".4.81", ".4.91"))
 
 
@@ -81,14 +100,28 @@ def item(**values: Any) -> Dataset:
     return dataset
 
 
-def write_dicom(cells: NDArray[Any], *, syntax: str = EXPLICIT, bits: int | None = None,
-                pixel_data: bytes | None = None, leave_out: tuple[str, ...] = (), **values: Any) -> bytes:
+def write_dicom(
+    cells: NDArray[Any],
+    *,
+    syntax: str = EXPLICIT,
+    bits: int | None = None,
+    pixel_data: bytes | None = None,
+    leave_out: tuple[str, ...] = (),
+    **values: Any,
+) -> bytes:
     """Return a DICOM file of `cells` (their bytes as they are) with further attributes; a value may be (VR, value)."""
     stored = bits or 8 * cells.itemsize
     attributes: dict[str, Any] = {
-        "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "Rows": cells.shape[0],
-        "Columns": cells.shape[1], "BitsAllocated": 8 * cells.itemsize, "BitsStored": stored, "HighBit": stored - 1,
-        "PixelRepresentation": int(cells.dtype.kind == "i"), **values}
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": cells.shape[0],
+        "Columns": cells.shape[1],
+        "BitsAllocated": 8 * cells.itemsize,
+        "BitsStored": stored,
+        "HighBit": stored - 1,
+        "PixelRepresentation": int(cells.dtype.kind == "i"),
+        **values,
+    }
     dataset = item(**{name: value for name, value in attributes.items() if name not in leave_out})
     if pixel_data is None:
         pixel_data = _pixel_bytes(cells, syntax, int(attributes["BitsStored"]))

@@ -15,8 +15,19 @@ from processing.files import sha256, write_json
 from processing.imaging import write_png
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig
-from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View, read_manifest, write_manifest
+from processing.records import (
+    Dataset,
+    ImageRecord,
+    Label,
+    Laterality,
+    Lesion,
+    Split,
+    View,
+    read_manifest,
+    write_manifest,
+)
 from training import artifact
+from training.evaluate import main
 from training.models import build_model
 
 SHAPE = (96, 64)
@@ -97,14 +108,15 @@ def build(base: Path) -> EvaluationBase:
     records = []
     for split, patients in PATIENTS.items():
         for index in range(2 * patients):
-            records.append(_film(made.data, f"{split}{index:03d}", f"{split}-{index // 2}", split, list(Label)[index % 3]))
+            label = list(Label)[index % 3]
+            records.append(_film(made.data, f"{split}{index:03d}", f"{split}-{index // 2}", split, label))
     for record in [record for record in records if record.split is Split.TRAIN][:4]:
         copy = replace(record, image_id=f"{record.image_id}-1", source_image_id=record.image_id)
         flipped = np.ascontiguousarray(cv2.imread(str(made.data / record.path), cv2.IMREAD_UNCHANGED)[:, ::-1])
         records.append(_store(made.data, copy, flipped))
     made.write(records)
-    stage = {"stage": "segment", "counts": {}, "config": {"preprocess": PREPROCESS.to_json(), "digest": PREPROCESS.digest},
-             "versions": {}, "input_digest": "i", "digest": "o"}
+    config = {"preprocess": PREPROCESS.to_json(), "digest": PREPROCESS.digest}
+    stage = {"stage": "segment", "counts": {}, "config": config, "versions": {}, "input_digest": "i", "digest": "o"}
     (made.data / "stage.json").write_text(json.dumps(stage))
     for name, seed in CANDIDATES.items():
         made.add_model(name, seed=seed)
@@ -140,14 +152,14 @@ def evaluation_base(evaluation_inputs: EvaluationBase, tmp_path: Path) -> Evalua
 
 
 @pytest.fixture(scope="session")
-def evaluated(evaluation_inputs: EvaluationBase) -> EvaluationBase:
+def evaluated(evaluation_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
     """The inputs with what the job makes of them; never to be changed."""
-    from training.evaluate import main
-
+    base = tmp_path_factory.mktemp("evaluated") / "base"
+    shutil.copytree(evaluation_inputs.base, base)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAMMOPIPE_BASE", str(evaluation_inputs.base))
+        patch.setenv("MAMMOPIPE_BASE", str(base))
         main(["--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200"])
-    return evaluation_inputs
+    return EvaluationBase(base)
 
 
 @pytest.fixture
@@ -176,5 +188,5 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
     pixels[:, 48:] = 0
     name = f"{split}-{label}-{index}"
     write_png(paths.channel(str(split)) / f"{name}.png", pixels)
-    return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split, path=f"images/{split}/{name}.png",
-                       height=64, width=64)
+    return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split,
+                       path=f"images/{split}/{name}.png", height=64, width=64)

@@ -49,7 +49,8 @@ def test_what_the_model_says_of_itself(saved):
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
     assert model.classes == ("normal", "benign", "malignant") and model.temperature == 2.0
     films = torch.rand(2, 1, 96, 64)
-    torch.testing.assert_close(model.predict_probabilities(films), torch.softmax(model.predict_logits(films) / 2, dim=1))
+    expected = torch.softmax(model.predict_logits(films) / 2, dim=1)
+    torch.testing.assert_close(model.predict_probabilities(films), expected)
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
 
 

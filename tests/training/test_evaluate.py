@@ -72,7 +72,7 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
 
 def test_the_highest_validation_macro_auc_is_selected(evaluated):
     evaluation = evaluated.evaluation
-    areas = {name: candidate["validation"]["macro_auc"]["value"] for name, candidate in evaluation["candidates"].items()}
+    areas = {name: item["validation"]["macro_auc"]["value"] for name, item in evaluation["candidates"].items()}
     assert len(set(areas.values())) == 2
     assert evaluation["selected"]["cnn"] == max(areas, key=areas.get)
     chosen = evaluation["candidates"][evaluation["selected"]["cnn"]]
@@ -141,7 +141,7 @@ def without_test(evaluation: dict) -> dict:
     return kept
 
 
-def test_shuffled_test_labels_change_the_test_figures_and_nothing_else(evaluated, evaluation_base, monkeypatch, tmp_path):
+def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, evaluation_base, monkeypatch, tmp_path):
     labels = [record.label for record in evaluation_base.records() if record.split is Split.TEST]
     random.Random(3).shuffle(labels)
     evaluation_base.change(lambda record: replace(record, label=labels.pop()) if record.split is Split.TEST else record)
@@ -203,7 +203,8 @@ def test_the_baseline_answers_the_majority_class_of_the_training_originals(evalu
 
 
 def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):
-    evaluation_base.change(lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record)
+    evaluation_base.change(
+        lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record)
     assert run(evaluation_base, monkeypatch) == 0
     test = evaluation_base.evaluation["selected"]["test"]
     assert test["macro_auc"]["value"] is None and "each class" in test["macro_auc"]["reason"]
@@ -223,7 +224,8 @@ def test_an_empty_test_split_is_refused(evaluation_base, monkeypatch, capsys):
 
 
 def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys):
-    evaluation_base.change(lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record)
+    evaluation_base.change(
+        lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record)
     assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
 
 
@@ -264,7 +266,8 @@ def test_parts_of_the_stage_must_agree(evaluation_base, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("arguments", "rule"), [
-    (["--bootstrap", "5"], "bootstrap=5"), (["--min-macro-auc", "1.5"], "min_macro_auc=1.5"), (["--seed", "-1"], "seed=-1")])
+    (["--bootstrap", "5"], "bootstrap=5"), (["--min-macro-auc", "1.5"], "min_macro_auc=1.5"),
+    (["--seed", "-1"], "seed=-1")])
 def test_arguments_out_of_range_are_refused(evaluation_base, monkeypatch, capsys, arguments, rule):
     assert rule in failure(evaluation_base, monkeypatch, capsys, *arguments)
 

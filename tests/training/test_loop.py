@@ -19,6 +19,11 @@ CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=4, head_epochs=1, warmup_epoch
                      dropout=0.2, precision=Precision.FLOAT32)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def films(make_job):
     paths = make_job()
@@ -62,8 +67,8 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("sampling", Sampling)
 def test_a_run_learns(films, sampling, capsys):
-    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=8, head_epochs=0, batch_size=8, learning_rate=2e-3, sampling=sampling,
-                         precision=Precision.FLOAT32)
+    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=8, head_epochs=0, batch_size=8, learning_rate=2e-3,
+                         sampling=sampling, precision=Precision.FLOAT32)
     _, progress = run(films, config)
     best = progress.history[progress.best_epoch - 1]
     assert best.validation_macro_auc > 0.8

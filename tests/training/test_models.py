@@ -99,7 +99,8 @@ def test_dropout_of_two_processes_is_that_of_one(monkeypatch):
     assert torch.equal(layer.eval()(features), features)
 
 
-@pytest.mark.parametrize(("name", "original", "head"), [("alexnet", alexnet, "classifier.6"), ("resnet50", resnet50, "fc")])
+@pytest.mark.parametrize(("name", "original", "head"),
+                         [("alexnet", alexnet, "classifier.6"), ("resnet50", resnet50, "fc")])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_staged_weights_are_loaded_all_but_the_classifier(tmp_path, name, original, head, suffix):
     state = original(weights=None).state_dict()

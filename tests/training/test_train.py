@@ -1,4 +1,4 @@
-"""The training job as SageMaker runs it: folders in, a model out; killed, stopped, spread over processes, or misused."""
+"""The training job as SageMaker runs it: folders in, a model out; killed, stopped, spread out, or misused."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,19 +16,21 @@ from processing.records import Split, read_manifest, write_manifest
 from training import artifact
 from training.distributed import launch_command
 from training.models import build_model
-from training.train import read_stage
+from training.train import read_inputs, read_stage
 
 SETTINGS = {"cnn": "modified_cnn", "epochs": "3", "head_epochs": "0", "batch_size": "8", "learning_rate": "0.002",
             "precision": "float32"}
-LINE = re.compile(r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) validation_macro_auc=([01]\.\d{4}) "
-                  r"validation_balanced_accuracy=([01]\.\d{4}) learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$", re.MULTILINE)
+LINE = re.compile(r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) "
+                  r"validation_macro_auc=([01]\.\d{4}) validation_balanced_accuracy=([01]\.\d{4}) "
+                  r"learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$", re.MULTILINE)
 JOB = (sys.executable, "-W", "error", "-m", "training.train")
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
 
 
-def start(paths, command=JOB, **options):
+def start(paths, command=JOB):
     environment = {**os.environ, "MAMMOPIPE_BASE": str(paths.base), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def finish(process):
@@ -70,9 +73,29 @@ def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     assert not (paths.output / "failure").exists()
 
 
+def test_rows_of_the_test_split_need_no_film(make_job):
+    paths = make_job(**SETTINGS)
+    manifest = paths.channel("manifest") / "manifest.csv"
+    records = read_manifest(manifest)
+    held_out = replace(records[0], image_id="held-out", patient_id="held-out", split=Split.TEST)
+    write_manifest([*records, held_out], manifest)
+    inputs = read_inputs(paths)
+    assert len(inputs.train) + len(inputs.validation) == len(records)
+
+
+def test_the_digest_is_that_of_settings_and_data(make_job):
+    first, same = read_inputs(make_job(**SETTINGS)), read_inputs(make_job(**SETTINGS))
+    assert first.digest == same.digest
+    assert read_inputs(make_job(**SETTINGS | {"seed": "1"})).digest != first.digest
+    paths = make_job(**SETTINGS)
+    film = paths.channel("train") / f"{first.train.records[0].image_id}.png"
+    film.write_bytes((paths.channel("train") / f"{first.train.records[1].image_id}.png").read_bytes())
+    assert read_inputs(paths).digest != first.digest
+
+
 def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
     settings = SETTINGS | {"epochs": "14", "patience": "14"}
-    undisturbed, disturbed = make_job("undisturbed", **settings), make_job("disturbed", **settings)
+    undisturbed, disturbed = make_job(**settings), make_job(**settings)
     run(undisturbed)
 
     killed = start(disturbed)
@@ -96,7 +119,7 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
 
 def test_two_processes_measure_what_one_does(make_job):
     settings = SETTINGS | {"dropout": "0.3"}
-    alone, together = make_job("alone", **settings), make_job("together", **settings)
+    alone, together = make_job(**settings), make_job(**settings)
     run(alone)
     out = run(together, TWO_PROCESSES)
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
@@ -132,7 +155,7 @@ def keep_only(split, label):
 
 def spread_patient(paths):
     manifest = paths.channel("manifest") / "manifest.csv"
-    manifest.write_text(manifest.read_text().replace("patient-validation-benign-1,", "patient-train-benign-1,"))
+    manifest.write_text(manifest.read_text().replace(",validation-benign-1,", ",train-benign-1,"))
 
 
 @pytest.mark.parametrize(("changes", "spoil", "message"), [
@@ -140,7 +163,7 @@ def spread_patient(paths):
     ({"epochs": "many"}, None, "hyperparameter epochs='many' must be a whole number"),
     ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
     ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
-    ({}, lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(), "image_id=train-benign-0 of split train"),
+    ({}, lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(), "image_id=train-benign-0 of split"),
     ({}, spoil_film, "train-benign-0.png"),
     ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
     ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
@@ -148,7 +171,7 @@ def spread_patient(paths):
     ({}, lambda paths: (paths.channel("manifest") / "manifest.csv").unlink(), "no manifest.csv"),
     ({}, lambda paths: (paths.channel("stage") / "stage.json").unlink(), "no stage.json"),
     ({}, lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'), "no config.preprocess"),
-    ({}, spread_patient, "patient_id=patient-train-benign-1 is in the splits"),
+    ({}, spread_patient, "patient_id=train-benign-1 is in the splits"),
 ])
 def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, changes, spoil, message):
     from processing.job import run as run_job

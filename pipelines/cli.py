@@ -1,0 +1,219 @@
+"""Console script `mammopipe`: the arguments of every command. What the commands do is in `pipelines.commands`.
+
+Exit codes: 0 done; 1 a run failed or its gate refused the model; 2 the arguments, the configuration, the data or S3 cannot
+be used (one line on stderr); 3 a fault of this program (with its traceback); 130 interrupted.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from pipelines import commands
+from processing.errors import MammopipeError
+
+EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model; 2 arguments, configuration, data or S3 cannot be
+used; 3 a fault of this program; 130 interrupted.  Research use only: nothing here is a diagnosis."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        code: int = options.command(options)
+        sys.stdout.flush()
+        return code
+    except MammopipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; every job was stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; without this, Python complains again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 3
+
+
+def console() -> None:
+    """Run the command of the process's arguments and exit with its code."""
+    sys.exit(main())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="mammopipe",
+        description="From mammograms to a model on an endpoint, offline or on AWS.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_stage, _compile, _run, _runs, _status, _report, _compare, _deploy, _invoke, _delete):
+        add(subparsers)
+    return parser
+
+
+_Subparsers = argparse._SubParsersAction  # the only name that argparse gives its type
+
+
+def _command(
+    subparsers: "_Subparsers[argparse.ArgumentParser]", name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    return subparsers.add_parser(
+        name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
+    )
+
+
+def _configured(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config.py for every key")
+    parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
+    parser.add_argument("--dataset", choices=["mias", "rsna"])
+    parser.add_argument(
+        "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
+    )
+
+
+def _in_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
+    )
+
+
+def _stage(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers,
+        "stage",
+        "check a dataset, or pretrained weights, and upload what S3 lacks of it",
+        "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
+    )
+    parser.add_argument("what", choices=["mias", "rsna", "weights"])
+    parser.add_argument(
+        "source", type=Path, help="mias: tarball or folder; rsna: folder with train.csv; weights: file or folder"
+    )
+    parser.add_argument("--to", metavar="s3://...", help="default: the place that the configuration's pipeline reads")
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.set_defaults(command=commands.stage)
+
+
+def _compile(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers,
+        "compile",
+        "write the pipeline's definition, the JSON that SageMaker takes",
+        "compile -o pipeline.json",
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("pipeline.json"), metavar="FILE")
+    parser.add_argument("--pretrained", action="store_true", help="with the channel of staged weights")
+    _configured(parser)
+    parser.set_defaults(command=commands.compile_definition)
+
+
+def _run(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers, "run", "run the whole pipeline", "run --dataset mias --source all-mias.tar.gz --profile quick"
+    )
+    parser.add_argument("--backend", choices=["process", "docker", "aws"], default="process")
+    parser.add_argument(
+        "--source", default="phantoms", metavar="PATH|s3://...|phantoms", help="default: phantoms, synthetic films"
+    )
+    parser.add_argument("--films", type=int, default=40, help="how many phantoms (default: 40)")
+    parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="Parameter=Value",
+        type=_pair,
+        dest="parameters",
+        help="a pipeline parameter, as MinMacroAuc=0.6; may be repeated",
+    )
+    parser.add_argument(
+        "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID ends it"
+    )
+    _configured(parser)
+    _in_runs(parser)
+    parser.set_defaults(command=commands.run)
+
+
+def _runs(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(subparsers, "runs", "list the runs", "runs")
+    _in_runs(parser)
+    parser.set_defaults(command=commands.runs)
+
+
+def _status(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(subparsers, "status", "show a run's steps", "status latest")
+    _identified(parser)
+    parser.set_defaults(command=commands.status)
+
+
+def _report(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
+    _identified(parser)
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
+    parser.set_defaults(command=commands.report)
+
+
+def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
+    )
+    parser.add_argument("ids", nargs="+", metavar="ID")
+    _in_runs(parser)
+    parser.set_defaults(command=commands.compare)
+
+
+def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(subparsers, "deploy", "serve a run's model on this machine until it is deleted", "deploy latest")
+    _identified(parser)
+    parser.set_defaults(command=commands.deploy)
+
+
+def _invoke(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers, "invoke", "ask an endpoint about one image", "invoke mdb023.pgm --endpoint http://127.0.0.1:8080"
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
+    parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
+    parser.add_argument("--laterality", choices=["L", "R"])
+    parser.add_argument("--view", choices=["CC", "MLO"])
+    _in_runs(parser)
+    parser.set_defaults(command=commands.invoke)
+
+
+def _delete(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
+    _identified(parser)
+    parser.set_defaults(command=commands.delete)
+
+
+def _identified(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "id", nargs="?", default="latest", metavar="ID", help="a run's id, the beginning of one, or latest"
+    )
+    _in_runs(parser)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} must be Parameter=Value")
+    return name, value
+
+
+if __name__ == "__main__":
+    console()

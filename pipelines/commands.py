@@ -1,0 +1,253 @@
+"""What each command of `mammopipe` does. Heavy modules are imported by the commands that need them."""
+
+import argparse
+import shutil
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from processing.errors import ConfigError
+from processing.records import Dataset
+
+if TYPE_CHECKING:
+    from pipelines.config import PipelineConfig
+    from pipelines.runs import RunFolder
+
+MEASURES = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
+"""The figures of `report` and `compare`, in this order."""
+
+
+def stage(options: argparse.Namespace) -> int:
+    """Upload a dataset, or weights."""
+    from pipelines import sessions, staging
+    from pipelines.config import PipelineConfig
+
+    config = PipelineConfig.load(options.config)
+    storage = sessions.caller_storage(config)
+    if options.what == "weights":
+        staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
+    else:
+        dataset = Dataset(options.what)
+        staged = staging.stage(dataset, options.source, options.to or config.storage.uri("raw", dataset), storage)
+    print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
+    return 0
+
+
+def compile_definition(options: argparse.Namespace) -> int:
+    """Write the compiled definition."""
+    from pipelines.definition import build_pipeline
+    from processing.files import write_bytes
+
+    definition = build_pipeline(_config(options, pretrained=options.pretrained or None)).definition()
+    write_bytes(options.output, definition.encode())
+    print(f"Compiled {options.output} ({len(definition)} bytes)")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the pipeline and say where things are."""
+    from pipelines.launch import Options, Source, start
+    from pipelines.local import Status
+
+    done = start(
+        _config(options),
+        backend=options.backend,
+        source=Source(options.source, options.films, options.weights),
+        parameters=dict(options.parameters),
+        options=Options(options.runs, options.keep_endpoint),
+    )
+    if done.folder is None:
+        return 0
+    _say_where(options.runs, done.folder)
+    if done.status is Status.SUCCEEDED:
+        return 0
+    print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
+    return 1
+
+
+def _say_where(root: Path, folder: Path) -> None:
+    shown = root / "latest" if (root / "latest").resolve() == folder.resolve() else folder
+    print(f"\nResults in {shown}/ ({folder.name}):")
+    for name, what in _RESULTS.items():
+        if (folder / name).exists():
+            print(f"  {shown / name!s:<40} {what}")
+
+
+_RESULTS: Mapping[str, str] = {
+    "report.html": "figures, plots and example films",
+    "evaluation.json": "the same figures for programs",
+    "model.tar.gz": "the chosen model",
+    "invocation.json": "the endpoint's answer to a test film",
+    "execution.json": "every step's status and seconds",
+    "pipeline.json": "the compiled definition",
+    "pictures": "augmented films, segmentation montage",
+    "logs": "what each job printed",
+    "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",
+}
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.runs import list_runs
+
+    table = Table("id", "status", "profile", "dataset", "time", "best", "validation AUC", box=None, pad_edge=False)
+    for folder in list_runs(options.runs):
+        execution, best = folder.execution(), _selected(folder)
+        table.add_row(
+            folder.id,
+            execution["status"],
+            execution["profile"],
+            execution["dataset"],
+            f"{execution['seconds']:.0f} s",
+            best.get("cnn", ""),
+            _figure(best.get("validation", {}).get("macro_auc")),
+        )
+    Console(highlight=False).print(table)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show a run's steps."""
+    from rich.console import Console
+
+    from pipelines.local import Status, StepRecord
+    from pipelines.progress import steps_table
+    from pipelines.runs import find_run
+
+    execution = find_run(options.runs, options.id).execution()
+    records = [StepRecord(**{**step, "status": Status(step["status"])}) for step in execution["steps"]]
+    Console(highlight=False).print(steps_table(records))
+    print(
+        f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; started {execution['started']}"
+        + (f"\n{execution['reason']}" if execution["reason"] else "")
+    )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Show a run's figures and its report."""
+    from pipelines.runs import find_run
+
+    folder = find_run(options.runs, options.id)
+    _compare_table([folder])
+    page = (folder.path / "report.html").resolve()
+    print(f"\n{page}")
+    if options.open and not webbrowser.open(page.as_uri()):
+        raise ConfigError(f"{page}: no browser could be opened here")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Show the figures of several runs side by side."""
+    from pipelines.runs import find_run
+
+    _compare_table([find_run(options.runs, name) for name in options.ids])
+    return 0
+
+
+def _compare_table(folders: Sequence["RunFolder"]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", *(folder.id for folder in folders), box=None, pad_edge=False)
+    documents = [folder.document("evaluation.json") for folder in folders]
+    table.add_row("profile, dataset", *(f"{item['profile']}, {item['dataset']}" for item in documents))
+    table.add_row("selected", *(item["selected"]["cnn"] for item in documents))
+    for split in ("validation", "test"):
+        for measure in MEASURES:
+            table.add_row(
+                f"{split} {measure.replace('_', ' ')}",
+                *(_figure(item["selected"][split].get(measure), interval=True) for item in documents),
+            )
+    table.add_row("leakage audit", *("passed" if item["leakage"]["passed"] else "FAILED" for item in documents))
+    Console(highlight=False).print(table)
+
+
+def deploy(options: argparse.Namespace) -> int:
+    """Serve a run's model here and leave it running."""
+    from pipelines import serving
+    from pipelines.jobs import unpack_model
+    from pipelines.processes import RunningProcesses
+    from pipelines.runs import find_run
+    from processing.job import cores
+
+    folder = find_run(options.runs, options.id)
+    if (folder.path / serving.FILE).is_file():
+        raise ConfigError(
+            f"run {folder.id} keeps an endpoint already, at {serving.read_kept(folder.path)['url']}; "
+            f"mammopipe delete {folder.id} ends it"
+        )
+    archive = folder.path / "model.tar.gz"
+    if not archive.is_file():
+        raise ConfigError(
+            f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
+        )
+    unpack_model(archive, folder.path / "endpoint" / "model")
+    endpoint = serving.serve(
+        f"mammopipe-{folder.id}",
+        folder.path / "endpoint",
+        folder.logs / "Endpoint.log",
+        RunningProcesses(),
+        threads=cores(),
+        environment={},
+    )
+    endpoint.keep(folder.path)
+    print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
+    return 0
+
+
+def invoke(options: argparse.Namespace) -> int:
+    """Ask an endpoint about one image."""
+    from inference.client import MammographyClient
+    from pipelines.results import describe
+    from pipelines.runs import find_run
+    from pipelines.serving import read_kept
+
+    name, url = options.endpoint, None
+    if name is None:
+        kept = read_kept(find_run(options.runs, options.id).path)
+        name, url = str(kept["name"]), str(kept["url"])
+    elif name.startswith(("http://", "https://")):
+        name, url = "mammopipe", name
+    answer = MammographyClient(name, endpoint_url=url).predict(
+        options.file, laterality=options.laterality, view=options.view
+    )
+    print(f"{options.file.name}: {describe(answer)} (model {answer.model}; research use only)")
+    return 0
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Stop the endpoint that a run keeps."""
+    from pipelines.runs import find_run
+    from pipelines.serving import delete_kept
+
+    folder = find_run(options.runs, options.id)
+    stopped = delete_kept(folder.path)
+    shutil.rmtree(folder.path / "endpoint", ignore_errors=True)
+    print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'was gone already'}")
+    return 0
+
+
+def _config(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
+    from pipelines.config import PipelineConfig
+
+    return PipelineConfig.load(
+        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, **changes
+    )
+
+
+def _selected(folder: "RunFolder") -> dict[str, Any]:
+    if not (folder.path / "evaluation.json").is_file():
+        return {}
+    return dict(folder.document("evaluation.json")["selected"])
+
+
+def _figure(measure: Mapping[str, float] | None, *, interval: bool = False) -> str:
+    if measure is None:
+        return ""
+    bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if interval and measure.get("low") is not None else ""
+    return f"{measure['value']:.3f}{bounds}"

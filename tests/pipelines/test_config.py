@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import PROFILES, PipelineConfig, Profile
+from processing.errors import ConfigError
+from training.config import Cnn, TrainConfig
+from training.models import NAMES
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "pipeline.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_are_those_of_the_quick_profile() -> None:
+    assert PipelineConfig() == PipelineConfig.load() == PipelineConfig.load(profile="quick")
+
+
+def test_the_candidates_by_default_are_all_that_can_be_trained() -> None:
+    assert PipelineConfig().cnns == tuple(Cnn) == tuple(NAMES)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_profile_names_only_keys_that_exist(profile: Profile) -> None:
+    config = PipelineConfig.load(profile=profile)
+    for table, values in PROFILES[profile].items():
+        for key, value in values.items():
+            assert getattr(getattr(config, table), key) == value
+
+
+def test_only_full_closes_the_metric_limit() -> None:
+    assert PipelineConfig.load(profile="quick").evaluation.min_macro_auc == 0.0
+    assert PipelineConfig.load(profile="full").evaluation.min_macro_auc == 0.6
+
+
+def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 'profile = "full"\ncnns = ["alexnet"]\n[training]\nepochs = 7\n[storage]\nbucket = "films"\n')
+    config = PipelineConfig.load(path, cnns=["resnet50"])
+    assert config.profile is Profile.FULL
+    assert config.training == TrainConfig(**{**PROFILES[Profile.FULL]["training"], "epochs": 7})
+    assert config.cnns == (Cnn.RESNET50,)
+    assert config.storage.uri("raw", "mias") == "s3://films/mammopipe/raw/mias"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datset = 'mias'", "unknown key 'datset'; did you mean dataset"),
+        ("[training]\nepoch = 3", "unknown key 'training.epoch'; did you mean epochs"),
+        ("[training]\nepochs = '3'", "training.epochs = '3': must be a whole number"),
+        ("[training]\nseed = 3", "training.seed is set by data.seed"),
+        ("[training]\nepochs = 3\nhead_epochs = 3", "head_epochs=3 must be below epochs=3"),
+        ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
+        ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
+        ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
+        ("cnns = []", "cnns=[]: at least one"),
+        ("cnns = ['alexnet', 'alexnet']", "none twice"),
+        ("storage = 3", "storage = 3: must be a table"),
+        ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
+        ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),
+        ("[security]\nsubnets = ['subnet-1']", "subnets and security_groups go together"),
+        ("[compute]\nspot = true\nmax_wait_seconds = 60", "compute.max_wait_seconds=60"),
+        ("[compute]\ncache = '30 days'", "compute.cache='30 days'"),
+        ("profile = ", "not a readable TOML file"),
+    ],
+)
+def test_what_breaks_a_rule_is_named_with_file_key_and_rule(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        PipelineConfig.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent.toml: no such configuration file"):
+        PipelineConfig.load(tmp_path / "absent.toml")

@@ -1,0 +1,220 @@
+"""The compiled definition, as AWS would see it; nothing here reaches a network or needs credentials."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+
+from pipelines import PipelineConfig, build_pipeline
+from pipelines.expressions import Scope, references, resolve
+from pipelines.refusals import all_steps, check
+from pipelines.run_parameters import resolve_parameters
+
+OPERATIONS = {
+    "Processing": ("CreateProcessingJob", "ProcessingJobName"),
+    "Training": ("CreateTrainingJob", "TrainingJobName"),
+    "Model": ("CreateModel", "ModelName"),
+    "RegisterModel": ("CreateModelPackage", None),
+    "EndpointConfig": ("CreateEndpointConfig", None),
+    "Endpoint": ("CreateEndpoint", None),
+}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "full": {"profile": "full"},
+    "everything": {
+        "dataset": "rsna",
+        "pretrained": True,
+        "security": {
+            "kms_key": "alias/mammopipe",
+            "subnets": ["subnet-12345678"],
+            "security_groups": ["sg-12345678"],
+        },
+        "compute": {"spot": True, "cache": "P30D", "distribution": "ShardedByS3Key", "processing_instance_count": 3},
+    },
+    "no endpoint": {"deploy": False, "cnns": ["alexnet"]},
+}
+EVALUATION = {
+    "leakage": {"passed": True, "verdict": "nothing crosses"},
+    "selected": {
+        "cnn": "alexnet",
+        "validation": {"macro_auc": {"value": 0.512}},
+        "test": {"macro_auc": {"value": 0.5}},
+    },
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_network() -> Iterator[None]:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"a connection was tried: {arguments[1:]}")
+
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            patch.delenv(name)
+    patch.setenv("HOME", "/nonexistent")
+    patch.setattr(socket.socket, "connect", refuse)
+    patch.setattr(socket, "getaddrinfo", refuse)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def compiled(request: pytest.FixtureRequest) -> dict[str, Any]:
+    config = PipelineConfig.load(**CONFIGURATIONS[request.param])
+    return dict(json.loads(build_pipeline(config).definition()))
+
+
+def filled(compiled: dict[str, Any]) -> Scope:
+    execution = {"PipelineExecutionId": "abcdefghijkl"}
+    scope = Scope(resolve_parameters(compiled, {}), execution)
+    scope.documents["Evaluate", "EvaluationReport"] = EVALUATION
+    return scope
+
+
+def requests(compiled: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield every step with its request, each reference resolved from the requests of the steps before."""
+    scope = filled(compiled)
+    for step in all_steps(compiled["Steps"]):
+        if step["Type"] == "Condition":
+            continue
+        request = resolve(step["Arguments"], scope)
+        name = OPERATIONS.get(step["Type"], ("", None))[1]
+        if name:
+            request[name] = f"pipelines-abcdefghijkl-{step['Name']}"
+        artefacts = {"ModelArtifacts": {"S3ModelArtifacts": f"s3://mammopipe/{step['Name']}/model.tar.gz"}}
+        scope.steps[step["Name"]] = {**request, **artefacts}
+        yield step, request
+
+
+def steps_of(compiled: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {step["Name"]: step for step in all_steps(compiled["Steps"])}
+
+
+def test_two_compiles_give_the_same_bytes() -> None:
+    config = PipelineConfig()
+    assert build_pipeline(config).definition() == build_pipeline(config).definition()
+
+
+def test_every_request_is_what_the_service_takes(compiled: dict[str, Any]) -> None:
+    model = botocore.session.Session().get_service_model("sagemaker")
+    seen = set()
+    for step, request in requests(compiled):
+        if step["Type"] in OPERATIONS:
+            shape = model.operation_model(OPERATIONS[step["Type"]][0]).input_shape
+            report = ParamValidator().validate(request, shape)
+            assert not report.has_errors(), f"{step['Name']}: {report.generate_report()}"
+            seen.add(step["Type"])
+    assert seen >= {"Processing", "Training", "RegisterModel"}
+
+
+def test_nothing_but_strings_reaches_a_container(compiled: dict[str, Any]) -> None:
+    for _, request in requests(compiled):
+        words = request.get("AppSpecification", {}).get("ContainerArguments", [])
+        assert all(type(word) is str for word in [*words, *request.get("HyperParameters", {}).values()])
+
+
+def test_the_process_backend_runs_every_step(compiled: dict[str, Any]) -> None:
+    check(compiled, filled(compiled))
+
+
+def test_every_reference_leads_to_a_step_and_there_is_no_cycle(compiled: dict[str, Any]) -> None:
+    steps, done = steps_of(compiled), set[str]()
+    for name, step in steps.items():
+        own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
+        assert references(own) | set(step.get("DependsOn", [])) <= done, f"{name} needs a step that comes later"
+        done.add(name)
+
+
+def test_training_depends_on_segment_alone_and_never_sees_the_test_split(compiled: dict[str, Any]) -> None:
+    trainings = [step for step in steps_of(compiled).values() if step["Type"] == "Training"]
+    assert trainings
+    for step in trainings:
+        assert references(step["Arguments"]) == {"Segment"}
+        assert "DependsOn" not in step
+        text = json.dumps(step["Arguments"])
+        assert "images/train/" in text and "images/validation/" in text
+        assert "images/test" not in text
+
+
+def test_each_candidate_is_evaluated() -> None:
+    compiled = json.loads(build_pipeline(PipelineConfig()).definition())
+    names = {name for name in steps_of(compiled) if name.startswith("Train-")}
+    assert names == {"Train-modified-cnn", "Train-alexnet", "Train-resnet50"}
+    assert references(steps_of(compiled)["Evaluate"]["Arguments"]) == {"Segment", *names}
+
+
+def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[str, Any]) -> None:
+    for _, request in requests(compiled):
+        for output in request.get("ProcessingOutputConfig", {}).get("Outputs", []):
+            assert "/executions/abcdefghijkl/" in output["S3Output"]["S3Uri"]
+        if "OutputDataConfig" in request:
+            assert "/executions/abcdefghijkl/models/" in request["OutputDataConfig"]["S3OutputPath"]
+            assert "abcdefghijkl" not in request["CheckpointConfig"]["S3Uri"]
+
+
+def test_every_job_is_isolated_limited_tagged_and_retried(compiled: dict[str, Any]) -> None:
+    for step, request in requests(compiled):
+        if step["Type"] not in ("Processing", "Training"):
+            continue
+        assert request["StoppingCondition"]["MaxRuntimeInSeconds"] > 0
+        assert request["Tags"] and step["RetryPolicies"]
+        walls = request.get("NetworkConfig", request)
+        assert walls["EnableNetworkIsolation"] and walls["EnableInterContainerTrafficEncryption"]
+
+
+def test_keys_walls_spot_and_cache_appear_when_they_are_configured() -> None:
+    compiled = json.loads(build_pipeline(PipelineConfig.load(**CONFIGURATIONS["everything"])).definition())
+    requested = {step["Name"]: request for step, request in requests(compiled)}
+    train, prepare = requested["Train-alexnet"], requested["Prepare"]
+    assert train["OutputDataConfig"]["KmsKeyId"] == train["ResourceConfig"]["VolumeKmsKeyId"] == "alias/mammopipe"
+    assert prepare["ProcessingOutputConfig"]["KmsKeyId"] == "alias/mammopipe"
+    assert requested["EndpointConfig"]["KmsKeyId"] == "alias/mammopipe"
+    for walls in (train["VpcConfig"], prepare["NetworkConfig"]["VpcConfig"], requested["Model"]["VpcConfig"]):
+        assert walls == {"SecurityGroupIds": ["sg-12345678"], "Subnets": ["subnet-12345678"]}
+    assert train["EnableManagedSpotTraining"] and train["StoppingCondition"]["MaxWaitTimeInSeconds"] == 12 * 3600
+    assert prepare["ProcessingInputs"][1]["S3Input"]["S3DataDistributionType"] == "ShardedByS3Key"
+    assert [channel["ChannelName"] for channel in train["InputDataConfig"]][-1] == "weights"
+    assert steps_of(compiled)["Prepare"]["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}
+
+
+def test_without_an_endpoint_the_run_ends_at_the_registry() -> None:
+    compiled = json.loads(build_pipeline(PipelineConfig.load(**CONFIGURATIONS["no endpoint"])).definition())
+    gate = steps_of(compiled)["Gate"]["Arguments"]
+    assert [step["Name"] for step in gate["IfSteps"]] == ["Register"]
+    assert [step["Name"] for step in gate["ElseSteps"]] == ["Fail"]
+
+
+def test_the_registered_package_carries_what_it_was_held_to() -> None:
+    compiled = json.loads(build_pipeline(PipelineConfig.load(profile="full")).definition())
+    register = {step["Name"]: request for step, request in requests(compiled)}["Register"]
+    facts = register["CustomerMetadataProperties"]
+    assert facts["profile"] == "full" and facts["min_macro_auc"] == "0.6"
+    assert facts["validation_macro_auc"] == "0.512" and facts["leakage_audit_passed"] == "true"
+    assert register["ModelApprovalStatus"] == "PendingManualApproval"
+    statistics = register["ModelMetrics"]["ModelQuality"]["Statistics"]
+    assert statistics["S3Uri"].endswith("/evaluation/evaluation.json")
+
+
+def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
+    line = (
+        "epoch=1 train_loss=1.0873 validation_loss=1.0512 validation_macro_auc=0.5731 "
+        "validation_balanced_accuracy=0.3910 learning_rate=0.00030 seconds=12.3"
+    )
+    compiled = json.loads(build_pipeline(PipelineConfig()).definition())
+    definitions = steps_of(compiled)["Train-alexnet"]["Arguments"]["AlgorithmSpecification"]["MetricDefinitions"]
+    found = {item["Name"]: re.findall(item["Regex"], line) for item in definitions}
+    assert found == {
+        "train_loss": ["1.0873"],
+        "validation_loss": ["1.0512"],
+        "validation_macro_auc": ["0.5731"],
+        "validation_balanced_accuracy": ["0.3910"],
+        "learning_rate": ["0.00030"],
+        "seconds": ["12.3"],
+    }

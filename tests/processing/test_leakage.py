@@ -1,0 +1,151 @@
+"""Each kind of leak is planted in a clean set of segmented phantoms, and must be found by its kind."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from processing.files import sha256
+from processing.imaging import Mammogram, read_mammogram, write_png
+from processing.augmentation import Augmenter
+from processing.phantom import make_film
+from processing.preprocess import PreprocessConfig, preprocess
+from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View
+from processing.split import audit_leakage
+
+CONFIG = PreprocessConfig(height=320, width=192)
+SPLITS = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.VALIDATION, Split.TEST, Split.TEST)
+Films = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def films() -> Films:
+    return {
+        f"film{number}": make_film(number, label=list(Label)[number % 3], laterality=Laterality.LEFT).pixels
+        for number in range(len(SPLITS))
+    }
+
+
+def store(folder: Path, record: ImageRecord, pixels: np.ndarray) -> ImageRecord:
+    path = Path("images", str(record.split), f"{record.image_id}.png")
+    write_png(folder / path, pixels)
+    return replace(record, path=path.as_posix(), sha256=sha256(folder / path))
+
+
+def segmented(pixels: np.ndarray) -> np.ndarray:
+    return preprocess(Mammogram(pixels, None, View.MLO), CONFIG).pixels
+
+
+@pytest.fixture
+def clean(films: Films, tmp_path: Path) -> list[ImageRecord]:
+    records = []
+    for number, (name, pixels) in enumerate(films.items()):
+        record = ImageRecord(name, f"p{number}", Dataset.MIAS, Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
+        records.append(store(tmp_path, record, segmented(pixels)))
+    for index in range(3):
+        copied, record = Augmenter().copy(films["film0"], records[0], index)
+        records.append(store(tmp_path, record, segmented(copied)))
+    return records
+
+
+def test_a_clean_set_raises_nothing(clean: list[ImageRecord], tmp_path: Path) -> None:
+    report = audit_leakage(clean, tmp_path)
+    assert report.passed, report.verdict
+    assert report.checked["copies_unlike_their_source"] == 0
+    assert report.as_dict()["passed"] is True
+
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def rotated(pixels: np.ndarray) -> np.ndarray:
+    rows, columns = pixels.shape
+    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), 10, 0.95)
+    return np.asarray(cv2.warpAffine(pixels, turn, (columns, rows)), np.uint16)
+
+
+def lighter(pixels: np.ndarray) -> np.ndarray:
+    return np.rint(65535 * (pixels / 65535) ** 0.7).astype(np.uint16)
+
+
+def eight_bit(pixels: np.ndarray) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", (pixels >> 8).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 257
+
+
+CHANGES: dict[str, Change] = {
+    "the same film": lambda pixels: pixels,
+    "rotated": rotated,
+    "mirrored": lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
+    "scaled": lambda pixels: np.asarray(cv2.resize(pixels, (800, 800), interpolation=cv2.INTER_AREA), np.uint16),
+    "re-encoded": eight_bit,
+    "other contrast": lighter,
+    "cropped": lambda pixels: np.ascontiguousarray(pixels[80:-80]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_copy_of_a_training_film_under_another_name_is_found_in_the_test(
+    clean: list[ImageRecord], films: Films, tmp_path: Path, change: str
+) -> None:
+    record = ImageRecord("new", "p99", Dataset.MIAS, None, View.MLO, Label.MALIGNANT, Split.TEST)
+    leaked = store(tmp_path, record, segmented(CHANGES[change](films["film1"])))
+    report = audit_leakage([*clean, leaked], tmp_path)
+    assert not report.passed
+    assert ("film1", "new") in {finding.images for finding in report.findings if finding.kind == "same-film"}
+
+
+def test_a_copy_that_claims_another_source_is_found_by_its_picture(
+    clean: list[ImageRecord], films: Films, tmp_path: Path
+) -> None:
+    copied, record = Augmenter().copy(films["film5"], clean[0], 7)
+    report = audit_leakage([*clean, store(tmp_path, record, segmented(copied))], tmp_path)
+    assert {finding.kind for finding in report.findings} == {"same-film"}
+    assert report.checked["copies_unlike_their_source"] == 1
+
+
+def change(records: list[ImageRecord], image_id: str, **values: object) -> list[ImageRecord]:
+    return [replace(record, **values) if record.image_id == image_id else record for record in records]  # type: ignore[arg-type]
+
+
+def test_what_the_table_gives_away_is_found_by_kind(clean: list[ImageRecord], tmp_path: Path) -> None:
+    cases = {
+        "patient-in-two-splits": change(clean, "film5", patient_id="p0"),
+        "source-in-two-splits": change(clean, "film0-a01", split=Split.TEST),
+        "copy-outside-training": change(clean, "film0-a01", split=Split.VALIDATION),
+        "orphan-copy": change(clean, "film0-a01", source_image_id="film77"),
+        "no-split": change(clean, "film2", split=None),
+        "missing-file": change(clean, "film2", path="images/train/none.png"),
+        "altered-file": change(clean, "film2", sha256="0" * 64),
+    }
+    for kind, records in cases.items():
+        report = audit_leakage(records, tmp_path)
+        assert kind in {finding.kind for finding in report.findings}, kind
+        assert report.verdict.startswith("failed with")
+
+
+def test_one_file_in_two_splits_is_found_even_where_it_shows_nothing(clean: list[ImageRecord], tmp_path: Path) -> None:
+    blank = np.zeros((CONFIG.height, CONFIG.width), np.uint16)
+    records = [
+        store(tmp_path, ImageRecord(name, name, Dataset.MIAS, None, None, Label.NORMAL, split), blank)
+        for name, split in (("blank1", Split.TRAIN), ("blank2", Split.TEST))
+    ]
+    report = audit_leakage([*clean, *records], tmp_path)
+    assert {finding.kind for finding in report.findings} == {"equal-files"}
+
+
+def test_the_two_films_of_a_patient_are_not_taken_for_one(films: Films, tmp_path: Path) -> None:
+    records = []
+    for number, side in enumerate(Laterality):
+        pixels = make_film(40 + number, label=Label.NORMAL, laterality=side, patient_seed=40).pixels
+        record = ImageRecord(f"pair{number}", f"p{number}", Dataset.MIAS, side, View.MLO, Label.NORMAL,
+                             (Split.TRAIN, Split.TEST)[number])  # fmt: skip
+        records.append(store(tmp_path, record, segmented(pixels)))
+    assert audit_leakage(records, tmp_path).passed
+
+
+def test_files_can_be_read_as_mammograms(clean: list[ImageRecord], tmp_path: Path) -> None:
+    assert all(read_mammogram(tmp_path / record.path).pixels.shape == (320, 192) for record in clean)

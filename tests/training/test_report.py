@@ -1,0 +1,241 @@
+"""The page as a reader gets it: its numbers are those of `evaluation.json`, and it asks nobody for anything."""
+
+import base64
+import copy
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processing.records import Split
+from training import plots
+from training.examples import Circle, Picture, overlay, pick_examples
+from training.predictions import TestPredictions, ValidationPredictions
+from training.report import figure, render
+
+VOID = {"meta", "link", "br", "img", "hr", "input", "line", "circle", "image", "polyline"}
+
+
+class Page(HTMLParser):
+    """Collects the elements of a page with the text inside each, and checks that they are closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self.open: list[tuple[str, dict[str, str], list[str]]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        element = (tag, {key: value or "" for key, value in attributes}, [])
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, {key: value or "" for key, value in attributes}, []))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self.open:
+            element[2].append(data)
+
+    def found(self, path_style: str) -> dict[str, tuple[str, dict[str, str]]]:
+        """Return text and attributes of the spans of one class by their `data-path`."""
+        return {attributes["data-path"]: (" ".join("".join(text).split()), attributes)
+                for tag, attributes, text in self.elements if attributes.get("class") == path_style}
+
+    def text(self) -> str:
+        return " ".join("".join(piece for tag, _, text in self.elements if tag == "main" for piece in text).split())
+
+
+def look_up(value, path: str):
+    for key in path.split("/"):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+@pytest.fixture(scope="module")
+def page(evaluated) -> Page:
+    return Page(evaluated.page)
+
+
+def test_every_figure_on_the_page_is_that_of_the_evaluation(evaluated, page):
+    shown = page.found("figure")
+    assert len(shown) > 100
+    for path, (text, _) in shown.items():
+        value = look_up(evaluated.evaluation, path)
+        if value["value"] is None:
+            assert text == "undefined"
+        elif value["low"] is None:
+            assert text == f"{value['value']:.3f} no interval"
+        else:
+            assert text == f"{value['value']:.3f} {value['low']:.3f} to {value['high']:.3f}", path
+
+
+def test_every_plain_number_on_the_page_is_that_of_the_evaluation(evaluated, page):
+    shown = page.found("number")
+    assert len(shown) > 60
+    for path, (text, attributes) in shown.items():
+        assert text == format(look_up(evaluated.evaluation, path), attributes["data-style"]), path
+
+
+def test_the_page_shows_each_candidate_and_the_baseline_on_both_splits(evaluated, page):
+    figures, numbers = page.found("figure"), page.found("number")
+    labels, matrix = evaluated.evaluation["classes"], [(row, column) for row in range(3) for column in range(3)]
+    metrics = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error", "brier",
+               "log_loss")
+    for split in ("validation", "test"):
+        for holder in ("candidates/first", "candidates/second", "baseline"):
+            assert {f"{holder}/{split}/{metric}" for metric in metrics} <= set(figures)
+        for name in ("first", "second"):
+            for key in ("auc", "precision", "recall", "f1"):
+                assert {f"candidates/{name}/{split}/{key}/{label}" for label in labels} <= set(figures)
+            cells = {f"candidates/{name}/{split}/confusion_matrix/{row}/{column}" for row, column in matrix}
+            assert cells <= set(numbers)
+    assert {f"counts/{split}/{key}" for split in ("train", "validation", "test")
+            for key in ("images", "patients", "normal", "benign", "malignant", "copies")} <= set(numbers)
+    assert "selected/operating_points/sensitivity/on_test/specificity" in figures
+
+
+def test_the_page_is_one_file(evaluated, page):
+    for tag, attributes, _ in page.elements:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        for name in ("src", "href", "srcset", "poster", "action"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+        assert "url(" not in attributes.get("style", "")
+    style = "".join(text for tag, _, pieces in page.elements if tag == "style" for text in pieces)
+    assert "@import" not in style and "url(" not in style
+    assert "prefers-color-scheme: dark" in style
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", evaluated.page)
+
+
+def test_the_page_says_what_a_reader_must_know(evaluated, page):
+    text = page.text()
+    assert "MIAS, split by patient" in text
+    assert "Research use only" in text
+    assert "first trained from scratch" in text and "second pretrained" in text
+    assert "Leakage audit Passed No patient, source image or picture of the 64 images is in two splits." in text
+    assert "Quick profile" not in text
+
+
+def changed(evaluated, **changes) -> str:
+    """Return the text of the page of an evaluation with some values replaced."""
+    evaluation = copy.deepcopy(evaluated.evaluation)
+    evaluation.update(changes)
+    return Page(render(evaluation, {})).text()
+
+
+def test_the_quick_profile_is_said_to_mean_nothing(evaluated):
+    text = changed(evaluated, profile="quick", min_macro_auc=0.0)
+    assert "the metric limit is open and its figures mean nothing" in text
+    assert "The limit is open (0.00)" in text
+
+
+def test_the_limit_is_compared_with_the_figure(evaluated):
+    value = evaluated.evaluation["selected"]["validation"]["macro_auc"]["value"]
+    assert "Below the limit of 0.99: not to be registered" in changed(evaluated, min_macro_auc=0.99)
+    assert f"Reaches the limit of {value - 0.01:.2f}" in changed(evaluated, min_macro_auc=value - 0.01)
+
+
+def test_a_leak_stands_at_the_top(evaluated):
+    leak = {"passed": False, "verdict": "failed with 1 finding", "checked": {"images": 3},
+            "findings": [{"kind": "patient", "images": ["a", "b"], "message": "a and b are one patient"}]}
+    text = changed(evaluated, leakage=leak)
+    assert text.index("Information crossed between splits") < text.index("Selected")
+    assert "a and b are one patient" in text
+
+
+def test_an_undefined_figure_says_why(evaluated):
+    evaluation = copy.deepcopy(evaluated.evaluation)
+    evaluation["candidates"]["first"]["test"]["precision"]["benign"] = {
+        "value": None, "low": None, "high": None, "undefined_resamples": 100, "reason": "undefined: never predicted"}
+    text, attributes = Page(render(evaluation, {})).found("figure")["candidates/first/test/precision/benign"]
+    assert text == "undefined" and attributes["title"] == "undefined: never predicted"
+
+
+def test_a_figure_without_interval_says_so():
+    evaluation = {"a": {"value": 0.5, "low": None, "high": None}}
+    assert "no interval" in figure(evaluation, "a") and "0.500" in figure(evaluation, "a")
+
+
+def test_names_are_escaped(evaluated):
+    page = render({**evaluated.evaluation, "dataset": "<script>alert(1)</script>"}, {})
+    assert "<script" not in page.lower()
+
+
+def test_example_films_are_shown_with_their_lesions(evaluated, page):
+    examples = evaluated.evaluation["examples"]
+    films = [attributes for tag, attributes, _ in page.elements if attributes.get("class", "").startswith("film ")]
+    assert [("right" in film["class"]) for film in films] == [example["correct"] for example in examples]
+    lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
+    circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
+    assert len(circles) == sum(2 * lesions[example["image_id"]] for example in examples)
+    assert {(circle["cx"], circle["cy"], circle["r"]) for circle in circles} == {("30.5", "40.0", "9.0")}
+    images = [attributes["href"] for tag, attributes, _ in page.elements if tag == "image"]
+    assert len(images) == 2 * len(examples)
+    first = next(record for record in evaluated.records() if record.image_id == examples[0]["image_id"])
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(images[0].split(",")[1]), np.uint8), cv2.IMREAD_GRAYSCALE)
+    original = cv2.imread(str(evaluated.data / first.path), cv2.IMREAD_UNCHANGED) / 257
+    assert np.abs(decoded - original).mean() < 3
+
+
+def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
+    logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
+    names = tuple("abcde")
+    test = TestPredictions(names, names, np.array([0, 0, 0, 2, 2]), logits)
+    validation = ValidationPredictions(names[:1], names[:1], np.array([0]), logits[:1])
+    examples = pick_examples({Split.VALIDATION: validation, Split.TEST: test}, 1.0, ["normal", "benign", "malignant"])
+    keys = ("split", "image_id", "truth", "predicted", "correct")
+    assert [tuple(item[key] for key in keys) for item in examples] == [
+        ("test", "e", "malignant", "malignant", True), ("test", "d", "malignant", "benign", False),
+        ("test", "b", "normal", "normal", True), ("test", "c", "normal", "benign", False),
+        ("validation", "a", "normal", "normal", True)]
+    assert examples[0]["probabilities"]["malignant"] == pytest.approx(0.6)
+
+
+def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
+    example = evaluated.evaluation["examples"][0]["image_id"]
+    picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
+    page = Page(render(evaluated.evaluation, {example: picture}))
+    assert [attributes["href"] for tag, attributes, _ in page.elements if tag == "image"] == [
+        "data:image/jpeg;base64,AAAA", "data:image/jpeg;base64,BBBB"]
+
+
+def test_an_overlay_is_the_film_where_there_is_no_heat():
+    film = np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6)
+    heat = np.zeros((4, 6), np.float32)
+    heat[3] = 1
+    mixed = overlay(film, heat)
+    assert mixed.shape == (4, 6, 3) and mixed.dtype == np.uint8
+    assert (mixed[:3] == film[:3, :, None]).all()
+    assert (mixed[3] != film[3, :, None]).any()
+
+
+@given(st.floats(-100, 100), st.floats(0.001, 1000))
+def test_ticks_enclose_their_range_and_are_few(low, span):
+    found = plots.ticks(low, low + span)
+    assert found[0] <= low + 1e-6 * span and found[-1] >= low + span - 1e-6 * span
+    assert found == sorted(set(found)) and 2 <= len(found) <= 8
+
+
+@given(st.integers(2, 500))
+def test_epoch_ticks_are_whole(epochs):
+    assert all(value == int(value) for value in plots.ticks(1, epochs, whole=True))
+
+
+def test_a_plot_places_values_where_its_axes_say():
+    axes = plots.Axes("x", "y", [0, 10], [0, 1])
+    left, bottom = axes.place((0, 0))
+    right, top = axes.place((10, 1))
+    assert 0 < left < right < plots.WIDTH and 0 < top < bottom < plots.HEIGHT
+    drawn = plots.plot("<title>", axes, [plots.Line([(0, 0), (10, 1)], "of-all", [2.0, 3.0])], diagonal=True, mark_x=5)
+    assert f"{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}" in drawn
+    assert "&lt;title&gt;" in drawn and drawn.count("<circle") == 2 and drawn.count('class="reference"') == 2
