@@ -5,12 +5,11 @@ Prepare -> Augment -> Segment -> Train-modified-cnn ┐
                               -> Train-resnet50     ┘                    └─> Fail, with the reason
 """
 
-import warnings
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import PipelineConfig
-from pipelines.sessions import compile_session, prepare_sdk
+from pipelines.sessions import compile_session, prepare_sdk, quiet_sdk
 
 if TYPE_CHECKING:
     from sagemaker.mlops.workflow.pipeline import Pipeline
@@ -23,8 +22,7 @@ def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
     time and no upload path, so compiling twice gives the same bytes.
     """
     prepare_sdk(config.region)
-    with warnings.catch_warnings(), TemporaryDirectory() as scratch:
-        warnings.simplefilter("ignore")  # the SDK announces, for each step, that it starts no job
+    with quiet_sdk(), TemporaryDirectory() as scratch:
         return _build(config, session or compile_session(config), scratch)
 
 

@@ -21,18 +21,38 @@ OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
 
 
 def prepare_sdk(region: str) -> None:
-    """Make the SageMaker SDK importable and quiet: a region (its import fails without one), no telemetry, no role check.
+    """Import the SageMaker SDK quietly: no telemetry, no look at IAM roles, no search for credentials on the network.
 
     Values that the environment already has stay.
     """
+    # Its import makes a boto3 client, which needs a region.
     os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
     os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
     for name in ("sagemaker", "sagemaker.config"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_sdk():
+        import sagemaker.mlops.workflow.pipeline  # noqa: F401
         from sagemaker.core.telemetry import telemetry_logging
     telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
+
+
+@contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """Keep the SDK from warning at each step that no job is started, and from asking the network for credentials.
+
+    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without credentials
+    each of them would ask the instance's metadata service, and wait.
+    """
+    services = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    saved = {name: os.environ.pop(name, None) for name in (*services, "AWS_EC2_METADATA_DISABLED")}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        del os.environ["AWS_EC2_METADATA_DISABLED"]
+        os.environ.update({name: value for name, value in saved.items() if value is not None})
 
 
 PLACEHOLDER_ACCOUNT = ":000000000000:"

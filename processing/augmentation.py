@@ -133,7 +133,7 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
     Only a craniocaudal view may be turned upside down: there the flip swaps medial and lateral, elsewhere it makes a
     breast that does not exist.
     """
-    sigma = config.elastic_smoothness * height
+    sigma = max(1.0, config.elastic_smoothness * height)
     # White noise smoothed by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its deviation.
     alpha = config.elastic_displacement * height * 2 * math.sqrt(math.pi) * sigma
     shift = (-config.shift, config.shift)

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig) -> dict[str, Any]:
     """Return `evaluation.json`: leakage, every candidate on validation and test, the baseline, the choice.
 
-    The test films are opened after the choice is made. Raises `ManifestError` where validation lacks a class.
+    The networks see the test films after the choice is made. Raises `ManifestError` where validation lacks a class.
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}

@@ -195,7 +195,7 @@ class _Run:
             return self.network
         # Made anew each epoch, for it fixes at that moment which parameters train.
         ids = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(self.network, device_ids=ids)
 
     def _loader(self, epoch: int) -> DataLoader[Any]:
         config, world = self.config, self.world

@@ -1,7 +1,7 @@
 """Everything that is decided about the candidates, decided on validation.
 
-Nothing here can see the test split: the one way in is `ValidationPredictions`, and the evaluation job opens the test
-films only when it holds the `Choice`.
+Nothing here can see the test split: the one way in is `ValidationPredictions`, and the evaluation job shows the test
+films to the candidates only when it holds the `Choice`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from processing.augmentation import Augmenter
 from processing.files import sha256
 from processing.imaging import Mammogram, read_mammogram, write_png
-from processing.augmentation import Augmenter
 from processing.phantom import make_film
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View

@@ -46,10 +46,13 @@ records = st.builds(
 
 
 def test_the_columns_are_those_that_other_tools_read() -> None:
-    assert COLUMNS == (
-        "image_id patient_id dataset laterality view label split fold path source_image_id age density machine_id "
-        "site_id finding lesions height width pixel_spacing_mm sha256 quality"
-    ).split()
+    assert (
+        COLUMNS
+        == (
+            "image_id patient_id dataset laterality view label split fold path source_image_id age density machine_id "
+            "site_id finding lesions height width pixel_spacing_mm sha256 quality"
+        ).split()
+    )
 
 
 @given(records)

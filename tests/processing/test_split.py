@@ -66,7 +66,11 @@ def test_another_seed_gives_another_test_set() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"test_fraction": 0.0}, "test_fraction=0.0"), ({"folds": 1}, "folds=1"), ({"validation_fold": 5}, "validation_fold=5")],
+    [
+        ({"test_fraction": 0.0}, "test_fraction=0.0"),
+        ({"folds": 1}, "folds=1"),
+        ({"validation_fold": 5}, "validation_fold=5"),
+    ],
 )
 def test_a_contradiction_is_refused_by_name(changes: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError, match=named):

@@ -1,0 +1,118 @@
+"""The leak control: noise has nothing to learn, so whatever is learnt from it has leaked.
+
+Every film is replaced by noise and keeps its label. Split by patient before augmentation, the strongest memoriser there
+is (nearest neighbour) stays at chance. Augmented first and split at random, as in published pipelines, it comes out
+nearly perfect, and the audit refuses the split.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from processing.files import sha256
+from processing.imaging import write_png
+from processing.mias import RELEASE_COUNTS, read_labels
+from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View
+from processing.split import assign_splits, audit_leakage
+from training.bootstrap import bootstrap_interval
+from training.metrics import balanced_accuracy
+
+SIZE = 48
+COPIES = 2
+"""Of each film of the most frequent class; the others get more."""
+Film = tuple[np.ndarray, ImageRecord]
+
+
+@pytest.fixture(scope="module")
+def records(request: pytest.FixtureRequest) -> list[ImageRecord]:
+    """The real label table, or one with its counts where the real one is not at hand."""
+    try:
+        return read_labels(request.getfixturevalue("mias_folder") / "Info.txt")
+    except pytest.skip.Exception:
+        labels = [label for label, count in RELEASE_COUNTS.items() for _ in range(count)]
+        order = np.random.default_rng(0).permutation(len(labels))
+        return [
+            ImageRecord(
+                f"mdb{number + 1:03d}", f"p{number // 2}", Dataset.MIAS, Laterality.LEFT, View.MLO, labels[place]
+            )
+            for number, place in enumerate(order)
+        ]
+
+
+def noise(number: int) -> np.ndarray:
+    """Return blurred noise: blurred, so that a slightly turned copy still resembles its original."""
+    white = np.random.default_rng((0, number)).random((SIZE, SIZE)).astype(np.float32)
+    smooth = cv2.GaussianBlur(white, (0, 0), 3)
+    return np.rint(65535 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint16)
+
+
+def augmented(films: Sequence[Film]) -> list[Film]:
+    """Return the films and their copies, planned as the Augment job plans them."""
+    augmenter = Augmenter(AugmentationConfig(flip_probability=0))
+    plan = plan_copies([record for _, record in films], COPIES)
+    return [*films, *(
+        augmenter.copy(pixels, replace(record, lesions=()), index)
+        for pixels, record in films
+        for index in range(plan.get(record.image_id, 0))
+    )]  # fmt: skip
+
+
+def predict(films: Sequence[Film]) -> list[tuple[int, int, str]]:
+    """Return truth, prediction and patient of each film that is not trained on."""
+    training = [film for film in films if film[1].split is Split.TRAIN]
+    held_out = [film for film in films if film[1].split is not Split.TRAIN]
+    model = KNeighborsClassifier(1).fit(*arrays(training))
+    pixels, labels = arrays(held_out)
+    patients = [record.patient_id for _, record in held_out]
+    return list(zip(labels.tolist(), model.predict(pixels).tolist(), patients, strict=True))
+
+
+def score(predictions: Sequence[tuple[int, int, str]]) -> tuple[float, float, float]:
+    """Return the balanced accuracy with its interval by patient."""
+    labels, predicted, patients = zip(*predictions, strict=True)
+    interval = bootstrap_interval(
+        balanced_accuracy, labels, np.eye(len(Label))[list(predicted)], groups=patients, n=500
+    )
+    return interval.value, interval.low, interval.high
+
+
+def arrays(films: Sequence[Film]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([pixels.ravel() for pixels, _ in films]).astype(np.float32), np.array(
+        [record.label.rank for _, record in films]
+    )
+
+
+def test_noise_stays_at_chance_when_split_by_patient_before_augmentation(records: list[ImageRecord]) -> None:
+    split = assign_splits(records)
+    films = augmented([(noise(number), record) for number, record in enumerate(split)])
+    value, low, high = score(predict(films))
+    assert low <= 1 / 3 <= high
+    assert high - low < 0.25
+    assert value < 0.45
+
+
+def test_noise_is_recognised_when_augmented_before_a_random_split_and_the_audit_refuses_it(
+    records: list[ImageRecord], tmp_path: Path
+) -> None:
+    whole = [(noise(number), replace(record, split=Split.TRAIN)) for number, record in enumerate(records)]
+    films = augmented(whole)
+    chosen = np.random.default_rng(0).random(len(films)) < 0.2
+    leaked = [
+        (pixels, replace(record, split=Split.TEST if test else Split.TRAIN))
+        for (pixels, record), test in zip(films, chosen, strict=True)
+    ]
+    assert score(predict(leaked))[0] > 0.9
+    manifest = []
+    for pixels, record in leaked[::7]:
+        path = tmp_path / f"{record.image_id}.png"
+        write_png(path, pixels)
+        manifest.append(replace(record, path=path.name, sha256=sha256(path)))
+    report = audit_leakage(manifest, tmp_path)
+    assert not report.passed
+    assert {"patient-in-two-splits", "source-in-two-splits"} <= {finding.kind for finding in report.findings}
