@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from pipelines.jobs import tail
+from pipelines.jobs import last_line, tail
 from pipelines.local import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
@@ -105,8 +105,7 @@ def _last_words(log: Path) -> str:
     if epochs:
         epoch, score, seconds = epochs[-1]
         return f"epoch {epoch}, validation AUC {score}, {seconds} s an epoch"
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    return last_line(log)
 
 
 def _line(record: StepRecord) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.jobs import ENTRYPOINTS, StepFailed, tail
+from pipelines.jobs import ENTRYPOINTS, StepFailed, last_line
 from pipelines.processes import RunningProcesses, SupervisedProcess, stop_kept
 from processing.errors import ConfigError
 from processing.files import write_json
@@ -56,8 +56,7 @@ def serve(
         while not is_healthy(url):
             code = _code_within(process, 0.1)
             if code is not None:
-                lines = [line for line in tail(log, 4096).splitlines() if line.strip()] or ["nothing"]
-                raise StepFailed(f"the server ended with exit code {code}; its last line: {lines[-1].strip()}")
+                raise StepFailed(f"the server ended with exit code {code}; its last line: {last_line(log)}")
             if time.monotonic() > deadline:
                 raise StepFailed(f"the server does not answer {url}/ping within {START_SECONDS:.0f} s; see {log}")
     except BaseException:

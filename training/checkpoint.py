@@ -3,14 +3,15 @@
 import hashlib
 import io
 import json
+import os
 import pickle
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
-from processing.files import write_bytes
 from processing.records import ImageRecord, to_row
 
 FILE = "checkpoint.pt"
@@ -29,10 +30,17 @@ class CheckpointStore:
 
     def save(self, saved: Saved) -> None:
         """Replace the checkpoint; a process killed meanwhile leaves the one before."""
-        content = io.BytesIO()
-        torch.save({**saved, "digest": self.digest}, content)
-        payload = content.getvalue()
-        write_bytes(self.path, hashlib.sha256(payload).digest() + payload)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                summed = _Summed(stream)
+                torch.save({**saved, "digest": self.digest}, cast(IO[bytes], summed))
+                stream.write(summed.digest())
+            os.replace(name, self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def load(self) -> Saved | None:
         """Return this run's checkpoint, or `None`; a foreign or damaged one is moved aside, and a line says so."""
@@ -50,9 +58,26 @@ class CheckpointStore:
         return None
 
 
+class _Summed:
+    """A file whose content is summed up as it is written: AlexNet's checkpoint has 900 MB, too much to hold twice."""
+
+    def __init__(self, stream: IO[bytes]):
+        self.stream, self.sum = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sum.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def digest(self) -> bytes:
+        return self.sum.digest()
+
+
 def _read(content: bytes) -> Saved | None:
-    payload = content[_SUM_BYTES:]
-    if hashlib.sha256(payload).digest() != content[:_SUM_BYTES]:
+    payload = memoryview(content)[:-_SUM_BYTES]
+    if hashlib.sha256(payload).digest() != content[-_SUM_BYTES:]:
         return None
     try:
         # weights_only: the folder comes from S3, and nothing in it may be executed.

@@ -5,12 +5,9 @@ import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import albumentations
-import cv2
-import numpy as np
 
 from processing.errors import QuarantineError
 from processing.files import write_csv, write_json
@@ -92,9 +89,6 @@ def records_digest(records: Iterable[ImageRecord]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what shapes the pixels."""
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "albumentations": albumentations.__version__,
-    }
+    packages = ("numpy", "opencv-python-headless", "albumentations")
+    # Asked of the installation: importing albumentations would cost each job and worker seconds.
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

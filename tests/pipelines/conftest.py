@@ -11,7 +11,7 @@ import pytest
 from pipelines.config import PipelineConfig
 from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
-from pipelines.local import Interpreter, StepRecord
+from pipelines.local import Interpreter, Status
 from pipelines.run_parameters import resolve_parameters
 from pipelines.sessions import LocalServices, local_services
 
@@ -178,35 +178,27 @@ class Runner:
 
     def __init__(self, services: LocalServices, folder: Path):
         self.services, self.folder = services, folder
-        self.changes: list[list[StepRecord]] = []
+        self.status: Status | None = None
+        self.snapshots: list[list[dict[str, Any]]] = []
 
-    def interpreter(
-        self, compiled: Mapping[str, Any], *, cores: int = 2, checkpoints: Path | None = None, **parameters: Any
-    ) -> Interpreter:
+    def interpreter(self, compiled: Mapping[str, Any], *, cores: int = 2, **parameters: Any) -> Interpreter:
         compiled = json.loads(json.dumps(compiled))
-        scope = Scope(
-            resolve_parameters(compiled, parameters), {"PipelineExecutionId": "run-1", "PipelineName": "test"}
-        )
-        shop = Workshop(
-            self.services.storage,
-            self.folder / "work",
-            self.folder / "logs",
-            checkpoints or self.folder / "checkpoints",
-        )
+        execution = {"PipelineExecutionId": "run-1", "PipelineName": "test"}
+        folder = self.folder
         return Interpreter(
             compiled,
-            scope,
-            shop,
+            Scope(resolve_parameters(compiled, parameters), execution),
+            Workshop(self.services.storage, folder / "work", folder / "logs", folder / "checkpoints"),
             self.services.sagemaker,
-            self.folder / "serving",
+            folder / "serving",
             self.services.environment,
             cores,
-            self.changes.append,
+            lambda records: self.snapshots.append([record.as_dict() for record in records]),
         )
 
-    def __call__(self, *steps: Step, **options: Any) -> Interpreter:
-        interpreter = self.interpreter(definition(*steps, parameters=options.pop("parameters", ())), **options)
-        interpreter.run()
+    def __call__(self, *steps: Step, parameters: Sequence[Mapping[str, Any]] = (), **options: Any) -> Interpreter:
+        interpreter = self.interpreter(definition(*steps, parameters=parameters), **options)
+        self.status = interpreter.run()
         return interpreter
 
     def text(self, uri: str) -> str:

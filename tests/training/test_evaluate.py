@@ -18,11 +18,13 @@ from processing.records import Label, Split
 from training import artifact
 from training.calibration import calibrate
 from training.evaluate import EvaluationConfig, main
+from training.evaluation_data import SegmentedData, read_candidates
 from training.metrics import MetricError, Resamples
-from training.predictions import ValidationPredictions
+from training.predictions import TestPredictions, ValidationPredictions, predict_split
 from training.scorecard import scorecard
 from training.selection import choose
 
+PREPROCESS = PreprocessConfig(height=96, width=64)
 CLASSES = [str(label) for label in Label]
 
 
@@ -293,6 +295,19 @@ def test_choose_measures_each_candidate_at_its_own_temperature():
         assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
     with pytest.raises(MetricError):
         choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws)
+
+
+def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path):
+    models = read_candidates(evaluation_inputs.models, tmp_path, PREPROCESS)
+    data = SegmentedData.read(evaluation_inputs.data)
+    rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
+    whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
+    monkeypatch.setattr("training.predictions._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("training.predictions.BATCH", 3)
+    parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
+    for name in models:
+        assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)
+        np.testing.assert_allclose(parts[name].logits, whole[name].logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_stored_roc_curve_is_short_and_keeps_its_area():

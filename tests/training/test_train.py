@@ -120,7 +120,8 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
 
 
 def test_two_processes_measure_what_one_does(make_job, monkeypatch):
-    settings = SETTINGS | {"dropout": "0.3"}
+    # A low rate: rounding tips a ReLU here and there, and large steps would magnify what follows.
+    settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     out = run(together, TWO_PROCESSES)
@@ -129,7 +130,7 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     ours, theirs = (artifact.read_description(paths.model)["training"]["history"] for paths in (together, alone))
     for one, other in zip(ours, theirs, strict=True):
         for name in ("train_loss", "validation_loss", "validation_macro_auc"):
-            assert one[name] == pytest.approx(other[name], abs=0.1), name
+            assert one[name] == pytest.approx(other[name], abs=0.03), name
 
 
 def test_two_processes_are_one_but_for_rounding(make_job, tmp_path):

@@ -1,0 +1,142 @@
+"""How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
+
+Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. The members of
+a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. The peer
+`fp32` is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from processing.imaging import write_png
+from processing.records import Dataset, ImageRecord, Label
+from training.config import Cnn, Precision, TrainConfig
+from training.dataset import FilmDataset, TrainingFilms
+from training.loop import train_step
+from training.models import NAMES, build_model
+from training.optimisation import make_optimiser
+from training.precision import choose_precision
+from training.sampling import EpochBatches, epoch_order
+
+COMMAND = "python tests/benchmarks/bench_training.py"
+FED_BAR, FP32_BAR = 0.93, 1.5
+Batch = tuple[Tensor, Tensor]
+Step = Callable[[Batch], object]
+
+
+def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
+    """Return films of noise inside a bright half: content does not change the time of anything here."""
+    random = np.random.default_rng(0)
+    records = [ImageRecord(f"film{number}", str(number), Dataset.MIAS, None, None, list(Label)[number % 3])
+               for number in range(count)]
+    for record in records:
+        film = random.integers(1, 65536, (size, size)).astype(np.uint16)
+        film[:, size // 2:] = 0
+        write_png(folder / f"{record.image_id}.png", film)
+    return FilmDataset(records, folder, shape=(size, size))
+
+
+def batches(films: FilmDataset, config: TrainConfig) -> Iterator[Batch]:
+    """Yield batches as the training loop gets them, noise and holes drawn afresh, epoch after epoch."""
+    epoch = 0
+    while True:
+        epoch += 1
+        order = epoch_order(films.labels, config.sampling, seed=0, epoch=epoch, batch_size=config.batch_size)
+        sampler = EpochBatches(order, epoch=epoch, batch_size=config.batch_size)
+        loader = DataLoader(TrainingFilms(films, config), batch_sampler=sampler, num_workers=config.workers)
+        yield from ((images, labels) for images, labels, _ in loader)
+
+
+def our_step(config: TrainConfig, precision: Precision) -> Step:
+    network = build_model(config.cnn, classes=3, dropout=config.dropout).to(memory_format=torch.channels_last).train()
+    optimiser, scaler = make_optimiser(network, config), torch.amp.GradScaler("cuda", enabled=False)
+    for group in optimiser.param_groups:
+        group["lr"] = 1e-5
+    return lambda batch: float(train_step(network, *batch, optimiser=optimiser, scaler=scaler, weights=torch.ones(3),
+                                          smoothing=config.label_smoothing, precision=precision))
+
+
+def fp32_step(config: TrainConfig) -> Step:
+    network = build_model(config.cnn, classes=3, dropout=config.dropout).train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)
+
+    def step(batch: Batch) -> float:
+        loss = functional.cross_entropy(network(batch[0]), batch[1])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, float]:
+    """Return the median seconds of a fed step, the same step on tensors in memory, and the fp32 step."""
+    shape = (config.batch_size, 1, *films.pixels.shape[1:])
+    precision = choose_precision(Precision.AUTO, build_model(config.cnn, classes=3).to(memory_format=torch.channels_last),
+                                 shape=shape, device=torch.device("cpu"))
+    fed, plain, feed = our_step(config, precision), fp32_step(config), batches(films, config)
+    held = next(feed)
+    members: dict[str, Callable[[], object]] = {
+        "fed": lambda: fed(next(feed)), "memory": lambda: fed(held), "fp32": lambda: plain(held)}
+    seconds: dict[str, list[float]] = {name: [] for name in members}
+    for turn in range(steps + 1):
+        for name, action in members.items():
+            start = time.perf_counter()
+            action()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    print(f"{config.cnn}: {precision}", file=sys.stderr)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def results(cnn: str, seconds: dict[str, float], *, batch: int, size: int, command: str) -> list[dict[str, Any]]:
+    """Return the records of one network."""
+    rates = {name: round(batch / value, 2) for name, value in seconds.items()}
+
+    def entry(what: str, value: float, unit: str, bar: float | None, **peers: float) -> dict[str, Any]:
+        return {"name": f"training {cnn} {size} px: {what}", "value": round(value, 3), "unit": unit, "bar": bar,
+                "better": "higher", "peers": peers, "command": command}
+
+    return [
+        entry("images a second", rates["fed"], "images/s", None, memory=rates["memory"], fp32=rates["fp32"]),
+        entry("fed against in memory", seconds["memory"] / seconds["fed"], "ratio", FED_BAR),
+        entry("against the fp32 reference step", seconds["fp32"] / seconds["fed"], "ratio", FP32_BAR),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    for name, default in (("size", 224), ("batch", 16), ("steps", 8), ("threads", torch.get_num_threads())):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        films = make_films(Path(folder), count=4 * options.batch, size=options.size)
+        for cnn in NAMES:
+            config = TrainConfig(cnn=Cnn(cnn), batch_size=options.batch)
+            found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size,
+                             command=COMMAND)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    found.append({"name": "training: peak memory of all three", "value": round(peak), "unit": "MiB", "bar": None,
+                  "better": "lower", "peers": {}, "command": COMMAND})
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

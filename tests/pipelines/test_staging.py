@@ -1,0 +1,112 @@
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.sessions import LocalServices
+from pipelines.staging import opened, stage, stage_weights
+from processing.errors import ConfigError, LabelError
+from processing.files import sha256
+from processing.phantom import write_mias_tree
+from processing.records import Dataset
+
+from .conftest import BUCKET
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films") / "all-mias"
+    write_mias_tree(folder, films=4)
+    return folder
+
+
+def packed(folder: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    return archive
+
+
+@pytest.mark.parametrize("form", ["folder", "folder above", "tarball"])
+def test_every_form_of_source_is_staged(services: LocalServices, films: Path, tmp_path: Path, form: str) -> None:
+    source = {"folder": films, "folder above": films.parent}.get(form) or packed(films, tmp_path / "mias.tar.gz")
+    uri = f"s3://{BUCKET}/staged/{form.replace(' ', '-')}"
+    staged = stage(Dataset.MIAS, source, uri, services.storage)
+    assert (staged.files, staged.sent, staged.synthetic) == (5, 5, True)
+    names = [item.key.rpartition("/")[2] for item in services.storage.list(f"{uri}/")]
+    assert names == ["Info.txt", "mdb001.pgm", "mdb002.pgm", "mdb003.pgm", "mdb004.pgm"]
+
+
+def test_only_what_changed_is_sent_again(services: LocalServices, films: Path) -> None:
+    uri = f"s3://{BUCKET}/staged/again"
+    stage(Dataset.MIAS, films, uri, services.storage)
+    assert stage(Dataset.MIAS, films, uri, services.storage).sent == 0
+    key = "staged/again/mdb002.pgm"
+    size = (films / "mdb002.pgm").stat().st_size
+    services.storage.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(size))
+    assert stage(Dataset.MIAS, films, uri, services.storage).sent == 1
+    head = services.storage.client.head_object(Bucket=BUCKET, Key=key)
+    assert head["ContentType"] == "image/x-portable-graymap"
+
+
+def test_an_altered_label_table_is_refused_and_nothing_is_sent(services: LocalServices, films: Path, tmp_path: Path) -> None:
+    write_mias_tree(tmp_path / "altered", films=4)
+    table = tmp_path / "altered" / "Info.txt"
+    table.write_text(table.read_text().split("\n", 1)[1])  # without the line that owns up to being synthetic
+    uri = f"s3://{BUCKET}/staged/altered"
+    with pytest.raises(LabelError, match="instead of 207"):
+        stage(Dataset.MIAS, tmp_path / "altered", uri, services.storage)
+    assert services.storage.list(f"{uri}/") == []
+
+
+def test_an_empty_folder_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=f"^{tmp_path}: no Info.txt here"):
+        stage(Dataset.MIAS, tmp_path, f"s3://{BUCKET}/x", services.storage)
+
+
+def test_a_source_that_is_not_there_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        stage(Dataset.MIAS, tmp_path / "absent.tar.gz", f"s3://{BUCKET}/x", services.storage)
+
+
+@pytest.mark.parametrize("content", [b"no archive", b""])
+def test_a_file_that_is_no_tarball_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mias.tar.gz").write_bytes(content)
+    with pytest.raises((ConfigError, LabelError), match="mias.tar.gz"), opened(tmp_path / "mias.tar.gz", "Info.txt"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["../escape.txt", "/tmp/escape.txt"])
+def test_nothing_in_a_tarball_leaves_its_folder(tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        for entry in ("Info.txt", name):
+            item = tarfile.TarInfo(entry)
+            item.size = 4
+            tar.addfile(item, io.BytesIO(b"evil"))
+    if name.startswith("/"):
+        with opened(tmp_path / "evil.tar", "Info.txt") as folder:
+            assert (folder / name.lstrip("/")).is_file()
+        assert not Path(name).exists()
+    else:
+        with pytest.raises(ConfigError, match="cannot be unpacked"), opened(tmp_path / "evil.tar", "Info.txt"):
+            pass
+
+
+def test_an_rsna_folder_without_images_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("patient_id\n")
+    with pytest.raises(LabelError, match="no train_images"):
+        stage(Dataset.RSNA, tmp_path, f"s3://{BUCKET}/x", services.storage)
+
+
+def test_weights_are_staged_with_their_sums(services: LocalServices, tmp_path: Path) -> None:
+    (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"weights")
+    uri = f"s3://{BUCKET}/weights"
+    assert stage_weights(tmp_path, uri, services.storage).files == 1
+    digest = sha256(tmp_path / "resnet50-0676ba61.pth")
+    stated = services.storage.read(f"{uri}/resnet50-0676ba61.pth.sha256").decode()
+    assert stated == f"{digest}  resnet50-0676ba61.pth\n"
+
+
+def test_a_folder_without_weights_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no weights here"):
+        stage_weights(tmp_path, f"s3://{BUCKET}/weights", services.storage)

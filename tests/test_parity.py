@@ -1,0 +1,49 @@
+"""A film reaches the network as the same numbers in training and in serving."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from inference.predictor import tensor
+from processing.imaging import read_mammogram
+from processing.jobs import prepare, segment
+from processing.jobs.stage import Stage
+from processing.mias import LABEL_TABLE, read_labels
+from processing.paths import ContainerPaths
+from processing.phantom import write_mias_tree
+from processing.preprocess import PreprocessConfig, preprocess
+from processing.records import ImageRecord
+from processing.split import assign_splits
+from training.dataset import FilmDataset
+
+CONFIG = PreprocessConfig(height=224, width=144)
+
+
+def check_parity(folder: Path, records: list[ImageRecord], base: Path) -> None:
+    """Send films through Prepare, Segment and the dataset, and compare with what the server makes of the same files."""
+    paths = ContainerPaths(base)
+    prepared = Stage.open("prepare", paths, "prepared", {}, records)
+    prepare.prepare(records, folder, prepared, max_height=CONFIG.max_height)
+    segmented = Stage.open("segment", paths, "data_segmentation", {}, prepared.records)
+    films = [(record, prepared.folder / "images") for record in prepared.records]
+    segment.segment(films, segmented, CONFIG, montage_films=0)
+    assert len(segmented.records) == len(records)
+    for record in segmented.records:
+        trained = FilmDataset([record], (segmented.folder / record.path).parent, shape=(224, 144))[0][0]
+        original = read_mammogram(folder / f"{record.image_id}.pgm")
+        served = tensor(preprocess(original, CONFIG))
+        assert served.dtype == trained.dtype == torch.float32
+        assert torch.equal(served[0], trained), record.image_id
+
+
+def test_phantoms_give_the_server_what_they_gave_training(tmp_path: Path) -> None:
+    write_mias_tree(tmp_path / "films", films=6, seed=3)
+    records = assign_splits(read_labels(tmp_path / "films" / LABEL_TABLE))
+    check_parity(tmp_path / "films", records, tmp_path / "base")
+
+
+@pytest.mark.parametrize("image_id", ["mdb005", "mdb028", "mdb111", "mdb145", "mdb218"])
+def test_real_films_give_the_server_what_they_gave_training(mias_folder: Path, tmp_path: Path, image_id: str) -> None:
+    records = assign_splits(read_labels(mias_folder / LABEL_TABLE))
+    check_parity(mias_folder, [record for record in records if record.image_id == image_id], tmp_path)
