@@ -2,6 +2,7 @@
 
 import logging
 import os
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ class LocalServices:
 def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
     """Start an in-process moto server for SageMaker, and for S3 unless `$AWS_ENDPOINT_URL_S3` names one; stop it at the end.
 
-    Its state dies with it. `cache` is the folder where uploads keep a copy (`pipelines.storage`).
+    Its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy (`pipelines.storage`).
     """
     from moto.server import ThreadedMotoServer
 
@@ -106,9 +107,10 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
     region = _region(config)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
     try:
-        host, port = server.get_host_and_port()
-        own, url = boto3.Session(region_name=region, **OFFLINE), f"http://{host}:{port}"
+        own = boto3.Session(region_name=region, **OFFLINE)
         external = os.environ.get("AWS_ENDPOINT_URL_S3")
         caller = _credentials(region) if external else own
         storage = Storage(s3_client(caller, external or url), cache)
@@ -127,7 +129,14 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
             durable=external is not None,
         )
     finally:
+        reset_emulator(url)
         server.stop()
+
+
+def reset_emulator(url: str) -> None:
+    """Empty a moto server: it keeps its state in this process's memory, not with the server."""
+    request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
 
 def caller_storage(config: PipelineConfig) -> Storage:

@@ -118,6 +118,8 @@ class ImageRecord:
     width: int | None = None
     pixel_spacing_mm: float | None = None
     sha256: str = ""
+    birads: str = ""
+    implant: bool | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -171,6 +173,8 @@ def _lesions(text: str) -> tuple[Lesion, ...]:
     )
 
 
+_BOOLEANS = {"": None, "True": True, "False": False}
+
 _READERS: dict[str, Any] = {
     "dataset": Dataset,
     "laterality": lambda text: Laterality(text) if text else None,
@@ -183,6 +187,7 @@ _READERS: dict[str, Any] = {
     "height": lambda text: int(text) if text else None,
     "width": lambda text: int(text) if text else None,
     "pixel_spacing_mm": _finite,
+    "implant": lambda text: _BOOLEANS[text],
     "quality": lambda text: json.loads(text or "{}"),
 }
 

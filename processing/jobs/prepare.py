@@ -5,15 +5,17 @@ processing output `prepared`. The split is made from the label table alone, befo
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
-from processing import mias
-from processing.errors import LabelError
+from processing import mias, rsna
+from processing.errors import ImageError, LabelError
 from processing.files import sha256
-from processing.imaging import read_mammogram, write_png
+from processing.imaging import identity_fields, read_mammogram, write_png
 from processing.job import run
 from processing.jobs.stage import Stage
 from processing.parallel import Refused, map_images
@@ -21,6 +23,18 @@ from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig, reduce_height
 from processing.records import Dataset, ImageRecord, Lesion
 from processing.split import SplitConfig, assign_splits
+
+IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
+BURNT_IN = "BurnedInAnnotation"
+
+
+class Phi(StrEnum):
+    """What to do with an image whose header names its patient."""
+
+    REFUSE = "refuse"
+    """Quarantine it."""
+    DROP = "drop"
+    """Take the pixels and leave the header behind."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class PrepareTask:
     source: Path
     target: Path
     max_height: int
+    phi: Phi
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,24 +53,34 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
     split = SplitConfig(options.test_fraction, options.folds, options.validation_fold, options.seed)
-    records = assign_splits(_read_labels(paths.processing_input("labels"), Dataset(options.dataset)), split)
-    config = {"dataset": options.dataset, "max_height": options.max_height, "split": asdict(split)}
+    records, refused = _read_labels(paths.processing_input("labels"), Dataset(options.dataset))
+    records = assign_splits(records, split)
+    config = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi, "split": asdict(split)}
     stage = Stage.open("prepare", paths, "prepared", config, records)
-    prepare(records, paths.processing_input("images"), stage, max_height=options.max_height)
+    prepare(records, paths.processing_input("images"), stage, max_height=options.max_height, phi=Phi(options.phi))
+    if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
+        stage.quarantined += refused
+    if options.patient_salt:
+        stage.records = [_pseudonymous(record, options.patient_salt) for record in stage.records]
     stage.close(max_quarantine=options.max_quarantine)
 
 
-def prepare(records: Sequence[ImageRecord], images: Path, stage: Stage, *, max_height: int) -> None:
+def prepare(
+    records: Sequence[ImageRecord], images: Path, stage: Stage, *, max_height: int, phi: Phi = Phi.REFUSE
+) -> None:
     """Decode this host's share of the images into the stage's folder."""
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
     if not mine:
         raise LabelError(f"{images}: none of the {len(records)} images of the label table is here")
+    for path in sorted(present - {record.path for record in records}):
+        if Path(path).suffix in IMAGE_SUFFIXES:
+            stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
     if len(stage.hosts) == 1:
         for record in records:
             if record.path not in present:
                 stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
-    tasks = [PrepareTask(record, images / record.path, _target(stage.folder, record), max_height) for record in mine]
+    tasks = [PrepareTask(record, images / record.path, _target(stage, record), max_height, phi) for record in mine]
     for task, result in map_images(prepare_image, tasks, total=len(tasks), title="Prepare"):
         if isinstance(result, Refused):
             stage.quarantine(task.record.image_id, result.reason.replace(f"{images}/", ""))
@@ -66,6 +91,7 @@ def prepare(records: Sequence[ImageRecord], images: Path, stage: Stage, *, max_h
 def prepare_image(task: PrepareTask) -> ImageRecord:
     """Write one image as 16-bit PNG and return its record, lesions and spacing scaled with the pixels."""
     record = task.record
+    _check_identity(task)
     mammogram = read_mammogram(task.source, record=record)
     pixels = reduce_height(mammogram.pixels, task.max_height)
     scale = pixels.shape[0] / mammogram.pixels.shape[0]
@@ -82,6 +108,20 @@ def prepare_image(task: PrepareTask) -> ImageRecord:
     )
 
 
+def _check_identity(task: PrepareTask) -> None:
+    """Refuse an image that names its patient; what is burnt into its pixels cannot be dropped with the header."""
+    filled = identity_fields(task.source)
+    if task.phi is Phi.DROP:
+        filled = tuple(name for name in filled if name == BURNT_IN)
+    if filled:
+        raise ImageError(f"{task.source}: {', '.join(filled)} must not be filled where phi={task.phi}")
+
+
+def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
+    digest = hashlib.sha256(f"{salt}/{record.dataset}/{record.patient_id}".encode()).hexdigest()
+    return replace(record, patient_id=digest[:16])
+
+
 def _scaled(lesion: Lesion, scale: float) -> Lesion:
     # Pixel centres lie at whole numbers, so the image's corner is at -0.5 before and after.
     return replace(
@@ -89,14 +129,16 @@ def _scaled(lesion: Lesion, scale: float) -> Lesion:
     )
 
 
-def _target(folder: Path, record: ImageRecord) -> Path:
-    return folder / "images" / str(record.split) / f"{record.image_id}.png"
+def _target(stage: Stage, record: ImageRecord) -> Path:
+    return stage.folder / "images" / str(record.split) / f"{record.image_id}.png"
 
 
-def _read_labels(folder: Path, dataset: Dataset) -> list[ImageRecord]:
+def _read_labels(folder: Path, dataset: Dataset) -> tuple[list[ImageRecord], list[tuple[str, str]]]:
+    """Return the records, and image id and reason of each row that cannot be used."""
     if dataset is Dataset.MIAS:
-        return mias.read_labels(folder / mias.LABEL_TABLE)
-    raise LabelError(f"dataset={dataset}: no reader for its label table yet")
+        return mias.read_labels(folder / mias.LABEL_TABLE), []
+    table = rsna.read_table(folder / rsna.LABEL_TABLE)
+    return table.records, table.refused
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,9 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
     parser.add_argument(
+        "--patient-salt", default="", help="hash patient ids with this salt in everything that the job writes"
+    )
+    parser.add_argument(
         "--phi",
-        choices=["refuse", "drop"],
-        default="refuse",
+        choices=[str(phi) for phi in Phi],
+        default=str(Phi.REFUSE),
         help="what to do with an image whose header names its patient: quarantine it, or leave the header out",
     )
     return parser

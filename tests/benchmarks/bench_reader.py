@@ -47,11 +47,12 @@ def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
     """Return a picture that compresses like a mammogram: half of it air, tissue with structure and noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    inside = np.hypot((y - rows / 2) / (rows * 0.45), x / (columns * 0.7)) < 1
+    # The skin line is some thirty pixels wide, as a compressed breast is round at its edge.
+    inside = ((1 - np.hypot((y - rows / 2) / (rows * 0.45), x / (columns * 0.7))) * columns / 40).clip(0, 1)
     coarse = cv2.resize(random.normal(0, 1, (rows // 40, columns // 40)).astype(np.float32), (columns, rows))
-    noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 14), (rows, columns)).astype(np.float32)
+    noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 15), (rows, columns)).astype(np.float32)
     tissue = 0.5 * 2**bits + coarse * 0.07 * 2**bits + noise
-    return np.where(inside, tissue, 0).clip(0, 2**bits - 1).astype(np.uint16)
+    return (inside * tissue).clip(0, 2**bits - 1).astype(np.uint16)
 
 
 def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
@@ -235,13 +236,13 @@ def main() -> None:
     real = sorted(arguments.rsna.rglob("*.dcm"))[:1] if arguments.rsna else []
     small = real[0].read_bytes() if real else dicom(film(2776, 2082, 12), 12, **window)
     large = dicom(
-        film(5355, 4915, 16),
+        65535 - film(5355, 4915, 16),
         16,
         PhotometricInterpretation="MONOCHROME1",
         VOILUTFunction="SIGMOID",
         WindowCenter=["32768", "30000"],
         WindowWidth=["40000", "20000"],
-        PixelPaddingValue=0,
+        PixelPaddingValue=65535,
     )
     with tempfile.TemporaryDirectory() as name:
         folder, figures = Path(name), []

@@ -2,7 +2,6 @@
 
 import json
 import os
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
 from pipelines.local import Interpreter, Status
 from pipelines.run_parameters import resolve_parameters
-from pipelines.sessions import LocalServices, local_services
+from pipelines.sessions import LocalServices, local_services, reset_emulator
 
 ROLE = "arn:aws:iam::000000000000:role/tests"
 BUCKET = "mammopipe"
@@ -30,12 +29,18 @@ def no_outside_s3(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def services() -> Iterator[LocalServices]:
-    saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("AWS_ENDPOINT")}
-    with local_services(PipelineConfig()) as running:
-        running.storage.ensure_bucket(BUCKET)
-        yield running
-    os.environ.update(saved)
+def emulator() -> Iterator[LocalServices]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        with local_services(PipelineConfig()) as running:
+            yield running
+
+
+@pytest.fixture
+def services(emulator: LocalServices) -> LocalServices:
+    reset_emulator(emulator.sagemaker.meta.endpoint_url)
+    emulator.storage.ensure_bucket(BUCKET)
+    return emulator
 
 
 @pytest.fixture
@@ -207,7 +212,4 @@ class Runner:
 
 @pytest.fixture
 def run(services: LocalServices, tmp_path: Path) -> Runner:
-    reset = urllib.request.Request(f"{services.sagemaker.meta.endpoint_url}/moto-api/reset", method="POST")
-    urllib.request.urlopen(reset).close()
-    services.storage.ensure_bucket(BUCKET)
     return Runner(services, tmp_path)

@@ -41,6 +41,8 @@ records = st.builds(
     density=st.text(),
     lesions=st.lists(lesions, max_size=3).map(tuple),
     height=st.none() | st.integers(1, 9000),
+    birads=st.text(),
+    implant=st.none() | st.booleans(),
     quality=st.dictionaries(st.text(), st.none() | st.booleans() | finite | st.lists(st.text()), max_size=3),
 )
 
@@ -50,7 +52,7 @@ def test_the_columns_are_those_that_other_tools_read() -> None:
         COLUMNS
         == (
             "image_id patient_id dataset laterality view label split fold path source_image_id age density machine_id "
-            "site_id finding lesions height width pixel_spacing_mm sha256 quality"
+            "site_id finding lesions height width pixel_spacing_mm sha256 birads implant quality"
         ).split()
     )
 

@@ -120,7 +120,7 @@ def test_the_page_is_one_file(evaluated, page):
 def test_the_page_says_what_a_reader_must_know(evaluated, page):
     text = page.text()
     assert "MIAS, split by patient" in text
-    assert "Research use only" in text
+    assert "only training images were augmented. Research use only" in text
     assert "first trained from scratch" in text and "second pretrained" in text
     assert "Leakage audit Passed No patient, source image or picture of the 64 images is in two splits." in text
     assert "Quick profile" not in text

@@ -1,0 +1,131 @@
+"""The RSNA Screening Mammography Breast Cancer Detection set: `train.csv` to records.
+
+Source: RSNA / Kaggle 2023. Each row is one image; `cancer`, `biopsy`, `invasive` and `BIRADS` belong to the breast
+and are repeated on each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack modality and view.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from processing.errors import LabelError
+from processing.records import Dataset, ImageRecord, Label, Laterality, View
+
+LABEL_TABLE = "train.csv"
+IMAGE_FOLDER = "train_images"
+COLUMNS = (
+    "site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS",
+    "implant", "density", "machine_id", "difficult_negative_case",
+)  # fmt: skip
+MAX_REFUSED = 0.01
+"""Share of rows that `read_labels` may leave out before the table as a whole is refused."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a label table says, and which of its rows cannot be used."""
+
+    records: list[ImageRecord]
+    refused: list[tuple[str, str]]
+    """Image id and reason of each row left out."""
+
+
+def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRecord]:
+    """Return the records of a `train.csv`, sorted by image id; see `read_table`.
+
+    Raises `LabelError` where more than the share `max_refused` of the rows cannot be used, with their number.
+    """
+    table = read_table(path)
+    rows = len(table.records) + len(table.refused)
+    if len(table.refused) > max_refused * rows:
+        image_id, reason = table.refused[0]
+        raise LabelError(
+            f"{path}: {len(table.refused)} of {rows} rows cannot be used, more than {max_refused:.0%}; "
+            f"the first is image {image_id}: {reason}"
+        )
+    return table.records
+
+
+def read_table(path: Path) -> Table:
+    """Return the usable rows as records, sorted by image id, and the others with their reasons.
+
+    A cancer makes its breast's images malignant, a biopsy without cancer benign, everything else is normal. Empty cells
+    stay missing. A row is left out where its image id has come before, or a value is none that the table may hold. Raises
+    `LabelError` where the file cannot be read or its columns are not those of the set.
+    """
+    records: dict[str, ImageRecord] = {}
+    refused: list[tuple[str, str]] = []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise LabelError(
+                    f"{path}: columns must be {','.join(COLUMNS)}, not {','.join(reader.fieldnames or ())}"
+                )
+            for row in reader:
+                image_id = row["image_id"]
+                try:
+                    record = _record(row)
+                    if image_id in records:
+                        raise ValueError("the image id occurs twice")
+                    records[image_id] = record
+                except (ValueError, TypeError) as error:
+                    refused.append((image_id, f"{path.name}, line {reader.line_num}: {error}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: the RSNA label table must be a readable CSV file: {error}") from None
+    if not records:
+        raise LabelError(f"{path}: no usable row")
+    return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
+
+
+def _record(row: Mapping[str, str]) -> ImageRecord:
+    cancer, biopsy, invasive, implant = (_flag(row, name) for name in ("cancer", "biopsy", "invasive", "implant"))
+    difficult = _one_of(row, "difficult_negative_case", ("True", "False")) == "True"
+    return ImageRecord(
+        image_id=_digits(row, "image_id"),
+        patient_id=_digits(row, "patient_id"),
+        dataset=Dataset.RSNA,
+        laterality=Laterality(_one_of(row, "laterality", list(Laterality))),
+        view=View(_one_of(row, "view", list(View))),
+        label=Label.MALIGNANT if cancer else Label.BENIGN if biopsy else Label.NORMAL,
+        path=f"{row['patient_id']}/{row['image_id']}.dcm",
+        age=_age(row["age"]),
+        density=_one_of(row, "density", ("", "A", "B", "C", "D")),
+        machine_id=row["machine_id"],
+        site_id=row["site_id"],
+        finding="invasive" if invasive else "difficult-negative" if difficult else "",
+        birads=_one_of(row, "BIRADS", ("", "0", "1", "2", "0.0", "1.0", "2.0"))[:1],
+        implant=implant,
+    )
+
+
+def _one_of(row: Mapping[str, str], name: str, allowed: list[Laterality] | list[View] | tuple[str, ...]) -> str:
+    if row[name] not in allowed:
+        raise ValueError(f"{name}={row[name]!r} must be one of {', '.join(filter(None, allowed))}")
+    return row[name]
+
+
+def _flag(row: Mapping[str, str], name: str) -> bool:
+    return _one_of(row, name, ("0", "1")) == "1"
+
+
+def _digits(row: Mapping[str, str], name: str) -> str:
+    """Return an id that can be a file's name and nothing else."""
+    if not row[name].isascii() or not row[name].isdigit():
+        raise ValueError(f"{name} must be digits")
+    return row[name]
+
+
+def _age(text: str) -> float | None:
+    if not text:
+        return None
+    age = float(text)
+    if not 18 <= age <= 120:
+        raise ValueError(f"age={text} must lie between 18 and 120 years")
+    return age
+
+
+def breast_id(record: ImageRecord) -> str:
+    """Return what names the breast of an image: its labels hold for all views of that breast."""
+    return f"{record.patient_id}-{record.laterality or 'unknown'}"
