@@ -160,7 +160,8 @@ class EvaluationConfig:
     """Bootstrap samples, by patient, behind each interval."""
 
     def __post_init__(self) -> None:
-        """Refuse a limit that no model, or none at all, can miss."""
+        """Refuse a limit outside the measure's range, and intervals from too few samples."""
+        _require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
         _require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
 
 

@@ -21,7 +21,7 @@ from pipelines.storage import S3Uri, Storage
 from processing.errors import MammopipeError
 from processing.files import write_json
 from processing.job import REASON_LIMIT
-from processing.paths import ContainerPaths
+from processing.paths import OPT_ML, ContainerPaths
 
 ENTRYPOINTS: Mapping[str, Sequence[str]] = {
     "python": [sys.executable],
@@ -228,10 +228,11 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
         return f"stopped after MaxRuntimeInSeconds={job.seconds}"
     if code == 0:
         return ""
-    file = job.trees[host].output / job.reason_file
+    paths = job.trees[host]
+    file = paths.output / job.reason_file
     said = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
     if said:
-        return " ".join(said)[:REASON_LIMIT]
+        return " ".join(said).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
     words = last_line(job.log(logs, host))
     ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
     return f"{ended}; its last line: {words}" if words else f"{ended}, without a word"

@@ -300,7 +300,9 @@ class _Account:
         self.listener = None
         records, self.parameters = list(interpreter.records.values()), interpreter.scope.parameters
         failed = [record for record in records if record.status is Status.FAILED]
-        self.reason = self.reason or (failed[0].reason if failed else "")
+        if failed and not self.reason:
+            name, reason = failed[0].name, failed[0].reason
+            self.reason = reason if failed[0].type == "Fail" else f"{name}: {reason}"
         self.changed(records)
         if self.status is Status.SUCCEEDED or any(record.type == "Fail" for record in failed):
             self.run.become_latest()

@@ -63,7 +63,8 @@ class Progress:
                 if record.status is not self._told.get(record.name, Status.WAITING):
                     self._told[record.name] = record.status
                     self._tell_epochs([record])
-                    print(_line(record), flush=True)
+                    if record.status is not Status.NOT_EXECUTED:
+                        print(_line(record), flush=True)
 
     def _watch(self) -> None:
         while not self._ended.wait(0.5):

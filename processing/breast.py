@@ -76,8 +76,9 @@ def segment_breast(
     """Return the breast of a mammogram (uint16, rows x columns, air dark) as masks of the same shape.
 
     `laterality` decides the chest side only where the pixels leave it open. A `view` that does not show the pectoral
-    muscle (CC) leaves it alone; where the view is unknown the muscle is sought as in an MLO view, so that an image whose
-    file does not name its view gives the pixels it would give with the name. Raises `NoBreastError` when nothing in the image can be a breast.
+    muscle (CC) leaves it alone; where the view is unknown the muscle is sought as in an MLO view, so that an oblique
+    image whose file does not name its view gives the pixels it would give with the name. Raises `NoBreastError` when
+    nothing in the image can be a breast.
     """
     film = _reduce(pixels)
     mask = _breast_mask(film)

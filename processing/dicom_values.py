@@ -127,7 +127,7 @@ def apply(
     """Return the presentation values of `cells` (uint8 or uint16), whose value is in `bits` bits from bit `shift`.
 
     `bits` is `bits_stored`, or more where an unsigned codestream has more (scanners write 12 bits stored in 16-bit
-    codestreams); `bits_stored` fixes the range of a chain without VOI.
+    codestreams); `bits_stored` fixes the range of a chain without VOI. Writeable 16-bit cells are overwritten.
     """
     patterns = np.arange(1 << bits, dtype=np.int64)
     if signed:
@@ -136,4 +136,6 @@ def apply(
     if table.size != 1 << 8 * cells.itemsize:
         every_cell = np.arange(1 << 8 * cells.itemsize)
         table = table[(every_cell >> shift) & ((1 << bits) - 1)]
-    return np.asarray(cv2.LUT(cells, table), np.uint16)
+    # In place where the cells are a decoder's own output: touching as much fresh memory costs more than the look-up.
+    own = cells.dtype == np.uint16 and cells.flags.writeable and cells.flags.c_contiguous
+    return np.asarray(cv2.LUT(cells, table, dst=cells if own else None), np.uint16)

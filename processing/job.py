@@ -11,7 +11,7 @@ from processing.files import write_bytes
 from processing.paths import ContainerPaths
 
 REASON_LIMIT = 1024
-"""Characters of the reason that SageMaker keeps: `FailureReason` of a training job, `ExitMessage` of a processing one."""
+"""Characters of a reason that SageMaker keeps: a training job's `FailureReason`, a processing job's `ExitMessage`."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:

@@ -61,7 +61,8 @@ def read_labels(path: Path) -> list[ImageRecord]:
             rows.setdefault(film, []).append(row)
     if not rows:
         raise LabelError(f"{path}: no row `mdbNNN density class ...` found; this is not a MIAS label table")
-    return [_record(film, rows[film]) for film in sorted(rows)]
+    synthetic = lines[0].strip() == PHANTOM_NOTICE
+    return [_record(film, rows[film], synthetic) for film in sorted(rows)]
 
 
 def _parse(words: list[str], where: str) -> tuple[str, _Row]:
@@ -97,7 +98,7 @@ def _lesion(words: list[str], label: Label, finding: str, where: str) -> Lesion 
     return Lesion(x, FILM_SIZE - 1 - y, radius, label, finding)
 
 
-def _record(film: str, rows: list[_Row]) -> ImageRecord:
+def _record(film: str, rows: list[_Row], synthetic: bool) -> ImageRecord:
     number = int(film[3:])
     worst = max(rows, key=lambda row: row.label.rank)
     return ImageRecord(
@@ -112,6 +113,7 @@ def _record(film: str, rows: list[_Row]) -> ImageRecord:
         finding=worst.finding,
         lesions=tuple(row.lesion for row in rows if row.lesion is not None),
         pixel_spacing_mm=PIXEL_SPACING_MM,
+        synthetic=synthetic,
     )
 
 

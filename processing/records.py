@@ -120,6 +120,8 @@ class ImageRecord:
     sha256: str = ""
     birads: str = ""
     implant: bool | None = None
+    synthetic: bool = False
+    """Whether the image is a phantom, of which no figure says anything about mammograms."""
     quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -188,6 +190,7 @@ _READERS: dict[str, Any] = {
     "width": lambda text: int(text) if text else None,
     "pixel_spacing_mm": _finite,
     "implant": lambda text: _BOOLEANS[text],
+    "synthetic": lambda text: _BOOLEANS[text] or False,
     "quality": lambda text: json.loads(text or "{}"),
 }
 

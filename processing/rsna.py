@@ -1,7 +1,8 @@
 """The RSNA Screening Mammography Breast Cancer Detection set: `train.csv` to records.
 
 Source: RSNA / Kaggle 2023. Each row is one image; `cancer`, `biopsy`, `invasive` and `BIRADS` belong to the breast
-and are repeated on each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack modality and view.
+and are repeated on each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack modality and
+view.
 """
 
 import csv
@@ -51,8 +52,8 @@ def read_table(path: Path) -> Table:
     """Return the usable rows as records, sorted by image id, and the others with their reasons.
 
     A cancer makes its breast's images malignant, a biopsy without cancer benign, everything else is normal. Empty cells
-    stay missing. A row is left out where its image id has come before, or a value is none that the table may hold. Raises
-    `LabelError` where the file cannot be read or its columns are not those of the set.
+    stay missing. A row is left out where its image id has come before, or a value is none that the table may
+    hold. Raises `LabelError` where the file cannot be read or its columns are not those of the set.
     """
     records: dict[str, ImageRecord] = {}
     refused: list[tuple[str, str]] = []

@@ -111,7 +111,8 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
         "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
-        "dataset": data.dataset, "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
+        "dataset": data.dataset, "synthetic": data.synthetic,
+        "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
         "bootstrap": {"resamples": config.bootstrap, "seed": config.seed}, "leakage": leakage.as_dict(),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),

@@ -41,6 +41,11 @@ class SegmentedData:
         """The name of the dataset, or of all of them joined by `+`."""
         return "+".join(sorted({str(record.dataset) for record in self.records}))
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether any image is a phantom, so that no figure says anything about mammograms."""
+        return any(record.synthetic for record in self.records)
+
     def films(self, split: Split) -> Path:
         """Return the folder with the films of a split."""
         return self.folder / "images" / str(split)

@@ -1,7 +1,8 @@
 """How much the reader adds to its decoder, against the plain pydicom loop and the other decoders that install here.
 
-Run `python tests/benchmarks/bench_reader.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread,
-and only ratios within one run count: the members of a ratio take turns, so that a busy machine slows them alike.
+Run `python tests/benchmarks/bench_reader.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread and
+processor time, and only ratios within one run count: the members of a ratio take turns, and other load on the machine
+hits them alike.
 Without `--rsna` (a folder with train_images) the 2776 x 2082 file is a generated one, too.
 """
 
@@ -75,14 +76,14 @@ def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
 
 
 def medians(members: dict[str, Callable[[], Any]], repeats: int) -> Times:
-    """Return each member's median seconds; they take turns, after one unmeasured round."""
+    """Return each member's median seconds of processor time; they take turns, after one unmeasured round."""
     seconds: dict[str, list[float]] = {name: [] for name in members}
     for turn in range(repeats + 1):
         for name, member in members.items():
-            started = time.perf_counter()
+            started = time.process_time()
             member()
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(time.process_time() - started)
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 

@@ -32,12 +32,32 @@ def failed(capture: Capture, *arguments: str) -> str:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     steps = [
-        {"name": "Prepare", "type": "Processing", "status": "Succeeded", "started": "now", "seconds": 75.2, "reason": ""},
-        {"name": "Gate", "type": "Condition", "status": "Failed", "started": "now", "seconds": 0.1, "reason": "too low"},
+        {
+            "name": "Prepare",
+            "type": "Processing",
+            "status": "Succeeded",
+            "started": "now",
+            "seconds": 75.2,
+            "reason": "",
+        },
+        {
+            "name": "Gate",
+            "type": "Condition",
+            "status": "Failed",
+            "started": "now",
+            "seconds": 0.1,
+            "reason": "too low",
+        },
     ]
     for run in ("20260101-000000-aaaa", "20260102-000000-bbbb"):
         folder = RunFolder(tmp_path / "runs", run)
-        execution: dict[str, Any] = {"id": run, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias"}
+        execution: dict[str, Any] = {
+            "id": run,
+            "status": "Succeeded",
+            "reason": "",
+            "profile": "quick",
+            "dataset": "mias",
+        }
         folder.write({**execution, "started": "2026-01-01", "seconds": 80.0, "steps": steps})
         (folder.path / "evaluation.json").write_text(json.dumps(EVALUATION))
         folder.become_latest()
@@ -183,6 +203,11 @@ def test_building_works_where_torch_is_not_installed() -> None:
         "print(len(build_pipeline(PipelineConfig()).definition()) > 1000)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "HOME": "/nonexistent"}
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HOME": "/nonexistent"},
     )
     assert done.stdout == "True\n"

@@ -36,7 +36,9 @@ def test_only_full_closes_the_metric_limit() -> None:
 
 
 def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, 'profile = "full"\ncnns = ["alexnet"]\n[training]\nepochs = 7\n[storage]\nbucket = "films"\n')
+    path = write(
+        tmp_path, 'profile = "full"\ncnns = ["alexnet"]\n[training]\nepochs = 7\n[storage]\nbucket = "films"\n'
+    )
     config = PipelineConfig.load(path, cnns=["resnet50"])
     assert config.profile is Profile.FULL
     assert config.training == TrainConfig(**{**PROFILES[Profile.FULL]["training"], "epochs": 7})
@@ -57,6 +59,9 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
         ("cnns = []", "cnns=[]: at least one"),
         ("cnns = ['alexnet', 'alexnet']", "none twice"),
+        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap=50: at least 100"),
+        ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc=1.5: between 0 and 1"),
+        ("[augmentation]\ncopies = 0", "augmentation.copies=0: at least 1"),
         ("storage = 3", "storage = 3: must be a table"),
         ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
         ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),

@@ -8,7 +8,10 @@ from processing.errors import ConfigError
 
 @pytest.fixture
 def scope() -> Scope:
-    outputs = [{"OutputName": "a", "S3Output": {"S3Uri": "s3://b/a"}}, {"OutputName": "b.c", "S3Output": {"S3Uri": "s3://b/c"}}]
+    outputs = [
+        {"OutputName": "a", "S3Output": {"S3Uri": "s3://b/a"}},
+        {"OutputName": "b.c", "S3Output": {"S3Uri": "s3://b/c"}},
+    ]
     return Scope(
         parameters={"Name": "x", "Count": 3, "Limit": 0.6, "Flag": True},
         execution={"PipelineExecutionId": "id-1"},
@@ -29,8 +32,19 @@ def from_report(path: str) -> dict[str, Any]:
         ({"Get": "Steps.Make-1.ProcessingOutputConfig.Outputs['a'].S3Output.S3Uri"}, "s3://b/a"),
         ({"Get": "Steps.Make-1.ProcessingOutputConfig.Outputs['b.c'].S3Output.S3Uri"}, "s3://b/c"),
         ({"Get": "Steps.Make-1.Items[1].v"}, 2),
-        ({"Std:Join": {"On": "/", "Values": ["s3:/", {"Get": "Parameters.Name"}, {"Get": "Parameters.Count"}]}}, "s3://x/3"),
-        ({"Std:Join": {"On": "", "Values": [{"Std:Join": {"On": "-", "Values": ["a", "b"]}}, from_report("passed")]}}, "a-btrue"),
+        (
+            {"Std:Join": {"On": "/", "Values": ["s3:/", {"Get": "Parameters.Name"}, {"Get": "Parameters.Count"}]}},
+            "s3://x/3",
+        ),
+        (
+            {
+                "Std:Join": {
+                    "On": "",
+                    "Values": [{"Std:Join": {"On": "-", "Values": ["a", "b"]}}, from_report("passed")],
+                }
+            },
+            "a-btrue",
+        ),
         (from_report("best.auc"), 0.512),
         (from_report("$.list[1]"), 10),
         ([{"k": {"Get": "Parameters.Limit"}}, None, 1], [{"k": 0.6}, None, 1]),
@@ -89,6 +103,9 @@ def test_values_that_cannot_be_compared_are_named(scope: Scope) -> None:
 
 
 def test_references_are_found_wherever_they_stand() -> None:
-    value = {"a": [from_report("x"), {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Other.Name"}]}}], "b": {"Get": "Parameters.P"}}
+    value = {
+        "a": [from_report("x"), {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Other.Name"}]}}],
+        "b": {"Get": "Parameters.P"},
+    }
     assert references(value) == {"Make-1", "Other"}
     assert sorted(all_references(value)) == ["Parameters.P", "Steps.Make-1.PropertyFiles.Report", "Steps.Other.Name"]

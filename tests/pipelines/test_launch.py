@@ -86,10 +86,10 @@ def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> 
 def test_a_run_that_breaks_off_leaves_latest_alone(begin: Start, tmp_path: Path) -> None:
     first = begin()
     broken = begin({"Segment": "(paths.output / 'message').write_text('no breast'); sys.exit(1)\n"})
-    assert broken.status is Status.FAILED and broken.reason == "no breast"
+    assert broken.status is Status.FAILED and broken.reason == "Segment: no breast"
     assert find_run(tmp_path / "runs").id == first.id
     assert [run.id for run in list_runs(tmp_path / "runs")] == [first.id, broken.id]
-    assert find_run(tmp_path / "runs", broken.id).execution()["reason"] == "no breast"
+    assert find_run(tmp_path / "runs", broken.id).execution()["reason"] == broken.reason
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,9 @@ def test_a_condition_chooses_its_branch(run: Runner, scripts: Scripts, auc: floa
     ],
 )  # fmt: skip
 def test_a_failed_job_gives_its_reason(run: Runner, scripts: Scripts, body: str, reason: str) -> None:
-    interpreter = run(processing("Break", scripts("break", body)), processing("After", scripts("ok", ""), DependsOn=["Break"]))
+    interpreter = run(
+        processing("Break", scripts("break", body)), processing("After", scripts("ok", ""), DependsOn=["Break"])
+    )
     assert run.status is Status.FAILED
     assert interpreter.records["Break"].reason == reason
     assert statuses(interpreter) == {"Break": "Failed", "After": "NotExecuted"}

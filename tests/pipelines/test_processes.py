@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.processes import RunEnding, RunningProcesses, SupervisedProcess, is_supervisor, job_environment, stop_kept
+from pipelines.processes import (
+    RunEnding,
+    RunningProcesses,
+    SupervisedProcess,
+    is_supervisor,
+    job_environment,
+    stop_kept,
+)
 
 SECONDS = 30.0
 """An upper bound, never waited for when the code is right."""
@@ -54,7 +61,9 @@ HOLD = "import signal, sys; pipe = open(sys.argv[1], 'w'); pipe.write('x'); pipe
 """Holds the witness open until it is ended."""
 
 
-@pytest.mark.parametrize(("code", "expected"), [("", 0), ("raise SystemExit(3)", 3), ("import os; os.abort()", 128 + 6)])
+@pytest.mark.parametrize(
+    ("code", "expected"), [("", 0), ("raise SystemExit(3)", 3), ("import os; os.abort()", 128 + 6)]
+)
 def test_the_exit_code_is_the_commands(tmp_path: Path, code: str, expected: int) -> None:
     assert start(code, tmp_path).wait(SECONDS) == expected
 
@@ -65,9 +74,7 @@ def test_everything_printed_is_in_the_log_to_the_last_line(tmp_path: Path) -> No
 
 
 def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    process = SupervisedProcess.start(
-        ["/no/such/program"], environment={}, folder=tmp_path, log=tmp_path / "job.log"
-    )
+    process = SupervisedProcess.start(["/no/such/program"], environment={}, folder=tmp_path, log=tmp_path / "job.log")
     assert process.wait(SECONDS) == 127
     assert (tmp_path / "job.log").read_text() == "cannot start /no/such/program: No such file or directory\n"
 
@@ -102,7 +109,9 @@ def test_a_killed_owner_leaves_no_process(tmp_path: Path, witness: Witness) -> N
     )
     root = str(Path(__file__).resolve().parents[2])
     process = subprocess.Popen(
-        [sys.executable, "-c", owner, str(tmp_path), str(witness.path)], cwd=root, env={**os.environ, "PYTHONPATH": root}
+        [sys.executable, "-c", owner, str(tmp_path), str(witness.path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
     )
     witness.wait_open()
     process.kill()

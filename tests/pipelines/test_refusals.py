@@ -48,9 +48,15 @@ def test_processing_members_that_cannot_be_run(change: Change, message: str) -> 
     ("change", "message"),
     [
         (lambda job: job["ResourceConfig"].update(InstanceCount=2), "ResourceConfig.InstanceCount=2 cannot be run"),
-        (lambda job: job["ResourceConfig"].update(InstanceCount={"Get": "Parameters.N"}), "InstanceCount=4 cannot be run"),
+        (
+            lambda job: job["ResourceConfig"].update(InstanceCount={"Get": "Parameters.N"}),
+            "InstanceCount=4 cannot be run",
+        ),
         (lambda job: job["AlgorithmSpecification"].update(TrainingInputMode="FastFile"), "TrainingInputMode=FastFile"),
-        (lambda job: job["AlgorithmSpecification"].update(AlgorithmName="xgboost"), "AlgorithmSpecification.AlgorithmName"),
+        (
+            lambda job: job["AlgorithmSpecification"].update(AlgorithmName="xgboost"),
+            "AlgorithmSpecification.AlgorithmName",
+        ),
         (lambda job: job["InputDataConfig"][0]["DataSource"].update(FileSystemDataSource={}), "FileSystemDataSource"),
         (lambda job: job.update(DebugHookConfig={}), "Training.DebugHookConfig"),
     ],

@@ -56,7 +56,9 @@ def test_what_a_run_did_not_reach_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_process_is_gone_is_shown_as_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = [{"name": name, "status": status} for name, status in (("A", "Succeeded"), ("B", "Executing"), ("C", "Waiting"))]
+    steps = [
+        {"name": name, "status": status} for name, status in (("A", "Succeeded"), ("B", "Executing"), ("C", "Waiting"))
+    ]
     pid = dead_process()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: pid)

@@ -49,7 +49,9 @@ def test_only_what_changed_is_sent_again(services: LocalServices, films: Path) -
     assert head["ContentType"] == "image/x-portable-graymap"
 
 
-def test_an_altered_label_table_is_refused_and_nothing_is_sent(services: LocalServices, films: Path, tmp_path: Path) -> None:
+def test_an_altered_label_table_is_refused_and_nothing_is_sent(
+    services: LocalServices, films: Path, tmp_path: Path
+) -> None:
     write_mias_tree(tmp_path / "altered", films=4)
     table = tmp_path / "altered" / "Info.txt"
     table.write_text(table.read_text().split("\n", 1)[1])  # without the line that owns up to being synthetic

@@ -25,7 +25,7 @@ warmup_epochs = 0
 height = 96
 width = 96
 [evaluation]
-bootstrap = 50
+bootstrap = 100
 """
 
 
@@ -69,7 +69,14 @@ def test_every_step_succeeded(done: Done) -> None:
 
 def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Done) -> None:
     assert "SYNTHETIC FILMS" in done.output
-    for name in ("report.html", "evaluation.json", "model.tar.gz", "invocation.json", "execution.json", "pipeline.json"):
+    for name in (
+        "report.html",
+        "evaluation.json",
+        "model.tar.gz",
+        "invocation.json",
+        "execution.json",
+        "pipeline.json",
+    ):
         assert str(Path("runs", "latest", name)) in done.output
         assert (done.folder / "runs" / "latest" / name).stat().st_size > 0
 

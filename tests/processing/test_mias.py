@@ -70,6 +70,7 @@ def test_a_file_without_rows_is_no_label_table(tmp_path: Path) -> None:
 def test_phantoms_are_recognised_and_accepted(tmp_path: Path) -> None:
     write_mias_tree(tmp_path, films=4)
     assert is_phantom(tmp_path / "Info.txt")
+    assert all(record.synthetic for record in read_labels(tmp_path / "Info.txt"))
     assert len(check_release(tmp_path)) == 4
 
 
@@ -86,6 +87,7 @@ def test_a_film_without_a_row_and_a_row_without_a_film_are_named(tmp_path: Path)
 def test_the_real_set_has_its_golden_facts(mias_folder: Path) -> None:
     records = check_release(mias_folder)
     assert len(records) == 322
+    assert not any(record.synthetic for record in records)
     assert len({record.patient_id for record in records}) == 161
     assert Counter(record.label for record in records) == {Label.NORMAL: 207, Label.BENIGN: 63, Label.MALIGNANT: 52}
     diseased = {record.image_id for record in records if record.label is not Label.NORMAL}
