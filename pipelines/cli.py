@@ -1,7 +1,7 @@
 """Console script `mammopipe`: the arguments of every command. What the commands do is in `pipelines.commands`.
 
-Exit codes: 0 done; 1 a run failed or its gate refused the model; 2 the arguments, the configuration, the data or S3 cannot
-be used (one line on stderr); 3 a fault of this program (with its traceback); 130 interrupted.
+Exit codes: 0 done; 1 a run failed or its gate refused the model; 2 the arguments, the configuration, the data or S3
+cannot be used (one line on stderr); 3 a fault of this program (with its traceback); 130 interrupted.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from types import FrameType
 from pipelines import commands
 from processing.errors import MammopipeError
 
-EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model; 2 arguments, configuration, data or S3 cannot be
-used; 3 a fault of this program; 130 interrupted.  Research use only: nothing here is a diagnosis."""
+EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model; 2 arguments, configuration, data or S3
+cannot be used; 3 a fault of this program; 130 interrupted.  Research use only: nothing here is a diagnosis."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,8 +47,9 @@ def compile_definition(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
-    from pipelines.launch import Options, Source, start
+    from pipelines.launch import Options, start
     from pipelines.local import Status
+    from pipelines.sources import Source
 
     done = start(
         _config(options),

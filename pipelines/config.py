@@ -56,8 +56,8 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
         "evaluation": {"min_macro_auc": 0.6, "bootstrap": 2000},
     },
 }
-"""What each profile sets: `quick` tries the machinery on all of mini-MIAS within minutes of two cores and opens the metric
-limit (never the leakage audit); `full` is a training worth judging."""
+"""What each profile sets: `quick` tries the machinery on all of mini-MIAS within minutes of two cores and opens the
+metric limit (never the leakage audit); `full` is a training worth judging."""
 
 
 def _require(holds: bool, message: str) -> None:
@@ -189,7 +189,7 @@ class ComputeConfig:
         """Refuse a spot limit that SageMaker would refuse."""
         _require(
             not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
-            f"compute.max_wait_seconds={self.max_wait_seconds}: not below max_runtime_seconds={self.max_runtime_seconds}",
+            f"compute.max_wait_seconds={self.max_wait_seconds} is below max_runtime_seconds={self.max_runtime_seconds}",
         )
         _require(
             not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
@@ -249,7 +249,7 @@ class EndpointConfig:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What shapes a pipeline. `PipelineConfig.load(path)` reads it from a TOML file; `PipelineConfig()` is all defaults."""
+    """What shapes a pipeline: `PipelineConfig.load(path)` reads a TOML file, `PipelineConfig()` is all defaults."""
 
     name: str = "mammopipe"
     """The pipeline's name."""

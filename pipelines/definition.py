@@ -1,8 +1,10 @@
 """The pipeline, as its graph.
 
-Prepare -> Augment -> Segment -> Train-modified-cnn ┐
-                              -> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model -> EndpointConfig -> Endpoint
-                              -> Train-resnet50     ┘                    └─> Fail, with the reason
+Prepare -> Augment -> Segment ┬─> Train-modified-cnn ┐
+                              ├─> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model ┐
+                              └─> Train-resnet50     ┘                    │                     │
+                                                   Fail, with the reason <┘    EndpointConfig <─┘
+                                                                               └─> Endpoint
 """
 
 from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""The little language inside a compiled definition: `Get`, `Std:Join`, `Std:JsonGet` and conditions, resolved to values.
+"""The language inside a compiled definition: `Get`, `Std:Join`, `Std:JsonGet` and conditions, resolved to values.
 
 Source: the pipeline definition JSON schema of SageMaker Pipelines, version 2020-12-01.
 """

@@ -74,7 +74,7 @@ class Job:
 
 
 def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> None:
-    """Run a `CreateProcessingJob` request on as many local "instances" as it asks for, from its inputs to its outputs."""
+    """Run a `CreateProcessingJob` request on as many local "instances" as it asks for, from inputs to outputs."""
     count = int(request["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
     outputs = [output["S3Output"] for output in request["ProcessingOutputConfig"]["Outputs"]]
     with _trees(shop, name, count) as trees:
@@ -257,7 +257,7 @@ def _anonymous(item: tarfile.TarInfo) -> tarfile.TarInfo:
 
 @contextmanager
 def _checkpoints(config: Mapping[str, str] | None, paths: ContainerPaths, shop: Workshop) -> Iterator[None]:
-    """Give a training job its checkpoint folder, which survives the job, the run and SIGKILL, until the job succeeds."""
+    """Give a training job its checkpoint folder, which survives job, run and SIGKILL until the job succeeds."""
     if config is None:
         yield
         return

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipelines import results, sessions, staging
+from pipelines import results, sessions
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
 from pipelines.expressions import Scope
@@ -20,14 +19,10 @@ from pipelines.jobs import Workshop
 from pipelines.local import Interpreter, Status, StepRecord
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
-from processing import phantom
+from pipelines.sources import PHANTOMS, Source, bring
 from processing.errors import ConfigError, MammopipeError
 from processing.files import write_bytes
 from processing.job import cores
-from processing.records import Dataset
-
-PHANTOMS = "phantoms"
-"""The source that is made, not read."""
 
 
 class Backend(StrEnum):
@@ -36,18 +31,6 @@ class Backend(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     AWS = "aws"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a run's films come from."""
-
-    place: str = PHANTOMS
-    """A folder or tarball, an `s3://` folder that is staged already, or `phantoms`."""
-    films: int = 40
-    """How many phantoms to make."""
-    weights: str = ""
-    """A folder or file of pretrained weights, an `s3://` folder of staged ones, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +47,7 @@ class Run:
     """The execution's ARN on AWS."""
 
     def document(self, name: str) -> dict[str, Any]:
-        """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`, `endpoint.json`."""
+        """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`."""
         if self.folder is None:
             raise ConfigError(f"run {self.id} is on AWS; its {name} lies in the execution's folder on S3")
         return RunFolder(self.folder.parent, self.folder.name).document(name)
@@ -79,7 +62,8 @@ class Options:
     keep_endpoint: bool = False
     """Whether the endpoint outlives the run."""
     show: Callable[[Path], Any] | None = None
-    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step; None: a live table."""
+    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step; a live table when
+    None."""
     say: Callable[[str], None] = print
     """Takes each line for the user."""
 
@@ -94,8 +78,8 @@ def start(
 ) -> Run:
     """Run the pipeline of `config` and return the run: ended on the process backend, just started on AWS.
 
-    `parameters` are values for the pipeline's parameters. Raises `processing.errors.MammopipeError` for what the caller can
-    mend before anything has run; a step that fails is no exception but the run's status and reason.
+    `parameters` are values for the pipeline's parameters. Raises `processing.errors.MammopipeError` for what the caller
+    can mend before anything has run; a step that fails is no exception but the run's status and reason.
     """
     source = Source(source) if isinstance(source, str) else source
     config = replace(config, pretrained=True) if source.weights else config
@@ -122,7 +106,7 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
         interpreter = _interpreter(account, definition, services, work, given, options)
-        _stage(config, source, services, interpreter.scope, given, options.say)
+        interpreter.scope.parameters = bring(config, source, services, interpreter.scope.parameters, given, options.say)
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
         _carry_out(account, interpreter, services, options)
     return account.end(interpreter)
@@ -140,17 +124,16 @@ def _interpreter(
     run, config = account.run, account.config
     account.parameters = resolve_parameters(definition, given)
     replace(config.training, epochs=account.parameters["Epochs"])  # refuses what the training jobs would refuse later
-    scope = Scope(
-        account.parameters,
-        {
-            "PipelineExecutionId": run.id,
-            "PipelineName": config.name,
-            "StartDateTime": account.started,
-            "CurrentDateTime": account.started,
-            "PipelineArn": f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}",
-            "PipelineExecutionArn": f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}/execution/{run.id}",
-        },
-    )
+    arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
+    execution = {
+        "PipelineExecutionId": run.id,
+        "PipelineExecutionArn": f"{arn}/execution/{run.id}",
+        "PipelineName": config.name,
+        "PipelineArn": arn,
+        "StartDateTime": account.started,
+        "CurrentDateTime": account.started,
+    }
+    scope = Scope(account.parameters, execution)
     shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
     return Interpreter(
@@ -158,77 +141,10 @@ def _interpreter(
     )
 
 
-def _stage(
-    config: PipelineConfig,
-    source: Source,
-    services: sessions.LocalServices,
-    scope: Scope,
-    given: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> None:
-    """Bring the films, and weights when there are any, to the run's S3 and point the parameters there."""
-    services.storage.ensure_bucket(config.storage.bucket)
-    parameters = dict(scope.parameters)
-    if "InputDataUri" not in given:
-        parameters["InputDataUri"] = _stage_films(config, source, services, say)
-    if source.weights and "WeightsUri" not in given:
-        parameters["WeightsUri"] = _stage_weights(config, source.weights, services, say)
-    scope.parameters = {
-        name: value.rstrip("/") if name.endswith("Uri") else value for name, value in parameters.items()
-    }
-
-
-def _stage_films(
-    config: PipelineConfig, source: Source, services: sessions.LocalServices, say: Callable[[str], None]
-) -> str:
-    dataset, uri = config.dataset, config.storage.uri("raw", config.dataset)
-    if source.place == PHANTOMS:
-        say(
-            f"SYNTHETIC FILMS: no source was given, so {source.films} phantoms stand in for {dataset}; no figure of this run "
-            "says anything about real mammograms."
-        )
-        with TemporaryDirectory() as scratch:
-            make_phantoms(dataset, Path(scratch), source.films)
-            uri = config.storage.uri("raw", f"{dataset}-phantoms")
-            staged = staging.stage(dataset, Path(scratch), uri, services.storage)
-    elif source.place.startswith("s3://"):
-        return _existing(source.place, services)
-    else:
-        staged = staging.stage(dataset, Path(source.place), uri, services.storage)
-    say(f"Staged {staged}")
-    return staged.uri
-
-
-def make_phantoms(dataset: Dataset, folder: Path, films: int) -> None:
-    """Write synthetic films in the layout of `dataset` into `folder`."""
-    if dataset is Dataset.MIAS:
-        phantom.write_mias_tree(folder, films=films)
-    else:
-        phantom.write_rsna_tree(folder, patients=max(2, films // 4))
-
-
-def _stage_weights(
-    config: PipelineConfig, place: str, services: sessions.LocalServices, say: Callable[[str], None]
-) -> str:
-    if place.startswith("s3://"):
-        return _existing(place, services)
-    staged = staging.stage_weights(Path(place), config.storage.uri("weights"), services.storage)
-    say(f"Staged weights: {staged}")
-    return staged.uri
-
-
-def _existing(uri: str, services: sessions.LocalServices) -> str:
-    if not services.durable:
-        raise ConfigError(
-            f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
-        )
-    return uri
-
-
 def _carry_out(
     account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: Options
 ) -> None:
-    """Run the steps, collect the results and ask the endpoint; whatever happens, no process is left that nobody asked for."""
+    """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
     steps, folder = interpreter.scope.steps, account.run.path
     try:
         with (options.show or _live_table)(account.run.logs) as progress:
@@ -245,6 +161,7 @@ def _carry_out(
             results.ask(endpoint.name, endpoint.url, film, services.storage, folder, options.say)
         if endpoint is not None and options.keep_endpoint:
             endpoint.keep(folder)
+            interpreter.endpoint = None
     except MammopipeError as error:
         account.status, account.reason = Status.FAILED, str(error)
     except BaseException as error:
@@ -322,7 +239,7 @@ def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any],
         values["InputDataUri"] = source.place.rstrip("/")
     elif source.place != PHANTOMS:
         raise ConfigError(
-            f"{source.place}: stage it first (mammopipe stage {config.dataset} {source.place}), then give the s3:// folder"
+            f"{source.place}: stage it first (mammopipe stage {config.dataset} ...), then give the s3:// folder"
         )
     with sessions.aws_errors():
         pipeline.upsert(role_arn=config.security.role)

@@ -113,7 +113,7 @@ class Interpreter:
         return Status.FAILED if self._failed() else Status.SUCCEEDED
 
     def _startable(self, running: list[str]) -> list[str]:
-        """Take the steps out of the pending ones that may start now: all they need has succeeded, and cores are free."""
+        """Take out of the pending steps those that may start: all they need has succeeded, and cores are free."""
         if self._failed():
             return []
         free = self.cores - sum(self._threads[name] for name in running)

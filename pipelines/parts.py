@@ -1,7 +1,7 @@
 """The parts that steps are made of: inputs, outputs, references, and what every job has in common.
 
-Inputs are named by the *properties* of the step that made them, never by a path built twice: a step that the cache skips
-then hands on the files of the execution that it was skipped for.
+Inputs are named by the *properties* of the step that made them, never by a path built twice: a step that the cache
+skips then hands on the files of the execution that it was skipped for.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Context:
 
 
 def source(name: str, uri: Any, *, folder: str | None = None, distribution: Any = None) -> ProcessingInput:
-    """Return a processing input of the S3 prefix `uri`; every instance gets all of it unless `distribution` says else."""
+    """Return a processing input, the S3 prefix `uri`: all of it on every instance unless `distribution` says else."""
     s3_input = ProcessingS3Input(
         s3_uri=uri,
         local_path=str(ContainerPaths().processing_input(folder or name)),

@@ -143,7 +143,7 @@ def stop_kept(pid: int) -> bool:
 
 
 def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a job: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
+    """Return a job's environment: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))
     }

@@ -23,8 +23,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return every parameter's value: `given`, as values or as text, over the defaults.
 
-    Raises `ConfigError` for a name that the definition does not declare, a value of another type or outside the enumerated
-    ones, and a parameter left without any value.
+    Raises `ConfigError` for a name that the definition does not declare, a value of another type or outside the
+    enumerated ones, and a parameter left without any value.
     """
     declared = {item["Name"]: item for item in definition.get("Parameters", [])}
     for name in given:

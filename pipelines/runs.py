@@ -92,7 +92,7 @@ def new_run(root: Path) -> RunFolder:
 
 
 def find_run(root: Path, name: str = LATEST) -> RunFolder:
-    """Return the run of an id, of the beginning of one, or `latest`; raises `ConfigError` when that is none or several."""
+    """Return the run of an id, of the beginning of one, or `latest`; `ConfigError` when that is none or several."""
     if name == LATEST:
         if not (root / LATEST).is_dir():
             raise ConfigError(f"{root / LATEST}: no run has come to its end yet; mammopipe run makes one")

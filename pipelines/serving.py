@@ -41,7 +41,7 @@ class LocalEndpoint:
 def serve(
     name: str, folder: Path, log: Path, processes: RunningProcesses, *, threads: int, environment: Mapping[str, str]
 ) -> LocalEndpoint:
-    """Start the server on the model in `folder/model` and return it once it answers; raises `StepFailed` with the reason."""
+    """Start the server on the model in `folder/model`; returns it once it answers, or raises `StepFailed`."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     process = processes.start(

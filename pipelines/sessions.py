@@ -41,8 +41,8 @@ def prepare_sdk(region: str) -> None:
 def quiet_sdk() -> Iterator[None]:
     """Keep the SDK from warning at each step that no job is started, and from asking the network for credentials.
 
-    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without credentials
-    each of them would ask the instance's metadata service, and wait.
+    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without
+    credentials each of them would ask the instance's metadata service, and wait.
     """
     services = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
     saved = {name: os.environ.pop(name, None) for name in (*services, "AWS_EC2_METADATA_DISABLED")}
@@ -88,7 +88,7 @@ class LocalServices:
     storage: Storage
     """S3: the run's own emulator, or the service at `$AWS_ENDPOINT_URL_S3`."""
     sagemaker: Any
-    """A boto3 SageMaker client on the emulator: it checks every request against the service's model and keeps the registry."""
+    """A boto3 client on the emulator: it checks each request against the service's model and keeps the registry."""
     environment: Mapping[str, str]
     """What a local container needs to reach the same S3."""
     durable: bool
@@ -97,9 +97,10 @@ class LocalServices:
 
 @contextmanager
 def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
-    """Start an in-process moto server for SageMaker, and for S3 unless `$AWS_ENDPOINT_URL_S3` names one; stop it at the end.
+    """Start an in-process moto server for SageMaker, and for S3 unless `$AWS_ENDPOINT_URL_S3` names one.
 
-    Its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy (`pipelines.storage`).
+    It stops at the end and its state dies with it; one process holds one at a time. `cache` is the folder where
+    uploads keep a copy (`pipelines.storage`).
     """
     from moto.server import ThreadedMotoServer
 

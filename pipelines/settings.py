@@ -1,4 +1,4 @@
-"""Frozen dataclasses from TOML: every key known, every value of its field's type, errors that name key, value and rule."""
+"""Frozen dataclasses from TOML: every key known, every value of its type, errors that name key, value and rule."""
 
 import difflib
 import tomllib

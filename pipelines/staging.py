@@ -44,7 +44,7 @@ class Staged:
 
 
 def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
-    """Check the dataset in `source`, a tarball or a folder, and bring what `uri` lacks of it there, with a progress bar.
+    """Check the dataset in `source`, a tarball or a folder, and upload what `uri` lacks of it, with a progress bar.
 
     Raises `ConfigError` for a source that cannot be read, `LabelError` naming the difference for one that is not the
     dataset, `StorageError` for S3.

@@ -92,7 +92,7 @@ class S3Object:
 
 @dataclass
 class Storage:
-    """One S3 service. What it sent up it keeps a copy of (`cache`), so that a later download of the same object is a copy."""
+    """One S3 service. It keeps a copy of what it sent (`cache`), so that a download of the same object is a copy."""
 
     client: Any
     """A boto3 S3 client."""

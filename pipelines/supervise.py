@@ -2,8 +2,9 @@
 
     python -I -S supervise.py FD COMMAND...
 
-FD is the reading end of a pipe whose only writing end the other process holds. End of file there (it closed the pipe, or
-died, be it by SIGKILL) stops the command and everything it started; one byte first means that the command may outlive it.
+FD is the reading end of a pipe whose only writing end the other process holds. End of file there (it closed the pipe,
+or died, be it by SIGKILL) stops the command and everything it started; one byte first means that the command may
+outlive it.
 SIGTERM to this process stops the command as well. The exit code is the command's, or 128 + N when signal N ended it.
 
 This file imports nothing of the project, so it starts in a few hundredths of a second; it runs on Linux and macOS.

@@ -31,7 +31,7 @@ class AugmentationConfig:
     """Largest shift, as a share of the image's size."""
     scale: float = 0.1
     """Largest change of size: 0.1 is 90 % to 110 %."""
-    elastic_displacement: float = 0.006
+    elastic_displacement: float = 0.0025
     """Standard deviation of the elastic displacement, as a share of the image's height."""
     elastic_smoothness: float = 0.02
     """Standard deviation of the displacement field's Gaussian smoothing, as a share of the image's height."""
@@ -134,12 +134,15 @@ def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.
     breast that does not exist.
     """
     sigma = max(1.0, config.elastic_smoothness * height)
-    # White noise smoothed by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its deviation.
-    alpha = config.elastic_displacement * height * 2 * math.sqrt(math.pi) * sigma
+    # White noise smoothed by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its deviation, which is 1 / sqrt(3) for uniform
+    # noise in [-1, 1]; uniform noise is drawn in a quarter less time than normal, and smoothing makes both alike.
+    alpha = config.elastic_displacement * height * 2 * math.sqrt(3 * math.pi) * sigma
     shift = (-config.shift, config.shift)
     steps: list[Any] = [
         # First, because its search for a moved point needs the point inside the image.
-        A.ElasticTransform(alpha=alpha, sigma=sigma, fill=0, p=config.elastic_probability),
+        A.ElasticTransform(
+            alpha=alpha, sigma=sigma, fill=0, noise_distribution="uniform", p=config.elastic_probability
+        ),
         A.HorizontalFlip(p=config.flip_probability),
         A.VerticalFlip(p=config.flip_probability if craniocaudal else 0.0),
         A.Affine(

@@ -29,6 +29,7 @@ from training.config import TrainConfig
 from training.dataset import FilmDataset, require_every_class
 from training.distributed import World, joined, launch, launch_command
 from training.loop import Progress, fit
+from training.memory import keep_heap
 from training.models import FilmNetwork, build_model
 from training.stopping import StopRequest
 from training.weights import StagedWeights, find_weights
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     command = launch_command(hosts, current, gpus=torch.cuda.device_count(), environment=os.environ)
     if command is not None:
         raise SystemExit(launch(command))
+    keep_heap()
     stop = StopRequest().listen()
     with joined() as world:
         train(paths, read_inputs(paths), world, stop)

@@ -1,8 +1,8 @@
 """How much the reader adds to its decoder, against the plain pydicom loop and the other decoders that install here.
 
-Run `python tests/benchmarks/bench_reader.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread and
-processor time, and only ratios within one run count: the members of a ratio take turns, and other load on the machine
-hits them alike.
+Run `python tests/benchmarks/bench_reader.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread
+and processor time, and only ratios within one run count: the members of a ratio take turns, so that other load on the
+machine hits them alike.
 Without `--rsna` (a folder with train_images) the 2776 x 2082 file is a generated one, too.
 """
 
@@ -51,7 +51,7 @@ def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
     # The skin line is some thirty pixels wide, as a compressed breast is round at its edge.
     inside = ((1 - np.hypot((y - rows / 2) / (rows * 0.45), x / (columns * 0.7))) * columns / 40).clip(0, 1)
     coarse = cv2.resize(random.normal(0, 1, (rows // 40, columns // 40)).astype(np.float32), (columns, rows))
-    noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 15), (rows, columns)).astype(np.float32)
+    noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 16), (rows, columns)).astype(np.float32)
     tissue = 0.5 * 2**bits + coarse * 0.07 * 2**bits + noise
     return (inside * tissue).clip(0, 2**bits - 1).astype(np.uint16)
 

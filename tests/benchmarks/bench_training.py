@@ -1,7 +1,7 @@
 """How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
 
-Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. The members of
-a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. The peer
+Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. The members
+of a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. The peer
 `fp32` is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
 """
 
@@ -27,6 +27,7 @@ from processing.records import Dataset, ImageRecord, Label
 from training.config import Cnn, Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.loop import train_step
+from training.memory import keep_heap
 from training.models import NAMES, build_model
 from training.optimisation import make_optimiser
 from training.precision import choose_precision
@@ -87,8 +88,8 @@ def fp32_step(config: TrainConfig) -> Step:
 def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, float]:
     """Return the median seconds of a fed step, the same step on tensors in memory, and the fp32 step."""
     shape = (config.batch_size, 1, *films.pixels.shape[1:])
-    precision = choose_precision(Precision.AUTO, build_model(config.cnn, classes=3).to(memory_format=torch.channels_last),
-                                 shape=shape, device=torch.device("cpu"))
+    network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
+    precision = choose_precision(Precision.AUTO, network, shape=shape, device=torch.device("cpu"))
     fed, plain, feed = our_step(config, precision), fp32_step(config), batches(films, config)
     held = next(feed)
     members: dict[str, Callable[[], object]] = {
@@ -98,6 +99,7 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, fl
         for name, action in members.items():
             start = time.perf_counter()
             action()
+            # The first turn warms up.
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     print(f"{config.cnn}: {precision}", file=sys.stderr)
@@ -125,6 +127,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_heap()
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         films = make_films(Path(folder), count=4 * options.batch, size=options.size)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pipelines.config import PipelineConfig
 from pipelines.expressions import Scope
 from pipelines.jobs import Workshop

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from pipelines import PipelineConfig, launch
-from pipelines.launch import Options, Run, Source, start
+from pipelines.launch import Options, Run, start
 from pipelines.local import Status
 from pipelines.runs import find_run, list_runs
+from pipelines.sources import Source
 from processing.errors import ConfigError, LabelError, StorageError
 
 from .scripted import CONFIG, EVALUATION, Compiled, compile_scripted
@@ -76,7 +77,8 @@ def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> 
     leaking = {**EVALUATION, "leakage": {"passed": False, "verdict": "patient 7 is in two splits"}}
     write = (
         "write(paths.processing_output('model'), 'model.tar.gz')\n"
-        f"text = {json.dumps(leaking)!r}\n(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
+        f"text = {json.dumps(leaking)!r}\n"
+        "(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
     )
     run = begin({"Evaluate": write}, parameters={"MinMacroAuc": 0.0})
     assert run.status is Status.FAILED and run.reason.endswith("leakage audit: patient 7 is in two splits")

@@ -82,9 +82,11 @@ def test_sharded_inputs_are_shared_out_and_others_are_not(run: Runner, scripts: 
 
 def test_a_training_job_finds_the_folders_of_a_training_container(run: Runner, scripts: Scripts) -> None:
     body = (
-        "facts = json.loads(paths.hyperparameters.read_text()) | {'film': (paths.channel('train') / 'a.txt').read_text(),\n"
+        "facts = json.loads(paths.hyperparameters.read_text()) | {\n"
+        "    'film': (paths.channel('train') / 'a.txt').read_text(),\n"
         "    'channels': sorted(json.loads(paths.hyperparameters.with_name('inputdataconfig.json').read_text())),\n"
-        "    'hosts': paths.hosts(), 'job': os.environ['TRAINING_JOB_NAME'], 'aws': [k for k in os.environ if 'AWS' in k]}\n"
+        "    'hosts': paths.hosts(), 'job': os.environ['TRAINING_JOB_NAME'],\n"
+        "    'aws': [name for name in os.environ if 'AWS' in name]}\n"
         "(paths.model / 'model.json').write_text(json.dumps(facts))\n"
     )
     make = processing("Make", scripts("make", WRITE), arguments=["film"], outputs=["o"])
@@ -163,7 +165,8 @@ def test_a_condition_chooses_its_branch(run: Runner, scripts: Scripts, auc: floa
     [
         ("folder = paths.output\n(folder / 'message').write_text('Info.txt, line 3:\\n  no such label')\nsys.exit(1)\n",
          "Info.txt, line 3: no such label"),
-        ("print('first')\nprint('the last words', file=sys.stderr)\nsys.exit(3)\n", "exit code 3; its last line: the last words"),
+        ("print('first')\nprint('the last words', file=sys.stderr)\nsys.exit(3)\n",
+         "exit code 3; its last line: the last words"),
         ("import signal\nos.kill(os.getpid(), signal.SIGKILL)\n", "killed by signal 9, without a word"),
         ("raise ValueError('no')\n", "exit code 1; its last line: ValueError: no"),
     ],

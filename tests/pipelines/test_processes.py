@@ -1,4 +1,4 @@
-"""No process outlives its owner unless it was kept. A pipe that the job holds open tells, by its end, that the job is gone."""
+"""No process outlives its owner unless it was kept. The end of a pipe that a job holds open tells that it is gone."""
 
 import os
 import select
@@ -24,7 +24,7 @@ SECONDS = 30.0
 
 
 class Witness:
-    """A named pipe: `wait_open` returns when a job has written to it, `wait_closed` when no process holds it any more."""
+    """A named pipe: `wait_open` returns when a job has written to it, `wait_closed` when no process holds it."""
 
     def __init__(self, folder: Path):
         self.path = folder / "witness"
@@ -59,6 +59,7 @@ def start(code: str, folder: Path, *arguments: str) -> SupervisedProcess:
 
 HOLD = "import signal, sys; pipe = open(sys.argv[1], 'w'); pipe.write('x'); pipe.flush(); signal.pause()"
 """Holds the witness open until it is ended."""
+SPAWN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {HOLD!r}, sys.argv[1]])"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_a_command_that_does_not_exist_says_so(tmp_path: Path) -> None:
 
 
 def test_stopping_ends_the_command_and_its_children(tmp_path: Path, witness: Witness) -> None:
-    parent = f"import signal, subprocess, sys; subprocess.Popen([sys.executable, '-c', {HOLD!r}, sys.argv[1]]); signal.pause()"
+    parent = f"import signal; {SPAWN}; signal.pause()"
     process = start(parent, tmp_path, str(witness.path))
     witness.wait_open()
     assert process.stop() == 128 + signal.SIGTERM
@@ -88,7 +89,7 @@ def test_stopping_ends_the_command_and_its_children(tmp_path: Path, witness: Wit
 
 
 def test_children_that_a_command_leaves_are_ended_with_it(tmp_path: Path, witness: Witness) -> None:
-    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {HOLD!r}, sys.argv[1]]); open(sys.argv[2]).read()"
+    parent = f"{SPAWN}; open(sys.argv[2]).read()"
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     process = start(parent, tmp_path, str(witness.path), str(gate))
@@ -103,8 +104,8 @@ def test_a_killed_owner_leaves_no_process(tmp_path: Path, witness: Witness) -> N
         "import signal, sys\nfrom pathlib import Path\n"
         "from pipelines.processes import SupervisedProcess, job_environment\n"
         f"folder, code = Path(sys.argv[1]), {HOLD!r}\n"
-        "SupervisedProcess.start([sys.executable, '-c', code, sys.argv[2]], environment=job_environment(folder, 1, {}),\n"
-        "                        folder=folder, log=folder / 'job.log')\n"
+        "command, environment = [sys.executable, '-c', code, sys.argv[2]], job_environment(folder, 1, {})\n"
+        "SupervisedProcess.start(command, environment=environment, folder=folder, log=folder / 'job.log')\n"
         "signal.pause()\n"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -18,24 +18,33 @@ def checked(*steps: dict[str, Any], **parameters: Any) -> None:
     check(definition(*steps), Scope(parameters, {"PipelineExecutionId": "id"}))
 
 
+def the_input(step: dict[str, Any]) -> dict[str, Any]:
+    source: dict[str, Any] = step["Arguments"]["ProcessingInputs"][0]["S3Input"]
+    return source
+
+
+def the_output(step: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]
+    return result
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda step: step.update(Type="Lambda"), "step Make: the process backend cannot run a step of type Lambda"),
         (lambda step: step.update(Parallel=True), "step Make: the process backend does not know the member Parallel"),
-        (lambda step: step["Arguments"]["ProcessingInputs"][0]["S3Input"].update(S3InputMode="Pipe"), "S3InputMode=Pipe"),
-        (lambda step: step["Arguments"]["ProcessingInputs"][0]["S3Input"].update(S3DataType="ManifestFile"), "S3DataType=ManifestFile"),
-        (lambda step: step["Arguments"]["ProcessingInputs"][0].update(DatasetDefinition={}), "ProcessingInputs.DatasetDefinition"),
-        (lambda step: step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0].update(FeatureStoreOutput={}), "FeatureStoreOutput"),
-        (lambda step: step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"].update(S3UploadMode="Continuous"),
-         "S3UploadMode=Continuous"),
+        (lambda step: the_input(step).update(S3InputMode="Pipe"), "S3InputMode=Pipe"),
+        (lambda step: the_input(step).update(S3DataType="ManifestFile"), "S3DataType=ManifestFile"),
+        (lambda step: the_input(step).update(Filter="x"), "ProcessingInputs.S3Input.Filter"),
+        (lambda step: the_output(step).update(FeatureStoreOutput={}), "Outputs.FeatureStoreOutput"),
+        (lambda step: the_output(step)["S3Output"].update(S3UploadMode="Continuous"), "S3UploadMode=Continuous"),
         (lambda step: step["Arguments"]["AppSpecification"].pop("ContainerEntrypoint"), "needs a ContainerEntrypoint"),
         (lambda step: step.update(DependsOn=["Nobody"]), "refers to 'Nobody', which is no step"),
         (lambda step: step["Arguments"].update(RoleArn=output("Nobody", "o")), "refers to 'Nobody', which is no step"),
-        (lambda step: step["Arguments"].update(RoleArn={"Get": "Nowhere.X"}), "none of Parameters., Execution. or Steps."),
+        (lambda step: step["Arguments"].update(RoleArn={"Get": "Nowhere.X"}), "none of Parameters., Execution. or St"),
         (lambda step: step["Arguments"].update(RoleArn={"Std:Upper": "x"}), "Std:Upper"),
     ],
-)  # fmt: skip
+)
 def test_processing_members_that_cannot_be_run(change: Change, message: str) -> None:
     step = processing("Make", ["python"], inputs={"i": "s3://b/i"}, outputs=["o"])
     checked(step)

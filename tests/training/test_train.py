@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -207,6 +208,12 @@ def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, ch
     assert len(errors) == 1 and message in errors[0]
     assert message in (paths.output / "failure").read_text()
     assert not (paths.model / "model.json").exists()
+
+
+def test_the_heap_is_kept_where_glibc_is():
+    kept = subprocess.run((sys.executable, "-c", "from training.memory import keep_heap; print(keep_heap())"),
+                          capture_output=True, text=True, check=True).stdout
+    assert kept == f"{platform.libc_ver()[0] == 'glibc'}\n"
 
 
 def test_arguments_are_refused(make_job):

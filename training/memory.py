@@ -1,0 +1,20 @@
+"""Memory that is kept from one training step to the next."""
+
+import ctypes
+import platform
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt(3)."""
+
+
+def keep_heap() -> bool:
+    """Make glibc keep freed memory instead of giving it back to the system; return whether it does.
+
+    A step frees gradients and activations and takes as much again at once; touching fresh pages cost AlexNet a third of
+    its step on a CPU (ResNet-50 nothing), for some 5 % more memory. Elsewhere than on Linux with glibc nothing is done.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    # Both or neither: either of them alone switches glibc's own adaptation off, which is slower than leaving all as it is.
+    return bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1) and libc.mallopt(_MMAP_MAX, 0))
