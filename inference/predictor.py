@@ -23,13 +23,14 @@ from training.predictions import softmax
 WARNINGS: Mapping[str, str] = {
     "coverage-low": "the breast covers less of the film than usual; the segmentation may have lost some of it",
     "coverage-high": "the breast covers more of the film than usual; the segmentation may hold something else",
-    "touches-three-borders": "the segmented breast touches three borders of the film; it may hold something else",
+    "skin-cut-off": "the breast runs into the edge of the film opposite the chest wall; some of it is missing",
+    "chest-side-unclear": "the picture does not show clearly on which side the chest wall lies",
     "chest-side-against-laterality": "the chest wall lies on the other side than the laterality says",
     "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
     "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
     "no-operating-point": "the model has no such operating point; it gives a score but no decision",
 }
-"""What a warning means; the first five are the flags of `processing.breast`."""
+"""What a warning means; the first six are the flags of `processing.breast`."""
 
 
 @dataclass(frozen=True)

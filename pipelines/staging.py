@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from pipelines.storage import S3Object, S3Uri, Storage, together
-from processing import mias
+from processing import mias, rsna
 from processing.errors import ConfigError, LabelError
 from processing.files import sha256
 from processing.records import Dataset
@@ -106,6 +106,7 @@ def _folder_of(folder: Path, marker: str, shown: Path | None = None) -> Path:
 
 
 def _check_rsna(folder: Path) -> None:
+    rsna.read_table(folder / LABEL_TABLES[Dataset.RSNA])
     if not any((folder / "train_images").glob("*/*.dcm")):
         raise LabelError(
             f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv"

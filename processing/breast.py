@@ -26,6 +26,8 @@ SMALLEST_SIDE = 32
 """Pixels: below this an image is no mammogram."""
 SMALLEST_SHARE = 0.03
 """Share of the image: anything smaller is a label or a scratch, not a breast."""
+CLEAR_EVIDENCE = 0.15
+"""Difference between the image's sides, as a share of their sum, from which on the chest wall's side is clear."""
 COVERAGE_LIMITS = (0.25, 0.75)
 """Share of the film that a breast normally covers; outside, the image is flagged."""
 
@@ -103,6 +105,8 @@ def segment_breast(
     }
     missing = pectoral is None and view is not None and seek
     quality["flags"] = _flags(mask, side, _padding(film.grey), coverage, laterality, missing)
+    if abs(evidence) < CLEAR_EVIDENCE:
+        quality["flags"].append("chest-side-unclear")
     full = _enlarge(mask, pixels.shape)
     return BreastRegion(full, _enlarge(muscle, pixels.shape) & full, side, quality)
 
@@ -251,7 +255,7 @@ def _chest_side(film: _Film, mask: Mask, laterality: Laterality | None) -> tuple
     left = film.grey[rows, first + step].mean()
     right = film.grey[rows, last - step].mean()
     evidence = float((left - right) / max(left + right, 1e-6))
-    if abs(evidence) < 0.15 and laterality is not None:
+    if abs(evidence) < CLEAR_EVIDENCE and laterality is not None:
         return Side.of(laterality), evidence
     return (Side.LEFT if evidence > 0 else Side.RIGHT), evidence
 

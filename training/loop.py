@@ -124,8 +124,8 @@ class _Run:
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
             height, width = self.train.pixels.shape[1:]
-            shape = (self.config.batch_size // self.world.size, 1, height, width)
-            chosen = choose_precision(self.config.precision, self.network, shape=shape, device=self.world.device)
+            chosen = choose_precision(self.config.precision, self.network, shape=(height, width),
+                                      device=self.world.device)
             return Progress(agree(chosen, self.world))
         if self.world.leads:
             print(f"resumed from epoch {saved['epoch']}", flush=True)

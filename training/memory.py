@@ -16,5 +16,5 @@ def keep_heap() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # Both or neither: either of them alone switches glibc's own adaptation off, which is slower than leaving all as it is.
+    # Both or neither: either alone switches glibc's own adaptation off, which is slower than leaving all as it is.
     return bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1) and libc.mallopt(_MMAP_MAX, 0))

@@ -9,7 +9,7 @@ from torch import nn
 from processing.errors import ConfigError
 from training.config import Precision
 
-ROUNDS = 3
+FILMS, ROUNDS = 4, 3
 WORTH_IT = 1.25
 """How many times faster 16 bits must be to be chosen: less would be decided by what else the machine does."""
 
@@ -22,31 +22,42 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def choose_precision(
-    wanted: Precision, network: nn.Module, *, shape: tuple[int, int, int, int], device: torch.device
+    wanted: Precision, network: nn.Module, *, shape: tuple[int, int], device: torch.device
 ) -> Precision:
-    """Return `wanted`, or for `auto` the faster format for steps of this shape; the network stays as it was."""
+    """Return `wanted`, or for `auto` the faster format for films of this shape (H, W); the network stays as it was."""
     if wanted is Precision.FLOAT16 and device.type != "cuda":
         raise ConfigError(f"hyperparameter precision={wanted} needs a GPU; use bfloat16 or float32 on a CPU")
     if wanted is not Precision.AUTO:
         return wanted
     if device.type == "cuda":
         return Precision.BFLOAT16 if torch.cuda.is_bf16_supported() else Precision.FLOAT16
-    images = torch.zeros(shape, device=device).to(memory_format=torch.channels_last)
-    seconds = {precision: float("inf") for precision in (Precision.FLOAT32, Precision.BFLOAT16)}
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(ROUNDS):
-            for precision in seconds:
-                seconds[precision] = min(seconds[precision], _step_seconds(network, images, precision))
-    network.load_state_dict(state)
-    network.zero_grad(set_to_none=True)
+    threads = torch.get_num_threads()
+    # One thread and its processor time: what else the machine does should not decide what a run computes.
+    torch.set_num_threads(1)
+    try:
+        seconds = _measure(network.train(), torch.zeros(FILMS, 1, *shape).to(memory_format=torch.channels_last))
+    finally:
+        torch.set_num_threads(threads)
+        network.load_state_dict(state)
+        network.zero_grad(set_to_none=True)
     faster = seconds[Precision.BFLOAT16] * WORTH_IT < seconds[Precision.FLOAT32]
     return Precision.BFLOAT16 if faster else Precision.FLOAT32
 
 
+def _measure(network: nn.Module, images: torch.Tensor) -> dict[Precision, float]:
+    """Return the shortest seconds of a step in each format, which took turns."""
+    seconds = {precision: float("inf") for precision in (Precision.FLOAT32, Precision.BFLOAT16)}
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(ROUNDS):
+            for precision in seconds:
+                seconds[precision] = min(seconds[precision], _step_seconds(network, images, precision))
+    return seconds
+
+
 def _step_seconds(network: nn.Module, images: torch.Tensor, precision: Precision) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     with autocast(precision, images.device):
         logits = network(images)
     logits.float().square().mean().backward()
-    return time.perf_counter() - start
+    return time.process_time() - start

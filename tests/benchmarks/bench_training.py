@@ -1,8 +1,8 @@
 """How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
 
-Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. The members
-of a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. The peer
-`fp32` is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
+Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. Members of
+a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. `fp32`
+is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
 """
 
 import argparse
@@ -87,9 +87,9 @@ def fp32_step(config: TrainConfig) -> Step:
 
 def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, float]:
     """Return the median seconds of a fed step, the same step on tensors in memory, and the fp32 step."""
-    shape = (config.batch_size, 1, *films.pixels.shape[1:])
+    height, width = films.pixels.shape[1:]
     network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
-    precision = choose_precision(Precision.AUTO, network, shape=shape, device=torch.device("cpu"))
+    precision = choose_precision(Precision.AUTO, network, shape=(height, width), device=torch.device("cpu"))
     fed, plain, feed = our_step(config, precision), fp32_step(config), batches(films, config)
     held = next(feed)
     members: dict[str, Callable[[], object]] = {

@@ -16,6 +16,7 @@ from pipelines import PipelineConfig, launch
 from pipelines.launch import Options, Run, start
 from pipelines.local import Status
 from pipelines.runs import find_run, list_runs
+from pipelines.sessions import LocalServices
 from pipelines.sources import Source
 from processing.errors import ConfigError, LabelError, StorageError
 
@@ -188,6 +189,33 @@ def test_interrupting_a_run_stops_it_and_says_so(begin: Start, tmp_path: Path, m
     (run,) = list_runs(tmp_path / "runs")
     assert run.execution()["status"] == "Stopped"
     assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_on_aws_the_pipeline_is_created_and_started(
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    client = services.sagemaker
+    monkeypatch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "tests")
+    config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
+    options = Options(say=said.append)
+    for _ in range(2):  # created the first time, updated the second
+        run = start(config, backend="aws", source="s3://films/raw/", parameters={"Epochs": "9"}, options=options)
+    assert run.status is Status.EXECUTING and run.arn in said[-1]
+    (pipeline,) = client.list_pipelines()["PipelineSummaries"]
+    found = client.list_pipeline_parameters_for_execution(PipelineExecutionArn=run.arn)["PipelineParameters"]
+    values = {item["Name"]: item["Value"] for item in found}
+    assert pipeline["PipelineName"] == "mammopipe"
+    assert values["Epochs"] == "9" and values["InputDataUri"] == "s3://films/raw"
+    with pytest.raises(ConfigError, match="is on AWS"):
+        run.document("evaluation.json")
+
+
+def test_on_aws_films_must_be_staged_before() -> None:
+    config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
+    with pytest.raises(ConfigError, match="stage it first"):
+        start(config, backend="aws", source="all-mias.tar.gz")
 
 
 def test_on_aws_the_placeholder_role_is_refused() -> None:

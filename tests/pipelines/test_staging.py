@@ -1,4 +1,5 @@
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pipelines.sessions import LocalServices
 from pipelines.staging import opened, stage, stage_weights
 from processing.errors import ConfigError, LabelError
 from processing.files import sha256
-from processing.phantom import write_mias_tree
+from processing.phantom import write_mias_tree, write_rsna_tree
 from processing.records import Dataset
 
 from .conftest import BUCKET
@@ -95,9 +96,25 @@ def test_nothing_in_a_tarball_leaves_its_folder(tmp_path: Path, name: str) -> No
 
 
 def test_an_rsna_folder_without_images_is_refused(services: LocalServices, tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("patient_id\n")
+    write_rsna_tree(tmp_path, patients=2, height=256)
+    shutil.rmtree(tmp_path / "train_images")
     with pytest.raises(LabelError, match="no train_images"):
         stage(Dataset.RSNA, tmp_path, f"s3://{BUCKET}/x", services.storage)
+
+
+def test_an_rsna_table_with_other_columns_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("patient_id\n")
+    with pytest.raises(LabelError, match="columns must be"):
+        stage(Dataset.RSNA, tmp_path, f"s3://{BUCKET}/x", services.storage)
+
+
+def test_an_rsna_folder_is_staged_as_it_is(services: LocalServices, tmp_path: Path) -> None:
+    write_rsna_tree(tmp_path, patients=2, height=256)
+    uri = f"s3://{BUCKET}/raw/rsna"
+    staged = stage(Dataset.RSNA, tmp_path, uri, services.storage)
+    keys = {item.key.removeprefix("raw/rsna/") for item in services.storage.list(f"{uri}/")}
+    assert keys == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert staged.sent == staged.files == len(keys)
 
 
 def test_weights_are_staged_with_their_sums(services: LocalServices, tmp_path: Path) -> None:

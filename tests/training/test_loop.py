@@ -195,7 +195,7 @@ def test_measuring_precision_leaves_no_trace():
     torch.manual_seed(0)
     drawn = torch.rand(1)
     torch.manual_seed(0)
-    chosen = choose_precision(Precision.AUTO, network, shape=(4, 1, 64, 64), device=torch.device("cpu"))
+    chosen = choose_precision(Precision.AUTO, network, shape=(64, 64), device=torch.device("cpu"))
     assert chosen in (Precision.BFLOAT16, Precision.FLOAT32)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in network.parameters()) and torch.rand(1) == drawn
@@ -203,5 +203,5 @@ def test_measuring_precision_leaves_no_trace():
 
 def test_float16_is_refused_on_a_cpu():
     with pytest.raises(ConfigError, match="precision=float16 needs a GPU"):
-        choose_precision(Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(2, 1, 64, 64),
+        choose_precision(Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(64, 64),
                          device=torch.device("cpu"))
