@@ -255,8 +255,8 @@ class PipelineConfig:
     """The pipeline's name."""
     profile: Profile = Profile.QUICK
     dataset: Dataset = Dataset.MIAS
-    cnns: tuple[Cnn, ...] = tuple(Cnn)
-    """The candidates; each becomes a training step."""
+    cnns: tuple[Cnn, ...] = (Cnn.RESNET50, Cnn.ALEXNET, Cnn.MODIFIED_CNN)
+    """The candidates; each becomes a training step. Where cores are few the first starts first: slow ones lead."""
     pretrained: bool = False
     """Whether training reads staged weights (the channel `weights`, pipeline parameter WeightsUri)."""
     deploy: bool = True

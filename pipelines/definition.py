@@ -1,10 +1,9 @@
 """The pipeline, as its graph.
 
-Prepare -> Augment -> Segment ┬─> Train-modified-cnn ┐
-                              ├─> Train-alexnet      ├─> Evaluate -> Gate ┬─> Register -> Model ┐
-                              └─> Train-resnet50     ┘                    │                     │
-                                                   Fail, with the reason <┘    EndpointConfig <─┘
-                                                                               └─> Endpoint
+Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Gate
+
+    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint
+    Gate refused: Fail, with the reason
 """
 
 from tempfile import TemporaryDirectory

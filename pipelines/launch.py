@@ -19,6 +19,7 @@ from pipelines.jobs import Workshop
 from pipelines.local import Interpreter, Status, StepRecord
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
+from pipelines.serving import LocalEndpoint
 from pipelines.sources import PHANTOMS, Source, bring
 from processing.errors import ConfigError, MammopipeError
 from processing.files import write_bytes
@@ -106,7 +107,8 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
         interpreter = _interpreter(account, definition, services, work, given, options)
-        interpreter.scope.parameters = bring(config, source, services, interpreter.scope.parameters, given, options.say)
+        account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        interpreter.scope.parameters = account.parameters
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
         _carry_out(account, interpreter, services, options)
     return account.end(interpreter)
@@ -145,32 +147,41 @@ def _carry_out(
     account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: Options
 ) -> None:
     """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
-    steps, folder = interpreter.scope.steps, account.run.path
     try:
         with (options.show or _live_table)(account.run.logs) as progress:
             account.listener = progress.changed
             account.status = interpreter.run()
-        results.collect(steps, services.storage, folder)
-        endpoint = interpreter.endpoint
-        film = (
-            results.choose_film(steps, interpreter.scope.parameters["InputDataUri"], services.storage)
-            if endpoint
-            else None
-        )
-        if endpoint is not None and film is not None:
-            results.ask(endpoint.name, endpoint.url, film, services.storage, folder, options.say)
-        if endpoint is not None and options.keep_endpoint:
-            endpoint.keep(folder)
-            interpreter.endpoint = None
+        results.collect(interpreter.scope.steps, services.storage, account.run.path)
+        if interpreter.endpoint is not None:
+            _ask_endpoint(account, interpreter, interpreter.endpoint, services, options)
     except MammopipeError as error:
         account.status, account.reason = Status.FAILED, str(error)
     except BaseException as error:
-        account.status, account.reason = Status.STOPPED, f"interrupted ({type(error).__name__})"
+        interrupted = isinstance(error, KeyboardInterrupt)
+        account.status = Status.STOPPED
+        account.reason = "interrupted" if interrupted else f"{type(error).__name__}: a fault of mammopipe"
         account.end(interpreter)
         raise
     finally:
         if interpreter.endpoint is not None:
             interpreter.endpoint.stop()
+
+
+def _ask_endpoint(
+    account: "_Account",
+    interpreter: Interpreter,
+    endpoint: LocalEndpoint,
+    services: sessions.LocalServices,
+    options: Options,
+) -> None:
+    """Send a test film to the endpoint, and let the endpoint outlive the run where that was asked for."""
+    steps, raw = interpreter.scope.steps, interpreter.scope.parameters["InputDataUri"]
+    film = results.choose_film(steps, raw, services.storage)
+    if film is not None:
+        results.ask(endpoint.name, endpoint.url, film, services.storage, account.run.path, options.say)
+    if options.keep_endpoint:
+        endpoint.keep(account.run.path)
+        interpreter.endpoint = None
 
 
 def _live_table(logs: Path) -> Any:
@@ -215,7 +226,7 @@ class _Account:
     def end(self, interpreter: Interpreter) -> Run:
         """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
         self.listener = None
-        records, self.parameters = list(interpreter.records.values()), interpreter.scope.parameters
+        records = list(interpreter.records.values())
         failed = [record for record in records if record.status is Status.FAILED]
         if failed and not self.reason:
             name, reason = failed[0].name, failed[0].reason

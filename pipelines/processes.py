@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,10 +136,13 @@ def is_supervisor(pid: int) -> bool:
 
 
 def stop_kept(pid: int) -> bool:
-    """Stop a command that was kept, by its supervisor's id; returns False when it no longer runs."""
+    """Stop a command that was kept, by its supervisor's id, and wait for its end; returns False when it had ended."""
     if not is_supervisor(pid):
         return False
     os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while is_supervisor(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)  # it is no child of ours, so there is nothing to wait on
     return True
 
 

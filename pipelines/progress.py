@@ -90,7 +90,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
         seconds = record.seconds
         note = record.reason
         if record.status is Status.EXECUTING and logs is not None:
-            seconds, note = time.monotonic() - record.clock, _last_words(logs / f"{record.name}.log")
+            seconds, note = time.monotonic() - record.clock, _last_words(_log_of(record, logs))
         table.add_row(
             record.name,
             Text(str(record.status), STYLES[record.status]),
@@ -98,6 +98,12 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
             Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"),
         )
     return table
+
+
+def _log_of(record: StepRecord, logs: Path) -> Path:
+    """Return a step's log; of several instances, the first one's."""
+    log = logs / f"{record.name}.log"
+    return log if log.is_file() else logs / f"{record.name}-algo-1.log"
 
 
 def _last_words(log: Path) -> str:

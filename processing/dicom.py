@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from processing.dicom_chain import read_chain
 from processing.dicom_checks import check_is_mammogram
 from processing.dicom_decode import Layout, decode, read_layout
-from processing.dicom_file import DicomFile, parse
+from processing.dicom_file import PHANTOM_WRITER, DicomFile, parse
 from processing.dicom_position import read_laterality, read_spacing, read_view
 from processing.dicom_tags import Tag, Tags
 from processing.dicom_values import apply
@@ -67,6 +67,7 @@ def _file_facts(file: DicomFile, layout: Layout) -> Facts:
     kinds = tags.texts(Tag.IMAGE_TYPE)
     return {
         "format": "DICOM",
+        "phantom": file.writer == PHANTOM_WRITER,
         "transfer_syntax": file.syntax.name,
         "decoder": str(file.syntax.codec),
         "bits_allocated": layout.bits_allocated,

@@ -30,6 +30,10 @@ MAX_ELEMENTS = 65536
 """Top-level elements before the pixel data; scanners write a few hundred."""
 FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 PIXEL_DATA = 0x7FE00010
+TRANSFER_SYNTAX_UID = 0x0010
+IMPLEMENTATION_VERSION_NAME = 0x0013
+PHANTOM_WRITER = "MAMMOPIPEPHANTOM"
+"""The Implementation Version Name of every synthetic file, by which one can tell it from a patient's."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class DicomFile:
     pixel_vr: str
     pixel_length: int
     """The announced length in bytes, or 0xFFFFFFFF (undefined) for encapsulated pixel data."""
+    writer: str
+    """Implementation Version Name (0002,0013), the program that wrote the file; empty where it is not stated."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -57,7 +63,10 @@ def parse(data: bytes, *, where: str, limits: Limits, tags: Iterable[int] = Tag)
     where the data set cannot be followed to its pixel data, `ImageTooLargeError` where a deflated one grows too large.
     """
     start = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == b"DICM" else 0
-    uid, start = _file_meta(data, start, where)
+    meta, start = _file_meta(data, start, where)
+    uid = meta.get(TRANSFER_SYNTAX_UID, "")
+    if not uid:
+        raise CorruptImageError(f"{where}: no TransferSyntaxUID (0002,0010) in the file meta information")
     syntax = syntax_of(uid, where)
     if syntax.deflated:
         data, start = _inflate(data[start:], where, limits), 0
@@ -67,7 +76,8 @@ def parse(data: bytes, *, where: str, limits: Limits, tags: Iterable[int] = Tag)
     found, implicit = _read(stream, syntax, finder, sorted(tags), where)
     offset = stream.tell() + (12 if not implicit and finder.vr in EXPLICIT_VR_LENGTH_32 else 8)
     end = len(data) if finder.length == UNDEFINED else offset + finder.length
-    return DicomFile(found, syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length)
+    writer = meta.get(IMPLEMENTATION_VERSION_NAME, "")
+    return DicomFile(found, syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length, writer)
 
 
 class _PixelFinder:
@@ -149,9 +159,9 @@ def _items(element: RawDataElement) -> Sequence:
     return convert_SQ(element.value or b"", unknown or element.is_implicit_VR, unknown or element.is_little_endian)
 
 
-def _file_meta(data: bytes, position: int, where: str) -> tuple[str, int]:
-    """Return the transfer syntax UID and where the data set starts (PS3.10 7.1: group 0002, explicit little endian)."""
-    uid = b""
+def _file_meta(data: bytes, position: int, where: str) -> tuple[dict[int, str], int]:
+    """Return group 0002 by element and where the data set starts (PS3.10 7.1: explicit little endian)."""
+    found: dict[int, str] = {}
     while data[position : position + 2] == b"\x02\0" and position + 8 <= len(data):
         element, vr, length = struct.unpack_from("<H2sH", data, position + 2)
         header = 8
@@ -162,11 +172,9 @@ def _file_meta(data: bytes, position: int, where: str) -> tuple[str, int]:
             raise CorruptImageError(
                 f"{where}: file meta element (0002,{element:04X}) announces {length} bytes, {len(value)} are there"
             )
-        uid = value if element == 0x0010 else uid
+        found[element] = value.decode("ascii", "replace").strip(" \0")
         position += header + length
-    if not uid:
-        raise CorruptImageError(f"{where}: no TransferSyntaxUID (0002,0010) in the file meta information")
-    return uid.decode("ascii", "replace").strip(" \0"), position
+    return found, position
 
 
 def _inflate(data: bytes, where: str, limits: Limits) -> bytes:

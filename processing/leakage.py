@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from processing.files import sha256
 from processing.imaging import read_mammogram
+from processing.job import cores
 from processing.near_duplicates import SAME_FILM, Features, agreement, features, find_same_film
 from processing.records import ImageRecord, Split
 
@@ -64,7 +66,10 @@ def audit_leakage(manifest: Sequence[ImageRecord], images: Path) -> LeakageRepor
     findings = [*_table_findings(records), *broken.values()]
     whole = [record for record in records if record.image_id not in broken and record.split]
     findings += _equal_files(whole)
-    seen = {record.image_id: features(read_mammogram(images / record.path).pixels) for record in whole}
+    # OpenCV works outside the interpreter's lock, so threads share the cores without a copy of the pictures.
+    with ThreadPoolExecutor(cores()) as pool:
+        found = pool.map(lambda record: features(read_mammogram(images / record.path).pixels), whole)
+        seen = {record.image_id: item for record, item in zip(whole, found, strict=True)}
     unmatched = _copies_unlike_their_source(whole, seen)
     findings += _same_films(whole, seen, unmatched)
     checked = {
@@ -136,15 +141,14 @@ def _equal_files(records: Iterable[ImageRecord]) -> Iterator[Finding]:
 
 def _copies_unlike_their_source(records: Sequence[ImageRecord], seen: Mapping[str, Features]) -> list[str]:
     """Return the copies that do not show their source: what else they show has to be looked for."""
-    return [
-        record.image_id
-        for record in records
-        if record.source_image_id
-        and (
-            record.source_image_id not in seen
-            or agreement(seen[record.image_id], seen[record.source_image_id]) < SAME_FILM
-        )
-    ]
+    copies = [record for record in records if record.source_image_id]
+
+    def unlike(record: ImageRecord) -> bool:
+        source = seen.get(record.source_image_id)
+        return source is None or agreement(seen[record.image_id], source) < SAME_FILM
+
+    with ThreadPoolExecutor(cores()) as pool:
+        return [record.image_id for record, found in zip(copies, pool.map(unlike, copies), strict=True) if found]
 
 
 def _same_films(

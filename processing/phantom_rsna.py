@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, DigitalMammographyXRayImageStorageForPresentation, JPEG2000Lossless
 
+from processing.dicom_file import PHANTOM_WRITER
 from processing.errors import ConfigError
 from processing.files import write_bytes, write_csv
 from processing.phantom_anatomy import Density
@@ -41,9 +42,6 @@ COLUMNS = [
     "difficult_negative_case",
 ]
 """The columns of `train.csv` in their order."""
-
-SYNTHETIC_WRITER = "MAMMOPIPEPHANTOM"
-"""Implementation Version Name (0002,0013) of every synthetic file, by which one can tell it from a patient's."""
 
 _UID_ROOT = "2.25.7205759403792794"
 _FIRST_PATIENT = 100_000
@@ -228,7 +226,7 @@ def _identity(row: dict[str, str]) -> Dataset:
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     meta.TransferSyntaxUID = JPEG2000Lossless
     meta.ImplementationClassUID = UID(f"{_UID_ROOT}.0")
-    meta.ImplementationVersionName = SYNTHETIC_WRITER
+    meta.ImplementationVersionName = PHANTOM_WRITER
     dataset = Dataset()
     dataset.file_meta = meta
     dataset.SOPInstanceUID = UID(f"{_UID_ROOT}.{row['patient_id']}.1.{row['image_id']}")

@@ -105,6 +105,7 @@ def prepare_image(task: PrepareTask) -> ImageRecord:
         width=pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm / scale if mammogram.pixel_spacing_mm else None,
         sha256=sha256(task.target),
+        synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
     )
 
 

@@ -127,8 +127,8 @@ def test_a_kept_command_outlives_its_owner_until_it_is_stopped(tmp_path: Path, w
     assert is_supervisor(process.pid)
     assert stop_kept(process.pid)
     witness.wait_closed()
+    assert not is_supervisor(process.pid) and not stop_kept(process.pid)
     process.wait(SECONDS)
-    assert not stop_kept(process.pid)
 
 
 def test_a_process_that_is_no_supervisor_is_never_stopped() -> None:

@@ -13,7 +13,7 @@ from pydicom.pixels import apply_voi_lut
 from processing.errors import ConfigError
 from processing.imaging import read_mammogram
 from processing.phantom import write_rsna_tree
-from processing.phantom_rsna import COLUMNS, SYNTHETIC_WRITER, Machine, rsna_films
+from processing.phantom_rsna import COLUMNS, PHANTOM_WRITER, Machine, rsna_films
 
 HEIGHT = 256
 REAL_HEADER = ("site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,"
@@ -81,7 +81,7 @@ def test_the_files_carry_the_attributes_of_their_machine(tree: Path, rows):
     for row in rows:
         dataset = pydicom.dcmread(file_of(tree, row))
         assert dataset.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.90"
-        assert dataset.file_meta.ImplementationVersionName == SYNTHETIC_WRITER
+        assert dataset.file_meta.ImplementationVersionName == PHANTOM_WRITER
         assert dataset.PatientID == row["patient_id"] and dataset.ImageLaterality == row["laterality"]
         assert "ViewPosition" not in dataset and "Modality" not in dataset
         if row["machine_id"] == "21":
