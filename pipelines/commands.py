@@ -47,16 +47,18 @@ def compile_definition(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
-    from pipelines.launch import Options, start
+    from pipelines.launch import start
     from pipelines.local import Status
-    from pipelines.sources import Source
 
     done = start(
         _config(options),
         backend=options.backend,
-        source=Source(options.source, options.films, options.weights),
+        source=options.source,
+        films=options.films,
+        weights=options.weights,
         parameters=dict(options.parameters),
-        options=Options(options.runs, options.keep_endpoint),
+        runs=options.runs,
+        keep_endpoint=options.keep_endpoint,
     )
     if done.folder is None:
         return 0

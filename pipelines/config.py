@@ -46,7 +46,7 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
     Profile.QUICK: {
         "augmentation": {"copies": 1},
         "segmentation": {"height": 160, "width": 112},
-        "training": {"epochs": 4, "head_epochs": 1, "warmup_epochs": 1, "patience": 4},
+        "training": {"epochs": 3, "head_epochs": 1, "warmup_epochs": 1, "patience": 3},
         "evaluation": {"min_macro_auc": 0.0, "bootstrap": 500},
     },
     Profile.FULL: {

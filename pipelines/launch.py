@@ -55,17 +55,15 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Options:
+class _Options:
     """How a run is carried out here."""
 
-    runs: Path = Path("runs")
-    """The folder of all runs' folders."""
-    keep_endpoint: bool = False
+    runs: Path
+    keep_endpoint: bool
     """Whether the endpoint outlives the run."""
-    show: Callable[[Path], Any] | None = None
-    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step; a live table when
-    None."""
-    say: Callable[[str], None] = print
+    show: Callable[[Path], Any]
+    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step."""
+    say: Callable[[str], None]
     """Takes each line for the user."""
 
 
@@ -73,22 +71,32 @@ def start(
     config: PipelineConfig,
     *,
     backend: Backend | str = Backend.PROCESS,
-    source: Source | str = PHANTOMS,
+    source: str = PHANTOMS,
+    films: int = 40,
+    weights: str = "",
     parameters: Mapping[str, Any] | None = None,
-    options: Options | None = None,
+    runs: Path | str = "runs",
+    keep_endpoint: bool = False,
+    show: Callable[[Path], Any] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Run:
     """Run the pipeline of `config` and return the run: ended on the process backend, just started on AWS.
 
-    `parameters` are values for the pipeline's parameters. Raises `processing.errors.MammopipeError` for what the caller
-    can mend before anything has run; a step that fails is no exception but the run's status and reason.
+    `source` is a folder or tarball, an `s3://` folder that is staged already, or `phantoms` (then `films` of them);
+    `weights` a file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's
+    parameters; `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose
+    `changed(records)` hears of every step (default: a live table), and `say` takes each line for the user.
+
+    Raises `processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is
+    no exception but the run's status and reason.
     """
-    source = Source(source) if isinstance(source, str) else source
-    config = replace(config, pretrained=True) if source.weights else config
-    choice, options = _backend(backend), options or Options()
+    config = replace(config, pretrained=True) if weights else config
+    choice, place, given = _backend(backend), Source(source, films, weights), dict(parameters or {})
     if choice is Backend.DOCKER:
         raise ConfigError("backend docker: this version has no local mode in containers; use --backend process or aws")
-    starter = _start_on_aws if choice is Backend.AWS else _run_here
-    return starter(config, source, dict(parameters or {}), options)
+    if choice is Backend.AWS:
+        return _start_on_aws(config, place, given, say)
+    return _run_here(config, place, given, _Options(Path(runs), keep_endpoint, show or _live_table, say))
 
 
 def _backend(name: str) -> Backend:
@@ -98,7 +106,7 @@ def _backend(name: str) -> Backend:
         raise ConfigError(f"backend {name!r}: must be one of {', '.join(Backend)}") from None
 
 
-def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: Options) -> Run:
+def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
     account = _Account(new_run(options.runs), config)
     compiled = build_pipeline(config).definition()
     definition = json.loads(compiled)
@@ -120,7 +128,7 @@ def _interpreter(
     services: sessions.LocalServices,
     work: Path,
     given: Mapping[str, Any],
-    options: Options,
+    options: _Options,
 ) -> Interpreter:
     """Return the interpreter of this run, its parameters and every step found fit to run."""
     run, config = account.run, account.config
@@ -144,11 +152,11 @@ def _interpreter(
 
 
 def _carry_out(
-    account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: Options
+    account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: _Options
 ) -> None:
     """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
     try:
-        with (options.show or _live_table)(account.run.logs) as progress:
+        with options.show(account.run.logs) as progress:
             account.listener = progress.changed
             account.status = interpreter.run()
         results.collect(interpreter.scope.steps, services.storage, account.run.path)
@@ -172,7 +180,7 @@ def _ask_endpoint(
     interpreter: Interpreter,
     endpoint: LocalEndpoint,
     services: sessions.LocalServices,
-    options: Options,
+    options: _Options,
 ) -> None:
     """Send a test film to the endpoint, and let the endpoint outlive the run where that was asked for."""
     steps, raw = interpreter.scope.steps, interpreter.scope.parameters["InputDataUri"]
@@ -237,7 +245,7 @@ class _Account:
         return Run(self.run.id, self.status, self.reason, self.run.path)
 
 
-def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any], options: Options) -> Run:
+def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any], say: Callable[[str], None]) -> Run:
     """Bring the definition to AWS and start it; needs credentials, and a role in the configuration."""
     if sessions.PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(
@@ -255,5 +263,5 @@ def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any],
     with sessions.aws_errors():
         pipeline.upsert(role_arn=config.security.role)
         execution = pipeline.start(parameters=values)
-    options.say(f"Started {execution.arn}")
+    say(f"Started {execution.arn}")
     return Run(execution.arn.rpartition("/")[2], Status.EXECUTING, arn=execution.arn)

@@ -17,6 +17,8 @@ from pipelines.jobs import last_line, tail
 from pipelines.local import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
+SLOW = ("Processing", "Training", "Endpoint")
+"""Step types whose start is worth a line."""
 STYLES = {
     Status.WAITING: "dim",
     Status.EXECUTING: "bold cyan",
@@ -63,7 +65,7 @@ class Progress:
                 if record.status is not self._told.get(record.name, Status.WAITING):
                     self._told[record.name] = record.status
                     self._tell_epochs([record])
-                    if record.status is not Status.NOT_EXECUTED:
+                    if record.status is not Status.NOT_EXECUTED and (record.seconds is not None or record.type in SLOW):
                         print(_line(record), flush=True)
 
     def _watch(self) -> None:

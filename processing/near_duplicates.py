@@ -23,7 +23,7 @@ SAME_FILM = 20
 Measured on mini-MIAS: at least 41 between a film and its augmented copies, at most 15 between different films.
 """
 _ASKED = 100
-"""Features of a picture that look for neighbours, the strongest: enough to name the candidates at a third of the cost."""
+"""Features of a picture that look for neighbours, the strongest; enough to name candidates at a third of the cost."""
 _VOTES = 4
 """Nearest neighbours in one picture that make it a candidate."""
 _CANDIDATES = 3

@@ -17,12 +17,11 @@ from processing.imaging import read_mammogram, write_png
 from processing.job import run
 from processing.jobs.sheets import contact_sheet
 from processing.jobs.stage import Stage
-from processing.parallel import Refused, map_images
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Split, read_manifest
+from processing.records import ImageRecord, Label, Split, read_manifest
 
-SHEET_ORIGINALS = 6
-"""Training films shown on the contact sheet, the rarest classes first."""
+SHEET_FILMS = 3
+"""Training films of each class shown on the contact sheet."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,9 @@ def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, *, copie
         source = images / str(record.split) / f"{record.image_id}.png"
         if plan.get(record.image_id) and source.is_file():
             tasks.append(AugmentTask(record, source, stage.folder, plan[record.image_id], seed))
-    for task, result in map_images(augment_image, tasks, total=len(tasks), title="Augment"):
-        if isinstance(result, Refused):
-            stage.quarantine(task.record.image_id, result.reason)
-        else:
-            stage.records += result
+    stage.work(augment_image, tasks)
     if stage.records:
-        contact_sheet([task.record for task in _shown(tasks)], images, stage.records, stage.folder)
+        contact_sheet(_shown(tasks), images, stage.records, stage.folder, stage.part("contact-sheet", "png"))
 
 
 def augment_image(task: AugmentTask) -> list[ImageRecord]:
@@ -82,9 +77,10 @@ def _augmenter(seed: int) -> Augmenter:
     return Augmenter(seed=seed)
 
 
-def _shown(tasks: Sequence[AugmentTask]) -> list[AugmentTask]:
-    by_need = sorted(tasks, key=lambda task: (-task.copies, task.record.image_id))
-    return by_need[:SHEET_ORIGINALS]
+def _shown(tasks: Sequence[AugmentTask]) -> list[ImageRecord]:
+    """Return the originals for the contact sheet: of each class the same number, those with lesions first."""
+    records = sorted((task.record for task in tasks), key=lambda record: (not record.lesions, record.image_id))
+    return [record for label in Label for record in [item for item in records if item.label is label][:SHEET_FILMS]]
 
 
 def _parser() -> argparse.ArgumentParser:

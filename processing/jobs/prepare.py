@@ -18,7 +18,6 @@ from processing.files import sha256
 from processing.imaging import identity_fields, read_mammogram, write_png
 from processing.job import run
 from processing.jobs.stage import Stage
-from processing.parallel import Refused, map_images
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig, reduce_height
 from processing.records import Dataset, ImageRecord, Lesion
@@ -39,11 +38,11 @@ class Phi(StrEnum):
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """One image to decode: where it lies, where its PNG goes, and how high that may be."""
+    """One image to decode: where it lies, the stage's folder that its PNG goes to, and how high that may be."""
 
     record: ImageRecord
     source: Path
-    target: Path
+    folder: Path
     max_height: int
     phi: Phi
 
@@ -80,33 +79,32 @@ def prepare(
         for record in records:
             if record.path not in present:
                 stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
-    tasks = [PrepareTask(record, images / record.path, _target(stage, record), max_height, phi) for record in mine]
-    for task, result in map_images(prepare_image, tasks, total=len(tasks), title="Prepare"):
-        if isinstance(result, Refused):
-            stage.quarantine(task.record.image_id, result.reason.replace(f"{images}/", ""))
-        else:
-            stage.records.append(replace(result, path=task.target.relative_to(stage.folder).as_posix()))
+    tasks = [PrepareTask(record, images / record.path, stage.folder, max_height, phi) for record in mine]
+    stage.work(prepare_image, tasks)
 
 
-def prepare_image(task: PrepareTask) -> ImageRecord:
-    """Write one image as 16-bit PNG and return its record, lesions and spacing scaled with the pixels."""
+def prepare_image(task: PrepareTask) -> list[ImageRecord]:
+    """Write one image as 16-bit PNG and return its one record, lesions and spacing scaled with the pixels."""
     record = task.record
     _check_identity(task)
     mammogram = read_mammogram(task.source, record=record)
     pixels = reduce_height(mammogram.pixels, task.max_height)
     scale = pixels.shape[0] / mammogram.pixels.shape[0]
-    write_png(task.target, pixels)
-    return replace(
+    path = Path("images", str(record.split), f"{record.image_id}.png")
+    write_png(task.folder / path, pixels)
+    prepared = replace(
         record,
+        path=path.as_posix(),
         laterality=mammogram.laterality,
         view=mammogram.view,
         lesions=tuple(_scaled(lesion, scale) for lesion in record.lesions) if scale != 1 else record.lesions,
         height=pixels.shape[0],
         width=pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm / scale if mammogram.pixel_spacing_mm else None,
-        sha256=sha256(task.target),
+        sha256=sha256(task.folder / path),
         synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
     )
+    return [prepared]
 
 
 def _check_identity(task: PrepareTask) -> None:
@@ -128,10 +126,6 @@ def _scaled(lesion: Lesion, scale: float) -> Lesion:
     return replace(
         lesion, x=(lesion.x + 0.5) * scale - 0.5, y=(lesion.y + 0.5) * scale - 0.5, radius=lesion.radius * scale
     )
-
-
-def _target(stage: Stage, record: ImageRecord) -> Path:
-    return stage.folder / "images" / str(record.split) / f"{record.image_id}.png"
 
 
 def _read_labels(folder: Path, dataset: Dataset) -> tuple[list[ImageRecord], list[tuple[str, str]]]:

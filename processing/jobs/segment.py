@@ -10,21 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from processing.breast import draw_contours
 from processing.files import sha256
 from processing.imaging import read_mammogram, write_png
 from processing.job import run
-from processing.jobs.sheets import montage
-from processing.jobs.stage import Stage
-from processing.parallel import Refused, map_images
+from processing.jobs.sheets import CELL, montage, write_picture
+from processing.jobs.stage import THUMBNAILS, Stage
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig, preprocess, reduce_height
 from processing.records import ImageRecord, read_manifest
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -33,10 +27,10 @@ class SegmentTask:
 
     record: ImageRecord
     source: Path
-    target: Path
+    folder: Path
     config: PreprocessConfig
-    picture_height: int
-    """Rows of the picture with contours that is wanted for the montage; 0 for none."""
+    thumbnail: bool
+    """Whether a small picture with contours is wanted for the montage."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -63,7 +57,6 @@ def segment(
     films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int
 ) -> None:
     """Segment this host's share of the films into the stage's folder."""
-    pictures: dict[str, Picture] = {}
     tasks = []
     originals = 0
     for record, images in films:
@@ -71,38 +64,33 @@ def segment(
         if source.is_file():
             wanted = not record.source_image_id and originals < montage_films
             originals += wanted
-            target = stage.folder / "images" / str(record.split) / source.name
-            tasks.append(SegmentTask(record, source, target, config, 220 if wanted else 0))
-    for task, result in map_images(segment_image, tasks, total=len(tasks), title="Segment"):
-        if isinstance(result, Refused):
-            stage.quarantine(task.record.image_id, result.reason)
-            continue
-        record, picture = result
-        stage.records.append(replace(record, path=task.target.relative_to(stage.folder).as_posix()))
-        if picture is not None:
-            pictures[record.image_id] = picture
-    montage(stage.records, pictures, stage.folder)
+            tasks.append(SegmentTask(record, source, stage.folder, config, thumbnail=wanted))
+    stage.work(segment_image, tasks)
+    montage(stage.records, stage.folder / THUMBNAILS, stage.part("montage", "png"))
 
 
-def segment_image(task: SegmentTask) -> tuple[ImageRecord, Picture | None]:
-    """Write one network input as 16-bit PNG; return its record and, where one is wanted, the film with its contours."""
+def segment_image(task: SegmentTask) -> list[ImageRecord]:
+    """Write one network input as 16-bit PNG and, where wanted, a thumbnail of the film; return its one record."""
     mammogram = read_mammogram(task.source, record=task.record)
     result = preprocess(mammogram, task.config, task.record.lesions)
-    write_png(task.target, result.pixels)
+    path = Path("images", str(task.record.split), f"{task.record.image_id}.png")
+    write_png(task.folder / path, result.pixels)
+    if task.thumbnail:
+        film = reduce_height(mammogram.pixels, task.config.max_height)
+        picture = draw_contours(film, result.region, task.record.lesions, height=CELL)
+        write_picture(task.folder / THUMBNAILS / path.name, picture)
     spacing = mammogram.pixel_spacing_mm / result.geometry.scale if mammogram.pixel_spacing_mm else None
-    record = replace(
+    segmented = replace(
         task.record,
+        path=path.as_posix(),
         lesions=result.lesions,
         height=task.config.height,
         width=task.config.width,
         pixel_spacing_mm=spacing,
-        sha256=sha256(task.target),
+        sha256=sha256(task.folder / path),
         quality=result.quality,
     )
-    if not task.picture_height:
-        return record, None
-    film = reduce_height(mammogram.pixels, task.config.max_height)
-    return record, draw_contours(film, result.region, task.record.lesions, height=task.picture_height)
+    return [segmented]
 
 
 def _parser() -> argparse.ArgumentParser:

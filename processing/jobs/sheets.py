@@ -1,6 +1,6 @@
 """Pictures for the eye: the contact sheet of augmented copies and the montage of segmented films."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -23,8 +23,10 @@ COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.M
 """RGB of a caption, by the film's class."""
 
 
-def contact_sheet(originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path) -> None:
-    """Write `contact-sheet.png`: a row for each original, its copies beside it, lesions in yellow."""
+def contact_sheet(
+    originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path, target: Path
+) -> None:
+    """Write a row for each original, with its copies below `folder` beside it, lesions in yellow."""
     rows = []
     for original in originals:
         cells = [_cell(_film(images / str(original.split) / f"{original.image_id}.png", original), original)]
@@ -33,19 +35,35 @@ def contact_sheet(originals: Sequence[ImageRecord], images: Path, copies: Sequen
         )
         cells += [_cell(_film(folder / copy.path, copy), copy) for copy in own[:COPIES_SHOWN]]
         rows.append(_row(cells, COPIES_SHOWN + 1))
-    _write(folder / "contact-sheet.png", rows)
+    write_picture(target, np.vstack(rows))
 
 
-def montage(records: Sequence[ImageRecord], pictures: Mapping[str, Picture], folder: Path) -> None:
-    """Write `montage.png`: the pictures (uint8 RGB) of the records that have one, id, class and flags below each."""
-    shown = sorted((record for record in records if record.image_id in pictures), key=lambda record: record.image_id)
-    cells = [_cell(pictures[record.image_id], record) for record in shown]
+def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> None:
+    """Write the thumbnails of the records that have one, with id, class and flags below each."""
+    found = {record.image_id: thumbnails / f"{record.image_id}.png" for record in records}
+    shown = sorted((record for record in records if found[record.image_id].is_file()), key=lambda item: item.image_id)
+    cells = [_cell(_read_picture(found[record.image_id]), record) for record in shown]
     rows = [
         _row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
         for start in range(0, len(cells), MONTAGE_COLUMNS)
     ]
     if rows:
-        _write(folder / "montage.png", rows)
+        write_picture(target, np.vstack(rows))
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a uint8 RGB picture as PNG, whole or not at all."""
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise OSError(f"{path}: the picture could not be encoded as PNG")
+    write_bytes(path, data.tobytes())
+
+
+def _read_picture(path: Path) -> Picture:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise OSError(f"{path}: the picture could not be read")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _film(path: Path, record: ImageRecord) -> Picture:
@@ -85,10 +103,3 @@ def _cell(picture: Picture, record: ImageRecord) -> Picture:
 def _row(cells: Sequence[Picture], columns: int) -> Picture:
     blank = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
     return np.hstack([*cells, *[blank] * (columns - len(cells))])
-
-
-def _write(path: Path, rows: Sequence[Picture]) -> None:
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    if not encoded:
-        raise OSError(f"{path}: the picture could not be encoded as PNG")
-    write_bytes(path, data.tobytes())

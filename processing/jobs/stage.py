@@ -1,18 +1,37 @@
 """What the three jobs share: the folder that a stage leaves, its quarantine, and its account of itself."""
 
 import hashlib
+import json
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from processing.errors import QuarantineError
 from processing.files import write_csv, write_json
+from processing.jobs.journal import NAME as JOURNAL
+from processing.jobs.journal import Journal
+from processing.parallel import Refused, map_images
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Split, write_manifest
+from processing.records import ImageRecord, Label, Split, write_manifest
+
+THUMBNAILS = ".thumbnails"
+"""Folder of small pictures that a job keeps for its montage until it ends."""
+
+
+class Task(Protocol):
+    """What a job does to one image."""
+
+    @property
+    def record(self) -> ImageRecord:
+        """The image's manifest row before the work."""
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
 
 
 @dataclass
@@ -36,6 +55,35 @@ class Stage:
         host, hosts = paths.hosts()
         return cls(name, paths.processing_output(output), host, hosts, config, records_digest(inputs))
 
+    def work(self, function: Callable[[AnyTask], list[ImageRecord]], tasks: Sequence[AnyTask]) -> None:
+        """Collect the records that `function` makes of each task, on all cores, and quarantine what it refuses.
+
+        What an earlier start of this job left finished and whole in the folder is taken as it is.
+        """
+        journal = Journal(self.folder, self._fingerprint())
+        try:
+            waiting = [task for task in tasks if not self._take(journal.finished(task.record.image_id))]
+            if len(waiting) < len(tasks):
+                print(
+                    f"{self.name}: {len(tasks) - len(waiting)} of {len(tasks)} images were finished before", flush=True
+                )
+            for task, result in map_images(function, waiting, total=len(waiting), title=self.name):
+                if isinstance(result, Refused):
+                    self.quarantine(task.record.image_id, result.reason)
+                else:
+                    self._take(result)
+                    journal.add(task.record.image_id, result)
+        finally:
+            journal.close()
+
+    def _take(self, records: list[ImageRecord] | None) -> bool:
+        self.records += records or []
+        return records is not None
+
+    def _fingerprint(self) -> str:
+        said = [self.name, dict(self.config), self.input_digest, versions()]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
     def quarantine(self, image_id: str, reason: str) -> None:
         """Set an image aside with its reason."""
         self.quarantined.append((image_id, reason))
@@ -47,18 +95,21 @@ class Stage:
         `max_quarantine` of the images was refused.
         """
         rows = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(self.quarantined)]
-        write_csv(self.folder / self._part("quarantine", "csv"), ["image_id", "reason"], rows)
+        write_csv(self.part("quarantine", "csv"), ["image_id", "reason"], rows)
         seen = len(self.records) + len(rows)
         if rows and len(rows) > max_quarantine * seen:
             raise QuarantineError(
                 f"{self.name}: {len(rows)} of {seen} images were refused, more than "
                 f"max_quarantine={max_quarantine:.0%}; the first is {rows[0]['image_id']}: {rows[0]['reason']}"
             )
-        write_json(self.folder / self._part("stage", "json"), self._account())
-        write_manifest(self.records, self.folder / self._part("manifest", "csv"))
+        write_json(self.part("stage", "json"), self._account())
+        write_manifest(self.records, self.part("manifest", "csv"))
+        for leftover in (THUMBNAILS, JOURNAL):
+            _remove(self.folder / leftover)
 
-    def _part(self, stem: str, suffix: str) -> str:
-        return f"{stem}.{suffix}" if len(self.hosts) == 1 else f"{stem}-{self.host}.{suffix}"
+    def part(self, stem: str, suffix: str) -> Path:
+        """Return the path of one of the stage's files, which several hosts must not overwrite for each other."""
+        return self.folder / (f"{stem}.{suffix}" if len(self.hosts) == 1 else f"{stem}-{self.host}.{suffix}")
 
     def _account(self) -> dict[str, Any]:
         return {
@@ -71,12 +122,18 @@ class Stage:
         }
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
-    """Return the number of images, and of originals and copies by split and label."""
+    """Return the number of images, how many of them are copies, and images by split and label."""
     records = list(records)
-    by_split = {
-        str(split): dict(Counter(str(record.label) for record in records if record.split is split)) for split in Split
-    }
+    found = Counter((record.split, record.label) for record in records)
+    by_split = {str(split): {str(label): found[split, label] for label in Label} for split in Split}
     copies = sum(bool(record.source_image_id) for record in records)
     return {"images": len(records), "copies": copies, "by_split": by_split}
 

@@ -85,7 +85,7 @@ def fp32_step(config: TrainConfig) -> Step:
 
 
 def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, float]:
-    """Return the seconds of a fed step, of the same step on tensors in memory, and of the fp32 step: the fastest of each.
+    """Return the seconds of a fed step, the same step on tensors in memory, and the fp32 step: each one's fastest.
 
     Where the machine does other things too, all but the fastest are mostly waiting.
     """

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from pipelines import PipelineConfig, launch
-from pipelines.launch import Options, Run, start
+from pipelines.launch import Run, start
 from pipelines.local import Status
 from pipelines.runs import find_run, list_runs
 from pipelines.sessions import LocalServices
-from pipelines.sources import Source
 from processing.errors import ConfigError, LabelError, StorageError
 
 from .scripted import CONFIG, EVALUATION, Compiled, compile_scripted
@@ -32,12 +31,11 @@ def said() -> list[str]:
 
 @pytest.fixture
 def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Start:
-    def begin(changes: dict[str, str] | None = None, source: Source | str = Source(films=2), **options: Any) -> Run:  # noqa: B008
+    def begin(changes: dict[str, str] | None = None, **options: Any) -> Run:
         compiled = Compiled(compile_scripted(tmp_path / "scripts", changes))
         monkeypatch.setattr(launch, "build_pipeline", lambda config: compiled)
-        config = PipelineConfig.load(**CONFIG)
-        kept = Options(runs=tmp_path / "runs", say=said.append, **options.pop("options", {}))
-        return start(config, source=source, options=kept, **options)
+        options = {"films": 2, "runs": tmp_path / "runs", "say": said.append} | options
+        return start(PipelineConfig.load(**CONFIG), **options)
 
     return begin
 
@@ -103,7 +101,7 @@ def test_a_run_that_breaks_off_leaves_latest_alone(begin: Start, tmp_path: Path)
         ({"parameters": {"TrainingInstanceCount": 2}}, ConfigError, "InstanceCount=2 cannot be run"),
         ({"source": "s3://films/raw"}, ConfigError, "set AWS_ENDPOINT_URL_S3"),
         ({"source": "/no/such/folder"}, ConfigError, "no such file or folder"),
-        ({"source": Source(films=3)}, ConfigError, "films=3"),
+        ({"films": 3}, ConfigError, "films=3"),
         ({"backend": "docker"}, ConfigError, "backend docker"),
         ({"backend": "cloud"}, ConfigError, "must be one of process, docker, aws"),
     ],
@@ -146,8 +144,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_from_its_checkpoint
         "from tests.pipelines.scripted import CONFIG, Compiled\n"
         "compiled = Compiled(Path(sys.argv[1]).read_text())\n"
         "launch.build_pipeline = lambda config: compiled\n"
-        "launch.start(PipelineConfig.load(**CONFIG), source=launch.Source(films=2),\n"
-        "             options=launch.Options(runs=Path(sys.argv[2])))\n"
+        "launch.start(PipelineConfig.load(**CONFIG), films=2, runs=sys.argv[2])\n"
     )
     changes = {"Train-alexnet": train}
     (tmp_path / "compiled.json").write_text(compile_scripted(tmp_path / "scripts", changes))
@@ -185,7 +182,7 @@ def test_interrupting_a_run_stops_it_and_says_so(begin: Start, tmp_path: Path, m
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        begin(options={"show": lambda logs: Impatient()})
+        begin(show=lambda logs: Impatient())
     (run,) = list_runs(tmp_path / "runs")
     assert run.execution()["status"] == "Stopped"
     assert not (tmp_path / "runs" / "latest").exists()
@@ -199,9 +196,8 @@ def test_on_aws_the_pipeline_is_created_and_started(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "tests")
     config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
-    options = Options(say=said.append)
     for _ in range(2):  # created the first time, updated the second
-        run = start(config, backend="aws", source="s3://films/raw/", parameters={"Epochs": "9"}, options=options)
+        run = start(config, backend="aws", source="s3://films/raw/", parameters={"Epochs": "9"}, say=said.append)
     assert run.status is Status.EXECUTING and run.arn in said[-1]
     (pipeline,) = client.list_pipelines()["PipelineSummaries"]
     found = client.list_pipeline_parameters_for_execution(PipelineExecutionArn=run.arn)["PipelineParameters"]
