@@ -1,0 +1,138 @@
+"""Several instances of a job, and a job that is started again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from processing.jobs import augment, prepare, segment
+from processing.paths import BASE_VARIABLE
+from processing.phantom import write_mias_tree
+from processing.records import read_manifest
+
+FILMS = 18
+HOSTS = 3
+Stages = dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_mias_tree(folder, films=FILMS, seed=2)
+    return folder
+
+
+def share(folder: Path, host: int, hosts: int, target: Path) -> Path:
+    """Link this host's share of a folder, file by file, as ShardedByS3Key deals out the keys."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files[host::hosts]:
+        link = target / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    target.mkdir(exist_ok=True, parents=True)
+    return target
+
+
+@pytest.fixture
+def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Stages]:
+    """Return a function that runs the three jobs on a number of hosts, images sharded and manifests replicated."""
+
+    def job(name: str, hosts: int, whole: Stages, sharded: Stages, main: Callable[[], None], output: str) -> Path:
+        union = tmp_path / f"{hosts}-hosts" / output
+        for host in range(hosts):
+            base = tmp_path / f"{hosts}-hosts" / f"{name}-{host}"
+            inputs = base / "processing" / "input"
+            inputs.mkdir(parents=True)
+            for key, folder in whole.items():
+                (inputs / key).symlink_to(folder)
+            for key, folder in sharded.items():
+                share(folder, host, hosts, inputs / key)
+            names = [f"algo-{number + 1}" for number in range(hosts)]
+            (base / "config").mkdir()
+            config = {"current_host": names[host], "hosts": names}
+            (base / "config" / "resourceconfig.json").write_text(json.dumps(config))
+            monkeypatch.setenv(BASE_VARIABLE, str(base))
+            main()
+            for path in (base / "processing" / "output" / output).rglob("*"):
+                if path.is_file():
+                    target = union / path.relative_to(base / "processing" / "output" / output)
+                    assert not target.exists(), f"{target.name} of one host overwrites that of another"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.rename(target)
+        return union
+
+    def run(hosts: int) -> Stages:
+        prepared = job("prepare", hosts, {"labels": tree}, {"images": tree},
+                       lambda: prepare.main(["--dataset", "mias"]), "prepared")  # fmt: skip
+        copied = job("augment", hosts, {"manifest": prepared}, {"images": prepared / "images"},
+                     lambda: augment.main(["--copies", "1"]), "data_augmentation")  # fmt: skip
+        segmented = job(
+            "segment",
+            hosts,
+            {"prepared-manifest": prepared, "augmented-manifest": copied},
+            {"prepared-images": prepared / "images", "augmented-images": copied / "images"},
+            lambda: segment.main(["--height", "96", "--width", "64"]),
+            "data_segmentation",
+        )
+        return {"prepared": prepared, "augmented": copied, "segmented": segmented}
+
+    return run
+
+
+def test_three_instances_make_what_one_makes(run_on: Callable[[int], Stages]) -> None:
+    one, three = run_on(1), run_on(HOSTS)
+    for name in one:
+        images = sorted(path.relative_to(one[name]) for path in one[name].rglob("images/*/*.png"))
+        assert images == sorted(path.relative_to(three[name]) for path in three[name].rglob("images/*/*.png"))
+        assert all((one[name] / path).read_bytes() == (three[name] / path).read_bytes() for path in images)
+        assert read_manifest(one[name]) == read_manifest(three[name])
+        parts = sorted(three[name].glob("manifest-*.csv"))
+        assert len(parts) == HOSTS
+        rows = [line for part in parts for line in part.read_text().splitlines()[1:]]
+        assert sorted(rows) == sorted((one[name] / "manifest.csv").read_text().splitlines()[1:])
+
+
+def test_a_job_started_again_keeps_what_is_whole_and_makes_the_rest(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "processing" / "input").mkdir(parents=True)
+    for name in ("labels", "images"):
+        (tmp_path / "processing" / "input" / name).symlink_to(tree)
+    monkeypatch.setenv(BASE_VARIABLE, str(tmp_path))
+    output = tmp_path / "processing" / "output" / "prepared"
+    close = prepare.Stage.close
+    monkeypatch.setattr(prepare.Stage, "close", lambda *_, **__: None)
+    prepare.main(["--dataset", "mias"])
+    assert not (output / "manifest.csv").exists()
+
+    journal = (output / ".journal.jsonl").read_text().splitlines(keepends=True)
+    (output / ".journal.jsonl").write_text("".join(journal[:-2]) + journal[-2][:40])
+    images = {path.stem: path for path in output.rglob("*.png")}
+    done = [json.loads(line)["image_id"] for line in journal[1:-2]]
+    images[done[0]].write_bytes(images[done[0]].read_bytes()[:500])
+    kept = {name: images[name].stat().st_mtime_ns for name in done[1:]}
+    capsys.readouterr()
+
+    monkeypatch.setattr(prepare.Stage, "close", close)
+    prepare.main(["--dataset", "mias"])
+    assert f"{FILMS - 3} of {FILMS} images were finished before" in capsys.readouterr().out
+    assert {name: images[name].stat().st_mtime_ns for name in kept} == kept
+    assert len(read_manifest(output)) == FILMS
+    assert not (output / ".journal.jsonl").exists()
+    assert all(len(path.read_bytes()) > 1000 for path in images.values())
+
+
+def test_other_settings_start_over(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "processing" / "input").mkdir(parents=True)
+    for name in ("labels", "images"):
+        (tmp_path / "processing" / "input" / name).symlink_to(tree)
+    monkeypatch.setenv(BASE_VARIABLE, str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.Stage, "close", lambda *_, **__: None)
+        prepare.main(["--dataset", "mias"])
+    prepare.main(["--dataset", "mias", "--max-height", "512"])
+    assert "finished before" not in capsys.readouterr().out
+    assert {record.height for record in read_manifest(tmp_path / "processing" / "output" / "prepared")} == {512}
