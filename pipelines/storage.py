@@ -1,5 +1,6 @@
 """S3 as folders of files: list, upload, download, with each failure as one line that names the place and the rule."""
 
+import hashlib
 import mimetypes
 import os
 import shutil
@@ -18,7 +19,7 @@ from processing.errors import StorageError
 
 THREADS = 8
 """Transfers at a time."""
-SINGLE_PUT_BYTES = 64 * 2**20
+SINGLE_PUT_BYTES = 512 * 2**20
 """Above this size a file goes up in parts."""
 QUICK = Config(
     connect_timeout=3,
@@ -186,7 +187,7 @@ class Storage:
             self._sent[place.bucket, place.key] = etag
 
     def _copy_of(self, bucket: str, key: str) -> Path | None:
-        return None if self.cache is None else self.cache / bucket / (key.replace("%", "%25").replace("/", "%2F"))
+        return self.cache / hashlib.sha256(f"{bucket}/{key}".encode()).hexdigest() if self.cache is not None else None
 
     @contextmanager
     def _errors(self, where: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Confidence intervals by resampling patients: images of one patient are not independent, so a patient is drawn whole.
 
-Source: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over clusters (Davison and Hinkley 1997, 3.8).
+Sources: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over clusters (Davison and Hinkley 1997, 3.8);
+where it has no spread, at a share of 0 or 1, the exact bounds of Clopper and Pearson (1934).
 """
 
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ class MetricError(MammopipeError, ValueError):
 class Weighted(Protocol):
     """What can be resampled: a metric that takes how often each image was drawn."""
 
+    @property
+    def share(self) -> bool:
+        """Whether the figure is a share of some of the images."""
+        ...
+
     def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
         """Return the metric over the images as they are; raises `MetricError` where it is undefined."""
         ...
@@ -44,7 +50,7 @@ class Interval:
 
     value: float
     low: float | None
-    """Lower bound; `None` with `high` where there are too few patients, or too few defined resamples, to give one."""
+    """Lower bound; `None` with `high` where too few patients, too few defined resamples, or no spread gives none."""
     high: float | None
     undefined: int = 0
     """Resamples in which the metric was undefined (a class was not drawn); they were left out."""
@@ -60,8 +66,13 @@ class Resamples:
 
     counts: npt.NDArray[np.uint16]
     """(resamples, images)."""
-    patients: int
-    """Different patients among the images."""
+    groups: Integers
+    """(images,) the number of the patient of each image."""
+
+    @property
+    def patients(self) -> int:
+        """Different patients among the images."""
+        return len(np.unique(self.groups))
 
     @classmethod
     def draw(cls, groups: Sequence[str] | npt.NDArray[np.str_], *, n: int, seed: int) -> "Resamples":
@@ -73,7 +84,11 @@ class Resamples:
             raise MetricError(f"{n} resamples of {len(groups)} images: at least one of each is needed")
         names, index = np.unique(np.asarray(groups), return_inverse=True)
         picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
-        return cls(picked.astype(np.uint16)[:, index], len(names))
+        return cls(picked.astype(np.uint16)[:, index], index)
+
+    def of(self, images: Integers) -> "Resamples":
+        """Return the same draws for some of the images, by their places: one that stands for a case, or a subgroup."""
+        return Resamples(self.counts[:, images], self.groups[images])
 
     def interval(self, metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *, level: float) -> Interval:
         """Return the metric and its percentile interval at `level`; `MetricError` where the metric is undefined."""
@@ -89,7 +104,24 @@ class Resamples:
         if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
         low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        if low == high:
+            exact = self._exact(metric, truth, scores, value, level)
+            return Interval(value, exact[0], exact[1], missing)
         return Interval(value, float(low), float(high), missing)
+
+    def _exact(self, metric: Weighted, labels: Integers, values: Floats, value: float,
+               level: float) -> tuple[float, float] | tuple[None, None]:
+        """Return the bounds of a share that is 0, or 1, in every patient who has one; none for other figures.
+
+        The share of a patient counts as one observation: her images are not independent.
+        """
+        if not metric.share or value not in (0.0, 1.0):
+            return None, None
+        names, index = np.unique(self.groups, return_inverse=True)
+        alone = Resamples(np.eye(len(names), dtype=np.uint16)[:, index], index)
+        patients = np.isfinite(alone._figures(metric, labels, values)).sum()
+        reach = float(((1 - level) / 2) ** (1 / patients))
+        return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
 
     def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])

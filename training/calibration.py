@@ -9,10 +9,11 @@ from enum import StrEnum
 
 import numpy as np
 
-from processing.records import Label
 from training.bootstrap import Floats, Integers
-from training.metrics import MetricError, roc_curve, sensitivity_at, specificity_at
-from training.predictions import Predictions, ValidationPredictions
+from training.decisions import sensitivity_at, specificity_at
+from training.exams import BreastRule, Cases, Level, cases_of, malignancy
+from training.metrics import MetricError, roc_curve
+from training.predictions import ValidationPredictions
 
 TEMPERATURES = (0.05, 20.0)
 """The bounds of the search: a validation split that is separable, or not at all, would drive it to 0 or infinity."""
@@ -26,6 +27,15 @@ class Aim(StrEnum):
 
     SENSITIVITY = "sensitivity"
     SPECIFICITY = "specificity"
+
+
+class Goal(StrEnum):
+    """What a threshold was fixed for."""
+
+    SENSITIVITY = "sensitivity"
+    SPECIFICITY = "specificity"
+    F1 = "f1"
+    """The highest F1 on validation."""
 
 
 TARGETS = {Aim.SENSITIVITY: 0.90, Aim.SPECIFICITY: 0.90}
@@ -85,10 +95,33 @@ def calibrate(validation: ValidationPredictions) -> Calibration:
     return Calibration(temperature, points)
 
 
-def malignancy(predictions: Predictions, temperature: float) -> tuple[Integers, Floats]:
-    """Return for each image whether it is malignant (0 or 1) and its calibrated probability of being so."""
-    rank = Label.MALIGNANT.rank
-    return (predictions.labels == rank).astype(np.int64), predictions.probabilities(temperature)[:, rank]
+def fit_thresholds(validation: ValidationPredictions, temperature: float,
+                   rule: BreastRule) -> dict[Level, dict[Goal, float]]:
+    """Return of each level the threshold of each goal on the calibrated score, fitted on validation.
+
+    A level is left empty where validation has no case with, or none without, the finding: small sets can have a
+    malignant film of every patient.
+    """
+    return {level: _thresholds(cases) for level, cases in cases_of(validation, temperature, rule).items()}
+
+
+def _thresholds(cases: Cases) -> dict[Goal, float]:
+    if len(np.unique(cases.malignant)) < 2:
+        return {}
+    points = {Goal(aim): operating_point(aim, TARGETS[aim], cases.malignant, cases.scores).threshold for aim in Aim}
+    return {**points, Goal.F1: best_f1(cases.malignant, cases.scores)}
+
+
+def best_f1(positive: Integers, scores: Floats) -> float:
+    """Return the threshold with the highest F1, halfway between two scores; of equals the one that calls the fewest.
+
+    Raises `MetricError` without both positive and negative cases.
+    """
+    false_positive, sensitivity = roc_curve(positive, scores)
+    positives, negatives = int(positive.sum()), int((1 - positive).sum())
+    # Whole numbers again, so that equal F1 are equal to the last digit.
+    hits, false_alarms = np.rint(sensitivity * positives), np.rint(false_positive * negatives)
+    return float(_between(scores)[np.argmax(2 * hits / (hits + false_alarms + positives))])
 
 
 def operating_point(aim: Aim, target: float, positive: Integers, scores: Floats) -> OperatingPoint:

@@ -27,14 +27,17 @@ from processing.split import audit_leakage
 from training import artifact
 from training.artifact import LoadedModel
 from training.bootstrap import Floats, Resamples
-from training.calibration import Calibration, malignancy
+from training.calibration import Calibration, Goal
+from training.decisions import sensitivity_at, specificity_at
+from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
-from training.metrics import sensitivity_at, specificity_at
+from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
 from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, predict_split
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
-from training.selection import RULE, Choice, choose
+from training.selection import RULE, Candidate, Choice, choose
+from training.subgroups import subgroups
 
 SCHEMA = 1
 _REPORTED = ("torch", "torchvision", "numpy")
@@ -60,6 +63,8 @@ class EvaluationConfig:
     """Resamples of each interval."""
     seed: int = 0
     """Of the resamples."""
+    breast_rule: BreastRule = BreastRule.MEAN
+    """How the scores of a breast's views become one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_macro_auc <= 1:
@@ -77,7 +82,8 @@ class EvaluationConfig:
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = EvaluationConfig(Profile(options.profile), options.min_macro_auc, options.bootstrap, options.seed)
+    config = EvaluationConfig(Profile(options.profile), options.min_macro_auc, options.bootstrap, options.seed,
+                              BreastRule(options.breast_rule))
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     with TemporaryDirectory() as name:
@@ -102,21 +108,22 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     print(f"leakage audit: {leakage.verdict}", flush=True)
 
     validation = _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
-    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION])
+    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
-    candidates = {name: _candidate(models[name], choice, name, test[name], draws[Split.TEST])
-                  for name in sorted(models)}
+    candidates = {name: _candidate(models[name], choice.candidates[name], validation[name], test[name], draws,
+                                   config.breast_rule) for name in sorted(models)}
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
         "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
         "dataset": data.dataset, "synthetic": data.synthetic,
         "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
-        "bootstrap": {"resamples": config.bootstrap, "seed": config.seed}, "leakage": leakage.as_dict(),
+        "breast_rule": str(config.breast_rule), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
+        "leakage": leakage.as_dict(),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": _selected(candidates[choice.selected], choice, chosen, draws),
+        "selected": _selected(candidates[choice.selected], choice, chosen, rows, draws),
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
@@ -128,25 +135,35 @@ def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: Segmente
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
 
 
-def _candidate(model: LoadedModel, choice: Choice, name: str, test: TestPredictions,
-               draws: Resamples) -> dict[str, Any]:
-    training, judged = model.description["training"], choice.candidates[name]
-    probabilities = test.probabilities(judged.calibration.temperature)
+def _candidate(model: LoadedModel, judged: Candidate, validation: ValidationPredictions, test: TestPredictions,
+               draws: Mapping[Split, Resamples], rule: BreastRule) -> dict[str, Any]:
+    training, temperature = model.description["training"], judged.calibration.temperature
+    measured = {split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
+                for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))}
+    on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
     return {
         "architecture": model.description["architecture"], "initialisation": model.description["initialisation"],
         "epochs_run": training["epochs_run"], "best_epoch": training["best_epoch"], "history": training["history"],
-        "seconds": training["seconds"], "temperature": judged.calibration.temperature, "validation": judged.validation,
-        "test": scorecard(test.labels, probabilities, classes=CLASSES, resamples=draws),
+        "seconds": training["seconds"], "temperature": temperature,
+        "validation": {**judged.validation, **measured[Split.VALIDATION]},
+        "test": {**on_test, **measured[Split.TEST]},
     }
 
 
 def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Split, Predictions],
-              draws: Mapping[Split, Resamples]) -> dict[str, Any]:
-    calibration = choice.candidates[choice.selected].calibration
-    return {
-        "cnn": choice.selected, "rule": RULE, "validation": without_plots(candidate["validation"]),
-        "test": without_plots(candidate["test"]), "operating_points": _operating_points(calibration, chosen, draws),
-    }
+              rows: Mapping[Split, Sequence[ImageRecord]], draws: Mapping[Split, Resamples]) -> dict[str, Any]:
+    judged = choice.candidates[choice.selected]
+    figures = {str(split): {**without_plots(candidate[split]),
+                            "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split])}
+               for split in (Split.VALIDATION, Split.TEST)}
+    return {"cnn": choice.selected, "rule": RULE, **figures,
+            "operating_points": _operating_points(judged.calibration, chosen, draws)}
+
+
+def _subgroups(judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord],
+               draws: Resamples) -> dict[str, Any]:
+    images = image_cases(predictions, judged.calibration.temperature)
+    return subgroups(rows, images, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
 
 
 def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions],
@@ -194,7 +211,7 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     return {
         **description,
         "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
-                        "fitted_on": str(Split.VALIDATION)},
+                        "fitted_on": str(Split.VALIDATION), "breast_rule": evaluation["breast_rule"]},
         "operating_points": {aim: {key: point[key] for key in fitted}
                              for aim, point in selected["operating_points"].items()},
         "metrics": {"profile": evaluation["profile"], "rule": selected["rule"], "validation": selected["validation"],
@@ -223,6 +240,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="limit of the gate, shown in the report; 0 is open")
     parser.add_argument("--bootstrap", type=int, default=EvaluationConfig.bootstrap, help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
+    parser.add_argument("--breast-rule", choices=[str(rule) for rule in BreastRule], default=str(BreastRule.MEAN),
+                        help="how the scores of a breast's views become one")
     return parser
 
 

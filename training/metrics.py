@@ -4,7 +4,7 @@
                                                            log_loss, brier, expected_calibration_error;
                                                            of one class: class_auc, precision, recall, f1
     labels (n,) 0 or 1, scores (n,)                        roc_auc, probabilistic_f1, sensitivity_at_specificity,
-                                                           specificity_at_sensitivity, sensitivity_at, specificity_at
+                                                           specificity_at_sensitivity; of a threshold: `decisions`
 
 A metric is called on the arrays; its `weighted` gives one figure for each resample of them (`bootstrap_interval`).
 The predicted class is the most probable one; the first of equals.
@@ -22,8 +22,8 @@ from training.bootstrap import Floats, Integers, Interval, MetricError, Resample
 __all__ = [
     "Interval", "Metric", "MetricError", "Resamples", "accuracy", "balanced_accuracy", "bootstrap_interval", "brier",
     "calibration_bins", "class_auc", "confusion_matrix", "expected_calibration_error", "f1", "log_loss", "macro_auc",
-    "malignant_auc", "precision", "probabilistic_f1", "recall", "roc_auc", "roc_curve", "sensitivity_at",
-    "sensitivity_at_specificity", "specificity_at", "specificity_at_sensitivity",
+    "malignant_auc", "precision", "probabilistic_f1", "ratio", "recall", "roc_auc", "roc_curve",
+    "sensitivity_at_specificity", "specificity_at_sensitivity",
 ]
 
 CALIBRATION_BINS = 10
@@ -37,9 +37,12 @@ class Metric:
     """A figure over labelled images, for them as they are and for resamples of them."""
 
     def __init__(self, name: str, figures: Callable[[Integers, Floats, Floats], Floats], *, needs: str,
-                 binary: bool = False):
-        """Take the weighted figures, what they need to be defined, and whether labels are 0 or 1 with a score."""
-        self.name, self.needs, self._figures, self._binary = name, needs, figures, binary
+                 binary: bool = False, share: bool = False):
+        """Take the weighted figures, what they need to be defined, and their kind.
+
+        `binary`: labels are 0 or 1 with a score; `share`: the figure is a share of some of the images.
+        """
+        self.name, self.needs, self.share, self._figures, self._binary = name, needs, share, figures, binary
 
     def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
         """Return the metric over the images; raises `MetricError` for wrong input and where it is undefined."""
@@ -80,8 +83,8 @@ def _check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tu
     return _check_labels(name, labels, len(scores), 2), scores
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Divide where the whole is positive; NaN marks what is undefined."""
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Return part / whole where the whole is positive; NaN marks what is undefined."""
     shares: Floats = np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
     return shares
 
@@ -106,22 +109,22 @@ def _accuracy(labels: Integers, probabilities: Floats, weights: Floats) -> Float
 
 
 def _mean(of_each_image: Floats, weights: Floats) -> Floats:
-    return _ratio(weights @ of_each_image, weights.sum(axis=1))
+    return ratio(weights @ of_each_image, weights.sum(axis=1))
 
 
 def _recalls(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     matrix = _confusion(labels, probabilities, weights)
-    return _ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2))
+    return ratio(np.diagonal(matrix, axis1=1, axis2=2), matrix.sum(axis=2))
 
 
 def _precision(index: int, labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     matrix = _confusion(labels, probabilities, weights)
-    return _ratio(matrix[:, index, index], matrix[:, :, index].sum(axis=1))
+    return ratio(matrix[:, index, index], matrix[:, :, index].sum(axis=1))
 
 
 def _f1(index: int, labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     matrix = _confusion(labels, probabilities, weights)
-    return _ratio(2 * matrix[:, index, index], matrix[:, index, :].sum(axis=1) + matrix[:, :, index].sum(axis=1))
+    return ratio(2 * matrix[:, index, index], matrix[:, index, :].sum(axis=1) + matrix[:, :, index].sum(axis=1))
 
 
 def _auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
@@ -132,7 +135,7 @@ def _auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Fl
     right = np.searchsorted(scores[order], scores[positive], "right")
     of_positives = weights[:, positive]
     pairs = np.einsum("ri,ri->r", of_positives, below[:, left] + below[:, right]) / 2
-    return _ratio(pairs, of_positives.sum(axis=1) * below[:, -1])
+    return ratio(pairs, of_positives.sum(axis=1) * below[:, -1])
 
 
 def _class_auc(index: int, labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
@@ -164,7 +167,7 @@ def _bins(probabilities: Floats, bins: int) -> Floats:
 def _calibration_error(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
     gaps = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
     sums = np.abs(weights @ (_bins(probabilities, CALIBRATION_BINS) * gaps[:, np.newaxis]))
-    return _ratio(sums.sum(axis=1), weights.sum(axis=1))
+    return ratio(sums.sum(axis=1), weights.sum(axis=1))
 
 
 def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> list[dict[str, float]]:
@@ -185,7 +188,7 @@ def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, F
     def share(of: Floats) -> Floats:
         sums = np.cumsum(drawn * of, axis=1)
         reached = np.concatenate([np.zeros((len(drawn), 1)), sums[:, ends]], axis=1)
-        return _ratio(reached, np.broadcast_to(sums[:, -1:], reached.shape))
+        return ratio(reached, np.broadcast_to(sums[:, -1:], reached.shape))
 
     positive = labels[order].astype(np.float64)
     return share(positive), 1 - share(1 - positive)
@@ -207,16 +210,11 @@ def _specificity_at_sensitivity(target: float, labels: Integers, scores: Floats,
     return _best_where(specificity, sensitivity, target)
 
 
-def _share_called(threshold: float, positive: bool, labels: Integers, scores: Floats, weights: Floats) -> Floats:
-    of = weights * (labels == int(positive))
-    return _ratio(of @ ((scores >= threshold) == positive).astype(np.float64), of.sum(axis=1))
-
-
 def _probabilistic_f1(labels: Integers, scores: Floats, weights: Floats) -> Floats:
     if scores.min() < 0 or scores.max() > 1:
         raise MetricError("probabilistic_f1: scores must be probabilities, from 0 to 1")
     positives = weights @ labels.astype(np.float64)
-    return np.where(positives > 0, _ratio(2 * (weights @ (scores * labels)), weights @ scores + positives), np.nan)
+    return np.where(positives > 0, ratio(2 * (weights @ (scores * labels)), weights @ scores + positives), np.nan)
 
 
 def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -234,7 +232,7 @@ def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Flo
 _EACH = "at least one image of each class"
 _BOTH = "images with and without the finding"
 
-accuracy = Metric("accuracy", _accuracy, needs="at least one image")
+accuracy = Metric("accuracy", _accuracy, needs="at least one image", share=True)
 """The share of images whose most probable class is the true one."""
 balanced_accuracy = Metric("balanced_accuracy", lambda *given: np.mean(_recalls(*given), axis=1), needs=_EACH)
 """The mean over the classes of their recall."""
@@ -261,12 +259,14 @@ def class_auc(index: int) -> Metric:
 
 def precision(index: int) -> Metric:
     """Return the share of the images predicted as this class that are of it; undefined when none is predicted."""
-    return Metric(f"precision of class {index}", partial(_precision, index), needs="an image predicted as this class")
+    return Metric(f"precision of class {index}", partial(_precision, index), needs="an image predicted as this class",
+                  share=True)
 
 
 def recall(index: int) -> Metric:
     """Return the share of the images of this class that are predicted as it."""
-    return Metric(f"recall of class {index}", lambda *given: _recalls(*given)[:, index], needs="an image of this class")
+    return Metric(f"recall of class {index}", lambda *given: _recalls(*given)[:, index], needs="an image of this class",
+                  share=True)
 
 
 def f1(index: int) -> Metric:
@@ -290,13 +290,3 @@ def specificity_at_sensitivity(sensitivity: float) -> Metric:
     """Return the highest specificity over the thresholds that reach the sensitivity; not interpolated."""
     figures = partial(_specificity_at_sensitivity, _target("sensitivity", sensitivity))
     return Metric("specificity_at_sensitivity", figures, needs=_BOTH, binary=True)
-
-
-def sensitivity_at(threshold: float) -> Metric:
-    """Return the share of the positive images whose score is at or above the threshold."""
-    return Metric("sensitivity", partial(_share_called, threshold, True), needs="a positive image", binary=True)
-
-
-def specificity_at(threshold: float) -> Metric:
-    """Return the share of the negative images whose score is below the threshold."""
-    return Metric("specificity", partial(_share_called, threshold, False), needs="a negative image", binary=True)

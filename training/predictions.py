@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from processing.records import ImageRecord, Split
+from processing.rsna import breast_id
 from training.artifact import LoadedModel
 from training.bootstrap import Floats, Integers
 from training.dataset import FilmDataset
@@ -28,6 +29,8 @@ class Predictions:
 
     image_ids: tuple[str, ...]
     patients: tuple[str, ...]
+    breasts: tuple[str, ...]
+    """Of which breast each image is a view (`processing.rsna.breast_id`)."""
     labels: Integers
     """(images,) class index."""
     logits: Floats
@@ -77,10 +80,10 @@ def predict_split(kind: type[Kind], models: Mapping[str, LoadedModel], records: 
         films = FilmDataset(records[start : start + _FILMS_AT_ONCE], folder, shape=shape, description=folder.name)
         for name, model in models.items():
             parts[name].append(_logits(model, films, f"{name} on {folder.name}"))
-    image_ids, patients = tuple(item.image_id for item in records), tuple(item.patient_id for item in records)
     labels = np.array([item.label.rank for item in records], np.int64)
-    return {name: kind(image_ids, patients, labels, np.concatenate(rows).astype(np.float64))
-            for name, rows in parts.items()}
+    names = (tuple(item.image_id for item in records), tuple(item.patient_id for item in records),
+             tuple(breast_id(item) for item in records))
+    return {name: kind(*names, labels, np.concatenate(rows).astype(np.float64)) for name, rows in parts.items()}
 
 
 def _logits(model: LoadedModel, films: FilmDataset, title: str) -> npt.NDArray[np.float32]:

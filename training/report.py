@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.examples import Picture
+from training.exams import Level
 from training.plots import UNIT_TICKS, Axes, Line, plot, ticks
 
 TEMPLATE = "report.html.j2"
@@ -22,7 +23,8 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals.update(
-        figure=partial(figure, evaluation), number=partial(number, evaluation), roc_plot=roc_plot,
+        figure=partial(figure, evaluation), number=partial(number, evaluation),
+        look_up=partial(look_up, evaluation), levels=partial(levels, evaluation), roc_plot=roc_plot,
         reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, holds=holds)
     return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures)
 
@@ -35,11 +37,22 @@ def look_up(evaluation: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
+    """Return the levels to show of the figures at a path, with titles that name the levels that are the same."""
+    found = look_up(evaluation, path)
+    titles: dict[str, str] = {}
+    for level in map(str, Level):
+        same = found[level].get("same_as")
+        titles[same or level] = f"{titles[same]} = {level}" if same else level
+    return titles
+
+
 def figure(evaluation: Mapping[str, Any], path: str) -> Markup:
-    """Return a figure and its interval as the page shows them, three decimals each, or that it is undefined and why."""
+    """Return a figure and its interval as the page shows them, three decimals each, or why there is none."""
     found = look_up(evaluation, path)
     if found["value"] is None:
-        return Markup('<span class="figure" data-path="{}" title="{}">undefined</span>').format(path, found["reason"])
+        return Markup('<span class="figure" data-path="{}" title="{}"><small>{}</small></span>').format(
+            path, found["reason"], found["reason"].partition(":")[0])
     bounds = "no interval" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
     return Markup('<span class="figure" data-path="{}"><b>{:.3f}</b> <small>{}</small></span>').format(
         path, found["value"], bounds)

@@ -47,8 +47,12 @@ def figure(metric: Metric, labels: Integers, values: Floats, resamples: Resample
     try:
         return resamples.interval(metric, labels, values, level=LEVEL).as_dict()
     except MetricError:
-        return {"value": None, "low": None, "high": None, "undefined_resamples": len(resamples.counts),
-                "reason": f"undefined: there must be {metric.needs}"}
+        return undefined(f"undefined: there must be {metric.needs}", resamples=len(resamples.counts))
+
+
+def undefined(reason: str, *, resamples: int = 0) -> dict[str, Any]:
+    """Return what stands for a figure that there is none of; the page shows the reason up to its colon."""
+    return {"value": None, "low": None, "high": None, "undefined_resamples": resamples, "reason": reason}
 
 
 def without_plots(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.bootstrap import Resamples
-from training.calibration import Calibration, calibrate
+from training.calibration import Calibration, Goal, calibrate, fit_thresholds
+from training.exams import BreastRule, Level
 from training.predictions import ValidationPredictions
 from training.scorecard import scorecard
 
@@ -21,6 +22,8 @@ class Candidate:
     """A trained model as validation shows it."""
 
     calibration: Calibration
+    thresholds: Mapping[Level, Mapping[Goal, float]]
+    """Of the calibrated score of an image, a breast and a patient."""
     validation: Mapping[str, Any]
     """Its scorecard, of calibrated probabilities."""
 
@@ -33,7 +36,8 @@ class Choice:
     selected: str
 
 
-def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence[str], resamples: Resamples) -> Choice:
+def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence[str], resamples: Resamples,
+           breast_rule: BreastRule) -> Choice:
     """Return the candidates calibrated and measured on validation, and the one with the highest macro AUC there.
 
     Of equals the first by name. Raises `MetricError` for a validation split that lacks a class.
@@ -43,7 +47,8 @@ def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence
         calibration = calibrate(predictions)
         probabilities = predictions.probabilities(calibration.temperature)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
-        candidates[name] = Candidate(calibration, figures)
+        thresholds = fit_thresholds(predictions, calibration.temperature, breast_rule)
+        candidates[name] = Candidate(calibration, thresholds, figures)
     return Choice(candidates, max(candidates, key=lambda name: _macro_auc(candidates[name])))
 
 

@@ -103,13 +103,42 @@ class EvaluationBase:
         artifact.pack(folder, self.models / name / "model.tar.gz")
 
 
-def build(base: Path) -> EvaluationBase:
+def mias_rows() -> list[ImageRecord]:
+    """Return patients with one film of each breast, the classes in turn."""
+    return [_mias_row(split, index) for split, patients in PATIENTS.items() for index in range(2 * patients)]
+
+
+def _mias_row(split: Split, index: int) -> ImageRecord:
+    label, side = list(Label)[index % 3], list(Laterality)[index % 2]
+    lesions = () if label is Label.NORMAL else (Lesion(30.5, 40.0, 9.0, label, "CIRC"),)
+    return ImageRecord(f"{split}{index:03d}", f"{split}-{index // 2}", Dataset.MIAS, side, View.MLO, label, split,
+                       lesions=lesions)
+
+
+def rsna_rows() -> list[ImageRecord]:
+    """Return screening exams: CC and MLO of both breasts, one more CC of every third patient's left breast."""
+    rows = []
+    for split, patients in {Split.TRAIN: 3, Split.VALIDATION: 9, Split.TEST: 12}.items():
+        for patient in range(patients):
+            views = [(side, view) for side in Laterality for view in (View.CC, View.MLO)]
+            views += [views[0]] if patient % 3 == 0 else []
+            rows += [_rsna_row(split, patient, number, *views[number]) for number in range(len(views))]
+    return rows
+
+
+def _rsna_row(split: Split, patient: int, number: int, side: Laterality, view: View) -> ImageRecord:
+    label = list(Label)[patient % 3] if side is Laterality.LEFT else Label.NORMAL
+    return ImageRecord(
+        f"{split}{patient:03d}{number}", f"{split}{patient:03d}", Dataset.RSNA, side, view, label, split,
+        age=40.0 + 5 * patient if patient else None, density="ABCD"[patient % 4] if patient % 2 else "",
+        machine_id=("21", "29", "170")[patient % 3], site_id=str(1 + patient % 2), implant=patient == 4,
+        quality={"flags": ["skin-cut-off"] if number == 3 else []})
+
+
+def build(base: Path, rows: Sequence[ImageRecord]) -> EvaluationBase:
     made = EvaluationBase(base)
-    records = []
-    for split, patients in PATIENTS.items():
-        for index in range(2 * patients):
-            label = list(Label)[index % 3]
-            records.append(_film(made.data, f"{split}{index:03d}", f"{split}-{index // 2}", split, label))
+    records = [_store(made.data, replace(row, height=SHAPE[0], width=SHAPE[1]), draw_film(row.image_id))
+               for row in rows]
     for record in [record for record in records if record.split is Split.TRAIN][:4]:
         copy = replace(record, image_id=f"{record.image_id}-1", source_image_id=record.image_id)
         flipped = np.ascontiguousarray(cv2.imread(str(made.data / record.path), cv2.IMREAD_UNCHANGED)[:, ::-1])
@@ -123,13 +152,6 @@ def build(base: Path) -> EvaluationBase:
     return made
 
 
-def _film(data: Path, image_id: str, patient_id: str, split: Split, label: Label) -> ImageRecord:
-    lesions = () if label is Label.NORMAL else (Lesion(30.5, 40.0, 9.0, label, "CIRC"),)
-    record = ImageRecord(image_id, patient_id, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split, lesions=lesions,
-                         height=SHAPE[0], width=SHAPE[1])
-    return _store(data, record, draw_film(image_id))
-
-
 def _store(data: Path, record: ImageRecord, pixels: np.ndarray) -> ImageRecord:
     path = data / "images" / str(record.split) / f"{record.image_id}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +163,7 @@ def _store(data: Path, record: ImageRecord, pixels: np.ndarray) -> ImageRecord:
 def evaluation_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
     """The inputs of an evaluation job; never to be changed."""
     torch.set_num_threads(1)
-    return build(tmp_path_factory.mktemp("evaluation"))
+    return build(tmp_path_factory.mktemp("evaluation"), mias_rows())
 
 
 @pytest.fixture
@@ -156,9 +178,28 @@ def evaluated(evaluation_inputs: EvaluationBase, tmp_path_factory: pytest.TempPa
     """The inputs with what the job makes of them; never to be changed."""
     base = tmp_path_factory.mktemp("evaluated") / "base"
     shutil.copytree(evaluation_inputs.base, base)
+    return _evaluate(base, "--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
+
+
+@pytest.fixture(scope="session")
+def screening_inputs(tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
+    """The inputs of an evaluation job on screening exams; never to be changed."""
+    torch.set_num_threads(1)
+    return build(tmp_path_factory.mktemp("screening"), rsna_rows())
+
+
+@pytest.fixture(scope="session")
+def screened(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
+    """The screening exams with what the job makes of them; never to be changed."""
+    base = tmp_path_factory.mktemp("screened") / "base"
+    shutil.copytree(screening_inputs.base, base)
+    return _evaluate(base, "--bootstrap", "100")
+
+
+def _evaluate(base: Path, *arguments: str) -> EvaluationBase:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAMMOPIPE_BASE", str(base))
-        main(["--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200"])
+        main(arguments)
     return EvaluationBase(base)
 
 

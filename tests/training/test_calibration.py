@@ -9,13 +9,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from training import calibration, metrics
-from training.calibration import Aim, calibrate, fit_temperature, operating_point
+from training.calibration import Aim, Goal, best_f1, calibrate, fit_temperature, fit_thresholds, operating_point
+from training.decisions import f1_at, sensitivity_at
+from training.exams import BreastRule, Level, cases_of, malignancy
 from training.predictions import ValidationPredictions, softmax
 
 
 def validation(logits: np.ndarray, labels: np.ndarray) -> ValidationPredictions:
     names = tuple(str(index) for index in range(len(labels)))
-    return ValidationPredictions(names, names, np.asarray(labels), np.asarray(logits, float))
+    return ValidationPredictions(names, names, names, np.asarray(labels), np.asarray(logits, float))
 
 
 def drawn(temperature: float, images: int = 4000, seed: int = 0) -> ValidationPredictions:
@@ -91,14 +93,55 @@ def test_calibrate_fills_what_the_model_carries():
     predictions = drawn(2.0, images=200)
     found = calibrate(predictions)
     assert found.temperature == fit_temperature(predictions)
-    malignant, scores = calibration.malignancy(predictions, found.temperature)
+    malignant, scores = malignancy(predictions, found.temperature)
     point = found.as_dict()["sensitivity"]
     assert set(found.as_dict()) == {"sensitivity", "specificity"}
     assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
-    assert point["sensitivity"] == metrics.sensitivity_at(point["threshold"])(malignant, scores) >= 0.9
+    assert point["sensitivity"] == sensitivity_at(point["threshold"])(malignant, scores) >= 0.9
 
 
-@pytest.mark.parametrize("function", [fit_temperature, calibrate])
+def test_the_best_f1_by_hand():
+    # Above 0.65 one hit of three positives; above 0.45 three hits and one false alarm: 6/7 is the highest.
+    positive, scores = np.array([1, 0, 1, 1, 0, 0]), np.array([0.9, 0.6, 0.55, 0.5, 0.4, 0.1])
+    assert best_f1(positive, scores) == pytest.approx(0.45)
+    # 2/3 with one called and with three called: the fewest.
+    assert best_f1(np.array([1, 0, 1]), np.array([0.9, 0.5, 0.2])) == pytest.approx(0.1)
+    assert best_f1(np.array([1, 0, 0, 1]), np.array([0.9, 0.5, 0.4, 0.2])) == pytest.approx(0.7)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=2, max_size=30))
+def test_no_threshold_has_a_higher_f1(rows):
+    positive, scores = np.array([0, 1, *(row[0] for row in rows)]), np.array([0.3, 0.6, *(row[1] for row in rows)])
+    best = f1_at(best_f1(positive, scores))(positive, scores)
+    assert best == pytest.approx(max(f1_at(threshold)(positive, scores) for threshold in scores))
+
+
+def exams(labels: list[int], breasts: list[str]) -> ValidationPredictions:
+    names, patients = tuple(map(str, range(len(labels)))), tuple(name[0] for name in breasts)
+    logits = np.random.default_rng(0).normal(0, 1, (len(labels), 3))
+    return ValidationPredictions(names, patients, tuple(breasts), np.array(labels), logits)
+
+
+def test_each_level_has_thresholds_of_its_own_scores():
+    given_ = exams([2, 2, 0, 1, 0, 0, 2, 0], ["aL", "aL", "aR", "aR", "bL", "bL", "cR", "dL"])
+    found = fit_thresholds(given_, 1.5, BreastRule.MEAN)
+    for level, cases in cases_of(given_, 1.5, BreastRule.MEAN).items():
+        assert set(found[level]) == set(Goal)
+        assert found[level][Goal.F1] == best_f1(cases.malignant, cases.scores)
+        for aim in Aim:
+            point = operating_point(aim, 0.9, cases.malignant, cases.scores)
+            assert found[level][Goal(aim)] == point.threshold
+    assert fit_thresholds(given_, 1.5, BreastRule.MAX)[Level.BREAST] != found[Level.BREAST]
+
+
+def test_a_level_at_which_all_are_malignant_has_no_threshold():
+    found = fit_thresholds(exams([2, 0, 2, 0], ["aL", "aR", "bL", "bR"]), 1.0, BreastRule.MEAN)
+    assert found[Level.PATIENT] == {} and set(found[Level.BREAST]) == set(Goal)
+
+
+@pytest.mark.parametrize("function", [fit_temperature, calibrate, fit_thresholds])
 def test_fitting_takes_validation_predictions_and_nothing_else(function):
-    [parameter] = inspect.signature(function).parameters.values()
-    assert parameter.annotation is ValidationPredictions
+    annotations = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
+    assert annotations[0] is ValidationPredictions
+    assert set(annotations[1:]) <= {float, BreastRule}, "a temperature and a rule, no other predictions"

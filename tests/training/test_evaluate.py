@@ -19,6 +19,7 @@ from training import artifact
 from training.calibration import calibrate
 from training.evaluate import EvaluationConfig, main
 from training.evaluation_data import SegmentedData, read_candidates
+from training.exams import BreastRule
 from training.metrics import MetricError, Resamples
 from training.predictions import TestPredictions, ValidationPredictions, predict_split
 from training.scorecard import scorecard
@@ -113,7 +114,7 @@ def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
     trained = artifact.load(tmp_path / "trained")
     assert best.description["weights_sha256"] == trained.description["weights_sha256"]
     assert best.description["calibration"] == {
-        "temperature": evaluation["candidates"][name]["temperature"], "fitted_on": "validation"}
+        "temperature": evaluation["candidates"][name]["temperature"], "fitted_on": "validation", "breast_rule": "mean"}
     for aim in ("sensitivity", "specificity"):
         point, measured = best.description["operating_points"][aim], evaluation["selected"]["operating_points"][aim]
         assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
@@ -143,6 +144,13 @@ def without_test(evaluation: dict) -> dict:
     return kept
 
 
+def thresholds(evaluation: dict) -> list[float]:
+    """Return every threshold that was applied to test."""
+    measured = [candidate["test"] for candidate in evaluation["candidates"].values()] + [evaluation["selected"]["test"]]
+    points = [figures[level]["operating_points"].values() for figures in measured for level in ("image", "patient")]
+    return [point["threshold"] for several in points for point in several] + [measured[-1]["subgroups"]["threshold"]]
+
+
 def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, evaluation_base, monkeypatch, tmp_path):
     labels = [record.label for record in evaluation_base.records() if record.split is Split.TEST]
     random.Random(3).shuffle(labels)
@@ -151,6 +159,7 @@ def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, ev
     before, after = evaluated.evaluation, evaluation_base.evaluation
     assert before["selected"]["test"]["macro_auc"] != after["selected"]["test"]["macro_auc"]
     assert without_test(before) == without_test(after)
+    assert thresholds(before) == thresholds(after)
     described = []
     for index, tree in enumerate((evaluated, evaluation_base)):
         artifact.unpack(tree.output / "model" / "model.tar.gz", tmp_path / str(index))
@@ -281,20 +290,21 @@ def test_an_unknown_argument_is_refused(evaluation_base, monkeypatch):
 
 def predictions(seed: int, labels: np.ndarray) -> ValidationPredictions:
     names = tuple(str(index) for index in range(len(labels)))
-    return ValidationPredictions(names, names, labels, np.random.default_rng(seed).normal(0, 1, (len(labels), 3)))
+    logits = np.random.default_rng(seed).normal(0, 1, (len(labels), 3))
+    return ValidationPredictions(names, names, names, labels, logits)
 
 
 def test_choose_measures_each_candidate_at_its_own_temperature():
     labels = np.arange(30) % 3
     given = {name: predictions(seed, labels) for name, seed in (("b", 1), ("a", 2))}
     draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
-    choice = choose(given, classes=CLASSES, resamples=draws)
+    choice = choose(given, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
     for name, candidate in choice.candidates.items():
         assert candidate.calibration == calibrate(given[name])
         at = given[name].probabilities(candidate.calibration.temperature)
         assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
     with pytest.raises(MetricError):
-        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws)
+        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
 
 
 def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path):
@@ -323,4 +333,5 @@ def test_a_stored_roc_curve_is_short_and_keeps_its_area():
 
 
 def test_the_defaults_are_those_of_a_full_run():
-    assert EvaluationConfig() == EvaluationConfig(profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0)
+    assert EvaluationConfig() == EvaluationConfig(profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0,
+                                                    breast_rule="mean")

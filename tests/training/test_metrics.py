@@ -5,6 +5,7 @@ import pytest
 import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from training import metrics
 from training.bootstrap import Resamples
@@ -65,8 +66,6 @@ def test_rates_at_a_fixed_other_rate_by_hand():
     assert metrics.sensitivity_at_specificity(1.0)(labels, scores) == 0.5
     assert metrics.specificity_at_sensitivity(1.0)(labels, scores) == 0.5
     assert metrics.specificity_at_sensitivity(0.5)(labels, scores) == 1
-    assert metrics.sensitivity_at(0.25)(labels, scores) == 1
-    assert metrics.specificity_at(0.25)(labels, scores) == 0.5
     assert metrics.sensitivity_at_specificity(1.0)([1, 0], [0.2, 0.9]) == 0, "nothing called positive is always allowed"
 
 
@@ -154,7 +153,7 @@ def test_what_is_undefined_is_refused_by_name():
     with pytest.raises(metrics.MetricError, match="an image predicted as this class"):
         metrics.precision(1)(two, rows)
     for metric in (metrics.roc_auc, metrics.probabilistic_f1, metrics.sensitivity_at_specificity(0.9),
-                   metrics.specificity_at_sensitivity(0.9), metrics.sensitivity_at(0.5)):
+                   metrics.specificity_at_sensitivity(0.9)):
         with pytest.raises(metrics.MetricError, match="undefined"):
             metric([0, 0], [0.1, 0.2])
     with pytest.raises(metrics.MetricError, match="both classes"):
@@ -235,11 +234,39 @@ def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
     patients = [str(index) for index in range(22)]
     interval = metrics.bootstrap_interval(metrics.recall(2), rare, probabilities, groups=patients)
     assert 250 < interval.undefined < 450, "a given patient is missed by (1 - 1/22) ** 22 = 0.36 of the draws"
-    assert interval.as_dict() == {"value": 0, "low": 0, "high": 0, "undefined_resamples": interval.undefined}
+    assert interval.as_dict() == {"value": 0, "low": 0, "high": pytest.approx(0.975),
+                                  "undefined_resamples": interval.undefined}
     both = metrics.bootstrap_interval(metrics.balanced_accuracy, rare, probabilities, groups=patients)
     assert both.undefined > 500 and both.low is None and both.high is None and both.value == pytest.approx(1 / 3)
     one = metrics.bootstrap_interval(metrics.accuracy, rare, probabilities, groups=["same"] * 22)
     assert one.low is None, "one patient has no spread to measure"
+
+
+def test_a_share_that_no_draw_changes_has_the_exact_bounds_of_its_patients():
+    # Twelve patients of two images each, all right; three more patients have no image of class 1.
+    labels = np.array([1] * 24 + [0] * 3)
+    patients = [str(index // 2) for index in range(24)] + ["x", "y", "z"]
+    right = np.eye(2)[labels]
+    exact = stats.binomtest(12, 12).proportion_ci(0.95, method="exact")
+    found = metrics.bootstrap_interval(metrics.recall(1), labels, right, groups=patients)
+    assert (found.value, found.low, found.high) == (1, pytest.approx(exact.low), 1)
+    missed = metrics.bootstrap_interval(metrics.recall(1), labels, 1 - right, groups=patients)
+    assert (missed.value, missed.low, missed.high) == (0, 0, pytest.approx(1 - exact.low))
+
+
+def test_a_figure_that_is_no_share_has_no_interval_where_no_draw_changes_it():
+    labels, groups = np.array([0, 1] * 10), [str(index) for index in range(20)]
+    perfect = metrics.bootstrap_interval(metrics.macro_auc, labels, np.eye(2)[labels], groups=groups)
+    assert (perfect.value, perfect.low, perfect.high) == (1, None, None)
+
+
+def test_draws_of_some_images_are_those_of_their_patients():
+    patients = np.array(["b", "a", "b", "c", "a", "c", "c"])
+    whole = Resamples.draw(patients, n=50, seed=3)
+    part = whole.of(np.array([4, 2, 0]))
+    assert (part.counts == whole.counts[:, [4, 2, 0]]).all() and part.patients == 2 and whole.patients == 3
+    firsts = whole.of(np.array([1, 0, 3]))
+    assert (firsts.counts == Resamples.draw(["a", "b", "c"], n=50, seed=3).counts).all(), "one image for each patient"
 
 
 def test_the_bootstrap_refuses_what_it_cannot_do():

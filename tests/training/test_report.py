@@ -67,13 +67,16 @@ def page(evaluated) -> Page:
     return Page(evaluated.page)
 
 
-def test_every_figure_on_the_page_is_that_of_the_evaluation(evaluated, page):
-    shown = page.found("figure")
+@pytest.mark.parametrize("name", ["evaluated", "screened"])
+def test_every_figure_on_the_page_is_that_of_the_evaluation(name, request):
+    tree = request.getfixturevalue(name)
+    shown, evaluation = Page(tree.page).found("figure"), tree.evaluation
     assert len(shown) > 100
-    for path, (text, _) in shown.items():
-        value = look_up(evaluated.evaluation, path)
+    for path, (text, attributes) in shown.items():
+        value = look_up(evaluation, path)
         if value["value"] is None:
-            assert text == "undefined"
+            assert attributes["title"] == value["reason"] and text == value["reason"].split(":")[0]
+            assert text in ("undefined", "too few")
         elif value["low"] is None:
             assert text == f"{value['value']:.3f} no interval"
         else:
@@ -102,7 +105,11 @@ def test_the_page_shows_each_candidate_and_the_baseline_on_both_splits(evaluated
             assert cells <= set(numbers)
     assert {f"counts/{split}/{key}" for split in ("train", "validation", "test")
             for key in ("images", "patients", "normal", "benign", "malignant", "copies")} <= set(numbers)
-    assert "selected/operating_points/sensitivity/on_test/specificity" in figures
+    for level in ("image", "patient"):
+        for key in ("malignant_auc", "pf1", "pf1_floor", "sensitivity_at_specificity", "specificity_at_sensitivity"):
+            assert f"selected/test/{level}/{key}" in figures and f"candidates/first/validation/{level}/{key}" in figures
+        for key in ("sensitivity", "specificity", "recall_rate", "ppv", "f1"):
+            assert f"selected/validation/{level}/operating_points/f1/{key}" in figures
 
 
 def test_the_page_is_one_file(evaluated, page):
@@ -190,8 +197,8 @@ def test_example_films_are_shown_with_their_lesions(evaluated, page):
 def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
     logits = np.log([[0.8, 0.1, 0.1], [0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
     names = tuple("abcde")
-    test = TestPredictions(names, names, np.array([0, 0, 0, 2, 2]), logits)
-    validation = ValidationPredictions(names[:1], names[:1], np.array([0]), logits[:1])
+    test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)
+    validation = ValidationPredictions(names[:1], names[:1], names[:1], np.array([0]), logits[:1])
     examples = pick_examples({Split.VALIDATION: validation, Split.TEST: test}, 1.0, ["normal", "benign", "malignant"])
     keys = ("split", "image_id", "truth", "predicted", "correct")
     assert [tuple(item[key] for key in keys) for item in examples] == [

@@ -1,0 +1,117 @@
+"""Subgroups: who belongs to which, what their figures are, and when there are too few for any."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+
+from processing.records import Dataset, ImageRecord, Label, Laterality, View
+from training import metrics
+from training.bootstrap import Resamples
+from training.exams import Cases, Level
+from training.subgroups import LEAST_PATIENTS, subgroups
+
+PATIENTS = 60
+
+
+def rows() -> list[ImageRecord]:
+    """Return two images of each patient; every third patient is malignant, and the first of each two is at site 1."""
+    return [ImageRecord(f"{patient:02d}{view}", f"p{patient:02d}", Dataset.RSNA, Laterality.LEFT, view,
+                        Label.MALIGNANT if patient % 3 == 0 else Label.NORMAL, site_id=str(1 + patient % 2),
+                        implant=False)
+            for patient in range(PATIENTS) for view in (View.CC, View.MLO)]
+
+
+def images(records: list[ImageRecord]) -> Cases:
+    malignant = np.array([int(record.label is Label.MALIGNANT) for record in records])
+    scores = np.random.default_rng(0).random(len(records)) * 0.7 + 0.3 * malignant
+    return Cases(Level.IMAGE, malignant, scores, np.arange(len(records)))
+
+
+def found(records: list[ImageRecord], threshold: float = 0.5):
+    draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
+    return subgroups(records, images(records), threshold, draws)["by"]
+
+
+def values(by, name: str) -> list[str]:
+    return [group["value"] for group in by[name]]
+
+
+def test_figures_are_those_of_the_images_of_a_subgroup():
+    records = rows()
+    cases, by = images(records), found(records)
+    for group in by["site"]:
+        own = np.array([record.site_id == group["value"] for record in records])
+        truth, scores = cases.malignant[own], cases.scores[own]
+        assert (group["images"], group["patients"], group["malignant"]) == (60, 30, 20)
+        assert group["malignant_auc"]["value"] == pytest.approx(reference.roc_auc_score(truth, scores))
+        assert group["sensitivity"]["value"] == pytest.approx((scores[truth == 1] >= 0.5).mean())
+        assert group["specificity"]["value"] == pytest.approx((scores[truth == 0] < 0.5).mean())
+        assert group["malignant_auc"]["low"] < group["malignant_auc"]["value"] < group["malignant_auc"]["high"]
+
+
+def test_the_threshold_is_the_given_one():
+    by = found(rows(), threshold=0.9)
+    assert by["site"][0]["sensitivity"]["value"] < found(rows())["site"][0]["sensitivity"]["value"]
+    records = rows()
+    draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
+    assert subgroups(records, images(records), 0.9, draws)["threshold"] == 0.9
+
+
+def test_intervals_come_from_the_draws_of_all_images():
+    records = rows()
+    draws, cases = Resamples.draw([record.patient_id for record in records], n=100, seed=0), images(records)
+    own = np.flatnonzero([record.view is View.CC for record in records])
+    expected = draws.of(own).interval(metrics.roc_auc, cases.malignant[own], cases.scores[own], level=0.95)
+    assert found(records)["view"][0]["malignant_auc"] == expected.as_dict()
+
+
+def test_attributes_of_one_value_are_left_out_whether_or_not_some_images_lack_it():
+    assert set(found(rows())) == {"site", "view"}
+    records = [replace(record, density="B" if index % 2 else "") for index, record in enumerate(rows())]
+    assert "density" not in found(records)
+    records[0] = replace(records[0], density="A")
+    assert values(found(records), "density") == ["A", "B", "not stated"]
+
+
+def test_values_stand_in_their_natural_order():
+    ages = [70.0, 49.9, None, 69.9, 50.0, 60.0, 95.0, 30.0]
+    records = [replace(record, age=ages[index % 8], machine_id=("170", "29", "")[index % 3],
+                       implant=(True, False, None)[index % 3], finding=("CIRC", "", "ARCH")[index % 3])
+               for index, record in enumerate(rows())]
+    by = found(records)
+    assert list(by) == ["site", "machine", "age", "view", "implant", "finding"]
+    assert values(by, "age") == ["under 50", "50 to 59", "60 to 69", "70 and over", "not stated"]
+    assert [group["images"] for group in by["age"]] == [30, 15, 30, 30, 15]
+    assert values(by, "machine") == ["29", "170", "not stated"]
+    assert values(by, "implant") == ["no", "yes", "not stated"]
+    assert values(by, "finding") == ["ARCH", "CIRC", "none"]
+
+
+def test_a_film_counts_for_each_of_its_flags():
+    flags = [{"flags": ["a", "b"]}, {"flags": ["b"]}, {"flags": []}, {}]
+    by = found([replace(record, quality=flags[index % 4]) for index, record in enumerate(rows())])
+    assert {group["value"]: group["images"] for group in by["film flags"]} == {
+        "a": 30, "b": 60, "none": 30, "not stated": 30}
+
+
+def test_too_few_patients_are_named_instead_of_a_figure():
+    # Site 1 has the malignant patients 0, 6, 12 ...: move all but nine of its ten to site 2.
+    records = [replace(record, site_id="2") if record.patient_id == "p00" else record for record in rows()]
+    first, second = found(records)["site"]
+    assert first["malignant"] == 18, "images are many, patients are nine"
+    for name in ("malignant_auc", "sensitivity"):
+        assert first[name]["value"] is None and first[name]["low"] is None
+        assert first[name]["reason"] == "too few: 9 with a malignant image, of 10 patients needed"
+        assert second[name]["value"] is not None
+    assert first["specificity"]["value"] is not None, "twenty patients have other images"
+    assert LEAST_PATIENTS == 10 and found(rows())["site"][0]["sensitivity"]["value"] is not None
+
+
+def test_a_patient_counts_on_both_sides_when_she_has_both_kinds_of_image():
+    records = [replace(record, label=Label.NORMAL) if record.view is View.MLO else record for record in rows()]
+    records = [replace(record, site_id="1" if int(record.patient_id[1:]) % 3 == 0 else "2") for record in records]
+    first, second = found(records)["site"]
+    assert first["specificity"]["value"] is not None and first["malignant_auc"]["value"] is not None
+    assert second["malignant_auc"]["reason"] == "too few: 0 with a malignant image, of 10 patients needed"
