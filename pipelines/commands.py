@@ -92,12 +92,13 @@ _RESULTS: Mapping[str, str] = {
 
 def runs(options: argparse.Namespace) -> int:
     """List the runs."""
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
+    from pipelines.progress import console
     from pipelines.runs import list_runs
 
-    table = Table("id", "status", "profile", "dataset", "time", "best", "validation AUC", box=None, pad_edge=False)
+    names = ("status", "profile", "dataset", "time", "best", "validation AUC")
+    table = Table(Column("id", no_wrap=True, min_width=20), *names, box=None, pad_edge=False)
     for folder in list_runs(options.runs):
         execution, best = folder.execution(), _selected(folder)
         table.add_row(
@@ -109,21 +110,19 @@ def runs(options: argparse.Namespace) -> int:
             best.get("cnn", ""),
             _figure(best.get("validation", {}).get("macro_auc")),
         )
-    Console(highlight=False).print(table)
+    console().print(table)
     return 0
 
 
 def status(options: argparse.Namespace) -> int:
     """Show a run's steps."""
-    from rich.console import Console
-
     from pipelines.local import Status, StepRecord
-    from pipelines.progress import steps_table
+    from pipelines.progress import console, steps_table
     from pipelines.runs import find_run
 
     execution = find_run(options.runs, options.id).execution()
     records = [StepRecord(**{**step, "status": Status(step["status"])}) for step in execution["steps"]]
-    Console(highlight=False).print(steps_table(records))
+    console().print(steps_table(records))
     print(
         f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; started {execution['started']}"
         + (f"\n{execution['reason']}" if execution["reason"] else "")
@@ -153,8 +152,9 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _compare_table(folders: Sequence["RunFolder"]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from pipelines.progress import console
 
     table = Table("", *(folder.id for folder in folders), box=None, pad_edge=False)
     documents = [folder.document("evaluation.json") for folder in folders]
@@ -167,7 +167,7 @@ def _compare_table(folders: Sequence["RunFolder"]) -> None:
                 *(_figure(item["selected"][split].get(measure), interval=True) for item in documents),
             )
     table.add_row("leakage audit", *("passed" if item["leakage"]["passed"] else "FAILED" for item in documents))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def deploy(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """What a person sees of a run: a live table on a terminal, one line per event elsewhere."""
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -29,12 +30,17 @@ STYLES = {
 }
 
 
+def console() -> Console:
+    """Return where tables go: as wide as the terminal, or 100 columns where there is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+
 @dataclass
 class Progress:
     """Shows the steps of a run while it is open as a context manager."""
 
     logs: Path
-    console: Console = field(default_factory=lambda: Console(stderr=False, highlight=False))
+    console: Console = field(default_factory=console)
     _records: list[StepRecord] = field(default_factory=list)
     _told: dict[str, Status] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
