@@ -108,6 +108,8 @@ class DataConfig:
     """Share of the images that may be refused before a job fails."""
     phi: str = "refuse"
     """What Prepare does with an image that carries a patient's identity: `refuse` or `drop` the attributes."""
+    patient_salt: str = ""
+    """When set, patient ids are hashed with this salt in everything that Prepare writes."""
 
     def __post_init__(self) -> None:
         """Refuse shares outside their range and a validation fold that does not exist."""
@@ -158,11 +160,15 @@ class EvaluationConfig:
     """The validation macro AUC below which nothing is registered (pipeline parameter MinMacroAuc)."""
     bootstrap: int = 500
     """Bootstrap samples, by patient, behind each interval."""
+    breast_rule: str = "mean"
+    """How the scores of a breast's views become one: `mean`, `max` or `noisy-or`."""
 
     def __post_init__(self) -> None:
         """Refuse a limit outside the measure's range, and intervals from too few samples."""
         _require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
         _require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
+        rules = ("mean", "max", "noisy-or")
+        _require(self.breast_rule in rules, f"evaluation.breast_rule={self.breast_rule!r}: one of {', '.join(rules)}")
 
 
 @dataclass(frozen=True)

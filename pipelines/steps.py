@@ -65,6 +65,8 @@ def prepare(context: Context) -> ProcessingStep:
         "--max-quarantine": str(config.data.max_quarantine),
         "--phi": config.data.phi,
     }
+    if config.data.patient_salt:
+        arguments["--patient-salt"] = config.data.patient_salt
     inputs = [parts.source("labels", below(raw, labels)), parts.sharded(context, "images", below(raw, images))]
     return _processing(context, "Prepare", "processing.jobs.prepare", arguments, inputs, ["prepared"])
 
@@ -128,6 +130,7 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, 
         "--profile": str(config.profile),
         "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
         "--bootstrap": str(config.evaluation.bootstrap),
+        "--breast-rule": config.evaluation.breast_rule,
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [
@@ -229,7 +232,7 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
         "Nothing was registered: the best candidate, ",
         parts.value(evaluated, "selected.cnn"),
         ", has a validation macro AUC of ",
-        parts.value(evaluated, "selected.validation.macro_auc.value"),
+        parts.value(evaluated, "selected.figure"),
         " where MinMacroAuc is ",
         context.parameters.min_macro_auc.to_string(),
         "; leakage audit: ",

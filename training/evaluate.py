@@ -156,7 +156,9 @@ def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Spli
     figures = {str(split): {**without_plots(candidate[split]),
                             "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split])}
                for split in (Split.VALIDATION, Split.TEST)}
-    return {"cnn": choice.selected, "rule": RULE, **figures,
+    # A definition cannot round a number, and the gate's sentence is read by people.
+    figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
+    return {"cnn": choice.selected, "rule": RULE, "figure": figure, **figures,
             "operating_points": _operating_points(judged.calibration, chosen, draws)}
 
 

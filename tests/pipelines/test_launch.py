@@ -65,8 +65,8 @@ def test_the_gate_closes_on_a_figure_below_the_limit(begin: Start, tmp_path: Pat
     run = begin(parameters={"MinMacroAuc": "0.6"})
     assert run.status is Status.FAILED
     assert run.reason == (
-        "Nothing was registered: the best candidate, alexnet, has a validation macro AUC of 0.512 where MinMacroAuc is "
-        "0.6; leakage audit: nothing crosses from one split into another"
+        "Nothing was registered: the best candidate, alexnet, has a validation macro AUC of 0.5120 where "
+        "MinMacroAuc is 0.6; leakage audit: nothing crosses from one split into another"
     )
     assert step(run, "Register")["status"] == "NotExecuted" and step(run, "Fail")["reason"] == run.reason
     assert find_run(tmp_path / "runs").id == run.id, "a refusal is a verdict"
