@@ -24,7 +24,7 @@ from training.bootstrap import bootstrap_interval
 from training.metrics import balanced_accuracy
 
 SIZE = 48
-COPIES = 2
+COPIES = 3
 """Of each film of the most frequent class; the others get more."""
 Film = tuple[np.ndarray, ImageRecord]
 
