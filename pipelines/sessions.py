@@ -29,7 +29,8 @@ def prepare_sdk(region: str) -> None:
     # Its import makes a boto3 client, which needs a region.
     os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
     os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
-    for name in ("sagemaker", "sagemaker.config"):
+    # The SDK sets the root logger to tell everything, and botocore would tell where each credential was found.
+    for name in ("sagemaker", "sagemaker.config", "botocore", "boto3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with quiet_sdk():
         import sagemaker.mlops.workflow.pipeline  # noqa: F401

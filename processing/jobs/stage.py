@@ -99,7 +99,7 @@ class Stage:
         seen = len(self.records) + len(rows)
         if rows and len(rows) > max_quarantine * seen:
             raise QuarantineError(
-                f"{self.name}: {len(rows)} of {seen} images were refused, more than "
+                f"{len(rows)} of {seen} images were refused, more than "
                 f"max_quarantine={max_quarantine:.0%}; the first is {rows[0]['image_id']}: {rows[0]['reason']}"
             )
         write_json(self.part("stage", "json"), self._account())
