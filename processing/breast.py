@@ -107,8 +107,8 @@ def segment_breast(
     quality["flags"] = _flags(mask, side, _padding(film.grey), coverage, laterality, missing)
     if abs(evidence) < CLEAR_EVIDENCE:
         quality["flags"].append("chest-side-unclear")
-    full = _enlarge(mask, pixels.shape)
-    return BreastRegion(full, _enlarge(muscle, pixels.shape) & full, side, quality)
+    # Blurring and interpolating keep the order of values, so the enlarged muscle lies in the enlarged mask as before.
+    return BreastRegion(_enlarge(mask, pixels.shape), _enlarge(muscle, pixels.shape), side, quality)
 
 
 def _reduce(pixels: NDArray[np.uint16]) -> _Film:

@@ -1,0 +1,56 @@
+"""Run every benchmark of this folder in turn and write `benchmarks.json`: `python -m tests.benchmarks [NAME ...]`.
+
+A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers,
+command}. Only ratios within one run mean anything: machines differ, and so do a machine's hours.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from processing.files import write_bytes
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return 1 where a figure misses its bar, 0 otherwise."""
+    found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks.json")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(found):
+        parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
+    rows = [row for name in options.names or found for row in run(found[name])]
+    write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
+    for row in rows:
+        print(
+            f"{'ok  ' if holds(row) else 'MISS'} {row['name']:<60} {row['value']:>10.3f} {row['unit']:<12} bar {row['bar']}"
+        )
+    return 0 if all(map(holds, rows)) else 1
+
+
+def run(script: Path) -> list[dict[str, Any]]:
+    """Return the rows that a benchmark prints; its progress goes to standard error."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{script.stem}"], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Return whether a figure reaches its bar; one without a bar always does."""
+    if row["bar"] is None:
+        return True
+    return bool(row["value"] >= row["bar"] if row["better"] == "higher" else row["value"] <= row["bar"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
