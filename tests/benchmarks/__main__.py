@@ -30,9 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     rows = [row for name in options.names or found for row in run(found[name])]
     write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
     for row in rows:
-        print(
-            f"{'ok  ' if holds(row) else 'MISS'} {row['name']:<60} {row['value']:>10.3f} {row['unit']:<12} bar {row['bar']}"
-        )
+        verdict = "ok  " if holds(row) else "MISS"
+        print(f"{verdict} {row['name']:<72} {row['value']:>9.3f} {row['unit']:<10} bar {row['bar']}")
     return 0 if all(map(holds, rows)) else 1
 
 
