@@ -88,9 +88,8 @@ def make_film(
     `lesions` counts the lesions of a film that is not normal: the first has the film's label, the others are benign.
     `scattered` draws calcifications without a centre in place of lesions. Films of one `patient_seed` resemble each
     other as two breasts of one woman do. `padded` centres a narrower film in black columns as in MIAS; otherwise the
-    film fills the frame as a digital detector does. `bits` is the grey resolution, spread over the 16-bit scale.
-    `pixels` is uint16, (height, width). The chest wall lies at the right of a right breast and at the left of a left
-    one, as in MIAS and RSNA. Raises `ConfigError` for arguments that contradict each other.
+    film fills the frame as a digital detector does. `bits` is the grey resolution on the 16-bit scale. The chest wall
+    lies on the breast's own side, as in MIAS and RSNA. Raises `ConfigError` for arguments that contradict each other.
     """
     _refuse(seed, label, view, height, width, lesions, scattered, bits)
     patient = seed if patient_seed is None else patient_seed
