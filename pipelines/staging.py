@@ -22,7 +22,7 @@ PATTERNS: Mapping[Dataset, Sequence[str]] = {
     Dataset.RSNA: ("train.csv", "train_images/*/*.dcm"),
 }
 """What of a dataset's folder goes to S3."""
-LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: "Info.txt", Dataset.RSNA: "train.csv"}
+LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: mias.LABEL_TABLE, Dataset.RSNA: rsna.LABEL_TABLE}
 WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
 
 
@@ -106,7 +106,7 @@ def _folder_of(folder: Path, marker: str, shown: Path | None = None) -> Path:
 
 
 def _check_rsna(folder: Path) -> None:
-    rsna.read_table(folder / LABEL_TABLES[Dataset.RSNA])
+    rsna.read_labels(folder / LABEL_TABLES[Dataset.RSNA])
     if not any((folder / "train_images").glob("*/*.dcm")):
         raise LabelError(
             f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv"

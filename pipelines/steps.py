@@ -29,6 +29,7 @@ from sagemaker.train import ModelTrainer
 
 from pipelines import parts
 from pipelines.parts import Context, below
+from processing import mias, rsna
 from processing.paths import ContainerPaths
 from processing.records import Dataset
 from training.config import Cnn
@@ -43,8 +44,8 @@ METRICS = (
 )
 """The figures on the line that `train` prints after each epoch, as `name=number`."""
 RAW: Mapping[Dataset, tuple[str, str]] = {
-    Dataset.MIAS: ("Info.txt", ""),
-    Dataset.RSNA: ("train.csv", "train_images/"),
+    Dataset.MIAS: (mias.LABEL_TABLE, ""),
+    Dataset.RSNA: (rsna.LABEL_TABLE, f"{rsna.IMAGE_FOLDER}/"),
 }
 """The label table and the image tree of each dataset, below its raw folder."""
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json"]

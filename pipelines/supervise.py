@@ -10,6 +10,7 @@ SIGTERM to this process stops the command as well. The exit code is the command'
 This file imports nothing of the project, so it starts in a few hundredths of a second; it runs on Linux and macOS.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -58,10 +59,9 @@ def _end(child: "subprocess.Popen[bytes]") -> int:
     """Stop the command's process group, the hard way after a while, and return the command's code."""
     if child.poll() is None:
         _signal_group(child.pid, signal.SIGTERM)
-        try:
+        # Whatever is left of the group when the grace is over is killed below.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
     _signal_group(child.pid, signal.SIGKILL)
     return child.wait()
 

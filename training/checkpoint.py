@@ -24,7 +24,7 @@ Saved = dict[str, Any]
 class CheckpointStore:
     """The one checkpoint of a run in a folder that SageMaker keeps in step with S3."""
 
-    def __init__(self, folder: Path, digest: str):
+    def __init__(self, folder: Path, digest: str) -> None:
         """Take the folder and the digest of the run (`run_digest`); what belongs to another run is never loaded."""
         self.path, self.digest = folder / FILE, digest
 
@@ -61,7 +61,7 @@ class CheckpointStore:
 class _Summed:
     """A file whose content is summed up as it is written: AlexNet's checkpoint has 900 MB, too much to hold twice."""
 
-    def __init__(self, stream: IO[bytes]):
+    def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.sum = stream, hashlib.sha256()
 
     def write(self, data: bytes) -> int:

@@ -27,7 +27,7 @@ class FilmDataset(Dataset[Item]):
     """The films of some manifest rows, exactly as they lie on disk; `dataset[i]` is an `Item`."""
 
     def __init__(self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int],
-                 description: str = "films"):
+                 description: str = "films") -> None:
         """Decode `<folder>/<image_id>.png` of every record, with a progress bar on a terminal.
 
         Raises `ManifestError` where a file is missing or has another shape (H, W), and
@@ -85,7 +85,7 @@ def require_every_class(dataset: FilmDataset, split: Split) -> None:
 class TrainingFilms(Dataset[Item]):
     """Training films with noise and holes that are drawn afresh each time one is used; `films[draw]` is an `Item`."""
 
-    def __init__(self, films: FilmDataset, config: TrainConfig):
+    def __init__(self, films: FilmDataset, config: TrainConfig) -> None:
         """Take the films, and from the config the seed and how strong noise and holes may be."""
         self.films, self.config = films, config
 

@@ -27,7 +27,7 @@ class Normalise(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, mean: Sequence[float], deviation: Sequence[float]):
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
         """Take the mean and standard deviation of each channel that the network wants."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))

@@ -108,7 +108,7 @@ class _Run:
     """What stays the same over the epochs of one run."""
 
     def __init__(self, network: FilmNetwork, train: FilmDataset, validation: FilmDataset, config: TrainConfig,
-                 pretrained: bool, world: World, check_stop: Callable[[], None]):
+                 pretrained: bool, world: World, check_stop: Callable[[], None]) -> None:
         self.network, self.train, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)

@@ -37,7 +37,7 @@ class Metric:
     """A figure over labelled images, for them as they are and for resamples of them."""
 
     def __init__(self, name: str, figures: Callable[[Integers, Floats, Floats], Floats], *, needs: str,
-                 binary: bool = False, share: bool = False):
+                 binary: bool = False, share: bool = False) -> None:
         """Take the weighted figures, what they need to be defined, and their kind.
 
         `binary`: labels are 0 or 1 with a score; `share`: the figure is a share of some of the images.

@@ -25,7 +25,7 @@ SMALLEST_SIDE = 64
 class FilmNetwork(nn.Module):
     """A classifier of films: normalisation, then `body`, some part of which is the classifier, the `head`."""
 
-    def __init__(self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise):
+    def __init__(self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise) -> None:
         """Take the network and the paths, inside `body`, of its classifier and of its last layer that knows places."""
         super().__init__()
         self.normalise = normalise

@@ -93,13 +93,18 @@ def test_three_instances_make_what_one_makes(run_on: Callable[[int], Stages]) ->
         assert sorted(rows) == sorted((one[name] / "manifest.csv").read_text().splitlines()[1:])
 
 
+def make_container(tree: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folders of one Prepare container and point the job at them."""
+    (base / "processing" / "input").mkdir(parents=True)
+    for name in ("labels", "images"):
+        (base / "processing" / "input" / name).symlink_to(tree)
+    monkeypatch.setenv(BASE_VARIABLE, str(base))
+
+
 def test_a_job_started_again_keeps_what_is_whole_and_makes_the_rest(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "processing" / "input").mkdir(parents=True)
-    for name in ("labels", "images"):
-        (tmp_path / "processing" / "input" / name).symlink_to(tree)
-    monkeypatch.setenv(BASE_VARIABLE, str(tmp_path))
+    make_container(tree, tmp_path, monkeypatch)
     output = tmp_path / "processing" / "output" / "prepared"
     close = prepare.Stage.close
     monkeypatch.setattr(prepare.Stage, "close", lambda *_, **__: None)
@@ -126,10 +131,7 @@ def test_a_job_started_again_keeps_what_is_whole_and_makes_the_rest(
 def test_other_settings_start_over(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "processing" / "input").mkdir(parents=True)
-    for name in ("labels", "images"):
-        (tmp_path / "processing" / "input" / name).symlink_to(tree)
-    monkeypatch.setenv(BASE_VARIABLE, str(tmp_path))
+    make_container(tree, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(prepare.Stage, "close", lambda *_, **__: None)
         prepare.main(["--dataset", "mias"])
