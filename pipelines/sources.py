@@ -67,7 +67,7 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
         staged = staging.stage(dataset, Path(source.place), config.storage.uri("raw", dataset), services.storage)
     else:
         say(
-            f"SYNTHETIC FILMS: no source was given, so {source.films} phantoms stand in for {dataset}; "
+            f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
             "no figure of this run says anything about real mammograms."
         )
         with TemporaryDirectory() as scratch:
