@@ -112,7 +112,7 @@ def segment_breast(
     if abs(evidence) < CLEAR_EVIDENCE:
         quality["flags"].append("chest-side-unclear")
     full = _enlarge(mask, pixels.shape)
-    return BreastRegion(full, _enlarge(muscle, pixels.shape) & full, side, quality)
+    return BreastRegion(full, _enlarge(muscle, pixels.shape, within=full), side, quality)
 
 
 def _reduce(pixels: NDArray[np.uint16]) -> _Film:
@@ -238,7 +238,7 @@ def _largest(objects: NDArray[np.uint8], grey: Grey) -> NDArray[np.uint8]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(objects, connectivity=4)
     for index in sorted(range(1, count), key=lambda item: -int(stats[item, cv2.CC_STAT_AREA])):
         chosen = labels == index
-        if float(np.percentile(grey[chosen], 20)) < 0.9:
+        if float((grey[chosen] < 0.9).mean()) > 0.2:
             return np.asarray(chosen, np.uint8)
     raise NoBreastError("no breast: nothing but air, labels and borders in the image")
 
@@ -316,8 +316,11 @@ def _flags(
     return [name for name, holds in conditions.items() if holds]
 
 
-def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """Return the mask at full size with a smooth boundary; only around what it holds is anything computed."""
+def _enlarge(mask: Mask, shape: tuple[int, ...], *, within: Mask | None = None) -> Mask:
+    """Return the mask at full size with a smooth boundary, where `within` holds.
+
+    Only around what the mask holds is anything computed.
+    """
     result = np.zeros(shape, bool)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     if not width:
@@ -328,7 +331,7 @@ def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
     soft = cv2.GaussianBlur(mask[rows, columns].astype(np.uint8) * 254, (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)
     large = cv2.resize(soft, box.shape[::-1], interpolation=cv2.INTER_LINEAR)
     cv2.threshold(large, 127, 1, cv2.THRESH_BINARY, dst=large)
-    box[:] = large.view(np.bool_)
+    box[:] = large.view(np.bool_) if within is None else large.view(np.bool_) & within[full_rows, full_columns]
     return result
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from processing import breast
 from processing.imaging import Mammogram, read_mammogram
+from processing.memory import keep_heap
 from processing.phantom import make_film
 from processing.records import Label, Laterality, View
 from tests.benchmarks.rows import Row, row
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    keep_heap()
     measured = films(arguments.rsna)
     spent, usual = zip(*(seconds(film, arguments.repeats) for film in measured), strict=True)
     overlaps = [overlap(film) for film in measured]
