@@ -116,8 +116,8 @@ class Decision(_Model):
     operating_point: OperatingPoint
     threshold: float
     finding: Finding
-    sensitivity: float | None = Field(default=None, description="of the threshold, on the validation cases of this level")
-    specificity: float | None = Field(default=None, description="of the threshold, on the validation cases of this level")
+    sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+    specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
 
 
 class QualityWarning(_Model):
