@@ -87,7 +87,7 @@ def _step(network: FilmNetwork, optimiser: Any, schedule: Any, images: torch.Ten
     loss.backward()
     optimiser.step()
     schedule.step()
-    return float(loss)
+    return loss.item()
 
 
 def save(directory: Path, network: FilmNetwork) -> None:
