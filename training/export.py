@@ -103,6 +103,10 @@ def write_network(model: LoadedModel, target: Path) -> None:
     converted.reshape([1, 1, height, width])
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
+    # Their own names count what the process converted before: the same network would be another file.
+    converted.set_friendly_name("network")
+    for index, operation in enumerate(converted.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{index}")
     openvino.save_model(converted, str(target), compress_to_fp16=False)
 
 
