@@ -11,34 +11,14 @@ from inference.errors import BadOptionError, from_image_error
 from inference.explain import OUTSIDE_LIMIT, Evidence, grey_png, overlay, png, regions
 from inference.media import AnswerType, pack_attributes
 from inference.predictor import Prediction, Predictor
-from inference.schema import Answer, Heatmap, ImageInfo, ModelInfo, QualityWarning, RequestOptions
+from inference.schema import Answer, Heatmap, ImageInfo, ModelInfo, QualityWarning
+from inference.task import Reply as Reply
+from inference.task import Task as Task
 from processing.errors import ImageError
 from processing.imaging import Mammogram, ReadConfig, read_mammogram
 from processing.records import Label
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A request whose headers are accepted and whose body is read."""
-
-    request_id: str
-    body: bytes
-    options: RequestOptions
-    form: AnswerType
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The answer to a task."""
-
-    body: bytes
-    form: AnswerType
-    attributes: str
-    """For the custom attributes header: the scores, so that an overlay does not come without them."""
-    facts: dict[str, Any]
-    """For the log: numbers and codes, nothing that identifies anybody."""
 
 
 @dataclass

@@ -161,7 +161,7 @@ def films() -> Films:
 @pytest.fixture(scope="session")
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that most tests share; its limits are low so that they can be met."""
-    limits = {"MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
+    limits = {"MAMMOPIPE_WORKERS": "2", "MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
     server = start(base, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server
