@@ -85,7 +85,6 @@ def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
     image.DerivationDescription = f"{NOTICE}; heatmap of {_target(facts)} by model {facts['model']['id']}"[:1024]
     image.BurnedInAnnotation = "YES" if source.burned_in else "NO"
     image.LossyImageCompression = "01" if source.lossy else "00"
-    del image.PatientOrientation
     image.add_new("PatientOrientation", "CS", None)
     source.give(image, OF_PIXELS)
 

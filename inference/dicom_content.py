@@ -30,6 +30,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from inference.dicom_source import Source
+from inference.schema import NOTICE
 from processing.records import Laterality, View
 
 Facts = Mapping[str, Any]
@@ -65,11 +66,15 @@ class Writer:
     def __init__(self, model: Facts, document_uid: str, derive: Any) -> None:
         self._model, self._document, self._derive = model, document_uid, derive
 
-    def judged(self, name: str, facts: Facts, images: Sequence[Source], side: str | None, title: str) -> Group:
-        """Return the group of an exam, a breast or an image: its scores, decision, referral and reasons in words."""
+    def judged(self, name: str, facts: Facts, images: Sequence[Source], side: str | None) -> Group:
+        """Return the group of an exam, a breast or an image: its scores, decision, referral and reasons in words.
+
+        `name` begins with which of them it is.
+        """
+        level = name.split()[0]
         group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking(name),
-            finding_category=private(name.split()[0].upper(), title),
+            finding_category=private(level.upper(), f"Judgement of one {level}"),
             algorithm_id=self._algorithm(),
             finding_sites=[_site(side)],
             measurements=list(_measurements(facts)),
@@ -143,7 +148,7 @@ def _site(side: str | None) -> FindingSite:
 
 def _number(name: Code, value: float, unit: Code, *, method: Code | None = None) -> Measurement:
     # A decimal string holds 16 characters (PS3.5 6.2), and no score means more than six digits.
-    return Measurement(name, float(f"{value:.6g}"), unit, method=method)
+    return Measurement(name, value if isinstance(value, int) else float(f"{value:.6g}"), unit, method=method)
 
 
 def _measurements(facts: Facts) -> Iterable[Measurement]:
@@ -175,7 +180,8 @@ def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
 
 
 def _sentences(facts: Facts) -> Iterable[str]:
-    """Yield why a reader must judge it, what to trust less, and how good the threshold was on the validation images."""
+    """Yield the notice, why a reader must judge it, what to trust less, and how good the threshold is."""
+    yield NOTICE
     for reason in (facts.get("referral") or {}).get("reasons", []):
         yield f"Refer to reader: {reason['message']} ({reason['code']})"
     for warning in facts.get("warnings", []):
@@ -186,7 +192,7 @@ def _sentences(facts: Facts) -> Iterable[str]:
         return
     known = [f"{name} {decision[name]:.3f}" for name in ("sensitivity", "specificity") if decision[name] is not None]
     if known:
-        yield f"The threshold on the validation images: {', '.join(known)}"
+        yield f"The threshold in validation: {', '.join(known)}"
 
 
 def _comment(text: str) -> TextContentItem:

@@ -8,6 +8,7 @@ alone differ: an archive that gets it twice keeps one. Request ids and timings a
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -36,6 +37,8 @@ from inference.schema import NOTICE, Answer
 __all__ = ["MixedPatientsError", "NoSourceIdentityError", "overlay_capture", "structured_report"]
 
 _NAMESPACE = UUID("6f0b7a52-64e4-4b0e-9d0c-1c8d5c7f2f53")
+# At level INFO highdicom logs the UIDs of what it refers to.
+logging.getLogger("highdicom").setLevel(logging.WARNING)
 REPORT_SERIES, CAPTURE_SERIES = 9901, 9902
 """Series numbers: high, so that a workstation sorts results behind the images."""
 
@@ -128,14 +131,14 @@ def _groups(images: Sequence[tuple[Source, Facts]], facts: Facts, document_uid: 
     """Yield the groups from the whole to its parts: exam, breasts, images, and after each image its regions."""
     writer = Writer(facts["model"], document_uid, _derive)
     if facts.get("exam"):
-        yield writer.judged("exam", facts["exam"], [source for source, _ in images], None, f"Exam; {NOTICE}")
+        exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
+        yield writer.judged("exam", exam, [source for source, _ in images], None)
     for number, breast in enumerate(facts.get("breasts") or []):
         seen = [images[index][0] for index in breast["images"]]
-        yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"],
-                            f"Breast; {NOTICE}")
+        yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
     for index, (source, part) in enumerate(images):
         side = part["image"]["laterality"]
-        yield writer.judged(f"image {index}", part, [source], side, f"Image; {NOTICE}")
+        yield writer.judged(f"image {index}", part, [source], side)
         heatmap = part.get("heatmap") or {"regions": []}
         for number, region in enumerate(heatmap["regions"]):
             yield writer.region(f"image {index} region {number}", region, heatmap["target"], source, side)
