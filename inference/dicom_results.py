@@ -26,13 +26,12 @@ from highdicom.sr import (
     ObserverContext,
 )
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from pydicom.sr.codedict import codes
 
 from inference.dicom_capture import capture
 from inference.dicom_content import SCHEME, Facts, Group, Writer, image_library
 from inference.dicom_source import KEPT, MixedPatientsError, NoSourceIdentityError, Source, read_source, read_sources
-from inference.schema import NOTICE, Answer
+from inference.schema import NOTICE, Answer, ExamAnswer
 
 __all__ = ["MixedPatientsError", "NoSourceIdentityError", "overlay_capture", "structured_report"]
 
@@ -43,7 +42,7 @@ REPORT_SERIES, CAPTURE_SERIES = 9901, 9902
 """Series numbers: high, so that a workstation sorts results behind the images."""
 
 
-def structured_report(sources: Sequence[bytes], answer: BaseModel) -> bytes:
+def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
     """Return a Comprehensive SR (TID 1500) of an `Answer`, or of an `ExamAnswer`, as a DICOM file.
 
     `sources` are the DICOM files that were judged, in the order of the answer's images. The report is PARTIAL,

@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag as NumberedTag
 
-from inference.errors import UnusableImageError, from_image_error
+from inference.errors import RequestError, UnusableImageError, from_image_error
 from processing.dicom_file import DicomFile, is_dicom, parse
 from processing.dicom_tags import Tag, Tags, label
 from processing.errors import ImageError
@@ -107,17 +107,16 @@ class Source:
                 result[tag] = self.kept.get_item(tag)
 
 
-def read_source(data: bytes, *, index: int | None = None, limits: Limits = DEFAULT_CONFIG.limits) -> Source:
-    """Return what a result needs of a DICOM file's bytes; `index` names the image of an exam in errors.
+def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Source:
+    """Return what a result needs of a DICOM file's bytes.
 
     Raises `NoSourceIdentityError` for anything that is no DICOM file or lacks a UID, and what the reader raises.
     """
-    where = "<bytes>" if index is None else f"image {index}"
     if not is_dicom(data):
-        raise NoSourceIdentityError("no_source_identity", f"{where}: a DICOM result needs a DICOM file as its source")
+        raise NoSourceIdentityError("no_source_identity", "<bytes>: a DICOM result needs a DICOM file as its source")
     wanted = {*Tag, *KEPT, *OF_PIXELS, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
     try:
-        return _source(parse(data, where=where, limits=limits, tags=wanted), hashlib.sha256(data).hexdigest())
+        return _source(parse(data, where="<bytes>", limits=limits, tags=wanted), hashlib.sha256(data).hexdigest())
     except ImageError as error:
         raise from_image_error(error) from None
 
@@ -125,19 +124,28 @@ def read_source(data: bytes, *, index: int | None = None, limits: Limits = DEFAU
 def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limits) -> list[Source]:
     """Return the sources of one exam.
 
-    Raises `MixedPatientsError` for files of several studies or patients, and as `read_source` does.
+    Raises `MixedPatientsError` for files of several studies or patients, and as `read_source` does; the detail of an
+    exam's error holds the index of the image.
     """
-    sources = [read_source(data, index=index if len(files) > 1 else None, limits=limits)
-               for index, data in enumerate(files)]
-    for index, source in enumerate(sources[1:], 1):
-        if source.study != sources[0].study:
-            raise MixedPatientsError("mixed_patients", f"image {index}: {label(STUDY)} is not that of image 0")
-        for tag in _SAME_PATIENT:
-            if _comparable(source.kept, tag) != _comparable(sources[0].kept, tag):
-                raise MixedPatientsError("mixed_patients", f"image {index}: {label(tag)} is not that of image 0")
-        if source.instance in (other.instance for other in sources[:index]):
-            raise MixedPatientsError("mixed_patients", f"image {index}: {label(INSTANCE)} is that of an earlier image")
+    sources: list[Source] = []
+    for index, data in enumerate(files):
+        try:
+            sources.append(read_source(data, limits=limits))
+            _check_together(sources)
+        except RequestError as error:
+            raise (error.at(index) if len(files) > 1 else error) from None
     return sources
+
+
+def _check_together(sources: Sequence[Source]) -> None:
+    """Raise `MixedPatientsError` where the last source is of another study or patient, or comes twice."""
+    first, last = sources[0], sources[-1]
+    others = [STUDY] if last.study != first.study else []
+    others += [tag for tag in _SAME_PATIENT if _comparable(last.kept, tag) != _comparable(first.kept, tag)]
+    if others:
+        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(others[0])} is not that of the exam's first image")
+    if last.instance in (earlier.instance for earlier in sources[:-1]):
+        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(INSTANCE)} is that of an earlier image")
 
 
 def _source(file: DicomFile, digest: str) -> Source:

@@ -55,7 +55,7 @@ def changed(data: bytes, **attributes: Any) -> bytes:
             setattr(dataset, keyword, value)
             continue
         for holder, name in ((dataset, keyword), (dataset.file_meta, f"MediaStorage{keyword}")):
-            if name in holder:
+            if name in holder.dir():
                 delattr(holder, name)
     stream = BytesIO()
     dataset.save_as(stream, enforce_file_format=False)
@@ -246,8 +246,7 @@ def test_results_keep_patient_and_study_to_the_byte(exams: list[list[bytes]]) ->
     for result in map(opened, results(data)):
         for keyword in (*SECRETS, "SpecificCharacterSet", "OtherPatientIDsSequence", "StudyInstanceUID"):
             assert result[keyword].value == source[keyword].value, keyword
-        assert b"\x1b$B" in result.get_item("PatientName").value if isinstance(
-            result.get_item("PatientName").value, bytes) else str(result.PatientName) == "Yamada^Tarou=山田^太郎"
+        assert str(result.PatientName) == "Yamada^Tarou=山田^太郎"
 
 
 def test_malformed_attributes_of_a_source_are_kept_and_nothing_of_it_is_told(
@@ -355,9 +354,9 @@ def test_images_of_several_patients_are_refused(exams: list[list[bytes]], keywor
     files = [changed(data, **SECRETS) for data in exams[0]]
     other = value or opened(files[0]).SOPInstanceUID
     files[2] = changed(files[2], **{keyword: other})
-    with pytest.raises(MixedPatientsError, match=rf"image 2: {keyword} ") as caught:
+    with pytest.raises(MixedPatientsError, match=f"{keyword} ") as caught:
         structured_report(files, exam(files))
-    assert (caught.value.status, caught.value.code) == (422, "mixed_patients")
+    assert (caught.value.status, caught.value.code, caught.value.detail) == (422, "mixed_patients", {"image": 2})
     assert not [secret for secret in (*SECRETS.values(), other) if secret in str(caught.value)]
 
 
