@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
-from inference.dicom_content import Facts
+from inference.dicom_content import Facts, plain
 from inference.dicom_source import OF_PIXELS, Source
 from inference.schema import NOTICE
 
@@ -82,7 +82,7 @@ def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
         CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
     ]
     image.SourceImageSequence = [reference]
-    image.DerivationDescription = f"{NOTICE}; heatmap of {_target(facts)} by model {facts['model']['id']}"[:1024]
+    image.DerivationDescription = f"{NOTICE}; heatmap of {_target(facts)} by model {plain(facts['model']['id'])}"[:1024]
     image.BurnedInAnnotation = "YES" if source.burned_in else "NO"
     image.LossyImageCompression = "01" if source.lossy else "00"
     image.add_new("PatientOrientation", "CS", None)

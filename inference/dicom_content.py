@@ -49,6 +49,9 @@ VIEWS = {
     View.AT: Code("399011000", "SCT", "Axillary Tail"),
 }
 """PS3.16 CID 4014, and CID 4015 for the axillary tail."""
+MODALITIES = {"CR": codes.cid29.ComputedRadiography, "DX": codes.cid29.DigitalRadiography,
+              "MG": codes.cid29.Mammography}
+"""PS3.16 CID 29."""
 _PERCENT = Code("%", "UCUM", "Percent")
 _PLAIN = Code("1", "UCUM", "no units")
 _NAT = Code("{nat}", "UCUM", "nat")
@@ -58,6 +61,11 @@ _PIXELS = Code("{pixels}", "UCUM", "Pixels")
 def private(value: str, meaning: str) -> Code:
     """Return a concept of the private scheme; `value` has at most 16 characters (PS3.3 8.1)."""
     return Code(value, SCHEME, meaning)
+
+
+def plain(text: str) -> str:
+    """Return text that every character set of DICOM can hold: the result's is that of its source."""
+    return text.encode("ascii", "replace").decode()
 
 
 class Writer:
@@ -111,7 +119,7 @@ class Writer:
     def _algorithm(self) -> AlgorithmIdentification:
         model = self._model
         return AlgorithmIdentification(
-            name=f"mammopipe {model['architecture']}", version=str(model["id"]), manufacturer="mammopipe",
+            name=f"mammopipe {model['architecture']}", version=plain(model["id"]), manufacturer="mammopipe",
             parameters=[f"weights sha256 {model['weights_sha256']}", f"preprocessing {model['preprocess_digest']}"],
         )
 
@@ -126,9 +134,9 @@ def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentIte
 
 
 def _entry(source: Source, facts: Facts) -> ImageContentItem:
-    coded = [(codes.DCM.Modality, getattr(codes.cid29, _MODALITY_NAMES[source.modality], None))]
-    coded += [(codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
-              (codes.DCM.ImageView, VIEWS.get(facts["view"]))]
+    coded = [(codes.DCM.Modality, MODALITIES.get(source.modality)),
+             (codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
+             (codes.DCM.ImageView, VIEWS.get(facts["view"]))]
     sizes = [(codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)]
     entry = ImageContentItem(Code("260753009", "SCT", "Source"), source.sop_class, source.instance,
                              relationship_type="CONTAINS")
@@ -137,9 +145,6 @@ def _entry(source: Source, facts: Facts) -> ImageContentItem:
         *(NumContentItem(name, size, _PIXELS, relationship_type="HAS ACQ CONTEXT") for name, size in sizes),
     ])
     return entry
-
-
-_MODALITY_NAMES = {"CR": "ComputedRadiography", "DX": "DigitalRadiography", "MG": "Mammography", "OT": ""}
 
 
 def _site(side: str | None) -> FindingSite:
@@ -196,4 +201,4 @@ def _sentences(facts: Facts) -> Iterable[str]:
 
 
 def _comment(text: str) -> TextContentItem:
-    return TextContentItem(codes.DCM.Comment, text, "CONTAINS")
+    return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")

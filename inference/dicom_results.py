@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
 from inference.dicom_capture import capture
-from inference.dicom_content import SCHEME, Facts, Group, Writer, image_library
+from inference.dicom_content import SCHEME, Facts, Group, Writer, image_library, plain
 from inference.dicom_source import KEPT, MixedPatientsError, NoSourceIdentityError, Source, read_source, read_sources
 from inference.schema import NOTICE, Answer, ExamAnswer
 
@@ -54,13 +54,11 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
     images = _matched(read_sources(sources), facts.get("images") or [facts])
     uid = _derive("instance", "report", *_names(images), _digest(facts))
+    first, *others = _groups(images, facts, uid)
     content = MeasurementReport(
         observation_context=ObservationContext(ObserverContext(codes.DCM.Device, _observer(facts["model"]))),
-        procedure_reported=codes.SCT.Mammography,
-        imaging_measurements=list(_groups(images, facts, uid)),
+        procedure_reported=codes.SCT.Mammography, imaging_measurements=[first],
     )
-    items = content[0].ContentSequence
-    items.insert(len(items) - 1, image_library([(source, part["image"]) for source, part in images]))
     report = ComprehensiveSR(
         evidence=[source.evidence() for source, _ in images], content=content[0], sop_instance_uid=uid,
         series_instance_uid=_derive("series", uid), series_number=REPORT_SERIES, instance_number=1,
@@ -68,6 +66,10 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
         **_equipment(facts["model"]),
     )
     report.CompletionFlagDescription = NOTICE
+    # Not before: the constructor copies and searches all that it is given, which doubles the time of a large exam.
+    items = report.ContentSequence
+    items[-1].ContentSequence.extend([item for group in others for item in group])
+    items.insert(len(items) - 1, image_library([(source, part["image"]) for source, part in images]))
     return _written(report, images[0][0])
 
 
@@ -121,7 +123,8 @@ def _observer(model: Facts) -> DeviceObserverIdentifyingAttributes:
 def _equipment(model: Facts) -> dict[str, Any]:
     return {
         "manufacturer": "mammopipe", "manufacturer_model_name": model["architecture"][:64],
-        "software_versions": model["id"].replace("\\", "/")[-64:], "device_serial_number": model["weights_sha256"][:64],
+        "software_versions": plain(model["id"]).replace("\\", "/")[-64:],
+        "device_serial_number": model["weights_sha256"][:64],
         "series_description": f"mammopipe: {NOTICE}",
     }
 

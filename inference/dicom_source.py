@@ -57,7 +57,7 @@ _LONGEST = 10240
 """Characters of the longest text representation among the attributes (LT, PS3.5 6.2)."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-MODALITIES = {
+STORAGE_CLASSES = {
     f"{_STORAGE}1": "CR",
     f"{_STORAGE}1.1": "DX",
     f"{_STORAGE}1.1.1": "DX",
@@ -151,12 +151,12 @@ def _check_together(sources: Sequence[Source]) -> None:
 def _source(file: DicomFile, digest: str) -> Source:
     tags = file.tags
     sop_class = _uid(tags, SOP_CLASS, file.sop_class)
-    if sop_class not in MODALITIES:
+    if sop_class not in STORAGE_CLASSES:
         raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
     spacing = tags.numbers(Tag.PIXEL_SPACING)
     return Source(
         study=_uid(tags, STUDY), series=_uid(tags, SERIES), instance=_uid(tags, INSTANCE, file.sop_instance),
-        sop_class=sop_class, modality=tags.text(Tag.MODALITY) or MODALITIES[sop_class],
+        sop_class=sop_class, modality=tags.text(Tag.MODALITY) or STORAGE_CLASSES[sop_class],
         rows=tags.integer(Tag.ROWS), columns=tags.integer(Tag.COLUMNS), sha256=digest,
         kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
         pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,

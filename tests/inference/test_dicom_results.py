@@ -17,7 +17,7 @@ from highdicom.sr import srread
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from inference.dicom_results import MixedPatientsError, NoSourceIdentityError, overlay_capture, structured_report
 from inference.explain import overlay
@@ -260,6 +260,26 @@ def test_malformed_attributes_of_a_source_are_kept_and_nothing_of_it_is_told(
     assert all(b"3.2.1961" in result and b"DOE JANE" in result for result in written)
     uid = str(opened(exams[0][0]).SOPInstanceUID)
     assert not [secret for secret in (*SECRETS.values(), "3.2.1961", "DOE JANE", uid) if secret in caplog.text]
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_the_encoding_of_the_source_does_not_matter(exams: list[list[bytes]], syntax: UID) -> None:
+    dataset = opened(changed(exams[1][0], **SECRETS))
+    dataset.decompress()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    stream = BytesIO()
+    dataset.save_as(stream, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    for result in map(opened, results(stream.getvalue())):
+        assert {keyword: str(result[keyword].value) for keyword in SECRETS} == SECRETS
+
+
+def test_text_beyond_ascii_does_not_break_a_result(exams: list[list[bytes]]) -> None:
+    data = exams[0][0]
+    model = {**MODEL, "id": "modèle-7"}
+    written = overlay_capture(data, heat_over(read_mammogram(data)), one(data, model=model))
+    assert opened(written).SoftwareVersions == "mod?le-7"
+    group = groups(opened(structured_report([data], one(data, model=model))))["image 0"]
+    assert "mod?le-7" in [item.TextValue for item in items(group) if item.ValueType == "TEXT"]
 
 
 def test_an_unknown_character_set_is_no_obstacle(exams: list[list[bytes]]) -> None:
