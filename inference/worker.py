@@ -14,6 +14,7 @@ from dataclasses import replace
 import cv2
 
 from inference.channel import read_body, receive, send
+from inference.engine import EngineKind, EngineSettings
 from inference.errors import CannotServeError, RequestError, WorkerFault, fault_trace
 from inference.handler import answer
 from inference.predictor import Predictor
@@ -44,7 +45,8 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
 def load(settings: ServerSettings) -> Predictor:
     """Return a predictor that has answered its warm-up image, or raise `CannotServeError` with the reason."""
     try:
-        predictor = Predictor(settings.model, model_id=settings.model_id)
+        engine = EngineSettings(EngineKind(str(settings.engine)), threads=settings.threads)
+        predictor = Predictor(settings.model, model_id=settings.model_id, engine=engine)
         predictor.warm_up()
     except MammopipeError as error:
         raise CannotServeError(str(error)) from None
