@@ -2,6 +2,7 @@
 
     RequestError                      an answer that is not 200, with a code and a message
     ├── BadOptionError        400     an option breaks a rule
+    ├── BadBodyError          400     the body is not the JSON, form or archive that its Content-Type says
     ├── ForbiddenError        403     what the request names may not be read by this endpoint
     ├── NotFoundError         404     no such path, or no such object
     ├── WrongMethodError      405     the path knows another method
@@ -45,9 +46,19 @@ class RequestError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, self.detail)
 
+    def at(self, image: int) -> "RequestError":
+        """Return the same refusal, naming the image of the exam, counted from 0, that it is about."""
+        return type(self)(self.code, self.message, {"image": image})
+
 
 class BadOptionError(RequestError):
     """An option breaks a rule."""
+
+    status = 400
+
+
+class BadBodyError(RequestError):
+    """The body is not the JSON, form or archive that its Content-Type says."""
 
     status = 400
 

@@ -22,6 +22,9 @@ class AnswerType(StrEnum):
 
     JSON = "application/json"
     OVERLAY = "image/png"
+    """The film in its original geometry with the heat in colour; of one image only."""
+    DICOM = "application/dicom"
+    """A structured report, or a secondary capture of the overlay; of DICOM images only."""
 
 
 def sniff(data: bytes) -> ImageType | None:

@@ -23,9 +23,10 @@ T = TypeVar("T")
 
 
 class EngineKind(StrEnum):
-    """What runs the network."""
+    """What computes the forward pass."""
 
     AUTO = "auto"
+    """OpenVINO where the model brings it and there is no GPU, torch otherwise."""
     OPENVINO = "openvino"
     TORCH = "torch"
 
@@ -59,7 +60,7 @@ class ServerSettings:
     threads: int = 1
     """Threads with which each worker computes."""
     engine: EngineKind = EngineKind.AUTO
-    """What runs the network; auto: the exported network where the model directory has one, else torch."""
+    """What computes the forward pass."""
     max_views: int = 16
     """Images that an exam may have."""
     s3_prefix: str = ""
