@@ -157,7 +157,7 @@ def test_the_bad_image_of_an_exam_is_named(predictor: Predictor, pgms: list[byte
 
 def test_an_exam_is_one_patient_s(predictor: Predictor, dicoms: list[bytes]) -> None:
     error = refused(predictor, JSON, exam(dicoms[:3]))
-    assert (error.status, error.code, error.detail) == (422, "several_patients", {"image": 2})
+    assert (error.status, error.code, error.detail) == (422, "mixed_patients", {"image": 2})
     patient = pydicom.dcmread(io.BytesIO(dicoms[2])).PatientID
     assert patient and patient not in error.message
     assert len(ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body).images) == 2
