@@ -3,8 +3,8 @@
 They need Java 17 and an environment with this project and them:
 
     python -m venv peers
-    peers/bin/pip install -e '.[inference]' torchserve==0.12.0 torch-model-archiver multi-model-server==1.1.11 \
-        sagemaker-inference==1.10.1
+    peers/bin/pip install -e '.[inference]' torchserve==0.12.0 \
+        multi-model-server==1.1.11 sagemaker-inference==1.10.1
     python -m tests.benchmarks.compare_servers peers [--rounds 10] [--engine auto|torch]
 
 A JSON list on stdout. All three run throughout; they take turns within each round, and who is idle computes nothing.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -75,9 +76,11 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place
     """Start TorchServe."""
     folder.mkdir()
     environment, port = variables(venv, model), free_port()
-    subprocess.run(["torch-model-archiver", "--model-name", "film", "--version", "1", "--handler",
-                    f"{ROOT / 'tests' / 'benchmarks' / 'peer_handlers.py'}:torchserve", "--export-path", str(folder)],
-                   env=environment, check=True, stdout=sys.stderr, executable=str(venv / "bin/torch-model-archiver"))
+    # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
+    model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
+    with zipfile.ZipFile(folder / "film.mar", "w") as archive:
+        archive.write(ROOT / "tests" / "benchmarks" / "peer_handlers.py", "peer_handlers.py")
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model_facts}))
     properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
                         management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
                         metrics_address=f"http://127.0.0.1:{free_port()}", disable_system_metrics="true",
