@@ -52,8 +52,8 @@ def embedded(facts: Mapping[str, Any], *, status: int, total_ms: float, time_s: 
     }
     if "wait_ms" in facts:
         values["WaitTime"] = facts["wait_ms"]
-    if (malignant := facts.get("probabilities", {}).get("malignant")) is not None:
-        values["MalignancyScore"] = round(100 * malignant, 4)
+    if "score" in facts:
+        values["MalignancyScore"] = facts["score"]
     if "refer" in facts:
         values["Referrals"] = int(facts["refer"])
     directive = {

@@ -130,7 +130,7 @@ class Server:
         return self.process.wait(30)
 
 
-def poll(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Return the first true value of `condition`, asked again and again."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

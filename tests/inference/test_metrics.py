@@ -75,7 +75,7 @@ def test_each_answer_counts_in_one_class(status: int, counted: set[str]) -> None
 
 
 def test_referrals_and_units() -> None:
-    line = embedded({"refer": True, "wait_ms": 1.0, "probabilities": {"malignant": 0.25}}, status=200, total_ms=3.5,
+    line = embedded({"refer": True, "wait_ms": 1.0, "score": 25.0}, status=200, total_ms=3.5,
                     time_s=1.5, model="m")
     assert check(json.loads(json.dumps(line))) == {
         "Requests": 1, "ClientErrors": 0, "ServerErrors": 0, "Busy": 0, "Latency": 3.5, "WaitTime": 1.0,

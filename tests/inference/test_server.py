@@ -32,7 +32,7 @@ def test_json_answer(server: Any, films: Any) -> None:
     reply = server.invoke(films.pgm, **{ATTRIBUTES: "laterality=R,view=MLO"})
     answer = reply.json
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
-    assert answer["schema_version"] == 1 and "research use only" in answer["notice"]
+    assert answer["schema_version"] == 2 and "research use only" in answer["notice"]
     assert set(answer["probabilities"]) == {"normal", "benign", "malignant"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["malignancy_score"] == pytest.approx(100 * answer["probabilities"]["malignant"])
