@@ -42,7 +42,8 @@ async function contentType(file) {
 
 async function ask(path, type, accept, body, signal) {
   for (let left = TRIES - 1; ; left -= 1) {
-    const response = await fetch(path, { method: "POST", body, signal, headers: { "Content-Type": type, Accept: accept } });
+    const headers = { "Content-Type": type, Accept: accept };
+    const response = await fetch(path, { method: "POST", body, signal, headers });
     if (response.ok) return response;
     if (response.status !== 503 || !left) throw await refusal(response);
     await response.body?.cancel();
@@ -203,7 +204,8 @@ async function paintHeat(heatmap) {
   const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
   const shrink = Math.min(1, HEAT_SIDE / Math.max(rows, columns));
   const [width, height] = [Math.round(columns * shrink), Math.round(rows * shrink)];
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), { resizeWidth: width, resizeHeight: height });
+  const size = { resizeWidth: width, resizeHeight: height };
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), size);
   if (heatmap !== state.answer?.images[state.selected].heatmap) return; // another film was chosen meanwhile
   Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });

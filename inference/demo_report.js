@@ -27,7 +27,8 @@ function explanation({ decision, referral }) {
   if (referral.refer) return "The model does not judge this. A reader must, whatever the score says.";
   if (!decision) return "The model has no such operating point: it gives a score, but no decision.";
   const where = decision.finding === "suspicious" ? "reaches" : "stays below";
-  return `The score ${where} ${score(100 * decision.threshold)}, the ${POINT_NAMES[decision.operating_point]} threshold.`;
+  const point = POINT_NAMES[decision.operating_point];
+  return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
 }
 
 function validated({ decision }) {
@@ -73,8 +74,10 @@ function examTable({ breasts, images, warnings }) {
   const heads = ["", "Decile", "Score", "Decision"].map((head, at) =>
     make("th", { scope: "col", className: at === 1 || at === 2 ? "number" : "" }, head));
   const rules = [...new Set(breasts.map(({ rule }) => RULES[rule] ?? rule))].join(", ");
-  return card("Breasts and films", make("table", { id: "levels" }, make("thead", {}, make("tr", {}, ...heads)),
-    make("tbody", {}, ...rows)), make("p", { className: "small" }, `A breast's score is the ${rules} of its views.`), reasons(warnings));
+  const table = make("table", { id: "levels" }, make("thead", {}, make("tr", {}, ...heads)),
+    make("tbody", {}, ...rows));
+  const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views.`);
+  return card("Breasts and films", table, rule, reasons(warnings));
 }
 
 function facts(pairs) {
