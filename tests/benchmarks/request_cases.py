@@ -35,6 +35,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "target": ("malignant", "benign", "normal", "0"), "result": ("report", "overlay", "both"),
     "overlay": ("heat", "none", "all"), "unknown": ("1",),
 }
+COMMON = ("operating_point", "heatmap", "target")
+"""Options that every request may have."""
 ACCEPTS = (JSON, PNG, DICOM, "*/*", "image/*", "", "text/html", f"{JSON};q=0, {PNG};q=0.5", f"{PNG};q=", ",,;;q=a")
 TEXTS = ("", "\x00", "\ud83d", "ß" * 40, "=" * 9, "a" * 5000, "%00", "../../etc/passwd", "null", "-1", "1e999", "{}")
 JSON_TEXTS = (b"", b"null", b"[]", b"{}", b"NaN", b"[" * 200_000, b'{"a":' * 50_000, b'{"images":[]}', b'"\\ud800"',
@@ -46,7 +48,7 @@ PATHS = ("/", "/ping", "/ping/", "/invocations/", "//invocations", "/invocations
          "/invocations?%FF=%FE", "/invocations?heatmap=true&heatmap=true", "/invocations?" + "a=1&" * 2000, "/%ZZ", "*")
 FILE_NAMES = ("DOE_JANE.dcm", "../../DOE_JANE", "/DOE_JANE", "a/b/", "__MACOSX/._x", "DOE_JANE.zip", "é")
 PART_NAMES = ('; filename="DOE_JANE.dcm"', "; filename*=UTF-8''DOE_JANE%00", '; filename="../DOE_JANE"', "")
-PART_HEADERS = ("", "", "", "Content-Transfer-Encoding: base64\r\n", "X: " + "y" * 9000 + "\r\n", "broken\r\n")
+PART_HEADERS = ("Content-Transfer-Encoding: base64\r\n", "X: " + "y" * 9000 + "\r\n", "broken\r\n")
 ODD_HEADERS = (
     ("Content-Encoding", "gzip"), ("Expect", "100-continue"), ("X-Forwarded-For", "a" * 4000), ("Range", "bytes=0-1"),
     ("Transfer-Encoding", "identity"), *(("Content-Length", text) for text in ("-1", "x", "9" * 20, "0")),
@@ -106,9 +108,9 @@ def pick(random: Random, choices: Any) -> Any:
 def film(random: Random) -> bytes:
     """Return a film, as it should be or mutated; phantoms come more often than their number."""
     count = len(films())
-    first = count - 12 if random.random() < 0.5 else 0
+    first = count - 12 if random.random() < 0.7 else 0
     data = films()[int(random.integers(first, count))]
-    return data if random.random() < 0.4 else mutate(data, random)
+    return data if random.random() < 0.6 else mutate(data, random)
 
 
 def kind_of(data: bytes) -> str:
@@ -128,7 +130,7 @@ def exam_json(random: Random) -> Case:
     if random.random() < 0.15:
         return _post("json", random, JSON, pick(random, JSON_TEXTS))
     exam: dict[str, Any] = {"images": [_member(random) for _ in range(_views(random))]}
-    if random.random() < 0.5:
+    if random.random() < 0.3:
         exam["options"] = _options(random) if random.random() < 0.9 else pick(random, TEXTS)
     if random.random() < 0.05:
         exam[pick(random, TEXTS)] = [{}]
@@ -137,29 +139,30 @@ def exam_json(random: Random) -> Case:
 
 
 def _views(random: Random) -> int:
-    return 17 if random.random() < 0.02 else int(random.integers(0, 4))
+    """Return how many images an exam has: mostly one to three, sometimes none or too many."""
+    return int(random.integers(1, 4)) if random.random() < 0.95 else pick(random, (0, 17))
 
 
 def _member(random: Random) -> Any:
-    if random.random() < 0.05:
+    if random.random() < 0.02:
         return pick(random, (None, [], "AAAA", 1, {}))
     member: dict[str, Any] = {"data": base64.b64encode(film(random)).decode()}
-    if random.random() < 0.1:
+    if random.random() < 0.04:
         member["data"] = pick(random, (*TEXTS, None, 7, ["AAAA"], "AAA", "A" * 100_000))
-    if random.random() < 0.1:
+    if random.random() < 0.04:
         member["s3_uri"] = pick(random, ("s3://bucket/key", "s3://", "file:///etc/passwd", "http://169.254.169.254/",
                                          "s3://bucket/../other", 1, *TEXTS))
         if random.random() < 0.7:
             del member["data"]
     for name in ("laterality", "view"):
-        if random.random() < 0.3:
-            member[name] = pick(random, (*OPTIONS[name], None, 1))
+        if random.random() < 0.15:
+            member[name] = pick(random, OPTIONS[name][:2] if random.random() < 0.9 else (*OPTIONS[name], None, 1))
     return member
 
 
 def form(random: Random) -> Case:
     """Return an exam as a form: whole, with odd parts, or mutated in its text."""
-    boundary = pick(random, ("b0undary", "a" * 70, "a" * 400, "--", "x y", ""))
+    boundary = "b0undary" if random.random() < 0.8 else pick(random, ("a" * 70, "a" * 400, "--", "x y", ""))
     parts = [_part(random, boundary) for _ in range(_views(random))]
     ending = b"" if random.random() < 0.1 else b"--%s--\r\n" % boundary.encode()
     body = b"".join(parts) + ending
@@ -172,10 +175,10 @@ def form(random: Random) -> Case:
 
 def _part(random: Random, boundary: str) -> bytes:
     data = film(random)
-    name = pick(random, ("file", "images", "laterality", "", 'a"b', "x" * 3000))
+    name = "image" if random.random() < 0.8 else pick(random, ("laterality", "", 'a"b', "x" * 3000))
     filename = pick(random, PART_NAMES)
     kind = kind_of(data) if random.random() < 0.8 else pick(random, (*TYPES, "text/plain", ""))
-    extra = pick(random, PART_HEADERS)
+    extra = "" if random.random() < 0.8 else pick(random, PART_HEADERS)
     head = f'Content-Disposition: form-data; name="{name}"{filename}\r\nContent-Type: {kind}\r\n{extra}\r\n'
     return b"--%s\r\n" % boundary.encode() + head.encode() + data + b"\r\n"
 
@@ -239,14 +242,15 @@ MAKERS: tuple[Callable[[Random], Case], ...] = (
 
 
 def _options(random: Random) -> dict[str, Any]:
-    names = [pick(random, list(OPTIONS)) for _ in range(int(random.integers(0, 3)))]
+    """Return some options, most of them in order."""
+    names = [pick(random, list(OPTIONS) if random.random() < 0.1 else COMMON) for _ in range(int(random.integers(0, 3)))]
     return {name: pick(random, OPTIONS[name][:2] if random.random() < 0.8 else OPTIONS[name]) for name in names}
 
 
 def _post(kind: str, random: Random, content_type: str, body: bytes) -> Case:
     """Return a request with options in its query or its attributes, most of them in order."""
-    options = _options(random) if random.random() < 0.5 else {}
-    accept = pick(random, (JSON, JSON, PNG, DICOM)) if random.random() < 0.9 else pick(random, ACCEPTS)
+    options = _options(random) if random.random() < 0.4 else {}
+    accept = pick(random, (JSON, JSON, JSON, PNG, DICOM)) if random.random() < 0.9 else pick(random, ACCEPTS)
     headers = [("Content-Type", content_type), ("Accept", accept)]
     path = pick(random, ENDPOINTS)
     if random.random() < 0.5:

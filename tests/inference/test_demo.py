@@ -75,7 +75,7 @@ class Visit:
         self.asked: list[Any] = []
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", self.asked.append)
+        self.page.on("request", lambda request: self.asked.append(request))
         self.page.goto(url)
 
     def drop(self, *files: bytes, name: str = "DOE^JANE.dcm") -> Any:
