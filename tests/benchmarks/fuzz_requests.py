@@ -18,13 +18,16 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from tests.benchmarks.request_cases import DICOM, IDENTITY, Case, make
+from tests.benchmarks.request_schema import send_generated
 from tests.inference.conftest import Server, poll, save_model, start
 
 CLIENTS = 2
@@ -57,6 +60,8 @@ class Outcome:
             self.answers[answer] += 1
             self.kinds[f"{kind} {answer[:3]}"] += 1
             self.slowest = max(self.slowest, seconds)
+            if not self.answers.total() % 1000:
+                print(f"{self.answers.total()} cases, {len(self.problems)} problems", file=sys.stderr, flush=True)
             if problem is not None:
                 self.problems.append(f"{name} ({kind}): {problem}")
 
@@ -115,6 +120,9 @@ class Client:
             # A kept connection may have been closed by the last answer; a fresh one must bring one.
             self.close()
             return self._send(case)
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the connection; the next case opens another."""
@@ -149,17 +157,23 @@ class Client:
                 return Answer(0, {}, b"")
 
 
-def attempt(client: Client, outcome: Outcome, name: str, case: Case) -> None:
+def generated_answer(session: requests.Session, arguments: Mapping[str, Any]) -> Answer:
+    """Return the answer to a request that schemathesis made."""
+    response = session.request(**arguments, timeout=MAX_SECONDS, allow_redirects=False)
+    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()},
+                  response.content)
+
+
+def attempt(send: Callable[[], Answer], outcome: Outcome, name: str, kind: str, method: str = "POST") -> None:
     """Send a case and count what came of it."""
     begun = time.perf_counter()
     try:
-        answer = client.send(case)
+        answer = send()
         label = f"{answer.status}" if answer.status in (0, 200) else _label(answer)
-        wrong = problem(answer, head=case.method == "HEAD")
+        wrong = problem(answer, head=method == "HEAD")
     except (OSError, http.client.HTTPException) as error:
-        client.close()
         label, wrong = "none", f"no answer: {type(error).__name__}: {error}"
-    outcome.add(name, case.kind, label, time.perf_counter() - begun, wrong)
+    outcome.add(name, kind, label, time.perf_counter() - begun, wrong)
 
 
 def _label(answer: Answer) -> str:
@@ -175,7 +189,8 @@ def send_all(server: Server, seed: int, numbers: Sequence[int], outcome: Outcome
     def run(share: Iterable[int]) -> None:
         client = Client(server.port)
         for number in share:
-            attempt(client, outcome, f"case {number}", make(seed, number))
+            case = make(seed, number)
+            attempt(lambda case=case: client.send(case), outcome, f"case {number}", case.kind, case.method)
         client.close()
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -214,14 +229,13 @@ def log_problems(server: Server) -> list[str]:
 
 def fuzz(server: Server, *, cases: int, seed: int, only: int | None = None) -> Outcome:
     """Return what came of the cases; the server must be ready and is left running."""
-    # Local: schemathesis takes a second to import, and only this needs it.
-    from tests.benchmarks.request_schema import send_generated
-
     outcome = Outcome()
     before = processes(server.process.pid)
     generated = 0 if only is not None else cases // 20
     send_all(server, seed, [only] if only is not None else range(cases - generated), outcome)
-    send_generated(server, seed, generated, outcome)
+    with requests.Session() as session:
+        send_generated(server.url, seed, generated, lambda name, sent: attempt(
+            lambda: generated_answer(session, sent), outcome, name, "schema"))
     if dead := before - processes(server.process.pid):
         outcome.problems.append(f"{len(dead)} of the server's {len(before)} processes died")
     if server.ping() != 200:

@@ -170,15 +170,15 @@ def form(random: Random) -> Case:
     header = f"{FORM}; boundary={named}"
     if random.random() < 0.2:
         header = pick(random, (f'{FORM}; boundary="{named}"', f"{FORM}; charset=x; boundary={named}", FORM))
-    return _post("form", random, header, mutate(body, random) if random.random() < 0.3 else body)
+    return _post("form", random, header, mutate(body, random) if random.random() < 0.2 else body)
 
 
 def _part(random: Random, boundary: str) -> bytes:
     data = film(random)
     name = "image" if random.random() < 0.8 else pick(random, ("laterality", "", 'a"b', "x" * 3000))
-    filename = pick(random, PART_NAMES)
-    kind = kind_of(data) if random.random() < 0.8 else pick(random, (*TYPES, "text/plain", ""))
-    extra = "" if random.random() < 0.8 else pick(random, PART_HEADERS)
+    filename = PART_NAMES[0] if random.random() < 0.9 else pick(random, PART_NAMES)
+    kind = kind_of(data) if random.random() < 0.9 else pick(random, (*TYPES, "text/plain", ""))
+    extra = "" if random.random() < 0.9 else pick(random, PART_HEADERS)
     head = f'Content-Disposition: form-data; name="{name}"{filename}\r\nContent-Type: {kind}\r\n{extra}\r\n'
     return b"--%s\r\n" % boundary.encode() + head.encode() + data + b"\r\n"
 
@@ -186,17 +186,19 @@ def _part(random: Random, boundary: str) -> bytes:
 def archive(random: Random) -> Case:
     """Return an exam as an archive: whole, with odd names and methods, bombs, or mutated in its bytes."""
     stream = io.BytesIO()
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    common = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    methods = common if random.random() < 0.9 else (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", pick(random, methods)) as packed:
         warnings.simplefilter("ignore", UserWarning)  # zipfile's own word about a name that comes twice
-        for _ in range(_views(random)):
-            packed.writestr(zipfile.ZipInfo(pick(random, FILE_NAMES)), _content(random), pick(random, methods))
+        for index in range(_views(random)):
+            name = f"DOE_JANE/{index}.dcm" if random.random() < 0.9 else pick(random, FILE_NAMES)
+            packed.writestr(zipfile.ZipInfo(name), _content(random), pick(random, methods))
         if random.random() < 0.1:
             packed.comment = b"PID4711" * 30
     body = bytearray(stream.getvalue())
     if random.random() < 0.05 and len(body) > 10:
         body[6] |= 1  # says that its first file is encrypted
-    return _post("zip", random, ZIP, mutate(bytes(body), random) if random.random() < 0.4 else bytes(body))
+    return _post("zip", random, ZIP, mutate(bytes(body), random) if random.random() < 0.2 else bytes(body))
 
 
 def _content(random: Random) -> bytes:
@@ -243,7 +245,8 @@ MAKERS: tuple[Callable[[Random], Case], ...] = (
 
 def _options(random: Random) -> dict[str, Any]:
     """Return some options, most of them in order."""
-    names = [pick(random, list(OPTIONS) if random.random() < 0.1 else COMMON) for _ in range(int(random.integers(0, 3)))]
+    known = list(OPTIONS) if random.random() < 0.1 else COMMON
+    names = [pick(random, known) for _ in range(int(random.integers(0, 3)))]
     return {name: pick(random, OPTIONS[name][:2] if random.random() < 0.8 else OPTIONS[name]) for name in names}
 
 
