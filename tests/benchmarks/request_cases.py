@@ -35,6 +35,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "target": ("malignant", "benign", "normal", "0"), "result": ("report", "overlay", "both"),
     "overlay": ("heat", "none", "all"), "unknown": ("1",),
 }
+PHANTOMS = 12
+"""How many of the films are phantoms: three formats of four."""
+OF_EXAMS = 0.9
+"""Share of sound films in exams: one bad film is enough for the whole exam to be refused."""
 COMMON = ("operating_point", "heatmap", "target")
 """Options that every request may have."""
 ACCEPTS = (JSON, PNG, DICOM, "*/*", "image/*", "", "text/html", f"{JSON};q=0, {PNG};q=0.5", f"{PNG};q=", ",,;;q=a")
@@ -75,7 +79,7 @@ class Case:
 def films() -> tuple[bytes, ...]:
     """Return valid films: tiny ones of every kind that the reader knows, and phantoms that the model can judge."""
     tiny = seeds(write_dicom, item, {"lossless": LOSSLESS, "lossy": LOSSY})
-    return (*tiny, *(data for number in range(4) for data in _phantom(number)))
+    return (*tiny, *(data for number in range(PHANTOMS // 3) for data in _phantom(number)))
 
 
 def _phantom(number: int) -> list[bytes]:
@@ -105,12 +109,12 @@ def pick(random: Random, choices: Any) -> Any:
     return choices[int(random.integers(len(choices)))]
 
 
-def film(random: Random) -> bytes:
-    """Return a film, as it should be or mutated; phantoms come more often than their number."""
+def film(random: Random, sound: float = 0.6) -> bytes:
+    """Return a film, as it should be or mutated; a share `sound` are phantoms, and a share `sound` are not mutated."""
     count = len(films())
-    first = count - 12 if random.random() < 0.7 else 0
+    first = count - PHANTOMS if random.random() < sound else 0
     data = films()[int(random.integers(first, count))]
-    return data if random.random() < 0.6 else mutate(data, random)
+    return data if random.random() < sound else mutate(data, random)
 
 
 def kind_of(data: bytes) -> str:
@@ -146,7 +150,7 @@ def _views(random: Random) -> int:
 def _member(random: Random) -> Any:
     if random.random() < 0.02:
         return pick(random, (None, [], "AAAA", 1, {}))
-    member: dict[str, Any] = {"data": base64.b64encode(film(random)).decode()}
+    member: dict[str, Any] = {"data": base64.b64encode(film(random, OF_EXAMS)).decode()}
     if random.random() < 0.04:
         member["data"] = pick(random, (*TEXTS, None, 7, ["AAAA"], "AAA", "A" * 100_000))
     if random.random() < 0.04:
@@ -174,7 +178,7 @@ def form(random: Random) -> Case:
 
 
 def _part(random: Random, boundary: str) -> bytes:
-    data = film(random)
+    data = film(random, OF_EXAMS)
     name = "image" if random.random() < 0.8 else pick(random, ("laterality", "", 'a"b', "x" * 3000))
     filename = PART_NAMES[0] if random.random() < 0.9 else pick(random, PART_NAMES)
     kind = kind_of(data) if random.random() < 0.9 else pick(random, (*TYPES, "text/plain", ""))
@@ -209,7 +213,7 @@ def _content(random: Random) -> bytes:
         with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as packed:
             packed.writestr("DOE_JANE.dcm", film(random))
         return inner.getvalue()
-    return film(random)
+    return film(random, OF_EXAMS)
 
 
 def odd_headers(random: Random) -> Case:
