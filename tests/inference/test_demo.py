@@ -2,8 +2,11 @@
 
 import base64
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from inference import demo
 from processing.phantom import write_rsna_tree
-from tests.inference.conftest import Server, poll, start
+from tests.inference.conftest import REPOSITORY, Server, poll, start
 
 PERSON = "DOE^JANE"
 DROP = """(files) => {
@@ -136,6 +139,22 @@ def test_the_page_is_there_for_the_demo_only(local: Server, server: Server) -> N
     assert (reply.status, reply.headers["content-security-policy"]) == (200, demo.policy())
     assert b"research use only: not for diagnosis" in reply.body
     assert server.request("GET", "/").status == 404
+
+
+def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
+    environment = {**os.environ, "MAMMOPIPE_BASE": str(base), "MAMMOPIPE_HOST": "0.0.0.0"}
+    ended = subprocess.run([sys.executable, "-m", "inference.server", "--demo"], cwd=REPOSITORY, env=environment,
+                           capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
+
+
+def test_the_film_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
+    reply = local.invoke(films.pgm, path="/invocations?overlay=none", Accept="image/png")
+    film = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(film, (films.pixels >> 8).astype(np.uint8))
+    refused = local.invoke(films.pgm, path="/invocations?overlay=none")
+    assert (refused.status, refused.code) == (400, "bad_option")
 
 
 def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
