@@ -22,7 +22,6 @@ def route() -> Route:
     return Route("/", _answer, methods=["GET"])
 
 
-@cache
 def page() -> str:
     """Return the page as one HTML document without references to anything outside it."""
     return _text("demo.html").replace("/* demo.css */", _style()).replace("/* demo.js */", _script())
@@ -63,6 +62,7 @@ def _script() -> str:
     return "".join(map(_text, SCRIPTS))
 
 
+@cache  # so that page and policy fit for as long as the process lives, whatever becomes of the files
 def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
