@@ -21,7 +21,7 @@ def check(sources: Sequence[Source], limits: Limits) -> None:
         found = _patient(source.data, limits, index)
         first = first or found
         if found and found != first:
-            raise UnusableImageError("several_patients", "the DICOM files state different Patient IDs (0010,0020); an "
+            raise UnusableImageError("mixed_patients", "the DICOM files state different Patient IDs (0010,0020); an "
                                                          "exam is one patient's").at(index)
 
 

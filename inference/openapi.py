@@ -44,7 +44,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
     422: {"unsupported_image": "a kind of file, or an encoding, that is not decoded", "corrupt_image": "truncated or "
           "undecodable", "not_a_mammogram": "readable, but not one 2-D mammogram", "no_breast": "no breast was found",
           "unusable_image": "any other reason of the image reader", "duplicate_image": "the exam has an image twice",
-          "several_patients": "the exam's images are of several patients",
+          "mixed_patients": "the exam's images are of several patients",
           "no_source_identity": "a DICOM result needs DICOM images"},
     500: {"internal": "a fault of the server"},
     503: {"busy": "no room", "starting": "the model is being loaded", "stopping": "the server ends",
