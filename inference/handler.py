@@ -7,7 +7,7 @@ from inference import one_patient
 from inference.errors import BadOptionError, NotAcceptableError, RequestError
 from inference.exam_body import Parcel, Source, unpack
 from inference.exams import Combined, ViewScore
-from inference.explain import overlay, png
+from inference.explain import eight_bits, overlay, png
 from inference.films import Clock, Film, Reader
 from inference.limits import HandlerLimits as HandlerLimits
 from inference.media import AnswerType, pack_attributes
@@ -18,6 +18,7 @@ from inference.schema import (
     DicomResult,
     ExamAnswer,
     ImageAnswer,
+    OverlayLayer,
     Referral,
     RequestOptions,
     join_options,
@@ -43,6 +44,8 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
     """Refuse options that the body or the answer's form gives no meaning."""
     if "result" in options.model_fields_set and form is not AnswerType.DICOM:
         raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
+    if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
+        raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
     if not parcel.is_exam:
         return
     if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
@@ -51,6 +54,12 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
         if getattr(options, name) is not None:
             raise BadOptionError("bad_option", f"option {name!r} is of a single image; in an exam each image has its "
                                                "own")
+
+
+def _draws_heat(form: AnswerType, options: RequestOptions) -> bool:
+    if form is AnswerType.OVERLAY:
+        return options.overlay is OverlayLayer.HEAT
+    return form is AnswerType.DICOM and options.result is DicomResult.OVERLAY
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class _Work:
     def image(self, source: Source) -> Reply:
         """Return the reply to one image."""
         options, form = self.reader.options, self.task.form
-        drawn = form is AnswerType.OVERLAY or (form is AnswerType.DICOM and options.result is DicomResult.OVERLAY)
+        drawn = _draws_heat(form, options)
         film = self.reader.film(source, explain=options.heatmap or drawn)
         body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
         predicted = film.prediction
@@ -71,8 +80,9 @@ class _Work:
         return Reply(body, form, attributes, _image_facts(film, self.reader))
 
     def _image_body(self, film: Film, drawn: bool) -> bytes:
-        if self.task.form is AnswerType.OVERLAY and film.seen is not None:
-            return png(overlay(film.mammogram.pixels, film.seen.heat))
+        if self.task.form is AnswerType.OVERLAY:
+            pixels = film.mammogram.pixels
+            return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
         wanted = self.reader.options.heatmap and self.task.form is AnswerType.JSON
         said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
         if self.task.form is AnswerType.JSON:

@@ -7,6 +7,7 @@ from types import FrameType
 
 import uvicorn
 
+from inference import demo
 from inference.app import Application, log
 from inference.errors import CannotServeError
 from inference.pool import Pool
@@ -49,7 +50,8 @@ class Server(uvicorn.Server):
 async def serve(settings: ServerSettings, listener: socket.socket) -> None:
     """Answer on `listener` until the process is told to stop; raises `CannotServeError` where no worker can."""
     pool = Pool(settings, log)
-    server = Server(Application(settings, pool), settings)
+    more = [demo.route()] if settings.demo else []
+    server = Server(Application(settings, pool, more=more), settings)
     host, port = listener.getsockname()[:2]
     log("listening", host=host, port=port)
     starting = asyncio.create_task(_start(pool, server))

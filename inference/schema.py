@@ -40,6 +40,14 @@ class DicomResult(StrEnum):
     """A secondary capture: the film with its heat in colour; of one image only."""
 
 
+class OverlayLayer(StrEnum):
+    """What an answer as `image/png` shows over the film."""
+
+    HEAT = "heat"
+    NONE = "none"
+    """The film alone, as it was read: for programs that cannot draw the formats that are sent."""
+
+
 class ReferralCode(StrEnum):
     """Why a case is left to a reader."""
 
@@ -65,6 +73,7 @@ class RequestOptions(_Model):
     heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
     target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
     result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
+    overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
 
 
 class ExamImage(_Model):
