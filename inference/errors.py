@@ -2,7 +2,9 @@
 
     RequestError                      an answer that is not 200, with a code and a message
     ├── BadOptionError        400     an option breaks a rule
-    ├── NotFoundError         404     no such path
+    ├── BadBodyError          400     the body is not the JSON, form or archive that its Content-Type says
+    ├── ForbiddenError        403     an S3 object that this deployment may not read
+    ├── NotFoundError         404     no such path, or no such S3 object
     ├── WrongMethodError      405     the path knows another method
     ├── NotAcceptableError    406     no form of the answer fits the Accept header
     ├── TooLargeError         413     more bytes, or announced pixels, than the limits allow
@@ -15,6 +17,9 @@
 Code and message go to the caller, only the code to the log.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from processing.breast import NoBreastError
 from processing.errors import ImageError
 from processing.image_rules import CorruptImageError, ImageTooLargeError, NotAMammogramError, UnsupportedImageError
@@ -25,10 +30,26 @@ class RequestError(Exception):
 
     status = 500
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, detail: Mapping[str, int] | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail
+        """Numbers that say where, such as the index of the image in its exam; `None` where there is one place only."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross from a worker process to the server's, whatever a subclass's own arguments are."""
+        return _rebuild, (type(self), self.code, self.message, self.detail)
+
+    def at(self, image: int) -> "RequestError":
+        """Return the same refusal, naming the image of the exam, counted from 0, that it is about."""
+        return _rebuild(type(self), self.code, self.message, {"image": image})
+
+
+def _rebuild(kind: type[RequestError], code: str, message: str, detail: Mapping[str, int] | None) -> RequestError:
+    error = kind.__new__(kind)
+    RequestError.__init__(error, code, message, detail)
+    return error
 
 
 class BadOptionError(RequestError):
@@ -37,8 +58,20 @@ class BadOptionError(RequestError):
     status = 400
 
 
+class BadBodyError(RequestError):
+    """The body is not the JSON, form or archive that its Content-Type says."""
+
+    status = 400
+
+
+class ForbiddenError(RequestError):
+    """The S3 object is none that this deployment may read."""
+
+    status = 403
+
+
 class NotFoundError(RequestError):
-    """The path is none of this server's."""
+    """The path is none of this server's, or the S3 object does not exist."""
 
     status = 404
 

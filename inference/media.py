@@ -16,11 +16,30 @@ class ImageType(StrEnum):
     DICOM = "application/dicom"
 
 
+class RequestType(StrEnum):
+    """What the body of a request may be: one image, or an exam of several."""
+
+    PGM = "image/x-portable-graymap"
+    PNG = "image/png"
+    DICOM = "application/dicom"
+    JSON = "application/json"
+    MULTIPART = "multipart/form-data"
+    ZIP = "application/zip"
+
+    @property
+    def is_exam(self) -> bool:
+        """Whether the body holds an exam."""
+        return self in (RequestType.JSON, RequestType.MULTIPART, RequestType.ZIP)
+
+
 class AnswerType(StrEnum):
     """The forms in which an answer may be asked for."""
 
     JSON = "application/json"
     OVERLAY = "image/png"
+    """The film in its original geometry with the heat in colour; of one image only."""
+    DICOM = "application/dicom"
+    """A structured report, or a secondary capture of the overlay; of DICOM images only."""
 
 
 def sniff(data: bytes) -> ImageType | None:
@@ -39,6 +58,12 @@ def content_type(header: str) -> ImageType | None:
     """Return the image format that a Content-Type header names, parameters aside, or `None` for any other type."""
     name = header.split(";")[0].strip().lower()
     return ImageType(name) if name in set(ImageType) else None
+
+
+def request_type(header: str) -> RequestType | None:
+    """Return what a Content-Type header says the body is, parameters aside, or `None` for any other type."""
+    name = header.split(";")[0].strip().lower()
+    return RequestType(name) if name in set(RequestType) else None
 
 
 def acceptable(header: str) -> AnswerType | None:
@@ -89,6 +114,7 @@ def unpack_attributes(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def error_body(code: str, message: str) -> bytes:
-    """Return the JSON body of every error: `{"error": {"code", "message"}}`."""
-    return json.dumps({"error": {"code": code, "message": message}}).encode()
+def error_body(code: str, message: str, detail: Mapping[str, int] | None = None) -> bytes:
+    """Return the JSON body of every error: `{"error": {"code", "message"}}`, with `detail` where there is one."""
+    more = {} if detail is None else {"detail": dict(detail)}
+    return json.dumps({"error": {"code": code, "message": message, **more}}).encode()
