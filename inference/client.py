@@ -86,14 +86,16 @@ class MammographyClient:
     `attempts` and `backoff_seconds` bound how calls are tried again (`inference.client_retry.Retry`);
     `deadline_seconds` bounds a request with all its attempts and waits (default: 180, async 900).
     `container_reads_s3`: whether the endpoint was deployed without network isolation, so that it may fetch an exam's
-    S3 objects itself; else the client fetches them.
+    S3 objects itself; else the client fetches them. `storage` is a boto3 S3 client for where the one that the
+    environment describes will not do.
     """
 
     def __init__(self, endpoint_name: str, *, endpoint_url: str | None = None, region: str | None = None,
                  attempts: int = Retry.attempts, backoff_seconds: float = Retry.backoff_seconds,
                  deadline_seconds: float | None = None, delivery: Delivery = Delivery.BY_SIZE,
                  uploads: Uploads | None = None, async_endpoint: str | None = None,
-                 async_endpoint_url: str | None = None, container_reads_s3: bool = False) -> None:
+                 async_endpoint_url: str | None = None, container_reads_s3: bool = False,
+                 storage: Any = None) -> None:
         if deadline_seconds is not None and not deadline_seconds > 0:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if delivery is Delivery.ASYNC and uploads is None:
@@ -104,6 +106,7 @@ class MammographyClient:
         self._uploads, self._container_reads_s3 = uploads, container_reads_s3
         self._async_name = async_endpoint or f"{endpoint_name}-async"
         self._async_url = async_endpoint_url or endpoint_url
+        self._given_storage = storage
 
     def predict(self, source: Source, *, laterality: str | None = None, view: str | None = None,
                 operating_point: str | None = None, heatmap: bool = False, target: str | None = None) -> Answer:
@@ -238,6 +241,8 @@ class MammographyClient:
 
     @cached_property
     def _storage(self) -> Any:
+        if self._given_storage is not None:
+            return self._given_storage
         settings = Config(retries={"mode": "standard", "total_max_attempts": self._retry.attempts})
         return boto3.client("s3", region_name=self._region, config=settings)
 
