@@ -33,7 +33,8 @@ from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
 from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
-from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, predict_split
+from training.forward import predict_split
+from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
 from training.selection import RULE, Candidate, Choice, choose

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from processing.records import Label
 from training.bootstrap import Floats, Integers
-
-if TYPE_CHECKING:  # it loads torch, which serving combines scores without
-    from training.predictions import Predictions
+from training.predictions import Predictions
 
 
 class Level(StrEnum):
@@ -44,19 +41,19 @@ class Cases:
     """(cases,) the place of one image of each case: patients are drawn whole, so it is drawn as often as its case."""
 
 
-def malignancy(predictions: "Predictions", temperature: float) -> tuple[Integers, Floats]:
+def malignancy(predictions: Predictions, temperature: float) -> tuple[Integers, Floats]:
     """Return for each image whether it is malignant (0 or 1) and its calibrated probability of being so."""
     rank = Label.MALIGNANT.rank
     return (predictions.labels == rank).astype(np.int64), predictions.probabilities(temperature)[:, rank]
 
 
-def image_cases(predictions: "Predictions", temperature: float) -> Cases:
+def image_cases(predictions: Predictions, temperature: float) -> Cases:
     """Return every image as a case, in the order of the predictions."""
     malignant, scores = malignancy(predictions, temperature)
     return Cases(Level.IMAGE, malignant, scores, np.arange(len(scores)))
 
 
-def cases_of(predictions: "Predictions", temperature: float, rule: BreastRule) -> dict[Level, Cases]:
+def cases_of(predictions: Predictions, temperature: float, rule: BreastRule) -> dict[Level, Cases]:
     """Return the cases of each level: images, breasts by the rule, patients by their most suspicious breast.
 
     Images are in the order of the predictions, breasts and patients in that of their names. Images of a patient whose

@@ -20,8 +20,9 @@ from training.calibration import calibrate
 from training.evaluate import EvaluationConfig, main
 from training.evaluation_data import SegmentedData, read_candidates
 from training.exams import BreastRule
+from training.forward import predict_split
 from training.metrics import MetricError, Resamples
-from training.predictions import TestPredictions, ValidationPredictions, predict_split
+from training.predictions import TestPredictions, ValidationPredictions
 from training.scorecard import scorecard
 from training.selection import choose
 
@@ -312,8 +313,8 @@ def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch,
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
     whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
-    monkeypatch.setattr("training.predictions._FILMS_AT_ONCE", 7)
-    monkeypatch.setattr("training.predictions.BATCH", 3)
+    monkeypatch.setattr("training.forward._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("training.forward.BATCH", 3)
     parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     for name in models:
         assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)
