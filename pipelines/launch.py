@@ -188,7 +188,7 @@ def _ask_endpoint(
     if film is not None:
         results.ask(endpoint, film, services.storage, account.run.path, options.say)
     if options.keep_endpoint and endpoint.asynchronous and not services.durable:
-        options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; $AWS_ENDPOINT_URL_S3 names one that stays")
+        options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
     elif options.keep_endpoint:
         endpoint.keep(account.run.path)
         interpreter.endpoints.remove(endpoint)
