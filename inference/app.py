@@ -131,7 +131,7 @@ class Application:
         found = sniff(body)
         if found is not None and found is not kind:
             raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {kind}; the body begins as {found}")
-        task = Task(request_id, body, options, form)
+        task = Task(request_id, body, options, form, kind, request.headers.get("content-type", ""))
         reply, waited = await self._worker.run(lambda model: answer(model, task, self._settings.reading))
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import PurePosixPath
 
 from inference.errors import BadBodyError, TooLargeError
-from inference.handler import HandlerLimits
+from inference.limits import HandlerLimits
 
 _END = b"PK\x05\x06"
 _END_SIZE = 22

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from inference import archive, multipart, storage
 from inference.errors import BadBodyError, RequestError, TooLargeError, UnsupportedTypeError, UnusableImageError
-from inference.handler import HandlerLimits
-from inference.media import ImageType, RequestType, request_type, sniff
+from inference.limits import HandlerLimits
+from inference.media import ImageType, sniff
 from inference.schema import ExamImage, RequestOptions, read_exam
+from inference.task import ExamType, body_type
 from processing.records import Laterality, View
 
 
@@ -56,16 +57,17 @@ def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
     that breaks its format's rules, `TooLargeError` for more images or bytes than the limits allow, `UnusableImageError`
     for an image that is there twice, and what `inference.storage` raises.
     """
-    kind = request_type(content_type)
+    kind = body_type(content_type)
     if kind is None:
-        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {', '.join(RequestType)}")
-    if not kind.is_exam:
+        known = ", ".join([*ImageType, *ExamType])
+        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {known}")
+    if isinstance(kind, ImageType):
         _check_size(body, limits)
-        _check_kind(body, ImageType(kind))
+        _check_kind(body, kind)
         return Parcel((Source(body),), is_exam=False)
-    if kind is RequestType.JSON:
+    if kind is ExamType.JSON:
         return _json(body, limits)
-    files = archive.read(body, limits) if kind is RequestType.ZIP else multipart.read(content_type, body, limits)
+    files = archive.read(body, limits) if kind is ExamType.ZIP else multipart.read(content_type, body, limits)
     return Parcel(_distinct([Source(data) for data in files]), is_exam=True)
 
 

@@ -13,7 +13,8 @@ from inference import referral
 from inference.schema import BreastAnswer, ExamResult, OperatingPoint, QualityWarning, Referral
 from inference.thresholds import Thresholds
 from processing.records import Laterality
-from training.exams import BreastRule, Cases, Level, combine
+from training.exams import Cases, combine
+from training.levels import BreastRule, Level
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",
@@ -82,3 +83,24 @@ def _warnings(breasts: Sequence[BreastAnswer], exam: ExamResult, thresholds: Thr
         "one-breast": len(sides) == 1 and None not in sides,
     }
     return tuple(QualityWarning(code=code, message=_TEXTS[code]) for code, holds in conditions.items() if holds)
+
+
+def is_close(combined: Combined, margin: float) -> bool:
+    """Return whether scores that are each off by up to `margin` (0 to 1) could change a decision on several views.
+
+    Mean and maximum are off by no more than their views, 1 - product of (1 - score) by no more than the views' sum.
+    """
+    if margin == 0:
+        return False
+    widest = margin * max(map(_spread, combined.breasts))
+    return _distance(combined.exam) <= widest or any(_distance(breast) <= margin * _spread(breast)
+                                                     for breast in combined.breasts)
+
+
+def _distance(case: BreastAnswer | ExamResult) -> float:
+    """Return how far a score, 0 to 1, lies from the threshold that decided."""
+    return abs(case.malignancy_score / 100 - case.decision.threshold) if case.decision else np.inf
+
+
+def _spread(breast: BreastAnswer) -> int:
+    return len(breast.images) if breast.rule is BreastRule.NOISY_OR else 1

@@ -1,77 +1,167 @@
-"""What passes between the server's process and a worker's: a task, its reply. Light, so that the server stays so."""
+"""One request's work in a worker: bytes in, the answer's bytes out, and what the log may know of it."""
 
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
-from inference.media import AnswerType
-from inference.schema import RequestOptions
-from processing.errors import ConfigError
-
-if TYPE_CHECKING:
-    from inference.predictor import Predictor
-    from processing.image_rules import ReadConfig
-
-
-@dataclass(frozen=True)
-class HandlerLimits:
-    """How much a request may bring, and where from."""
-
-    max_views: int = 16
-    """Images of an exam."""
-    max_bytes: int = 64 * 2**20
-    """Bytes of one image, once it is unpacked or fetched."""
-    expansion: int = 8
-    """How many times `max_bytes` the images of an exam may have together; an archive announces it."""
-    s3_prefix: str = ""
-    """`s3://BUCKET/FOLDER` below which `s3_uri` may name objects; empty: no `s3_uri` is followed."""
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which no image could be answered, and a prefix that names no bucket."""
-        for name in ("max_views", "max_bytes", "expansion"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 1):
-                raise ConfigError(f"HandlerLimits.{name}={value} must be at least 1")
-        if self.s3_prefix and not self.s3_prefix.removeprefix("s3://").split("/")[0]:
-            raise ConfigError(f"HandlerLimits.s3_prefix={self.s3_prefix!r} must be s3://BUCKET or s3://BUCKET/FOLDER")
-        if self.s3_prefix and not self.s3_prefix.startswith("s3://"):
-            raise ConfigError(f"HandlerLimits.s3_prefix={self.s3_prefix!r} must begin with s3://")
-
-    @property
-    def exam_bytes(self) -> int:
-        """Bytes that the images of an exam may have together."""
-        return self.max_bytes * self.expansion
+from inference import one_patient
+from inference.errors import BadOptionError, NotAcceptableError, RequestError
+from inference.exam_body import Parcel, Source, unpack
+from inference.exams import Combined, ViewScore
+from inference.explain import overlay, png
+from inference.films import Clock, Film, Reader
+from inference.limits import HandlerLimits as HandlerLimits
+from inference.media import AnswerType, pack_attributes
+from inference.predictor import Predictor
+from inference.schema import (
+    Answer,
+    Decision,
+    DicomResult,
+    ExamAnswer,
+    ImageAnswer,
+    Referral,
+    RequestOptions,
+    join_options,
+)
+from inference.task import Reply as Reply
+from inference.task import Task as Task
+from processing.imaging import ReadConfig
 
 
-@dataclass(frozen=True)
-class Task:
-    """A request whose headers are accepted and whose body is read."""
-
-    request_id: str
-    content_type: str
-    """The whole header: a form's boundary is a parameter of it."""
-    body: bytes
-    options: RequestOptions
-    """Of headers and query; a JSON body may add to them."""
-    form: AnswerType
-    limits: HandlerLimits = HandlerLimits()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The answer to a task."""
-
-    body: bytes
-    form: AnswerType
-    attributes: str
-    """For the custom attributes header: the scores, so that an overlay does not come without them."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """For the log: numbers and codes, nothing that identifies anybody."""
-
-
-def answer(predictor: "Predictor", task: Task, reading: "ReadConfig") -> Reply:
+def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
     """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used."""
-    # Only where images are answered: it loads OpenCV, and the process that takes requests in holds tasks only.
-    from inference.answering import answer_task
+    clock = Clock()
+    parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
+    options = join_options(task.options, parcel.options)
+    _check(task.form, options, parcel)
+    work = _Work(task, Reader(predictor, reading, options, clock))
+    if parcel.is_exam:
+        return work.exam(parcel.sources)
+    return work.image(replace(parcel.sources[0], laterality=options.laterality, view=options.view))
 
-    return answer_task(predictor, task, reading)
+
+def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
+    """Refuse options that the body or the answer's form gives no meaning."""
+    if "result" in options.model_fields_set and form is not AnswerType.DICOM:
+        raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
+    if not parcel.is_exam:
+        return
+    if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
+        raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
+    for name in ("laterality", "view"):
+        if getattr(options, name) is not None:
+            raise BadOptionError("bad_option", f"option {name!r} is of a single image; in an exam each image has its "
+                                               "own")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task and what answers it."""
+
+    task: Task
+    reader: Reader
+
+    def image(self, source: Source) -> Reply:
+        """Return the reply to one image."""
+        options, form = self.reader.options, self.task.form
+        drawn = form is AnswerType.OVERLAY or (form is AnswerType.DICOM and options.result is DicomResult.OVERLAY)
+        film = self.reader.film(source, explain=options.heatmap or drawn)
+        body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
+        predicted = film.prediction
+        attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
+        return Reply(body, form, attributes, _image_facts(film, self.reader))
+
+    def _image_body(self, film: Film, drawn: bool) -> bytes:
+        if self.task.form is AnswerType.OVERLAY and film.seen is not None:
+            return png(overlay(film.mammogram.pixels, film.seen.heat))
+        wanted = self.reader.options.heatmap and self.task.form is AnswerType.JSON
+        said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        # Only here: highdicom takes longer to load than an image to be answered.
+        from inference.dicom_results import overlay_capture, structured_report
+
+        if drawn and film.seen is not None:
+            return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
+        return structured_report([film.source.data], said)
+
+    def exam(self, sources: tuple[Source, ...]) -> Reply:
+        """Return the reply to the images of one patient."""
+        one_patient.check(sources, self.reader.reading.limits)
+        images, combined = self._judge(sources, exact=False)
+        if self.reader.predictor.is_close(combined):
+            images, combined = self._judge(sources, exact=True)
+        said = ExamAnswer(**self._envelope(), images=images, breasts=list(combined.breasts), exam=combined.exam,
+                          warnings=list(combined.warnings))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(sources, said))
+        attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
+        return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
+
+    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined]:
+        """Return what is said of each image, one after the other: only one has its pixels in memory."""
+        options = self.reader.options
+        images: list[ImageAnswer] = []
+        views: list[ViewScore] = []
+        for index, source in enumerate(sources):
+            try:
+                film = self.reader.film(source, explain=options.heatmap, exact=exact)
+            except RequestError as error:
+                raise error.at(index) from None
+            images.append(ImageAnswer(index=index, **film.scores(film.heatmap(options.target))))
+            views.append(film.prediction.as_view)
+        return images, self.reader.predictor.combine(views, options.operating_point)
+
+    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer) -> bytes:
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        from inference.dicom_results import structured_report
+
+        return structured_report([source.data for source in sources], said)
+
+    def _envelope(self) -> dict[str, Any]:
+        return {"request_id": self.task.request_id, "model": self.reader.predictor.info,
+                "timings_ms": dict(self.reader.clock.spent)}
+
+    def _attributes(self, score: float, decision: Decision | None, referral: Referral) -> str:
+        values = {"request_id": self.task.request_id, "malignancy_score": f"{score:.2f}"}
+        if decision is not None:
+            values |= {"operating_point": decision.operating_point, "finding": decision.finding}
+        return pack_attributes(values | {"refer": str(referral.refer).lower()})
+
+
+def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of one image: sizes, scores and codes."""
+    rows, columns = film.mammogram.pixels.shape
+    predicted = film.prediction
+    return {
+        "images": 1,
+        "rows": rows,
+        "columns": columns,
+        "probabilities": {str(label): round(value, 6) for label, value in predicted.probabilities.items()},
+        **_verdict(predicted.malignancy_score, predicted.decision, predicted.referral),
+        "warnings": [warning.code for warning in predicted.warnings],
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of an exam: of each image its size and score, of the whole its verdict."""
+    of_images = [warning.code for image in said.images for warning in image.warnings]
+    return {
+        "images": len(said.images),
+        "rows": [image.image.rows for image in said.images],
+        "columns": [image.image.columns for image in said.images],
+        "scores": [round(image.malignancy_score, 4) for image in said.images],
+        **_verdict(said.exam.malignancy_score, said.exam.decision, said.exam.referral),
+        "warnings": sorted({*of_images, *(warning.code for warning in said.warnings)}),
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _verdict(score: float, decision: Decision | None, referral: Referral) -> dict[str, Any]:
+    return {
+        "score": round(score, 4),
+        "finding": str(decision.finding) if decision else None,
+        "refer": sorted({str(reason.code) for reason in referral.reasons}),
+    }

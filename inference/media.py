@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 """The one free header that InvokeEndpoint hands to the container and back (SageMaker Runtime, `CustomAttributes`)."""
@@ -14,22 +15,6 @@ class ImageType(StrEnum):
     PGM = "image/x-portable-graymap"
     PNG = "image/png"
     DICOM = "application/dicom"
-
-
-class RequestType(StrEnum):
-    """What the body of a request may be: one image, or an exam of several."""
-
-    PGM = "image/x-portable-graymap"
-    PNG = "image/png"
-    DICOM = "application/dicom"
-    JSON = "application/json"
-    MULTIPART = "multipart/form-data"
-    ZIP = "application/zip"
-
-    @property
-    def is_exam(self) -> bool:
-        """Whether the body holds an exam."""
-        return self in (RequestType.JSON, RequestType.MULTIPART, RequestType.ZIP)
 
 
 class AnswerType(StrEnum):
@@ -58,12 +43,6 @@ def content_type(header: str) -> ImageType | None:
     """Return the image format that a Content-Type header names, parameters aside, or `None` for any other type."""
     name = header.split(";")[0].strip().lower()
     return ImageType(name) if name in set(ImageType) else None
-
-
-def request_type(header: str) -> RequestType | None:
-    """Return what a Content-Type header says the body is, parameters aside, or `None` for any other type."""
-    name = header.split(";")[0].strip().lower()
-    return RequestType(name) if name in set(RequestType) else None
 
 
 def acceptable(header: str) -> AnswerType | None:
@@ -114,7 +93,9 @@ def unpack_attributes(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def error_body(code: str, message: str, detail: Mapping[str, int] | None = None) -> bytes:
-    """Return the JSON body of every error: `{"error": {"code", "message"}}`, with `detail` where there is one."""
-    more = {} if detail is None else {"detail": dict(detail)}
-    return json.dumps({"error": {"code": code, "message": message, **more}}).encode()
+def error_body(code: str, message: str, detail: Mapping[str, Any] | None = None) -> bytes:
+    """Return the JSON body of every error: `{"error": {"code", "message", "detail"?}}`."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if detail is not None:
+        error["detail"] = dict(detail)
+    return json.dumps({"error": error}).encode()

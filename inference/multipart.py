@@ -6,7 +6,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from inference.errors import BadBodyError, TooLargeError, UnsupportedTypeError
-from inference.handler import HandlerLimits
+from inference.limits import HandlerLimits
 from inference.media import content_type, sniff
 
 _PLAIN = ("", "binary", "8bit", "7bit")
@@ -85,7 +85,7 @@ def _file(part: _Part, index: int, limits: HandlerLimits) -> bytes:
         raise BadBodyError("bad_multipart", "Content-Transfer-Encoding must be binary").at(index)
     if len(part.data) > limits.max_bytes:
         raise TooLargeError("too_large", f"more than {limits.max_bytes} bytes, the limit").at(index)
-    told, found = content_type(part.headers.get("content-type", "")), sniff(part.data[:132])
+    told, found = content_type(part.headers.get("content-type", "")), sniff(bytes(part.data[:132]))
     if told is not None and found is not None and told is not found:
         raise UnsupportedTypeError("content_type_mismatch",
                                    f"Content-Type says {told}; the part begins as {found}").at(index)

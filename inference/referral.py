@@ -69,15 +69,16 @@ def _segmentation(text: str) -> Reason:
 
 
 def _unlike_validation(nats: float, features: NDArray[np.float64], reference: Reference) -> list[Reason]:
-    reasons = []
+    reasons : list[Reason] = []
     if nats > reference.entropy_limit:
-        reasons.append(Reason(code=ReferralCode.UNCERTAIN, message=f"the model is undecided between the classes: "
-                              f"entropy {nats:.3f} nats, limit {reference.entropy_limit:.3f}"))
+        text = (f"the model is undecided between the classes: entropy {nats:.3f} nats, "
+                f"limit {reference.entropy_limit:.3f}")
+        reasons.append(Reason(code=ReferralCode.UNCERTAIN, message=text))
     strangeness = reference.strangeness(features)
     if strangeness > reference.strangeness_limit:
-        reasons.append(Reason(code=ReferralCode.OUT_OF_DISTRIBUTION, message=f"the image is unlike those that the model "
-                              f"was validated on: strangeness {strangeness:.3g}, limit "
-                              f"{reference.strangeness_limit:.3g}"))
+        text = (f"the image is unlike those that the model was trained on: strangeness {strangeness:.3g}, "
+                f"limit {reference.strangeness_limit:.3g}")
+        reasons.append(Reason(code=ReferralCode.OUT_OF_DISTRIBUTION, message=text))
     return reasons
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from inference.errors import BadBodyError, BadOptionError
 from inference.media import unpack_attributes
 from processing.records import Label, Laterality, View
-from training.exams import BreastRule
+from training.levels import BreastRule
 
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
@@ -46,7 +46,7 @@ class ReferralCode(StrEnum):
     UNCERTAIN = "uncertain"
     """The probabilities are spread wider over the classes than the model's stored limit."""
     OUT_OF_DISTRIBUTION = "out-of-distribution"
-    """The image is less like the validation images than the model's stored limit."""
+    """The image is less like the training images than the model's stored limit."""
     SEGMENTATION = "segmentation"
     """What the model was shown may not be the breast, or not the right way round."""
 
@@ -58,23 +58,23 @@ class _Model(BaseModel):
 class RequestOptions(_Model):
     """What a request may ask for, in its custom attributes, its query or its JSON body; each name at most once."""
 
-    laterality: Laterality | None = Field(None, description="side of the body, where the file does not say it; of one "
-                                                            "image")
-    view: View | None = Field(None, description="projection, where the file does not say it; of one image")
-    operating_point: OperatingPoint = Field(OperatingPoint.SENSITIVITY, description="threshold that decides")
-    heatmap: bool = Field(False, description="add the heatmaps to a JSON answer")
-    target: Label = Field(Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
-    result: DicomResult = Field(DicomResult.REPORT, description="what an answer as application/dicom is")
+    laterality: Laterality | None = Field(default=None, description="side of the body, where the file does not say it; "
+                                                                    "of one image")
+    view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
+    operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
+    heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
+    target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
+    result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
 
 
 class ExamImage(_Model):
     """One image of an exam: its bytes, or where they lie."""
 
-    data: str | None = Field(None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
-    s3_uri: str | None = Field(None, description="s3://BUCKET/KEY of the file, within the prefix that the deployment "
-                                                 "allows; refused where it allows none")
-    laterality: Laterality | None = Field(None, description="side of the body; may not contradict the file")
-    view: View | None = Field(None, description="projection; may not contradict the file")
+    data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
+    s3_uri: str | None = Field(default=None, description="s3://BUCKET/KEY of the file, within the prefix that the "
+                                                         "deployment allows; refused where it allows none")
+    laterality: Laterality | None = Field(default=None, description="side of the body; may not contradict the file")
+    view: View | None = Field(default=None, description="projection; may not contradict the file")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -87,8 +87,7 @@ class ExamRequest(_Model):
     """The JSON body of a request: an exam of one patient."""
 
     images: list[ExamImage] = Field(min_length=1, description="at most as many as the deployment's max_views")
-    options: RequestOptions = Field(default_factory=RequestOptions, description="laterality and view belong to the "
-                                                                                "images")
+    options: RequestOptions = Field(default=RequestOptions(), description="laterality and view belong to the images")
 
 
 class ModelInfo(_Model):
@@ -117,8 +116,8 @@ class Decision(_Model):
     operating_point: OperatingPoint
     threshold: float
     finding: Finding
-    sensitivity: float | None = Field(None, description="of the threshold, on the validation cases of this level")
-    specificity: float | None = Field(None, description="of the threshold, on the validation cases of this level")
+    sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+    specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
 
 
 class QualityWarning(_Model):
@@ -240,7 +239,7 @@ class ErrorInfo(_Model):
 
     code: str
     message: str
-    detail: dict[str, int] | None = Field(None, description="where in an exam: {\"image\": index}")
+    detail: dict[str, Any] | None = Field(default=None, description="where in the request: image, an exam's index")
 
 
 class ErrorAnswer(_Model):

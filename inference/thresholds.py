@@ -6,7 +6,7 @@ from typing import Any
 
 from inference.schema import Decision, Finding, OperatingPoint
 from processing.errors import ConfigError
-from training.exams import BreastRule, Level
+from training.levels import BreastRule, Level
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Thresholds:
     @classmethod
     def read(cls, description: Mapping[str, Any], where: str) -> "Thresholds":
         """Return what a `model.json` stores; `ConfigError`, naming `where` and the key, where that is malformed."""
-        points = {Level.IMAGE: _image_points(description["operating_points"], where)}
+        points: dict[Level, Mapping[OperatingPoint, Point]] = {}
+        points[Level.IMAGE] = _image_points(description["operating_points"], where)
         validation = description["metrics"].get("validation")
         levels = validation if isinstance(validation, Mapping) else {}
         for level in (Level.BREAST, Level.PATIENT):

@@ -34,7 +34,7 @@ def error_response(error: RequestError, caller: Caller) -> Response:
     (SageMaker Runtime API, InvokeEndpoint, Errors).
     """
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    body, status = error_body(error.code, error.message), error.status
+    body, status = error_body(error.code, error.message, error.detail), error.status
     if caller is Caller.RUNTIME:
         original = body.decode()
         headers["x-amzn-ErrorType"] = "ModelError"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.errors import ImageError
+from processing.image_rules import NoBreastError as NoBreastError
 from processing.pectoral import find_pectoral
 from processing.records import Laterality, Lesion, View
 
@@ -30,10 +30,6 @@ CLEAR_EVIDENCE = 0.15
 """Difference between the image's sides, as a share of their sum, from which on the chest wall's side is clear."""
 COVERAGE_LIMITS = (0.25, 0.75)
 """Share of the film that a breast normally covers; outside, the image is flagged."""
-
-
-class NoBreastError(ImageError):
-    """The image holds nothing that could be a breast."""
 
 
 class Side(StrEnum):
