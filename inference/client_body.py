@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.client_errors import RequestRefusedError
-from inference.media import ImageType, RequestType, sniff
+from inference.media import ImageType, sniff
 
 Source = Path | str | bytes
 """A path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file."""
+ZIP_TYPE, JSON_TYPE = "application/zip", "application/json"
+"""Two of the server's `ExamType`, whose module needs more than the standard library."""
 SUFFIXES = {ImageType.PGM: "pgm", ImageType.PNG: "png", ImageType.DICOM: "dcm"}
 
 
@@ -64,7 +66,7 @@ def _zip_body(files: Sequence[bytes]) -> Body:
             method = zipfile.ZIP_STORED if kind is ImageType.PNG else zipfile.ZIP_DEFLATED
             member = zipfile.ZipInfo(f"{index:03d}.{SUFFIXES[kind]}")
             archive.writestr(member, data, compress_type=method, compresslevel=1)
-    return Body(packed.getvalue(), str(RequestType.ZIP))
+    return Body(packed.getvalue(), ZIP_TYPE)
 
 
 def _json_body(images: Sequence[ExamImage], load: Callable[[Source], bytes], by_reference: bool) -> Body:
@@ -78,7 +80,7 @@ def _json_body(images: Sequence[ExamImage], load: Callable[[Source], bytes], by_
             _kind(data, f"image {index}")
             entry["data"] = base64.b64encode(data).decode()
         entries.append({name: value for name, value in entry.items() if value is not None})
-    return Body(json.dumps({"images": entries}).encode(), str(RequestType.JSON))
+    return Body(json.dumps({"images": entries}).encode(), JSON_TYPE)
 
 
 def _is_s3(source: Source) -> bool:

@@ -23,17 +23,20 @@ def image_table(answer: Answer, name: str) -> Table:
 
 
 def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
-    """Return the answer to an exam of images of these names: its images, its breasts, itself, and the reasons."""
+    """Return the answer to an exam of images of these names: its images, its breasts, itself, and the reasons.
+
+    Images are counted from 0, as the server's own sentences count them.
+    """
     images = _scores("image", "side, view", "score", "decile", "decision", "referral")
     for image in answer.images:
         side = " ".join(filter(None, (image.laterality, image.view)))
         decile = str(image.decile or "-")
-        images.add_row(f"{image.index + 1} {names[image.index]}", side, _score(image.malignancy_score), decile,
+        images.add_row(f"{image.index} {names[image.index]}", side, _score(image.malignancy_score), decile,
                        _finding(image.decision), _referral(image.referral))
     cases = _scores("case", "images", "score", "", "decision", "referral")
     for breast in answer.breasts:
         title = f"breast {breast.laterality or 'of unknown side'} ({breast.rule})"
-        numbers = ", ".join(str(index + 1) for index in breast.images)
+        numbers = ", ".join(map(str, breast.images))
         cases.add_row(title, numbers, _score(breast.malignancy_score), "", _finding(breast.decision),
                       _referral(breast.referral))
     exam = answer.exam
@@ -50,11 +53,10 @@ def _exam_facts(answer: ExamAnswer) -> Table:
     for warning in answer.warnings:
         table.add_row("warning", _said(warning))
     for image in answer.images:
-        for title, reasons in (("referral", image.referral.reasons), ("warning", image.warnings)):
-            for reason in reasons:
-                table.add_row(title, f"image {image.index + 1}: {_said(reason)}")
+        for warning in image.warnings:
+            table.add_row("warning", f"image {image.index}: {_said(warning)}")
         for region in image.regions:
-            table.add_row("region", f"image {image.index + 1}: {_region(region)}")
+            table.add_row("region", f"image {image.index}: {_region(region)}")
     table.add_row("model", f"{answer.model}, request {answer.request_id}")
     table.add_row("", NOTICE)
     return table

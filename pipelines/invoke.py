@@ -1,4 +1,4 @@
-"""`mammopipe invoke`: one image, or the images of an exam, to an endpoint; the answer as tables or JSON and as files."""
+"""`mammopipe invoke`: an image, or the images of an exam, to an endpoint; the answer as tables or JSON and as files."""
 
 import argparse
 import json
@@ -66,8 +66,8 @@ def _ask_exam(films: Sequence[Film], client: MammographyClient, options: argpars
 
 def _save(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:
     """Write each image's overlay and, where asked for, the DICOM results; JSON on stdout stays alone there."""
-    for number, film in enumerate(films, 1):
-        stem = film.path.stem if len(films) == 1 else f"{number}-{film.path.stem}"
+    for index, film in enumerate(films):
+        stem = film.path.stem if len(films) == 1 else f"{index}-{film.path.stem}"
         said = {"laterality": film.laterality, "view": film.view}
         _write(options, f"{stem}-overlay.png", client.overlay(film.path, **said))
         if options.dicom:

@@ -23,6 +23,8 @@ from inference.client import (
     MammographyClient,
     RequestRefusedError,
 )
+from inference.client_body import JSON_TYPE, ZIP_TYPE
+from inference.task import ExamType
 from processing.errors import ConfigError
 from tests.standin import Answering, container, image_json
 
@@ -75,6 +77,10 @@ def test_a_side_or_view_that_is_given_reaches_the_server(endpoint: Answering) ->
         {"laterality": "R", "data": base64.b64encode(PNG).decode()},
         {"data": base64.b64encode(DICOM).decode()},
     ]}
+
+
+def test_both_forms_of_an_exam_are_what_the_server_reads() -> None:
+    assert (ZIP_TYPE, JSON_TYPE) == (ExamType.ZIP, ExamType.JSON)
 
 
 def test_s3_objects_are_named_to_a_container_that_may_fetch_them(endpoint: Answering) -> None:
