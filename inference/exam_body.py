@@ -111,7 +111,7 @@ def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
 
 def _decode(text: str, allowed: int, index: int) -> bytes:
     """Return the bytes of strict base64, whose length is known before it is decoded."""
-    if len(text) // 4 * 3 - 2 > allowed:
+    if len(text) // 4 * 3 - text[-2:].count("=") > allowed:
         raise TooLargeError("too_large", f"more than {allowed} bytes, the limit").at(index)
     try:
         return base64.b64decode(text, validate=True)

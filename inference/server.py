@@ -1,10 +1,10 @@
 """Console script `serve`: what SageMaker starts in an inference container, and what answers on a laptop.
 
-    GET  /ping                        200 when the model has answered a warm-up image and nothing stops it, else 503
-    POST /invocations                 one image in, one answer out: `inference.schema`; refusals: `inference.errors`
+    GET  /ping                        200 when a worker has answered its warm-up image, else and while stopping 503
+    POST /invocations                 image or exam in, answer out: `inference.schema`; refusals: `inference.errors`
     POST /endpoints/NAME/invocations  the same for a `sagemaker-runtime` client; errors are wrapped as AWS wraps them
 
-One process. The event loop takes requests in; one thread loads, warms up and runs the model (`inference.worker`).
+This process takes requests in and has neither torch nor an image reader; worker processes answer (`inference.pool`).
 Settings come from the environment (`inference.settings`). Standard output is JSON lines and nothing else.
 Source: "Custom Inference Code with Hosting Services" (SageMaker Developer Guide).
 """
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     if not description.is_file():
         raise ConfigError(f"{description}: is missing; a model directory holds it and weights.safetensors")
     with _listen(settings) as listener:
-        # Only now: it loads torch, and what is wrong so far has been told without waiting for that.
+        # Only now: what is wrong so far has been told without waiting for the web server's modules.
         from inference.lifecycle import serve
 
         asyncio.run(serve(settings, listener))

@@ -39,8 +39,15 @@ class CloseCalls:
         """Return whether these logits, (classes,), give a malignancy score within the margin of a threshold."""
         if self.margin == 0:
             return False
-        score = softmax(logits[None] / self.temperature)[0, self.malignant]
+        score = self._score(logits)
         return any(abs(score - threshold) <= self.margin for threshold in self.thresholds)
+
+    def decisions(self, logits: Floats) -> tuple[bool, ...]:
+        """Return whether the score of these logits, (classes,), reaches each threshold."""
+        return tuple(self._score(logits) >= threshold for threshold in self.thresholds)
+
+    def _score(self, logits: Floats) -> float:
+        return float(softmax(logits[None] / self.temperature)[0, self.malignant])
 
 
 def _thresholds(description: Mapping[str, Any]) -> Iterator[float]:
@@ -48,4 +55,4 @@ def _thresholds(description: Mapping[str, Any]) -> Iterator[float]:
     validation = description["metrics"].get("validation", {})
     levels = (validation.get(str(level), {}).get("operating_points", {}) for level in Level)
     for points in (description["operating_points"], *levels):
-        yield from (float(point["threshold"]) for point in points.values())
+        yield from (float(point["threshold"]) for point in points.values() if point["threshold"] is not None)

@@ -1,6 +1,6 @@
 """Whether the heatmap's peak falls inside the lesion: a network trained on phantoms, judged on phantoms it never saw.
 
-Run `python -m tests.benchmarks.bench_heatmap [--films 900] [--epochs 14] [--judged 150]`: a JSON list on stdout. Peaks
+Run `python -m tests.benchmarks.bench_heatmap [--films 480] [--epochs 12] [--judged 150]`: a JSON list on stdout. Peaks
 are those of the answer, in pixels of the film, over films of both sides and several sizes; a true positive is a
 malignant film that is called malignant, and its peak is inside where it lies in the lesion's circle.
 """
@@ -87,7 +87,7 @@ def _step(network: FilmNetwork, optimiser: Any, schedule: Any, images: torch.Ten
     loss.backward()
     optimiser.step()
     schedule.step()
-    return float(loss)
+    return loss.item()
 
 
 def save(directory: Path, network: FilmNetwork) -> None:
@@ -119,8 +119,8 @@ def judge(predictor: Predictor, films: int) -> tuple[int, int]:
 def main() -> None:
     """Print the row."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--films", type=int, default=900)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--films", type=int, default=480)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--judged", type=int, default=150)
     options = parser.parse_args()
     network = train(*draw_training(options.films), options.epochs)
