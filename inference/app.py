@@ -145,7 +145,7 @@ class Application:
                 says = f"Content-Type says {kind}; the body begins as {found}"
                 raise UnsupportedTypeError("content_type_mismatch", says)
             task = Task(request_id, b"", options, form, kind, request.headers["content-type"],
-                        self._settings.max_views, self._settings.s3_prefix, self._settings.max_bytes)
+                        self._settings.max_views, self._settings.max_bytes, self._settings.s3_prefix)
             reply, waited = await self._pool.run(task, body)
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply

@@ -2,25 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.settings import EngineKind as EngineKind
 from processing.errors import ConfigError
 from training.config import Precision
 from training.description import DESCRIPTION_FILE, OPENVINO
-
-
-class EngineKind(StrEnum):
-    """What computes the forward pass."""
-
-    AUTO = "auto"
-    """OpenVINO where the model brings it and there is no GPU, torch otherwise."""
-    OPENVINO = "openvino"
-    TORCH = "torch"
 
 
 @dataclass(frozen=True)

@@ -163,5 +163,6 @@ def _verdict(score: float, decision: Decision | None, referral: Referral) -> dic
     return {
         "score": round(score, 4),
         "finding": str(decision.finding) if decision else None,
-        "refer": sorted({str(reason.code) for reason in referral.reasons}),
+        "refer": referral.refer,
+        "reasons": sorted({str(reason.code) for reason in referral.reasons}),
     }

@@ -24,6 +24,7 @@ from inference.settings import ServerSettings
 
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+Share = Callable[[ServerSettings], None]
 Work = Callable[[socket.socket, ServerSettings], None]
 
 
@@ -34,16 +35,16 @@ def main(arguments: Sequence[str]) -> None:
         # A signal to the whole group is for the server alone, which finishes what runs and then ends its workers.
         signal.signal(number, signal.SIG_IGN)
     alarm = _alarm_for_children()
-    from inference.worker import work  # Only now: it takes seconds, in which the parent may already have gone.
+    # Only now: it takes seconds, in which the parent may already have gone.
+    from inference.worker import share, work
 
-    gc.collect()
-    gc.freeze()
     with socket.socket(fileno=int(arguments[0])) as channel:
-        _serve(channel, alarm, work)
+        _serve(channel, alarm, share, work)
 
 
-def _serve(channel: socket.socket, alarm: socket.socket, work: Work) -> None:
+def _serve(channel: socket.socket, alarm: socket.socket, share: Share, work: Work) -> None:
     children: set[int] = set()
+    shared = False
     while True:
         ready, _, _ = select.select([channel, alarm], [], [])
         if alarm in ready:
@@ -58,6 +59,12 @@ def _serve(channel: socket.socket, alarm: socket.socket, work: Work) -> None:
             if order is Order.KILL and value in children:
                 os.kill(value, signal.SIGKILL)
             if order is Order.FORK and descriptor is not None:
+                if not shared:
+                    share(value)
+                    # What is there now is never collected, so that no worker copies the pages it lies on.
+                    gc.collect()
+                    gc.freeze()
+                    shared = True
                 children.add(child := _fork(descriptor, value, work, (channel, alarm)))
                 send(channel, (Report.FORKED, child))
 

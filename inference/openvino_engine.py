@@ -13,7 +13,7 @@ from inference.engine import Engine, EngineKind, EngineSettings, Forward
 from processing.errors import ConfigError
 from training.activation import head_map
 from training.close_calls import CAUTION, CloseCalls
-from training.compiled import CompiledNetwork, fastest_precision
+from training.compiled import CompiledNetwork, fastest_precision, read_network
 from training.config import Precision
 from training.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, verified, verify
 
@@ -28,7 +28,7 @@ class OpenVinoEngine:
         exported = description["engines"][OPENVINO]
         for name in NETWORK_FILES:
             verify(directory / name, exported["files"][name], f"one that engines.{OPENVINO} states")
-        self._network, self._threads = directory / NETWORK_FILES[0], settings.threads
+        self._network, self._threads = read_network(directory / NETWORK_FILES[0]), settings.threads
         self._precision = _precision(settings.precision, Precision(exported["precision"]))
         self._fast = CompiledNetwork(self._network, precision=self._precision, threads=self._threads)
         self._exact = self._fast if self._precision is Precision.FLOAT32 else None

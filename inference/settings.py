@@ -23,9 +23,10 @@ T = TypeVar("T")
 
 
 class EngineKind(StrEnum):
-    """What runs the network."""
+    """What computes the forward pass."""
 
     AUTO = "auto"
+    """OpenVINO where the model brings it and there is no GPU, torch otherwise."""
     OPENVINO = "openvino"
     TORCH = "torch"
 
@@ -59,7 +60,7 @@ class ServerSettings:
     threads: int = 1
     """Threads with which each worker computes."""
     engine: EngineKind = EngineKind.AUTO
-    """What runs the network; auto: the exported network where the model directory has one, else torch."""
+    """What computes the forward pass."""
     max_views: int = 16
     """Images that an exam may have."""
     s3_prefix: str = ""
@@ -82,7 +83,7 @@ class ServerSettings:
             raise ConfigError(f"{_spell('max_bytes')}={self.max_bytes} must be at most {LARGEST_BODY}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"{_spell('port')}={self.port} must be a TCP port, 0 to 65535")
-        if self.s3_prefix and not self.s3_prefix.removeprefix("s3://").strip("/"):
+        if self.s3_prefix and not self.s3_prefix.removeprefix("s3://").split("/")[0]:
             raise ConfigError(f"{_spell('s3_prefix')}={self.s3_prefix!r} must name a bucket")
         if self.s3_prefix and not self.s3_prefix.startswith("s3://"):
             raise ConfigError(f"{_spell('s3_prefix')}={self.s3_prefix!r} must begin with s3://")

@@ -44,10 +44,10 @@ class Task:
     """The whole Content-Type header: the boundary of a multipart body is in it."""
     max_views: int = 16
     """Images that an exam may have."""
-    s3_prefix: str = ""
-    """Where the S3 objects that an exam names may lie; empty: nowhere."""
     max_bytes: int = 64 * 2**20
     """Bytes of one image, once it is unpacked or fetched."""
+    s3_prefix: str = ""
+    """Where the S3 objects that an exam names may lie; empty: nowhere."""
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,25 @@ The worker first sends `None` when it has answered the warm-up image, or the `Ca
 takes a `Task` at a time, its body as an open file, and sends a `Reply`, a `RequestError` or a `WorkerFault` for each.
 """
 
+import importlib
 import logging
 import socket
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 
 import cv2
 
 from inference.channel import read_body, receive, send
+from inference.engine import EngineSettings
 from inference.errors import CannotServeError, RequestError, WorkerFault, fault_trace
 from inference.handler import answer
 from inference.predictor import Predictor
-from inference.settings import ServerSettings
+from inference.settings import EngineKind, ServerSettings
 from inference.task import Reply, Task
 from processing.errors import MammopipeError
+from training.description import OPENVINO, read_description
 
 
 def work(channel: socket.socket, settings: ServerSettings) -> None:
@@ -41,10 +45,19 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
         del task, received
 
 
+def share(settings: ServerSettings) -> None:
+    """Import what computes the network, before workers are forked: they then have it at once and in common."""
+    with suppress(MammopipeError):  # what is wrong with the model directory, the worker itself will say
+        exported = OPENVINO in read_description(settings.model).get("engines", {})
+        torch = settings.engine is EngineKind.TORCH or not exported
+        importlib.import_module("inference.torch_engine" if torch else "inference.openvino_engine")
+
+
 def load(settings: ServerSettings) -> Predictor:
     """Return a predictor that has answered its warm-up image, or raise `CannotServeError` with the reason."""
     try:
-        predictor = Predictor(settings.model, model_id=settings.model_id)
+        engine = EngineSettings(settings.engine, settings.threads)
+        predictor = Predictor(settings.model, model_id=settings.model_id, engine=engine)
         predictor.warm_up()
     except MammopipeError as error:
         raise CannotServeError(str(error)) from None

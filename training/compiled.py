@@ -30,14 +30,21 @@ def fastest_precision() -> Precision:
     return Precision.BFLOAT16 if "BF16" in capabilities else Precision.FLOAT32
 
 
-class CompiledNetwork:
-    """A network file, ready for one film at a time; belongs to the thread that made it."""
+def read_network(path: Path) -> Any:
+    """Return the network of a file whose weights lie beside it, for `CompiledNetwork`; the weights stay in the file.
 
-    def __init__(self, network: Path, *, precision: Precision, threads: int) -> None:
-        """Compile `network.xml`, whose weights lie beside it, in float32 or bfloat16 on so many threads."""
-        core = load_openvino().Core()
+    Compiled in two formats it is best read once: the pages of the file that both keep then count once.
+    """
+    return load_openvino().Core().read_model(os.fspath(path))
+
+
+class CompiledNetwork:
+    """A network, ready for one film at a time; belongs to the thread that made it."""
+
+    def __init__(self, network: Any, *, precision: Precision, threads: int) -> None:
+        """Compile what `read_network` returned, in float32 or bfloat16, on so many threads."""
         self.precision = precision
-        self._request = core.compile_model(core.read_model(os.fspath(network)), "CPU", {
+        self._request = load_openvino().Core().compile_model(network, "CPU", {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads),
             "INFERENCE_PRECISION_HINT": _HINTS[precision], "CACHE_DIR": "",
             # Two processes that both pin would share the first core and leave the others idle.

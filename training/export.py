@@ -18,7 +18,7 @@ from processing.files import sha256, write_bytes
 from training.artifact import LoadedModel
 from training.bootstrap import Floats
 from training.close_calls import CAUTION, TOLERANCE, CloseCalls
-from training.compiled import CompiledNetwork, fastest_precision, load_openvino
+from training.compiled import CompiledNetwork, fastest_precision, load_openvino, read_network
 from training.config import Precision
 from training.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, OUTPUTS
 from training.gradcam import WithMaps, head_weights
@@ -113,7 +113,8 @@ def write_network(model: LoadedModel, target: Path) -> None:
 def compare(network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *,
             precision: Precision, activation_map: str | None) -> Export:
     """Return how a network file's answers differ from torch's `logits`, (films, classes) in float32."""
-    quick = CompiledNetwork(network, precision=precision, threads=torch.get_num_threads())
+    threads, given = torch.get_num_threads(), read_network(network)
+    quick = CompiledNetwork(given, precision=precision, threads=threads)
     fast = _run(quick, read(range(len(logits))))
     temperature = float(description["calibration"]["temperature"])
     difference = float(np.abs(softmax(fast / temperature) - softmax(logits / temperature)).max())
@@ -121,7 +122,7 @@ def compare(network: Path, description: Mapping[str, Any], read: ReadFilms, logi
     calls = CloseCalls.of(description, margin)
     close = [index for index, row in enumerate(fast) if calls.near(row)]
     if close:
-        exact = CompiledNetwork(network, precision=Precision.FLOAT32, threads=torch.get_num_threads())
+        exact = CompiledNetwork(given, precision=Precision.FLOAT32, threads=threads)
         fast[close] = _run(exact, read(close))
     others = sum(calls.decisions(ours) != calls.decisions(torchs) for ours, torchs in zip(fast, logits, strict=True))
     shipped = difference <= TOLERANCE and others == 0

@@ -127,7 +127,8 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     left = scaled - inside @ axes
     # The axes' own coordinates are few beside the films: their covariance is well known but for the shrinkage.
     values, vectors = np.linalg.eigh(ledoit_wolf(inside))
-    arrays = {"mean": mean, "scale": scale, "axes": axes, "whitening": vectors / np.sqrt(np.maximum(values, _TINY) * count),
+    whitening = vectors / np.sqrt(np.maximum(values, _TINY) * count)
+    arrays = {"mean": mean, "scale": scale, "axes": axes, "whitening": whitening,
               "residual": np.array(max(float(np.square(left).sum(axis=1).mean()), _TINY))}
     # As they will be read: the limit belongs to the rounded numbers.
     return {name: np.asarray(array, np.float32).astype(np.float64) for name, array in arrays.items()}

@@ -43,12 +43,12 @@ def test_the_server_process_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_serving_process_has_no_torch_mapped(server: Any, films: Any) -> None:
+def test_the_serving_process_has_nothing_heavy_mapped(server: Any, films: Any) -> None:
     assert server.invoke(films.pgm).status == 200
     libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "libpython" in libraries or "python3" in libraries
     assert not re.search(r"libtorch|/cv2/|/numpy/|/openvino/", libraries)
-    assert all("libtorch" in Path(f"/proc/{worker}/maps").read_text() for worker in server.workers())
+    assert all("/cv2/" in Path(f"/proc/{worker}/maps").read_text() for worker in server.workers())
 
 
 def test_a_killed_worker_costs_the_request_in_it_and_no_other(
