@@ -32,12 +32,15 @@ Place = tuple[int, str, int]
 """Port, path and process of a server."""
 
 
-def variables(venv: Path, model: Path) -> dict[str, str]:
-    """Return the environment of a peer: one thread a worker, this tree's handlers."""
+def variables(venv: Path, model: Path, folder: Path) -> dict[str, str]:
+    """Return the environment of a peer: one thread a worker, this tree's handlers.
+
+    Each needs a temporary folder of its own: both keep their process id there under the same name.
+    """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(model),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}", "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
-            "TEMP": str(model.parent)}
+            "TMPDIR": str(folder), "TEMP": str(folder)}
 
 
 def config(folder: Path, **values: object) -> Path:
@@ -75,7 +78,7 @@ def _answers(port: int, path: str) -> bool:
 def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
     """Start TorchServe."""
     folder.mkdir()
-    environment, port = variables(venv, model), free_port()
+    environment, port = variables(venv, model, folder), free_port()
     # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
     model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
@@ -93,7 +96,7 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place
 def multi_model_server(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
     """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
     folder.mkdir()
-    environment, port = variables(venv, model), free_port()
+    environment, port = variables(venv, model, folder), free_port()
     properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
                         management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
                         decode_input_request="false", load_models="ALL",
