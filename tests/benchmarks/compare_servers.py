@@ -13,6 +13,8 @@ A JSON list on stdout. All three run throughout; they take turns within each rou
 import argparse
 import json
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,14 @@ def variables(venv: Path, model: Path, folder: Path) -> dict[str, str]:
             "TMPDIR": str(folder), "TEMP": str(folder)}
 
 
+def low_port() -> int:
+    """Return a free port that multi-model-server accepts: it refuses those above 32767."""
+    for port in range(20_000, 32_768):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise SystemExit("no port between 20000 and 32767 is free")
+
+
 def config(folder: Path, **values: object) -> Path:
     """Write a server's properties."""
     path = folder / "server.properties"
@@ -55,7 +65,8 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
     """Run a peer until it has answered the film."""
     log = folder / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out,
+                                   start_new_session=True)
     try:
         until = time.monotonic() + PATIENCE_SECONDS
         while not _answers(port, path):
@@ -64,7 +75,8 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
             time.sleep(0.5)
         yield port, path, process.pid
     finally:
-        process.terminate()
+        # The command is only what starts the server, and its workers: the group is what ends.
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 
@@ -96,9 +108,9 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place
 def multi_model_server(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
     """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
     folder.mkdir()
-    environment, port = variables(venv, model, folder), free_port()
+    environment, port = variables(venv, model, folder), low_port()
     properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
-                        management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
+                        management_address=f"http://127.0.0.1:{port + 1}", job_queue_size=100,
                         decode_input_request="false", load_models="ALL",
                         default_service_handler="peer_handlers:mms")
     command = [str(venv / "bin/multi-model-server"), "--start", "--foreground", "--mms-config", str(properties),
