@@ -13,6 +13,8 @@ A JSON list on stdout. All three run throughout; they take turns within each rou
 import argparse
 import json
 import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,23 @@ Place = tuple[int, str, int]
 """Port, path and process of a server."""
 
 
-def variables(venv: Path, model: Path) -> dict[str, str]:
-    """Return the environment of a peer: one thread a worker, this tree's handlers."""
+def variables(venv: Path, model: Path, folder: Path) -> dict[str, str]:
+    """Return the environment of a peer: one thread a worker, this tree's handlers.
+
+    Each needs a temporary folder of its own: both keep their process id there under the same name.
+    """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(model),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}", "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
-            "TEMP": str(model.parent)}
+            "TMPDIR": str(folder), "TEMP": str(folder)}
+
+
+def low_port() -> int:
+    """Return a free port that multi-model-server accepts: it refuses those above 32767."""
+    for port in range(20_000, 32_768):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise SystemExit("no port between 20000 and 32767 is free")
 
 
 def config(folder: Path, **values: object) -> Path:
@@ -52,7 +65,8 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
     """Run a peer until it has answered the film."""
     log = folder / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out,
+                                   start_new_session=True)
     try:
         until = time.monotonic() + PATIENCE_SECONDS
         while not _answers(port, path):
@@ -61,7 +75,8 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
             time.sleep(0.5)
         yield port, path, process.pid
     finally:
-        process.terminate()
+        # The command is only what starts the server, and its workers: the group is what ends.
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 
@@ -75,7 +90,7 @@ def _answers(port: int, path: str) -> bool:
 def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
     """Start TorchServe."""
     folder.mkdir()
-    environment, port = variables(venv, model), free_port()
+    environment, port = variables(venv, model, folder), free_port()
     # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
     model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
@@ -93,9 +108,9 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place
 def multi_model_server(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
     """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
     folder.mkdir()
-    environment, port = variables(venv, model), free_port()
+    environment, port = variables(venv, model, folder), low_port()
     properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
-                        management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
+                        management_address=f"http://127.0.0.1:{port + 1}", job_queue_size=100,
                         decode_input_request="false", load_models="ALL",
                         default_service_handler="peer_handlers:mms")
     command = [str(venv / "bin/multi-model-server"), "--start", "--foreground", "--mms-config", str(properties),
