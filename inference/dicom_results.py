@@ -30,7 +30,8 @@ from pydicom.sr.codedict import codes
 
 from inference.dicom_capture import capture
 from inference.dicom_content import SCHEME, Facts, Group, Writer, image_library, plain
-from inference.dicom_source import KEPT, MixedPatientsError, NoSourceIdentityError, Source, read_source, read_sources
+from inference.dicom_source import KEPT, Source, read_source, read_sources
+from inference.errors import MixedPatientsError, NoSourceIdentityError
 from inference.schema import NOTICE, Answer, ExamAnswer
 
 __all__ = ["MixedPatientsError", "NoSourceIdentityError", "overlay_capture", "structured_report"]
@@ -48,7 +49,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     `sources` are the DICOM files that were judged, in the order of the answer's images. The report is PARTIAL,
     UNVERIFIED and PRELIMINARY: a machine's, for a reader to judge.
 
-    Raises `NoSourceIdentityError` and `MixedPatientsError` (`inference.dicom_source`), naming the tag and no value;
+    Raises `NoSourceIdentityError` and `MixedPatientsError` (`inference.errors`), naming the tag and no value;
     `ValueError` where an image of the answer is not that of its source.
     """
     facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})

@@ -15,19 +15,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag as NumberedTag
 
-from inference.errors import RequestError, UnusableImageError, from_image_error
+from inference.errors import MixedPatientsError, NoSourceIdentityError, RequestError, from_image_error
 from processing.dicom_file import DicomFile, is_dicom, parse
 from processing.dicom_tags import Tag, Tags, label
 from processing.errors import ImageError
 from processing.image_rules import DEFAULT_CONFIG, Limits
-
-
-class NoSourceIdentityError(UnusableImageError):
-    """The source is no DICOM file, or lacks an attribute that a result must repeat."""
-
-
-class MixedPatientsError(UnusableImageError):
-    """The images of an exam are of several studies or patients."""
 
 
 def _numbers(keywords: str) -> tuple[int, ...]:

@@ -10,11 +10,14 @@
     ├── TooLargeError         413     more bytes, or announced pixels, than the limits allow
     ├── UnsupportedTypeError  415     the Content-Type is none that is read, or not what the body is
     ├── UnusableImageError    422     the reader's or the segmentation's reason
+    │   ├── NoSourceIdentityError     a DICOM result was asked for, and the source does not say whose it is
+    │   └── MixedPatientsError        the images of an exam are of several patients or studies
     ├── InternalError         500     a fault of this program; no details
     ├── UnavailableError      503     starting, busy, stopping, or the worker died over it: try again
     └── TimeLimitError        504     the answer took longer than the limit
 
-Code, message and detail go to the caller, only the code to the log. All of them can be pickled: workers raise them.
+Code, message and detail go to the caller, only the code to the log. All of them can be pickled: workers raise them. And
+all are here, because the process that takes requests in unpickles them and must not load an image reader for it.
 """
 
 import traceback
@@ -103,6 +106,14 @@ class UnusableImageError(RequestError):
     """The image cannot be decoded or is not a mammogram."""
 
     status = 422
+
+
+class NoSourceIdentityError(UnusableImageError):
+    """The source is no DICOM file, or lacks an attribute that a result must repeat."""
+
+
+class MixedPatientsError(UnusableImageError):
+    """The images of an exam are of several studies or patients."""
 
 
 class InternalError(RequestError):

@@ -83,7 +83,7 @@ class _Work:
         if self.task.form is AnswerType.OVERLAY:
             pixels = film.mammogram.pixels
             return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
-        wanted = self.reader.options.heatmap and self.task.form is AnswerType.JSON
+        wanted = self.reader.options.heatmap
         said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
         if self.task.form is AnswerType.JSON:
             return said.model_dump_json().encode()

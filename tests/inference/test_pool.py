@@ -45,6 +45,8 @@ def test_the_server_process_imports_nothing_heavy(module: str) -> None:
 
 def test_the_serving_process_has_nothing_heavy_mapped(server: Any, films: Any) -> None:
     assert server.invoke(films.pgm).status == 200
+    refused = server.invoke(films.pgm, Accept="application/dicom")
+    assert refused.code == "no_source_identity"
     libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert "libpython" in libraries or "python3" in libraries
     assert not re.search(r"libtorch|/cv2/|/numpy/|/openvino/", libraries)
