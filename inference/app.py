@@ -146,7 +146,7 @@ class Application:
                 raise UnsupportedTypeError("content_type_mismatch", says)
             task = Task(request_id, b"", options, form, kind, request.headers["content-type"],
                         max_views=self._settings.max_views, s3_prefix=self._settings.s3_prefix,
-                        max_bytes=self._settings.max_bytes)
+                        max_bytes=self._settings.max_bytes, sha256=body.sha256)
             reply, waited = await self._pool.run(task, body)
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply

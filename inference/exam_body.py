@@ -14,6 +14,7 @@ import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from inference import archive, multipart, storage
 from inference.errors import BadBodyError, RequestError, TooLargeError, UnsupportedTypeError, UnusableImageError
@@ -33,11 +34,13 @@ class Source:
     laterality: Laterality | None = None
     """What the request says of it; may not contradict the file."""
     view: View | None = None
+    digest: str = ""
+    """SHA-256 of the file in hexadecimal, where it is known already; empty: it is made when it is asked for."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the file, hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
+        return self.digest or hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)

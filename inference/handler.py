@@ -37,7 +37,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
     work = _Work(task, Reader(predictor, reading, options, clock))
     if parcel.is_exam:
         return work.exam(parcel.sources)
-    return work.image(replace(parcel.sources[0], laterality=options.laterality, view=options.view))
+    return work.image(replace(parcel.sources[0], digest=task.sha256, laterality=options.laterality, view=options.view))
 
 
 def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:

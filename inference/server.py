@@ -49,9 +49,13 @@ def main(arguments: Sequence[str]) -> None:
 
 def _listen(settings: ServerSettings) -> socket.socket:
     try:
-        return socket.create_server((settings.host, settings.port), backlog=512)
+        listener = socket.create_server((settings.host, settings.port), backlog=512)
     except OSError as error:
         raise ConfigError(f"address {settings.host} port {settings.port}: cannot listen: {error.strerror}") from None
+    # Connections inherit it. asyncio sets it only where a socket names its protocol, which those accepted here do not;
+    # without it the end of an answer waits some 40 ms for the client to acknowledge its beginning.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 if __name__ == "__main__":
