@@ -32,6 +32,10 @@ COVERAGE_LIMITS = (0.25, 0.75)
 """Share of the film that a breast normally covers; outside, the image is flagged."""
 
 
+BLUR_REACH = 6
+"""Working pixels beyond which the blur that smooths a mask's boundary adds nothing."""
+
+
 class NoBreastError(ImageError):
     """The image holds nothing that could be a breast."""
 
@@ -107,8 +111,8 @@ def segment_breast(
     quality["flags"] = _flags(mask, side, _padding(film.grey), coverage, laterality, missing)
     if abs(evidence) < CLEAR_EVIDENCE:
         quality["flags"].append("chest-side-unclear")
-    # Blurring and interpolating keep the order of values, so the enlarged muscle lies in the enlarged mask as before.
-    return BreastRegion(_enlarge(mask, pixels.shape), _enlarge(muscle, pixels.shape), side, quality)
+    full = _enlarge(mask, pixels.shape)
+    return BreastRegion(full, _enlarge(muscle, pixels.shape, within=full), side, quality)
 
 
 def _reduce(pixels: NDArray[np.uint16]) -> _Film:
@@ -234,7 +238,7 @@ def _largest(objects: NDArray[np.uint8], grey: Grey) -> NDArray[np.uint8]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(objects, connectivity=4)
     for index in sorted(range(1, count), key=lambda item: -int(stats[item, cv2.CC_STAT_AREA])):
         chosen = labels == index
-        if float(np.percentile(grey[chosen], 20)) < 0.9:
+        if float((grey[chosen] < 0.9).mean()) > 0.2:
             return np.asarray(chosen, np.uint8)
     raise NoBreastError("no breast: nothing but air, labels and borders in the image")
 
@@ -312,13 +316,38 @@ def _flags(
     return [name for name, holds in conditions.items() if holds]
 
 
-def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
-    """Return the mask at full size with a smooth boundary."""
-    if not mask.any():
-        return np.zeros(shape, bool)
-    soft = cv2.GaussianBlur(mask.astype(np.uint8) * 254, (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)
-    full = cv2.resize(soft, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.threshold(full, 127, 1, cv2.THRESH_BINARY)[1].view(np.bool_))
+def _enlarge(mask: Mask, shape: tuple[int, ...], *, within: Mask | None = None) -> Mask:
+    """Return the mask at full size with a smooth boundary, where `within` holds.
+
+    Only around what the mask holds is anything computed.
+    """
+    result = np.zeros(shape, bool)
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    if not width:
+        return result
+    rows, full_rows = _window(y, y + height, mask.shape[0], shape[0])
+    columns, full_columns = _window(x, x + width, mask.shape[1], shape[1])
+    box = result[full_rows, full_columns]
+    soft = cv2.GaussianBlur(mask[rows, columns].astype(np.uint8) * 254, (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)
+    large = cv2.resize(soft, box.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    cv2.threshold(large, 127, 1, cv2.THRESH_BINARY, dst=large)
+    box[:] = large.view(np.bool_) if within is None else large.view(np.bool_) & within[full_rows, full_columns]
+    return result
+
+
+def _window(first: int, last: int, small: int, full: int) -> tuple[slice, slice]:
+    """Return the range around `first` to `last` of `small` pixels, with the same range of `full` pixels.
+
+    Its ends are those, among a few, that come closest to a boundary between full pixels, so that nothing is shifted.
+    """
+    scale, choice = full / small, range(BLUR_REACH, 3 * BLUR_REACH)
+
+    def beside(end: int) -> float:
+        return abs(end * scale - round(end * scale))
+
+    start = min((max(first - margin, 0) for margin in choice), key=beside)
+    stop = min((min(last + margin, small) for margin in choice), key=beside)
+    return slice(start, stop), slice(round(start * scale), round(stop * scale))
 
 
 def draw_contours(

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from processing.errors import ImageError
 from processing.job import cores
+from processing.memory import keep_heap
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,3 +116,4 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
+    keep_heap()

@@ -20,6 +20,7 @@ import torch
 
 from processing.errors import ConfigError
 from processing.job import run
+from processing.memory import keep_heap
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig
 from processing.records import ImageRecord, Label, Split, read_manifest
@@ -29,7 +30,6 @@ from training.config import TrainConfig
 from training.dataset import FilmDataset, require_every_class
 from training.distributed import World, joined, launch, launch_command
 from training.loop import Progress, fit
-from training.memory import keep_heap
 from training.models import FilmNetwork, build_model
 from training.stopping import StopRequest
 from training.weights import StagedWeights, find_weights

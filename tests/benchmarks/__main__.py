@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from processing.files import write_bytes
+from tests.benchmarks.rows import Row, holds
+from tests.benchmarks.table import fill_in
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -24,31 +25,29 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks.json")
+    parser.add_argument("--readme", action="store_true", help="also put the figures into README.md's table")
+    parser.add_argument("--rsna", type=Path, help="folder with train_images, for the benchmarks that read mammograms")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(found):
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
-    rows = [row for name in options.names or found for row in run(found[name])]
+    rows = [row for name in options.names or found for row in run(found[name], options.rsna)]
     write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
+    if options.readme:
+        fill_in(ROOT / "README.md", rows)
     for row in rows:
         verdict = "ok  " if holds(row) else "MISS"
         print(f"{verdict} {row['name']:<72} {row['value']:>9.3f} {row['unit']:<10} bar {row['bar']}")
     return 0 if all(map(holds, rows)) else 1
 
 
-def run(script: Path) -> list[dict[str, Any]]:
+def run(script: Path, rsna: Path | None) -> list[Row]:
     """Return the rows that a benchmark prints; its progress goes to standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.benchmarks.{script.stem}"], cwd=ROOT, check=True, stdout=subprocess.PIPE
-    )
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    command = [sys.executable, "-m", f"tests.benchmarks.{script.stem}"]
+    if rsna is not None and '"--rsna"' in script.read_text(encoding="utf-8"):
+        command += ["--rsna", str(rsna.resolve())]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    rows: list[Row] = json.loads(done.stdout)
     return rows
-
-
-def holds(row: dict[str, Any]) -> bool:
-    """Return whether a figure reaches its bar; one without a bar always does."""
-    if row["bar"] is None:
-        return True
-    return bool(row["value"] >= row["bar"] if row["better"] == "higher" else row["value"] <= row["bar"])
 
 
 if __name__ == "__main__":

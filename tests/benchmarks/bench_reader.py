@@ -1,6 +1,6 @@
 """How much the reader adds to its decoder, against the plain pydicom loop and the other decoders that install here.
 
-Run `python tests/benchmarks/bench_reader.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread
+Run `python -m tests.benchmarks.bench_reader [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread
 and processor time, and only ratios within one run count: the members of a ratio take turns, so that other load on the
 machine hits them alike.
 Without `--rsna` (a folder with train_images) the 2776 x 2082 file is a generated one, too.
@@ -10,6 +10,8 @@ import argparse
 import importlib.util
 import io
 import json
+import multiprocessing
+import os
 import re
 import statistics
 import subprocess
@@ -18,8 +20,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import imagecodecs
@@ -36,10 +39,12 @@ from processing.dicom_decode import decode, read_layout
 from processing.dicom_file import parse
 from processing.dicom_values import apply
 from processing.imaging import ReadConfig, read_mammogram, write_png
+from processing.memory import keep_heap
+from tests.benchmarks.rows import Row, row
 
 J2K = "1.2.840.10008.1.2.4.90"
 HEIGHT = 2048
-COMMAND = "python tests/benchmarks/bench_reader.py"
+COMMAND = "python -m tests.benchmarks.bench_reader"
 CONFIG = ReadConfig()
 Times = dict[str, float]
 
@@ -75,15 +80,27 @@ def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
     return stream.getvalue()
 
 
+def timed_plain_loop(data: bytes, path: Path) -> float:
+    """Return the plain loop's seconds of processor time."""
+    warnings.simplefilter("ignore")
+    begun = time.process_time()
+    plain_loop(data, path)
+    return time.process_time() - begun
+
+
 def medians(members: dict[str, Callable[[], Any]], repeats: int) -> Times:
-    """Return each member's median seconds of processor time; they take turns, after one unmeasured round."""
+    """Return each member's median seconds of processor time; they take turns, after one unmeasured round.
+
+    A member that measures itself returns its seconds as a float.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in members}
     for turn in range(repeats + 1):
         for name, member in members.items():
             started = time.process_time()
-            member()
+            outcome = member()
             if turn:
-                seconds[name].append(time.process_time() - started)
+                spent = outcome if isinstance(outcome, float) else time.process_time() - started
+                seconds[name].append(spent)
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
@@ -107,19 +124,11 @@ def shrink(pixels: NDArray[np.uint16], height: int = HEIGHT) -> NDArray[np.uint1
     return np.asarray(cv2.resize(pixels, (round(columns * height / rows), height), interpolation=cv2.INTER_AREA))
 
 
-def result(name: str, value: float, unit: str, bar: float, better: str, **peers: float) -> dict[str, Any]:
-    return {
-        "name": name,
-        "value": round(value, 4),
-        "unit": unit,
-        "bar": bar,
-        "better": better,
-        "peers": {peer: round(each, 4) for peer, each in peers.items()},
-        "command": COMMAND,
-    }
+def result(name: str, value: float, unit: str, bar: float, better: Literal["lower", "higher"], **peers: float) -> Row:
+    return row(name, value, unit, bar, better, COMMAND, **peers)
 
 
-def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -> list[dict[str, Any]]:
+def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -> list[Row]:
     """Return the reader's figures for one file."""
     file = parse(data, where=label, limits=CONFIG.limits)
     layout = read_layout(file.tags, CONFIG.limits)
@@ -130,19 +139,20 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
     def ours() -> None:
         write_png(folder / "ours.png", shrink(read_mammogram(data).pixels))
 
-    seconds = medians(
-        {
-            "decode": lambda: imagecodecs.jpeg2k_decode(frame, numthreads=1),
-            "values": lambda: apply(
-                cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
-            ),
-            "read": lambda: read_mammogram(data),
-            "prepare": ours,
-            "half": lambda: read_mammogram(data, config=ReadConfig(enough_rows=layout.rows // 2)),
-            "plain": lambda: plain_loop(data, folder / "plain.png"),
-        },
-        repeats,
-    )
+    members: dict[str, Callable[[], Any]] = {
+        "decode": lambda: imagecodecs.jpeg2k_decode(frame, numthreads=1),
+        "values": lambda: apply(
+            cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
+        ),
+        "read": lambda: read_mammogram(data),
+        "prepare": ours,
+        "half": lambda: read_mammogram(data, config=ReadConfig(enough_rows=layout.rows // 2)),
+    }
+    # In a process of its own, with the allocator as it is: Prepare's workers keep their heap, such a loop does not.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as own:
+        members["plain"] = lambda: own.submit(timed_plain_loop, data, folder / "plain.png").result()
+        seconds = medians(members, repeats)
     target = HEIGHT if layout.rows >= 2 * HEIGHT else HEIGHT // 2
     full, half = (
         shrink(read_mammogram(data, config=config).pixels, target)
@@ -177,7 +187,7 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
     ]
 
 
-def decoders(label: str, data: bytes, repeats: int) -> dict[str, Any]:
+def decoders(label: str, data: bytes, repeats: int) -> Row:
     """Return ours against each other JPEG 2000 decoder that is installed; all must give identical pixels."""
     frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
     members: dict[str, Callable[[], Any]] = {"imagecodecs": lambda: imagecodecs.jpeg2k_decode(frame, numthreads=1)}
@@ -205,13 +215,43 @@ def decoders(label: str, data: bytes, repeats: int) -> dict[str, Any]:
     )
 
 
-def peak(data: bytes, folder: Path) -> dict[str, Any]:
+def peak(data: bytes, folder: Path) -> Row:
     """Return the peak resident size of a fresh process that reads the file three times and writes it."""
     (folder / "large.dcm").write_bytes(data)
-    run = subprocess.run(
-        [sys.executable, __file__, "--peak-of", str(folder / "large.dcm")], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "tests.benchmarks.bench_reader", "--peak-of", str(folder / "large.dcm")]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
     return result("peak resident size, 5355 x 4915", float(run.stdout), "MiB", 350, "lower")
+
+
+def as_worker() -> None:
+    """Set this process up as a worker of a job is."""
+    cv2.setNumThreads(1)
+    keep_heap()
+
+
+def prepare(source: Path) -> None:
+    """Do what the Prepare job does with one file."""
+    write_png(source.with_suffix(".png"), shrink(read_mammogram(source).pixels))
+
+
+def processes(label: str, data: bytes, folder: Path, repeats: int) -> Row:
+    """Return how much faster two processes are than one with the same files, by the clock; both pools are warm."""
+    files = [folder / f"copy-{index}.dcm" for index in range(8)]
+    for file in files:
+        file.write_bytes(data)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=as_worker) as one, \
+            ProcessPoolExecutor(2, spawn, initializer=as_worker) as two:
+        for turn in range(repeats + 1):
+            for workers, pool in ((1, one), (2, two)):
+                begun = time.perf_counter()
+                list(pool.map(prepare, files))
+                if turn:
+                    seconds[workers].append(time.perf_counter() - begun)
+    gain = statistics.median(seconds[1]) / statistics.median(seconds[2])
+    return result(f"files a second, two processes against one, {label}", gain, "x", 1.8, "higher",
+                  cores=len(os.sched_getaffinity(0)))
 
 
 def print_peak(path: Path) -> None:
@@ -228,7 +268,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
+    as_worker()
     warnings.simplefilter("ignore")
     if arguments.peak_of:
         print_peak(arguments.peak_of)
@@ -250,6 +290,7 @@ def main() -> None:
         for label, data, faster in (("2776 x 2082", small, 1.1), ("5355 x 4915", large, 1.7)):
             figures += reader(label, data, faster, arguments.repeats, folder)
             figures.append(decoders(label, data, arguments.repeats))
+            figures.append(processes(label, data, folder, arguments.repeats))
         figures.append(peak(large, folder))
     print(json.dumps(figures, indent=2))
 

@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from processing.imaging import write_png
+from processing.memory import keep_heap
 from processing.records import Dataset, ImageRecord, Label
 from training.config import Cnn, Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.loop import train_step
-from training.memory import keep_heap
 from training.models import NAMES, build_model
 from training.optimisation import make_optimiser
 from training.precision import choose_precision

@@ -211,7 +211,7 @@ def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, ch
 
 
 def test_the_heap_is_kept_where_glibc_is():
-    kept = subprocess.run((sys.executable, "-c", "from training.memory import keep_heap; print(keep_heap())"),
+    kept = subprocess.run((sys.executable, "-c", "from processing.memory import keep_heap; print(keep_heap())"),
                           capture_output=True, text=True, check=True).stdout
     assert kept == f"{platform.libc_ver()[0] == 'glibc'}\n"
 

@@ -1,4 +1,4 @@
-"""Memory that is kept from one training step to the next."""
+"""Memory that is kept from one image, or one training step, to the next."""
 
 import ctypes
 import platform
@@ -10,8 +10,9 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_heap() -> bool:
     """Make glibc keep freed memory instead of giving it back to the system; return whether it does.
 
-    A step frees gradients and activations and takes as much again at once; touching fresh pages cost AlexNet a third of
-    its step on a CPU (ResNet-50 nothing), for some 5 % more memory. Elsewhere than on Linux with glibc nothing is done.
+    A training step frees gradients and activations and takes as much again at once; touching fresh pages cost AlexNet a
+    third of its step on a CPU (ResNet-50 nothing), for some 5 % more memory. So with images: a decoder's buffers and a
+    breast's masks are fresh pages for each file. Elsewhere than on Linux with glibc nothing is done.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
