@@ -1,6 +1,6 @@
 """How long a label table of the full size takes to become a split, written manifest.
 
-Run `python tests/benchmarks/bench_scale.py [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
+Run `python -m tests.benchmarks.bench_scale [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
 folder with `train.csv`) the table is generated, with as many rows. Seconds are of the wall clock, and the best of the
 repeats; the other figure is times the reading of the same table by pandas, which takes turns with it.
 """
@@ -10,7 +10,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas
@@ -19,8 +18,9 @@ from processing.files import write_csv
 from processing.records import write_manifest
 from processing.rsna import COLUMNS, LABEL_TABLE, read_labels
 from processing.split import assign_splits
+from tests.benchmarks.rows import Row, row
 
-COMMAND = "python tests/benchmarks/bench_scale.py"
+COMMAND = "python -m tests.benchmarks.bench_scale"
 ROWS = 54_706
 SECONDS_BAR, RATIO_BAR = 5.0, 100.0
 
@@ -56,15 +56,14 @@ def measure(table: Path, target: Path, repeats: int) -> dict[str, float]:
     return {name: min(times) for name, times in seconds.items()}
 
 
-def figures(seconds: dict[str, float], rows: int) -> list[dict[str, Any]]:
-    """Return the records of the benchmark."""
-    peers = {f"{name}_seconds": round(value, 3) for name, value in seconds.items()}
+def figures(seconds: dict[str, float], rows: int) -> list[Row]:
+    """Return the rows of the benchmark."""
     label = f"{rows:,} rows to a split manifest"
+    peers = {f"{name}_seconds": value for name, value in seconds.items()}
     ratio = seconds["manifest"] / seconds["pandas"]
-    common = {"better": "lower", "peers": peers, "command": COMMAND}
     return [
-        {"name": label, "value": round(seconds["manifest"], 3), "unit": "s", "bar": SECONDS_BAR, **common},
-        {"name": f"{label}, times pandas.read_csv", "value": round(ratio, 1), "unit": "x", "bar": RATIO_BAR, **common},
+        row(label, seconds["manifest"], "s", SECONDS_BAR, "lower", COMMAND, **peers),
+        row(f"{label}, times pandas.read_csv", ratio, "x", RATIO_BAR, "lower", COMMAND),
     ]
 
 
