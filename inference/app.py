@@ -1,12 +1,11 @@
 """The web application: what is refused before the image is looked at, and one log line for every request."""
 
 import asyncio
-import hashlib
 import json
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from inference.channel import Body
 from inference.errors import (
     InternalError,
     NotAcceptableError,
@@ -26,14 +26,15 @@ from inference.errors import (
     UnavailableError,
     UnsupportedTypeError,
     WrongMethodError,
+    fault_trace,
 )
-from inference.handler import Reply, Task, answer
-from inference.media import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType, acceptable, content_type, sniff
-from inference.predictor import Predictor
+from inference.media import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType, acceptable, sniff
+from inference.metrics import embedded
+from inference.pool import Pool
 from inference.schema import RequestOptions, read_options
 from inference.settings import ServerSettings
-from inference.wire import Caller, LingeringResponse, error_response, fault_trace
-from inference.worker import Worker
+from inference.task import BodyType, ExamType, Reply, Task, body_type
+from inference.wire import Caller, LingeringResponse, error_response
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
 PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
@@ -48,18 +49,19 @@ def log(event: str, **facts: Any) -> None:
 
 
 class Application:
-    """The endpoint's paths over one worker."""
+    """The endpoint's paths over a pool of workers."""
 
-    def __init__(self, settings: ServerSettings, worker: Worker[Predictor]) -> None:
+    def __init__(self, settings: ServerSettings, pool: Pool, *, more: Sequence[Route] = ()) -> None:
         self._settings = settings
-        self._worker = worker
+        self._pool = pool
+        self._more = more
         self.stopping = False
         """Set when the process has been asked to end: nothing new is taken on, what runs is finished."""
 
     @property
     def idle(self) -> bool:
         """Whether no request has a place in the server."""
-        return self._worker.held == 0
+        return self._pool.held == 0
 
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
@@ -68,12 +70,13 @@ class Application:
                 Route("/ping", self._ping, methods=["GET"]),
                 Route("/invocations", self._endpoint(Caller.CONTAINER), methods=["POST"]),
                 Route("/endpoints/{name}/invocations", self._endpoint(Caller.RUNTIME), methods=["POST"]),
+                *self._more,
             ],
             exception_handlers={HTTPException: self._no_route},
         )
 
     async def _ping(self, request: Request) -> Response:
-        healthy = self._worker.healthy and not self.stopping
+        healthy = self._pool.healthy and not self.stopping
         return Response(status_code=HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
@@ -83,7 +86,7 @@ class Application:
             refusal = NotFoundError("not_found", f"the paths are {PATHS}")
         response = error_response(refusal, Caller.CONTAINER)
         response.headers.update(getattr(error, "headers", None) or {})
-        log("request", request_id=str(uuid.uuid4()), code=refusal.code, status=refusal.status)
+        self._log({"request_id": str(uuid.uuid4())}, refusal.code, refusal.status, time.perf_counter())
         return LingeringResponse(response)
 
     def _endpoint(self, caller: Caller) -> Callable[[Request], Awaitable[Response]]:
@@ -107,13 +110,21 @@ class Application:
         response.headers[REQUEST_ID_HEADER] = request_id
         if self.stopping:
             response.headers["connection"] = "close"
-        log("request", **facts, code=code, status=status, total_ms=round((time.perf_counter() - begun) * 1000, 2))
+        self._log(facts, code, status, begun)
         return response if "bytes" in facts else LingeringResponse(response)
+
+    def _log(self, facts: Facts, code: str, status: int, begun: float) -> None:
+        total_ms = round((time.perf_counter() - begun) * 1000, 2)
+        metrics: Facts = {}
+        if self._settings.metrics:
+            model = self._settings.model_id
+            metrics = embedded(facts, status=status, total_ms=total_ms, time_s=time.time(), model=model)
+        log("request", **facts, code=code, status=status, total_ms=total_ms, **metrics)
 
     async def _answer(self, request: Request, request_id: str, facts: Facts) -> Response:
         if self.stopping:
             raise UnavailableError("stopping", "the server is stopping; try again")
-        self._worker.reserve()
+        self._pool.reserve()
         try:
             async with asyncio.timeout(self._settings.max_seconds):
                 return _response(await self._work(request, request_id, facts))
@@ -121,46 +132,49 @@ class Application:
             limit = f"no answer within {self._settings.max_seconds:g} seconds, the limit"
             raise TimeLimitError("time_limit", limit) from None
         finally:
-            self._worker.release()
+            self._pool.release()
 
     async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
         kind, form, options = _headers(request)
         facts |= {"content_type": str(kind), "accept": str(form)}
-        body = await _body(request, self._settings.max_bytes)
-        facts |= {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-        found = sniff(body)
-        if found is not None and found is not kind:
-            raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {kind}; the body begins as {found}")
-        task = Task(request_id, body, options, form)
-        reply, waited = await self._worker.run(lambda model: answer(model, task, self._settings.reading))
+        with Body() as body:
+            await _receive(request, body, self._settings.max_bytes)
+            facts |= {"bytes": body.size, "sha256": body.sha256}
+            found = sniff(body.head)
+            if isinstance(kind, ImageType) and found is not None and found is not kind:
+                says = f"Content-Type says {kind}; the body begins as {found}"
+                raise UnsupportedTypeError("content_type_mismatch", says)
+            task = Task(request_id, b"", options, form, kind, request.headers["content-type"],
+                        max_views=self._settings.max_views, s3_prefix=self._settings.s3_prefix,
+                        max_bytes=self._settings.max_bytes)
+            reply, waited = await self._pool.run(task, body)
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply
 
 
-def _headers(request: Request) -> tuple[ImageType, AnswerType, RequestOptions]:
+def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
     """Return what the headers and the query say, or refuse it by name."""
-    kind = content_type(request.headers.get("content-type", ""))
+    kind = body_type(request.headers.get("content-type", ""))
     if kind is None:
-        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {', '.join(ImageType)}")
+        kinds = ", ".join((*ImageType, *ExamType))
+        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {kinds}")
     form = acceptable(request.headers.get("accept", ""))
     if form is None:
-        raise NotAcceptableError("not_acceptable", "Accept must allow application/json or image/png")
+        raise NotAcceptableError("not_acceptable", f"Accept must allow one of {', '.join(AnswerType)}")
     attributes = request.headers.get(CUSTOM_ATTRIBUTES_HEADER, "")
     return kind, form, read_options(attributes, request.query_params.multi_items())
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """Return the body, refused as soon as it announces or shows more bytes than the limit."""
+async def _receive(request: Request, body: Body, limit: int) -> None:
+    """Fill the body, refused as soon as it announces or shows more bytes than the limit."""
     announced = request.headers.get("content-length", "")
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:
         raise refusal
-    body = bytearray()
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+        if body.size + len(chunk) > limit:
             raise refusal
-    return bytes(body)
+        body.write(chunk)
 
 
 def _response(reply: Reply) -> Response:

@@ -1,231 +1,262 @@
-"""What a clinical application imports: one image in, one typed answer out. Needs boto3 and nothing else.
+"""What a clinical application imports: an image or an exam in, one typed answer out. Needs boto3 and nothing else.
 
-    InferenceError               code and message; `status` is the HTTP status that the model's server gave
-    ├── RequestRefusedError      the image or an option cannot be used; sending it again will not help
-    ├── EndpointBusyError        busy, throttled, starting or stopping, still so after all attempts
-    ├── EndpointFaultError       a fault of the server, or an answer that cannot be understood
-    └── EndpointUnreachableError no endpoint of that name, no permission, no connection
+    client = MammographyClient("mammopipe", uploads=Uploads("s3://BUCKET/mammopipe/async/input"))
+    answer = client.predict(Path("film.dcm"))
+    if answer.referral.refer: ...                  # the model abstains: a reader must judge
+    exam = client.predict_exam([Path("lcc.dcm"), ExamImage(png, laterality="R", view="MLO")])
 
+The answers are in `inference.answers`, the errors (one tree below `InferenceError`) in `inference.client_errors`.
 Importing it loads neither torch nor the server.
 """
 
-import base64
 import ipaddress
 import json
-import random
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
-from inference.media import AnswerType, ImageType, pack_attributes, sniff
-from processing.errors import MammopipeError
+from inference.answers import (
+    Answer,
+    BreastAnswer,
+    Decision,
+    ExamAnswer,
+    ExamScore,
+    Finding,
+    ImageAnswer,
+    QualityWarning,
+    Reason,
+    Referral,
+    Region,
+)
+from inference.client_async import AsyncEndpoint, Uploads
+from inference.client_body import Body, ExamImage, Source, exam_body, image_body
+from inference.client_errors import (
+    DeadlineError,
+    EndpointBusyError,
+    EndpointFaultError,
+    EndpointUnreachableError,
+    InferenceError,
+    RequestRefusedError,
+    calling,
+)
+from inference.client_retry import Deadline, Retry
+from inference.media import AnswerType, pack_attributes
+from processing.errors import ConfigError
 
-T = TypeVar("T")
+__all__ = [
+    "Answer", "BreastAnswer", "DeadlineError", "Decision", "Delivery", "EndpointBusyError", "EndpointFaultError",
+    "EndpointUnreachableError", "ExamAnswer", "ExamImage", "ExamScore", "Finding", "ImageAnswer", "InferenceError",
+    "MammographyClient", "QualityWarning", "Reason", "Referral", "Region", "RequestRefusedError", "Uploads",
+]
 
 REALTIME_BYTES = 6_291_456
 """Body of a real-time InvokeEndpoint call on AWS (SageMaker endpoints and quotas)."""
-READ_SECONDS = 70
+REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
+"""Deadlines where the caller sets none."""
+READ_SECONDS, CONNECT_SECONDS = 70.0, 5.0
 """InvokeEndpoint itself answers, or fails, within 60 seconds."""
-_BUSY = {"Throttling", "ThrottlingException", "TooManyRequestsException", "ModelNotReadyException",
-         "ServiceUnavailable"}
+HEAD_BYTES = 132
+"""As much of a file as says its type."""
+_Options = Mapping[str, str | None]
 
 
-class InferenceError(MammopipeError):
-    """No answer; `code` names the reason, `status` is the server's HTTP status where there is one."""
+class Delivery(StrEnum):
+    """How a request reaches the container."""
 
-    def __init__(self, code: str, message: str, status: int | None = None) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code, self.message, self.status = code, message, status
-
-
-class RequestRefusedError(InferenceError):
-    """The image or an option cannot be used."""
-
-
-class EndpointBusyError(InferenceError):
-    """The endpoint has no room, is starting or is stopping."""
-
-
-class EndpointFaultError(InferenceError):
-    """A fault of the server."""
-
-
-class EndpointUnreachableError(InferenceError):
-    """There is no such endpoint, no permission or no connection."""
-
-
-class Finding(StrEnum):
-    """What an operating point says."""
-
-    SUSPICIOUS = "suspicious"
-    NOT_SUSPICIOUS = "not_suspicious"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What the operating point says, and what it is worth."""
-
-    operating_point: str
-    threshold: float
-    """On the calibrated probability of malignant, 0 to 1."""
-    finding: Finding
-    sensitivity: float | None
-    """Of the threshold on the validation images."""
-    specificity: float | None
-
-
-@dataclass(frozen=True)
-class QualityWarning:
-    """A reason to trust the scores less."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Region:
-    """A warm area of the heatmap, in pixels of the image that was sent; right and bottom are exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    peak_x: int
-    peak_y: int
-    strength: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the endpoint says of one image. Research use only: not for diagnosis."""
-
-    probabilities: Mapping[str, float]
-    """Calibrated, by class: normal, benign, malignant."""
-    malignancy_score: float
-    """0 to 100."""
-    decision: Decision | None
-    """`None` where the model has no operating points."""
-    warnings: tuple[QualityWarning, ...]
-    model: str
-    """Id of the model that answered."""
-    regions: tuple[Region, ...] = ()
-    """Where the evidence lies, strongest first; empty unless a heatmap was asked for."""
-    heatmap_png: bytes | None = field(default=None, repr=False)
-    """8-bit greyscale PNG of the image's size, where a heatmap was asked for."""
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The whole JSON answer."""
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Answer":
-        """Return the typed form of a JSON answer; `EndpointFaultError` where it is of an unknown schema."""
-        version = values.get("schema_version")
-        if version != 1:
-            raise EndpointFaultError("unknown_schema", f"schema_version={version!r}; this client reads 1")
-        decision, heatmap = values["decision"], values["heatmap"]
-        return cls(
-            probabilities=values["probabilities"],
-            malignancy_score=values["malignancy_score"],
-            decision=Decision(**{**decision, "finding": Finding(decision["finding"])}) if decision else None,
-            warnings=tuple(QualityWarning(**warning) for warning in values["warnings"]),
-            model=values["model"]["id"],
-            regions=tuple(Region(**region) for region in heatmap["regions"]) if heatmap else (),
-            heatmap_png=base64.b64decode(heatmap["png"]) if heatmap else None,
-            raw=values,
-        )
+    BY_SIZE = "by-size"
+    """Real-time where the body is small enough for it, else async."""
+    REALTIME = "realtime"
+    ASYNC = "async"
 
 
 class MammographyClient:
-    """One endpoint: on AWS by its name, or any server that speaks InvokeEndpoint, at `endpoint_url`.
+    """One endpoint: on AWS by its name, or any server that speaks the SageMaker runtime's API, at `endpoint_url`.
 
-    A loopback `endpoint_url` needs neither credentials nor a region. `attempts` bounds how often a call is tried where
-    the endpoint is busy, throttles or breaks the connection; `backoff_seconds` is the upper bound of the first wait,
-    doubled each time, of which a random part is waited ("full jitter").
+    A loopback `endpoint_url` needs neither credentials nor a region.
+    `uploads` allows async calls, on the endpoint `async_endpoint` (default: the name with `-async`), at
+    `async_endpoint_url` where that is another one than `endpoint_url`; `delivery` says when they are made.
+    `attempts` and `backoff_seconds` bound how calls are tried again (`inference.client_retry.Retry`);
+    `deadline_seconds` bounds a request with all its attempts and waits (default: 180, async 900).
+    `container_reads_s3`: whether the endpoint was deployed without network isolation, so that it may fetch an exam's
+    S3 objects itself; else the client fetches them. `storage` is a boto3 S3 client for where the one that the
+    environment describes will not do.
     """
 
     def __init__(self, endpoint_name: str, *, endpoint_url: str | None = None, region: str | None = None,
-                 attempts: int = 5, backoff_seconds: float = 0.5) -> None:
-        self._endpoint_name = endpoint_name
-        self._endpoint_url = endpoint_url
-        self._region = region
-        self._attempts = attempts
-        self._backoff_seconds = backoff_seconds
-        self._runtime = self._make_runtime()
+                 attempts: int = Retry.attempts, backoff_seconds: float = Retry.backoff_seconds,
+                 deadline_seconds: float | None = None, delivery: Delivery = Delivery.BY_SIZE,
+                 uploads: Uploads | None = None, async_endpoint: str | None = None,
+                 async_endpoint_url: str | None = None, container_reads_s3: bool = False,
+                 storage: Any = None) -> None:
+        if deadline_seconds is not None and not deadline_seconds > 0:
+            raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
+        if delivery is Delivery.ASYNC and uploads is None:
+            raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
+        self._name, self._url, self._region = endpoint_name, endpoint_url, region
+        self._retry = Retry(attempts, backoff_seconds)
+        self._deadline_seconds, self._delivery = deadline_seconds, delivery
+        self._uploads, self._container_reads_s3 = uploads, container_reads_s3
+        self._async_name = async_endpoint or f"{endpoint_name}-async"
+        self._async_url = async_endpoint_url or endpoint_url
+        self._given_storage = storage
 
-    def predict(self, source: Path | str | bytes, *, laterality: str | None = None, view: str | None = None,
-                operating_point: str | None = None, heatmap: bool = False) -> Answer:
+    def predict(self, source: Source, *, laterality: str | None = None, view: str | None = None,
+                operating_point: str | None = None, heatmap: bool = False, target: str | None = None) -> Answer:
         """Return the endpoint's answer to one image: a path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file.
 
-        `laterality` (L, R) and `view` (CC, MLO, ...) say what the file does not; PGM and PNG say neither.
+        `laterality` (L, R) and `view` (CC, MLO, ...) say what the file does not; PGM and PNG say neither. `heatmap`
+        adds the evidence for the class `target` (default: malignant).
         Raises the subclasses of `InferenceError`.
         """
         options = {"laterality": laterality, "view": view, "operating_point": operating_point,
-                   "heatmap": "true" if heatmap else None}
-        return Answer.from_json(json.loads(self._invoke(self._load(source), AnswerType.JSON, options)))
+                   "heatmap": "true" if heatmap else None, "target": target}
+        return Answer.from_json(_json(self._ask(source, AnswerType.JSON, options)))
 
-    def overlay(self, source: Path | str | bytes, *, laterality: str | None = None, view: str | None = None,
+    def predict_exam(self, images: Sequence[ExamImage | Source], *, operating_point: str | None = None,
+                     heatmap: bool = False, target: str | None = None) -> ExamAnswer:
+        """Return the endpoint's answer to several images of one patient: for each, for each breast, for the exam.
+
+        Raises the subclasses of `InferenceError`; where one image is the reason, `detail["image"]` is its index.
+        """
+        options = {"operating_point": operating_point, "heatmap": "true" if heatmap else None, "target": target}
+        return ExamAnswer.from_json(_json(self._send(self._exam(images), AnswerType.JSON, options)))
+
+    def overlay(self, source: Source, *, laterality: str | None = None, view: str | None = None,
                 target: str | None = None) -> bytes:
         """Return the image with its heatmap as a PNG of the same size; `target` is the class whose evidence it shows.
 
         Arguments and errors are those of `predict`.
         """
-        options = {"laterality": laterality, "view": view, "target": target}
-        return self._invoke(self._load(source), AnswerType.OVERLAY, options)
+        return self._ask(source, AnswerType.OVERLAY, {"laterality": laterality, "view": view, "target": target})
 
-    def _load(self, source: Path | str | bytes) -> bytes:
+    def dicom_report(self, source: Source | Sequence[ExamImage | Source], *,
+                     operating_point: str | None = None) -> bytes:
+        """Return the measurements of a DICOM image, or of an exam of them, as a DICOM structured report.
+
+        Raises the subclasses of `InferenceError`; `no_source_identity` where an image is no DICOM file.
+        """
+        options = {"operating_point": operating_point}
+        if isinstance(source, Path | str | bytes):
+            return self._ask(source, AnswerType.DICOM, options)
+        return self._send(self._exam(source), AnswerType.DICOM, options)
+
+    def dicom_overlay(self, source: Source, *, laterality: str | None = None, view: str | None = None,
+                      target: str | None = None) -> bytes:
+        """Return the overlay of a DICOM image as a DICOM Secondary Capture in the same study.
+
+        Arguments and errors are those of `predict`; `no_source_identity` where the image is no DICOM file.
+        """
+        options = {"laterality": laterality, "view": view, "target": target, "result": "overlay"}
+        return self._ask(source, AnswerType.DICOM, options)
+
+    def _exam(self, images: Sequence[ExamImage | Source]) -> Body:
+        named = [image if isinstance(image, ExamImage) else ExamImage(image) for image in images]
+        return exam_body(named, self._load, by_reference=self._container_reads_s3)
+
+    def _ask(self, source: Source, form: AnswerType, options: _Options) -> bytes:
+        large = self._large_object(source)
+        if large is not None:
+            return self._send_async(large, image_body(self._head(large)).content_type, form, options)
+        return self._send(image_body(self._load(source)), form, options)
+
+    def _send(self, body: Body, form: AnswerType, options: _Options) -> bytes:
+        """Return the container's answer to a body, asked in the way that the body's size or the caller says."""
+        if self._delivery is Delivery.ASYNC or (self._delivery is Delivery.BY_SIZE and self._is_large(len(body.data))):
+            return self._send_async(body, body.content_type, form, options)
+        if self._url is None and len(body.data) > REALTIME_BYTES:
+            rule = f"{len(body.data)} bytes; a real-time call takes {REALTIME_BYTES}, an async call (uploads) more"
+            raise RequestRefusedError("too_large", rule, 413)
+        deadline = self._deadline(REALTIME_SECONDS)
+        request = _request(body.content_type, form, options)
+
+        def call() -> bytes:
+            runtime = self._runtime_within(deadline.left)
+            return calling(lambda: bytes(
+                runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"].read()
+            ))
+
+        return self._retry.run(call, deadline)
+
+    def _send_async(self, body: Body | str, content_type: str, form: AnswerType, options: _Options) -> bytes:
+        if self._uploads is None:
+            raise RequestRefusedError("too_large", "an async call needs uploads, the place on S3 for the bodies", 413)
+        endpoint = AsyncEndpoint(self._async_name, self._async_runtime, self._storage, self._uploads)
+        request, deadline = _request(content_type, form, options), self._deadline(ASYNC_SECONDS)
+        return endpoint.invoke(body, request, self._retry, deadline)
+
+    def _is_large(self, size: int) -> bool:
+        """Return whether a body goes through async inference; a local server takes more than AWS in one call."""
+        return self._uploads is not None and size > REALTIME_BYTES
+
+    def _large_object(self, source: Source) -> str | None:
+        """Return the URI of an image that is sent as the object it is: large, and where the endpoint's role can read.
+
+        What lies in another bucket than the uploads goes through the caller, whose permission is known.
+        """
+        uploads = self._uploads
+        if uploads is None or not isinstance(source, str) or self._delivery is Delivery.REALTIME:
+            return None
+        if not source.startswith(f"s3://{_place(uploads.prefix)['Bucket']}/"):
+            return None
+        size = calling(lambda: self._storage.head_object(**_place(source))["ContentLength"])
+        return source if self._delivery is Delivery.ASYNC or self._is_large(size) else None
+
+    def _load(self, source: Source) -> bytes:
         if isinstance(source, bytes):
             return source
         if isinstance(source, str) and source.startswith("s3://"):
-            bucket, _, key = source.removeprefix("s3://").partition("/")
-            storage = boto3.client("s3", region_name=self._region)
-            return bytes(_calling(lambda: storage.get_object(Bucket=bucket, Key=key)["Body"].read()))
+            return calling(lambda: bytes(self._storage.get_object(**_place(source))["Body"].read()))
         try:
             return Path(source).read_bytes()
         except OSError as error:
             raise RequestRefusedError("unreadable_file", f"{source}: {error.strerror}") from None
 
-    def _invoke(self, body: bytes, form: AnswerType, options: Mapping[str, str | None]) -> bytes:
-        kind = sniff(body)
-        if kind is None:
-            raise RequestRefusedError("unsupported_type", f"the image is none of {', '.join(ImageType)}")
-        if self._endpoint_url is None and len(body) > REALTIME_BYTES:
-            raise RequestRefusedError("too_large", f"{len(body)} bytes; a real-time call takes {REALTIME_BYTES}", 413)
-        given = {name: value for name, value in options.items() if value is not None}
-        request = {"EndpointName": self._endpoint_name, "Body": body, "ContentType": str(kind), "Accept": str(form)}
-        if given:
-            request["CustomAttributes"] = pack_attributes(given)
-        return bytes(self._patiently(lambda: self._runtime.invoke_endpoint(**request)["Body"].read()))
+    def _head(self, uri: str) -> bytes:
+        """Return the beginning of an object, which says what it is."""
+        piece = f"bytes=0-{HEAD_BYTES - 1}"
+        return calling(lambda: bytes(self._storage.get_object(**_place(uri), Range=piece)["Body"].read()))
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """Return the call's result; where the endpoint is busy, wait and try again."""
-        for attempt in range(1, self._attempts + 1):
-            try:
-                return _calling(call)
-            except EndpointBusyError:
-                if attempt == self._attempts:
-                    raise
-                time.sleep(random.uniform(0, self._backoff_seconds * 2 ** (attempt - 1)))
-        raise ValueError(f"attempts={self._attempts} must be at least 1")
+    def _deadline(self, default: float) -> Deadline:
+        return Deadline(self._deadline_seconds or default)
 
-    def _make_runtime(self) -> Any:
-        # botocore retries broken connections and AWS's own 5xx; what the container says is tried again above.
-        settings: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": self._attempts},
-                                    "connect_timeout": 5, "read_timeout": READ_SECONDS}
-        if self._endpoint_url is None or not _is_loopback(self._endpoint_url):
-            return boto3.client("sagemaker-runtime", region_name=self._region, endpoint_url=self._endpoint_url,
-                                config=Config(**settings))
-        # Placeholder keys keep botocore from searching the machine and its network for real ones.
-        return boto3.client("sagemaker-runtime", region_name=self._region or "us-east-1",
-                            endpoint_url=self._endpoint_url, aws_access_key_id="local", aws_secret_access_key="local",
-                            config=Config(signature_version=UNSIGNED, proxies={}, **settings))
+    @cached_property
+    def _runtime(self) -> Any:
+        return _runtime(self._url, self._region, READ_SECONDS)
+
+    @cached_property
+    def _async_runtime(self) -> Any:
+        return _runtime(self._async_url, self._region, READ_SECONDS)
+
+    def _runtime_within(self, seconds: float) -> Any:
+        """Return a client whose calls end by then; one of its own is made where the time left is short."""
+        return self._runtime if seconds >= READ_SECONDS else _runtime(self._url, self._region, seconds)
+
+    @cached_property
+    def _storage(self) -> Any:
+        if self._given_storage is not None:
+            return self._given_storage
+        settings = Config(retries={"mode": "standard", "total_max_attempts": self._retry.attempts})
+        return boto3.client("s3", region_name=self._region, config=settings)
+
+
+def _runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
+    # Every attempt is counted by `Retry`: botocore's own would multiply them and not know of the deadline.
+    settings: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1},
+                                "connect_timeout": min(CONNECT_SECONDS, read_seconds), "read_timeout": read_seconds}
+    if url is None or not _is_loopback(url):
+        return boto3.client("sagemaker-runtime", region_name=region, endpoint_url=url, config=Config(**settings))
+    # Placeholder keys keep botocore from searching the machine and its network for real ones.
+    return boto3.client("sagemaker-runtime", region_name=region or "us-east-1", endpoint_url=url,
+                        aws_access_key_id="local", aws_secret_access_key="local",
+                        config=Config(signature_version=UNSIGNED, proxies={}, **settings))
 
 
 def _is_loopback(url: str) -> bool:
@@ -236,33 +267,21 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _calling(call: Callable[[], T]) -> T:
-    """Return the call's result, botocore's errors turned into this module's."""
+def _request(content_type: str, form: AnswerType, options: _Options) -> dict[str, str]:
+    """Return the members that real-time and async calls share; the inference id is in SageMaker's logs, too."""
+    given = {name: value for name, value in options.items() if value is not None}
+    request = {"ContentType": content_type, "Accept": str(form), "InferenceId": str(uuid.uuid4())}
+    return request | ({"CustomAttributes": pack_attributes(given)} if given else {})
+
+
+def _json(body: bytes) -> Mapping[str, Any]:
     try:
-        return call()
-    except ClientError as error:
-        raise _explain(error) from None
-    except BotoCoreError as error:
-        raise EndpointUnreachableError("unreachable", str(error)) from None
+        values = json.loads(body)
+    except ValueError as error:
+        raise EndpointFaultError("unreadable_answer", f"the answer is no JSON: {error}") from None
+    return values if isinstance(values, Mapping) else {}
 
 
-def _explain(error: ClientError) -> InferenceError:
-    response: Mapping[str, Any] = error.response
-    code, message = response["Error"].get("Code", ""), response["Error"].get("Message", "")
-    if code == "ModelError":
-        return _from_container(int(response.get("OriginalStatusCode", 500)), str(response.get("OriginalMessage", "")))
-    if code in _BUSY:
-        return EndpointBusyError(code, message, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-    return EndpointUnreachableError(code, message, response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-
-
-def _from_container(status: int, body: str) -> InferenceError:
-    """Return the error in what the container said, which AWS passes on within its own."""
-    try:
-        error = json.loads(body)["error"]
-        code, message = str(error["code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        code, message = "unknown", "the endpoint's answer is no error of this server"
-    if status == 503:
-        return EndpointBusyError(code, message, status)
-    return (RequestRefusedError if 400 <= status < 500 else EndpointFaultError)(code, message, status)
+def _place(uri: str) -> dict[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}

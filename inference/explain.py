@@ -53,12 +53,17 @@ def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float
     return np.asarray(film, np.float32)
 
 
+def eight_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return the film alone as 8-bit grey, of its shape."""
+    return (pixels >> 8).astype(np.uint8)
+
+
 def overlay(pixels: NDArray[np.uint16], heat: Heat) -> NDArray[np.uint8]:
     """Return the film with its heat (over the film, 0 to 1) in colour, uint8 (rows, columns, 3) in OpenCV's order.
 
     Colour grows with the heat, so that a film without evidence stays the grey film it was; a line encloses the regions.
     """
-    grey = cv2.cvtColor((pixels >> 8).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    grey = cv2.cvtColor(eight_bits(pixels), cv2.COLOR_GRAY2BGR)
     eight_bit = _eight_bit(heat)
     colour = cv2.applyColorMap(eight_bit, cv2.COLORMAP_TURBO)
     weight = (eight_bit.astype(np.float32) * np.float32(OPACITY / 255))[..., None]

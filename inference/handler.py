@@ -1,141 +1,178 @@
-"""One request's work on the inference thread: bytes in, the answer's bytes out, and what the log may know of it."""
+"""One request's work in a worker: bytes in, the answer's bytes out, and what the log may know of it."""
 
-import base64
-import hashlib
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-from inference.errors import BadOptionError, from_image_error
-from inference.explain import OUTSIDE_LIMIT, Evidence, grey_png, overlay, png, regions
+from inference import one_patient
+from inference.errors import BadOptionError, NotAcceptableError, RequestError
+from inference.exam_body import Parcel, Source, unpack
+from inference.exams import Combined, ViewScore
+from inference.explain import eight_bits, overlay, png
+from inference.films import Clock, Film, Reader
+from inference.limits import HandlerLimits as HandlerLimits
 from inference.media import AnswerType, pack_attributes
-from inference.predictor import Prediction, Predictor
-from inference.schema import Answer, Heatmap, ImageInfo, ModelInfo, QualityWarning, RequestOptions
-from processing.errors import ImageError
-from processing.imaging import Mammogram, ReadConfig, read_mammogram
-from processing.records import Label
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A request whose headers are accepted and whose body is read."""
-
-    request_id: str
-    body: bytes
-    options: RequestOptions
-    form: AnswerType
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The answer to a task."""
-
-    body: bytes
-    form: AnswerType
-    attributes: str
-    """For the custom attributes header: the scores, so that an overlay does not come without them."""
-    facts: dict[str, Any]
-    """For the log: numbers and codes, nothing that identifies anybody."""
-
-
-@dataclass
-class _Clock:
-    """Milliseconds by the name of the work."""
-
-    spent: dict[str, float] = field(default_factory=dict)
-
-    def time(self, name: str, work: Callable[[], T]) -> T:
-        begun = time.perf_counter()
-        result = work()
-        self.spent[name] = round((time.perf_counter() - begun) * 1000, 2)
-        return result
+from inference.predictor import Predictor
+from inference.schema import (
+    Answer,
+    Decision,
+    DicomResult,
+    ExamAnswer,
+    ImageAnswer,
+    OverlayLayer,
+    Referral,
+    RequestOptions,
+    join_options,
+)
+from inference.task import Reply as Reply
+from inference.task import Task as Task
+from processing.imaging import ReadConfig
 
 
 def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
-    """Return the reply to a task; raises `RequestError` where the image or an option cannot be used."""
-    clock = _Clock()
-    try:
-        mammogram = clock.time("read", lambda: _read(task, reading))
-        prepared = clock.time("preprocess", lambda: predictor.prepare(mammogram))
-    except ImageError as error:
-        raise from_image_error(error) from None
-    point = task.options.operating_point
-    prediction = clock.time("infer", lambda: predictor.judge(mammogram, prepared, operating_point=point))
-    seen = None
-    if task.options.heatmap or task.form is AnswerType.OVERLAY:
-        seen = clock.time("explain", lambda: predictor.explain(prepared, mammogram, task.options.target))
-        prediction = _with_warning(prediction, seen)
-    if task.form is AnswerType.OVERLAY and seen is not None:
-        heat = seen.heat
-        body = clock.time("encode", lambda: png(overlay(mammogram.pixels, heat)))
-    else:
-        heatmap = clock.time("encode", lambda: _heatmap(seen, task.options.target)) if seen is not None else None
-        body = _json(task, mammogram, prediction, predictor.info, heatmap, clock.spent)
-    return Reply(body, task.form, _attributes(task, prediction), _facts(mammogram, prediction, clock.spent))
+    """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used."""
+    clock = Clock()
+    parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
+    options = join_options(task.options, parcel.options)
+    _check(task.form, options, parcel)
+    work = _Work(task, Reader(predictor, reading, options, clock))
+    if parcel.is_exam:
+        return work.exam(parcel.sources)
+    return work.image(replace(parcel.sources[0], laterality=options.laterality, view=options.view))
 
 
-def _read(task: Task, reading: ReadConfig) -> Mammogram:
-    """Return the image with what the options add to it: they may not contradict the file, but they outdo a guess."""
-    mammogram = read_mammogram(task.body, config=reading)
-    if task.options.laterality is not None and mammogram.facts.get("laterality_inferred"):
-        mammogram = replace(mammogram, laterality=None, facts={**mammogram.facts, "laterality_inferred": False})
+def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
+    """Refuse options that the body or the answer's form gives no meaning."""
+    if "result" in options.model_fields_set and form is not AnswerType.DICOM:
+        raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
+    if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
+        raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
+    if not parcel.is_exam:
+        return
+    if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
+        raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
     for name in ("laterality", "view"):
-        told, read = getattr(task.options, name), getattr(mammogram, name)
-        if told is not None and read is not None and told is not read:
-            raise BadOptionError("contradiction", f"option {name}={told} contradicts the image's own {name}")
-    return replace(mammogram, laterality=mammogram.laterality or task.options.laterality,
-                   view=mammogram.view or task.options.view)
+        if getattr(options, name) is not None:
+            raise BadOptionError("bad_option", f"option {name!r} is of a single image; in an exam each image has its "
+                                               "own")
 
 
-def _with_warning(prediction: Prediction, seen: Evidence) -> Prediction:
-    if seen.outside <= OUTSIDE_LIMIT:
-        return prediction
-    warning = QualityWarning(code="evidence-outside-breast",
-                             message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it")
-    return replace(prediction, warnings=(*prediction.warnings, warning))
+def _draws_heat(form: AnswerType, options: RequestOptions) -> bool:
+    if form is AnswerType.OVERLAY:
+        return options.overlay is OverlayLayer.HEAT
+    return form is AnswerType.DICOM and options.result is DicomResult.OVERLAY
 
 
-def _heatmap(seen: Evidence, target: Label) -> Heatmap:
-    rows, columns = seen.heat.shape
-    return Heatmap(target=target, rows=rows, columns=columns, regions=regions(seen.heat),
-                   outside_share=round(seen.outside, 4), png=base64.b64encode(grey_png(seen.heat)).decode())
+@dataclass(frozen=True)
+class _Work:
+    """A task and what answers it."""
+
+    task: Task
+    reader: Reader
+
+    def image(self, source: Source) -> Reply:
+        """Return the reply to one image."""
+        options, form = self.reader.options, self.task.form
+        drawn = _draws_heat(form, options)
+        film = self.reader.film(source, explain=options.heatmap or drawn)
+        body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
+        predicted = film.prediction
+        attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
+        return Reply(body, form, attributes, _image_facts(film, self.reader))
+
+    def _image_body(self, film: Film, drawn: bool) -> bytes:
+        if self.task.form is AnswerType.OVERLAY:
+            pixels = film.mammogram.pixels
+            return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
+        wanted = self.reader.options.heatmap
+        said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        # Only here: highdicom takes longer to load than an image to be answered.
+        from inference.dicom_results import overlay_capture, structured_report
+
+        if drawn and film.seen is not None:
+            return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
+        return structured_report([film.source.data], said)
+
+    def exam(self, sources: tuple[Source, ...]) -> Reply:
+        """Return the reply to the images of one patient."""
+        one_patient.check(sources, self.reader.reading.limits)
+        images, combined = self._judge(sources, exact=False)
+        if self.reader.predictor.is_close(combined):
+            images, combined = self._judge(sources, exact=True)
+        said = ExamAnswer(**self._envelope(), images=images, breasts=list(combined.breasts), exam=combined.exam,
+                          warnings=list(combined.warnings))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(sources, said))
+        attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
+        return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
+
+    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined]:
+        """Return what is said of each image, one after the other: only one has its pixels in memory."""
+        options = self.reader.options
+        images: list[ImageAnswer] = []
+        views: list[ViewScore] = []
+        for index, source in enumerate(sources):
+            try:
+                film = self.reader.film(source, explain=options.heatmap, exact=exact)
+            except RequestError as error:
+                raise error.at(index) from None
+            images.append(ImageAnswer(index=index, **film.scores(film.heatmap(options.target))))
+            views.append(film.prediction.as_view)
+        return images, self.reader.predictor.combine(views, options.operating_point)
+
+    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer) -> bytes:
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        from inference.dicom_results import structured_report
+
+        return structured_report([source.data for source in sources], said)
+
+    def _envelope(self) -> dict[str, Any]:
+        return {"request_id": self.task.request_id, "model": self.reader.predictor.info,
+                "timings_ms": dict(self.reader.clock.spent)}
+
+    def _attributes(self, score: float, decision: Decision | None, referral: Referral) -> str:
+        values = {"request_id": self.task.request_id, "malignancy_score": f"{score:.2f}"}
+        if decision is not None:
+            values |= {"operating_point": decision.operating_point, "finding": decision.finding}
+        return pack_attributes(values | {"refer": str(referral.refer).lower()})
 
 
-def _json(task: Task, mammogram: Mammogram, prediction: Prediction, model: ModelInfo, heatmap: Heatmap | None,
-          spent: dict[str, float]) -> bytes:
-    rows, columns = mammogram.pixels.shape
-    image = ImageInfo(sha256=hashlib.sha256(task.body).hexdigest(), rows=rows, columns=columns,
-                      laterality=mammogram.laterality, view=mammogram.view, quality=dict(prediction.prepared.quality))
-    return Answer(
-        request_id=task.request_id,
-        model=model,
-        image=image,
-        probabilities=dict(prediction.probabilities),
-        malignancy_score=prediction.malignancy_score,
-        decision=prediction.decision,
-        warnings=list(prediction.warnings),
-        heatmap=heatmap,
-        timings_ms=dict(spent),
-    ).model_dump_json().encode()
-
-
-def _attributes(task: Task, prediction: Prediction) -> str:
-    values = {"request_id": task.request_id, "malignancy_score": f"{prediction.malignancy_score:.2f}"}
-    if prediction.decision is not None:
-        values |= {"operating_point": prediction.decision.operating_point, "finding": prediction.decision.finding}
-    return pack_attributes(values)
-
-
-def _facts(mammogram: Mammogram, prediction: Prediction, spent: dict[str, float]) -> dict[str, Any]:
-    rows, columns = mammogram.pixels.shape
+def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of one image: sizes, scores and codes."""
+    rows, columns = film.mammogram.pixels.shape
+    predicted = film.prediction
     return {
+        "images": 1,
         "rows": rows,
         "columns": columns,
-        "probabilities": {str(label): round(value, 6) for label, value in prediction.probabilities.items()},
-        "finding": str(prediction.decision.finding) if prediction.decision else None,
-        "warnings": [warning.code for warning in prediction.warnings],
-        "ms": dict(spent),
+        "probabilities": {str(label): round(value, 6) for label, value in predicted.probabilities.items()},
+        **_verdict(predicted.malignancy_score, predicted.decision, predicted.referral),
+        "warnings": [warning.code for warning in predicted.warnings],
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of an exam: of each image its size and score, of the whole its verdict."""
+    of_images = [warning.code for image in said.images for warning in image.warnings]
+    return {
+        "images": len(said.images),
+        "rows": [image.image.rows for image in said.images],
+        "columns": [image.image.columns for image in said.images],
+        "scores": [round(image.malignancy_score, 4) for image in said.images],
+        **_verdict(said.exam.malignancy_score, said.exam.decision, said.exam.referral),
+        "warnings": sorted({*of_images, *(warning.code for warning in said.warnings)}),
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _verdict(score: float, decision: Decision | None, referral: Referral) -> dict[str, Any]:
+    return {
+        "score": round(score, 4),
+        "finding": str(decision.finding) if decision else None,
+        "refer": referral.refer,
+        "reasons": sorted({str(reason.code) for reason in referral.reasons}),
     }

@@ -7,10 +7,11 @@ from types import FrameType
 
 import uvicorn
 
+from inference import demo
 from inference.app import Application, log
-from inference.predictor import Predictor
+from inference.errors import CannotServeError
+from inference.pool import Pool
 from inference.settings import ServerSettings
-from inference.worker import Worker
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that it is not closed under a request on its way."""
@@ -47,30 +48,28 @@ class Server(uvicorn.Server):
 
 
 async def serve(settings: ServerSettings, listener: socket.socket) -> None:
-    """Answer on `listener` until the process is told to stop; raises what loading the model raises."""
-    worker = Worker(lambda: _load(settings), capacity=settings.max_waiting)
-    server = Server(Application(settings, worker), settings)
+    """Answer on `listener` until the process is told to stop; raises `CannotServeError` where no worker can."""
+    pool = Pool(settings, log)
+    more = [demo.route()] if settings.demo else []
+    server = Server(Application(settings, pool, more=more), settings)
     host, port = listener.getsockname()[:2]
     log("listening", host=host, port=port)
-    starting = asyncio.create_task(_start(worker, server))
-    await server.serve(sockets=[listener])
-    if starting.done():
-        await starting
-    starting.cancel()
+    starting = asyncio.create_task(_start(pool, server))
+    try:
+        await server.serve(sockets=[listener])
+        if starting.done():
+            await starting
+    finally:
+        starting.cancel()
+        await pool.stop()
     log("stopped")
 
 
-async def _start(worker: Worker[Predictor], server: Server) -> None:
+async def _start(pool: Pool, server: Server) -> None:
     begun = time.perf_counter()
     try:
-        await worker.start()
-    except BaseException:
+        await pool.start()
+    except CannotServeError:
         server.should_exit = True
         raise
     log("ready", seconds=round(time.perf_counter() - begun, 2))
-
-
-def _load(settings: ServerSettings) -> Predictor:
-    predictor = Predictor(settings.model, model_id=settings.model_id)
-    predictor.warm_up()
-    return predictor

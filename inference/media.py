@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 """The one free header that InvokeEndpoint hands to the container and back (SageMaker Runtime, `CustomAttributes`)."""
@@ -21,6 +22,9 @@ class AnswerType(StrEnum):
 
     JSON = "application/json"
     OVERLAY = "image/png"
+    """The film in its original geometry with the heat in colour; of one image only."""
+    DICOM = "application/dicom"
+    """A structured report, or a secondary capture of the overlay; of DICOM images only."""
 
 
 def sniff(data: bytes) -> ImageType | None:
@@ -89,6 +93,9 @@ def unpack_attributes(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def error_body(code: str, message: str) -> bytes:
-    """Return the JSON body of every error: `{"error": {"code", "message"}}`."""
-    return json.dumps({"error": {"code": code, "message": message}}).encode()
+def error_body(code: str, message: str, detail: Mapping[str, Any] | None = None) -> bytes:
+    """Return the JSON body of every error: `{"error": {"code", "message", "detail"?}}`."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if detail is not None:
+        error["detail"] = dict(detail)
+    return json.dumps({"error": error}).encode()

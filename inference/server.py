@@ -1,10 +1,11 @@
 """Console script `serve`: what SageMaker starts in an inference container, and what answers on a laptop.
 
-    GET  /ping                        200 when the model has answered a warm-up image and nothing stops it, else 503
-    POST /invocations                 one image in, one answer out: `inference.schema`; refusals: `inference.errors`
+    GET  /ping                        200 when a worker has answered its warm-up image, else and while stopping 503
+    POST /invocations                 image or exam in, answer out: `inference.schema`; refusals: `inference.errors`
+    GET  /                            with `--demo`, and on the loopback interface only: a page to try it with
     POST /endpoints/NAME/invocations  the same for a `sagemaker-runtime` client; errors are wrapped as AWS wraps them
 
-One process. The event loop takes requests in; one thread loads, warms up and runs the model (`inference.worker`).
+This process takes requests in and has neither torch nor an image reader; worker processes answer (`inference.pool`).
 Settings come from the environment (`inference.settings`). Standard output is JSON lines and nothing else.
 Source: "Custom Inference Code with Hosting Services" (SageMaker Developer Guide).
 """
@@ -30,14 +31,17 @@ def console() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT; raises `ConfigError` where settings, address or model cannot be used."""
-    argparse.ArgumentParser(prog="serve", description="Answer on /ping and /invocations; settings are environment "
-                            "variables (inference/settings.py).").parse_args(arguments)
-    settings = from_environment(os.environ)
+    parser = argparse.ArgumentParser(prog="serve", description="Answer on /ping and /invocations; settings are "
+                                     "environment variables (inference/settings.py).")
+    parser.add_argument("--demo", action="store_true", help="show a page at / to try the server with, on the loopback "
+                        "interface only; as MAMMOPIPE_DEMO=true")
+    demo = {"MAMMOPIPE_DEMO": "true"} if parser.parse_args(arguments).demo else {}
+    settings = from_environment({**os.environ, **demo})
     description = settings.model / "model.json"
     if not description.is_file():
         raise ConfigError(f"{description}: is missing; a model directory holds it and weights.safetensors")
     with _listen(settings) as listener:
-        # Only now: it loads torch, and what is wrong so far has been told without waiting for that.
+        # Only now: what is wrong so far has been told without waiting for the web server's modules.
         from inference.lifecycle import serve
 
         asyncio.run(serve(settings, listener))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import traceback
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -34,7 +33,7 @@ def error_response(error: RequestError, caller: Caller) -> Response:
     (SageMaker Runtime API, InvokeEndpoint, Errors).
     """
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    body, status = error_body(error.code, error.message), error.status
+    body, status = error_body(error.code, error.message, error.detail), error.status
     if caller is Caller.RUNTIME:
         original = body.decode()
         headers["x-amzn-ErrorType"] = "ModelError"
@@ -75,9 +74,3 @@ async def _drop_body(receive: Receive) -> None:
                 more = message["type"] == "http.request" and message.get("more_body", False)
     except TimeoutError:
         return
-
-
-def fault_trace(fault: BaseException) -> list[str]:
-    """Return the type of a fault and where it happened, without its text: that could identify a patient."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    return [type(fault).__name__, *(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)]

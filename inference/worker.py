@@ -1,121 +1,82 @@
-"""One thread that loads the model, warms it up and answers: a forward in a thread that did not warm up takes 1.7x.
+"""A worker process: one model, loaded, warmed up and run in one thread, one request after the other.
 
-OpenMP keeps one pool of threads for each thread that computes, so the model must never move between threads.
+A forward in a thread that did not warm up takes 1.7x: OpenMP keeps one pool of threads for each thread that computes.
+The worker first sends `None` when it has answered the warm-up image, or the `CannotServeError` that stops it. Then it
+takes a `Task` at a time, its body as an open file, and sends a `Reply`, a `RequestError` or a `WorkerFault` for each.
 """
 
-import asyncio
-import queue
-import threading
-import time
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+import importlib
+import logging
+import socket
+import traceback
+import warnings
+from contextlib import suppress
+from dataclasses import replace
 
-from inference.errors import UnavailableError
+import cv2
 
-M = TypeVar("M")
-T = TypeVar("T")
-_Job = Callable[[], None]
-
-
-class _Ticket:
-    """How far a job has come."""
-
-    begun = False
-    """The inference thread works on it, or has."""
-    overdue = False
-    """It was given up while the thread worked on it."""
+from inference.channel import read_body, receive, send
+from inference.engine import EngineSettings
+from inference.errors import CannotServeError, RequestError, WorkerFault, fault_trace
+from inference.handler import answer
+from inference.predictor import Predictor
+from inference.settings import EngineKind, ServerSettings
+from inference.task import Reply, Task
+from processing.errors import MammopipeError
+from training.description import OPENVINO, read_description
 
 
-class Worker(Generic[M]):
-    """The inference thread and its bounded queue. All methods belong to the event loop that made it."""
+def work(channel: socket.socket, settings: ServerSettings) -> None:
+    """Load the model and answer until the other end of the channel is closed."""
+    cv2.setNumThreads(settings.threads)
+    try:
+        predictor = load(settings)
+    except CannotServeError as error:
+        send(channel, error)
+        return
+    _keep_quiet()
+    send(channel, None)
+    while (received := receive(channel)) is not None:
+        task, descriptor = received
+        if descriptor is None:
+            raise ValueError("a task must come with an open file, its body")
+        # Nothing of a request may stay behind in this frame: a body can be a gigabyte.
+        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), settings))
+        del task, received
 
-    def __init__(self, load: Callable[[], M], *, capacity: int) -> None:
-        self._load = load
-        self._capacity = capacity
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._model: M | None = None
-        self._overdue = 0
-        self.held = 0
-        """Requests that have a place in the server, running or waiting."""
-        # A daemon: an answer that hangs must not keep a stopped server alive.
-        threading.Thread(target=self._serve, name="inference", daemon=True).start()
 
-    async def start(self) -> None:
-        """Load the model and warm it up on the inference thread; what that raises is raised here."""
-        self._model = await self._submit(self._load)
+def share(settings: ServerSettings) -> None:
+    """Import what computes the network, before workers are forked: they then have it at once and in common."""
+    with suppress(MammopipeError):  # what is wrong with the model directory, the worker itself will say
+        exported = OPENVINO in read_description(settings.model).get("engines", {})
+        torch = settings.engine is EngineKind.TORCH or not exported
+        importlib.import_module("inference.torch_engine" if torch else "inference.openvino_engine")
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the model has answered its warm-up image and no answer that was given up still runs."""
-        return self._model is not None and not self._overdue
 
-    def reserve(self) -> None:
-        """Take a place in the server or raise `UnavailableError`; `release` gives it back."""
-        if self._model is None:
-            raise UnavailableError("starting", "the model is still being loaded; try again")
-        if self.held >= self._capacity:
-            raise UnavailableError("busy", f"{self.held} requests are being answered, which is the limit; try again")
-        self.held += 1
+def load(settings: ServerSettings) -> Predictor:
+    """Return a predictor that has answered its warm-up image, or raise `CannotServeError` with the reason."""
+    try:
+        engine = EngineSettings(settings.engine, settings.threads)
+        predictor = Predictor(settings.model, model_id=settings.model_id, engine=engine)
+        predictor.warm_up()
+    except MammopipeError as error:
+        raise CannotServeError(str(error)) from None
+    except Exception as error:  # the boundary: there is no request yet, so all of it may be told
+        traceback.print_exc()
+        raise CannotServeError(f"{settings.model}: the model cannot be loaded: {error!r}") from None
+    return predictor
 
-    def release(self) -> None:
-        """Give a place back."""
-        self.held -= 1
 
-    async def run(self, job: Callable[[M], T]) -> tuple[T, float]:
-        """Return what `job` makes of the model on the inference thread, and the seconds it waited for its turn.
+def _keep_quiet() -> None:
+    """Silence warnings and log lines of libraries: they may quote what a file says of a person."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
 
-        A cancelled wait drops a job that has not begun; one that has begun runs on, and until it ends the worker counts
-        as not healthy.
-        """
-        model = self._model
-        if model is None:
-            raise UnavailableError("starting", "the model is still being loaded; try again")
-        asked = time.perf_counter()
 
-        def timed() -> tuple[T, float]:
-            waited = time.perf_counter() - asked
-            return job(model), waited
-
-        return await self._submit(timed)
-
-    async def _submit(self, job: Callable[[], T]) -> T:
-        future: asyncio.Future[T] = self._loop.create_future()
-        ticket = _Ticket()
-
-        def execute() -> None:
-            if future.cancelled():
-                return
-            ticket.begun = True
-            try:
-                outcome: tuple[Any, Exception | None] = job(), None
-            except Exception as error:  # handed to the request that asked; the thread lives on
-                outcome = None, error
-            self._report(lambda: self._settle(future, ticket, *outcome))
-
-        self._jobs.put(execute)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            ticket.overdue = ticket.begun
-            self._overdue += ticket.overdue
-            raise
-
-    def _report(self, callback: _Job) -> None:
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # the loop has closed: the server has stopped and nobody waits
-            return
-
-    def _settle(self, future: "asyncio.Future[T]", ticket: "_Ticket", value: T, error: Exception | None) -> None:
-        self._overdue -= ticket.overdue
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(value)
-
-    def _serve(self) -> None:
-        while True:
-            self._jobs.get()()
+def _outcome(predictor: Predictor, task: Task, settings: ServerSettings) -> Reply | RequestError | WorkerFault:
+    try:
+        return answer(predictor, task, settings.reading)
+    except RequestError as refusal:
+        return refusal
+    except Exception as fault:  # the boundary: whatever it is, the request gets an answer and the worker lives on
+        return WorkerFault(fault_trace(fault))

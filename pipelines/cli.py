@@ -184,15 +184,36 @@ def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _invoke(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(
-        subparsers, "invoke", "ask an endpoint about one image", "invoke mdb023.pgm --endpoint http://127.0.0.1:8080"
+        subparsers,
+        "invoke",
+        "ask an endpoint about one image, or about the images of one exam",
+        "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
     parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
     parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
-    parser.add_argument("--laterality", choices=["L", "R"])
-    parser.add_argument("--view", choices=["CC", "MLO"])
+    per_file = "where the files do not say it: one for all, or one for each, as {}; an empty one says nothing"
+    parser.add_argument("--laterality", metavar="L|R[,...]", help=per_file.format("L,L,R,R"))
+    parser.add_argument("--view", metavar="CC|MLO[,...]", help=per_file.format("CC,MLO,CC,MLO"))
+    parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], help="default: sensitivity")
+    parser.add_argument("--json", action="store_true", help="print the answer's JSON instead of tables")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="where the overlays go (default: this folder)"
+    )
+    parser.add_argument(
+        "--dicom", action="store_true", help="save a structured report and each overlay as DICOM, too; of DICOM files"
+    )
+    _asynchronously(parser)
     _in_runs(parser)
     parser.set_defaults(command=commands.invoke)
+
+
+def _asynchronously(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--uploads", metavar="s3://...", help="S3 folder for what exceeds a real-time call (6 MB) and is asked async"
+    )
+    parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
+    parser.add_argument("--async", action="store_true", dest="asynchronous", help="ask async whatever the size")
 
 
 def _delete(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:

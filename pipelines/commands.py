@@ -82,11 +82,13 @@ _RESULTS: Mapping[str, str] = {
     "evaluation.json": "the same figures for programs",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test film",
+    "invocation-async.json": "the async endpoint's answer to it",
     "execution.json": "every step's status and seconds",
     "pipeline.json": "the compiled definition",
     "pictures": "augmented films, segmentation montage",
     "logs": "what each job printed",
     "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",
+    "endpoint-async.json": "the async endpoint that was kept",
 }
 
 
@@ -204,23 +206,10 @@ def deploy(options: argparse.Namespace) -> int:
 
 
 def invoke(options: argparse.Namespace) -> int:
-    """Ask an endpoint about one image."""
-    from inference.client import MammographyClient
-    from pipelines.results import describe
-    from pipelines.runs import find_run
-    from pipelines.serving import read_kept
+    """Ask an endpoint about one image, or about the images of one exam."""
+    from pipelines import invoke as asking
 
-    name, url = options.endpoint, None
-    if name is None:
-        kept = read_kept(find_run(options.runs, options.id).path)
-        name, url = str(kept["name"]), str(kept["url"])
-    elif name.startswith(("http://", "https://")):
-        name, url = "mammopipe", name
-    answer = MammographyClient(name, endpoint_url=url).predict(
-        options.file, laterality=options.laterality, view=options.view
-    )
-    print(f"{options.file.name}: {describe(answer)} (model {answer.model}; research use only)")
-    return 0
+    return asking.invoke(options)
 
 
 def delete(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pipelines.endpoint_config import EndpointConfig
 from pipelines.settings import build, convert, overlay, read_toml
 from processing.errors import ConfigError
 from processing.records import Dataset
@@ -244,15 +245,6 @@ class RegistryConfig:
     """Name of the model package group."""
     approval: Approval = Approval.PENDING
     """The package's first status (pipeline parameter ApprovalStatus)."""
-
-
-@dataclass(frozen=True)
-class EndpointConfig:
-    """The endpoint that answers with the registered model."""
-
-    name: str = "mammopipe"
-    instance_type: str = "ml.m5.large"
-    instance_count: int = 1
 
 
 @dataclass(frozen=True)

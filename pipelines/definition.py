@@ -2,7 +2,7 @@
 
 Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Gate
 
-    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint
+    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (each of them twice where it is served async, too)
     Gate refused: Fail, with the reason
 """
 
@@ -30,7 +30,7 @@ def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
 def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
     from sagemaker.mlops.workflow.pipeline import Pipeline
 
-    from pipelines import steps
+    from pipelines import deployment, steps
     from pipelines.parameters import Parameters
     from pipelines.parts import Context
 
@@ -44,9 +44,7 @@ def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
     registered = steps.register(context, evaluated)
     passed: list[Any] = [registered]
     if config.deploy:
-        model = steps.create_model(context, evaluated, registered)
-        settings = steps.endpoint_config(context, model)
-        passed += [model, settings, steps.endpoint(context, settings)]
+        passed += deployment.deploy(context, evaluated, registered)
     gate = steps.gate(context, evaluated, passed, refused=steps.refuse(context, evaluated))
 
     return Pipeline(

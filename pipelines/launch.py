@@ -160,8 +160,8 @@ def _carry_out(
             account.listener = progress.changed
             account.status = interpreter.run()
         results.collect(interpreter.scope.steps, services.storage, account.run.path)
-        if interpreter.endpoint is not None:
-            _ask_endpoint(account, interpreter, interpreter.endpoint, services, options)
+        for endpoint in list(interpreter.endpoints):
+            _ask_endpoint(account, interpreter, endpoint, services, options)
     except MammopipeError as error:
         account.status, account.reason = Status.FAILED, str(error)
     except BaseException as error:
@@ -171,8 +171,8 @@ def _carry_out(
         account.end(interpreter)
         raise
     finally:
-        if interpreter.endpoint is not None:
-            interpreter.endpoint.stop()
+        for endpoint in interpreter.endpoints:
+            endpoint.stop()
 
 
 def _ask_endpoint(
@@ -186,10 +186,12 @@ def _ask_endpoint(
     steps, raw = interpreter.scope.steps, interpreter.scope.parameters["InputDataUri"]
     film = results.choose_film(steps, raw, services.storage)
     if film is not None:
-        results.ask(endpoint.name, endpoint.url, film, services.storage, account.run.path, options.say)
-    if options.keep_endpoint:
+        results.ask(endpoint, film, services.storage, account.run.path, options.say)
+    if options.keep_endpoint and endpoint.asynchronous and not services.durable:
+        options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
+    elif options.keep_endpoint:
         endpoint.keep(account.run.path)
-        interpreter.endpoint = None
+        interpreter.endpoints.remove(endpoint)
 
 
 def _live_table(logs: Path) -> Any:

@@ -21,7 +21,7 @@ from pipelines.expressions import Scope, holds, references, resolve
 from pipelines.jobs import StepFailed, Workshop, run_processing, run_training, unpack_model
 from pipelines.processes import RunEnding
 from pipelines.refusals import all_steps, check
-from pipelines.serving import LocalEndpoint, serve
+from pipelines.serving import LocalEndpoint, add_async, serve
 from pipelines.storage import S3Uri
 from processing.errors import MammopipeError
 
@@ -75,8 +75,8 @@ class Interpreter:
     changed: Callable[[list[StepRecord]], None]
     """Called whenever a step starts or ends."""
     records: dict[str, StepRecord] = field(init=False)
-    endpoint: LocalEndpoint | None = None
-    """The server that an endpoint step started; stopping it is the caller's."""
+    endpoints: list[LocalEndpoint] = field(default_factory=list)
+    """The servers that endpoint steps started; stopping them is the caller's."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything starts."""
@@ -242,23 +242,32 @@ class Interpreter:
         self.sagemaker.create_endpoint(**request)
         settings = self.sagemaker.describe_endpoint_config(EndpointConfigName=request["EndpointConfigName"])
         model = self.sagemaker.describe_model(ModelName=settings["ProductionVariants"][0]["ModelName"])
-        container, archive = model["PrimaryContainer"], self.serving / "model.tar.gz"
-        place = S3Uri.parse(container["ModelDataUrl"])
-        found = [item for item in self.shop.storage.list(str(place)) if item.key == place.key]
-        if not found:
-            raise StepFailed(f"model {model['ModelName']}: there is no object {place}")
-        self.shop.storage.fetch(place, found[0], archive)
-        unpack_model(archive, self.serving / "model")
-        archive.unlink()
-        self.endpoint = serve(
+        container, log = model["PrimaryContainer"], self.shop.logs / f"{step['Name']}.log"
+        folder = self._unpack(container["ModelDataUrl"], self.serving / step["Name"])
+        endpoint = serve(
             request["EndpointName"],
-            self.serving,
-            self.shop.logs / f"{step['Name']}.log",
+            folder,
+            log,
             self.shop.processes,
             threads=self.cores,
             environment=dict(container.get("Environment") or {}) | dict(self.environment),
         )
+        if queue := settings.get("AsyncInferenceConfig"):
+            front = log.with_stem(f"{step['Name']}-runtime")
+            endpoint = add_async(endpoint, queue, folder, front, self.shop.processes, self.environment)
+        self.endpoints.append(endpoint)
         return request
+
+    def _unpack(self, uri: str, folder: Path) -> Path:
+        """Unpack a model's archive into `folder/model` and return `folder`."""
+        place, archive = S3Uri.parse(uri), folder / "model.tar.gz"
+        found = [item for item in self.shop.storage.list(uri) if item.key == place.key]
+        if not found:
+            raise StepFailed(f"the model cannot be served: there is no object {place}")
+        self.shop.storage.fetch(place, found[0], archive)
+        unpack_model(archive, folder / "model")
+        archive.unlink()
+        return folder
 
     def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         raise StepFailed(str(resolve(step["Arguments"]["ErrorMessage"], self.scope)))

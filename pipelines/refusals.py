@@ -99,6 +99,10 @@ _ENDPOINT_CONFIG = {
     "EndpointConfigName": ANY,
     "KmsKeyId": ANY,
     "Tags": ANY,
+    "AsyncInferenceConfig": {
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": ANY},
+        "OutputConfig": {"S3OutputPath": ANY, "S3FailurePath": ANY, "NotificationConfig": ANY, "KmsKeyId": ANY},
+    },
     "ProductionVariants": [
         {
             "VariantName": ANY,

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from inference.client import Answer, MammographyClient
+from inference.client import Answer, Delivery, MammographyClient, Uploads
+from pipelines.serving import LocalEndpoint
 from pipelines.storage import S3Object, S3Uri, Storage
 from processing.errors import ManifestError
 from processing.files import write_json
@@ -88,18 +89,23 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
     raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test films lies in {raw}")
 
 
-def ask(name: str, url: str, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
-    """Send a film to the endpoint, tell what it said next to the truth, and write `invocation.json`."""
+def ask(
+    endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Send a film to the endpoint, tell what it said next to the truth, and write `invocation.json`.
+
+    What an endpoint with async inference says is in `invocation-async.json`.
+    """
     with TemporaryDirectory() as scratch:
         path = Path(scratch, PurePosixPath(film.item.key).name)
         storage.fetch(film.place, film.item, path)
         clock = time.perf_counter()
-        answer = predict(name, url, path, film.record)
+        answer = predict(endpoint, path, film.record, storage)
         seconds = time.perf_counter() - clock
         write_json(
-            folder / "invocation.json",
+            folder / ("invocation-async.json" if endpoint.asynchronous else "invocation.json"),
             {
-                "endpoint": name,
+                "endpoint": endpoint.name,
                 "film": path.name,
                 "image_id": film.record.image_id,
                 "split": str(film.record.split),
@@ -108,14 +114,25 @@ def ask(name: str, url: str, film: TestFilm, storage: Storage, folder: Path, say
                 "answer": dict(answer.raw),
             },
         )
-        say(f"Endpoint {name} on the test film {path.name}: {describe(answer)}; truth: {film.record.label}")
+        say(f"Endpoint {endpoint.name} on the test film {path.name}: {describe(answer)}; truth: {film.record.label}")
 
 
-def predict(name: str, url: str | None, path: Path, record: ImageRecord | None = None) -> Answer:
+def predict(endpoint: LocalEndpoint, path: Path, record: ImageRecord, storage: Storage) -> Answer:
     """Return the endpoint's answer to a file; `record` says which side and view it is, where the file does not."""
-    laterality = str(record.laterality) if record is not None and record.laterality else None
-    view = str(record.view) if record is not None and record.view else None
-    return MammographyClient(name, endpoint_url=url).predict(path, laterality=laterality, view=view)
+    laterality = str(record.laterality) if record.laterality else None
+    view = str(record.view) if record.view else None
+    if endpoint.asynchronous:
+        client = MammographyClient(
+            endpoint.name,
+            async_endpoint=endpoint.name,
+            endpoint_url=endpoint.url,
+            uploads=Uploads(endpoint.uploads),
+            delivery=Delivery.ASYNC,
+            storage=storage.client,
+        )
+    else:
+        client = MammographyClient(endpoint.name, endpoint_url=endpoint.url)
+    return client.predict(path, laterality=laterality, view=view)
 
 
 def describe(answer: Answer) -> str:
@@ -124,4 +141,4 @@ def describe(answer: Answer) -> str:
         f"{label} {value:.2f}" for label, value in sorted(answer.probabilities.items(), key=lambda item: -item[1])
     )
     warnings = f" ({', '.join(warning.code for warning in answer.warnings)})" if answer.warnings else ""
-    return chances + warnings
+    return chances + warnings + ("; refer to reader" if answer.referral.refer else "")

@@ -1,6 +1,8 @@
-"""One function a step: the SageMaker request behind each node of the graph in `pipelines.definition`."""
+"""One function a step: the SageMaker request behind each node of the graph in `pipelines.definition`.
 
-import logging
+Those that serve the model are in `pipelines.deployment`.
+"""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,18 +18,15 @@ from sagemaker.core.shapes import (
 )
 from sagemaker.core.training.configs import Compute
 from sagemaker.core.workflow.conditions import ConditionEquals, ConditionGreaterThanOrEqualTo
-from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.condition_step import ConditionStep
-from sagemaker.mlops.workflow.endpoint_step import EndpointConfigStep, EndpointStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.model_step import ModelStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
-from sagemaker.serve.model_builder import ModelBuilder
 from sagemaker.train import ModelTrainer
 
-from pipelines import parts
+from pipelines import deployment, parts
 from pipelines.parts import Context, below
 from processing import mias, rsna
 from processing.paths import ContainerPaths
@@ -48,7 +47,7 @@ RAW: Mapping[Dataset, tuple[str, str]] = {
     Dataset.RSNA: (rsna.LABEL_TABLE, f"{rsna.IMAGE_FOLDER}/"),
 }
 """The label table and the image tree of each dataset, below its raw folder."""
-CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json"]
+CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
 RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
 
 
@@ -168,7 +167,7 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         "leakage_audit_passed": parts.text(evaluated, "leakage.passed"),
         "intended_use": "research only",
     }
-    arguments = _builder(context, evaluated).register(
+    arguments = deployment.builder(context, evaluated, {}).register(
         model_package_group_name=config.registry.group,
         approval_status=parameters.approval_status,
         content_types=CONTENT_TYPES,
@@ -178,45 +177,6 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         customer_metadata_properties=facts,
     )
     return ModelStep(name="Register", step_args=arguments, retry_policies=[parts.call_retry()])
-
-
-def create_model(context: Context, evaluated: ProcessingStep, registered: ModelStep) -> ModelStep:
-    """Return the step that makes the registered artefact a model that an endpoint can load."""
-    return ModelStep(
-        name="Model",
-        step_args=_builder(context, evaluated).build(),
-        depends_on=[registered],
-        retry_policies=[parts.call_retry()],
-    )
-
-
-def endpoint_config(context: Context, model: ModelStep) -> EndpointConfigStep:
-    """Return the step that says on which instances the model is served."""
-    parameters = context.parameters
-    variant = {
-        "VariantName": "AllTraffic",
-        "ModelName": model.properties.ModelName,
-        "InitialVariantWeight": 1,
-        "InstanceType": parameters.endpoint_instance_type,
-        "InitialInstanceCount": parameters.endpoint_instance_count,
-    }
-    arguments = context.session.create_endpoint_config(
-        name=Join(on="-", values=[context.config.endpoint.name, ExecutionVariables.PIPELINE_EXECUTION_ID]),
-        production_variants=[variant],
-        kms_key=parameters.kms_key_id,
-        tags=parts.tags(context),
-    )
-    return EndpointConfigStep(name="EndpointConfig", step_args=arguments, retry_policies=[parts.call_retry()])
-
-
-def endpoint(context: Context, settings: EndpointConfigStep) -> EndpointStep:
-    """Return the step that creates the endpoint, or moves it to the new model when it exists."""
-    arguments = context.session.create_endpoint(
-        endpoint_name=context.config.endpoint.name,
-        config_name=settings.properties.EndpointConfigName,
-        tags=parts.tags(context),
-    )
-    return EndpointStep(name="Endpoint", step_args=arguments)
 
 
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
@@ -325,17 +285,3 @@ def _hyperparameters(context: Context, cnn: Cnn) -> dict[str, Any]:
         "epochs": parameters.epochs.to_string(),
         "seed": parameters.seed.to_string(),
     }
-
-
-def _builder(context: Context, evaluated: ProcessingStep) -> ModelBuilder:
-    # `dependencies=None`: its default looks up the bucket on S3 while the pipeline is being built.
-    return ModelBuilder(
-        image_uri=context.config.images.serving,
-        s3_model_data_url=below(parts.output(evaluated, "model"), "model.tar.gz"),
-        role_arn=context.config.security.role,
-        sagemaker_session=context.session,
-        network=parts.networking(context),
-        dependencies=None,
-        model_path=context.scratch,
-        log_level=logging.ERROR,
-    )

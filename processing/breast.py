@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.errors import ImageError
+from processing.image_rules import NoBreastError as NoBreastError
 from processing.pectoral import find_pectoral
 from processing.records import Laterality, Lesion, View
 
@@ -34,10 +34,6 @@ COVERAGE_LIMITS = (0.25, 0.75)
 
 BLUR_REACH = 6
 """Working pixels beyond which the blur that smooths a mask's boundary adds nothing."""
-
-
-class NoBreastError(ImageError):
-    """The image holds nothing that could be a breast."""
 
 
 class Side(StrEnum):

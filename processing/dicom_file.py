@@ -30,6 +30,8 @@ MAX_ELEMENTS = 65536
 """Top-level elements before the pixel data; scanners write a few hundred."""
 FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 PIXEL_DATA = 0x7FE00010
+MEDIA_STORAGE_SOP_CLASS_UID = 0x0002
+MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0003
 TRANSFER_SYNTAX_UID = 0x0010
 IMPLEMENTATION_VERSION_NAME = 0x0013
 PHANTOM_WRITER = "MAMMOPIPEPHANTOM"
@@ -49,6 +51,10 @@ class DicomFile:
     """The announced length in bytes, or 0xFFFFFFFF (undefined) for encapsulated pixel data."""
     writer: str
     """Implementation Version Name (0002,0013), the program that wrote the file; empty where it is not stated."""
+    sop_class: str
+    """Media Storage SOP Class UID (0002,0002); empty where it is not stated."""
+    sop_instance: str
+    """Media Storage SOP Instance UID (0002,0003); empty where it is not stated."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -76,8 +82,9 @@ def parse(data: bytes, *, where: str, limits: Limits, tags: Iterable[int] = Tag)
     found, implicit = _read(stream, syntax, finder, sorted(tags), where)
     offset = stream.tell() + (12 if not implicit and finder.vr in EXPLICIT_VR_LENGTH_32 else 8)
     end = len(data) if finder.length == UNDEFINED else offset + finder.length
-    writer = meta.get(IMPLEMENTATION_VERSION_NAME, "")
-    return DicomFile(found, syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length, writer)
+    names = (IMPLEMENTATION_VERSION_NAME, MEDIA_STORAGE_SOP_CLASS_UID, MEDIA_STORAGE_SOP_INSTANCE_UID)
+    told = (meta.get(name, "") for name in names)
+    return DicomFile(found, syntax, memoryview(data)[offset:end], finder.vr or "OW", finder.length, *told)
 
 
 class _PixelFinder:

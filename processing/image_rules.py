@@ -4,7 +4,8 @@
     ├── UnsupportedImageError      a kind of file, or an encoding, that nothing here decodes
     ├── CorruptImageError          truncated, undecodable, or contradicting itself
     ├── NotAMammogramError         readable, but not one 2-D mammogram of one breast
-    └── ImageTooLargeError         announces more than the limits allow; refused before anything is allocated
+    ├── ImageTooLargeError         announces more than the limits allow; refused before anything is allocated
+    └── NoBreastError              the pixels hold nothing that could be a breast
 
 Messages name the file (`<bytes>` for bytes), the attribute and the rule, and only attributes that identify nobody.
 """
@@ -28,6 +29,10 @@ class NotAMammogramError(ImageError):
 
 class ImageTooLargeError(ImageError):
     """The file announces more than the limits allow; refused before anything is allocated."""
+
+
+class NoBreastError(ImageError):
+    """The image holds nothing that could be a breast."""
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,6 @@
 
 `train` is the training job (console script `train`), `evaluate` the evaluation job. `config` holds a run's settings,
 `models` the CNN registry, `dataset` the films as tensors, `loop` the epochs, `metrics` the figures, `artifact` the
-model directory, `gradcam` where in a film a class was seen.
+model directory, `gradcam` where in a film a class was seen, `export` the network as it is deployed, `reference` what is
+usual for it. `description`, `reference`, `compiled`, `close_calls` and `activation` serve without torch.
 """

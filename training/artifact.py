@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import json
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -19,17 +18,18 @@ from torch import Tensor, nn
 from processing.errors import ConfigError
 from processing.files import sha256, write_bytes, write_json
 from processing.preprocess import PreprocessConfig
-from training.models import NAMES, SMALLEST_SIDE, FilmNetwork, build_model
+from training.description import (
+    DESCRIPTION_FILE,
+    SCHEMA,
+    WEIGHTS_FILE,
+    check_description,
+    read_description,
+    verified,
+)
+from training.models import FilmNetwork, build_model
 
-SCHEMA = 1
-WEIGHTS_FILE = "weights.safetensors"
-DESCRIPTION_FILE = "model.json"
-
-_KEYS: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "architecture": str, "classes": list, "input": dict, "preprocess": dict, "initialisation": str,
-    "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
-    "metrics": dict, "weights_sha256": str, "versions": dict,
-}
+__all__ = ["DESCRIPTION_FILE", "SCHEMA", "WEIGHTS_FILE", "LoadedModel", "check_description", "load", "pack",
+           "read_description", "save", "unpack", "verified"]
 
 
 @dataclass(frozen=True)
@@ -109,60 +109,11 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: is missing; a model directory holds {WEIGHTS_FILE} and {DESCRIPTION_FILE}")
-    if sha256(path) != digest:
-        raise ConfigError(f"{path}: its SHA-256 is not the weights_sha256 of {DESCRIPTION_FILE}")
+    content = verified(path, digest, f"weights_sha256 of {DESCRIPTION_FILE}")
     try:
-        return load_tensors(path.read_bytes())
+        return load_tensors(content)
     except SafetensorError as error:
         raise ConfigError(f"{path}: not a safetensors file: {error}") from None
-
-
-def read_description(directory: Path) -> dict[str, Any]:
-    """Return `model.json`, checked; raises `ConfigError`. Needs no weights."""
-    path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
-    check_description(description, path)
-    return dict(description)
-
-
-def check_description(description: Any, where: Path) -> None:
-    """Raise `ConfigError`, naming `where` and the key, unless this describes a model of this schema."""
-    if not isinstance(description, dict) or description.get("schema") != SCHEMA:
-        found = description.get("schema") if isinstance(description, dict) else None
-        raise ConfigError(f"{where}: schema={found!r} is unknown; this version reads schema {SCHEMA}")
-    if set(description) != set(_KEYS):
-        raise ConfigError(f"{where}: unknown keys {sorted(set(description) - set(_KEYS))}, "
-                          f"missing keys {sorted(set(_KEYS) - set(description))}")
-    for key, kind in _KEYS.items():
-        if not isinstance(description[key], kind):
-            raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
-    _check_values(description, where)
-
-
-def _check_values(description: dict[str, Any], where: Path) -> None:
-    preprocess = PreprocessConfig.from_json(description["preprocess"])
-    size = description["input"]
-    temperature = description["calibration"].get("temperature")
-    rules = [
-        ("architecture", description["architecture"] in NAMES, f"one of {', '.join(NAMES)}"),
-        ("classes", _distinct_names(description["classes"]), "two or more different names"),
-        ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
-        ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),
-        ("initialisation", description["initialisation"] in ("pretrained", "scratch"), "pretrained or scratch"),
-        ("calibration", isinstance(temperature, float | int) and temperature > 0, "a temperature above 0"),
-    ]
-    for key, holds, rule in rules:
-        if not holds:
-            raise ConfigError(f"{where}: {key}={description[key]!r} must be {rule}")
-
-
-def _distinct_names(classes: list[Any]) -> bool:
-    return len(classes) >= 2 and all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes)
 
 
 def pack(directory: Path, tar_path: Path) -> None:

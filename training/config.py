@@ -8,6 +8,9 @@ from typing import Any
 
 from processing.errors import ConfigError
 
+SMALLEST_SIDE = 64
+"""Pixels of a side that every network takes: below, AlexNet's last pooling has nothing left."""
+
 
 class Cnn(StrEnum):
     """The networks that can be trained; `training.models` builds each of them."""

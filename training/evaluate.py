@@ -8,21 +8,24 @@ verdict goes into `evaluation.json`, where the pipeline's gate reads it.
 import argparse
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from processing.errors import ConfigError, ManifestError
 from processing.files import write_bytes, write_json
 from processing.job import run
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Split
+from processing.records import ImageRecord, Label, Split
 from processing.split import audit_leakage
 from training import artifact
 from training.artifact import LoadedModel
@@ -33,14 +36,17 @@ from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
 from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
-from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, predict_split
+from training.export import export_network
+from training.forward import logits_and_features, predict_split, read_films
+from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, softmax
+from training.reference import fit_reference, some
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
 from training.selection import RULE, Candidate, Choice, choose
 from training.subgroups import subgroups
 
 SCHEMA = 1
-_REPORTED = ("torch", "torchvision", "numpy")
+_REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 
 class Profile(StrEnum):
@@ -90,8 +96,10 @@ def main(arguments: Sequence[str]) -> None:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
         evaluation = evaluate(data, models, config)
-        page = render(evaluation, draw_examples(evaluation["examples"], data, models[evaluation["selected"]["cnn"]]))
-        _write_model(evaluation, scratch, paths.processing_output("model") / "model.tar.gz")
+        model = models[evaluation["selected"]["cnn"]]
+        evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
+        page = render(evaluation, draw_examples(evaluation["examples"], data, model))
+        artifact.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     print(summary(evaluation), flush=True)
@@ -197,13 +205,31 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]],
     return figures
 
 
-def _write_model(evaluation: Mapping[str, Any], scratch: Path, target: Path) -> None:
-    """Pack the chosen model with what was fitted and measured here."""
-    folder = scratch / evaluation["selected"]["cnn"]
+def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
+    """Complete the chosen model's directory with what was fitted and measured; return the evaluation with how it went.
+
+    Its `model.json` is written last: it vouches for the other files.
+    """
+    started = time.monotonic()
+    rows, films = data.judged(Split.VALIDATION), data.films(Split.VALIDATION)
     description = describe_selected(artifact.read_description(folder), evaluation)
+    _, trained_on = logits_and_features(model, some(data.originals(Split.TRAIN)), data.films(Split.TRAIN))
+    logits, features = logits_and_features(model, rows, films)
+    probabilities = softmax(logits / description["calibration"]["temperature"])
+    reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
+    description["reference"] = reference.save(folder)
+    export = export_network(model, folder, description, partial(_read, rows, films, model.input_shape), logits)
+    if export.shipped:
+        description["engines"] = export.described(folder)
     artifact.check_description(description, folder / artifact.DESCRIPTION_FILE)
     write_json(folder / artifact.DESCRIPTION_FILE, description)
-    artifact.pack(folder, target)
+    print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
+    return {**evaluation, "export": export.as_dict()}
+
+
+def _read(rows: Sequence[ImageRecord], folder: Path, shape: tuple[int, int],
+          places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+    return read_films([rows[place] for place in places], folder, shape=shape)
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,14 @@
 """From the scores of images to those of breasts and patients: the views of one breast are not independent findings."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
 from processing.records import Label
 from training.bootstrap import Floats, Integers
+from training.levels import BreastRule as BreastRule
+from training.levels import Level as Level
 from training.predictions import Predictions
-
-
-class Level(StrEnum):
-    """What is called malignant or not; each level is made of the one before."""
-
-    IMAGE = "image"
-    BREAST = "breast"
-    PATIENT = "patient"
-
-
-class BreastRule(StrEnum):
-    """How the scores of a breast's views become the score of the breast."""
-
-    MEAN = "mean"
-    MAX = "max"
-    """The most suspicious view decides."""
-    NOISY_OR = "noisy-or"
-    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from torchvision.models import alexnet, resnet50
 
 from processing.errors import ConfigError
-from training.config import Cnn
+from training.config import SMALLEST_SIDE, Cnn
 from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout, Normalise
 from training.weights import load_body, read_weights
 
 NAMES: tuple[str, ...] = tuple(str(cnn) for cnn in Cnn)
 """The networks that `build_model` knows."""
-
-SMALLEST_SIDE = 64
-"""Pixels: below, AlexNet's last pooling has nothing left."""
 
 
 class FilmNetwork(nn.Module):

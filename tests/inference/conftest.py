@@ -103,6 +103,12 @@ class Server:
     def ping(self) -> int:
         return self.request("GET", "/ping").status
 
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers that live and are ready."""
+        lines = self.lines()
+        ended = {line["worker"] for line in lines if line["event"] == "worker_ended"}
+        return [line["worker"] for line in lines if line["event"] == "worker_ready" and line["worker"] not in ended]
+
     @contextmanager
     def unfinished(self, body: bytes) -> Iterator[Callable[..., Reply]]:
         """Take a place in the server with a request whose last byte is missing; what is yielded sends it."""
@@ -124,7 +130,7 @@ class Server:
         return self.process.wait(30)
 
 
-def poll(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def poll(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Return the first true value of `condition`, asked again and again."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -134,12 +140,12 @@ def poll(condition: Callable[[], Any], seconds: float = 30) -> Any:
 
 
 def start(base: Path, logs: Path, **environment: str) -> Server:
-    """Start the server and return once it listens; `ready` waits for its model."""
+    """Start the server, with one worker unless told otherwise, and return once it listens."""
     stdout, stderr = logs / "stdout", logs / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen([sys.executable, "-m", "inference.server"], cwd=REPOSITORY, stdout=out, stderr=err,
                                    env={**os.environ, "MAMMOPIPE_BASE": str(base), "SAGEMAKER_BIND_TO_PORT": "0",
-                                        "OMP_NUM_THREADS": "1", **environment})
+                                        "MAMMOPIPE_WORKERS": "1", **environment})
     poll(lambda: stdout.read_text().endswith("\n") or process.poll() is not None)
     assert process.poll() is None, stderr.read_text()
     return Server(process, json.loads(stdout.read_text().splitlines()[0])["port"], stdout, stderr)
@@ -161,7 +167,8 @@ def films() -> Films:
 @pytest.fixture(scope="session")
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that most tests share; its limits are low so that they can be met."""
-    limits = {"MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
+    limits = {"MAMMOPIPE_WORKERS": "2", "MAMMOPIPE_METRICS": "true", "MAMMOPIPE_MODEL_ID": "package/7",
+              "MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
     server = start(base, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server
@@ -172,7 +179,7 @@ def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 @pytest.fixture(scope="session")
 def narrow_server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that holds one request at a time, and none for longer than three seconds."""
-    limits = {"MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
+    limits = {"MAMMOPIPE_WORKERS": "1", "MAMMOPIPE_MAX_WAITING": "1", "MAMMOPIPE_MAX_SECONDS": "3"}
     server = start(base, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server

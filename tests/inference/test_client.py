@@ -16,8 +16,8 @@ from moto.server import ThreadedMotoServer
 from inference.client import (
     Answer,
     EndpointBusyError,
-    EndpointFaultError,
     EndpointUnreachableError,
+    ExamImage,
     Finding,
     InferenceError,
     MammographyClient,
@@ -48,7 +48,10 @@ def test_predict_is_typed(client: MammographyClient, films: Any) -> None:
     assert answer.malignancy_score == pytest.approx(100 * answer.probabilities["malignant"])
     assert answer.decision is not None and answer.decision.finding is Finding.SUSPICIOUS
     assert answer.decision.sensitivity == 0.92
-    assert answer.model.startswith("modified_cnn-") and answer.raw["schema_version"] == 1
+    assert answer.model == answer.raw["model"]["id"] != "" and answer.raw["schema_version"] == 2
+    assert 0 <= answer.entropy <= 1.1 and answer.decile is None, "this model has no reference"
+    assert "no-reference" in {warning.code for warning in answer.warnings}
+    assert (answer.laterality, answer.view) == ("R", "MLO")
     assert answer.heatmap_png is None and answer.regions == ()
 
 
@@ -93,6 +96,36 @@ def test_refusals_carry_code_and_message(client: MammographyClient, source: Any,
     assert caught.value.message and "\n" not in str(caught.value) and isinstance(caught.value, MammopipeError)
 
 
+def test_an_exam_is_judged_by_image_by_breast_and_as_a_whole(client: MammographyClient, films: Any) -> None:
+    answer = client.predict_exam([films.pgm, films.png], heatmap=True)
+    alone = client.predict(films.pgm)
+    assert [image.index for image in answer.images] == [0, 1]
+    assert all(image.probabilities == alone.probabilities for image in answer.images)
+    assert all(image.heatmap_png is not None for image in answer.images)
+    assert [breast.images for breast in answer.breasts] == [(0, 1)]
+    assert answer.exam.malignancy_score == pytest.approx(alone.malignancy_score)
+    assert (answer.model, len(answer.request_id)) == (alone.model, 36)
+
+
+def test_what_is_said_of_an_exam_s_images_survives(client: MammographyClient, films: Any) -> None:
+    answer = client.predict_exam([ExamImage(films.pgm, "R", "CC"), ExamImage(films.png, "R", "MLO")])
+    assert [(image.laterality, image.view) for image in answer.images] == [("R", "CC"), ("R", "MLO")]
+    assert [(breast.laterality, breast.images) for breast in answer.breasts] == [("R", (0, 1))]
+
+
+def test_the_image_of_an_exam_that_is_refused_is_named(client: MammographyClient, films: Any) -> None:
+    for second in (b"P5\n10 10\n255\n", ExamImage(b"P5\n10 10\n255\n", "L")):
+        with pytest.raises(RequestRefusedError) as caught:
+            client.predict_exam([films.pgm, second])
+        assert (caught.value.code, caught.value.status, caught.value.detail) == ("corrupt_image", 422, {"image": 1})
+
+
+def test_a_film_without_identity_gives_no_dicom_result(client: MammographyClient, films: Any) -> None:
+    for ask in (client.dicom_report, client.dicom_overlay):
+        with pytest.raises(RequestRefusedError, match="no_source_identity"):
+            ask(films.pgm)
+
+
 def test_bad_option_is_refused_by_the_server(client: MammographyClient, films: Any) -> None:
     with pytest.raises(RequestRefusedError, match="view='XX'") as caught:
         client.predict(films.pgm, view="XX")
@@ -132,17 +165,6 @@ def test_busy_is_tried_again_and_then_told(narrow_server: Any, films: Any, wait_
 def test_nobody_there(films: Any) -> None:
     with pytest.raises(EndpointUnreachableError):
         MammographyClient("breast", endpoint_url="http://127.0.0.1:9", attempts=1).predict(films.pgm)
-
-
-def test_a_real_time_call_on_aws_has_a_limit_that_is_told_before_sending(films: Any) -> None:
-    client = MammographyClient("breast", region="eu-west-1")
-    with pytest.raises(RequestRefusedError, match="6291456"):
-        client.predict(films.pgm + bytes(6_291_456))
-
-
-def test_answers_of_another_schema_are_refused() -> None:
-    with pytest.raises(EndpointFaultError, match="schema_version=2"):
-        Answer.from_json({"schema_version": 2})
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inference import explain
 from processing.imaging import Mammogram, read_mammogram
@@ -29,6 +31,33 @@ def test_heat_at_a_lesion_lands_on_the_lesion_of_the_film(laterality: Laterality
     assert seen.heat.shape == film.pixels.shape
     assert abs(region.peak_x - lesion.x) <= 1 + 1 / scale and abs(region.peak_y - lesion.y) <= 1 + 1 / scale
     assert region.left <= lesion.x < region.right and region.top <= lesion.y < region.bottom
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(300, 2400), shape=st.floats(0.6, 1.0), laterality=st.sampled_from(list(Laterality)),
+       mirrored=st.booleans(), size=st.sampled_from([(96, 64), (320, 192), (512, 256)]),
+       place=st.tuples(st.floats(0.15, 0.75), st.floats(0.25, 0.75)))
+def test_a_blob_survives_orientation_crop_flip_and_reduction(
+    rows: int, shape: float, laterality: Laterality, mirrored: bool, size: tuple[int, int], place: tuple[float, float]
+) -> None:
+    """A bright blob in a half ellipse of tissue, in films of many sizes, also such as are reduced before all else."""
+    columns = round(shape * rows)
+    y, x = np.mgrid[0:rows, 0:columns]
+    depth = 1 - ((y - rows / 2) / (0.45 * rows)) ** 2 - (x / (0.8 * columns)) ** 2
+    centre, up = place[0] * 0.7 * columns, rows / 2 + (place[1] - 0.5) * 0.5 * rows
+    radius = 0.05 * min(rows, columns)
+    blob = np.exp(-((x - centre) ** 2 + (y - up) ** 2) / (2 * (radius / 2) ** 2))
+    film = np.where(depth > 0, 6000 + 10000 * np.sqrt(np.clip(depth, 0, 1)) + 40000 * blob, 200).astype(np.uint16)
+    at_right = (laterality is Laterality.RIGHT) is not mirrored
+    film, centre = (np.ascontiguousarray(film[:, ::-1]), columns - 1 - centre) if at_right else (film, centre)
+    config = PreprocessConfig(height=size[0], width=size[1], remove_pectoral=False)
+    prepared = preprocess(Mammogram(film, laterality, View.CC), config)
+    lit = prepared.image ** 8 / (prepared.image ** 8).max()
+    heat = np.asarray(cv2.GaussianBlur(lit, (0, 0), 2), np.float32)
+    peak = explain.regions(explain.evidence(heat / heat.max(), prepared, film.shape).heat)[0]
+    tolerance = radius + 2 / prepared.geometry.scale
+    assert abs(peak.peak_x - centre) <= tolerance and abs(peak.peak_y - up) <= tolerance
+    assert peak.left <= peak.peak_x < peak.right <= columns and peak.top <= peak.peak_y < peak.bottom <= rows
 
 
 def test_heat_outside_of_the_tissue_is_taken_out_and_counted() -> None:

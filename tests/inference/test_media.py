@@ -1,8 +1,20 @@
+import json
+import pickle
+
 import pytest
 
 from inference.errors import BadOptionError
-from inference.media import AnswerType, ImageType, acceptable, content_type, pack_attributes, sniff, unpack_attributes
-from inference.schema import OperatingPoint, RequestOptions, read_options
+from inference.media import (
+    AnswerType,
+    ImageType,
+    acceptable,
+    content_type,
+    error_body,
+    pack_attributes,
+    sniff,
+    unpack_attributes,
+)
+from inference.schema import OperatingPoint, RequestOptions, join_options, read_options
 from inference.settings import from_environment
 from processing.errors import ConfigError
 from processing.records import Label, Laterality, View
@@ -26,7 +38,7 @@ def test_content_type_ignores_case_and_parameters() -> None:
     ("image/png", AnswerType.OVERLAY),
     ("image/png, application/json;q=0.9", AnswerType.OVERLAY), ("*/*;q=0.5, image/png;q=0.1", AnswerType.JSON),
     ("application/json;q=0, */*", AnswerType.OVERLAY), ("text/html", None), ("image/png;q=0", None),
-    ("image/png;q=x", None),
+    ("image/png;q=x", None), ("application/dicom", AnswerType.DICOM), ("application/dicom;q=0.1, */*", AnswerType.JSON),
 ])
 def test_acceptable(header: str, form: AnswerType | None) -> None:
     assert acceptable(header) is form
@@ -47,11 +59,30 @@ def test_options_are_typed_and_come_from_header_and_query() -> None:
 
 @pytest.mark.parametrize(("attributes", "named"), [
     ("colour=red", "colour"), ("heatmap=perhaps", "heatmap"), ("view=CC;view=CC", "twice"), ("target=cancer", "target"),
-    ("words", "name=value"),
+    ("words", "name=value"), ("result=picture", "result"), ("c" * 200 + "=x", "c" * 60 + "' is unknown"),
 ])
 def test_bad_options_are_named(attributes: str, named: str) -> None:
     with pytest.raises(BadOptionError, match=named):
         read_options(attributes, [])
+
+
+def test_options_of_the_body_join_those_of_the_request() -> None:
+    given = read_options("heatmap=true", [])
+    joined = join_options(given, RequestOptions(target=Label.BENIGN))
+    assert joined == RequestOptions(heatmap=True, target=Label.BENIGN)
+    assert joined.model_fields_set == {"heatmap", "target"}
+    with pytest.raises(BadOptionError, match="'heatmap' is given twice"):
+        join_options(given, RequestOptions(heatmap=False))
+
+
+def test_errors_say_where_and_cross_processes() -> None:
+    error = BadOptionError("bad_option", "wrong").at(3)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.code, copy.message, copy.detail, copy.status) == (
+        BadOptionError, "bad_option", "wrong", {"image": 3}, 400)
+    assert json.loads(error_body(copy.code, copy.message, copy.detail)) == {
+        "error": {"code": "bad_option", "message": "wrong", "detail": {"image": 3}}}
+    assert json.loads(error_body("a", "b")) == {"error": {"code": "a", "message": "b"}}
 
 
 def test_host_is_the_loopback_outside_of_a_container() -> None:

@@ -1,15 +1,19 @@
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save as save_arrays
 
-from inference.predictor import Predictor, tensor
+from inference.engine import EngineKind, EngineSettings
+from inference.predictor import Predictor
 from inference.schema import Finding, OperatingPoint
 from processing.errors import ConfigError
-from processing.files import write_bytes, write_json
+from processing.files import sha256, write_bytes, write_json
 from processing.imaging import read_mammogram, write_png
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Dataset, ImageRecord, Label, Laterality, View
@@ -21,8 +25,7 @@ CONFIG = PreprocessConfig(height=96, width=64)
 
 @pytest.fixture(scope="module")
 def predictor(base: Path) -> Predictor:
-    torch.set_num_threads(1)
-    return Predictor(base / "model")
+    return Predictor(base / "model", engine=EngineSettings(EngineKind.TORCH, threads=1))
 
 
 def film(films: Any) -> Any:
@@ -38,16 +41,16 @@ def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, pr
     prepared = read_mammogram(tmp_path / "prepared" / "p1.png", record=record)
     write_png(tmp_path / "segmented" / "p1.png", preprocess(prepared, CONFIG).pixels)
     trained_on, _, _ = FilmDataset([record], tmp_path / "segmented", shape=(CONFIG.height, CONFIG.width))[0]
-    served = tensor(predictor.prepare(film(films)))
-    assert served.shape == (1, 1, 96, 64) and served.dtype == torch.float32
-    assert torch.equal(trained_on, served[0])
+    served = predictor.prepare(film(films)).image
+    assert served.shape == (96, 64) and served.dtype == np.float32
+    assert np.array_equal(trained_on[0].numpy(), served)
     assert served.min() == 0 and served.max() == 1
 
 
 def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Path, films: Any) -> None:
     prediction = predictor.predict(film(films))
     model = artifact.load(base / "model")
-    expected = model.predict_probabilities(tensor(prediction.prepared))[0]
+    expected = model.predict_probabilities(torch.from_numpy(prediction.prepared.image)[None, None])[0]
     assert list(prediction.probabilities) == list(Label)
     assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-6)
     assert prediction.malignancy_score == 100 * prediction.probabilities[Label.MALIGNANT]
@@ -88,6 +91,70 @@ def test_flags_of_the_segmentation_become_warnings(predictor: Predictor, films: 
 
 def test_evidence_covers_the_film(predictor: Predictor, films: Any) -> None:
     mammogram = film(films)
-    seen = predictor.explain(predictor.prepare(mammogram), mammogram, Label.NORMAL)
+    seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.NORMAL)
     assert seen.heat.shape == mammogram.pixels.shape and seen.heat.dtype == np.float32
     assert 0 <= seen.heat.min() and seen.heat.max() <= 1
+
+
+def test_without_a_reference_there_is_no_decile_and_a_warning(predictor: Predictor, films: Any) -> None:
+    prediction = predictor.predict(film(films))
+    assert prediction.decile is None
+    assert "no-reference" in {warning.code for warning in prediction.warnings}
+    assert prediction.entropy == pytest.approx(-sum(p * np.log(p) for p in prediction.probabilities.values()))
+
+
+def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: float) -> Path:
+    """Copy a model directory and give it a reference whose strangeness is about the length of the features."""
+    arrays = {"mean": np.zeros(256), "scale": np.ones(256), "axes": np.eye(256)[:1], "whitening": np.eye(1),
+              "residual": np.ones(1)}
+    write_bytes(target / "weights.safetensors", (source / "weights.safetensors").read_bytes())
+    write_bytes(target / "reference.safetensors", save_arrays(arrays))
+    reference = {"fitted_on": "validation", "malignancy_deciles": [index / 10 for index in range(1, 10)],
+                 "entropy_limit": entropy_limit, "strangeness": {
+                     "file": "reference.safetensors", "sha256": sha256(target / "reference.safetensors"),
+                     "limit": limit}}
+    write_json(target / "model.json", artifact.read_description(source) | {"reference": reference})
+    return target
+
+
+def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: Path) -> None:
+    usual = with_reference(base / "model", tmp_path / "usual", entropy_limit=1.09, limit=1e9)
+    prediction = Predictor(usual).predict(film(films))
+    assert prediction.decile == int(prediction.probabilities[Label.MALIGNANT] * 10) + 1
+    assert "no-reference" not in {warning.code for warning in prediction.warnings}
+    assert [reason.code for reason in prediction.referral.reasons] == ["uncertain"]
+    strange = with_reference(base / "model", tmp_path / "strange", entropy_limit=1.2, limit=1e-9)
+    assert [reason.code for reason in Predictor(strange).predict(film(films)).referral.reasons] == [
+        "out-of-distribution"]
+
+
+def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> None:
+    right, left = film(films), dataclasses.replace(film(films), laterality=Laterality.LEFT)
+    exam = predictor.predict([right, left])
+    assert [image.probabilities for image in exam.images] == [predictor.predict(right).probabilities,
+                                                              predictor.predict(left).probabilities]
+    assert [(breast.laterality, breast.images) for breast in exam.combined.breasts] == [("L", [1]), ("R", [0])]
+    assert exam.combined.breasts[0].referral.refer  # its chest wall lies on the other side
+    with pytest.raises(ConfigError, match="at least one"):
+        predictor.predict([])
+
+
+def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: Any,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    run = predictor._engine.run
+
+    def remember(image: Any, *, exact: bool = False) -> Any:
+        asked.append(exact)
+        return run(image, exact=exact)
+
+    monkeypatch.setattr(predictor._engine, "run", remember)
+    monkeypatch.setattr("inference.predictor.is_close", lambda combined, margin: True)
+    predictor.predict([film(films), film(films)])
+    assert asked == [False, False, True, True]
+
+
+def test_answering_needs_no_torch_but_for_its_engine() -> None:
+    code = ("import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\n"
+            "import inference.handler, inference.predictor, inference.openapi")
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import boto3
 import cv2
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_json_answer(server: Any, films: Any) -> None:
     reply = server.invoke(films.pgm, **{ATTRIBUTES: "laterality=R,view=MLO"})
     answer = reply.json
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
-    assert answer["schema_version"] == 1 and "research use only" in answer["notice"]
+    assert answer["schema_version"] == 2 and "research use only" in answer["notice"]
     assert set(answer["probabilities"]) == {"normal", "benign", "malignant"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["malignancy_score"] == pytest.approx(100 * answer["probabilities"]["malignant"])
@@ -136,6 +137,27 @@ def test_errors_below_endpoints_look_as_aws_makes_them(server: Any) -> None:
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (424, "ModelError")
     assert reply.json["OriginalStatusCode"] == 422
     assert json.loads(reply.json["OriginalMessage"])["error"]["code"] == "corrupt_image"
+
+
+def test_the_sagemaker_runtime_client_of_boto3(server: Any, films: Any) -> None:
+    client = boto3.client("sagemaker-runtime", endpoint_url=server.url, region_name="eu-central-1",
+                          aws_access_key_id="x", aws_secret_access_key="y")
+    try:
+        good = client.invoke_endpoint(EndpointName="breast", ContentType=PGM, Body=films.pgm,
+                                      CustomAttributes="laterality=R,view=MLO")
+        assert json.loads(good["Body"].read())["image"]["view"] == "MLO"
+        assert "malignancy_score=" in good["CustomAttributes"]
+        with pytest.raises(client.exceptions.ModelError) as caught:
+            client.invoke_endpoint(EndpointName="breast", ContentType=PGM, Body=b"P5")
+        assert caught.value.response["OriginalStatusCode"] == 422
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/zip", "multipart/form-data; boundary=x"])
+def test_exams_reach_the_workers(server: Any, kind: str) -> None:
+    reply = server.invoke(b"this is no exam", kind)
+    assert reply.status in (400, 422) and reply.code != "unsupported_type"
 
 
 def test_many_at_once_get_the_same_answer(server: Any, films: Any) -> None:

@@ -68,6 +68,12 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[security]\nsubnets = ['subnet-1']", "subnets and security_groups go together"),
         ("[compute]\nspot = true\nmax_wait_seconds = 60", "compute.max_wait_seconds=60"),
         ("[compute]\ncache = '30 days'", "compute.cache='30 days'"),
+        ("[endpoint]\nmode = 'batch'", "endpoint.mode = 'batch': must be one of realtime, async, both"),
+        ("[endpoint]\nasync_concurrent = 0", "endpoint.async_concurrent=0: 1 to 1000"),
+        ("[endpoint]\nasync_max_bytes = 2000000000", "endpoint.async_max_bytes=2000000000: 1 to 1073741824"),
+        ("[endpoint]\nasync_max_seconds = 4000", "endpoint.async_max_seconds=4000: 1 to 3600"),
+        ("[endpoint]\nasync_error_topic = 'films'", "endpoint.async_error_topic='films': an ARN as"),
+        (f"[endpoint]\nmode = 'both'\nname = '{'a' * 36}'", "is longer than 40 letters"),
         ("profile = ", "not a readable TOML file"),
     ],
 )

@@ -38,6 +38,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "compute": {"spot": True, "cache": "P30D", "distribution": "ShardedByS3Key", "processing_instance_count": 3},
     },
     "no endpoint": {"deploy": False, "cnns": ["alexnet"]},
+    "async": {
+        "endpoint": {
+            "mode": "async",
+            "async_concurrent": 12,
+            "async_max_seconds": 600,
+            "async_success_topic": "arn:aws:sns:eu-west-1:123456789012:films-done",
+        },
+        "security": {"kms_key": "alias/mammopipe"},
+    },
+    "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
 EVALUATION = {
     "leakage": {"passed": True, "verdict": "nothing crosses"},
@@ -219,3 +229,48 @@ def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
         "learning_rate": ["0.00030"],
         "seconds": ["12.3"],
     }
+
+
+def deployed(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    compiled = json.loads(build_pipeline(PipelineConfig.load(**CONFIGURATIONS[name])).definition())
+    return compiled, {step["Name"]: request for step, request in requests(compiled)}
+
+
+def test_an_async_endpoint_takes_exams_from_s3_without_a_network_of_its_own() -> None:
+    _, requested = deployed("async")
+    model, settings = requested["Model-async"], requested["EndpointConfig-async"]
+    assert model["EnableNetworkIsolation"] is True
+    assert model["PrimaryContainer"]["Environment"] == {
+        "MAMMOPIPE_MAX_BYTES": "1073741824", "MAMMOPIPE_MAX_SECONDS": "600", "MAMMOPIPE_MAX_WAITING": "12"}
+    assert settings["AsyncInferenceConfig"] == {
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 12},
+        "OutputConfig": {
+            "S3OutputPath": "s3://mammopipe/mammopipe/async/mammopipe/output",
+            "S3FailurePath": "s3://mammopipe/mammopipe/async/mammopipe/failures",
+            "NotificationConfig": {"SuccessTopic": "arn:aws:sns:eu-west-1:123456789012:films-done"},
+            "KmsKeyId": "alias/mammopipe",
+        },
+    }
+    assert requested["Endpoint-async"]["EndpointName"] == "mammopipe"
+    assert "Endpoint" not in requested and "Model" not in requested
+
+
+def test_both_are_two_endpoints_of_one_artefact() -> None:
+    compiled, requested = deployed("both")
+    assert (requested["Endpoint"]["EndpointName"], requested["Endpoint-async"]["EndpointName"]) == (
+        "films", "films-async")
+    assert "AsyncInferenceConfig" not in requested["EndpointConfig"]
+    output = requested["EndpointConfig-async"]["AsyncInferenceConfig"]["OutputConfig"]
+    assert output["S3OutputPath"] == "s3://mammopipe/mammopipe/async/films-async/output"
+    containers = [requested[name]["PrimaryContainer"] for name in ("Model", "Model-async")]
+    assert containers[0]["ModelDataUrl"] == containers[1]["ModelDataUrl"]
+    assert "MAMMOPIPE_MAX_BYTES" not in containers[0].get("Environment", {})
+    for name in ("EndpointConfig", "EndpointConfig-async"):
+        model = steps_of(compiled)[name]["Arguments"]["ProductionVariants"][0]["ModelName"]
+        assert model == {"Get": f"Steps.{name.replace('EndpointConfig', 'Model')}.ModelName"}
+
+
+def test_real_time_is_the_default_and_compiles_no_queue() -> None:
+    _, requested = deployed("defaults")
+    assert {name for name in requested if name.endswith("-async")} == set()
+    assert requested["Model"]["PrimaryContainer"].get("Environment", {}) == {}

@@ -26,6 +26,8 @@ height = 96
 width = 96
 [evaluation]
 bootstrap = 100
+[endpoint]
+mode = "both"
 """
 
 
@@ -102,11 +104,19 @@ def test_the_endpoint_answered_about_a_test_film(done: Done) -> None:
     assert f"truth: {invocation['truth']}" in done.output
 
 
+def test_the_async_endpoint_answered_the_same_through_s3(done: Done) -> None:
+    at_once, queued = done.document("invocation.json"), done.document("invocation-async.json")
+    assert (at_once["endpoint"], queued["endpoint"]) == ("mammopipe", "mammopipe-async")
+    assert queued["answer"]["probabilities"] == at_once["answer"]["probabilities"]
+    assert "Endpoint mammopipe-async ends with the run" in done.output
+
+
 def test_the_kept_endpoint_answers_until_it_is_deleted(done: Done, tmp_path: Path) -> None:
     write_mias_tree(tmp_path, films=2)
     endpoint = done.document("endpoint.json")
-    answer = mammopipe("invoke", str(tmp_path / "mdb001.pgm"), folder=done.folder)
-    assert answer.returncode == 0 and "research use only" in answer.stdout
+    answer = mammopipe("invoke", str(tmp_path / "mdb001.pgm"), "--output", str(tmp_path), folder=done.folder)
+    assert answer.returncode == 0 and "Research use only" in answer.stdout
+    assert (tmp_path / "mdb001-overlay.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "broken.pgm").write_bytes(b"P5\n1024 1024\n255\n\0")
     refused = mammopipe("invoke", str(tmp_path / "broken.pgm"), folder=done.folder)
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1

@@ -153,3 +153,31 @@ def test_a_truncated_archive_is_refused(saved, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match="cannot be unpacked"):
         artifact.unpack(archive, tmp_path / "inside")
+
+
+DIGEST = "0" * 64
+REFERENCE = {"fitted_on": "validation", "malignancy_deciles": [index / 10 for index in range(1, 10)],
+             "entropy_limit": 1.0, "strangeness": {"file": "reference.safetensors", "sha256": DIGEST, "limit": 2.0}}
+ENGINE = {"files": {name: DIGEST for name in ("network.xml", "network.bin", "head.safetensors")},
+          "outputs": ["logits", "maps"], "activation_map": "head", "precision": "bfloat16", "largest_difference": 0.001,
+          "images": 5}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("reference", REFERENCE | {"malignancy_deciles": [0.5] * 8}, "9 numbers within 0..1"),
+    ("reference", REFERENCE | {"malignancy_deciles": [0.9] + [0.5] * 8}, "9 numbers within 0..1"),
+    ("reference", REFERENCE | {"entropy_limit": float("nan")}, "entropy_limit=nan"),
+    ("reference", REFERENCE | {"more": 1}, "unknown keys \\['more'\\]"),
+    ("reference", REFERENCE | {"strangeness": {"file": "../x", "sha256": DIGEST, "limit": 1}}, "plain file names"),
+    ("engines", {"onnx": ENGINE}, "unknown keys \\['onnx'\\]"),
+    ("engines", {"openvino": ENGINE | {"files": {"/etc/network.xml": DIGEST}}}, "plain file names"),
+    ("engines", {"openvino": ENGINE | {"activation_map": None}}, "network.bin, network.xml"),
+    ("engines", {"openvino": ENGINE | {"precision": "int8"}}, "float32 or bfloat16"),
+    ("engines", {"openvino": ENGINE | {"largest_difference": 2}}, "within 0..1"),
+    ("engines", {"openvino": ENGINE | {"images": 0}}, "above 0"),
+])
+def test_optional_keys_are_as_strict(tmp_path, key, value, message):
+    told = {"schema": 1, "weights_sha256": "", **description(reference=REFERENCE, engines={"openvino": ENGINE})}
+    artifact.check_description(told, tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        artifact.check_description({**told, key: value}, tmp_path)

@@ -13,6 +13,7 @@ import sklearn.metrics as reference
 import torch
 
 from processing import job
+from processing.files import sha256
 from processing.preprocess import PreprocessConfig
 from processing.records import Label, Split
 from training import artifact
@@ -20,8 +21,10 @@ from training.calibration import calibrate
 from training.evaluate import EvaluationConfig, main
 from training.evaluation_data import SegmentedData, read_candidates
 from training.exams import BreastRule
+from training.forward import predict_split
 from training.metrics import MetricError, Resamples
-from training.predictions import TestPredictions, ValidationPredictions, predict_split
+from training.predictions import TestPredictions, ValidationPredictions
+from training.reference import Reference
 from training.scorecard import scorecard
 from training.selection import choose
 
@@ -131,6 +134,17 @@ def test_the_temperature_lowers_the_validation_loss(evaluated, tmp_path):
     plain = reference.log_loss(labels, torch.softmax(torch.from_numpy(logits), 1).numpy())
     assert candidate["validation"]["log_loss"]["value"] < plain
     assert candidate["temperature"] != pytest.approx(1, abs=0.05)
+
+
+def test_the_packed_model_carries_its_export_and_its_reference(evaluated, tmp_path):
+    artifact.unpack(evaluated.output / "model" / "model.tar.gz", tmp_path)
+    description, export = artifact.read_description(tmp_path), evaluated.evaluation["export"]
+    assert export["shipped"] and export["images"] == 18 and export["reason"] in evaluated.page
+    stated = description["engines"]["openvino"]
+    assert {name: sha256(tmp_path / name) for name in stated["files"]} == stated["files"]
+    assert stated["largest_difference"] == export["largest_difference"] <= 1e-2
+    reference = Reference.read(tmp_path, description)
+    assert reference.decile(0) == 1 and reference.decile(1) == 10 and reference.entropy_limit <= np.log(3)
 
 
 def without_test(evaluation: dict) -> dict:
@@ -312,8 +326,8 @@ def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch,
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
     whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
-    monkeypatch.setattr("training.predictions._FILMS_AT_ONCE", 7)
-    monkeypatch.setattr("training.predictions.BATCH", 3)
+    monkeypatch.setattr("training.forward._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("training.forward.BATCH", 3)
     parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     for name in models:
         assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)

@@ -1,0 +1,141 @@
+"""Messages between the server's own processes: pickled, over Unix sockets, an open file along with them.
+
+    8 bytes    length of the message; an open file descriptor travels with the first of them
+    n bytes    the message, pickled
+
+Both ends are processes of this program, so pickle is safe here; what comes from outside travels as bytes within.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import pickle
+import socket
+import struct
+import sys
+import tempfile
+from enum import StrEnum
+from typing import Any
+
+_HEAD = struct.Struct("<Q")
+READ_AT_ONCE = 2**31 - 4096
+"""Bytes that one read(2) returns at most on Linux."""
+
+
+class Order(StrEnum):
+    """What the server asks of the nursery."""
+
+    FORK = "fork"
+    KILL = "kill"
+
+
+class Report(StrEnum):
+    """What the nursery tells the server."""
+
+    FORKED = "forked"
+    ENDED = "ended"
+
+
+class Body:
+    """A request's body in a file without a name, in memory: it grows as it arrives and travels as a descriptor.
+
+    A worker reads it once, so no more than two copies of a body are in memory, however large it is.
+    """
+
+    def __init__(self) -> None:
+        if sys.platform == "linux":
+            self._file = os.fdopen(os.memfd_create("body"), "wb", buffering=0)
+        else:
+            self._file = tempfile.TemporaryFile(buffering=0)
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self.head = b""
+        """The first bytes, which tell a format."""
+
+    def __enter__(self) -> "Body":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, chunk: bytes) -> None:
+        """Add what has arrived."""
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[self._file.write(rest):]
+        self._digest.update(chunk)
+        if not self.size:
+            self.head = bytes(chunk[:256])
+        self.size += len(chunk)
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of what has arrived, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self._file.fileno()
+
+
+def read_body(descriptor: int) -> bytes:
+    """Return the whole of a body's file, and close the descriptor."""
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        file.seek(0)
+        return file.read(os.fstat(descriptor).st_size) or b""
+
+
+def send(channel: socket.socket, message: object) -> None:
+    """Send a message; blocks."""
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    channel.sendall(_HEAD.pack(len(data)))
+    channel.sendall(data)
+
+
+def receive(channel: socket.socket) -> tuple[Any, int | None] | None:
+    """Return the next message and the descriptor that came with it, or `None` at the end; blocks."""
+    head, descriptors, _, _ = socket.recv_fds(channel, _HEAD.size, 1)
+    if len(head) < _HEAD.size:
+        return None
+    data = bytearray(_HEAD.unpack(head)[0])
+    view = memoryview(data)
+    while view:
+        count = channel.recv_into(view)
+        if not count:
+            return None
+        view = view[count:]
+    return pickle.loads(data), descriptors[0] if descriptors else None
+
+
+def post(channel: socket.socket, message: object, descriptor: int | None = None) -> None:
+    """Send a short message, and an open file with it, over a socket that does not block.
+
+    Raises `OSError` where the other end is closed, and where the message does not fit in the socket's buffer: the
+    server sends the next one only when the last has been answered, and keeps bodies out of messages.
+    """
+    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    frame = _HEAD.pack(len(data)) + data
+    sent = socket.send_fds(channel, [frame], [] if descriptor is None else [descriptor])
+    if sent < len(frame):
+        raise OSError(errno.EMSGSIZE, f"{len(frame)} bytes do not fit in the socket's buffer")
+
+
+async def receive_later(channel: socket.socket) -> Any:
+    """Return the next message from a socket that does not block; raises `EOFError` at the end."""
+    head = await _exactly(channel, _HEAD.size)
+    return pickle.loads(await _exactly(channel, _HEAD.unpack(head)[0]))
+
+
+async def _exactly(channel: socket.socket, count: int) -> bytearray:
+    loop, data = asyncio.get_running_loop(), bytearray(count)
+    view = memoryview(data)
+    while view:
+        try:
+            received = await loop.sock_recv_into(channel, view)
+        except ConnectionError:  # as good as the end: the other process is gone
+            received = 0
+        if not received:
+            raise EOFError
+        view = view[received:]
+    return data

@@ -1,0 +1,71 @@
+"""The page at `GET /` of a server on the loopback interface: drop a film, see its overlay, scores and warnings.
+
+One answer holds everything (`demo.html` with its style and its scripts put in): the page asks nothing but this server,
+which its Content-Security-Policy enforces, and keeps nothing.
+"""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("demo.js", "demo_report.js")
+
+
+def route() -> Route:
+    """Return the page as a route at `/`."""
+    return Route("/", _answer, methods=["GET"])
+
+
+def page() -> str:
+    """Return the page as one HTML document without references to anything outside it."""
+    return _text("demo.html").replace("/* demo.css */", _style()).replace("/* demo.js */", _script())
+
+
+def policy() -> str:
+    """Return the page's Content-Security-Policy: its own style and script by digest, requests to its own server only.
+
+    Source: Content Security Policy Level 3 (W3C), 2.3.1 and 6.1. Pictures are those that the page makes itself.
+    """
+    return "; ".join([
+        "default-src 'none'",
+        f"style-src {_digest(_style())}",
+        f"script-src {_digest(_script())}",
+        "connect-src 'self'",
+        "img-src blob: data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ])
+
+
+async def _answer(request: Request) -> HTMLResponse:
+    return HTMLResponse(page(), headers={
+        "Content-Security-Policy": policy(),
+        "Cache-Control": "no-store",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    })
+
+
+def _style() -> str:
+    return _text("demo.css")
+
+
+def _script() -> str:
+    return "".join(map(_text, SCRIPTS))
+
+
+@cache  # so that page and policy fit for as long as the process lives, whatever becomes of the files
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,170 @@
+/* The report: plain words first, then the numbers behind them. */
+
+const percent = (share) => `${Math.round(100 * share)} %`;
+const score = (value) => value.toFixed(1);
+const POINT_NAMES = { sensitivity: "sensitivity-first", specificity: "specificity-first" };
+const RULES = { mean: "mean", max: "highest", "noisy-or": "noisy-or" };
+const FINDINGS = { suspicious: "Suspicious", not_suspicious: "Not suspicious" };
+
+function verdict({ decision, referral }) {
+  if (referral.refer) return ["Refer to reader", "refer"];
+  return decision ? [FINDINGS[decision.finding], decision.finding] : ["No decision", ""];
+}
+
+function card(title, ...children) {
+  return make("section", { className: "card", ariaLabel: title }, make("h2", {}, title), ...children);
+}
+
+function scale(value, decision) {
+  const bar = make("b");
+  bar.style.width = `${value}%`;
+  const tick = decision ? make("i") : null;
+  if (tick) tick.style.left = `${Math.min(100, 100 * decision.threshold)}%`;
+  return make("div", { className: "scale", ariaHidden: "true" }, bar, tick);
+}
+
+function explanation({ decision, referral }) {
+  if (referral.refer) return "The model does not judge this. A reader must, whatever the score says.";
+  if (!decision) return "The model has no such operating point: it gives a score, but no decision.";
+  const where = decision.finding === "suspicious" ? "reaches" : "stays below";
+  const point = POINT_NAMES[decision.operating_point];
+  return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
+}
+
+function validated({ decision }) {
+  if (decision?.sensitivity == null || decision.specificity == null) return null;
+  const found = `${percent(decision.sensitivity)} of the malignant were above it`;
+  return make("p", { className: "small" },
+    `On the validation set ${found} and ${percent(decision.specificity)} of the others below.`);
+}
+
+function reasons(list) {
+  const line = ({ code, message }) => make("li", {}, message, make("code", {}, code));
+  return list.length ? make("ul", { className: "reasons" }, ...list.map(line)) : null;
+}
+
+function standing(decile) {
+  if (decile == null) return "Not known: the model carries no reference.";
+  const rest = decile === 1 ? "among the lowest tenth" : `above about ${10 * (decile - 1)} %`;
+  return `${decile} of 10: ${rest} of the validation scores`;
+}
+
+function judgement(title, level, id) {
+  const [words, kind] = verdict(level);
+  return card(title,
+    make("div", { className: "headline" },
+      make("p", { className: `verdict ${kind}`, id: `${id}-verdict` }, words),
+      make("p", { className: "score" }, make("span", { id: `${id}-score` }, score(level.malignancy_score)),
+        make("small", {}, " of 100"))),
+    scale(level.malignancy_score, level.decision),
+    make("p", {}, explanation(level)), validated(level), reasons(level.referral.reasons));
+}
+
+function examTable({ breasts, images, warnings }) {
+  const cells = (level) => {
+    const [words, kind] = verdict(level);
+    return [make("td", { className: "number" }, score(level.malignancy_score)), make("td", { className: kind }, words)];
+  };
+  const row = (className, head, decile, level) => make("tr", { className }, make("th", { scope: "row" }, head),
+    make("td", { className: "number" }, decile ?? ""), ...cells(level));
+  const rows = breasts.flatMap((breast) => [
+    row("breast", SIDES[breast.laterality] ? `${SIDES[breast.laterality]} breast` : "Side not known", null, breast),
+    ...breast.images.map((index) => row("view", name(index), images[index].decile, images[index])),
+  ]);
+  const heads = ["", "Decile", "Score", "Decision"].map((head, at) =>
+    make("th", { scope: "col", className: at === 1 || at === 2 ? "number" : "" }, head));
+  const rules = [...new Set(breasts.map(({ rule }) => RULES[rule] ?? rule))].join(", ");
+  const table = make("table", { id: "levels" }, make("thead", {}, make("tr", {}, ...heads)),
+    make("tbody", {}, ...rows));
+  const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views.`);
+  return card("Breasts and films", table, rule, reasons(warnings));
+}
+
+function facts(pairs) {
+  return make("dl", {}, ...pairs.flatMap(([term, value]) => [make("dt", {}, term), make("dd", {}, String(value))]));
+}
+
+function toldControls(film, image) {
+  const choice = (name, label, values) => {
+    const options = [["", image[name] && !film[name] ? `${image[name]} (from the film)` : "not said"], ...values];
+    const change = (event) => { film[name] = event.target.value; read(); };
+    return make("label", {}, label, make("select", { onchange: change, id: `told-${name}` },
+      ...options.map(([value, text]) => make("option", { value, selected: value === film[name] }, text))));
+  };
+  return make("div", { className: "told" }, choice("laterality", "Side", Object.entries(SIDES)),
+    choice("view", "View", VIEWS.map((view) => [view, view])));
+}
+
+function filmDetails(index) {
+  const { image, probabilities, decile, entropy, heatmap, warnings } = state.answer.images[index];
+  const regions = (heatmap?.regions ?? []).map((region, at) =>
+    `${at + 1}: peak at ${region.peak_x}, ${region.peak_y} (strength ${region.strength.toFixed(2)})`).join("; ");
+  return [
+    card("Numbers of this film", facts([
+      ["Decile", standing(decile)],
+      ...Object.entries(probabilities).map(([label, share]) => [`Probability ${label}`, share.toFixed(3)]),
+      ["Entropy", entropy == null ? "not known" : `${entropy.toFixed(3)} nats`],
+      ["Regions", regions || "none"],
+    ]), toldControls(state.films[index], image)),
+    card("Warnings", warnings.length ? reasons(warnings) : make("p", { className: "small" }, "None.")),
+  ];
+}
+
+function provenance({ model, request_id: request, timings_ms: timings }) {
+  const spent = Object.entries(timings).map(([work, ms]) => `${work} ${Math.round(ms)} ms`).join(", ");
+  return card("Model", facts([["Id", model.id], ["Architecture", model.architecture], ["Time", spent]]),
+    make("details", {}, make("summary", {}, "Digests and request"), facts([
+      ["Weights", model.weights_sha256], ["Preprocessing", model.preprocess_digest], ["Request", request]])));
+}
+
+function showReport() {
+  const { answer, selected } = state;
+  const open = $("answer").querySelector("details")?.open ?? false;
+  const focused = $("answer").contains(document.activeElement) ? document.activeElement.id : "";
+  $("answer").replaceChildren(
+    ...(answer.exam ? [judgement("Exam", answer.exam, "exam"), examTable(answer)] : []),
+    judgement(name(selected), answer.images[selected], "film"), ...filmDetails(selected), provenance(answer));
+  $("answer").firstElementChild.classList.add("first");
+  $("answer").querySelector("details").open = open;
+  if (focused) $(focused)?.focus();
+}
+
+function showAnswer() {
+  $("notice").textContent = state.answer.notice;
+  showStrip();
+  showFilm();
+  showReport();
+  progress("Loading the picture");
+}
+
+function showError(error) {
+  progress("");
+  const known = error instanceof Refusal;
+  const film = known && error.index != null ? `Film ${error.index + 1} of ${state.films.length}: ` : "";
+  const titles = { 4: "The server refused this", 5: "The server could not answer" };
+  const title = (known && titles[Math.floor(error.status / 100)]) || "No answer could be shown";
+  const code = known ? [error.status, error.code].filter(Boolean).join(" ") : "no_answer";
+  const message = known ? error.message : `The server did not answer as expected (${error.name}).`;
+  $("error").replaceChildren(make("div", { className: "failure" }, make("h2", {}, title),
+    make("p", {}, film + message), make("p", {}, make("code", { id: "error-code" }, code)),
+    make("button", { type: "button", onclick: read }, "Try again")));
+  if (state.answer) return; // the scores stand: only a picture is missing
+  $("answer").replaceChildren();
+  hideFilms();
+}
+
+for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("files").click();
+$("files").onchange = ({ target }) => { choose(target.files); target.value = ""; };
+$("clear").onclick = () => { clear(); $("empty").querySelector("button").focus(); };
+for (const id of ["overlay", "opacity", "regions", "pixels"]) $(id).oninput = layout;
+for (const button of document.querySelectorAll("input[name=point]")) {
+  button.onchange = () => { if (state.films.length) read(); };
+}
+addEventListener("resize", layout);
+addEventListener("dragover", (event) => { event.preventDefault(); $("stage").classList.add("over"); });
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("stage").classList.remove("over"); });
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("stage").classList.remove("over");
+  choose(event.dataTransfer.files);
+});

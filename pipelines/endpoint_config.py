@@ -1,0 +1,71 @@
+"""EndpointConfig: how the registered model is served, at once or through a queue (async inference), or both."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from processing.errors import ConfigError
+
+ASYNC_SUFFIX = "-async"
+LONGEST_NAME = 40
+
+
+class EndpointMode(StrEnum):
+    """How an endpoint is asked."""
+
+    REALTIME = "realtime"
+    """InvokeEndpoint: images up to 6 MB, an answer within 60 seconds."""
+    ASYNC = "async"
+    """InvokeEndpointAsync: whole exams up to 1 GB, which SageMaker itself reads from S3 and hands to the container."""
+    BOTH = "both"
+    """Two endpoints of one model, the second one's name ending in `-async`."""
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """The endpoint that answers with the registered model."""
+
+    name: str = "mammopipe"
+    instance_type: str = "ml.m5.large"
+    instance_count: int = 1
+    mode: EndpointMode = EndpointMode.REALTIME
+    """At once, through a queue, or both."""
+    async_concurrent: int = 2
+    """Requests that SageMaker hands to one async instance at a time."""
+    async_max_bytes: int = 2**30
+    """Bytes of a request's body that an async container takes; SageMaker's own limit is 1 GB."""
+    async_max_seconds: int = 840
+    """Seconds that an async container works on a request; SageMaker gives up after 900 unless a request says else."""
+    async_success_topic: str = ""
+    """ARN of the SNS topic that hears of each result; empty: none does."""
+    async_error_topic: str = ""
+    """ARN of the SNS topic that hears of each failure; empty: none does."""
+
+    def __post_init__(self) -> None:
+        """Refuse what SageMaker would refuse, and limits under which no request could be answered."""
+        for name, low, high in (("async_concurrent", 1, 1000), ("async_max_bytes", 1, 2**30),
+                                ("async_max_seconds", 1, 3600)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"endpoint.{name}={value}: {low} to {high}")
+        for name in ("async_success_topic", "async_error_topic"):
+            value = getattr(self, name)
+            if value and re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w.-]+", value) is None:
+                raise ConfigError(f"endpoint.{name}={value!r}: an ARN as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty")
+        if self.mode is EndpointMode.BOTH and len(self.async_name) > LONGEST_NAME:
+            raise ConfigError(f"endpoint.name={self.name!r}: {self.async_name} is longer than {LONGEST_NAME} letters")
+
+    @property
+    def async_name(self) -> str:
+        """Name of the endpoint with async inference."""
+        return f"{self.name}{ASYNC_SUFFIX}" if self.mode is EndpointMode.BOTH else self.name
+
+    @property
+    def async_environment(self) -> Mapping[str, str]:
+        """The limits of an async container: those of a real-time one are for bodies of 6 MB and 60 seconds."""
+        return {
+            "MAMMOPIPE_MAX_BYTES": str(self.async_max_bytes),
+            "MAMMOPIPE_MAX_SECONDS": str(self.async_max_seconds),
+            "MAMMOPIPE_MAX_WAITING": str(max(8, self.async_concurrent)),
+        }

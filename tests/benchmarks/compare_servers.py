@@ -1,0 +1,172 @@
+"""The server against TorchServe and SageMaker's multi-model-server: same model, same work, same processes and threads.
+
+They need Java 17 and an environment with this project and them:
+
+    python -m venv peers
+    peers/bin/pip install -e '.[inference]' torchserve==0.12.0 \
+        multi-model-server==1.1.11 sagemaker-inference==1.10.1
+    python -m tests.benchmarks.compare_servers peers [--rounds 10] [--engine auto|torch]
+
+A JSON list on stdout. All three run throughout; they take turns within each round, and who is idle computes nothing.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.serving import ROOT, Client, film, free_port, memory, save_model, server, together
+
+COMMAND = "python -m tests.benchmarks.compare_servers VENV"
+CLIENTS, WORKERS, SPELL_SECONDS, PATIENCE_SECONDS = 8, 2, 4.0, 180.0
+Place = tuple[int, str, int]
+"""Port, path and process of a server."""
+
+
+def variables(venv: Path, model: Path, folder: Path) -> dict[str, str]:
+    """Return the environment of a peer: one thread a worker, this tree's handlers.
+
+    Each needs a temporary folder of its own: both keep their process id there under the same name.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(model),
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}", "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
+            "TMPDIR": str(folder), "TEMP": str(folder)}
+
+
+def low_port() -> int:
+    """Return a free port that multi-model-server accepts: it refuses those above 32767."""
+    for port in range(20_000, 32_768):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise SystemExit("no port between 20000 and 32767 is free")
+
+
+def config(folder: Path, **values: object) -> Path:
+    """Write a server's properties."""
+    path = folder / "server.properties"
+    path.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    return path
+
+
+@contextmanager
+def peer(command: list[str], folder: Path, environment: dict[str, str], port: int, path: str) -> Iterator[Place]:
+    """Run a peer until it has answered the film."""
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out,
+                                   start_new_session=True)
+    try:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not _answers(port, path):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit(f"{command[0]} does not answer:\n{log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        yield port, path, process.pid
+    finally:
+        # The command is only what starts the server, and its workers: the group is what ends.
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        return Client(port, path).ask(film())[0] == 200
+    except OSError:
+        return False
+
+
+def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
+    """Start TorchServe."""
+    folder.mkdir()
+    environment, port = variables(venv, model, folder), free_port()
+    # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
+    model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
+    with zipfile.ZipFile(folder / "film.mar", "w") as archive:
+        archive.write(ROOT / "tests" / "benchmarks" / "peer_handlers.py", "peer_handlers.py")
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model_facts}))
+    properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
+                        management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
+                        metrics_address=f"http://127.0.0.1:{free_port()}", disable_system_metrics="true",
+                        grpc_inference_port=free_port(), grpc_management_port=free_port())
+    command = [str(venv / "bin/torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth",
+               "--model-store", str(folder), "--models", "film=film.mar", "--ts-config", str(properties)]
+    return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
+
+
+def multi_model_server(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
+    """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
+    folder.mkdir()
+    environment, port = variables(venv, model, folder), low_port()
+    properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
+                        management_address=f"http://127.0.0.1:{port + 1}", job_queue_size=100,
+                        decode_input_request="false", load_models="ALL",
+                        default_service_handler="peer_handlers:mms")
+    command = [str(venv / "bin/multi-model-server"), "--start", "--foreground", "--mms-config", str(properties),
+               "--model-store", "/", "--models", f"film={model}"]
+    return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
+
+
+def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]]:
+    """Return each server's p50 in ms for one client, requests a second for eight, and MiB."""
+    body = film()
+    one: dict[str, list[float]] = {name: [] for name in places}
+    many: dict[str, list[float]] = {name: [] for name in places}
+    for _ in range(rounds):
+        for name, (port, path, _) in places.items():
+            client = Client(port, path)
+            one[name] += [1000 * client.ask(body)[1] for _ in range(10)][1:]
+            replies = together(port, CLIENTS, SPELL_SECONDS, body, path)
+            assert all(status == 200 for status, _ in replies), name
+            many[name].append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
+    return {name: {"p50_ms": statistics.median(one[name]), "per_second": statistics.median(many[name]),
+                   "mib": memory(place[2])[0]} for name, place in places.items()}
+
+
+def rows(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Return the figures of the table."""
+    def row(name: str, value: float, bar: float, better: str, key: str) -> dict[str, Any]:
+        return {"name": name, "value": round(value, 4), "unit": "x", "bar": bar, "better": better,
+                "peers": {peer: round(each[key], 4) for peer, each in found.items()}, "command": COMMAND}
+
+    ours, others = found["server"], [each for name, each in found.items() if name != "server"]
+    return [
+        row("one client: p50, times the faster peer's", ours["p50_ms"] / min(each["p50_ms"] for each in others), 1.0,
+            "lower", "p50_ms"),
+        row("8 clients: throughput, times the faster peer's",
+            ours["per_second"] / max(each["per_second"] for each in others), 1.3, "higher", "per_second"),
+        row("memory, times the smaller peer's", ours["mib"] / min(each["mib"] for each in others), 1.0, "lower", "mib"),
+    ]
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("venv", type=Path)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        base, venv = Path(name), options.venv.resolve()
+        engine = save_model(base / "model", export=options.engine == "auto")
+        print(f"engine: {engine}", file=sys.stderr)
+        port, process, _ = stack.enter_context(server(base, MAMMOPIPE_WORKERS=str(WORKERS)))
+        places = {"server": (port, "/invocations", process),
+                  "torchserve": torchserve(stack, venv, base / "torchserve", base / "model"),
+                  "multi_model_server": multi_model_server(stack, venv, base / "mms", base / "model")}
+        print(json.dumps(rows(measure(places, options.rounds)), indent=2))
+
+
+if __name__ == "__main__":
+    main()

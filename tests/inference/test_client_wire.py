@@ -1,0 +1,229 @@
+"""What the client sends, how it tries again and when it gives up, against a container that says what it is told to."""
+
+import base64
+import io
+import json
+import random
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from inference import client as module
+from inference.client import (
+    DeadlineError,
+    EndpointBusyError,
+    EndpointFaultError,
+    EndpointUnreachableError,
+    ExamImage,
+    MammographyClient,
+    RequestRefusedError,
+)
+from inference.client_body import JSON_TYPE, ZIP_TYPE
+from inference.task import ExamType
+from processing.errors import ConfigError
+from tests.standin import Answering, container, image_json
+
+PGM = b"P5\n2 1\n255\n\x01\x02"
+PNG = b"\x89PNG\r\n\x1a\n rest"
+DICOM = bytes(128) + b"DICM rest"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Answering]:
+    with container() as answering:
+        yield answering
+
+
+def client_of(endpoint: Answering, **options: Any) -> MammographyClient:
+    return MammographyClient("breast", endpoint_url=endpoint.url, **{"backoff_seconds": 0.001} | options)
+
+
+def test_an_image_goes_out_with_its_type_its_options_and_an_inference_id(endpoint: Answering) -> None:
+    client_of(endpoint).predict(PGM, laterality="R", operating_point="specificity", heatmap=True, target="benign")
+    path, headers, body = endpoint.requests[0]
+    assert (path, body) == ("/endpoints/breast/invocations", PGM)
+    assert (headers["content-type"], headers["accept"]) == ("image/x-portable-graymap", "application/json")
+    assert headers["x-amzn-sagemaker-custom-attributes"] == (
+        "laterality=R,operating_point=specificity,heatmap=true,target=benign")
+    assert len(headers["x-amzn-sagemaker-inference-id"]) == 36
+
+
+def test_an_exam_of_which_nothing_is_said_is_a_zip_in_its_order_without_names(
+    endpoint: Answering, tmp_path: Path
+) -> None:
+    (tmp_path / "DOE^JANE.dcm").write_bytes(DICOM)
+    client_of(endpoint).predict_exam([tmp_path / "DOE^JANE.dcm", PGM, PNG], operating_point="sensitivity")
+    _, headers, body = endpoint.requests[0]
+    assert headers["content-type"] == "application/zip"
+    assert headers["x-amzn-sagemaker-custom-attributes"] == "operating_point=sensitivity"
+    archive = zipfile.ZipFile(io.BytesIO(body))
+    assert archive.namelist() == ["000.dcm", "001.pgm", "002.png"] == sorted(archive.namelist())
+    assert [archive.read(name) for name in archive.namelist()] == [DICOM, PGM, PNG]
+    client_of(endpoint).predict_exam([DICOM, PGM, PNG], operating_point="sensitivity")
+    assert endpoint.requests[1][2] == body, "the same exam must give the same bytes"
+
+
+def test_a_side_or_view_that_is_given_reaches_the_server(endpoint: Answering) -> None:
+    client_of(endpoint).predict_exam([ExamImage(PGM, "L", "CC"), ExamImage(PNG, laterality="R"), DICOM])
+    _, headers, body = endpoint.requests[0]
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body) == {"images": [
+        {"laterality": "L", "view": "CC", "data": base64.b64encode(PGM).decode()},
+        {"laterality": "R", "data": base64.b64encode(PNG).decode()},
+        {"data": base64.b64encode(DICOM).decode()},
+    ]}
+
+
+def test_both_forms_of_an_exam_are_what_the_server_reads() -> None:
+    assert (ZIP_TYPE, JSON_TYPE) == (ExamType.ZIP, ExamType.JSON)
+
+
+def test_s3_objects_are_named_to_a_container_that_may_fetch_them(endpoint: Answering) -> None:
+    client_of(endpoint, container_reads_s3=True).predict_exam(["s3://films/a.dcm", PGM])
+    images = json.loads(endpoint.requests[0][2])["images"]
+    assert images == [{"s3_uri": "s3://films/a.dcm"}, {"data": base64.b64encode(PGM).decode()}]
+
+
+def test_an_exam_needs_images_of_known_types(endpoint: Answering) -> None:
+    with pytest.raises(RequestRefusedError, match="no_images"):
+        client_of(endpoint).predict_exam([])
+    for images in ([PGM, b"no film"], [PGM, ExamImage(b"no film", "L")]):
+        with pytest.raises(RequestRefusedError, match="unsupported_type: image 1 is none of"):
+            client_of(endpoint).predict_exam(images)
+    assert endpoint.requests == []
+
+
+def test_dicom_results_are_asked_for(endpoint: Answering) -> None:
+    client = client_of(endpoint)
+    assert client.dicom_report(DICOM) == b"DICOM "
+    assert client.dicom_report([DICOM, DICOM]) == b"DICOM "
+    assert client.dicom_overlay(DICOM, target="malignant") == b"DICOM target=malignant,result=overlay"
+    assert client.overlay(PGM) == b"\x89PNG overlay"
+    kinds = [headers["content-type"] for _, headers, _ in endpoint.requests]
+    assert kinds == ["application/dicom", "application/zip", "application/dicom", "image/x-portable-graymap"]
+
+
+def test_the_image_that_is_the_reason_is_named(endpoint: Answering) -> None:
+    endpoint.refuse(422, "not_a_mammogram", "it is a photograph", image=1)
+    with pytest.raises(RequestRefusedError) as caught:
+        client_of(endpoint).predict_exam([PGM, PGM])
+    assert (caught.value.code, caught.value.status, caught.value.detail) == ("not_a_mammogram", 422, {"image": 1})
+    assert len(endpoint.requests) == 1, "a refusal is not sent again"
+
+
+def test_busy_is_tried_again(endpoint: Answering) -> None:
+    for _ in range(3):
+        endpoint.refuse(503, "worker_lost", "try again")
+    assert client_of(endpoint, attempts=4).predict(PGM).malignancy_score == 70.0
+    assert len(endpoint.requests) == 4
+    assert len({headers["x-amzn-sagemaker-inference-id"] for _, headers, _ in endpoint.requests}) == 1
+
+
+def test_busy_is_told_when_no_attempt_is_left(endpoint: Answering) -> None:
+    for _ in range(2):
+        endpoint.refuse(503, "busy", "try again")
+    with pytest.raises(EndpointBusyError) as caught:
+        client_of(endpoint, attempts=2).predict(PGM)
+    assert (caught.value.code, caught.value.status) == ("busy", 503)
+
+
+@pytest.mark.parametrize(("status", "code"), [(500, "internal"), (504, "time_limit")])
+def test_a_fault_of_the_server_is_not_tried_again(endpoint: Answering, status: int, code: str) -> None:
+    endpoint.refuse(status, code, "a fault")
+    with pytest.raises(EndpointFaultError, match=code):
+        client_of(endpoint).predict(PGM)
+    assert len(endpoint.requests) == 1
+
+
+def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> None:
+    endpoint.replies = [(200, b"<html>"), (200, b"[]"), (502, b"<html>")]
+    for message in ("no JSON", "schema_version=None", "no error of this server"):
+        with pytest.raises(EndpointFaultError, match=message):
+            client_of(endpoint).predict(PGM)
+
+
+def test_the_deadline_ends_a_request_that_hangs(endpoint: Answering) -> None:
+    endpoint.gate.clear()
+    with pytest.raises((DeadlineError, EndpointUnreachableError)):
+        client_of(endpoint, deadline_seconds=0.3).predict(PGM)
+
+
+def test_the_deadline_ends_the_waiting_between_attempts(
+    endpoint: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.refuse(503, "busy", "try again")
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    with pytest.raises(DeadlineError, match="no answer within 5 seconds; the last error: busy: try again"):
+        client_of(endpoint, deadline_seconds=5, backoff_seconds=20).predict(PGM)
+    assert len(endpoint.requests) == 1
+
+
+def test_the_waits_are_random_and_their_bound_doubles(endpoint: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds: list[float] = []
+    monkeypatch.setattr(random, "uniform", lambda low, high: bounds.append(high) or low)
+    for _ in range(4):
+        endpoint.refuse(503, "busy", "try again")
+    client_of(endpoint, backoff_seconds=0.5).predict(PGM)
+    assert bounds == [0.5, 1.0, 2.0, 4.0]
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stubber, MammographyClient]]:
+    """A client whose calls never leave: what AWS itself would answer is told to botocore's stubber."""
+    runtime = boto3.client("sagemaker-runtime", region_name="eu-west-1", aws_access_key_id="a",
+                           aws_secret_access_key="b")
+    monkeypatch.setattr(module, "_runtime", lambda *_: runtime)
+    with Stubber(runtime) as stubber:
+        yield stubber, MammographyClient("breast", backoff_seconds=0)
+
+
+@pytest.mark.parametrize(("code", "status"), [
+    ("ThrottlingException", 400), ("ServiceUnavailable", 503), ("ModelNotReadyException", 429),
+    ("InternalFailure", 500),
+])
+def test_throttling_and_faults_of_aws_are_tried_again(
+    stubbed: tuple[Stubber, MammographyClient], code: str, status: int
+) -> None:
+    stubber, client = stubbed
+    stubber.add_client_error("invoke_endpoint", code, "Rate exceeded", http_status_code=status)
+    body = {"Body": io.BytesIO(image_json()), "ContentType": "application/json"}
+    stubber.add_response("invoke_endpoint", body)
+    assert client.predict(PGM).decile == 9
+    stubber.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("code", ["ValidationError", "AccessDeniedException", "ExpiredTokenException"])
+def test_what_trying_again_cannot_mend_is_told_at_once(
+    stubbed: tuple[Stubber, MammographyClient], code: str
+) -> None:
+    stubber, client = stubbed
+    stubber.add_client_error("invoke_endpoint", code, "Endpoint breast of account 1\nnot found.", http_status_code=400)
+    with pytest.raises(EndpointUnreachableError) as caught:
+        client.predict(PGM)
+    assert str(caught.value) == f"{code}: Endpoint breast of account 1 not found."
+
+
+def test_no_connection_is_tried_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(random, "uniform", lambda low, high: waits.append(high) or 0)
+    with pytest.raises(EndpointUnreachableError, match="unreachable"):
+        MammographyClient("breast", endpoint_url="http://127.0.0.1:9", attempts=3).predict(PGM)
+    assert len(waits) == 2
+
+
+@pytest.mark.parametrize("options", [
+    {"attempts": 0}, {"backoff_seconds": -1}, {"deadline_seconds": 0}, {"delivery": module.Delivery.ASYNC}])
+def test_a_client_that_could_not_work_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        MammographyClient("breast", **options)
+
+
+def test_a_large_body_needs_uploads() -> None:
+    with pytest.raises(RequestRefusedError, match=r"6291456.*uploads") as caught:
+        MammographyClient("breast", region="eu-west-1").predict(PGM + bytes(6_291_456))
+    assert caught.value.status == 413

@@ -1,0 +1,249 @@
+"""The page of the local server, in a real browser against the real server."""
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+
+from inference import demo
+from processing.phantom import write_rsna_tree
+from tests.inference.conftest import REPOSITORY, Server, poll, start
+
+PERSON = "DOE^JANE"
+DROP = """(files) => {
+  const held = new DataTransfer();
+  for (const [name, text] of files) {
+    held.items.add(new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], name));
+  }
+  return held;
+}"""
+
+
+@pytest.fixture(scope="module")
+def local(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = start(base, tmp_path_factory.mktemp("demo"), MAMMOPIPE_DEMO="true", MAMMOPIPE_WORKERS="1")
+    poll(lambda: server.ping() == 200)
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The DICOMs of a phantom's exam, with a name in them."""
+    folder = tmp_path_factory.mktemp("exam")
+    write_rsna_tree(folder, patients=1, height=400)
+    films = []
+    for path in sorted(folder.rglob("*.dcm")):
+        dataset, stream = pydicom.dcmread(path), BytesIO()
+        dataset.PatientName = PERSON
+        dataset.save_as(stream)
+        films.append(stream.getvalue())
+    return films
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on the PATH: the page is tried in a real browser only")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """The page in a browser context of its own, and all that it said and asked for."""
+
+    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[Any] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request))
+        self.page.goto(url)
+
+    def drop(self, *files: bytes, name: str = "DOE^JANE.dcm") -> Any:
+        """Drop files on the page and return the server's first answer, once all is shown."""
+        packed = [[name, base64.b64encode(data).decode()] for data in files]
+        held = self.page.evaluate_handle(DROP, packed)
+        with self.page.expect_response("**/invocations*") as answer:
+            self.page.dispatch_event("#stage", "drop", {"dataTransfer": held})
+        self.settle()
+        return answer.value.json()
+
+    def settle(self) -> None:
+        self.page.wait_for_selector("#progress:empty", state="attached")
+
+    def text(self, selector: str) -> str:
+        return str(self.page.inner_text(selector))
+
+    def picture(self) -> NDArray[np.uint8]:
+        """Return what the viewer shows of the film, as colours."""
+        shown = cv2.imdecode(np.frombuffer(self.page.locator("#film").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+        return np.asarray(shown, np.uint8)
+
+
+@pytest.fixture
+def visit(browser: Any, local: Server) -> Iterator[Callable[..., Visit]]:
+    """Return a function that opens the page; afterwards, that it asked its own server only and stored nothing."""
+    visits: list[Visit] = []
+
+    def opened(**settings: Any) -> Visit:
+        visits.append(Visit(browser, local.url, **settings))
+        return visits[-1]
+
+    yield opened
+    for one in visits:
+        assert not [request.url for request in one.asked if not request.url.startswith((local.url, "blob:", "data:"))]
+        assert one.context.storage_state() == {"cookies": [], "origins": []}
+        one.context.close()
+
+
+def colourful(picture: NDArray[np.uint8]) -> float:
+    """Return the share of pixels that are not grey."""
+    spread = picture.max(axis=2).astype(int) - picture.min(axis=2)
+    return float((spread > 24).mean())
+
+
+def test_one_document_holds_everything_and_its_policy_fits() -> None:
+    page = demo.page()
+    assert not re.search(r"(?:src|href)=\"(?!data:,)|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", page)
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        content = re.search(f"<{tag}>(.*)</{tag}>", page, re.DOTALL)
+        assert content is not None and len(content[1]) > 1000
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in demo.policy()
+
+
+def test_the_page_is_there_for_the_demo_only(local: Server, server: Server) -> None:
+    reply = local.request("GET", "/")
+    assert (reply.status, reply.headers["content-security-policy"]) == (200, demo.policy())
+    assert b"research use only: not for diagnosis" in reply.body
+    assert server.request("GET", "/").status == 404
+
+
+def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
+    environment = {**os.environ, "MAMMOPIPE_BASE": str(base), "MAMMOPIPE_HOST": "0.0.0.0"}
+    ended = subprocess.run([sys.executable, "-m", "inference.server", "--demo"], cwd=REPOSITORY, env=environment,
+                           capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
+
+
+def test_the_film_alone_is_a_picture_and_nothing_else(local: Server, films: Any) -> None:
+    reply = local.invoke(films.pgm, path="/invocations?overlay=none", Accept="image/png")
+    film = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(film, (films.pixels >> 8).astype(np.uint8))
+    refused = local.invoke(films.pgm, path="/invocations?overlay=none")
+    assert (refused.status, refused.code) == (400, "bad_option")
+
+
+def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    answer = page.drop(films.pgm, name="film.pgm")
+    assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
+    refer = answer["referral"]["refer"]
+    assert page.text("#film-verdict") == ("Refer to reader" if refer else "Suspicious")
+    for warning in (*answer["warnings"], *answer["referral"]["reasons"]):
+        assert warning["message"] in page.text("#answer")
+    assert answer["model"]["id"] in page.text("#answer")
+    assert page.page.is_visible("text=research use only: not for diagnosis")
+    assert page.page.locator("#boxes rect").count() == len(answer["heatmap"]["regions"]) > 0
+    warm = colourful(page.picture())
+    page.page.uncheck("#overlay")
+    page.page.uncheck("#regions")
+    assert warm > 0.002 and colourful(page.picture()) == 0
+    assert page.said == []
+
+
+def test_the_film_without_heat_is_the_film(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    page.drop(films.png, name="film.png")
+    for control in ("#overlay", "#regions"):
+        page.page.uncheck(control)
+    page.page.check("#pixels")
+    rows, columns = films.pixels.shape
+    shown = page.picture()[:rows, :columns, 0]
+    assert np.array_equal(shown, (films.pixels >> 8).astype(np.uint8))
+
+
+def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+    page = visit()
+    answer = page.drop(exam[0])
+    assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
+    assert page.page.evaluate("document.getElementById('picture').naturalWidth") == answer["image"]["columns"]
+    assert PERSON not in page.page.content()
+    names = [request.url + repr(request.headers) for request in page.asked]
+    assert not [name for name in names if "DOE" in name]
+    assert page.said == []
+
+
+def test_an_exam_shows_breasts_films_and_the_chosen_point(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+    page = visit()
+    answer = page.drop(*exam)
+    assert float(page.text("#exam-score")) == pytest.approx(answer["exam"]["malignancy_score"], abs=0.051)
+    assert page.page.locator("#levels tbody tr").count() == len(exam) + len(answer["breasts"])
+    assert page.page.locator("#strip img").count() == len(exam)
+    page.page.locator("#strip input").first.focus()
+    page.page.keyboard.press("ArrowDown")
+    assert float(page.text("#film-score")) == pytest.approx(answer["images"][1]["malignancy_score"], abs=0.051)
+    with page.page.expect_response("**/invocations*") as again:
+        page.page.check("input[value=specificity]")
+    page.settle()
+    assert again.value.json()["images"][0]["decision"]["operating_point"] == "specificity"
+    sent = [request.post_data_buffer or b"" for request in page.asked]
+    assert not [body for body in sent if b"DOE^JANE.dcm" in body]
+    assert page.said == []
+
+
+def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], films: Any, exam: list[bytes]) -> None:
+    page = visit()
+    error = page.drop(b"this is no film", name="notes.txt")["error"]
+    assert page.page.get_attribute("#error", "role") == "alert"
+    assert error["message"] in page.text("#error") and page.text("#error-code") == f"415 {error['code']}"
+    error = page.drop(exam[0], b"P5 9 9 255 ")["error"]
+    assert error["message"] in page.text("#error") and "Film 2 of 2" in page.text("#error")
+    page.drop(films.pgm)
+    assert page.text("#error") == "" and page.page.is_visible("#film-score")
+    assert [line for line in page.said if "Failed to load resource" not in line] == []
+
+
+def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    page.drop(films.pgm)
+    reached = set()
+    for _ in range(25):
+        page.page.keyboard.press("Tab")
+        reached.add(page.page.evaluate("document.activeElement.id || document.activeElement.name"))
+    assert {"frame", "overlay", "opacity", "regions", "pixels", "clear", "point", "told-laterality"} <= reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window_needs_no_sideways_scrolling(
+    visit: Callable[..., Visit], exam: list[bytes], scheme: str
+) -> None:
+    page = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page.drop(*exam[:2])
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    notice = page.page.locator("#notice").bounding_box()
+    assert notice is not None and 0 <= notice["y"] < 100  # it stays in sight

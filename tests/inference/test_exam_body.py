@@ -1,0 +1,296 @@
+import base64
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from inference.errors import BadBodyError, RequestError, TooLargeError, UnsupportedTypeError, UnusableImageError
+from inference.exam_body import Parcel, unpack
+from inference.limits import HandlerLimits
+from inference.schema import RequestOptions
+from inference.task import Task
+from processing.errors import ConfigError
+from processing.records import Laterality, View
+
+PGM, JSON, ZIP = "image/x-portable-graymap", "application/json", "application/zip"
+FORM = 'multipart/form-data; boundary="cut here"'
+LIMITS = HandlerLimits(max_views=3, max_bytes=2000, expansion=2)
+FILES = [b"P5 first", b"\x89PNG\r\n\x1a\n second", bytes(128) + b"DICM third"]
+
+
+def zipped(files: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", method) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+def form(files: Sequence[bytes], *, head: str = 'Content-Disposition: form-data; name="f"; filename="x"') -> bytes:
+    parts = b"".join(b"--cut here\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for data in files)
+    return parts + b"--cut here--\r\n"
+
+
+def listed(images: Any, **more: Any) -> bytes:
+    return json.dumps({"images": images, **more}).encode()
+
+
+def encoded(files: Sequence[bytes]) -> list[dict[str, str]]:
+    return [{"data": base64.b64encode(data).decode()} for data in files]
+
+
+def files_of(parcel: Parcel) -> list[bytes]:
+    return [source.data for source in parcel.sources]
+
+
+def refused(content_type: str, body: bytes, limits: HandlerLimits = LIMITS) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        unpack(content_type, body, limits)
+    return caught.value
+
+
+def test_one_image_is_the_body() -> None:
+    parcel = unpack(PGM + "; q=1", FILES[0], LIMITS)
+    assert files_of(parcel) == FILES[:1] and not parcel.is_exam
+
+
+@pytest.mark.parametrize(("content_type", "body"), [
+    (JSON, listed(encoded(FILES))), (FORM, form(FILES)),
+    (ZIP, zipped(list(zip(["a/2.dcm", "a/1.dcm", "b.dcm"], [FILES[1], FILES[0], FILES[2]], strict=True)))),
+    (ZIP, zipped(list(zip("abc", FILES, strict=True)), zipfile.ZIP_STORED)),
+])
+def test_images_of_an_exam_come_in_order(content_type: str, body: bytes) -> None:
+    parcel = unpack(content_type, body, LIMITS)
+    assert parcel.is_exam and files_of(parcel) == FILES
+
+
+def test_json_says_side_view_and_options() -> None:
+    images = [{**image, "laterality": "L", "view": "MLO"} for image in encoded(FILES[:1])]
+    parcel = unpack(JSON, listed(images, options={"heatmap": True, "operating_point": "specificity"}), LIMITS)
+    assert (parcel.sources[0].laterality, parcel.sources[0].view) == (Laterality.LEFT, View.MLO)
+    assert parcel.options == RequestOptions(heatmap=True, operating_point="specificity")
+    assert parcel.options.model_fields_set == {"heatmap", "operating_point"}
+
+
+@pytest.mark.parametrize(("body", "code", "named"), [
+    (b"{", "bad_json", "JSON"), (b"[]", "bad_json", "object"), (b"\xff", "bad_json", ""), (b"", "bad_json", ""),
+    (listed([]), "bad_json", "images"), (b"{}", "bad_json", "images"), (b"[" * 100_000, "bad_json", ""),
+    (listed([{}]), "bad_json", "exactly one"),
+    (listed([{"data": "", "s3_uri": "s3://a/b"}]), "bad_json", "exactly one"),
+    (listed([{"data": "", "colour": "red"}]), "bad_json", "images.0.colour"),
+    (listed([{"data": "", "view": "sideways"}]), "bad_json", "images.0.view"),
+    (listed([{"data": "a"}]), "bad_base64", "base64"), (listed([{"data": "YQ==\n"}]), "bad_base64", "base64"),
+    (listed([{"data": "é"}]), "bad_base64", "base64"),
+    (listed(encoded(FILES), options={"speed": 9}), "bad_json", "options.speed"),
+    (listed(encoded(FILES), patient="x"), "bad_json", "patient"),
+])
+def test_bad_json_is_refused_by_name(body: bytes, code: str, named: str) -> None:
+    error = refused(JSON, body)
+    assert isinstance(error, BadBodyError) and error.code == code and named in error.message
+
+
+def test_a_refusal_does_not_repeat_what_was_sent() -> None:
+    error = refused(JSON, listed([{"data": "", "view": "DOE^JANE"}]))
+    assert "JANE" not in error.message
+
+
+def test_s3_is_refused_where_no_prefix_is_allowed() -> None:
+    error = refused(JSON, listed([*encoded(FILES[:1]), {"s3_uri": "s3://bucket/key"}]))
+    assert (error.status, error.code, error.detail) == (403, "s3_not_allowed", {"image": 1})
+
+
+@pytest.mark.parametrize("content_type", [JSON, FORM, ZIP])
+def test_an_image_that_is_there_twice_is_refused(content_type: str) -> None:
+    twice = [FILES[0], FILES[1], FILES[0]]
+    bodies = {JSON: listed(encoded(twice)), FORM: form(twice), ZIP: zipped(list(zip("abc", twice, strict=True)))}
+    error = refused(content_type, bodies[content_type])
+    assert isinstance(error, UnusableImageError) and (error.code, error.detail) == ("duplicate_image", {"image": 2})
+
+
+@pytest.mark.parametrize("content_type", [JSON, FORM, ZIP])
+def test_more_views_than_the_limit_are_refused(content_type: str) -> None:
+    many = [b"P5 %d" % index for index in range(4)]
+    bodies = {JSON: listed(encoded(many)), FORM: form(many), ZIP: zipped(list(zip("abcd", many, strict=True)))}
+    error = refused(content_type, bodies[content_type])
+    assert isinstance(error, TooLargeError) and error.code == "too_many_views"
+
+
+@pytest.mark.parametrize(("content_type", "make"), [
+    (JSON, lambda data: listed(encoded([data]))), (FORM, lambda data: form([data])),
+    (ZIP, lambda data: zipped([("a", data)])), ("image/png", lambda data: data),
+])
+def test_a_large_image_is_refused(content_type: str, make: Callable[[bytes], bytes]) -> None:
+    assert files_of(unpack(content_type, make(bytes(2000)), LIMITS)) == [bytes(2000)]
+    assert refused(content_type, make(bytes(2001))).code == "too_large"
+
+
+def test_images_that_are_too_large_together_are_refused() -> None:
+    many = [bytes([index]) * 1800 for index in range(3)]
+    assert refused(ZIP, zipped(list(zip("abc", many, strict=True)))).code == "too_large"
+    assert refused(JSON, listed(encoded(many))).code == "too_large"
+
+
+# --- zip
+
+
+def test_what_systems_add_to_an_archive_is_passed_over() -> None:
+    files = [("exam/", b""), ("exam/1.dcm", FILES[0]), ("__MACOSX/exam/._1.dcm", b"x"), ("exam/.DS_Store", b"y")]
+    assert files_of(unpack(ZIP, zipped(files), LIMITS)) == FILES[:1]
+
+
+def test_an_archive_without_images_is_refused() -> None:
+    assert refused(ZIP, zipped([("exam/", b"")])).code == "no_images"
+    assert refused(ZIP, zipped([])).code == "no_images"
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "a\\b"])
+def test_names_that_lead_outside_are_refused(name: str) -> None:
+    assert refused(ZIP, zipped([(name, FILES[0])])).code == "bad_zip"
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_is_there_twice_is_refused() -> None:
+    assert "twice" in refused(ZIP, zipped([("a", FILES[0]), ("a", FILES[1])])).message
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_deflate_is_read(method: int) -> None:
+    assert "deflate" in refused(ZIP, zipped([("a", FILES[0])], method)).message
+
+
+def test_an_encrypted_file_is_refused() -> None:
+    body = bytearray(zipped([("a", FILES[0])]))
+    body[6] |= 1
+    body[body.index(b"PK\1\2") + 8] |= 1
+    assert "encrypted" in refused(ZIP, bytes(body)).message
+
+
+def test_a_bomb_is_refused_by_what_it_announces(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = zipped([("a", bytes(50_000_000))])
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("nothing may be unpacked")
+
+    monkeypatch.setattr(zlib, "decompressobj", never)
+    assert len(bomb) < 60_000 and refused(ZIP, bomb).code == "too_large"
+
+
+def test_a_bomb_that_announces_less_than_it_holds_is_cut_off() -> None:
+    body = bytearray(zipped([("a", bytes(50_000_000))]))
+    entry = body.index(b"PK\1\2")
+    for place in (22, entry + 24):
+        struct.pack_into("<I", body, place, 1000)
+    error = refused(ZIP, bytes(body))
+    assert (error.status, error.code) == (400, "bad_zip")
+
+
+def test_a_table_of_contents_that_is_too_long_is_not_listed() -> None:
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, 2**20 + 1, 0, 0)
+    assert refused(ZIP, bytes(2**20 + 1) + end).code == "too_many_views"
+
+
+@pytest.mark.parametrize("change", [
+    lambda body: body + b"more", lambda body: body[:-4], lambda body: body[40:], lambda body: b"",
+    lambda body: body[:-22] + b"PK\6\7" + bytes(16) + body[-22:],
+])
+def test_a_damaged_archive_is_refused(change: Callable[[bytes], bytes]) -> None:
+    assert refused(ZIP, change(zipped([("a", FILES[0])]))).code == "bad_zip"
+
+
+# --- multipart
+
+
+@pytest.mark.parametrize(("header", "body", "named"), [
+    ("multipart/form-data", form(FILES), "boundary"),
+    (FORM, form(FILES)[:-6], "no end"), (FORM, b"", "no end"), (FORM, b"something else", "told apart"),
+    (FORM, form(FILES, head='Content-Disposition: form-data; name="laterality"'), "no file"),
+    (FORM, form(FILES, head="X: y"), "no file"),
+    (FORM, form(FILES, head='Content-Disposition: form-data; filename="x"\r\nContent-Transfer-Encoding: base64'),
+     "Transfer-Encoding"),
+    ("multipart/form-data; boundary=" + "x" * 300, form(FILES), "told apart"),
+    ("multipart/form-data; boundary=é", form(FILES), ""),
+])
+def test_a_damaged_form_is_refused(header: str, body: bytes, named: str) -> None:
+    error = refused(header, body)
+    assert isinstance(error, BadBodyError) and error.code == "bad_multipart" and named in error.message
+
+
+def test_a_form_without_parts_is_refused() -> None:
+    assert refused(FORM, b"--cut here--\r\n").code in ("bad_multipart", "no_images")
+
+
+def test_the_type_of_an_image_and_of_a_part_is_checked() -> None:
+    assert isinstance(refused("image/png", FILES[0]), UnsupportedTypeError)
+    head = 'Content-Disposition: form-data; filename="x"\r\nContent-Type: image/png'
+    error = refused(FORM, form([FILES[1], FILES[0]], head=head))
+    assert (error.code, error.detail) == ("content_type_mismatch", {"image": 1})
+    assert refused("text/plain", b"").code == "unsupported_type"
+
+
+# --- whatever comes
+
+
+TYPES = st.sampled_from([JSON, FORM, ZIP, "multipart/form-data", PGM])
+VALID = {JSON: listed(encoded(FILES)), FORM: form(FILES), ZIP: zipped(list(zip("abc", FILES, strict=True)))}
+
+
+def survives(content_type: str, body: bytes) -> None:
+    try:
+        parcel = unpack(content_type, body, LIMITS)
+    except RequestError as error:
+        assert 400 <= error.status < 500
+        return
+    assert 1 <= len(parcel.sources) <= LIMITS.max_views
+    assert all(len(source.data) <= LIMITS.max_bytes for source in parcel.sources)
+
+
+@settings(max_examples=150, deadline=None)
+@given(TYPES, st.binary(max_size=300))
+@example(ZIP, b"PK\5\6" + bytes(18))
+def test_random_bytes_are_answered_or_refused(content_type: str, body: bytes) -> None:
+    survives(content_type, body)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.sampled_from(sorted(VALID)), st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=4),
+       st.integers(0, 60))
+def test_changed_bodies_are_answered_or_refused(kind: str, changes: list[tuple[int, bytes]], cut: int) -> None:
+    body = bytearray(VALID[kind])
+    for place, new in changes:
+        at = place % len(body)
+        body[at : at + len(new)] = new
+    survives(kind, bytes(body[: len(body) - cut] if cut < 30 else body))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9) | st.integers(),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+                        st.sampled_from(["images", "data", "s3_uri", "laterality", "view", "options", "x"]), inner),
+                    max_leaves=20))
+def test_any_json_is_answered_or_refused(value: Any) -> None:
+    survives(JSON, json.dumps(value).encode())
+    survives(JSON, listed([value]))
+
+
+# --- limits
+
+
+def test_limits_are_those_of_the_task() -> None:
+    task = Task("r", b"", RequestOptions(), "application/json", max_views=4, max_bytes=10, s3_prefix="s3://a/b")
+    assert HandlerLimits.of(task) == HandlerLimits(max_views=4, max_bytes=10, s3_prefix="s3://a/b")
+
+
+@pytest.mark.parametrize("values", [
+    {"max_views": 0}, {"max_bytes": 0}, {"expansion": 0}, {"s3_prefix": "a/b"}, {"s3_prefix": "s3://"},
+    {"s3_prefix": "s3:///b"},
+])
+def test_limits_without_sense_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        HandlerLimits(**values)

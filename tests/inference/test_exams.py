@@ -1,0 +1,153 @@
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference import exams, referral
+from inference.exams import ViewScore, combine_views
+from inference.schema import Decision, Finding, OperatingPoint, Reason, Referral, ReferralCode
+from inference.thresholds import Thresholds
+from processing.errors import ConfigError
+from processing.records import Laterality
+from training.levels import BreastRule, Level
+
+L, R = Laterality.LEFT, Laterality.RIGHT
+FINE = Referral(refer=False, reasons=[])
+POOR = Referral(refer=True, reasons=[Reason(code=ReferralCode.SEGMENTATION, message="mirrored")])
+
+
+def figures(sensitive: float | None, specific: float | None) -> dict[str, Any]:
+    rows = {"sensitivity": sensitive, "specificity": specific, "f1": 0.5}
+    rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.4}}
+    return {"operating_points": {name: {"threshold": value, **rates} for name, value in rows.items()}}
+
+
+def described(rule: str | None = "mean", **validation: Any) -> dict[str, Any]:
+    points = {"sensitivity": {"threshold": 0.2, "sensitivity": 0.91, "specificity": 0.5}}
+    calibration = {"temperature": 1.0, "fitted_on": "validation"} | ({"breast_rule": rule} if rule else {})
+    return {"operating_points": points, "calibration": calibration, "metrics": {"validation": validation}}
+
+
+def thresholds(rule: str | None = "mean", **validation: Any) -> Thresholds:
+    return Thresholds.read(described(rule, **validation), "model.json")
+
+
+WHOLE = thresholds(breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+
+
+@pytest.mark.parametrize(("rule", "left"), [("mean", 0.4), ("max", 0.6), ("noisy-or", 1 - 0.4 * 0.8)])
+def test_breasts_follow_the_stored_rule_and_the_exam_its_worst_breast(rule: str, left: float) -> None:
+    views = [ViewScore(R, 0.1, FINE), ViewScore(L, 0.6, FINE), ViewScore(L, 0.2, FINE), ViewScore(R, 0.1, FINE)]
+    model = thresholds(rule, breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+    combined = combine_views(views, model, OperatingPoint.SENSITIVITY)
+    assert [(breast.laterality, breast.images, breast.rule) for breast in combined.breasts] == [
+        (L, [1, 2], BreastRule(rule)), (R, [0, 3], BreastRule(rule))]
+    assert combined.breasts[0].malignancy_score == pytest.approx(100 * left)
+    assert combined.exam.malignancy_score == pytest.approx(100 * left)
+    assert combined.warnings == ()
+
+
+def test_each_level_has_its_own_threshold() -> None:
+    views = [ViewScore(L, 0.35, FINE), ViewScore(R, 0.1, FINE)]
+    combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
+    assert [breast.decision and breast.decision.finding for breast in combined.breasts] == [
+        Finding.SUSPICIOUS, Finding.NOT_SUSPICIOUS]
+    assert combined.exam.decision == Decision(operating_point=OperatingPoint.SENSITIVITY, threshold=0.4,
+                                              finding=Finding.NOT_SUSPICIOUS, sensitivity=0.9, specificity=0.4)
+    specific = combine_views(views, WHOLE, OperatingPoint.SPECIFICITY)
+    assert specific.breasts[0].decision is not None and specific.breasts[0].decision.threshold == 0.6
+
+
+def test_a_level_that_is_the_same_as_one_before_has_its_thresholds() -> None:
+    model = thresholds(breast={"same_as": "image"}, patient=figures(0.4, None))
+    assert model.points[Level.BREAST] == model.points[Level.IMAGE]
+    assert set(model.points[Level.PATIENT]) == {OperatingPoint.SENSITIVITY}
+
+
+def test_without_thresholds_there_are_scores_and_warnings_but_no_decisions() -> None:
+    combined = combine_views([ViewScore(L, 0.5, FINE), ViewScore(None, 0.9, FINE)], thresholds(None),
+                             OperatingPoint.SENSITIVITY)
+    assert [breast.laterality for breast in combined.breasts] == [None, L]
+    assert all(breast.decision is None for breast in combined.breasts) and combined.exam.decision is None
+    assert {warning.code for warning in combined.warnings} == {
+        "no-breast-rule", "no-breast-operating-point", "no-exam-operating-point", "laterality-missing"}
+
+
+def test_one_breast_alone_is_warned_of() -> None:
+    combined = combine_views([ViewScore(L, 0.5, FINE)], WHOLE, OperatingPoint.SENSITIVITY)
+    assert [warning.code for warning in combined.warnings] == ["one-breast"]
+
+
+def test_one_view_that_cannot_be_judged_refers_its_breast_and_the_exam() -> None:
+    views = [ViewScore(L, 0.1, FINE), ViewScore(R, 0.1, FINE), ViewScore(R, 0.1, POOR)]
+    combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
+    assert [breast.referral.refer for breast in combined.breasts] == [False, True]
+    assert combined.exam.referral.refer
+    assert [reason.message for reason in combined.exam.referral.reasons] == ["image 2: mirrored"]
+
+
+@pytest.mark.parametrize("wrong", [
+    described("median"), described(breast={}), described(breast={"same_as": "lesion"}),
+    described(patient={"operating_points": {"sensitivity": {"threshold": "high"}}}),
+    described(breast=[]), {**described(), "operating_points": {"speed": {"threshold": 0.5}}},
+])
+def test_malformed_thresholds_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="model.json"):
+        Thresholds.read(wrong, "model.json")
+
+
+def test_only_scores_near_a_threshold_are_close() -> None:
+    views = [ViewScore(L, 0.31, FINE), ViewScore(L, 0.31, FINE)]
+    combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
+    assert not exams.is_close(combined, 0) and not exams.is_close(combined, 0.009) and exams.is_close(combined, 0.011)
+    noisy = thresholds("noisy-or", breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+    combined = combine_views([ViewScore(L, 0.158, FINE)] * 2, noisy, OperatingPoint.SENSITIVITY)
+    assert exams.is_close(combined, 0.006) and not exams.is_close(combined, 0.004)
+
+
+# --- referral of an image
+
+
+REFERENCE: Any = SimpleNamespace(entropy_limit=0.9, strangeness_limit=2.0,
+                                 strangeness=lambda features: float(np.linalg.norm(features)))
+
+
+def judged(flags: tuple[str, ...] = (), coverage: float = 0.4, *, side_known: bool = True, nats: float = 0.5,
+           strange: float = 1.0, reference: Any = REFERENCE) -> list[str]:
+    found = referral.judge({"flags": list(flags), "coverage": coverage}, side_known=side_known, entropy_nats=nats,
+                           features=np.array([strange]), reference=reference)
+    assert found.refer == bool(found.reasons)
+    return [str(reason.code) for reason in found.reasons]
+
+
+def test_an_ordinary_image_is_not_referred() -> None:
+    assert judged() == []
+    assert judged(nats=0.9, strange=2.0) == []
+
+
+@pytest.mark.parametrize(("flags", "side_known", "expected"), [
+    (("coverage-high",), True, []), (("coverage-low",), True, []), (("skin-cut-off",), True, []),
+    (("pectoral-not-found",), True, []), (("chest-side-unclear",), True, []),
+    (("chest-side-unclear",), False, ["segmentation"]), (("chest-side-against-laterality",), True, ["segmentation"]),
+    (("coverage-high", "skin-cut-off"), True, ["segmentation"]),
+])
+def test_which_flags_refer(flags: tuple[str, ...], side_known: bool, expected: list[str]) -> None:
+    assert judged(flags, side_known=side_known) == expected
+
+
+def test_a_scrap_of_a_breast_refers() -> None:
+    assert judged(("coverage-low",), 0.05) == ["segmentation"]
+
+
+def test_what_the_model_cannot_judge_refers_by_its_stored_limits() -> None:
+    assert judged(nats=0.91) == ["uncertain"]
+    assert judged(strange=2.1) == ["out-of-distribution"]
+    assert judged(nats=1.0, strange=9.0, flags=("chest-side-against-laterality",)) == [
+        "segmentation", "uncertain", "out-of-distribution"]
+    assert judged(nats=1.0, strange=9.0, reference=None) == []
+
+
+def test_entropy_is_in_nats() -> None:
+    assert referral.entropy([1.0, 0.0, 0.0]) == 0
+    assert referral.entropy([1 / 3] * 3) == pytest.approx(np.log(3))

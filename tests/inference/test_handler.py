@@ -1,0 +1,229 @@
+import base64
+import dataclasses
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jsonschema
+import numpy as np
+import pydicom
+import pytest
+
+from inference.engine import EngineKind, EngineSettings
+from inference.errors import RequestError
+from inference.handler import Reply, Task, answer
+from inference.media import AnswerType
+from inference.openapi import document
+from inference.predictor import Predictor
+from inference.schema import Answer, ExamAnswer, RequestOptions, read_options
+from processing.files import write_bytes, write_json
+from processing.imaging import ReadConfig
+from processing.phantom import make_film, write_rsna_tree
+from processing.records import Label, Laterality
+from training import artifact
+
+PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "application/zip", "application/dicom"
+
+
+def figures(sensitive: float, specific: float) -> dict[str, Any]:
+    rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
+    return {"operating_points": {"sensitivity": {"threshold": sensitive, **rates},
+                                 "specificity": {"threshold": specific, **rates}}}
+
+
+@pytest.fixture(scope="module")
+def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """An evaluated model: it knows thresholds of breasts and patients."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_bytes(folder / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
+    described = artifact.read_description(base / "model")
+    write_json(folder / "model.json", described | {
+        "calibration": {**described["calibration"], "breast_rule": "max"},
+        "metrics": {"validation": {"breast": figures(0.0, 1.0), "patient": figures(0.1, 0.9)}}})
+    return Predictor(folder, engine=EngineSettings(EngineKind.TORCH))
+
+
+@pytest.fixture(scope="module")
+def pgms() -> list[bytes]:
+    """Two left breasts and a right one."""
+    films = []
+    for seed, side in ((4, Laterality.LEFT), (5, Laterality.RIGHT), (6, Laterality.LEFT)):
+        film = make_film(seed, label=Label.MALIGNANT, laterality=side, height=300 + seed, width=260)
+        films.append(b"P5 %d %d 255\n" % (260, 300 + seed) + (film.pixels >> 8).astype(np.uint8).tobytes())
+    return films
+
+
+@pytest.fixture(scope="module")
+def dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The views of two patients, two and two."""
+    folder = tmp_path_factory.mktemp("rsna")
+    write_rsna_tree(folder, patients=2, height=400)
+    patients = sorted(path for path in (folder / "train_images").iterdir())
+    return [path.read_bytes() for patient in patients for path in sorted(patient.iterdir())[:2]]
+
+
+def run(predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON,
+        **options: str) -> Reply:
+    task = Task("r1", body, read_options("", options.items()), form, content_type=content_type)
+    # A task comes out of another process, and its reply goes back there.
+    copy: Reply = pickle.loads(pickle.dumps(answer(predictor, pickle.loads(pickle.dumps(task)), ReadConfig())))
+    return copy
+
+
+def exam(images: list[bytes], **more: Any) -> bytes:
+    return json.dumps({"images": [{"data": base64.b64encode(data).decode()} for data in images], **more}).encode()
+
+
+def refused(predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON,
+            **options: str) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        run(predictor, content_type, body, form=form, **options)
+    return pickle.loads(pickle.dumps(caught.value))
+
+
+def validate(name: str, body: bytes) -> None:
+    whole = document()
+    jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
+                                    ).validate(json.loads(body))
+
+
+def test_the_answer_to_an_image_obeys_its_schema(predictor: Predictor, pgms: list[bytes]) -> None:
+    reply = run(predictor, PGM, pgms[0], heatmap="true", operating_point="specificity")
+    validate("Answer", reply.body)
+    said = Answer.model_validate_json(reply.body)
+    assert (said.schema_version, said.request_id) == (2, "r1")
+    assert said.decision is not None and said.decision.finding == "not_suspicious"
+    assert said.heatmap is not None and (said.heatmap.rows, said.heatmap.columns) == (304, 260)
+    assert {"unpack", "read", "preprocess", "infer", "explain"} <= set(said.timings_ms)
+    assert not said.referral.refer and said.decile is None and said.entropy == pytest.approx(np.log(3), abs=0.1)
+    assert "refer=false" in reply.attributes and "request_id=r1" in reply.attributes
+
+
+def test_the_answer_to_an_exam_obeys_its_schema(predictor: Predictor, pgms: list[bytes]) -> None:
+    reply = run(predictor, JSON, exam(pgms, options={"heatmap": True}))
+    validate("ExamAnswer", reply.body)
+    said = ExamAnswer.model_validate_json(reply.body)
+    assert [image.index for image in said.images] == [0, 1, 2]
+    assert [image.image.rows for image in said.images] == [304, 305, 306]
+    assert all(image.heatmap is not None for image in said.images)
+    assert [(breast.laterality, breast.images, breast.rule) for breast in said.breasts] == [
+        ("L", [0, 2], "max"), ("R", [1], "max")]
+    scores = [image.malignancy_score for image in said.images]
+    assert said.breasts[0].malignancy_score == pytest.approx(max(scores[0], scores[2]))
+    assert said.exam.malignancy_score == pytest.approx(max(scores))
+    assert said.exam.decision is not None and said.exam.decision.threshold == 0.1
+    assert said.warnings == []
+    single = Answer.model_validate_json(run(predictor, PGM, pgms[1]).body)
+    assert single.probabilities == said.images[1].probabilities
+
+
+def test_the_form_of_an_exam_does_not_matter(predictor: Predictor, pgms: list[bytes]) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for index in (2, 0, 1):
+            target.writestr(f"{index}.pgm", pgms[index])
+    parts = b"".join(b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + data + b"\r\n"
+                     for data in pgms) + b"--b--\r\n"
+    replies = [run(predictor, JSON, exam(pgms)), run(predictor, ZIP, archive.getvalue()),
+               run(predictor, "multipart/form-data; boundary=b", parts)]
+    answers = [ExamAnswer.model_validate_json(reply.body) for reply in replies]
+    assert answers[0].breasts == answers[1].breasts == answers[2].breasts
+    assert [image.image.sha256 for image in answers[1].images] == [image.image.sha256 for image in answers[0].images]
+
+
+def test_what_the_request_says_of_an_image_outdoes_a_guess_but_not_the_file(
+    predictor: Predictor, pgms: list[bytes], dicoms: list[bytes]
+) -> None:
+    images = [{"data": base64.b64encode(pgms[0]).decode(), "laterality": "R", "view": "MLO"}]
+    said = ExamAnswer.model_validate_json(run(predictor, JSON, json.dumps({"images": images}).encode()).body)
+    assert said.images[0].image.laterality == "R"
+    assert "chest-side-against-laterality" in {warning.code for warning in said.images[0].warnings}
+    assert said.exam.referral.refer and said.exam.referral.reasons[0].code == "segmentation"
+    side = pydicom.dcmread(io.BytesIO(dicoms[0])).ImageLaterality
+    images = [{"data": base64.b64encode(dicoms[0]).decode(), "laterality": "L" if side == "R" else "R"}]
+    error = refused(predictor, JSON, json.dumps({"images": images}).encode())
+    assert (error.status, error.code, error.detail) == (400, "contradiction", {"image": 0})
+
+
+def test_the_bad_image_of_an_exam_is_named(predictor: Predictor, pgms: list[bytes]) -> None:
+    error = refused(predictor, JSON, exam([pgms[0], b"P5 64 64 255\n" + bytes(64 * 64)]))
+    assert (error.status, error.code, error.detail) == (422, "no_breast", {"image": 1})
+    assert refused(predictor, JSON, exam([b"no film"])).detail == {"image": 0}
+
+
+def test_an_exam_is_one_patient_s(predictor: Predictor, dicoms: list[bytes]) -> None:
+    error = refused(predictor, JSON, exam(dicoms[:3]))
+    assert (error.status, error.code, error.detail) == (422, "mixed_patients", {"image": 2})
+    patient = pydicom.dcmread(io.BytesIO(dicoms[2])).PatientID
+    assert patient and patient not in error.message
+    assert len(ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body).images) == 2
+
+
+@pytest.mark.parametrize(("form", "options", "status", "code"), [
+    (AnswerType.OVERLAY, {}, 406, "not_acceptable"), (AnswerType.DICOM, {"result": "overlay"}, 406, "not_acceptable"),
+    (AnswerType.JSON, {"laterality": "L"}, 400, "bad_option"), (AnswerType.JSON, {"view": "CC"}, 400, "bad_option"),
+    (AnswerType.JSON, {"result": "report"}, 400, "bad_option"),
+    (AnswerType.JSON, {"target": "benign"}, 400, "bad_option"),
+])
+def test_options_without_meaning_for_an_exam_are_refused(
+    predictor: Predictor, pgms: list[bytes], form: AnswerType, options: dict[str, str], status: int, code: str
+) -> None:
+    error = refused(predictor, JSON, exam(pgms, options={"target": "benign"}), form=form, **options)
+    assert (error.status, error.code) == (status, code)
+
+
+def test_overlay_has_the_film_s_geometry(predictor: Predictor, pgms: list[bytes]) -> None:
+    reply = run(predictor, PGM, pgms[0], form=AnswerType.OVERLAY)
+    assert cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED).shape == (304, 260, 3)
+    assert reply.form is AnswerType.OVERLAY and "malignancy_score=" in reply.attributes
+
+
+@pytest.mark.parametrize(("result", "kind"), [("report", "SR"), ("overlay", "Secondary Capture")])
+def test_dicom_results_keep_the_source_s_study(predictor: Predictor, dicoms: list[bytes], result: str,
+                                               kind: str) -> None:
+    source = pydicom.dcmread(io.BytesIO(dicoms[0]))
+    assert source.StudyInstanceUID
+    reply = run(predictor, DICOM, dicoms[0], form=AnswerType.DICOM, result=result)
+    made = pydicom.dcmread(io.BytesIO(reply.body))
+    assert reply.form is AnswerType.DICOM and kind in made.SOPClassUID.name
+    assert (made.StudyInstanceUID, made.PatientID) == (source.StudyInstanceUID, source.PatientID)
+    assert made.SOPInstanceUID != source.SOPInstanceUID
+
+
+def test_a_dicom_result_needs_a_dicom_source(predictor: Predictor, pgms: list[bytes]) -> None:
+    error = refused(predictor, PGM, pgms[0], form=AnswerType.DICOM)
+    assert (error.status, error.code) == (422, "no_source_identity")
+
+
+def test_an_exam_s_report_is_one(predictor: Predictor, dicoms: list[bytes]) -> None:
+    reply = run(predictor, JSON, exam(dicoms[:2]), form=AnswerType.DICOM)
+    assert pydicom.dcmread(io.BytesIO(reply.body)).Modality == "SR"
+
+
+def test_what_the_log_may_know_identifies_nobody(predictor: Predictor, dicoms: list[bytes]) -> None:
+    named = pydicom.dcmread(io.BytesIO(dicoms[0]))
+    named.PatientName, named.PatientBirthDate = "DOE^JANE", "19610102"
+    target = io.BytesIO()
+    named.save_as(target, enforce_file_format=True)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("DOE^JANE.dcm", target.getvalue())
+    for kind, body in ((DICOM, target.getvalue()), (ZIP, archive.getvalue())):
+        facts = run(predictor, kind, body).facts
+        text = json.dumps(facts)
+        for value in ("DOE", "JANE", "19610102", str(named.PatientID), str(named.StudyInstanceUID)):
+            assert value not in text
+        assert {"images", "rows", "columns", "score", "finding", "refer", "reasons", "warnings", "ms"} <= set(facts)
+        assert facts["refer"] in (True, False)
+
+
+def test_limits_of_the_task_are_obeyed(predictor: Predictor, pgms: list[bytes]) -> None:
+    task = Task("r", exam(pgms), RequestOptions(), AnswerType.JSON, content_type=JSON, max_views=2)
+    with pytest.raises(RequestError, match="limit of 2"):
+        answer(predictor, task, ReadConfig())
+    with pytest.raises(RequestError, match="more than 9 bytes"):
+        answer(predictor, dataclasses.replace(task, max_views=3, max_bytes=9), ReadConfig())

@@ -1,0 +1,77 @@
+import os
+import pickle
+from typing import Any
+
+import pytest
+
+from inference import errors
+from inference.settings import EngineKind, ServerSettings, from_environment
+from processing.errors import ConfigError
+from processing.paths import BASE_VARIABLE
+
+LAPTOP = {BASE_VARIABLE: "/tmp/base"}
+
+
+def test_defaults_in_a_container_and_on_a_laptop() -> None:
+    container, laptop = from_environment({}), from_environment(LAPTOP)
+    assert (container.host, container.metrics) == ("0.0.0.0", True)
+    assert (laptop.host, laptop.metrics) == ("127.0.0.1", False)
+    for settings in (container, laptop):
+        assert settings.worker_count == len(os.sched_getaffinity(0))
+        assert settings.places == 8 * settings.worker_count
+        assert (settings.threads, settings.engine, settings.demo) == (1, EngineKind.AUTO, False)
+
+
+def test_what_the_environment_says() -> None:
+    settings = from_environment(LAPTOP | {
+        "MAMMOPIPE_WORKERS": "3", "MAMMOPIPE_THREADS": "2", "MAMMOPIPE_ENGINE": "torch", "MAMMOPIPE_MAX_VIEWS": "4",
+        "MAMMOPIPE_S3_PREFIX": "s3://bucket/exams/", "MAMMOPIPE_DEMO": "true", "MAMMOPIPE_METRICS": "True",
+        "MAMMOPIPE_MAX_WAITING": "5", "MAMMOPIPE_MAX_BYTES": str(2**30),
+    })
+    assert (settings.worker_count, settings.threads, settings.engine) == (3, 2, EngineKind.TORCH)
+    assert (settings.max_views, settings.s3_prefix, settings.demo) == (4, "s3://bucket/exams/", True)
+    assert (settings.places, settings.metrics, settings.max_bytes) == (5, True, 2**30)
+
+
+def test_more_threads_make_fewer_workers() -> None:
+    assert from_environment({"MAMMOPIPE_THREADS": "4096"}).worker_count == 1
+
+
+@pytest.mark.parametrize(("name", "value", "rule"), [
+    ("MAMMOPIPE_WORKERS", "two", "a whole number"),
+    ("MAMMOPIPE_WORKERS", "-1", "0 or above"),
+    ("MAMMOPIPE_THREADS", "0", "above 0"),
+    ("MAMMOPIPE_ENGINE", "onnx", "auto, openvino, torch"),
+    ("MAMMOPIPE_MAX_VIEWS", "0", "above 0"),
+    ("MAMMOPIPE_MAX_WAITING", "-2", "0 or above"),
+    ("MAMMOPIPE_MAX_SECONDS", "nan", "above 0"),
+    ("MAMMOPIPE_MAX_BYTES", str(2**31), "at most"),
+    ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://"),
+    ("MAMMOPIPE_S3_PREFIX", "s3:///", "name a bucket"),
+    ("MAMMOPIPE_DEMO", "yes", "true or false"),
+    ("MAMMOPIPE_METRICS", "1", "true or false"),
+    ("SAGEMAKER_BIND_TO_PORT", "70000", "TCP port"),
+])
+def test_a_bad_value_is_named_with_its_variable(name: str, value: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule) as caught:
+        from_environment(LAPTOP | {name: value})
+    assert name in str(caught.value) and value in str(caught.value)
+
+
+def test_the_demo_page_stays_on_the_loopback_interface() -> None:
+    with pytest.raises(ConfigError, match="MAMMOPIPE_DEMO=true needs MAMMOPIPE_HOST"):
+        from_environment({"MAMMOPIPE_DEMO": "true"})
+    assert from_environment({"MAMMOPIPE_DEMO": "true", "MAMMOPIPE_HOST": "127.0.0.1"}).demo
+
+
+def test_settings_travel_to_the_workers() -> None:
+    settings = from_environment(LAPTOP)
+    assert isinstance(settings, ServerSettings) and pickle.loads(pickle.dumps(settings)) == settings
+
+
+@pytest.mark.parametrize("kind", errors.RequestError.__subclasses__())
+def test_refusals_travel_from_the_workers(kind: Any) -> None:
+    refusal = kind() if kind is errors.InternalError else kind("code", "message", {"image": 3})
+    copy = pickle.loads(pickle.dumps(refusal))
+    assert type(copy) is kind
+    assert (copy.code, copy.message, copy.detail) == (refusal.code, refusal.message, refusal.detail)

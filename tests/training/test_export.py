@@ -1,0 +1,65 @@
+"""An export that does not answer as torch does is told of and not shipped; Grad-CAM is the classifier's weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from processing.preprocess import PreprocessConfig
+from training import artifact
+from training.description import NETWORK_FILES
+from training.export import export_network
+from training.gradcam import head_weights
+from training.models import build_model
+
+FILMS = np.random.default_rng(5).random((3, 96, 64), np.float32)
+
+
+def read(places):
+    return (FILMS[place] for place in places)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = PreprocessConfig(height=96, width=64)
+    artifact.save(folder, build_model("modified_cnn", classes=3, seed=1), {
+        "architecture": "modified_cnn", "classes": ["normal", "benign", "malignant"],
+        "input": {"height": 96, "width": 64}, "preprocess": config.to_json(), "initialisation": "scratch",
+        "pretrained_weights": None, "calibration": {"temperature": 1.0}, "operating_points": {}, "training": {},
+        "metrics": {}, "versions": {}})
+    return artifact.load(folder)
+
+
+@pytest.mark.parametrize(("shift", "threshold", "reason"), [
+    (1.0, 0.9, "Not shipped: probabilities differ from torch in float32 by"),
+    # Within the tolerance, and between the two answers lies the threshold.
+    (0.02, None, "Not shipped: 3 of 3 validation films are decided otherwise"),
+])
+def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, reason):
+    logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
+    wrong = logits + [0, 0, shift]
+    scores = [np.exp(each[:, 2]) / np.exp(each).sum(axis=1) for each in (logits, wrong)]
+    at = {"threshold": threshold or (scores[0].max() + scores[1].min()) / 2}
+    described = model.description | {"operating_points": {"sensitivity": at}}
+    outcome = export_network(model, tmp_path, described, read, wrong)
+    assert not outcome.shipped and outcome.reason.startswith(reason)
+    assert outcome.described(tmp_path) == {} and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "pooled"), [("modified_cnn", True), ("resnet50", True), ("alexnet", False)])
+def test_pooled_networks_need_no_backward_pass(name, pooled):
+    """Max pooling and odd sizes included: 100 x 72 leaves modified_cnn rows that its last pooling drops."""
+    network = build_model(name, classes=3, seed=2).eval()
+    for height, width in ((96, 64), (100, 72)):
+        found = head_weights(network, torch.rand(1, 1, height, width))
+        assert (found is not None) == pooled
+        assert found is None or np.array_equal(found, list(network.head.modules())[-1].weight.detach().numpy())
+
+
+def test_files_of_a_shipped_network(model, tmp_path):
+    logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
+    outcome = export_network(model, tmp_path, model.description, read, logits)
+    stated = outcome.described(tmp_path)["openvino"]
+    assert set(stated["files"]) == {path.name for path in tmp_path.iterdir()} == {*NETWORK_FILES, "head.safetensors"}
+    assert stated["images"] == 3 and 0 < stated["largest_difference"] < 1e-2
+    artifact.check_description(model.description | {"engines": outcome.described(tmp_path)}, tmp_path)
