@@ -105,6 +105,8 @@ class DataConfig:
     """The fold that is the validation split."""
     max_height: int = 2048
     """Rows that a prepared image has at most."""
+    reduced_decode: bool = False
+    """Whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the difference."""
     max_quarantine: float = 0.05
     """Share of the images that may be refused before a job fails."""
     phi: str = "refuse"

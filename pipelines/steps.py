@@ -65,6 +65,8 @@ def prepare(context: Context) -> ProcessingStep:
         "--max-quarantine": str(config.data.max_quarantine),
         "--phi": config.data.phi,
     }
+    if config.data.reduced_decode:
+        arguments["--reduced-decode"] = "true"
     if config.data.patient_salt:
         arguments["--patient-salt"] = config.data.patient_salt
     inputs = [parts.source("labels", below(raw, labels)), parts.sharded(context, "images", below(raw, images))]

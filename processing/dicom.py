@@ -51,6 +51,7 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     facts = _file_facts(file, layout) | chain_facts | laterality_facts | view_facts | spacing_facts
     if cells.reduction > 1:
         facts |= {"reduction": cells.reduction, "decoder": "OpenJPEG (Pillow)"}
+        facts |= {"rows": layout.rows, "columns": layout.columns}
     return DicomImage(pixels, laterality, view, spacing and spacing * cells.reduction, facts)
 
 

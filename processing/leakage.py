@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from processing.files import sha256
+from processing.film_index import FeatureStore, find_same_film
 from processing.imaging import read_mammogram
 from processing.job import cores
-from processing.near_duplicates import SAME_FILM, Features, agreement, features, find_same_film
+from processing.near_duplicates import SAME_FILM, Features, agreement, features
 from processing.records import ImageRecord, Split
 
 
@@ -66,12 +67,9 @@ def audit_leakage(manifest: Sequence[ImageRecord], images: Path) -> LeakageRepor
     findings = [*_table_findings(records), *broken.values()]
     whole = [record for record in records if record.image_id not in broken and record.split]
     findings += _equal_files(whole)
-    # OpenCV works outside the interpreter's lock, so threads share the cores without a copy of the pictures.
-    with ThreadPoolExecutor(cores()) as pool:
-        found = pool.map(lambda record: features(read_mammogram(images / record.path).pixels), whole)
-        seen = {record.image_id: item for record, item in zip(whole, found, strict=True)}
-    unmatched = _copies_unlike_their_source(whole, seen)
-    findings += _same_films(whole, seen, unmatched)
+    with FeatureStore() as seen:
+        unmatched = _look_at(whole, images, seen)
+        findings += _same_films(whole, seen)
     checked = {
         "images": len(records),
         "patients": len({(record.dataset, record.patient_id) for record in records}),
@@ -139,25 +137,33 @@ def _equal_files(records: Iterable[ImageRecord]) -> Iterator[Finding]:
             yield Finding("equal-files", names, f"images {' and '.join(names[:2])} are one file in two splits")
 
 
-def _copies_unlike_their_source(records: Sequence[ImageRecord], seen: Mapping[str, Features]) -> list[str]:
-    """Return the copies that do not show their source: what else they show has to be looked for."""
+def _look_at(records: Sequence[ImageRecord], images: Path, seen: FeatureStore) -> list[str]:
+    """Store the features of the originals, and of the copies that do not show their source; return the latter's ids."""
+    originals = [record for record in records if not record.source_image_id]
     copies = [record for record in records if record.source_image_id]
 
-    def unlike(record: ImageRecord) -> bool:
-        source = seen.get(record.source_image_id)
-        return source is None or agreement(seen[record.image_id], source) < SAME_FILM
+    def look(record: ImageRecord) -> Features:
+        return features(read_mammogram(images / record.path).pixels)
 
+    def unlike_its_source(record: ImageRecord) -> Features | None:
+        item, source = look(record), record.source_image_id
+        return item if source not in stored or agreement(item, seen[source]) < SAME_FILM else None
+
+    # OpenCV works outside the interpreter's lock, so threads share the cores without a copy of the pictures.
     with ThreadPoolExecutor(cores()) as pool:
-        return [record.image_id for record, found in zip(copies, pool.map(unlike, copies), strict=True) if found]
+        for record, item in zip(originals, pool.map(look, originals), strict=True):
+            seen.add(record.image_id, item)
+        stored = set(seen)
+        for record, unlike in zip(copies, pool.map(unlike_its_source, copies), strict=True):
+            if unlike:
+                seen.add(record.image_id, unlike)
+    return [name for name in seen if name not in stored]
 
 
-def _same_films(
-    records: Sequence[ImageRecord], seen: Mapping[str, Features], unmatched: Sequence[str]
-) -> Iterator[Finding]:
+def _same_films(records: Sequence[ImageRecord], seen: Mapping[str, Features]) -> Iterator[Finding]:
     """Compare every original, and every copy that does not show its own source, across the splits."""
-    compared = [record for record in records if not record.source_image_id or record.image_id in set(unmatched)]
     by_split = {
-        split: {record.image_id: seen[record.image_id] for record in compared if record.split is split}
+        split: [record.image_id for record in records if record.split is split and record.image_id in seen]
         for split in Split
     }
     for indexed, queried in (
@@ -165,7 +171,7 @@ def _same_films(
         (Split.TRAIN, Split.TEST),
         (Split.VALIDATION, Split.TEST),
     ):
-        for query, name, agreed in find_same_film(by_split[queried], by_split[indexed]):
+        for query, name, agreed in find_same_film(seen, by_split[queried], by_split[indexed]):
             yield Finding(
                 "same-film",
                 (name, query),

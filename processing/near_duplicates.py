@@ -1,15 +1,11 @@
 """Pictures of the same film, found again by what they show, whatever their names say.
 
-Local features (ORB: E. Rublee et al. 2011, ICCV) of each picture look for their nearest neighbours in an index of other
-pictures; those that collect votes must then agree on one similarity transform (RANSAC). Rotated, scaled, deformed,
-re-exposed and re-encoded copies of a film agree on dozens of features, different films of one patient on fewer than
-`SAME_FILM`. The cost grows with the number of pictures, not of pairs.
+Local features (ORB: E. Rublee et al. 2011, ICCV) of two pictures must agree on one similarity transform (RANSAC).
+Rotated, scaled, deformed, re-exposed and re-encoded copies of a film agree on dozens of features, different films of
+one patient on fewer than `SAME_FILM`. Which pictures are worth comparing says `processing.film_index`.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,11 +21,6 @@ SAME_FILM = 24
 Measured on mini-MIAS, segmented at 160 x 112 and at 384 x 256: at least 32 between a film and its augmented copies, at
 most 17 between different films.
 """
-_ASKED = 100
-"""Features of a picture that look for neighbours, the strongest; enough to name candidates at a third of the cost."""
-_VOTES = 4
-"""Nearest neighbours in one picture that make it a candidate."""
-_CANDIDATES = 3
 _TOLERANCE = 4.0
 """Pixels by which a feature may miss the common transform; elastic deformation needs some."""
 _RIM = 9
@@ -61,7 +52,7 @@ def features(pixels: NDArray[np.uint16]) -> Features:
 
 
 def agreement(first: Features, second: Features) -> int:
-    """Return how many features of two pictures agree on one similarity transform; it is symmetric and deterministic."""
+    """Return how many features of two pictures agree on one similarity transform; the same in every run."""
     if min(len(first.points), len(second.points)) < 4:
         return 0
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(first.descriptors, second.descriptors)
@@ -72,18 +63,3 @@ def agreement(first: Features, second: Features) -> int:
     cv2.setRNGSeed(0)
     _, agreeing = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=_TOLERANCE, maxIters=500)
     return 0 if agreeing is None else int(np.count_nonzero(agreeing))
-
-
-def find_same_film(queries: Mapping[str, Features], index: Mapping[str, Features]) -> Iterable[tuple[str, str, int]]:
-    """Yield (query, indexed, agreement) for each pair of pictures that show the same film."""
-    names = [name for name, item in index.items() if len(item.points)]
-    matcher: Any = cv2.BFMatcher(cv2.NORM_HAMMING)
-    matcher.add([index[name].descriptors for name in names])
-    for query, item in queries.items():
-        if not names or not len(item.points):
-            continue
-        votes = Counter(names[match.imgIdx] for match in matcher.match(item.descriptors[:_ASKED]))
-        for name, count in votes.most_common(_CANDIDATES):
-            agreed = agreement(item, index[name]) if count >= _VOTES else 0
-            if agreed >= SAME_FILM:
-                yield query, name, agreed

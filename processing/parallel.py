@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -33,27 +34,56 @@ class Refused:
     reason: str
 
 
+class Progress:
+    """How far the work is: a bar on a terminal, elsewhere a line every `SECONDS_BETWEEN_LINES` and one at the end."""
+
+    def __init__(self, title: str, total: int, *, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start counting; `clock` gives seconds."""
+        self.title, self.total, self.stream, self.clock = title, total, stream, clock
+        self.done = self.refused = 0
+        self.started = self.told = clock()
+        self._bar = tqdm(total=total, desc=title, unit="image", file=stream, disable=not stream.isatty())
+
+    def add(self, *, refused: bool) -> None:
+        """Count one more item that was worked on, or refused."""
+        self.done += 1
+        self.refused += refused
+        self._bar.set_postfix(refused=self.refused, refresh=False)
+        self._bar.update()
+        now = self.clock()
+        if self._bar.disable and (self.done == self.total or now - self.told >= SECONDS_BETWEEN_LINES):
+            self.told = now
+            print(self.line(now - self.started), file=self.stream, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """Return what there is to tell after so many seconds: how many of how many, speed, time left, refusals."""
+        rate = self.done / seconds if seconds > 0 else 0.0
+        left = f"{timedelta(seconds=round((self.total - self.done) / rate))} left" if rate else "time left unknown"
+        return (
+            f"{self.title}: {self.done} of {self.total} images, {rate:.1f} images/s, {left}, {self.refused} refused"
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
 def map_images(
     function: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str, workers: int | None = None
 ) -> Iterator[tuple[Item, Result | Refused]]:
     """Yield each item with the result of `function`, or `Refused` where it raised an `ImageError` or killed its worker.
 
     The order is that of completion. `function` must be importable by name. Progress (images a second, time left,
-    refused so far) goes to standard error: a bar on a terminal, a line every ten seconds elsewhere.
+    refused so far) goes to standard error.
     """
     workers = max(1, min(workers or cores(), total))
-    refused = 0
-    terminal = sys.stderr.isatty()
-    with tqdm(total=total, desc=title, unit="image", disable=not terminal) as bar:
-        told = time.monotonic()
-        for done, (item, result) in enumerate(_run(function, iter(items), workers), 1):
-            refused += isinstance(result, Refused)
-            bar.set_postfix(refused=refused, refresh=False)
-            bar.update()
-            if not terminal and (done == total or time.monotonic() - told > SECONDS_BETWEEN_LINES):
-                told = time.monotonic()
-                print(f"{title}: {done} of {total} images, {refused} refused", file=sys.stderr, flush=True)
+    progress = Progress(title, total, stream=sys.stderr)
+    try:
+        for item, result in _run(function, iter(items), workers):
+            progress.add(refused=isinstance(result, Refused))
             yield item, result
+    finally:
+        progress.close()
 
 
 def _run(

@@ -119,12 +119,17 @@ def to_unit(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
     return pixels.astype(np.float32) / np.float32(FULL_SCALE)
 
 
-def reduce_height(pixels: NDArray[np.uint16], max_height: int) -> NDArray[np.uint16]:
-    """Return pixels of at most `max_height` rows, averaged over areas; unchanged when they are not taller."""
-    rows, columns = pixels.shape
-    if rows <= max_height:
+def reduce_height(
+    pixels: NDArray[np.uint16], max_height: int, *, full_size: tuple[int, int] | None = None
+) -> NDArray[np.uint16]:
+    """Return pixels of at most `max_height` rows, averaged over areas; unchanged when they are not taller.
+
+    `full_size` is the rows and columns from which the result's size follows where the pixels are a smaller copy.
+    """
+    rows, columns = full_size or pixels.shape
+    size = (max(1, round(columns * max_height / rows)), max_height) if rows > max_height else (columns, rows)
+    if size == pixels.shape[::-1]:
         return pixels
-    size = (max(1, round(columns * max_height / rows)), max_height)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint16)
 
 

@@ -1,16 +1,18 @@
 """One manifest row: what is known of an image, as enums and numbers, and the CSV file that carries it between jobs."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from processing.errors import ManifestError
-from processing.files import write_csv
+from processing.files import write_bytes
 
 
 class Dataset(StrEnum):
@@ -30,7 +32,10 @@ class Label(StrEnum):
     @property
     def rank(self) -> int:
         """The class index of every model: 0 normal, 1 benign, 2 malignant."""
-        return list(Label).index(self)
+        return _RANKS[self]
+
+
+_RANKS: dict[str, int] = {label: rank for rank, label in enumerate(Label)}
 
 
 class Laterality(StrEnum):
@@ -90,7 +95,7 @@ class Lesion:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image and what its label table says of it; `None` is missing, never guessed."""
 
@@ -129,21 +134,35 @@ class ImageRecord:
         """The image that these pixels were taken from: the source of a copy, or the image itself."""
         return self.source_image_id or self.image_id
 
+    def placed(self, split: Split, fold: int | None) -> "ImageRecord":
+        """Return the record in a split and fold: `dataclasses.replace` at a fraction of its price, for whole tables."""
+        values = list(_VALUES(self))
+        values[_SPLIT], values[_FOLD] = split, fold
+        return ImageRecord(*values)
+
 
 COLUMNS = [item.name for item in fields(ImageRecord)]
+_VALUES = attrgetter(*COLUMNS)
+_NAMES = frozenset(COLUMNS)
+_SPLIT, _FOLD, _LESIONS, _QUALITY = map(COLUMNS.index, ("split", "fold", "lesions", "quality"))
 
 
 def to_row(record: ImageRecord) -> dict[str, str]:
     """Return the record as one CSV row of strings; missing values are empty."""
-    row = {name: getattr(record, name) for name in COLUMNS}
-    row["lesions"] = json.dumps([lesion.as_dict() for lesion in record.lesions])
-    row["quality"] = json.dumps(dict(record.quality), sort_keys=True)
-    return {name: "" if value is None else str(value) for name, value in row.items()}
+    return {name: "" if value is None else str(value) for name, value in zip(COLUMNS, _cells(record), strict=True)}
+
+
+def _cells(record: ImageRecord) -> list[Any]:
+    """Return the values in the order of the columns; what is no text is what a CSV writer makes the right text of."""
+    cells = list(_VALUES(record))
+    cells[_LESIONS] = json.dumps([lesion.as_dict() for lesion in record.lesions]) if record.lesions else "[]"
+    cells[_QUALITY] = json.dumps(dict(record.quality), sort_keys=True) if record.quality else "{}"
+    return cells
 
 
 def from_row(row: Mapping[str, str], where: str) -> ImageRecord:
     """Return the record in one CSV row; `where` names file and line in a `ManifestError`."""
-    if set(row) != set(COLUMNS) or None in row.values():
+    if row.keys() != _NAMES or None in row.values():
         unknown, missing = set(row) - set(COLUMNS), set(COLUMNS) - set(row)
         raise ManifestError(
             f"{where}: columns must be those of the manifest: "
@@ -153,7 +172,7 @@ def from_row(row: Mapping[str, str], where: str) -> ImageRecord:
     try:
         values: dict[str, Any] = {}
         for name, text in row.items():
-            values[name] = _READERS.get(name, str)(text)
+            values[name] = _READERS[name](text) if name in _READERS else text
         return ImageRecord(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"{where}: {name}={row.get(name, '')!r} cannot be read: {error}") from None
@@ -169,9 +188,11 @@ def _finite(text: str) -> float | None:
 
 
 def _lesions(text: str) -> tuple[Lesion, ...]:
+    if text in ("", "[]"):
+        return ()
     return tuple(
         Lesion(float(item["x"]), float(item["y"]), float(item["radius"]), Label(item["label"]), str(item["finding"]))
-        for item in json.loads(text or "[]")
+        for item in json.loads(text)
     )
 
 
@@ -191,13 +212,17 @@ _READERS: dict[str, Any] = {
     "pixel_spacing_mm": _finite,
     "implant": lambda text: _BOOLEANS[text],
     "synthetic": lambda text: _BOOLEANS[text] or False,
-    "quality": lambda text: json.loads(text or "{}"),
+    "quality": lambda text: {} if text in ("", "{}") else json.loads(text),
 }
 
 
 def write_manifest(records: Iterable[ImageRecord], path: Path) -> None:
     """Write the records, sorted by image id, as one CSV file."""
-    write_csv(path, COLUMNS, map(to_row, sorted(records, key=lambda record: record.image_id)))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(_cells, sorted(records, key=attrgetter("image_id"))))
+    write_bytes(path, text.getvalue().encode())
 
 
 def read_manifest(source: Path) -> list[ImageRecord]:

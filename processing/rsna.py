@@ -6,9 +6,10 @@ view.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from processing.errors import LabelError
 from processing.records import Dataset, ImageRecord, Label, Laterality, View
@@ -21,6 +22,17 @@ COLUMNS = (
 )  # fmt: skip
 MAX_REFUSED = 0.01
 """Share of rows that `read_labels` may leave out before the table as a whole is refused."""
+Meaning = TypeVar("Meaning")
+
+_IMAGE_ID = COLUMNS.index("image_id")
+_FLAGS = ("cancer", "biopsy", "invasive", "implant")
+# What each cell may hold and means: looked up, for the table has some 550,000 of them.
+_FLAG = {"0": False, "1": True}
+_TRUTH = {"True": True, "False": False}
+_LATERALITY = {side.value: side for side in Laterality}
+_VIEW = {view.value: view for view in View}
+_DENSITY = {letter: letter for letter in ("", "A", "B", "C", "D")}
+_BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
 
 
 @dataclass(frozen=True)
@@ -59,19 +71,18 @@ def read_table(path: Path) -> Table:
     refused: list[tuple[str, str]] = []
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise LabelError(
-                    f"{path}: columns must be {','.join(COLUMNS)}, not {','.join(reader.fieldnames or ())}"
-                )
-            for row in reader:
-                image_id = row["image_id"]
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                raise LabelError(f"{path}: columns must be {','.join(COLUMNS)}, not {','.join(header)}")
+            for cells in filter(None, reader):
+                image_id = "".join(cells[_IMAGE_ID : _IMAGE_ID + 1])
                 try:
-                    record = _record(row)
+                    record = _record(cells)
                     if image_id in records:
                         raise ValueError("the image id occurs twice")
                     records[image_id] = record
-                except (ValueError, TypeError) as error:
+                except ValueError as error:
                     refused.append((image_id, f"{path.name}, line {reader.line_num}: {error}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{path}: the RSNA label table must be a readable CSV file: {error}") from None
@@ -80,35 +91,36 @@ def read_table(path: Path) -> Table:
     return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
 
 
-def _record(row: Mapping[str, str]) -> ImageRecord:
-    cancer, biopsy, invasive, implant = (_flag(row, name) for name in ("cancer", "biopsy", "invasive", "implant"))
-    difficult = _one_of(row, "difficult_negative_case", ("True", "False")) == "True"
+def _record(cells: Sequence[str]) -> ImageRecord:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"{len(cells)} cells where there are {len(COLUMNS)} columns")
+    row = dict(zip(COLUMNS, cells, strict=True))
+    cancer, biopsy, invasive, implant = (_choice(row, name, _FLAG) for name in _FLAGS)
+    difficult = _choice(row, "difficult_negative_case", _TRUTH)
+    patient_id, image_id = _digits(row, "patient_id"), _digits(row, "image_id")
     return ImageRecord(
-        image_id=_digits(row, "image_id"),
-        patient_id=_digits(row, "patient_id"),
+        image_id=image_id,
+        patient_id=patient_id,
         dataset=Dataset.RSNA,
-        laterality=Laterality(_one_of(row, "laterality", list(Laterality))),
-        view=View(_one_of(row, "view", list(View))),
+        laterality=_choice(row, "laterality", _LATERALITY),
+        view=_choice(row, "view", _VIEW),
         label=Label.MALIGNANT if cancer else Label.BENIGN if biopsy else Label.NORMAL,
-        path=f"{row['patient_id']}/{row['image_id']}.dcm",
+        path=f"{patient_id}/{image_id}.dcm",
         age=_age(row["age"]),
-        density=_one_of(row, "density", ("", "A", "B", "C", "D")),
+        density=_choice(row, "density", _DENSITY),
         machine_id=row["machine_id"],
         site_id=row["site_id"],
         finding="invasive" if invasive else "difficult-negative" if difficult else "",
-        birads=_one_of(row, "BIRADS", ("", "0", "1", "2", "0.0", "1.0", "2.0"))[:1],
+        birads=_choice(row, "BIRADS", _BIRADS),
         implant=implant,
     )
 
 
-def _one_of(row: Mapping[str, str], name: str, allowed: list[Laterality] | list[View] | tuple[str, ...]) -> str:
-    if row[name] not in allowed:
-        raise ValueError(f"{name}={row[name]!r} must be one of {', '.join(filter(None, allowed))}")
-    return row[name]
-
-
-def _flag(row: Mapping[str, str], name: str) -> bool:
-    return _one_of(row, name, ("0", "1")) == "1"
+def _choice(row: Mapping[str, str], name: str, meanings: Mapping[str, Meaning]) -> Meaning:
+    try:
+        return meanings[row[name]]
+    except KeyError:
+        raise ValueError(f"{name}={row[name]!r} must be one of {', '.join(filter(None, meanings))}") from None
 
 
 def _digits(row: Mapping[str, str], name: str) -> str:

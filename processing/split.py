@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from processing.errors import ConfigError
 from processing.leakage import Finding, LeakageReport, audit_leakage
@@ -47,7 +47,7 @@ def assign_splits(records: Iterable[ImageRecord], config: SplitConfig | None = N
     config = config or SplitConfig()
     records = list(records)
     places = _places(_worst_labels(records), config)
-    return [replace(record, split=places[_patient(record)][0], fold=places[_patient(record)][1]) for record in records]
+    return [record.placed(*places[_patient(record)]) for record in records]
 
 
 def _patient(record: ImageRecord) -> tuple[str, str]:
@@ -58,7 +58,9 @@ def _worst_labels(records: Sequence[ImageRecord]) -> dict[tuple[str, str], Label
     worst: dict[tuple[str, str], Label] = {}
     for record in records:
         patient = _patient(record)
-        worst[patient] = max(worst.get(patient, Label.NORMAL), record.label, key=lambda label: label.rank)
+        known = worst.get(patient)
+        if known is None or record.label.rank > known.rank:
+            worst[patient] = record.label
     return worst
 
 

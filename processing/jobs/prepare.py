@@ -15,11 +15,12 @@ from pathlib import Path
 from processing import mias, rsna
 from processing.errors import ImageError, LabelError
 from processing.files import sha256
-from processing.imaging import identity_fields, read_mammogram, write_png
+from processing.imaging import identity_fields, write_png
 from processing.job import run
+from processing.jobs.reduction import Source, measure, read_reduced
 from processing.jobs.stage import Stage
 from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig, reduce_height
+from processing.preprocess import PreprocessConfig
 from processing.records import Dataset, ImageRecord, Lesion
 from processing.split import SplitConfig, assign_splits
 
@@ -38,13 +39,16 @@ class Phi(StrEnum):
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """One image to decode: where it lies, the stage's folder that its PNG goes to, and how high that may be."""
+    """One image to decode: its file, and the stage's folder that its PNG goes to."""
 
-    record: ImageRecord
-    source: Path
+    source: Source
     folder: Path
-    max_height: int
     phi: Phi
+
+    @property
+    def record(self) -> ImageRecord:
+        """The row of the label table."""
+        return self.source.record
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -55,8 +59,12 @@ def main(arguments: Sequence[str]) -> None:
     records, refused = _read_labels(paths.processing_input("labels"), Dataset(options.dataset))
     records = assign_splits(records, split)
     config = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi, "split": asdict(split)}
+    half = options.reduced_decode == "true"
+    # Named only where it is on, so that what is written without it stays what it always was.
+    config |= {"reduced_decode": True} if half else {}
     stage = Stage.open("prepare", paths, "prepared", config, records)
-    prepare(records, paths.processing_input("images"), stage, max_height=options.max_height, phi=Phi(options.phi))
+    images = paths.processing_input("images")
+    prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
     if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
         stage.quarantined += refused
     if options.patient_salt:
@@ -65,9 +73,18 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def prepare(
-    records: Sequence[ImageRecord], images: Path, stage: Stage, *, max_height: int, phi: Phi = Phi.REFUSE
+    records: Sequence[ImageRecord],
+    images: Path,
+    stage: Stage,
+    *,
+    max_height: int,
+    phi: Phi = Phi.REFUSE,
+    half: bool = False,
 ) -> None:
-    """Decode this host's share of the images into the stage's folder."""
+    """Decode this host's share of the images into the stage's folder, by half decodes where `half` allows them.
+
+    Raises `ConfigError` where half decodes differ too much from whole ones (`processing.jobs.reduction`).
+    """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
     if not mine:
@@ -79,28 +96,28 @@ def prepare(
         for record in records:
             if record.path not in present:
                 stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
-    tasks = [PrepareTask(record, images / record.path, stage.folder, max_height, phi) for record in mine]
-    stage.work(prepare_image, tasks)
+    sources = [Source(record, images / record.path, max_height, half) for record in mine]
+    if half:
+        stage.measured["reduced_decode"] = measure(sources)
+    stage.work(prepare_image, [PrepareTask(source, stage.folder, phi) for source in sources])
 
 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     """Write one image as 16-bit PNG and return its one record, lesions and spacing scaled with the pixels."""
     record = task.record
     _check_identity(task)
-    mammogram = read_mammogram(task.source, record=record)
-    pixels = reduce_height(mammogram.pixels, task.max_height)
-    scale = pixels.shape[0] / mammogram.pixels.shape[0]
+    mammogram, scale = read_reduced(task.source)
     path = Path("images", str(record.split), f"{record.image_id}.png")
-    write_png(task.folder / path, pixels)
+    write_png(task.folder / path, mammogram.pixels)
     prepared = replace(
         record,
         path=path.as_posix(),
         laterality=mammogram.laterality,
         view=mammogram.view,
         lesions=tuple(_scaled(lesion, scale) for lesion in record.lesions) if scale != 1 else record.lesions,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        pixel_spacing_mm=mammogram.pixel_spacing_mm / scale if mammogram.pixel_spacing_mm else None,
+        height=mammogram.pixels.shape[0],
+        width=mammogram.pixels.shape[1],
+        pixel_spacing_mm=mammogram.pixel_spacing_mm,
         sha256=sha256(task.folder / path),
         synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
     )
@@ -109,11 +126,11 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
 
 def _check_identity(task: PrepareTask) -> None:
     """Refuse an image that names its patient; what is burnt into its pixels cannot be dropped with the header."""
-    filled = identity_fields(task.source)
+    filled = identity_fields(task.source.path)
     if task.phi is Phi.DROP:
         filled = tuple(name for name in filled if name == BURNT_IN)
     if filled:
-        raise ImageError(f"{task.source}: {', '.join(filled)} must not be filled where phi={task.phi}")
+        raise ImageError(f"{task.source.path}: {', '.join(filled)} must not be filled where phi={task.phi}")
 
 
 def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
@@ -145,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation-fold", type=int, default=0)
     parser.add_argument(
         "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+    )
+    parser.add_argument(
+        "--reduced-decode",
+        choices=["true", "false"],
+        default="false",
+        help="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
+        "difference is measured, written into stage.json and refused where it is large",
     )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
     parser.add_argument(

@@ -46,6 +46,8 @@ class Stage:
     input_digest: str
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What the job measured of itself, by name, for `stage.json`."""
 
     @classmethod
     def open(
@@ -119,6 +121,7 @@ class Stage:
             "versions": versions(),
             "input_digest": self.input_digest,
             "digest": records_digest(self.records),
+            **self.measured,
         }
 
 

@@ -1,10 +1,11 @@
+import io
 import os
 import signal
 
 import pytest
 
 from processing.errors import ImageError
-from processing.parallel import Refused, map_images
+from processing.parallel import SECONDS_BETWEEN_LINES, Progress, Refused, map_images
 
 
 def square(number: int) -> int:
@@ -55,3 +56,36 @@ def test_items_are_taken_as_they_are_needed() -> None:
     next(results)
     assert taken < 20
     results.close()  # type: ignore[attr-defined]
+
+
+def test_progress_is_told_in_lines_with_speed_time_left_and_refusals() -> None:
+    now, stream = 100.0, io.StringIO()
+    progress = Progress("Prepare", 1000, stream=stream, clock=lambda: now)
+    for number in range(1, 1001):
+        now += 0.25
+        progress.add(refused=number in (3, 30))
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1000 * 0.25 / SECONDS_BETWEEN_LINES
+    assert lines[0] == "Prepare: 40 of 1000 images, 4.0 images/s, 0:04:00 left, 2 refused"
+    assert lines[-1] == "Prepare: 1000 of 1000 images, 4.0 images/s, 0:00:00 left, 2 refused"
+
+
+def test_progress_on_a_terminal_is_one_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    progress = Progress("Prepare", 3, stream=stream)
+    for refused in (False, True, False):
+        progress.add(refused=refused)
+    progress.close()
+    last = stream.getvalue().rsplit("\r", 1)[-1]
+    assert "Prepare: 100%" in last and "3/3" in last and "image/s" in last and "refused=1" in last
+
+
+def test_a_short_job_tells_its_end(capfd: pytest.CaptureFixture[str]) -> None:
+    list(map_images(square, range(5), total=5, title="Square", workers=1))
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("Square:")]
+    assert line.startswith("Square: 5 of 5 images, ") and line.endswith(" left, 0 refused")

@@ -116,3 +116,11 @@ def test_an_image_that_names_its_patient_is_quarantined_or_its_header_dropped(
     assert {row["image_id"] for row in rows} == refused
     assert all("PatientName" in row["reason"] and "Doe" not in row["reason"] for row in rows)
     assert ("900" in {record.image_id for record in read_manifest(output)}) is not bool(refused)
+
+
+def test_a_row_of_another_length_is_named(tmp_path: Path) -> None:
+    path = table(tmp_path, {}, {})
+    path.write_text(path.read_text() + "2,10011,9\n\n" + ",".join(ROW.values()) + ",more\n")
+    refused = read_table(path).refused
+    assert [image_id for image_id, _ in refused] == ["9", ROW["image_id"]]
+    assert "line 4: 3 cells where there are 14 columns" in refused[0][1] and "15 cells" in refused[1][1]

@@ -1,0 +1,117 @@
+"""Half a decode: off unless asked for, of the same geometry as a whole one, measured, and refused where it differs."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from processing.errors import ConfigError
+from processing.imaging import read_mammogram
+from processing.jobs import prepare
+from processing.jobs.prepare import PrepareTask, prepare_image
+from processing.jobs.reduction import LEAST_PSNR, Source, measure, psnr_of_half
+from processing.paths import BASE_VARIABLE
+from processing.phantom import write_rsna_tree
+from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View, read_manifest
+
+J2K = "1.2.840.10008.1.2.4.90"
+RECORD = ImageRecord(
+    "7", "3", Dataset.RSNA, Laterality.LEFT, View.CC, Label.MALIGNANT, Split.TRAIN,
+    lesions=(Lesion(60.0, 100.0, 9.0, Label.MALIGNANT),),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """The first patient's machine is the linear one, the second's pads its frame and inverts."""
+    folder = tmp_path_factory.mktemp("trees")
+    for patients in (1, 2):
+        write_rsna_tree(folder / str(patients), patients=patients, height=500)
+    return {patients: folder / str(patients) for patients in (1, 2)}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    def start(tree: Path, name: str, *arguments: str) -> Path:
+        inputs = tmp_path / name / "processing" / "input"
+        inputs.mkdir(parents=True)
+        (inputs / "labels").symlink_to(tree)
+        (inputs / "images").symlink_to(tree / "train_images")
+        monkeypatch.setenv(BASE_VARIABLE, str(tmp_path / name))
+        prepare.main(["--dataset", "rsna", "--max-height", "200", *arguments])
+        return tmp_path / name / "processing" / "output" / "prepared"
+
+    return start
+
+
+def test_it_is_off_unless_asked_for_and_then_leaves_no_trace(trees: dict[int, Path], run: Callable[..., Path]) -> None:
+    default, off = run(trees[1], "default"), run(trees[1], "off", "--reduced-decode", "false")
+    names = sorted(path.relative_to(default) for path in default.rglob("*") if path.is_file())
+    assert len(names) == 4 + 3
+    assert [name for name in names if (default / name).read_bytes() != (off / name).read_bytes()] == []
+    assert "reduced_decode" not in (default / "stage.json").read_text()
+
+
+def test_half_decodes_give_the_same_manifest_and_say_how_other_their_pixels_are(
+    trees: dict[int, Path], run: Callable[..., Path]
+) -> None:
+    whole, half = run(trees[1], "whole"), run(trees[1], "half", "--reduced-decode", "true")
+    account = json.loads((half / "stage.json").read_text())
+    first, second = read_manifest(whole), read_manifest(half)
+    assert account["config"]["reduced_decode"] is True
+    found = account["reduced_decode"]
+    assert found["images"] == [record.image_id for record in second] and found["required_db"] == LEAST_PSNR
+    noise = [
+        cv2.PSNR(read_mammogram(whole / each.path).pixels, read_mammogram(half / each.path).pixels, R=65535)
+        for each in first
+    ]
+    assert found["psnr_db"] == {"min": round(min(noise), 2), "median": round(float(np.median(noise)), 2)}
+    assert 40 <= min(noise) < 100
+    assert [replace(each, sha256="") for each in first] == [replace(each, sha256="") for each in second]
+
+
+def test_a_film_that_half_a_decode_changes_too_much_is_named_and_stops_the_job(
+    trees: dict[int, Path], run: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"reduced_decode=true: half a decode of image 10100001\d\d differs"):
+        run(trees[2], "refused", "--reduced-decode", "true")
+    assert not list((tmp_path / "refused" / "processing" / "output").rglob("*.png"))
+
+
+@pytest.mark.parametrize("size", [(402, 301), (403, 401), (401, 207), (777, 555)])
+def test_lesions_size_and_spacing_are_those_of_the_whole_decode(
+    make_dicom: Callable[..., bytes], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    cells = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 4096, size, np.uint16), (0, 0), 8)
+    (tmp_path / "7.dcm").write_bytes(make_dicom(cells, syntax=J2K, bits=12, ImagerPixelSpacing=["0.1", "0.1"]))
+    source = Source(RECORD, tmp_path / "7.dcm", 200)
+    (whole,), (half,) = (
+        prepare_image(PrepareTask(replace(source, half=half), tmp_path / str(half), prepare.Phi.REFUSE))
+        for half in (False, True)
+    )
+    assert whole.sha256 != half.sha256
+    assert replace(whole, sha256="") == replace(half, sha256="")
+    assert half.height == 200 and half.pixel_spacing_mm == pytest.approx(0.1 * size[0] / 200)
+    assert half.lesions[0].x == pytest.approx((60.5) * 200 / size[0] - 0.5)
+
+
+def test_what_is_not_tall_enough_or_no_jpeg_2000_is_not_measured(
+    make_dicom: Callable[..., bytes], tmp_path: Path
+) -> None:
+    cells = np.tile(np.arange(300, dtype=np.uint16), (399, 1))
+    files = {
+        "short": make_dicom(cells, syntax=J2K, bits=12),
+        "native": make_dicom(np.tile(cells, (2, 1)), bits=12),
+        "text": b"no image at all",
+    }
+    sources = []
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        sources.append(Source(replace(RECORD, image_id=name), tmp_path / name, 200))
+    assert [psnr_of_half(source) for source in sources] == [None, None, None]
+    account = measure(sources)
+    assert account["images"] == [] and account["psnr_db"] == {"min": None, "median": None}
