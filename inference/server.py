@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from inference.settings import ServerSettings, from_environment
 from processing.errors import ConfigError, MammopipeError
+from processing.memory import keep_heap
 
 
 def console() -> None:
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         # Only now: what is wrong so far has been told without waiting for the web server's modules.
         from inference.lifecycle import serve
 
+        # What arrives is read in pieces of 256 KB, each of which would be taken from the system and given back.
+        keep_heap()
         asyncio.run(serve(settings, listener))
 
 
