@@ -12,6 +12,7 @@ import pytest
 
 from inference.metrics import NAMESPACE, UNITS
 from pipelines import PipelineConfig
+from pipelines.security_config import Duty
 
 from .conftest import NOT_EMULATED, Account, document
 from .policies import denied
@@ -77,7 +78,8 @@ def test_the_outputs_make_a_configuration(account: Account) -> None:
         registry={"group": out["PackageGroup"]},
         endpoint={"name": out["EndpointName"], "rollback_alarms": out["RollbackAlarms"].split(",")},
     )
-    assert config.security.duties == (out["ProcessingRole"], out["TrainingRole"], out["ServingRole"])
+    roles = [config.security.role_for(duty) for duty in Duty]
+    assert roles == [out["ProcessingRole"], out["TrainingRole"], out["ServingRole"]]
 
 
 @pytest.mark.parametrize("name", ["", "-logs"])
