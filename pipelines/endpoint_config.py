@@ -37,8 +37,8 @@ class EndpointMode(StrEnum):
     SERVERLESS = "serverless"
     """InvokeEndpoint without instances between requests: images up to 4 MB, a slow first answer after a pause.
 
-    SageMaker gives such a model neither network isolation nor a VPC, no data capture and no key for its volume: choosing
-    this mode is consent to that."""
+    SageMaker gives such a model neither network isolation nor a VPC, no data capture and no key for its volume:
+    choosing this mode is consent to that."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ class EndpointConfig:
     def async_name(self) -> str:
         """Name of the endpoint with async inference."""
         return f"{self.name}{ASYNC_SUFFIX}" if self.mode is EndpointMode.BOTH else self.name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the endpoints that a run leaves."""
+        return (self.name, self.async_name) if self.mode is EndpointMode.BOTH else (self.name,)
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -50,7 +50,8 @@ class Account:
         for policy in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
             arn = policy["PolicyArn"]
             version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-            inline.append(document(iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]))
+            found = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]
+            inline.append(document(found["Document"]))
         return inline
 
 

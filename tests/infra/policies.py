@@ -15,7 +15,7 @@ OPERATORS: Mapping[str, Callable[[str, str], bool]] = {
 
 
 def allowed(documents: Iterable[Mapping[str, Any]], action: str, resource: str, **context: str) -> bool:
-    """Return whether the policies let anyone whom they apply to do `action`; `context` has `__` for the colon of keys."""
+    """Return whether policies let those whom they apply to do `action`; `context` has `__` for the colon of keys."""
     facts = {key.replace("__", ":"): value for key, value in context.items()}
     effects = [
         statement["Effect"]

@@ -116,8 +116,8 @@ def test_roles_are_passed_to_sagemaker_alone(account: Account, duty: str, passed
 
 @pytest.mark.parametrize("duty", ROLES)
 def test_everything_is_bound_to_a_resource_where_the_service_allows_one(account: Account, duty: str) -> None:
-    for document in account.role_documents(duty):
-        for statement in listed(document["Statement"]):
+    for policy in account.role_documents(duty):
+        for statement in listed(policy["Statement"]):
             actions = set(listed(statement["Action"]))
             assert not [action for action in actions if "*" in action]
             if "*" in listed(statement["Resource"]):

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-
 from inference.metrics import NAMESPACE, UNITS
 from pipelines import PipelineConfig
 from pipelines.security_config import Duty
@@ -22,7 +21,7 @@ BUCKET = "arn:aws:s3:::mammopipe-123456789012-eu-central-1"
 
 
 def test_the_template_fits_into_one_call() -> None:
-    assert STACK.stat().st_size <= 51_200, "CreateStack takes a longer template only from a bucket, which is not there yet"
+    assert STACK.stat().st_size <= 51_200, "a longer template must lie in a bucket, and there is none yet"
 
 
 def test_cfn_lint_finds_nothing() -> None:
@@ -164,7 +163,9 @@ def test_the_network_has_no_way_out_but_doors_to_aws(account: Account) -> None:
     of_vpc = [{"Name": "vpc-id", "Values": [vpc]}]
     routes = [route for table in ec2.describe_route_tables(Filters=of_vpc)["RouteTables"] for route in table["Routes"]]
     assert {route["GatewayId"] for route in routes if "DestinationCidrBlock" in route} == {"local"}
-    assert not ec2.describe_internet_gateways(Filters=[{"Name": "attachment.vpc-id", "Values": [vpc]}])["InternetGateways"]
+    assert not ec2.describe_internet_gateways(Filters=[{"Name": "attachment.vpc-id", "Values": [vpc]}])[
+        "InternetGateways"
+    ]
     doors = ec2.describe_vpc_endpoints(Filters=of_vpc)["VpcEndpoints"]
     services = {item["ServiceName"].removeprefix("com.amazonaws.eu-central-1.") for item in doors}
     assert services == {
@@ -250,5 +251,3 @@ def test_in_a_given_vpc_nothing_of_a_network_is_made_but_the_group(aws: None, ac
     machine = given.resources("AWS::StepFunctions::StateMachine")["Deployment"]["DefinitionString"]
     model = json.loads(machine)["States"]["CreateModel"]["Parameters"]
     assert model["VpcConfig"]["Subnets"] == subnets.split(",")
-
-

@@ -151,10 +151,12 @@ def test_every_request_fits_the_services_own_model(compiled: Compiled) -> None:
 
 
 def patterns_broken(value: Any, shape: Any, where: str = "") -> list[str]:
-    """Return the texts that are too long for their shape, or of none of its enumerated values: botocore checks neither."""
+    """Return the texts that are too long, or none of the enumerated values: botocore checks neither."""
     if shape.type_name == "structure":
         return [
-            fault for key, item in value.items() for fault in patterns_broken(item, shape.members[key], f"{where}.{key}")
+            fault
+            for key, item in value.items()
+            for fault in patterns_broken(item, shape.members[key], f"{where}.{key}")
         ]
     if shape.type_name == "list":
         return [fault for item in value for fault in patterns_broken(item, shape.member, f"{where}[]")]
@@ -240,7 +242,9 @@ def test_every_job_is_retried_for_throttling_capacity_and_internal_errors(compil
 
 
 def test_without_a_duration_nothing_is_cached() -> None:
-    jobs = [step for step in Compiled({"cnns": ["alexnet"]}).steps.values() if step["Type"] in ("Processing", "Training")]
+    jobs = [
+        step for step in Compiled({"cnns": ["alexnet"]}).steps.values() if step["Type"] in ("Processing", "Training")
+    ]
     assert jobs and all(step["CacheConfig"] == {"Enabled": False} for step in jobs)
 
 
@@ -283,7 +287,9 @@ def test_a_cluster_is_kept_warm_and_shares_out_its_images(definitions: dict[str,
 
 def test_what_only_aws_carries_out_does_not_keep_it_from_running_here(compiled: Compiled) -> None:
     # Several hosts train on AWS alone.
-    check(compiled.definition, Scope(compiled.scope.parameters | {"TrainingInstanceCount": 1}, compiled.scope.execution))
+    check(
+        compiled.definition, Scope(compiled.scope.parameters | {"TrainingInstanceCount": 1}, compiled.scope.execution)
+    )
 
 
 @pytest.mark.parametrize(
