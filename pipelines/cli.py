@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_stage, _compile, _run, _runs, _status, _report, _compare, _deploy, _invoke, _delete):
+    for add in (_stage, _compile, _run, _runs, _status, _report, _compare, _deploy, _invoke, _delete, _doctor):
         add(subparsers)
     return parser
 
@@ -220,6 +220,15 @@ def _delete(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
     _identified(parser)
     parser.set_defaults(command=commands.delete)
+
+
+def _doctor(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers, "doctor", "check an AWS account before a run; exit code 1 when something blocks it", "doctor --aws"
+    )
+    parser.add_argument("--aws", action="store_true", required=True, help="the account of the credentials in use")
+    _configured(parser)
+    parser.set_defaults(command=commands.doctor)
 
 
 def _identified(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,18 @@ def compile_definition(options: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(options: argparse.Namespace) -> int:
+    """Say what would keep a run on AWS from succeeding."""
+    from pipelines import sessions
+    from pipelines.doctor import Verdict, examine
+
+    config = _config(options)
+    found = examine(config, sessions.caller_session(config))
+    for finding in found:
+        print(finding)
+    return int(any(finding.verdict is Verdict.BLOCKS for finding in found))
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
     from pipelines.launch import start

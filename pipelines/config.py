@@ -11,7 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pipelines.compute_config import ComputeConfig
 from pipelines.endpoint_config import EndpointConfig
+from pipelines.security_config import SecurityConfig
 from pipelines.settings import build, convert, overlay, read_toml
 from processing.errors import ConfigError
 from processing.records import Dataset
@@ -26,13 +28,6 @@ class Profile(StrEnum):
 
     QUICK = "quick"
     FULL = "full"
-
-
-class Distribution(StrEnum):
-    """How SageMaker spreads an input over a job's instances (`S3DataDistributionType`)."""
-
-    REPLICATED = "FullyReplicated"
-    SHARDED = "ShardedByS3Key"
 
 
 class Approval(StrEnum):
@@ -175,66 +170,12 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class ComputeConfig:
-    """Instances, time limits and caching on AWS; the local backends use this machine whatever stands here."""
-
-    processing_instance_type: str = "ml.m5.xlarge"
-    processing_instance_count: int = 1
-    distribution: Distribution = Distribution.REPLICATED
-    """How images spread over several processing instances (pipeline parameter DataDistribution)."""
-    training_instance_type: str = "ml.g4dn.xlarge"
-    training_instance_count: int = 1
-    spot: bool = False
-    """Whether training uses managed spot instances, resuming from its checkpoints."""
-    volume_gb: int = 50
-    max_runtime_seconds: int = 6 * 3600
-    """The time after which SageMaker stops a job."""
-    max_wait_seconds: int = 12 * 3600
-    """With spot: the time that waiting and running may take together."""
-    cache: str = ""
-    """ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run."""
-
-    def __post_init__(self) -> None:
-        """Refuse a spot limit that SageMaker would refuse."""
-        _require(
-            not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
-            f"compute.max_wait_seconds={self.max_wait_seconds} is below max_runtime_seconds={self.max_runtime_seconds}",
-        )
-        _require(
-            not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
-            f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty",
-        )
-
-
-@dataclass(frozen=True)
 class ImagesConfig:
     """The container images that carry the code."""
 
     processing: str = "mammopipe/processing:latest"
     training: str = "mammopipe/training:latest"
     serving: str = "mammopipe/serving:latest"
-
-
-@dataclass(frozen=True)
-class SecurityConfig:
-    """Who runs the jobs, and behind which walls."""
-
-    role: str = "arn:aws:iam::000000000000:role/mammopipe"
-    """ARN of the execution role; this default serves the local backends only."""
-    kms_key: str = ""
-    """Key of volumes and outputs; when set, it becomes the default of the pipeline parameter KmsKeyId."""
-    network_isolation: bool = True
-    """Whether containers run without any network of their own."""
-    subnets: tuple[str, ...] = ()
-    security_groups: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse half a VPC and a role that is no ARN."""
-        _require(bool(self.subnets) == bool(self.security_groups), "security: subnets and security_groups go together")
-        _require(
-            re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/.+", self.role) is not None,
-            f"security.role={self.role!r}: an ARN as arn:aws:iam::123456789012:role/NAME",
-        )
 
 
 @dataclass(frozen=True)
@@ -278,7 +219,7 @@ class PipelineConfig:
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
     def __post_init__(self) -> None:
-        """Refuse names that SageMaker would refuse, and repeated candidates."""
+        """Refuse names that SageMaker would refuse, repeated candidates, and captures in clear."""
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
@@ -291,6 +232,11 @@ class PipelineConfig:
         _require(
             len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
             f"cnns={list(self.cnns)}: at least one, none twice",
+        )
+        _require(
+            not self.endpoint.capture_percent or bool(self.security.kms_key),
+            f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
+            "security.kms_key",
         )
 
     @classmethod

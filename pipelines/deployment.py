@@ -14,8 +14,14 @@ from sagemaker.serve.model_builder import ModelBuilder
 from pipelines import parts
 from pipelines.endpoint_config import EndpointMode
 from pipelines.parts import Context, below
+from pipelines.security_config import Duty
 
-MODES = {EndpointMode.REALTIME: (False,), EndpointMode.ASYNC: (True,), EndpointMode.BOTH: (False, True)}
+MODES = {
+    EndpointMode.REALTIME: (False,),
+    EndpointMode.SERVERLESS: (False,),
+    EndpointMode.ASYNC: (True,),
+    EndpointMode.BOTH: (False, True),
+}
 """For each mode, whether each of its endpoints is asynchronous."""
 
 
@@ -23,7 +29,8 @@ def create_model(
     context: Context, evaluated: ProcessingStep, registered: ModelStep, *, asynchronous: bool = False
 ) -> ModelStep:
     """Return the step that makes the registered artefact a model that an endpoint can load."""
-    environment = context.config.endpoint.async_environment if asynchronous else {}
+    settings = context.config.endpoint
+    environment = settings.async_environment if asynchronous else settings.environment
     return ModelStep(
         name=_serving_name("Model", asynchronous),
         step_args=builder(context, evaluated, environment).build(),
@@ -34,20 +41,20 @@ def create_model(
 
 def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = False) -> EndpointConfigStep:
     """Return the step that says on which instances the model is served and, where through a queue, with what limits."""
-    parameters, settings = context.parameters, context.config.endpoint
+    settings, serverless = context.config.endpoint, context.config.endpoint.mode is EndpointMode.SERVERLESS
     variant = {
         "VariantName": "AllTraffic",
         "ModelName": model.properties.ModelName,
         "InitialVariantWeight": 1,
-        "InstanceType": parameters.endpoint_instance_type,
-        "InitialInstanceCount": parameters.endpoint_instance_count,
+        **(_no_instances(context) if serverless else _instances(context)),
     }
     name = settings.async_name if asynchronous else settings.name
     arguments = context.session.create_endpoint_config(
         name=Join(on="-", values=[name, ExecutionVariables.PIPELINE_EXECUTION_ID]),
         production_variants=[variant],
-        kms_key=parameters.kms_key_id,
+        kms_key=None if serverless else context.parameters.kms_key_id,
         tags=parts.tags(context),
+        data_capture_config_dict=None if asynchronous else _capture(context),
         async_inference_config_dict=_async_inference(context) if asynchronous else None,
     )
     step = _serving_name("EndpointConfig", asynchronous)
@@ -62,6 +69,8 @@ def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bo
         config_name=settings.properties.EndpointConfigName,
         tags=parts.tags(context),
     )
+    if config.rollback_alarms and not asynchronous:
+        arguments.args["DeploymentConfig"] = _rollout(context)
     return EndpointStep(name=_serving_name("Endpoint", asynchronous), step_args=arguments)
 
 
@@ -77,13 +86,14 @@ def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -
 
 def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[str, str]) -> ModelBuilder:
     """Return what makes a model, or a package, of the chosen candidate; `environment` is its container's."""
+    serverless = context.config.endpoint.mode is EndpointMode.SERVERLESS
     # `dependencies=None`: its default looks up the bucket on S3 while the pipeline is being built.
     return ModelBuilder(
         image_uri=context.config.images.serving,
         s3_model_data_url=below(parts.output(evaluated, "model"), "model.tar.gz"),
-        role_arn=context.config.security.role,
+        role_arn=context.config.security.role_for(Duty.SERVING),
         sagemaker_session=context.session,
-        network=parts.networking(context),
+        network=None if serverless else parts.networking(context),
         dependencies=None,
         model_path=context.scratch,
         env_vars=dict(environment),
@@ -93,6 +103,51 @@ def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[st
 
 def _serving_name(name: str, asynchronous: bool) -> str:
     return f"{name}-async" if asynchronous else name
+
+
+def _instances(context: Context) -> dict[str, Any]:
+    parameters = context.parameters
+    return {
+        "InstanceType": parameters.endpoint_instance_type,
+        "InitialInstanceCount": parameters.endpoint_instance_count,
+    }
+
+
+def _no_instances(context: Context) -> dict[str, Any]:
+    settings = context.config.endpoint
+    limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
+    return {"ServerlessConfig": limits}
+
+
+def _capture(context: Context) -> dict[str, Any] | None:
+    """Return where requests and answers are kept, encrypted, or None where none are."""
+    settings = context.config.endpoint
+    if not settings.capture_percent:
+        return None
+    return {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": settings.capture_percent,
+        "DestinationS3Uri": context.config.storage.uri("capture", settings.name),
+        "KmsKeyId": context.parameters.kms_key_id,
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+    }
+
+
+def _rollout(context: Context) -> dict[str, Any]:
+    """Return how an update goes: new instances beside the old, all traffic at once, and back when an alarm goes off.
+
+    A canary would need a second instance, which an endpoint at rest may not have.
+    """
+    settings = context.config.endpoint
+    return {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_seconds},
+            "TerminationWaitInSeconds": 300,
+            "MaximumExecutionTimeoutInSeconds": settings.bake_seconds + 3600,
+        },
+        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in settings.rollback_alarms]},
+    }
 
 
 def _async_inference(context: Context) -> dict[str, Any]:

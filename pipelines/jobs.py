@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import Distribution
+from pipelines.compute_config import Distribution
 from pipelines.processes import RunEnding, RunningProcesses, SupervisedProcess
 from pipelines.storage import S3Uri, Storage
 from processing.errors import MammopipeError

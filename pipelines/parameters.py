@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 
 from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
 
-from pipelines.config import Approval, Distribution, PipelineConfig
+from pipelines.compute_config import Distribution
+from pipelines.config import Approval, PipelineConfig
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from sagemaker.mlops.workflow.retry import (
 )
 from sagemaker.mlops.workflow.steps import CacheConfig, ProcessingStep
 
-from pipelines.config import Distribution, PipelineConfig
+from pipelines.compute_config import Distribution, has_local_disks
+from pipelines.config import PipelineConfig
 from pipelines.parameters import Parameters
 from processing.paths import ContainerPaths
 
@@ -137,10 +138,15 @@ def network_config(context: Context) -> NetworkConfig:
     )
 
 
-def cache(context: Context) -> CacheConfig | None:
-    """Return when a step is not run again, or None for always."""
+def volume_key(context: Context, instance_type: str) -> Any:
+    """Return the key of the volumes of instances of a type, or None where none is set or none is taken."""
+    return None if has_local_disks(instance_type) else context.parameters.kms_key_id
+
+
+def cache(context: Context) -> CacheConfig:
+    """Return when a step is not run again."""
     duration = context.config.compute.cache
-    return CacheConfig(enable_caching=True, expire_after=duration) if duration else None
+    return CacheConfig(enable_caching=bool(duration), expire_after=duration or None)
 
 
 def call_retry() -> StepRetryPolicy:

@@ -1,7 +1,7 @@
 """What the process backend runs, as the members of each request; anything else is refused by name before a step starts.
 
-`ANY` members are used, or have no meaning on one machine (roles, keys, networks, tags, volumes). A set lists the values
-that can be run. Retries and caching are AWS's: here a step runs once, always.
+`ANY` members are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A set
+lists the values that can be run. Retries and caching are AWS's: here a step runs once, always.
 """
 
 from collections.abc import Iterator, Mapping
@@ -75,7 +75,13 @@ _TRAINING = {
             },
         }
     ],
-    "ResourceConfig": {"InstanceType": ANY, "InstanceCount": {1}, "VolumeSizeInGB": ANY, "VolumeKmsKeyId": ANY},
+    "ResourceConfig": {
+        "InstanceType": ANY,
+        "InstanceCount": {1},
+        "VolumeSizeInGB": ANY,
+        "VolumeKmsKeyId": ANY,
+        "KeepAlivePeriodInSeconds": ANY,
+    },
     "HyperParameters": ANY,
     "OutputDataConfig": {"S3OutputPath": ANY, "KmsKeyId": ANY},
     "CheckpointConfig": ANY,
@@ -110,8 +116,11 @@ _ENDPOINT_CONFIG = {
             "InstanceType": ANY,
             "InitialInstanceCount": ANY,
             "InitialVariantWeight": ANY,
+            "ServerlessConfig": ANY,
         }
     ],
+    # Nothing is captured here: requests to a local endpoint never leave the machine.
+    "DataCaptureConfig": ANY,
 }
 MEMBERS: Mapping[str, Any] = {
     "Processing": _PROCESSING,
@@ -119,7 +128,8 @@ MEMBERS: Mapping[str, Any] = {
     "Model": _MODEL,
     "EndpointConfig": _ENDPOINT_CONFIG,
     "RegisterModel": ANY,
-    "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY},
+    # Each run starts its endpoint anew, so there is no update to roll out or back.
+    "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY, "DeploymentConfig": ANY},
     "Fail": {"ErrorMessage": ANY},
     "Condition": {"Conditions": ANY, "IfSteps": ANY, "ElseSteps": ANY},
 }

@@ -82,6 +82,11 @@ def aws_session(config: PipelineConfig) -> Any:
     return _pipeline_session(config, boto3.Session(region_name=_region(config)))
 
 
+def caller_session(config: PipelineConfig) -> boto3.Session:
+    """Return a boto3 session with the caller's own credentials, in the region that a run would take."""
+    return boto3.Session(region_name=_region(config))
+
+
 @dataclass(frozen=True)
 class LocalServices:
     """What stands in for AWS in a local run."""

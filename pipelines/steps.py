@@ -28,6 +28,7 @@ from sagemaker.train import ModelTrainer
 
 from pipelines import deployment, parts
 from pipelines.parts import Context, below
+from pipelines.security_config import Duty
 from processing import mias, rsna
 from processing.paths import ContainerPaths
 from processing.records import Dataset
@@ -225,11 +226,11 @@ def _processing(
     processor = Processor(
         image_uri=image or config.images.processing,
         entrypoint=["python", "-m", module],
-        role=config.security.role,
+        role=config.security.role_for(Duty.PROCESSING),
         instance_type=parameters.processing_instance_type,
         instance_count=instances or parameters.processing_instance_count,
         volume_size_in_gb=config.compute.volume_gb,
-        volume_kms_key=parameters.kms_key_id,
+        volume_kms_key=parts.volume_key(context, config.compute.processing_instance_type),
         output_kms_key=parameters.kms_key_id,
         max_runtime_in_seconds=config.compute.max_runtime_seconds,
         sagemaker_session=context.session,
@@ -254,7 +255,7 @@ def _trainer(context: Context, cnn: Cnn) -> ModelTrainer:
     waiting = {"max_wait_time_in_seconds": compute.max_wait_seconds} if compute.spot else {}
     trainer = ModelTrainer(
         sagemaker_session=context.session,
-        role=config.security.role,
+        role=config.security.role_for(Duty.TRAINING),
         base_job_name=step_name(cnn),
         training_image=config.images.training,
         hyperparameters=_hyperparameters(context, cnn),
@@ -262,8 +263,9 @@ def _trainer(context: Context, cnn: Cnn) -> ModelTrainer:
             instance_type=parameters.training_instance_type,
             instance_count=parameters.training_instance_count,
             volume_size_in_gb=compute.volume_gb,
-            volume_kms_key_id=parameters.kms_key_id,
+            volume_kms_key_id=parts.volume_key(context, compute.training_instance_type),
             enable_managed_spot_training=compute.spot,
+            keep_alive_period_in_seconds=compute.keep_alive_seconds or None,
         ),
         networking=parts.networking(context),
         stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.max_runtime_seconds, **waiting),

@@ -35,7 +35,13 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "subnets": ["subnet-12345678"],
             "security_groups": ["sg-12345678"],
         },
-        "compute": {"spot": True, "cache": "P30D", "distribution": "ShardedByS3Key", "processing_instance_count": 3},
+        "compute": {
+            "training_instance_type": "ml.p3.2xlarge",
+            "spot": True,
+            "cache": "P30D",
+            "distribution": "ShardedByS3Key",
+            "processing_instance_count": 3,
+        },
     },
     "no endpoint": {"deploy": False, "cnns": ["alexnet"]},
     "async": {

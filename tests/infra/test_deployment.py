@@ -1,0 +1,184 @@
+"""From an approval to an endpoint: the rule's pattern, and the state machine, run on an emulated SageMaker."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+from moto.core.config import default_user_config
+
+from .conftest import Account, definition
+
+GROUP = "mammopipe"
+ENDPOINT = "endpoint/mammopipe/variant/AllTraffic"
+
+
+@pytest.fixture(scope="module")
+def package(account: Account) -> str:
+    sagemaker = account.client("sagemaker")
+    if not sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"]:
+        sagemaker.create_model_package_group(ModelPackageGroupName=GROUP)
+    container = {"Image": "image", "ModelDataUrl": "s3://bucket/model.tar.gz"}
+    made = sagemaker.create_model_package(
+        ModelPackageGroupName=GROUP,
+        ModelApprovalStatus="Approved",
+        InferenceSpecification={
+            "Containers": [container],
+            "SupportedContentTypes": ["application/dicom"],
+            "SupportedResponseMIMETypes": ["application/json"],
+        },
+    )
+    return str(made["ModelPackageArn"])
+
+
+def tasks(machine: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yield name, service, action and parameters of each call to AWS."""
+    for name, state in machine["States"].items():
+        if state["Type"] == "Task":
+            match = re.fullmatch(r"arn:aws:states:::aws-sdk:(\w+):(\w+)", state["Resource"])
+            assert match is not None, state["Resource"]
+            yield name, match[1], match[2], state["Parameters"]
+
+
+def test_every_call_of_the_state_machine_fits_its_services_model(account: Account) -> None:
+    services = {"sagemaker": "sagemaker", "applicationautoscaling": "application-autoscaling"}
+    seen = set()
+    for name, service, action, parameters in tasks(definition(account)):
+        model = botocore.session.get_session().get_service_model(services[service])
+        operation = model.operation_model(action[0].upper() + action[1:])
+        report = ParamValidator().validate(filled(parameters), operation.input_shape)
+        assert not report.has_errors(), f"{name}: {report.generate_report()}"
+        seen.add(action)
+    assert {"createModel", "createEndpoint", "updateEndpoint", "putScalingPolicy"} <= seen
+
+
+def filled(value: Any) -> Any:
+    """Return parameters with a name in place of every path."""
+    if isinstance(value, list):
+        return [filled(item) for item in value]
+    if isinstance(value, dict):
+        return {key.removesuffix(".$"): "a-name" if key.endswith(".$") else filled(item) for key, item in value.items()}
+    return value
+
+
+def test_the_update_moves_all_traffic_at_once_and_goes_back_by_the_alarms(account: Account) -> None:
+    update = definition(account)["States"]["UpdateEndpoint"]["Parameters"]
+    config = update["DeploymentConfig"]
+    assert config["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["WaitIntervalInSeconds"] == 600
+    alarms = [item["AlarmName"] for item in config["AutoRollbackConfiguration"]["Alarms"]]
+    assert alarms == account.outputs["RollbackAlarms"].split(",")
+    assert update["RetainAllVariantProperties"] is True, "the number of instances that scaling has reached"
+
+
+def test_the_models_walls_are_those_of_the_network(account: Account) -> None:
+    model = definition(account)["States"]["CreateModel"]["Parameters"]
+    assert model["EnableNetworkIsolation"] is True
+    walls = {"Subnets": account.outputs["Subnets"].split(","), "SecurityGroupIds": [account.outputs["SecurityGroup"]]}
+    assert model["VpcConfig"] == walls and model["ExecutionRoleArn"] == account.outputs["ServingRole"]
+
+
+@pytest.mark.parametrize("state", ["Creating", "Updating", "SystemUpdating", "RollingBack"])
+def test_it_waits_for_what_is_still_moving(account: Account, state: str) -> None:
+    assert judged(account, state, "other") == "Wait"
+
+
+@pytest.mark.parametrize(
+    ("status", "config", "following"),
+    [
+        ("InService", "ours", "Register"),
+        ("InService", "the one before", "NotServed"),
+        ("Failed", "ours", "NotServed"),
+        ("UpdateRollbackFailed", "ours", "NotServed"),
+    ],
+)
+def test_an_endpoint_that_was_rolled_back_is_no_success(
+    account: Account, status: str, config: str, following: str
+) -> None:
+    assert judged(account, status, config) == following
+
+
+def judged(account: Account, status: str, config: str) -> str:
+    """Run the machine from its judgement on an endpoint that stands so, and return the state after it."""
+    machine = definition(account)
+    ends = ("Register", "Wait", "NotServed")
+    states = {"Judge": machine["States"]["Judge"]} | {name: {"Type": "Succeed"} for name in ends}
+    found = {"name": "ours", "now": {"status": status, "config": config}}
+    history = execute(account, {"StartAt": "Judge", "States": states}, found)[1]
+    return [name for name in history if name in ends][0]
+
+
+def test_an_approved_package_is_served_and_scales(account: Account, package: str) -> None:
+    machine = definition(account)
+    machine["States"]["Wait"]["Seconds"] = 0
+    for name in ("Register", "Follow"):  # the emulator looks services up by boto3's names, AWS by its own
+        state = machine["States"][name]
+        state["Resource"] = state["Resource"].replace("applicationautoscaling", "application-autoscaling")
+    status, history = execute(account, machine, {"package": package})
+    assert (status, history[-1]) == ("SUCCEEDED", "Follow")
+    sagemaker = account.client("sagemaker")
+    found = sagemaker.describe_endpoint(EndpointName="mammopipe")
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=found["EndpointConfigName"])
+    model = sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+    assert model["PrimaryContainer"]["ModelPackageName"] == package
+    assert config["KmsKeyId"] == account.outputs["KmsKey"]
+    scaling = account.client("application-autoscaling")
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
+    assert (target["ResourceId"], target["MinCapacity"], target["MaxCapacity"]) == (ENDPOINT, 1, 4)
+    (policy,) = scaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
+    assert policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 60
+
+
+def execute(account: Account, machine: dict[str, Any], given: dict[str, Any]) -> tuple[str, list[str]]:
+    """Run a state machine to its end; return its status and the states that it entered, in order."""
+    client = account.client("stepfunctions")
+    role = "arn:aws:iam::123456789012:role/mammopipe-deployment"
+    # What runs machines keeps them apart from those of CloudFormation.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(default_user_config, "stepfunctions", {"execute_state_machine": True})
+        made = client.create_state_machine(name=f"run-{uuid4()}", definition=json.dumps(machine), roleArn=role)
+        started = client.start_execution(stateMachineArn=made["stateMachineArn"], input=json.dumps(given))
+        execution = {"executionArn": started["executionArn"]}
+        while (status := client.describe_execution(**execution)["status"]) == "RUNNING":
+            pass
+        events = client.get_execution_history(**execution)["events"]
+    entered = [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
+    return str(status), entered
+
+
+@pytest.mark.parametrize(
+    ("status", "group", "expected"),
+    [
+        ("Approved", GROUP, True),
+        ("Rejected", GROUP, False),
+        ("PendingManualApproval", GROUP, False),
+        ("Approved", "other", False),
+    ],
+)
+def test_only_an_approval_in_the_group_passes_the_rule(
+    account: Account, status: str, group: str, expected: bool
+) -> None:
+    events, queues = account.client("events"), account.client("sqs")
+    pattern = events.describe_rule(Name="mammopipe-approved")["EventPattern"]
+    queue = queues.create_queue(QueueName=f"seen-{uuid4()}")["QueueUrl"]
+    arn = queues.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    bus = {"EventBusName": f"bus-{uuid4()}"}
+    events.create_event_bus(Name=bus["EventBusName"])
+    events.put_rule(Name="seen", EventPattern=pattern, **bus)
+    events.put_targets(Rule="seen", Targets=[{"Id": "queue", "Arn": arn}], **bus)
+    detail = {"ModelPackageGroupName": group, "ModelApprovalStatus": status, "ModelPackageArn": "arn"}
+    sent = {"Source": "aws.sagemaker", "DetailType": "SageMaker Model Package State Change"}
+    events.put_events(Entries=[sent | bus | {"Detail": json.dumps(detail)}])
+    assert ("Messages" in queues.receive_message(QueueUrl=queue)) is expected
+
+
+def test_the_rule_hands_the_package_to_the_state_machine(account: Account) -> None:
+    (target,) = account.client("events").list_targets_by_rule(Rule="mammopipe-approved")["Targets"]
+    assert target["Arn"] == account.outputs["Deployment"]
+    given = target["InputTransformer"]
+    assert given["InputPathsMap"] == {"package": "$.detail.ModelPackageArn"}
+    assert json.loads(given["InputTemplate"].replace("<package>", "arn")) == {"package": "arn"}
+    assert target["DeadLetterConfig"]["Arn"].endswith(":mammopipe-undelivered-approvals")
