@@ -1,7 +1,7 @@
 """One DICOM mammogram from its bytes: refusals, decoding, the grey-scale chain, side, view, spacing and facts."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from processing.dicom_decode import Layout, decode, read_layout
 from processing.dicom_file import PHANTOM_WRITER, DicomFile, parse
 from processing.dicom_position import read_laterality, read_spacing, read_view
 from processing.dicom_tags import Tag, Tags
-from processing.dicom_values import apply
+from processing.dicom_values import apply, padding_shows
 from processing.image_rules import DEFAULT_CONFIG, ReadConfig
 from processing.records import Laterality, View
 
@@ -44,7 +44,9 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     laterality, laterality_facts = read_laterality(tags)
     view, view_facts = read_view(tags)
     spacing, spacing_facts = read_spacing(tags)
-    cells = decode(file, layout, config)
+    # Half a decode blends padding with what it borders on, and a blend with bright padding looks like tissue.
+    bright = padding_shows(layout.bits_stored, layout.signed, chain)
+    cells = decode(file, layout, replace(config, enough_rows=None) if bright else config)
     pixels = apply(
         cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
     )

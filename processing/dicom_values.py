@@ -4,7 +4,7 @@ Order and formulas: PS3.3 C.7.6.3 (stored values), C.7.5.1.1.2 (pixel padding), 
 C.11.2.1.2.1 LINEAR, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT), C.8.11.3.1.2 (Presentation LUT Shape).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 FULL_SCALE = 65535
+AIR = FULL_SCALE // 256
+"""Presentation values up to this are black in 8 bits."""
 
 
 class VoiFunction(StrEnum):
@@ -115,6 +117,16 @@ def presentation(stored: NDArray[np.int64], bits_stored: int, signed: bool, chai
     if chain.padding:
         result[(stored >= chain.padding[0]) & (stored <= chain.padding[1])] = 0
     return result
+
+
+def padding_shows(bits_stored: int, signed: bool, chain: Chain) -> bool:
+    """Return whether padding would be brighter than air if the rest of the chain alone were asked."""
+    if not chain.padding:
+        return False
+    low, high = _stored_range(bits_stored, signed)
+    stored = np.arange(max(chain.padding[0], low), min(chain.padding[1], high) + 1, dtype=np.int64)
+    shown = presentation(stored, bits_stored, signed, replace(chain, padding=None))
+    return bool(shown.size) and int(shown.max()) > AIR
 
 
 def _stored_range(bits: int, signed: bool) -> tuple[int, int]:

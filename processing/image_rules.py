@@ -82,7 +82,8 @@ class ReadConfig:
     """Threads of one decode (JPEG 2000 only; the others have one)."""
     enough_rows: int | None = None
     """Rows that the caller needs. JPEG 2000 with twice as many or more is decoded at half the resolution: three times
-    as fast, not the same pixels, and `facts["reduction"]` is then 2. `None`: always at full resolution."""
+    as fast, not the same pixels, and `facts["reduction"]` is then 2. `None`: always at full resolution, as are files
+    whose padding would be bright if it were not declared: half a decode blends it into the tissue beside it."""
     limits: Limits = Limits()
     """How large an image may announce itself."""
 
