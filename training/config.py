@@ -50,7 +50,8 @@ PLATFORM_KEYS = frozenset({
 })
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
-_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0}
+_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0,
+           "folds": 0}
 _LIMITS = {
     "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
     "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
@@ -93,6 +94,8 @@ class TrainConfig:
     """Most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer side."""
     seed: int = 0
     """All randomness derives from it, the epoch and the step."""
+    folds: int = 0
+    """Folds of the cross-validation over the development films; 0 trains on `train` and measures on `validation`."""
     workers: int = 0
     """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
 
@@ -104,6 +107,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
+        if self.folds == 1:
+            raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.head_epochs >= self.epochs:
             raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
                               f"or the body never trains")
