@@ -61,8 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands = (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete, _doctor)
-    for add in commands:
+    for add in (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete,
+                _doctor):
         add(subparsers)
     return parser
 
