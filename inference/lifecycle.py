@@ -6,6 +6,8 @@ import time
 from types import FrameType
 
 import uvicorn
+from h11 import LocalProtocolError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference import demo
 from inference.app import Application, log
@@ -24,8 +26,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, application: Application, settings: ServerSettings) -> None:
         super().__init__(uvicorn.Config(
-            application.asgi(), log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+            _tolerant(application.asgi()), log_config=None, access_log=False, lifespan="off", ws="none",
+            server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=LAST_WORDS_SECONDS,
         ))
         self._application = application
         self._stop_seconds = settings.stop_seconds
@@ -63,6 +65,24 @@ async def serve(settings: ServerSettings, listener: socket.socket) -> None:
         starting.cancel()
         await pool.stop()
     log("stopped")
+
+
+def _tolerant(application: ASGIApp) -> ASGIApp:
+    """Return the application, whose answer may come too late.
+
+    Where the framing of a body breaks off, uvicorn has answered 400 itself and closes the connection.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def deliver(message: Message) -> None:
+            try:
+                await send(message)
+            except LocalProtocolError:
+                log("undelivered", part=message["type"])
+
+        await application(scope, receive, deliver)
+
+    return answer
 
 
 async def _start(pool: Pool, server: Server) -> None:

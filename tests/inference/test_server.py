@@ -285,3 +285,15 @@ def test_bad_settings_are_one_line_and_exit_1(base: Path, name: str, value: str)
     ended = serve(base, **{name: value})
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and value in ended.stderr
+
+
+def test_a_body_whose_framing_breaks_is_answered_once_and_leaves_no_trace_on_standard_error(
+    own_server: Callable[..., Any], films: Any
+) -> None:
+    server = own_server()
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/x-portable-graymap\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as broken:
+        broken.sendall(head + b"Transfer-Encoding: chunked\r\n\r\nZZZ\r\n")
+        assert broken.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
+    assert server.invoke(films.pgm).status == 200
+    assert "Traceback" not in server.stderr.read_text()
