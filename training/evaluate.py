@@ -24,10 +24,11 @@ import numpy.typing as npt
 from processing.errors import ConfigError, ManifestError
 from processing.files import write_bytes, write_json
 from processing.job import run
+from processing.leakage import Finding
 from processing.paths import ContainerPaths
 from processing.records import ImageRecord, Label, Split
 from processing.split import audit_leakage
-from training import artifact
+from training import artifact, recalibration
 from training.artifact import LoadedModel
 from training.bootstrap import Floats, Resamples
 from training.calibration import Calibration, Goal
@@ -38,7 +39,10 @@ from training.examples import draw_examples, pick_examples
 from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
 from training.export import export_network
 from training.forward import logits_and_features, predict_split, read_films
+from training.model_card import write_cards
+from training.pointing import pointing_game
 from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, softmax
+from training.provenance import Fit, audit_calibration, audit_fits, audit_training, with_findings
 from training.reference import fit_reference, some
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
@@ -102,6 +106,7 @@ def main(arguments: Sequence[str]) -> None:
         artifact.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
+    write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
 
 
@@ -112,11 +117,13 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
-    leakage = audit_leakage(list(data.records), data.folder)
-    print(f"leakage audit: {leakage.verdict}", flush=True)
+    leakage = audit_leakage(list(data.records), data.folder).as_dict()
 
     validation = _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
     choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule)
+    fits, findings = _fits(choice, validation)
+    findings += audit_training({name: model.description["training"]["data_digest"] for name, model in models.items()},
+                               data.records, data.folder)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
     candidates = {name: _candidate(models[name], choice.candidates[name], validation[name], test[name], draws,
@@ -128,10 +135,14 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
         "dataset": data.dataset, "synthetic": data.synthetic,
         "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
         "breast_rule": str(config.breast_rule), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
-        "leakage": leakage.as_dict(),
+        **_audited(leakage, fits, findings, data),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
         "selected": _selected(candidates[choice.selected], choice, chosen, rows, draws),
+        "calibration": recalibration.compare(validation[choice.selected], test[choice.selected],
+                                             {str(split): draw for split, draw in draws.items()}),
+        "pointing": {str(split): pointing_game(models[choice.selected], records, data.films(split), draws[split])
+                     for split, records in rows.items()},
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
@@ -141,6 +152,24 @@ def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: Segmente
              records: Sequence[ImageRecord]) -> dict[str, Kind]:
     shape = (data.preprocess.height, data.preprocess.width)
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+
+
+def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions]) -> tuple[list[Fit], list[Finding]]:
+    """Return what the choice was made of, and which of its values validation does not give."""
+    names = [f"temperature and thresholds of {name}" for name in validation]
+    fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
+    fits.append(Fit.on("choice of the network", validation[choice.selected]))
+    findings = [finding for name, predictions in validation.items()
+                for finding in audit_calibration(name, choice.candidates[name].calibration, predictions)]
+    return fits, findings
+
+
+def _audited(leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding],
+             data: SegmentedData) -> dict[str, Any]:
+    """Return `leakage` and `fitted` of `evaluation.json`: the split's audit with that of what was fitted on it."""
+    whole = with_findings(leakage, [*findings, *audit_fits(fits, data.records)], fits=len(fits))
+    print(f"leakage audit: {whole['verdict']}", flush=True)
+    return {"leakage": whole, "fitted": [fit.as_dict(data.records) for fit in fits]}
 
 
 def _candidate(model: LoadedModel, judged: Candidate, validation: ValidationPredictions, test: TestPredictions,
@@ -173,7 +202,8 @@ def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Spli
 def _subgroups(judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord],
                draws: Resamples) -> dict[str, Any]:
     images = image_cases(predictions, judged.calibration.temperature)
-    return subgroups(rows, images, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
+    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
+    return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
 
 
 def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions],
@@ -212,19 +242,23 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     """
     started = time.monotonic()
     rows, films = data.judged(Split.VALIDATION), data.films(Split.VALIDATION)
+    usual = some(data.originals(Split.TRAIN))
     description = describe_selected(artifact.read_description(folder), evaluation)
-    _, trained_on = logits_and_features(model, some(data.originals(Split.TRAIN)), data.films(Split.TRAIN))
+    _, trained_on = logits_and_features(model, usual, data.films(Split.TRAIN))
     logits, features = logits_and_features(model, rows, films)
     probabilities = softmax(logits / description["calibration"]["temperature"])
     reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
     description["reference"] = reference.save(folder)
+    fits = [Fit.on("mean and covariance of the features", usual), Fit.on("limits of entropy and strangeness", rows)]
+    audited = _audited(evaluation["leakage"], fits, [], data)
+    audited["fitted"] = description["fitted"] = [*evaluation["fitted"], *audited["fitted"]]
     export = export_network(model, folder, description, partial(_read, rows, films, model.input_shape), logits)
     if export.shipped:
         description["engines"] = export.described(folder)
     artifact.check_description(description, folder / artifact.DESCRIPTION_FILE)
     write_json(folder / artifact.DESCRIPTION_FILE, description)
     print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
-    return {**evaluation, "export": export.as_dict()}
+    return {**evaluation, **audited, "export": export.as_dict()}
 
 
 def _read(rows: Sequence[ImageRecord], folder: Path, shape: tuple[int, int],

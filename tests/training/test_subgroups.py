@@ -29,9 +29,14 @@ def images(records: list[ImageRecord]) -> Cases:
     return Cases(Level.IMAGE, malignant, scores, np.arange(len(records)))
 
 
+def right(records: list[ImageRecord]) -> np.ndarray:
+    """Return that every image is called rightly but the second of each patient."""
+    return np.array([int(record.view is View.CC) for record in records])
+
+
 def found(records: list[ImageRecord], threshold: float = 0.5):
     draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
-    return subgroups(records, images(records), threshold, draws)["by"]
+    return subgroups(records, images(records), right(records), threshold, draws)["by"]
 
 
 def values(by, name: str) -> list[str]:
@@ -56,7 +61,7 @@ def test_the_threshold_is_the_given_one():
     assert by["site"][0]["sensitivity"]["value"] < found(rows())["site"][0]["sensitivity"]["value"]
     records = rows()
     draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
-    assert subgroups(records, images(records), 0.9, draws)["threshold"] == 0.9
+    assert subgroups(records, images(records), right(records), 0.9, draws)["threshold"] == 0.9
 
 
 def test_intervals_come_from_the_draws_of_all_images():
