@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,11 +51,13 @@ def table(clean: CleanSet, root: Path) -> int:
     started, missed = time.monotonic(), 0
     for number, (kind, plant) in enumerate(KINDS.items()):
         shutil.copytree(clean.folder, root / f"{number}" / "set")
-        outcome = plant(replace(clean, folder=root / f"{number}" / "set"), root / f"{number}")
+        with redirect_stdout(sys.stderr):
+            outcome = plant(replace(clean, folder=root / f"{number}" / "set"), root / f"{number}")
         missed += outcome.caught < outcome.planted
         print(f"| {kind} | {outcome.planted} | {outcome.caught} | {outcome.by} | {outcome.message} |", flush=True)
         shutil.rmtree(root / f"{number}")
-    found = clean_findings(clean, root / "none")
+    with redirect_stdout(sys.stderr):
+        found = clean_findings(clean, root / "none")
     says = found[0].message if found else "passed"
     print(f"| nothing (a clean run) | 0 | {len(found)} | | {says} |")
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
