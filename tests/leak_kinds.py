@@ -64,8 +64,10 @@ class CleanSet:
         found = preprocess(Mammogram(pixels, record.laterality, record.view or View.MLO), self.config, record.lesions)
         path = Path("images", str(record.split), f"{record.image_id}.png")
         write_png(self.folder / path, found.pixels)
+        spacing = record.pixel_spacing_mm / found.geometry.scale if record.pixel_spacing_mm else None
         return replace(record, path=path.as_posix(), sha256=sha256(self.folder / path), lesions=found.lesions,
-                       height=self.config.height, width=self.config.width, quality=found.quality)
+                       height=self.config.height, width=self.config.width, quality=found.quality,
+                       pixel_spacing_mm=spacing)
 
     def tested(self) -> list[str]:
         """Return the names of the test films."""

@@ -38,8 +38,7 @@ def test_the_card_names_the_protocol_in_its_title(evaluated, card):
 def test_the_card_holds_the_figures_with_intervals(evaluated, card):
     selected = evaluated.evaluation["selected"]
     for key in ("macro_auc", "malignant_auc", "accuracy", "balanced_accuracy", "brier"):
-        found = selected["test"][key]
-        assert f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" in card
+        assert f"| {words(selected['validation'][key])} | {words(selected['test'][key])} |" in card
     for fit in evaluated.evaluation["fitted"]:
         assert fit["what"] in card and fit["digest"][:16] in card
     for method in ("none", "temperature", "isotonic"):
@@ -47,6 +46,12 @@ def test_the_card_holds_the_figures_with_intervals(evaluated, card):
     assert words(evaluated.evaluation["pointing"]["test"]["both"]["hits"]) in card
     assert "Suckling" in card and "may not be sold" in card
     assert "Research use only" in card and "Diagnosis, triage" in card
+
+
+def test_a_figure_stands_with_its_interval_or_the_reason_why_there_is_none():
+    assert words({"value": 0.5, "low": 0.41, "high": 0.6}) == "0.500 (0.410 to 0.600)"
+    assert words({"value": 0.5, "low": None, "high": None}) == "0.500 (no interval)"
+    assert words({"value": None, "reason": "too few: 3 patients"}) == "too few"
 
 
 def test_every_table_has_the_same_number_of_cells_in_each_row(card):

@@ -48,7 +48,7 @@ def game(tmp_path, monkeypatch):
         film(tmp_path, "a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),
         film(tmp_path, "b", malignant, (10, 20), (circle(20, 40, 5, malignant), circle(20, 12, 3, benign))),
         film(tmp_path, "c", malignant, (10, 20), (circle(20, 40, 5, malignant),)),
-        film(tmp_path, "d", benign, (40, 20), (circle(45, 40, 5, benign),)),
+        film(tmp_path, "d", benign, (40, 20), (circle(42, 40, 5, benign),)),
         film(tmp_path, "e", benign, None, (circle(20, 40, 5, benign),)),
         film(tmp_path, "f", malignant, (40, 20), ()),
         film(tmp_path, "g", Label.NORMAL, (40, 20), ()),
@@ -72,7 +72,7 @@ def test_films_without_annotation_are_counted_and_do_not_play(game):
 def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_breast(game):
     one = (inside_circles((circle(20, 40, 5, Label.BENIGN),), SHAPE)[:, :40]).sum() / (96 * 40)
     both = inside_circles((circle(20, 40, 5, Label.BENIGN), circle(20, 12, 3, Label.BENIGN)), SHAPE).sum() / (96 * 40)
-    outside = inside_circles((circle(45, 40, 5, Label.BENIGN),), SHAPE)[:, :40].sum() / (96 * 40)
+    outside = inside_circles((circle(42, 40, 5, Label.BENIGN),), SHAPE)[:, :40].sum() / (96 * 40)
     assert 0 < outside < one < both
     assert game["malignant"]["chance"]["value"] == pytest.approx((one + both + one) / 3)
     assert game["benign"]["chance"]["value"] == pytest.approx((outside + one) / 2)
