@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,13 @@ def without_times(value):
 
 def run(make_job, monkeypatch, base: Path) -> dict:
     """Train and evaluate with a fixed seed, as two jobs, and return `evaluation.json`."""
-    paths = make_job(seed="3")
+    paths = make_job(seed="3", head_epochs="0", warmup_epochs="0")
     monkeypatch.setenv("MAMMOPIPE_BASE", str(paths.base))
     train([])
     evaluated = ContainerPaths(base)
     data = evaluated.processing_input("data")
     records = read_manifest(paths.channel("manifest"))
-    rows = [*records, *(tested(record) for record in records if record.split is Split.VALIDATION)]
+    rows = [*records, *(as_test(record) for record in records if record.split is Split.VALIDATION)]
     for split in ("train", "validation"):
         shutil.copytree(paths.channel(split), data / "images" / split)
     (data / "images" / "test").mkdir()
@@ -51,10 +52,8 @@ def run(make_job, monkeypatch, base: Path) -> dict:
     return json.loads((evaluated.processing_output("evaluation") / "evaluation.json").read_text())
 
 
-def tested(record):
+def as_test(record):
     """Return a row of test like this one of validation; its film is a training film, which is no matter here."""
-    from dataclasses import replace
-
     name = record.image_id.replace("validation", "test")
     return replace(record, image_id=name, patient_id=name, split=Split.TEST, path=f"images/test/{name}.png")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from processing.records import Dataset, ImageRecord, Label, Laterality, View
+from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, View
 from training import metrics
 from training.bootstrap import Resamples
 from training.exams import Cases, Level
@@ -120,3 +120,38 @@ def test_a_patient_counts_on_both_sides_when_she_has_both_kinds_of_image():
     first, second = found(records)["site"]
     assert first["specificity"]["value"] is not None and first["malignant_auc"]["value"] is not None
     assert second["malignant_auc"]["reason"] == "too few: 0 with a malignant image, of 10 patients needed"
+
+
+def test_accuracy_is_the_share_of_images_that_are_called_rightly():
+    by = found(rows())
+    for group in by["site"]:
+        assert group["accuracy"]["value"] == 0.5 and group["accuracy"]["low"] is not None
+    assert [group["accuracy"]["value"] for group in by["view"]] == [1.0, 0.0]
+    few = [replace(record, machine_id="21" if int(record.patient_id[1:]) < 9 else "29") for record in rows()]
+    assert found(few)["machine"][0]["accuracy"]["reason"] == "too few: 9 patients, of 10 patients needed"
+
+
+def test_malignant_films_of_a_finding_are_told_from_every_film_that_is_not_malignant():
+    records = [replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
+               if record.label is Label.MALIGNANT else record for record in rows()]
+    cases = images(records)
+    for group in found(records)["finding"][:2]:
+        own = np.array([record.finding == group["value"] or record.label is not Label.MALIGNANT for record in records])
+        expected = reference.roc_auc_score(cases.malignant[own], cases.scores[own])
+        assert group["malignant_auc"]["value"] == pytest.approx(expected)
+        assert group["images"] == 20 and group["specificity"]["value"] is None
+
+
+def test_lesions_stand_in_bands_of_their_diameter_in_millimetres():
+    radii = {0: 20.0, 3: 40.0, 6: 90.0, 9: 300.0}
+    records = []
+    for record in rows():
+        patient = int(record.patient_id[1:])
+        lesions = (Lesion(1, 1, 1.0, Label.BENIGN), Lesion(5, 5, radii[patient % 12], Label.MALIGNANT)) \
+            if record.label is Label.MALIGNANT else ()
+        spacing = None if patient == 0 else 0.2
+        records.append(replace(record, lesions=lesions, pixel_spacing_mm=spacing))
+    by = found(records)["lesion size"]
+    assert {group["value"]: group["malignant"] for group in by} == {
+        "under 10 mm": 8, "10 to 19 mm": 10, "20 to 49 mm": 10, "50 mm and over": 10, "none": 0, "not stated": 2}
+    assert values({"lesion size": by}, "lesion size")[-3:] == ["20 to 49 mm", "50 mm and over", "not stated"]
