@@ -18,8 +18,7 @@ TIMES = ("seconds",)
 TOLERANCE = 1e-3
 """By how much a figure of the same weights on the same films may differ on another machine.
 
-Measured with other convolution kernels and another number of threads: 2e-6 at most (`tests/training`). The rest is for
-processors without the same instructions, and for one film of a thousand that changes sides in an AUC.
+`tests/training/test_reproduction.py` holds evaluation to it with other convolution kernels and more threads.
 """
 STATEMENT = (
     "Same seed, data and code on the same machine: the same bytes of evaluation.json but for the keys "

@@ -66,6 +66,7 @@ def test_the_same_seed_gives_the_same_bytes_but_for_times(make_job, monkeypatch,
     assert list(differences(first, second)) == []
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_other_arithmetic_gives_the_same_figures_within_the_tolerance(evaluated, evaluation_base, monkeypatch):
     monkeypatch.setenv("MAMMOPIPE_BASE", str(evaluation_base.base))
     monkeypatch.setattr(sys, "argv", ["evaluate", "--bootstrap", "200", "--min-macro-auc", "0.55"])
