@@ -188,6 +188,8 @@ class RegistryConfig:
     """Name of the model package group."""
     approval: Approval = Approval.PENDING
     """The package's first status (pipeline parameter ApprovalStatus)."""
+    model_card: bool = True
+    """Whether the package carries the model card that the run wrote, as a draft; its files are on S3 in any case."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
     CheckpointConfig,
     MetricDefinition,
+    ModelPackageModelCard,
     OutputDataConfig,
     ProcessingInput,
     StoppingCondition,
@@ -162,7 +163,7 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, 
         ["evaluation", "model"],
         image=config.images.training,
         instances=1,
-        property_files=[parts.EVALUATION],
+        property_files=[parts.EVALUATION, parts.REGISTRATION],
     )
 
 
@@ -170,6 +171,7 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
     """Return the step that registers the chosen model with its measures and the limits that it was held to."""
     config, parameters = context.config, context.parameters
     report = below(parts.output(evaluated, "evaluation"), "evaluation.json")
+    card = ModelPackageModelCard(model_card_content=parts.card(evaluated), model_card_status="Draft")
     facts = {
         "profile": str(config.profile),
         "dataset": str(config.dataset),
@@ -180,6 +182,7 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         "test_macro_auc": parts.text(evaluated, "selected.test.macro_auc.value"),
         "leakage_audit_passed": parts.text(evaluated, "leakage.passed"),
         "intended_use": "research only",
+        "model_card": below(parts.output(evaluated, "evaluation"), "model_card.md"),
     }
     arguments = deployment.builder(context, evaluated, {}).register(
         model_package_group_name=config.registry.group,
@@ -189,6 +192,7 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         inference_instances=[parameters.endpoint_instance_type],
         model_metrics=ModelMetrics(model_statistics=MetricsSource("application/json", report)),
         customer_metadata_properties=facts,
+        model_card=card if config.registry.model_card else None,
     )
     return ModelStep(name="Register", step_args=arguments, retry_policies=[parts.call_retry()])
 

@@ -16,7 +16,7 @@ from processing.errors import ManifestError
 from processing.files import sha256
 from processing.imaging import read_mammogram
 from processing.preprocess import to_unit
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Label, Split, SplitProtocol
 from training.config import TrainConfig
 from training.sampling import Draw, generator
 
@@ -92,6 +92,13 @@ def _decode(path: Path, record: ImageRecord, shape: tuple[int, int]) -> NDArray[
         raise ManifestError(f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; "
                             f"the stage says {shape[0]} x {shape[1]}")
     return pixels
+
+
+def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: SplitProtocol) -> list[ImageRecord]:
+    """Return the rows that a training job uses: copies of validation films only where they train another fold."""
+    if cross_validated or protocol is SplitProtocol.PUBLISHED:
+        return list(records)
+    return [record for record in records if not (record.split is Split.VALIDATION and record.source_image_id)]
 
 
 def require_every_class(dataset: FilmDataset, split: Split) -> None:

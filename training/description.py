@@ -1,7 +1,8 @@
 """`model.json`, which says of a model all that its files do not: read and checked, without torch.
 
-Two keys are optional: `reference` (what the model's answers are compared with, `training.reference`) and `engines`
-(the network in other formats than the weights, by name, `training.export`).
+Three keys are optional: `reference` (what the model's answers are compared with, `training.reference`), `engines`
+(the network in other formats than the weights, by name, `training.export`) and `fitted` (of which films what was made
+by the evaluation, `training.provenance`).
 """
 
 import json
@@ -32,7 +33,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
     "metrics": dict, "weights_sha256": str, "versions": dict,
 }
-_OPTIONAL: dict[str, type] = {"reference": dict, "engines": dict}
+_OPTIONAL: dict[str, type] = {"reference": dict, "engines": dict, "fitted": list}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _ENGINE_KEYS = {"files", "outputs", "activation_map", "precision", "largest_difference", "images"}
 

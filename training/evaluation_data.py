@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from processing.preprocess import PreprocessConfig
 from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, stated_protocol
 from training import artifact
 from training.artifact import LoadedModel
+from training.dataset import learnt
 from training.out_of_fold import OutOfFold
 
 CLASSES = tuple(str(label) for label in Label)
@@ -93,6 +94,16 @@ class SegmentedData:
             raise ManifestError(f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
                                 f"{len(records)}; evaluation needs one of each class in validation, and any in test")
         return records
+
+    @property
+    def learnt(self) -> tuple[ImageRecord, ...]:
+        """The rows without those that no training job uses."""
+        return tuple(learnt(self.records, cross_validated=bool(self.out_of_fold), protocol=self.protocol))
+
+    def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
+        """Return the rows in their order, as long as they lie in one folder, with that folder."""
+        parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
+        return [(part, self.films(split)) for split, part in parts if split is not None]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return for each split its images, patients and images of each class, originals only, and its copies."""

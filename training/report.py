@@ -14,6 +14,7 @@ from markupsafe import Markup
 from training.examples import Picture
 from training.exams import Level
 from training.plots import UNIT_TICKS, Axes, Line, plot, ticks
+from training.reproduction import STATEMENT
 
 TEMPLATE = "report.html.j2"
 
@@ -26,7 +27,8 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         figure=partial(figure, evaluation), number=partial(number, evaluation),
         look_up=partial(look_up, evaluation), levels=partial(levels, evaluation), roc_plot=roc_plot,
         reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, holds=holds)
-    return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures)
+    return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures,
+                                                     reproducibility=STATEMENT)
 
 
 def look_up(evaluation: Mapping[str, Any], path: str) -> Any:

@@ -30,7 +30,7 @@ from training import artifact
 from training.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
 from training.config import TrainConfig
 from training.cross_validation import CrossValidated, Surroundings, cross_validate
-from training.dataset import FilmDataset, require_every_class
+from training.dataset import FilmDataset, learnt, require_every_class
 from training.distributed import World, joined, launch, launch_command
 from training.loop import Progress, fit
 from training.models import FilmNetwork, build_model
@@ -90,20 +90,14 @@ def read_inputs(paths: ContainerPaths) -> Inputs:
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
-    records = _usable(read_manifest(paths.channel("manifest"), protocol), config, protocol)
+    records = learnt(read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds),
+                     protocol=protocol)
     films = {split: _read_films(paths, records, split, preprocess) for split in (Split.TRAIN, Split.VALIDATION)}
     if not config.folds:
         for split, dataset in films.items():
             require_every_class(dataset, split)
     weights = find_weights(paths.channel("weights"), config.cnn)
     return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
-
-
-def _usable(records: Sequence[ImageRecord], config: TrainConfig, protocol: SplitProtocol) -> list[ImageRecord]:
-    """Return the rows without the copies of validation films, which only cross-validation trains on."""
-    if config.folds or protocol is SplitProtocol.PUBLISHED:
-        return list(records)
-    return [record for record in records if not (record.split is Split.VALIDATION and record.source_image_id)]
 
 
 def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:

@@ -40,6 +40,7 @@ BODIES = {
         "write(paths.processing_output('evaluation'), 'report.html')\n"
         f"evaluation = json.loads({json.dumps(EVALUATION)!r})\n"
         "(paths.processing_output('evaluation') / 'evaluation.json').write_text(json.dumps(evaluation))\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{\"model_card\": \"{}\"}')\n"
     ),
 }
 CONFIG = {"cnns": ["alexnet"], "deploy": False}

@@ -55,6 +55,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
+CARD = '{"model_overview": {"model_creator": "tests"}}'
 EVALUATION = {
     "protocol": "patient",
     "protocol_verdict": "patient, all images of one in one split",
@@ -94,6 +95,7 @@ def filled(compiled: dict[str, Any]) -> Scope:
     execution = {"PipelineExecutionId": "abcdefghijkl"}
     scope = Scope(resolve_parameters(compiled, {}), execution)
     scope.documents["Evaluate", "EvaluationReport"] = EVALUATION
+    scope.documents["Evaluate", "Registration"] = {"model_card": CARD}
     return scope
 
 
@@ -219,6 +221,14 @@ def test_the_registered_package_carries_what_it_was_held_to() -> None:
     assert register["ModelApprovalStatus"] == "PendingManualApproval"
     statistics = register["ModelMetrics"]["ModelQuality"]["Statistics"]
     assert statistics["S3Uri"].endswith("/evaluation/evaluation.json")
+    assert register["ModelCard"] == {"ModelCardContent": CARD, "ModelCardStatus": "Draft"}
+    assert facts["model_card"].endswith("/evaluation/model_card.md")
+
+
+def test_a_package_can_do_without_a_card() -> None:
+    config = PipelineConfig.load(registry={"model_card": False})
+    register = steps_of(json.loads(build_pipeline(config).definition()))["Register"]["Arguments"]
+    assert "ModelCard" not in register and "model_card" in register["CustomerMetadataProperties"]
 
 
 @pytest.mark.parametrize(

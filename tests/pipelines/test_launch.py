@@ -79,6 +79,7 @@ def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> 
         "write(paths.processing_output('model'), 'model.tar.gz')\n"
         f"text = {json.dumps(leaking)!r}\n"
         "(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{}')\n"
     )
     run = begin({"Evaluate": write}, parameters={"MinMacroAuc": 0.0})
     assert run.status is Status.FAILED and run.reason.endswith("leakage audit: patient 7 is in two splits")

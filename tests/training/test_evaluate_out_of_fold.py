@@ -1,5 +1,6 @@
 """Evaluate on cross-validated candidates: what it decides, it decides out of fold."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,13 +13,17 @@ from training.evaluate import main
 from training.out_of_fold import write_out_of_fold
 
 
-def cross_validate(base, name, seed):
+def fold_of(record):
+    return int(record.patient_id.rpartition("-")[2]) % 2
+
+
+def cross_validate(base, name, seed, fold=fold_of):
     """Make a candidate one of two folds, whose networks knew the truth of most films."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     random = np.random.default_rng(seed)
     logits = random.normal(size=(len(records), 3)) + 3 * np.eye(3)[[record.label.rank for record in records]]
     folder = base.base / "scratch" / name
-    folds = [int(record.patient_id.rpartition("-")[2]) % 2 for record in records]
+    folds = [fold(record) for record in records]
     digest = write_out_of_fold(folder, records, folds, logits.astype(np.float32))
     told = artifact.read_description(folder)
     told["training"]["cross_validation"] = {"folds": 2, "sha256": digest}
@@ -46,6 +51,37 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     served = artifact.read_description(evaluation_base.base / "served")
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
     assert "Cross-validation," in evaluation_base.page
+    card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
+    assert "learnt from the films called validation" in card
+
+
+def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(evaluation_base, monkeypatch):
+    for seed, name in enumerate(("first", "second")):
+        records = cross_validate(evaluation_base, name, seed)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    assert evaluation["leakage"]["passed"], evaluation["leakage"]["verdict"]
+    splits = Counter(str(record.split) for record in records)
+    assert len(evaluation["fitted"]) == 5
+    assert all(item["splits"] == splits for item in evaluation["fitted"])
+    assert len({item["digest"] for item in evaluation["fitted"]}) == 1
+    assert evaluation["calibration"]["validation"]["temperature"]["images"] == len(records)
+    lesions = sum(bool(record.lesions) for record in records)
+    assert evaluation["pointing"]["validation"]["both"]["images"] == lesions > 0
+
+
+def test_a_patient_in_two_folds_fails_the_audit(evaluation_base, monkeypatch):
+    seen = Counter()
+
+    def apart(record):
+        seen[record.patient_id] += 1
+        return seen[record.patient_id] % 2
+
+    cross_validate(evaluation_base, "first", 0)
+    cross_validate(evaluation_base, "second", 1, apart)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    found = [item for item in evaluation["leakage"]["findings"] if item["kind"] == "held-out-film-known"]
+    assert not evaluation["leakage"]["passed"] and len(found) == sum(count > 1 for count in seen.values()) > 0
+    assert all(item["message"].startswith("second: ") for item in found)
 
 
 def test_candidates_are_all_cross_validated_or_none(evaluation_base, monkeypatch):
