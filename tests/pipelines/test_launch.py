@@ -92,6 +92,7 @@ def test_the_gate_closes_on_any_protocol_but_patient_whatever_the_figure(begin: 
         "write(paths.processing_output('model'), 'model.tar.gz')\n"
         f"text = {json.dumps(leaky)!r}\n"
         "(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{}')\n"
     )
     run = begin({"Evaluate": write}, parameters={"MinMacroAuc": 0.0})
     assert run.status is Status.FAILED and "protocol: published, leaky by construction; leakage audit" in run.reason
