@@ -61,7 +61,7 @@ PLATFORM_KEYS = frozenset({
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
 _COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0,
-           "patch_epochs": 0, "patch_side": SMALLEST_SIDE}
+           "folds": 0, "patch_epochs": 0, "patch_side": SMALLEST_SIDE}
 _LIMITS = {
     "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
     "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
@@ -113,6 +113,8 @@ class TrainConfig:
     """Rows and columns of a patch, in pixels of the segmented film."""
     seed: int = 0
     """All randomness derives from it, the epoch and the step."""
+    folds: int = 0
+    """Folds of the cross-validation over the development films; 0 trains on `train` and measures on `validation`."""
     workers: int = 0
     """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
 

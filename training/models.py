@@ -51,7 +51,7 @@ class FilmNetwork(nn.Module):
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: each side must be at least {SMALLEST_SIDE}")
         if self.pooling is Pooling.PEAKS:
-            return peaks(self.places(images))
+            return self.pool(self.places(images))
         logits: Tensor = self.body(self.normalise(images))
         return logits
 
@@ -64,6 +64,10 @@ class FilmNetwork(nn.Module):
             maps = layer(maps)
         logits: Tensor = self.head(maps.permute(0, 2, 3, 1))
         return logits.permute(0, 3, 1, 2)
+
+    def pool(self, places: Tensor) -> Tensor:
+        """Return the film logits, (N, classes), that the logits of places make together."""
+        return peaks(places) if self.pooling is Pooling.PEAKS else places.mean(dim=(2, 3))
 
 
 def peaks(places: Tensor) -> Tensor:

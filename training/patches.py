@@ -1,11 +1,11 @@
-"""Where lesions are: targets for the places of a film by its annotated circles, and patches cut round them.
+"""Patches of training films, half of them round annotated lesions, on which a network learns before it sees films.
 
 Networks that first learn to tell patches and then, applied to whole films, to tell films: Shen et al. 2019
 (https://doi.org/10.1038/s41598-019-48995-4).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.optim import AdamW
+from torch.utils.data import DataLoader, Dataset
 
-from processing.preprocess import to_unit
-from processing.records import ImageRecord, Label, Lesion
+from processing.errors import ConfigError
+from processing.records import Label, Lesion
 from training.config import TrainConfig
 from training.dataset import FilmDataset, disturb
-from training.sampling import Draw, generator
-
-UNKNOWN = -1
-"""Target of a place of which the annotations do not say what it shows; it does not count."""
+from training.distributed import ALONE, World
+from training.location import grid_of, location_loss, targets
+from training.models import FilmNetwork
+from training.optimisation import Schedule, make_optimiser, set_phase
+from training.sampling import Draw, EpochBatches, derived_seed, generator
 
 TURN = 45.0
 """Largest rotation of a patch to either side, in degrees."""
@@ -32,42 +33,7 @@ SCALE = 1.25
 SHIFT = 0.25
 """Largest distance of a circle's centre from the patch's, as a share of its side, along each axis."""
 GAIN = 0.2
-"""Largest change of a patch's contrast."""
-
-_NEAR = 0.75
-"""Places whose centre is less than this share of a place outside of a circle show some of it: they are unknown."""
-
-
-def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return the class of each place, (h, w) int64 of `grid`, of a film of `shape` (H, W); `UNKNOWN` where not known.
-
-    A place within a circle has the circle's class, at least that nearest to its centre. A film with a finding but no
-    circle says nothing of any place.
-    """
-    lesions = list(lesions)
-    if label is not Label.NORMAL and not lesions:
-        return torch.full(grid, UNKNOWN)
-    found = np.zeros(grid, np.int64)
-    rows, columns = ((np.arange(count) + 0.5) * side / count - 0.5 for count, side in zip(grid, shape, strict=True))
-    place = max(side / count for count, side in zip(grid, shape, strict=True))
-    # The worst last: where circles overlap, it decides.
-    for lesion in sorted(lesions, key=lambda lesion: lesion.label.rank):
-        distances = np.hypot(rows[:, None] - lesion.y, columns[None, :] - lesion.x)
-        found[(distances <= lesion.radius + _NEAR * place) & (found == 0)] = UNKNOWN
-        found[(distances <= lesion.radius) | (distances == distances.min())] = lesion.label.rank
-    return torch.from_numpy(found)
-
-
-def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of place logits, (N, classes, h, w), to targets, (N, h, w), as a mean over the images.
-
-    In each image normal places and those of lesions weigh alike, however many there are.
-    """
-    losses = functional.cross_entropy(places.float(), wanted, reduction="none", ignore_index=UNKNOWN)
-    total = losses.new_zeros(len(losses))
-    for kind in (wanted == 0, wanted > 0):
-        total = total + (losses * kind).sum(dim=(1, 2)) / kind.sum(dim=(1, 2)).clamp(min=1)
-    return total.mean()
+"""Largest change of a patch's brightness and of its contrast."""
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
@@ -89,22 +55,23 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
             centre = (lesion.x + random.uniform(-reach, reach), lesion.y + random.uniform(-reach, reach))
         else:
             film = self.known[draw.index % len(self.known)]
-            centre = _tissue(self.films.pixels[film], random)
+            centre = _tissue(self.films[film][0][0].numpy(), random)
         return self._cut(film, centre, random)
 
     def _cut(self, film: int, centre: tuple[float, float], random: np.random.Generator) -> tuple[Tensor, Tensor]:
         side = self.config.patch_side
         matrix = _movement(centre, side, random)
-        patch = cv2.warpAffine(to_unit(self.films.pixels[film]), matrix, (side, side), flags=cv2.INTER_LINEAR)
+        pixels = self.films[film][0][0].numpy()
+        patch = np.asarray(cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_LINEAR), np.float32)
         _expose(patch, random)
         disturb(patch, random, noise=self.config.noise, holes=0)
-        lesions = [lesion for lesion in (_move(lesion, matrix) for lesion in self.films.records[film].lesions)
-                   if -lesion.radius < lesion.x < side + lesion.radius and -lesion.radius < lesion.y < side + lesion.radius]
+        moved = [_move(lesion, matrix) for lesion in self.films.records[film].lesions]
+        lesions = [lesion for lesion in moved if _inside(lesion, side)]
         wanted = targets(lesions, Label.NORMAL, shape=(side, side), grid=self.grid)
         return torch.from_numpy(patch[None]), wanted
 
 
-def _tissue(pixels: NDArray[np.uint16], random: np.random.Generator) -> tuple[float, float]:
+def _tissue(pixels: NDArray[np.float32], random: np.random.Generator) -> tuple[float, float]:
     """Return (x, y) of a pixel of the breast."""
     places = np.flatnonzero(pixels)
     y, x = divmod(int(places[random.integers(len(places))]), pixels.shape[1])
@@ -119,6 +86,10 @@ def _movement(centre: tuple[float, float], side: int, random: np.random.Generato
     turned = np.array([[cosine, -sine], [sine, cosine]]) @ np.diag(random.choice([-1.0, 1.0], size=2))
     middle = np.full(2, (side - 1) / 2)
     return np.column_stack([turned, middle - turned @ np.array(centre)])
+
+
+def _inside(lesion: Lesion, side: int) -> bool:
+    return 0 <= lesion.x < side and 0 <= lesion.y < side
 
 
 def _move(lesion: Lesion, matrix: NDArray[np.float64]) -> Lesion:
@@ -136,6 +107,46 @@ def _expose(patch: NDArray[np.float32], random: np.random.Generator) -> None:
         np.copyto(patch, np.clip(changed, 0, 1), where=tissue)
 
 
-def circles(records: Sequence[ImageRecord]) -> int:
-    """Return how many annotated circles the films have together."""
-    return sum(len(record.lesions) for record in records)
+def learn_patches(network: FilmNetwork, films: FilmDataset, config: TrainConfig, *, pretrained: bool,
+                  world: World = ALONE, check_stop: Callable[[], None] = lambda: None) -> list[float]:
+    """Train the network for `patch_epochs` on as many patches each as there are films; return the losses.
+
+    Every process trains on the same patches, and ends with the same weights. Raises `ConfigError` where no film has an
+    annotated circle.
+    """
+    if not any(record.lesions for record in films.records):
+        raise ConfigError(f"hyperparameter patch_epochs={config.patch_epochs} needs films with annotated circles; "
+                          f"none of the {len(films)} has any")
+    phase = replace(config, epochs=config.patch_epochs, head_epochs=min(config.head_epochs, config.patch_epochs - 1),
+                    warmup_epochs=min(config.warmup_epochs, config.patch_epochs / 2))
+    network.to(world.device).to(memory_format=torch.channels_last)
+    patches = Patches(films, config, grid_of(network, (config.patch_side, config.patch_side)))
+    steps = -(-len(films) // config.batch_size)
+    schedule, optimiser, losses = Schedule(phase, steps, pretrained), make_optimiser(network, phase), []
+    for epoch in range(1, config.patch_epochs + 1):
+        set_phase(network, trains_body=schedule.trains_body(epoch))
+        torch.manual_seed(derived_seed(config.seed, epoch, 1))
+        total = 0.0
+        for step, (images, wanted) in enumerate(_batches(patches, epoch, steps)):
+            schedule.apply(optimiser, epoch, step)
+            total += _step(network, optimiser, images.to(world.device), wanted.to(world.device))
+            check_stop()
+        losses.append(total / steps)
+        if world.leads:
+            print(f"patches epoch={epoch} train_loss={losses[-1]:.4f}", flush=True)
+    return losses
+
+
+def _batches(patches: Patches, epoch: int, steps: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    config = patches.config
+    order = generator(config.seed, epoch, 1).permutation(steps * config.batch_size)
+    return DataLoader(patches, num_workers=config.workers,
+                      batch_sampler=EpochBatches(order, epoch=epoch, batch_size=config.batch_size))
+
+
+def _step(network: FilmNetwork, optimiser: AdamW, images: Tensor, wanted: Tensor) -> float:
+    loss = location_loss(network.places(images.to(memory_format=torch.channels_last)), wanted)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())

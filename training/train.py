@@ -137,7 +137,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
     start = time.perf_counter()
     network = build_model(inputs.config.cnn, classes=list(Label),
                           weights=inputs.weights.path if inputs.weights else None, dropout=inputs.config.dropout,
-                          seed=inputs.config.seed)
+                          seed=inputs.config.seed, pooling=inputs.config.pooling)
     if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Filling fresh memory guards against reading it, which no layer here does, and costs a tenth of a step.
