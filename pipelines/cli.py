@@ -82,6 +82,11 @@ def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
     parser.add_argument("--dataset", choices=["mias", "rsna"])
     parser.add_argument(
+        "--protocol",
+        choices=["patient", "film", "published"],
+        help="what is divided into splits (default: patient); the others are to be measured, and are never registered",
+    )
+    parser.add_argument(
         "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
     )
 

@@ -227,8 +227,9 @@ def delete(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
     from pipelines.config import PipelineConfig
 
+    data = {"protocol": options.protocol} if options.protocol else None
     return PipelineConfig.load(
-        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, **changes
+        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, data=data, **changes
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.endpoint_config import EndpointConfig
 from pipelines.settings import build, convert, overlay, read_toml
 from processing.errors import ConfigError
-from processing.records import Dataset
+from processing.records import Dataset, SplitProtocol
 from training.config import Cnn, TrainConfig
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
@@ -95,6 +95,8 @@ class StorageConfig:
 class DataConfig:
     """How the label table is split and which images are refused."""
 
+    protocol: SplitProtocol = SplitProtocol.PATIENT
+    """What is divided: `patient`, or, to be measured beside it and never registered, `film` or `published`."""
     seed: int = 0
     """Seed of the split, of augmentation, training and bootstrap (pipeline parameter Seed)."""
     test_fraction: float = 0.2
@@ -290,16 +292,19 @@ class PipelineConfig:
             len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
             f"cnns={list(self.cnns)}: at least one, none twice",
         )
+        for cnn in self.cnns:
+            # Refused here rather than by the job, which would be an hour later: settings that this network has not.
+            replace(self.training, cnn=cnn)
 
     @classmethod
     def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":
         """Return the configuration of a TOML file, or the defaults when `path` is None, with `changes` on top.
 
-        `changes` are top-level keys (`profile="full"`, `cnns=[...]`); None changes nothing. Raises `ConfigError` naming
-        the file and the key that is unknown, of the wrong type or in contradiction with another.
+        `changes` are top-level keys (`profile="full"`, `data={"protocol": "film"}`); None changes nothing. Raises
+        `ConfigError` naming the file and the key that is unknown, of the wrong type or in contradiction with another.
         """
         values = read_toml(Path(path)) if path is not None else {}
-        values |= {key: value for key, value in changes.items() if value is not None}
+        values = overlay(values, {key: value for key, value in changes.items() if value is not None})
         try:
             profile = convert(values.get("profile", Profile.QUICK), Profile, "profile")
             for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():

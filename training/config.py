@@ -126,6 +126,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
+        if self.folds == 1:
+            raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.head_epochs >= self.epochs:
             raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
                               f"or the body never trains")

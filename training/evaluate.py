@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from processing.errors import ConfigError, ManifestError
 from processing.files import write_bytes, write_json
 from processing.job import run
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Label, Split, SplitProtocol
 from processing.split import audit_leakage
 from training import artifact
 from training.artifact import LoadedModel
@@ -38,6 +39,7 @@ from training.examples import draw_examples, pick_examples
 from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
 from training.export import export_network
 from training.forward import logits_and_features, predict_split, read_films
+from training.out_of_fold import OutOfFold
 from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, softmax
 from training.reference import fit_reference, some
 from training.report import render
@@ -46,6 +48,15 @@ from training.selection import RULE, Candidate, Choice, choose
 from training.subgroups import subgroups
 
 SCHEMA = 1
+RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
+PROTOCOL_VERDICTS = {
+    SplitProtocol.PATIENT: "patient, all images of one in one split",
+    SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
+                        "registered",
+    SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one film lie in two splits; only what "
+                             "was split by patient is registered",
+}
+"""What the gate's refusal and the report say of a protocol."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 
@@ -95,6 +106,8 @@ def main(arguments: Sequence[str]) -> None:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
+        data = data.with_out_of_fold({name: OutOfFold.read(scratch / name, model.description)
+                                      for name, model in models.items()})
         evaluation = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
@@ -112,10 +125,12 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
-    leakage = audit_leakage(list(data.records), data.folder)
+    copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
+    leakage = audit_leakage(list(data.records), data.folder, copied=copied)
     print(f"leakage audit: {leakage.verdict}", flush=True)
 
-    validation = _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
+    validation = {name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()} or \
+        _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
     choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
@@ -124,14 +139,18 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
-        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
+        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc,
+        "protocol": str(data.protocol), "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
+        "validation_folds": int(max(held.folds.max() for held in data.out_of_fold.values())) + 1
+        if data.out_of_fold else 0,
         "dataset": data.dataset, "synthetic": data.synthetic,
         "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
         "breast_rule": str(config.breast_rule), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
         "leakage": leakage.as_dict(),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": _selected(candidates[choice.selected], choice, chosen, rows, draws),
+        "selected": {**_selected(candidates[choice.selected], choice, chosen, rows, draws),
+                     **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {})},
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
@@ -211,14 +230,16 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     Its `model.json` is written last: it vouches for the other files.
     """
     started = time.monotonic()
-    rows, films = data.judged(Split.VALIDATION), data.films(Split.VALIDATION)
+    rows = data.judged(Split.VALIDATION)
     description = describe_selected(artifact.read_description(folder), evaluation)
-    _, trained_on = logits_and_features(model, some(data.originals(Split.TRAIN)), data.films(Split.TRAIN))
-    logits, features = logits_and_features(model, rows, films)
-    probabilities = softmax(logits / description["calibration"]["temperature"])
-    reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
+    logits, features = _logits_and_features(model, data, rows)
+    held = data.out_of_fold.get(evaluation["selected"]["cnn"])
+    trained_on = features if held else _logits_and_features(model, data, some(data.originals(Split.TRAIN)))[1]
+    probabilities = softmax((held.logits if held else logits) / description["calibration"]["temperature"])
+    reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT),
+                              folds=held.folds if held else None)
     description["reference"] = reference.save(folder)
-    export = export_network(model, folder, description, partial(_read, rows, films, model.input_shape), logits)
+    export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
     if export.shipped:
         description["engines"] = export.described(folder)
     artifact.check_description(description, folder / artifact.DESCRIPTION_FILE)
@@ -227,9 +248,23 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     return {**evaluation, "export": export.as_dict()}
 
 
-def _read(rows: Sequence[ImageRecord], folder: Path, shape: tuple[int, int],
+def _logits_and_features(model: LoadedModel, data: SegmentedData,
+                         rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
+    parts = [logits_and_features(model, part, folder) for part, folder in _by_folder(data, rows)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _read(rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int],
           places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
-    return read_films([rows[place] for place in places], folder, shape=shape)
+    for part, folder in _by_folder(data, [rows[place] for place in places]):
+        yield from read_films(part, folder, shape=shape)
+
+
+def _by_folder(data: SegmentedData, rows: Sequence[ImageRecord]) -> Iterator[tuple[list[ImageRecord], Path]]:
+    """Yield the rows in their order, as long as they lie in one folder, with that folder."""
+    for split, part in groupby(rows, key=lambda record: record.split):
+        assert split is not None
+        yield list(part), data.films(split)
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,11 +274,12 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     return {
         **description,
         "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
-                        "fitted_on": str(Split.VALIDATION), "breast_rule": evaluation["breast_rule"]},
+                        "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
+                        "breast_rule": evaluation["breast_rule"]},
         "operating_points": {aim: {key: point[key] for key in fitted}
                              for aim, point in selected["operating_points"].items()},
-        "metrics": {"profile": evaluation["profile"], "rule": selected["rule"], "validation": selected["validation"],
-                    "test": selected["test"]},
+        "metrics": {"profile": evaluation["profile"], "protocol": evaluation["protocol"], "rule": selected["rule"],
+                    "validation": selected["validation"], "test": selected["test"]},
     }
 
 

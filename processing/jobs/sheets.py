@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from processing.files import write_bytes
 from processing.imaging import read_mammogram
+from processing.jobs.division import image_place
 from processing.records import ImageRecord, Label
 
 Picture = NDArray[np.uint8]
@@ -29,7 +30,7 @@ def contact_sheet(
     """Write a row for each original, with its copies below `folder` beside it, lesions in yellow."""
     rows = []
     for original in originals:
-        cells = [_cell(_film(images / str(original.split) / f"{original.image_id}.png", original), original)]
+        cells = [_cell(_film(images / image_place(original), original), original)]
         own = sorted(
             (copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id
         )

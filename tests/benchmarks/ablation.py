@@ -1,4 +1,4 @@
-"""What each option of the training is worth: patient-grouped cross-validation of the development films, option by option.
+"""What each option of the training is worth: cross-validation by patient of the development films, row by row.
 
 Run `python -m tests.benchmarks.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
 folder of mini-MIAS, WEIGHTS the folder of staged weights, WORK keeps segmented films and finished folds: a run that was
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from processing.augmentation import Augmenter, copy_id
@@ -23,8 +24,8 @@ from processing.files import write_json
 from processing.imaging import read_mammogram, write_png
 from processing.mias import LABEL_TABLE, read_labels
 from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import ImageRecord, Label, Split, read_manifest, write_manifest
-from processing.split import SplitConfig, assign_splits
+from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, write_manifest
+from processing.split import SplitConfig, assign_folds, assign_splits
 from training.bootstrap import Floats, bootstrap_interval
 from training.config import Cnn, Pooling, Precision, TrainConfig
 from training.dataset import FilmDataset
@@ -92,19 +93,8 @@ def _segmented(films: Path, record: ImageRecord, folder: Path, config: Preproces
     return made
 
 
-def patient_folds(records: Sequence[ImageRecord], folds: int, repeat: int) -> dict[str, int]:
-    """Return the fold of each patient: worst finding by worst finding, in an order that the repeat decides."""
-    worst: dict[str, int] = {}
-    for record in records:
-        worst[record.patient_id] = max(worst.get(record.patient_id, 0), record.label.rank)
-    order = np.random.default_rng(repeat).permutation(sorted(worst))
-    dealt = sorted(order.tolist(), key=lambda patient: worst[patient])
-    return {patient: place % folds for place, patient in enumerate(dealt)}
-
-
-def out_of_fold(row: Row, films: FilmDataset, dealt: Mapping[str, int], weights: Path, folder: Path) -> Floats:
+def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path) -> Floats:
     """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it."""
-    folds = np.array([dealt[record.patient_id] for record in films.records])
     originals = np.array([not record.source_image_id for record in films.records])
     logits = np.zeros((len(films), len(Label)))
     for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
@@ -159,9 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         records, folder = development_films(options.films, options.work, row.preprocess)
         films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
         judged = [record for record in records if not record.source_image_id]
-        done = [out_of_fold(row, films, patient_folds(records, options.folds, repeat), options.weights,
-                            options.work / "folds" / f"{row.digest}-{repeat}")
-                for repeat in range(options.repeats)]
+        done = []
+        for repeat in range(options.repeats):
+            folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
+            kept = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
+            done.append(out_of_fold(row, films, folds, options.weights, kept))
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
         (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")

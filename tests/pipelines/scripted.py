@@ -20,6 +20,8 @@ SPLITS = "'images/train/a.png', 'images/validation/b.png', 'images/test/c.png'"
 EVALUATION = {
     "profile": "quick",
     "dataset": "mias",
+    "protocol": "patient",
+    "protocol_verdict": "patient, all images of one in one split",
     "leakage": {"passed": True, "verdict": "nothing crosses from one split into another"},
     "selected": {
         "cnn": "alexnet",

@@ -50,6 +50,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
 EVALUATION = {
+    "protocol": "patient",
+    "protocol_verdict": "patient, all images of one in one split",
     "leakage": {"passed": True, "verdict": "nothing crosses"},
     "selected": {
         "cnn": "alexnet",
