@@ -6,7 +6,7 @@ still change without compiling again are the pipeline's parameters (`pipelines.p
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any

@@ -33,7 +33,7 @@ SCALE = 1.25
 SHIFT = 0.25
 """Largest distance of a circle's centre from the patch's, as a share of its side, along each axis."""
 GAIN = 0.2
-"""Largest change of a patch's brightness and of its contrast."""
+"""Largest change of a patch's contrast, and largest loss of brightness: dense tissue is nearly white as it is."""
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
@@ -103,7 +103,7 @@ def _expose(patch: NDArray[np.float32], random: np.random.Generator) -> None:
     tissue = patch > 0
     if tissue.any():
         mean = patch[tissue].mean()
-        changed = mean * random.uniform(1 - GAIN, 1 + GAIN) + (patch - mean) * random.uniform(1 - GAIN, 1 + GAIN)
+        changed = mean * random.uniform(1 - GAIN, 1) + (patch - mean) * random.uniform(1 - GAIN, 1 + GAIN)
         np.copyto(patch, np.clip(changed, 0, 1), where=tissue)
 
 

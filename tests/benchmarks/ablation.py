@@ -36,7 +36,7 @@ from training.patches import learn_patches
 from training.predictions import softmax
 from training.weights import find_weights
 
-COPIES = {Label.NORMAL: 1, Label.BENIGN: 4, Label.MALIGNANT: 4}
+COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
 """Stored copies of each development film; a fold trains on those of its own films."""
 
 
@@ -57,12 +57,15 @@ class Row:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_BASE = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=5, head_epochs=1, precision=Precision.FLOAT32)
+_PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup_epochs=0.5, learning_rate=5e-4,
+                     precision=Precision.FLOAT32)
+_LOCATED = replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)
 ROWS = (
-    Row("plain fine-tuning", _BASE),
-    Row("peaks", replace(_BASE, pooling=Pooling.PEAKS)),
-    Row("peaks + location", replace(_BASE, pooling=Pooling.PEAKS, location_weight=1.0)),
-    Row("peaks + location + patches", replace(_BASE, pooling=Pooling.PEAKS, location_weight=1.0, patch_epochs=8)),
+    Row("plain fine-tuning", _PLAIN),
+    Row("peaks", replace(_PLAIN, pooling=Pooling.PEAKS)),
+    Row("peaks + location", _LOCATED),
+    Row("peaks + location + patches", replace(_LOCATED, patch_epochs=15)),
+    Row("peaks + location + patches + flips", replace(_LOCATED, patch_epochs=15), flips=True),
 )
 
 
