@@ -26,8 +26,8 @@ _NEAR = 0.75
 def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Return the class of each place, (h, w) int64 of `grid`, of a film of `shape` (H, W); `UNKNOWN` where not known.
 
-    A place within a circle has the circle's class, at least that nearest to its centre. A film with a finding but no
-    circle says nothing of any place.
+    A place within a circle has the circle's class, at least that nearest to its centre when this lies in the film. A
+    film with a finding but no circle says nothing of any place.
     """
     lesions = list(lesions)
     if label is not Label.NORMAL and not lesions:
@@ -39,7 +39,8 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
     for lesion in sorted(lesions, key=lambda lesion: lesion.label.rank):
         distances = np.hypot(rows[:, None] - lesion.y, columns[None, :] - lesion.x)
         found[(distances <= lesion.radius + _NEAR * place) & (found == 0)] = UNKNOWN
-        found[(distances <= lesion.radius) | (distances == distances.min())] = lesion.label.rank
+        inside = 0 <= lesion.y < shape[0] and 0 <= lesion.x < shape[1]
+        found[(distances <= lesion.radius) | (inside & (distances == distances.min()))] = lesion.label.rank
     return torch.from_numpy(found)
 
 

@@ -66,8 +66,7 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
         _expose(patch, random)
         disturb(patch, random, noise=self.config.noise, holes=0)
         moved = [_move(lesion, matrix) for lesion in self.films.records[film].lesions]
-        lesions = [lesion for lesion in moved if _inside(lesion, side)]
-        wanted = targets(lesions, Label.NORMAL, shape=(side, side), grid=self.grid)
+        wanted = targets(moved, Label.NORMAL, shape=(side, side), grid=self.grid)
         return torch.from_numpy(patch[None]), wanted
 
 
@@ -86,10 +85,6 @@ def _movement(centre: tuple[float, float], side: int, random: np.random.Generato
     turned = np.array([[cosine, -sine], [sine, cosine]]) @ np.diag(random.choice([-1.0, 1.0], size=2))
     middle = np.full(2, (side - 1) / 2)
     return np.column_stack([turned, middle - turned @ np.array(centre)])
-
-
-def _inside(lesion: Lesion, side: int) -> bool:
-    return 0 <= lesion.x < side and 0 <= lesion.y < side
 
 
 def _move(lesion: Lesion, matrix: NDArray[np.float64]) -> Lesion:
@@ -117,13 +112,12 @@ def learn_patches(network: FilmNetwork, films: FilmDataset, config: TrainConfig,
     if not any(record.lesions for record in films.records):
         raise ConfigError(f"hyperparameter patch_epochs={config.patch_epochs} needs films with annotated circles; "
                           f"none of the {len(films)} has any")
-    phase = replace(config, epochs=config.patch_epochs, head_epochs=min(config.head_epochs, config.patch_epochs - 1),
-                    warmup_epochs=min(config.warmup_epochs, config.patch_epochs / 2))
+    phase = _phase(config)
     network.to(world.device).to(memory_format=torch.channels_last)
     patches = Patches(films, config, grid_of(network, (config.patch_side, config.patch_side)))
     steps = -(-len(films) // config.batch_size)
     schedule, optimiser, losses = Schedule(phase, steps, pretrained), make_optimiser(network, phase), []
-    for epoch in range(1, config.patch_epochs + 1):
+    for epoch in range(1, phase.epochs + 1):
         set_phase(network, trains_body=schedule.trains_body(epoch))
         torch.manual_seed(derived_seed(config.seed, epoch, 1))
         total = 0.0
@@ -135,6 +129,13 @@ def learn_patches(network: FilmNetwork, films: FilmDataset, config: TrainConfig,
         if world.leads:
             print(f"patches epoch={epoch} train_loss={losses[-1]:.4f}", flush=True)
     return losses
+
+
+def _phase(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the epochs on patches, which may be fewer than those on films."""
+    epochs = config.patch_epochs
+    return replace(config, epochs=epochs, head_epochs=min(config.head_epochs, epochs - 1),
+                   warmup_epochs=min(config.warmup_epochs, epochs / 2))
 
 
 def _batches(patches: Patches, epoch: int, steps: int) -> DataLoader[tuple[Tensor, Tensor]]:

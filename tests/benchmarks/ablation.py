@@ -71,7 +71,7 @@ ROWS = (
 
 def development_films(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
     """Return the records and the folder of the segmented development films and their copies, made once."""
-    folder = work / f"films-{config.digest}"
+    folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
     if not (folder / "manifest.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         records = [record for record in assign_splits(read_labels(films / LABEL_TABLE), SplitConfig())

@@ -35,6 +35,12 @@ def test_the_smallest_lesion_has_a_place():
     assert (found == 2).sum() == 1 and found[3, 2] == 2
 
 
+def test_a_circle_whose_centre_is_cut_off_marks_what_is_left_of_it():
+    found = marked([lesion(-4, 55.5, 13)])
+    assert (found == 2).sum() == 1 and found[3, 0] == 2
+    assert (marked([lesion(-40, 55.5, 3)]) == 0).all()
+
+
 def test_the_worst_circle_decides():
     for lesions in ([lesion(39.5, 55.5, 20), lesion(39.5, 55.5, 30, Label.BENIGN)],
                     [lesion(39.5, 55.5, 30, Label.BENIGN), lesion(39.5, 55.5, 20)]):
