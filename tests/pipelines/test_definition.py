@@ -215,6 +215,27 @@ def test_the_registered_package_carries_what_it_was_held_to() -> None:
     assert statistics["S3Uri"].endswith("/evaluation/evaluation.json")
 
 
+@pytest.mark.parametrize(
+    ("changes", "protocol", "copied"),
+    [
+        ({}, "patient", "train"),
+        ({"training": {"folds": 3}}, "patient", "development"),
+        ({"data": {"protocol": "film"}}, "film", "train"),
+        ({"data": {"protocol": "published"}, "training": {"folds": 3}}, "published", "all"),
+    ],
+)
+def test_protocol_and_folds_decide_what_is_divided_and_copied(
+    changes: dict[str, Any], protocol: str, copied: str
+) -> None:
+    config = PipelineConfig.load(cnns=["alexnet"], deploy=False, **changes)
+    compiled = json.loads(build_pipeline(config).definition())
+    requested = {step["Name"]: request for step, request in requests(compiled)}
+    words = {name: requested[name]["AppSpecification"]["ContainerArguments"] for name in ("Prepare", "Augment")}
+    assert words["Prepare"][words["Prepare"].index("--protocol") + 1] == protocol
+    assert words["Augment"][words["Augment"].index("--copies-of") + 1] == copied
+    assert requested["Register"]["CustomerMetadataProperties"]["protocol"] == "patient"
+
+
 def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
     line = (
         "epoch=1 train_loss=1.0873 validation_loss=1.0512 validation_macro_auc=0.5731 "
