@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from processing.errors import ConfigError
 from processing.records import Label, Lesion
-from training.dataset import TrainingFilms
+from training.dataset import FilmDataset, TrainingFilms
 from training.models import FilmNetwork
 from training.sampling import Draw
 
@@ -42,6 +43,13 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
         inside = 0 <= lesion.y < shape[0] and 0 <= lesion.x < shape[1]
         found[(distances <= lesion.radius) | (inside & (distances == distances.min()))] = lesion.label.rank
     return torch.from_numpy(found)
+
+
+def require_circles(films: FilmDataset, option: str) -> None:
+    """Raise `ConfigError`, naming the hyperparameter, where no film has an annotated circle: it would teach nothing."""
+    if not any(record.lesions for record in films.records):
+        raise ConfigError(f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has "
+                          f"any")
 
 
 def location_loss(places: Tensor, wanted: Tensor) -> Tensor:

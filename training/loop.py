@@ -24,7 +24,7 @@ from training.config import Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.distributed import ALONE, World, agree, gather_rows
 from training.layers import share_batch_statistics
-from training.location import LocatedFilms, WithPlaces, grid_of, location_loss
+from training.location import LocatedFilms, WithPlaces, grid_of, location_loss, require_circles
 from training.metrics import balanced_accuracy, macro_auc
 from training.models import FilmNetwork
 from training.optimisation import Schedule, hasten_statistics, make_optimiser, set_phase
@@ -143,8 +143,11 @@ class _Run:
         self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
-        height, width = train.pixels.shape[1:]
-        self.grid = grid_of(network, (height, width)) if config.location_weight else None
+        self.grid: tuple[int, int] | None = None
+        if config.location_weight:
+            require_circles(train, f"location_weight={config.location_weight}")
+            height, width = train.pixels.shape[1:]
+            self.grid = grid_of(network, (height, width))
         self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         steps = -(-len(train) // config.batch_size)

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
 
-from processing.errors import ConfigError
 from processing.records import Label, Lesion
-from training.config import TrainConfig
+from training.config import Precision, TrainConfig
 from training.dataset import FilmDataset, disturb
-from training.distributed import ALONE, World
-from training.location import grid_of, location_loss, targets
+from training.distributed import ALONE, World, agree
+from training.location import grid_of, location_loss, require_circles, targets
 from training.models import FilmNetwork
 from training.optimisation import Schedule, make_optimiser, set_phase
+from training.precision import autocast
 from training.sampling import Draw, EpochBatches, derived_seed, generator
 
 TURN = 45.0
@@ -106,12 +106,11 @@ def learn_patches(network: FilmNetwork, films: FilmDataset, config: TrainConfig,
                   world: World = ALONE, check_stop: Callable[[], None] = lambda: None) -> list[float]:
     """Train the network for `patch_epochs` on as many patches each as there are films; return the losses.
 
-    Every process trains on the same patches, and ends with the same weights. Raises `ConfigError` where no film has an
-    annotated circle.
+    In bfloat16 where the config asks for it, else in float32: patches are small, and a measured choice could differ
+    from fold to fold. Every process trains on the same patches; all end with the weights of the first. Raises
+    `ConfigError` where no film has an annotated circle.
     """
-    if not any(record.lesions for record in films.records):
-        raise ConfigError(f"hyperparameter patch_epochs={config.patch_epochs} needs films with annotated circles; "
-                          f"none of the {len(films)} has any")
+    require_circles(films, f"patch_epochs={config.patch_epochs}")
     phase = _phase(config)
     network.to(world.device).to(memory_format=torch.channels_last)
     patches = Patches(films, config, grid_of(network, (config.patch_side, config.patch_side)))
@@ -123,11 +122,14 @@ def learn_patches(network: FilmNetwork, films: FilmDataset, config: TrainConfig,
         total = 0.0
         for step, (images, wanted) in enumerate(_batches(patches, epoch, steps)):
             schedule.apply(optimiser, epoch, step)
-            total += _step(network, optimiser, images.to(world.device), wanted.to(world.device))
+            total += _step(network, optimiser, images.to(world.device), wanted.to(world.device), config.precision)
             check_stop()
         losses.append(total / steps)
         if world.leads:
             print(f"patches epoch={epoch} train_loss={losses[-1]:.4f}", flush=True)
+    if world.size > 1:
+        # Dropout gave each process masks of its own.
+        network.load_state_dict(agree(network.state_dict(), world))
     return losses
 
 
@@ -145,8 +147,11 @@ def _batches(patches: Patches, epoch: int, steps: int) -> DataLoader[tuple[Tenso
                       batch_sampler=EpochBatches(order, epoch=epoch, batch_size=config.batch_size))
 
 
-def _step(network: FilmNetwork, optimiser: AdamW, images: Tensor, wanted: Tensor) -> float:
-    loss = location_loss(network.places(images.to(memory_format=torch.channels_last)), wanted)
+def _step(network: FilmNetwork, optimiser: AdamW, images: Tensor, wanted: Tensor, precision: Precision) -> float:
+    number_format = precision if precision is Precision.BFLOAT16 else Precision.FLOAT32
+    with autocast(number_format, images.device):
+        places = network.places(images.to(memory_format=torch.channels_last))
+    loss = location_loss(places, wanted)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()

@@ -12,6 +12,7 @@ from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, 
 from training.config import Cnn, Pooling, TrainConfig
 from training.dataset import FilmDataset
 from training.location import UNKNOWN
+from training.loop import fit
 from training.models import build_model
 from training.patches import Patches, learn_patches
 from training.sampling import Draw
@@ -98,6 +99,12 @@ def test_the_same_seed_ends_with_the_same_weights(films):
 def test_films_without_circles_are_refused(films):
     with pytest.raises(ConfigError, match="patch_epochs=3 needs films with annotated circles; none of the 4"):
         learn_patches(build_model("modified_cnn", classes=3), films.part(range(4)), CONFIG, pretrained=False)
+
+
+def test_so_are_they_for_the_loss_on_places(films):
+    config = replace(CONFIG, location_weight=0.5, patch_epochs=0)
+    with pytest.raises(ConfigError, match="location_weight=0.5 needs films with annotated circles"):
+        fit(build_model("modified_cnn", classes=3), films.part(range(4)), films, config, pretrained=False)
 
 
 def test_a_job_that_is_to_stop_stops(films):

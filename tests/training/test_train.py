@@ -165,6 +165,14 @@ def test_a_job_that_learns_where_lesions_are(make_job):
     assert auc == pytest.approx(best["validation_macro_auc"], abs=1e-6)
 
 
+def test_two_processes_learn_patches_and_end_with_one_network(make_job, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    paths = make_job(**SETTINGS | LESIONS | {"dropout": "0.5", "epochs": "1", "warmup_epochs": "0.5"})
+    out = run(paths, TWO_PROCESSES)
+    assert len(re.findall(r"^patches epoch=\d", out, re.MULTILINE)) == 2 and "processes=2" in out
+    assert artifact.load(paths.model).network.pooling is Pooling.PEAKS
+
+
 @pytest.mark.parametrize(("option", "other"), [("location_weight", "0"), ("patch_epochs", "0"), ("pooling", "mean")])
 def test_each_lesion_option_trains_another_network(make_job, option, other):
     sums = [json.loads((paths.model / "model.json").read_text())["weights_sha256"]
