@@ -6,7 +6,7 @@ still change without compiling again are the pipeline's parameters (`pipelines.p
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -242,6 +242,9 @@ class PipelineConfig:
             f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
             "security.kms_key",
         )
+        for cnn in self.cnns:
+            # Refused here rather than by the job, which would be an hour later: settings that this network has not.
+            replace(self.training, cnn=cnn)
 
     @classmethod
     def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":

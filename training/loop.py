@@ -4,7 +4,7 @@ Everything random derives from (seed, epoch, position), so a run that was killed
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from processing.errors import ConfigError
@@ -24,6 +24,7 @@ from training.config import Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.distributed import ALONE, World, agree, gather_rows
 from training.layers import share_batch_statistics
+from training.location import LocatedFilms, WithPlaces, grid_of, location_loss, require_circles
 from training.metrics import balanced_accuracy, macro_auc
 from training.models import FilmNetwork
 from training.optimisation import Schedule, hasten_statistics, make_optimiser, set_phase
@@ -142,6 +143,11 @@ class _Run:
         self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
+        self.grid: tuple[int, int] | None = None
+        if config.location_weight:
+            require_circles(train, f"location_weight={config.location_weight}")
+            height, width = train.pixels.shape[1:]
+            self.grid = grid_of(network, (height, width))
         self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         steps = -(-len(train) // config.batch_size)
@@ -214,12 +220,14 @@ class _Run:
         model = self._parallel()
         total, rate = torch.zeros((), device=self.world.device), 0.0
         loader = self._loader(epoch)
-        for step, (images, labels, _) in enumerate(tqdm(loader, desc=f"epoch {epoch}", disable=self._bar, leave=False)):
+        bar = tqdm(loader, desc=f"epoch {epoch}", disable=self._bar, leave=False)
+        for step, (images, labels, _, *wanted) in enumerate(bar):
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * len(loader) + step)
             total += train_step(model, images, labels, optimiser=self.optimiser, scaler=self.scaler,
-                                weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision)
+                                weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision,
+                                wanted=wanted, location_weight=self.config.location_weight)
             self.check_stop()
         mean = float(gather_rows(total.cpu().numpy()[None], self.world).mean()) / len(loader)
         if not np.isfinite(mean):
@@ -233,11 +241,12 @@ class _Run:
         return None if self.world.leads else True
 
     def _parallel(self) -> nn.Module:
+        network = WithPlaces(self.network) if self.config.location_weight else self.network
         if self.world.size == 1:
-            return self.network
+            return network
         # Made anew each epoch, for it fixes at that moment which parameters train.
         ids = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, device_ids=ids)
+        return DistributedDataParallel(network, device_ids=ids)
 
     def _loader(self, epoch: int) -> DataLoader[Any]:
         config, world = self.config, self.world
@@ -245,20 +254,31 @@ class _Run:
                             batch_size=config.batch_size)
         batches = EpochBatches(order, epoch=epoch, batch_size=config.batch_size, rank=world.rank,
                                world_size=world.size)
-        return DataLoader(TrainingFilms(self.films, config), batch_sampler=batches, num_workers=config.workers,
+        films: Dataset[Any] = TrainingFilms(self.films, config)
+        if self.grid is not None:
+            films = LocatedFilms(TrainingFilms(self.films, config), self.grid)
+        return DataLoader(films, batch_sampler=batches, num_workers=config.workers,
                           pin_memory=world.device.type == "cuda")
 
 
 def train_step(model: nn.Module, images: Tensor, labels: Tensor, *, optimiser: AdamW, scaler: torch.amp.GradScaler,
-               weights: Tensor, smoothing: float, precision: Precision) -> Tensor:
-    """Make one step on a batch, (N, 1, H, W) and (N,), and return its loss, detached."""
+               weights: Tensor, smoothing: float, precision: Precision, wanted: Sequence[Tensor] = (),
+               location_weight: float = 0.0) -> Tensor:
+    """Make one step on a batch, (N, 1, H, W) and (N,), and return its loss, detached.
+
+    Where the location of lesions counts `wanted` holds the targets of the places, (N, h, w), and `model` is
+    `WithPlaces`.
+    """
     device = weights.device
     images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
     labels = labels.to(device, non_blocking=True)
     with autocast(precision, device):
-        logits = model(images)
+        answered = model(images)
+    logits, places = answered if wanted else (answered, None)
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
     loss = (losses * weights[labels]).mean()
+    if places is not None:
+        loss = loss + location_weight * location_loss(places, wanted[0].to(device, non_blocking=True))
     optimiser.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scaler.step(optimiser)

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -31,9 +31,10 @@ from training.checkpoint import CheckpointStore, code_digest, data_digest, run_d
 from training.config import TrainConfig
 from training.cross_validation import CrossValidated, Surroundings, cross_validate
 from training.dataset import FilmDataset, learnt, require_every_class
-from training.distributed import World, joined, launch, launch_command
+from training.distributed import ALONE, World, joined, launch, launch_command
 from training.loop import Progress, fit
 from training.models import FilmNetwork, build_model
+from training.patches import learn_patches
 from training.stopping import StopRequest
 from training.weights import StagedWeights, find_weights
 
@@ -165,9 +166,10 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
         network, progress = cross_validate(
             inputs.train.joined(inputs.validation), inputs.config, inputs.protocol,
-            lambda films: build_network(inputs, films), pretrained=inputs.weights is not None, where=where)
+            lambda films: build_network(inputs, films, world, stop.check), pretrained=inputs.weights is not None,
+            where=where)
     else:
-        network = build_network(inputs, inputs.train)
+        network = build_network(inputs, inputs.train, world, stop.check)
         progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
                        world=world, checkpoints=CheckpointStore(paths.checkpoints, inputs.digest),
                        check_stop=stop.check)
@@ -175,10 +177,16 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
 
 
-def build_network(inputs: Inputs, films: FilmDataset) -> FilmNetwork:
+def build_network(inputs: Inputs, films: FilmDataset, world: World = ALONE,
+                  check_stop: Callable[[], None] = lambda: None) -> FilmNetwork:
     """Return the network that is to train on `films`; what it starts from may have seen no other films of this run."""
-    return build_model(inputs.config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
-                       dropout=inputs.config.dropout, seed=inputs.config.seed)
+    config = inputs.config
+    network = build_model(config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
+                          dropout=config.dropout, seed=config.seed, pooling=config.pooling)
+    if config.patch_epochs:
+        learn_patches(network, films, config, pretrained=inputs.weights is not None, world=world,
+                      check_stop=check_stop)
+    return network
 
 
 def _opening_line(inputs: Inputs, world: World) -> str:
@@ -208,6 +216,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "classes": [str(label) for label in Label],
         "input": {"height": inputs.preprocess.height, "width": inputs.preprocess.width},
         "preprocess": inputs.preprocess.to_json(),
+        "pooling": str(inputs.config.pooling),
         "initialisation": "pretrained" if inputs.weights else "scratch",
         "pretrained_weights": inputs.weights.to_json() if inputs.weights else None,
         "calibration": {"temperature": 1.0, "fitted_on": None},

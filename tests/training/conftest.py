@@ -227,8 +227,9 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
     pixels = random.integers(5000, 20000, (64, 64)).astype(np.uint16)
     for spot in range(label.rank):
         pixels[10 + 24 * spot : 26 + 24 * spot, 12:30] += 30000
+    lesions = tuple(Lesion(20.5, 17.5 + 24 * spot, 9.0, label) for spot in range(label.rank))
     pixels[:, 48:] = 0
     name = f"{split}-{label}-{index}"
     write_png(paths.channel(str(split)) / f"{name}.png", pixels)
     return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split,
-                       path=f"images/{split}/{name}.png", height=64, width=64)
+                       path=f"images/{split}/{name}.png", height=64, width=64, lesions=lesions)
