@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from processing.breast import draw_contours
 from processing.files import sha256
 from processing.imaging import read_mammogram, write_png
 from processing.job import run
 from processing.jobs.division import Division, image_place
-from processing.jobs.sheets import CELL, montage, write_picture
+from processing.jobs.sheets import CELL, draw_contours, montage, write_picture
 from processing.jobs.stage import THUMBNAILS, Stage
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig, preprocess, reduce_height
