@@ -2,8 +2,8 @@
 
 Run `python -m tests.benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. The
 network is taught with the annotated circles, as `location_weight` of the training job does: without them it calls films
-malignant by what a bright lesion does to the grey levels of the whole breast, and looks nowhere in particular. Peaks are
-those of the answer, in pixels of the film, over films of both sides and several sizes; a true positive is a malignant
+malignant by what a bright lesion does to the grey levels of the whole breast, and looks nowhere in particular. Peaks
+are those of the answer, in pixels of the film, over films of both sides and several sizes; a true positive is a malignant
 film that is called malignant, and its peak is inside where it lies in the lesion's circle.
 """
 
@@ -110,7 +110,7 @@ def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, 
         loss = functional.cross_entropy(logits.float(), films.labels[batch], label_smoothing=0.05)
         loss = loss + location_loss(places, films.places[batch])
     optimiser.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     optimiser.step()
     return loss.item()
 
