@@ -93,7 +93,7 @@ def train(network: FilmNetwork, films: Films, epochs: int) -> FilmNetwork:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=epochs * steps)
     network.train()
     for epoch in range(epochs):
-        rows = torch.randperm(len(films.images))[: steps * BATCH].split(BATCH)
+        rows = torch.split(torch.randperm(len(films.images))[: steps * BATCH], BATCH)
         losses = []
         for batch in rows:
             losses.append(_step(network, optimiser, films, batch))
