@@ -3,8 +3,8 @@
 Run `python -m tests.benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. The
 network is taught with the annotated circles, as `location_weight` of the training job does: without them it calls films
 malignant by what a bright lesion does to the grey levels of the whole breast, and looks nowhere in particular. Peaks
-are those of the answer, in pixels of the film, over films of both sides and several sizes; a true positive is a malignant
-film that is called malignant, and its peak is inside where it lies in the lesion's circle.
+are those of the answer, in pixels of the film, over films of both sides and several sizes. A true positive is a
+malignant film that is called malignant; its peak is inside where it lies in the lesion's circle.
 """
 
 import argparse
