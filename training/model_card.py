@@ -95,7 +95,9 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
                "figure is too good.")
     yield (f"Small data: {training['images']} training originals, {test['images']} test images of {test['patients']} "
            "patients. Differences within the intervals are no differences.")
-    if test["macro_auc"]["value"] is not None and (test["macro_auc"]["low"] or 0) <= 0.5:
+    if test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] is None:
+        yield "The test is too small for an interval of the macro AUC: chance is not ruled out."
+    elif test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] <= 0.5:
         yield "On test the interval of the macro AUC holds 0.5: chance is not ruled out."
     pointing = evaluation["pointing"]["test"]["both"]["above_chance"]
     if pointing["low"] is not None and pointing["low"] <= 0:
