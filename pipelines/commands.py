@@ -60,7 +60,7 @@ def doctor(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
     from pipelines.launch import start
-    from pipelines.local import Status
+    from pipelines.ledger import Status
 
     done = start(
         _config(options),
@@ -130,7 +130,7 @@ def runs(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show a run's steps."""
-    from pipelines.local import Status, StepRecord
+    from pipelines.ledger import Status, StepRecord
     from pipelines.progress import console, steps_table
     from pipelines.runs import find_run
 

@@ -93,7 +93,7 @@ def opened(source: Path, marker: str) -> Iterator[Path]:
 def _unpack(source: Path, folder: Path) -> None:
     try:
         with tarfile.open(source) as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {error}") from None
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import cli, launch
 from pipelines.launch import Run
-from pipelines.local import Status
+from pipelines.ledger import Status
 from pipelines.runs import RunFolder
 from processing.phantom import write_mias_tree
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import PipelineConfig, launch
 from pipelines.launch import Run, start
-from pipelines.local import Status
+from pipelines.ledger import Status
 from pipelines.runs import find_run, list_runs
 from pipelines.sessions import LocalServices
 from processing.errors import ConfigError, LabelError, StorageError
