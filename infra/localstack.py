@@ -27,6 +27,7 @@ from processing.errors import ConfigError, MammopipeError
 from processing.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".services"
 COMPOSE_FILE = ROOT / "localstack-compose.yml"
 REQUIREMENTS = (
     "localstack-core[runtime]==4.12.0",
@@ -65,9 +66,9 @@ class Service:
             return False
 
 
-def services(folder: Path, localstack_port: int, moto_port: int) -> tuple[Service, Service]:
-    """Return LocalStack and moto on these ports, with what they write below `folder`."""
-    python = folder / "venv" / "bin" / "python"
+def services(folder: Path, localstack_port: int, moto_port: int, *, installed: Path) -> tuple[Service, Service]:
+    """Return LocalStack and moto on these ports; they write below `folder`, and LocalStack is `installed/venv`."""
+    python = installed / "venv" / "bin" / "python"
     own = {
         "GATEWAY_LISTEN": f"{LOOPBACK}:{localstack_port}",
         "SERVICES": "s3,iam,sts,cloudformation",
@@ -104,7 +105,7 @@ def start(folder: Path, wanted: Sequence[Service]) -> dict[str, SupervisedProces
     try:
         for service in wanted:
             if service.is_up():
-                raise ConfigError(f"{service.name}: {service.url} is taken already; make services-down, or another port")
+                raise ConfigError(f"{service.name}: {service.url} is taken; make services-down, or another port")
             environment = {key: word for key, word in os.environ.items() if not key.startswith("AWS_")}
             running[service.name] = SupervisedProcess.start(
                 service.command,
@@ -184,7 +185,7 @@ def down(folder: Path) -> None:
 def _configured(folder: Path) -> tuple[Service, Service]:
     folder.mkdir(parents=True, exist_ok=True)
     ports = [int(os.environ.get(name, default)) for name, default in (("LOCALSTACK_PORT", 4566), ("MOTO_PORT", 5566))]
-    return services(folder, *ports)
+    return services(folder, ports[0], ports[1], installed=folder)
 
 
 def _compose() -> list[str]:
@@ -209,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description="The local cloud: LocalStack and moto, on loopback alone.")
     parser.add_argument("command", choices=["install", "up", "down"])
-    parser.add_argument("--folder", type=Path, default=ROOT / ".services", help="default: .services in the checkout")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: .services in the checkout")
     parser.add_argument("--processes", action="store_true", help="no containers, even where Docker runs")
     options = parser.parse_args(arguments)
     try:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipelines.storage import S3Object, S3Uri, Storage, together
 from processing import mias, rsna
 from processing.errors import ConfigError, LabelError
-from processing.files import sha256
+from processing.files import extract, sha256
 from processing.records import Dataset
 
 PATTERNS: Mapping[Dataset, Sequence[str]] = {
