@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from inference.engine import Engine, EngineKind, EngineSettings, Forward
+from inference.engine import Engine, EngineKind, EngineSettings, Forward, open_torch
 from processing.errors import ConfigError
 from training.activation import head_map
 from training.close_calls import CAUTION, CloseCalls
@@ -88,5 +88,4 @@ def _read_head(directory: Path, exported: Mapping[str, Any]) -> NDArray[np.float
 
 
 def _open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
-    from inference.torch_engine import TorchEngine
-    return TorchEngine(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))
+    return open_torch(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))
