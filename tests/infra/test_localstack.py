@@ -91,5 +91,5 @@ def test_every_port_of_the_containers_is_on_loopback_and_every_one_has_a_health_
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert service["healthcheck"]["test"]
     assert content["services"]["localstack"]["image"] == "localstack/localstack:${LOCALSTACK_TAG:-4.12.0}"
-    pin = next(line for line in (ROOT / "constraints.txt").open() if line.startswith("moto=="))
-    assert content["services"]["moto"]["image"].endswith(f"-{pin.strip().removeprefix('moto==')}}}")
+    pin = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("moto=="))
+    assert content["services"]["moto"]["image"].endswith(f"-{pin.removeprefix('moto==')}}}")

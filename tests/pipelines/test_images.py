@@ -154,7 +154,8 @@ def test_without_repositories_a_push_says_what_makes_them(
 def test_an_image_installs_only_pinned_packages(extra: str) -> None:
     command = [sys.executable, str(ROOT / "infra" / "requirements.py"), str(ROOT / "pyproject.toml"), extra]
     wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    pins = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").open()}
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {line.partition("==")[0].lower().replace("_", "-") for line in pinned}
     names = {re.split(r"[<>=\[]", item)[0].lower() for item in wanted}
     assert names <= pins
     assert ("torch" in names) is (extra == "training")
