@@ -42,8 +42,12 @@ from processing.job import REASON_LIMIT
 
 Properties = Mapping[str, Any]
 JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
-_PREFIX = re.compile(rb"^(\x1b\[[0-9;]*m)*[\w-]*algo-\d+-\w+\s*\|(\x1b\[[0-9;]*m)*\s?")
+_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+_PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
 """What Compose puts before each line of a container's output."""
+_CHATTER = re.compile(rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Container|Aborting on|Gracefully|Stopping) ?"
+                      rb"|exited with code \d+$")
+"""What Compose says of itself."""
 
 
 @dataclass
@@ -299,16 +303,19 @@ def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
             clock.cancel()
         if process.poll() is None:
             process.terminate()
-            process.wait()
+        process.communicate()
         containers.compose_down(command)
     return code
 
 
 def _copy(stream: IO[bytes], log: IO[bytes]) -> None:
-    """Write the lines of a container, without what Compose puts before them."""
-    for line in stream:
-        log.write(_PREFIX.sub(b"", line).replace(b"\r\n", b"\n"))
-        log.flush()
+    """Write the lines of a container, without what Compose puts before them and says of itself, and its errors."""
+    for raw in stream:
+        line = _COLOUR.sub(b"", raw).rstrip(b"\r\n")
+        said = _PREFIX.sub(b"", line)
+        if said != line or not _CHATTER.search(line):
+            log.write(said + b"\n")
+            log.flush()
 
 
 def _reason(root: Path, log: Path, code: int) -> str:

@@ -160,7 +160,8 @@ def _execution(
     common = (scope, shop, services.sagemaker, serving, services.environment, cores(), account.changed)
     if options.backend is Backend.PROCESS:
         return Interpreter(definition, *common)
-    from pipelines.docker import LocalMode
+    with sessions.quiet_sdk():
+        from pipelines.docker import LocalMode
 
     return LocalMode(pipeline, *common)
 

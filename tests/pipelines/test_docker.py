@@ -9,12 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sagemaker.core import common_utils
-from sagemaker.core.local import data, image, local_session
-from sagemaker.mlops.local import pipeline, pipeline_entities
-from sagemaker.mlops.workflow.steps import StepTypeEnum
 
-from pipelines import containers, docker
+from pipelines import containers, sessions
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
 from pipelines.expressions import Scope
@@ -25,6 +21,15 @@ from pipelines.sessions import LocalServices
 from processing.errors import ConfigError
 
 from .conftest import BUCKET
+
+sessions.prepare_sdk("us-east-1")
+with sessions.quiet_sdk():
+    from sagemaker.core import common_utils
+    from sagemaker.core.local import data, image, local_session
+    from sagemaker.mlops.local import pipeline, pipeline_entities
+    from sagemaker.mlops.workflow.steps import StepTypeEnum
+
+    from pipelines import docker
 
 FAKE = """#!{python}
 import json, os, pathlib, subprocess, sys
@@ -38,14 +43,21 @@ elif words[0] == "compose" and "up" in words:
     content = yaml.safe_load(pathlib.Path(words[words.index("-f") + 1]).read_text())
     (host, service), = content["services"].items()
     mounts = {{item.split(":")[1]: item.split(":")[0] for item in service["volumes"]}}
-    print(f"\\x1b[36m{{service['container_name']}} | \\x1b[0m", end="")
-    sys.exit(subprocess.run([sys.executable, {job!r}, json.dumps(mounts)]).returncode)
+    for folder in mounts.values():
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([sys.executable, {job!r}, json.dumps(mounts)], capture_output=True, text=True)
+    name = service["container_name"]
+    print(f'Creating network "sagemaker-local" with the default driver\\nCreating {{name}} ... done')
+    for line in (done.stdout + done.stderr).splitlines():
+        print(f"\\x1b[36m{{name}} |\\x1b[0m {{line}}")
+    print(f"\\x1b[36m{{name}} exited with code {{done.returncode}}\\n\\x1b[0mAborting on container exit...")
+    sys.exit(done.returncode)
 elif words[:2] == ["image", "ls"]:
     print("" if {missing!r} in words else "0123456789ab")
 elif words[0] == "version":
     print("20.10")
 """
-"""Answers as the Docker client; `compose up` runs one script with the job's mounts, on the first line's prefix."""
+"""Answers as the Docker client; `compose up` runs one script with the job's mounts, and talks as Compose does."""
 
 
 class Engine:
@@ -188,8 +200,9 @@ def test_a_server_may_write_nothing_and_answers_on_loopback_alone(tmp_path: Path
     assert {"--rm", "--read-only", "no-new-privileges", "ALL", "A=b"} <= set(words)
 
 
-def test_the_follower_reads_to_the_end_of_a_fast_jobs_output(tmp_path: Path) -> None:
-    script = "print('x | kept', *range(2000), sep='\\n')"
+def test_the_follower_reads_to_the_end_of_a_fast_jobs_output_and_keeps_its_indents(tmp_path: Path) -> None:
+    name = "k3f9-algo-1-ab12c"
+    script = f"print('{name}  |   indented', 'x | kept', *range(2000), sep='\\n')"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with (tmp_path / "log").open("wb") as log:
@@ -197,7 +210,7 @@ def test_the_follower_reads_to_the_end_of_a_fast_jobs_output(tmp_path: Path) -> 
     process.wait()
     process.stdout.close()
     lines = (tmp_path / "log").read_text().splitlines()
-    assert len(lines) == 2001 and lines[0] == "x | kept" and lines[-1] == "1999"
+    assert len(lines) == 2002 and lines[:2] == ["  indented", "x | kept"] and lines[-1] == "1999"
 
 
 def test_reasons_are_told_without_the_name_of_our_error() -> None:
