@@ -3,13 +3,17 @@ PYTHON ?= python3
 DATA ?=
 PROFILE ?= quick
 ARGS ?=
+BASE_IMAGE ?=
+TORCH_INDEX ?=
+CERTIFICATES ?=
+DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint bench clean
+.PHONY: help venv run test test-docker lint bench images services services-down clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: .venv/.installed ## Build .venv with everything that runs and tests the project
 
@@ -21,8 +25,12 @@ venv: .venv/.installed ## Build .venv with everything that runs and tests the pr
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
-test: venv ## Run all tests; real films are tried too where MAMMOPIPE_MIAS names them
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: venv .services/venv/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not docker" $(ARGS)
+
+test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine
+	$(MAKE) images
+	$(BIN)/python -m pytest -m docker $(ARGS)
 
 lint: venv ## Check style and types
 	$(BIN)/ruff check .
@@ -30,6 +38,20 @@ lint: venv ## Check style and types
 
 bench: venv ## Run tests/benchmarks and write benchmarks.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+images: venv ## Build the container images: BASE_IMAGE=..., TORCH_INDEX=..., CERTIFICATES=file, DOCKER=client
+	$(BIN)/mammopipe images build --client $(DOCKER) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \
+		$(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(CERTIFICATES),--certificates $(CERTIFICATES))
+
+services: venv ## Start LocalStack and moto, in containers or as processes, and print the variables that name them
+	@$(BIN)/python infra/localstack.py up
+
+services-down: venv ## Stop them
+	@$(BIN)/python infra/localstack.py down
+
+.services/venv/.installed: infra/localstack.py | venv
+	$(BIN)/python infra/localstack.py install
+	@touch $@
 
 clean: ## Remove .venv, caches and builds; runs/ stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -83,7 +83,16 @@ def open_engine(directory: Path, description: Mapping[str, Any], settings: Engin
     if _wants_openvino(directory, description, settings.kind):
         from inference.openvino_engine import OpenVinoEngine
         return OpenVinoEngine(directory, description, settings)
-    from inference.torch_engine import TorchEngine
+    return open_torch(directory, description, settings)
+
+
+def open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
+    """Return the engine that torch computes; `ConfigError` also where torch is not installed, as in a small image."""
+    try:
+        from inference.torch_engine import TorchEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{directory}: this model needs torch ({error}); in a container, an image built with "
+                          "SERVING_EXTRA=inference") from None
     return TorchEngine(directory, description, settings)
 
 

@@ -9,13 +9,22 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from inference.engine import Engine, EngineKind, EngineSettings, Forward
+from inference.engine import Engine, EngineKind, EngineSettings, Forward, open_torch
 from processing.errors import ConfigError
-from training.activation import head_map
+from training.activation import ClassifierGradients, head_map
 from training.close_calls import CAUTION, CloseCalls
 from training.compiled import CompiledNetwork, fastest_precision, read_network
-from training.config import Precision
-from training.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, verified, verify
+from training.config import Cnn, Precision
+from training.description import (
+    DESCRIPTION_FILE,
+    HEAD,
+    HEAD_FILE,
+    NETWORK_FILES,
+    OPENVINO,
+    WEIGHTS_FILE,
+    verified,
+    verify,
+)
 
 
 class OpenVinoEngine:
@@ -36,7 +45,12 @@ class OpenVinoEngine:
         self._close = CloseCalls.of(description, margin)
         self._weights = _read_head(directory, exported) if exported["activation_map"] == HEAD else None
         # Not at the first heatmap: a caller would wait for it, and the process grow under load.
-        self._maps = _open_torch(directory, description, settings) if self._weights is None else None
+        alexnet = self._weights is None and description["architecture"] == Cnn.ALEXNET
+        self._classifier = _read_classifier(directory, description) if alexnet else None
+        if self._classifier is not None:
+            self._exact = self._exact or self._compile_exact()
+        others = self._weights is None and self._classifier is None
+        self._maps = _open_torch(directory, description, settings) if others else None
 
     @property
     def precision(self) -> str:
@@ -57,13 +71,21 @@ class OpenVinoEngine:
 
     def _run_exact(self, image: NDArray[np.float32]) -> Forward:
         if self._exact is None:
-            self._exact = CompiledNetwork(self._network, precision=Precision.FLOAT32, threads=self._threads)
+            self._exact = self._compile_exact()
         return Forward(*self._exact.run(image))
+
+    def _compile_exact(self) -> CompiledNetwork:
+        return CompiledNetwork(self._network, precision=Precision.FLOAT32, threads=self._threads)
 
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
         """Return where a class was seen, float32 (H, W) in 0..1."""
+        shape = (image.shape[0], image.shape[1])
         if self._weights is not None:
-            return head_map(forward.maps, self._weights[class_index], (image.shape[0], image.shape[1]))
+            return head_map(forward.maps, self._weights[class_index], shape)
+        if self._classifier is not None:
+            # Which units live is decided at 0, so the maps are those of float32.
+            maps = self._run_exact(image).maps
+            return head_map(maps, self._classifier.weights(maps, class_index), shape)
         assert self._maps is not None
         return self._maps.activation_map(image, forward, class_index)
 
@@ -87,6 +109,17 @@ def _read_head(directory: Path, exported: Mapping[str, Any]) -> NDArray[np.float
     return weights
 
 
+def _read_classifier(directory: Path, description: Mapping[str, Any]) -> ClassifierGradients:
+    """Return the gradients of AlexNet's classifier, whose layers are torchvision's 1, 4 and 6."""
+    path = directory / WEIGHTS_FILE
+    content = verified(path, description["weights_sha256"], f"weights_sha256 of {DESCRIPTION_FILE}")
+    try:
+        arrays = load_arrays(content)
+        names = [f"body.classifier.{index}" for index in (1, 4, 6)]
+        return ClassifierGradients([(arrays[f"{name}.weight"].copy(), arrays[f"{name}.bias"].copy()) for name in names])
+    except (SafetensorError, KeyError) as error:
+        raise ConfigError(f"{path}: does not hold AlexNet's classifier: {error}") from None
+
+
 def _open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
-    from inference.torch_engine import TorchEngine
-    return TorchEngine(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))
+    return open_torch(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))

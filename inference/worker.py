@@ -47,7 +47,7 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
 
 def share(settings: ServerSettings) -> None:
     """Import what computes the network, before workers are forked: they then have it at once and in common."""
-    with suppress(MammopipeError):  # what is wrong with the model directory, the worker itself will say
+    with suppress(MammopipeError, ModuleNotFoundError):  # what is wrong with model or image, the worker itself will say
         exported = OPENVINO in read_description(settings.model).get("engines", {})
         torch = settings.engine is EngineKind.TORCH or not exported
         importlib.import_module("inference.torch_engine" if torch else "inference.openvino_engine")

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete,
-                _doctor):
+                _doctor, _images):
         add(subparsers)
     return parser
 
@@ -219,9 +219,33 @@ def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 
 def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(subparsers, "deploy", "serve a run's model on this machine until it is deleted", "deploy latest")
+    parser = _command(
+        subparsers,
+        "deploy",
+        "serve a run's model on this machine until it is deleted, or a registered package on AWS",
+        "deploy latest",
+    )
     _identified(parser)
+    aws = parser.add_mutually_exclusive_group()
+    aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without down time")
+    aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
+    parser.add_argument("--no-wait", action="store_true", help="with --package or --rollback: do not wait for the end")
+    _configured(parser)
     parser.set_defaults(command=commands.deploy)
+
+
+def _images(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers, "images", "build the container images, or push them to ECR", "images build --base-image python:3.11"
+    )
+    parser.add_argument("action", choices=["build", "push", "tag"], help="tag prints the hash that names them")
+    parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: this folder)")
+    parser.add_argument("--client", default="docker", metavar="COMMAND", help="the Docker client (default: docker)")
+    parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")
+    parser.add_argument("--torch-index", default="", metavar="URL", help="an index with other builds of torch")
+    parser.add_argument("--serving-extra", default="", choices=["serving", "inference"], help="inference brings torch")
+    parser.add_argument("--certificates", type=Path, metavar="FILE", help="what a proxy before the index needs")
+    parser.set_defaults(command=commands.images)
 
 
 def _invoke(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:

@@ -60,7 +60,7 @@ def doctor(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
     from pipelines.launch import start
-    from pipelines.local import Status
+    from pipelines.ledger import Status
 
     done = start(
         _config(options),
@@ -152,7 +152,7 @@ def runs(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Show a run's steps."""
-    from pipelines.local import Status, StepRecord
+    from pipelines.ledger import Status, StepRecord
     from pipelines.progress import console, steps_table
     from pipelines.runs import find_run
 
@@ -206,8 +206,44 @@ def _compare_table(folders: Sequence["RunFolder"]) -> None:
     console().print(table)
 
 
+def images(options: argparse.Namespace) -> int:
+    """Build the images, or push them, and say what they are called."""
+    from pipelines import images as making
+
+    if options.action == "tag":
+        print(making.tag_of(options.root))
+    elif options.action == "push":
+        import boto3
+
+        print(making.as_toml(making.push(options.root, boto3.Session(), client=options.client)))
+    else:
+        chosen = making.BuildOptions(
+            options.base_image, options.torch_index, options.serving_extra, options.certificates
+        )
+        names = making.build(options.root.resolve(), chosen, client=options.client)
+        for name, size in making.sizes(names, client=options.client).items():
+            print(f"{name:<70} {size / 1e6:>7.0f} MB")
+    return 0
+
+
 def deploy(options: argparse.Namespace) -> int:
-    """Serve a run's model here and leave it running."""
+    """Serve a run's model here and leave it running, or a registered package on AWS."""
+    if options.package or options.rollback:
+        return _deploy_on_aws(options)
+    return _deploy_here(options)
+
+
+def _deploy_on_aws(options: argparse.Namespace) -> int:
+    from pipelines import rollout, sessions
+
+    config = _config(options)
+    sagemaker = sessions.caller_session(config).client("sagemaker")
+    package = options.package or rollout.previous(config, sagemaker)
+    rollout.deploy(config, sagemaker, package, wait=not options.no_wait, say=print)
+    return 0
+
+
+def _deploy_here(options: argparse.Namespace) -> int:
     from pipelines import serving
     from pipelines.jobs import unpack_model
     from pipelines.processes import RunningProcesses

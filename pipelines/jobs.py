@@ -19,7 +19,7 @@ from pipelines.compute_config import Distribution
 from pipelines.processes import RunEnding, RunningProcesses, SupervisedProcess
 from pipelines.storage import S3Uri, Storage
 from processing.errors import MammopipeError
-from processing.files import write_json
+from processing.files import extract, write_json
 from processing.job import REASON_LIMIT
 from processing.paths import OPT_ML, ContainerPaths
 
@@ -116,9 +116,21 @@ def unpack_model(archive: Path, folder: Path) -> None:
     """Unpack a `model.tar.gz` into `folder`, which nothing in it may leave."""
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise StepFailed(f"model.tar.gz cannot be unpacked: {error}") from None
+
+
+def fetch_model(storage: Storage, uri: str, folder: Path) -> Path:
+    """Unpack a model's archive on S3 into `folder/model` and return `folder`."""
+    place, archive = S3Uri.parse(uri), folder / "model.tar.gz"
+    found = [item for item in storage.list(uri) if item.key == place.key]
+    if not found:
+        raise StepFailed(f"the model cannot be served: there is no object {place}")
+    storage.fetch(place, found[0], archive)
+    unpack_model(archive, folder / "model")
+    archive.unlink()
+    return folder
 
 
 def tail(path: Path, size: int) -> str:

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipelines import results, sessions
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
 from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
-from pipelines.local import Interpreter, Status, StepRecord
+from pipelines.ledger import Ledger, Status, StepRecord
+from pipelines.local import Interpreter
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
 from pipelines.serving import LocalEndpoint
@@ -58,6 +59,7 @@ class Run:
 class _Options:
     """How a run is carried out here."""
 
+    backend: Backend
     runs: Path
     keep_endpoint: bool
     """Whether the endpoint outlives the run."""
@@ -80,7 +82,7 @@ def start(
     show: Callable[[Path], Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Run the pipeline of `config` and return the run: ended on the process backend, just started on AWS.
+    """Run the pipeline of `config` and return the run: ended on the local backends, just started on AWS.
 
     `source` is a folder or tarball, an `s3://` folder that is staged already, or `phantoms` (then `films` of them);
     `weights` a file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's
@@ -92,11 +94,9 @@ def start(
     """
     config = replace(config, pretrained=True) if weights else config
     choice, place, given = _backend(backend), Source(source, films, weights), dict(parameters or {})
-    if choice is Backend.DOCKER:
-        raise ConfigError("backend docker: this version has no local mode in containers; use --backend process or aws")
     if choice is Backend.AWS:
         return _start_on_aws(config, place, given, say)
-    return _run_here(config, place, given, _Options(Path(runs), keep_endpoint, show or _live_table, say))
+    return _run_here(config, place, given, _Options(choice, Path(runs), keep_endpoint, show or _live_table, say))
 
 
 def _backend(name: str) -> Backend:
@@ -107,31 +107,42 @@ def _backend(name: str) -> Backend:
 
 
 def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
-    account = _Account(new_run(options.runs), config)
-    compiled = build_pipeline(config).definition()
-    definition = json.loads(compiled)
+    account = _Account(new_run(options.runs), config, options.backend)
+    pipeline = build_pipeline(config)
+    compiled: str = pipeline.definition()
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
-        interpreter = _interpreter(account, definition, services, work, given, options)
+        execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
-        interpreter.scope.parameters = account.parameters
+        execution.scope.parameters = account.parameters
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
-        _carry_out(account, interpreter, services, options)
-    return account.end(interpreter)
+        _carry_out(account, execution, services, options)
+    return account.end(execution)
 
 
-def _interpreter(
+class Execution(Protocol):
+    """One run of one pipeline on one of the local backends."""
+
+    scope: Scope
+    ledger: Ledger
+    endpoints: list[LocalEndpoint]
+
+    def run(self) -> Status:
+        """Run the steps to the end."""
+
+
+def _execution(
     account: "_Account",
-    definition: Mapping[str, Any],
+    pipeline: Any,
     services: sessions.LocalServices,
     work: Path,
     given: Mapping[str, Any],
     options: _Options,
-) -> Interpreter:
-    """Return the interpreter of this run, its parameters and every step found fit to run."""
-    run, config = account.run, account.config
+) -> Execution:
+    """Return what executes this run, its parameters and every step found fit to run."""
+    run, config, definition = account.run, account.config, json.loads(pipeline.definition())
     account.parameters = resolve_parameters(definition, given)
     replace(config.training, epochs=account.parameters["Epochs"])  # refuses what the training jobs would refuse later
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
@@ -146,44 +157,48 @@ def _interpreter(
     scope = Scope(account.parameters, execution)
     shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
-    return Interpreter(
-        definition, scope, shop, services.sagemaker, serving, services.environment, cores(), account.changed
-    )
+    common = (scope, shop, services.sagemaker, serving, services.environment, cores(), account.changed)
+    if options.backend is Backend.PROCESS:
+        return Interpreter(definition, *common)
+    with sessions.quiet_sdk():
+        from pipelines.docker import LocalMode
+
+    return LocalMode(pipeline, *common)
 
 
 def _carry_out(
-    account: "_Account", interpreter: Interpreter, services: sessions.LocalServices, options: _Options
+    account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options
 ) -> None:
     """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
     try:
         with options.show(account.run.logs) as progress:
             account.listener = progress.changed
-            account.status = interpreter.run()
-        results.collect(interpreter.scope.steps, services.storage, account.run.path)
-        for endpoint in list(interpreter.endpoints):
-            _ask_endpoint(account, interpreter, endpoint, services, options)
+            account.status = execution.run()
+        results.collect(execution.scope.steps, services.storage, account.run.path)
+        for endpoint in list(execution.endpoints):
+            _ask_endpoint(account, execution, endpoint, services, options)
     except MammopipeError as error:
         account.status, account.reason = Status.FAILED, str(error)
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         account.status = Status.STOPPED
         account.reason = "interrupted" if interrupted else f"{type(error).__name__}: a fault of mammopipe"
-        account.end(interpreter)
+        account.end(execution)
         raise
     finally:
-        for endpoint in interpreter.endpoints:
+        for endpoint in execution.endpoints:
             endpoint.stop()
 
 
 def _ask_endpoint(
     account: "_Account",
-    interpreter: Interpreter,
+    execution: Execution,
     endpoint: LocalEndpoint,
     services: sessions.LocalServices,
     options: _Options,
 ) -> None:
     """Send a test film to the endpoint, and let the endpoint outlive the run where that was asked for."""
-    steps, raw = interpreter.scope.steps, interpreter.scope.parameters["InputDataUri"]
+    steps, raw = execution.scope.steps, execution.scope.parameters["InputDataUri"]
     film = results.choose_film(steps, raw, services.storage)
     if film is not None:
         results.ask(endpoint, film, services.storage, account.run.path, options.say)
@@ -191,7 +206,7 @@ def _ask_endpoint(
         options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
     elif options.keep_endpoint:
         endpoint.keep(account.run.path)
-        interpreter.endpoints.remove(endpoint)
+        execution.endpoints.remove(endpoint)
 
 
 def _live_table(logs: Path) -> Any:
@@ -206,6 +221,7 @@ class _Account:
 
     run: RunFolder
     config: PipelineConfig
+    backend: Backend
     parameters: Mapping[str, Any] = field(default_factory=dict)
     status: Status = Status.EXECUTING
     reason: str = ""
@@ -221,7 +237,7 @@ class _Account:
                 "status": str(self.status),
                 "reason": self.reason,
                 "pipeline": self.config.name,
-                "backend": "process",
+                "backend": str(self.backend),
                 "dataset": str(self.config.dataset),
                 "profile": str(self.config.profile),
                 "protocol": str(self.config.data.protocol),
@@ -234,10 +250,10 @@ class _Account:
         if self.listener is not None:
             self.listener(records)
 
-    def end(self, interpreter: Interpreter) -> Run:
+    def end(self, execution: Execution) -> Run:
         """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
         self.listener = None
-        records = list(interpreter.records.values())
+        records = list(execution.ledger.records.values())
         failed = [record for record in records if record.status is Status.FAILED]
         if failed and not self.reason:
             name, reason = failed[0].name, failed[0].reason

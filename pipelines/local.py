@@ -6,56 +6,56 @@ side by side, as many as the cores allow. What cannot be run is refused before a
 
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
+from pipelines import registry
 from pipelines.expressions import Scope, holds, references, resolve
-from pipelines.jobs import StepFailed, Workshop, run_processing, run_training, unpack_model
+from pipelines.jobs import StepFailed, Workshop, fetch_model, run_processing, run_training
+from pipelines.ledger import Ledger, Status, StepRecord
 from pipelines.processes import RunEnding
 from pipelines.refusals import all_steps, check
 from pipelines.serving import LocalEndpoint, add_async, serve
-from pipelines.storage import S3Uri
 from processing.errors import MammopipeError
 
 JOBS = ("Processing", "Training")
 
 
-class Status(StrEnum):
-    """How a step or a run stands; the words are SageMaker's."""
-
-    WAITING = "Waiting"
-    EXECUTING = "Executing"
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
-    STOPPED = "Stopped"
-    NOT_EXECUTED = "NotExecuted"
+def needs(step: Mapping[str, Any]) -> set[str]:
+    """Return the names of the steps that a compiled step waits for."""
+    own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
+    return references(own) | set(step.get("DependsOn", []))
 
 
-@dataclass
-class StepRecord:
-    """One step of a run."""
+def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
+    """Return the threads of each step: jobs of one depth of the graph share the cores, whatever else runs then.
 
-    name: str
-    type: str
-    status: Status = Status.WAITING
-    started: str | None = None
-    """UTC, ISO 8601."""
-    seconds: float | None = None
-    reason: str = ""
-    clock: float = 0.0
-    """`time.monotonic()` of the start."""
+    The figure depends on the definition and the machine alone, since a different number of threads changes the last
+    digits of a training's results.
+    """
+    steps = {step["Name"]: step for step in all_steps(definition["Steps"])}
+    depth: dict[str, int] = {}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the record as JSON values."""
-        return {key: value for key, value in asdict(self).items() if key != "clock"}
+    def deep(name: str) -> int:
+        if name not in depth:
+            depth[name] = 0  # a cycle, which no SDK compiles, would otherwise never end
+            depth[name] = 1 + max((deep(other) for other in needs(steps[name])), default=0)
+        return depth[name]
+
+    jobs = [name for name, step in steps.items() if step["Type"] in JOBS]
+    levels = [deep(name) for name in jobs]
+    shares = {name: max(1, cores // levels.count(level)) for name, level in zip(jobs, levels, strict=True)}
+    return {name: shares.get(name, 0) for name in steps}
+
+
+def job_name(execution: str, step: str) -> str:
+    """Return a job's name; SageMaker takes 63 letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:63].rstrip("-")
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Interpreter:
     cores: int
     changed: Callable[[list[StepRecord]], None]
     """Called whenever a step starts or ends."""
-    records: dict[str, StepRecord] = field(init=False)
+    ledger: Ledger = field(init=False)
     endpoints: list[LocalEndpoint] = field(default_factory=list)
     """The servers that endpoint steps started; stopping them is the caller's."""
 
@@ -82,9 +82,9 @@ class Interpreter:
         """Refuse what cannot be run, before anything starts."""
         check(self.definition, self.scope)
         self._steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
-        self.records = {name: StepRecord(name, step["Type"]) for name, step in self._steps.items()}
+        self.ledger = Ledger.of(((name, step["Type"]) for name, step in self._steps.items()), self._told)
         self._pending = [step["Name"] for step in self.definition["Steps"]]
-        self._threads = self._share_cores()
+        self._threads = share_cores(self.definition, self.cores)
 
     def run(self) -> Status:
         """Run the steps to the end; when one fails, or this is interrupted, the others are stopped first."""
@@ -93,14 +93,14 @@ class Interpreter:
             try:
                 while True:
                     for name in self._startable(list(running.values())):
-                        self._note(name, Status.EXECUTING)
+                        self.ledger.note(name, Status.EXECUTING)
                         running[pool.submit(self._execute, name)] = name
                     if not running:
                         break
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         self._finish(running.pop(future), future)
-                    if self._failed():
+                    if self.ledger.failed:
                         self.shop.processes.stop()
             except BaseException:
                 self.shop.processes.stop()
@@ -109,46 +109,22 @@ class Interpreter:
                     self._finish(name, future)
                 raise
             finally:
-                self._settle()
-        return Status.FAILED if self._failed() else Status.SUCCEEDED
+                self.ledger.settle()
+        return Status.FAILED if self.ledger.failed else Status.SUCCEEDED
 
     def _startable(self, running: list[str]) -> list[str]:
         """Take out of the pending steps those that may start: all they need has succeeded, and cores are free."""
-        if self._failed():
+        if self.ledger.failed:
             return []
         free = self.cores - sum(self._threads[name] for name in running)
         chosen: list[str] = []
         for name in list(self._pending):
-            ready = all(self.records[other].status is Status.SUCCEEDED for other in self._needs(name))
+            ready = all(self.ledger.records[other].status is Status.SUCCEEDED for other in needs(self._steps[name]))
             if ready and (self._threads[name] <= free or not (running or chosen)):
                 free -= self._threads[name]
                 self._pending.remove(name)
                 chosen.append(name)
         return chosen
-
-    def _needs(self, name: str) -> set[str]:
-        arguments = self._steps[name]["Arguments"]
-        own = {key: value for key, value in arguments.items() if key not in ("IfSteps", "ElseSteps")}
-        return references(own) | set(self._steps[name].get("DependsOn", []))
-
-    def _share_cores(self) -> dict[str, int]:
-        """Return the threads of each step: jobs of one depth of the graph share the cores, whatever else runs then.
-
-        The figure depends on the definition and the machine alone, since a different number of threads changes the last
-        digits of a training's results.
-        """
-        depth: dict[str, int] = {}
-
-        def deep(name: str) -> int:
-            if name not in depth:
-                depth[name] = 0  # a cycle, which no SDK compiles, would otherwise never end
-                depth[name] = 1 + max((deep(other) for other in self._needs(name)), default=0)
-            return depth[name]
-
-        jobs = [name for name, step in self._steps.items() if step["Type"] in JOBS]
-        levels = [deep(name) for name in jobs]
-        shares = {name: max(1, self.cores // levels.count(level)) for name, level in zip(jobs, levels, strict=True)}
-        return {name: shares.get(name, 0) for name in self._steps}
 
     def _execute(self, name: str) -> None:
         step = self._steps[name]
@@ -160,45 +136,25 @@ class Interpreter:
     def _finish(self, name: str, future: "Future[None]") -> None:
         error = future.exception()
         if error is None:
-            self._note(name, Status.SUCCEEDED)
+            self.ledger.note(name, Status.SUCCEEDED)
         elif isinstance(error, RunEnding):
-            self._note(name, Status.STOPPED, str(error))
+            self.ledger.note(name, Status.STOPPED, str(error))
         elif isinstance(error, MammopipeError):
-            self._note(name, Status.FAILED, str(error))
+            self.ledger.note(name, Status.FAILED, str(error))
         elif isinstance(error, ParamValidationError | ClientError):
-            self._note(name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}")
+            self.ledger.note(name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}")
         else:
             raise error
 
-    def _note(self, name: str, status: Status, reason: str = "") -> None:
-        record = self.records[name]
-        if status is Status.EXECUTING:
-            record.clock, record.started = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
-        else:
-            record.seconds = round(time.monotonic() - record.clock, 3)
-        record.status, record.reason = status, reason
-        self.changed(list(self.records.values()))
-
-    def _failed(self) -> bool:
-        return any(record.status in (Status.FAILED, Status.STOPPED) for record in self.records.values())
-
-    def _settle(self) -> None:
-        for record in self.records.values():
-            if record.status is Status.WAITING:
-                record.status = Status.NOT_EXECUTED
-            elif record.status is Status.EXECUTING:
-                record.status, record.reason = Status.STOPPED, "stopped, because the run was ending"
-        self.changed(list(self.records.values()))
+    def _told(self, records: list[StepRecord]) -> None:
+        self.changed(records)
 
     def _request(self, step: Mapping[str, Any], **names: str) -> dict[str, Any]:
         request: dict[str, Any] = resolve(step["Arguments"], self.scope) | names
         return request
 
     def _job_name(self, step: Mapping[str, Any]) -> str:
-        """Return a job's name; SageMaker takes 63 letters, digits and hyphens."""
-        return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{self.scope.execution['PipelineExecutionId']}-{step['Name']}")[
-            :63
-        ].rstrip("-")
+        return job_name(self.scope.execution["PipelineExecutionId"], step["Name"])
 
     def _processing(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, ProcessingJobName=self._job_name(step))
@@ -219,31 +175,19 @@ class Interpreter:
         return {"Outcome": str(outcome)}
 
     def _register(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
-        request = self._request(step)
-        group = request["ModelPackageGroupName"]
-        try:
-            self.sagemaker.describe_model_package_group(ModelPackageGroupName=group)
-        except ClientError:
-            self.sagemaker.create_model_package_group(ModelPackageGroupName=group)
-        return request | {"ModelPackageArn": self.sagemaker.create_model_package(**request)["ModelPackageArn"]}
+        return registry.register(self.sagemaker, self._request(step))
 
     def _model(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
-        request = self._request(step, ModelName=self._job_name(step))
-        self.sagemaker.create_model(**request)
-        return request
+        return registry.create_model(self.sagemaker, self._request(step, ModelName=self._job_name(step)))
 
     def _endpoint_config(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
-        request = self._request(step)
-        self.sagemaker.create_endpoint_config(**request)
-        return request
+        return registry.create_endpoint_config(self.sagemaker, self._request(step))
 
     def _endpoint(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step)
-        self.sagemaker.create_endpoint(**request)
-        settings = self.sagemaker.describe_endpoint_config(EndpointConfigName=request["EndpointConfigName"])
-        model = self.sagemaker.describe_model(ModelName=settings["ProductionVariants"][0]["ModelName"])
-        container, log = model["PrimaryContainer"], self.shop.logs / f"{step['Name']}.log"
-        folder = self._unpack(container["ModelDataUrl"], self.serving / step["Name"])
+        served = registry.create_endpoint(self.sagemaker, request)
+        container, log = served.container, self.shop.logs / f"{step['Name']}.log"
+        folder = fetch_model(self.shop.storage, container["ModelDataUrl"], self.serving / step["Name"])
         endpoint = serve(
             request["EndpointName"],
             folder,
@@ -252,22 +196,11 @@ class Interpreter:
             threads=self.cores,
             environment=dict(container.get("Environment") or {}) | dict(self.environment),
         )
-        if queue := settings.get("AsyncInferenceConfig"):
+        if served.queue:
             front = log.with_stem(f"{step['Name']}-runtime")
-            endpoint = add_async(endpoint, queue, folder, front, self.shop.processes, self.environment)
+            endpoint = add_async(endpoint, served.queue, folder, front, self.shop.processes, self.environment)
         self.endpoints.append(endpoint)
         return request
-
-    def _unpack(self, uri: str, folder: Path) -> Path:
-        """Unpack a model's archive into `folder/model` and return `folder`."""
-        place, archive = S3Uri.parse(uri), folder / "model.tar.gz"
-        found = [item for item in self.shop.storage.list(uri) if item.key == place.key]
-        if not found:
-            raise StepFailed(f"the model cannot be served: there is no object {place}")
-        self.shop.storage.fetch(place, found[0], archive)
-        unpack_model(archive, folder / "model")
-        archive.unlink()
-        return folder
 
     def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         raise StepFailed(str(resolve(step["Arguments"]["ErrorMessage"], self.scope)))

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines.jobs import last_line, tail
-from pipelines.local import Status, StepRecord
+from pipelines.ledger import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
 SLOW = ("Processing", "Training", "Endpoint")

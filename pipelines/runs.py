@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.local import Status
+from pipelines.ledger import Status
 from processing.errors import ConfigError
 from processing.files import write_json
 

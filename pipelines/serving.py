@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,23 @@ class LocalEndpoint:
 
 
 def serve(
-    name: str, folder: Path, log: Path, processes: RunningProcesses, *, threads: int, environment: Mapping[str, str]
+    name: str,
+    folder: Path,
+    log: Path,
+    processes: RunningProcesses,
+    *,
+    threads: int,
+    environment: Mapping[str, str],
+    command: Callable[[int], Sequence[str]] | None = None,
 ) -> LocalEndpoint:
-    """Start the server on the model in `folder/model`; returns it once it answers, or raises `StepFailed`."""
+    """Start the server on the model in `folder/model`; returns it once it answers, or raises `StepFailed`.
+
+    `command` makes, of a port, the command of a server that is no process of this machine's Python.
+    """
     port = _free_port()
-    command, own = ENTRYPOINTS["serve"], {"SAGEMAKER_BIND_TO_PORT": str(port)}
-    process = processes.start(command, folder.resolve(), log, threads=threads, environment=own | dict(environment))
+    words = ENTRYPOINTS["serve"] if command is None else command(port)
+    own = {"SAGEMAKER_BIND_TO_PORT": str(port)}
+    process = processes.start(words, folder.resolve(), log, threads=threads, environment=own | dict(environment))
     return LocalEndpoint(name, _answering(f"http://127.0.0.1:{port}", process, log), process)
 
 

@@ -103,10 +103,11 @@ class LocalServices:
 
 @contextmanager
 def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
-    """Start an in-process moto server for SageMaker, and for S3 unless `$AWS_ENDPOINT_URL_S3` names one.
+    """Start an in-process moto server for what the environment names no service for.
 
-    It stops at the end and its state dies with it; one process holds one at a time. `cache` is the folder where
-    uploads keep a copy (`pipelines.storage`).
+    `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The server stops at the
+    end and its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy
+    (`pipelines.storage`).
     """
     from moto.server import ThreadedMotoServer
 
@@ -124,7 +125,7 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
         keys = caller.get_credentials().get_frozen_credentials()
         yield LocalServices(
             storage,
-            own.client("sagemaker", endpoint_url=url, config=QUICK),
+            own.client("sagemaker", endpoint_url=os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER") or url, config=QUICK),
             {
                 "AWS_ENDPOINT_URL_S3": external or url,
                 "AWS_DEFAULT_REGION": region,

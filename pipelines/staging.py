@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pipelines.storage import S3Object, S3Uri, Storage, together
 from processing import mias, rsna
 from processing.errors import ConfigError, LabelError
-from processing.files import sha256
+from processing.files import extract, sha256
 from processing.records import Dataset
 
 PATTERNS: Mapping[Dataset, Sequence[str]] = {
@@ -114,7 +114,7 @@ def opened(source: Path, marker: str) -> Iterator[Path]:
 def _unpack(source: Path, folder: Path) -> None:
     try:
         with tarfile.open(source) as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {error}") from None
 

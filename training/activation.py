@@ -1,10 +1,14 @@
 """Class activation maps from a network's last maps, without gradients and without torch."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Heat = NDArray[np.float32]
+Layer = tuple[Heat, Heat]
+"""Weights (outputs, inputs) and biases (outputs,) of a fully connected layer."""
 
 
 def head_map(maps: Heat, weights: Heat, shape: tuple[int, int]) -> Heat:
@@ -20,3 +24,43 @@ def spread(evidence: Heat, shape: tuple[int, int]) -> Heat:
     full = cv2.resize(np.ascontiguousarray(evidence, np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
     strongest = float(full.max())
     return np.clip(full / np.float32(strongest), 0, 1) if strongest > 0 else np.zeros(shape, np.float32)
+
+
+class ClassifierGradients:
+    """Grad-CAM through a classifier of several layers, as AlexNet's: max pooling, average pooling, layers with ReLU.
+
+    The gradient of a logit by a channel's mean is what the layers hand back, summed over the pooled places: either
+    pooling only moves gradients about within a channel (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391).
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, side: int = 6) -> None:
+        """Take the layers, the last of which gives the logits, and the places on a side after average pooling."""
+        self._layers, self._side = layers, side
+
+    def weights(self, maps: Heat, class_index: int) -> Heat:
+        """Return the weight of each channel for a class, (channels,), of maps (channels, h, w) from 3 x 3 places."""
+        values = _average(_pool(maps), self._side).reshape(-1)
+        active = []
+        for weight, bias in self._layers[:-1]:
+            values = weight @ values + bias
+            active.append(values > 0)
+            values = np.maximum(values, 0)
+        gradient = self._layers[-1][0][class_index]
+        for (weight, _), lives in zip(reversed(self._layers[:-1]), reversed(active), strict=True):
+            gradient = (gradient * lives) @ weight
+        total: Heat = gradient.reshape(maps.shape[0], -1).sum(axis=1)
+        return total
+
+
+def _pool(maps: Heat) -> Heat:
+    """Return the most of each 3 x 3 places, two apart."""
+    windows = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2))
+    pooled: Heat = windows[:, ::2, ::2].max(axis=(3, 4))
+    return pooled
+
+
+def _average(maps: Heat, side: int) -> Heat:
+    """Return maps (channels, h, w) as (channels, side, side): means of windows that cover them, as torch has them."""
+    spans = [[(i * size // side, -(-(i + 1) * size // side)) for i in range(side)] for size in maps.shape[1:]]
+    rows = np.stack([maps[:, first:end].mean(axis=1) for first, end in spans[0]], axis=1)
+    return np.stack([rows[:, :, first:end].mean(axis=2) for first, end in spans[1]], axis=2)

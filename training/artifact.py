@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from processing.errors import ConfigError
-from processing.files import sha256, write_bytes, write_json
+from processing.files import extract, sha256, write_bytes, write_json
 from processing.preprocess import PreprocessConfig
 from training.config import Pooling
 from training.description import (
@@ -137,7 +137,7 @@ def unpack(tar_path: Path, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(tar_path, "r:gz") as archive:
-            archive.extractall(directory, filter="data")
+            extract(archive, directory)
             # tarfile stops at the archive's last block; gzip checks length and CRC at the end of the stream only.
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass

@@ -187,10 +187,13 @@ def test_only_one_module_imports_openvino() -> None:
     assert [path.name for path in places] == ["compiled.py"]
 
 
-def test_a_network_without_pooling_gets_its_maps_from_torch(base: Path, tmp_path: Path) -> None:
+def test_a_network_with_a_classifier_of_several_layers_gets_its_maps_without_torch(base: Path, tmp_path: Path) -> None:
     save(tmp_path, base, "alexnet")
     assert json.loads((tmp_path / "model.json").read_text())["engines"]["openvino"]["activation_map"] is None
     engine, network = opened(tmp_path), artifact.load(tmp_path).network
     assert engine.name == "openvino"
     expected = grad_cam(network, torch.from_numpy(FILMS[0])[None, None], 1)
     np.testing.assert_allclose(engine.activation_map(FILMS[0], engine.run(FILMS[0]), 1), expected, atol=1e-3)
+    done = subprocess.run([sys.executable, "-c", QUIET, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          check=True, env={"PATH": "", "PYTHONPATH": str(ROOT)})
+    assert done.stdout.strip() == "[] 1"

@@ -11,7 +11,8 @@ import pytest
 from pipelines.config import PipelineConfig
 from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
-from pipelines.local import Interpreter, Status
+from pipelines.ledger import Status
+from pipelines.local import Interpreter
 from pipelines.run_parameters import resolve_parameters
 from pipelines.sessions import LocalServices, local_services, reset_emulator
 

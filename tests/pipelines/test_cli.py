@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import cli, launch
 from pipelines.launch import Run
-from pipelines.local import Status
+from pipelines.ledger import Status
 from pipelines.runs import RunFolder
 from processing.phantom import write_mias_tree
 
@@ -110,8 +110,12 @@ def test_staging_to_an_s3_that_nobody_answers_is_one_line(
     assert "s3://films/raw/: S3 at http://127.0.0.1:9 cannot be reached" in line
 
 
-def test_docker_is_refused_with_what_to_use_instead(capsys: Capture) -> None:
-    assert "use --backend process or aws" in failed(capsys, "run", "--backend", "docker")
+def test_without_docker_its_backend_is_refused_with_what_to_use_instead(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = failed(capsys, "run", "--backend", "docker", "--runs", str(tmp_path / "runs"))
+    assert "there is no command docker; install it, or use --backend process" in line
 
 
 def test_a_parameter_needs_a_value() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import PipelineConfig, launch
 from pipelines.launch import Run, start
-from pipelines.local import Status
+from pipelines.ledger import Status
 from pipelines.runs import find_run, list_runs
 from pipelines.sessions import LocalServices
 from processing.errors import ConfigError, LabelError, StorageError
@@ -117,7 +117,7 @@ def test_a_run_that_breaks_off_leaves_latest_alone(begin: Start, tmp_path: Path)
         ({"source": "s3://films/raw"}, ConfigError, "set AWS_ENDPOINT_URL_S3"),
         ({"source": "/no/such/folder"}, ConfigError, "no such file or folder"),
         ({"films": 3}, ConfigError, "films=3"),
-        ({"backend": "docker"}, ConfigError, "backend docker"),
+        ({"backend": "docker", "parameters": {"DataDistribution": "ShardedByS3Key"}}, ConfigError, "FullyReplicated"),
         ({"backend": "cloud"}, ConfigError, "must be one of process, docker, aws"),
     ],
 )

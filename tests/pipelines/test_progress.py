@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.local import Status, StepRecord
+from pipelines.ledger import Status, StepRecord
 from pipelines.progress import Progress, steps_table
 
 LINE = (

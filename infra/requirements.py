@@ -1,0 +1,30 @@
+"""Print what an image installs before our wheel: the requirements of one extra of pyproject.toml, one a line.
+
+    python infra/requirements.py pyproject.toml serving
+
+Kept apart from the wheel, so that a change of our code leaves the layer of the dependencies alone.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def requirements(project: dict[str, Any], extra: str) -> list[str]:
+    """Return the requirements of the project and of `extra`, with every extra of its own that it names, sorted."""
+    found = set(project["dependencies"])
+    for item in project["optional-dependencies"][extra]:
+        own = re.fullmatch(rf"{project['name']}\[([\w,-]+)\]", item)
+        if own is None:
+            found.add(item)
+        else:
+            for name in own[1].split(","):
+                found.update(requirements(project, name))
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    file, chosen = sys.argv[1:]
+    print("\n".join(requirements(tomllib.loads(Path(file).read_text(encoding="utf-8"))["project"], chosen)))

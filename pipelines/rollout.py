@@ -1,0 +1,183 @@
+"""Serve a registered package on AWS: `mammopipe deploy --package ARN`, and `--rollback` to the one before it.
+
+What is created is what the pipeline itself would create, since it is read from the compiled definition: only the
+model's artefact is the package's. An endpoint that exists is updated: new instances come up beside the old, take the
+traffic once they answer, and go again where an alarm of `endpoint.rollback_alarms` goes off; requests are answered
+throughout.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError, WaiterError
+
+from pipelines.config import PipelineConfig
+from pipelines.definition import build_pipeline
+from pipelines.endpoint_config import EndpointMode
+from pipelines.expressions import Scope, resolve
+from pipelines.refusals import all_steps
+from pipelines.run_parameters import resolve_parameters
+from pipelines.sessions import PLACEHOLDER_ACCOUNT, aws_errors
+from processing.errors import ConfigError
+
+PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")
+LONGEST_NAME = 63
+WAIT = {"Delay": 15, "MaxAttempts": 480}
+"""Two hours: an update that is watched for an hour, and the start of its instances."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one endpoint needs, as requests."""
+
+    model: Mapping[str, Any]
+    endpoint_config: Mapping[str, Any]
+    endpoint: Mapping[str, Any]
+
+
+def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, say: Callable[[str], None]) -> None:
+    """Serve the package of an ARN on the endpoints of `config`, which are created, or updated without down time.
+
+    `sagemaker` is a boto3 client. With `wait`, returns once they serve it. Raises `ConfigError` for what is no package,
+    one that nobody approved, an endpoint that is busy or failed, and an update that was rolled back.
+    """
+    if PLACEHOLDER_ACCOUNT in config.security.role:
+        raise ConfigError(f"security.role={config.security.role}: set the role of your account")
+    version = _version(package)
+    with aws_errors():
+        status = sagemaker.describe_model_package(ModelPackageName=package)["ModelApprovalStatus"]
+        if status != "Approved":
+            raise ConfigError(f"{package}: its status is {status}; only an approved package is deployed")
+        for name, rollout in _rollouts(config, package, version).items():
+            _create(sagemaker.create_model, rollout.model)
+            _create(sagemaker.create_endpoint_config, rollout.endpoint_config)
+            _point(sagemaker, name, rollout, config, say)
+        for name, rollout in _rollouts(config, package, version).items() if wait else ():
+            _await(sagemaker, name, str(rollout.endpoint_config["EndpointConfigName"]), say)
+
+
+def previous(config: PipelineConfig, sagemaker: Any) -> str:
+    """Return the ARN of the newest approved package that is older than the one served now.
+
+    Raises `ConfigError` where there is none, or where what is served is no package of the group.
+    """
+    with aws_errors():
+        served = _served(config, sagemaker)
+        older = [
+            str(item["ModelPackageArn"])
+            for page in sagemaker.get_paginator("list_model_packages").paginate(
+                ModelPackageGroupName=config.registry.group, ModelApprovalStatus="Approved"
+            )
+            for item in page["ModelPackageSummaryList"]
+            if item["ModelPackageVersion"] < _version(served)
+        ]
+    if not older:
+        raise ConfigError(f"{served}: there is no approved package before it in the group {config.registry.group}")
+    return max(older, key=_version)
+
+
+def _version(package: str) -> int:
+    match = PACKAGE.fullmatch(package)
+    if match is None:
+        raise ConfigError(f"{package}: an ARN as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
+    return int(match["version"])
+
+
+def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, Rollout]:
+    """Return, by endpoint, what the pipeline of `config` would request for it, with this package as the model."""
+    definition = json.loads(build_pipeline(config).definition())
+    steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
+    execution = {"PipelineExecutionId": f"v{version}", "PipelineName": config.name}
+    scope = Scope(resolve_parameters(definition, {}), execution)
+    found = {}
+    for suffix in ("", "-async"):
+        if f"Model{suffix}" not in steps:
+            continue
+        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"[:LONGEST_NAME]
+        scope.steps[f"Model{suffix}"] = {"ModelName": name}
+        own = {key: value for key, value in steps[f"Model{suffix}"].items() if key != "PrimaryContainer"}
+        variables = steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment") or {}
+        container = {"ModelPackageName": package, **({"Environment": variables} if variables else {})}
+        model = {**own, "ModelName": name, "PrimaryContainer": container}
+        settings = resolve(steps[f"EndpointConfig{suffix}"], scope)
+        scope.steps[f"EndpointConfig{suffix}"] = {"EndpointConfigName": settings["EndpointConfigName"]}
+        endpoint = resolve(steps[f"Endpoint{suffix}"], scope)
+        found[endpoint["EndpointName"]] = Rollout(resolve(model, scope), settings, endpoint)
+    if not found:
+        raise ConfigError("deploy=false: the configuration has no endpoint")
+    return found
+
+
+def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
+    """Create a model or a configuration, unless an earlier deployment of the same package did."""
+    try:
+        call(**request)
+    except ClientError as error:
+        if "already exist" not in error.response["Error"].get("Message", ""):
+            raise
+
+
+def _point(
+    sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]
+) -> None:
+    """Create the endpoint, or move it to the new configuration."""
+    settings = str(rollout.endpoint_config["EndpointConfigName"])
+    try:
+        now = sagemaker.describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if "Could not find" not in error.response["Error"].get("Message", ""):
+            raise
+        sagemaker.create_endpoint(**rollout.endpoint)
+        say(f"Endpoint {name}: being created with {settings}")
+        return
+    if now["EndpointConfigName"] == settings:
+        say(f"Endpoint {name}: has {settings} already")
+        return
+    if now["EndpointStatus"] != "InService":
+        raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}, which cannot be updated; see doctor --aws")
+    sagemaker.update_endpoint(**_update(rollout, config))
+    say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
+
+
+def _update(rollout: Rollout, config: PipelineConfig) -> dict[str, Any]:
+    """Return the request of an update; instances that autoscaling added stay, data capture is the configuration's."""
+    request = {key: value for key, value in rollout.endpoint.items() if key != "Tags"}
+    if config.endpoint.mode is not EndpointMode.SERVERLESS:
+        request["RetainAllVariantProperties"] = True
+        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+    return request
+
+
+def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None]) -> None:
+    """Return once an endpoint serves a configuration; an update that alarms took back is no success."""
+    try:
+        sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=WAIT)
+    except WaiterError:
+        pass  # the description below says why
+    now = sagemaker.describe_endpoint(EndpointName=name)
+    if now["EndpointStatus"] != "InService":
+        raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}: {now.get('FailureReason', 'no reason')}")
+    if now["EndpointConfigName"] != settings:
+        reason = now.get("FailureReason", "an alarm went off")
+        raise ConfigError(f"endpoint {name}: rolled back to {now['EndpointConfigName']}: {reason}")
+    say(f"Endpoint {name}: serves {settings}")
+
+
+def _served(config: PipelineConfig, sagemaker: Any) -> str:
+    """Return the ARN of the package that the endpoint serves, which a pipeline's own model names by its artefact."""
+    now = sagemaker.describe_endpoint(EndpointName=config.endpoint.names[0])
+    variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
+    model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
+    container = model.get("PrimaryContainer") or model["Containers"][0]
+    if container.get("ModelPackageName"):
+        return str(container["ModelPackageName"])
+    pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=config.registry.group)
+    for item in (item for page in pages for item in page["ModelPackageSummaryList"]):
+        package = sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"])
+        containers = package["InferenceSpecification"]["Containers"]
+        if containers[0].get("ModelDataUrl") == container["ModelDataUrl"]:
+            return str(item["ModelPackageArn"])
+    raise ConfigError(f"endpoint {now['EndpointName']}: its model is no package of the group {config.registry.group}")

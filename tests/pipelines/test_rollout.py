@@ -1,0 +1,200 @@
+"""Deploying a package on AWS, and going back to the one before: on an emulated registry, and by the API's model."""
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import ANY, Stubber
+from moto import mock_aws
+
+from pipelines import rollout
+from pipelines.config import PipelineConfig
+from processing.errors import ConfigError
+
+ROLE = "arn:aws:iam::123456789012:role/mammopipe-"
+CONFIG = {"security": {"role": f"{ROLE}pipeline", "serving_role": f"{ROLE}serving"}}
+ARN = "arn:aws:sagemaker:us-east-1:123456789012:model-package/mammopipe/"
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+
+def config(**endpoint: Any) -> PipelineConfig:
+    return PipelineConfig.load(**CONFIG, endpoint={"instance_type": "ml.m5.large", **endpoint})
+
+
+@pytest.fixture
+def sagemaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    with mock_aws():
+        yield boto3.client("sagemaker", region_name="us-east-1")
+
+
+def add_package(sagemaker: Any, number: int, status: str = "Approved") -> str:
+    if number == 1:
+        sagemaker.create_model_package_group(ModelPackageGroupName="mammopipe")
+    made = sagemaker.create_model_package(
+        ModelPackageGroupName="mammopipe",
+        ModelApprovalStatus=status,
+        InferenceSpecification={
+            "Containers": [{"Image": "image", "ModelDataUrl": f"s3://bucket/{number}/model.tar.gz"}],
+            "SupportedContentTypes": ["application/dicom"],
+            "SupportedResponseMIMETypes": ["application/json"],
+        },
+    )
+    return str(made["ModelPackageArn"])
+
+
+def test_a_package_gets_the_pipelines_own_endpoint(sagemaker: Any) -> None:
+    package, said = add_package(sagemaker, 1), list[str]()
+    rollout.deploy(config(), sagemaker, package, wait=True, say=said.append)
+    now = sagemaker.describe_endpoint(EndpointName="mammopipe")
+    variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
+    model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
+    assert variants[0]["InstanceType"] == "ml.m5.large"
+    assert model["PrimaryContainer"]["ModelPackageName"] == package
+    assert model["ExecutionRoleArn"] == f"{ROLE}serving"
+    assert said[-1] == "Endpoint mammopipe: serves mammopipe-v1"
+
+
+def test_deploying_the_same_package_again_changes_nothing(sagemaker: Any) -> None:
+    package, said = add_package(sagemaker, 1), list[str]()
+    for _ in range(2):
+        rollout.deploy(config(), sagemaker, package, wait=False, say=said.append)
+    said_twice = "Endpoint mammopipe: has mammopipe-v1 already"
+    assert said == ["Endpoint mammopipe: being created with mammopipe-v1", said_twice]
+
+
+def test_both_endpoints_of_a_configuration_serve_the_package(sagemaker: Any) -> None:
+    rollout.deploy(config(mode="both"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
+    found = {item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]}
+    assert found == {"mammopipe", "mammopipe-async"}
+
+
+def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
+    rollout.deploy(config(mode="serverless"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
+    variant = sagemaker.describe_endpoint_config(EndpointConfigName="mammopipe-v1")["ProductionVariants"][0]
+    assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
+    assert "InstanceType" not in variant
+    model = sagemaker.describe_model(ModelName="mammopipe-v1")
+    assert model["PrimaryContainer"]["Environment"] == {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)}
+
+
+def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:
+    package = add_package(sagemaker, 1, "PendingManualApproval")
+    with pytest.raises(ConfigError, match="its status is PendingManualApproval; only an approved package"):
+        rollout.deploy(config(), sagemaker, package, wait=False, say=lambda line: None)
+
+
+@pytest.mark.parametrize("name", ["mammopipe", ARN, f"{ARN}x"])
+def test_what_is_no_package_is_named(sagemaker: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match="an ARN as arn:aws:sagemaker:"):
+        rollout.deploy(config(), sagemaker, name, wait=False, say=lambda line: None)
+
+
+def test_the_placeholder_role_deploys_nothing(sagemaker: Any) -> None:
+    with pytest.raises(ConfigError, match="set the role of your account"):
+        rollout.deploy(PipelineConfig(), sagemaker, f"{ARN}1", wait=False, say=lambda line: None)
+
+
+def test_the_package_before_is_the_newest_approved_one_that_is_older(sagemaker: Any) -> None:
+    packages = [add_package(sagemaker, 1), add_package(sagemaker, 2), add_package(sagemaker, 3, "Rejected")]
+    packages.append(add_package(sagemaker, 4))
+    rollout.deploy(config(), sagemaker, packages[3], wait=True, say=lambda line: None)
+    assert rollout.previous(config(), sagemaker) == packages[1]
+
+
+def test_a_model_that_a_pipeline_made_is_known_by_its_artefact(sagemaker: Any) -> None:
+    packages = [add_package(sagemaker, 1), add_package(sagemaker, 2)]
+    container = {"Image": "image", "ModelDataUrl": "s3://bucket/2/model.tar.gz"}
+    sagemaker.create_model(ModelName="of-a-run", PrimaryContainer=container, ExecutionRoleArn=f"{ROLE}serving")
+    variant = {"VariantName": "A", "ModelName": "of-a-run", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName="of-a-run", ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName="mammopipe", EndpointConfigName="of-a-run")
+    assert rollout.previous(config(), sagemaker) == packages[0]
+
+
+def test_there_is_nothing_before_the_first(sagemaker: Any) -> None:
+    package = add_package(sagemaker, 1)
+    rollout.deploy(config(), sagemaker, package, wait=True, say=lambda line: None)
+    with pytest.raises(ConfigError, match="there is no approved package before it"):
+        rollout.previous(config(), sagemaker)
+
+
+class Moving:
+    """An endpoint that exists, whose update is answered from a script: the emulator has none."""
+
+    def __init__(self, status: str = "InService", **after: Any):
+        client = boto3.client(
+            "sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+        )
+        self.client, self.stub = client, Stubber(client)
+        add = self.stub.add_response
+        add("describe_model_package", described_package(), {"ModelPackageName": f"{ARN}2"})
+        add("create_model", {"ModelArn": "arn:aws:sagemaker:us-east-1:123456789012:model/m"}, None)
+        add("create_endpoint_config", {"EndpointConfigArn": "arn:aws:sagemaker:us-east-1:123456789012:x/y"}, None)
+        add("describe_endpoint", described("mammopipe-v1", status), {"EndpointName": "mammopipe"})
+        if status == "InService":
+            add("update_endpoint", {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:x/y"}, self.expected())
+            for _ in range(2):
+                add("describe_endpoint", described(**after), {"EndpointName": "mammopipe"})
+        self.stub.activate()
+
+    @staticmethod
+    def expected() -> dict[str, Any]:
+        return {
+            "EndpointName": "mammopipe",
+            "EndpointConfigName": "mammopipe-v2",
+            "DeploymentConfig": {"BlueGreenUpdatePolicy": ANY, "AutoRollbackConfiguration": ANY},
+            "RetainAllVariantProperties": True,
+            "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+        }
+
+    def deploy(self) -> list[str]:
+        said: list[str] = []
+        guarded = config(rollback_alarms=["mammopipe-5xx"])
+        rollout.deploy(guarded, self.client, f"{ARN}2", wait=True, say=said.append)
+        return said
+
+
+def described(settings: str, status: str = "InService", reason: str = "") -> dict[str, Any]:
+    answer = {
+        "EndpointName": "mammopipe",
+        "EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:endpoint/mammopipe",
+        "EndpointConfigName": settings,
+        "EndpointStatus": status,
+        "CreationTime": NOW,
+        "LastModifiedTime": NOW,
+    }
+    return answer | ({"FailureReason": reason} if reason else {})
+
+
+def described_package() -> dict[str, Any]:
+    return {
+        "ModelPackageName": "mammopipe",
+        "ModelPackageArn": f"{ARN}2",
+        "CreationTime": NOW,
+        "ModelPackageStatus": "Completed",
+        "ModelPackageStatusDetails": {"ValidationStatuses": []},
+        "ModelApprovalStatus": "Approved",
+    }
+
+
+def test_an_endpoint_in_service_is_updated_blue_green_and_keeps_its_instances() -> None:
+    moving = Moving(settings="mammopipe-v2")
+    said = moving.deploy()
+    assert said[0] == "Endpoint mammopipe: being moved from mammopipe-v1 to mammopipe-v2, without down time"
+    assert said[-1] == "Endpoint mammopipe: serves mammopipe-v2"
+    moving.stub.assert_no_pending_responses()
+
+
+def test_an_update_that_an_alarm_took_back_is_no_success() -> None:
+    with pytest.raises(ConfigError, match="rolled back to mammopipe-v1: alarm mammopipe-5xx"):
+        Moving(settings="mammopipe-v1", reason="alarm mammopipe-5xx").deploy()
+
+
+@pytest.mark.parametrize("status", ["Updating", "Failed"])
+def test_an_endpoint_that_cannot_be_updated_is_left_alone(status: str) -> None:
+    with pytest.raises(ConfigError, match=f"it is {status}, which cannot be updated"):
+        Moving(status=status).deploy()
