@@ -44,6 +44,7 @@ from training.report import render
 from training.scorecard import figure, scorecard, without_plots
 from training.selection import RULE, Candidate, Choice, choose
 from training.subgroups import subgroups
+from training.usual_figures import fit_usual
 
 SCHEMA = 1
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
@@ -218,6 +219,8 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     probabilities = softmax(logits / description["calibration"]["temperature"])
     reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
     description["reference"] = reference.save(folder)
+    description["reference"]["distributions"] = fit_usual(
+        data.originals(Split.TRAIN), rows, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
     export = export_network(model, folder, description, partial(_read, rows, films, model.input_shape), logits)
     if export.shipped:
         description["engines"] = export.described(folder)
