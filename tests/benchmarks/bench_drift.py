@@ -40,6 +40,8 @@ NEVER = WEEKS - QUIET + 1
 LEARNT, JUDGED = 103, 26
 """Patients of training and of validation: those of mini-MIAS in the default split."""
 QUIETLY = "no shift"
+COPIES, SMOOTHING = 5, 0.2
+"""Of each measured patient, and how much they differ: in standard deviations of each figure."""
 MACHINES = ("A", "B", "C")
 CONFIG = PreprocessConfig(height=160, width=112)
 SIZE = 512
@@ -88,6 +90,24 @@ def _figures(network: torch.nn.Module, pixels: Pixels, side: Laterality) -> dict
     return {**film_figures(prepared.quality), **scores}
 
 
+def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
+    """Return `COPIES` of each patient with small differences, the same under each shift: few were measured, of many.
+
+    Without them the same values would come again and again, and the least change of one would show.
+    """
+    films = [film for patient in pools[QUIETLY] for film in patient]
+    values = {name: np.array([film[name] for film in films]) for name in films[0]}
+    sizes = {name: SMOOTHING * float(found.std()) for name, found in values.items()
+             if len(np.unique(found)) > len(found) / 2}
+    found: dict[str, list[Patient]] = {}
+    for kind, patients in pools.items():
+        rng = np.random.default_rng(7)
+        found[kind] = [tuple({name: value + sizes.get(name, 0.0) * float(rng.standard_normal())
+                              for name, value in film.items()} for film in patient)
+                       for patient in patients for _ in range(COPIES)]
+    return found
+
+
 def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, dict[str, Distribution]]:
     """Return what a model would know that learnt from `LEARNT` patients; of `JUDGED` others come the scores, too."""
     films, exams = [], []
@@ -128,6 +148,12 @@ def figures(patients: int, runs: int) -> list[Row]:
     pools = measure(patients, shifts=same | SHIFTS)
     pools[OTHER_MACHINE] = measure(patients, shifts=same, digital=True)[QUIETLY]
     pools["only malignant films"] = measure(patients, shifts=same, malignant=True)[QUIETLY]
+    return simulate(pools, runs)
+
+
+def simulate(pools: Mapping[str, list[Patient]], runs: int) -> list[Row]:
+    """Return the rows of all weeks drawn from measured patients, by kind of shift."""
+    pools = smoothed(pools)
     quiet = pools.pop(QUIETLY)
     rows = [_quiet(quiet, runs)]
     for name, pool in pools.items():
