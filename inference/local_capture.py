@@ -1,4 +1,4 @@
-"""What data capture does on SageMaker, done by the server itself on one's own machine: requests and answers in a folder.
+"""What data capture does on SageMaker, done by the server on one's own machine: requests and answers in a folder.
 
 The lines are those of `inference.captures`. On SageMaker the endpoint's configuration captures, never the container.
 """
@@ -26,7 +26,8 @@ def capturing(application: ASGIApp, folder: Path) -> ASGIApp:
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
             await application(scope, receive, send)
             return
-        asked, said, opening = bytearray(), bytearray(), {}
+        asked, said = bytearray(), bytearray()
+        opening: dict[str, Any] = {}
 
         async def hear() -> Message:
             message = await receive()

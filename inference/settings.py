@@ -70,8 +70,8 @@ class ServerSettings:
     metrics: bool = False
     """Whether log lines carry CloudWatch metrics (`inference.metrics`)."""
     capture: str = ""
-    """Folder where requests and answers are kept (`inference.local_capture`), on the loopback interface only; empty: none
-    are. On SageMaker the endpoint's configuration does that."""
+    """Folder where requests and answers are kept (`inference.local_capture`), on the loopback interface only; empty:
+    none are. On SageMaker the endpoint's configuration does that."""
 
     def __post_init__(self) -> None:
         """Refuse settings under which no request could be answered, or that contradict each other."""
@@ -94,7 +94,7 @@ class ServerSettings:
             raise ConfigError(f"{_spell('demo')}=true needs {_spell('host')}={LOOPBACK}, not {self.host}: "
                               "the page is for the machine it runs on")
         if self.capture and self.host != LOOPBACK:
-            raise ConfigError(f"{_spell('capture')}={self.capture!r} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
+            raise ConfigError(f"{_spell('capture')}={self.capture} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
                               "captures hold patients' images; on SageMaker the endpoint's configuration keeps them")
 
     @property
