@@ -114,10 +114,11 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _figures(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
-    return [_facts(folder.id, folder.document("evaluation.json")) for folder in folders]
+    return [facts(folder.id, folder.document("evaluation.json")) for folder in folders]
 
 
-def _facts(run: str, document: Mapping[str, Any]) -> dict[str, Any]:
+def facts(run: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is compared of a run, from its `evaluation.json`."""
     selected = document["selected"]
     measures = {split: {name: selected[split].get(name) for name in MEASURES} for split in ("validation", "test")}
     return {"id": run, "profile": document["profile"], "dataset": document["dataset"],
@@ -140,12 +141,13 @@ def _print_figures(folders: "Sequence[RunFolder]") -> None:
         for split in ("validation", "test"):
             for measure in MEASURES:
                 name = f"{split} {measure.replace('_', ' ')}"
-                table.add_row(name, *(_figure(item[split][measure]) for item in shown))
+                table.add_row(name, *(figure(item[split][measure]) for item in shown))
         table.add_row("leakage audit", *("passed" if item["leakage_audit_passed"] else "FAILED" for item in shown))
         console().print(table)
 
 
-def _figure(measure: Mapping[str, float] | None) -> str:
+def figure(measure: Mapping[str, float] | None) -> str:
+    """Return a figure with its interval, or nothing where there is none."""
     if measure is None or measure["value"] is None:
         return ""
     bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if measure.get("low") is not None else ""
