@@ -190,6 +190,9 @@ def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(subparsers, "deploy", "serve a run's model on this machine until it is deleted", "deploy latest")
+    parser.add_argument(
+        "--capture", action="store_true", help="keep requests and answers in the run's folder, for mammopipe monitor"
+    )
     _identified(parser)
     parser.set_defaults(command=commands.deploy)
 

@@ -132,7 +132,7 @@ def deploy(options: argparse.Namespace) -> int:
         folder.logs / "Endpoint.log",
         RunningProcesses(),
         threads=cores(),
-        environment={},
+        environment={"MAMMOPIPE_CAPTURE": str((folder.path / "captures").resolve())} if options.capture else {},
     )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")

@@ -20,6 +20,11 @@ from pipelines.config import PipelineConfig
 from pipelines.prices import Prices, Throughput
 
 HOURS_A_MONTH = 730
+BYTES_A_PIXEL = 2
+MEMORY_GB = {"ml.m5.xlarge": 16, "ml.m5.2xlarge": 32, "ml.m5.4xlarge": 64, "ml.c5.2xlarge": 16, "ml.c5.4xlarge": 32,
+             "ml.c5.9xlarge": 72, "ml.g4dn.xlarge": 16, "ml.g4dn.2xlarge": 32, "ml.g4dn.12xlarge": 192,
+             "ml.g5.xlarge": 16, "ml.g5.2xlarge": 32, "ml.g5.12xlarge": 192, "ml.g5.48xlarge": 768}
+"""Of the instance types in `prices.toml` that train, in GiB."""
 CLASSES = 3
 _DESCRIBE = {"Processing": ("describe_processing_job", "ProcessingJobName"),
              "Training": ("describe_training_job", "TrainingJobName")}
@@ -148,6 +153,22 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
              price * HOURS_A_MONTH * endpoint.instance_count),
             (f"all images through it once, {hours:.1f} instance hours", price * hours),
             (f"{gigabytes:,.0f} GB of raw files on S3, a month", gigabytes * prices.storage.s3_gb_month)]
+
+
+def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
+    """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
+    limit = config.compute.max_runtime_seconds / 3600
+    found = [f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
+             "compute.max_runtime_seconds, or use more instances" for line in lines if line.hours > limit]
+    gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
+    if gigabytes > config.compute.volume_gb:
+        found.append(f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
+                     f"{config.compute.volume_gb}")
+    memory = MEMORY_GB.get(config.compute.training_instance_type)
+    if memory is not None and gigabytes > memory:
+        found.append(f"a training job holds its films in memory, {gigabytes:,.0f} GB, and "
+                     f"{config.compute.training_instance_type} has {memory}")
+    return found
 
 
 def within(lines: list[Line]) -> float:

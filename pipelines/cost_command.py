@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
 from rich.table import Column, Table
@@ -28,6 +29,7 @@ def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
     throughput = Throughput.load(options.throughput)
     images = options.images or throughput.dataset[str(config.dataset)].images
     lines = cost.estimate(config, prices, throughput, images=images)
+    obstacles = cost.obstacles(config, lines, cost.Size.of(config, throughput, images))
     beside = cost.serving(config, prices, throughput, images)
     facts: dict[str, Any] = {
         "images": images, "dataset": str(config.dataset), "profile": str(config.profile),
@@ -36,7 +38,7 @@ def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
         "steps": [line.as_dict() for line in lines], "hours": round(cost.within(lines), 3),
         "instance_hours": round(sum(line.instance_hours for line in lines), 3),
         "usd": round(sum(line.usd for line in lines), 2),
-        "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
+        "obstacles": obstacles, "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
     }
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -45,6 +47,8 @@ def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
     print(f"\n{images:,} images of {config.dataset}, profile {config.profile}: {_hours(facts['hours'])} from start to "
           f"end,\n{facts['instance_hours']:,.2f} instance hours, {_usd(facts['usd'])}. The candidates train side by "
           "side.")
+    for obstacle in obstacles:
+        print("\n".join(textwrap.wrap(f"! {obstacle}", 98, subsequent_indent="  ")))
     for what, usd in beside:
         print(f"  {what}: {_usd(usd)}")
     print(f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"

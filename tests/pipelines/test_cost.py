@@ -1,6 +1,7 @@
 """Estimates are the arithmetic they say they are, from dated files; what was billed is what AWS says it billed."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def said(capture: Capture, *arguments: str) -> dict[str, Any]:
 
 def test_a_hand_calculation_gives_the_same(capsys: Capture) -> None:
     steps = {step["step"]: step for step in said(capsys, "--dataset", "rsna", "--profile", "full")["steps"]}
-    prepare = (54706 * 1.31 / 4 + 180) / 3600
+    prepare = (54706 * 1.272 / 4 + 180) / 3600
     assert steps["Prepare"]["hours"] == pytest.approx(prepare, abs=1e-4)
     assert steps["Prepare"]["usd"] == pytest.approx(prepare * 0.23, abs=1e-3)
     learnt = 54706 * 0.8 * 0.8
@@ -89,6 +90,22 @@ def test_a_type_without_a_price_and_a_wrong_key_are_one_line(tmp_path: Path, cap
     assert cli.main(["cost", "--prices", str(broken)]) == 2
     assert "unknown key 'storage.gb'" in capsys.readouterr().err
     assert cli.main(["cost", "--images", "0"]) == 2
+
+
+def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "SCALE.md").read_text()
+    blocks = re.findall(r"^    \$ mammopipe (.*)\n((?:(?:    .*)?\n)+?)(?=^\S)", page, re.MULTILINE)
+    assert len(blocks) == 2
+    for command, shown in blocks:
+        assert cli.main(command.split()) == 0
+        told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == told, command
+
+
+def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> None:
+    assert said(capsys)["obstacles"] == []
+    first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]
+    assert "Train-resnet50 takes 64 hours and is stopped after 6" in first and "ml.g4dn.xlarge has 16" in last
 
 
 def test_every_instance_with_a_price_has_cores() -> None:
