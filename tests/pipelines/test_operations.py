@@ -110,7 +110,7 @@ def test_a_monitor_without_model_or_captures_is_one_line(runs: Path, tmp_path: P
     assert "no such folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert cli.main([*monitor, str(tmp_path / "empty")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "can be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
