@@ -115,7 +115,7 @@ def index_limit(reference: Distribution, exams: float, false_alarms: float) -> f
 
 
 def chi_squared_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of the chi-squared distribution, to about one per cent (Wilson and Hilferty, 1931)."""
+    """Return a quantile of the chi-squared distribution, to within four per cent (Wilson and Hilferty, 1931)."""
     normal = NormalDist().inv_cdf(probability)
     return freedom * max(0.0, 1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
 
