@@ -41,8 +41,8 @@ def show(findings: Sequence[Finding]) -> None:
         print("\n".join(map(str, findings)))
         return
     for finding in findings:
-        word = Text(f"{finding.verdict:<8}", styles[finding.verdict])
-        screen.print(word + Text(f"{finding.subject}: {finding.text}", ""), soft_wrap=True)
+        line = Text.assemble((f"{finding.verdict:<8}", styles[finding.verdict]), f"{finding.subject}: {finding.text}")
+        screen.print(line, soft_wrap=True)
 
 
 def _python() -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from processing.errors import ConfigError
 
 VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "mammopipe"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""By which MLflow's page shows runs and curves, not the tools for language models."""
 TAG = "mammopipe.execution"
 EPOCH_FIGURES = ("train_loss", "validation_loss", "validation_macro_auc", "validation_balanced_accuracy",
                  "learning_rate", "seconds")
@@ -58,7 +60,7 @@ class _Store:
         self.client = client
         name = os.environ.get(EXPERIMENT_VARIABLE) or EXPERIMENT
         known = client.get_experiment_by_name(name)
-        self.experiment = known.experiment_id if known else client.create_experiment(name)
+        self.experiment = known.experiment_id if known else client.create_experiment(name, tags=KIND)
 
     def write(self, folder: Path) -> str:
         """Write an execution's parent run and its candidates' runs; returns the parent's id."""
