@@ -28,6 +28,8 @@ LEAST_INDEX = 0.2
 """The index below which a shift is called small by custom; no limit lies under it, however many exams there are."""
 SMALLEST_SHIFT = 0.5
 """Standard deviations of the reference: a lasting shift of this size is to be found, smaller ones are not sought."""
+_USUAL_SPREAD = 0.9
+"""Deviation of the scores of ten equal bins, rounded down."""
 _HALF = 0.5
 """Count added to each bin, so that an empty one has a logarithm."""
 
@@ -81,16 +83,17 @@ class Distribution:
 
     @property
     def scores(self) -> Floats:
-        """Return a normal score for each bin, (bins,): of mean 0 and deviation 1 over the reference.
+        """Return a normal score for each bin, (bins,): of mean 0 and deviation 1 at most over the reference.
 
         Scores rather than values, so that one odd film cannot move a week's mean by more than its place among others.
+        They are not stretched where nearly all films lie in one bin: there a single other film would be an event.
         """
         shares = self.shares
         middles = np.cumsum(shares) - shares / 2
         raw = np.array([NormalDist().inv_cdf(float(middle)) for middle in middles])
         mean = float((shares * raw).sum())
         spread = math.sqrt(float((shares * np.square(raw - mean)).sum()))
-        return (raw - mean) / spread if spread > 0 else np.zeros_like(raw)
+        return (raw - mean) / max(spread, _USUAL_SPREAD)
 
 
 def _count(values: Floats, edges: Floats) -> Floats:
@@ -115,7 +118,7 @@ def index_limit(reference: Distribution, exams: float, false_alarms: float) -> f
 
 
 def chi_squared_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of the chi-squared distribution, to within four per cent (Wilson and Hilferty, 1931)."""
+    """Return a quantile of the chi-squared distribution, to within five per cent (Wilson and Hilferty, 1931)."""
     normal = NormalDist().inv_cdf(probability)
     return freedom * max(0.0, 1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
 
