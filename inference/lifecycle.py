@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inference import demo
 from inference.app import Application, log
 from inference.errors import CannotServeError
+from inference.local_capture import capturing
 from inference.pool import Pool
 from inference.settings import ServerSettings
 
@@ -26,7 +28,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, application: Application, settings: ServerSettings) -> None:
         super().__init__(uvicorn.Config(
-            _tolerant(application.asgi()), log_config=None, access_log=False, lifespan="off", ws="none",
+            _tolerant(_observed(application, settings)), log_config=None, access_log=False, lifespan="off", ws="none",
             server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=LAST_WORDS_SECONDS,
         ))
@@ -66,6 +68,11 @@ async def serve(settings: ServerSettings, listener: socket.socket) -> None:
         starting.cancel()
         await pool.stop()
     log("stopped")
+
+
+def _observed(application: Application, settings: ServerSettings) -> ASGIApp:
+    asgi: ASGIApp = application.asgi()
+    return capturing(asgi, Path(settings.capture)) if settings.capture else asgi
 
 
 def _tolerant(application: ASGIApp) -> ASGIApp:

@@ -69,6 +69,9 @@ class ServerSettings:
     """Whether `GET /` shows a page to try the server with; on the loopback interface only."""
     metrics: bool = False
     """Whether log lines carry CloudWatch metrics (`inference.metrics`)."""
+    capture: str = ""
+    """Folder where requests and answers are kept (`inference.local_capture`), on the loopback interface only; empty:
+    none are. On SageMaker the endpoint's configuration does that."""
 
     def __post_init__(self) -> None:
         """Refuse settings under which no request could be answered, or that contradict each other."""
@@ -90,6 +93,9 @@ class ServerSettings:
         if self.demo and self.host != LOOPBACK:
             raise ConfigError(f"{_spell('demo')}=true needs {_spell('host')}={LOOPBACK}, not {self.host}: "
                               "the page is for the machine it runs on")
+        if self.capture and self.host != LOOPBACK:
+            raise ConfigError(f"{_spell('capture')}={self.capture} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
+                              "captures hold patients' images; on SageMaker the endpoint's configuration keeps them")
 
     @property
     def worker_count(self) -> int:
@@ -133,6 +139,7 @@ def from_environment(environment: Mapping[str, str]) -> ServerSettings:
         s3_prefix=environment.get(_spell("s3_prefix"), ServerSettings.s3_prefix),
         demo=read.switch("demo", ServerSettings.demo),
         metrics=read.switch("metrics", not outside_container),
+        capture=environment.get(_spell("capture"), ServerSettings.capture),
     )
 
 

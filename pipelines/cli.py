@@ -1,7 +1,8 @@
 """Console script `mammopipe`: the arguments of every command. What the commands do is in `pipelines.commands`.
 
-Exit codes: 0 done; 1 a run failed or its gate refused the model; 2 the arguments, the configuration, the data or S3
-cannot be used (one line on stderr); 3 a fault of this program (with its traceback); 130 interrupted.
+Exit codes: 0 done; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
+arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 a fault of this program (with its
+traceback); 130 interrupted.
 """
 
 import argparse
@@ -13,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pipelines import commands
+from pipelines import commands, operations, run_views
 from processing.errors import MammopipeError
 
-EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model; 2 arguments, configuration, data or S3
-cannot be used; 3 a fault of this program; 130 interrupted.  Research use only: nothing here is a diagnosis."""
+EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
+Research use only: nothing here is a diagnosis."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete,
                 _doctor, _images):
         add(subparsers)
+    operations.add(subparsers)
     return parser
 
 
@@ -149,6 +152,7 @@ def _run(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument(
         "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID ends it"
     )
+    parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
     _configured(parser)
     _in_runs(parser)
     parser.set_defaults(command=commands.run)
@@ -192,21 +196,27 @@ def _experiment(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _runs(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(subparsers, "runs", "list the runs", "runs")
+    parser.add_argument("--aws", action="store_true", help="also the account's executions that are not here yet")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the pipeline's name; for --aws")
+    _as_json(parser)
     _in_runs(parser)
-    parser.set_defaults(command=commands.runs)
+    parser.set_defaults(command=run_views.runs)
 
 
 def _status(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(subparsers, "status", "show a run's steps", "status latest")
+    parser.add_argument("--watch", action="store_true", help="follow a run on AWS to its end")
+    _as_json(parser)
     _identified(parser)
-    parser.set_defaults(command=commands.status)
+    parser.set_defaults(command=run_views.status)
 
 
 def _report(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
     _identified(parser)
     parser.add_argument("--open", action="store_true", help="open the report in the browser")
-    parser.set_defaults(command=commands.report)
+    _as_json(parser)
+    parser.set_defaults(command=run_views.report)
 
 
 def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
@@ -214,8 +224,10 @@ def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
     )
     parser.add_argument("ids", nargs="+", metavar="ID")
+    parser.add_argument("--roc", type=Path, metavar="FILE", help="also draw their ROC curves together, as SVG")
+    _as_json(parser)
     _in_runs(parser)
-    parser.set_defaults(command=commands.compare)
+    parser.set_defaults(command=run_views.compare)
 
 
 def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
@@ -224,6 +236,9 @@ def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "deploy",
         "serve a run's model on this machine until it is deleted, or a registered package on AWS",
         "deploy latest",
+    )
+    parser.add_argument(
+        "--capture", action="store_true", help="keep requests and answers in the run's folder, for mammopipe monitor"
     )
     _identified(parser)
     aws = parser.add_mutually_exclusive_group()
@@ -290,11 +305,20 @@ def _delete(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
 
 def _doctor(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser = _command(
-        subparsers, "doctor", "check an AWS account before a run; exit code 1 when something blocks it", "doctor --aws"
+        subparsers,
+        "doctor",
+        "check this machine, or an AWS account, before a run; exit code 1 when something blocks it",
+        "doctor --aws",
     )
-    parser.add_argument("--aws", action="store_true", required=True, help="the account of the credentials in use")
+    parser.add_argument("--aws", action="store_true", help="the account of the credentials in use, not this machine")
+    _as_json(parser)
+    _in_runs(parser)
     _configured(parser)
     parser.set_defaults(command=commands.doctor)
+
+
+def _as_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
 
 
 def _identified(parser: argparse.ArgumentParser) -> None:

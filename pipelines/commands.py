@@ -1,9 +1,10 @@
 """What each command of `mammopipe` does. Heavy modules are imported by the commands that need them."""
 
 import argparse
+import json
 import shutil
-import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,6 @@ from processing.records import Dataset
 
 if TYPE_CHECKING:
     from pipelines.config import PipelineConfig
-    from pipelines.runs import RunFolder
-
-MEASURES = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
-"""The figures of `report` and `compare`, in this order."""
 
 
 def stage(options: argparse.Namespace) -> int:
@@ -46,24 +43,28 @@ def compile_definition(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Say what would keep a run on AWS from succeeding."""
-    from pipelines import sessions
+    """Say what would keep a run on this machine, or on AWS, from succeeding."""
+    from pipelines import local_doctor, sessions
     from pipelines.doctor import Verdict, examine
 
     config = _config(options)
-    found = examine(config, sessions.caller_session(config))
-    for finding in found:
-        print(finding)
+    found = examine(config, sessions.caller_session(config)) if options.aws else local_doctor.examine(options.runs)
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        local_doctor.show(found)
     return int(any(finding.verdict is Verdict.BLOCKS for finding in found))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
+    from pipelines import run_views, tracking
     from pipelines.launch import start
     from pipelines.ledger import Status
 
+    config = _config(options)
     done = start(
-        _config(options),
+        config,
         backend=options.backend,
         source=options.source,
         films=options.films,
@@ -73,8 +74,9 @@ def run(options: argparse.Namespace) -> int:
         keep_endpoint=options.keep_endpoint,
     )
     if done.folder is None:
-        return 0
+        return run_views.follow(options.runs, config, done.arn, detach=options.detach)
     _say_where(options.runs, done.folder)
+    tracking.track_if_asked(done.folder)
     if done.status is Status.SUCCEEDED:
         return 0
     print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
@@ -124,86 +126,6 @@ _RESULTS: Mapping[str, str] = {
     "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",
     "endpoint-async.json": "the async endpoint that was kept",
 }
-
-
-def runs(options: argparse.Namespace) -> int:
-    """List the runs."""
-    from rich.table import Column, Table
-
-    from pipelines.progress import console
-    from pipelines.runs import list_runs
-
-    names = ("status", "profile", "dataset", "time", "best", "validation AUC")
-    table = Table(Column("id", no_wrap=True, min_width=20), *names, box=None, pad_edge=False)
-    for folder in list_runs(options.runs):
-        execution, best = folder.execution(), _selected(folder)
-        table.add_row(
-            folder.id,
-            execution["status"],
-            execution["profile"],
-            execution["dataset"],
-            f"{execution['seconds']:.0f} s",
-            best.get("cnn", ""),
-            _figure(best.get("validation", {}).get("macro_auc")),
-        )
-    console().print(table)
-    return 0
-
-
-def status(options: argparse.Namespace) -> int:
-    """Show a run's steps."""
-    from pipelines.ledger import Status, StepRecord
-    from pipelines.progress import console, steps_table
-    from pipelines.runs import find_run
-
-    execution = find_run(options.runs, options.id).execution()
-    records = [StepRecord(**{**step, "status": Status(step["status"])}) for step in execution["steps"]]
-    console().print(steps_table(records))
-    print(
-        f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; started {execution['started']}"
-        + (f"\n{execution['reason']}" if execution["reason"] else "")
-    )
-    return 0
-
-
-def report(options: argparse.Namespace) -> int:
-    """Show a run's figures and its report."""
-    from pipelines.runs import find_run
-
-    folder = find_run(options.runs, options.id)
-    _compare_table([folder])
-    page = (folder.path / "report.html").resolve()
-    print(f"\n{page}")
-    if options.open and not webbrowser.open(page.as_uri()):
-        raise ConfigError(f"{page}: no browser could be opened here")
-    return 0
-
-
-def compare(options: argparse.Namespace) -> int:
-    """Show the figures of several runs side by side."""
-    from pipelines.runs import find_run
-
-    _compare_table([find_run(options.runs, name) for name in options.ids])
-    return 0
-
-
-def _compare_table(folders: Sequence["RunFolder"]) -> None:
-    from rich.table import Table
-
-    from pipelines.progress import console
-
-    table = Table("", *(folder.id for folder in folders), box=None, pad_edge=False)
-    documents = [folder.document("evaluation.json") for folder in folders]
-    table.add_row("profile, dataset", *(f"{item['profile']}, {item['dataset']}" for item in documents))
-    table.add_row("selected", *(item["selected"]["cnn"] for item in documents))
-    for split in ("validation", "test"):
-        for measure in MEASURES:
-            table.add_row(
-                f"{split} {measure.replace('_', ' ')}",
-                *(_figure(item["selected"][split].get(measure), interval=True) for item in documents),
-            )
-    table.add_row("leakage audit", *("passed" if item["leakage"]["passed"] else "FAILED" for item in documents))
-    console().print(table)
 
 
 def images(options: argparse.Namespace) -> int:
@@ -268,7 +190,7 @@ def _deploy_here(options: argparse.Namespace) -> int:
         folder.logs / "Endpoint.log",
         RunningProcesses(),
         threads=cores(),
-        environment={},
+        environment={"MAMMOPIPE_CAPTURE": str((folder.path / "captures").resolve())} if options.capture else {},
     )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
@@ -301,16 +223,3 @@ def _config(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
     return PipelineConfig.load(
         options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, data=data, **changes
     )
-
-
-def _selected(folder: "RunFolder") -> dict[str, Any]:
-    if not (folder.path / "evaluation.json").is_file():
-        return {}
-    return dict(folder.document("evaluation.json")["selected"])
-
-
-def _figure(measure: Mapping[str, float] | None, *, interval: bool = False) -> str:
-    if measure is None:
-        return ""
-    bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if interval and measure.get("low") is not None else ""
-    return f"{measure['value']:.3f}{bounds}"

@@ -14,6 +14,7 @@ from processing.breast import BreastRegion, Side, segment_breast
 from processing.errors import ConfigError
 from processing.imaging import Mammogram
 from processing.records import Lesion
+from processing.tissue_levels import tissue_levels
 
 FULL_SCALE = 65535
 
@@ -103,6 +104,7 @@ class Preprocessed:
     region: BreastRegion
     """The breast as found in the image after its reduction to `max_height`."""
     quality: Mapping[str, Any]
+    """The region's, and the tissue's levels before they were normalised (`processing.tissue_levels`)."""
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -152,7 +154,7 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
         lesions=tuple(_move(lesion, geometry) for lesion in lesions),
         geometry=geometry,
         region=region,
-        quality=region.quality,
+        quality={**region.quality, **tissue_levels(inside, weight >= 128)},
     )
 
 

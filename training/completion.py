@@ -20,6 +20,7 @@ from training.forward import logits_and_features, read_films
 from training.predictions import softmax
 from training.provenance import Fit, audited
 from training.reference import Reference, fit_reference, some
+from training.usual_figures import fit_usual
 
 
 def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
@@ -31,8 +32,8 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     rows = data.judged(Split.VALIDATION)
     description = describe_selected(artifact.read_description(folder), evaluation)
     logits, features = _logits_and_features(model, data, rows)
-    reference, fits = _reference(evaluation, data, model, logits, features)
-    description["reference"] = reference.save(folder)
+    reference, usual, fits = _reference(evaluation, data, model, logits, features)
+    description["reference"] = {**reference.save(folder), "distributions": usual}
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
     export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
@@ -45,20 +46,27 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
 
 
 def _reference(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, logits: Floats,
-               features: Floats) -> tuple[Reference, list[Fit]]:
-    """Return what is usual for the model, and of which films; `logits` and `features` are those of validation's films.
+               features: Floats) -> tuple[Reference, dict[str, Any], list[Fit]]:
+    """Return what is usual for the model, as reference and as distributions, and of which films.
 
-    Of a cross-validated model both come from the development set, each film held out in turn.
+    `logits` and `features` are those of validation's films. Of a cross-validated model both come from the development
+    set, each film held out in turn.
     """
     rows = data.judged(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     usual = rows if held else some(data.originals(Split.TRAIN))
     trained_on = features if held else _logits_and_features(model, data, usual)[1]
     temperature = evaluation["candidates"][evaluation["selected"]["cnn"]]["temperature"]
-    reference = fit_reference(trained_on, features, softmax((held.logits if held else logits) / temperature),
-                              malignant=CLASSES.index(Label.MALIGNANT), folds=held.folds if held else None)
-    return reference, [Fit.on("mean and covariance of the features", usual),
-                       Fit.on("limits of entropy and strangeness", rows)]
+    probabilities, malignant = softmax((held.logits if held else logits) / temperature), CLASSES.index(Label.MALIGNANT)
+    reference = fit_reference(trained_on, features, probabilities, malignant=malignant,
+                              folds=held.folds if held else None)
+    learnt = data.originals(Split.TRAIN)
+    watched = {record.image_id: record for record in (*learnt, *rows)}
+    return reference, fit_usual(learnt, rows, probabilities, malignant=malignant), [
+        Fit.on("mean and covariance of the features", usual),
+        Fit.on("limits of entropy and strangeness", rows),
+        Fit.on("distributions of the watched figures", list(watched.values())),
+    ]
 
 
 def _logits_and_features(model: LoadedModel, data: SegmentedData,

@@ -35,6 +35,8 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
 }
 _OPTIONAL: dict[str, type] = {"pooling": str, "reference": dict, "engines": dict, "fitted": list}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
+_DISTRIBUTIONS = "distributions"
+"""An optional key of `reference`: how the figures that are watched are distributed (`training.usual_figures`)."""
 _ENGINE_KEYS = {"files", "outputs", "activation_map", "precision", "largest_difference", "images"}
 
 
@@ -104,7 +106,10 @@ def _distinct_names(classes: list[Any]) -> bool:
 
 
 def _check_reference(reference: Mapping[str, Any], where: Path) -> None:
-    _require_keys(reference, _REFERENCE_KEYS, where, "reference")
+    _require_keys({key: reference[key] for key in reference if key != _DISTRIBUTIONS}, _REFERENCE_KEYS, where,
+                  "reference")
+    _require(isinstance(reference.get(_DISTRIBUTIONS, {}), dict), where, f"reference.{_DISTRIBUTIONS}",
+             reference.get(_DISTRIBUTIONS), "an object")
     deciles, strangeness = reference["malignancy_deciles"], reference["strangeness"]
     rising = isinstance(deciles, list) and len(deciles) == 9 and all(map(_is_share, deciles)) and \
         deciles == sorted(deciles)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines import cli, launch
+from pipelines.completion import _subparsers
 from pipelines.launch import Run
 from pipelines.ledger import Status
 from pipelines.runs import RunFolder
@@ -19,6 +20,9 @@ from .scripted import EVALUATION
 
 ROOT = Path(__file__).resolve().parents[2]
 Capture = pytest.CaptureFixture[str]
+
+
+COMMANDS = sorted(_subparsers(cli.build_parser()))
 
 
 def failed(capture: Capture, *arguments: str) -> str:
@@ -65,7 +69,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_every_command_explains_itself_with_an_example(capsys: Capture) -> None:
-    for command in ("stage", "compile", "run", "runs", "status", "report", "compare", "deploy", "invoke", "delete"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as caught:
             cli.main([command, "--help"])
         assert caught.value.code == 0

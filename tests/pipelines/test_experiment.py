@@ -130,7 +130,7 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import experiment as module
     from pipelines.launch import Run
-    from pipelines.local import Status
+    from pipelines.ledger import Status
 
     seen = []
 

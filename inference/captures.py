@@ -1,0 +1,151 @@
+"""What SageMaker keeps of requests and answers (data capture), read back as figures of films; nothing else is kept.
+
+    <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request a line
+
+The image's figures come from the answer, which carries them (`quality`); where the answer is an overlay or a DICOM
+result they are measured again from the image. Machine and site come from the DICOM attributes Manufacturer,
+Manufacturer's Model Name and Institution Name, the last as a digest: a report names no institution.
+Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from inference.errors import RequestError
+from inference.exam_body import Source, unpack
+from inference.limits import HandlerLimits
+from processing.dicom_file import is_dicom, parse
+from processing.dicom_tags import Tag
+from processing.errors import ConfigError, ImageError
+from processing.image_rules import DEFAULT_CONFIG
+from processing.imaging import read_mammogram
+from processing.preprocess import PreprocessConfig, preprocess
+from training.usual_figures import film_figures
+
+INSTITUTION_NAME = 0x00080080
+_NAME_LETTERS = 40
+
+
+@dataclass(frozen=True)
+class CapturedFilm:
+    """One image of a request."""
+
+    figures: Mapping[str, float]
+    """By the names of `training.usual_figures`; those that could not be measured are missing."""
+    machine: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class CapturedExam:
+    """One request: the films of one patient."""
+
+    time: datetime
+    films: tuple[CapturedFilm, ...]
+
+
+@dataclass
+class Captures:
+    """The captured lines of a folder."""
+
+    folder: Path
+    preprocess: PreprocessConfig
+    """The model's, by which figures are measured where the answer does not carry them."""
+    unreadable: Counter[str] = field(default_factory=Counter)
+    """Lines that gave no film, by reason; filled as the exams are read."""
+
+    def exams(self) -> Iterator[CapturedExam]:
+        """Yield the captured requests, file by file in the order of their names; `ConfigError` where there is none."""
+        files = sorted(self.folder.rglob("*.jsonl"))
+        if not files:
+            raise ConfigError(f"{self.folder}: no *.jsonl here, which is what data capture writes")
+        for path in files:
+            with path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    exam = self._exam(line)
+                    if exam is not None:
+                        yield exam
+
+    def _exam(self, line: str) -> CapturedExam | None:
+        try:
+            captured = json.loads(line)
+            data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
+            time = datetime.fromisoformat(said.replace("Z", "+00:00")).astimezone(UTC)
+            films = tuple(_with_origin(*pair) for pair in self._pairs(data))
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            self.unreadable[f"not a captured request ({type(error).__name__})"] += 1
+            return None
+        except (RequestError, ImageError) as error:
+            self.unreadable[f"an image that cannot be read ({type(error).__name__})"] += 1
+            return None
+        if not films:
+            self.unreadable["neither an answer with figures nor an image"] += 1
+            return None
+        return CapturedExam(time, films)
+
+    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedFilm, Source | None]]:
+        answers = _answers(data.get("endpointOutput"))
+        sources = _sources(data.get("endpointInput"))
+        for index in range(max(len(answers), len(sources))):
+            source = sources[index] if index < len(sources) else None
+            figures = _answered(answers[index]) if index < len(answers) else {}
+            if "level_low" not in figures and source is not None:
+                figures = {**self._measured(source), **figures}
+            if figures:
+                yield CapturedFilm(figures), source
+
+    def _measured(self, source: Source) -> dict[str, float]:
+        film = read_mammogram(source.data)
+        film = replace(film, laterality=film.laterality or source.laterality, view=film.view or source.view)
+        return film_figures(preprocess(film, self.preprocess).quality)
+
+
+def _content(captured: Mapping[str, Any] | None) -> bytes:
+    if captured is None:
+        return b""
+    text = str(captured["data"])
+    return base64.b64decode(text, validate=True) if captured.get("encoding") == "BASE64" else text.encode()
+
+
+def _answers(captured: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return what was said of each image, empty where the answer is no JSON of this endpoint or an error."""
+    kind = str((captured or {}).get("observedContentType", ""))
+    if captured is None or not kind.startswith("application/json"):
+        return []
+    answer = json.loads(_content(captured))
+    images = answer.get("images", [answer])
+    return [image for image in images if "image" in image]
+
+
+def _answered(answer: Mapping[str, Any]) -> dict[str, float]:
+    scores = {"malignancy": answer["malignancy_score"] / 100, "entropy": float(answer["entropy"])}
+    return {**film_figures(answer["image"]["quality"]), **scores}
+
+
+def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
+    """Return the images of a request; none where it was not captured or names images on S3, which are not fetched."""
+    if captured is None:
+        return ()
+    try:
+        return unpack(str(captured["observedContentType"]), _content(captured), HandlerLimits()).sources
+    except RequestError:
+        return ()
+
+
+def _with_origin(film: CapturedFilm, source: Source | None) -> CapturedFilm:
+    if source is None or not is_dicom(source.data):
+        return film
+    wanted = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME, INSTITUTION_NAME)
+    tags = parse(source.data, where="<captured>", limits=DEFAULT_CONFIG.limits, tags=wanted).tags
+    names = [tags.text(tag).strip() for tag in wanted[:2] if tags.has(tag)]
+    institution = tags.text(INSTITUTION_NAME).strip() if tags.has(INSTITUTION_NAME) else ""
+    site = hashlib.sha256(institution.encode()).hexdigest()[:8] if institution else ""
+    return replace(film, machine=" ".join(filter(None, names))[:_NAME_LETTERS], site=site)

@@ -1,0 +1,161 @@
+"""The monitor job: captured requests against what the model learnt; writes a report and a CloudWatch metric.
+
+Reads the processing inputs `captures` (what data capture wrote), `model` (`model.tar.gz`, or a model directory) and,
+where there is one, `baseline` (`baseline.json`: distributions that someone has accepted); writes the processing output
+`monitor`: `drift.json`, `drift.html`, and `baseline.json` of these captures, to be accepted or not. The metric goes out
+as a log line in CloudWatch's embedded metric format, so that the job needs no network (`inference.metrics`).
+"""
+
+import argparse
+import json
+import sys
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference.captures import Captures
+from inference.drift import DriftConfig, GroupDrift, accepted, gather, judge
+from inference.drift_page import render
+from inference.metrics import Unit
+from processing.errors import ConfigError
+from processing.files import write_bytes, write_json
+from processing.job import run
+from processing.paths import ContainerPaths
+from processing.preprocess import PreprocessConfig
+from training.description import DESCRIPTION_FILE, check_description
+from training.usual_figures import Distributions, from_json, to_json
+
+SCHEMA = 1
+NAMESPACE = "Mammopipe/Drift"
+INDEX = "DriftIndex"
+"""The strongest test of the last window as a share of its limit; the alarm of infra/stack.yaml is at 1."""
+UNREADABLE = "UnreadableShare"
+"""Of the captured requests: gave no film."""
+UNITS: Mapping[str, Unit] = {INDEX: Unit.NONE, UNREADABLE: Unit.NONE}
+DIMENSION = "Group"
+MOST_UNREADABLE = 0.5
+"""Share of captured requests without a film above which the job fails rather than judge the rest."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the job on the container's folders."""
+    options = _parser().parse_args(arguments)
+    config = DriftConfig(options.window_days, options.least_exams, options.false_alarm_windows)
+    paths = ContainerPaths.from_environment()
+    description = read_model(paths.processing_input("model"))
+    captures = Captures(paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]))
+    report, own = examine(captures, description, _baseline(paths.processing_input("baseline")), config)
+    target = paths.processing_output("monitor")
+    write_json(target / "baseline.json", own)
+    write_bytes(target / "drift.html", render(report).encode())
+    write_json(target / "drift.json", report)
+    for line in metric_lines(report, time.time()):
+        print(json.dumps(line), flush=True)
+    print(summary(report), flush=True)
+
+
+def read_model(folder: Path) -> Mapping[str, Any]:
+    """Return the model's description, from a directory or the archive in it, without unpacking the weights."""
+    archive, where = folder / "model.tar.gz", folder / DESCRIPTION_FILE
+    try:
+        if archive.is_file():
+            with tarfile.open(archive, "r:gz") as packed:
+                member = packed.extractfile(DESCRIPTION_FILE)
+                content = member.read() if member else b""
+        else:
+            content = where.read_bytes()
+        description: Mapping[str, Any] = json.loads(content)
+    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        raise ConfigError(f"{folder}: neither model.tar.gz nor {DESCRIPTION_FILE} can be read: {error}") from None
+    check_description(description, where)
+    return description
+
+
+def _baseline(folder: Path) -> Distributions:
+    file = folder / "baseline.json"
+    if not file.is_file():
+        return {}
+    try:
+        return from_json(json.loads(file.read_text(encoding="utf-8"))["distributions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: not a baseline of this version: {error}") from None
+
+
+def examine(captures: Captures, description: Mapping[str, Any], baseline: Distributions,
+            config: DriftConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `drift.json` and `baseline.json` of the captures; `ConfigError` where most of them cannot be read."""
+    groups = gather(captures.exams(), config)
+    unreadable = sum(captures.unreadable.values())
+    exams = sum(week.exams for week in groups.get("all", ()))
+    if unreadable > MOST_UNREADABLE * (exams + unreadable):
+        reason, times = captures.unreadable.most_common(1)[0]
+        raise ConfigError(f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no film, "
+                          f"{times} of them: {reason}")
+    usual = from_json(description.get("reference", {}).get("distributions", {}))
+    judged = judge(groups, usual, baseline, config)
+    report = {
+        "schema": SCHEMA, "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
+        "window_days": config.window_days, "least_exams": config.least_exams,
+        "false_alarm_windows": config.false_alarm_windows,
+        "exams": exams, "unreadable": dict(captures.unreadable),
+        "unreadable_share": round(unreadable / (exams + unreadable), 4),
+        "drift_index": round(max((group.strength for group in judged), default=0.0), 4),
+        "alarms": _alarms(judged), "groups": {group.name: group.as_dict() for group in judged},
+    }
+    return report, {"schema": SCHEMA, "model": report["model"], "distributions": to_json(accepted(groups, config))}
+
+
+def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
+    """Return what is firing, the strongest first: each with its group, what that was compared with, and the test."""
+    found = []
+    for group in groups:
+        for name in group.alarms():
+            figure = group.figures[name]
+            by_index = figure.index[-1] / figure.index_limit[-1] >= figure.cusum[-1] / figure.cusum_limit
+            found.append({"group": group.name, "known": group.known, "figure": name,
+                          "test": "stability index" if by_index else "cusum",
+                          "strength": round(figure.strength[-1], 3)})
+    return sorted(found, key=lambda alarm: -float(alarm["strength"]))
+
+
+def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any]]:
+    """Return the log lines that CloudWatch makes metrics of: one for all, and one for each group."""
+    whole = {INDEX: report["drift_index"], UNREADABLE: report["unreadable_share"]}
+    lines = [_embedded(whole, {}, time_s)]
+    return lines + [_embedded({INDEX: group["strength"]}, {DIMENSION: name}, time_s)
+                    for name, group in report["groups"].items()]
+
+
+def _embedded(values: Mapping[str, float], dimensions: Mapping[str, str], time_s: float) -> dict[str, Any]:
+    directive = {"Namespace": NAMESPACE, "Dimensions": [list(dimensions)],
+                 "Metrics": [{"Name": name, "Unit": str(UNITS[name])} for name in values]}
+    return {"_aws": {"Timestamp": int(time_s * 1000), "CloudWatchMetrics": [directive]}, **dimensions, **values}
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Return the verdict as lines of text."""
+    verdict = "DRIFT" if report["drift_index"] >= 1 else "quiet"
+    lines = [f"{verdict}: drift index {report['drift_index']:.2f} (alarm at 1) over {report['exams']} requests in "
+             f"{len(report['groups'])} groups"]
+    for alarm in report["alarms"]:
+        lines.append(f"  {alarm['group']:<24} {alarm['figure']:<20} {alarm['test']:<16} {alarm['strength']:.2f} times "
+                     f"its limit, against {alarm['known']}")
+    if report["unreadable"]:
+        lines += [f"  {times} requests gave no film: {reason}" for reason, times in report["unreadable"].items()]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m inference.monitor", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--window-days", type=int, default=DriftConfig.window_days, help="days of one window")
+    parser.add_argument("--least-exams", type=int, default=DriftConfig.least_exams,
+                        help="requests below which a window is not judged")
+    parser.add_argument("--false-alarm-windows", type=int, default=DriftConfig.false_alarm_windows,
+                        help="windows in which all tests together raise one false alarm on average")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "message"))

@@ -1,0 +1,103 @@
+"""An execution on AWS, shown live as a local run is: its steps, the pages of its jobs, and why it failed."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import aws_runs
+from pipelines.ledger import Status, StepRecord
+from pipelines.runs import RunFolder
+from pipelines.sessions import aws_errors
+from pipelines.storage import Storage
+
+POLL_SECONDS = 10.0
+QUESTION = "Stop the execution on AWS, too? [y/N] "
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What is asked on AWS."""
+
+    sagemaker: Any
+    logs: Any
+    storage: Storage
+
+
+def records_of(execution: dict[str, Any]) -> list[StepRecord]:
+    """Return the steps of an `execution.json` as a table shows them."""
+    names = ("name", "type", "started", "seconds", "reason")
+    return [StepRecord(status=Status(step["status"]), **{name: step[name] for name in names},
+                       clock=_begun(step["started"])) for step in execution["steps"]]
+
+
+def _begun(started: str | None) -> float:
+    """Return what the monotonic clock said when a step began."""
+    from datetime import UTC, datetime
+
+    if not started:
+        return 0.0
+    try:
+        since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+    return time.monotonic() - since
+
+
+def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Callable[[str], None], *,
+          wait: Callable[[float], None] = time.sleep, ask: Callable[[str], str] | None = None) -> dict[str, Any]:
+    """Return the execution when it has ended, or as it stands when Ctrl-C ends the watching.
+
+    Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
+    question; without it, as where nobody can be asked, the execution goes on.
+    """
+    execution = folder.document("execution.json")
+    shown: set[str] = set()
+    try:
+        with show(folder.logs) as progress:
+            while True:
+                execution = aws_runs.refresh(folder, clients.sagemaker, execution)
+                progress.changed(records_of(execution))
+                for name, page in aws_runs.links(execution):
+                    if name not in shown:
+                        shown.add(name)
+                        say(f"  {name}: {page}")
+                if execution["status"] != Status.EXECUTING:
+                    break
+                wait(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return _interrupted(folder, execution, clients, say, ask)
+    _tell_end(folder, execution, clients, say)
+    return execution
+
+
+def _interrupted(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None],
+                 ask: Callable[[str], str] | None) -> dict[str, Any]:
+    if ask is not None and ask(QUESTION).strip().lower() in ("y", "yes"):
+        with aws_errors():
+            clients.sagemaker.stop_pipeline_execution(PipelineExecutionArn=execution["arn"])
+        say(f"Stopping {execution['id']}; mammopipe status {execution['id']} shows when it has stopped")
+        return aws_runs.refresh(folder, clients.sagemaker, execution)
+    say(f"{execution['id']} goes on without us; mammopipe status {execution['id']} shows it")
+    return execution
+
+
+def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None]) -> None:
+    for step in execution["steps"]:
+        if step["status"] == Status.FAILED:
+            say(f"\n{step['name']} failed: {step['reason'] or 'no reason given'}")
+            lines = aws_runs.last_words(clients.logs, step)
+            if lines:
+                say("The end of its log:")
+            for line in lines:
+                say(f"  {line}")
+    if execution.get("results"):
+        aws_runs.fetch_results(folder, clients.storage, execution["results"])
+    if execution["status"] == Status.SUCCEEDED:
+        folder.become_latest()
+
+
+def terminal_question() -> Callable[[str], str] | None:
+    """Return what asks the person at the terminal, or None where there is none."""
+    return input if sys.stdin.isatty() and sys.stdout.isatty() else None

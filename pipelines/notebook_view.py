@@ -1,0 +1,145 @@
+"""What a notebook shows: films, a run's steps as they go, figures of runs side by side. Needs IPython and nothing else.
+
+A notebook uses the same calls offline and on AWS: `start(..., show=NotebookProgress)` shows a run of this machine while
+it goes, and `follow(run)` one on AWS, for which `start` comes back at once.
+"""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from IPython.display import HTML, SVG, display
+
+from pipelines import graph_picture, roc_picture, run_views
+from pipelines.config import PipelineConfig
+from pipelines.launch import Run
+from pipelines.ledger import Status, StepRecord
+from pipelines.progress import STYLES
+from pipelines.runs import RunFolder
+
+COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
+"""What the terminal's styles are on a page."""
+REFRESH_SECONDS = 1.0
+
+
+class NotebookProgress:
+    """A live table of a run's steps, as a context manager; `start` and `follow` take the class itself."""
+
+    def __init__(self, logs: Path) -> None:
+        self._records: list[StepRecord] = []
+        self._ended = threading.Event()
+        self._shown: Any = None
+
+    def __enter__(self) -> "NotebookProgress":
+        self._shown = display(HTML(""), display_id=True)
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+        self._clock.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._ended.set()
+        self._clock.join()
+        self._update()
+
+    def changed(self, records: list[StepRecord]) -> None:
+        """Take the steps as they stand now."""
+        self._records = list(records)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(REFRESH_SECONDS):
+            self._update()
+
+    def _update(self) -> None:
+        self._shown.update(HTML(steps_html(self._records)))
+
+
+def steps_html(records: Sequence[StepRecord]) -> str:
+    """Return the steps as a table."""
+    rows = []
+    for record in records:
+        running = record.status is Status.EXECUTING
+        seconds = time.monotonic() - record.clock if running else record.seconds
+        colour = COLOURS[STYLES[record.status]]
+        rows.append(f'<tr><td style="text-align:left">{escape(record.name)}</td>'
+                    f'<td style="text-align:left;color:{colour}">{record.status}</td>'
+                    f'<td>{"" if seconds is None else f"{seconds:.1f} s"}</td>'
+                    f'<td style="text-align:left">{escape(record.reason)}</td></tr>')
+    return f"<table><tr><th>step</th><th>status</th><th>time</th><th></th></tr>{''.join(rows)}</table>"
+
+
+def graph(config: PipelineConfig, run: Run | None = None) -> SVG:
+    """Return the pipeline's graph, in the states of a run where one is given."""
+    import json
+
+    from pipelines.definition import build_pipeline
+
+    statuses = {step["name"]: Status(step["status"]) for step in _folder(run).execution()["steps"]} if run else {}
+    return SVG(graph_picture.draw(json.loads(build_pipeline(config).definition()), statuses))
+
+
+def films(folder: Path, count: int = 6, height: int = 220) -> HTML:
+    """Return the first films of a folder (PGM or PNG) side by side."""
+    from PIL import Image
+
+    pictures = []
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".pgm", ".png"))[:count]:
+        with Image.open(path) as image:
+            image.thumbnail((4 * height, height))
+            target = io.BytesIO()
+            image.convert("L").save(target, "PNG")
+        pictures.append(_figure(target.getvalue(), path.name))
+    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
+
+
+def pictures(run: Run, width: int = 900) -> HTML:
+    """Return a run's own pictures: the augmented films and the montage of the segmentation."""
+    found = sorted((_folder(run).path / "pictures").glob("*.png"))
+    return HTML("".join(_figure(path.read_bytes(), path.name, f"max-width:{width}px;width:100%") for path in found))
+
+
+def _figure(png: bytes, name: str, style: str = "") -> str:
+    data = base64.b64encode(png).decode()
+    return (f'<figure style="margin:0"><img style="{style}" src="data:image/png;base64,{data}" alt="{escape(name)}">'
+            f"<figcaption>{escape(name)}</figcaption></figure>")
+
+
+def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = None) -> Run:
+    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown here."""
+    if run.folder is not None:
+        return run
+    from pipelines import aws_runs
+    from pipelines.aws_watch import watch
+
+    region = run.arn.split(":")[3]
+    folder = aws_runs.record(Path(runs), config or PipelineConfig(), run.arn, region)
+    ended = watch(folder, run_views.aws_clients(region), NotebookProgress, print)
+    return Run(run.id, Status(ended["status"]), ended["reason"], folder.path, run.arn)
+
+
+def figures(*chosen: Run) -> HTML:
+    """Return the figures of runs side by side, with their 95 % intervals."""
+    found = [run_views.facts(run.id, run.document("evaluation.json")) for run in chosen]
+    head = "".join(f"<th>{escape(item['id'])}<br>{escape(item['selected'])}</th>" for item in found)
+    rows = []
+    for split in ("validation", "test"):
+        for name in run_views.MEASURES:
+            cells = "".join(f"<td>{run_views.figure(item[split][name])}</td>" for item in found)
+            rows.append(f'<tr><td style="text-align:left">{split} {name.replace("_", " ")}</td>{cells}</tr>')
+    return HTML(f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
+
+
+def roc(*chosen: Run) -> SVG:
+    """Return the ROC curves of runs in one picture: malignant against the rest, on the test split."""
+    return SVG(roc_picture.draw([(run.id, run.document("evaluation.json")) for run in chosen]))
+
+
+def _folder(run: Run) -> RunFolder:
+    assert run.folder is not None, "follow(run) first"
+    return RunFolder(run.folder.parent, run.folder.name)

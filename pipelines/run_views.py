@@ -1,0 +1,229 @@
+"""`mammopipe runs`, `status`, `report` and `compare`: runs of this machine and of AWS alike, as tables or as JSON."""
+
+import argparse
+import json
+import os
+import webbrowser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.runs import RunFolder
+
+MEASURES = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
+"""The figures of `report` and `compare`, in this order."""
+WIDTH = 100
+"""Columns that a table takes at most."""
+_FIGURE_COLUMNS = 22
+"""Columns of `0.123 (0.123-0.123)` with the space between columns."""
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs; with `--aws`, also those of the account that have no folder here yet."""
+    from rich.table import Column, Table
+
+    from pipelines.progress import console
+    from pipelines.runs import list_runs
+
+    if options.aws:
+        _adopt(options)
+    found = [_row(folder) for folder in list_runs(options.runs)]
+    if options.json:
+        return _print_json(found)
+    names = ("status", "where", "profile", "dataset", "time", "best", "val. AUC")
+    table = Table(Column("id", no_wrap=True, min_width=20), *names, box=None, pad_edge=False)
+    for row in found:
+        auc = row["validation_macro_auc"]
+        table.add_row(row["id"], row["status"], row["backend"], row["profile"], row["dataset"],
+                      f"{row['seconds']:.0f} s", row["best"], "" if auc is None else f"{auc:.3f}")
+    console().print(table)
+    return 0
+
+
+def _row(folder: "RunFolder") -> dict[str, Any]:
+    execution, best = _up_to_date(folder), _selected(folder)
+    return {
+        **{name: execution[name] for name in ("id", "status", "reason", "profile", "dataset", "seconds")},
+        "backend": execution.get("backend", "process"),
+        "started": execution["started"],
+        "best": best.get("cnn", ""),
+        "validation_macro_auc": (best.get("validation", {}).get("macro_auc") or {}).get("value"),
+    }
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show a run's steps, brought up to date where the run is on AWS; `--watch` follows it to its end."""
+    from pipelines.aws_watch import records_of
+    from pipelines.progress import console, steps_table
+    from pipelines.runs import find_run
+
+    folder = find_run(options.runs, options.id)
+    if options.watch:
+        return _watch(folder)
+    execution = _up_to_date(folder)
+    if options.json:
+        return _print_json(execution)
+    console().print(steps_table(records_of(execution)))
+    print(f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; "
+          f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else ""))
+    if execution.get("backend") == "aws":
+        from pipelines.aws_runs import links
+
+        print("\n".join(f"  {name}: {page}" for name, page in links(execution)))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Show a run's figures and its report."""
+    from pipelines.runs import find_run
+
+    folder = find_run(options.runs, options.id)
+    _up_to_date(folder)
+    page = (folder.path / "report.html").resolve()
+    if options.json:
+        return _print_json({**_figures([folder])[0], "report": str(page)})
+    _print_figures([folder])
+    print(f"\n{page}")
+    if options.open and not webbrowser.open(page.as_uri()):
+        raise ConfigError(f"{page}: no browser could be opened here")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Show the figures of several runs side by side; with `--roc`, also write their ROC curves as one picture."""
+    from pipelines.runs import find_run
+
+    folders = [find_run(options.runs, name) for name in options.ids]
+    for folder in folders:
+        _up_to_date(folder)
+    if options.roc:
+        from pipelines.roc_picture import draw
+        from processing.files import write_bytes
+
+        pairs = [(folder.id, folder.document("evaluation.json")) for folder in folders]
+        write_bytes(options.roc, draw(pairs).encode())
+    if options.json:
+        return _print_json(_figures(folders))
+    _print_figures(folders)
+    if options.roc:
+        print(f"\n{options.roc}")
+    return 0
+
+
+def _figures(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
+    return [facts(folder.id, folder.document("evaluation.json")) for folder in folders]
+
+
+def facts(run: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is compared of a run, from its `evaluation.json`."""
+    selected = document["selected"]
+    measures = {split: {name: selected[split].get(name) for name in MEASURES} for split in ("validation", "test")}
+    return {"id": run, "profile": document["profile"], "dataset": document["dataset"],
+            "selected": selected["cnn"], **measures, "leakage_audit_passed": document["leakage"]["passed"]}
+
+
+def _print_figures(folders: "Sequence[RunFolder]") -> None:
+    """Print the figures, of as many runs in one table as fit the width, further ones below."""
+    from rich.table import Table
+
+    from pipelines.progress import console
+
+    found, label = _figures(folders), len("validation expected calibration error") + 2
+    at_once = max(1, (WIDTH - label) // _FIGURE_COLUMNS)
+    for start in range(0, len(found), at_once):
+        shown = found[start : start + at_once]
+        table = Table("", *(item["id"] for item in shown), box=None, pad_edge=False)
+        table.add_row("profile, dataset", *(f"{item['profile']}, {item['dataset']}" for item in shown))
+        table.add_row("selected", *(item["selected"] for item in shown))
+        for split in ("validation", "test"):
+            for measure in MEASURES:
+                name = f"{split} {measure.replace('_', ' ')}"
+                table.add_row(name, *(figure(item[split][measure]) for item in shown))
+        table.add_row("leakage audit", *("passed" if item["leakage_audit_passed"] else "FAILED" for item in shown))
+        console().print(table)
+
+
+def figure(measure: Mapping[str, float] | None) -> str:
+    """Return a figure with its interval, or nothing where there is none."""
+    if measure is None or measure["value"] is None:
+        return ""
+    bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if measure.get("low") is not None else ""
+    return f"{measure['value']:.3f}{bounds}"
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _selected(folder: "RunFolder") -> dict[str, Any]:
+    if not (folder.path / "evaluation.json").is_file():
+        return {}
+    return dict(folder.document("evaluation.json")["selected"])
+
+
+def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
+    """Return a run's `execution.json`; one on AWS that had not ended is looked at there, and its results fetched."""
+    execution = folder.execution()
+    if execution.get("backend") != "aws":
+        return execution
+    from pipelines import aws_runs
+    from pipelines.ledger import Status
+
+    missing = not (folder.path / "evaluation.json").is_file()
+    if execution["status"] != Status.EXECUTING and not missing:
+        return execution
+    clients = aws_clients(execution["region"])
+    if execution["status"] == Status.EXECUTING:
+        execution = aws_runs.refresh(folder, clients.sagemaker, execution)
+    if execution["status"] != Status.EXECUTING:
+        aws_runs.fetch_results(folder, clients.storage, execution["results"])
+    return execution
+
+
+def _watch(folder: "RunFolder") -> int:
+    from pipelines.aws_watch import terminal_question, watch
+    from pipelines.ledger import Status
+    from pipelines.progress import Progress
+
+    execution = folder.execution()
+    if execution.get("backend") != "aws":
+        raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
+    ended = watch(folder, aws_clients(execution["region"]), Progress, print, ask=terminal_question())
+    return int(ended["status"] in (Status.FAILED, Status.STOPPED))
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from pipelines import aws_runs
+    from pipelines.config import PipelineConfig
+
+    config = PipelineConfig.load(options.config)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
+    aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region)
+
+
+def aws_clients(region: str) -> Any:
+    """Return the clients of the caller's account in a region."""
+    import boto3
+
+    from pipelines.aws_watch import Clients
+    from pipelines.storage import QUICK, Storage, s3_client
+
+    session = boto3.Session(region_name=region)
+    return Clients(session.client("sagemaker", config=QUICK), session.client("logs", config=QUICK),
+                   Storage(s3_client(session)))
+
+
+def follow(root: Path, config: Any, arn: str, *, detach: bool) -> int:
+    """Give an execution that has just been started on AWS its folder, and show it to its end unless `detach`."""
+    from pipelines import aws_runs
+
+    region = arn.split(":")[3]
+    folder = aws_runs.record(root, config, arn, region)
+    if detach:
+        print(f"mammopipe status {folder.id} --watch shows it")
+        return 0
+    return _watch(folder)

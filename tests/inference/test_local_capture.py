@@ -1,0 +1,68 @@
+"""The server's own captures are lines that the monitor reads; refusals and other paths are not kept."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from inference.local_capture import capturing
+from inference.settings import ServerSettings
+from processing.errors import ConfigError
+
+
+async def answer(request: Request) -> Response:
+    body = await request.body()
+    if body == b"refuse":
+        return Response("{}", 422, media_type="application/json")
+    return Response('{"said": 1}', media_type="application/json")
+
+
+def ask(folder: Path, path: str, body: bytes) -> int:
+    application = capturing(Starlette(routes=[Route(path, answer, methods=["POST"])]), folder)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "http_version": "1.1",
+             "headers": [(b"content-type", b"image/x-portable-graymap"),
+                         (b"x-amzn-sagemaker-custom-attributes", b"view=MLO")]}
+    asyncio.run(application(scope, receive, send))
+    return int(sent[0]["status"])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in folder.rglob("*.jsonl") for line in path.read_text().splitlines()]
+
+
+def test_requests_and_answers_are_kept_as_data_capture_keeps_them(tmp_path: Path) -> None:
+    for path in ("/invocations", "/endpoints/mammopipe/invocations"):
+        assert ask(tmp_path, path, b"P5 film") == 200
+    first, second = lines(tmp_path)
+    data = first["captureData"]
+    assert data["endpointInput"] == {"observedContentType": "image/x-portable-graymap", "mode": "INPUT",
+                                     "encoding": "BASE64", "data": "UDUgZmlsbQ=="}
+    assert data["endpointOutput"]["encoding"] == "JSON" and json.loads(data["endpointOutput"]["data"]) == {"said": 1}
+    assert first["eventMetadata"]["customAttributes"] == ["view=MLO"] and first["eventVersion"] == "0"
+    assert first["eventMetadata"]["eventId"] != second["eventMetadata"]["eventId"]
+
+
+def test_refusals_and_other_paths_are_not_kept(tmp_path: Path) -> None:
+    assert ask(tmp_path, "/invocations", b"refuse") == 422
+    assert ask(tmp_path, "/other", b"P5 film") == 200
+    assert lines(tmp_path) == []
+
+
+def test_captures_are_for_one_machine_only(tmp_path: Path) -> None:
+    ServerSettings(tmp_path, host="127.0.0.1", capture=str(tmp_path))
+    with pytest.raises(ConfigError, match="MAMMOPIPE_CAPTURE"):
+        ServerSettings(tmp_path, host="0.0.0.0", capture=str(tmp_path))

@@ -1,0 +1,210 @@
+"""Executions on AWS, by Stubber and an emulated S3: shown live, explained when they fail, read like local runs."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import ANY, Stubber
+
+from pipelines import aws_runs, aws_watch, cli, launch, run_views
+from pipelines.config import PipelineConfig
+from pipelines.launch import Run
+from pipelines.ledger import Status, StepRecord
+from pipelines.runs import RunFolder
+from pipelines.sessions import LocalServices
+from pipelines.storage import Storage
+
+from .scripted import EVALUATION
+
+REGION, ID = "eu-central-1", "abcd1234efgh"
+ARN = f"arn:aws:sagemaker:{REGION}:123456789012:pipeline/mammopipe/execution/{ID}"
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+JOB = "pipelines-abcd1234efgh-Train-alexnet-XyZ"
+TRAIN = f"arn:aws:sagemaker:{REGION}:123456789012:training-job/{JOB}"
+PREPARE = f"arn:aws:sagemaker:{REGION}:123456789012:processing-job/pipelines-{ID}-Prepare-Q"
+
+
+def client(service: str) -> Any:
+    return boto3.client(service, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b")
+
+
+class Aws:
+    """An account whose answers are queued."""
+
+    def __init__(self, storage: Storage):
+        self.clients = aws_watch.Clients(client("sagemaker"), client("logs"), storage)
+        self.stub, self.logs = Stubber(self.clients.sagemaker), Stubber(self.clients.logs)
+        self.stub.activate()
+        self.logs.activate()
+
+    def shows(self, status: str, *steps: dict[str, Any], reason: str = "") -> None:
+        told = {"PipelineExecutionArn": ARN, "PipelineExecutionStatus": status, "CreationTime": START,
+                "LastModifiedTime": START + timedelta(seconds=300), **({"FailureReason": reason} if reason else {})}
+        self.stub.add_response("describe_pipeline_execution", told, {"PipelineExecutionArn": ARN})
+        self.stub.add_response("list_pipeline_execution_steps", {"PipelineExecutionSteps": list(steps)},
+                               {"PipelineExecutionArn": ARN, "SortOrder": "Ascending"})
+        values = {"PipelineParameters": [{"Name": "Epochs", "Value": "3"}]}
+        self.stub.add_response("list_pipeline_parameters_for_execution", values, {"PipelineExecutionArn": ARN})
+
+    def logged(self, *messages: str) -> None:
+        self.logs.add_response("describe_log_streams", {"logStreams": [{"logStreamName": f"{JOB}/algo-1"}]},
+                               {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamNamePrefix": JOB})
+        self.logs.add_response("get_log_events", {"events": [{"message": message} for message in messages]}, {
+            "logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamName": f"{JOB}/algo-1", "limit": ANY,
+            "startFromHead": False})
+
+
+def step(name: str, status: str, seconds: float | None = None, reason: str = "", **metadata: Any) -> dict[str, Any]:
+    ended = {"EndTime": START + timedelta(seconds=seconds)} if seconds is not None else {}
+    return {"StepName": name, "StepStatus": status, "StartTime": START, "Metadata": metadata, **ended,
+            **({"FailureReason": reason} if reason else {})}
+
+
+PREPARED = step("Prepare", "Succeeded", 61.5, ProcessingJob={"Arn": PREPARE})
+TRAINING = step("Train-alexnet", "Executing", TrainingJob={"Arn": TRAIN})
+FAILED = step("Train-alexnet", "Failed", 250, "ClientError: lower   the rate", TrainingJob={"Arn": TRAIN})
+
+
+class Screen:
+    """Hears of every change, as the live table does."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Status]] = []
+
+    @contextmanager
+    def show(self, logs: Path) -> Iterator["Screen"]:
+        yield self
+
+    def changed(self, records: list[StepRecord]) -> None:
+        self.seen.append({record.name: record.status for record in records})
+
+
+@pytest.fixture
+def aws(services: LocalServices) -> Aws:
+    return Aws(services.storage)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return aws_runs.record(tmp_path / "runs", PipelineConfig(), ARN, REGION)
+
+
+def put_results(services: LocalServices) -> None:
+    base = f"mammopipe/executions/{ID}"
+    for name, body in (("evaluation/evaluation.json", json.dumps(EVALUATION)), ("evaluation/report.html", "<html>"),
+                       ("model/model.tar.gz", "model")):
+        services.storage.client.put_object(Bucket="mammopipe", Key=f"{base}/{name}", Body=body.encode())
+
+
+def test_a_run_is_shown_live_and_its_results_come(aws: Aws, folder: RunFolder, services: LocalServices) -> None:
+    put_results(services)
+    aws.shows("Executing", PREPARED, TRAINING)
+    aws.shows("Succeeded", PREPARED, {**TRAINING, "StepStatus": "Succeeded", "EndTime": START + timedelta(seconds=200)})
+    screen, said, waited = Screen(), [], []
+    ended = aws_watch.watch(folder, aws.clients, screen.show, said.append, wait=waited.append)
+    assert [seen["Train-alexnet"] for seen in screen.seen] == [Status.EXECUTING, Status.SUCCEEDED]
+    assert waited == [aws_watch.POLL_SECONDS] and ended["status"] == Status.SUCCEEDED
+    pages = [line for line in said if f"https://{REGION}.console.aws.amazon.com/sagemaker" in line]
+    assert len(pages) == 2 and any(f"#/jobs/{JOB}" in page for page in pages)
+    assert folder.document("evaluation.json") == EVALUATION
+    assert (folder.root / "latest").resolve().name == ID
+    assert ended["parameters"] == {"Epochs": "3"} and ended["seconds"] == 300
+
+
+def test_a_failure_is_told_with_its_reason_and_the_end_of_its_log(aws: Aws, folder: RunFolder) -> None:
+    aws.shows("Failed", PREPARED, FAILED, reason="Step failure")
+    aws.logged("epoch=1 train_loss=nan", "error: epoch 1: the training loss is nan")
+    said: list[str] = []
+    ended = aws_watch.watch(folder, aws.clients, Screen().show, said.append)
+    text = "\n".join(said)
+    assert "Train-alexnet failed: ClientError: lower the rate" in text
+    assert text.endswith("The end of its log:\n  epoch=1 train_loss=nan\n  error: epoch 1: the training loss is nan")
+    assert ended["reason"] == "Train-alexnet: ClientError: lower the rate"
+
+
+def interrupted(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_asks_and_stops_the_execution_on_yes(aws: Aws, folder: RunFolder) -> None:
+    aws.shows("Executing", TRAINING)
+    aws.stub.add_response("stop_pipeline_execution", {"PipelineExecutionArn": ARN},
+                          {"PipelineExecutionArn": ARN})
+    aws.shows("Stopping", TRAINING)
+    asked, said = [], []
+    aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=interrupted,
+                    ask=lambda question: asked.append(question) or "y")
+    assert asked == [aws_watch.QUESTION] and f"Stopping {ID}" in said[-1]
+    aws.stub.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("ask", [lambda question: "", None])
+def test_ctrl_c_leaves_the_execution_running_otherwise(aws: Aws, folder: RunFolder, ask: Any) -> None:
+    aws.shows("Executing", TRAINING)
+    said: list[str] = []
+    aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=interrupted, ask=ask)
+    assert f"{ID} goes on without us" in said[-1]
+
+
+def test_status_report_compare_and_runs_read_it_like_a_local_run(
+    aws: Aws, folder: RunFolder, services: LocalServices, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_results(services)
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
+    runs = ("--runs", str(folder.root))
+    aws.shows("Executing", PREPARED, TRAINING)
+    assert cli.main(["status", ID[:4], *runs]) == 0
+    out = capsys.readouterr().out
+    assert "Train-alexnet" in out and "Executing" in out and f"#/jobs/{JOB}" in out
+    aws.shows("Succeeded", PREPARED)
+    assert cli.main(["runs", *runs, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["backend"], row["status"], row["best"], row["validation_macro_auc"]) == (
+        "aws", "Succeeded", "alexnet", 0.512)
+    assert cli.main(["compare", ID, ID, *runs]) == 0
+    assert "0.512 (0.400-0.600)" in capsys.readouterr().out
+    assert cli.main(["report", ID, *runs, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"].endswith("report.html")
+    aws.stub.assert_no_pending_responses()
+
+
+def test_executions_of_the_account_are_adopted(
+    aws: Aws, tmp_path: Path, services: LocalServices, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
+    found = {"PipelineExecutionSummaries": [{"PipelineExecutionArn": ARN}]}
+    aws.stub.add_response("list_pipeline_executions", found, {"PipelineName": "mammopipe"})
+    aws.shows("Failed", PREPARED, FAILED)
+    assert cli.main(["runs", "--aws", "--json", "--runs", str(tmp_path)]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["status"], row["best"]) == (ID, "Failed", "")
+
+
+def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "start", lambda *a, **k: Run(ID, Status.EXECUTING, arn=ARN))
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
+    aws.shows("Failed", PREPARED, FAILED)
+    aws.logged("the last line")
+    assert cli.main(["run", "--backend", "aws", "--runs", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "Train-alexnet failed: ClientError: lower the rate" in out and "the last line" in out
+    assert cli.main(["run", "--backend", "aws", "--detach", "--runs", str(tmp_path)]) == 0
+    assert f"mammopipe status {ID} --watch" in capsys.readouterr().out
+
+
+def test_a_refused_call_is_one_line(
+    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
+    aws.stub.add_client_error("describe_pipeline_execution", "AccessDeniedException", "not allowed")
+    assert cli.main(["status", ID, "--runs", str(folder.root)]) == 2
+    assert capsys.readouterr().err == "error: AWS refused DescribePipelineExecution: not allowed\n"

@@ -1,0 +1,62 @@
+"""The notebook runs from its first cell to its last, and lies in git without outputs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import graph_picture, roc_picture
+from pipelines.config import PipelineConfig
+from pipelines.definition import build_pipeline
+from pipelines.ledger import Status
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"
+CURVE = {"malignant": {"false_positive_rate": [0, 0.5, 1], "sensitivity": [0, 0.8, 1]}}
+
+
+def test_no_outputs_are_kept() -> None:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 10 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+
+
+def test_only_one_line_says_where_it_runs() -> None:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert sum("".join(cell["source"]).count("BACKEND = ") for cell in cells) == 1
+
+
+def test_the_graph_shows_every_step_once_in_its_state() -> None:
+    definition = json.loads(build_pipeline(PipelineConfig()).definition())
+    picture = graph_picture.draw(definition, {"Prepare": Status.SUCCEEDED, "Augment": Status.EXECUTING})
+    for name in ("Prepare", "Train-resnet50", "Train-modified-cnn", "Gate", "Endpoint", "Fail"):
+        assert picture.count(f">{name}<") == 1
+    assert picture.count(">Succeeded<") == 1 and picture.count(">Executing<") == 1 and picture.count("<path") >= 13
+
+
+def test_curves_of_several_runs_share_one_picture() -> None:
+    def evaluation(value: float | None) -> dict[str, Any]:
+        figures = {"roc": CURVE if value else {"malignant": None},
+                   "malignant_auc": {"value": value, "low": None, "high": None}}
+        return {"selected": {"cnn": "alexnet"}, "candidates": {"alexnet": {"test": figures}}}
+
+    picture = roc_picture.draw([("a<b", evaluation(0.7)), ("c", evaluation(0.6)), ("d", evaluation(None))])
+    assert picture.count("<polyline") == 3, "two curves and the diagonal"
+    assert "a&lt;b" in picture and "AUC 0.700" in picture and "no curve" in picture
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("MAMMOPIPE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("MAMMOPIPE_MIAS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = json.dumps(notebook)
+    assert "Succeeded" in said and "image/svg+xml" in said and "image/png" in said
+    assert len(list((tmp_path / "runs").glob("2*/report.html"))) == 2
+    assert not list((tmp_path / "runs").glob("2*/endpoint.json")), "the endpoint is gone"

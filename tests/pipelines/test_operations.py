@@ -1,0 +1,130 @@
+"""The doctor of this machine, the monitor command, JSON for scripts, and shell completion."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from pipelines import cli, local_doctor, monitor_command
+from pipelines.completion import script
+from pipelines.runs import RunFolder
+
+from .scripted import EVALUATION
+
+Capture = pytest.CaptureFixture[str]
+
+
+def findings(capture: Capture, *arguments: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
+    code = cli.main(["doctor", "--json", *arguments])
+    found: dict[str, list[dict[str, str]]] = {}
+    for finding in json.loads(capture.readouterr().out):
+        found.setdefault(finding["subject"], []).append(finding)
+    return code, found
+
+
+def test_this_machine_is_fit_for_a_run(tmp_path: Path, capsys: Capture) -> None:
+    code, found = findings(capsys, "--runs", str(tmp_path / "runs"))
+    assert code == 0 and set(found) == {
+        "python", "packages", "cores", "memory", "disk", "runs", "ports", "s3", "data"}
+    assert "torch 2" in found["packages"][0]["text"] and "GB free" in found["disk"][0]["text"]
+
+
+def test_what_blocks_is_said_with_the_next_step(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("MAMMOPIPE_MIAS", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(local_doctor, "NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr(local_doctor, "LEAST_GIGABYTES", 1e9)
+    code, found = findings(capsys, "--runs", str(tmp_path))
+    assert code == 1
+    assert "no-such-package missing; make venv" in found["packages"][0]["text"]
+    assert "unset the variable" in found["s3"][0]["text"] and found["s3"][0]["verdict"] == "blocks"
+    assert "give --runs DIR" in found["disk"][0]["text"]
+    assert "which is not there" in found["data"][0]["text"]
+
+
+def test_a_pipe_gets_one_plain_line_a_finding(tmp_path: Path, capsys: Capture) -> None:
+    assert cli.main(["doctor", "--runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 9 and all(line.split()[0] in ("ok", "warning") for line in lines)
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = RunFolder(tmp_path / "runs", "20260101-000000-aaaa")
+    folder.write({"id": folder.id, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias",
+                  "started": "2026-01-01T00:00:00+00:00", "seconds": 80.0, "steps": []})
+    (folder.path / "evaluation.json").write_text(json.dumps(EVALUATION))
+    folder.become_latest()
+    return tmp_path / "runs"
+
+
+def test_json_gives_the_facts_of_the_tables(runs: Path, capsys: Capture) -> None:
+    for command in (["runs"], ["status"], ["report"], ["compare", "latest", "latest"]):
+        assert cli.main([*command, "--json", "--runs", str(runs)]) == 0
+        assert "20260101-000000-aaaa" in json.dumps(json.loads(capsys.readouterr().out))
+    assert cli.main(["compare", "latest", "latest", "--json", "--runs", str(runs)]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["validation"]["macro_auc"]["value"] == 0.512
+
+
+def test_tables_of_many_runs_stay_within_100_columns(runs: Path, capsys: Capture) -> None:
+    assert cli.main(["compare", *["latest"] * 5, "--runs", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines).count("0.512 (0.400-0.600)") == 5
+
+
+def report(index: float) -> dict[str, Any]:
+    return {"drift_index": index, "alarms": [{}] if index >= 1 else [], "groups": {"all": {"strength": index}}}
+
+
+@mock_aws
+def test_the_metric_reaches_cloudwatch() -> None:
+    client = boto3.client("cloudwatch", region_name="us-east-1")
+    monitor_command.put_metric(report(1.7), client)
+    found = client.list_metrics(Namespace=monitor_command.NAMESPACE)["Metrics"]
+    assert {metric["MetricName"] for metric in found} == {monitor_command.INDEX}
+    assert sorted(len(metric["Dimensions"]) for metric in found) == [0, 1]
+
+
+def test_the_commands_names_are_those_of_the_job() -> None:
+    from inference import monitor
+
+    assert (monitor_command.NAMESPACE, monitor_command.INDEX) == (monitor.NAMESPACE, monitor.INDEX)
+
+
+def test_a_monitor_without_model_or_captures_is_one_line(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    monitor = ["monitor", "--runs", str(runs), "--output", str(tmp_path / "out"), "--captures"]
+    assert cli.main([*monitor, str(tmp_path)]) == 2
+    assert "has no model.tar.gz" in capsys.readouterr().err
+    (runs / "latest" / "model.tar.gz").write_bytes(b"")
+    assert cli.main([*monitor, str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert cli.main([*monitor, str(tmp_path / "empty")]) == 2
+    assert "can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_option(shell: str) -> None:
+    text = script(cli.build_parser(), shell)
+    for word in ("monitor", "--captures", "cost", "--images", "doctor", "--aws"):
+        assert word in text
+    program = shutil.which(shell)
+    if program:
+        assert subprocess.run([program, "-n"], input=text, text=True, capture_output=True).stderr == ""
+
+
+def test_bash_completes() -> None:
+    asked = ("COMP_WORDS=(mammopipe mon); COMP_CWORD=1; _mammopipe; echo ${COMPREPLY[@]};"
+             "COMP_WORDS=(mammopipe run --backend p); COMP_CWORD=3; _mammopipe; echo ${COMPREPLY[@]}")
+    done = subprocess.run(["bash", "-c", script(cli.build_parser(), "bash") + asked], capture_output=True, text=True)
+    assert done.stdout.split() == ["monitor", "process"]

@@ -1,0 +1,115 @@
+"""Limits that hold what they promise, distributions that survive JSON, and figures of the films that are watched."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from processing.errors import ConfigError
+from processing.records import Dataset, ImageRecord, Label
+from training.distributions import (
+    Distribution,
+    allowance,
+    chi_squared_quantile,
+    cusum_limit,
+    index_limit,
+    stability_index,
+)
+from training.usual_figures import EVERYTHING, film_figures, fit_usual, from_json
+
+RNG = np.random.default_rng(3)
+
+
+def test_the_same_distribution_has_an_index_near_0_and_another_a_large_one() -> None:
+    reference = Distribution.of(RNG.normal(size=2000), 2000)
+    assert stability_index(reference, reference.count(RNG.normal(size=5000))) < 0.02
+    assert stability_index(reference, reference.count(RNG.normal(1.0, size=5000))) > 0.5
+
+
+def test_a_value_of_many_films_has_a_bin_of_its_own_and_a_step_to_either_side_shows() -> None:
+    reference = Distribution.of(np.full(100, 0.25), 100)
+    assert list(reference.counts) == [0, 100, 0]
+    for moved in (0.24, 0.26):
+        assert stability_index(reference, reference.count(np.full(50, moved))) > 2
+
+
+def test_scores_have_mean_0_and_deviation_1_over_the_reference() -> None:
+    reference = Distribution.of(RNG.exponential(size=500), 500)
+    assert abs(float((reference.shares * reference.scores).sum())) < 1e-12
+    assert float((reference.shares * reference.scores**2).sum()) == pytest.approx(1)
+    assert Distribution((), (7,), 7).scores.tolist() == [0.0]
+
+
+def test_a_rare_event_is_no_shift_by_itself() -> None:
+    rare = Distribution((0.5,), (198, 2), 200)
+    assert abs(float((rare.shares * rare.scores).sum())) < 1e-12 and max(rare.scores) < 3
+
+
+@pytest.mark.parametrize("probability", [0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("freedom", [4, 9, 12])
+def test_quantiles_are_those_of_the_tables(probability: float, freedom: int) -> None:
+    assert chi_squared_quantile(probability, freedom) == pytest.approx(chi2.ppf(probability, freedom), rel=0.05)
+
+
+def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
+    above = 0
+    for _ in range(600):
+        reference = Distribution.of(RNG.normal(size=150), 150)
+        found = reference.count(RNG.normal(size=60))
+        above += stability_index(reference, found) > (1 / 60 + 1 / 150) * chi_squared_quantile(0.95, 9)
+    assert above / 600 < 0.09
+    assert index_limit(reference, 60, 0.001) > index_limit(reference, 600, 0.001) >= 0.2
+
+
+def test_a_cusum_without_shift_runs_as_long_as_it_says() -> None:
+    slack, wanted = 0.8, 200.0
+    limit = cusum_limit(slack, wanted)
+    runs = []
+    for _ in range(300):
+        up = down = week = 0.0
+        while max(up, down) < limit:
+            step = RNG.standard_normal()
+            up, down, week = max(0.0, up + step - slack), max(0.0, down - step - slack), week + 1
+        runs.append(week)
+    assert 0.7 * wanted < np.mean(runs) < 1.4 * wanted
+
+
+def test_a_reference_of_few_exams_allows_for_its_own_error() -> None:
+    few, many = (Distribution.of(RNG.normal(size=400), exams) for exams in (25, 400))
+    assert allowance(few) == pytest.approx(0.25 + 0.4) and allowance(many) == pytest.approx(0.25 + 0.1)
+
+
+def test_broken_distributions_are_refused() -> None:
+    for values in ({"edges": [1, 1], "counts": [1, 1, 1], "exams": 1}, {"edges": [1], "counts": [1], "exams": 1},
+                   {"edges": [1], "counts": [1, 1], "exams": 3}):
+        with pytest.raises(ConfigError):
+            Distribution.from_json(values)
+
+
+QUALITY = {"level_low": 0.1, "level_mid": 0.4, "level_high": 0.6, "detail": 0.03, "coverage": 0.6, "air_level": 0.0,
+           "threshold": 0.03, "chest_side_evidence": -0.5, "pectoral_share": 0.2, "pectoral_contrast": 0.3, "flags": []}
+
+
+def record(number: int, machine: str) -> ImageRecord:
+    return ImageRecord(f"i{number}", f"p{number // 2}", Dataset.RSNA, None, None, Label.NORMAL, machine_id=machine,
+                       site_id="1", quality={**QUALITY, "coverage": 0.5 + number / 1000})
+
+
+def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alone() -> None:
+    learnt = [record(number, "21" if number < 80 else "29") for number in range(100)]
+    judged = [record(number, "21") for number in range(200, 220)]
+    shares = RNG.dirichlet((1, 1, 1), size=20)
+    usual = from_json(json.loads(json.dumps(fit_usual(learnt, [*judged], shares, malignant=2))))
+    assert set(usual) == {EVERYTHING, "machine 21", "site 1"}, "machine 29 has 10 patients"
+    assert sum(usual[EVERYTHING]["coverage"].counts) == 120 and usual[EVERYTHING]["coverage"].exams == 60
+    assert sum(usual[EVERYTHING]["malignancy"].counts) == 20
+    twice = from_json(fit_usual([*learnt, judged[0]], judged, shares, malignant=2))
+    assert sum(twice[EVERYTHING]["coverage"].counts) == 120, "a film of both is counted once"
+
+
+def test_films_of_an_earlier_version_lack_what_was_not_measured() -> None:
+    old = replace(record(1, ""), quality={"coverage": 0.5, "flags": ["coverage-high"]})
+    assert film_figures(old.quality) == {"coverage": 0.5, "flagged": 1.0}
+    assert film_figures(QUALITY)["chest_side_evidence"] == 0.5
