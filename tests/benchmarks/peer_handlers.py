@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from inference.engine import EngineSettings
 from inference.handler import answer
 from inference.media import AnswerType
@@ -19,7 +21,8 @@ from processing.image_rules import ReadConfig
 
 @cache
 def predictor() -> Predictor:
-    """Return the predictor, loaded and warmed up at its first use."""
+    """Return the predictor, loaded and warmed up at its first use, on one thread as ours has it."""
+    cv2.setNumThreads(1)
     made = Predictor(Path(os.environ["BENCHMARK_MODEL"]), engine=EngineSettings(threads=1))
     made.warm_up()
     return made
