@@ -29,7 +29,8 @@ class Server(uvicorn.Server):
     def __init__(self, application: Application, settings: ServerSettings) -> None:
         super().__init__(uvicorn.Config(
             _tolerant(_observed(application, settings)), log_config=None, access_log=False, lifespan="off", ws="none",
-            server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+            server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=LAST_WORDS_SECONDS,
         ))
         self._application = application
         self._stop_seconds = settings.stop_seconds

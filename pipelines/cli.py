@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_stage, _compile, _run, _runs, _status, _report, _compare, _deploy, _invoke, _delete, _doctor):
+    for add in (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete,
+                _doctor):
         add(subparsers)
     operations.add(subparsers)
     return parser
@@ -84,6 +85,11 @@ def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config.py for every key")
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
     parser.add_argument("--dataset", choices=["mias", "rsna"])
+    parser.add_argument(
+        "--protocol",
+        choices=["patient", "film", "published"],
+        help="what is divided into splits (default: patient); the others are to be measured, and are never registered",
+    )
     parser.add_argument(
         "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
     )
@@ -150,6 +156,42 @@ def _run(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     _configured(parser)
     _in_runs(parser)
     parser.set_defaults(command=commands.run)
+
+
+def _experiment(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
+    parser = _command(
+        subparsers,
+        "experiment",
+        "run every network under every protocol, and tabulate what each figure is made of; goes on where it stopped",
+        "experiment mias --source all-mias.tar.gz --profile full --out experiment",
+    )
+    parser.add_argument("dataset", choices=["mias"])
+    parser.add_argument(
+        "--source", default="phantoms", metavar="PATH|phantoms", help="default: phantoms, synthetic films"
+    )
+    parser.add_argument("--films", type=int, default=40, help="how many phantoms (default: 40)")
+    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
+    parser.add_argument("--profile", choices=["quick", "full"])
+    parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: all three")
+    parser.add_argument(
+        "--protocols",
+        metavar="A,B",
+        type=lambda text: text.split(","),
+        default=["patient", "film", "published"],
+        help="default: patient,film,published",
+    )
+    parser.add_argument(
+        "--noise", metavar="CNN|none", help="network of the noise controls, or none of them (default: the first CNN)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiment"),
+        metavar="DIR",
+        help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
+    )
+    parser.set_defaults(command=commands.experiment)
 
 
 def _runs(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:

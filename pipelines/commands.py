@@ -83,6 +83,27 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
+def experiment(options: argparse.Namespace) -> int:
+    """Run the matrix of networks and protocols, as far as it has not been run, and say where its tables are."""
+    from pipelines import experiment as matrix
+    from pipelines.config import PipelineConfig
+    from pipelines.settings import convert
+    from processing.records import SplitProtocol
+    from training.config import Cnn
+
+    config = PipelineConfig.load(
+        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns
+    )
+    protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
+    noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
+    plan = matrix.Experiment(config, protocols, noise, options.source, options.films, options.weights)
+    failures = matrix.run(plan, options.out)
+    print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
+    for failure in failures:
+        print(f"Cell {failure}", flush=True)
+    return 1 if failures else 0
+
+
 def _say_where(root: Path, folder: Path) -> None:
     shown = root / "latest" if (root / "latest").resolve() == folder.resolve() else folder
     print(f"\nResults in {shown}/ ({folder.name}):")
@@ -94,6 +115,7 @@ def _say_where(root: Path, folder: Path) -> None:
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example films",
     "evaluation.json": "the same figures for programs",
+    "model_card.md": "what the model is, for whom, and what it must not be used for",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test film",
     "invocation-async.json": "the async endpoint's answer to it",
@@ -161,6 +183,7 @@ def delete(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
     from pipelines.config import PipelineConfig
 
+    data = {"protocol": options.protocol} if options.protocol else None
     return PipelineConfig.load(
-        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, **changes
+        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, data=data, **changes
     )

@@ -6,7 +6,7 @@ still change without compiling again are the pipeline's parameters (`pipelines.p
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipelines.endpoint_config import EndpointConfig
 from pipelines.security_config import SecurityConfig
 from pipelines.settings import build, convert, overlay, read_toml
 from processing.errors import ConfigError
-from processing.records import Dataset
+from processing.records import Dataset, SplitProtocol
 from training.config import Cnn, TrainConfig
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
@@ -90,6 +90,8 @@ class StorageConfig:
 class DataConfig:
     """How the label table is split and which images are refused."""
 
+    protocol: SplitProtocol = SplitProtocol.PATIENT
+    """What is divided: `patient`, or, to be measured beside it and never registered, `film` or `published`."""
     seed: int = 0
     """Seed of the split, of augmentation, training and bootstrap (pipeline parameter Seed)."""
     test_fraction: float = 0.2
@@ -186,6 +188,8 @@ class RegistryConfig:
     """Name of the model package group."""
     approval: Approval = Approval.PENDING
     """The package's first status (pipeline parameter ApprovalStatus)."""
+    model_card: bool = True
+    """Whether the package carries the model card that the run wrote, as a draft; its files are on S3 in any case."""
 
 
 @dataclass(frozen=True)
@@ -238,16 +242,19 @@ class PipelineConfig:
             f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
             "security.kms_key",
         )
+        for cnn in self.cnns:
+            # Refused here rather than by the job, which would be an hour later: settings that this network has not.
+            replace(self.training, cnn=cnn)
 
     @classmethod
     def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":
         """Return the configuration of a TOML file, or the defaults when `path` is None, with `changes` on top.
 
-        `changes` are top-level keys (`profile="full"`, `cnns=[...]`); None changes nothing. Raises `ConfigError` naming
-        the file and the key that is unknown, of the wrong type or in contradiction with another.
+        `changes` are top-level keys (`profile="full"`, `data={"protocol": "film"}`); None changes nothing. Raises
+        `ConfigError` naming the file and the key that is unknown, of the wrong type or in contradiction with another.
         """
         values = read_toml(Path(path)) if path is not None else {}
-        values |= {key: value for key, value in changes.items() if value is not None}
+        values = overlay(values, {key: value for key, value in changes.items() if value is not None})
         try:
             profile = convert(values.get("profile", Profile.QUICK), Profile, "profile")
             for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():

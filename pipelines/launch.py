@@ -224,6 +224,7 @@ class _Account:
                 "backend": "process",
                 "dataset": str(self.config.dataset),
                 "profile": str(self.config.profile),
+                "protocol": str(self.config.data.protocol),
                 "started": self.started,
                 "seconds": round(time.monotonic() - self._clock, 3),
                 "parameters": dict(self.parameters),

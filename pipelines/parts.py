@@ -36,6 +36,8 @@ from processing.paths import ContainerPaths
 
 EVALUATION = PropertyFile(name="EvaluationReport", output_name="evaluation", path="evaluation.json")
 """The file that the gate, the registry and the reason of a refusal read."""
+REGISTRATION = PropertyFile(name="Registration", output_name="evaluation", path="registration.json")
+"""The model card as one string: what a pipeline takes from a file, and a request for a package, are strings alone."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,11 @@ def value(step: ProcessingStep, path: str) -> JsonGet:
 def text(step: ProcessingStep, path: str) -> Join:
     """Return a value of the evaluation as a string, where a request takes nothing else."""
     return Join(on="", values=[value(step, path)])
+
+
+def card(step: ProcessingStep) -> JsonGet:
+    """Return a reference to the model card, in AWS's schema for the card of a model package."""
+    return JsonGet(step_name=step.name, property_file=REGISTRATION, json_path="model_card")
 
 
 def tags(context: Context) -> list[dict[str, str]]:

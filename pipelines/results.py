@@ -14,7 +14,7 @@ from processing.errors import ManifestError
 from processing.files import write_json
 from processing.records import ImageRecord, Split, read_manifest
 
-WHOLE = ("evaluation.json", "report.html", "model.tar.gz")
+WHOLE = ("evaluation.json", "report.html", "model.tar.gz", "model_card.md", "model_card.json")
 """Results that lie in the run's folder under their own name."""
 PREPARED = "prepared"
 """The output whose manifest says which films are the test split's."""

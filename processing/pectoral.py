@@ -5,6 +5,7 @@ gradient around that line follows the muscle's real, slightly curved border. Wea
 glandular tissue is worse than leaving muscle in.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,9 @@ SEARCH_SIZE = 112
 """Pixels of the longer side of the copy on which the straight edge is sought."""
 STEEPEST = 0.03
 """Grey (0..1) per search pixel: a steeper step counts no more, so that no single vessel or scratch carries a line."""
+SHEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+SIDESTEP = 0.004
+"""What one column to the side costs a path, in the units of its gain."""
 CANDIDATES = 8
 """Lines that are followed before the muscle is given up."""
 LARGEST_SHARE = 0.42
@@ -119,22 +123,25 @@ def _interior(inside: NDArray[np.uint8], depth: int) -> Grey:
 def _lines(grey: Grey, inside: NDArray[np.uint8]) -> list[_Line]:
     """Return for each angle the line with the strongest steady step from bright (upper left) to dark, best first."""
     height, width = grey.shape
-    first, tops = round(0.08 * width), np.arange(round(0.08 * width), round(1.6 * width))
+    first = round(0.08 * width)
     area = inside.cumsum(axis=1, dtype=np.float32) / max(int(inside.sum()), 1)
-    layers = cv2.merge([*_falls(grey), _interior(inside, 8)])
-    layers = np.pad(layers, ((0, 0), (0, width), (0, 0)))
-    area = np.pad(area, ((0, 0), (0, width)), mode="edge")
+    beyond = ((0, 0), (0, width))
+    steps = [np.pad(layer, beyond) for layer in (*_falls(grey), _interior(inside, 8))]
+    layers = cv2.merge([*steps, np.pad(area, beyond, mode="edge")])
     found = []
-    for angle in ANGLES:
-        slope = float(np.tan(angle))
+    for angle in ANGLES.tolist():
+        slope = math.tan(angle)
+        # An edge that starts further to the chest's far side would leave the breast below its lower end.
+        tops = np.arange(first, min(round(1.6 * width), math.ceil(0.95 * slope * height)))
+        if not tops.size:
+            continue
         shear, size = np.array([[1, -slope, first], [0, 1, 0]]), (tops.size, height)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        right, down, valid = cv2.split(cv2.warpAffine(layers, shear, size, flags=flags))
-        step = np.clip(right * np.cos(angle) + down * np.sin(angle), -STEEPEST, STEEPEST) * valid
-        length = valid.sum(axis=0) / np.cos(angle)
-        share = cv2.warpAffine(area, shear, size, flags=flags).sum(axis=0)
-        possible = (length > 0.15 * height) & (share < LARGEST_SHARE) & (tops < 0.95 * slope * height)
-        score = np.where(possible, step.sum(axis=0) / np.cos(angle) / np.sqrt(np.maximum(length, 1)), -1)
+        sheared = cv2.warpAffine(layers, shear, size, flags=SHEAR)
+        right, down, valid, share = (sheared[..., index] for index in range(4))
+        step = np.clip(right * math.cos(angle) + down * math.sin(angle), -STEEPEST, STEEPEST) * valid
+        length = valid.sum(axis=0) / math.cos(angle)
+        possible = (length > 0.15 * height) & (share.sum(axis=0) < LARGEST_SHARE)
+        score = np.where(possible, step.sum(axis=0) / math.cos(angle) / np.sqrt(np.maximum(length, 1)), -1)
         index = int(score.argmax())
         if score[index] > 0:
             found.append(_Line(float(tops[index]), slope, float(score[index])))
@@ -164,24 +171,25 @@ def _follow(grey: Grey, inside: NDArray[np.uint8], line: _Line, reach: int = 5) 
 
 def _path(gain: NDArray[np.floating]) -> NDArray[np.intp]:
     """Return the column of each row on the way down with the highest sum; a sidestep of one column costs a little."""
-    height, width = gain.shape
-    total = np.full(width + 2, -np.inf)
-    total[1:-1] = gain[0]
-    back = np.empty((height, width), np.intp)
-    moves = np.empty((3, width))
-    columns = np.arange(width)
-    for row in range(1, height):
-        np.subtract(total[:-2], 0.004, out=moves[0])
-        moves[1] = total[1:-1]
-        np.subtract(total[2:], 0.004, out=moves[2])
-        choice = moves.argmax(axis=0)
-        back[row] = columns + choice - 1
-        total[1:-1] = moves[choice, columns] + gain[row]
-    path = np.empty(height, np.intp)
-    path[-1] = int(total.argmax()) - 1
-    for row in range(height - 1, 0, -1):
-        path[row - 1] = back[row, path[row]]
-    return path
+    rows = gain.tolist()
+    # Eleven columns a row: Python's own numbers are four times as fast here as arrays.
+    total, last, back = rows[0], len(rows[0]) - 1, []
+    for row in rows[1:]:
+        sums, moves = [], []
+        for column, here in enumerate(row):
+            best, move = total[column], column
+            if column and total[column - 1] - SIDESTEP >= best:
+                best, move = total[column - 1] - SIDESTEP, column - 1
+            if column < last and total[column + 1] - SIDESTEP > best:
+                best, move = total[column + 1] - SIDESTEP, column + 1
+            sums.append(best + here)
+            moves.append(move)
+        total = sums
+        back.append(moves)
+    path = [total.index(max(total))]
+    for moves in reversed(back):
+        path.append(moves[path[-1]])
+    return np.array(path[::-1], np.intp)
 
 
 def _evidence(grey: Grey, inside: NDArray[np.uint8], edge: NDArray[np.float64]) -> _Evidence:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from processing.files import write_bytes
 from processing.image_rules import CorruptImageError, Limits, NotAMammogramError, UnsupportedImageError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_FILTER_UP = 2
 FULL_SCALE = 65535
 # A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. Bounded so
 # that a hostile header costs nothing; the single whitespace that ends the header is matched by the caller.
@@ -128,12 +130,32 @@ def _check_png_chunks(data: bytes, where: str) -> None:
 def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
     """Write `pixels` (uint16, rows x columns) as a 16-bit greyscale PNG, whole or not at all.
 
-    OpenCV's default strategy is used: any explicit compression level is slower and no smaller. Raises `ConfigError`
-    where `pixels` is not a non-empty 2-D uint16 array.
+    Raises `ConfigError` where `pixels` is not a non-empty 2-D uint16 array.
     """
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ConfigError(f"{path}: pixels of {pixels.dtype} {pixels.shape} cannot be written: 2-D uint16 is needed")
-    written, encoded = cv2.imencode(".png", pixels)
-    if not written:
-        raise ConfigError(f"{path}: OpenCV could not encode pixels of {pixels.shape} as PNG")
-    write_bytes(path, encoded.tobytes())
+    write_bytes(path, _encode_png(pixels))
+
+
+def _encode_png(pixels: NDArray[np.uint16]) -> bytes:
+    # libdeflate's fastest level takes three quarters of the time of OpenCV's encoder and makes files of the same size;
+    # unlike zlib-ng it gives the same bytes on every processor.
+    rows, columns = pixels.shape
+    header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
+    body = bytes(imagecodecs.deflate_encode(_filtered_up(pixels).tobytes(), level=1))
+    chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b""))
+    return b"".join((PNG_SIGNATURE, *chunks))
+
+
+def _filtered_up(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return the scan lines (uint8, rows x (1 + 2 x columns)) with their filter type, Up, in front."""
+    cells = pixels.astype(">u2", order="C").view(np.uint8)
+    lines = np.empty((cells.shape[0], cells.shape[1] + 1), np.uint8)
+    lines[:, 0] = PNG_FILTER_UP
+    lines[0, 1:] = cells[0]
+    np.subtract(cells[1:], cells[:-1], out=lines[1:, 1:])
+    return lines
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))

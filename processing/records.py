@@ -74,6 +74,23 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class SplitProtocol(StrEnum):
+    """What the division into splits keeps together, and whether it comes before the augmentation."""
+
+    PATIENT = "patient"
+    """All films of a patient go together, and only training films are augmented: the one that may be trusted."""
+    FILM = "film"
+    """Each film goes on its own, so that a patient's two breasts may be in two splits; augmented afterwards."""
+    PUBLISHED = "published"
+    """Every film is augmented first; then the pictures, originals and copies alike, are divided at random."""
+
+    def unit(self, record: "ImageRecord") -> tuple[str, str]:
+        """Return the name of what is divided: pictures of one name are in one split."""
+        if self is SplitProtocol.PATIENT:
+            return str(record.dataset), record.patient_id
+        return str(record.dataset), record.original_id if self is SplitProtocol.FILM else record.image_id
+
+
 @dataclass(frozen=True)
 class Lesion:
     """A circle around a finding, in pixel coordinates of its image: x to the right, y downwards, from the top left."""
@@ -216,6 +233,17 @@ _READERS: dict[str, Any] = {
 }
 
 
+def stated_protocol(config: Mapping[str, Any], *, where: str) -> SplitProtocol:
+    """Return the protocol that the `config` of a stage states; one that states none is held to `patient`, the strict.
+
+    Raises `ManifestError`, naming `where`, for an unknown one.
+    """
+    stated = config.get("protocol", str(SplitProtocol.PATIENT))
+    if stated not in list(SplitProtocol):
+        raise ManifestError(f"{where}: config.protocol={stated!r} must be one of {', '.join(SplitProtocol)}")
+    return SplitProtocol(stated)
+
+
 def write_manifest(records: Iterable[ImageRecord], path: Path) -> None:
     """Write the records, sorted by image id, as one CSV file."""
     text = io.StringIO(newline="")
@@ -225,17 +253,18 @@ def write_manifest(records: Iterable[ImageRecord], path: Path) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
-def read_manifest(source: Path) -> list[ImageRecord]:
+def read_manifest(source: Path, protocol: SplitProtocol = SplitProtocol.PATIENT) -> list[ImageRecord]:
     """Return the records of a manifest, or of all its parts in a folder, sorted by image id and validated.
 
-    A folder holds `manifest.csv`, or one `manifest-<host>.csv` per instance. Raises `ManifestError` when there is none,
+    Another protocol than `patient` is one that the reader was told of, by the `stage.json` of the manifest's folder. A
+    folder holds `manifest.csv`, or one `manifest-<host>.csv` per instance. Raises `ManifestError` when there is none,
     when a row cannot be read, or when the rows contradict each other (`validate`).
     """
     parts = sorted(source.glob("manifest*.csv")) if source.is_dir() else [source]
     if not parts or not all(part.is_file() for part in parts):
         raise ManifestError(f"{source}: no manifest.csv and no manifest-<host>.csv here")
     records = [record for part in parts for record in _read_part(part)]
-    validate(records, where=str(source))
+    validate(records, where=str(source), protocol=protocol)
     return sorted(records, key=lambda record: record.image_id)
 
 
@@ -248,18 +277,27 @@ def _read_part(path: Path) -> list[ImageRecord]:
         raise ManifestError(f"{path}: not a CSV file: {error}") from None
 
 
-def validate(records: Sequence[ImageRecord], *, where: str) -> None:
-    """Raise `ManifestError` where ids repeat or a patient is in two splits."""
+def validate(
+    records: Sequence[ImageRecord], *, where: str, protocol: SplitProtocol = SplitProtocol.PATIENT
+) -> None:
+    """Raise `ManifestError` where ids repeat or what the protocol keeps together is in two splits."""
     seen: set[str] = set()
-    splits: dict[tuple[Dataset, str], tuple[Split | None, str]] = {}
+    splits: dict[tuple[str, str], tuple[Split | None, str]] = {}
     for record in records:
         if record.image_id in seen:
             raise ManifestError(f"{where}: image_id={record.image_id} occurs twice; each image has one row")
         seen.add(record.image_id)
-        key = (record.dataset, record.patient_id)
-        split, first = splits.setdefault(key, (record.split, record.image_id))
+        unit = protocol.unit(record)
+        split, first = splits.setdefault(unit, (record.split, record.image_id))
         if split is not record.split:
+            kept, rule = _TOGETHER[protocol]
             raise ManifestError(
-                f"{where}: patient_id={record.patient_id} is in the splits {split} (image {first}) and {record.split} "
-                f"(image {record.image_id}); all images of a patient belong to one split"
+                f"{where}: {kept}={unit[1]} is in the splits {split} (image {first}) and {record.split} "
+                f"(image {record.image_id}); {rule}"
             )
+
+
+_TOGETHER = {
+    SplitProtocol.PATIENT: ("patient_id", "all images of a patient belong to one split"),
+    SplitProtocol.FILM: ("film", "a film and its copies belong to one split"),
+}

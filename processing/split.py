@@ -1,17 +1,22 @@
-"""Which image may be used for what: split by patient before any pixel is touched."""
+"""Which image may be used for what: split by patient before any pixel is touched.
+
+The other protocols divide something else (`processing.records.SplitProtocol`); they are there to be measured beside it.
+"""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from processing.errors import ConfigError
 from processing.leakage import Finding, LeakageReport, audit_leakage
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Label, Split, SplitProtocol
 
-__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_splits", "audit_leakage"]
+__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
 
+Unit = tuple[str, str]
+"""Dataset and name of what is divided: a patient, by the protocols beside it a film or a picture."""
 Place = tuple[Split, int | None]
-"""A patient's split, and fold when it is not the test."""
+"""A unit's split, and fold when it is not the test."""
 
 
 @dataclass(frozen=True)
@@ -38,52 +43,65 @@ class SplitConfig:
             )
 
 
-def assign_splits(records: Iterable[ImageRecord], config: SplitConfig | None = None) -> list[ImageRecord]:
+def assign_splits(
+    records: Iterable[ImageRecord],
+    config: SplitConfig | None = None,
+    protocol: SplitProtocol = SplitProtocol.PATIENT,
+) -> list[ImageRecord]:
     """Return the records with `split` and `fold` set, in their order.
 
-    All images of a patient go together. Patients are stratified by their worst label and ordered by a hash of seed and
-    patient id, so the division depends on the label table alone and is the same on every machine.
+    What the protocol keeps together, all images of a patient, goes together. Patients are stratified by their worst
+    label and ordered by a hash of seed and patient id, so the division depends on the label table alone and is the same
+    on every machine. By the protocol `published` the records are those of all pictures, copies among them.
     """
     config = config or SplitConfig()
     records = list(records)
-    places = _places(_worst_labels(records), config)
-    return [record.placed(*places[_patient(record)]) for record in records]
+    units = [protocol.unit(record) for record in records]
+    places = _places(_worst_labels(records, units), config)
+    return [record.placed(*places[unit]) for record, unit in zip(records, units, strict=True)]
 
 
-def _patient(record: ImageRecord) -> tuple[str, str]:
-    return str(record.dataset), record.patient_id
+def assign_folds(records: Sequence[ImageRecord], folds: int, *, seed: int, protocol: SplitProtocol) -> list[int]:
+    """Return for each record of the development set the fold that holds it out, 0 to `folds` - 1.
+
+    What the protocol keeps together shares a fold, and so do, but by `published`, a film and its copies. With the seed
+    and number of folds of `SplitConfig` these are the folds of the manifest.
+    """
+    units = [protocol.unit(record) for record in records]
+    worst = _worst_labels(records, units)
+    order = [unit for label in Label for unit in _ordered(worst, label, seed)]
+    fold_of = {unit: place % folds for place, unit in enumerate(order)}
+    return [fold_of[unit] for unit in units]
 
 
-def _worst_labels(records: Sequence[ImageRecord]) -> dict[tuple[str, str], Label]:
-    worst: dict[tuple[str, str], Label] = {}
-    for record in records:
-        patient = _patient(record)
-        known = worst.get(patient)
+def _worst_labels(records: Sequence[ImageRecord], units: Sequence[Unit]) -> dict[Unit, Label]:
+    worst: dict[Unit, Label] = {}
+    for record, unit in zip(records, units, strict=True):
+        known = worst.get(unit)
         if known is None or record.label.rank > known.rank:
-            worst[patient] = record.label
+            worst[unit] = record.label
     return worst
 
 
-def _places(worst: dict[tuple[str, str], Label], config: SplitConfig) -> dict[tuple[str, str], Place]:
-    places: dict[tuple[str, str], Place] = {}
+def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Place]:
+    places: dict[Unit, Place] = {}
     dealt = 0
     for label in Label:
-        patients = sorted(
-            (patient for patient, worst_label in worst.items() if worst_label is label),
-            key=lambda patient: _order(patient, config.seed),
-        )
-        tested = round(len(patients) * config.test_fraction)
-        if patients and not tested and len(patients) > config.folds:
+        units = _ordered(worst, label, config.seed)
+        tested = round(len(units) * config.test_fraction)
+        if units and not tested and len(units) > config.folds:
             tested = 1
-        for patient in patients[:tested]:
-            places[patient] = (Split.TEST, None)
-        for patient in patients[tested:]:
+        for unit in units[:tested]:
+            places[unit] = (Split.TEST, None)
+        for unit in units[tested:]:
             fold = dealt % config.folds
             # One deal over all strata, so that the folds' sizes differ by one patient at the most.
             dealt += 1
-            places[patient] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
+            places[unit] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
     return places
 
 
-def _order(patient: tuple[str, str], seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{patient[0]}/{patient[1]}".encode()).hexdigest()
+def _ordered(worst: Mapping[Unit, Label], label: Label, seed: int) -> list[Unit]:
+    """Return the units of a label in an order that is random and the same on every machine."""
+    units = (unit for unit, worst_label in worst.items() if worst_label is label)
+    return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}/{unit[1]}".encode()).hexdigest())

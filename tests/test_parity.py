@@ -25,7 +25,7 @@ def check_parity(folder: Path, records: list[ImageRecord], base: Path) -> None:
     prepared = Stage.open("prepare", paths, "prepared", {}, records)
     prepare.prepare(records, folder, prepared, max_height=CONFIG.max_height)
     segmented = Stage.open("segment", paths, "data_segmentation", {}, prepared.records)
-    films = [(record, prepared.folder / "images") for record in prepared.records]
+    films = [(record, prepared.folder / record.path) for record in prepared.records]
     segment.segment(films, segmented, CONFIG, montage_films=0)
     assert len(segmented.records) == len(records)
     for record in segmented.records:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from processing.errors import ConfigError
 from processing.files import sha256, write_bytes, write_json
 from processing.preprocess import PreprocessConfig
+from training.config import Pooling
 from training.description import (
     DESCRIPTION_FILE,
     SCHEMA,
@@ -105,7 +106,8 @@ def load(directory: Path) -> LoadedModel:
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
     # Without memory and without initial values: both come from the file.
     with torch.device("meta"):
-        return build_model(description["architecture"], classes=description["classes"])
+        return build_model(description["architecture"], classes=description["classes"],
+                           pooling=Pooling(description.get("pooling", Pooling.MEAN)))
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """From logits to probabilities that mean what they say, and the thresholds at which a score is called positive.
 
-Everything here is fitted on validation alone: its functions take `ValidationPredictions`, and nothing else will do.
+Everything here is fitted on validation alone: its functions take `ValidationPredictions` and refuse anything else.
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling).
 """
 
@@ -13,7 +13,7 @@ from training.bootstrap import Floats, Integers
 from training.decisions import sensitivity_at, specificity_at
 from training.exams import BreastRule, Cases, Level, cases_of, malignancy
 from training.metrics import MetricError, roc_curve
-from training.predictions import ValidationPredictions
+from training.predictions import ValidationPredictions, require_validation
 
 TEMPERATURES = (0.05, 20.0)
 """The bounds of the search: a validation split that is separable, or not at all, would drive it to 0 or infinity."""
@@ -73,6 +73,7 @@ def fit_temperature(validation: ValidationPredictions) -> float:
 
     The likelihood is convex in 1 / temperature, so halving the interval on the sign of its slope finds its one minimum.
     """
+    require_validation(validation, "temperature")
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -102,6 +103,7 @@ def fit_thresholds(validation: ValidationPredictions, temperature: float,
     A level is left empty where validation has no case with, or none without, the finding: small sets can have a
     malignant film of every patient.
     """
+    require_validation(validation, "thresholds")
     return {level: _thresholds(cases) for level, cases in cases_of(validation, temperature, rule).items()}
 
 

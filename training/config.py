@@ -18,6 +18,16 @@ class Cnn(StrEnum):
     MODIFIED_CNN = "modified_cnn"
     ALEXNET = "alexnet"
     RESNET50 = "resnet50"
+    EFFICIENTNET_LITE0 = "efficientnet_lite0"
+
+
+class Pooling(StrEnum):
+    """How what speaks for each class at the places of a film becomes the film's logits."""
+
+    MEAN = "mean"
+    """The mean over all places: right for what shows everywhere, but a small lesion is a small part of it."""
+    PEAKS = "peaks"
+    """The mean for normal tissue; for a lesion's class log-mean-exp, which its few strongest places decide."""
 
 
 class Sampling(StrEnum):
@@ -50,10 +60,12 @@ PLATFORM_KEYS = frozenset({
 })
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
-_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0}
+_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0,
+           "folds": 0, "patch_epochs": 0, "patch_side": SMALLEST_SIDE}
 _LIMITS = {
     "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
     "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
+    "location_weight": (0.0, 100.0),
 }
 
 
@@ -91,8 +103,18 @@ class TrainConfig:
     """Highest standard deviation of the noise drawn afresh for each training image, as a share of full scale."""
     holes: int = 2
     """Most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer side."""
+    pooling: Pooling = Pooling.MEAN
+    """How the places of a film become its logits; AlexNet, whose classifier sees all places at once, has only mean."""
+    location_weight: float = 0.0
+    """Weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them unused."""
+    patch_epochs: int = 0
+    """Epochs on patches, half of them round annotated circles, before the films; 0 leaves them out."""
+    patch_side: int = 128
+    """Rows and columns of a patch, in pixels of the segmented film."""
     seed: int = 0
     """All randomness derives from it, the epoch and the step."""
+    folds: int = 0
+    """Folds of the cross-validation over the development films; 0 trains on `train` and measures on `validation`."""
     workers: int = 0
     """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
 
@@ -104,12 +126,18 @@ class TrainConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
+        if self.folds == 1:
+            raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.head_epochs >= self.epochs:
             raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
                               f"or the body never trains")
         if self.warmup_epochs >= self.epochs:
             raise ConfigError(f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
                               f"or the rate never reaches its height")
+
+        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.patch_epochs) != (Pooling.MEAN, 0, 0):
+            raise ConfigError("hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks, "
+                              "location_weight and patch_epochs need; leave these out")
 
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":

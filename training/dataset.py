@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from processing.errors import ManifestError
 from processing.files import sha256
 from processing.imaging import read_mammogram
 from processing.preprocess import to_unit
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Label, Split, SplitProtocol
 from training.config import TrainConfig
 from training.sampling import Draw, generator
 
@@ -36,6 +37,8 @@ class FilmDataset(Dataset[Item]):
         self.records = tuple(records)
         self.labels: NDArray[np.int64] = np.array([record.label.rank for record in self.records], np.int64)
         self.pixels: NDArray[np.uint16] = np.empty((len(self.records), *shape), np.uint16)
+        self.rows: NDArray[np.int64] = np.arange(len(self.records))
+        """Of each film its row in `pixels`, which parts of a dataset share (`part`)."""
         digest = hashlib.sha256()
         for index, record in enumerate(tqdm(self.records, desc=f"reading {description}", unit="film", disable=None)):
             path = folder / f"{record.image_id}.png"
@@ -50,8 +53,25 @@ class FilmDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         """Return the film at `index`, the pixels divided by 65535 and nothing else."""
-        image = torch.from_numpy(to_unit(self.pixels[index])[None])
+        image = torch.from_numpy(to_unit(self.pixels[self.rows[index]])[None])
         return image, int(self.labels[index]), self.records[index].image_id
+
+    def part(self, places: Sequence[int]) -> "FilmDataset":
+        """Return the films at these places as a dataset that shares the pixels."""
+        part = copy(self)
+        part.records = tuple(self.records[place] for place in places)
+        part.labels, part.rows = self.labels[list(places)], self.rows[list(places)]
+        return part
+
+    def joined(self, other: "FilmDataset") -> "FilmDataset":
+        """Return these films, then those of another dataset; all three share the pixels."""
+        whole = copy(self)
+        whole.records = self.records + other.records
+        whole.labels = np.concatenate([self.labels, other.labels])
+        whole.rows = np.concatenate([self.rows, other.rows + len(self.pixels)])
+        whole.pixels = np.concatenate([self.pixels, other.pixels])
+        self.pixels, other.pixels = np.split(whole.pixels, [len(self.pixels)])
+        return whole
 
     def counts(self) -> dict[Label, int]:
         """Return how many films each class has."""
@@ -72,6 +92,13 @@ def _decode(path: Path, record: ImageRecord, shape: tuple[int, int]) -> NDArray[
         raise ManifestError(f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; "
                             f"the stage says {shape[0]} x {shape[1]}")
     return pixels
+
+
+def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: SplitProtocol) -> list[ImageRecord]:
+    """Return the rows that a training job uses: copies of validation films only where they train another fold."""
+    if cross_validated or protocol is SplitProtocol.PUBLISHED:
+        return list(records)
+    return [record for record in records if not (record.split is Split.VALIDATION and record.source_image_id)]
 
 
 def require_every_class(dataset: FilmDataset, split: Split) -> None:

@@ -1,7 +1,8 @@
 """`model.json`, which says of a model all that its files do not: read and checked, without torch.
 
-Two keys are optional: `reference` (what the model's answers are compared with, `training.reference`) and `engines`
-(the network in other formats than the weights, by name, `training.export`).
+Four keys are optional: `pooling` (`training.config.Pooling`; the mean where it is missing), `reference` (what the
+model's answers are compared with, `training.reference`), `engines` (the network in other formats than the weights, by
+name, `training.export`) and `fitted` (of which films what was made by the evaluation, `training.provenance`).
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from processing.errors import ConfigError
 from processing.files import sha256
 from processing.preprocess import PreprocessConfig
-from training.config import SMALLEST_SIDE, Cnn
+from training.config import SMALLEST_SIDE, Cnn, Pooling
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -32,7 +33,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
     "metrics": dict, "weights_sha256": str, "versions": dict,
 }
-_OPTIONAL: dict[str, type] = {"reference": dict, "engines": dict}
+_OPTIONAL: dict[str, type] = {"pooling": str, "reference": dict, "engines": dict, "fitted": list}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
 """An optional key of `reference`: how the figures that are watched are distributed (`training.usual_figures`)."""
@@ -86,9 +87,10 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
     temperature = description["calibration"].get("temperature")
-    known = [str(cnn) for cnn in Cnn]
+    known, pooling = [str(cnn) for cnn in Cnn], [str(pooling) for pooling in Pooling]
     rules = [
         ("architecture", description["architecture"] in known, f"one of {', '.join(known)}"),
+        ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
         ("classes", _distinct_names(description["classes"]), "two or more different names"),
         ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
         ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),
@@ -96,7 +98,7 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
         ("calibration", isinstance(temperature, float | int) and temperature > 0, "a temperature above 0"),
     ]
     for key, holds, rule in rules:
-        _require(holds, where, key, description[key], rule)
+        _require(holds, where, key, description.get(key), rule)
 
 
 def _distinct_names(classes: list[Any]) -> bool:

@@ -8,45 +8,54 @@ verdict goes into `evaluation.json`, where the pipeline's gate reads it.
 import argparse
 import platform
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from processing.errors import ConfigError, ManifestError
 from processing.files import write_bytes, write_json
 from processing.job import run
+from processing.leakage import Finding
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split
+from processing.records import ImageRecord, Split, SplitProtocol
 from processing.split import audit_leakage
-from training import artifact
+from training import artifact, recalibration
 from training.artifact import LoadedModel
 from training.bootstrap import Floats, Resamples
 from training.calibration import Calibration, Goal
+from training.completion import complete
 from training.decisions import sensitivity_at, specificity_at
 from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
 from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
-from training.export import export_network
-from training.forward import logits_and_features, predict_split, read_films
-from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions, softmax
-from training.reference import fit_reference, some
+from training.forward import predict_split
+from training.model_card import write_cards
+from training.out_of_fold import OutOfFold
+from training.pointing import pointing_game
+from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions
+from training.provenance import Fit, audit_calibration, audit_folds, audit_training, audited
 from training.report import render
 from training.scorecard import figure, scorecard, without_plots
 from training.selection import RULE, Candidate, Choice, choose
 from training.subgroups import subgroups
-from training.usual_figures import fit_usual
 
 SCHEMA = 1
+RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
+PROTOCOL_VERDICTS = {
+    SplitProtocol.PATIENT: "patient, all images of one in one split",
+    SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
+                        "registered",
+    SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one film lie in two splits; only what "
+                             "was split by patient is registered",
+}
+"""What the gate's refusal and the report say of a protocol."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 
@@ -96,6 +105,8 @@ def main(arguments: Sequence[str]) -> None:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
+        data = data.with_out_of_fold({name: OutOfFold.read(scratch / name, model.description)
+                                      for name, model in models.items()})
         evaluation = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
@@ -103,6 +114,7 @@ def main(arguments: Sequence[str]) -> None:
         artifact.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
+    write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
 
 
@@ -113,11 +125,17 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
-    leakage = audit_leakage(list(data.records), data.folder)
-    print(f"leakage audit: {leakage.verdict}", flush=True)
+    copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
+    leakage = audit_leakage(list(data.records), data.folder, copied=copied).as_dict()
 
-    validation = _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
+    validation = {name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()} or \
+        _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
     choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule)
+    fits, findings = _fits(choice, validation)
+    findings += [finding for name, held in data.out_of_fold.items()
+                 for finding in audit_folds(name, held, rows[Split.VALIDATION], data.protocol)]
+    findings += audit_training({name: model.description["training"]["data_digest"] for name, model in models.items()},
+                               data.learnt, data.folder)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
     candidates = {name: _candidate(models[name], choice.candidates[name], validation[name], test[name], draws,
@@ -125,14 +143,22 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
-        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc, "protocol": "patient",
+        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc,
+        "protocol": str(data.protocol), "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
+        "validation_folds": int(max(held.folds.max() for held in data.out_of_fold.values())) + 1
+        if data.out_of_fold else 0,
         "dataset": data.dataset, "synthetic": data.synthetic,
         "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
         "breast_rule": str(config.breast_rule), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
-        "leakage": leakage.as_dict(),
+        **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": _selected(candidates[choice.selected], choice, chosen, rows, draws),
+        "selected": {**_selected(candidates[choice.selected], choice, chosen, rows, draws),
+                     **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {})},
+        "calibration": recalibration.compare(validation[choice.selected], test[choice.selected],
+                                             {str(split): draw for split, draw in draws.items()}),
+        "pointing": {str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
+                     for split, records in rows.items()},
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
@@ -142,6 +168,16 @@ def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: Segmente
              records: Sequence[ImageRecord]) -> dict[str, Kind]:
     shape = (data.preprocess.height, data.preprocess.width)
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+
+
+def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions]) -> tuple[list[Fit], list[Finding]]:
+    """Return what the choice was made of, and which of its values validation does not give."""
+    names = [f"temperature and thresholds of {name}" for name in validation]
+    fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
+    fits.append(Fit.on("choice of the network", validation[choice.selected]))
+    findings = [finding for name, predictions in validation.items()
+                for finding in audit_calibration(name, choice.candidates[name].calibration, predictions)]
+    return fits, findings
 
 
 def _candidate(model: LoadedModel, judged: Candidate, validation: ValidationPredictions, test: TestPredictions,
@@ -174,7 +210,8 @@ def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Spli
 def _subgroups(judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord],
                draws: Resamples) -> dict[str, Any]:
     images = image_cases(predictions, judged.calibration.temperature)
-    return subgroups(rows, images, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
+    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
+    return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
 
 
 def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions],
@@ -204,50 +241,6 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]],
         always = np.tile(frequencies, (len(labels), 1))
         figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
     return figures
-
-
-def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
-    """Complete the chosen model's directory with what was fitted and measured; return the evaluation with how it went.
-
-    Its `model.json` is written last: it vouches for the other files.
-    """
-    started = time.monotonic()
-    rows, films = data.judged(Split.VALIDATION), data.films(Split.VALIDATION)
-    description = describe_selected(artifact.read_description(folder), evaluation)
-    _, trained_on = logits_and_features(model, some(data.originals(Split.TRAIN)), data.films(Split.TRAIN))
-    logits, features = logits_and_features(model, rows, films)
-    probabilities = softmax(logits / description["calibration"]["temperature"])
-    reference = fit_reference(trained_on, features, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
-    description["reference"] = reference.save(folder)
-    description["reference"]["distributions"] = fit_usual(
-        data.originals(Split.TRAIN), rows, probabilities, malignant=CLASSES.index(Label.MALIGNANT))
-    export = export_network(model, folder, description, partial(_read, rows, films, model.input_shape), logits)
-    if export.shipped:
-        description["engines"] = export.described(folder)
-    artifact.check_description(description, folder / artifact.DESCRIPTION_FILE)
-    write_json(folder / artifact.DESCRIPTION_FILE, description)
-    print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
-    return {**evaluation, "export": export.as_dict()}
-
-
-def _read(rows: Sequence[ImageRecord], folder: Path, shape: tuple[int, int],
-          places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
-    return read_films([rows[place] for place in places], folder, shape=shape)
-
-
-def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chosen model's `model.json` with temperature, operating points and metrics filled in."""
-    selected = evaluation["selected"]
-    fitted = ("threshold", "target", "sensitivity", "specificity")
-    return {
-        **description,
-        "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
-                        "fitted_on": str(Split.VALIDATION), "breast_rule": evaluation["breast_rule"]},
-        "operating_points": {aim: {key: point[key] for key in fitted}
-                             for aim, point in selected["operating_points"].items()},
-        "metrics": {"profile": evaluation["profile"], "rule": selected["rule"], "validation": selected["validation"],
-                    "test": selected["test"]},
-    }
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:

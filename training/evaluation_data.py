@@ -3,15 +3,18 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from processing.errors import ConfigError, ManifestError
 from processing.preprocess import PreprocessConfig
-from processing.records import ImageRecord, Label, Split, read_manifest
+from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, stated_protocol
 from training import artifact
 from training.artifact import LoadedModel
+from training.dataset import learnt
+from training.out_of_fold import OutOfFold
 
 CLASSES = tuple(str(label) for label in Label)
 
@@ -25,11 +28,28 @@ class SegmentedData:
     """Originals of every split and the training copies, sorted by image id."""
     stage: Mapping[str, Any]
     """`stage.json`; of several hosts, their common configuration with each host's own account under `parts`."""
+    out_of_fold: Mapping[str, OutOfFold] = field(default_factory=dict)
+    """Of each candidate, where they were cross-validated: the whole development set then stands for validation."""
 
     @classmethod
     def read(cls, folder: Path) -> "SegmentedData":
         """Return the data in a folder; `ManifestError` or `ConfigError` where a file is missing or contradictory."""
-        return cls(folder, tuple(read_manifest(folder)), read_stage(folder))
+        stage = read_stage(folder)
+        return cls(folder, tuple(read_manifest(folder, _protocol(stage, folder))), stage)
+
+    @property
+    def protocol(self) -> SplitProtocol:
+        """What the splits keep together."""
+        return _protocol(self.stage, self.folder)
+
+    def with_out_of_fold(self, found: Mapping[str, OutOfFold | None]) -> "SegmentedData":
+        """Return the data with what the candidates said out of fold; `ConfigError` unless all or none did."""
+        held = {name: item for name, item in found.items() if item is not None}
+        if held and len(held) < len(found):
+            raise ConfigError(f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
+                              f"candidates are compared on the same films: all of them, or none")
+        rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
+        return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
 
     @property
     def preprocess(self) -> PreprocessConfig:
@@ -54,18 +74,36 @@ class SegmentedData:
         """Return the rows of a split without augmented copies."""
         return tuple(record for record in self.records if record.split is split and not record.source_image_id)
 
+    def pictures(self, split: Split) -> tuple[ImageRecord, ...]:
+        """Return the rows of a split, copies among them."""
+        return tuple(record for record in self.records if record.split is split)
+
     def judged(self, split: Split) -> tuple[ImageRecord, ...]:
         """Return the rows that figures of a split are made of; `ManifestError` where there is none.
 
-        Validation must have an image of each class: temperature, thresholds and the choice hang on it.
+        Of cross-validated candidates `validation` is the development set. By the protocol `published` copies are
+        judged like originals. Validation must have an image of each class: temperature, thresholds and the choice hang
+        on it.
         """
-        records = self.originals(split)
+        parts = (Split.TRAIN, Split.VALIDATION) if self.out_of_fold and split is Split.VALIDATION else (split,)
+        kept = self.pictures if self.protocol is SplitProtocol.PUBLISHED else self.originals
+        records = tuple(chain.from_iterable(map(kept, parts)))
         present = {record.label for record in records}
         missing = [str(label) for label in Label if label not in present]
         if not records or (split is Split.VALIDATION and missing):
             raise ManifestError(f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
                                 f"{len(records)}; evaluation needs one of each class in validation, and any in test")
         return records
+
+    @property
+    def learnt(self) -> tuple[ImageRecord, ...]:
+        """The rows without those that no training job uses."""
+        return tuple(learnt(self.records, cross_validated=bool(self.out_of_fold), protocol=self.protocol))
+
+    def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
+        """Return the rows in their order, as long as they lie in one folder, with that folder."""
+        parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
+        return [(part, self.films(split)) for split, part in parts if split is not None]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return for each split its images, patients and images of each class, originals only, and its copies."""
@@ -78,6 +116,10 @@ class SegmentedData:
         copies = sum(record.split is split for record in self.records) - len(records)
         return {"images": len(records), "patients": patients, **{str(label): of_class[label] for label in Label},
                 "copies": copies}
+
+
+def _protocol(stage: Mapping[str, Any], folder: Path) -> SplitProtocol:
+    return stated_protocol(stage["config"], where=f"{folder}: stage.json")
 
 
 def read_stage(folder: Path) -> dict[str, Any]:

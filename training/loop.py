@@ -4,7 +4,7 @@ Everything random derives from (seed, epoch, position), so a run that was killed
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from processing.errors import ConfigError
@@ -24,6 +24,7 @@ from training.config import Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.distributed import ALONE, World, agree, gather_rows
 from training.layers import share_batch_statistics
+from training.location import LocatedFilms, WithPlaces, grid_of, location_loss, require_circles
 from training.metrics import balanced_accuracy, macro_auc
 from training.models import FilmNetwork
 from training.optimisation import Schedule, hasten_statistics, make_optimiser, set_phase
@@ -65,6 +66,8 @@ class Progress:
     precision: Precision
     history: list[EpochResult] = field(default_factory=list)
     best: State = field(default_factory=dict)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    """Of each epoch, (films, classes) on validation; kept for cross-validation alone."""
 
     @property
     def best_epoch(self) -> int:
@@ -74,6 +77,10 @@ class Progress:
     def finished(self, config: TrainConfig) -> bool:
         """Whether all epochs are done, or `patience` of them brought nothing better."""
         return len(self.history) >= config.epochs or len(self.history) - self.best_epoch >= config.patience
+
+    def described(self) -> dict[str, Any]:
+        """Return what `training` of `model.json` says beyond the epochs."""
+        return {}
 
 
 def fit(network: FilmNetwork, train: FilmDataset, validation: FilmDataset, config: TrainConfig, *, pretrained: bool,
@@ -91,8 +98,10 @@ def fit(network: FilmNetwork, train: FilmDataset, validation: FilmDataset, confi
     run = _Run(network, train, validation, config, pretrained, world, check_stop)
     progress = run.resume(checkpoints)
     while not progress.finished(config):
-        result = run.epoch(len(progress.history) + 1, progress.precision)
+        result, logits = run.epoch(len(progress.history) + 1, progress.precision)
         progress.history.append(result)
+        if config.folds:
+            progress.logits.append(logits)
         if progress.best_epoch == result.epoch:
             progress.best = {name: value.cpu().clone() for name, value in network.state_dict().items()}
         if world.leads:
@@ -104,14 +113,41 @@ def fit(network: FilmNetwork, train: FilmDataset, validation: FilmDataset, confi
     return progress
 
 
+def refit(network: FilmNetwork, films: FilmDataset, config: TrainConfig, *, epochs: int, precision: Precision,
+          pretrained: bool, world: World = ALONE, checkpoints: CheckpointStore | None = None,
+          check_stop: Callable[[], None] = lambda: None) -> list[float]:
+    """Train the network on all the films for the first `epochs` of the config's schedule and return their losses.
+
+    There is nothing left to measure it on: how long to train was chosen before. Else as `fit`.
+    """
+    network.to(world.device).to(memory_format=torch.channels_last)
+    run = _Run(network, films, films, config, pretrained, world, check_stop)
+    saved = agree(checkpoints.load() if checkpoints is not None and world.leads else None, world)
+    losses = run.load(saved)["losses"] if saved is not None else []
+    for epoch in range(len(losses) + 1, epochs + 1):
+        loss, rate = run.train(epoch, precision)
+        losses.append(loss)
+        if world.leads:
+            print(f"refit epoch={epoch} train_loss={loss:.4f} learning_rate={rate:.5f}", flush=True)
+            if checkpoints is not None:
+                checkpoints.save({"epoch": epoch, "losses": losses, **run.state()})
+        check_stop()
+    return losses
+
+
 class _Run:
     """What stays the same over the epochs of one run."""
 
     def __init__(self, network: FilmNetwork, train: FilmDataset, validation: FilmDataset, config: TrainConfig,
                  pretrained: bool, world: World, check_stop: Callable[[], None]) -> None:
-        self.network, self.train, self.validation, self.config, self.world = network, train, validation, config, world
+        self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
+        self.grid: tuple[int, int] | None = None
+        if config.location_weight:
+            require_circles(train, f"location_weight={config.location_weight}")
+            height, width = train.pixels.shape[1:]
+            self.grid = grid_of(network, (height, width))
         self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         steps = -(-len(train) // config.batch_size)
@@ -123,7 +159,7 @@ class _Run:
         """Return the progress of this run's checkpoint, loaded into network and optimiser, or that of a fresh start."""
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
-            height, width = self.train.pixels.shape[1:]
+            height, width = self.films.pixels.shape[1:]
             chosen = choose_precision(self.config.precision, self.network, shape=(height, width),
                                       device=self.world.device)
             return Progress(agree(chosen, self.world))
@@ -133,12 +169,24 @@ class _Run:
 
     def _restore(self, saved: Mapping[str, Any]) -> Progress:
         progress = Progress(Precision(saved["precision"]), [EpochResult(**item) for item in saved["history"]],
-                            saved["best"] or saved["network"])
-        self.network.load_state_dict(saved["network"] or progress.best)
-        if saved["optimiser"] is not None:
-            self.optimiser.load_state_dict(saved["optimiser"])
-            self.scaler.load_state_dict(saved["scaler"])
+                            saved["best"] or saved["network"], [part.numpy() for part in saved["logits"]])
+        if saved["network"] is None:
+            self.network.load_state_dict(progress.best)
+        else:
+            self.load(saved)
         return progress
+
+    def load(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take network, optimiser and scaler from a checkpoint, and return it."""
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.scaler.load_state_dict(saved["scaler"])
+        return saved
+
+    def state(self) -> dict[str, Any]:
+        """Return network, optimiser and scaler as `load` takes them."""
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
+                "scaler": self.scaler.state_dict()}
 
     def snapshot(self, progress: Progress) -> dict[str, Any]:
         """Return all that `resume` needs, as tensors and plain values, nothing twice."""
@@ -148,22 +196,22 @@ class _Run:
             "epoch": len(progress.history),
             "history": [asdict(result) for result in progress.history],
             "precision": str(progress.precision),
+            "logits": [torch.from_numpy(part) for part in progress.logits],
             "best": None if is_best and not done else progress.best,
-            "network": None if done else self.network.state_dict(),
-            "optimiser": None if done else self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **({"network": None} if done else self.state()),
         }
 
-    def epoch(self, epoch: int, precision: Precision) -> EpochResult:
-        """Train one epoch and measure the network on validation."""
+    def epoch(self, epoch: int, precision: Precision) -> tuple[EpochResult, NDArray[np.float32]]:
+        """Train one epoch, measure the network on validation, and return what it said there, (films, classes), too."""
         start = time.perf_counter()
-        train_loss, rate = self._train(epoch, precision)
+        train_loss, rate = self.train(epoch, precision)
         logits = predict(self.network, self.validation, batch_size=self.config.batch_size, precision=precision,
                          world=self.world, check_stop=self.check_stop)
         loss, auc, accuracy = measure(logits, self.validation.labels)
-        return EpochResult(epoch, train_loss, loss, auc, accuracy, rate, round(time.perf_counter() - start, 3))
+        result = EpochResult(epoch, train_loss, loss, auc, accuracy, rate, round(time.perf_counter() - start, 3))
+        return result, logits
 
-    def _train(self, epoch: int, precision: Precision) -> tuple[float, float]:
+    def train(self, epoch: int, precision: Precision) -> tuple[float, float]:
         """Return the mean loss over the epoch and the last learning rate."""
         trains_body = self.schedule.trains_body(epoch)
         set_phase(self.network, trains_body=trains_body)
@@ -172,12 +220,14 @@ class _Run:
         model = self._parallel()
         total, rate = torch.zeros((), device=self.world.device), 0.0
         loader = self._loader(epoch)
-        for step, (images, labels, _) in enumerate(tqdm(loader, desc=f"epoch {epoch}", disable=self._bar, leave=False)):
+        bar = tqdm(loader, desc=f"epoch {epoch}", disable=self._bar, leave=False)
+        for step, (images, labels, _, *wanted) in enumerate(bar):
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * len(loader) + step)
             total += train_step(model, images, labels, optimiser=self.optimiser, scaler=self.scaler,
-                                weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision)
+                                weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision,
+                                wanted=wanted, location_weight=self.config.location_weight)
             self.check_stop()
         mean = float(gather_rows(total.cpu().numpy()[None], self.world).mean()) / len(loader)
         if not np.isfinite(mean):
@@ -191,32 +241,44 @@ class _Run:
         return None if self.world.leads else True
 
     def _parallel(self) -> nn.Module:
+        network = WithPlaces(self.network) if self.config.location_weight else self.network
         if self.world.size == 1:
-            return self.network
+            return network
         # Made anew each epoch, for it fixes at that moment which parameters train.
         ids = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, device_ids=ids)
+        return DistributedDataParallel(network, device_ids=ids)
 
     def _loader(self, epoch: int) -> DataLoader[Any]:
         config, world = self.config, self.world
-        order = epoch_order(self.train.labels, config.sampling, seed=config.seed, epoch=epoch,
+        order = epoch_order(self.films.labels, config.sampling, seed=config.seed, epoch=epoch,
                             batch_size=config.batch_size)
         batches = EpochBatches(order, epoch=epoch, batch_size=config.batch_size, rank=world.rank,
                                world_size=world.size)
-        return DataLoader(TrainingFilms(self.train, config), batch_sampler=batches, num_workers=config.workers,
+        films: Dataset[Any] = TrainingFilms(self.films, config)
+        if self.grid is not None:
+            films = LocatedFilms(TrainingFilms(self.films, config), self.grid)
+        return DataLoader(films, batch_sampler=batches, num_workers=config.workers,
                           pin_memory=world.device.type == "cuda")
 
 
 def train_step(model: nn.Module, images: Tensor, labels: Tensor, *, optimiser: AdamW, scaler: torch.amp.GradScaler,
-               weights: Tensor, smoothing: float, precision: Precision) -> Tensor:
-    """Make one step on a batch, (N, 1, H, W) and (N,), and return its loss, detached."""
+               weights: Tensor, smoothing: float, precision: Precision, wanted: Sequence[Tensor] = (),
+               location_weight: float = 0.0) -> Tensor:
+    """Make one step on a batch, (N, 1, H, W) and (N,), and return its loss, detached.
+
+    Where the location of lesions counts `wanted` holds the targets of the places, (N, h, w), and `model` is
+    `WithPlaces`.
+    """
     device = weights.device
     images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
     labels = labels.to(device, non_blocking=True)
     with autocast(precision, device):
-        logits = model(images)
+        answered = model(images)
+    logits, places = answered if wanted else (answered, None)
     losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
     loss = (losses * weights[labels]).mean()
+    if places is not None:
+        loss = loss + location_weight * location_loss(places, wanted[0].to(device, non_blocking=True))
     optimiser.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scaler.step(optimiser)

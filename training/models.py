@@ -3,6 +3,7 @@
 Input of all: float32 (N, 1, H, W) or (N, 3, H, W) in [0, 1], any H and W from 64. Output: (N, classes) logits.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import alexnet, resnet50
 
 from processing.errors import ConfigError
-from training.config import SMALLEST_SIDE, Cnn
+from training.config import SMALLEST_SIDE, Cnn, Pooling
+from training.efficientnet import DEVIATION, FEATURES, MEAN, efficientnet_lite0
 from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout, Normalise
 from training.weights import load_body, read_weights
 
@@ -22,12 +24,17 @@ NAMES: tuple[str, ...] = tuple(str(cnn) for cnn in Cnn)
 class FilmNetwork(nn.Module):
     """A classifier of films: normalisation, then `body`, some part of which is the classifier, the `head`."""
 
-    def __init__(self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise) -> None:
-        """Take the network and the paths, inside `body`, of its classifier and of its last layer that knows places."""
+    def __init__(self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise,
+                 pool: str | None = None) -> None:
+        """Take the network and the paths, inside `body`, of its classifier and of its last layer that knows places.
+
+        `pool` is the child of `body` that makes one place of all; before it the children compute in their order.
+        """
         super().__init__()
         self.normalise = normalise
         self.body = body
-        self.name, self.head_path, self.cam_path = name, head, cam_layer
+        self.name, self.head_path, self.cam_path, self.pool_name = name, head, cam_layer, pool
+        self.pooling = Pooling.MEAN
 
     @property
     def head(self) -> nn.Module:
@@ -43,12 +50,38 @@ class FilmNetwork(nn.Module):
         """Return (N, classes) logits."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: each side must be at least {SMALLEST_SIDE}")
+        if self.pooling is Pooling.PEAKS:
+            return self.pool(self.places(images))
         logits: Tensor = self.body(self.normalise(images))
         return logits
 
+    def places(self, images: Tensor) -> Tensor:
+        """Return the logits of every place, (N, classes, h, w): what the classifier says of the maps there alone."""
+        maps = self.normalise(images)
+        for name, layer in self.body.named_children():
+            if name == self.pool_name:
+                break
+            maps = layer(maps)
+        logits: Tensor = self.head(maps.permute(0, 2, 3, 1))
+        return logits.permute(0, 3, 1, 2)
+
+    def pool(self, places: Tensor) -> Tensor:
+        """Return the film logits, (N, classes), that the logits of places make together."""
+        return peaks(places) if self.pooling is Pooling.PEAKS else places.mean(dim=(2, 3))
+
+
+def peaks(places: Tensor) -> Tensor:
+    """Return film logits, (N, classes), of the logits of places, (N, classes, h, w), as `Pooling.PEAKS` says.
+
+    Source: Pinheiro and Collobert 2015 (https://arxiv.org/abs/1411.6228). The first class is that without a lesion.
+    """
+    count = places.shape[2] * places.shape[3]
+    strongest = torch.logsumexp(places[:, 1:].flatten(2), dim=2) - math.log(count)
+    return torch.cat([places[:, :1].mean(dim=(2, 3)), strongest], dim=1)
+
 
 def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None = None, dropout: float = 0.0,
-                seed: int = 0) -> FilmNetwork:
+                seed: int = 0, pooling: Pooling = Pooling.MEAN) -> FilmNetwork:
     """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
 
     `classes` is their number or their names. Raises `ConfigError` for an unknown name, fewer than two classes, or a
@@ -67,6 +100,9 @@ def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None
         for module in network.head.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
+    if pooling is not Pooling.MEAN and network.pool_name is None:
+        raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
+    network.pooling = pooling
     if weights is not None:
         load_body(network.body, read_weights(weights), head=network.head_path, where=weights)
     return network
@@ -95,7 +131,8 @@ def _modified_cnn(classes: int, dropout: float) -> FilmNetwork:
     body.add_module("features", nn.Sequential(*blocks))
     body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     body.add_module("head", _head(widths[-1], classes, dropout))
-    return FilmNetwork("modified_cnn", body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)))
+    return FilmNetwork("modified_cnn", body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)),
+                       pool="pool")
 
 
 def _convolution(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -115,7 +152,14 @@ def _resnet50(classes: int, dropout: float) -> FilmNetwork:
     """He et al. 2016 as torchvision builds it, with dropout before the classifier."""
     body = resnet50(weights=None)
     body.fc = _head(2048, classes, dropout)
-    return FilmNetwork("resnet50", body, head="fc", cam_layer="layer4", normalise=_imagenet())
+    return FilmNetwork("resnet50", body, head="fc", cam_layer="layer4", normalise=_imagenet(), pool="avgpool")
+
+
+def _efficientnet_lite0(classes: int, dropout: float) -> FilmNetwork:
+    """Tan and Le 2019 in its Lite form, the parameters named as in the published weights."""
+    body = efficientnet_lite0(_head(FEATURES, classes, dropout))
+    return FilmNetwork("efficientnet_lite0", body, head="_fc", cam_layer="_last",
+                       normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3), pool="_pool")
 
 
 def _imagenet() -> Normalise:
@@ -126,4 +170,5 @@ _BUILDERS: dict[Cnn, Callable[[int, float], FilmNetwork]] = {
     Cnn.MODIFIED_CNN: _modified_cnn,
     Cnn.ALEXNET: _alexnet,
     Cnn.RESNET50: _resnet50,
+    Cnn.EFFICIENTNET_LITE0: _efficientnet_lite0,
 }

@@ -1,13 +1,18 @@
 """What a model says of every image of one split, kept as logits so that calibration can be fitted on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from processing.errors import MammopipeError
 from processing.records import Split
 from training.bootstrap import Floats, Integers
+
+
+class LeakError(MammopipeError, TypeError):
+    """Something was about to be fitted on what may only be measured."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,20 @@ class TestPredictions(Predictions):
 
 
 Kind = TypeVar("Kind", bound=Predictions)
+
+
+def require_validation(predictions: Predictions, what: str) -> None:
+    """Raise `LeakError` unless these are predictions of validation; `what` names what would be fitted on them."""
+    if not isinstance(predictions, ValidationPredictions):
+        raise LeakError(f"{what}: would be fitted on predictions of split={predictions.split}; "
+                        f"only those of {Split.VALIDATION} may be")
+
+
+def pick(predictions: Kind, places: Integers) -> Kind:
+    """Return the predictions of some of the images, by their places."""
+    names = {name: tuple(getattr(predictions, name)[place] for place in places)
+             for name in ("image_ids", "patients", "breasts")}
+    return replace(predictions, **names, labels=predictions.labels[places], logits=predictions.logits[places])
 
 
 def softmax(logits: npt.ArrayLike) -> Floats:

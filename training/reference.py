@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_arrays
 
 from processing.errors import ConfigError
 from processing.files import sha256, write_bytes
-from training.bootstrap import Floats
+from training.bootstrap import Floats, Integers
 from training.description import verified
 
 REFERENCE_FILE = "reference.safetensors"
@@ -102,17 +102,26 @@ def entropy(probabilities: Floats) -> Floats:
     return found
 
 
-def fit_reference(trained_on: Floats, validation: Floats, probabilities: Floats, *, malignant: int) -> Reference:
+def fit_reference(trained_on: Floats, validation: Floats, probabilities: Floats, *, malignant: int,
+                  folds: Integers | None = None) -> Reference:
     """Return what is usual, from features of training originals and of validation, (films, channels).
 
-    `probabilities`, (films, classes), are the calibrated ones of the validation films.
+    `probabilities`, (films, classes), are the calibrated ones of the validation films. `folds`, (films,), are those of
+    films that were held out in turn: then no film's distance is from a distribution that it was part of.
     """
     arrays = fit_distribution(trained_on)
-    distances = strangeness_of(validation, arrays)
+    distances = strangeness_of(validation, arrays) if folds is None else _held_out(validation, folds)
     return Reference(
         np.quantile(probabilities[:, malignant], np.arange(1, 10) / 10),
         float(np.quantile(entropy(probabilities), ENTROPY_QUANTILE)),
         STRANGENESS_MARGIN * float(np.quantile(distances, STRANGENESS_QUANTILE)), arrays)
+
+
+def _held_out(features: Floats, folds: Integers) -> Floats:
+    distances = np.empty(len(features))
+    for fold in np.unique(folds):
+        distances[folds == fold] = strangeness_of(features[folds == fold], fit_distribution(features[folds != fold]))
+    return distances
 
 
 def fit_distribution(features: Floats) -> dict[str, Floats]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from training.examples import Picture
 from training.exams import Level
 from training.plots import UNIT_TICKS, Axes, Line, plot, ticks
+from training.reproduction import STATEMENT
 
 TEMPLATE = "report.html.j2"
 
@@ -25,8 +26,9 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
     environment.globals.update(
         figure=partial(figure, evaluation), number=partial(number, evaluation),
         look_up=partial(look_up, evaluation), levels=partial(levels, evaluation), roc_plot=roc_plot,
-        reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, holds=holds)
-    return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures)
+        reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, beside_chance=beside_chance)
+    return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures,
+                                                     reproducibility=STATEMENT)
 
 
 def look_up(evaluation: Mapping[str, Any], path: str) -> Any:
@@ -64,9 +66,11 @@ def number(evaluation: Mapping[str, Any], path: str, style: str = "") -> Markup:
         path, style, format(look_up(evaluation, path), style))
 
 
-def holds(found: Mapping[str, Any], value: float) -> bool:
-    """Return whether the figure's interval includes a value; where there is no interval nothing is ruled out."""
-    return found["low"] is None or bool(found["low"] <= value <= found["high"])
+def beside_chance(found: Mapping[str, Any]) -> str:
+    """Return what must be said beside an area under the curve that does not rule out chance, 0.5; else nothing."""
+    if found["low"] is None:
+        return "Too few images for an interval: chance is not ruled out."
+    return "The interval holds 0.5, which is chance." if found["low"] <= 0.5 <= found["high"] else ""
 
 
 def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:

@@ -1,6 +1,7 @@
 """The training job, console script `train`: hyperparameters and channels in, a model directory out.
 
-Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. The test
+Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. With the
+hyperparameter `folds` both channels together are cross-validated (`training.cross_validation`). The test
 split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
 Information" (SageMaker Developer Guide).
 """
@@ -10,10 +11,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,14 +25,16 @@ from processing.job import run
 from processing.memory import keep_heap
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig
-from processing.records import ImageRecord, Label, Split, read_manifest
+from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, stated_protocol
 from training import artifact
 from training.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
 from training.config import TrainConfig
-from training.dataset import FilmDataset, require_every_class
-from training.distributed import World, joined, launch, launch_command
+from training.cross_validation import CrossValidated, Surroundings, cross_validate
+from training.dataset import FilmDataset, learnt, require_every_class
+from training.distributed import ALONE, World, joined, launch, launch_command
 from training.loop import Progress, fit
 from training.models import FilmNetwork, build_model
+from training.patches import learn_patches
 from training.stopping import StopRequest
 from training.weights import StagedWeights, find_weights
 
@@ -46,6 +50,7 @@ class Inputs:
     train: FilmDataset
     validation: FilmDataset
     weights: StagedWeights | None
+    protocol: SplitProtocol = SplitProtocol.PATIENT
 
     @cached_property
     def code_digest(self) -> str:
@@ -85,10 +90,15 @@ def read_inputs(paths: ContainerPaths) -> Inputs:
     """Return the job's inputs; raises `processing.errors.MammopipeError` subclasses naming what is wrong with them."""
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
-    records = read_manifest(paths.channel("manifest"))
+    protocol = read_protocol(paths)
+    records = learnt(read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds),
+                     protocol=protocol)
     films = {split: _read_films(paths, records, split, preprocess) for split in (Split.TRAIN, Split.VALIDATION)}
+    if not config.folds:
+        for split, dataset in films.items():
+            require_every_class(dataset, split)
     weights = find_weights(paths.channel("weights"), config.cnn)
-    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights)
+    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
 
 
 def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
@@ -108,11 +118,8 @@ def _read_json(path: Any) -> Mapping[str, Any]:
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
     """Return how the films were made: `config.preprocess` of `stage.json`, or of all its parts, which must agree."""
-    folder = paths.channel("stage")
-    parts = sorted(folder.glob("*stage*.json"))
-    if not parts:
-        raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
-    configs = {}
+    folder, configs = paths.channel("stage"), {}
+    parts = _stage_parts(paths)
     for part in parts:
         try:
             configs[part] = PreprocessConfig.from_json(_read_json(part)["config"]["preprocess"])
@@ -123,32 +130,63 @@ def read_stage(paths: ContainerPaths) -> PreprocessConfig:
     return configs[parts[0]]
 
 
+def read_protocol(paths: ContainerPaths) -> SplitProtocol:
+    """Return the protocol that `stage.json` states, `patient` where it states none; its parts must agree."""
+    found = {stated_protocol(_read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
+    if len(found) > 1:
+        raise ConfigError(f"{paths.channel('stage')}: its parts state different protocols: {', '.join(sorted(found))}")
+    return found.pop()
+
+
+def _stage_parts(paths: ContainerPaths) -> list[Path]:
+    parts = sorted(paths.channel("stage").glob("*stage*.json"))
+    if not parts:
+        raise ConfigError(f"{paths.channel('stage')}: no stage.json and no stage-<host>.json here")
+    return parts
+
+
 def _read_films(paths: ContainerPaths, records: Sequence[ImageRecord], split: Split,
                 preprocess: PreprocessConfig) -> FilmDataset:
     rows = [record for record in records if record.split is split]
-    films = FilmDataset(rows, paths.channel(split), shape=(preprocess.height, preprocess.width),
-                        description=f"{split} films")
-    require_every_class(films, split)
-    return films
+    return FilmDataset(rows, paths.channel(split), shape=(preprocess.height, preprocess.width),
+                       description=f"{split} films")
 
 
 def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:
     """Train and, in the first process, write the model directory."""
     start = time.perf_counter()
-    network = build_model(inputs.config.cnn, classes=list(Label),
-                          weights=inputs.weights.path if inputs.weights else None, dropout=inputs.config.dropout,
-                          seed=inputs.config.seed)
     if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # Filling fresh memory guards against reading it, which no layer here does, and costs a tenth of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world.leads:
         print(_opening_line(inputs, world), flush=True)
-    store = CheckpointStore(paths.checkpoints, inputs.digest)
-    progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
-                   world=world, checkpoints=store, check_stop=stop.check)
+    progress: Progress
+    if inputs.config.folds:
+        where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
+        network, progress = cross_validate(
+            inputs.train.joined(inputs.validation), inputs.config, inputs.protocol,
+            lambda films: build_network(inputs, films, world, stop.check), pretrained=inputs.weights is not None,
+            where=where)
+    else:
+        network = build_network(inputs, inputs.train, world, stop.check)
+        progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
+                       world=world, checkpoints=CheckpointStore(paths.checkpoints, inputs.digest),
+                       check_stop=stop.check)
     if world.leads:
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
+
+
+def build_network(inputs: Inputs, films: FilmDataset, world: World = ALONE,
+                  check_stop: Callable[[], None] = lambda: None) -> FilmNetwork:
+    """Return the network that is to train on `films`; what it starts from may have seen no other films of this run."""
+    config = inputs.config
+    network = build_model(config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
+                          dropout=config.dropout, seed=config.seed, pooling=config.pooling)
+    if config.patch_epochs:
+        learn_patches(network, films, config, pretrained=inputs.weights is not None, world=world,
+                      check_stop=check_stop)
+    return network
 
 
 def _opening_line(inputs: Inputs, world: World) -> str:
@@ -161,7 +199,9 @@ def _opening_line(inputs: Inputs, world: World) -> str:
 def save_model(
     paths: ContainerPaths, inputs: Inputs, network: FilmNetwork, progress: Progress, *, seconds: float
 ) -> None:
-    """Write the best epoch's network and say which it was."""
+    """Write the network and say of which epoch it is; of a cross-validation also what it said out of fold."""
+    if isinstance(progress, CrossValidated):
+        progress.save(paths.model)
     artifact.save(paths.model, network, describe(inputs, progress, seconds=seconds))
     best = progress.history[progress.best_epoch - 1]
     print(f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",
@@ -176,6 +216,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "classes": [str(label) for label in Label],
         "input": {"height": inputs.preprocess.height, "width": inputs.preprocess.width},
         "preprocess": inputs.preprocess.to_json(),
+        "pooling": str(inputs.config.pooling),
         "initialisation": "pretrained" if inputs.weights else "scratch",
         "pretrained_weights": inputs.weights.to_json() if inputs.weights else None,
         "calibration": {"temperature": 1.0, "fitted_on": None},
@@ -189,6 +230,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
             "best_epoch": best.epoch,
             "history": [asdict(result) for result in progress.history],
             "seconds": round(seconds, 3),
+            **progress.described(),
         },
         "metrics": {"validation_macro_auc": best.validation_macro_auc, "validation_loss": best.validation_loss,
                     "validation_balanced_accuracy": best.validation_balanced_accuracy},

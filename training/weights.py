@@ -38,11 +38,14 @@ class StagedWeights:
 def find_weights(folder: Path, name: str) -> StagedWeights | None:
     """Return the file `<name>*.pth` (or .pt, .safetensors) in `folder`; `None` where there is none.
 
+    Published files may write the name's underscores as hyphens (`efficientnet-lite0-57934424.pth`).
     Its SHA-256 must be the one that `SHA256SUMS` or `<file>.sha256` beside it states, and must begin with the digits
     that torchvision puts in its file names (`resnet50-0676ba61.pth`). Raises `ConfigError` when it is another one, or
     when several files fit.
     """
-    fitting = [path for path in sorted(folder.glob(f"{name}*")) if path.suffix in SUFFIXES] if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    fitting = [path for path in files if path.suffix in SUFFIXES
+               and path.name.replace("-", "_").startswith(name.replace("-", "_"))]
     if len(fitting) > 1:
         raise ConfigError(f"{folder}: {', '.join(path.name for path in fitting)} all fit cnn={name}; stage one of them")
     if not fitting:

@@ -1,27 +1,51 @@
 """The Augment job: copies of the training films, made so that every class ends equally large.
 
-Reads the processing inputs `manifest` and `images` (those of `prepared`); writes the processing output
+For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
+Reads the processing inputs `manifest`, `stage` and `images` (those of `prepared`); writes the processing output
 `data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from processing.augmentation import AugmentationConfig, Augmenter, copy_id, plan_copies
+from processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from processing.errors import ConfigError
 from processing.files import sha256
 from processing.imaging import read_mammogram, write_png
 from processing.job import run
+from processing.jobs.division import Division, image_place
 from processing.jobs.sheets import contact_sheet
 from processing.jobs.stage import Stage
 from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split, read_manifest
+from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest
 
 SHEET_FILMS = 3
 """Training films of each class shown on the contact sheet."""
+
+
+class Copied(StrEnum):
+    """Which films get copies."""
+
+    TRAIN = "train"
+    """Those of the training split."""
+    DEVELOPMENT = "development"
+    """Those of training and validation, each of which trains the networks of the other folds."""
+    ALL = "all"
+    """Every film, before any is divided: the protocol `published`."""
+
+    @property
+    def splits(self) -> tuple[Split | None, ...]:
+        """The splits of such films; `None` is what films are in that are not divided yet."""
+        return {
+            Copied.TRAIN: (Split.TRAIN,),
+            Copied.DEVELOPMENT: (Split.TRAIN, Split.VALIDATION),
+            Copied.ALL: (None,),
+        }[self]
 
 
 @dataclass(frozen=True)
@@ -39,19 +63,26 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
-    records = read_manifest(paths.processing_input("manifest"))
-    config = {"copies": options.copies, "seed": options.seed, "policy": asdict(AugmentationConfig())}
+    division = Division.read(paths.processing_input("stage"))
+    copied = Copied(options.copies_of)
+    if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
+        raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
+    records = read_manifest(paths.processing_input("manifest"), division.protocol)
+    said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
+    config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
-    augment(records, paths.processing_input("images"), stage, copies=options.copies, seed=options.seed)
+    plan = plan_copies(records, options.copies, copied.splits)
+    augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
     stage.close(max_quarantine=options.max_quarantine)
 
 
-def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, *, copies: int, seed: int) -> None:
-    """Write the copies of this host's share of the training originals into the stage's folder."""
-    plan = plan_copies(records, copies)
+def augment(
+    records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int
+) -> None:
+    """Write as many copies as planned, of this host's share of the originals, into the stage's folder."""
     tasks = []
     for record in records:
-        source = images / str(record.split) / f"{record.image_id}.png"
+        source = images / image_place(record)
         if plan.get(record.image_id) and source.is_file():
             tasks.append(AugmentTask(record, source, stage.folder, plan[record.image_id], seed))
     stage.work(augment_image, tasks)
@@ -66,7 +97,7 @@ def augment_image(task: AugmentTask) -> list[ImageRecord]:
     written = []
     for index in range(task.copies):
         copied, record = augmenter.copy(pixels, task.record, index)
-        path = Path("images", str(Split.TRAIN), f"{copy_id(task.record.image_id, index)}.png")
+        path = "images" / image_place(record)
         write_png(task.folder / path, copied)
         written.append(replace(record, path=path.as_posix(), sha256=sha256(task.folder / path)))
     return written
@@ -86,6 +117,12 @@ def _shown(tasks: Sequence[AugmentTask]) -> list[ImageRecord]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m processing.jobs.augment", description=__doc__, allow_abbrev=False)
     parser.add_argument("--copies", type=int, default=1, help="copies of each image of the most frequent class")
+    parser.add_argument(
+        "--copies-of",
+        choices=[str(copied) for copied in Copied],
+        default=str(Copied.TRAIN),
+        help="films that get copies: train; development, for cross-validation; all, for the protocol published alone",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
     return parser

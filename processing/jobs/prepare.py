@@ -1,7 +1,8 @@
 """The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
 
 Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`) and `images` (the image tree); writes the
-processing output `prepared`. The split is made from the label table alone, before any pixel is read.
+processing output `prepared`. The split is made from the label table alone, before any pixel is read; by the protocol
+`published` there is none yet, for Segment makes it of the pictures, augmented ones among them.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from processing.errors import ImageError, LabelError
 from processing.files import sha256
 from processing.imaging import identity_fields, write_png
 from processing.job import run
+from processing.jobs.division import image_place
 from processing.jobs.reduction import Source, measure, read_reduced
 from processing.jobs.stage import Stage
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig
-from processing.records import Dataset, ImageRecord, Lesion
+from processing.records import Dataset, ImageRecord, Lesion, SplitProtocol
 from processing.split import SplitConfig, assign_splits
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
@@ -57,8 +59,11 @@ def main(arguments: Sequence[str]) -> None:
     paths = ContainerPaths.from_environment()
     split = SplitConfig(options.test_fraction, options.folds, options.validation_fold, options.seed)
     records, refused = _read_labels(paths.processing_input("labels"), Dataset(options.dataset))
-    records = assign_splits(records, split)
-    config = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi, "split": asdict(split)}
+    protocol = SplitProtocol(options.protocol)
+    if protocol is not SplitProtocol.PUBLISHED:
+        records = assign_splits(records, split, protocol)
+    said = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi}
+    config = {**said, "protocol": str(protocol), "split": asdict(split)}
     half = options.reduced_decode == "true"
     # Named only where it is on, so that what is written without it stays what it always was.
     config |= {"reduced_decode": True} if half else {}
@@ -107,7 +112,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     record = task.record
     _check_identity(task)
     mammogram, scale = read_reduced(task.source)
-    path = Path("images", str(record.split), f"{record.image_id}.png")
+    path = "images" / image_place(record)
     write_png(task.folder / path, mammogram.pixels)
     prepared = replace(
         record,
@@ -156,6 +161,12 @@ def _read_labels(folder: Path, dataset: Dataset) -> tuple[list[ImageRecord], lis
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m processing.jobs.prepare", description=__doc__, allow_abbrev=False)
     parser.add_argument("--dataset", required=True, choices=[str(dataset) for dataset in Dataset])
+    parser.add_argument(
+        "--protocol",
+        choices=[str(protocol) for protocol in SplitProtocol],
+        default=str(SplitProtocol.PATIENT),
+        help="what is divided: patients; films, each on its own; or, as published, every picture after augmentation",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another division of the patients")
     parser.add_argument("--test-fraction", type=float, default=0.2)
     parser.add_argument("--folds", type=int, default=5)

@@ -1,24 +1,26 @@
 """The Segment job: every film to a network's input, breast found, rest blackened, oriented, cropped and normalised.
 
-Reads the processing inputs `prepared-manifest`, `prepared-images`, `augmented-manifest` and `augmented-images`; writes
-the processing output `data_segmentation`: originals of every split and the training copies, with a montage to look at.
+Reads the processing inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest` and
+`augmented-images`; writes the processing output `data_segmentation`: originals of every split and the training copies,
+with a montage to look at. By the protocol `published` the split is made here, of originals and copies alike.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from processing.breast import draw_contours
 from processing.files import sha256
 from processing.imaging import read_mammogram, write_png
 from processing.job import run
-from processing.jobs.sheets import CELL, montage, write_picture
+from processing.jobs.division import Division, image_place
+from processing.jobs.sheets import CELL, draw_contours, montage, write_picture
 from processing.jobs.stage import THUMBNAILS, Stage
 from processing.paths import ContainerPaths
 from processing.preprocess import PreprocessConfig, preprocess, reduce_height
-from processing.records import ImageRecord, read_manifest
+from processing.records import ImageRecord, SplitProtocol, read_manifest
+from processing.split import assign_splits
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,35 @@ def main(arguments: Sequence[str]) -> None:
         max_height=options.max_height,
         remove_pectoral=options.remove_pectoral == "true",
     )
-    inputs = {name: read_manifest(paths.processing_input(f"{name}-manifest")) for name in ("prepared", "augmented")}
-    films = [
-        (record, paths.processing_input(f"{name}-images")) for name, records in inputs.items() for record in records
-    ]
-    config = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
+    division = Division.read(paths.processing_input("prepared-stage"))
+    films = _films(paths, division)
+    made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
+    config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in films])
     segment(films, stage, preprocess_config, montage_films=options.montage_films)
     stage.close(max_quarantine=options.max_quarantine)
 
 
+def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
+    """Return originals and copies, each in its split, and where its picture lies before it is segmented."""
+    sources: list[Path] = []
+    records: list[ImageRecord] = []
+    for name in ("prepared", "augmented"):
+        found = read_manifest(paths.processing_input(f"{name}-manifest"), division.protocol)
+        sources += [paths.processing_input(f"{name}-images") / image_place(record) for record in found]
+        records += found
+    if division.protocol is SplitProtocol.PUBLISHED:
+        records = assign_splits(records, division.config, division.protocol)
+    return list(zip(records, sources, strict=True))
+
+
 def segment(
     films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int
 ) -> None:
-    """Segment this host's share of the films into the stage's folder."""
+    """Segment this host's share of the films, each record with its picture's path, into the stage's folder."""
     tasks = []
     originals = 0
-    for record, images in films:
-        source = images / str(record.split) / f"{record.image_id}.png"
+    for record, source in films:
         if source.is_file():
             wanted = not record.source_image_id and originals < montage_films
             originals += wanted
@@ -73,7 +86,7 @@ def segment_image(task: SegmentTask) -> list[ImageRecord]:
     """Write one network input as 16-bit PNG and, where wanted, a thumbnail of the film; return its one record."""
     mammogram = read_mammogram(task.source, record=task.record)
     result = preprocess(mammogram, task.config, task.record.lesions)
-    path = Path("images", str(task.record.split), f"{task.record.image_id}.png")
+    path = "images" / image_place(task.record)
     write_png(task.folder / path, result.pixels)
     if task.thumbnail:
         film = reduce_height(mammogram.pixels, task.config.max_height)

@@ -7,9 +7,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from processing.breast import BreastRegion
 from processing.files import write_bytes
 from processing.imaging import read_mammogram
-from processing.records import ImageRecord, Label
+from processing.jobs.division import image_place
+from processing.records import ImageRecord, Label, Lesion
 
 Picture = NDArray[np.uint8]
 
@@ -23,13 +25,31 @@ COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.M
 """RGB of a caption, by the film's class."""
 
 
+def draw_contours(
+    pixels: NDArray[np.uint16], region: BreastRegion, lesions: Sequence[Lesion] = (), *, height: int = 320
+) -> NDArray[np.uint8]:
+    """Return a thumbnail (uint8 RGB, `height` rows) with breast in green, pectoral muscle in red, lesions in yellow."""
+    scale = height / pixels.shape[0]
+    size = (max(1, round(pixels.shape[1] * scale)), height)
+    grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 65535
+    canvas = cv2.cvtColor((255 * np.sqrt(grey)).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    for mask, colour in ((region.mask, (0, 255, 0)), (region.pectoral, (255, 0, 0))):
+        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+        outline, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outline, -1, colour, 1)
+    for lesion in lesions:
+        centre = (round(lesion.x * scale), round(lesion.y * scale))
+        cv2.circle(canvas, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1)
+    return np.asarray(canvas, np.uint8)
+
+
 def contact_sheet(
     originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path, target: Path
 ) -> None:
     """Write a row for each original, with its copies below `folder` beside it, lesions in yellow."""
     rows = []
     for original in originals:
-        cells = [_cell(_film(images / str(original.split) / f"{original.image_id}.png", original), original)]
+        cells = [_cell(_film(images / image_place(original), original), original)]
         own = sorted(
             (copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id
         )

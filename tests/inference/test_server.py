@@ -224,10 +224,11 @@ def test_sigterm_finishes_what_runs_and_refuses_what_comes(
     assert server.stderr.read_text() == ""
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_loses_none(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any], workers: str
 ) -> None:
-    server = own_server()
+    server = own_server(MAMMOPIPE_WORKERS=workers)
 
     def load(_: int) -> list[int]:
         statuses: list[int] = []

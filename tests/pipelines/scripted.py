@@ -20,6 +20,8 @@ SPLITS = "'images/train/a.png', 'images/validation/b.png', 'images/test/c.png'"
 EVALUATION = {
     "profile": "quick",
     "dataset": "mias",
+    "protocol": "patient",
+    "protocol_verdict": "patient, all images of one in one split",
     "leakage": {"passed": True, "verdict": "nothing crosses from one split into another"},
     "selected": {
         "cnn": "alexnet",
@@ -38,6 +40,7 @@ BODIES = {
         "write(paths.processing_output('evaluation'), 'report.html')\n"
         f"evaluation = json.loads({json.dumps(EVALUATION)!r})\n"
         "(paths.processing_output('evaluation') / 'evaluation.json').write_text(json.dumps(evaluation))\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{\"model_card\": \"{}\"}')\n"
     ),
 }
 CONFIG = {"cnns": ["alexnet"], "deploy": False}

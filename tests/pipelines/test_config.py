@@ -18,8 +18,14 @@ def test_the_defaults_are_those_of_the_quick_profile() -> None:
     assert PipelineConfig() == PipelineConfig.load() == PipelineConfig.load(profile="quick")
 
 
-def test_the_candidates_by_default_are_all_that_can_be_trained() -> None:
-    assert sorted(PipelineConfig().cnns) == sorted(Cnn) == sorted(NAMES)
+def test_the_candidates_by_default_are_all_that_can_be_trained_without_staged_weights() -> None:
+    assert sorted([*PipelineConfig().cnns, Cnn.EFFICIENTNET_LITE0]) == sorted(Cnn) == sorted(NAMES)
+
+
+def test_training_settings_that_a_candidate_has_not_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cnn=alexnet has no logits of single places"):
+        PipelineConfig.load(training={"pooling": "peaks"})
+    assert PipelineConfig.load(training={"pooling": "peaks"}, cnns=["resnet50"]).training.pooling == "peaks"
 
 
 @pytest.mark.parametrize("profile", Profile)

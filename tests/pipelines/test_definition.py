@@ -55,7 +55,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
     "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
+CARD = '{"model_overview": {"model_creator": "tests"}}'
 EVALUATION = {
+    "protocol": "patient",
+    "protocol_verdict": "patient, all images of one in one split",
     "leakage": {"passed": True, "verdict": "nothing crosses"},
     "selected": {
         "cnn": "alexnet",
@@ -92,6 +95,7 @@ def filled(compiled: dict[str, Any]) -> Scope:
     execution = {"PipelineExecutionId": "abcdefghijkl"}
     scope = Scope(resolve_parameters(compiled, {}), execution)
     scope.documents["Evaluate", "EvaluationReport"] = EVALUATION
+    scope.documents["Evaluate", "Registration"] = {"model_card": CARD}
     return scope
 
 
@@ -217,6 +221,35 @@ def test_the_registered_package_carries_what_it_was_held_to() -> None:
     assert register["ModelApprovalStatus"] == "PendingManualApproval"
     statistics = register["ModelMetrics"]["ModelQuality"]["Statistics"]
     assert statistics["S3Uri"].endswith("/evaluation/evaluation.json")
+    assert register["ModelCard"] == {"ModelCardContent": CARD, "ModelCardStatus": "Draft"}
+    assert facts["model_card"].endswith("/evaluation/model_card.md")
+
+
+def test_a_package_can_do_without_a_card() -> None:
+    config = PipelineConfig.load(registry={"model_card": False})
+    register = steps_of(json.loads(build_pipeline(config).definition()))["Register"]["Arguments"]
+    assert "ModelCard" not in register and "model_card" in register["CustomerMetadataProperties"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "protocol", "copied"),
+    [
+        ({}, "patient", "train"),
+        ({"training": {"folds": 3}}, "patient", "development"),
+        ({"data": {"protocol": "film"}}, "film", "train"),
+        ({"data": {"protocol": "published"}, "training": {"folds": 3}}, "published", "all"),
+    ],
+)
+def test_protocol_and_folds_decide_what_is_divided_and_copied(
+    changes: dict[str, Any], protocol: str, copied: str
+) -> None:
+    config = PipelineConfig.load(cnns=["alexnet"], deploy=False, **changes)
+    compiled = json.loads(build_pipeline(config).definition())
+    requested = {step["Name"]: request for step, request in requests(compiled)}
+    words = {name: requested[name]["AppSpecification"]["ContainerArguments"] for name in ("Prepare", "Augment")}
+    assert words["Prepare"][words["Prepare"].index("--protocol") + 1] == protocol
+    assert words["Augment"][words["Augment"].index("--copies-of") + 1] == copied
+    assert requested["Register"]["CustomerMetadataProperties"]["protocol"] == "patient"
 
 
 def test_the_metric_definitions_read_the_line_that_train_prints() -> None:

@@ -73,7 +73,7 @@ class Compiled:
         self.steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
         execution = {"PipelineExecutionId": "abcdefghijkl", "PipelineName": self.config.name}
         known = {name: properties(step) for name, step in self.steps.items() if step["Type"] in OPERATIONS}
-        documents = {(name, file["PropertyFileName"]): EVALUATION
+        documents = {(name, file["PropertyFileName"]): DOCUMENTS[file["FilePath"]]
                      for name, step in self.steps.items() for file in step.get("PropertyFiles", [])}  # fmt: skip
         self.scope = Scope(resolve_parameters(self.definition, {}), execution, known, documents)
 
@@ -88,6 +88,8 @@ class Compiled:
 
 EVALUATION = {
     "leakage": {"passed": True, "verdict": "nothing crosses"},
+    "protocol": "patient",
+    "protocol_verdict": "splits by patient",
     "selected": {
         "cnn": "alexnet",
         "figure": "0.5120",
@@ -95,6 +97,8 @@ EVALUATION = {
         "test": {"macro_auc": {"value": 0.5}},
     },
 }
+DOCUMENTS = {"evaluation.json": EVALUATION, "registration.json": {"model_card": "{}"}}
+"""What the jobs write, by the name of the file."""
 
 
 def properties(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def test_the_gate_closes_on_a_figure_below_the_limit(begin: Start, tmp_path: Pat
     assert run.status is Status.FAILED
     assert run.reason == (
         "Nothing was registered: the best candidate, alexnet, has a validation macro AUC of 0.5120 where "
-        "MinMacroAuc is 0.6; leakage audit: nothing crosses from one split into another"
+        "MinMacroAuc is 0.6; protocol: patient, all images of one in one split; "
+        "leakage audit: nothing crosses from one split into another"
     )
     assert step(run, "Register")["status"] == "NotExecuted" and step(run, "Fail")["reason"] == run.reason
     assert find_run(tmp_path / "runs").id == run.id, "a refusal is a verdict"
@@ -78,9 +79,23 @@ def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> 
         "write(paths.processing_output('model'), 'model.tar.gz')\n"
         f"text = {json.dumps(leaking)!r}\n"
         "(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{}')\n"
     )
     run = begin({"Evaluate": write}, parameters={"MinMacroAuc": 0.0})
     assert run.status is Status.FAILED and run.reason.endswith("leakage audit: patient 7 is in two splits")
+    assert step(run, "Register")["status"] == "NotExecuted"
+
+
+def test_the_gate_closes_on_any_protocol_but_patient_whatever_the_figure(begin: Start) -> None:
+    leaky = {**EVALUATION, "protocol": "published", "protocol_verdict": "published, leaky by construction"}
+    write = (
+        "write(paths.processing_output('model'), 'model.tar.gz')\n"
+        f"text = {json.dumps(leaky)!r}\n"
+        "(paths.processing_output('evaluation') / 'evaluation.json').write_text(text)\n"
+        "(paths.processing_output('evaluation') / 'registration.json').write_text('{}')\n"
+    )
+    run = begin({"Evaluate": write}, parameters={"MinMacroAuc": 0.0})
+    assert run.status is Status.FAILED and "protocol: published, leaky by construction; leakage audit" in run.reason
     assert step(run, "Register")["status"] == "NotExecuted"
 
 

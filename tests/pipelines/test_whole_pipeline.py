@@ -75,6 +75,7 @@ def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Do
         "report.html",
         "evaluation.json",
         "model.tar.gz",
+        "model_card.md",
         "invocation.json",
         "execution.json",
         "pipeline.json",

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from processing.breast import NoBreastError, Side, draw_contours, segment_breast
+from processing.breast import NoBreastError, Side, segment_breast
 from processing.errors import ImageError
+from processing.jobs.sheets import draw_contours
 from processing.records import Label, Laterality, Lesion, View
 
 

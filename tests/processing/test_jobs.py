@@ -50,10 +50,11 @@ def run_all(tree: Path, container: Container) -> Callable[[], Path]:
     def run() -> Path:
         prepared = container(labels=tree, images=tree) / "prepared"
         prepare.main(["--dataset", "mias"])
-        augmented = container(manifest=prepared, images=prepared / "images") / "data_augmentation"
+        augmented = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
         augment.main(["--copies", "1"])
         output = container(
             prepared_manifest=prepared,
+            prepared_stage=prepared,
             prepared_images=prepared / "images",
             augmented_manifest=augmented,
             augmented_images=augmented / "images",

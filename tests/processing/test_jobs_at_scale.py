@@ -65,12 +65,12 @@ def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     def run(hosts: int) -> Stages:
         prepared = job("prepare", hosts, {"labels": tree}, {"images": tree},
                        lambda: prepare.main(["--dataset", "mias"]), "prepared")  # fmt: skip
-        copied = job("augment", hosts, {"manifest": prepared}, {"images": prepared / "images"},
+        copied = job("augment", hosts, {"manifest": prepared, "stage": prepared}, {"images": prepared / "images"},
                      lambda: augment.main(["--copies", "1"]), "data_augmentation")  # fmt: skip
         segmented = job(
             "segment",
             hosts,
-            {"prepared-manifest": prepared, "augmented-manifest": copied},
+            {"prepared-manifest": prepared, "prepared-stage": prepared, "augmented-manifest": copied},
             {"prepared-images": prepared / "images", "augmented-images": copied / "images"},
             lambda: segment.main(["--height", "96", "--width", "64"]),
             "data_segmentation",

@@ -83,6 +83,7 @@ def test_memory_does_not_grow_with_the_number_of_images(trees: dict[int, Path], 
         inputs = {
             "prepared-manifest": prepared,
             "prepared-images": prepared / "images",
+            "prepared-stage": prepared,
             "augmented-manifest": empty(tmp_path / f"none-{films}", prepared),
             "augmented-images": tmp_path / f"none-{films}",
         }

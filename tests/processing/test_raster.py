@@ -7,6 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
 
 from processing.errors import ConfigError
 from processing.imaging import (
@@ -89,6 +93,17 @@ def test_png_scales_and_round_trip(tmp_path: Path) -> None:
     image = read_mammogram(tmp_path / "deep" / "a.png")
     assert np.array_equal(image.pixels, pixels) and image.pixels.flags.c_contiguous and image.facts["bits_stored"] == 16
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+@given(pixels=arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.integers(0, 65535)))
+def test_every_decoder_reads_what_is_written(tmp_path_factory: pytest.TempPathFactory, pixels: np.ndarray) -> None:
+    path = tmp_path_factory.mktemp("png") / "a.png"
+    write_png(path, np.asfortranarray(pixels))
+    assert np.array_equal(read_mammogram(path).pixels, pixels)
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        assert image.mode == "I;16" and np.array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize(

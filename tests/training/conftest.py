@@ -29,6 +29,7 @@ from processing.records import (
 from training import artifact
 from training.evaluate import main
 from training.models import build_model
+from training.provenance import training_digest
 
 SHAPE = (96, 64)
 PREPROCESS = PreprocessConfig(height=SHAPE[0], width=SHAPE[1])
@@ -43,7 +44,7 @@ def draw_film(image_id: str) -> np.ndarray:
     return (cv2.resize(coarse, SHAPE[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1) * 65535).astype(np.uint16)
 
 
-def describe(name: str, preprocess: PreprocessConfig = PREPROCESS) -> dict[str, object]:
+def describe(name: str, preprocess: PreprocessConfig = PREPROCESS, data_digest: str = "d") -> dict[str, object]:
     history = [{"epoch": epoch, "train_loss": 1.2 / epoch, "validation_loss": 1.3 / epoch, "validation_macro_auc": 0.5,
                 "validation_balanced_accuracy": 0.4, "learning_rate": 0.001, "seconds": 1.0} for epoch in (1, 2, 3)]
     return {
@@ -51,8 +52,8 @@ def describe(name: str, preprocess: PreprocessConfig = PREPROCESS) -> dict[str, 
         "input": {"height": preprocess.height, "width": preprocess.width}, "preprocess": preprocess.to_json(),
         "initialisation": "scratch" if name == "first" else "pretrained", "pretrained_weights": None,
         "calibration": {"temperature": 1.0, "fitted_on": None}, "operating_points": {},
-        "training": {"hyperparameters": {}, "data_digest": "d", "code_digest": "c", "epochs_run": 3, "best_epoch": 2,
-                     "history": history, "seconds": 3.5},
+        "training": {"hyperparameters": {}, "data_digest": data_digest, "code_digest": "c", "epochs_run": 3,
+                     "best_epoch": 2, "history": history, "seconds": 3.5},
         "metrics": {}, "versions": {},
     }
 
@@ -99,7 +100,7 @@ class EvaluationBase:
         with torch.no_grad():
             # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
             network.head.get_submodule("1").weight.mul_(60)
-        artifact.save(folder, network, describe(name, preprocess))
+        artifact.save(folder, network, describe(name, preprocess, training_digest(self.records(), self.data)))
         artifact.pack(folder, self.models / name / "model.tar.gz")
 
 
@@ -226,8 +227,9 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
     pixels = random.integers(5000, 20000, (64, 64)).astype(np.uint16)
     for spot in range(label.rank):
         pixels[10 + 24 * spot : 26 + 24 * spot, 12:30] += 30000
+    lesions = tuple(Lesion(20.5, 17.5 + 24 * spot, 9.0, label) for spot in range(label.rank))
     pixels[:, 48:] = 0
     name = f"{split}-{label}-{index}"
     write_png(paths.channel(str(split)) / f"{name}.png", pixels)
     return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split,
-                       path=f"images/{split}/{name}.png", height=64, width=64)
+                       path=f"images/{split}/{name}.png", height=64, width=64, lesions=lesions)

@@ -11,6 +11,7 @@ import torch
 from processing.errors import ConfigError
 from processing.preprocess import PreprocessConfig
 from training import artifact
+from training.config import Pooling
 from training.models import NAMES, build_model
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
@@ -102,6 +103,7 @@ def test_a_missing_file_is_named(saved, name):
     (lambda told: told["input"].update(height=97), "the size that preprocess states"),
     (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
     (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
+    (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks"),
     (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
 ])
 def test_a_description_of_another_kind_is_refused(saved, spoil, message):
@@ -110,6 +112,16 @@ def test_a_description_of_another_kind_is_refused(saved, spoil, message):
     (saved / "model.json").write_text(json.dumps(told))
     with pytest.raises(ConfigError, match=message):
         artifact.load(saved)
+
+
+def test_the_pooling_travels_with_the_model(tmp_path):
+    films = torch.rand(2, 1, 96, 64)
+    for pooling in Pooling:
+        network = build_model("modified_cnn", classes=3, pooling=pooling).eval()
+        artifact.save(tmp_path / pooling, network, description(pooling=str(pooling)))
+        with torch.no_grad():
+            expected = network(films)
+        torch.testing.assert_close(artifact.load(tmp_path / pooling).predict_logits(films), expected)
 
 
 def test_what_load_would_refuse_is_not_saved(tmp_path):

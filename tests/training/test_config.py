@@ -47,6 +47,10 @@ def test_every_field_is_explained():
     ("weight_decay", "-1", "between"),
     ("dropout", "1", "between"),
     ("label_smoothing", "inf", "between"),
+    ("patch_epochs", "-1", "at least 0"),
+    ("patch_side", "63", "at least 64"),
+    ("location_weight", "-1", "between"),
+    ("pooling", "max", "one of mean, peaks"),
     ("head_epochs", "20", "below epochs=20"),
     ("warmup_epochs", "20", "below epochs=20"),
 ])
@@ -55,6 +59,13 @@ def test_a_broken_rule_names_key_value_and_rule(key, text, rule):
         TrainConfig.from_hyperparameters({key: text})
     assert key in str(caught.value) and text in str(caught.value) and rule in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"pooling": "peaks"}, {"location_weight": "0.5"}, {"patch_epochs": "1"}])
+def test_alexnet_has_no_places(values):
+    with pytest.raises(ConfigError, match="cnn=alexnet has no logits of single places"):
+        TrainConfig.from_hyperparameters({"cnn": "alexnet", **values})
+    TrainConfig.from_hyperparameters({"cnn": "efficientnet_lite0", **values})
 
 
 def test_a_value_that_is_no_string_is_refused():

@@ -150,7 +150,8 @@ def test_the_packed_model_carries_its_export_and_its_reference(evaluated, tmp_pa
 def without_test(evaluation: dict) -> dict:
     """Return an evaluation without the figures that are measured on test."""
     kept = copy.deepcopy(evaluation)
-    for holder in (*kept["candidates"].values(), kept["baseline"], kept["selected"], kept["counts"]):
+    parts = [kept[name] for name in ("baseline", "selected", "counts", "calibration", "pointing")]
+    for holder in (*kept["candidates"].values(), *parts):
         del holder["test"]
     for point in kept["selected"]["operating_points"].values():
         del point["on_test"]

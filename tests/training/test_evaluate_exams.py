@@ -1,5 +1,6 @@
 """The evaluation job on screening exams, through its entry point: breasts, patients, subgroups and their tables."""
 
+import copy
 import re
 import shutil
 import sys
@@ -15,6 +16,7 @@ from processing import job
 from processing.records import Split
 from training import artifact
 from training.evaluate import main
+from training.report import render
 
 from .conftest import EvaluationBase
 
@@ -114,8 +116,8 @@ def test_subgroups_hold_every_image_and_the_figures_of_its_files(screened, tmp_p
     selected = screened.evaluation["selected"]
     by, threshold = selected["test"]["subgroups"]["by"], selected["test"]["subgroups"]["threshold"]
     rows, truth, scores = scored(screened, selected["cnn"], Split.TEST, tmp_path)
-    assert list(by) == ["site", "machine", "density", "age", "view", "implant", "film flags"]
-    for attribute in ("site", "machine", "density", "age", "view", "implant"):
+    assert list(by) == ["site", "machine", "density", "age", "view", "side", "implant", "film flags"]
+    for attribute in ("site", "machine", "density", "age", "view", "side", "implant"):
         assert sum(group["images"] for group in by[attribute]) == len(rows)
         assert sum(group["malignant"] for group in by[attribute]) == truth.sum()
     cc = np.array([row.view == "CC" for row in rows])
@@ -140,8 +142,11 @@ def test_one_view_a_breast_is_said_and_not_repeated(evaluated):
         assert candidate["test"]["breast"] == {"same_as": "image"} and candidate["test"]["patient"]["cases"] == 12
     assert "Every breast has one view here, so the figures of breasts are those of images." in evaluated.page
     assert "image = breast" in evaluated.page and "/breast/" not in evaluated.page
-    assert evaluated.evaluation["selected"]["test"]["subgroups"]["by"] == {}
-    assert evaluated.page.count("Every attribute has one value here") == 2
+    assert list(evaluated.evaluation["selected"]["test"]["subgroups"]["by"]) == ["side"]
+    whole = copy.deepcopy(evaluated.evaluation)
+    for split in ("validation", "test"):
+        whole["selected"][split]["subgroups"]["by"] = {}
+    assert render(whole, {}).count("Every attribute has one value here") == 2
 
 
 def test_a_rule_that_is_none_is_refused(monkeypatch, capsys):

@@ -6,6 +6,7 @@ import torch
 
 from processing.preprocess import PreprocessConfig
 from training import artifact
+from training.config import Pooling
 from training.description import NETWORK_FILES
 from training.export import export_network
 from training.gradcam import head_weights
@@ -46,10 +47,13 @@ def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, re
     assert outcome.described(tmp_path) == {} and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "pooled"), [("modified_cnn", True), ("resnet50", True), ("alexnet", False)])
-def test_pooled_networks_need_no_backward_pass(name, pooled):
+@pytest.mark.parametrize(("name", "pooling", "pooled"), [
+    ("modified_cnn", "mean", True), ("modified_cnn", "peaks", True), ("resnet50", "mean", True),
+    ("efficientnet_lite0", "mean", True), ("efficientnet_lite0", "peaks", True), ("alexnet", "mean", False),
+])
+def test_pooled_networks_need_no_backward_pass(name, pooling, pooled):
     """Max pooling and odd sizes included: 100 x 72 leaves modified_cnn rows that its last pooling drops."""
-    network = build_model(name, classes=3, seed=2).eval()
+    network = build_model(name, classes=3, seed=2, pooling=Pooling(pooling)).eval()
     for height, width in ((96, 64), (100, 72)):
         found = head_weights(network, torch.rand(1, 1, height, width))
         assert (found is not None) == pooled

@@ -1,5 +1,7 @@
 """The networks: any size, one frame, the same from the same seed; pretrained weights fit or are refused by key."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from torchvision.models import alexnet, resnet50
 from processing.errors import ConfigError
 from processing.files import sha256
 from training import layers
-from training.config import Cnn
+from training.config import Cnn, Pooling
 from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout
 from training.models import NAMES, build_model
 from training.weights import find_weights, read_weights
+
+PUBLISHED_NAMES = "56e888a56e06aa25f3d7c351f1d07cfd52106a7a2d880f25944cceb293419791"
+"""SHA-256 of the published names, sorted, each with its shape."""
 
 
 def test_the_registry_is_that_of_the_config():
@@ -54,6 +59,48 @@ def test_films_are_normalised_inside():
     expected = np.stack([(films[:, 0].numpy() - mean) / deviation
                          for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)], axis=1)
     np.testing.assert_allclose(network.normalise(films).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_efficientnet_lite0_sees_8_bits_less_127_over_128():
+    network = build_model("efficientnet_lite0", classes=3)
+    films = torch.arange(256, dtype=torch.float32).reshape(1, 1, 16, 16) / 255
+    expected = ((films * 255 - 127) / 128).expand(1, 3, 16, 16)
+    torch.testing.assert_close(network.normalise(films), expected, rtol=0, atol=1e-6)
+
+
+def test_the_names_and_shapes_of_efficientnet_lite0_are_those_of_the_published_file():
+    """Of `efficientnet-lite0-57934424.pth`, which begins with these digits: the file loads strictly, as it is."""
+    state = build_model("efficientnet_lite0", classes=1000).body.state_dict()
+    shapes = {name.replace("_fc.1.", "_fc."): tuple(value.shape) for name, value in state.items()}
+    listed = "\n".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
+    assert len(state) == 296
+    assert hashlib.sha256(listed.encode()).hexdigest() == PUBLISHED_NAMES
+
+
+@pytest.mark.parametrize("side", [64, 65])
+def test_strides_are_padded_at_the_end_as_tensorflow_does(side):
+    stem = build_model("efficientnet_lite0", classes=3).body.get_submodule("_conv_stem")
+    images = torch.rand(1, 3, side, side)
+    padded = torch.nn.functional.pad(images, (0, 1, 0, 1))
+    expected = torch.nn.functional.conv2d(padded, stem.weight, stride=2)
+    assert torch.equal(stem(images), expected)
+
+
+def test_a_published_name_with_hyphens_is_found(tmp_path):
+    path = tmp_path / "efficientnet-lite0-00000000.pth"
+    state = build_model("efficientnet_lite0", classes=1000, seed=3).body.state_dict()
+    torch.save({name.replace("_fc.1.", "_fc."): value for name, value in state.items()}, path)
+    path = path.rename(tmp_path / f"efficientnet-lite0-{sha256(path)[:8]}.pth")
+    found = find_weights(tmp_path, "efficientnet_lite0")
+    assert found.path == path and find_weights(tmp_path, "resnet50") is None
+    network = build_model("efficientnet_lite0", classes=3, weights=found.path)
+    loaded = network.body.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("_fc."))
+
+
+def test_a_network_without_places_has_no_peaks():
+    with pytest.raises(ConfigError, match="pooling=peaks: cnn=alexnet has no logits of single places"):
+        build_model("alexnet", classes=3, pooling=Pooling.PEAKS)
 
 
 def test_the_seed_alone_decides_the_first_weights():

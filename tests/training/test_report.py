@@ -133,6 +133,20 @@ def test_the_page_says_what_a_reader_must_know(evaluated, page):
     assert "Quick profile" not in text
 
 
+def test_the_page_shows_calibration_pointing_and_what_was_fitted_on_what(evaluated, page):
+    figures, numbers = page.found("figure"), page.found("number")
+    for split in ("validation", "test"):
+        for method in ("none", "temperature", "isotonic"):
+            for key in ("expected_calibration_error", "brier", "log_loss"):
+                assert f"calibration/{split}/{method}/{key}" in figures
+        for group in ("both", "malignant", "benign"):
+            assert {f"pointing/{split}/{group}/{key}" for key in ("hits", "chance", "above_chance")} <= set(figures)
+            assert f"pointing/{split}/{group}/images" in numbers
+    fitted = evaluated.evaluation["fitted"]
+    assert {f"fitted/{index}/images" for index in range(len(fitted))} <= set(numbers)
+    assert all(item["what"] in page.text() for item in fitted) and "Same seed, data and code" in page.text()
+
+
 def changed(evaluated, **changes) -> str:
     """Return the text of the page of an evaluation with some values replaced."""
     evaluation = copy.deepcopy(evaluated.evaluation)

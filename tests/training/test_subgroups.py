@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from processing.records import Dataset, ImageRecord, Label, Laterality, View
+from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, View
 from training import metrics
 from training.bootstrap import Resamples
 from training.exams import Cases, Level
@@ -29,9 +29,14 @@ def images(records: list[ImageRecord]) -> Cases:
     return Cases(Level.IMAGE, malignant, scores, np.arange(len(records)))
 
 
+def right(records: list[ImageRecord]) -> np.ndarray:
+    """Return that every image is called rightly but the second of each patient."""
+    return np.array([int(record.view is View.CC) for record in records])
+
+
 def found(records: list[ImageRecord], threshold: float = 0.5):
     draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
-    return subgroups(records, images(records), threshold, draws)["by"]
+    return subgroups(records, images(records), right(records), threshold, draws)["by"]
 
 
 def values(by, name: str) -> list[str]:
@@ -56,7 +61,7 @@ def test_the_threshold_is_the_given_one():
     assert by["site"][0]["sensitivity"]["value"] < found(rows())["site"][0]["sensitivity"]["value"]
     records = rows()
     draws = Resamples.draw([record.patient_id for record in records], n=100, seed=0)
-    assert subgroups(records, images(records), 0.9, draws)["threshold"] == 0.9
+    assert subgroups(records, images(records), right(records), 0.9, draws)["threshold"] == 0.9
 
 
 def test_intervals_come_from_the_draws_of_all_images():
@@ -115,3 +120,39 @@ def test_a_patient_counts_on_both_sides_when_she_has_both_kinds_of_image():
     first, second = found(records)["site"]
     assert first["specificity"]["value"] is not None and first["malignant_auc"]["value"] is not None
     assert second["malignant_auc"]["reason"] == "too few: 0 with a malignant image, of 10 patients needed"
+
+
+def test_accuracy_is_the_share_of_images_that_are_called_rightly():
+    by = found(rows())
+    for group in by["site"]:
+        assert group["accuracy"]["value"] == 0.5
+    assert [group["accuracy"]["value"] for group in by["view"]] == [1.0, 0.0]
+    assert by["view"][0]["accuracy"]["low"] > 0.9 and by["view"][1]["accuracy"]["high"] < 0.1
+    few = [replace(record, machine_id="21" if int(record.patient_id[1:]) < 9 else "29") for record in rows()]
+    assert found(few)["machine"][0]["accuracy"]["reason"] == "too few: 9 patients, of 10 patients needed"
+
+
+def test_malignant_films_of_a_finding_are_told_from_every_film_that_is_not_malignant():
+    records = [replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
+               if record.label is Label.MALIGNANT else record for record in rows()]
+    cases = images(records)
+    for group in found(records)["finding"][:2]:
+        own = np.array([record.finding == group["value"] or record.label is not Label.MALIGNANT for record in records])
+        expected = reference.roc_auc_score(cases.malignant[own], cases.scores[own])
+        assert group["malignant_auc"]["value"] == pytest.approx(expected)
+        assert group["images"] == 20 and group["specificity"]["value"] is None
+
+
+def test_lesions_stand_in_bands_of_their_diameter_in_millimetres():
+    radii = {0: 20.0, 3: 40.0, 6: 90.0, 9: 300.0}
+    records = []
+    for record in rows():
+        patient = int(record.patient_id[1:])
+        lesions = (Lesion(1, 1, 1.0, Label.BENIGN), Lesion(5, 5, radii[patient % 12], Label.MALIGNANT)) \
+            if record.label is Label.MALIGNANT else ()
+        spacing = None if patient == 0 else 0.2
+        records.append(replace(record, lesions=lesions, pixel_spacing_mm=spacing))
+    by = found(records)["lesion size"]
+    assert {group["value"]: group["malignant"] for group in by} == {
+        "under 10 mm": 8, "10 to 19 mm": 10, "20 to 49 mm": 10, "50 mm and over": 10, "none": 0, "not stated": 2}
+    assert values({"lesion size": by}, "lesion size")[-3:] == ["20 to 49 mm", "50 mm and over", "not stated"]

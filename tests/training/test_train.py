@@ -16,7 +16,9 @@ import torch
 
 from processing.records import Split, read_manifest, write_manifest
 from training import artifact
+from training.config import Pooling
 from training.distributed import ALONE, launch_command
+from training.metrics import macro_auc
 from training.models import build_model
 from training.stopping import StopRequest
 from training.train import read_inputs, read_stage, train
@@ -134,8 +136,9 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
             assert one[name] == pytest.approx(other[name], abs=0.03), name
 
 
-def test_two_processes_are_one_but_for_rounding(make_job, tmp_path):
-    paths = make_job(**SETTINGS | {"dropout": "0.3", "sampling": "weighted", "noise": "0.1"})
+@pytest.mark.parametrize("options", [{}, {"pooling": "peaks", "location_weight": "1"}])
+def test_two_processes_are_one_but_for_rounding(make_job, tmp_path, options):
+    paths = make_job(**SETTINGS | {"dropout": "0.3", "sampling": "weighted", "noise": "0.1"} | options)
     script = str(Path(__file__).with_name("fit_in_float64.py"))
     figures = []
     for count in (1, 2):
@@ -144,6 +147,38 @@ def test_two_processes_are_one_but_for_rounding(make_job, tmp_path):
         run(paths, (sys.executable, *torchrun, script, str(target)))
         figures.append(json.loads(target.read_text()))
     assert figures[0] == pytest.approx(figures[1], rel=1e-6)
+
+
+LESIONS = {"pooling": "peaks", "location_weight": "1", "patch_epochs": "2", "patch_side": "64"}
+
+
+def test_a_job_that_learns_where_lesions_are(make_job):
+    paths = make_job(**SETTINGS | LESIONS)
+    out = run(paths)
+    assert len(re.findall(r"^patches epoch=\d train_loss=\d+\.\d{4}$", out, re.MULTILINE)) == 2
+    model = artifact.load(paths.model)
+    assert model.description["pooling"] == "peaks" and model.network.pooling is Pooling.PEAKS
+    films = read_inputs(paths).validation
+    logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
+    best = model.description["training"]["history"][model.description["training"]["best_epoch"] - 1]
+    auc = macro_auc(films.labels, torch.softmax(logits, dim=1).double().numpy())
+    assert auc == pytest.approx(best["validation_macro_auc"], abs=1e-6)
+
+
+def test_two_processes_learn_patches_and_end_with_one_network(make_job, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    paths = make_job(**SETTINGS | LESIONS | {"dropout": "0.5", "epochs": "1", "warmup_epochs": "0.5"})
+    out = run(paths, TWO_PROCESSES)
+    assert len(re.findall(r"^patches epoch=\d", out, re.MULTILINE)) == 2 and "processes=2" in out
+    assert artifact.load(paths.model).network.pooling is Pooling.PEAKS
+
+
+@pytest.mark.parametrize(("option", "other"), [("location_weight", "0"), ("patch_epochs", "0"), ("pooling", "mean")])
+def test_each_lesion_option_trains_another_network(make_job, option, other):
+    sums = [json.loads((paths.model / "model.json").read_text())["weights_sha256"]
+            for paths in (make_job(**SETTINGS | LESIONS), make_job(**SETTINGS | LESIONS | {option: other}))
+            if run(paths)]
+    assert sums[0] != sums[1]
 
 
 def test_pretrained_weights_are_used_and_named(make_job):

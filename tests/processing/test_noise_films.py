@@ -1,0 +1,38 @@
+"""The noise control's films: real labels, and pictures that the jobs take for films but that show nothing."""
+
+from pathlib import Path
+
+import numpy as np
+
+from processing.breast import segment_breast
+from processing.mias import check_release
+from processing.noise_films import noise_film, write_noise_tree
+from processing.phantom import write_mias_tree
+from processing.records import Laterality, View
+
+
+def test_the_tree_is_a_mias_folder_with_the_same_labels_and_calls_itself_synthetic(tmp_path: Path) -> None:
+    write_mias_tree(tmp_path / "films", films=6)
+    assert write_noise_tree(tmp_path / "films" / "Info.txt", tmp_path / "noise") == 6
+    ours, theirs = check_release(tmp_path / "noise"), check_release(tmp_path / "films")
+    assert [record.label for record in ours] == [record.label for record in theirs]
+    assert all(record.synthetic for record in ours)
+    first = (tmp_path / "noise" / "mdb001.pgm").read_bytes()
+    assert first.startswith(b"P5\n1024 1024\n255\n") and len(first) == 17 + 1024 * 1024
+    write_noise_tree(tmp_path / "films" / "Info.txt", tmp_path / "again")
+    assert (tmp_path / "again" / "mdb001.pgm").read_bytes() == first
+
+
+def test_films_differ_and_their_outline_does_not() -> None:
+    one, other = noise_film((0, 1), Laterality.LEFT, 256), noise_film((0, 2), Laterality.LEFT, 256)
+    assert np.array_equal(one > 0, other > 0)
+    inside = one > 0
+    assert abs(np.corrcoef(one[inside], other[inside])[0, 1]) < 0.5
+    assert np.array_equal(noise_film((0, 1), Laterality.RIGHT, 256), one[:, ::-1])
+
+
+def test_the_segmentation_finds_the_outline() -> None:
+    film = noise_film((0, 1), Laterality.LEFT).astype(np.uint16) * 257
+    mask = segment_breast(film, laterality=Laterality.LEFT, view=View.MLO).mask
+    overlap = 2 * (mask & (film > 0)).sum() / (mask.sum() + (film > 0).sum())
+    assert overlap > 0.95

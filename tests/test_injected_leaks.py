@@ -1,0 +1,88 @@
+"""The audit of leaks, itself audited: each kind is planted in a clean run and must be caught; a clean run is clean."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from processing.preprocess import PreprocessConfig
+from tests.leak_kinds import (
+    KINDS,
+    CleanSet,
+    clean_findings,
+    evaluation,
+    phantom_set,
+    predictions_of_test,
+    training_job_digest,
+)
+from training.calibration import fit_temperature, fit_thresholds
+from training.exams import BreastRule
+from training.predictions import LeakError
+from training.provenance import Fit, audit_fits, training_digest
+from training.recalibration import Method, fit
+
+CONFIG = PreprocessConfig(height=320, width=192)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
+    torch.set_num_threads(1)
+    return phantom_set(tmp_path_factory.mktemp("clean"), 9, CONFIG)
+
+
+@pytest.fixture
+def clean(original: CleanSet, tmp_path: Path) -> CleanSet:
+    """A copy of the set that a test may plant leaks in."""
+    shutil.copytree(original.folder, tmp_path / "set")
+    return replace(original, folder=tmp_path / "set", records=list(original.records))
+
+
+def test_at_least_ten_kinds_are_planted() -> None:
+    assert len(KINDS) >= 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_leak_is_caught(clean: CleanSet, tmp_path: Path, kind: str) -> None:
+    outcome = KINDS[kind](clean, tmp_path)
+    assert outcome.planted > 0
+    assert outcome.caught == outcome.planted, outcome
+    assert outcome.by and outcome.message
+
+
+def test_a_clean_run_raises_nothing(clean: CleanSet, tmp_path: Path) -> None:
+    assert clean_findings(clean, tmp_path) == []
+
+
+def test_the_evaluation_says_of_which_films_everything_was_fitted(clean: CleanSet, tmp_path: Path) -> None:
+    found = evaluation(clean, tmp_path)
+    assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
+        ("temperature and thresholds of modified_cnn", {"validation": 6}), ("choice of the network", {"validation": 6}),
+        ("mean and covariance of the features", {"train": 6}), ("limits of entropy and strangeness", {"validation": 6}),
+        ("distributions of the watched figures", {"train": 6, "validation": 6})]
+    assert found["leakage"]["checked"]["fits"] == 4
+    digests = [item["digest"] for item in found["fitted"]]
+    assert digests[0] == digests[1] == digests[3] != digests[2]
+
+
+def test_the_training_job_states_the_digest_that_the_evaluation_expects(clean: CleanSet, tmp_path: Path) -> None:
+    stated = training_job_digest(clean, tmp_path / "job")
+    assert stated == training_digest(clean.data().records, clean.folder)
+    nameless = [replace(record, sha256="") for record in clean.data().records]
+    assert training_digest(nameless, clean.folder) != stated, "the rows are part of it"
+
+
+def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tmp_path: Path) -> None:
+    test = predictions_of_test(clean, tmp_path)
+    for attempt in (lambda: fit_temperature(test), lambda: fit_thresholds(test, 1.0, BreastRule.MEAN),
+                    *(lambda method=method: fit(method, test) for method in Method)):
+        with pytest.raises(LeakError, match="predictions of split=test; only those of validation may be"):
+            attempt()
+
+
+def test_a_fit_on_films_that_nobody_knows_is_found(clean: CleanSet) -> None:
+    fits = [Fit("threshold", ("mdb001", "elsewhere")), Fit("choice", ("mdb001",))]
+    (finding,) = audit_fits(fits, clean.records)
+    assert (finding.kind, finding.images) == ("fitted-on-unknown", ("elsewhere",))
+    assert fits[0].as_dict(clean.records)["splits"] == {"train": 1, "unknown": 1}

@@ -1,0 +1,136 @@
+"""The model card: its figures are those of the evaluation, and its JSON is within what the registry takes."""
+
+import copy
+import json
+
+import pytest
+
+from processing.errors import ConfigError
+from training.checklist import checklist
+from training.model_card import data_licences, limits, render_card, title, words
+from training.package_card import package_card
+
+KEYS = {
+    "model_overview": {"model_creator", "model_artifact"},
+    "intended_uses": {"purpose_of_model", "intended_uses", "factors_affecting_model_efficiency", "risk_rating",
+                      "explanations_for_risk_rating"},
+    "training_details": {"objective_function", "training_observations", "training_job_details"},
+    "additional_information": {"ethical_considerations", "caveats_and_recommendations", "custom_details"},
+}
+"""What AWS's schema of a model package's card allows in each of its parts."""
+
+
+@pytest.fixture(scope="module")
+def folder(evaluated):
+    return evaluated.output / "evaluation"
+
+
+@pytest.fixture(scope="module")
+def card(folder) -> str:
+    return (folder / "model_card.md").read_text()
+
+
+def test_the_card_names_the_protocol_in_its_title(evaluated, card):
+    assert card.startswith(f"# Model card: {evaluated.evaluation['selected']['cnn']} on MIAS, protocol patient\n")
+    assert title({**evaluated.evaluation, "protocol": "published"}).endswith("protocol published")
+
+
+def test_the_card_holds_the_figures_with_intervals(evaluated, card):
+    selected = evaluated.evaluation["selected"]
+    for key in ("macro_auc", "malignant_auc", "accuracy", "balanced_accuracy", "brier"):
+        assert f"| {words(selected['validation'][key])} | {words(selected['test'][key])} |" in card
+    for fit in evaluated.evaluation["fitted"]:
+        assert fit["what"] in card and fit["digest"][:16] in card
+    for method in ("none", "temperature", "isotonic"):
+        assert words(evaluated.evaluation["calibration"]["test"][method]["brier"]) in card
+    assert words(evaluated.evaluation["pointing"]["test"]["both"]["hits"]) in card
+    assert "Suckling" in card and "may not be sold" in card
+    assert "Research use only" in card and "Diagnosis, triage" in card
+
+
+def test_a_figure_stands_with_its_interval_or_the_reason_why_there_is_none():
+    assert words({"value": 0.5, "low": 0.41, "high": 0.6}) == "0.500 (0.410 to 0.600)"
+    assert words({"value": 0.5, "low": None, "high": None}) == "0.500 (no interval)"
+    assert words({"value": None, "reason": "too few: 3 patients"}) == "too few"
+
+
+def test_every_table_has_the_same_number_of_cells_in_each_row(card):
+    width = None
+    for line in card.splitlines():
+        if not line.startswith("|"):
+            width = None
+            continue
+        cells = line.replace("\\|", "").count("|")
+        width = width or cells
+        assert cells == width, line
+
+
+def test_the_guidelines_say_what_a_run_cannot(evaluated, card):
+    items = checklist(evaluated.evaluation)
+    assert {item.filled for item in items} == {True, False} and len(items) > 20
+    assert all(item.text.startswith("Cannot be filled from a run") for item in items if not item.filled)
+    assert card.count("| **no** |") == sum(not item.filled for item in items)
+
+
+@pytest.mark.parametrize("name", ["evaluated", "screened"])
+def test_the_packages_card_is_within_the_registrys_limits(name, request):
+    made = request.getfixturevalue(name).output / "evaluation"
+    card = json.loads((made / "model_card.json").read_text())
+    text = json.loads((made / "registration.json").read_text())["model_card"]
+    assert json.loads(text) == card and len(text) <= 100_000 and "\n" not in text
+    assert set(card) == {*KEYS, "evaluation_details"}
+    for part, keys in KEYS.items():
+        assert set(card[part]) <= keys
+    assert all(len(text) <= 2048 for text in card["intended_uses"].values())
+    assert all(len(text) <= 1024 for text in card["additional_information"]["custom_details"].values())
+    assert card["intended_uses"]["risk_rating"] in ("High", "Medium", "Low", "Unknown")
+    for details in card["evaluation_details"]:
+        assert 1 <= len(details["name"]) <= 63 and len(details["evaluation_observation"]) <= 2096
+        for group in details["metric_groups"]:
+            assert set(group) == {"name", "metric_data"} and 1 <= len(group["name"]) <= 63
+            for metric in group["metric_data"]:
+                check_metric(metric)
+
+
+def check_metric(metric: dict) -> None:
+    """Check a metric by the rules of its type."""
+    assert set(metric) <= {"name", "type", "value", "notes", "x_axis_name", "y_axis_name"}
+    assert 1 <= len(metric["name"]) <= 255 and len(metric.get("notes", "")) <= 1024
+    if metric["type"] == "number":
+        assert isinstance(metric["value"], float | int)
+    elif metric["type"] == "string":
+        assert len(metric["value"]) <= 63
+    else:
+        assert metric["type"] == "matrix" and all(len(row) == 3 for row in metric["value"])
+
+
+def test_the_packages_figures_are_those_of_the_evaluation(evaluated, folder):
+    test = json.loads((folder / "model_card.json").read_text())["evaluation_details"][0]
+    groups = {group["name"]: {item["name"]: item for item in group["metric_data"]} for group in test["metric_groups"]}
+    found = evaluated.evaluation["selected"]["test"]["macro_auc"]
+    assert groups["overall"]["macro_auc"]["value"] == found["value"]
+    assert f"{found['low']:.4f} to {found['high']:.4f}" in groups["overall"]["macro_auc"]["notes"]
+
+
+def test_a_card_that_is_too_long_is_refused(evaluated):
+    evaluation = copy.deepcopy(evaluated.evaluation)
+    group = evaluation["selected"]["test"]["subgroups"]["by"].setdefault("site", [])
+    auc = evaluation["selected"]["test"]["macro_auc"]
+    group.extend({"value": f"{index:0200d}", "images": 1, "malignant_auc": auc} for index in range(400))
+    with pytest.raises(ConfigError, match="the registry takes 100000"):
+        package_card(evaluation, data="d", intended="i", not_intended="n", limits=["l"])
+
+
+def test_limits_follow_from_the_run(evaluated):
+    evaluation = copy.deepcopy(evaluated.evaluation)
+    plain = " ".join(limits(evaluation))
+    assert "synthetic" not in plain and "24 test images of 12 patients" in plain
+    evaluation.update(synthetic=True, profile="quick", protocol="published",
+                      leakage={"passed": False, "verdict": "failed with 1 findings"})
+    said = " ".join(limits(evaluation))
+    for text in ("synthetic", "figures mean nothing", "Protocol published: images of one patient lie on both sides",
+                 "No figure can be trusted"):
+        assert text in said
+    assert data_licences(evaluation) == ["MIAS: Films drawn by a program, in the layout of the dataset named; no "
+                                         "patient's, and free to use."]
+    assert "Synthetic MIAS" in render_card(evaluation)

