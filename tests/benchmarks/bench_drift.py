@@ -63,7 +63,7 @@ OTHER_MACHINE = "other machine"
 LIMITS = {"gain 0.85": 2, OTHER_MACHINE: 2, "inverted": 2}
 """Weeks within which the median run must have found it."""
 MOST_FALSE = 0.3
-"""Share of runs of 100 weeks in which any test of any group is above its limit; the budget, one in 520, makes it 0.17."""
+"""Share of runs of 100 weeks in which any test of any group passes its limit; the budget, one in 520, makes it 0.17."""
 
 
 def measure(patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False,
