@@ -6,6 +6,7 @@ it goes, and `follow(run)` one on AWS, for which `start` comes back at once.
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from pipelines.launch import Run
 from pipelines.local import Status, StepRecord
 from pipelines.progress import STYLES
 from pipelines.runs import RunFolder
+from processing.errors import ConfigError
 
 COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
 """What the terminal's styles are on a page."""
@@ -76,8 +78,6 @@ def steps_html(records: Sequence[StepRecord]) -> str:
 
 def graph(config: PipelineConfig, run: Run | None = None) -> SVG:
     """Return the pipeline's graph, in the states of a run where one is given."""
-    import json
-
     from pipelines.definition import build_pipeline
 
     statuses = {step["name"]: Status(step["status"]) for step in _folder(run).execution()["steps"]} if run else {}
@@ -141,5 +141,6 @@ def roc(*chosen: Run) -> SVG:
 
 
 def _folder(run: Run) -> RunFolder:
-    assert run.folder is not None, "follow(run) first"
+    if run.folder is None:
+        raise ConfigError(f"run {run.id} is on AWS and was not followed: run = follow(run)")
     return RunFolder(run.folder.parent, run.folder.name)
