@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from pipelines import aws_runs
@@ -34,8 +35,6 @@ def records_of(execution: dict[str, Any]) -> list[StepRecord]:
 
 def _begun(started: str | None) -> float:
     """Return what the monotonic clock said when a step began."""
-    from datetime import UTC, datetime
-
     if not started:
         return 0.0
     try:

@@ -33,7 +33,8 @@ def draw(definition: Mapping[str, Any], statuses: Mapping[str, Status] | None = 
     boxes = [_box(name, *places[name], (statuses or {}).get(name, Status.WAITING)) for name in needs]
     width = 2 * _MARGIN + len(columns) * (_WIDTH + _GAP) - _GAP
     height = 2 * _MARGIN + tallest * (_HEIGHT + _GAP / 2)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="100%" '
+            f'style="max-width:{width}px" '
             f'font-family="system-ui, sans-serif" font-size="12"><title>The pipeline\'s steps</title>'
             f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(lines + boxes)}</svg>')
 

@@ -6,6 +6,7 @@ it goes, and `follow(run)` one on AWS, for which `start` comes back at once.
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from IPython.display import HTML, SVG, display
+from IPython import display as ipython
 
 from pipelines import graph_picture, roc_picture, run_views
 from pipelines.config import PipelineConfig
@@ -22,10 +23,15 @@ from pipelines.launch import Run
 from pipelines.ledger import Status, StepRecord
 from pipelines.progress import STYLES
 from pipelines.runs import RunFolder
+from processing.errors import ConfigError
 
 COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
 """What the terminal's styles are on a page."""
 REFRESH_SECONDS = 1.0
+HTML: Any = ipython.HTML
+SVG: Any = ipython.SVG
+display: Any = ipython.display
+"""IPython has no types; whatever it shows is `Any` here."""
 
 
 class NotebookProgress:
@@ -74,17 +80,15 @@ def steps_html(records: Sequence[StepRecord]) -> str:
     return f"<table><tr><th>step</th><th>status</th><th>time</th><th></th></tr>{''.join(rows)}</table>"
 
 
-def graph(config: PipelineConfig, run: Run | None = None) -> SVG:
+def graph(config: PipelineConfig, run: Run | None = None) -> Any:
     """Return the pipeline's graph, in the states of a run where one is given."""
-    import json
-
     from pipelines.definition import build_pipeline
 
     statuses = {step["name"]: Status(step["status"]) for step in _folder(run).execution()["steps"]} if run else {}
     return SVG(graph_picture.draw(json.loads(build_pipeline(config).definition()), statuses))
 
 
-def films(folder: Path, count: int = 6, height: int = 220) -> HTML:
+def films(folder: Path, count: int = 6, height: int = 220) -> Any:
     """Return the first films of a folder (PGM or PNG) side by side."""
     from PIL import Image
 
@@ -98,7 +102,7 @@ def films(folder: Path, count: int = 6, height: int = 220) -> HTML:
     return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
 
 
-def pictures(run: Run, width: int = 900) -> HTML:
+def pictures(run: Run, width: int = 900) -> Any:
     """Return a run's own pictures: the augmented films and the montage of the segmentation."""
     found = sorted((_folder(run).path / "pictures").glob("*.png"))
     return HTML("".join(_figure(path.read_bytes(), path.name, f"max-width:{width}px;width:100%") for path in found))
@@ -123,7 +127,7 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
     return Run(run.id, Status(ended["status"]), ended["reason"], folder.path, run.arn)
 
 
-def figures(*chosen: Run) -> HTML:
+def figures(*chosen: Run) -> Any:
     """Return the figures of runs side by side, with their 95 % intervals."""
     found = [run_views.facts(run.id, run.document("evaluation.json")) for run in chosen]
     head = "".join(f"<th>{escape(item['id'])}<br>{escape(item['selected'])}</th>" for item in found)
@@ -135,11 +139,12 @@ def figures(*chosen: Run) -> HTML:
     return HTML(f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
 
 
-def roc(*chosen: Run) -> SVG:
+def roc(*chosen: Run) -> Any:
     """Return the ROC curves of runs in one picture: malignant against the rest, on the test split."""
     return SVG(roc_picture.draw([(run.id, run.document("evaluation.json")) for run in chosen]))
 
 
 def _folder(run: Run) -> RunFolder:
-    assert run.folder is not None, "follow(run) first"
+    if run.folder is None:
+        raise ConfigError(f"run {run.id} is on AWS and was not followed: run = follow(run)")
     return RunFolder(run.folder.parent, run.folder.name)

@@ -6,7 +6,7 @@ from typing import Any
 
 _COLOURS = ("#1f6fb4", "#b5275f", "#b27400", "#1b7742", "#6b4fb0", "#5d666f")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "7 3")
-_SIDE, _LEFT, _TOP = 360, 52, 16
+_SIDE, _LEFT, _TOP, _RIGHT = 360, 52, 16, 90
 
 
 def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> str:
@@ -30,7 +30,7 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
         parts.append(f'<text x="{_LEFT + 34}" y="{y}">{escape(run)}, {evaluation["selected"]["cnn"]}: '
                      f'{escape(_text(auc))}</text>')
     height = _TOP + _SIDE + 62 + 18 * len(runs)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + 20} {height}" width="520" '
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + _RIGHT} {height}" width="520" '
             f'font-family="system-ui, sans-serif" font-size="12" fill="#5d666f">'
             f'<title>Malignant against the rest, {split} split</title>'
             f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n')

@@ -59,8 +59,9 @@ def test_the_evaluation_says_of_which_films_everything_was_fitted(clean: CleanSe
     found = evaluation(clean, tmp_path)
     assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
         ("temperature and thresholds of modified_cnn", {"validation": 6}), ("choice of the network", {"validation": 6}),
-        ("mean and covariance of the features", {"train": 6}), ("limits of entropy and strangeness", {"validation": 6})]
-    assert found["leakage"]["checked"]["fits"] == 4
+        ("mean and covariance of the features", {"train": 6}), ("limits of entropy and strangeness", {"validation": 6}),
+        ("distributions of the watched figures", {"train": 6, "validation": 6})]
+    assert found["leakage"]["checked"]["fits"] == 5
     digests = [item["digest"] for item in found["fitted"]]
     assert digests[0] == digests[1] == digests[3] != digests[2]
 
