@@ -9,10 +9,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipelines.processes import is_alive
 from processing.errors import ConfigError
 
 RUN_LABEL = "mammopipe.run"
 """Label of the containers that this project starts; its value is the run's id."""
+OWNER_LABEL = "mammopipe.pid"
+"""Label of a job's containers; its value is the process that they must not outlive."""
 HARDENED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
 """How a server runs: it may write nothing but temporary files, and gain nothing."""
 
@@ -68,6 +71,15 @@ def serve_command(name: str, run: str, image: str, model: Path, port: int, envir
 def remove(*names: str) -> None:
     """Remove containers, running or not; those that are gone already are no error."""
     docker("rm", "--force", *names, check=False)
+
+
+def sweep() -> None:
+    """Remove the containers of jobs whose process was killed before it could."""
+    shown = f'{{{{.ID}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
+    found = docker("ps", "--all", "--filter", f"label={OWNER_LABEL}", "--format", shown).splitlines()
+    orphans = [words[0] for words in map(str.split, found) if not is_alive(int(words[1]))]
+    if orphans:
+        remove(*orphans)
 
 
 def compose_down(command: Sequence[str]) -> None:

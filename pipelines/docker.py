@@ -10,6 +10,7 @@ says what has changed where another no longer has it.
 
 import copy
 import json
+import os
 import re
 import subprocess
 import threading
@@ -83,6 +84,7 @@ class LocalMode:
             raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
         self.images = sorted(_images(definition))
         containers.require(self.images)
+        containers.sweep()
 
     def _told(self, records: list[StepRecord]) -> None:
         self.changed(records)
@@ -94,7 +96,7 @@ class LocalMode:
 
     def run(self) -> Status:
         """Run the steps to the end, one after another; nothing of Docker is left but endpoints."""
-        session = _session(self.shop, self.environment)
+        session = _session(self.shop, self.environment, self.run_id)
         execution = _Execution(
             self.run_id, self.pipeline, PipelineParameters=dict(self.scope.parameters), local_session=session
         )
@@ -143,7 +145,7 @@ def _images(definition: Mapping[str, Any]) -> Iterator[str]:
         ))
 
 
-def _session(shop: Workshop, environment: Mapping[str, str]) -> Any:
+def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:
     """Return the SDK's local session on the run's S3, its folders below those of the run."""
     session = LocalPipelineSession(
         boto_session=boto3.Session(
@@ -157,7 +159,9 @@ def _session(shop: Workshop, environment: Mapping[str, str]) -> Any:
         s3_endpoint_url=shop.storage.endpoint,
         sagemaker_config={"SchemaVersion": "1.0"},
     )
-    session.config = {"local": {"container_root": str(shop.work), "local_code": False}}
+    labels = {containers.RUN_LABEL: run, containers.OWNER_LABEL: str(os.getpid())}
+    local = {"container_root": str(shop.work), "local_code": False, "container_config": {"labels": labels}}
+    session.config = {"local": local}
     return session
 
 

@@ -129,6 +129,17 @@ class RunningProcesses:
             stopper.join()
 
 
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this id runs, whoever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def is_supervisor(pid: int) -> bool:
     """Return whether `pid` is alive and runs `pipelines.supervise`: ids are used again, so ask before stopping one."""
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)

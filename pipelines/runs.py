@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ledger import Status
+from pipelines.processes import is_alive
 from processing.errors import ConfigError
 from processing.files import write_json
 
@@ -65,7 +66,7 @@ class RunFolder:
         if (
             values["status"] == Status.EXECUTING
             and process.get("host") == socket.gethostname()
-            and not _alive(process["pid"])
+            and not is_alive(process["pid"])
         ):
             values["status"], values["reason"] = str(Status.STOPPED), "its process was killed"
             for step in values["steps"]:
@@ -117,18 +118,8 @@ def make_work(root: Path, run: str) -> Path:
     """Return a new folder for a run's jobs, and remove those that killed runs left."""
     for path in (root / ".work").glob("*"):
         owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not _alive(int(owner)):
+        if owner.isdigit() and not is_alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
     work = root / ".work" / f"{run}-{os.getpid()}"
     work.mkdir(parents=True)
     return work.resolve()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
