@@ -68,13 +68,14 @@ class Captures:
         if not files:
             raise ConfigError(f"{self.folder}: no *.jsonl here, which is what data capture writes")
         for path in files:
-            with path.open(encoding="utf-8") as lines:
+            # As bytes: a line that is no UTF-8 is one that cannot be read, not the end of the job.
+            with path.open("rb") as lines:
                 for line in lines:
                     exam = self._exam(line)
                     if exam is not None:
                         yield exam
 
-    def _exam(self, line: str) -> CapturedExam | None:
+    def _exam(self, line: bytes) -> CapturedExam | None:
         try:
             captured = json.loads(line)
             data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]

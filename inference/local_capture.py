@@ -71,10 +71,16 @@ def append(folder: Path, line: dict[str, Any]) -> None:
     """Add a line to the file of its hour, `yyyy/mm/dd/hh/<process>.jsonl` below the folder."""
     hour = datetime.fromisoformat(line["eventMetadata"]["inferenceTime"].replace("Z", "+00:00"))
     path = folder / f"{hour:%Y/%m/%d/%H}" / f"{os.getpid()}.jsonl"
+    # They hold patients' images: nobody else on the machine may read them.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     # One write of a file opened for appending: two requests at once cannot mix their lines.
-    with path.open("ab", buffering=0) as stream:
+    with open(path, "ab", buffering=0, opener=_private) as stream:
         stream.write((json.dumps(line) + "\n").encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _headers(message: Any) -> dict[str, str]:

@@ -56,6 +56,12 @@ def test_requests_and_answers_are_kept_as_data_capture_keeps_them(tmp_path: Path
     assert first["eventMetadata"]["eventId"] != second["eventMetadata"]["eventId"]
 
 
+def test_only_their_owner_reads_captures(tmp_path: Path) -> None:
+    ask(tmp_path / "captures", "/invocations", b"P5 film")
+    (file,) = (tmp_path / "captures").rglob("*.jsonl")
+    assert (tmp_path / "captures").stat().st_mode & 0o077 == 0 and file.stat().st_mode & 0o077 == 0
+
+
 def test_refusals_and_other_paths_are_not_kept(tmp_path: Path) -> None:
     assert ask(tmp_path, "/invocations", b"refuse") == 422
     assert ask(tmp_path, "/other", b"P5 film") == 200
