@@ -1,12 +1,13 @@
 """Shell completion, written out from the parser itself, so that it knows every command and option there is."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 _BASH = """_mammopipe() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} command=${{COMP_WORDS[1]}} words=""
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=""
   if [ "$COMP_CWORD" -eq 1 ]; then words="{commands}"; else
-    case "$command" in
+    case "${{COMP_WORDS[1]}} ${{COMP_WORDS[COMP_CWORD-1]}}" in
 {cases}
     esac
   fi
@@ -17,13 +18,22 @@ complete -o filenames -F _mammopipe mammopipe
 """
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What may follow a command."""
+
+    general: Sequence[str]
+    """Its options, and the choices of its positional arguments."""
+    values: Mapping[str, Sequence[str]]
+    """The choices of those options that have some."""
+
+
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script for `bash`, `zsh` or `fish`: commands, their options, and the words that an option takes."""
-    found = _commands(parser)
+    found = {name: _words(sub) for name, sub in _subparsers(parser).items()}
     if shell == "fish":
         return _fish(parser, found)
-    cases = "\n".join(f'      {name}) words="{" ".join(words)}" ;;' for name, words in found.items())
-    bash = _BASH.format(commands=" ".join(found), cases=cases)
+    bash = _BASH.format(commands=" ".join(found), cases="\n".join(_cases(found)))
     return f"autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n{bash}" \
         if shell == "zsh" else bash
 
@@ -35,19 +45,31 @@ def _subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argume
     return {}
 
 
-def _commands(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
-    """Return the words of each command: options, and the choices of any argument."""
-    found = {}
-    for name, sub in _subparsers(parser).items():
-        options = [option for action in sub._actions for option in action.option_strings if option.startswith("--")]
-        choices = [str(word) for action in sub._actions for word in action.choices or ()]
-        found[name] = [*options, *choices]
-    return found
+def _words(parser: argparse.ArgumentParser) -> _Words:
+    general: list[str] = []
+    values: dict[str, list[str]] = {}
+    for action in parser._actions:
+        options = [option for option in action.option_strings if option.startswith("--")]
+        choices = [str(word) for word in action.choices or ()]
+        general += options or choices
+        values |= dict.fromkeys(options, choices) if choices else {}
+    return _Words(general, values)
 
 
-def _fish(parser: argparse.ArgumentParser, found: Mapping[str, list[str]]) -> str:
+def _cases(found: Mapping[str, _Words]) -> Iterator[str]:
+    """Yield the branches of the shell's `case`, those of an option's value before that of its command."""
+    for name, words in found.items():
+        for option, choices in words.values.items():
+            yield f'      "{name} {option}") words="{" ".join(choices)}" ;;'
+        yield f'      "{name} "*) words="{" ".join(words.general)}" ;;'
+
+
+def _fish(parser: argparse.ArgumentParser, found: Mapping[str, _Words]) -> str:
     helps = {name: (sub.description or "").replace("'", "") for name, sub in _subparsers(parser).items()}
     lines = [f"complete -c mammopipe -n __fish_use_subcommand -a {name} -d '{helps[name]}'" for name in found]
     for name, words in found.items():
-        lines.append(f"complete -c mammopipe -n '__fish_seen_subcommand_from {name}' -a '{' '.join(words)}'")
+        seen = f"complete -c mammopipe -n '__fish_seen_subcommand_from {name}'"
+        lines.append(f"{seen} -a '{' '.join(words.general)}'")
+        lines += [f"{seen} -l {option.removeprefix('--')} -x -a '{' '.join(choices)}'"
+                  for option, choices in words.values.items()]
     return "\n".join(lines) + "\n"

@@ -210,7 +210,7 @@ def test_alarms_watch_what_sagemaker_and_our_server_publish(account: Account) ->
     for properties in account.template.resources("AWS::CloudWatch::Alarm").values():
         cloudwatch.put_metric_alarm(**properties)
     alarms = {item["AlarmName"]: item for item in cloudwatch.describe_alarms()["MetricAlarms"]}
-    names = {"mammopipe-5xx", "mammopipe-latency", "mammopipe-no-data", "mammopipe-drift"}
+    names = {"mammopipe-5xx", "mammopipe-latency", "mammopipe-no-data", "mammopipe-drift", "mammopipe-input-drift"}
     assert alarms.keys() == names | {"mammopipe-deployment-failed"}
     assert all(item["AlarmActions"] == [account.outputs["Topic"]] for item in alarms.values())
     assert set(account.outputs["RollbackAlarms"].split(",")) <= alarms.keys()

@@ -283,10 +283,3 @@ def test_without_credentials_nothing_else_is_looked_at(
     assert main(["doctor", "--aws"]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("blocks  credentials: Unable to locate credentials; run `aws configure`")
-
-
-def test_the_command_says_that_it_looks_at_aws(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor"])
-    assert ended.value.code == 2
-    assert "--aws" in capsys.readouterr().err
