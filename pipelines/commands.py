@@ -76,11 +76,11 @@ def run(options: argparse.Namespace) -> int:
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
     _say_where(options.runs, done.folder)
-    tracking.track_if_asked(done.folder)
-    if done.status is Status.SUCCEEDED:
-        return 0
-    print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
-    return 1
+    failed = done.status is not Status.SUCCEEDED
+    if failed:
+        print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
+    tracking.track_if_asked(done.folder)  # last: where MLflow cannot be reached, all is said already
+    return int(failed)
 
 
 def experiment(options: argparse.Namespace) -> int:
