@@ -51,11 +51,12 @@ def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, 
         status = sagemaker.describe_model_package(ModelPackageName=package)["ModelApprovalStatus"]
         if status != "Approved":
             raise ConfigError(f"{package}: its status is {status}; only an approved package is deployed")
-        for name, rollout in _rollouts(config, package, version).items():
+        rollouts = _rollouts(config, package, version)
+        for name, rollout in rollouts.items():
             _create(sagemaker.create_model, rollout.model)
             _create(sagemaker.create_endpoint_config, rollout.endpoint_config)
             _point(sagemaker, name, rollout, config, say)
-        for name, rollout in _rollouts(config, package, version).items() if wait else ():
+        for name, rollout in rollouts.items() if wait else ():
             _await(sagemaker, name, str(rollout.endpoint_config["EndpointConfigName"]), say)
 
 
@@ -96,7 +97,9 @@ def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, R
     for suffix in ("", "-async"):
         if f"Model{suffix}" not in steps:
             continue
-        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"[:LONGEST_NAME]
+        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"
+        if len(name) > LONGEST_NAME:  # cut short, two versions would be one, and the older one be served
+            raise ConfigError(f"{name}: longer than {LONGEST_NAME} letters; shorten endpoint.name")
         scope.steps[f"Model{suffix}"] = {"ModelName": name}
         own = {key: value for key, value in steps[f"Model{suffix}"].items() if key != "PrimaryContainer"}
         variables = steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment") or {}
