@@ -81,7 +81,10 @@ def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[
 def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     """Return the bytes of each image, base included."""
     command = [client, "image", "inspect", "--format", "{{.Size}}", *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{client}: there is no such command; install Docker") from None
     if done.returncode:
         raise ConfigError(f"{' '.join(names)}: not on this machine; make images builds them")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
@@ -104,7 +107,10 @@ def push(root: Path, session: Any, *, client: str = "docker") -> dict[str, str]:
         for target in TARGETS:
             name = f"{REPOSITORY}/{target}"
             pushed[target] = f"{places[name]}:{tag}"
-            if not _has(ecr, name, tag):
+            if _has(ecr, name, tag):
+                # Equal code may have been built with other options, which the tag does not tell.
+                print(f"{pushed[target]}: ECR has it already; what is here was not pushed", file=sys.stderr)
+            else:
                 _run(client, "tag", f"{name}:{tag}", pushed[target])
                 _run(client, "push", pushed[target])
     return pushed
