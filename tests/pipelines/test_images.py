@@ -84,17 +84,18 @@ def test_a_clean_checkout_is_tagged_with_its_commits_tree(checkout: Path) -> Non
 
 
 def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(checkout: Path) -> None:
-    clean = images.tag_of(checkout)
+    clean, stored = images.tag_of(checkout), git(checkout, "count-objects")
     (checkout / "new.py").write_text("two = 2\n")
     changed = images.tag_of(checkout)
     (checkout / "runs").mkdir()
     (checkout / "runs" / "result").write_text("ignored")
     assert clean != changed == images.tag_of(checkout)
     assert git(checkout, "status", "--porcelain") == "?? new.py\n"
+    assert git(checkout, "count-objects") == stored
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tag, since git read-tree failed"):
+    with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
         images.tag_of(tmp_path)
 
 
