@@ -24,7 +24,6 @@ from pipelines.sessions import PLACEHOLDER_ACCOUNT, aws_errors
 from processing.errors import ConfigError
 
 PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")
-LONGEST_NAME = 63
 WAIT = {"Delay": 15, "MaxAttempts": 480}
 """Two hours: an update that is watched for an hour, and the start of its instances."""
 
@@ -98,8 +97,6 @@ def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, R
         if f"Model{suffix}" not in steps:
             continue
         name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"
-        if len(name) > LONGEST_NAME:  # cut short, two versions would be one, and the older one be served
-            raise ConfigError(f"{name}: longer than {LONGEST_NAME} letters; shorten endpoint.name")
         scope.steps[f"Model{suffix}"] = {"ModelName": name}
         own = {key: value for key, value in steps[f"Model{suffix}"].items() if key != "PrimaryContainer"}
         variables = steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment") or {}

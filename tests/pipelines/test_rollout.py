@@ -93,11 +93,6 @@ def test_what_is_no_package_is_named(sagemaker: Any, name: str) -> None:
         rollout.deploy(config(), sagemaker, name, wait=False, say=lambda line: None)
 
 
-def test_a_name_that_leaves_no_room_for_the_version_is_refused(sagemaker: Any) -> None:
-    with pytest.raises(ConfigError, match="shorten endpoint.name"):
-        rollout.deploy(config(name="m" * 63), sagemaker, add_package(sagemaker, 1), wait=False, say=lambda line: None)
-
-
 def test_the_placeholder_role_deploys_nothing(sagemaker: Any) -> None:
     with pytest.raises(ConfigError, match="set the role of your account"):
         rollout.deploy(PipelineConfig(), sagemaker, f"{ARN}1", wait=False, say=lambda line: None)
