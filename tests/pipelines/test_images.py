@@ -137,7 +137,7 @@ def test_a_push_logs_in_without_showing_the_password_and_names_what_the_configur
 
 
 def test_what_ecr_has_is_not_pushed_again(
-    checkout: Path, tmp_path: Path, account: boto3.Session, capsys: pytest.CaptureFixture[str]
+    checkout: Path, tmp_path: Path, account: boto3.Session, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ecr, client, tag = with_repositories(account), Client(tmp_path), images.tag_of(checkout)
     kind = "application/vnd.docker.distribution.manifest.v2+json"
@@ -146,7 +146,7 @@ def test_what_ecr_has_is_not_pushed_again(
     ecr.put_image(repositoryName="mammopipe/training", imageManifest=manifest, imageTag=tag)
     images.push(checkout, account, client=str(client.path))
     assert [words[1].split("/")[2].split(":")[0] for words in client.asked("push")] == ["processing", "serving"]
-    assert f"mammopipe/training:{tag}: ECR has it already" in capsys.readouterr().err
+    assert f"mammopipe/training:{tag}: ECR has it already" in capfd.readouterr().err
 
 
 def test_without_repositories_a_push_says_what_makes_them(
