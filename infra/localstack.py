@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.containers import compose
 from pipelines.jobs import last_line
 from pipelines.processes import SupervisedProcess, stop_kept
 from processing.errors import ConfigError, MammopipeError
@@ -29,6 +30,7 @@ from processing.files import write_json
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".services"
 COMPOSE_FILE = ROOT / "localstack-compose.yml"
+COMPOSE_WORDS = ("--file", str(COMPOSE_FILE), "--project-name", "mammopipe-services")
 REQUIREMENTS = (
     "localstack-core[runtime]==4.12.0",
     "cbor2<5.8",
@@ -175,7 +177,7 @@ def down(folder: Path) -> None:
         return
     running = json.loads(file.read_text(encoding="utf-8"))
     if running.get("containers"):
-        subprocess.run([*_compose(), "down", "--volumes"], check=True)
+        subprocess.run([*(compose() or ["docker-compose"]), *COMPOSE_WORDS, "down", "--volumes"], check=True)
     for name, pid in running.get("processes", {}).items():
         print(f"{name} {'stopped' if stop_kept(pid) else 'was gone already'}")
     shutil.rmtree(folder / "localstack", ignore_errors=True)
@@ -188,19 +190,17 @@ def _configured(folder: Path) -> tuple[Service, Service]:
     return services(folder, ports[0], ports[1], installed=folder)
 
 
-def _compose() -> list[str]:
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
-    command = ["docker", "compose"] if plugin else ["docker-compose"]
-    return [*command, "--file", str(COMPOSE_FILE), "--project-name", "mammopipe-services"]
-
-
 def _compose_up(folder: Path) -> bool:
     """Start the containers; returns False, and says why, where there is no engine or no way to the images."""
     if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
         print("No Docker engine answers: both services run as processes.")
         return False
+    command = compose()
+    if command is None:
+        print("Docker Compose is not installed: both services run as processes.")
+        return False
     with (folder / "compose.log").open("wb") as log:
-        done = subprocess.run([*_compose(), "up", "--detach"], stdout=log, stderr=log, check=False)
+        done = subprocess.run([*command, *COMPOSE_WORDS, "up", "--detach"], stdout=log, stderr=log, check=False)
     if done.returncode:
         print(f"Docker cannot start them ({last_line(folder / 'compose.log')}): both services run as processes.")
     return done.returncode == 0

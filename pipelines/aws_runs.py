@@ -112,15 +112,20 @@ def adopt(root: Path, config: PipelineConfig, sagemaker: Any, region: str) -> li
     return found
 
 
-def fetch_results(folder: RunFolder, storage: Storage, results: str) -> list[str]:
-    """Fetch what an execution left on S3 for a person, as far as it is there and not here; returns the names."""
-    fetched = []
+def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
+    """Fetch what an execution that has ended left on S3 for a person, as far as it is not here; returns the names.
+
+    It is noted as `fetched`: no command has to ask AWS again, whatever a failed execution did not leave.
+    """
+    execution, fetched = folder.document("execution.json"), []
+    results = execution["results"]
     for output, names in RESULTS.items():
         wanted = [name for name in names if not (folder.path / name).is_file()]
         there = {item.key.rpartition("/")[2]: item for item in storage.list(f"{results}/{output}/")} if wanted else {}
         present = [there[name] for name in wanted if name in there]
         storage.download(f"{results}/{output}/", folder.path, present)
         fetched += [item.key.rpartition("/")[2] for item in present]
+    write_json(folder.path / "execution.json", {**execution, "fetched": True})
     return fetched
 
 

@@ -73,13 +73,21 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
 
 def _interrupted(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None],
                  ask: Callable[[str], str] | None) -> dict[str, Any]:
-    if ask is not None and ask(QUESTION).strip().lower() in ("y", "yes"):
+    if ask is not None and _answered(ask) in ("y", "yes"):
         with aws_errors():
             clients.sagemaker.stop_pipeline_execution(PipelineExecutionArn=execution["arn"])
         say(f"Stopping {execution['id']}; mammopipe status {execution['id']} shows when it has stopped")
         return aws_runs.refresh(folder, clients.sagemaker, execution)
     say(f"{execution['id']} goes on without us; mammopipe status {execution['id']} shows it")
     return execution
+
+
+def _answered(ask: Callable[[str], str]) -> str:
+    """Return what was answered; who ends the question itself with Ctrl-C or Ctrl-D has not said yes."""
+    try:
+        return ask(QUESTION).strip().lower()
+    except (KeyboardInterrupt, EOFError):
+        return ""
 
 
 def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None]) -> None:
@@ -91,8 +99,7 @@ def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, sa
                 say("The end of its log:")
             for line in lines:
                 say(f"  {line}")
-    if execution.get("results"):
-        aws_runs.fetch_results(folder, clients.storage, execution["results"])
+    aws_runs.fetch_results(folder, clients.storage)
     if execution["status"] == Status.SUCCEEDED:
         folder.become_latest()
 

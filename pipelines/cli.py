@@ -13,9 +13,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pipelines import commands, operations, run_views
+from pipelines.arguments import as_json, command, in_runs
 from processing.errors import MammopipeError
+
+if TYPE_CHECKING:
+    from pipelines.arguments import Subparsers
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
 2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
@@ -70,17 +75,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Subparsers = argparse._SubParsersAction  # the only name that argparse gives its type
-
-
-def _command(
-    subparsers: "_Subparsers[argparse.ArgumentParser]", name: str, text: str, example: str
-) -> argparse.ArgumentParser:
-    return subparsers.add_parser(
-        name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
-    )
-
-
 def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config.py for every key")
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
@@ -95,14 +89,8 @@ def _configured(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _in_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
-    )
-
-
-def _stage(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _stage(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "stage",
         "check a dataset, or pretrained weights, and upload what S3 lacks of it",
@@ -117,8 +105,8 @@ def _stage(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.stage)
 
 
-def _compile(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _compile(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "compile",
         "write the pipeline's definition, the JSON that SageMaker takes",
@@ -130,8 +118,8 @@ def _compile(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.compile_definition)
 
 
-def _run(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _run(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers, "run", "run the whole pipeline", "run --dataset mias --source all-mias.tar.gz --profile quick"
     )
     parser.add_argument("--backend", choices=["process", "docker", "aws"], default="process")
@@ -154,12 +142,12 @@ def _run(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
     _configured(parser)
-    _in_runs(parser)
+    in_runs(parser)
     parser.set_defaults(command=commands.run)
 
 
-def _experiment(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _experiment(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "experiment",
         "run every network under every protocol, and tabulate what each figure is made of; goes on where it stopped",
@@ -173,7 +161,7 @@ def _experiment(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
     parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: all three")
+    parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: the configuration's")
     parser.add_argument(
         "--protocols",
         metavar="A,B",
@@ -194,44 +182,44 @@ def _experiment(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.experiment)
 
 
-def _runs(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(subparsers, "runs", "list the runs", "runs")
+def _runs(subparsers: "Subparsers") -> None:
+    parser = command(subparsers, "runs", "list the runs", "runs")
     parser.add_argument("--aws", action="store_true", help="also the account's executions that are not here yet")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the pipeline's name; for --aws")
-    _as_json(parser)
-    _in_runs(parser)
+    as_json(parser)
+    in_runs(parser)
     parser.set_defaults(command=run_views.runs)
 
 
-def _status(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(subparsers, "status", "show a run's steps", "status latest")
+def _status(subparsers: "Subparsers") -> None:
+    parser = command(subparsers, "status", "show a run's steps", "status latest")
     parser.add_argument("--watch", action="store_true", help="follow a run on AWS to its end")
-    _as_json(parser)
+    as_json(parser)
     _identified(parser)
     parser.set_defaults(command=run_views.status)
 
 
-def _report(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
+def _report(subparsers: "Subparsers") -> None:
+    parser = command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
     _identified(parser)
     parser.add_argument("--open", action="store_true", help="open the report in the browser")
-    _as_json(parser)
+    as_json(parser)
     parser.set_defaults(command=run_views.report)
 
 
-def _compare(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _compare(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
     )
     parser.add_argument("ids", nargs="+", metavar="ID")
     parser.add_argument("--roc", type=Path, metavar="FILE", help="also draw their ROC curves together, as SVG")
-    _as_json(parser)
-    _in_runs(parser)
+    as_json(parser)
+    in_runs(parser)
     parser.set_defaults(command=run_views.compare)
 
 
-def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _deploy(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "deploy",
         "serve a run's model on this machine until it is deleted, or a registered package on AWS",
@@ -249,8 +237,8 @@ def _deploy(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.deploy)
 
 
-def _images(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _images(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers, "images", "build the container images, or push them to ECR", "images build --base-image python:3.11"
     )
     parser.add_argument("action", choices=["build", "push", "tag"], help="tag prints the hash that names them")
@@ -263,8 +251,8 @@ def _images(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.images)
 
 
-def _invoke(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _invoke(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "invoke",
         "ask an endpoint about one image, or about the images of one exam",
@@ -285,7 +273,7 @@ def _invoke(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
         "--dicom", action="store_true", help="save a structured report and each overlay as DICOM, too; of DICOM files"
     )
     _asynchronously(parser)
-    _in_runs(parser)
+    in_runs(parser)
     parser.set_defaults(command=commands.invoke)
 
 
@@ -297,35 +285,31 @@ def _asynchronously(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--async", action="store_true", dest="asynchronous", help="ask async whatever the size")
 
 
-def _delete(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
+def _delete(subparsers: "Subparsers") -> None:
+    parser = command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
     _identified(parser)
     parser.set_defaults(command=commands.delete)
 
 
-def _doctor(subparsers: "_Subparsers[argparse.ArgumentParser]") -> None:
-    parser = _command(
+def _doctor(subparsers: "Subparsers") -> None:
+    parser = command(
         subparsers,
         "doctor",
         "check this machine, or an AWS account, before a run; exit code 1 when something blocks it",
         "doctor --aws",
     )
     parser.add_argument("--aws", action="store_true", help="the account of the credentials in use, not this machine")
-    _as_json(parser)
-    _in_runs(parser)
+    as_json(parser)
+    in_runs(parser)
     _configured(parser)
     parser.set_defaults(command=commands.doctor)
-
-
-def _as_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
 
 
 def _identified(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id", nargs="?", default="latest", metavar="ID", help="a run's id, the beginning of one, or latest"
     )
-    _in_runs(parser)
+    in_runs(parser)
 
 
 def _pair(text: str) -> tuple[str, str]:

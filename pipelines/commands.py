@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     from pipelines.launch import start
     from pipelines.ledger import Status
 
+    if options.detach and options.backend != "aws":
+        raise ConfigError(f"--detach: only with --backend aws, not {options.backend}")
     config = _config(options)
     done = start(
         config,
@@ -76,11 +78,11 @@ def run(options: argparse.Namespace) -> int:
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
     _say_where(options.runs, done.folder)
-    tracking.track_if_asked(done.folder)
-    if done.status is Status.SUCCEEDED:
-        return 0
-    print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
-    return 1
+    failed = done.status is not Status.SUCCEEDED
+    if failed:
+        print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
+    tracking.track_if_asked(done.folder)  # last: where MLflow cannot be reached, all is said already
+    return int(failed)
 
 
 def experiment(options: argparse.Namespace) -> int:
@@ -150,9 +152,12 @@ def images(options: argparse.Namespace) -> int:
 
 def deploy(options: argparse.Namespace) -> int:
     """Serve a run's model here and leave it running, or a registered package on AWS."""
-    if options.package or options.rollback:
-        return _deploy_on_aws(options)
-    return _deploy_here(options)
+    on_aws = bool(options.package or options.rollback)
+    if on_aws and options.capture:
+        raise ConfigError("--capture: of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+    if options.no_wait and not on_aws:
+        raise ConfigError("--no-wait: only with --package or --rollback")
+    return _deploy_on_aws(options) if on_aws else _deploy_here(options)
 
 
 def _deploy_on_aws(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ Nothing here knows of SageMaker. The engine is the one that the environment name
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ RUN_LABEL = "mammopipe.run"
 """Label of the containers that this project starts; its value is the run's id."""
 OWNER_LABEL = "mammopipe.pid"
 """Label of a job's containers; its value is the process that they must not outlive."""
+HOST_LABEL = "mammopipe.host"
+"""Label beside it: the machine of that process, since several machines may use one engine."""
 HARDENED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
 """How a server runs: it may write nothing but temporary files, and gain nothing."""
 
@@ -35,7 +38,7 @@ def docker(*words: str, check: bool = True) -> str:
 def require(images: Sequence[str]) -> None:
     """Raise `ConfigError` unless the engine answers, a Compose is installed and the engine has all images."""
     docker("version", "--format", "{{.Server.Version}}")
-    if not _has_compose():
+    if compose() is None:
         raise ConfigError("backend docker: the SDK's local mode needs Docker Compose; install its plugin")
     for image in images:
         if not docker("image", "ls", "--quiet", image):
@@ -73,10 +76,16 @@ def remove(*names: str) -> None:
     docker("rm", "--force", *names, check=False)
 
 
+def job_labels(run: str) -> dict[str, str]:
+    """Return the labels of the containers of a run's jobs, by which `sweep` knows them."""
+    return {RUN_LABEL: run, OWNER_LABEL: str(os.getpid()), HOST_LABEL: socket.gethostname()}
+
+
 def sweep() -> None:
-    """Remove the containers of jobs whose process was killed before it could."""
+    """Remove the containers of jobs whose process, on this machine, was killed before it could."""
+    here = f"label={HOST_LABEL}={socket.gethostname()}"
     shown = f'{{{{.ID}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
-    found = docker("ps", "--all", "--filter", f"label={OWNER_LABEL}", "--format", shown).splitlines()
+    found = docker("ps", "--all", "--filter", here, "--format", shown).splitlines()
     orphans = [words[0] for words in map(str.split, found) if not is_alive(int(words[1]))]
     if orphans:
         remove(*orphans)
@@ -88,6 +97,9 @@ def compose_down(command: Sequence[str]) -> None:
     subprocess.run([*prefix, "down", "--remove-orphans"], capture_output=True, check=False)
 
 
-def _has_compose() -> bool:
+def compose() -> list[str] | None:
+    """Return the command of Docker Compose, the plugin or the older program; None where neither is installed."""
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
-    return plugin.returncode == 0 or shutil.which("docker-compose") is not None
+    if plugin.returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None

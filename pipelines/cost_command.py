@@ -17,8 +17,10 @@ from processing.errors import ConfigError
 
 def run(options: argparse.Namespace) -> int:
     """Show what the run that would start will cost, or what the run of an id did cost."""
-    if options.images is not None and options.images < 1:
-        raise ConfigError(f"--images {options.images}: must be at least 1")
+    for name in ("images", "instances", "training_instances"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     prices = Prices.load(options.prices)
     return _of_run(options, prices) if options.id else _of_plan(options, prices)
 

@@ -10,7 +10,6 @@ says what has changed where another no longer has it.
 
 import copy
 import json
-import os
 import re
 import subprocess
 import threading
@@ -159,7 +158,7 @@ def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:
         s3_endpoint_url=shop.storage.endpoint,
         sagemaker_config={"SchemaVersion": "1.0"},
     )
-    labels = {containers.RUN_LABEL: run, containers.OWNER_LABEL: str(os.getpid())}
+    labels = containers.job_labels(run)
     local = {"container_root": str(shop.work), "local_code": False, "container_config": {"labels": labels}}
     session.config = {"local": local}
     return session

@@ -52,14 +52,29 @@ class BuildOptions:
 
 def tag_of(root: Path) -> str:
     """Return the hash of git's tree of the files in `root`, whether committed or not; ignored files do not count."""
+    known = _git(root, {}, "rev-parse", "--git-path", "objects")
     with TemporaryDirectory() as scratch:
-        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(scratch, "index"))}
-        for words in (("read-tree", "HEAD"), ("add", "--all"), ("write-tree",)):
-            done = subprocess.run(
-                ["git", "-C", str(root), *words], env=environment, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise ConfigError(f"{root}: no tag, since git {words[0]} failed: {done.stderr.strip()}")
+        objects = Path(scratch, "objects")
+        objects.mkdir()
+        # An index and objects of its own: asking for the tag adds nothing to the repository.
+        environment = {
+            "GIT_INDEX_FILE": str(Path(scratch, "index")),
+            "GIT_OBJECT_DIRECTORY": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(root.resolve() / known),
+        }
+        _git(root, environment, "read-tree", "HEAD")
+        _git(root, environment, "add", "--all")
+        return _git(root, environment, "write-tree")
+
+
+def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
+    command, variables = ["git", "-C", str(root), *words], {**os.environ, **environment}
+    try:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{root}: no tag, since there is no command git") from None
+    if done.returncode:
+        raise ConfigError(f"{root}: no tag, since git {words[0]} failed: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
@@ -81,7 +96,10 @@ def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[
 def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     """Return the bytes of each image, base included."""
     command = [client, "image", "inspect", "--format", "{{.Size}}", *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{client}: there is no such command; install Docker") from None
     if done.returncode:
         raise ConfigError(f"{' '.join(names)}: not on this machine; make images builds them")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
@@ -104,7 +122,10 @@ def push(root: Path, session: Any, *, client: str = "docker") -> dict[str, str]:
         for target in TARGETS:
             name = f"{REPOSITORY}/{target}"
             pushed[target] = f"{places[name]}:{tag}"
-            if not _has(ecr, name, tag):
+            if _has(ecr, name, tag):
+                # Equal code may have been built with other options, which the tag does not tell.
+                print(f"{pushed[target]}: ECR has it already; what is here was not pushed", file=sys.stderr)
+            else:
                 _run(client, "tag", f"{name}:{tag}", pushed[target])
                 _run(client, "push", pushed[target])
     return pushed

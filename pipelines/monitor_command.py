@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.processes import SupervisedProcess, job_environment
 from pipelines.runs import RunFolder, find_run
 from processing.errors import ConfigError
+from processing.files import write_bytes
 from processing.job import cores
 from processing.paths import ContainerPaths
 
@@ -27,9 +28,8 @@ def run(options: argparse.Namespace) -> int:
         paths = ContainerPaths(Path(name))
         _bring_inputs(folder, options, paths)
         said = _job(options, paths)
-        options.output.mkdir(parents=True, exist_ok=True)
         for each in OUTPUTS:
-            shutil.copyfile(paths.processing_output("monitor") / each, options.output / each)
+            write_bytes(options.output / each, (paths.processing_output("monitor") / each).read_bytes())
     report: dict[str, Any] = json.loads((options.output / "drift.json").read_text(encoding="utf-8"))
     if options.put_metric:
         put_metric(report)

@@ -1,39 +1,25 @@
 """Commands beside the run: what it costs, whether what is served still fits, and the shell's completion."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.arguments import as_json, command, in_runs
+
 if TYPE_CHECKING:
-    _Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    from pipelines.arguments import Subparsers
 
 
-def add(subparsers: "_Subparsers") -> None:
+def add(subparsers: "Subparsers") -> None:
     """Add the parsers of `cost`, `monitor` and `completion`."""
     for each in (_cost, _monitor, _completion):
         each(subparsers)
 
 
-def _command(
-    subparsers: "_Subparsers", name: str, text: str, example: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(
-        name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
-    )
-    parser.set_defaults(command=run)
-    return parser
-
-
-def _in_runs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
-    )
-
-
-def _cost(subparsers: "_Subparsers") -> None:
+def _cost(subparsers: "Subparsers") -> None:
     text = "show what a run will cost, step by step; or, of a run's ID, what it did cost"
-    parser = _command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50", cost)
+    parser = command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50")
+    parser.set_defaults(command=cost)
     parser.add_argument("id", nargs="?", metavar="ID", help="a run, or latest; without it, the run that would start")
     parser.add_argument("--images", type=int, metavar="N", help="images of the dataset (default: all that it has)")
     parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
@@ -43,15 +29,16 @@ def _cost(subparsers: "_Subparsers") -> None:
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
     parser.add_argument("--dataset", choices=["mias", "rsna"])
-    parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
-    _in_runs(parser)
+    as_json(parser)
+    in_runs(parser)
 
 
-def _monitor(subparsers: "_Subparsers") -> None:
+def _monitor(subparsers: "Subparsers") -> None:
     text = "compare captured requests with what the model learnt; exit code 1 when they have drifted"
-    parser = _command(
-        subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe", monitor
+    parser = command(
+        subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe"
     )
+    parser.set_defaults(command=monitor)
     parser.add_argument("id", nargs="?", default="latest", metavar="ID", help="the run whose model is served")
     parser.add_argument("--captures", required=True, metavar="FOLDER|s3://...", help="what data capture wrote")
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of films that were accepted")
@@ -60,12 +47,13 @@ def _monitor(subparsers: "_Subparsers") -> None:
     parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
     parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
     parser.add_argument("--json", action="store_true", help="print drift.json instead of the summary")
-    _in_runs(parser)
+    in_runs(parser)
 
 
-def _completion(subparsers: "_Subparsers") -> None:
+def _completion(subparsers: "Subparsers") -> None:
     text = "print the script by which a shell completes commands and options"
-    parser = _command(subparsers, "completion", text, "completion bash >> ~/.bashrc", completion)
+    parser = command(subparsers, "completion", text, "completion bash >> ~/.bashrc")
+    parser.set_defaults(command=completion)
     parser.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 

@@ -24,7 +24,6 @@ from pipelines.sessions import PLACEHOLDER_ACCOUNT, aws_errors
 from processing.errors import ConfigError
 
 PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")
-LONGEST_NAME = 63
 WAIT = {"Delay": 15, "MaxAttempts": 480}
 """Two hours: an update that is watched for an hour, and the start of its instances."""
 
@@ -51,11 +50,12 @@ def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, 
         status = sagemaker.describe_model_package(ModelPackageName=package)["ModelApprovalStatus"]
         if status != "Approved":
             raise ConfigError(f"{package}: its status is {status}; only an approved package is deployed")
-        for name, rollout in _rollouts(config, package, version).items():
+        rollouts = _rollouts(config, package, version)
+        for name, rollout in rollouts.items():
             _create(sagemaker.create_model, rollout.model)
             _create(sagemaker.create_endpoint_config, rollout.endpoint_config)
             _point(sagemaker, name, rollout, config, say)
-        for name, rollout in _rollouts(config, package, version).items() if wait else ():
+        for name, rollout in rollouts.items() if wait else ():
             _await(sagemaker, name, str(rollout.endpoint_config["EndpointConfigName"]), say)
 
 
@@ -96,7 +96,7 @@ def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, R
     for suffix in ("", "-async"):
         if f"Model{suffix}" not in steps:
             continue
-        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"[:LONGEST_NAME]
+        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"
         scope.steps[f"Model{suffix}"] = {"ModelName": name}
         own = {key: value for key, value in steps[f"Model{suffix}"].items() if key != "PrimaryContainer"}
         variables = steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment") or {}

@@ -173,18 +173,18 @@ def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
     from pipelines import aws_runs
     from pipelines.ledger import Status
 
-    missing = not (folder.path / "evaluation.json").is_file()
-    if execution["status"] != Status.EXECUTING and not missing:
+    if execution.get("fetched"):
         return execution
     clients = aws_clients(execution["region"])
     if execution["status"] == Status.EXECUTING:
         execution = aws_runs.refresh(folder, clients.sagemaker, execution)
     if execution["status"] != Status.EXECUTING:
-        aws_runs.fetch_results(folder, clients.storage, execution["results"])
+        aws_runs.fetch_results(folder, clients.storage)
     return execution
 
 
 def _watch(folder: "RunFolder") -> int:
+    from pipelines import tracking
     from pipelines.aws_watch import terminal_question, watch
     from pipelines.ledger import Status
     from pipelines.progress import Progress
@@ -193,6 +193,8 @@ def _watch(folder: "RunFolder") -> int:
     if execution.get("backend") != "aws":
         raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
     ended = watch(folder, aws_clients(execution["region"]), Progress, print, ask=terminal_question())
+    if ended["status"] != Status.EXECUTING:
+        tracking.track_if_asked(folder.path)
     return int(ended["status"] in (Status.FAILED, Status.STOPPED))
 
 

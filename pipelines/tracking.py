@@ -7,6 +7,7 @@ tracked again, it is the same MLflow run, found by its tag.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,8 @@ EPOCH_FIGURES = ("train_loss", "validation_loss", "validation_macro_auc", "valid
                  "learning_rate", "seconds")
 ARTEFACTS = ("report.html", "evaluation.json", "execution.json", "pipeline.json", "model_card.md", "invocation.json",
              "model.tar.gz")
+_SECRET = re.compile(r"//[^/@]*@")
+"""User and password of a server or database, which no message may show."""
 ENDED = {Status.SUCCEEDED: "FINISHED", Status.FAILED: "FAILED", Status.STOPPED: "KILLED"}
 
 
@@ -42,15 +45,17 @@ def track(folder: Path, uri: str) -> str:
 
     Raises `ConfigError` where mlflow is not installed or its store cannot be used.
     """
+    shown = _SECRET.sub("//", uri)
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
     except ImportError:
-        raise ConfigError(f"{VARIABLE}={uri}: mlflow is not installed; pip install 'mammopipe[tracking]'") from None
+        raise ConfigError(f"{VARIABLE}={shown}: mlflow is not installed; pip install 'mammopipe[tracking]'") from None
     try:
         return _Store(MlflowClient(tracking_uri=uri)).write(folder)
     except MlflowException as error:
-        raise ConfigError(f"{VARIABLE}={uri}: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0].replace(uri, shown)
+        raise ConfigError(f"{VARIABLE}={shown}: {said}") from None
 
 
 class _Store:

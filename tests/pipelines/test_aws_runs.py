@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from pipelines import aws_runs, aws_watch, cli, launch, run_views
+from pipelines import aws_runs, aws_watch, cli, launch, run_views, tracking
 from pipelines.config import PipelineConfig
 from pipelines.launch import Run
 from pipelines.ledger import Status, StepRecord
@@ -143,7 +143,14 @@ def test_ctrl_c_asks_and_stops_the_execution_on_yes(aws: Aws, folder: RunFolder)
     aws.stub.assert_no_pending_responses()
 
 
-@pytest.mark.parametrize("ask", [lambda question: "", None])
+def ended_by(error: type[BaseException]) -> Any:
+    def ask(question: str) -> str:
+        raise error
+
+    return ask
+
+
+@pytest.mark.parametrize("ask", [lambda question: "", None, ended_by(KeyboardInterrupt), ended_by(EOFError)])
 def test_ctrl_c_leaves_the_execution_running_otherwise(aws: Aws, folder: RunFolder, ask: Any) -> None:
     aws.shows("Executing", TRAINING)
     said: list[str] = []
@@ -185,6 +192,8 @@ def test_executions_of_the_account_are_adopted(
     assert cli.main(["runs", "--aws", "--json", "--runs", str(tmp_path)]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["id"], row["status"], row["best"]) == (ID, "Failed", "")
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: pytest.fail("AWS is asked about a run that ended"))
+    assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
 
 
 def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(
@@ -194,9 +203,12 @@ def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(
     monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
     aws.shows("Failed", PREPARED, FAILED)
     aws.logged("the last line")
+    tracked: list[Path] = []
+    monkeypatch.setattr(tracking, "track_if_asked", tracked.append)
     assert cli.main(["run", "--backend", "aws", "--runs", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "Train-alexnet failed: ClientError: lower the rate" in out and "the last line" in out
+    assert tracked == [tmp_path / ID]
     assert cli.main(["run", "--backend", "aws", "--detach", "--runs", str(tmp_path)]) == 0
     assert f"mammopipe status {ID} --watch" in capsys.readouterr().out
 

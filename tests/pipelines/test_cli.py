@@ -68,6 +68,13 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.parametrize(
+    "words", [("run", "--detach"), ("deploy", "--no-wait"), ("deploy", "--capture", "--rollback")]
+)
+def test_an_option_that_would_do_nothing_is_refused(words: tuple[str, ...], capsys: Capture) -> None:
+    assert failed(capsys, *words).startswith(f"error: {words[1]}: ")
+
+
 def test_every_command_explains_itself_with_an_example(capsys: Capture) -> None:
     for command in COMMANDS:
         with pytest.raises(SystemExit) as caught:

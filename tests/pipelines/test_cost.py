@@ -89,6 +89,8 @@ def test_a_type_without_a_price_and_a_wrong_key_are_one_line(tmp_path: Path, cap
     broken.write_text(PRICES.read_text() + "gb = 3\n")
     assert cli.main(["cost", "--prices", str(broken)]) == 2
     assert "unknown key 'storage.gb'" in capsys.readouterr().err
+    assert cli.main(["cost", "--instances", "0"]) == 2
+    assert capsys.readouterr().err == "error: --instances 0: must be at least 1\n"
     assert cli.main(["cost", "--images", "0"]) == 2
 
 

@@ -84,17 +84,18 @@ def test_a_clean_checkout_is_tagged_with_its_commits_tree(checkout: Path) -> Non
 
 
 def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(checkout: Path) -> None:
-    clean = images.tag_of(checkout)
+    clean, stored = images.tag_of(checkout), git(checkout, "count-objects")
     (checkout / "new.py").write_text("two = 2\n")
     changed = images.tag_of(checkout)
     (checkout / "runs").mkdir()
     (checkout / "runs" / "result").write_text("ignored")
     assert clean != changed == images.tag_of(checkout)
     assert git(checkout, "status", "--porcelain") == "?? new.py\n"
+    assert git(checkout, "count-objects") == stored
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no tag, since git read-tree failed"):
+    with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
         images.tag_of(tmp_path)
 
 
@@ -117,6 +118,8 @@ def test_a_build_that_fails_is_one_line(checkout: Path, tmp_path: Path) -> None:
 def test_a_client_that_is_missing_is_one_line(checkout: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such command; install Docker"):
         images.build(checkout, images.BuildOptions(), client="/no/such/docker")
+    with pytest.raises(ConfigError, match="there is no such command; install Docker"):
+        images.sizes(["mammopipe/serving:x"], client="/no/such/docker")
 
 
 def test_a_push_logs_in_without_showing_the_password_and_names_what_the_configuration_takes(
@@ -133,7 +136,9 @@ def test_a_push_logs_in_without_showing_the_password_and_names_what_the_configur
     assert tomllib.loads(images.as_toml(pushed)) == {"images": pushed}
 
 
-def test_what_ecr_has_is_not_pushed_again(checkout: Path, tmp_path: Path, account: boto3.Session) -> None:
+def test_what_ecr_has_is_not_pushed_again(
+    checkout: Path, tmp_path: Path, account: boto3.Session, capfd: pytest.CaptureFixture[str]
+) -> None:
     ecr, client, tag = with_repositories(account), Client(tmp_path), images.tag_of(checkout)
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     content = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:" + "0" * 64}, "layers": []}
@@ -141,6 +146,7 @@ def test_what_ecr_has_is_not_pushed_again(checkout: Path, tmp_path: Path, accoun
     ecr.put_image(repositoryName="mammopipe/training", imageManifest=manifest, imageTag=tag)
     images.push(checkout, account, client=str(client.path))
     assert [words[1].split("/")[2].split(":")[0] for words in client.asked("push")] == ["processing", "serving"]
+    assert f"mammopipe/training:{tag}: ECR has it already" in capfd.readouterr().err
 
 
 def test_without_repositories_a_push_says_what_makes_them(

@@ -85,3 +85,9 @@ def test_nothing_is_tracked_unless_asked(folder: Path, monkeypatch: pytest.Monke
 def test_a_store_that_cannot_be_used_is_one_line(folder: Path) -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI=nonsense://x"):
         track(folder, "nonsense://x")
+
+
+def test_no_message_shows_the_password_of_a_store(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI=nonsense://host/x") as refused:
+        track(folder, "nonsense://user:secret@host/x")
+    assert "secret" not in str(refused.value)
