@@ -107,7 +107,8 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
     # Without memory and without initial values: both come from the file.
     with torch.device("meta"):
         return build_model(description["architecture"], classes=description["classes"],
-                           pooling=Pooling(description.get("pooling", Pooling.MEAN)))
+                           pooling=Pooling(description.get("pooling", Pooling.MEAN)),
+                           top_places=description.get("top_places", 1), stride=description.get("stride", 32))
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:

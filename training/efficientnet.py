@@ -18,6 +18,14 @@ MEAN, DEVIATION = 127 / 255, 128 / 255
 FEATURES = 1280
 """Maps of the last layer."""
 
+NARROW = 112
+"""Maps of the last block before the last reduction, at a stride of 16 pixels."""
+
+_NARROW_BLOCKS = 11
+
+CUT = (*(f"_blocks.{index}." for index in range(_NARROW_BLOCKS, 16)), "_conv_head.", "_bn1.")
+"""What names of parameters begin with that the network at a stride of 16 lacks."""
+
 _EPSILON = 1e-3
 """That of the weights' own batch normalisation; torch's 1e-5 would change what they compute."""
 
@@ -45,6 +53,15 @@ def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
         _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)),
         _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1), _bn1=_normalisation(FEATURES),
         _last=nn.ReLU6(inplace=True), _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
+    ))
+
+
+def lite0_at_16(classifier: nn.Module) -> nn.Sequential:
+    """Return the network up to its last reduction; `_last` gives the maps, (N, 112, H / 16, W / 16)."""
+    return nn.Sequential(OrderedDict[str, nn.Module](
+        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2), _bn0=_normalisation(_STEM_WIDTH),
+        _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)[:_NARROW_BLOCKS]), _last=nn.Identity(),
+        _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
     ))
 
 

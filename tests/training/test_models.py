@@ -98,6 +98,24 @@ def test_a_published_name_with_hyphens_is_found(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("_fc."))
 
 
+def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(tmp_path):
+    whole = build_model("efficientnet_lite0", classes=1000, seed=3).eval()
+    path = tmp_path / "efficientnet_lite0.pth"
+    torch.save({name.replace("_fc.1.", "_fc."): value for name, value in whole.body.state_dict().items()}, path)
+    network = build_model("efficientnet_lite0", classes=3, weights=path, stride=16).eval()
+    films, kept = torch.rand(1, 1, 96, 64), []
+    whole.body.get_submodule("_blocks.10").register_forward_hook(lambda *given: kept.append(given[2]))
+    with torch.no_grad():
+        whole(films)
+        torch.testing.assert_close(network.maps(films), kept[0])
+    assert network.places(films).shape == (1, 3, 6, 4)
+
+
+def test_a_stride_that_a_network_has_not_is_refused():
+    with pytest.raises(ConfigError, match="stride=16: cnn=resnet50 has no places at that distance"):
+        build_model("resnet50", classes=3, stride=16)
+
+
 def test_a_network_without_places_has_no_peaks():
     with pytest.raises(ConfigError, match="pooling=peaks: cnn=alexnet has no logits of single places"):
         build_model("alexnet", classes=3, pooling=Pooling.PEAKS)
