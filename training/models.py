@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import alexnet, resnet50
 
 from processing.errors import ConfigError
-from training.config import SMALLEST_SIDE, Cnn, Pooling
+from training.config import SMALLEST_SIDE, Cnn, Pooling, TrainConfig
 from training.efficientnet import CUT, DEVIATION, FEATURES, MEAN, NARROW, efficientnet_lite0, lite0_at_16
 from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout, Normalise
 from training.weights import load_body, read_weights
@@ -102,7 +102,8 @@ def top(places: Tensor, count: int) -> Tensor:
 
 
 def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None = None, dropout: float = 0.0,
-                seed: int = 0, pooling: Pooling = Pooling.MEAN, top_places: int = 3, stride: int = 32) -> FilmNetwork:
+                seed: int = 0, pooling: Pooling = Pooling.MEAN, top_places: int = TrainConfig.top_places,
+                stride: int = TrainConfig.stride) -> FilmNetwork:
     """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
 
     `classes` is their number or their names. Raises `ConfigError` for an unknown name, fewer than two classes, or a

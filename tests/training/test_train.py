@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from processing.errors import ConfigError
 from processing.records import Split, read_manifest, write_manifest
 from training import artifact
 from training.config import Pooling
