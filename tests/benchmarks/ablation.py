@@ -61,17 +61,18 @@ _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup
                      precision=Precision.FLOAT32)
 _HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=20, head_learning_rate=3e-3)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
+_LARGE = PreprocessConfig(height=768, width=480)
 ROWS = (
     Row("fine-tuning", _PLAIN),
     Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
     Row("head alone", _HEAD),
-    Row("head alone, stride 16", replace(_HEAD, stride=16)),
-    Row("head alone, stride 16, mean, circles", replace(_FINE, pooling=Pooling.MEAN)),
-    Row("head alone, stride 16, top 3", replace(_FINE, location_weight=0.0)),
+    Row("head alone, top 3, circles", replace(_FINE, stride=32)),
     Row("head alone, stride 16, top 3, circles", _FINE),
-    Row("head alone, stride 32, top 3, circles", replace(_FINE, stride=32)),
-    Row("head alone, stride 16, peaks, circles", replace(_FINE, pooling=Pooling.PEAKS)),
-    Row("head alone, stride 16, top 3, circles, flips", _FINE, flips=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE),
+    Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
+    Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
+    Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
 )
 
 
