@@ -44,7 +44,9 @@ class FilmMaps(Dataset[MapItem]):
 
     def __init__(self, network: FilmNetwork, films: FilmDataset) -> None:
         """Make the maps, on the network's device; the network is left as it was."""
-        self.records, self.labels, self.rows = films.records, films.labels, range(len(films))
+        self.records, self.labels = films.records, films.labels
+        self.rows: Sequence[int] = range(len(films))
+        """Of each film its row in `maps`, which parts share (`part`)."""
         self.shape: tuple[int, int] = films.shape
         """(H, W) of the films in pixels."""
         self.sha256 = films.sha256

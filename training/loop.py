@@ -150,7 +150,10 @@ class _Run:
         self.grid: tuple[int, int] | None = None
         if config.location_weight:
             require_circles(train, f"location_weight={config.location_weight}")
-            self.grid = train.grid if isinstance(train, FilmMaps) else grid_of(network, train.shape)
+            if isinstance(train, FilmMaps):
+                self.grid = train.grid
+            elif isinstance(network, FilmNetwork):
+                self.grid = grid_of(network, train.shape)
         self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         steps = -(-len(train) // config.batch_size)

@@ -61,7 +61,7 @@ class FilmNetwork(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the last maps that know places, (N, channels, h, w): what the classifier judges."""
-        maps = self.normalise(images)
+        maps: Tensor = self.normalise(images)
         for name, layer in self.body.named_children():
             if name == self.pool_name:
                 break
