@@ -227,7 +227,7 @@ def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job):
         stage_lite0(paths)
     run(whole)
     stop = StopRequest()
-    stop.check = iter([None] * 4).__next__
+    stop.check = iter([None] * 8).__next__
     with pytest.raises(StopIteration):
         train(parts, read_inputs(parts), ALONE, stop)
     assert "resumed from epoch" in run(parts)
