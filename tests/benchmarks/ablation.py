@@ -59,7 +59,7 @@ class Row:
 
 _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup_epochs=0.5, learning_rate=5e-4,
                      precision=Precision.FLOAT32)
-_HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=20, head_learning_rate=3e-3)
+_HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
 ROWS = (
