@@ -260,6 +260,10 @@ class PipelineConfig:
             for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():
                 raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
             merged = overlay(PROFILES[profile], values)
+            # Some settings suit one network alone: they are judged beside a candidate, not beside the default one.
+            candidates = [cnn for cnn in merged.get("cnns", ()) if cnn in list(Cnn)]
+            if candidates:
+                merged = overlay(merged, {"training": {"cnn": candidates[0]}})
             config: PipelineConfig = build(cls, merged, "")
             return config
         except ConfigError as error:

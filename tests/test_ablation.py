@@ -1,6 +1,7 @@
 """The ablation's script: no film of the frozen test split, every other film judged once, finished folds kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from processing.preprocess import PreprocessConfig
 from processing.records import Split
 from processing.split import assign_splits
 from tests.benchmarks import ablation
-from training.config import Cnn, Pooling, TrainConfig
+from training.config import Cnn, Learns, Pooling, TrainConfig
 
-CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8, patch_side=64)
+CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8)
 SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
-        ablation.Row("lesions", TrainConfig(**{**CONFIG.__dict__, "pooling": Pooling.PEAKS, "location_weight": 1.0,
-                                               "patch_epochs": 1}), SMALL))
+        ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
+        ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True))
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +39,17 @@ def test_every_development_film_is_judged_and_no_test_film_read(
     arguments = [str(films), str(tmp_path / "weights"), str(tmp_path / "work"), "--folds", "2", "--threads", "1"]
     ablation.main(arguments)
     table = json.loads((tmp_path / "work" / "ablation.json").read_text())
-    assert list(table) == ["plain", "flips", "lesions"]
+    assert list(table) == [row.name for row in ROWS]
     for row in table.values():
         for figure in ("macro_auc", "malignant_auc"):
             value, low, high = row[figure]
             assert 0 <= low <= value <= high <= 1
     written = (tmp_path / "work" / "ablation.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in written[2:]] == ["| plain", "| flips", "| lesions"]
-    assert len({json.dumps(row) for row in table.values()}) == 3
+    assert [line.split(" | ")[0] for line in written[2:]] == [f"| {row.name}" for row in ROWS]
+    assert len({json.dumps(row) for row in table.values()}) == 4
 
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "folds").rglob("*.npy")}
-    assert len(kept) == 6 and all(np.load(path).shape[1] == 3 for path in kept)
+    assert len(kept) == 8 and all(np.load(path).shape[1] == 3 for path in kept)
     ablation.main([*arguments, "--rows", "plain"])
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert capsys.readouterr().out.splitlines()[-1] == written[2]

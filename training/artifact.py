@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from processing.errors import ConfigError
 from processing.files import extract, sha256, write_bytes, write_json
 from processing.preprocess import PreprocessConfig
-from training.config import Pooling
+from training.config import Pooling, TrainConfig
 from training.description import (
     DESCRIPTION_FILE,
     SCHEMA,
@@ -107,7 +107,9 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
     # Without memory and without initial values: both come from the file.
     with torch.device("meta"):
         return build_model(description["architecture"], classes=description["classes"],
-                           pooling=Pooling(description.get("pooling", Pooling.MEAN)))
+                           pooling=Pooling(description.get("pooling", Pooling.MEAN)),
+                           top_places=description.get("top_places", TrainConfig.top_places),
+                           stride=description.get("stride", TrainConfig.stride))
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:

@@ -28,6 +28,16 @@ class Pooling(StrEnum):
     """The mean over all places: right for what shows everywhere, but a small lesion is a small part of it."""
     PEAKS = "peaks"
     """The mean for normal tissue; for a lesion's class log-mean-exp, which its few strongest places decide."""
+    TOP = "top"
+    """The mean for normal tissue; for a lesion's class the mean of its `top_places` strongest places."""
+
+
+class Learns(StrEnum):
+    """Which layers of a network learn."""
+
+    ALL = "all"
+    HEAD = "head"
+    """The classifier alone, on maps that the pretrained body makes of each film once: noise and holes play no part."""
 
 
 class Sampling(StrEnum):
@@ -61,7 +71,7 @@ PLATFORM_KEYS = frozenset({
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
 _COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0,
-           "folds": 0, "patch_epochs": 0, "patch_side": SMALLEST_SIDE}
+           "folds": 0, "top_places": 1}
 _LIMITS = {
     "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
     "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
@@ -105,12 +115,14 @@ class TrainConfig:
     """Most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer side."""
     pooling: Pooling = Pooling.MEAN
     """How the places of a film become its logits; AlexNet, whose classifier sees all places at once, has only mean."""
+    top_places: int = 3
+    """How many places make a film's logit of a lesion's class, with pooling=top."""
+    stride: int = 32
+    """Pixels from place to place; 16 takes EfficientNet-Lite0's maps before its last reduction, and is its alone."""
+    learns: Learns = Learns.ALL
+    """Which layers learn; `head` needs pretrained weights, and `head_epochs` and `learning_rate` say nothing then."""
     location_weight: float = 0.0
     """Weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them unused."""
-    patch_epochs: int = 0
-    """Epochs on patches, half of them round annotated circles, before the films; 0 leaves them out."""
-    patch_side: int = 128
-    """Rows and columns of a patch, in pixels of the segmented film."""
     seed: int = 0
     """All randomness derives from it, the epoch and the step."""
     folds: int = 0
@@ -135,9 +147,17 @@ class TrainConfig:
             raise ConfigError(f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
                               f"or the rate never reaches its height")
 
-        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.patch_epochs) != (Pooling.MEAN, 0, 0):
-            raise ConfigError("hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks, "
-                              "location_weight and patch_epochs need; leave these out")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        if self.stride not in (16, 32):
+            raise ConfigError(f"hyperparameter stride={self.stride} must be 16 or 32")
+        if self.stride == 16 and self.cnn is not Cnn.EFFICIENTNET_LITE0:
+            raise ConfigError(f"hyperparameter stride=16 needs cnn={Cnn.EFFICIENTNET_LITE0}, not {self.cnn}")
+        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.learns) != (Pooling.MEAN, 0,
+                                                                                            Learns.ALL):
+            raise ConfigError("hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks and top, "
+                              "location_weight and learns=head need; leave these out")
 
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":

@@ -23,12 +23,13 @@ from training.checkpoint import CheckpointStore
 from training.config import Precision, TrainConfig
 from training.dataset import FilmDataset
 from training.distributed import World, agree
+from training.frozen import Films, learner
 from training.loop import EpochResult, Progress, fit, measure, refit
 from training.models import FilmNetwork
 from training.out_of_fold import FILE, write_out_of_fold
 
-Build = Callable[[FilmDataset], FilmNetwork]
-"""Makes a network that is to train on these films, and may have seen no other."""
+Build = Callable[[], FilmNetwork]
+"""Makes the network as every fold starts with it; it has seen no film."""
 
 
 @dataclass(frozen=True)
@@ -88,32 +89,34 @@ def cross_validate(films: FilmDataset, config: TrainConfig, protocol: SplitProto
     """
     folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
     judged = np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
+    # A body that does not learn is that of every fold, and so are its maps.
+    given = learner(build().to(where.world.device), config, films)[1][0]
     held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
     done: list[Progress] = []
     for fold, places in enumerate(held_out):
-        learnt = films.part(np.flatnonzero(folds != fold).tolist())
-        told = films.part(places.tolist())
+        learnt = given.part(np.flatnonzero(folds != fold).tolist())
+        told = given.part(places.tolist())
         _require_every_class(learnt, f"without fold {fold}")
         _require_every_class(told, f"fold {fold}")
         # Measured once: folds in other number formats would not be folds of one network.
         settings = replace(config, precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
-    progress = _together(films, held_out, done)
-    network = build(films)
-    progress.refit_losses = refit(network, films, config, epochs=progress.epoch, precision=progress.precision,
+    progress = _together(given, held_out, done)
+    network = build()
+    progress.refit_losses = refit(network, given, config, epochs=progress.epoch, precision=progress.precision,
                                   pretrained=pretrained, world=where.world, checkpoints=where.store("refit"),
                                   check_stop=where.check_stop)
     return network, progress
 
 
-def _require_every_class(films: FilmDataset, what: str) -> None:
+def _require_every_class(films: Films, what: str) -> None:
     missing = [str(label) for label, count in films.counts().items() if count == 0]
     if missing:
         raise ManifestError(f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(films)}; "
                             f"each class needs at least one, so fewer folds or more patients")
 
 
-def _fold(fold: int, learnt: FilmDataset, told: FilmDataset, config: TrainConfig, build: Build, *, pretrained: bool,
+def _fold(fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool,
           where: Surroundings) -> Progress:
     """Train one fold's network, or return what an earlier start of this job made of it."""
     store, world = where.store(f"fold-{fold}"), where.world
@@ -123,7 +126,7 @@ def _fold(fold: int, learnt: FilmDataset, told: FilmDataset, config: TrainConfig
                         logits=[part.numpy() for part in saved["logits"]])
     if world.leads:
         print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
-    progress = fit(build(learnt), learnt, told, config, pretrained=pretrained, world=world, checkpoints=store,
+    progress = fit(build(), learnt, told, config, pretrained=pretrained, world=world, checkpoints=store,
                    check_stop=where.check_stop)
     if world.leads:
         # Without the weights, which have said what they had to: five of AlexNet's would be a gigabyte.
@@ -133,7 +136,7 @@ def _fold(fold: int, learnt: FilmDataset, told: FilmDataset, config: TrainConfig
     return progress
 
 
-def _together(films: FilmDataset, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress]) -> CrossValidated:
+def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress]) -> CrossValidated:
     """Return the folds as one progress over all held-out films, in the order of the films."""
     order = np.argsort(np.concatenate(held_out))
     part = films.part(np.concatenate(held_out)[order].tolist())
@@ -151,7 +154,7 @@ def _together(films: FilmDataset, held_out: Sequence[NDArray[np.int64]], done: S
                           epoch=epoch, fold_epochs=best)
 
 
-def _epoch(epoch: int, logits: NDArray[np.float32], films: FilmDataset, done: Sequence[Progress]) -> EpochResult:
+def _epoch(epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress]) -> EpochResult:
     loss, auc, accuracy = measure(logits, films.labels)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]
     seconds = sum(fold.history[epoch - 1].seconds for fold in done if epoch <= len(fold.history))

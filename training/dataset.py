@@ -47,6 +47,11 @@ class FilmDataset(Dataset[Item]):
         self.sha256 = digest.hexdigest()
         """Of the files' own SHA-256 sums, in the order of the records."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) of every film, in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
     def __len__(self) -> int:
         """Return the number of films."""
         return len(self.records)

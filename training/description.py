@@ -1,8 +1,9 @@
 """`model.json`, which says of a model all that its files do not: read and checked, without torch.
 
-Four keys are optional: `pooling` (`training.config.Pooling`; the mean where it is missing), `reference` (what the
-model's answers are compared with, `training.reference`), `engines` (the network in other formats than the weights, by
-name, `training.export`) and `fitted` (of which films what was made by the evaluation, `training.provenance`).
+Optional are `pooling` (`training.config.Pooling`; the mean where it is missing) with `top_places`, `stride` (pixels
+from place to place; 32 where it is missing), `reference` (what the model's answers are compared with,
+`training.reference`), `engines` (the network in other formats than the weights, by name, `training.export`) and
+`fitted` (of which films what was made by the evaluation, `training.provenance`).
 """
 
 import json
@@ -33,7 +34,8 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
     "metrics": dict, "weights_sha256": str, "versions": dict,
 }
-_OPTIONAL: dict[str, type] = {"pooling": str, "reference": dict, "engines": dict, "fitted": list}
+_OPTIONAL: dict[str, type] = {"pooling": str, "top_places": int, "stride": int, "reference": dict, "engines": dict,
+                              "fitted": list}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
 """An optional key of `reference`: how the figures that are watched are distributed (`training.usual_figures`)."""
@@ -88,9 +90,12 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
     size = description["input"]
     temperature = description["calibration"].get("temperature")
     known, pooling = [str(cnn) for cnn in Cnn], [str(pooling) for pooling in Pooling]
+    strides = [16, 32] if description["architecture"] == Cnn.EFFICIENTNET_LITE0 else [32]
     rules = [
         ("architecture", description["architecture"] in known, f"one of {', '.join(known)}"),
         ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
+        ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
+        ("stride", description.get("stride", 32) in strides, f"one of {strides}"),
         ("classes", _distinct_names(description["classes"]), "two or more different names"),
         ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
         ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),

@@ -10,13 +10,24 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 MEAN, DEVIATION = 127 / 255, 128 / 255
 """Of every channel of an image in [0, 1]: the Lite networks were trained on (value - 127) / 128 of 8 bits."""
 
 FEATURES = 1280
 """Maps of the last layer."""
+
+_WINDOWS = (3, 7)
+_NARROW_BLOCKS = 11
+
+NARROW = 112 * len(_WINDOWS)
+"""Maps of the network at a stride of 16 pixels: those of the last block before the last reduction, averaged twice."""
+
+CUT = (*(f"_blocks.{index}." for index in range(_NARROW_BLOCKS, 16)), "_conv_head.", "_bn1.")
+"""What names of parameters begin with that the network at a stride of 16 lacks."""
 
 _EPSILON = 1e-3
 """That of the weights' own batch normalisation; torch's 1e-5 would change what they compute."""
@@ -46,6 +57,24 @@ def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
         _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1), _bn1=_normalisation(FEATURES),
         _last=nn.ReLU6(inplace=True), _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
     ))
+
+
+def lite0_at_16(classifier: nn.Module) -> nn.Sequential:
+    """Return the network up to its last reduction; `_last` gives the maps, (N, 224, H / 16, W / 16)."""
+    return nn.Sequential(OrderedDict[str, nn.Module](
+        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2), _bn0=_normalisation(_STEM_WIDTH),
+        _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)[:_NARROW_BLOCKS]), _last=Surroundings(),
+        _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
+    ))
+
+
+class Surroundings(nn.Module):
+    """Of each map the means over 3 x 3 and 7 x 7 places: single places at that stride are noisy, lesions are larger."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return both means, (N, 2 x channels, h, w); places beyond the film do not count."""
+        return torch.cat([functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False)
+                          for side in _WINDOWS], dim=1)
 
 
 class _Block(nn.Module):
@@ -81,7 +110,7 @@ class _Convolution(nn.Conv2d):
         self._edges = (start, kernel - stride - start) * 2 if stride > 1 else None
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(nn.functional.pad(input, self._edges) if self._edges else input)
+        return super().forward(functional.pad(input, self._edges) if self._edges else input)
 
 
 def _normalisation(width: int) -> nn.BatchNorm2d:

@@ -1,6 +1,7 @@
 """Where lesions are: what the annotated circles say of the places of a film, and a loss on what the network says."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from processing.errors import ConfigError
-from processing.records import Label, Lesion
-from training.dataset import FilmDataset, TrainingFilms
+from processing.records import ImageRecord, Label, Lesion
+from training.frozen import Films, Learner
 from training.models import FilmNetwork
 from training.sampling import Draw
 
@@ -45,7 +46,7 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
     return torch.from_numpy(found)
 
 
-def require_circles(films: FilmDataset, option: str) -> None:
+def require_circles(films: Films, option: str) -> None:
     """Raise `ConfigError`, naming the hyperparameter, where no film has an annotated circle: it would teach nothing."""
     if not any(record.lesions for record in films.records):
         raise ConfigError(f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has "
@@ -67,27 +68,28 @@ def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
 class LocatedFilms(Dataset[LocatedItem]):
     """Training films with the targets of their places; `films[draw]` is a `LocatedItem`."""
 
-    def __init__(self, films: TrainingFilms, grid: tuple[int, int]) -> None:
-        """Take the films and how many places (h, w) the network sees in one."""
-        self.films, self.grid = films, grid
+    def __init__(self, films: Dataset[Any], records: Sequence[ImageRecord], *, shape: tuple[int, int],
+                 grid: tuple[int, int]) -> None:
+        """Take the films or their maps, of (H, W) pixels, and how many places (h, w) the network sees in one."""
+        self.films, self.records, self.shape, self.grid = films, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the film of the draw as `TrainingFilms` disturbs it; holes and noise move no circle."""
+        """Return the film of the draw as `films` has it; holes and noise move no circle."""
         image, label, image_id = self.films[draw]
-        record, (height, width) = self.films.films.records[draw.index], image.shape[1:]
-        return image, label, image_id, targets(record.lesions, record.label, shape=(height, width), grid=self.grid)
+        record = self.records[draw.index]
+        return image, label, image_id, targets(record.lesions, record.label, shape=self.shape, grid=self.grid)
 
 
 class WithPlaces(nn.Module):
     """A network that returns, beside its logits, (N, classes), those of the places, (N, classes, h, w)."""
 
-    def __init__(self, network: FilmNetwork) -> None:
+    def __init__(self, network: Learner) -> None:
         """Take the network, whose parameters these are."""
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both for images (N, 1, H, W)."""
+        """Return both for images (N, 1, H, W), or for maps where the classifier learns alone."""
         places = self.network.places(images)
         return self.network.pool(places), places
 

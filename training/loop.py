@@ -21,8 +21,9 @@ from tqdm import tqdm
 from processing.errors import ConfigError
 from training.checkpoint import CheckpointStore
 from training.config import Precision, TrainConfig
-from training.dataset import FilmDataset, TrainingFilms
+from training.dataset import TrainingFilms
 from training.distributed import ALONE, World, agree, gather_rows
+from training.frozen import FilmMaps, Films, Learner, learner
 from training.layers import share_batch_statistics
 from training.location import LocatedFilms, WithPlaces, grid_of, location_loss, require_circles
 from training.metrics import balanced_accuracy, macro_auc
@@ -83,19 +84,21 @@ class Progress:
         return {}
 
 
-def fit(network: FilmNetwork, train: FilmDataset, validation: FilmDataset, config: TrainConfig, *, pretrained: bool,
+def fit(network: FilmNetwork, train: Films, validation: Films, config: TrainConfig, *, pretrained: bool,
         world: World = ALONE, checkpoints: CheckpointStore | None = None,
         check_stop: Callable[[], None] = lambda: None) -> Progress:
     """Train the network and return the history and the best epoch's weights, which the network has at the end too.
 
-    `check_stop` is called between steps and may raise to end the run; the last epoch's checkpoint is whole then.
-    Raises `ConfigError` when the batch cannot be shared equally by the processes.
+    Where the classifier learns alone, checkpoints and `best` hold nothing else. `check_stop` is called between steps
+    and may raise to end the run; the last epoch's checkpoint is whole then. Raises `ConfigError` when the batch cannot
+    be shared equally by the processes.
     """
     if config.batch_size % world.size:
         raise ConfigError(f"hyperparameter batch_size={config.batch_size} must be a multiple of the job's "
                           f"{world.size} processes")
     network.to(world.device).to(memory_format=torch.channels_last)
-    run = _Run(network, train, validation, config, pretrained, world, check_stop)
+    learns, (train, validation) = learner(network, config, train, validation)
+    run = _Run(learns, train, validation, config, pretrained, world, check_stop)
     progress = run.resume(checkpoints)
     while not progress.finished(config):
         result, logits = run.epoch(len(progress.history) + 1, progress.precision)
@@ -103,17 +106,17 @@ def fit(network: FilmNetwork, train: FilmDataset, validation: FilmDataset, confi
         if config.folds:
             progress.logits.append(logits)
         if progress.best_epoch == result.epoch:
-            progress.best = {name: value.cpu().clone() for name, value in network.state_dict().items()}
+            progress.best = {name: value.cpu().clone() for name, value in learns.state_dict().items()}
         if world.leads:
             print(result.line(), flush=True)
             if checkpoints is not None:
                 checkpoints.save(run.snapshot(progress))
         check_stop()
-    network.load_state_dict(progress.best)
+    learns.load_state_dict(progress.best)
     return progress
 
 
-def refit(network: FilmNetwork, films: FilmDataset, config: TrainConfig, *, epochs: int, precision: Precision,
+def refit(network: FilmNetwork, films: Films, config: TrainConfig, *, epochs: int, precision: Precision,
           pretrained: bool, world: World = ALONE, checkpoints: CheckpointStore | None = None,
           check_stop: Callable[[], None] = lambda: None) -> list[float]:
     """Train the network on all the films for the first `epochs` of the config's schedule and return their losses.
@@ -121,7 +124,8 @@ def refit(network: FilmNetwork, films: FilmDataset, config: TrainConfig, *, epoc
     There is nothing left to measure it on: how long to train was chosen before. Else as `fit`.
     """
     network.to(world.device).to(memory_format=torch.channels_last)
-    run = _Run(network, films, films, config, pretrained, world, check_stop)
+    learns, (films,) = learner(network, config, films)
+    run = _Run(learns, films, films, config, pretrained, world, check_stop)
     saved = agree(checkpoints.load() if checkpoints is not None and world.leads else None, world)
     losses = run.load(saved)["losses"] if saved is not None else []
     for epoch in range(len(losses) + 1, epochs + 1):
@@ -138,7 +142,7 @@ def refit(network: FilmNetwork, films: FilmDataset, config: TrainConfig, *, epoc
 class _Run:
     """What stays the same over the epochs of one run."""
 
-    def __init__(self, network: FilmNetwork, train: FilmDataset, validation: FilmDataset, config: TrainConfig,
+    def __init__(self, network: Learner, train: Films, validation: Films, config: TrainConfig,
                  pretrained: bool, world: World, check_stop: Callable[[], None]) -> None:
         self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
@@ -146,8 +150,10 @@ class _Run:
         self.grid: tuple[int, int] | None = None
         if config.location_weight:
             require_circles(train, f"location_weight={config.location_weight}")
-            height, width = train.pixels.shape[1:]
-            self.grid = grid_of(network, (height, width))
+            if isinstance(train, FilmMaps):
+                self.grid = train.grid
+            elif isinstance(network, FilmNetwork):
+                self.grid = grid_of(network, train.shape)
         self.optimiser = make_optimiser(network, config)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         steps = -(-len(train) // config.batch_size)
@@ -159,9 +165,10 @@ class _Run:
         """Return the progress of this run's checkpoint, loaded into network and optimiser, or that of a fresh start."""
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
-            height, width = self.films.pixels.shape[1:]
-            chosen = choose_precision(self.config.precision, self.network, shape=(height, width),
-                                      device=self.world.device)
+            chosen = Precision.FLOAT32
+            if isinstance(self.network, FilmNetwork):
+                chosen = choose_precision(self.config.precision, self.network, shape=self.films.shape,
+                                          device=self.world.device)
             return Progress(agree(chosen, self.world))
         if self.world.leads:
             print(f"resumed from epoch {saved['epoch']}", flush=True)
@@ -254,9 +261,9 @@ class _Run:
                             batch_size=config.batch_size)
         batches = EpochBatches(order, epoch=epoch, batch_size=config.batch_size, rank=world.rank,
                                world_size=world.size)
-        films: Dataset[Any] = TrainingFilms(self.films, config)
+        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
         if self.grid is not None:
-            films = LocatedFilms(TrainingFilms(self.films, config), self.grid)
+            films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
         return DataLoader(films, batch_sampler=batches, num_workers=config.workers,
                           pin_memory=world.device.type == "cuda")
 
@@ -286,9 +293,12 @@ def train_step(model: nn.Module, images: Tensor, labels: Tensor, *, optimiser: A
     return loss.detach()
 
 
-def predict(network: FilmNetwork, films: FilmDataset, *, batch_size: int, precision: Precision, world: World = ALONE,
+def predict(network: Learner, films: Films, *, batch_size: int, precision: Precision, world: World = ALONE,
             check_stop: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
-    """Return the (N, classes) logits of all films, computed by all processes; the films are used as they are."""
+    """Return the (N, classes) logits of all films, computed by all processes; the films are used as they are.
+
+    A `HeadAlone` takes their maps, `FilmMaps`.
+    """
     network.eval()
     part = Subset(films, list(range(world.rank, len(films), world.size)))
     rows = [np.empty((0, len(films.counts())), np.float32)]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import alexnet, resnet50
 
 from processing.errors import ConfigError
-from training.config import SMALLEST_SIDE, Cnn, Pooling
-from training.efficientnet import DEVIATION, FEATURES, MEAN, efficientnet_lite0
+from training.config import SMALLEST_SIDE, Cnn, Pooling, TrainConfig
+from training.efficientnet import CUT, DEVIATION, FEATURES, MEAN, NARROW, efficientnet_lite0, lite0_at_16
 from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout, Normalise
 from training.weights import load_body, read_weights
 
@@ -34,7 +34,7 @@ class FilmNetwork(nn.Module):
         self.normalise = normalise
         self.body = body
         self.name, self.head_path, self.cam_path, self.pool_name = name, head, cam_layer, pool
-        self.pooling = Pooling.MEAN
+        self.pooling, self.top_places = Pooling.MEAN, 1
 
     @property
     def head(self) -> nn.Module:
@@ -50,24 +50,35 @@ class FilmNetwork(nn.Module):
         """Return (N, classes) logits."""
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: each side must be at least {SMALLEST_SIDE}")
-        if self.pooling is Pooling.PEAKS:
+        if self.pooling is not Pooling.MEAN:
             return self.pool(self.places(images))
         logits: Tensor = self.body(self.normalise(images))
         return logits
 
     def places(self, images: Tensor) -> Tensor:
         """Return the logits of every place, (N, classes, h, w): what the classifier says of the maps there alone."""
-        maps = self.normalise(images)
+        return place_logits(self.head, self.maps(images))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last maps that know places, (N, channels, h, w): what the classifier judges."""
+        maps: Tensor = self.normalise(images)
         for name, layer in self.body.named_children():
             if name == self.pool_name:
                 break
             maps = layer(maps)
-        logits: Tensor = self.head(maps.permute(0, 2, 3, 1))
-        return logits.permute(0, 3, 1, 2)
+        return maps
 
     def pool(self, places: Tensor) -> Tensor:
         """Return the film logits, (N, classes), that the logits of places make together."""
+        if self.pooling is Pooling.TOP:
+            return top(places, self.top_places)
         return peaks(places) if self.pooling is Pooling.PEAKS else places.mean(dim=(2, 3))
+
+
+def place_logits(head: nn.Module, maps: Tensor) -> Tensor:
+    """Return what a classifier says of every place of maps, (N, channels, h, w), as (N, classes, h, w)."""
+    logits: Tensor = head(maps.permute(0, 2, 3, 1))
+    return logits.permute(0, 3, 1, 2)
 
 
 def peaks(places: Tensor) -> Tensor:
@@ -80,8 +91,19 @@ def peaks(places: Tensor) -> Tensor:
     return torch.cat([places[:, :1].mean(dim=(2, 3)), strongest], dim=1)
 
 
+def top(places: Tensor, count: int) -> Tensor:
+    """Return film logits, (N, classes), of the logits of places, (N, classes, h, w), as `Pooling.TOP` says.
+
+    Of a film of fewer than `count` places all count. The first class is that without a lesion.
+    """
+    flat = places.flatten(2)
+    strongest = flat[:, 1:].topk(min(count, flat.shape[2]), dim=2).values.mean(dim=2)
+    return torch.cat([flat[:, :1].mean(dim=2), strongest], dim=1)
+
+
 def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None = None, dropout: float = 0.0,
-                seed: int = 0, pooling: Pooling = Pooling.MEAN) -> FilmNetwork:
+                seed: int = 0, pooling: Pooling = Pooling.MEAN, top_places: int = TrainConfig.top_places,
+                stride: int = TrainConfig.stride) -> FilmNetwork:
     """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
 
     `classes` is their number or their names. Raises `ConfigError` for an unknown name, fewer than two classes, or a
@@ -94,7 +116,7 @@ def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None
         raise ConfigError(f"classes={classes!r}: a classifier needs at least two")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _BUILDERS[Cnn(name)](count, dropout)
+        network = _builder(Cnn(name), stride)(count, dropout)
         network.apply(_initialise)
         # A new classifier starts undecided: with large first weights it would pull the pretrained body apart.
         for module in network.head.modules():
@@ -102,9 +124,10 @@ def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None
                 nn.init.normal_(module.weight, std=0.01)
     if pooling is not Pooling.MEAN and network.pool_name is None:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
-    network.pooling = pooling
+    network.pooling, network.top_places = pooling, top_places
     if weights is not None:
-        load_body(network.body, read_weights(weights), head=network.head_path, where=weights)
+        cut = CUT if stride == 16 else ()
+        load_body(network.body, read_weights(weights), head=network.head_path, cut=cut, where=weights)
     return network
 
 
@@ -162,6 +185,12 @@ def _efficientnet_lite0(classes: int, dropout: float) -> FilmNetwork:
                        normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3), pool="_pool")
 
 
+def _lite0_at_16(classes: int, dropout: float) -> FilmNetwork:
+    """EfficientNet-Lite0 up to its last reduction: four times the places, and maps of smaller things."""
+    return FilmNetwork("efficientnet_lite0", lite0_at_16(_head(NARROW, classes, dropout)), head="_fc",
+                       cam_layer="_last", normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3), pool="_pool")
+
+
 def _imagenet() -> Normalise:
     return Normalise(IMAGENET_MEAN, IMAGENET_DEVIATION)
 
@@ -172,3 +201,11 @@ _BUILDERS: dict[Cnn, Callable[[int, float], FilmNetwork]] = {
     Cnn.RESNET50: _resnet50,
     Cnn.EFFICIENTNET_LITE0: _efficientnet_lite0,
 }
+
+
+def _builder(cnn: Cnn, stride: int) -> Callable[[int, float], FilmNetwork]:
+    if stride == 32:
+        return _BUILDERS[cnn]
+    if (cnn, stride) == (Cnn.EFFICIENTNET_LITE0, 16):
+        return _lite0_at_16
+    raise ConfigError(f"stride={stride}: cnn={cnn} has no places at that distance")

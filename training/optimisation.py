@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.optim import AdamW
 
-from training.config import TrainConfig
-from training.models import FilmNetwork
+from training.config import Learns, TrainConfig
+from training.frozen import Learner
 
 MOMENTUM = 0.1
 """Share of a new batch in the moving statistics of batch normalisation, as torch has it."""
@@ -16,7 +16,7 @@ FLOOR = 0.01
 """Share of the highest rate at which the cosine ends."""
 
 
-def make_optimiser(network: FilmNetwork, config: TrainConfig) -> AdamW:
+def make_optimiser(network: Learner, config: TrainConfig) -> AdamW:
     """Return AdamW over four groups: body and head, each with and without weight decay; rates are set at every step."""
     head = {id(parameter) for parameter in network.head.parameters()}
     groups = []
@@ -43,8 +43,8 @@ class Schedule:
 
     @property
     def head_epochs(self) -> int:
-        """Epochs that train the head alone; none without a pretrained body."""
-        return self.config.head_epochs if self.pretrained else 0
+        """Epochs before the body joins the head; none without a pretrained body, or where it never joins."""
+        return self.config.head_epochs if self.pretrained and self.config.learns is Learns.ALL else 0
 
     def trains_body(self, epoch: int) -> bool:
         """Whether the body learns in this epoch, the first being 1."""
@@ -71,10 +71,10 @@ class Schedule:
         rates = self.rates(epoch, step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["part"]]
-        return rates["body"] if self.trains_body(epoch) else rates["head"]
+        return rates["body"] if self.trains_body(epoch) and self.config.learns is Learns.ALL else rates["head"]
 
 
-def set_phase(network: FilmNetwork, *, trains_body: bool) -> None:
+def set_phase(network: Learner, *, trains_body: bool) -> None:
     """Put the network in training mode; a body that does not train keeps its weights and batch statistics."""
     network.train()
     network.requires_grad_(trains_body)

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -28,13 +28,12 @@ from processing.preprocess import PreprocessConfig
 from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, stated_protocol
 from training import artifact
 from training.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
-from training.config import TrainConfig
+from training.config import Learns, TrainConfig
 from training.cross_validation import CrossValidated, Surroundings, cross_validate
 from training.dataset import FilmDataset, learnt, require_every_class
-from training.distributed import ALONE, World, joined, launch, launch_command
+from training.distributed import World, joined, launch, launch_command
 from training.loop import Progress, fit
 from training.models import FilmNetwork, build_model
-from training.patches import learn_patches
 from training.stopping import StopRequest
 from training.weights import StagedWeights, find_weights
 
@@ -98,6 +97,9 @@ def read_inputs(paths: ContainerPaths) -> Inputs:
         for split, dataset in films.items():
             require_every_class(dataset, split)
     weights = find_weights(paths.channel("weights"), config.cnn)
+    if weights is None and config.learns is Learns.HEAD:
+        raise ConfigError(f"hyperparameter learns=head needs pretrained weights; {paths.channel('weights')} has no "
+                          f"{config.cnn}*")
     return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
 
 
@@ -166,10 +168,9 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
         network, progress = cross_validate(
             inputs.train.joined(inputs.validation), inputs.config, inputs.protocol,
-            lambda films: build_network(inputs, films, world, stop.check), pretrained=inputs.weights is not None,
-            where=where)
+            lambda: build_network(inputs), pretrained=inputs.weights is not None, where=where)
     else:
-        network = build_network(inputs, inputs.train, world, stop.check)
+        network = build_network(inputs)
         progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
                        world=world, checkpoints=CheckpointStore(paths.checkpoints, inputs.digest),
                        check_stop=stop.check)
@@ -177,16 +178,12 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
 
 
-def build_network(inputs: Inputs, films: FilmDataset, world: World = ALONE,
-                  check_stop: Callable[[], None] = lambda: None) -> FilmNetwork:
-    """Return the network that is to train on `films`; what it starts from may have seen no other films of this run."""
+def build_network(inputs: Inputs) -> FilmNetwork:
+    """Return the network as it starts: with the pretrained weights where they are staged, and no film seen."""
     config = inputs.config
-    network = build_model(config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
-                          dropout=config.dropout, seed=config.seed, pooling=config.pooling)
-    if config.patch_epochs:
-        learn_patches(network, films, config, pretrained=inputs.weights is not None, world=world,
-                      check_stop=check_stop)
-    return network
+    return build_model(config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
+                       dropout=config.dropout, seed=config.seed, pooling=config.pooling, top_places=config.top_places,
+                       stride=config.stride)
 
 
 def _opening_line(inputs: Inputs, world: World) -> str:
@@ -217,6 +214,8 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "input": {"height": inputs.preprocess.height, "width": inputs.preprocess.width},
         "preprocess": inputs.preprocess.to_json(),
         "pooling": str(inputs.config.pooling),
+        "top_places": inputs.config.top_places,
+        "stride": inputs.config.stride,
         "initialisation": "pretrained" if inputs.weights else "scratch",
         "pretrained_weights": inputs.weights.to_json() if inputs.weights else None,
         "calibration": {"temperature": 1.0, "fitted_on": None},

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +81,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_body(body: nn.Module, state: dict[str, Tensor], *, head: str, where: Path) -> None:
-    """Load `state` into `body`, all but the layer `head`; raises `ConfigError` naming what does not fit."""
+def load_body(body: nn.Module, state: dict[str, Tensor], *, head: str, where: Path, cut: Sequence[str] = ()) -> None:
+    """Load `state` into `body`, all but the layer `head`; raises `ConfigError` naming what does not fit.
+
+    `cut` are the beginnings of the names of layers that the file has and the body lacks.
+    """
     own = body.state_dict()
-    kept = {key: value for key, value in state.items() if not key.startswith(f"{head}.")}
+    kept = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *cut))}
     wanted = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
     missing = [key for key in wanted if key not in kept and not key.endswith(_OPTIONAL)]
     unknown = [key for key in kept if key not in wanted]

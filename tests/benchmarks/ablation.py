@@ -27,12 +27,12 @@ from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, write_manifest
 from processing.split import SplitConfig, assign_folds, assign_splits
 from training.bootstrap import Floats, bootstrap_interval
-from training.config import Cnn, Pooling, Precision, TrainConfig
+from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 from training.dataset import FilmDataset
+from training.frozen import Films, learner
 from training.loop import predict, refit
 from training.metrics import macro_auc, malignant_auc
-from training.models import build_model
-from training.patches import learn_patches
+from training.models import FilmNetwork, build_model
 from training.predictions import softmax
 from training.weights import find_weights
 
@@ -59,13 +59,20 @@ class Row:
 
 _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup_epochs=0.5, learning_rate=5e-4,
                      precision=Precision.FLOAT32)
-_LOCATED = replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)
+_HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
+_FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
+_LARGE = PreprocessConfig(height=768, width=480)
 ROWS = (
-    Row("plain fine-tuning", _PLAIN),
-    Row("peaks", replace(_PLAIN, pooling=Pooling.PEAKS)),
-    Row("peaks + location", _LOCATED),
-    Row("peaks + location + patches", replace(_LOCATED, patch_epochs=15)),
-    Row("peaks + location + patches + flips", replace(_LOCATED, patch_epochs=15), flips=True),
+    Row("fine-tuning", _PLAIN),
+    Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
+    Row("head alone", _HEAD),
+    Row("head alone, top 3, circles", replace(_FINE, stride=32)),
+    Row("head alone, stride 16, top 3, circles", _FINE),
+    Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE),
+    Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
+    Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
+    Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
 )
 
 
@@ -100,29 +107,40 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
     """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it."""
     originals = np.array([not record.source_image_id for record in films.records])
     logits = np.zeros((len(films), len(Label)))
+    given: list[Films] = []
     for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
         held = np.flatnonzero((folds == fold) & originals)
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            learnt = films.part(np.flatnonzero(folds != fold).tolist())
-            np.save(path, _train_and_predict(row, learnt, films.part(held.tolist()), weights))
+            # Films, or the maps that a body makes of them which no fold changes: made when they are first needed.
+            given = given or _given(row, films, weights)
+            learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
+            told = [one.part(held.tolist()) for one in given]
+            np.save(path, _train_and_predict(row, learnt, told, weights))
         logits[held] = np.load(path)
     return logits[originals]
 
 
-def _train_and_predict(row: Row, learnt: FilmDataset, held: FilmDataset, weights: Path) -> Floats:
-    config, found = row.config, find_weights(weights, row.config.cnn)
-    network = build_model(config.cnn, classes=list(Label), weights=found.path if found else None,
-                          dropout=config.dropout, seed=config.seed, pooling=config.pooling)
-    pretrained = found is not None
-    if config.patch_epochs:
-        learn_patches(network, learnt, config, pretrained=pretrained)
-    refit(network, learnt, config, epochs=config.epochs, precision=config.precision, pretrained=pretrained)
-    logits = predict(network, held, batch_size=8, precision=config.precision).astype(np.float64)
-    if row.flips:
-        logits = (logits + predict(network, _mirrored(held), batch_size=8, precision=config.precision)) / 2
-    return logits
+def _given(row: Row, films: FilmDataset, weights: Path) -> list[Films]:
+    """Return what the row's networks see of the films and, where it has flips, of the films mirrored."""
+    seen = [films, _mirrored(films)] if row.flips else [films]
+    return learner(_build(row.config, weights), row.config, *seen)[1]
+
+
+def _build(config: TrainConfig, weights: Path) -> FilmNetwork:
+    found = find_weights(weights, config.cnn)
+    return build_model(config.cnn, classes=list(Label), weights=found.path if found else None, dropout=config.dropout,
+                       seed=config.seed, pooling=config.pooling, top_places=config.top_places, stride=config.stride)
+
+
+def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
+    config, network = row.config, _build(row.config, weights)
+    refit(network, learnt, config, epochs=config.epochs, precision=config.precision,
+          pretrained=find_weights(weights, config.cnn) is not None)
+    learns, _ = learner(network, config)
+    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in told]
+    return np.mean(np.array(logits, np.float64), axis=0)
 
 
 def _mirrored(films: FilmDataset) -> FilmDataset:

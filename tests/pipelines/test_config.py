@@ -28,6 +28,15 @@ def test_training_settings_that_a_candidate_has_not_are_refused() -> None:
     assert PipelineConfig.load(training={"pooling": "peaks"}, cnns=["resnet50"]).training.pooling == "peaks"
 
 
+def test_settings_of_one_network_are_taken_where_it_is_the_candidate(tmp_path: Path) -> None:
+    path = tmp_path / "lite0.toml"
+    path.write_text('cnns = ["efficientnet_lite0"]\n[training]\nstride = 16\nlearns = "head"\npooling = "top"\n')
+    config = PipelineConfig.load(path)
+    assert (config.training.stride, config.training.learns, config.training.pooling) == (16, "head", "top")
+    with pytest.raises(ConfigError, match="stride=16 needs cnn=efficientnet_lite0, not resnet50"):
+        PipelineConfig.load(path, cnns=["efficientnet_lite0", "resnet50"])
+
+
 @pytest.mark.parametrize("profile", Profile)
 def test_a_profile_names_only_keys_that_exist(profile: Profile) -> None:
     config = PipelineConfig.load(profile=profile)

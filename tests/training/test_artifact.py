@@ -103,7 +103,9 @@ def test_a_missing_file_is_named(saved, name):
     (lambda told: told["input"].update(height=97), "the size that preprocess states"),
     (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
     (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
-    (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks"),
+    (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
+    (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
+    (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
     (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
 ])
 def test_a_description_of_another_kind_is_refused(saved, spoil, message):
@@ -122,6 +124,17 @@ def test_the_pooling_travels_with_the_model(tmp_path):
         with torch.no_grad():
             expected = network(films)
         torch.testing.assert_close(artifact.load(tmp_path / pooling).predict_logits(films), expected)
+
+
+def test_the_places_of_a_network_travel_with_the_model(tmp_path):
+    films = torch.rand(2, 1, 96, 64)
+    network = build_model("efficientnet_lite0", classes=3, pooling=Pooling.TOP, top_places=2, stride=16).eval()
+    told = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
+    artifact.save(tmp_path / "model", network, told)
+    loaded = artifact.load(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.predict_logits(films), network(films))
+    assert loaded.network.top_places == 2
 
 
 def test_what_load_would_refuse_is_not_saved(tmp_path):

@@ -47,10 +47,12 @@ def test_every_field_is_explained():
     ("weight_decay", "-1", "between"),
     ("dropout", "1", "between"),
     ("label_smoothing", "inf", "between"),
-    ("patch_epochs", "-1", "at least 0"),
-    ("patch_side", "63", "at least 64"),
+    ("top_places", "0", "at least 1"),
+    ("stride", "8", "16 or 32"),
+    ("stride", "16", "cnn=efficientnet_lite0, not resnet50"),
+    ("learns", "body", "one of all, head"),
     ("location_weight", "-1", "between"),
-    ("pooling", "max", "one of mean, peaks"),
+    ("pooling", "max", "one of mean, peaks, top"),
     ("head_epochs", "20", "below epochs=20"),
     ("warmup_epochs", "20", "below epochs=20"),
 ])
@@ -61,7 +63,8 @@ def test_a_broken_rule_names_key_value_and_rule(key, text, rule):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"pooling": "peaks"}, {"location_weight": "0.5"}, {"patch_epochs": "1"}])
+@pytest.mark.parametrize("values", [{"pooling": "peaks"}, {"location_weight": "0.5"}, {"pooling": "top"},
+                                    {"learns": "head"}])
 def test_alexnet_has_no_places(values):
     with pytest.raises(ConfigError, match="cnn=alexnet has no logits of single places"):
         TrainConfig.from_hyperparameters({"cnn": "alexnet", **values})

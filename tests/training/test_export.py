@@ -49,7 +49,8 @@ def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, re
 
 @pytest.mark.parametrize(("name", "pooling", "pooled"), [
     ("modified_cnn", "mean", True), ("modified_cnn", "peaks", True), ("resnet50", "mean", True),
-    ("efficientnet_lite0", "mean", True), ("efficientnet_lite0", "peaks", True), ("alexnet", "mean", False),
+    ("efficientnet_lite0", "mean", True), ("efficientnet_lite0", "peaks", True), ("modified_cnn", "top", True),
+    ("efficientnet_lite0", "top", True), ("alexnet", "mean", False),
 ])
 def test_pooled_networks_need_no_backward_pass(name, pooling, pooled):
     """Max pooling and odd sizes included: 100 x 72 leaves modified_cnn rows that its last pooling drops."""

@@ -99,6 +99,15 @@ def test_one_strong_place_is_a_peak_and_hardly_moves_a_mean():
     assert network.pool(places)[0, 2].item() == pytest.approx(10 / 64)
 
 
+def test_the_strongest_places_make_the_top():
+    places = torch.zeros(1, 3, 4, 4)
+    places[0, 0], places[0, 2, 0, 0], places[0, 2, 3, 1], places[0, 1] = 1, 10, 5, -1
+    network = build_model("modified_cnn", classes=3, pooling=Pooling.TOP, top_places=3)
+    assert network.pool(places)[0].tolist() == pytest.approx([1, -1, 5])
+    network.top_places = 99
+    assert network.pool(places)[0].tolist() == pytest.approx([1, -1, 15 / 16])
+
+
 def test_the_grid_leaves_the_network_as_it_was():
     network = build_model("modified_cnn", classes=3).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -98,6 +98,27 @@ def test_a_published_name_with_hyphens_is_found(tmp_path):
     assert all(torch.equal(loaded[name], value) for name, value in state.items() if not name.startswith("_fc."))
 
 
+def test_before_its_last_reduction_efficientnet_lite0_has_four_times_the_places(tmp_path):
+    whole = build_model("efficientnet_lite0", classes=1000, seed=3).eval()
+    path = tmp_path / "efficientnet_lite0.pth"
+    torch.save({name.replace("_fc.1.", "_fc."): value for name, value in whole.body.state_dict().items()}, path)
+    network = build_model("efficientnet_lite0", classes=3, weights=path, stride=16).eval()
+    films, kept = torch.rand(1, 1, 96, 64), []
+    whole.body.get_submodule("_blocks.10").register_forward_hook(lambda *given: kept.append(given[2]))
+    with torch.no_grad():
+        whole(films)
+        maps = network.maps(films)
+    assert maps.shape == (1, 224, 6, 4)
+    torch.testing.assert_close(maps[0, :112, 2, 1], kept[0][0, :, 1:4, :3].mean(dim=(1, 2)))
+    torch.testing.assert_close(maps[0, 112:, 0, 0], kept[0][0, :, :4, :4].mean(dim=(1, 2)))
+    assert network.places(films).shape == (1, 3, 6, 4)
+
+
+def test_a_stride_that_a_network_has_not_is_refused():
+    with pytest.raises(ConfigError, match="stride=16: cnn=resnet50 has no places at that distance"):
+        build_model("resnet50", classes=3, stride=16)
+
+
 def test_a_network_without_places_has_no_peaks():
     with pytest.raises(ConfigError, match="pooling=peaks: cnn=alexnet has no logits of single places"):
         build_model("alexnet", classes=3, pooling=Pooling.PEAKS)
