@@ -77,16 +77,13 @@ class LocalMode:
         """Refuse what cannot be run: no engine, a missing image, inputs that are shared out."""
         definition = json.loads(self.pipeline.definition())
         steps = list(all_steps(definition["Steps"]))
-        self.ledger = Ledger.of(((step["Name"], step["Type"]) for step in steps), self._told)
+        self.ledger = Ledger.of(((step["Name"], step["Type"]) for step in steps), self.changed)
         self.threads = share_cores(definition, self.cores)
         if self.scope.parameters.get("DataDistribution", "FullyReplicated") != "FullyReplicated":
             raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
         self.images = sorted(_images(definition))
         containers.require(self.images)
         containers.sweep()
-
-    def _told(self, records: list[StepRecord]) -> None:
-        self.changed(records)
 
     @property
     def run_id(self) -> str:

@@ -44,6 +44,11 @@ class Served:
     """The configuration's `AsyncInferenceConfig`, where it has one."""
 
 
+def is_missing(error: ClientError) -> bool:
+    """Return whether SageMaker has nothing of the name that it was asked for; it has no error code for that."""
+    return "Could not find" in error.response["Error"].get("Message", "")
+
+
 def create_endpoint(sagemaker: Any, request: Request) -> Served:
     """Create an endpoint, in place of the one of that name that an earlier run left, and return what it serves.
 

@@ -9,6 +9,7 @@ throughout.
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipelines.definition import build_pipeline
 from pipelines.endpoint_config import EndpointMode
 from pipelines.expressions import Scope, resolve
 from pipelines.refusals import all_steps
+from pipelines.registry import is_missing
 from pipelines.run_parameters import resolve_parameters
 from pipelines.sessions import PLACEHOLDER_ACCOUNT, aws_errors
 from processing.errors import ConfigError
@@ -128,7 +130,7 @@ def _point(
     try:
         now = sagemaker.describe_endpoint(EndpointName=name)
     except ClientError as error:
-        if "Could not find" not in error.response["Error"].get("Message", ""):
+        if not is_missing(error):
             raise
         sagemaker.create_endpoint(**rollout.endpoint)
         say(f"Endpoint {name}: being created with {settings}")
@@ -153,10 +155,9 @@ def _update(rollout: Rollout, config: PipelineConfig) -> dict[str, Any]:
 
 def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None]) -> None:
     """Return once an endpoint serves a configuration; an update that alarms took back is no success."""
-    try:
+    # Where it never comes into service, the description below says why.
+    with suppress(WaiterError):
         sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=WAIT)
-    except WaiterError:
-        pass  # the description below says why
     now = sagemaker.describe_endpoint(EndpointName=name)
     if now["EndpointStatus"] != "InService":
         raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}: {now.get('FailureReason', 'no reason')}")

@@ -14,6 +14,7 @@ from pipelines import cli, cost
 from pipelines.config import PipelineConfig
 from pipelines.prices import PRICES, THROUGHPUT, Prices, Throughput
 from pipelines.runs import RunFolder
+from training.config import Cnn
 
 Capture = pytest.CaptureFixture[str]
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -26,7 +27,7 @@ def said(capture: Capture, *arguments: str) -> dict[str, Any]:
 
 def test_a_hand_calculation_gives_the_same(capsys: Capture) -> None:
     steps = {step["step"]: step for step in said(capsys, "--dataset", "rsna", "--profile", "full")["steps"]}
-    prepare = (54706 * 1.272 / 4 + 180) / 3600
+    prepare = (54706 * 0.787 / 4 + 180) / 3600
     assert steps["Prepare"]["hours"] == pytest.approx(prepare, abs=1e-4)
     assert steps["Prepare"]["usd"] == pytest.approx(prepare * 0.23, abs=1e-3)
     learnt = 54706 * 0.8 * 0.8
@@ -108,6 +109,14 @@ def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> No
     assert said(capsys)["obstacles"] == []
     first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]
     assert "Train-resnet50 takes 64 hours and is stopped after 6" in first and "ml.g4dn.xlarge has 16" in last
+
+
+@pytest.mark.parametrize("cnn", Cnn)
+def test_every_network_has_a_measured_cost(capsys: Capture, tmp_path: Path, cnn: Cnn) -> None:
+    config = tmp_path / "one.toml"
+    config.write_text(f'cnns = ["{cnn}"]\n')
+    (line,) = [step for step in said(capsys, "--config", str(config))["steps"] if step["step"].startswith("Train-")]
+    assert line["step"] == f"Train-{cnn.replace('_', '-')}" and line["core_seconds"] > 0
 
 
 def test_every_instance_with_a_price_has_cores() -> None:
