@@ -244,7 +244,7 @@ class MammographyClient:
         if self._given_storage is not None:
             return self._given_storage
         settings = Config(retries={"mode": "standard", "total_max_attempts": self._retry.attempts})
-        return boto3.client("s3", region_name=self._region, config=settings)
+        return calling(lambda: boto3.client("s3", region_name=self._region, config=settings))
 
 
 def _runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
@@ -252,7 +252,8 @@ def _runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
     settings: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1},
                                 "connect_timeout": min(CONNECT_SECONDS, read_seconds), "read_timeout": read_seconds}
     if url is None or not _is_loopback(url):
-        return boto3.client("sagemaker-runtime", region_name=region, endpoint_url=url, config=Config(**settings))
+        config = Config(**settings)
+        return calling(lambda: boto3.client("sagemaker-runtime", region_name=region, endpoint_url=url, config=config))
     # Placeholder keys keep botocore from searching the machine and its network for real ones.
     return boto3.client("sagemaker-runtime", region_name=region or "us-east-1", endpoint_url=url,
                         aws_access_key_id="local", aws_secret_access_key="local",

@@ -227,3 +227,12 @@ def test_a_large_body_needs_uploads() -> None:
     with pytest.raises(RequestRefusedError, match=r"6291456.*uploads") as caught:
         MammographyClient("breast", region="eu-west-1").predict(PGM + bytes(6_291_456))
     assert caught.value.status == 413
+
+
+def test_a_name_without_a_region_is_one_line_and_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(EndpointUnreachableError, match="You must specify a region") as caught:
+        MammographyClient("mammopipe").predict(b"P5 2 1 255\n\x00\xff")
+    assert "\n" not in str(caught.value)
