@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,22 @@ from training.usual_figures import EVERYTHING, FIGURES, Distributions, groups_of
 MONDAY = date(1970, 1, 5)
 """Where windows are counted from, so that those of a week are calendar weeks."""
 _BOTH_TESTS = 2
+
+
+class Verdict(StrEnum):
+    """What is said of all groups together."""
+
+    DRIFT = "DRIFT"
+    QUIET = "quiet"
+    NOT_JUDGED = "not judged"
+    """No group has a window of enough requests: nothing is known, which is not the same as quiet."""
+
+    @classmethod
+    def of(cls, strength: float, *, judged: bool) -> "Verdict":
+        """Return the verdict on the strongest test, as a share of its limit, of the groups that were judged."""
+        if not judged:
+            return cls.NOT_JUDGED
+        return cls.DRIFT if strength >= 1 else cls.QUIET
 
 
 @dataclass(frozen=True)

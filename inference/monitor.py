@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.captures import Captures
-from inference.drift import DriftConfig, GroupDrift, accepted, gather, judge
+from inference.drift import DriftConfig, GroupDrift, Verdict, accepted, gather, judge
 from inference.drift_page import render
 from inference.metrics import Unit
 from processing.errors import ConfigError
@@ -95,13 +95,15 @@ def examine(captures: Captures, description: Mapping[str, Any], baseline: Distri
                           f"{times} of them: {reason}")
     usual = from_json(description.get("reference", {}).get("distributions", {}))
     judged = judge(groups, usual, baseline, config)
+    strength = max((group.strength for group in judged), default=0.0)
     report = {
-        "schema": SCHEMA, "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
+        "schema": SCHEMA, "verdict": Verdict.of(strength, judged=any(group.judged for group in judged)),
+        "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
         "window_days": config.window_days, "least_exams": config.least_exams,
         "false_alarm_windows": config.false_alarm_windows,
         "exams": exams, "unreadable": dict(captures.unreadable),
         "unreadable_share": round(unreadable / (exams + unreadable), 4),
-        "drift_index": round(max((group.strength for group in judged), default=0.0), 4),
+        "drift_index": round(strength, 4),
         "alarms": _alarms(judged), "groups": {group.name: group.as_dict() for group in judged},
     }
     return report, {"schema": SCHEMA, "model": report["model"], "distributions": to_json(accepted(groups, config))}
@@ -136,9 +138,11 @@ def _embedded(values: Mapping[str, float], dimensions: Mapping[str, str], time_s
 
 def summary(report: Mapping[str, Any]) -> str:
     """Return the verdict as lines of text."""
-    verdict = "DRIFT" if report["drift_index"] >= 1 else "quiet"
-    lines = [f"{verdict}: drift index {report['drift_index']:.2f} (alarm at 1) over {report['exams']} requests in "
-             f"{len(report['groups'])} groups"]
+    lines = [f"{report['verdict']}: drift index {report['drift_index']:.2f} (alarm at 1) over {report['exams']} "
+             f"requests in {len(report['groups'])} groups"]
+    if report["verdict"] == Verdict.NOT_JUDGED:
+        lines.append(f"  no window of {report['window_days']} days has {report['least_exams']} requests, and fewer are "
+                     "not judged")
     for alarm in report["alarms"]:
         lines.append(f"  {alarm['group']:<24} {alarm['figure']:<20} {alarm['test']:<16} {alarm['strength']:.2f} times "
                      f"its limit, against {alarm['known']}")

@@ -17,6 +17,7 @@ from pydicom import dcmread
 
 from inference import local_capture, monitor
 from inference.captures import Captures
+from inference.drift import DriftConfig, Verdict
 from processing.errors import ConfigError
 from processing.imaging import Mammogram
 from processing.phantom import make_film
@@ -158,6 +159,16 @@ def test_quiet_weeks_do_not_raise_the_alarm(job: Job, capsys: pytest.CaptureFixt
     assert not fires(said) and report["alarms"] == [] and "quiet: drift index" in said
     assert report["exams"] == WEEKS * A_WEEK and report["drift_index"] > 0
     assert "No drift found" in (job.output / "drift.html").read_text()
+
+
+def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    few = DriftConfig().least_exams - 1
+    job.keep(line(answer(patient, "inverted"), START + timedelta(minutes=patient)) for patient in range(few))
+    report = job.run()
+    assert report["verdict"] == Verdict.NOT_JUDGED and report["exams"] == few
+    assert "not judged: drift index" in capsys.readouterr().out
+    page = (job.output / "drift.html").read_text()
+    assert "Too few requests to judge" in page and "No drift found" not in page
 
 
 @pytest.mark.parametrize("shift", [*SHIFTS, "other machine"])
