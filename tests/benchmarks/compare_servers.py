@@ -1,13 +1,14 @@
 """The server against TorchServe and SageMaker's multi-model-server: same model, same work, same processes and threads.
 
-They need Java 17 and an environment with this project and them:
+Both peers run twice: with PyTorch (bfloat16), as they are made to, and with the OpenVINO export and the engine of ours,
+which leaves nothing but the servers to compare. They need Java 17 and an environment with this project and them:
 
     python -m venv peers
     peers/bin/pip install -e '.[inference]' torchserve==0.12.0 \
         multi-model-server==1.1.11 sagemaker-inference==1.10.1
-    python -m tests.benchmarks.compare_servers peers [--rounds 10] [--engine auto|torch]
+    python -m tests.benchmarks.compare_servers peers [--rounds 10]
 
-A JSON list on stdout. All three run throughout; they take turns within each round, and who is idle computes nothing.
+A JSON list on stdout. All five run throughout; they take turns within each round, and who is idle computes nothing.
 """
 
 import argparse
@@ -17,16 +18,19 @@ import signal
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference.settings import EngineKind
+from tests.benchmarks.rows import Row, row
 from tests.benchmarks.serving import ROOT, Client, film, free_port, memory, save_model, server, together
+from training.config import Precision
 
 COMMAND = "python -m tests.benchmarks.compare_servers VENV"
 CLIENTS, WORKERS, SPELL_SECONDS, PATIENCE_SECONDS = 8, 2, 4.0, 180.0
@@ -34,13 +38,23 @@ Place = tuple[int, str, int]
 """Port, path and process of a server."""
 
 
-def variables(venv: Path, model: Path, folder: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class Work:
+    """What a peer is given to do."""
+
+    model: Path
+    engine: EngineKind
+    precision: Precision
+
+
+def variables(venv: Path, work: Work, folder: Path) -> dict[str, str]:
     """Return the environment of a peer: one thread a worker, this tree's handlers.
 
     Each needs a temporary folder of its own: both keep their process id there under the same name.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(model),
+    return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(work.model),
+            "BENCHMARK_ENGINE": str(work.engine), "BENCHMARK_PRECISION": str(work.precision),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}", "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
             "TMPDIR": str(folder), "TEMP": str(folder)}
 
@@ -87,10 +101,10 @@ def _answers(port: int, path: str) -> bool:
         return False
 
 
-def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
+def torchserve(stack: ExitStack, venv: Path, folder: Path, work: Work) -> Place:
     """Start TorchServe."""
     folder.mkdir()
-    environment, port = variables(venv, model, folder), free_port()
+    environment, port = variables(venv, work, folder), free_port()
     # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
     model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
@@ -105,16 +119,16 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place
     return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
 
 
-def multi_model_server(stack: ExitStack, venv: Path, folder: Path, model: Path) -> Place:
+def multi_model_server(stack: ExitStack, venv: Path, folder: Path, work: Work) -> Place:
     """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
     folder.mkdir()
-    environment, port = variables(venv, model, folder), low_port()
+    environment, port = variables(venv, work, folder), low_port()
     properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
                         management_address=f"http://127.0.0.1:{port + 1}", job_queue_size=100,
                         decode_input_request="false", load_models="ALL",
                         default_service_handler="peer_handlers:mms")
     command = [str(venv / "bin/multi-model-server"), "--start", "--foreground", "--mms-config", str(properties),
-               "--model-store", "/", "--models", f"film={model}"]
+               "--model-store", "/", "--models", f"film={work.model}"]
     return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
 
 
@@ -134,22 +148,24 @@ def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]
                    "mib": memory(place[2])[0]} for name, place in places.items()}
 
 
-def rows(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def compared(found: dict[str, dict[str, float]]) -> list[Row]:
     """Return the figures of the table."""
-    def row(name: str, value: float, bar: float, better: str, key: str) -> dict[str, Any]:
-        return {"name": name, "value": round(value, 4), "unit": "x", "bar": bar, "better": better,
-                "peers": {peer: round(each[key], 4) for peer, each in found.items()}, "command": COMMAND}
+    def against(kind: str, key: str, choose: Callable[[Iterable[float]], float]) -> dict[str, Any]:
+        peers = {name: each[key] for name, each in found.items() if name.endswith(kind)}
+        return {"value": found["server"][key] / choose(peers.values()), "command": COMMAND, **peers}
 
-    ours, others = found["server"], [each for name, each in found.items() if name != "server"]
-    peers = "TorchServe's and multi-model-server's"
-    fastest, most = min(each["p50_ms"] for each in others), max(each["per_second"] for each in others)
-    smallest = min(each["mib"] for each in others)
-    return [
-        row(f"server, one client: p50, times the faster of {peers}", ours["p50_ms"] / fastest, 1.0, "lower", "p50_ms"),
-        row(f"server, 8 clients: throughput, times the faster of {peers}", ours["per_second"] / most, 1.3, "higher",
-            "per_second"),
-        row(f"server: memory, times the smaller of {peers}", ours["mib"] / smallest, 1.0, "lower", "mib"),
-    ]
+    both = "TorchServe's and multi-model-server's"
+    figures = []
+    for kind, said in (("torch", both), ("openvino", f"{both}, which borrow its engine")):
+        figures += [
+            row(f"server, one client: p50, times the faster of {said}", unit="x", bar=1.0, better="lower",
+                **against(kind, "p50_ms", min)),
+            row(f"server, 8 clients: throughput, times the faster of {said}", unit="x", bar=1.3, better="higher",
+                **against(kind, "per_second", max)),
+            row(f"server: memory, times the smaller of {said}", unit="x", bar=1.0, better="lower",
+                **against(kind, "mib", min)),
+        ]
+    return figures
 
 
 def main() -> None:
@@ -157,17 +173,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("venv", type=Path)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         base, venv = Path(name), options.venv.resolve()
-        engine = save_model(base / "model", export=options.engine == "auto")
-        print(f"engine: {engine}", file=sys.stderr)
+        model = base / "model"
+        if not save_model(model, export=True).startswith(EngineKind.OPENVINO):
+            raise SystemExit("the model's export does not hold here; there is no engine to lend")
         port, process, _ = stack.enter_context(server(base, MAMMOPIPE_WORKERS=str(WORKERS)))
-        places = {"server": (port, "/invocations", process),
-                  "torchserve": torchserve(stack, venv, base / "torchserve", base / "model"),
-                  "multi_model_server": multi_model_server(stack, venv, base / "mms", base / "model")}
-        print(json.dumps(rows(measure(places, options.rounds)), indent=2))
+        places = {"server": (port, "/invocations", process)}
+        for engine, precision in ((EngineKind.TORCH, Precision.BFLOAT16), (EngineKind.OPENVINO, Precision.AUTO)):
+            for start in (torchserve, multi_model_server):
+                peer_name = f"{start.__name__}_{engine}"
+                places[peer_name] = start(stack, venv, base / peer_name, Work(model, engine, precision))
+        print(json.dumps(compared(measure(places, options.rounds)), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmark's work as handlers of TorchServe and of SageMaker's multi-model-server: image in, the same answer out.
 
-The model directory is named by BENCHMARK_MODEL; each server loads this in each of its worker processes.
+BENCHMARK_MODEL names the model directory, BENCHMARK_ENGINE and BENCHMARK_PRECISION what computes it; each server loads
+this in each of its worker processes.
 """
 
 import os
@@ -15,15 +16,18 @@ from inference.handler import answer
 from inference.media import AnswerType
 from inference.predictor import Predictor
 from inference.schema import RequestOptions
+from inference.settings import EngineKind
 from inference.task import Task
 from processing.image_rules import ReadConfig
+from training.config import Precision
 
 
 @cache
 def predictor() -> Predictor:
     """Return the predictor, loaded and warmed up at its first use, on one thread as ours has it."""
     cv2.setNumThreads(1)
-    made = Predictor(Path(os.environ["BENCHMARK_MODEL"]), engine=EngineSettings(threads=1))
+    engine = EngineSettings(EngineKind(os.environ["BENCHMARK_ENGINE"]), 1, Precision(os.environ["BENCHMARK_PRECISION"]))
+    made = Predictor(Path(os.environ["BENCHMARK_MODEL"]), engine=engine)
     made.warm_up()
     return made
 
