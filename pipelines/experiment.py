@@ -1,7 +1,8 @@
-"""`mammopipe experiment mias`: every network under every protocol, each a whole run of the pipeline on this machine.
+"""`mammopipe experiment mias`: every network under every protocol, each protocol a whole run of the pipeline here.
 
 A cell is one network under one protocol; beside them runs, for each protocol, the noise control: the real labels on
 films of noise, through the same jobs. What a finished cell measured lies in `<out>/cells/`, and it is not run again.
+The cells of a protocol that lack are one run, which prepares the films once.
 """
 
 import hashlib
@@ -79,15 +80,15 @@ class Experiment:
             for cnn, noise in [*((cnn, False) for cnn in self.config.cnns), *((cnn, True) for cnn in controls)]
         ]
 
-    def config_of(self, cell: Cell) -> PipelineConfig:
-        """Return the configuration of a cell's run, which ends before an endpoint."""
-        data = replace(self.config.data, protocol=cell.protocol)
-        return replace(self.config, data=data, cnns=(cell.cnn,), deploy=False)
+    def config_of(self, cells: Sequence[Cell]) -> PipelineConfig:
+        """Return the configuration of the run of cells that differ in their network; it ends before an endpoint."""
+        data = replace(self.config.data, protocol=cells[0].protocol)
+        return replace(self.config, data=data, cnns=tuple(cell.cnn for cell in cells), deploy=False)
 
     def identity(self, cell: Cell) -> str:
         """Return the SHA-256 over all that decides what a cell measures but the code."""
         weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
-        said = [asdict(self.config_of(cell)), cell.noise, self._films(), weights]
+        said = [asdict(self.config_of([cell])), cell.noise, self._films(), weights]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def _films(self) -> str:
@@ -101,16 +102,21 @@ def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -
     """
     cells = experiment.cells()
     done = {cell: _read(cell, experiment, out) for cell in cells}
-    failures = []
-    for number, cell in enumerate(cells, 1):
+    for cell in cells:
         if done[cell] is not None:
-            say(f"cell {number} of {len(cells)}, {cell.name}: measured before")
-            continue
-        say(f"cell {number} of {len(cells)}, {cell.name}")
-        reason = _run_cell(cell, experiment, out, say)
-        done[cell] = _read(cell, experiment, out)
+            say(f"{cell.name}: measured before")
+    runs: dict[tuple[SplitProtocol, bool], list[Cell]] = {}
+    for cell in cells:
+        if done[cell] is None:
+            runs.setdefault((cell.protocol, cell.noise), []).append(cell)
+    failures = []
+    for number, lacking in enumerate(runs.values(), 1):
+        names = ", ".join(cell.name for cell in lacking)
+        say(f"run {number} of {len(runs)}: {names}")
+        reason = _run_cells(lacking, experiment, out, say)
+        done |= {cell: _read(cell, experiment, out) for cell in lacking}
         if reason:
-            failures.append(f"{cell.name}: {reason}")
+            failures.append(f"{names}: {reason}")
         write_results(experiment, done, out)
     write_results(experiment, done, out)
     return failures
@@ -129,12 +135,13 @@ def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | N
         experiment_tables.write_markdown(rows, facts, figures, out / "results.md")
 
 
-def _run_cell(cell: Cell, experiment: Experiment, out: Path, say: Callable[[str], None]) -> str:
-    """Run a cell and keep what it measured; return why it measured nothing, or an empty text."""
-    weights = "" if cell.noise else experiment.weights
-    with _films(cell, experiment) as source:
+def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Callable[[str], None]) -> str:
+    """Run cells together and keep what they measured; return why they measured nothing, or an empty text."""
+    noise = cells[0].noise
+    weights = "" if noise else experiment.weights
+    with _films(noise, experiment) as source:
         ended = start(
-            experiment.config_of(cell),
+            experiment.config_of(cells),
             source=source,
             films=experiment.films,
             weights=weights,
@@ -143,12 +150,13 @@ def _run_cell(cell: Cell, experiment: Experiment, out: Path, say: Callable[[str]
         )
     if ended.folder is None or not (ended.folder / KEPT[0]).is_file():
         return ended.reason or "the run left no evaluation.json"
-    folder = out / "cells" / cell.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        shutil.copyfile(ended.folder / name, folder / name)
-    # Last: it vouches for the others.
-    write_json(folder / CELL, {"identity": experiment.identity(cell), "run": ended.id})
+    for cell in cells:
+        folder = out / "cells" / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            shutil.copyfile(ended.folder / name, folder / name)
+        # Last: it vouches for the others.
+        write_json(folder / CELL, {"identity": experiment.identity(cell), "run": ended.id})
     (out / "runs" / "latest").unlink(missing_ok=True)
     shutil.rmtree(ended.folder)
     return ""
@@ -165,9 +173,9 @@ def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | Non
 
 
 @contextmanager
-def _films(cell: Cell, experiment: Experiment) -> Iterator[str]:
-    """Yield the source of a cell's films."""
-    if not cell.noise:
+def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
+    """Yield the source of a run's films."""
+    if not noise:
         yield experiment.source
         return
     with TemporaryDirectory() as name:

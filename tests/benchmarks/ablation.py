@@ -40,6 +40,10 @@ COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
 """Stored copies of each development film; a fold trains on those of its own films."""
 
 
+Kept = dict[tuple[str, int, int], Films]
+"""Maps by the digest of what makes the input, the stride, and whether the film was mirrored (1)."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One option, or several together."""
@@ -72,7 +76,11 @@ ROWS = (
     Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
     Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
     Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
+    Row("head alone, stride 16, top 1, circles, 768 rows", replace(_FINE, top_places=1), _LARGE),
+    Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
 )
 
 
@@ -103,18 +111,20 @@ def _segmented(films: Path, record: ImageRecord, folder: Path, config: Preproces
     return made
 
 
-def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path) -> Floats:
-    """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it."""
+def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path,
+                kept: Kept) -> Floats:
+    """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it.
+
+    Maps are made when a fold first needs them, and kept for the rows to come.
+    """
     originals = np.array([not record.source_image_id for record in films.records])
     logits = np.zeros((len(films), len(Label)))
-    given: list[Films] = []
     for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
         held = np.flatnonzero((folds == fold) & originals)
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            # Films, or the maps that a body makes of them which no fold changes: made when they are first needed.
-            given = given or _given(row, films, weights)
+            given = _given(row, films, weights, kept)
             learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
             told = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, told, weights))
@@ -122,10 +132,19 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
     return logits[originals]
 
 
-def _given(row: Row, films: FilmDataset, weights: Path) -> list[Films]:
-    """Return what the row's networks see of the films and, where it has flips, of the films mirrored."""
+def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+    """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
+
+    A body that no fold changes makes the same maps in every row with its input and its stride.
+    """
     seen = [films, _mirrored(films)] if row.flips else [films]
-    return learner(_build(row.config, weights), row.config, *seen)[1]
+    if row.config.learns is Learns.ALL:
+        return list(seen)
+    keys = [(row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
+    for key, one in zip(keys, seen, strict=True):
+        if key not in kept:
+            kept[key] = learner(_build(row.config, weights), row.config, one)[1][0]
+    return [kept[key] for key in keys]
 
 
 def _build(config: TrainConfig, weights: Path) -> FilmNetwork:
@@ -166,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     rows = [row for row in ROWS if not options.rows or row.name in options.rows]
     table: dict[str, Any] = {}
+    kept: Kept = {}
     for row in rows:
         records, folder = development_films(options.films, options.work, row.preprocess)
         films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
@@ -173,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = []
         for repeat in range(options.repeats):
             folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
-            kept = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
-            done.append(out_of_fold(row, films, folds, options.weights, kept))
+            finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
+            done.append(out_of_fold(row, films, folds, options.weights, finished, kept))
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
         (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")
