@@ -1,6 +1,6 @@
 """How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
 
-Run `python tests/benchmarks/bench_training.py [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. Members of
+Run `python -m tests.benchmarks.bench_training [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. Members of
 a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. `fp32`
 is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
 """
@@ -8,12 +8,12 @@ is the step of torchvision's reference classification script as it stands: float
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from processing.imaging import write_png
 from processing.memory import keep_heap
 from processing.records import Dataset, ImageRecord, Label
+from tests.benchmarks.rows import Row, row
 from training.config import Cnn, Precision, TrainConfig
 from training.dataset import FilmDataset, TrainingFilms
 from training.loop import train_step
@@ -32,7 +33,8 @@ from training.optimisation import make_optimiser
 from training.precision import choose_precision
 from training.sampling import EpochBatches, epoch_order
 
-COMMAND = "python tests/benchmarks/bench_training.py"
+COMMAND = "python -m tests.benchmarks.bench_training"
+PROCESSES = 2
 FED_BAR, FP32_BAR = 0.93, 1.5
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[Batch], object]
@@ -108,19 +110,29 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, fl
     return {name: min(times) for name, times in seconds.items()}
 
 
-def results(cnn: str, seconds: dict[str, float], *, batch: int, size: int, command: str) -> list[dict[str, Any]]:
-    """Return the records of one network."""
-    rates = {name: round(batch / value, 2) for name, value in seconds.items()}
+def results(cnn: str, seconds: dict[str, float], *, batch: int, size: int) -> list[Row]:
+    """Return the figures of one network."""
+    rates = {name: batch / value for name, value in seconds.items()}
 
-    def entry(what: str, value: float, unit: str, bar: float | None, **peers: float) -> dict[str, Any]:
-        return {"name": f"training {cnn} {size} px: {what}", "value": round(value, 3), "unit": unit, "bar": bar,
-                "better": "higher", "peers": peers, "command": command}
+    def figure(what: str, value: float, bar: float) -> Row:
+        return row(f"training {cnn}, {size} px: images a second, times {what}", value, "x", bar, "higher", COMMAND,
+                   fed_per_second=rates["fed"], memory_per_second=rates["memory"], fp32_per_second=rates["fp32"])
 
-    return [
-        entry("images a second", rates["fed"], "images/s", None, memory=rates["memory"], fp32=rates["fp32"]),
-        entry("fed against in memory", seconds["memory"] / seconds["fed"], "ratio", FED_BAR),
-        entry("against the fp32 reference step", seconds["fp32"] / seconds["fed"], "ratio", FP32_BAR),
-    ]
+    return [figure("those of tensors in memory", seconds["memory"] / seconds["fed"], FED_BAR),
+            figure("those of the float32 reference step", seconds["fp32"] / seconds["fed"], FP32_BAR)]
+
+
+def shared(cnn: Cnn, *, batch: int, size: int) -> Row:
+    """Return what sharing an epoch among processes gives, each with its part of the cores; the runs take turns."""
+    rates: dict[int, list[float]] = {1: [], PROCESSES: []}
+    for count in [*rates] * 2:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m",
+                   "tests.benchmarks.parallel_epochs", cnn, str(size), str(batch), str(8 * batch)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rates[count].append(float(said.rpartition("images_per_second=")[2]))
+    alone, together = max(rates[1]), max(rates[PROCESSES])
+    return row(f"training {cnn}, {size} px: images a second of {PROCESSES} processes, times those of one",
+               together / alone, "x", None, "higher", COMMAND, one_per_second=alone, together_per_second=together)
 
 
 def main() -> None:
@@ -130,16 +142,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_heap()
-    found: list[dict[str, Any]] = []
+    found: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         films = make_films(Path(folder), count=4 * options.batch, size=options.size)
         for cnn in NAMES:
             config = TrainConfig(cnn=Cnn(cnn), batch_size=options.batch)
-            found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size,
-                             command=COMMAND)
+            found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found.append({"name": "training: peak memory of all three", "value": round(peak), "unit": "MiB", "bar": None,
-                  "better": "lower", "peers": {}, "command": COMMAND})
+    found.append(row("training: peak memory of all networks in turn", peak, "MiB", None, "lower", COMMAND))
+    found += [shared(cnn, batch=options.batch, size=options.size) for cnn in (Cnn.MODIFIED_CNN, Cnn.RESNET50)]
     print(json.dumps(found, indent=1))
 
 
