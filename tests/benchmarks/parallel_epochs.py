@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from processing.records import Label
 from tests.benchmarks.bench_training import make_films
 from training.config import Cnn, TrainConfig
 from training.distributed import joined
@@ -26,7 +27,7 @@ def main(cnn: str, size: int, batch: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, joined() as world:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))
         films = make_films(Path(folder), count=count, size=size)
-        held = films.part(range(world.size))
+        held = films.part(range(len(Label)))
         history = fit(build_model(config.cnn, classes=3), films, held, config, pretrained=False, world=world).history
         if world.leads:
             print(f"images_per_second={count / min(epoch.seconds for epoch in history):.3f}")
