@@ -53,6 +53,8 @@ class Row:
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
     flips: bool = False
     """Whether the logits of the mirrored film are added."""
+    against_other: bool = False
+    """Whether a film is judged by how its logits differ from those of its patient's other film: both are needed."""
 
     @property
     def digest(self) -> str:
@@ -80,6 +82,7 @@ ROWS = (
     Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows, against the other breast", _FINE, _LARGE, against_other=True),
     Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
 )
 
@@ -168,6 +171,14 @@ def _mirrored(films: FilmDataset) -> FilmDataset:
     return mirrored
 
 
+def _against_other(logits: Floats, records: Sequence[ImageRecord]) -> Floats:
+    """Return the logits less those of the patient's other films, where there are any."""
+    patients = np.array([record.patient_id for record in records])
+    others = (patients[:, None] == patients) & ~np.eye(len(patients), dtype=bool)
+    less: Floats = logits - others @ logits / np.maximum(others.sum(axis=1, keepdims=True), 1)
+    return less
+
+
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
     """Return the figures of the mean probabilities over the repeats, each as value, low and high."""
     probabilities = np.mean([softmax(one) for one in logits], axis=0)
@@ -194,7 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for repeat in range(options.repeats):
             folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
             finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
-            done.append(out_of_fold(row, films, folds, options.weights, finished, kept))
+            logits = out_of_fold(row, films, folds, options.weights, finished, kept)
+            done.append(_against_other(logits, judged) if row.against_other else logits)
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
         (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")
