@@ -251,7 +251,11 @@ def _images(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers, "images", "build the container images, or push them to ECR", "images build --base-image python:3.11"
     )
-    parser.add_argument("action", choices=["build", "push", "tag"], help="push and tag take the options of the build, which the tag tells apart")
+    parser.add_argument(
+        "action",
+        choices=["build", "push", "tag"],
+        help="tag prints what names them; push and tag take the options that they were built with",
+    )
     parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: this folder)")
     parser.add_argument("--client", default="docker", metavar="COMMAND", help="the Docker client (default: docker)")
     parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")

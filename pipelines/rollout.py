@@ -164,7 +164,8 @@ def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any])
     """
     request = {key: value for key, value in rollout.endpoint.items() if key != "Tags"}
     if config.endpoint.mode is not EndpointMode.SERVERLESS:
-        counts = {item["ProductionVariants"][0].get("InitialInstanceCount") for item in (before, rollout.endpoint_config)}
+        both = (before["ProductionVariants"][0], rollout.endpoint_config["ProductionVariants"][0])
+        counts = {variant.get("InitialInstanceCount") for variant in both}
         changed = ["DataCaptureConfig", *(["DesiredInstanceCount"] if len(counts) > 1 else [])]
         request["RetainAllVariantProperties"] = True
         request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": name} for name in changed]

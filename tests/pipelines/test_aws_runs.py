@@ -231,7 +231,8 @@ def refusal(code: str, status: int) -> ClientError:
     return ClientError(answer, "DescribePipelineExecution")  # type: ignore[arg-type]
 
 
-FAULTS = [refusal("ThrottlingException", 400), refusal("InternalFailure", 500), EndpointConnectionError(endpoint_url="x")]
+DROPPED = EndpointConnectionError(endpoint_url="https://api")
+FAULTS = [refusal("ThrottlingException", 400), refusal("InternalFailure", 500), DROPPED]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
