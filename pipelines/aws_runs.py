@@ -131,7 +131,7 @@ def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
         storage.download(f"{results}/{output}/", folder.path, present)
         fetched += [item.key.rpartition("/")[2] for item in present]
     evaluation = folder.document("evaluation.json") if (folder.path / "evaluation.json").is_file() else {}
-    known = {name: evaluation[name] for name in ("dataset", "profile") if name in evaluation}
+    known: dict[str, Any] = {name: evaluation[name] for name in ("dataset", "profile") if name in evaluation}
     write_json(folder.path / "execution.json", {**execution, **known, "fetched": True})
     return fetched
 

@@ -172,7 +172,8 @@ def deploy(options: argparse.Namespace) -> int:
     if on_aws:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
     else:
-        refuse(options, "no_wait", rule="only with --package or --rollback")
+        of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
+        refuse(options, *of_aws, rule="only with --package or --rollback")
     return _deploy_on_aws(options) if on_aws else _deploy_here(options)
 
 

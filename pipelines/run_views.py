@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.arguments import refuse
 from processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def runs(options: argparse.Namespace) -> int:
     from pipelines.progress import console
     from pipelines.runs import list_runs
 
-    if options.aws is not None:
+    if options.aws is None:
+        refuse(options, "config", rule="only with --aws, whose pipeline it names")
+    else:
         _adopt(options)
     found = [_row(folder) for folder in list_runs(options.runs)]
     if options.json:

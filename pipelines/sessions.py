@@ -66,8 +66,8 @@ class TransientError(ConfigError):
     """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
 
 
-BUSY = {"LimitExceededException", "RequestLimitExceeded", "RequestTimeout", "ServiceUnavailable", "SlowDown",
-        "Throttling", "ThrottlingException", "TooManyRequestsException"}
+BUSY = {"RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
+        "TooManyRequestsException"}
 """Codes of refusals that pass; so do answers with a 5xx."""
 
 

@@ -76,6 +76,8 @@ def runs(tmp_path: Path) -> Path:
         ("run", "--films", "4", "--backend", "aws"),
         ("experiment", "--films", "4", "mias", "--source", "all-mias.tar.gz"),
         ("deploy", "--no-wait"),
+        ("deploy", "--profile", "full"),
+        ("runs", "--config", "aws.toml"),
         ("deploy", "--capture", "--rollback"),
         ("doctor", "--runs", "runs", "--aws"),
         ("images", "--certificates", "ca.pem", "push"),
