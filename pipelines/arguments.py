@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from processing.errors import ConfigError
+
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # the only name that argparse gives its type
 
@@ -13,6 +15,13 @@ def command(subparsers: "Subparsers", name: str, text: str, example: str) -> arg
     return subparsers.add_parser(
         name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
     )
+
+
+def refuse(options: argparse.Namespace, *names: str, rule: str) -> None:
+    """Raise `ConfigError` for the first of these options that was given, where it would do nothing."""
+    for name in names:
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')}: {rule}")
 
 
 def in_runs(parser: argparse.ArgumentParser) -> None:

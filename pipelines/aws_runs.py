@@ -3,7 +3,7 @@
 SageMaker keeps the truth; the folder is a copy, brought up to date when a command looks at a run that had not ended.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,32 +84,37 @@ def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict
     return execution
 
 
-def record(root: Path, config: PipelineConfig, arn: str, region: str) -> RunFolder:
-    """Make the folder of an execution that has just begun."""
+def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: bool = True) -> RunFolder:
+    """Make the folder of an execution; of one that is not `ours`, only its evaluation knows dataset and profile."""
     run = arn.rpartition("/")[2]
     folder = RunFolder(root, run)
+    dataset, profile = (str(config.dataset), str(config.profile)) if ours else ("", "")
     write_json(folder.path / "execution.json", {
         "id": run, "status": str(Status.EXECUTING), "reason": "", "pipeline": config.name, "backend": BACKEND,
-        "arn": arn, "region": region, "dataset": str(config.dataset), "profile": str(config.profile),
+        "arn": arn, "region": region, "dataset": dataset, "profile": profile,
         "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "parameters": {}, "steps": [],
         "results": config.storage.uri("executions", run),
     })
     return folder
 
 
-def adopt(root: Path, config: PipelineConfig, sagemaker: Any, region: str) -> list[RunFolder]:
-    """Make folders of the account's executions that have none here, whoever started them, and return those."""
-    found = []
+def adopt(root: Path, config: PipelineConfig, sagemaker: Any, region: str, *, limit: int,
+          say: Callable[[str], None]) -> None:
+    """Make folders of the newest executions of the configuration's pipeline, whoever started them, at most `limit`.
+
+    Those that have a folder count, and keep it. `say` is told where the pipeline has older ones.
+    """
     with aws_errors():
-        pages = sagemaker.get_paginator("list_pipeline_executions").paginate(PipelineName=config.name)
-        arns = [item["PipelineExecutionArn"] for page in pages for item in page["PipelineExecutionSummaries"]]
-    for arn in arns:
-        folder = RunFolder(root, arn.rpartition("/")[2])
-        if not (folder.path / "execution.json").is_file():
-            record(root, config, arn, region)
+        found = sagemaker.get_paginator("list_pipeline_executions").paginate(
+            PipelineName=config.name, SortBy="CreationTime", SortOrder="Descending",
+            PaginationConfig={"MaxItems": limit}).build_full_result()
+    for item in found["PipelineExecutionSummaries"]:
+        arn = item["PipelineExecutionArn"]
+        if not (root / arn.rpartition("/")[2] / "execution.json").is_file():
+            folder = record(root, config, arn, region, ours=False)
             refresh(folder, sagemaker, folder.document("execution.json"))
-            found.append(folder)
-    return found
+    if "NextToken" in found:
+        say(f"Only the {limit} newest executions of pipeline {config.name}; runs --aws N takes more")
 
 
 def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
@@ -125,7 +130,9 @@ def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
         present = [there[name] for name in wanted if name in there]
         storage.download(f"{results}/{output}/", folder.path, present)
         fetched += [item.key.rpartition("/")[2] for item in present]
-    write_json(folder.path / "execution.json", {**execution, "fetched": True})
+    evaluation = folder.document("evaluation.json") if (folder.path / "evaluation.json").is_file() else {}
+    known: dict[str, Any] = {name: evaluation[name] for name in ("dataset", "profile") if name in evaluation}
+    write_json(folder.path / "execution.json", {**execution, **known, "fetched": True})
     return fetched
 
 

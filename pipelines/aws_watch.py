@@ -10,10 +10,12 @@ from typing import Any
 from pipelines import aws_runs
 from pipelines.ledger import Status, StepRecord
 from pipelines.runs import RunFolder
-from pipelines.sessions import aws_errors
+from pipelines.sessions import TransientError, aws_errors
 from pipelines.storage import Storage
 
 POLL_SECONDS = 10.0
+LONGEST_PAUSE = 300.0
+"""Seconds between two tries while AWS does not answer."""
 QUESTION = "Stop the execution on AWS, too? [y/N] "
 
 
@@ -56,7 +58,7 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
     try:
         with show(folder.logs) as progress:
             while True:
-                execution = aws_runs.refresh(folder, clients.sagemaker, execution)
+                execution = _look(folder, clients, execution, say, wait)
                 progress.changed(records_of(execution))
                 for name, page in aws_runs.links(execution):
                     if name not in shown:
@@ -69,6 +71,20 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
         return _interrupted(folder, execution, clients, say, ask)
     _tell_end(folder, execution, clients, say)
     return execution
+
+
+def _look(folder: RunFolder, clients: Clients, execution: dict[str, Any], say: Callable[[str], None],
+          wait: Callable[[float], None]) -> dict[str, Any]:
+    """Return the execution as it stands now, however long AWS throttles or cannot be reached."""
+    pause = POLL_SECONDS
+    while True:
+        try:
+            return aws_runs.refresh(folder, clients.sagemaker, execution)
+        except TransientError as error:
+            if pause == POLL_SECONDS:
+                say(f"  {error}; trying again until it answers")
+            wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _interrupted(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None],

@@ -124,9 +124,12 @@ def _run(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("--backend", choices=["process", "docker", "aws"], default="process")
     parser.add_argument(
-        "--source", default="phantoms", metavar="PATH|s3://...|phantoms", help="default: phantoms, synthetic films"
+        "--source",
+        default="",
+        metavar="PATH|s3://...|phantoms",
+        help="default: phantoms, synthetic films; on AWS the folder where the configuration's dataset is staged",
     )
-    parser.add_argument("--films", type=int, default=40, help="how many phantoms (default: 40)")
+    parser.add_argument("--films", type=int, help="how many phantoms (default: 40)")
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
     parser.add_argument(
         "--set",
@@ -157,7 +160,7 @@ def _experiment(subparsers: "Subparsers") -> None:
     parser.add_argument(
         "--source", default="phantoms", metavar="PATH|phantoms", help="default: phantoms, synthetic films"
     )
-    parser.add_argument("--films", type=int, default=40, help="how many phantoms (default: 40)")
+    parser.add_argument("--films", type=int, help="how many phantoms (default: 40)")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
     parser.add_argument("--profile", choices=["quick", "full"])
@@ -184,7 +187,14 @@ def _experiment(subparsers: "Subparsers") -> None:
 
 def _runs(subparsers: "Subparsers") -> None:
     parser = command(subparsers, "runs", "list the runs", "runs")
-    parser.add_argument("--aws", action="store_true", help="also the account's executions that are not here yet")
+    parser.add_argument(
+        "--aws",
+        nargs="?",
+        type=int,
+        const=20,
+        metavar="N",
+        help="also the N newest executions of the configuration's pipeline on AWS, whoever started them (default: 20)",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the pipeline's name; for --aws")
     as_json(parser)
     in_runs(parser)
@@ -241,7 +251,11 @@ def _images(subparsers: "Subparsers") -> None:
     parser = command(
         subparsers, "images", "build the container images, or push them to ECR", "images build --base-image python:3.11"
     )
-    parser.add_argument("action", choices=["build", "push", "tag"], help="tag prints the hash that names them")
+    parser.add_argument(
+        "action",
+        choices=["build", "push", "tag"],
+        help="tag prints what names them; push and tag take the options that they were built with",
+    )
     parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: this folder)")
     parser.add_argument("--client", default="docker", metavar="COMMAND", help="the Docker client (default: docker)")
     parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")
@@ -302,7 +316,7 @@ def _doctor(subparsers: "Subparsers") -> None:
     as_json(parser)
     in_runs(parser)
     _configured(parser)
-    parser.set_defaults(command=commands.doctor)
+    parser.set_defaults(command=commands.doctor, runs=None)
 
 
 def _identified(parser: argparse.ArgumentParser) -> None:

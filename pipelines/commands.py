@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.arguments import refuse
 from processing.errors import ConfigError
 from processing.records import Dataset
 
@@ -48,7 +49,11 @@ def doctor(options: argparse.Namespace) -> int:
     from pipelines.doctor import Verdict, examine
 
     config = _config(options)
-    found = examine(config, sessions.caller_session(config)) if options.aws else local_doctor.examine(options.runs)
+    if options.aws:
+        refuse(options, "runs", rule="of this machine; --aws looks at an account")
+        found = examine(config, sessions.caller_session(config))
+    else:
+        found = local_doctor.examine(options.runs or Path("runs"))
     if options.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -62,14 +67,15 @@ def run(options: argparse.Namespace) -> int:
     from pipelines.launch import start
     from pipelines.ledger import Status
 
-    if options.detach and options.backend != "aws":
-        raise ConfigError(f"--detach: only with --backend aws, not {options.backend}")
+    if options.backend != "aws":
+        refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
+    made = options.backend != "aws" and options.source in ("", "phantoms")
     config = _config(options)
     done = start(
         config,
         backend=options.backend,
         source=options.source,
-        films=options.films,
+        films=_films(options, made=made),
         weights=options.weights,
         parameters=dict(options.parameters),
         runs=options.runs,
@@ -98,12 +104,22 @@ def experiment(options: argparse.Namespace) -> int:
     )
     protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
     noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
-    plan = matrix.Experiment(config, protocols, noise, options.source, options.films, options.weights)
+    films = _films(options, made=options.source == "phantoms")
+    plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)
     print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
     for failure in failures:
         print(f"Cell {failure}", flush=True)
     return 1 if failures else 0
+
+
+def _films(options: argparse.Namespace, *, made: bool) -> int:
+    """Return how many phantoms to make; refuses a number where none are made."""
+    if options.films is None:
+        return 40
+    if not made:
+        raise ConfigError("--films: how many phantoms to make; other films are read as they are")
+    return int(options.films)
 
 
 def _say_where(root: Path, folder: Path) -> None:
@@ -134,16 +150,16 @@ def images(options: argparse.Namespace) -> int:
     """Build the images, or push them, and say what they are called."""
     from pipelines import images as making
 
+    chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
+    if options.action != "build":
+        refuse(options, "certificates", rule="only of images build")
     if options.action == "tag":
-        print(making.tag_of(options.root))
+        print(making.tag_of(options.root, chosen))
     elif options.action == "push":
         import boto3
 
-        print(making.as_toml(making.push(options.root, boto3.Session(), client=options.client)))
+        print(making.as_toml(making.push(options.root, chosen, boto3.Session(), client=options.client)))
     else:
-        chosen = making.BuildOptions(
-            options.base_image, options.torch_index, options.serving_extra, options.certificates
-        )
         names = making.build(options.root.resolve(), chosen, client=options.client)
         for name, size in making.sizes(names, client=options.client).items():
             print(f"{name:<70} {size / 1e6:>7.0f} MB")
@@ -153,10 +169,11 @@ def images(options: argparse.Namespace) -> int:
 def deploy(options: argparse.Namespace) -> int:
     """Serve a run's model here and leave it running, or a registered package on AWS."""
     on_aws = bool(options.package or options.rollback)
-    if on_aws and options.capture:
-        raise ConfigError("--capture: of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
-    if options.no_wait and not on_aws:
-        raise ConfigError("--no-wait: only with --package or --rollback")
+    if on_aws:
+        refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+    else:
+        of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
+        refuse(options, *of_aws, rule="only with --package or --rollback")
     return _deploy_on_aws(options) if on_aws else _deploy_here(options)
 
 

@@ -8,11 +8,15 @@ from typing import Any
 from rich.table import Column, Table
 
 from pipelines import cost
+from pipelines.arguments import refuse
 from pipelines.config import PipelineConfig
 from pipelines.cost import Line
 from pipelines.prices import Prices, Throughput
 from pipelines.progress import console
 from processing.errors import ConfigError
+
+PLAN = ("images", "instances", "training_instances", "throughput", "config", "profile", "dataset")
+"""The options that only an estimate takes."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if options.id:
+        refuse(options, *PLAN, rule=f"of a run that would start; what {options.id} did cost is measured")
     prices = Prices.load(options.prices)
     return _of_run(options, prices) if options.id else _of_plan(options, prices)
 

@@ -15,7 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,13 +30,12 @@ from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.steps import Step, StepTypeEnum
 
 from pipelines import containers, registry
-from pipelines.expressions import Scope
-from pipelines.jobs import StepFailed, Workshop, fetch_model, last_line
-from pipelines.ledger import Ledger, Status, StepRecord
+from pipelines.execution import Execution
+from pipelines.jobs import StepFailed, Workshop, last_line
+from pipelines.ledger import Ledger, Status
 from pipelines.local import job_name, share_cores
 from pipelines.processes import RunEnding
 from pipelines.refusals import all_steps
-from pipelines.serving import LocalEndpoint, add_async, serve
 from processing.errors import ConfigError, MammopipeError
 from processing.job import REASON_LIMIT
 
@@ -50,26 +49,12 @@ _CHATTER = re.compile(rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Contai
 """What Compose says of itself."""
 
 
-@dataclass
-class LocalMode:
+@dataclass(kw_only=True)
+class LocalMode(Execution):
     """One execution of one pipeline in the SDK's local mode."""
 
     pipeline: Any
     """What `build_pipeline` returned."""
-    scope: Scope
-    shop: Workshop
-    sagemaker: Any
-    """A boto3 client of the emulator that keeps the registry and checks each request."""
-    serving: Path
-    """Folder of the endpoints' models."""
-    environment: Mapping[str, str]
-    """What reaches S3: for the SDK's session, and for the async API before an endpoint."""
-    cores: int
-    changed: Callable[[list[StepRecord]], None]
-    """Called whenever a step starts or ends."""
-    ledger: Ledger = field(init=False)
-    endpoints: list[LocalEndpoint] = field(default_factory=list)
-    """The servers that endpoint steps started; stopping them is the caller's."""
     interrupt: BaseException | None = None
     """What interrupted a job: the SDK's telemetry, which wraps its calls, swallows it."""
 
@@ -109,25 +94,14 @@ class LocalMode:
         if self.interrupt is not None:
             raise self.interrupt
 
-    def serve(self, step: str, request: Properties) -> None:
-        """Start the container of an endpoint step, and the async API before it where it has one."""
-        served = registry.create_endpoint(self.sagemaker, request)
-        name, log = f"mammopipe-{self.run_id}-{step.lower()}", self.shop.logs / f"{step}.log"
-        folder = fetch_model(self.shop.storage, served.container["ModelDataUrl"], self.serving / step)
-        variables, image = dict(served.container.get("Environment") or {}), served.container["Image"]
-        endpoint = serve(
-            request["EndpointName"],
-            folder,
-            log,
-            self.shop.processes,
-            threads=self.cores,
-            environment={},
-            command=lambda port: containers.serve_command(name, self.run_id, image, folder / "model", port, variables),
-        )
-        if served.queue:
-            front = log.with_stem(f"{step}-runtime")
-            endpoint = add_async(endpoint, served.queue, folder, front, self.shop.processes, self.environment)
-        self.endpoints.append(endpoint)
+    def server(self, step: str, container: Properties, folder: Path) -> dict[str, Any]:
+        """Return the command of an endpoint step's container, which carries its own variables."""
+        name, image = f"mammopipe-{self.run_id}-{step.lower()}", container["Image"]
+        variables, model = dict(container.get("Environment") or {}), folder / "model"
+        return {
+            "environment": {},
+            "command": lambda port: containers.serve_command(name, self.run_id, image, model, port, variables),
+        }
 
 
 def _images(definition: Mapping[str, Any]) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """The three container images: built from infra/Dockerfile, named by the tree of the code, pushed to ECR.
 
-The tag is the hash of git's tree of the checkout as it stands: equal code has an equal tag, a changed file a new one.
+The tag is the hash of git's tree of the checkout as it stands, and behind it a digest of the build arguments where they
+are not the Dockerfile's: equal code built alike has an equal tag, a changed file or another base image a new one.
 """
 
 import base64
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -37,20 +40,30 @@ class BuildOptions:
     certificates: Path | None = None
     """Certificates that a proxy on the way to the package index needs; they stay out of the images."""
 
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The build arguments that are not the Dockerfile's own."""
+        extra = self.serving_extra if self.serving_extra != "serving" else ""
+        given = {"BASE_IMAGE": self.base_image, "TORCH_INDEX": self.torch_index, "SERVING_EXTRA": extra}
+        return {name: value for name, value in given.items() if value}
+
     def words(self) -> list[str]:
         """Return the options of `docker build`."""
-        given = {
-            "BASE_IMAGE": self.base_image,
-            "TORCH_INDEX": self.torch_index,
-            "SERVING_EXTRA": self.serving_extra,
-        }
-        chosen = [word for name, value in given.items() if value for word in ("--build-arg", f"{name}={value}")]
+        chosen = [word for name, value in self.arguments.items() for word in ("--build-arg", f"{name}={value}")]
         # The build's own network namespace has no way out where the engine may not touch the machine's firewall.
         secret = ["--secret", f"id=ca,src={self.certificates}"] if self.certificates else []
         return [*chosen, *secret, "--network", "host"]
 
 
-def tag_of(root: Path) -> str:
+def tag_of(root: Path, options: BuildOptions) -> str:
+    """Return what names the images of the checkout `root`, built with these options."""
+    if not options.arguments:
+        return tree_of(root)
+    digest = hashlib.sha256(json.dumps(options.arguments, sort_keys=True).encode()).hexdigest()
+    return f"{tree_of(root)}-{digest[:8]}"
+
+
+def tree_of(root: Path) -> str:
     """Return the hash of git's tree of the files in `root`, whether committed or not; ignored files do not count."""
     known = _git(root, {}, "rev-parse", "--git-path", "objects")
     with TemporaryDirectory() as scratch:
@@ -83,7 +96,7 @@ def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[
 
     `client` is the command; what it prints goes to standard error. Raises `ConfigError` where a build fails.
     """
-    tag, names = tag_of(root), []
+    tag, names = tag_of(root, options), []
     for target in TARGETS:
         name = f"{REPOSITORY}/{target}"
         tags = ["--tag", f"{name}:{tag}", "--tag", f"{name}:latest", "--build-arg", f"REVISION={tag}"]
@@ -101,17 +114,17 @@ def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
     except FileNotFoundError:
         raise ConfigError(f"{client}: there is no such command; install Docker") from None
     if done.returncode:
-        raise ConfigError(f"{' '.join(names)}: not on this machine; make images builds them")
+        raise ConfigError(f"{' '.join(names)}: not on this machine; build them first, with the same options")
     return dict(zip(names, map(int, done.stdout.split()), strict=True))
 
 
-def push(root: Path, session: Any, *, client: str = "docker") -> dict[str, str]:
-    """Push the images of the checkout to ECR and return, by target, the name that the configuration takes.
+def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
+    """Push the images built of the checkout with these options to ECR, and return the configuration's names by target.
 
     `session` is a boto3 session. A tag that ECR has already is left: its repositories are immutable, and equal tags are
-    equal code. Raises `ConfigError` where an image or a repository is missing, or AWS refuses.
+    equal code built alike. Raises `ConfigError` where an image or a repository is missing, or AWS refuses.
     """
-    tag = tag_of(root)
+    tag = tag_of(root, options)
     sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)
     ecr = session.client("ecr")
     with _refusals():
@@ -123,7 +136,6 @@ def push(root: Path, session: Any, *, client: str = "docker") -> dict[str, str]:
             name = f"{REPOSITORY}/{target}"
             pushed[target] = f"{places[name]}:{tag}"
             if _has(ecr, name, tag):
-                # Equal code may have been built with other options, which the tag does not tell.
                 print(f"{pushed[target]}: ECR has it already; what is here was not pushed", file=sys.stderr)
             else:
                 _run(client, "tag", f"{name}:{tag}", pushed[target])

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipelines import results, sessions
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
+from pipelines.execution import Execution
 from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
-from pipelines.ledger import Ledger, Status, StepRecord
+from pipelines.ledger import Status, StepRecord
 from pipelines.local import Interpreter
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
@@ -73,7 +74,7 @@ def start(
     config: PipelineConfig,
     *,
     backend: Backend | str = Backend.PROCESS,
-    source: str = PHANTOMS,
+    source: str = "",
     films: int = 40,
     weights: str = "",
     parameters: Mapping[str, Any] | None = None,
@@ -85,18 +86,20 @@ def start(
     """Run the pipeline of `config` and return the run: ended on the local backends, just started on AWS.
 
     `source` is a folder or tarball, an `s3://` folder that is staged already, or `phantoms` (then `films` of them);
-    `weights` a file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's
-    parameters; `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose
-    `changed(records)` hears of every step (default: a live table), and `say` takes each line for the user.
+    without one, phantoms here, and on AWS, which reads what is staged, the configuration's own folder. `weights` is a
+    file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's parameters;
+    `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose `changed(records)`
+    hears of every step (default: a live table), and `say` takes each line for the user.
 
     Raises `processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is
     no exception but the run's status and reason.
     """
     config = replace(config, pretrained=True) if weights else config
-    choice, place, given = _backend(backend), Source(source, films, weights), dict(parameters or {})
+    choice, given = _backend(backend), dict(parameters or {})
     if choice is Backend.AWS:
-        return _start_on_aws(config, place, given, say)
-    return _run_here(config, place, given, _Options(choice, Path(runs), keep_endpoint, show or _live_table, say))
+        return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
+    options = _Options(choice, Path(runs), keep_endpoint, show or _live_table, say)
+    return _run_here(config, Source(source or PHANTOMS, films, weights), given, options)
 
 
 def _backend(name: str) -> Backend:
@@ -120,17 +123,6 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
         _carry_out(account, execution, services, options)
     return account.end(execution)
-
-
-class Execution(Protocol):
-    """One run of one pipeline on one of the local backends."""
-
-    scope: Scope
-    ledger: Ledger
-    endpoints: list[LocalEndpoint]
-
-    def run(self) -> Status:
-        """Run the steps to the end."""
 
 
 def _execution(
@@ -157,13 +149,16 @@ def _execution(
     scope = Scope(account.parameters, execution)
     shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
-    common = (scope, shop, services.sagemaker, serving, services.environment, cores(), account.changed)
+    common: dict[str, Any] = {
+        "scope": scope, "shop": shop, "sagemaker": services.sagemaker, "serving": serving,
+        "environment": services.environment, "cores": cores(), "changed": account.changed,
+    }  # fmt: skip
     if options.backend is Backend.PROCESS:
-        return Interpreter(definition, *common)
+        return Interpreter(definition=definition, **common)
     with sessions.quiet_sdk():
         from pipelines.docker import LocalMode
 
-    return LocalMode(pipeline, *common)
+    return LocalMode(pipeline=pipeline, **common)
 
 
 def _carry_out(
@@ -264,7 +259,18 @@ class _Account:
         return Run(self.run.id, self.status, self.reason, self.run.path)
 
 
-def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any], say: Callable[[str], None]) -> Run:
+def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
+    """Return the parameters that name the films and the weights of a run on AWS, which must lie on S3."""
+    if source == PHANTOMS:
+        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
+    places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
+    for place, what in places.values():
+        if place and not place.startswith("s3://"):
+            raise ConfigError(f"{place}: stage it first (mammopipe stage {what} ...), then give the s3:// folder")
+    return {name: place.rstrip("/") for name, (place, _) in places.items() if place}
+
+
+def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callable[[str], None]) -> Run:
     """Bring the definition to AWS and start it; needs credentials, and a role in the configuration."""
     if sessions.PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(
@@ -273,14 +279,8 @@ def _start_on_aws(config: PipelineConfig, source: Source, given: dict[str, Any],
     session = sessions.aws_session(config)
     pipeline = build_pipeline(config, session)
     values = resolve_parameters(json.loads(pipeline.definition()), given)
-    if source.place.startswith("s3://"):
-        values["InputDataUri"] = source.place.rstrip("/")
-    elif source.place != PHANTOMS:
-        raise ConfigError(
-            f"{source.place}: stage it first (mammopipe stage {config.dataset} ...), then give the s3:// folder"
-        )
     with sessions.aws_errors():
         pipeline.upsert(role_arn=config.security.role)
         execution = pipeline.start(parameters=values)
-    say(f"Started {execution.arn}")
+    say(f"Started {execution.arn}, which reads {values['InputDataUri']}")
     return Run(execution.arn.rpartition("/")[2], Status.EXECUTING, arn=execution.arn)

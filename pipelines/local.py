@@ -8,19 +8,19 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
 from pipelines import registry
-from pipelines.expressions import Scope, holds, references, resolve
-from pipelines.jobs import StepFailed, Workshop, fetch_model, run_processing, run_training
-from pipelines.ledger import Ledger, Status, StepRecord
+from pipelines.execution import Execution
+from pipelines.expressions import holds, references, resolve
+from pipelines.jobs import StepFailed, run_processing, run_training
+from pipelines.ledger import Ledger, Status
 from pipelines.processes import RunEnding
 from pipelines.refusals import all_steps, check
-from pipelines.serving import LocalEndpoint, add_async, serve
 from processing.errors import MammopipeError
 
 JOBS = ("Processing", "Training")
@@ -58,31 +58,17 @@ def job_name(execution: str, step: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:63].rstrip("-")
 
 
-@dataclass
-class Interpreter:
+@dataclass(kw_only=True)
+class Interpreter(Execution):
     """One execution of one compiled definition."""
 
     definition: Mapping[str, Any]
-    scope: Scope
-    shop: Workshop
-    sagemaker: Any
-    """A boto3 SageMaker client."""
-    serving: Path
-    """Folder of the endpoint's model."""
-    environment: Mapping[str, str]
-    """What a served container needs to reach S3."""
-    cores: int
-    changed: Callable[[list[StepRecord]], None]
-    """Called whenever a step starts or ends."""
-    ledger: Ledger = field(init=False)
-    endpoints: list[LocalEndpoint] = field(default_factory=list)
-    """The servers that endpoint steps started; stopping them is the caller's."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, before anything starts."""
         check(self.definition, self.scope)
         self._steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
-        self.ledger = Ledger.of(((name, step["Type"]) for name, step in self._steps.items()), self._told)
+        self.ledger = Ledger.of(((name, step["Type"]) for name, step in self._steps.items()), self.changed)
         self._pending = [step["Name"] for step in self.definition["Steps"]]
         self._threads = share_cores(self.definition, self.cores)
 
@@ -146,9 +132,6 @@ class Interpreter:
         else:
             raise error
 
-    def _told(self, records: list[StepRecord]) -> None:
-        self.changed(records)
-
     def _request(self, step: Mapping[str, Any], **names: str) -> dict[str, Any]:
         request: dict[str, Any] = resolve(step["Arguments"], self.scope) | names
         return request
@@ -185,22 +168,12 @@ class Interpreter:
 
     def _endpoint(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step)
-        served = registry.create_endpoint(self.sagemaker, request)
-        container, log = served.container, self.shop.logs / f"{step['Name']}.log"
-        folder = fetch_model(self.shop.storage, container["ModelDataUrl"], self.serving / step["Name"])
-        endpoint = serve(
-            request["EndpointName"],
-            folder,
-            log,
-            self.shop.processes,
-            threads=self.cores,
-            environment=dict(container.get("Environment") or {}) | dict(self.environment),
-        )
-        if served.queue:
-            front = log.with_stem(f"{step['Name']}-runtime")
-            endpoint = add_async(endpoint, served.queue, folder, front, self.shop.processes, self.environment)
-        self.endpoints.append(endpoint)
+        self.serve(step["Name"], request)
         return request
+
+    def server(self, step: str, container: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the container's own variables, and those that reach S3."""
+        return {"environment": dict(container.get("Environment") or {}) | dict(self.environment)}
 
     def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         raise StepFailed(str(resolve(step["Arguments"]["ErrorMessage"], self.scope)))

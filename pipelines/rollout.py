@@ -6,6 +6,7 @@ traffic once they answer, and go again where an alarm of `endpoint.rollback_alar
 throughout.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -94,27 +95,38 @@ def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, R
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
     execution = {"PipelineExecutionId": f"v{version}", "PipelineName": config.name}
     scope = Scope(resolve_parameters(definition, {}), execution)
-    found = {}
-    for suffix in ("", "-async"):
-        if f"Model{suffix}" not in steps:
-            continue
-        name = f"{config.endpoint.async_name if suffix else config.endpoint.name}-v{version}"
-        scope.steps[f"Model{suffix}"] = {"ModelName": name}
-        own = {key: value for key, value in steps[f"Model{suffix}"].items() if key != "PrimaryContainer"}
-        variables = steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment") or {}
-        container = {"ModelPackageName": package, **({"Environment": variables} if variables else {})}
-        model = {**own, "ModelName": name, "PrimaryContainer": container}
-        settings = resolve(steps[f"EndpointConfig{suffix}"], scope)
-        scope.steps[f"EndpointConfig{suffix}"] = {"EndpointConfigName": settings["EndpointConfigName"]}
-        endpoint = resolve(steps[f"Endpoint{suffix}"], scope)
-        found[endpoint["EndpointName"]] = Rollout(resolve(model, scope), settings, endpoint)
-    if not found:
+    suffixes = [suffix for suffix in ("", "-async") if f"Model{suffix}" in steps]
+    if not suffixes:
         raise ConfigError("deploy=false: the configuration has no endpoint")
-    return found
+    rollouts = [_rollout(steps, scope, package, suffix) for suffix in suffixes]
+    return {str(rollout.endpoint["EndpointName"]): rollout for rollout in rollouts}
+
+
+def _rollout(steps: Mapping[str, Any], scope: Scope, package: str, suffix: str) -> Rollout:
+    """Return the requests of one endpoint.
+
+    The name of its model and of its configuration ends in a digest of what they hold: changed settings make new ones,
+    and the same settings find those that are there.
+    """
+    container = {"ModelPackageName": package}
+    if variables := steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment"):
+        container["Environment"] = variables
+    model = resolve({**steps[f"Model{suffix}"], "PrimaryContainer": container}, scope)
+    scope.steps[f"Model{suffix}"] = {"ModelName": ""}
+    settings = resolve(steps[f"EndpointConfig{suffix}"], scope)
+    digest = hashlib.sha256(json.dumps([model, settings], sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{settings['EndpointConfigName']}-{digest}"
+    variants = [{**variant, "ModelName": name} for variant in settings["ProductionVariants"]]
+    scope.steps[f"EndpointConfig{suffix}"] = {"EndpointConfigName": name}
+    return Rollout(
+        {**model, "ModelName": name},
+        {**settings, "EndpointConfigName": name, "ProductionVariants": variants},
+        resolve(steps[f"Endpoint{suffix}"], scope),
+    )
 
 
 def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
-    """Create a model or a configuration, unless an earlier deployment of the same package did."""
+    """Create a model or a configuration, unless an earlier deployment of the same package and settings did."""
     try:
         call(**request)
     except ClientError as error:
@@ -140,16 +152,23 @@ def _point(
         return
     if now["EndpointStatus"] != "InService":
         raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}, which cannot be updated; see doctor --aws")
-    sagemaker.update_endpoint(**_update(rollout, config))
+    before = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])
+    sagemaker.update_endpoint(**_update(rollout, config, before))
     say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
 
 
-def _update(rollout: Rollout, config: PipelineConfig) -> dict[str, Any]:
-    """Return the request of an update; instances that autoscaling added stay, data capture is the configuration's."""
+def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request of an update from the configuration `before`; data capture is the new one's.
+
+    Instances that autoscaling added stay, unless the configured count itself has changed.
+    """
     request = {key: value for key, value in rollout.endpoint.items() if key != "Tags"}
     if config.endpoint.mode is not EndpointMode.SERVERLESS:
+        both = (before["ProductionVariants"][0], rollout.endpoint_config["ProductionVariants"][0])
+        counts = {variant.get("InitialInstanceCount") for variant in both}
+        changed = ["DataCaptureConfig", *(["DesiredInstanceCount"] if len(counts) > 1 else [])]
         request["RetainAllVariantProperties"] = True
-        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": name} for name in changed]
     return request
 
 

@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
+import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.arguments import refuse
 from processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,13 +25,15 @@ _FIGURE_COLUMNS = 22
 
 
 def runs(options: argparse.Namespace) -> int:
-    """List the runs; with `--aws`, also those of the account that have no folder here yet."""
+    """List the runs; with `--aws`, also the pipeline's newest ones of the account."""
     from rich.table import Column, Table
 
     from pipelines.progress import console
     from pipelines.runs import list_runs
 
-    if options.aws:
+    if options.aws is None:
+        refuse(options, "config", rule="only with --aws, whose pipeline it names")
+    else:
         _adopt(options)
     found = [_row(folder) for folder in list_runs(options.runs)]
     if options.json:
@@ -180,6 +185,7 @@ def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
         execution = aws_runs.refresh(folder, clients.sagemaker, execution)
     if execution["status"] != Status.EXECUTING:
         aws_runs.fetch_results(folder, clients.storage)
+        return folder.execution()
     return execution
 
 
@@ -202,9 +208,12 @@ def _adopt(options: argparse.Namespace) -> None:
     from pipelines import aws_runs
     from pipelines.config import PipelineConfig
 
+    if options.aws < 1:
+        raise ConfigError(f"--aws {options.aws}: must be at least 1")
     config = PipelineConfig.load(options.config)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
-    aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region)
+    aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
+                   say=partial(print, file=sys.stderr))
 
 
 def aws_clients(region: str) -> Any:

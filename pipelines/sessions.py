@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from pipelines.config import PipelineConfig
 from pipelines.storage import QUICK, Storage, s3_client
@@ -61,15 +62,27 @@ PLACEHOLDER_ACCOUNT = ":000000000000:"
 """The account of the default role, which stands for no account."""
 
 
+class TransientError(ConfigError):
+    """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
+
+
+BUSY = {"RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
+        "TooManyRequestsException"}
+"""Codes of refusals that pass; so do answers with a 5xx."""
+
+
 @contextmanager
 def aws_errors() -> Iterator[None]:
-    """Turn what AWS or botocore raises into a one-line `ConfigError`."""
+    """Turn what AWS or botocore raises into a one-line `ConfigError`, a `TransientError` where waiting may help."""
     try:
         yield
     except ClientError as error:
-        raise ConfigError(f"AWS refused {error.operation_name}: {error.response['Error'].get('Message', '')}") from None
+        told, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
+        raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
     except BotoCoreError as error:
-        raise ConfigError(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
+        kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError
+        raise kind(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
 
 
 def compile_session(config: PipelineConfig) -> Any:

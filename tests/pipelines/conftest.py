@@ -193,14 +193,14 @@ class Runner:
         execution = {"PipelineExecutionId": "run-1", "PipelineName": "test"}
         folder = self.folder
         return Interpreter(
-            compiled,
-            Scope(resolve_parameters(compiled, parameters), execution),
-            Workshop(self.services.storage, folder / "work", folder / "logs", folder / "checkpoints"),
-            self.services.sagemaker,
-            folder / "serving",
-            self.services.environment,
-            cores,
-            lambda records: self.snapshots.append([record.as_dict() for record in records]),
+            definition=compiled,
+            scope=Scope(resolve_parameters(compiled, parameters), execution),
+            shop=Workshop(self.services.storage, folder / "work", folder / "logs", folder / "checkpoints"),
+            sagemaker=self.services.sagemaker,
+            serving=folder / "serving",
+            environment=self.services.environment,
+            cores=cores,
+            changed=lambda records: self.snapshots.append([record.as_dict() for record in records]),
         )
 
     def __call__(self, *steps: Step, parameters: Sequence[Mapping[str, Any]] = (), **options: Any) -> Interpreter:

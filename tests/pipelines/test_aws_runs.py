@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import ANY, Stubber
 
 from pipelines import aws_runs, aws_watch, cli, launch, run_views, tracking
@@ -18,6 +19,7 @@ from pipelines.ledger import Status, StepRecord
 from pipelines.runs import RunFolder
 from pipelines.sessions import LocalServices
 from pipelines.storage import Storage
+from processing.errors import ConfigError
 
 from .scripted import EVALUATION
 
@@ -42,14 +44,14 @@ class Aws:
         self.stub.activate()
         self.logs.activate()
 
-    def shows(self, status: str, *steps: dict[str, Any], reason: str = "") -> None:
-        told = {"PipelineExecutionArn": ARN, "PipelineExecutionStatus": status, "CreationTime": START,
+    def shows(self, status: str, *steps: dict[str, Any], reason: str = "", arn: str = ARN) -> None:
+        told = {"PipelineExecutionArn": arn, "PipelineExecutionStatus": status, "CreationTime": START,
                 "LastModifiedTime": START + timedelta(seconds=300), **({"FailureReason": reason} if reason else {})}
-        self.stub.add_response("describe_pipeline_execution", told, {"PipelineExecutionArn": ARN})
+        self.stub.add_response("describe_pipeline_execution", told, {"PipelineExecutionArn": arn})
         self.stub.add_response("list_pipeline_execution_steps", {"PipelineExecutionSteps": list(steps)},
-                               {"PipelineExecutionArn": ARN, "SortOrder": "Ascending"})
+                               {"PipelineExecutionArn": arn, "SortOrder": "Ascending"})
         values = {"PipelineParameters": [{"Name": "Epochs", "Value": "3"}]}
-        self.stub.add_response("list_pipeline_parameters_for_execution", values, {"PipelineExecutionArn": ARN})
+        self.stub.add_response("list_pipeline_parameters_for_execution", values, {"PipelineExecutionArn": arn})
 
     def logged(self, *messages: str) -> None:
         self.logs.add_response("describe_log_streams", {"logStreams": [{"logStreamName": f"{JOB}/algo-1"}]},
@@ -181,19 +183,81 @@ def test_status_report_compare_and_runs_read_it_like_a_local_run(
     aws.stub.assert_no_pending_responses()
 
 
-def test_executions_of_the_account_are_adopted(
+def listed(aws: Aws, arns: list[str], token: str = "") -> None:
+    found = {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn} for arn in arns]}
+    aws.stub.add_response("list_pipeline_executions", found | ({"NextToken": token} if token else {}), {
+        "PipelineName": "mammopipe", "SortBy": "CreationTime", "SortOrder": "Descending"})
+
+
+def test_executions_of_the_pipeline_are_adopted_with_what_is_known_of_them(
     aws: Aws, tmp_path: Path, services: LocalServices, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
-    found = {"PipelineExecutionSummaries": [{"PipelineExecutionArn": ARN}]}
-    aws.stub.add_response("list_pipeline_executions", found, {"PipelineName": "mammopipe"})
+    listed(aws, [ARN])
     aws.shows("Failed", PREPARED, FAILED)
-    assert cli.main(["runs", "--aws", "--json", "--runs", str(tmp_path)]) == 0
+    command = ["runs", "--aws", "--json", "--runs", str(tmp_path)]
+    assert cli.main(command) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["id"], row["status"], row["best"]) == (ID, "Failed", "")
+    assert (row["dataset"], row["profile"]) == ("", ""), "another configuration may have started it"
+    later = ARN.replace(ID, "efgh")
+    listed(aws, [later, ARN])
+    aws.shows("Succeeded", PREPARED, arn=later)
+    body = json.dumps(EVALUATION | {"dataset": "rsna"}).encode()
+    key = "mammopipe/executions/efgh/evaluation/evaluation.json"
+    services.storage.client.put_object(Bucket="mammopipe", Key=key, Body=body)
+    assert cli.main(command) == 0
+    assert [row["dataset"] for row in json.loads(capsys.readouterr().out)] == ["", "rsna"]
     monkeypatch.setattr(run_views, "aws_clients", lambda region: pytest.fail("AWS is asked about a run that ended"))
     assert cli.main(["runs", "--runs", str(tmp_path)]) == 0
+
+
+def test_only_the_newest_are_adopted_and_that_is_said(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
+    listed(aws, [ARN, ARN.replace(ID, "older")], token="more")
+    aws.shows("Failed", PREPARED, FAILED)
+    assert cli.main(["runs", "--aws", "1", "--json", "--runs", str(tmp_path)]) == 0
+    told = capsys.readouterr()
+    assert [row["id"] for row in json.loads(told.out)] == [ID]
+    assert told.err == "Only the 1 newest executions of pipeline mammopipe; runs --aws N takes more\n"
+    assert cli.main(["runs", "--aws", "0", "--runs", str(tmp_path)]) == 2
+
+
+def refusal(code: str, status: int) -> ClientError:
+    answer = {"Error": {"Code": code, "Message": "slowly"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "DescribePipelineExecution")  # type: ignore[arg-type]
+
+
+DROPPED = EndpointConnectionError(endpoint_url="https://api")
+FAULTS = [refusal("ThrottlingException", 400), refusal("InternalFailure", 500), DROPPED]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_poll_that_fails_for_a_while_does_not_end_the_watching(
+    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    faults, describe = iter([fault] * 6), aws.clients.sagemaker.describe_pipeline_execution
+
+    def answer(**request: Any) -> Any:
+        for error in faults:
+            raise error
+        return describe(**request)
+
+    monkeypatch.setattr(aws.clients.sagemaker, "describe_pipeline_execution", answer)
+    aws.shows("Failed", PREPARED)
+    said, waited = [], []
+    ended = aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=waited.append)
+    assert ended["status"] == Status.FAILED and waited == [10, 20, 40, 80, 160, 300]
+    assert len([line for line in said if "trying again until it answers" in line]) == 1
+
+
+def test_a_poll_that_is_refused_for_good_ends_the_watching(aws: Aws, folder: RunFolder) -> None:
+    aws.stub.add_client_error("describe_pipeline_execution", "ExpiredTokenException", "expired", http_status_code=403)
+    with pytest.raises(ConfigError, match="AWS refused DescribePipelineExecution: expired"):
+        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
 
 
 def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(

@@ -69,7 +69,21 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [("run", "--detach"), ("deploy", "--no-wait"), ("deploy", "--capture", "--rollback")]
+    "words",
+    [
+        ("run", "--detach"),
+        ("run", "--films", "4", "--source", "all-mias.tar.gz"),
+        ("run", "--films", "4", "--backend", "aws"),
+        ("experiment", "--films", "4", "mias", "--source", "all-mias.tar.gz"),
+        ("deploy", "--no-wait"),
+        ("deploy", "--profile", "full"),
+        ("runs", "--config", "aws.toml"),
+        ("deploy", "--capture", "--rollback"),
+        ("doctor", "--runs", "runs", "--aws"),
+        ("images", "--certificates", "ca.pem", "push"),
+        ("cost", "--images", "5", "latest"),
+        ("cost", "--profile", "full", "latest"),
+    ],
 )
 def test_an_option_that_would_do_nothing_is_refused(words: tuple[str, ...], capsys: Capture) -> None:
     assert failed(capsys, *words).startswith(f"error: {words[1]}: ")

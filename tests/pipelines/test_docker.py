@@ -96,8 +96,9 @@ def mode(engine: Engine, services: LocalServices, tmp_path: Path) -> Make:
         shop = Workshop(services.storage, tmp_path / "work", tmp_path / "logs", tmp_path / "checkpoints")
         told: list[Any] = []
         return docker.LocalMode(
-            built, scope, shop, services.sagemaker, tmp_path / "serving", services.environment, 2, told.append
-        )
+            pipeline=built, scope=scope, shop=shop, sagemaker=services.sagemaker, serving=tmp_path / "serving",
+            environment=services.environment, cores=2, changed=told.append,
+        )  # fmt: skip
 
     return make
 

@@ -80,34 +80,64 @@ def with_repositories(account: boto3.Session) -> Any:
 
 
 def test_a_clean_checkout_is_tagged_with_its_commits_tree(checkout: Path) -> None:
-    assert images.tag_of(checkout) == git(checkout, "rev-parse", "HEAD^{tree}").strip()
+    assert images.tree_of(checkout) == git(checkout, "rev-parse", "HEAD^{tree}").strip()
 
 
 def test_the_tag_follows_every_file_that_counts_and_leaves_the_index_alone(checkout: Path) -> None:
-    clean, stored = images.tag_of(checkout), git(checkout, "count-objects")
+    clean, stored = images.tree_of(checkout), git(checkout, "count-objects")
     (checkout / "new.py").write_text("two = 2\n")
-    changed = images.tag_of(checkout)
+    changed = images.tree_of(checkout)
     (checkout / "runs").mkdir()
     (checkout / "runs" / "result").write_text("ignored")
-    assert clean != changed == images.tag_of(checkout)
+    assert clean != changed == images.tree_of(checkout)
     assert git(checkout, "status", "--porcelain") == "?? new.py\n"
     assert git(checkout, "count-objects") == stored
 
 
 def test_a_folder_without_git_has_no_tag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no tag, since git rev-parse failed"):
-        images.tag_of(tmp_path)
+        images.tree_of(tmp_path)
+
+
+PLAIN = images.BuildOptions()
+OPTIONS = images.BuildOptions("local/python:base", "https://index", "inference", Path("/ca.pem"))
+
+
+def test_images_built_otherwise_never_share_a_tag(checkout: Path) -> None:
+    options = [
+        PLAIN,
+        images.BuildOptions(base_image="python:3.12"),
+        images.BuildOptions(torch_index="https://index"),
+        images.BuildOptions(serving_extra="inference"),
+        OPTIONS,
+    ]
+    tags = [images.tag_of(checkout, chosen) for chosen in options]
+    assert len(set(tags)) == len(tags) and tags[0] == images.tree_of(checkout)
+    assert all(re.fullmatch(f"{tags[0]}-[0-9a-f]{{8}}", tag) for tag in tags[1:])
+    for same in (images.BuildOptions(serving_extra="serving"), images.BuildOptions(certificates=Path("/ca.pem"))):
+        assert images.tag_of(checkout, same) == tags[0], "neither changes what is in the image"
 
 
 def test_all_three_are_built_with_what_was_asked(checkout: Path, tmp_path: Path) -> None:
-    client, tag = Client(tmp_path), images.tag_of(checkout)
-    options = images.BuildOptions("local/python:base", "https://index", "inference", Path("/ca.pem"))
-    assert images.build(checkout, options, client=str(client.path)) == [f"mammopipe/{t}:{tag}" for t in images.TARGETS]
+    client, tag = Client(tmp_path), images.tag_of(checkout, OPTIONS)
+    assert images.build(checkout, OPTIONS, client=str(client.path)) == [f"mammopipe/{t}:{tag}" for t in images.TARGETS]
     built = client.asked("build")
     assert [words[words.index("--target") + 1] for words in built] == list(images.TARGETS)
     for words in built:
         assert {"BASE_IMAGE=local/python:base", "TORCH_INDEX=https://index", "SERVING_EXTRA=inference"} <= set(words)
         assert "id=ca,src=/ca.pem" in words and f"REVISION={tag}" in words
+
+
+@pytest.mark.parametrize("options", [PLAIN, OPTIONS])
+def test_what_is_pushed_is_what_the_same_options_built(
+    checkout: Path, tmp_path: Path, account: boto3.Session, options: images.BuildOptions
+) -> None:
+    with_repositories(account)
+    client = Client(tmp_path)
+    built = images.build(checkout, options, client=str(client.path))
+    pushed = images.push(checkout, options, account, client=str(client.path))
+    assert [words[1] for words in client.asked("tag")] == built
+    assert [name.rpartition(":")[2] for name in (*built, *pushed.values())] == [images.tag_of(checkout, options)] * 6
 
 
 def test_a_build_that_fails_is_one_line(checkout: Path, tmp_path: Path) -> None:
@@ -125,8 +155,8 @@ def test_a_client_that_is_missing_is_one_line(checkout: Path) -> None:
 def test_a_push_logs_in_without_showing_the_password_and_names_what_the_configuration_takes(
     checkout: Path, tmp_path: Path, account: boto3.Session
 ) -> None:
-    ecr, client, tag = with_repositories(account), Client(tmp_path), images.tag_of(checkout)
-    pushed = images.push(checkout, account, client=str(client.path))
+    ecr, client, tag = with_repositories(account), Client(tmp_path), images.tree_of(checkout)
+    pushed = images.push(checkout, PLAIN, account, client=str(client.path))
     password = base64.b64decode(ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"])
     assert client.given() and client.given() in password.decode()
     assert client.given() not in str(client.asked("login"))
@@ -139,12 +169,12 @@ def test_a_push_logs_in_without_showing_the_password_and_names_what_the_configur
 def test_what_ecr_has_is_not_pushed_again(
     checkout: Path, tmp_path: Path, account: boto3.Session, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ecr, client, tag = with_repositories(account), Client(tmp_path), images.tag_of(checkout)
+    ecr, client, tag = with_repositories(account), Client(tmp_path), images.tree_of(checkout)
     kind = "application/vnd.docker.distribution.manifest.v2+json"
     content = {"schemaVersion": 2, "mediaType": kind, "config": {"digest": "sha256:" + "0" * 64}, "layers": []}
     manifest = json.dumps(content)
     ecr.put_image(repositoryName="mammopipe/training", imageManifest=manifest, imageTag=tag)
-    images.push(checkout, account, client=str(client.path))
+    images.push(checkout, PLAIN, account, client=str(client.path))
     assert [words[1].split("/")[2].split(":")[0] for words in client.asked("push")] == ["processing", "serving"]
     assert f"mammopipe/training:{tag}: ECR has it already" in capfd.readouterr().err
 
@@ -153,7 +183,7 @@ def test_without_repositories_a_push_says_what_makes_them(
     checkout: Path, tmp_path: Path, account: boto3.Session
 ) -> None:
     with pytest.raises(ConfigError, match=r"ECR refused DescribeRepositories: .* infra/stack.yaml makes"):
-        images.push(checkout, account, client=str(Client(tmp_path).path))
+        images.push(checkout, PLAIN, account, client=str(Client(tmp_path).path))
 
 
 @pytest.mark.parametrize("extra", ["processing", "training", "serving"])

@@ -212,21 +212,42 @@ def test_on_aws_the_pipeline_is_created_and_started(
         monkeypatch.setenv(name, "tests")
     config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
     for _ in range(2):  # created the first time, updated the second
-        run = start(config, backend="aws", source="s3://films/raw/", parameters={"Epochs": "9"}, say=said.append)
+        run = start(config, backend="aws", source="s3://films/raw/", weights="s3://films/weights/",
+                    parameters={"Epochs": "9"}, say=said.append)
     assert run.status is Status.EXECUTING and run.arn in said[-1]
     (pipeline,) = client.list_pipelines()["PipelineSummaries"]
     found = client.list_pipeline_parameters_for_execution(PipelineExecutionArn=run.arn)["PipelineParameters"]
     values = {item["Name"]: item["Value"] for item in found}
     assert pipeline["PipelineName"] == "mammopipe"
     assert values["Epochs"] == "9" and values["InputDataUri"] == "s3://films/raw"
+    assert values["WeightsUri"] == "s3://films/weights"
     with pytest.raises(ConfigError, match="is on AWS"):
         run.document("evaluation.json")
 
 
-def test_on_aws_films_must_be_staged_before() -> None:
+def test_on_aws_the_configurations_own_films_are_the_default(
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", services.sagemaker.meta.endpoint_url)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "tests")
     config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
-    with pytest.raises(ConfigError, match="stage it first"):
-        start(config, backend="aws", source="all-mias.tar.gz")
+    start(config, backend="aws", say=said.append)
+    assert said[-1].endswith("which reads s3://mammopipe/mammopipe/raw/mias")
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"source": "all-mias.tar.gz"}, r"all-mias.tar.gz: stage it first \(mammopipe stage mias"),
+        ({"weights": "weights.pth"}, r"weights.pth: stage it first \(mammopipe stage weights"),
+        ({"source": "phantoms"}, "phantoms: made on this machine only"),
+    ],
+)
+def test_on_aws_what_is_read_must_be_staged_before(places: dict[str, str], message: str) -> None:
+    config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
+    with pytest.raises(ConfigError, match=message):
+        start(config, backend="aws", **places)
 
 
 def test_on_aws_the_placeholder_role_is_refused() -> None:

@@ -271,7 +271,7 @@ def test_interrupting_stops_the_jobs_and_says_so(run: Runner, scripts: Scripts) 
     def interrupt(records: Any) -> None:
         raise KeyboardInterrupt
 
-    interpreter.changed = interrupt
+    interpreter.ledger.changed = interrupt
     with pytest.raises(KeyboardInterrupt):
         interpreter.run()
     assert interpreter.shop.processes.stopping.is_set()

@@ -1,7 +1,9 @@
 """Deploying a package on AWS, and going back to the one before: on an emulated registry, and by the API's model."""
 
 import datetime
+import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import boto3
@@ -14,8 +16,11 @@ from pipelines.config import PipelineConfig
 from processing.errors import ConfigError
 
 ROLE = "arn:aws:iam::123456789012:role/mammopipe-"
-CONFIG = {"security": {"role": f"{ROLE}pipeline", "serving_role": f"{ROLE}serving"}}
+KEY = "arn:aws:kms:us-east-1:123456789012:key/0f2a"
+CONFIG = {"security": {"role": f"{ROLE}pipeline", "serving_role": f"{ROLE}serving", "kms_key": KEY}}
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:model-package/mammopipe/"
+CONTENT = ("ProductionVariants", "DataCaptureConfig", "AsyncInferenceConfig")
+"""What an endpoint's configuration says beside its name."""
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -55,15 +60,41 @@ def test_a_package_gets_the_pipelines_own_endpoint(sagemaker: Any) -> None:
     assert variants[0]["InstanceType"] == "ml.m5.large"
     assert model["PrimaryContainer"]["ModelPackageName"] == package
     assert model["ExecutionRoleArn"] == f"{ROLE}serving"
-    assert said[-1] == "Endpoint mammopipe: serves mammopipe-v1"
+    assert said[-1] == f"Endpoint mammopipe: serves {now['EndpointConfigName']}"
+    assert re.fullmatch(r"mammopipe-v1-[0-9a-f]{8}", now["EndpointConfigName"])
+
+
+def serving(sagemaker: Any) -> str:
+    return str(sagemaker.describe_endpoint(EndpointName="mammopipe")["EndpointConfigName"])
 
 
 def test_deploying_the_same_package_again_changes_nothing(sagemaker: Any) -> None:
     package, said = add_package(sagemaker, 1), list[str]()
     for _ in range(2):
         rollout.deploy(config(), sagemaker, package, wait=False, say=said.append)
-    said_twice = "Endpoint mammopipe: has mammopipe-v1 already"
-    assert said == ["Endpoint mammopipe: being created with mammopipe-v1", said_twice]
+    name = serving(sagemaker)
+    assert said == [f"Endpoint mammopipe: being created with {name}", f"Endpoint mammopipe: has {name} already"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"instance_type": "ml.m5.xlarge"}, {"capture_percent": 50}, {"mode": "serverless"}]
+)
+def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
+    sagemaker: Any, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    moved: list[str] = []
+    monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: moved.append(request["EndpointConfigName"]))
+    package = add_package(sagemaker, 1)
+    for settings in ({}, changed, {}):
+        rollout.deploy(config(**settings), sagemaker, package, wait=False, say=lambda line: None)
+    (name,) = moved
+    assert name != serving(sagemaker)
+    new = sagemaker.describe_endpoint_config(EndpointConfigName=name)
+    old = sagemaker.describe_endpoint_config(EndpointConfigName=serving(sagemaker))
+    assert {key: new.get(key) for key in CONTENT} != {key: old.get(key) for key in CONTENT}
+    for settings in (old, new):
+        model = sagemaker.describe_model(ModelName=settings["ProductionVariants"][0]["ModelName"])
+        assert model["PrimaryContainer"]["ModelPackageName"] == package
 
 
 def test_both_endpoints_of_a_configuration_serve_the_package(sagemaker: Any) -> None:
@@ -74,10 +105,10 @@ def test_both_endpoints_of_a_configuration_serve_the_package(sagemaker: Any) -> 
 
 def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
     rollout.deploy(config(mode="serverless"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
-    variant = sagemaker.describe_endpoint_config(EndpointConfigName="mammopipe-v1")["ProductionVariants"][0]
+    variant = sagemaker.describe_endpoint_config(EndpointConfigName=serving(sagemaker))["ProductionVariants"][0]
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
     assert "InstanceType" not in variant
-    model = sagemaker.describe_model(ModelName="mammopipe-v1")
+    model = sagemaker.describe_model(ModelName=variant["ModelName"])
     assert model["PrimaryContainer"]["Environment"] == {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)}
 
 
@@ -122,10 +153,24 @@ def test_there_is_nothing_before_the_first(sagemaker: Any) -> None:
         rollout.previous(config(), sagemaker)
 
 
+GUARDED = config(rollback_alarms=["mammopipe-5xx"])
+OLD = "mammopipe-v1-01234567"
+
+
+@cache
+def new_name() -> str:
+    """Return what a deployment of the second package creates."""
+    with mock_aws():
+        client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+        packages = [add_package(client, number) for number in (1, 2)]
+        rollout.deploy(GUARDED, client, packages[1], wait=False, say=lambda line: None)
+        return serving(client)
+
+
 class Moving:
     """An endpoint that exists, whose update is answered from a script: the emulator has none."""
 
-    def __init__(self, status: str = "InService", **after: Any):
+    def __init__(self, status: str = "InService", after: str = "", reason: str = "", instances: int = 1):
         client = boto3.client(
             "sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
         )
@@ -134,27 +179,29 @@ class Moving:
         add("describe_model_package", described_package(), {"ModelPackageName": f"{ARN}2"})
         add("create_model", {"ModelArn": "arn:aws:sagemaker:us-east-1:123456789012:model/m"}, None)
         add("create_endpoint_config", {"EndpointConfigArn": "arn:aws:sagemaker:us-east-1:123456789012:x/y"}, None)
-        add("describe_endpoint", described("mammopipe-v1", status), {"EndpointName": "mammopipe"})
+        add("describe_endpoint", described(OLD, status), {"EndpointName": "mammopipe"})
         if status == "InService":
-            add("update_endpoint", {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:x/y"}, self.expected())
+            add("describe_endpoint_config", described_settings(instances), {"EndpointConfigName": OLD})
+            exact = self.expected(instances)
+            add("update_endpoint", {"EndpointArn": "arn:aws:sagemaker:us-east-1:123456789012:x/y"}, exact)
             for _ in range(2):
-                add("describe_endpoint", described(**after), {"EndpointName": "mammopipe"})
+                add("describe_endpoint", described(after or new_name(), reason=reason), {"EndpointName": "mammopipe"})
         self.stub.activate()
 
     @staticmethod
-    def expected() -> dict[str, Any]:
+    def expected(instances: int) -> dict[str, Any]:
+        changed = ["DataCaptureConfig", *(["DesiredInstanceCount"] if instances != 1 else [])]
         return {
             "EndpointName": "mammopipe",
-            "EndpointConfigName": "mammopipe-v2",
+            "EndpointConfigName": new_name(),
             "DeploymentConfig": {"BlueGreenUpdatePolicy": ANY, "AutoRollbackConfiguration": ANY},
             "RetainAllVariantProperties": True,
-            "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DataCaptureConfig"}],
+            "ExcludeRetainedVariantProperties": [{"VariantPropertyType": name} for name in changed],
         }
 
     def deploy(self) -> list[str]:
         said: list[str] = []
-        guarded = config(rollback_alarms=["mammopipe-5xx"])
-        rollout.deploy(guarded, self.client, f"{ARN}2", wait=True, say=said.append)
+        rollout.deploy(GUARDED, self.client, f"{ARN}2", wait=True, say=said.append)
         return said
 
 
@@ -170,6 +217,12 @@ def described(settings: str, status: str = "InService", reason: str = "") -> dic
     return answer | ({"FailureReason": reason} if reason else {})
 
 
+def described_settings(instances: int) -> dict[str, Any]:
+    variant = {"VariantName": "AllTraffic", "ModelName": OLD, "InitialInstanceCount": instances}
+    arn = f"arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/{OLD}"
+    return {"EndpointConfigName": OLD, "EndpointConfigArn": arn, "ProductionVariants": [variant], "CreationTime": NOW}
+
+
 def described_package() -> dict[str, Any]:
     return {
         "ModelPackageName": "mammopipe",
@@ -182,16 +235,22 @@ def described_package() -> dict[str, Any]:
 
 
 def test_an_endpoint_in_service_is_updated_blue_green_and_keeps_its_instances() -> None:
-    moving = Moving(settings="mammopipe-v2")
+    moving = Moving()
     said = moving.deploy()
-    assert said[0] == "Endpoint mammopipe: being moved from mammopipe-v1 to mammopipe-v2, without down time"
-    assert said[-1] == "Endpoint mammopipe: serves mammopipe-v2"
+    assert said[0] == f"Endpoint mammopipe: being moved from {OLD} to {new_name()}, without down time"
+    assert said[-1] == f"Endpoint mammopipe: serves {new_name()}"
+    moving.stub.assert_no_pending_responses()
+
+
+def test_a_changed_instance_count_replaces_what_autoscaling_chose() -> None:
+    moving = Moving(instances=3)
+    moving.deploy()
     moving.stub.assert_no_pending_responses()
 
 
 def test_an_update_that_an_alarm_took_back_is_no_success() -> None:
-    with pytest.raises(ConfigError, match="rolled back to mammopipe-v1: alarm mammopipe-5xx"):
-        Moving(settings="mammopipe-v1", reason="alarm mammopipe-5xx").deploy()
+    with pytest.raises(ConfigError, match=f"rolled back to {OLD}: alarm mammopipe-5xx"):
+        Moving(after=OLD, reason="alarm mammopipe-5xx").deploy()
 
 
 @pytest.mark.parametrize("status", ["Updating", "Failed"])
