@@ -294,6 +294,14 @@ def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, ch
     assert not (paths.model / "model.json").exists()
 
 
+def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
+    script = ("import sys, torch; from training.train import console; sys.argv = ['train', 'unwanted']\n"
+              "try: console()\nexcept SystemExit: print(float(torch.tensor(1e-40) * 1))")
+    environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path)}
+    done = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "0.0\n"
+
+
 def test_the_heap_is_kept_where_glibc_is():
     kept = subprocess.run((sys.executable, "-c", "from processing.memory import keep_heap; print(keep_heap())"),
                           capture_output=True, text=True, check=True).stdout
