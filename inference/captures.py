@@ -12,13 +12,16 @@ import base64
 import binascii
 import hashlib
 import json
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from inference.capture_days import PROGRESS, SUFFIX, Windows
 from inference.errors import RequestError
 from inference.exam_body import Source, unpack
 from inference.limits import HandlerLimits
@@ -27,6 +30,7 @@ from processing.dicom_tags import Tag
 from processing.errors import ConfigError, ImageError
 from processing.image_rules import DEFAULT_CONFIG
 from processing.imaging import read_mammogram
+from processing.parallel import SECONDS_BETWEEN_LINES
 from processing.preprocess import PreprocessConfig, preprocess
 from training.usual_figures import film_figures
 
@@ -59,17 +63,19 @@ class Captures:
     folder: Path
     preprocess: PreprocessConfig
     """The model's, by which figures are measured where the answer does not carry them."""
+    windows: Windows = Windows()
+    """What is read: captures of these windows."""
     unreadable: Counter[str] = field(default_factory=Counter)
     """Lines that gave no film, by reason; filled as the exams are read."""
 
     def exams(self) -> Iterator[CapturedExam]:
         """Yield the captured requests, file by file in the order of their names; `ConfigError` where there is none."""
-        files = sorted(self.folder.rglob("*.jsonl"))
+        files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
-            raise ConfigError(f"{self.folder}: no *.jsonl here, which is what data capture writes")
-        for path in files:
+            raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
+        for path in _told(self.windows.needed(files)):
             # As bytes: a line that is no UTF-8 is one that cannot be read, not the end of the job.
-            with path.open("rb") as lines:
+            with open(path, "rb") as lines:
                 for line in lines:
                     exam = self._exam(line)
                     if exam is not None:
@@ -107,6 +113,16 @@ class Captures:
         film = read_mammogram(source.data)
         film = replace(film, laterality=film.laterality or source.laterality, view=film.view or source.view)
         return film_figures(preprocess(film, self.preprocess).quality)
+
+
+def _told(files: Sequence[str]) -> Iterator[str]:
+    """Yield the files, and tell on stderr from time to time how many have been read."""
+    told = time.monotonic()
+    for number, path in enumerate(files):
+        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            print(f"{PROGRESS}{number} of {len(files)} files read", file=sys.stderr, flush=True)
+        yield path
 
 
 def _content(captured: Mapping[str, Any] | None) -> bytes:

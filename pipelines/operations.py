@@ -44,8 +44,10 @@ def _monitor(subparsers: "Subparsers") -> None:
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of films that were accepted")
     parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
     parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
+    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are looked at (default: 26)")
     parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
     parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the region of s3:// and metric")
     parser.add_argument("--json", action="store_true", help="print drift.json instead of the summary")
     in_runs(parser)
 

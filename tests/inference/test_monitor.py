@@ -152,6 +152,15 @@ def fires(said: str) -> bool:
     return bool(values[0] >= alarm["Threshold"])
 
 
+def metrics(said: str) -> dict[str, dict[str, float]]:
+    """Return what CloudWatch would take out of the log: by group, "" for all together."""
+    found: dict[str, dict[str, float]] = {}
+    for document in map(json.loads, filter(lambda text: text.startswith("{"), said.splitlines())):
+        (directive,) = document["_aws"]["CloudWatchMetrics"]
+        found[document.get("Group", "")] = {each["Name"]: document[each["Name"]] for each in directive["Metrics"]}
+    return found
+
+
 def test_quiet_weeks_do_not_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     job.keep(weeks(lambda week, patient: answer(patient)))
     report = job.run()
@@ -166,7 +175,9 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
     job.keep(line(answer(patient, "inverted"), START + timedelta(minutes=patient)) for patient in range(few))
     report = job.run()
     assert report["verdict"] == Verdict.NOT_JUDGED and report["exams"] == few
-    assert "not judged: drift index" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"not judged: {few} requests" in said and report["drift_index"] is None
+    assert metrics(said) == {"": {"Requests": few, "UnreadableShare": 0.0}, "all": {"Requests": few}}, "no index of 0"
     page = (job.output / "drift.html").read_text()
     assert "Too few requests to judge" in page and "No drift found" not in page
 
@@ -256,3 +267,12 @@ def test_without_captures_or_reference_there_is_one_line(job: Job, tmp_path: Pat
     job.keep(weeks(lambda week, patient: answer(patient)))
     with pytest.raises(ConfigError, match="has no reference.distributions"):
         job.run()
+
+
+def test_captures_before_the_windows_are_not_read(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job.keep(weeks(lambda week, patient: answer(patient)))
+    (oldest, *_) = sorted((job.inputs / "captures").rglob("*.jsonl"))
+    oldest.write_text("{\n" * 1000)
+    report = job.run("--windows", "2")
+    assert report["exams"] == 2 * A_WEEK and report["unreadable"] == {}
+    assert metrics(capsys.readouterr().out)[""]["Requests"] == 2 * A_WEEK
