@@ -226,7 +226,9 @@ def _deploy(subparsers: "Subparsers") -> None:
         "deploy latest",
     )
     parser.add_argument(
-        "--capture", action="store_true", help="keep requests and answers in the run's folder, for mammopipe monitor"
+        "--capture",
+        action="store_true",
+        help="keep requests and answers in the run's folder, the newest 5 GB of 90 days, for mammopipe monitor",
     )
     _identified(parser)
     aws = parser.add_mutually_exclusive_group()

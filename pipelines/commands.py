@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -195,11 +196,18 @@ def _deploy_here(options: argparse.Namespace) -> int:
         folder.logs / "Endpoint.log",
         RunningProcesses(),
         threads=cores(),
-        environment={"MAMMOPIPE_CAPTURE": str((folder.path / "captures").resolve())} if options.capture else {},
+        environment=_capture(folder.path) if options.capture else {},
     )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
     return 0
+
+
+def _capture(folder: Path) -> dict[str, str]:
+    """Return the variables by which an endpoint keeps captures, with the caller's limits on them."""
+    limits = ("MAMMOPIPE_CAPTURE_GB", "MAMMOPIPE_CAPTURE_DAYS")
+    given = {name: os.environ[name] for name in limits if name in os.environ}
+    return {"MAMMOPIPE_CAPTURE": str((folder / "captures").resolve()), **given}
 
 
 def invoke(options: argparse.Namespace) -> int:

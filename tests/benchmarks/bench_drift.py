@@ -1,6 +1,7 @@
 """How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
 
-Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, progress on stderr.
+Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON
+list on stdout, progress on stderr.
 
 Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
 weights; a week is then patients drawn from those measured, at the level of their figures, since 100 weeks of rendered
