@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from pipelines import run_views, tracking
     from pipelines.launch import start
     from pipelines.ledger import Status
+    from pipelines.progress import Progress
 
     if options.detach and options.backend != "aws":
         raise ConfigError(f"--detach: only with --backend aws, not {options.backend}")
@@ -75,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         parameters=dict(options.parameters),
         runs=options.runs,
         keep_endpoint=options.keep_endpoint,
+        show=tracking.showing(Progress),
     )
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
