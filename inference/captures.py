@@ -3,14 +3,12 @@
     <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request a line
 
 The image's figures come from the answer, which carries them (`quality`); where the answer is an overlay or a DICOM
-result they are measured again from the image. Machine and site come from the DICOM attributes Manufacturer,
-Manufacturer's Model Name and Institution Name, the last as a digest: a report names no institution.
+result they are measured again from the image. Machine and site are those of `processing.dicom_origin`.
 Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
 """
 
 import base64
 import binascii
-import hashlib
 import json
 import sys
 import time
@@ -25,17 +23,12 @@ from inference.capture_days import PROGRESS, SUFFIX, Windows
 from inference.errors import RequestError
 from inference.exam_body import Source, unpack
 from inference.limits import HandlerLimits
-from processing.dicom_file import is_dicom, parse
-from processing.dicom_tags import Tag
+from processing.dicom_origin import origin
 from processing.errors import ConfigError, ImageError
-from processing.image_rules import DEFAULT_CONFIG
 from processing.imaging import read_mammogram
 from processing.parallel import SECONDS_BETWEEN_LINES
 from processing.preprocess import PreprocessConfig, preprocess
 from training.usual_figures import film_figures
-
-INSTITUTION_NAME = 0x00080080
-_NAME_LETTERS = 40
 
 
 @dataclass(frozen=True)
@@ -158,11 +151,7 @@ def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
 
 
 def _with_origin(film: CapturedFilm, source: Source | None) -> CapturedFilm:
-    if source is None or not is_dicom(source.data):
+    if source is None:
         return film
-    wanted = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME, INSTITUTION_NAME)
-    tags = parse(source.data, where="<captured>", limits=DEFAULT_CONFIG.limits, tags=wanted).tags
-    names = [tags.text(tag).strip() for tag in wanted[:2] if tags.has(tag)]
-    institution = tags.text(INSTITUTION_NAME).strip() if tags.has(INSTITUTION_NAME) else ""
-    site = hashlib.sha256(institution.encode()).hexdigest()[:8] if institution else ""
-    return replace(film, machine=" ".join(filter(None, names))[:_NAME_LETTERS], site=site)
+    machine, site = origin(source.data, where="<captured>")
+    return replace(film, machine=machine, site=site)

@@ -20,11 +20,14 @@ from inference.captures import Captures
 from inference.drift import DriftConfig, Verdict
 from processing.errors import ConfigError
 from processing.imaging import Mammogram
+from processing.jobs.prepare import Phi, PrepareTask, prepare_image
+from processing.jobs.reduction import Source
 from processing.phantom import make_film
 from processing.phantom_rsna import write_rsna_tree
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Dataset, ImageRecord, Label, Laterality, View
-from training.usual_figures import fit_usual
+from processing.rsna import read_labels
+from training.usual_figures import fit_usual, groups_of
 
 from .conftest import PGM, save_model
 
@@ -233,6 +236,25 @@ def test_machines_and_sites_are_judged_apart(job: Job, tmp_path: Path) -> None:
     assert set(report["groups"]) == {"all", "machine ACME One", "machine ACME Two", *sites(report)}
     assert len(sites(report)) == 1 and "Elsewhere" not in json.dumps(report)
     assert report["groups"]["machine ACME Two"]["alarms"] and not report["groups"]["machine ACME One"]["alarms"]
+
+
+def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: Path) -> None:
+    write_rsna_tree(tmp_path / "rsna", patients=1, height=256)
+    source = next((tmp_path / "rsna").rglob("*.dcm"))
+    of_table = next(row for row in read_labels(tmp_path / "rsna" / "train.csv") if row.image_id == source.stem)
+    task = PrepareTask(Source(of_table, source, 256), tmp_path / "out", Phi.DROP)
+    (silent,) = prepare_image(task)
+    assert (silent.machine_id, silent.site_id) == (of_table.machine_id, of_table.site_id), "its header says nothing"
+    dataset = dcmread(source)
+    dataset.Manufacturer, dataset.ManufacturerModelName = "ACME Ltd.", " Mammo,  Model\\One"
+    dataset.InstitutionName = "St. Elsewhere"
+    dataset.save_as(source)
+    (learnt,) = prepare_image(task)
+    job.keep([line(answer(1), START, source.read_bytes(), "application/dicom")])
+    (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
+    (film,) = exam.films
+    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(film.machine, film.site)
+    assert learnt.machine_id == "ACME Ltd. Mammo Model" and learnt.site_id != of_table.site_id
 
 
 def sites(report: dict[str, Any]) -> set[str]:
