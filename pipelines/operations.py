@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.arguments import as_json, command, in_runs
+from processing.records import Dataset
 
 if TYPE_CHECKING:
     from pipelines.arguments import Subparsers
@@ -28,7 +29,7 @@ def _cost(subparsers: "Subparsers") -> None:
     parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/throughput.toml")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--dataset", choices=["mias", "rsna"])
+    parser.add_argument("--dataset", choices=[*map(str, Dataset)])
     as_json(parser)
     in_runs(parser)
 
