@@ -133,10 +133,11 @@ class _Store:
         if (folder / "evaluation.json").is_file():
             evaluation = _read(folder / "evaluation.json")
             self._selected(parent, evaluation)
-            for run in self._runs(execution):
+            candidates = evaluation.get("candidates", {})
+            for run in self._runs(execution) if candidates else []:
                 if run.info.run_id != parent:
                     self.client.delete_run(run.info.run_id)  # its epochs, which the evaluation has with more figures
-            for name, candidate in evaluation.get("candidates", {}).items():
+            for name, candidate in candidates.items():
                 self._candidate(parent, execution, name, candidate, selected=name == evaluation["selected"]["cnn"])
         self._artefacts(parent, folder)
         self.client.set_terminated(parent, ENDED.get(execution["status"], "FAILED"), end_time=_end(execution))
@@ -145,8 +146,10 @@ class _Store:
     def write_steps(self, folder: Path, ended: list[StepRecord], *, broken_off: bool) -> None:
         """Write steps that have ended to the execution's run, which begins with the first of them."""
         execution = _read(folder / "execution.json")
-        parent, _ = self._parent(execution)
+        parent, known = self._parent(execution)
         for step in ended:
+            if f"seconds/{step.name}" in known:  # watched before
+                continue
             self.client.log_metric(parent, f"seconds/{step.name}", step.seconds)
             epochs = _epochs(log_of(step, folder / "logs")) if step.type == "Training" else []
             if epochs:
