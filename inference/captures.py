@@ -3,35 +3,32 @@
     <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request a line
 
 The image's figures come from the answer, which carries them (`quality`); where the answer is an overlay or a DICOM
-result they are measured again from the image. Machine and site come from the DICOM attributes Manufacturer,
-Manufacturer's Model Name and Institution Name, the last as a digest: a report names no institution.
+result they are measured again from the image. Machine and site are those of `processing.dicom_origin`.
 Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
 """
 
 import base64
 import binascii
-import hashlib
 import json
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from inference.capture_days import PROGRESS, SUFFIX, Windows
 from inference.errors import RequestError
 from inference.exam_body import Source, unpack
 from inference.limits import HandlerLimits
-from processing.dicom_file import is_dicom, parse
-from processing.dicom_tags import Tag
+from processing.dicom_origin import origin
 from processing.errors import ConfigError, ImageError
-from processing.image_rules import DEFAULT_CONFIG
 from processing.imaging import read_mammogram
+from processing.parallel import SECONDS_BETWEEN_LINES
 from processing.preprocess import PreprocessConfig, preprocess
 from training.usual_figures import film_figures
-
-INSTITUTION_NAME = 0x00080080
-_NAME_LETTERS = 40
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,19 @@ class Captures:
     folder: Path
     preprocess: PreprocessConfig
     """The model's, by which figures are measured where the answer does not carry them."""
+    windows: Windows = Windows()
+    """What is read: captures of these windows."""
     unreadable: Counter[str] = field(default_factory=Counter)
     """Lines that gave no film, by reason; filled as the exams are read."""
 
     def exams(self) -> Iterator[CapturedExam]:
         """Yield the captured requests, file by file in the order of their names; `ConfigError` where there is none."""
-        files = sorted(self.folder.rglob("*.jsonl"))
+        files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
-            raise ConfigError(f"{self.folder}: no *.jsonl here, which is what data capture writes")
-        for path in files:
+            raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
+        for path in _told(self.windows.needed(files)):
             # As bytes: a line that is no UTF-8 is one that cannot be read, not the end of the job.
-            with path.open("rb") as lines:
+            with open(path, "rb") as lines:
                 for line in lines:
                     exam = self._exam(line)
                     if exam is not None:
@@ -109,6 +108,16 @@ class Captures:
         return film_figures(preprocess(film, self.preprocess).quality)
 
 
+def _told(files: Sequence[str]) -> Iterator[str]:
+    """Yield the files, and tell on stderr from time to time how many have been read."""
+    told = time.monotonic()
+    for number, path in enumerate(files):
+        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            print(f"{PROGRESS}{number} of {len(files)} files read", file=sys.stderr, flush=True)
+        yield path
+
+
 def _content(captured: Mapping[str, Any] | None) -> bytes:
     if captured is None:
         return b""
@@ -142,11 +151,7 @@ def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
 
 
 def _with_origin(film: CapturedFilm, source: Source | None) -> CapturedFilm:
-    if source is None or not is_dicom(source.data):
+    if source is None:
         return film
-    wanted = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME, INSTITUTION_NAME)
-    tags = parse(source.data, where="<captured>", limits=DEFAULT_CONFIG.limits, tags=wanted).tags
-    names = [tags.text(tag).strip() for tag in wanted[:2] if tags.has(tag)]
-    institution = tags.text(INSTITUTION_NAME).strip() if tags.has(INSTITUTION_NAME) else ""
-    site = hashlib.sha256(institution.encode()).hexdigest()[:8] if institution else ""
-    return replace(film, machine=" ".join(filter(None, names))[:_NAME_LETTERS], site=site)
+    machine, site = origin(source.data, where="<captured>")
+    return replace(film, machine=machine, site=site)

@@ -9,15 +9,17 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from inference.capture_days import Windows
 from inference.captures import CapturedExam
 from processing.errors import ConfigError
 from training.distributions import (
+    SMALLEST_SHIFT,
     Distribution,
     Floats,
     allowance,
@@ -27,8 +29,6 @@ from training.distributions import (
 )
 from training.usual_figures import EVERYTHING, FIGURES, Distributions, groups_of
 
-MONDAY = date(1970, 1, 5)
-"""Where windows are counted from, so that those of a week are calendar weeks."""
 _BOTH_TESTS = 2
 
 
@@ -41,9 +41,9 @@ class Verdict(StrEnum):
     """No group has a window of enough requests: nothing is known, which is not the same as quiet."""
 
     @classmethod
-    def of(cls, strength: float, *, judged: bool) -> "Verdict":
-        """Return the verdict on the strongest test, as a share of its limit, of the groups that were judged."""
-        if not judged:
+    def of(cls, strength: float | None) -> "Verdict":
+        """Return the verdict on the strongest test, as a share of its limit; None where no group was judged."""
+        if strength is None:
             return cls.NOT_JUDGED
         return cls.DRIFT if strength >= 1 else cls.QUIET
 
@@ -58,18 +58,21 @@ class DriftConfig:
     """Requests of a group in a window below which it is not judged."""
     false_alarm_windows: int = 520
     """Windows in which all tests together raise one false alarm on average: ten years of weeks."""
+    windows: int = Windows.number
+    """Windows that are looked at, the newest ones: what crept before them is not added up."""
 
     def __post_init__(self) -> None:
         """Refuse windows and budgets that make no test."""
-        for name, low, high in (("window_days", 1, 92), ("least_exams", 5, 100_000), ("false_alarm_windows", 4, 10**6)):
+        for name, low, high in (("window_days", 1, 92), ("least_exams", 5, 100_000), ("false_alarm_windows", 4, 10**6),
+                                ("windows", 1, 5_000)):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}={value}: {low} to {high}")
 
-    def start_of(self, moment: datetime) -> date:
-        """Return the first day of the window that a moment falls into (UTC)."""
-        days = (moment.astimezone(UTC).date() - MONDAY).days
-        return MONDAY + timedelta(days=days - days % self.window_days)
+    @property
+    def span(self) -> Windows:
+        """Return the windows that are looked at."""
+        return Windows(self.window_days, self.windows)
 
 
 @dataclass
@@ -121,9 +124,9 @@ class GroupDrift:
     figures: Mapping[str, FigureDrift]
 
     @property
-    def strength(self) -> float:
-        """Return the strongest test of the last judged window; 0 where none was judged."""
-        return max((each.strength[-1] for each in self.figures.values() if each.strength), default=0.0)
+    def strength(self) -> float | None:
+        """Return the strongest test of the last judged window; None where none was judged."""
+        return max((each.strength[-1] for each in self.figures.values() if each.strength), default=None)
 
     def alarms(self) -> list[str]:
         """Return the figures whose last judged window is an alarm, the strongest first."""
@@ -134,7 +137,8 @@ class GroupDrift:
         """Return JSON values."""
         weeks = [{"start": week.start.isoformat(), "exams": week.exams, "films": week.films,
                   "judged": week.start in set(self.judged)} for week in self.weeks]
-        return {"known": self.known, "strength": round(self.strength, 4), "alarms": self.alarms(), "weeks": weeks,
+        strength = None if self.strength is None else round(self.strength, 4)
+        return {"known": self.known, "strength": strength, "alarms": self.alarms(), "weeks": weeks,
                 "figures": {name: each.as_dict() for name, each in self.figures.items()}}
 
 
@@ -142,7 +146,7 @@ def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list
     """Return the windows of each group in the order of time, those without a request among them."""
     found: dict[str, dict[date, Week]] = defaultdict(dict)
     for exam in exams:
-        start = config.start_of(exam.time)
+        start = config.span.start_of(exam.time.date())
         seen = set()
         for film in exam.films:
             for group in groups_of(film.machine, film.site):
@@ -186,7 +190,7 @@ def _judge_figure(name: str, reference: Distribution, weeks: Sequence[Week], con
     counts = [reference.count(week.values[name]) for week in weeks]
     chance = 1 / (config.false_alarm_windows * tests)
     usual = statistics.median(week.exams for week in weeks)
-    slack = allowance(reference) * usual**0.5
+    slack = SMALLEST_SHIFT / 2 * usual**0.5
     return FigureDrift(
         index=[stability_index(reference, found) for found in counts],
         index_limit=[index_limit(reference, week.exams, chance) for week in weeks],

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inference import demo
 from inference.app import Application, log
 from inference.errors import CannotServeError
-from inference.local_capture import capturing
+from inference.local_capture import CaptureFolder, capturing
 from inference.pool import Pool
 from inference.settings import ServerSettings
 
@@ -72,7 +72,10 @@ async def serve(settings: ServerSettings, listener: socket.socket) -> None:
 
 def _observed(application: Application, settings: ServerSettings) -> ASGIApp:
     asgi: ASGIApp = application.asgi()
-    return capturing(asgi, Path(settings.capture)) if settings.capture else asgi
+    if not settings.capture:
+        return asgi
+    kept = CaptureFolder(Path(settings.capture), int(settings.capture_gb * 1e9), settings.capture_days)
+    return capturing(asgi, kept)
 
 
 def _tolerant(application: ASGIApp) -> ASGIApp:

@@ -1,25 +1,67 @@
 """What data capture does on SageMaker, done by the server on one's own machine: requests and answers in a folder.
 
-The lines are those of `inference.captures`. On SageMaker the endpoint's configuration captures, never the container.
+The lines are those of `inference.captures`, each in a file of its own, so that the oldest can go when there are too
+many. On SageMaker the endpoint's configuration captures, never the container.
 """
 
 import asyncio
 import base64
 import json
 import os
+import threading
 import uuid
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference.capture_days import SUFFIX, day_of
 from inference.media import CUSTOM_ATTRIBUTES_HEADER
 
 TEXT = "application/json"
+_LEFT = 0.9
+"""Share of the bytes that is left when there are too many, so that not every request has to clear up."""
 
 
-def capturing(application: ASGIApp, folder: Path) -> ASGIApp:
+@dataclass
+class CaptureFolder:
+    """A folder of captures of limited size and age; only one process may write to it."""
+
+    folder: Path
+    most_bytes: int
+    most_days: int
+    _bytes: int | None = None
+    _day: date = date.min
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, line: dict[str, Any], today: date) -> None:
+        """Keep a line, and drop what is too old, or the oldest where all together are too large."""
+        with self._lock:
+            size = append(self.folder, line)
+            self._bytes = None if self._bytes is None else self._bytes + size
+            if self._bytes is None or self._bytes > self.most_bytes or self._day != today:
+                self._bytes, self._day = self._clear(today), today
+
+    def _clear(self, today: date) -> int:
+        """Return the bytes that are left."""
+        # Their names begin with the time.
+        files = sorted(self.folder.rglob(f"*{SUFFIX}"))
+        sizes = {path: path.stat().st_size for path in files}
+        total, wanted = sum(sizes.values()), self.most_bytes
+        if total > self.most_bytes:
+            wanted = int(_LEFT * self.most_bytes)
+        for path in files:
+            if total > wanted or (day_of(path.as_posix()) or today) < today - timedelta(days=self.most_days):
+                path.unlink()
+                total -= sizes[path]
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+        return total
+
+
+def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
     """Return the application, which keeps what `/invocations` is asked and answers, where it answers 200."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,8 +84,9 @@ def capturing(application: ASGIApp, folder: Path) -> ASGIApp:
 
         await application(scope, hear, deliver)
         if opening.get("status") == 200:
-            line = captured(bytes(asked), _headers(scope), bytes(said), _headers(opening), datetime.now(UTC))
-            await asyncio.to_thread(append, folder, line)
+            now = datetime.now(UTC)
+            line = captured(bytes(asked), _headers(scope), bytes(said), _headers(opening), now)
+            await asyncio.to_thread(captures.add, line, now.date())
 
     return answer
 
@@ -67,16 +110,17 @@ def _content(data: bytes, kind: str, mode: str) -> dict[str, str]:
             "data": data.decode() if plain else base64.b64encode(data).decode()}
 
 
-def append(folder: Path, line: dict[str, Any]) -> None:
-    """Add a line to the file of its hour, `yyyy/mm/dd/hh/<process>.jsonl` below the folder."""
-    hour = datetime.fromisoformat(line["eventMetadata"]["inferenceTime"].replace("Z", "+00:00"))
-    path = folder / f"{hour:%Y/%m/%d/%H}" / f"{os.getpid()}.jsonl"
+def append(folder: Path, line: dict[str, Any]) -> int:
+    """Write a line to `yyyy/mm/dd/hh/mmss-<id>.jsonl` below the folder, and return its bytes."""
+    moment = datetime.fromisoformat(line["eventMetadata"]["inferenceTime"].replace("Z", "+00:00"))
+    path = folder / f"{moment:%Y/%m/%d/%H}" / f"{moment:%M%S}-{line['eventMetadata']['eventId']}{SUFFIX}"
     # They hold patients' images: nobody else on the machine may read them.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One write of a file opened for appending: two requests at once cannot mix their lines.
-    with open(path, "ab", buffering=0, opener=_private) as stream:
-        stream.write((json.dumps(line) + "\n").encode())
+    content = (json.dumps(line) + "\n").encode()
+    with open(path, "wb", opener=_private) as stream:
+        stream.write(content)
+    return len(content)
 
 
 def _private(path: str, flags: int) -> int:

@@ -29,11 +29,12 @@ from training.usual_figures import Distributions, from_json, to_json
 
 SCHEMA = 1
 NAMESPACE = "Mammopipe/Drift"
-INDEX = "DriftIndex"
-"""The strongest test of the last window as a share of its limit; the alarm of infra/stack.yaml is at 1."""
+REQUESTS, INDEX = "Requests", "DriftIndex"
+"""The captured requests that were read; and the strongest test of the last window as a share of its limit, or nothing
+where none could be judged: the alarm of infra/stack.yaml is at 1."""
 UNREADABLE = "UnreadableShare"
 """Of the captured requests: gave no film."""
-UNITS: Mapping[str, Unit] = {INDEX: Unit.NONE, UNREADABLE: Unit.NONE}
+UNITS: Mapping[str, Unit] = {REQUESTS: Unit.COUNT, INDEX: Unit.NONE, UNREADABLE: Unit.NONE}
 DIMENSION = "Group"
 MOST_UNREADABLE = 0.5
 """Share of captured requests without a film above which the job fails rather than judge the rest."""
@@ -42,10 +43,11 @@ MOST_UNREADABLE = 0.5
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = DriftConfig(options.window_days, options.least_exams, options.false_alarm_windows)
+    config = DriftConfig(options.window_days, options.least_exams, options.false_alarm_windows, options.windows)
     paths = ContainerPaths.from_environment()
     description = read_model(paths.processing_input("model"))
-    captures = Captures(paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]))
+    captures = Captures(paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]),
+                        config.span)
     report, own = examine(captures, description, _baseline(paths.processing_input("baseline")), config)
     target = paths.processing_output("monitor")
     write_json(target / "baseline.json", own)
@@ -95,15 +97,15 @@ def examine(captures: Captures, description: Mapping[str, Any], baseline: Distri
                           f"{times} of them: {reason}")
     usual = from_json(description.get("reference", {}).get("distributions", {}))
     judged = judge(groups, usual, baseline, config)
-    strength = max((group.strength for group in judged), default=0.0)
+    strength = max((group.strength for group in judged if group.strength is not None), default=None)
     report = {
-        "schema": SCHEMA, "verdict": Verdict.of(strength, judged=any(group.judged for group in judged)),
+        "schema": SCHEMA, "verdict": Verdict.of(strength),
         "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
         "window_days": config.window_days, "least_exams": config.least_exams,
         "false_alarm_windows": config.false_alarm_windows,
         "exams": exams, "unreadable": dict(captures.unreadable),
-        "unreadable_share": round(unreadable / (exams + unreadable), 4),
-        "drift_index": round(strength, 4),
+        "unreadable_share": round(unreadable / max(1, exams + unreadable), 4),
+        "drift_index": None if strength is None else round(strength, 4),
         "alarms": _alarms(judged), "groups": {group.name: group.as_dict() for group in judged},
     }
     return report, {"schema": SCHEMA, "model": report["model"], "distributions": to_json(accepted(groups, config))}
@@ -124,13 +126,14 @@ def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
 
 def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any]]:
     """Return the log lines that CloudWatch makes metrics of: one for all, and one for each group."""
-    whole = {INDEX: report["drift_index"], UNREADABLE: report["unreadable_share"]}
+    whole = {REQUESTS: report["exams"], INDEX: report["drift_index"], UNREADABLE: report["unreadable_share"]}
     lines = [_embedded(whole, {}, time_s)]
-    return lines + [_embedded({INDEX: group["strength"]}, {DIMENSION: name}, time_s)
-                    for name, group in report["groups"].items()]
+    return lines + [_embedded({REQUESTS: sum(week["exams"] for week in group["weeks"]), INDEX: group["strength"]},
+                              {DIMENSION: name}, time_s) for name, group in report["groups"].items()]
 
 
-def _embedded(values: Mapping[str, float], dimensions: Mapping[str, str], time_s: float) -> dict[str, Any]:
+def _embedded(found: Mapping[str, float | None], dimensions: Mapping[str, str], time_s: float) -> dict[str, Any]:
+    values = {name: value for name, value in found.items() if value is not None}
     directive = {"Namespace": NAMESPACE, "Dimensions": [list(dimensions)],
                  "Metrics": [{"Name": name, "Unit": str(UNITS[name])} for name in values]}
     return {"_aws": {"Timestamp": int(time_s * 1000), "CloudWatchMetrics": [directive]}, **dimensions, **values}
@@ -138,11 +141,12 @@ def _embedded(values: Mapping[str, float], dimensions: Mapping[str, str], time_s
 
 def summary(report: Mapping[str, Any]) -> str:
     """Return the verdict as lines of text."""
-    lines = [f"{report['verdict']}: drift index {report['drift_index']:.2f} (alarm at 1) over {report['exams']} "
-             f"requests in {len(report['groups'])} groups"]
-    if report["verdict"] == Verdict.NOT_JUDGED:
-        lines.append(f"  no window of {report['window_days']} days has {report['least_exams']} requests, and fewer are "
-                     "not judged")
+    over = f"{report['exams']} requests in {len(report['groups'])} groups"
+    if report["drift_index"] is None:
+        lines = [f"{report['verdict']}: {over}, but no window of {report['window_days']} days has "
+                 f"{report['least_exams']} of them, and fewer are not judged"]
+    else:
+        lines = [f"{report['verdict']}: drift index {report['drift_index']:.2f} (alarm at 1) over {over}"]
     for alarm in report["alarms"]:
         lines.append(f"  {alarm['group']:<24} {alarm['figure']:<20} {alarm['test']:<16} {alarm['strength']:.2f} times "
                      f"its limit, against {alarm['known']}")
@@ -154,6 +158,7 @@ def summary(report: Mapping[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m inference.monitor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--window-days", type=int, default=DriftConfig.window_days, help="days of one window")
+    parser.add_argument("--windows", type=int, default=DriftConfig.windows, help="newest windows that are looked at")
     parser.add_argument("--least-exams", type=int, default=DriftConfig.least_exams,
                         help="requests below which a window is not judged")
     parser.add_argument("--false-alarm-windows", type=int, default=DriftConfig.false_alarm_windows,

@@ -72,10 +72,15 @@ class ServerSettings:
     capture: str = ""
     """Folder where requests and answers are kept (`inference.local_capture`), on the loopback interface only; empty:
     none are. On SageMaker the endpoint's configuration does that."""
+    capture_gb: float = 5.0
+    """Gigabytes (10^9 bytes) of captures that are kept; above them the oldest go."""
+    capture_days: int = 90
+    """Days that captures are kept."""
 
     def __post_init__(self) -> None:
         """Refuse settings under which no request could be answered, or that contradict each other."""
-        for name in ("max_bytes", "max_pixels", "max_seconds", "stop_seconds", "threads", "max_views"):
+        for name in ("max_bytes", "max_pixels", "max_seconds", "stop_seconds", "threads", "max_views",
+                     "capture_gb", "capture_days"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{_spell(name)}={value} must be above 0")
@@ -140,6 +145,8 @@ def from_environment(environment: Mapping[str, str]) -> ServerSettings:
         demo=read.switch("demo", ServerSettings.demo),
         metrics=read.switch("metrics", not outside_container),
         capture=environment.get(_spell("capture"), ServerSettings.capture),
+        capture_gb=read.number("capture_gb", ServerSettings.capture_gb),
+        capture_days=read.integer("capture_days", ServerSettings.capture_days),
     )
 
 

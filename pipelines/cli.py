@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pipelines import commands, operations, run_views
 from pipelines.arguments import as_json, command, in_runs
 from processing.errors import MammopipeError
+from processing.records import Dataset
 
 if TYPE_CHECKING:
     from pipelines.arguments import Subparsers
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config.py for every key")
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
-    parser.add_argument("--dataset", choices=["mias", "rsna"])
+    parser.add_argument("--dataset", choices=[*map(str, Dataset)])
     parser.add_argument(
         "--protocol",
         choices=["patient", "film", "published"],
@@ -96,7 +97,7 @@ def _stage(subparsers: "Subparsers") -> None:
         "check a dataset, or pretrained weights, and upload what S3 lacks of it",
         "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
     )
-    parser.add_argument("what", choices=["mias", "rsna", "weights"])
+    parser.add_argument("what", choices=[*map(str, Dataset), "weights"])
     parser.add_argument(
         "source", type=Path, help="mias: tarball or folder; rsna: folder with train.csv; weights: file or folder"
     )
@@ -236,7 +237,9 @@ def _deploy(subparsers: "Subparsers") -> None:
         "deploy latest",
     )
     parser.add_argument(
-        "--capture", action="store_true", help="keep requests and answers in the run's folder, for mammopipe monitor"
+        "--capture",
+        action="store_true",
+        help="keep requests and answers in the run's folder, the newest 5 GB of 90 days, for mammopipe monitor",
     )
     _identified(parser)
     aws = parser.add_mutually_exclusive_group()

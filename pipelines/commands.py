@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from pipelines import run_views, tracking
     from pipelines.launch import start
     from pipelines.ledger import Status
+    from pipelines.progress import Progress
 
     if options.backend != "aws":
         refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
@@ -80,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         parameters=dict(options.parameters),
         runs=options.runs,
         keep_endpoint=options.keep_endpoint,
+        show=tracking.showing(Progress),
     )
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
@@ -212,11 +215,18 @@ def _deploy_here(options: argparse.Namespace) -> int:
         folder.logs / "Endpoint.log",
         RunningProcesses(),
         threads=cores(),
-        environment={"MAMMOPIPE_CAPTURE": str((folder.path / "captures").resolve())} if options.capture else {},
+        environment=_capture(folder.path) if options.capture else {},
     )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
     return 0
+
+
+def _capture(folder: Path) -> dict[str, str]:
+    """Return the variables by which an endpoint keeps captures, with the caller's limits on them."""
+    limits = ("MAMMOPIPE_CAPTURE_GB", "MAMMOPIPE_CAPTURE_DAYS")
+    given = {name: os.environ[name] for name in limits if name in os.environ}
+    return {"MAMMOPIPE_CAPTURE": str((folder / "captures").resolve()), **given}
 
 
 def invoke(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.arguments import as_json, command, in_runs
+from processing.records import Dataset
 
 if TYPE_CHECKING:
     from pipelines.arguments import Subparsers
@@ -28,7 +29,7 @@ def _cost(subparsers: "Subparsers") -> None:
     parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/throughput.toml")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--dataset", choices=["mias", "rsna"])
+    parser.add_argument("--dataset", choices=[*map(str, Dataset)])
     as_json(parser)
     in_runs(parser)
 
@@ -44,8 +45,10 @@ def _monitor(subparsers: "Subparsers") -> None:
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of films that were accepted")
     parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
     parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
+    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are looked at (default: 26)")
     parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
     parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the region of s3:// and metric")
     parser.add_argument("--json", action="store_true", help="print drift.json instead of the summary")
     in_runs(parser)
 

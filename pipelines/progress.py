@@ -98,7 +98,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
         seconds = record.seconds
         note = record.reason
         if record.status is Status.EXECUTING and logs is not None:
-            seconds, note = time.monotonic() - record.clock, _last_words(_log_of(record, logs))
+            seconds, note = time.monotonic() - record.clock, _last_words(log_of(record, logs))
         table.add_row(
             record.name,
             Text(str(record.status), STYLES[record.status]),
@@ -108,7 +108,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
     return table
 
 
-def _log_of(record: StepRecord, logs: Path) -> Path:
+def log_of(record: StepRecord, logs: Path) -> Path:
     """Return a step's log; of several instances, the first one's."""
     log = logs / f"{record.name}.log"
     return log if log.is_file() else logs / f"{record.name}-algo-1.log"

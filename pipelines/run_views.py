@@ -198,7 +198,8 @@ def _watch(folder: "RunFolder") -> int:
     execution = folder.execution()
     if execution.get("backend") != "aws":
         raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
-    ended = watch(folder, aws_clients(execution["region"]), Progress, print, ask=terminal_question())
+    show = tracking.showing(Progress)
+    ended = watch(folder, aws_clients(execution["region"]), show, print, ask=terminal_question())
     if ended["status"] != Status.EXECUTING:
         tracking.track_if_asked(folder.path)
     return int(ended["status"] in (Status.FAILED, Status.STOPPED))

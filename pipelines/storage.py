@@ -167,15 +167,29 @@ class Storage:
         together(lambda path: self.put(path, f"{base}/{path.relative_to(folder).as_posix()}"), files)
         return len(files)
 
-    def download(self, uri: str, folder: Path, objects: Sequence[S3Object] | None = None) -> int:
-        """Download what lies under the prefix `uri`, or only `objects` of it, into `folder`; returns how many."""
+    def download(
+        self,
+        uri: str,
+        folder: Path,
+        objects: Sequence[S3Object] | None = None,
+        arrived: Callable[[S3Object], object] = lambda item: None,
+    ) -> int:
+        """Download what lies under the prefix `uri`, or only `objects` of it, into `folder`; returns how many.
+
+        `arrived` hears of each object that is there, from several threads.
+        """
         place, folder = S3Uri.parse(uri), folder.resolve()
         chosen = self.list(uri) if objects is None else objects
         folder.mkdir(parents=True, exist_ok=True)
         for item in chosen:
             if not (folder / place.name_below(item.key)).resolve().is_relative_to(folder):
                 raise StorageError(f"s3://{place.bucket}/{item.key}: the key leads out of its folder")
-        together(lambda item: self.fetch(place, item, folder / place.name_below(item.key)), list(chosen))
+
+        def bring(item: S3Object) -> None:
+            self.fetch(place, item, folder / place.name_below(item.key))
+            arrived(item)
+
+        together(bring, list(chosen))
         return len(chosen)
 
     def _remember(self, path: Path, place: S3Uri, etag: str) -> None:

@@ -15,7 +15,7 @@ ALLOWED = {
     "inference": {"inference", "training", "processing"},
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
-LIGHT = ("processing", "training.config", "inference.client")
+LIGHT = ("processing", "training.config", "inference.client", "inference.capture_days")
 """What pipelines may take from the other folders: dataset adapters, phantoms, hyperparameters, the client."""
 
 

@@ -28,6 +28,9 @@ LEAST_INDEX = 0.2
 """The index below which a shift is called small by custom; no limit lies under it, however many exams there are."""
 SMALLEST_SHIFT = 0.5
 """Standard deviations of the reference: a lasting shift of this size is to be found, smaller ones are not sought."""
+REFERENCE_ERRORS = 1.25
+"""Standard errors of the reference's mean that are no shift, either: more would hide small shifts for months, fewer
+bring more false alarms than the budget holds, since a reference is drawn unluckily at times (`docs/DRIFT.md`)."""
 _USUAL_SPREAD = 0.9
 """Deviation of the scores of ten equal bins, rounded down."""
 _HALF = 0.5
@@ -126,16 +129,17 @@ def chi_squared_quantile(probability: float, freedom: int) -> float:
 def allowance(reference: Distribution) -> float:
     """Return the deviation from the reference that a CUSUM does not add up, in standard deviations.
 
-    Half the shift that is sought, and twice the error of the reference's own mean, which would otherwise be taken for
-    a shift in the end.
+    Half the shift that is sought, and `REFERENCE_ERRORS` of the reference's own mean, which would otherwise be taken
+    for a shift in the end. The limit may count on the half alone: an unlucky reference uses up the rest.
     """
-    return SMALLEST_SHIFT / 2 + 2 / math.sqrt(reference.exams)
+    return SMALLEST_SHIFT / 2 + REFERENCE_ERRORS / math.sqrt(reference.exams)
 
 
 def cusum_limit(slack: float, run_length: float) -> float:
     """Return the limit of a two-sided CUSUM that false alarms reach every `run_length` windows on average.
 
-    `slack` is the allowance in standard errors of a window's mean. Siegmund's approximation, solved by halving.
+    `slack` is what is left of the allowance, in standard errors of a window's mean. Siegmund's approximation, solved by
+    halving.
     """
     low, high = 0.0, 500.0
     for _ in range(60):

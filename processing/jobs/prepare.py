@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from processing import mias, rsna
+from processing.dicom_origin import origin
 from processing.errors import ImageError, LabelError
 from processing.files import sha256
 from processing.imaging import identity_fields, write_png
@@ -108,10 +109,14 @@ def prepare(
 
 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:
-    """Write one image as 16-bit PNG and return its one record, lesions and spacing scaled with the pixels."""
+    """Write one image as 16-bit PNG and return its one record, lesions and spacing scaled with the pixels.
+
+    Machine and site are the header's where it names them, as in requests that the monitor reads; else the table's.
+    """
     record = task.record
     _check_identity(task)
     mammogram, scale = read_reduced(task.source)
+    machine, site = origin(task.source.path.read_bytes(), where=str(task.source.path))
     path = "images" / image_place(record)
     write_png(task.folder / path, mammogram.pixels)
     prepared = replace(
@@ -123,6 +128,8 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
         height=mammogram.pixels.shape[0],
         width=mammogram.pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm,
+        machine_id=machine or record.machine_id,
+        site_id=site or record.site_id,
         sha256=sha256(task.folder / path),
         synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from inference.local_capture import capturing
+from inference.local_capture import CaptureFolder, captured, capturing
 from inference.settings import ServerSettings
 from processing.errors import ConfigError
 
@@ -24,7 +25,7 @@ async def answer(request: Request) -> Response:
 
 
 def ask(folder: Path, path: str, body: bytes) -> int:
-    application = capturing(Starlette(routes=[Route(path, answer, methods=["POST"])]), folder)
+    application = capturing(Starlette(routes=[Route(path, answer, methods=["POST"])]), CaptureFolder(folder, 10**9, 90))
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -72,3 +73,34 @@ def test_captures_are_for_one_machine_only(tmp_path: Path) -> None:
     ServerSettings(tmp_path, host="127.0.0.1", capture=str(tmp_path))
     with pytest.raises(ConfigError, match="MAMMOPIPE_CAPTURE"):
         ServerSettings(tmp_path, host="0.0.0.0", capture=str(tmp_path))
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(line["captureData"]["endpointInput"]["data"] for line in lines(folder))
+
+
+def keep(folder: CaptureFolder, hours: range) -> None:
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    for number in hours:
+        moment = start + timedelta(hours=number)
+        line = captured(f'"{number:04}"'.encode(), {"content-type": "application/json"}, b"{}", {}, moment)
+        folder.add(line, moment.date())
+
+
+def test_the_oldest_captures_go_where_they_are_too_large_together(tmp_path: Path) -> None:
+    keep(CaptureFolder(tmp_path / "one", 10**9, 90), range(1))
+    size = sum(path.stat().st_size for path in (tmp_path / "one").rglob("*.jsonl"))
+    folder = CaptureFolder(tmp_path / "many", 10 * size, 90)
+    keep(folder, range(10))
+    assert len(kept(folder.folder)) == 10
+    keep(folder, range(10, 11))
+    assert kept(folder.folder) == [f'"{number:04}"' for number in range(2, 11)], "to nine tenths"
+    keep(CaptureFolder(folder.folder, 5 * size, 90), range(11, 12))
+    assert kept(folder.folder) == [f'"{number:04}"' for number in range(8, 12)], "what an earlier process kept counts"
+    assert all(any(hour.iterdir()) for hour in folder.folder.glob("*/*/*/*")), "no empty folder of an hour"
+
+
+def test_captures_go_when_they_are_too_old(tmp_path: Path) -> None:
+    folder = CaptureFolder(tmp_path, 10**9, 2)
+    keep(folder, range(0, 24 * 4, 12))
+    assert kept(tmp_path) == [f'"{number:04}"' for number in range(24, 24 * 4, 12)], "today and two days"

@@ -20,11 +20,14 @@ from inference.captures import Captures
 from inference.drift import DriftConfig, Verdict
 from processing.errors import ConfigError
 from processing.imaging import Mammogram
+from processing.jobs.prepare import Phi, PrepareTask, prepare_image
+from processing.jobs.reduction import Source
 from processing.phantom import make_film
 from processing.phantom_rsna import write_rsna_tree
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Dataset, ImageRecord, Label, Laterality, View
-from training.usual_figures import fit_usual
+from processing.rsna import read_labels
+from training.usual_figures import fit_usual, groups_of
 
 from .conftest import PGM, save_model
 
@@ -152,6 +155,15 @@ def fires(said: str) -> bool:
     return bool(values[0] >= alarm["Threshold"])
 
 
+def metrics(said: str) -> dict[str, dict[str, float]]:
+    """Return what CloudWatch would take out of the log: by group, "" for all together."""
+    found: dict[str, dict[str, float]] = {}
+    for document in map(json.loads, filter(lambda text: text.startswith("{"), said.splitlines())):
+        (directive,) = document["_aws"]["CloudWatchMetrics"]
+        found[document.get("Group", "")] = {each["Name"]: document[each["Name"]] for each in directive["Metrics"]}
+    return found
+
+
 def test_quiet_weeks_do_not_raise_the_alarm(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     job.keep(weeks(lambda week, patient: answer(patient)))
     report = job.run()
@@ -166,7 +178,9 @@ def test_too_few_requests_are_not_called_quiet(job: Job, capsys: pytest.CaptureF
     job.keep(line(answer(patient, "inverted"), START + timedelta(minutes=patient)) for patient in range(few))
     report = job.run()
     assert report["verdict"] == Verdict.NOT_JUDGED and report["exams"] == few
-    assert "not judged: drift index" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"not judged: {few} requests" in said and report["drift_index"] is None
+    assert metrics(said) == {"": {"Requests": few, "UnreadableShare": 0.0}, "all": {"Requests": few}}, "no index of 0"
     page = (job.output / "drift.html").read_text()
     assert "Too few requests to judge" in page and "No drift found" not in page
 
@@ -224,6 +238,25 @@ def test_machines_and_sites_are_judged_apart(job: Job, tmp_path: Path) -> None:
     assert report["groups"]["machine ACME Two"]["alarms"] and not report["groups"]["machine ACME One"]["alarms"]
 
 
+def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: Path) -> None:
+    write_rsna_tree(tmp_path / "rsna", patients=1, height=256)
+    source = next((tmp_path / "rsna").rglob("*.dcm"))
+    of_table = next(row for row in read_labels(tmp_path / "rsna" / "train.csv") if row.image_id == source.stem)
+    task = PrepareTask(Source(of_table, source, 256), tmp_path / "out", Phi.DROP)
+    (silent,) = prepare_image(task)
+    assert (silent.machine_id, silent.site_id) == (of_table.machine_id, of_table.site_id), "its header says nothing"
+    dataset = dcmread(source)
+    dataset.Manufacturer, dataset.ManufacturerModelName = "ACME Ltd.", " Mammo,  Model\\One"
+    dataset.InstitutionName = "St. Elsewhere"
+    dataset.save_as(source)
+    (learnt,) = prepare_image(task)
+    job.keep([line(answer(1), START, source.read_bytes(), "application/dicom")])
+    (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
+    (film,) = exam.films
+    assert groups_of(learnt.machine_id, learnt.site_id) == groups_of(film.machine, film.site)
+    assert learnt.machine_id == "ACME Ltd. Mammo Model" and learnt.site_id != of_table.site_id
+
+
 def sites(report: dict[str, Any]) -> set[str]:
     return {name for name in report["groups"] if name.startswith("site ")}
 
@@ -256,3 +289,12 @@ def test_without_captures_or_reference_there_is_one_line(job: Job, tmp_path: Pat
     job.keep(weeks(lambda week, patient: answer(patient)))
     with pytest.raises(ConfigError, match="has no reference.distributions"):
         job.run()
+
+
+def test_captures_before_the_windows_are_not_read(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    job.keep(weeks(lambda week, patient: answer(patient)))
+    (oldest, *_) = sorted((job.inputs / "captures").rglob("*.jsonl"))
+    oldest.write_text("{\n" * 1000)
+    report = job.run("--windows", "2")
+    assert report["exams"] == 2 * A_WEEK and report["unreadable"] == {}
+    assert metrics(capsys.readouterr().out)[""]["Requests"] == 2 * A_WEEK

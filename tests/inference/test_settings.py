@@ -49,6 +49,8 @@ def test_more_threads_make_fewer_workers() -> None:
     ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://"),
     ("MAMMOPIPE_S3_PREFIX", "s3:///", "name a bucket"),
     ("MAMMOPIPE_DEMO", "yes", "true or false"),
+    ("MAMMOPIPE_CAPTURE_GB", "0", "above 0"),
+    ("MAMMOPIPE_CAPTURE_DAYS", "1.5", "a whole number"),
     ("MAMMOPIPE_METRICS", "1", "true or false"),
     ("SAGEMAKER_BIND_TO_PORT", "70000", "TCP port"),
 ])

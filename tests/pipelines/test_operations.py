@@ -10,9 +10,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from pipelines import cli, local_doctor, monitor_command
+from inference.capture_days import Windows
+from pipelines import cli, local_doctor, monitor_command, sessions
 from pipelines.completion import script
+from pipelines.config import PipelineConfig
 from pipelines.runs import RunFolder
+from pipelines.storage import Storage
+from processing.errors import ConfigError
 
 from .scripted import EVALUATION
 
@@ -82,23 +86,67 @@ def test_tables_of_many_runs_stay_within_100_columns(runs: Path, capsys: Capture
     assert " ".join(lines).count("0.512 (0.400-0.600)") == 5
 
 
-def report(index: float) -> dict[str, Any]:
-    return {"drift_index": index, "alarms": [{}] if index >= 1 else [], "groups": {"all": {"strength": index}}}
+def report(index: float | None) -> dict[str, Any]:
+    groups = {"all": {"strength": index, "weeks": [{"exams": 7}]}}
+    return {"drift_index": index, "exams": 7, "alarms": [], "groups": groups}
 
 
 @mock_aws
 def test_the_metric_reaches_cloudwatch() -> None:
     client = boto3.client("cloudwatch", region_name="us-east-1")
+    monitor_command.put_metric(report(None), client)
+    assert written(client) == [("Requests", 0), ("Requests", 1)], "no index where nothing was judged"
     monitor_command.put_metric(report(1.7), client)
+    assert written(client) == [("DriftIndex", 0), ("DriftIndex", 1), ("Requests", 0), ("Requests", 1)]
+
+
+def written(client: Any) -> list[tuple[str, int]]:
     found = client.list_metrics(Namespace=monitor_command.NAMESPACE)["Metrics"]
-    assert {metric["MetricName"] for metric in found} == {monitor_command.INDEX}
-    assert sorted(len(metric["Dimensions"]) for metric in found) == [0, 1]
+    return sorted({(metric["MetricName"], len(metric["Dimensions"])) for metric in found})
+
+
+@mock_aws
+def test_only_captures_of_the_windows_are_fetched(tmp_path: Path, capsys: Capture) -> None:
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="films")
+    below = "capture/mammopipe/AllTraffic"
+    for name in ("2026/01/04/23/old.jsonl", "2026/01/05/00/first.jsonl", "2026/01/14/09/last.jsonl", "any.jsonl"):
+        client.put_object(Bucket="films", Key=f"{below}/{name}", Body=b"{}\n")
+    client.put_object(Bucket="films", Key=f"{below}/2026/01/14/09/other.txt", Body=b"")
+    monitor_command.fetch(Storage(client), "s3://films/capture/", tmp_path / "in", Windows(7, 2))
+    brought = {path.name for path in (tmp_path / "in").rglob("*") if path.is_file()}
+    assert brought == {"first.jsonl", "last.jsonl", "any.jsonl"}, "the Sunday before two calendar weeks stays there"
+    assert (tmp_path / "in" / "mammopipe" / "AllTraffic" / "2026/01/05/00/first.jsonl").is_file()
+    assert "3 of 4 files" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no \\*.jsonl here"):
+        monitor_command.fetch(Storage(client), "s3://films/other/", tmp_path / "none", Windows())
+
+
+@mock_aws
+def test_the_region_is_that_of_the_configuration(
+    runs: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    asked: list[str] = []
+
+    def storage(config: PipelineConfig) -> Storage:
+        asked.append(config.region)
+        return Storage(boto3.client("s3", region_name=config.region))
+
+    monkeypatch.setattr(sessions, "caller_storage", storage)
+    (runs / "latest" / "model.tar.gz").write_bytes(b"")
+    (tmp_path / "run.toml").write_text('region = "eu-west-1"\n')
+    words = ["--runs", str(runs), "--captures", "s3://films/x", "--config", str(tmp_path / "run.toml")]
+    assert cli.main(["monitor", *words, "--output", str(tmp_path / "out")]) == 2
+    assert asked == ["eu-west-1"] and "s3://films/x" in capsys.readouterr().err
 
 
 def test_the_commands_names_are_those_of_the_job() -> None:
     from inference import monitor
 
-    assert (monitor_command.NAMESPACE, monitor_command.INDEX) == (monitor.NAMESPACE, monitor.INDEX)
+    names = (monitor_command.NAMESPACE, monitor_command.REQUESTS, monitor_command.INDEX)
+    assert names == (monitor.NAMESPACE, monitor.REQUESTS, monitor.INDEX)
 
 
 def test_a_monitor_without_model_or_captures_is_one_line(runs: Path, tmp_path: Path, capsys: Capture) -> None:

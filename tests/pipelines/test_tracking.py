@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.ledger import Status, StepRecord
 from pipelines.runs import RunFolder
-from pipelines.tracking import TAG, track, track_if_asked
+from pipelines.tracking import TAG, showing, track, track_if_asked
 from processing.errors import ConfigError
 
 from .scripted import EVALUATION
@@ -91,3 +92,78 @@ def test_no_message_shows_the_password_of_a_store(folder: Path) -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI=nonsense://host/x") as refused:
         track(folder, "nonsense://user:secret@host/x")
     assert "secret" not in str(refused.value)
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def __init__(self, logs: Path) -> None:
+        self.heard: list[str] = []
+
+    def __enter__(self) -> "Quiet":
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        pass
+
+    def changed(self, records: list[StepRecord]) -> None:
+        self.heard += [record.name for record in records]
+
+
+STEPS = [StepRecord("Prepare", "Processing", Status.SUCCEEDED, seconds=9.5),
+         StepRecord("Train-alexnet", "Training", Status.SUCCEEDED, seconds=20.0),
+         StepRecord("Evaluate", "Processing", Status.EXECUTING)]
+LOG = "cnn=alexnet\n" + "".join(
+    f"epoch={number} " + " ".join(f"{name}={value}" for name, value in epoch(number).items() if name != "epoch") + "\n"
+    for number in (1, 2))
+
+
+def top_of(client: Any) -> Any:
+    (top,) = [run for run in found(client) if "mlflow.parentRunId" not in run.data.tags]
+    return top
+
+
+def test_steps_are_there_while_the_run_goes_on(
+    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (folder / "logs").mkdir(exist_ok=True)
+    (folder / "logs" / "Train-alexnet.log").write_text(LOG)
+    with showing(Quiet)(folder / "logs") as live:
+        live.changed(STEPS[:1])
+        live.changed(STEPS)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    top = top_of(client)
+    assert (top.info.status, top.data.params["Epochs"]) == ("RUNNING", "3")
+    assert top.data.metrics == {"seconds/Prepare": 9.5, "seconds/Train-alexnet": 20.0}
+    (child,) = [run for run in found(client) if run.info.run_id != top.info.run_id]
+    history = client.get_metric_history(child.info.run_id, "validation_macro_auc")
+    assert [(point.step, point.value) for point in history] == [(1, 0.52), (2, 0.54)]
+    assert track(folder, uri) == top.info.run_id, "the same run to its end"
+    assert top_of(client).info.status == "FINISHED" and len(found(client)) == 3
+    assert len(client.get_metric_history(top.info.run_id, "seconds/Prepare")) == 1
+
+
+def test_an_interrupted_run_does_not_stay_running(
+    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(KeyboardInterrupt), showing(Quiet)(folder / "logs") as live:
+        live.changed(STEPS[:1])
+        raise KeyboardInterrupt
+    assert top_of(mlflow.MlflowClient(tracking_uri=uri)).info.status == "KILLED"
+
+
+def test_a_store_that_does_not_answer_ends_no_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
+    with showing(Quiet)(folder / "logs") as live:
+        live.changed(STEPS[:1])
+        live.changed(STEPS)
+    assert capsys.readouterr().err.count("tried again at the end") == 1
+
+
+def test_without_mlflow_a_run_is_only_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert showing(Quiet) is Quiet

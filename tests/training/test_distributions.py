@@ -78,7 +78,7 @@ def test_a_cusum_without_shift_runs_as_long_as_it_says() -> None:
 
 def test_a_reference_of_few_exams_allows_for_its_own_error() -> None:
     few, many = (Distribution.of(RNG.normal(size=400), exams) for exams in (25, 400))
-    assert allowance(few) == pytest.approx(0.25 + 0.4) and allowance(many) == pytest.approx(0.25 + 0.1)
+    assert allowance(few) == pytest.approx(0.25 + 0.25) and allowance(many) == pytest.approx(0.25 + 0.0625)
 
 
 def test_broken_distributions_are_refused() -> None:
