@@ -96,10 +96,10 @@ def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[
 
     `client` is the command; what it prints goes to standard error. Raises `ConfigError` where a build fails.
     """
-    tag, names = tag_of(root, options), []
+    tag, tree, names = tag_of(root, options), tree_of(root), []
     for target in TARGETS:
         name = f"{REPOSITORY}/{target}"
-        tags = ["--tag", f"{name}:{tag}", "--tag", f"{name}:latest", "--build-arg", f"REVISION={tag}"]
+        tags = ["--tag", f"{name}:{tag}", "--tag", f"{name}:latest", "--build-arg", f"REVISION={tree}"]
         words = ["--file", str(root / DOCKERFILE), "--target", target, *tags, *options.words()]
         _run(client, "build", *words, str(root))
         names.append(f"{name}:{tag}")

@@ -125,7 +125,7 @@ def test_all_three_are_built_with_what_was_asked(checkout: Path, tmp_path: Path)
     assert [words[words.index("--target") + 1] for words in built] == list(images.TARGETS)
     for words in built:
         assert {"BASE_IMAGE=local/python:base", "TORCH_INDEX=https://index", "SERVING_EXTRA=inference"} <= set(words)
-        assert "id=ca,src=/ca.pem" in words and f"REVISION={tag}" in words
+        assert "id=ca,src=/ca.pem" in words and f"REVISION={images.tree_of(checkout)}" in words
 
 
 @pytest.mark.parametrize("options", [PLAIN, OPTIONS])
