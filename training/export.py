@@ -5,7 +5,7 @@ here, too: what is compared are the decisions that will be given.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,22 @@ def export_network(model: LoadedModel, directory: Path, description: Mapping[str
     weights = head_weights(model.network, torch.from_numpy(first)[None, None])
     if weights is not None:
         write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
-    outcome = compare(directory / NETWORK_FILES[0], description, read, logits,
-                      precision=fastest_precision(), activation_map=None if weights is None else HEAD)
+    outcome = _fastest_that_holds(directory / NETWORK_FILES[0], description, read, logits,
+                                  activation_map=None if weights is None else HEAD)
     if not outcome.shipped:
         for name in (*NETWORK_FILES, HEAD_FILE):
             (directory / name).unlink(missing_ok=True)
     return outcome
+
+
+def _fastest_that_holds(network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *,
+                        activation_map: str | None) -> Export:
+    """Return the outcome in the processor's fastest format or, where that does not hold, in float32."""
+    quick = compare(network, description, read, logits, precision=fastest_precision(), activation_map=activation_map)
+    if quick.shipped or quick.precision == Precision.FLOAT32:
+        return quick
+    exact = compare(network, description, read, logits, precision=Precision.FLOAT32, activation_map=activation_map)
+    return replace(exact, reason=f"In {quick.precision}: {quick.reason} In {exact.precision}: {exact.reason}")
 
 
 def write_network(model: LoadedModel, target: Path) -> None:
