@@ -57,8 +57,9 @@ def create_endpoint(sagemaker: Any, request: Request) -> Served:
     name = request["EndpointName"]
     try:
         sagemaker.describe_endpoint(EndpointName=name)
-    except ClientError:
-        pass  # the name is free
+    except ClientError as error:
+        if not is_missing(error):
+            raise
     else:
         sagemaker.delete_endpoint(EndpointName=name)
     sagemaker.create_endpoint(**request)

@@ -19,7 +19,8 @@ CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epoch
 SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
         ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
-        ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True))
+        ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
+        ablation.Row("against the other", CONFIG, SMALL, against_other=True))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_every_development_film_is_judged_and_no_test_film_read(
             assert 0 <= low <= value <= high <= 1
     written = (tmp_path / "work" / "ablation.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in written[2:]] == [f"| {row.name}" for row in ROWS]
-    assert len({json.dumps(row) for row in table.values()}) == 4
+    assert len({json.dumps(row) for row in table.values()}) == 5
 
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "folds").rglob("*.npy")}
     assert len(kept) == 8 and all(np.load(path).shape[1] == 3 for path in kept)

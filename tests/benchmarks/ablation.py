@@ -40,8 +40,8 @@ COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
 """Stored copies of each development film; a fold trains on those of its own films."""
 
 
-Kept = dict[tuple[str, int, int], Films]
-"""Maps by the digest of what makes the input, the stride, and whether the film was mirrored (1)."""
+Kept = dict[tuple[Cnn, str, int, int], Films]
+"""Maps by network, the digest of what makes its input, stride, and whether the film was mirrored (1)."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Film
     seen = [films, _mirrored(films)] if row.flips else [films]
     if row.config.learns is Learns.ALL:
         return list(seen)
-    keys = [(row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
+    keys = [(row.config.cnn, row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
     for key, one in zip(keys, seen, strict=True):
         if key not in kept:
             kept[key] = learner(_build(row.config, weights), row.config, one)[1][0]

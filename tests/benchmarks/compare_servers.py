@@ -157,9 +157,8 @@ def compared(found: dict[str, dict[str, float]]) -> list[Row]:
     both = "TorchServe's and multi-model-server's"
     figures = []
     # The bars are for the servers as they come; on a borrowed engine none but the work of serving is left to compare.
-    for kind, said, bars in (("torch", both, (1.0, 1.3, 1.0)),
-                             ("openvino", f"{both}, which borrow its engine", (None, None, None))):
-        latency, throughput, resident = bars
+    for kind, said, latency, throughput, resident in (
+            ("torch", both, 1.0, 1.3, 1.0), ("openvino", f"{both}, which borrow its engine", None, None, None)):
         figures += [
             row(f"server, one client: p50, times the faster of {said}", unit="x", bar=latency, better="lower",
                 **against(kind, "p50_ms", min)),
