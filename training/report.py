@@ -43,7 +43,7 @@ def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
     """Return the levels to show of the figures at a path, with titles that name the levels that are the same."""
     found = look_up(evaluation, path)
     titles: dict[str, str] = {}
-    for level in map(str, Level):
+    for level in (str(level) for level in Level if level in found):
         same = found[level].get("same_as")
         titles[same or level] = f"{titles[same]} = {level}" if same else level
     return titles
