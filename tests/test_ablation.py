@@ -20,7 +20,7 @@ SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
         ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
         ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
-        ablation.Row("against the other", CONFIG, SMALL, against_other=True))
+        ablation.Row("half of the other breast", CONFIG, SMALL, other_breast=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,10 @@ from processing.imaging import read_mammogram, write_png
 from processing.mias import LABEL_TABLE, read_labels
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, write_manifest
+from processing.rsna import breast_id
 from processing.split import SplitConfig, assign_folds, assign_splits
 from training.bootstrap import Floats, bootstrap_interval
+from training.comparison import beside_other
 from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 from training.dataset import FilmDataset
 from training.frozen import Films, learner
@@ -53,8 +55,8 @@ class Row:
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
     flips: bool = False
     """Whether the logits of the mirrored film are added."""
-    against_other: bool = False
-    """Whether a film is judged by how its logits differ from those of its patient's other film: both are needed."""
+    other_breast: float = 0.0
+    """Share of the logits of the patient's other film that is taken off: both are needed."""
 
     @property
     def digest(self) -> str:
@@ -82,7 +84,8 @@ ROWS = (
     Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
-    Row("head alone, stride 16, top 3, circles, 768 rows, against the other breast", _FINE, _LARGE, against_other=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows, half of the other breast", _FINE, _LARGE, other_breast=0.5),
+    Row("head alone, stride 16, top 3, circles, 768 rows, all of the other breast", _FINE, _LARGE, other_breast=1.0),
     Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
 )
 
@@ -171,12 +174,9 @@ def _mirrored(films: FilmDataset) -> FilmDataset:
     return mirrored
 
 
-def _against_other(logits: Floats, records: Sequence[ImageRecord]) -> Floats:
-    """Return the logits less those of the patient's other films, where there are any."""
-    patients = np.array([record.patient_id for record in records])
-    others = (patients[:, None] == patients) & ~np.eye(len(patients), dtype=bool)
-    less: Floats = logits - others @ logits / np.maximum(others.sum(axis=1, keepdims=True), 1)
-    return less
+def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) -> Floats:
+    """Return the logits, each film's less those of the patient's other film; every patient has one of each breast."""
+    return beside_other(logits, [record.patient_id for record in records], list(map(breast_id, records)), share)
 
 
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
             finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
             logits = out_of_fold(row, films, folds, options.weights, finished, kept)
-            done.append(_against_other(logits, judged) if row.against_other else logits)
+            done.append(_beside_other(logits, judged, row.other_breast) if row.other_breast else logits)
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
         (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")
