@@ -70,13 +70,15 @@ _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup
 _HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
+LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
+"""What README.md recommends."""
 ROWS = (
     Row("fine-tuning", _PLAIN),
     Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
     Row("head alone", _HEAD),
     Row("head alone, top 3, circles", replace(_FINE, stride=32)),
     Row("head alone, stride 16, top 3, circles", _FINE),
-    Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE),
+    LOCATED,
     Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
     Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
     Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
@@ -130,7 +132,7 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            given = _given(row, films, weights, kept)
+            given = given(row, films, weights, kept)
             learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
             told = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, told, weights))
@@ -138,7 +140,7 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
     return logits[originals]
 
 
-def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+def given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
     """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
 
     A body that no fold changes makes the same maps in every row with its input and its stride.
@@ -149,18 +151,19 @@ def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Film
     keys = [(row.config.cnn, row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
     for key, one in zip(keys, seen, strict=True):
         if key not in kept:
-            kept[key] = learner(_build(row.config, weights), row.config, one)[1][0]
+            kept[key] = learner(build(row.config, weights), row.config, one)[1][0]
     return [kept[key] for key in keys]
 
 
-def _build(config: TrainConfig, weights: Path) -> FilmNetwork:
+def build(config: TrainConfig, weights: Path) -> FilmNetwork:
+    """Return the network as training starts with it, with its weights where they are staged."""
     found = find_weights(weights, config.cnn)
     return build_model(config.cnn, classes=list(Label), weights=found.path if found else None, dropout=config.dropout,
                        seed=config.seed, pooling=config.pooling, top_places=config.top_places, stride=config.stride)
 
 
 def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
-    config, network = row.config, _build(row.config, weights)
+    config, network = row.config, build(row.config, weights)
     refit(network, learnt, config, epochs=config.epochs, precision=config.precision,
           pretrained=find_weights(weights, config.cnn) is not None)
     learns, _ = learner(network, config)
