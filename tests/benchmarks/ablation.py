@@ -132,7 +132,7 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            given = given(row, films, weights, kept)
+            given = network_inputs(row, films, weights, kept)
             learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
             told = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, told, weights))
@@ -140,7 +140,7 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
     return logits[originals]
 
 
-def given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
     """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
 
     A body that no fold changes makes the same maps in every row with its input and its stride.

@@ -23,7 +23,7 @@ from processing.files import write_json
 from processing.records import ImageRecord, SplitProtocol
 from processing.rsna import breast_id
 from processing.split import assign_folds
-from tests.benchmarks.ablation import LOCATED, Row, build, development_films, given
+from tests.benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs
 from training.calibration import Aim, calibrate
 from training.comparison import compared
 from training.config import Final, TrainConfig
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_flush_denormal(True)
     records, folder = development_films(options.films, options.work, LOCATED.preprocess)
     shape = (LOCATED.preprocess.height, LOCATED.preprocess.width)
-    films = given(LOCATED, FilmDataset(records, folder, shape=shape), options.weights, {})[0]
+    films = network_inputs(LOCATED, FilmDataset(records, folder, shape=shape), options.weights, {})[0]
     found: dict[str, list[dict[str, float]]] = {}
     for repeat in range(options.repeats):
         outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))
