@@ -55,13 +55,15 @@ class Row:
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
     flips: bool = False
     """Whether the logits of the mirrored film are added."""
+    copies: bool = True
+    """Whether the folds learn from the stored copies, too."""
     other_breast: float = 0.0
     """Share of the logits of the patient's other film that is taken off: both are needed."""
 
     @property
     def digest(self) -> str:
         """Of everything that decides the row's logits; its folds are kept under it."""
-        values = [self.config.to_json(), self.preprocess.to_json(), self.flips]
+        values = [self.config.to_json(), self.preprocess.to_json(), self.flips, *([] if self.copies else ["no copies"])]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -70,6 +72,7 @@ _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup
 _HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
+_FINEST = PreprocessConfig(height=1024, width=640)
 LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
 """What README.md recommends."""
 ROWS = (
@@ -88,6 +91,9 @@ ROWS = (
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
     Row("head alone, stride 16, top 3, circles, 768 rows, half of the other breast", _FINE, _LARGE, other_breast=0.5),
     Row("head alone, stride 16, top 3, circles, 768 rows, all of the other breast", _FINE, _LARGE, other_breast=1.0),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no copies", _FINE, _LARGE, copies=False),
+    Row("head alone, stride 16, top 3, circles, 1024 rows", _FINE, _FINEST),
+    Row("head alone, stride 16, top 3, circles, 1024 rows, half of the other breast", _FINE, _FINEST, other_breast=0.5),
     Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
 )
 
@@ -133,7 +139,7 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             given = network_inputs(row, films, weights, kept)
-            learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
+            learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
             told = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, told, weights))
         logits[held] = np.load(path)
