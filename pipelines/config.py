@@ -130,8 +130,8 @@ class AugmentationConfig:
     """Copies per image of the most frequent class; rarer classes get more (pipeline parameter AugmentationCopies)."""
 
     def __post_init__(self) -> None:
-        """Refuse a job without output: SageMaker fails a job whose input prefix holds nothing."""
-        _require(self.copies >= 1, f"augmentation.copies={self.copies}: at least 1")
+        """Refuse a number of copies below none; with none the rarer classes are brought up to the most frequent."""
+        _require(self.copies >= 0, f"augmentation.copies={self.copies}: at least 0")
 
 
 @dataclass(frozen=True)
