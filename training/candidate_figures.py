@@ -11,6 +11,7 @@ from training.artifact import LoadedModel
 from training.bootstrap import Floats, Resamples
 from training.calibration import COMPARED, Calibration, Comparison, Goal
 from training.comparison import compared
+from training.config import Learns
 from training.decisions import sensitivity_at, specificity_at
 from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData
@@ -36,6 +37,8 @@ def candidate_figures(model: LoadedModel, judged: Candidate, validation: Validat
     on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
     return {
         "architecture": model.description["architecture"], "initialisation": model.description["initialisation"],
+        "learns": training.get("hyperparameters", {}).get("learns", str(Learns.ALL)),
+        "final": training.get("cross_validation", {}).get("final"),
         "epochs_run": training["epochs_run"], "best_epoch": training["best_epoch"], "history": training["history"],
         "seconds": training["seconds"], "temperature": temperature,
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
