@@ -233,6 +233,6 @@ def test_a_name_without_a_region_says_what_to_do_in_one_line(monkeypatch: pytest
     for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(EndpointUnreachableError, match="no_region: .* set AWS_DEFAULT_REGION, or give the endpoint") as caught:
+    with pytest.raises(EndpointUnreachableError, match="no_region: .* set AWS_DEFAULT_REGION, or give") as caught:
         MammographyClient("mammopipe").predict(b"P5 2 1 255\n\x00\xff")
     assert "\n" not in str(caught.value)
