@@ -14,13 +14,16 @@ from typing import Any
 from pipelines.compute_config import ComputeConfig
 from pipelines.endpoint_config import EndpointConfig
 from pipelines.security_config import SecurityConfig
-from pipelines.settings import build, convert, overlay, read_toml
+from pipelines.settings import build, convert, fitted, overlay, read_toml
 from processing.errors import ConfigError
 from processing.records import Dataset, SplitProtocol
 from training.config import Cnn, TrainConfig
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
+SET_FOR_ALL = {**SET_ELSEWHERE, "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
+               "folds": "training.folds, for all networks: they are compared on the same films"}
+"""Hyperparameters that one network cannot have to itself, and what sets them."""
 
 
 class Profile(StrEnum):
@@ -218,6 +221,8 @@ class PipelineConfig:
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     training: TrainConfig = field(default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]))
     """The hyperparameters of every training job (pipeline parameter Epochs for the first of them)."""
+    per_cnn: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What one network has in place of that, by its name: `[per_cnn.alexnet]` with `learning_rate = 1e-4`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
@@ -245,9 +250,18 @@ class PipelineConfig:
             f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
             "security.kms_key",
         )
+        for name in self.per_cnn:
+            _require(name in list(Cnn), f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
-            replace(self.training, cnn=cnn)
+            self.training_of(cnn)
+
+    def training_of(self, cnn: Cnn) -> TrainConfig:
+        """Return the hyperparameters of a network's training job; raises `ConfigError` for one that it has not."""
+        own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
+        for key in SET_FOR_ALL.keys() & own.keys():
+            raise ConfigError(f"{where}{key} is set by {SET_FOR_ALL[key]}")
+        return replace(self.training, cnn=cnn, **fitted(TrainConfig, own, where))
 
     @classmethod
     def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":

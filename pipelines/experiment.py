@@ -83,7 +83,10 @@ class Experiment:
     def config_of(self, cells: Sequence[Cell]) -> PipelineConfig:
         """Return the configuration of the run of cells that differ in their network; it ends before an endpoint."""
         data = replace(self.config.data, protocol=cells[0].protocol)
-        return replace(self.config, data=data, cnns=tuple(cell.cnn for cell in cells), deploy=False)
+        cnns = tuple(cell.cnn for cell in cells)
+        # What another network has to itself decides nothing of these.
+        own = {name: table for name, table in self.config.per_cnn.items() if name in cnns}
+        return replace(self.config, data=data, cnns=cnns, per_cnn=own, deploy=False)
 
     def identity(self, cell: Cell) -> str:
         """Return the SHA-256 over all that decides what a cell measures but the code."""

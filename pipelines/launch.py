@@ -136,7 +136,8 @@ def _execution(
     """Return what executes this run, its parameters and every step found fit to run."""
     run, config, definition = account.run, account.config, json.loads(pipeline.definition())
     account.parameters = resolve_parameters(definition, given)
-    replace(config.training, epochs=account.parameters["Epochs"])  # refuses what the training jobs would refuse later
+    for cnn in config.cnns:  # refuses what the training jobs would refuse later
+        replace(config.training_of(cnn), epochs=account.parameters["Epochs"])
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
     execution = {
         "PipelineExecutionId": run.id,

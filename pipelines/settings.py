@@ -37,16 +37,23 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def build(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """Return the dataclass `cls` made of `values`, every key known and every value of its field's type."""
+    return cls(**fitted(cls, values, where))
+
+
+def fitted(cls: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return some of the fields of the dataclass `cls`, every key known and every value of its field's type."""
     hints = get_type_hints(cls)
     names = [item.name for item in fields(cls)]
     for key in values:
         _require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
-    return cls(**{key: convert(value, hints[key], where + key) for key, value in values.items()})
+    return {key: convert(value, hints[key], where + key) for key, value in values.items()}
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
     """Return `value` as the type `kind`, or raise `ConfigError` naming the key, the value and the type."""
     origin = get_origin(kind)
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
         return build(kind, value, f"{where}.")  # type: ignore[arg-type]

@@ -305,7 +305,7 @@ def _trainer(context: Context, cnn: Cnn) -> ModelTrainer:
 
 def _hyperparameters(context: Context, cnn: Cnn) -> dict[str, Any]:
     parameters = context.parameters
-    fixed = {key: str(word) for key, word in context.config.training.to_json().items()}
+    fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
     return fixed | {
         "cnn": str(cnn),
         "epochs": parameters.epochs.to_string(),

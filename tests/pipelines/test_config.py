@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.config import PROFILES, PipelineConfig, Profile
 from processing.errors import ConfigError
-from training.config import Cnn, TrainConfig
+from training.config import Cnn, Learns, TrainConfig
 from training.models import NAMES
 
 
@@ -35,6 +36,24 @@ def test_settings_of_one_network_are_taken_where_it_is_the_candidate(tmp_path: P
     assert (config.training.stride, config.training.learns, config.training.pooling) == (16, "head", "top")
     with pytest.raises(ConfigError, match="stride=16 needs cnn=efficientnet_lite0, not resnet50"):
         PipelineConfig.load(path, cnns=["efficientnet_lite0", "resnet50"])
+
+
+def test_a_network_can_have_settings_to_itself(tmp_path: Path) -> None:
+    config = PipelineConfig.load(write(tmp_path, """
+cnns = ["alexnet", "efficientnet_lite0"]
+[training]
+learning_rate = 1e-3
+[per_cnn.alexnet]
+learning_rate = 1e-4
+[per_cnn.efficientnet_lite0]
+stride = 16
+learns = "head"
+"""))
+    alexnet, lite0 = map(config.training_of, config.cnns)
+    assert (alexnet.cnn, alexnet.learning_rate, alexnet.stride) == (Cnn.ALEXNET, 1e-4, 32)
+    assert (lite0.cnn, lite0.learning_rate, lite0.stride, lite0.learns) == (
+        Cnn.EFFICIENTNET_LITE0, 1e-3, 16, Learns.HEAD)
+    assert config.training_of(Cnn.RESNET50) == replace(config.training, cnn=Cnn.RESNET50)
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -69,6 +88,15 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[training]\nepochs = '3'", "training.epochs = '3': must be a whole number"),
         ("[training]\nseed = 3", "training.seed is set by data.seed"),
         ("[training]\nepochs = 3\nhead_epochs = 3", "head_epochs=3 must be below epochs=3"),
+        ("[per_cnn.vgg]\nepochs = 3", "per_cnn.vgg: must be one of modified_cnn, alexnet"),
+        ("[per_cnn.alexnet]\nlearning_rat = 1e-4", "unknown key 'per_cnn.alexnet.learning_rat'; did you mean learn"),
+        ("[per_cnn.alexnet]\nlearning_rate = '1'", "per_cnn.alexnet.learning_rate = '1': must be a number"),
+        ("[per_cnn.alexnet]\nlearning_rate = 2.0", "learning_rate=2.0 must lie between"),
+        ("[per_cnn.alexnet]\nepochs = 3", "per_cnn.alexnet.epochs is set by training.epochs, for all networks"),
+        ("[per_cnn.alexnet]\nfolds = 3", "per_cnn.alexnet.folds is set by training.folds"),
+        ("[per_cnn.alexnet]\nseed = 3", "per_cnn.alexnet.seed is set by data.seed"),
+        ("[per_cnn.alexnet]\nstride = 16", "stride=16 needs cnn=efficientnet_lite0, not alexnet"),
+        ("[per_cnn]\nalexnet = 3", "per_cnn.alexnet = 3: must be a table"),
         ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
         ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
         ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),

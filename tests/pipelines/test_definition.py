@@ -53,6 +53,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "security": {"kms_key": "alias/mammopipe"},
     },
+    "own settings": {"per_cnn": {"alexnet": {"learning_rate": 1e-4, "pooling": "mean"}}},
     "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
 CARD = '{"model_overview": {"model_creator": "tests"}}'
@@ -139,6 +140,18 @@ def test_nothing_but_strings_reaches_a_container(compiled: dict[str, Any]) -> No
     for _, request in requests(compiled):
         words = request.get("AppSpecification", {}).get("ContainerArguments", [])
         assert all(type(word) is str for word in [*words, *request.get("HyperParameters", {}).values()])
+
+
+def test_each_network_is_given_its_own_settings() -> None:
+    own = {"learning_rate": 1e-4, "label_smoothing": 0.0}
+    definition = json.loads(build_pipeline(PipelineConfig.load(per_cnn={"alexnet": own})).definition())
+    given = {name: step["Arguments"]["HyperParameters"] for name, step in steps_of(definition).items()
+             if step["Type"] == "Training"}
+    shared = PipelineConfig().training
+    assert (given["Train-alexnet"]["learning_rate"], given["Train-alexnet"]["label_smoothing"]) == ("0.0001", "0.0")
+    for name in ("Train-resnet50", "Train-modified-cnn"):
+        assert given[name]["learning_rate"] == str(shared.learning_rate)
+        assert given[name]["label_smoothing"] == str(shared.label_smoothing)
 
 
 def test_the_process_backend_runs_every_step(compiled: dict[str, Any]) -> None:

@@ -157,3 +157,10 @@ def test_the_experiment_refuses_what_it_is_not_made_for() -> None:
     plan = Experiment(config)
     other = replace(plan, config=replace(config, data=replace(config.data, seed=1)))
     assert plan.identity(plan.cells()[0]) != other.identity(other.cells()[0])
+
+
+def test_what_another_network_has_to_itself_leaves_a_cell_what_it_was() -> None:
+    config = PipelineConfig.load(cnns=["alexnet", "resnet50"])
+    plan, other = Experiment(config), Experiment(replace(config, per_cnn={"alexnet": {"learning_rate": 1e-4}}))
+    same = [plan.identity(cell) == other.identity(cell) for cell in plan.cells()]
+    assert same == [cell.cnn is Cnn.RESNET50 for cell in plan.cells()]
