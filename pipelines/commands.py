@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import refuse
+from pipelines.phantoms import FILMS, PHANTOMS
 from processing.errors import ConfigError
 from processing.records import Dataset
 
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.backend != "aws":
         refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
-    made = options.backend != "aws" and options.source in ("", "phantoms")
+    made = options.backend != "aws" and options.source in ("", PHANTOMS)
     config = _config(options)
     done = start(
         config,
@@ -107,7 +108,7 @@ def experiment(options: argparse.Namespace) -> int:
     )
     protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
     noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
-    films = _films(options, made=options.source == "phantoms")
+    films = _films(options, made=options.source == PHANTOMS)
     plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)
     print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
@@ -119,7 +120,7 @@ def experiment(options: argparse.Namespace) -> int:
 def _films(options: argparse.Namespace, *, made: bool) -> int:
     """Return how many phantoms to make; refuses a number where none are made."""
     if options.films is None:
-        return 40
+        return FILMS
     if not made:
         raise ConfigError("--films: how many phantoms to make; other films are read as they are")
     return int(options.films)
@@ -154,17 +155,19 @@ def images(options: argparse.Namespace) -> int:
     from pipelines import images as making
 
     chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
+    client = options.client or "docker"
     if options.action != "build":
         refuse(options, "certificates", rule="only of images build")
     if options.action == "tag":
+        refuse(options, "client", rule="only of images build and push: a tag is of the code, and no client is asked")
         print(making.tag_of(options.root, chosen))
     elif options.action == "push":
         import boto3
 
-        print(making.as_toml(making.push(options.root, chosen, boto3.Session(), client=options.client)))
+        print(making.as_toml(making.push(options.root, chosen, boto3.Session(), client=client)))
     else:
-        names = making.build(options.root.resolve(), chosen, client=options.client)
-        for name, size in making.sizes(names, client=options.client).items():
+        names = making.build(options.root.resolve(), chosen, client=client)
+        for name, size in making.sizes(names, client=client).items():
             print(f"{name:<70} {size / 1e6:>7.0f} MB")
     return 0
 
@@ -174,6 +177,9 @@ def deploy(options: argparse.Namespace) -> int:
     on_aws = bool(options.package or options.rollback)
     if on_aws:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+        if options.id:
+            raise ConfigError(f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says "
+                              "what is served")
     else:
         of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
         refuse(options, *of_aws, rule="only with --package or --rollback")
@@ -194,10 +200,10 @@ def _deploy_here(options: argparse.Namespace) -> int:
     from pipelines import serving
     from pipelines.jobs import unpack_model
     from pipelines.processes import RunningProcesses
-    from pipelines.runs import find_run
+    from pipelines.runs import LATEST, find_run
     from processing.job import cores
 
-    folder = find_run(options.runs, options.id)
+    folder = find_run(options.runs, options.id or LATEST)
     if (folder.path / serving.FILE).is_file():
         raise ConfigError(
             f"run {folder.id} keeps an endpoint already, at {serving.read_kept(folder.path)['url']}; "

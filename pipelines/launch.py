@@ -19,10 +19,11 @@ from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
 from pipelines.ledger import Status, StepRecord
 from pipelines.local import Interpreter
+from pipelines.phantoms import FILMS, PHANTOMS
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
 from pipelines.serving import LocalEndpoint
-from pipelines.sources import PHANTOMS, Source, bring
+from pipelines.sources import Source, bring
 from processing.errors import ConfigError, MammopipeError
 from processing.files import write_bytes
 from processing.job import cores
@@ -75,7 +76,7 @@ def start(
     *,
     backend: Backend | str = Backend.PROCESS,
     source: str = "",
-    films: int = 40,
+    films: int = FILMS,
     weights: str = "",
     parameters: Mapping[str, Any] | None = None,
     runs: Path | str = "runs",
