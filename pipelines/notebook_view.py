@@ -17,7 +17,7 @@ from typing import Any
 
 from IPython import display as ipython
 
-from pipelines import graph_picture, roc_picture, run_views
+from pipelines import comparison, graph_picture, roc_picture, run_views
 from pipelines.config import PipelineConfig
 from pipelines.launch import Run
 from pipelines.ledger import Status, StepRecord
@@ -128,15 +128,22 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
 
 
 def figures(*chosen: Run) -> Any:
-    """Return the figures of runs side by side, with their 95 % intervals."""
-    found = [run_views.facts(run.id, run.document("evaluation.json")) for run in chosen]
-    head = "".join(f"<th>{escape(item['id'])}<br>{escape(item['selected'])}</th>" for item in found)
-    rows = []
-    for split in ("validation", "test"):
-        for name in run_views.MEASURES:
-            cells = "".join(f"<td>{run_views.figure(item[split][name])}</td>" for item in found)
-            rows.append(f'<tr><td style="text-align:left">{split} {name.replace("_", " ")}</td>{cells}</tr>')
-    return HTML(f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
+    """Return the figures of runs side by side, with their 95 % intervals, and what each has over the first."""
+    found = [comparison.facts(_folder(run)) for run in chosen]
+    parts = [_html_table([item["id"] for item in found], comparison.rows(found) + comparison.other_settings(found))]
+    for item in found[1:]:
+        compared = comparison.against(found[0], item)
+        said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
+        parts += [f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
+                  _html_table(comparison.heads(compared), comparison.difference_rows(compared)), f"<p>{said}</p>"]
+    return HTML("".join(parts))
+
+
+def _html_table(heads: Sequence[str], rows: comparison.Rows) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    body = "".join(f'<tr><td style="text-align:left">{escape(name)}</td>'
+                   f'{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>' for name, cells in rows)
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 
 def roc(*chosen: Run) -> Any:
