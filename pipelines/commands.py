@@ -65,10 +65,9 @@ def doctor(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
-    from pipelines import run_views, tracking
+    from pipelines import run_views
     from pipelines.launch import start
     from pipelines.ledger import Status
-    from pipelines.progress import Progress
 
     if options.backend != "aws":
         refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
@@ -83,7 +82,6 @@ def run(options: argparse.Namespace) -> int:
         parameters=dict(options.parameters),
         runs=options.runs,
         keep_endpoint=options.keep_endpoint,
-        show=tracking.showing(Progress),
     )
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
@@ -91,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     failed = done.status is not Status.SUCCEEDED
     if failed:
         print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
-    tracking.track_if_asked(done.folder)  # last: where MLflow cannot be reached, all is said already
+    if done.untracked:  # last, when all else is said
+        raise ConfigError(done.untracked)
     return int(failed)
 
 
