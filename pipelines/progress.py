@@ -102,7 +102,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
         table.add_row(
             record.name,
             Text(str(record.status), STYLES[record.status]),
-            _time(seconds),
+            duration(seconds),
             Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"),
         )
     return table
@@ -125,10 +125,11 @@ def _last_words(log: Path) -> str:
 
 def _line(record: StepRecord) -> str:
     detail = f"  {record.reason}" if record.reason else ""
-    return f"{record.name:<22} {record.status!s:<11} {_time(record.seconds):>8}{detail}".rstrip()
+    return f"{record.name:<22} {record.status!s:<11} {duration(record.seconds):>8}{detail}".rstrip()
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Return a time as people read it, or nothing where none is known."""
     if seconds is None:
         return ""
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

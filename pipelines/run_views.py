@@ -30,7 +30,7 @@ def runs(options: argparse.Namespace) -> int:
     """List the runs; with `--aws`, also the pipeline's newest ones of the account."""
     from rich.table import Column, Table
 
-    from pipelines.progress import console
+    from pipelines.progress import console, duration
     from pipelines.runs import list_runs
 
     if options.aws is None:
@@ -45,7 +45,7 @@ def runs(options: argparse.Namespace) -> int:
     for row in found:
         auc = row["validation_macro_auc"]
         table.add_row(row["id"], row["status"], row["backend"], row["profile"], row["dataset"],
-                      f"{row['seconds']:.0f} s", row["best"], "" if auc is None else f"{auc:.3f}")
+                      duration(row["seconds"]), row["best"], "" if auc is None else f"{auc:.3f}")
     console().print(table)
     return 0
 
@@ -64,7 +64,7 @@ def _row(folder: "RunFolder") -> dict[str, Any]:
 def status(options: argparse.Namespace) -> int:
     """Show a run's steps, brought up to date where the run is on AWS; `--watch` follows it to its end."""
     from pipelines.aws_watch import records_of
-    from pipelines.progress import console, steps_table
+    from pipelines.progress import console, duration, steps_table
     from pipelines.runs import find_run
 
     folder = find_run(options.runs, options.id)
@@ -74,7 +74,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         return _print_json(execution)
     console().print(steps_table(records_of(execution)))
-    print(f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; "
+    print(f"\n{execution['id']} {execution['status']} after {duration(execution['seconds'])}; "
           f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else ""))
     if execution.get("backend") == "aws":
         from pipelines.aws_runs import links

@@ -191,6 +191,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
     parser.add_argument("--quiet-runs", type=int, default=200, help="times 100 weeks without one")
     options = parser.parse_args()
+    # Films as small as these gain nothing by threads, which wait for each other on a busy machine.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     json.dump(figures(options.patients, options.runs, options.quiet_runs), sys.stdout, indent=2)
 
 
