@@ -132,4 +132,6 @@ def duration(seconds: float | None) -> str:
     """Return a time as people read it, or nothing where none is known."""
     if seconds is None:
         return ""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

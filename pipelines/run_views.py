@@ -40,11 +40,12 @@ def runs(options: argparse.Namespace) -> int:
     found = [_row(folder) for folder in list_runs(options.runs)]
     if options.json:
         return _print_json(found)
-    names = ("status", "where", "profile", "dataset", "time", "best", "val. AUC")
-    table = Table(Column("id", no_wrap=True, min_width=20), *names, box=None, pad_edge=False)
+    names = ("status", "where", "profile, data", "time", "best", "val. AUC")
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(Column("id", overflow="fold", min_width=20), *columns, box=None, pad_edge=False)
     for row in found:
         auc = row["validation_macro_auc"]
-        table.add_row(row["id"], row["status"], row["backend"], row["profile"], row["dataset"],
+        table.add_row(row["id"], row["status"], row["backend"], f"{row['profile']}, {row['dataset']}",
                       duration(row["seconds"]), row["best"], "" if auc is None else f"{auc:.3f}")
     console().print(table)
     return 0
@@ -103,6 +104,8 @@ def compare(options: argparse.Namespace) -> int:
     """Show the figures of several runs side by side; with `--roc`, also write their ROC curves as one picture."""
     from pipelines.runs import find_run
 
+    if len(options.ids) < 2:
+        raise ConfigError(f"compare {options.ids[0]}: give two runs or more; mammopipe report shows one")
     folders = [find_run(options.runs, name) for name in options.ids]
     for folder in folders:
         _up_to_date(folder)
