@@ -36,10 +36,14 @@ def stage(options: argparse.Namespace) -> int:
 
 def compile_definition(options: argparse.Namespace) -> int:
     """Write the compiled definition."""
-    from pipelines.definition import build_pipeline
+    from pipelines.progress import waiting
     from processing.files import write_bytes
 
-    definition = build_pipeline(_config(options, pretrained=options.pretrained or None)).definition()
+    config = _config(options, pretrained=options.pretrained or None)
+    with waiting("compiling"):
+        from pipelines.definition import build_pipeline
+
+        definition = build_pipeline(config).definition()
     write_bytes(options.output, definition.encode())
     print(f"Compiled {options.output} ({len(definition)} bytes)")
     return 0
@@ -49,11 +53,13 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what would keep a run on this machine, or on AWS, from succeeding."""
     from pipelines import local_doctor, sessions
     from pipelines.doctor import Verdict, examine
+    from pipelines.progress import waiting
 
     config = _config(options)
     if options.aws:
         refuse(options, "runs", rule="of this machine; --aws looks at an account")
-        found = examine(config, sessions.caller_session(config))
+        with waiting("asking AWS"):
+            found = examine(config, sessions.caller_session(config))
     else:
         found = local_doctor.examine(options.runs or Path("runs"))
     if options.json:
@@ -199,6 +205,7 @@ def _deploy_here(options: argparse.Namespace) -> int:
     from pipelines import serving
     from pipelines.jobs import unpack_model
     from pipelines.processes import RunningProcesses
+    from pipelines.progress import waiting
     from pipelines.runs import LATEST, find_run
     from processing.job import cores
 
@@ -214,14 +221,15 @@ def _deploy_here(options: argparse.Namespace) -> int:
             f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
         )
     unpack_model(archive, folder.path / "endpoint" / "model")
-    endpoint = serving.serve(
-        f"mammopipe-{folder.id}",
-        folder.path / "endpoint",
-        folder.logs / "Endpoint.log",
-        RunningProcesses(),
-        threads=cores(),
-        environment=_capture(folder.path) if options.capture else {},
-    )
+    with waiting("starting the endpoint"):
+        endpoint = serving.serve(
+            f"mammopipe-{folder.id}",
+            folder.path / "endpoint",
+            folder.logs / "Endpoint.log",
+            RunningProcesses(),
+            threads=cores(),
+            environment=_capture(folder.path) if options.capture else {},
+        )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
     return 0

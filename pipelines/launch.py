@@ -20,6 +20,7 @@ from pipelines.jobs import Workshop
 from pipelines.ledger import Status, StepRecord
 from pipelines.local import Interpreter
 from pipelines.phantoms import FILMS, PHANTOMS
+from pipelines.progress import waiting
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
 from pipelines.serving import LocalEndpoint
@@ -126,8 +127,9 @@ def _backend(name: str) -> Backend:
 
 def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
     account = _Account(new_run(options.runs), config, options.backend)
-    pipeline = build_pipeline(config)
-    compiled: str = pipeline.definition()
+    with waiting("compiling"):
+        pipeline = build_pipeline(config)
+        compiled: str = pipeline.definition()
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)

@@ -4,7 +4,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,16 @@ STYLES = {
 def console() -> Console:
     """Return where tables go: as wide as the terminal, or 100 columns where there is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show, on a terminal, that `what` goes on, beside whatever else is printed; nothing where there is none."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield
 
 
 @dataclass

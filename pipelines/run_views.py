@@ -229,10 +229,13 @@ def _adopt(options: argparse.Namespace) -> None:
 
     if options.aws < 1:
         raise ConfigError(f"--aws {options.aws}: must be at least 1")
+    from pipelines.progress import waiting
+
     config = PipelineConfig.load(options.config)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
-    aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
-                   say=partial(print, file=sys.stderr))
+    with waiting("asking AWS"):
+        aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
+                       say=partial(print, file=sys.stderr))
 
 
 def aws_clients(region: str) -> Any:

@@ -1,12 +1,14 @@
 """The pictures of a terminal: they show what it showed, and what is committed is of commands that exist."""
 
 import io
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from pipelines.cli import build_parser
 from tests.recordings import FOLDER, Screen, picture, record
@@ -51,6 +53,12 @@ def test_a_command_is_recorded_as_a_terminal_shows_it(tmp_path: Path) -> None:
     drawn = words(picture(("doctor",), shown).decode())
     assert drawn.startswith("mammopipe") and "$ mammopipe doctor" in drawn and "MAMMOPIPE_MIAS" in drawn
     assert str(tmp_path) not in drawn
+
+
+def test_what_takes_longer_is_shown_while_it_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
+    shown = record(("compile",), tmp_path, lambda screen: None)
+    assert re.fullmatch(r"Compiled pipeline\.json \(\d+ bytes\)", Text.from_ansi(shown).plain.strip())
+    assert (tmp_path / "pipeline.json").is_file()
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
