@@ -144,7 +144,8 @@ def costs(lines: Sequence[Line]) -> Any:
     """Return what each step costs, as a table: its instances, hours and US dollars."""
     rows = [(line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
             for line in lines]
-    total = ("all, candidates side by side", ["", f"{within(list(lines)):,.3f}", f"{sum(line.usd for line in lines):,.2f}"])
+    hours, usd = within(list(lines)), sum(line.usd for line in lines)
+    total = ("all, candidates side by side", ["", f"{hours:,.3f}", f"{usd:,.2f}"])
     return HTML(_html_table(["instances", "hours", "USD"], [*rows, total]))
 
 
