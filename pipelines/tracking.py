@@ -208,7 +208,7 @@ class _Store:
         self.client.set_terminated(run, "FINISHED", end_time=end)
 
     def _child(self, parent: str, execution: Mapping[str, Any], name: str, *, selected: bool) -> str:
-        tags = {PARENT: parent, "mlflow.runName": f"{execution['id']} {name}", "selected": str(selected),
+        tags = {PARENT: parent, "mlflow.runName": f"{name} {execution['id']}", "selected": str(selected),
                 TAG: execution["id"]}
         run = self.client.create_run(self.experiment, start_time=_milliseconds(execution["started"]), tags=tags)
         return str(run.info.run_id)
