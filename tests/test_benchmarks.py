@@ -74,3 +74,15 @@ def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
             assert (mine.start, mine.exams, mine.films) == (theirs.start, theirs.exams, theirs.films)
             assert {name: sorted(values) for name, values in mine.values.items()} == {
                 name: sorted(values) for name, values in theirs.values.items()}
+
+
+def test_the_table_of_drift_is_made_of_its_rows() -> None:
+    rows = [row("drift, quiet: share of 100 weeks with a false alarm", 0.065, "share", 0.17, "lower", "x")]
+    for who, value, slowest, never in (("all machines", 1.0, 50, 0), ("one machine of three", 3.5, 93, 1)):
+        rows.append(row(f"drift, other machine, {who}: weeks to the alarm, median", value, "weeks", None, "lower", "x",
+                        slowest=slowest, never=never))
+    table_ = bench_drift.markdown(rows).splitlines()
+    assert table_[2:] == ["| other machine | 1 (50) | 3.5 (never) |"]
+    page = (Path(__file__).parents[1] / "docs" / "DRIFT.md").read_text(encoding="utf-8")
+    assert "\n".join(table_[:2]) in page
+    assert all(f"| {shift} |" in page for shift in bench_drift.SHIFTS)

@@ -1,7 +1,8 @@
 """How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
 
-Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON
-list on stdout, progress on stderr.
+Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, or
+the table of docs/DRIFT.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
+stderr.
 
 Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
 weights; a week is then patients drawn from those measured, at the level of their figures, since 100 weeks of rendered
@@ -14,7 +15,6 @@ the false alarms.
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +30,7 @@ from processing.phantom import make_film
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Label, Laterality, View
 from tests.benchmarks.rows import Row, row
+from training import distributions
 from training.distributions import Distribution, fit_distributions
 from training.models import build_model
 from training.usual_figures import EVERYTHING, FIGURES, SCORE, film_figures
@@ -41,6 +42,8 @@ NEVER = WEEKS - QUIET + 1
 LEARNT, JUDGED = 103, 26
 """Patients of training and of validation: those of mini-MIAS in the default split."""
 QUIETLY = "no shift"
+ALLOWANCES = (1.0, 1.25, 1.5, 2.0)
+"""Standard errors of the reference's mean that a CUSUM does not add up."""
 COPIES, SMOOTHING = 5, 0.2
 """Of each measured patient, and how much they differ: in standard deviations of each figure."""
 MACHINES = ("A", "B", "C")
@@ -200,17 +203,50 @@ def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines
                COMMAND, slowest=max(delays), never=never, runs=runs)
 
 
+def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
+    """Return what other allowances for an unlucky reference would cost and bring (`REFERENCE_ERRORS`)."""
+    name = "gain 0.95"
+    pools = smoothed(measure(patients, shifts={QUIETLY: lambda pixels: pixels, name: SHIFTS[name]}))
+    quiet, pool, rows, usual_errors = pools[QUIETLY], table_of(pools[name]), [], distributions.REFERENCE_ERRORS
+    try:
+        for errors in ALLOWANCES:
+            distributions.REFERENCE_ERRORS = errors
+            made = [_quiet(quiet, quiet_runs), _delay(name, quiet, pool, runs, MACHINES[:1])]
+            rows += [{**row, "name": f"{row['name']}, allowance {errors:g}", "bar": None} for row in made]
+    finally:
+        distributions.REFERENCE_ERRORS = usual_errors
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table of docs/DRIFT.md: of each shift the median weeks to the alarm, and the slowest run's."""
+    found: dict[str, dict[str, str]] = {}
+    for each in rows:
+        shift, _, who = each["name"].removeprefix("drift, ").partition(":")[0].rpartition(", ")
+        if shift:
+            slowest = "never" if each["peers"]["never"] else f"{each['peers']['slowest']:g}"
+            found.setdefault(shift, {})[who] = f"{each['value']:g} ({slowest})"
+    head = "| shift, from the ninth week | all machines: median weeks to the alarm (slowest) | one machine of three |"
+    lines = [f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |" for shift, cells in found.items()]
+    return "\n".join([head, "|---|---|---|", *lines])
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--patients", type=int, default=200, help="measured of each kind")
     parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
     parser.add_argument("--quiet-runs", type=int, default=200, help="times 100 weeks without one")
+    parser.add_argument("--allowances", action="store_true", help="measure other allowances of the CUSUM instead")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/DRIFT.md instead of JSON")
     options = parser.parse_args()
+    if options.allowances and options.markdown:
+        parser.error("--markdown is the table of shifts, not of allowances")
     # Films as small as these gain nothing by threads, which wait for each other on a busy machine.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    json.dump(figures(options.patients, options.runs, options.quiet_runs), sys.stdout, indent=2)
+    rows = (allowances if options.allowances else figures)(options.patients, options.runs, options.quiet_runs)
+    print(markdown(rows) if options.markdown else json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":
