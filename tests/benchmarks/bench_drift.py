@@ -227,7 +227,8 @@ def markdown(rows: Sequence[Row]) -> str:
             slowest = "never" if each["peers"]["never"] else f"{each['peers']['slowest']:g}"
             found.setdefault(shift, {})[who] = f"{each['value']:g} ({slowest})"
     head = "| shift, from the ninth week | all machines: median weeks to the alarm (slowest) | one machine of three |"
-    lines = [f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |" for shift, cells in found.items()]
+    lines = [f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |"
+             for shift, cells in found.items()]
     return "\n".join([head, "|---|---|---|", *lines])
 
 
