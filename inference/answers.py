@@ -173,12 +173,15 @@ class BreastAnswer:
     """0 to 100."""
     decision: Decision | None
     referral: Referral
+    compared: bool = False
+    """Whether the breast was scored beside the other one, which its images never are."""
 
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
         """Return the typed form."""
         return cls(values["laterality"], tuple(values["images"]), str(values["rule"]), values["malignancy_score"],
-                   Decision.from_json(values["decision"]), Referral.from_json(values["referral"]))
+                   Decision.from_json(values["decision"]), Referral.from_json(values["referral"]),
+                   bool(values.get("compared", False)))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from botocore.exceptions import (
     ConnectionError,
     HTTPClientError,
     IncompleteReadError,
+    NoRegionError,
     ResponseStreamingError,
 )
 
@@ -80,6 +81,9 @@ def calling(call: Callable[[], T]) -> T:
         return call()
     except ClientError as error:
         raise from_service(error) from None
+    except NoRegionError:
+        raise EndpointUnreachableError("no_region", "an endpoint's name needs the region that it is in: set "
+                                                    "AWS_DEFAULT_REGION, or give the endpoint's URL") from None
     except _BROKEN as error:
         raise BrokenConnectionError("unreachable", _one_line(error)) from None
     except BotoCoreError as error:

@@ -76,7 +76,8 @@ function examTable({ breasts, images, warnings }) {
   const rules = [...new Set(breasts.map(({ rule }) => RULES[rule] ?? rule))].join(", ");
   const table = make("table", { id: "levels" }, make("thead", {}, make("tr", {}, ...heads)),
     make("tbody", {}, ...rows));
-  const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views.`);
+  const beside = breasts.some(({ compared }) => compared) ? ", each beside the other breast" : "";
+  const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views${beside}.`);
   return card("Breasts and films", table, rule, reasons(warnings));
 }
 

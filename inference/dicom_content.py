@@ -157,9 +157,7 @@ def _number(name: Code, value: float, unit: Code, *, method: Code | None = None)
 
 
 def _measurements(facts: Facts) -> Iterable[Measurement]:
-    rule = facts.get("rule")
-    method = private(f"RULE-{rule}".upper()[:16], f"{rule} over the views of the breast") if rule else None
-    yield _number(codes.DCM.ProbabilityOfCancer, facts["malignancy_score"], _PERCENT, method=method)
+    yield _number(codes.DCM.ProbabilityOfCancer, facts["malignancy_score"], _PERCENT, method=_method(facts))
     for label, probability in facts.get("probabilities", {}).items():
         yield _number(private(f"P-{label}".upper(), f"Calibrated probability of {label}"), probability, _PLAIN)
     if facts.get("decile") is not None:
@@ -169,6 +167,17 @@ def _measurements(facts: Facts) -> Iterable[Measurement]:
     if facts.get("decision"):
         yield _number(private("THRESHOLD", "Threshold of the operating point, as a probability"),
                       facts["decision"]["threshold"], _PLAIN)
+
+
+def _method(facts: Facts) -> Code | None:
+    """Return how a breast's views became its score; nothing of an image or an exam."""
+    rule = facts.get("rule")
+    if rule is None:
+        return None
+    meaning = f"{rule} over the views of the breast"
+    if facts["compared"]:
+        return private(f"BESIDE-{rule}".upper()[:16], f"{meaning}, beside the other breast")
+    return private(f"RULE-{rule}".upper()[:16], meaning)
 
 
 def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:

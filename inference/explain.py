@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from inference.schema import Region
 from processing.preprocess import Preprocessed
+from training.activation import within_tissue
 
 Heat = NDArray[np.float32]
 
@@ -35,8 +36,7 @@ class Evidence:
 
 def evidence(heat: Heat, prepared: Preprocessed, shape: tuple[int, ...]) -> Evidence:
     """Return a heat over the network's input (float32, its shape, 0 to 1) as evidence over a film of `shape`."""
-    tissue = cv2.morphologyEx((prepared.pixels > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
-    inside = np.where(tissue, heat, np.float32(0))
+    inside = within_tissue(heat, prepared.pixels)
     total = float(heat.sum())
     outside = 1 - float(inside.sum()) / total if total > 0 else 0.0
     return Evidence(to_film(inside, prepared.to_original, shape), outside)

@@ -97,7 +97,7 @@ class _Work:
     def exam(self, sources: tuple[Source, ...]) -> Reply:
         """Return the reply to the images of one patient."""
         one_patient.check(sources, self.reader.reading.limits)
-        images, combined = self._judge(sources, exact=False)
+        images, combined = self._judge(sources, exact=self.reader.predictor.compares_breasts)
         if self.reader.predictor.is_close(combined):
             images, combined = self._judge(sources, exact=True)
         said = ExamAnswer(**self._envelope(), images=images, breasts=list(combined.breasts), exam=combined.exam,

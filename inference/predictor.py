@@ -18,6 +18,7 @@ from processing.imaging import Mammogram
 from processing.phantom import make_film
 from processing.preprocess import PreprocessConfig, Preprocessed, preprocess
 from processing.records import Label, Laterality, View
+from training.bootstrap import Floats
 from training.description import DESCRIPTION_FILE, read_description
 from training.levels import Level
 from training.predictions import softmax
@@ -59,11 +60,13 @@ class Prediction:
     """The network's input and where in the film it came from."""
     forward: Forward
     """What the network made of it."""
+    logits: Floats
+    """(classes,), in the order of `Label`."""
 
     @property
     def as_view(self) -> ViewScore:
         """What its breast is made of."""
-        return ViewScore(self.laterality, self.probabilities[Label.MALIGNANT], self.referral)
+        return ViewScore(self.laterality, self.probabilities[Label.MALIGNANT], self.referral, self.logits)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Predictor:
             return [self.judge(film, view, operating_point=operating_point, exact=exact)
                     for film, view in zip(mammogram, prepared, strict=True)]
 
-        images = judge(False)
+        images = judge(self.compares_breasts)
         combined = self.combine([image.as_view for image in images], operating_point)
         if self.is_close(combined):
             images = judge(True)
@@ -132,8 +135,19 @@ class Predictor:
         return combine_views(views, self._thresholds, operating_point)
 
     def is_close(self, combined: Combined) -> bool:
-        """Return whether the engine's rounding could tip a decision on several views: judge them again, exactly."""
-        return is_close(combined, self._engine.margin)
+        """Return whether the engine's rounding could tip a decision on several views: judge them again, exactly.
+
+        Never of a model that compares breasts, whose exams are judged exactly from the first.
+        """
+        return not self.compares_breasts and is_close(combined, self._engine.margin)
+
+    @property
+    def compares_breasts(self) -> bool:
+        """Whether the breasts of an exam are scored beside each other: then its views must be judged exactly.
+
+        No bound on what rounding does to a view's score is one on what it does to a difference of two.
+        """
+        return self._thresholds.compared is not None
 
     def prepare(self, mammogram: Mammogram) -> Preprocessed:
         """Return the network's input, made exactly as for training; `ImageError` where there is no breast."""
@@ -159,6 +173,7 @@ class Predictor:
             laterality=mammogram.laterality,
             prepared=prepared,
             forward=forward,
+            logits=np.array([forward.logits[self._classes.index(label)] for label in Label], np.float64),
         )
 
     def explain(self, prediction: Prediction, mammogram: Mammogram, target: Label) -> Evidence:

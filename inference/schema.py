@@ -221,6 +221,8 @@ class BreastAnswer(_Model):
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
     rule: BreastRule = Field(description="how the scores of the views became one")
+    compared: bool = Field(default=False, description="whether the breast was scored beside the other one; its score "
+                                                      "then is not that of its images, which are scored alone")
     malignancy_score: float = Field(ge=0, le=100)
     decision: Decision | None = Field(description="by the model's threshold for breasts; null where it has none")
     referral: Referral = Field(description="that of any of its views")

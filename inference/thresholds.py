@@ -19,14 +19,31 @@ class Point:
     specificity: float | None
 
 
+Points = Mapping[Level, Mapping[OperatingPoint, Point]]
+
+
+@dataclass(frozen=True)
+class ComparedBreasts:
+    """How the two breasts of an exam are scored beside each other (`training.comparison`)."""
+
+    weight: float
+    """Share of the other breast's mean logits that is taken off, 0 to 1."""
+    temperature: float
+    """Of the logits that are left."""
+    points: Points
+    """Of breasts and patients that were compared."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """The stored points of every level, and the rule that makes breasts of views."""
 
-    points: Mapping[Level, Mapping[OperatingPoint, Point]]
+    points: Points
     """Empty for a level on which validation could not fix any."""
     breast_rule: BreastRule | None
     """`None` where the model was not evaluated."""
+    compared: ComparedBreasts | None = None
+    """`None` for a model that scores each breast by itself."""
 
     @classmethod
     def read(cls, description: Mapping[str, Any], where: str) -> "Thresholds":
@@ -37,11 +54,16 @@ class Thresholds:
         levels = validation if isinstance(validation, Mapping) else {}
         for level in (Level.BREAST, Level.PATIENT):
             points[level] = _level_points(levels, level, points, where)
-        return cls(points, _rule(description["calibration"].get("breast_rule"), where))
+        return cls(points, _rule(description["calibration"].get("breast_rule"), where), _compared(description, where))
 
-    def decide(self, level: Level, probability: float, name: OperatingPoint) -> Decision | None:
-        """Return what the point says of a calibrated probability, 0 to 1; `None` where the model has none."""
-        point = self.points[level].get(name)
+    def decide(self, level: Level, probability: float, name: OperatingPoint, *,
+               compared: bool = False) -> Decision | None:
+        """Return what the point says of a calibrated probability, 0 to 1; `None` where the model has none.
+
+        `compared`: the probability is that of breasts beside each other, which have points of their own.
+        """
+        points = self.compared.points if compared and self.compared else self.points
+        point = points[level].get(name)
         if point is None:
             return None
         finding = Finding.SUSPICIOUS if probability >= point.threshold else Finding.NOT_SUSPICIOUS
@@ -61,7 +83,22 @@ def _image_points(stored: Mapping[str, Any], where: str) -> dict[OperatingPoint,
     return found
 
 
-def _level_points(levels: Mapping[str, Any], level: Level, before: Mapping[Level, Mapping[OperatingPoint, Point]],
+def _compared(description: Mapping[str, Any], where: str) -> ComparedBreasts | None:
+    stored = description["calibration"].get("comparison")
+    if stored is None:
+        return None
+    try:
+        levels = description["metrics"]["compared"]["validation"]
+        points: dict[Level, Mapping[OperatingPoint, Point]] = {}
+        for level in (Level.BREAST, Level.PATIENT):
+            points[level] = _level_points(levels, level, points, where)
+    except (KeyError, TypeError):
+        raise ConfigError(f"{where}: metrics.compared.validation must hold the levels breast and patient, since "
+                          f"calibration.comparison says that breasts are compared") from None
+    return ComparedBreasts(float(stored["weight"]), float(stored["temperature"]), points)
+
+
+def _level_points(levels: Mapping[str, Any], level: Level, before: Points,
                   where: str) -> Mapping[OperatingPoint, Point]:
     """Return a level's points; a level whose cases are those of one before it names that level only."""
     stored = levels.get(str(level))

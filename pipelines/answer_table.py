@@ -35,7 +35,8 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
                        _finding(image.decision), _referral(image.referral))
     cases = _scores("case", "images", "score", "", "decision", "referral")
     for breast in answer.breasts:
-        title = f"breast {breast.laterality or 'of unknown side'} ({breast.rule})"
+        how = f"{breast.rule}, beside the other" if breast.compared else breast.rule
+        title = f"breast {breast.laterality or 'of unknown side'} ({how})"
         numbers = ", ".join(map(str, breast.images))
         cases.add_row(title, numbers, _score(breast.malignancy_score), "", _finding(breast.decision),
                       _referral(breast.referral))

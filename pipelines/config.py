@@ -130,8 +130,8 @@ class AugmentationConfig:
     """Copies per image of the most frequent class; rarer classes get more (pipeline parameter AugmentationCopies)."""
 
     def __post_init__(self) -> None:
-        """Refuse a job without output: SageMaker fails a job whose input prefix holds nothing."""
-        _require(self.copies >= 1, f"augmentation.copies={self.copies}: at least 1")
+        """Refuse a number of copies below none; with none the rarer classes are brought up to the most frequent."""
+        _require(self.copies >= 0, f"augmentation.copies={self.copies}: at least 0")
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,14 @@ class EvaluationConfig:
     """Bootstrap samples, by patient, behind each interval."""
     breast_rule: str = "mean"
     """How the scores of a breast's views become one: `mean`, `max` or `noisy-or`."""
+    other_breast: float = 0.0
+    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
 
     def __post_init__(self) -> None:
         """Refuse a limit outside the measure's range, and intervals from too few samples."""
         _require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
         _require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
+        _require(0 <= self.other_breast <= 1, f"evaluation.other_breast={self.other_breast}: between 0 and 1")
         rules = ("mean", "max", "noisy-or")
         _require(self.breast_rule in rules, f"evaluation.breast_rule={self.breast_rule!r}: one of {', '.join(rules)}")
 

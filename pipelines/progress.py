@@ -19,6 +19,8 @@ from pipelines.jobs import last_line, tail
 from pipelines.ledger import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
+FOLD = re.compile(r"^fold=(\d+) ")
+"""What a training job prints before the epochs of a fold."""
 SLOW = ("Processing", "Training", "Endpoint")
 """Step types whose start is worth a line."""
 STYLES = {
@@ -55,6 +57,7 @@ class Progress:
     _records: list[StepRecord] = field(default_factory=list)
     _told: dict[str, Status] = field(default_factory=dict)
     _epochs: dict[str, int] = field(default_factory=dict)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Event = field(default_factory=threading.Event)
     _live: Live | None = None
 
@@ -92,11 +95,12 @@ class Progress:
 
     def _tell_epochs(self, records: Iterable[StepRecord]) -> None:
         for record in records:
-            lines = EPOCH.findall(tail(self.logs / f"{record.name}.log", 2**16)) if record.type == "Training" else []
-            for epoch, score, seconds in lines:
-                if int(epoch) > self._epochs.get(record.name, 0):
-                    self._epochs[record.name] = int(epoch)
-                    print(f"  {record.name:<20} epoch {epoch:>3}  validation AUC {score}  {seconds} s", flush=True)
+            lines = list(_epochs(_read(self.logs / f"{record.name}.log"))) if record.type == "Training" else []
+            with self._telling:
+                for fold, epoch, score, seconds in lines[self._epochs.get(record.name, 0) :]:
+                    where = f"  {record.name:<20} {fold}epoch {epoch:>3}"
+                    print(f"{where}  validation AUC {score}  {seconds} s", flush=True)
+                self._epochs[record.name] = max(len(lines), self._epochs.get(record.name, 0))
 
     def _table(self) -> Table:
         return steps_table(self._records, self.logs)
@@ -126,12 +130,27 @@ def log_of(record: StepRecord, logs: Path) -> Path:
 
 
 def _last_words(log: Path) -> str:
-    text = tail(log, 4096)
-    epochs = EPOCH.findall(text)
+    epochs = list(_epochs(tail(log, 2**14)))
     if epochs:
-        epoch, score, seconds = epochs[-1]
-        return f"epoch {epoch}, validation AUC {score}, {seconds} s an epoch"
+        fold, epoch, score, seconds = epochs[-1]
+        return f"{fold}epoch {epoch}, validation AUC {score}, {seconds} s an epoch"
     return last_line(log)
+
+
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+
+
+def _epochs(text: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield fold, empty where there is none, epoch, score and seconds of each epoch that a log tells of to its end."""
+    fold = ""
+    for line in text.splitlines(keepends=True):
+        if not line.endswith("\n"):
+            return  # still being written
+        if found := FOLD.match(line):
+            fold = f"fold {found[1]} "
+        elif found := EPOCH.search(line):
+            yield fold, found[1], found[2], found[3]
 
 
 def _line(record: StepRecord) -> str:

@@ -147,6 +147,7 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, 
         "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
         "--bootstrap": str(config.evaluation.bootstrap),
         "--breast-rule": config.evaluation.breast_rule,
+        "--other-breast": str(config.evaluation.other_breast),
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [

@@ -22,6 +22,8 @@ COLUMNS = (
 )  # fmt: skip
 MAX_REFUSED = 0.01
 """Share of rows that `read_labels` may leave out before the table as a whole is refused."""
+UNKNOWN_SIDE = "unknown"
+"""In place of the laterality in what names a breast (`breast_id`)."""
 Meaning = TypeVar("Meaning")
 
 _IMAGE_ID = COLUMNS.index("image_id")
@@ -141,4 +143,9 @@ def _age(text: str) -> float | None:
 
 def breast_id(record: ImageRecord) -> str:
     """Return what names the breast of an image: its labels hold for all views of that breast."""
-    return f"{record.patient_id}-{record.laterality or 'unknown'}"
+    return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
+
+
+def shows_side(breast: str) -> bool:
+    """Return whether what names a breast (`breast_id`) says which of the two it is."""
+    return not breast.endswith(f"-{UNKNOWN_SIDE}")

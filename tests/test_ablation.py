@@ -1,4 +1,4 @@
-"""The ablation's script: no film of the frozen test split, every other film judged once, finished folds kept."""
+"""The scripts that compare ways to train: every development film judged once, no test film read, folds kept."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from processing.phantom import write_mias_tree
 from processing.preprocess import PreprocessConfig
 from processing.records import Split
 from processing.split import assign_splits
-from tests.benchmarks import ablation
+from tests.benchmarks import ablation, final_network
 from training.config import Cnn, Learns, Pooling, TrainConfig
 
 CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8)
@@ -20,7 +20,7 @@ SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
         ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
         ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
-        ablation.Row("against the other", CONFIG, SMALL, against_other=True))
+        ablation.Row("half of the other breast", CONFIG, SMALL, other_breast=0.5))
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +54,19 @@ def test_every_development_film_is_judged_and_no_test_film_read(
     ablation.main([*arguments, "--rows", "plain"])
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert capsys.readouterr().out.splitlines()[-1] == written[2]
+
+
+def test_final_networks_are_judged_on_films_that_no_part_of_them_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    write_mias_tree(tmp_path / "films", films=60)
+    monkeypatch.setattr(final_network, "LOCATED", ROWS[2])
+    monkeypatch.setattr(final_network, "FOLDS", 2)
+    final_network.main([str(tmp_path / "films"), str(tmp_path / "weights"), str(tmp_path / "work"), "--threads", "1"])
+    found = json.loads((tmp_path / "work" / "final_network.json").read_text())
+    assert list(found) == [f"{way}, {share:g} of the other breast" for way in final_network.WAYS
+                           for share in final_network.SHARES]
+    for deals in found.values():
+        assert len(deals) == 1
+        assert all(0 <= value <= 1 for name, value in deals[0].items() if name != "log_loss")
+    assert len({json.dumps(deals) for deals in found.values()}) == len(found)
+    assert len([line for line in capsys.readouterr().out.splitlines() if "of the other breast" in line]) == len(found)

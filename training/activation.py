@@ -1,6 +1,7 @@
 """Class activation maps from a network's last maps, without gradients and without torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,17 @@ def spread(evidence: Heat, shape: tuple[int, int]) -> Heat:
     full = cv2.resize(np.ascontiguousarray(evidence, np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
     strongest = float(full.max())
     return np.clip(full / np.float32(strongest), 0, 1) if strongest > 0 else np.zeros(shape, np.float32)
+
+
+def tissue(film: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where a prepared film (H, W), 0 = air, shows tissue; specks of 0 within it are tissue, too."""
+    seen = cv2.morphologyEx((film > 0).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    return np.asarray(seen > 0)
+
+
+def within_tissue(heat: Heat, film: NDArray[Any]) -> Heat:
+    """Return heat (H, W) over a prepared film (H, W) without what lies outside of the tissue, as it is shown."""
+    return np.where(tissue(film), heat, np.float32(0))
 
 
 class ClassifierGradients:

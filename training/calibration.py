@@ -4,12 +4,14 @@ Everything here is fitted on validation alone: its functions take `ValidationPre
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature scaling).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 import numpy as np
 
 from training.bootstrap import Floats, Integers
+from training.comparison import compared
 from training.decisions import sensitivity_at, specificity_at
 from training.exams import BreastRule, Cases, Level, cases_of, malignancy
 from training.metrics import MetricError, roc_curve
@@ -40,6 +42,10 @@ class Goal(StrEnum):
 
 TARGETS = {Aim.SENSITIVITY: 0.90, Aim.SPECIFICITY: 0.90}
 """The rate that each operating point must reach on validation, for malignant against the rest."""
+
+
+COMPARED = (Level.BREAST, Level.PATIENT)
+"""What is scored by comparison of breasts, where they are compared."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,33 @@ def fit_thresholds(validation: ValidationPredictions, temperature: float,
     """
     require_validation(validation, "thresholds")
     return {level: _thresholds(cases) for level, cases in cases_of(validation, temperature, rule).items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How breasts are compared, fitted on validation."""
+
+    weight: float
+    """Share of the mean logits of the other breast's images that is taken off, 0 to 1."""
+    temperature: float
+    """Of the logits that are left."""
+    thresholds: Mapping[Level, Mapping[Goal, float]]
+    """Of `COMPARED`, on the calibrated score."""
+
+
+def fit_comparison(validation: ValidationPredictions, weight: float, rule: BreastRule) -> Comparison | None:
+    """Return the comparison with its own temperature and thresholds; `None` for no weight, or no patient to compare.
+
+    Raises `LeakError` for predictions that are not of validation.
+    """
+    if weight == 0:
+        return None
+    kept, places = compared(validation, weight)
+    if len(places) == 0:
+        return None
+    temperature = fit_temperature(kept)
+    thresholds = fit_thresholds(kept, temperature, rule)
+    return Comparison(weight, temperature, {level: thresholds[level] for level in COMPARED})
 
 
 def _thresholds(cases: Cases) -> dict[Goal, float]:

@@ -84,14 +84,16 @@ def _read(rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, in
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the chosen model's `model.json` with temperature, operating points and metrics filled in."""
     selected = evaluation["selected"]
+    side_by_side = selected["compared"]
+    comparison = {"comparison": {key: side_by_side[key] for key in ("weight", "temperature")}} if side_by_side else {}
     fitted = ("threshold", "target", "sensitivity", "specificity")
     return {
         **description,
         "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
                         "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
-                        "breast_rule": evaluation["breast_rule"]},
+                        "breast_rule": evaluation["breast_rule"], **comparison},
         "operating_points": {aim: {key: point[key] for key in fitted}
                              for aim, point in selected["operating_points"].items()},
         "metrics": {"profile": evaluation["profile"], "protocol": evaluation["protocol"], "rule": selected["rule"],
-                    "validation": selected["validation"], "test": selected["test"]},
+                    "validation": selected["validation"], "test": selected["test"], "compared": side_by_side},
     }

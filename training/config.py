@@ -40,6 +40,16 @@ class Learns(StrEnum):
     """The classifier alone, on maps that the pretrained body makes of each film once: noise and holes play no part."""
 
 
+class Final(StrEnum):
+    """What a cross-validation makes the final network of."""
+
+    REFIT = "refit"
+    """All development films, for as many epochs as were best for the folds."""
+    MEAN = "mean"
+    """The mean of the folds' weights after all their epochs; only where one classifier learns, on maps that are alike.
+    No epoch is chosen then, and five classifiers vary less than one."""
+
+
 class Sampling(StrEnum):
     """What an epoch does about rare classes."""
 
@@ -127,6 +137,8 @@ class TrainConfig:
     """All randomness derives from it, the epoch and the step."""
     folds: int = 0
     """Folds of the cross-validation over the development films; 0 trains on `train` and measures on `validation`."""
+    final: Final = Final.REFIT
+    """What the folds end in; `mean` needs learns=head, folds, and spends no patience."""
     workers: int = 0
     """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
 
@@ -140,6 +152,9 @@ class TrainConfig:
                 raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
+        if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
+            raise ConfigError(f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
+                              f"folds={self.folds}: only classifiers of the same maps have a mean")
         if self.head_epochs >= self.epochs:
             raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
                               f"or the body never trains")

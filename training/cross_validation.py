@@ -3,10 +3,11 @@
 The folds are dealt by patient. Each fold's network trains on the films of the other folds and their copies; what it
 says of the films held out is kept after every epoch. The epoch is chosen once for all folds, the median of their best:
 chosen fold by fold, on the very films it is judged on, each figure would be its own maximum. The final network is
-trained on all development films for as many epochs, under the same schedule.
+trained on all development films for as many epochs, under the same schedule; or it is the mean of the folds' networks,
+all of them trained to the end (`training.config.Final`; Wortsman et al. 2022, "Model soups").
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median_low
@@ -20,16 +21,21 @@ from processing.errors import ManifestError
 from processing.records import ImageRecord, SplitProtocol
 from processing.split import assign_folds
 from training.checkpoint import CheckpointStore
-from training.config import Precision, TrainConfig
-from training.dataset import FilmDataset
+from training.config import Final, Precision, TrainConfig
 from training.distributed import World, agree
 from training.frozen import Films, learner
-from training.loop import EpochResult, Progress, fit, measure, refit
+from training.loop import EpochResult, Progress, State, fit, measure, refit
 from training.models import FilmNetwork
 from training.out_of_fold import FILE, write_out_of_fold
 
 Build = Callable[[], FilmNetwork]
 """Makes the network as every fold starts with it; it has seen no film."""
+
+
+_RULES: Mapping[Final, Mapping[str, str]] = {
+    Final.REFIT: {"epoch_rule": "median of the folds' best", "final": "refit on all development films"},
+    Final.MEAN: {"epoch_rule": "the last of every fold", "final": "mean of the folds' weights"},
+}
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,10 @@ class CrossValidated(Progress):
     epoch: int = 0
     fold_epochs: Sequence[int] = ()
     """The best epoch of each fold."""
+    final: Final = Final.REFIT
+    """What the final network was made of."""
     refit_losses: Sequence[float] = ()
-    """Training loss of the final network, by epoch."""
+    """Training loss of the final network, by epoch; none of a mean."""
     sha256: str = ""
     """Of the file with the logits."""
 
@@ -76,15 +84,16 @@ class CrossValidated(Progress):
         """Return what `training` of `model.json` says beyond the epochs."""
         return {"cross_validation": {
             "folds": len(self.fold_epochs), "films": len(self.records), "fold_best_epochs": list(self.fold_epochs),
-            "epoch_rule": "median of the folds' best", "final": "refit on all development films",
+            **_RULES[self.final],
             "refit_losses": list(self.refit_losses), "file": FILE, "sha256": self.sha256,
         }}
 
 
-def cross_validate(films: FilmDataset, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool,
+def cross_validate(films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool,
                    where: Surroundings) -> tuple[FilmNetwork, CrossValidated]:
     """Return the final network, and what the folds' networks said of the development films, `films` with their copies.
 
+    Maps of films that were made before stand for the films where the classifier learns alone.
     Raises `ManifestError` where a fold, or what is left of the films without it, lacks a class.
     """
     folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
@@ -101,12 +110,19 @@ def cross_validate(films: FilmDataset, config: TrainConfig, protocol: SplitProto
         # Measured once: folds in other number formats would not be folds of one network.
         settings = replace(config, precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
-    progress = _together(given, held_out, done)
+    progress = _together(given, held_out, done, config.final)
     network = build()
+    if config.final is Final.MEAN:
+        learner(network.to(where.world.device), config)[0].load_state_dict(_mean([fold.best for fold in done]))
+        return network, progress
     progress.refit_losses = refit(network, given, config, epochs=progress.epoch, precision=progress.precision,
                                   pretrained=pretrained, world=where.world, checkpoints=where.store("refit"),
                                   check_stop=where.check_stop)
     return network, progress
+
+
+def _mean(states: Sequence[State]) -> State:
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
 def _require_every_class(films: Films, what: str) -> None:
@@ -123,20 +139,23 @@ def _fold(fold: int, learnt: Films, told: Films, config: TrainConfig, build: Bui
     saved = agree(store.load() if world.leads else None, world)
     if saved is not None and "fold" in saved:
         return Progress(Precision(saved["precision"]), [EpochResult(**item) for item in saved["history"]],
-                        logits=[part.numpy() for part in saved["logits"]])
+                        best=saved["best"], logits=[part.numpy() for part in saved["logits"]],
+                        takes_last=config.final is Final.MEAN)
     if world.leads:
         print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
     progress = fit(build(), learnt, told, config, pretrained=pretrained, world=world, checkpoints=store,
                    check_stop=where.check_stop)
     if world.leads:
-        # Without the weights, which have said what they had to: five of AlexNet's would be a gigabyte.
+        # Weights only for a mean, of classifiers: the others have said what they had to, and are large.
         store.save({"epoch": len(progress.history), "fold": fold, "precision": str(progress.precision),
                     "history": [asdict(result) for result in progress.history],
+                    "best": progress.best if config.final is Final.MEAN else {},
                     "logits": [torch.from_numpy(part) for part in progress.logits]})
     return progress
 
 
-def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress]) -> CrossValidated:
+def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress],
+              final: Final) -> CrossValidated:
     """Return the folds as one progress over all held-out films, in the order of the films."""
     order = np.argsort(np.concatenate(held_out))
     part = films.part(np.concatenate(held_out)[order].tolist())
@@ -151,7 +170,7 @@ def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequenc
     best = [fold.best_epoch for fold in done]
     epoch = median_low(best)
     return CrossValidated(done[0].precision, history, logits=[said(epoch)], records=part.records, folds=folds.tolist(),
-                          epoch=epoch, fold_epochs=best)
+                          epoch=epoch, fold_epochs=best, final=final)
 
 
 def _epoch(epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress]) -> EpochResult:

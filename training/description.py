@@ -2,8 +2,9 @@
 
 Optional are `pooling` (`training.config.Pooling`; the mean where it is missing) with `top_places`, `stride` (pixels
 from place to place; 32 where it is missing), `reference` (what the model's answers are compared with,
-`training.reference`), `engines` (the network in other formats than the weights, by name, `training.export`) and
-`fitted` (of which films what was made by the evaluation, `training.provenance`).
+`training.reference`), `calibration.comparison` (how breasts are compared, `training.comparison`), `engines` (the
+network in other formats than the weights, by name, `training.export`) and `fitted` (of which films what was made by the
+evaluation, `training.provenance`).
 """
 
 import json
@@ -104,6 +105,18 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
     ]
     for key, holds, rule in rules:
         _require(holds, where, key, description.get(key), rule)
+    if "comparison" in description["calibration"]:
+        _check_comparison(description["calibration"]["comparison"], where)
+
+
+def _check_comparison(comparison: Any, where: Path) -> None:
+    key = "calibration.comparison"
+    _require(isinstance(comparison, dict), where, key, comparison, "an object")
+    _require_keys(comparison, {"weight", "temperature"}, where, key)
+    _require(_is_share(comparison["weight"]) and comparison["weight"] > 0, where, f"{key}.weight", comparison["weight"],
+             "above 0 and at most 1")
+    _require(_is_number(comparison["temperature"]) and comparison["temperature"] > 0, where, f"{key}.temperature",
+             comparison["temperature"], "a number above 0")
 
 
 def _distinct_names(classes: list[Any]) -> bool:

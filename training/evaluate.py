@@ -16,9 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from processing.errors import ConfigError, ManifestError
+from processing.errors import ConfigError
 from processing.files import write_bytes, write_json
 from processing.job import run
 from processing.leakage import Finding
@@ -27,24 +25,20 @@ from processing.records import ImageRecord, Split, SplitProtocol
 from processing.split import audit_leakage
 from training import artifact, recalibration
 from training.artifact import LoadedModel
-from training.bootstrap import Floats, Resamples
-from training.calibration import Calibration, Goal
+from training.bootstrap import Resamples
+from training.candidate_figures import baseline, candidate_figures, selected_figures
 from training.completion import complete
-from training.decisions import sensitivity_at, specificity_at
-from training.detection import by_level
 from training.evaluation_data import CLASSES, SegmentedData, read_candidates
 from training.examples import draw_examples, pick_examples
-from training.exams import BreastRule, Level, cases_of, image_cases, malignancy
+from training.exams import BreastRule
 from training.forward import predict_split
 from training.model_card import write_cards
 from training.out_of_fold import OutOfFold
 from training.pointing import pointing_game
-from training.predictions import Kind, Predictions, TestPredictions, ValidationPredictions
-from training.provenance import Fit, audit_calibration, audit_folds, audit_training, audited
+from training.predictions import Kind, TestPredictions, ValidationPredictions
+from training.provenance import Fit, audit_calibration, audit_comparison, audit_folds, audit_training, audited
 from training.report import render
-from training.scorecard import figure, scorecard, without_plots
-from training.selection import RULE, Candidate, Choice, choose
-from training.subgroups import subgroups
+from training.selection import Choice, choose
 
 SCHEMA = 1
 RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
@@ -81,12 +75,16 @@ class EvaluationConfig:
     """Of the resamples."""
     breast_rule: BreastRule = BreastRule.MEAN
     """How the scores of a breast's views become one."""
+    other_breast: float = 0.0
+    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_macro_auc <= 1:
             raise ConfigError(f"min_macro_auc={self.min_macro_auc} must lie in 0..1")
         if not 100 <= self.bootstrap <= 100_000:
             raise ConfigError(f"bootstrap={self.bootstrap} must lie in 100..100000 resamples")
+        if not 0 <= self.other_breast <= 1:
+            raise ConfigError(f"other_breast={self.other_breast} must lie in 0..1")
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed} must not be below 0")
 
@@ -99,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     config = EvaluationConfig(Profile(options.profile), options.min_macro_auc, options.bootstrap, options.seed,
-                              BreastRule(options.breast_rule))
+                              BreastRule(options.breast_rule), options.other_breast)
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     with TemporaryDirectory() as name:
@@ -130,16 +128,17 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
 
     validation = {name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()} or \
         _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
-    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule)
-    fits, findings = _fits(choice, validation)
+    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule,
+                    other_breast=config.other_breast)
+    fits, findings = _fits(choice, validation, config.breast_rule)
     findings += [finding for name, held in data.out_of_fold.items()
                  for finding in audit_folds(name, held, rows[Split.VALIDATION], data.protocol)]
     findings += audit_training({name: model.description["training"]["data_digest"] for name, model in models.items()},
                                data.learnt, data.folder)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
-    candidates = {name: _candidate(models[name], choice.candidates[name], validation[name], test[name], draws,
-                                   config.breast_rule) for name in sorted(models)}
+    candidates = {name: candidate_figures(models[name], choice.candidates[name], validation[name], test[name], draws,
+                                          config.breast_rule) for name in sorted(models)}
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
     return {
@@ -149,11 +148,12 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
         if data.out_of_fold else 0,
         "dataset": data.dataset, "synthetic": data.synthetic,
         "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
-        "breast_rule": str(config.breast_rule), "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
+        "breast_rule": str(config.breast_rule), "other_breast": config.other_breast,
+        "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": {**_selected(candidates[choice.selected], choice, chosen, rows, draws),
+        "selected": {**selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
                      **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {})},
         "calibration": recalibration.compare(validation[choice.selected], test[choice.selected],
                                              {str(split): draw for split, draw in draws.items()}),
@@ -170,77 +170,16 @@ def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: Segmente
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
 
 
-def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions]) -> tuple[list[Fit], list[Finding]]:
+def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions],
+          rule: BreastRule) -> tuple[list[Fit], list[Finding]]:
     """Return what the choice was made of, and which of its values validation does not give."""
     names = [f"temperature and thresholds of {name}" for name in validation]
     fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
     findings = [finding for name, predictions in validation.items()
-                for finding in audit_calibration(name, choice.candidates[name].calibration, predictions)]
+                for finding in audit_calibration(name, choice.candidates[name].calibration, predictions)
+                + audit_comparison(name, choice.candidates[name].comparison, predictions, rule)]
     return fits, findings
-
-
-def _candidate(model: LoadedModel, judged: Candidate, validation: ValidationPredictions, test: TestPredictions,
-               draws: Mapping[Split, Resamples], rule: BreastRule) -> dict[str, Any]:
-    training, temperature = model.description["training"], judged.calibration.temperature
-    measured = {split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
-                for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))}
-    on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
-    return {
-        "architecture": model.description["architecture"], "initialisation": model.description["initialisation"],
-        "epochs_run": training["epochs_run"], "best_epoch": training["best_epoch"], "history": training["history"],
-        "seconds": training["seconds"], "temperature": temperature,
-        "validation": {**judged.validation, **measured[Split.VALIDATION]},
-        "test": {**on_test, **measured[Split.TEST]},
-    }
-
-
-def _selected(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Split, Predictions],
-              rows: Mapping[Split, Sequence[ImageRecord]], draws: Mapping[Split, Resamples]) -> dict[str, Any]:
-    judged = choice.candidates[choice.selected]
-    figures = {str(split): {**without_plots(candidate[split]),
-                            "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split])}
-               for split in (Split.VALIDATION, Split.TEST)}
-    # A definition cannot round a number, and the gate's sentence is read by people.
-    figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
-    return {"cnn": choice.selected, "rule": RULE, "figure": figure, **figures,
-            "operating_points": _operating_points(judged.calibration, chosen, draws)}
-
-
-def _subgroups(judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord],
-               draws: Resamples) -> dict[str, Any]:
-    images = image_cases(predictions, judged.calibration.temperature)
-    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
-    return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
-
-
-def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions],
-                      draws: Mapping[Split, Resamples]) -> dict[str, Any]:
-    """Return each operating point as it was fixed on validation, and what it does on either split, with intervals."""
-    points: dict[str, Any] = {}
-    for aim, point in calibration.as_dict().items():
-        points[aim] = dict(point)
-        for split, predictions in chosen.items():
-            malignant, scores = malignancy(predictions, calibration.temperature)
-            points[aim][f"on_{split}"] = {
-                metric.name: figure(metric, malignant, scores, draws[split])
-                for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))}
-    return points
-
-
-def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]],
-             draws: Mapping[Split, Resamples]) -> dict[str, Any]:
-    """Return the figures of always naming the training originals' most frequent class, at their class frequencies."""
-    counts = data.counts()[Split.TRAIN]
-    frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
-    if not frequencies.any():
-        raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
-    figures: dict[str, Any] = {"class": CLASSES[int(frequencies.argmax())]}
-    for split, records in rows.items():
-        labels = np.array([record.label.rank for record in records], np.int64)
-        always = np.tile(frequencies, (len(labels), 1))
-        figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
-    return figures
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
@@ -266,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
     parser.add_argument("--breast-rule", choices=[str(rule) for rule in BreastRule], default=str(BreastRule.MEAN),
                         help="how the scores of a breast's views become one")
+    parser.add_argument("--other-breast", type=float, default=EvaluationConfig.other_breast, metavar="SHARE",
+                        help="of the other breast's mean logits, taken off before breasts are scored")
     return parser
 
 

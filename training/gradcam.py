@@ -6,7 +6,7 @@ from captum.attr import LayerGradCam
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.activation import head_map, spread
+from training.activation import head_map, spread, within_tissue
 from training.artifact import LoadedModel
 from training.models import FilmNetwork
 
@@ -15,8 +15,11 @@ _AGREE = 1e-3
 
 
 def heatmap(model: LoadedModel, image: Tensor, class_index: int) -> NDArray[np.float32]:
-    """Return the class activation map of one film, (1, H, W) in [0, 1], as float32 (H, W) in [0, 1]."""
-    return grad_cam(model.network, image[None], class_index)
+    """Return the class activation map of one film, (1, H, W) in [0, 1], as float32 (H, W) in [0, 1].
+
+    As an endpoint shows it: 0 outside of the tissue.
+    """
+    return within_tissue(grad_cam(model.network, image[None], class_index), image[0].numpy())
 
 
 def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[np.float32]:

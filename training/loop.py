@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from processing.errors import ConfigError
 from training.checkpoint import CheckpointStore
-from training.config import Precision, TrainConfig
+from training.config import Final, Precision, TrainConfig
 from training.dataset import TrainingFilms
 from training.distributed import ALONE, World, agree, gather_rows
 from training.frozen import FilmMaps, Films, Learner, learner
@@ -69,10 +69,14 @@ class Progress:
     best: State = field(default_factory=dict)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
     """Of each epoch, (films, classes) on validation; kept for cross-validation alone."""
+    takes_last: bool = False
+    """Whether the last epoch counts as the best whatever its figures: then nothing is chosen by them."""
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best validation figures; 0 before the first."""
+        """The epoch with the best validation figures, or the last one; 0 before the first."""
+        if self.takes_last:
+            return len(self.history)
         return max(self.history, key=lambda result: result.rank).epoch if self.history else 0
 
     def finished(self, config: TrainConfig) -> bool:
@@ -169,14 +173,15 @@ class _Run:
             if isinstance(self.network, FilmNetwork):
                 chosen = choose_precision(self.config.precision, self.network, shape=self.films.shape,
                                           device=self.world.device)
-            return Progress(agree(chosen, self.world))
+            return Progress(agree(chosen, self.world), takes_last=self.config.final is Final.MEAN)
         if self.world.leads:
             print(f"resumed from epoch {saved['epoch']}", flush=True)
         return self._restore(saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> Progress:
         progress = Progress(Precision(saved["precision"]), [EpochResult(**item) for item in saved["history"]],
-                            saved["best"] or saved["network"], [part.numpy() for part in saved["logits"]])
+                            saved["best"] or saved["network"], [part.numpy() for part in saved["logits"]],
+                            self.config.final is Final.MEAN)
         if saved["network"] is None:
             self.network.load_state_dict(progress.best)
         else:

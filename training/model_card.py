@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from processing.files import write_bytes, write_json
 from training.checklist import checklist
 from training.package_card import package_card
+from training.report import origin_of
 from training.reproduction import STATEMENT
 
 TEMPLATE = "model_card.md.j2"
@@ -52,8 +53,9 @@ def render_card(evaluation: Mapping[str, Any]) -> str:
     environment.filters["figure"] = words
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     selected = evaluation["selected"]
+    candidate = evaluation["candidates"][selected["cnn"]]
     return environment.get_template(TEMPLATE).render(
-        evaluation=evaluation, selected=selected, candidate=evaluation["candidates"][selected["cnn"]],
+        evaluation=evaluation, selected=selected, candidate=candidate, origin=origin_of(candidate),
         title=title(evaluation), licences=data_licences(evaluation), intended=INTENDED, not_intended=NOT_INTENDED,
         limits=list(limits(evaluation)), items=checklist(evaluation), reproducibility=STATEMENT)
 

@@ -5,6 +5,7 @@ one test film in it makes the test's figures too good all the same. So whatever 
 """
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import Any
 from processing.files import sha256
 from processing.leakage import Finding, LeakageReport
 from processing.records import ImageRecord, Split, SplitProtocol
-from training.calibration import Calibration, calibrate
+from training.calibration import Calibration, Comparison, calibrate, fit_comparison
 from training.checkpoint import data_digest
+from training.levels import BreastRule
 from training.out_of_fold import OutOfFold
 from training.predictions import Predictions, ValidationPredictions, require_validation
 
@@ -68,9 +70,29 @@ def audit_calibration(name: str, used: Calibration, validation: ValidationPredic
     pairs = [("temperature", used.temperature, fitted.temperature)]
     pairs += [(f"threshold of the operating point {aim}", used.operating_points[aim].threshold, point.threshold)
               for aim, point in fitted.operating_points.items()]
+    return _not_from(validation, name, pairs)
+
+
+def audit_comparison(name: str, used: Comparison | None, validation: ValidationPredictions,
+                     rule: BreastRule) -> list[Finding]:
+    """Return a finding for each value of a candidate's comparison of breasts that fitting it again does not give."""
+    require_validation(validation, f"comparison of {name}")
+    if used is None:
+        return []
+    fitted = fit_comparison(validation, used.weight, rule)
+    if fitted is None:
+        return [Finding("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
+    pairs = [("temperature of compared breasts", used.temperature, fitted.temperature)]
+    pairs += [(f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
+              for level, thresholds in used.thresholds.items() for goal, value in thresholds.items()]
+    return _not_from(validation, name, pairs)
+
+
+def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:
+    """Return a finding for each (what, value, expected) whose value is not what is expected."""
     return [Finding("not-from-validation", (), f"{name}: {what} is {value:.6g}, and fitted on the "
                                                f"{len(validation.image_ids)} films of validation it is {expected:.6g}")
-            for what, value, expected in pairs if abs(value - expected) > _SAME * max(1.0, abs(expected))]
+            for what, value, expected in pairs if not abs(value - expected) <= _SAME * max(1.0, abs(expected))]
 
 
 def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Finding]:

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from training.config import Learns
 from training.examples import Picture
 from training.exams import Level
 from training.plots import UNIT_TICKS, Axes, Line, plot, ticks
@@ -26,7 +27,8 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
     environment.globals.update(
         figure=partial(figure, evaluation), number=partial(number, evaluation),
         look_up=partial(look_up, evaluation), levels=partial(levels, evaluation), roc_plot=roc_plot,
-        reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, beside_chance=beside_chance)
+        reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, beside_chance=beside_chance,
+        origin_of=origin_of)
     return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures,
                                                      reproducibility=STATEMENT)
 
@@ -43,7 +45,7 @@ def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
     """Return the levels to show of the figures at a path, with titles that name the levels that are the same."""
     found = look_up(evaluation, path)
     titles: dict[str, str] = {}
-    for level in map(str, Level):
+    for level in (str(level) for level in Level if level in found):
         same = found[level].get("same_as")
         titles[same or level] = f"{titles[same]} = {level}" if same else level
     return titles
@@ -64,6 +66,15 @@ def number(evaluation: Mapping[str, Any], path: str, style: str = "") -> Markup:
     """Return a plain value as the page shows it; `style` is a format such as `.3f`."""
     return Markup('<span class="number" data-path="{}" data-style="{}">{}</span>').format(
         path, style, format(look_up(evaluation, path), style))
+
+
+def origin_of(candidate: Mapping[str, Any]) -> str:
+    """Return where a candidate's weights come from, in words."""
+    if candidate["initialisation"] != "pretrained":
+        return "trained from scratch, no pretrained weights"
+    if candidate["learns"] == Learns.HEAD:
+        return "pretrained body as it was, with a classifier that learnt"
+    return "pretrained, then fine-tuned"
 
 
 def beside_chance(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.bootstrap import Resamples
-from training.calibration import Calibration, Goal, calibrate, fit_thresholds
+from training.calibration import Calibration, Comparison, Goal, calibrate, fit_comparison, fit_thresholds
 from training.exams import BreastRule, Level
 from training.predictions import ValidationPredictions
 from training.scorecard import scorecard
@@ -26,6 +26,8 @@ class Candidate:
     """Of the calibrated score of an image, a breast and a patient."""
     validation: Mapping[str, Any]
     """Its scorecard, of calibrated probabilities."""
+    comparison: Comparison | None = None
+    """How its breasts are compared; `None` where they are not."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,11 @@ class Choice:
 
 
 def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence[str], resamples: Resamples,
-           breast_rule: BreastRule) -> Choice:
+           breast_rule: BreastRule, other_breast: float = 0.0) -> Choice:
     """Return the candidates calibrated and measured on validation, and the one with the highest macro AUC there.
 
-    Of equals the first by name. Raises `MetricError` for a validation split that lacks a class.
+    Of equals the first by name. `other_breast` is the weight of the comparison of breasts, which has no part in the
+    choice: an image has to be judged alone, too. Raises `MetricError` for a validation split that lacks a class.
     """
     candidates = {}
     for name, predictions in sorted(validation.items()):
@@ -48,7 +51,8 @@ def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence
         probabilities = predictions.probabilities(calibration.temperature)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
         thresholds = fit_thresholds(predictions, calibration.temperature, breast_rule)
-        candidates[name] = Candidate(calibration, thresholds, figures)
+        comparison = fit_comparison(predictions, other_breast, breast_rule)
+        candidates[name] = Candidate(calibration, thresholds, figures, comparison)
     return Choice(candidates, max(candidates, key=lambda name: _macro_auc(candidates[name])))
 
 

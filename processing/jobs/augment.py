@@ -72,6 +72,10 @@ def main(arguments: Sequence[str]) -> None:
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
     plan = plan_copies(records, options.copies, copied.splits)
+    if not any(plan.values()):
+        # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
+        raise ConfigError(f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
+                          f"since no class is rarer than another; copies must be at least 1 then")
     augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
     stage.close(max_quarantine=options.max_quarantine)
 

@@ -25,8 +25,10 @@ from processing.imaging import read_mammogram, write_png
 from processing.mias import LABEL_TABLE, read_labels
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, write_manifest
+from processing.rsna import breast_id
 from processing.split import SplitConfig, assign_folds, assign_splits
 from training.bootstrap import Floats, bootstrap_interval
+from training.comparison import beside_other
 from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 from training.dataset import FilmDataset
 from training.frozen import Films, learner
@@ -53,13 +55,15 @@ class Row:
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
     flips: bool = False
     """Whether the logits of the mirrored film are added."""
-    against_other: bool = False
-    """Whether a film is judged by how its logits differ from those of its patient's other film: both are needed."""
+    copies: bool = True
+    """Whether the folds learn from the stored copies, too."""
+    other_breast: float = 0.0
+    """Share of the logits of the patient's other film that is taken off: both are needed."""
 
     @property
     def digest(self) -> str:
         """Of everything that decides the row's logits; its folds are kept under it."""
-        values = [self.config.to_json(), self.preprocess.to_json(), self.flips]
+        values = [self.config.to_json(), self.preprocess.to_json(), self.flips, *([] if self.copies else ["no copies"])]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -68,13 +72,16 @@ _PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup
 _HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
+_FINEST = PreprocessConfig(height=1024, width=640)
+LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
+"""What README.md recommends."""
 ROWS = (
     Row("fine-tuning", _PLAIN),
     Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
     Row("head alone", _HEAD),
     Row("head alone, top 3, circles", replace(_FINE, stride=32)),
     Row("head alone, stride 16, top 3, circles", _FINE),
-    Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE),
+    LOCATED,
     Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
     Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
     Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
@@ -82,7 +89,11 @@ ROWS = (
     Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
-    Row("head alone, stride 16, top 3, circles, 768 rows, against the other breast", _FINE, _LARGE, against_other=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows, half of the other breast", _FINE, _LARGE, other_breast=0.5),
+    Row("head alone, stride 16, top 3, circles, 768 rows, all of the other breast", _FINE, _LARGE, other_breast=1.0),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no copies", _FINE, _LARGE, copies=False),
+    Row("head alone, stride 16, top 3, circles, 1024 rows", _FINE, _FINEST),
+    Row("head alone, stride 16, top 3, circles, 1024 rows, half of the other breast", _FINE, _FINEST, other_breast=0.5),
     Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
 )
 
@@ -127,15 +138,15 @@ def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights:
         path = folder / f"fold-{fold}.npy"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            given = _given(row, films, weights, kept)
-            learnt = given[0].part(np.flatnonzero(folds != fold).tolist())
+            given = network_inputs(row, films, weights, kept)
+            learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
             told = [one.part(held.tolist()) for one in given]
             np.save(path, _train_and_predict(row, learnt, told, weights))
         logits[held] = np.load(path)
     return logits[originals]
 
 
-def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
     """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
 
     A body that no fold changes makes the same maps in every row with its input and its stride.
@@ -146,18 +157,19 @@ def _given(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Film
     keys = [(row.config.cnn, row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
     for key, one in zip(keys, seen, strict=True):
         if key not in kept:
-            kept[key] = learner(_build(row.config, weights), row.config, one)[1][0]
+            kept[key] = learner(build(row.config, weights), row.config, one)[1][0]
     return [kept[key] for key in keys]
 
 
-def _build(config: TrainConfig, weights: Path) -> FilmNetwork:
+def build(config: TrainConfig, weights: Path) -> FilmNetwork:
+    """Return the network as training starts with it, with its weights where they are staged."""
     found = find_weights(weights, config.cnn)
     return build_model(config.cnn, classes=list(Label), weights=found.path if found else None, dropout=config.dropout,
                        seed=config.seed, pooling=config.pooling, top_places=config.top_places, stride=config.stride)
 
 
 def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
-    config, network = row.config, _build(row.config, weights)
+    config, network = row.config, build(row.config, weights)
     refit(network, learnt, config, epochs=config.epochs, precision=config.precision,
           pretrained=find_weights(weights, config.cnn) is not None)
     learns, _ = learner(network, config)
@@ -171,12 +183,9 @@ def _mirrored(films: FilmDataset) -> FilmDataset:
     return mirrored
 
 
-def _against_other(logits: Floats, records: Sequence[ImageRecord]) -> Floats:
-    """Return the logits less those of the patient's other films, where there are any."""
-    patients = np.array([record.patient_id for record in records])
-    others = (patients[:, None] == patients) & ~np.eye(len(patients), dtype=bool)
-    less: Floats = logits - others @ logits / np.maximum(others.sum(axis=1, keepdims=True), 1)
-    return less
+def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) -> Floats:
+    """Return the logits, each film's less those of the patient's other film; every patient has one of each breast."""
+    return beside_other(logits, [record.patient_id for record in records], list(map(breast_id, records)), share)
 
 
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
@@ -206,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
             finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
             logits = out_of_fold(row, films, folds, options.weights, finished, kept)
-            done.append(_against_other(logits, judged) if row.against_other else logits)
+            done.append(_beside_other(logits, judged, row.other_breast) if row.other_breast else logits)
         table[row.name] = judge(done, judged)
         write_json(options.work / "ablation.json", table)
         (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")

@@ -229,10 +229,10 @@ def test_a_large_body_needs_uploads() -> None:
     assert caught.value.status == 413
 
 
-def test_a_name_without_a_region_is_one_line_and_no_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_name_without_a_region_says_what_to_do_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(EndpointUnreachableError, match="You must specify a region") as caught:
+    with pytest.raises(EndpointUnreachableError, match="no_region: .* set AWS_DEFAULT_REGION, or give") as caught:
         MammographyClient("mammopipe").predict(b"P5 2 1 255\n\x00\xff")
     assert "\n" not in str(caught.value)

@@ -90,6 +90,14 @@ def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> N
     assert "No decision: the model has no operating point for this" in words(found["breast L"])
 
 
+def test_a_breast_scored_beside_the_other_says_so(exams: list[list[bytes]]) -> None:
+    said = exam(exams[0])
+    beside = said.model_copy(update={"breasts": [breast.model_copy(update={"compared": True})
+                                                 for breast in said.breasts]})
+    found = groups(opened(structured_report(exams[0], beside)))
+    assert coded(found["breast L"])["370129005"] == "BESIDE-MEAN"
+
+
 def test_a_referral_says_why_in_words(exams: list[list[bytes]]) -> None:
     found = groups(opened(structured_report(exams[0], exam(exams[0]))))
     for name in ("exam", "image 0"):

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,10 @@ from inference.schema import Decision, Finding, OperatingPoint, Reason, Referral
 from inference.thresholds import Thresholds
 from processing.errors import ConfigError
 from processing.records import Laterality
+from training.comparison import compared
+from training.exams import cases_of
 from training.levels import BreastRule, Level
+from training.predictions import ValidationPredictions, softmax
 
 L, R = Laterality.LEFT, Laterality.RIGHT
 FINE = Referral(refer=False, reasons=[])
@@ -36,9 +40,14 @@ def thresholds(rule: str | None = "mean", **validation: Any) -> Thresholds:
 WHOLE = thresholds(breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
 
 
+def view(side: Laterality | None, probability: float, referral: Referral,
+         logits: Sequence[float] = (0, 0, 0)) -> ViewScore:
+    return ViewScore(side, probability, referral, np.array(logits, np.float64))
+
+
 @pytest.mark.parametrize(("rule", "left"), [("mean", 0.4), ("max", 0.6), ("noisy-or", 1 - 0.4 * 0.8)])
 def test_breasts_follow_the_stored_rule_and_the_exam_its_worst_breast(rule: str, left: float) -> None:
-    views = [ViewScore(R, 0.1, FINE), ViewScore(L, 0.6, FINE), ViewScore(L, 0.2, FINE), ViewScore(R, 0.1, FINE)]
+    views = [view(R, 0.1, FINE), view(L, 0.6, FINE), view(L, 0.2, FINE), view(R, 0.1, FINE)]
     model = thresholds(rule, breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
     combined = combine_views(views, model, OperatingPoint.SENSITIVITY)
     assert [(breast.laterality, breast.images, breast.rule) for breast in combined.breasts] == [
@@ -49,7 +58,7 @@ def test_breasts_follow_the_stored_rule_and_the_exam_its_worst_breast(rule: str,
 
 
 def test_each_level_has_its_own_threshold() -> None:
-    views = [ViewScore(L, 0.35, FINE), ViewScore(R, 0.1, FINE)]
+    views = [view(L, 0.35, FINE), view(R, 0.1, FINE)]
     combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
     assert [breast.decision and breast.decision.finding for breast in combined.breasts] == [
         Finding.SUSPICIOUS, Finding.NOT_SUSPICIOUS]
@@ -66,7 +75,7 @@ def test_a_level_that_is_the_same_as_one_before_has_its_thresholds() -> None:
 
 
 def test_without_thresholds_there_are_scores_and_warnings_but_no_decisions() -> None:
-    combined = combine_views([ViewScore(L, 0.5, FINE), ViewScore(None, 0.9, FINE)], thresholds(None),
+    combined = combine_views([view(L, 0.5, FINE), view(None, 0.9, FINE)], thresholds(None),
                              OperatingPoint.SENSITIVITY)
     assert [breast.laterality for breast in combined.breasts] == [None, L]
     assert all(breast.decision is None for breast in combined.breasts) and combined.exam.decision is None
@@ -75,16 +84,77 @@ def test_without_thresholds_there_are_scores_and_warnings_but_no_decisions() -> 
 
 
 def test_one_breast_alone_is_warned_of() -> None:
-    combined = combine_views([ViewScore(L, 0.5, FINE)], WHOLE, OperatingPoint.SENSITIVITY)
+    combined = combine_views([view(L, 0.5, FINE)], WHOLE, OperatingPoint.SENSITIVITY)
     assert [warning.code for warning in combined.warnings] == ["one-breast"]
 
 
 def test_one_view_that_cannot_be_judged_refers_its_breast_and_the_exam() -> None:
-    views = [ViewScore(L, 0.1, FINE), ViewScore(R, 0.1, FINE), ViewScore(R, 0.1, POOR)]
+    views = [view(L, 0.1, FINE), view(R, 0.1, FINE), view(R, 0.1, POOR)]
     combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
     assert [breast.referral.refer for breast in combined.breasts] == [False, True]
     assert combined.exam.referral.refer
     assert [reason.message for reason in combined.exam.referral.reasons] == ["image 2: mirrored"]
+
+
+# --- breasts beside each other
+
+
+def comparing(weight: float = 0.5, temperature: float = 2.0, rule: str = "mean") -> Thresholds:
+    """Return thresholds of a model that compares breasts, whose points for that are other ones than those without."""
+    description = described(rule, breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+    description["calibration"]["comparison"] = {"weight": weight, "temperature": temperature}
+    description["metrics"]["compared"] = {"validation": {"breast": figures(0.05, 0.8), "patient": figures(0.15, 0.9)}}
+    return Thresholds.read(description, "model.json")
+
+
+VIEWS = [view(R, 0.2, FINE, (1, 0, 0.5)), view(L, 0.6, FINE, (0, 0, 2)), view(L, 0.2, FINE, (1, 1, 1))]
+
+
+def test_breasts_are_scored_beside_each_other_by_their_own_thresholds() -> None:
+    combined = combine_views(VIEWS, comparing(), OperatingPoint.SENSITIVITY)
+    left_mean, right_mean = np.array([0.5, 0.5, 1.5]), np.array([1, 0, 0.5])
+    left = [softmax((own - 0.5 * right_mean)[None] / 2)[0, 2] for own in (np.array([0, 0, 2]), np.array([1, 1, 1]))]
+    right = softmax((right_mean - 0.5 * left_mean)[None] / 2)[0, 2]
+    assert [breast.malignancy_score for breast in combined.breasts] == pytest.approx([100 * np.mean(left), 100 * right])
+    assert [breast.compared for breast in combined.breasts] == [True, True]
+    assert [breast.decision.threshold for breast in combined.breasts if breast.decision] == [0.05, 0.05]
+    assert combined.exam.decision is not None and combined.exam.decision.threshold == 0.15
+    assert combined.warnings == ()
+
+
+def test_breasts_that_look_alike_are_called_alike_whatever_they_look_like() -> None:
+    alike = [view(side, 0.9, FINE, (0, 0, 5)) for side in (L, R)]
+    combined = combine_views(alike, comparing(weight=1.0), OperatingPoint.SENSITIVITY)
+    assert [breast.malignancy_score for breast in combined.breasts] == pytest.approx([100 / 3, 100 / 3])
+
+
+@pytest.mark.parametrize("views", [VIEWS[1:], [*VIEWS, view(None, 0.5, FINE)], [VIEWS[0], view(None, 0.5, FINE)]])
+def test_without_both_breasts_each_is_scored_by_itself_and_the_answer_says_so(views: list[ViewScore]) -> None:
+    combined = combine_views(views, comparing(), OperatingPoint.SENSITIVITY)
+    alone = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
+    assert combined.breasts == alone.breasts and combined.exam == alone.exam
+    assert [one.code for one in combined.warnings] == [*[one.code for one in alone.warnings], "not-compared"]
+
+
+@pytest.mark.parametrize("rule", list(BreastRule))
+def test_the_endpoint_scores_an_exam_as_the_evaluation_scored_it(rule: BreastRule) -> None:
+    random = np.random.default_rng(0)
+    sides = ["L", "R", "L", "R", "R"]
+    logits = random.normal(size=(len(sides), 3))
+    predictions = ValidationPredictions(tuple("abcde"), ("p",) * 5, tuple(f"p-{side}" for side in sides),
+                                        np.array([2, 0, 2, 0, 0]), logits)
+    kept, _ = compared(predictions, 0.5)
+    expected = cases_of(kept, 2.0, rule)[Level.BREAST].scores
+    views = [view(Laterality(side), 0.5, FINE, row) for side, row in zip(sides, logits, strict=True)]
+    combined = combine_views(views, comparing(rule=rule), OperatingPoint.SENSITIVITY)
+    assert [breast.malignancy_score for breast in combined.breasts] == pytest.approx(list(100 * expected))
+
+
+def test_a_model_that_compares_without_thresholds_for_it_is_refused() -> None:
+    description = described(breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+    description["calibration"]["comparison"] = {"weight": 0.5, "temperature": 2.0}
+    with pytest.raises(ConfigError, match="metrics.compared.validation"):
+        Thresholds.read(description, "model.json")
 
 
 @pytest.mark.parametrize("wrong", [
@@ -98,11 +168,11 @@ def test_malformed_thresholds_are_refused_by_name(wrong: dict[str, Any]) -> None
 
 
 def test_only_scores_near_a_threshold_are_close() -> None:
-    views = [ViewScore(L, 0.31, FINE), ViewScore(L, 0.31, FINE)]
+    views = [view(L, 0.31, FINE), view(L, 0.31, FINE)]
     combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
     assert not exams.is_close(combined, 0) and not exams.is_close(combined, 0.009) and exams.is_close(combined, 0.011)
     noisy = thresholds("noisy-or", breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
-    combined = combine_views([ViewScore(L, 0.158, FINE)] * 2, noisy, OperatingPoint.SENSITIVITY)
+    combined = combine_views([view(L, 0.158, FINE)] * 2, noisy, OperatingPoint.SENSITIVITY)
     assert exams.is_close(combined, 0.006) and not exams.is_close(combined, 0.004)
 
 

@@ -154,6 +154,41 @@ def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: 
     assert asked == [False, False, True, True]
 
 
+def comparing(model: Path, directory: Path) -> Path:
+    """Return a copy of the model that compares breasts, with one threshold for breasts and one for patients."""
+    directory.mkdir()
+    for path in model.iterdir():
+        write_bytes(directory / path.name, path.read_bytes())
+    description = artifact.read_description(directory)
+    point = {"threshold": 0.4, "sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
+    level = {"operating_points": {str(name): point for name in OperatingPoint}}
+    description["calibration"] |= {"breast_rule": "mean", "comparison": {"weight": 1.0, "temperature": 1.0}}
+    description["metrics"] = {"compared": {"validation": {"breast": level, "patient": level}}}
+    write_json(directory / artifact.DESCRIPTION_FILE, description)
+    return directory
+
+
+def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(base: Path, films: Any, tmp_path: Path,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(comparing(base / "model", tmp_path / "model"))
+    asked: list[bool] = []
+    run = predictor._engine.run
+
+    def remember(image: Any, *, exact: bool = False) -> Any:
+        asked.append(exact)
+        return run(image, exact=exact)
+
+    monkeypatch.setattr(predictor._engine, "run", remember)
+    right = film(films)
+    mirrored = dataclasses.replace(right, laterality=Laterality.LEFT, pixels=right.pixels[:, ::-1].copy())
+    exam = predictor.predict([right, mirrored])
+    assert asked == [True, True]
+    # The same breast twice: nothing speaks for a finding in one of the two.
+    assert [breast.malignancy_score for breast in exam.combined.breasts] == pytest.approx([100 / 3, 100 / 3])
+    assert all(breast.compared and breast.decision for breast in exam.combined.breasts)
+    assert exam.images[0].probabilities == pytest.approx(predictor.predict(right).probabilities)
+
+
 def test_answering_needs_no_torch_but_for_its_engine() -> None:
     code = ("import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\n"
             "import inference.handler, inference.predictor, inference.openapi")

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import LabelError, QuarantineError
+from processing.errors import ConfigError, LabelError, QuarantineError
 from processing.imaging import read_mammogram
 from processing.jobs import augment, prepare, segment
 from processing.paths import BASE_VARIABLE
 from processing.phantom import write_mias_tree
-from processing.records import Label, Laterality, Split, read_manifest
+from processing.records import Label, Laterality, Split, read_manifest, write_manifest
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -172,3 +172,29 @@ def test_a_job_that_fails_says_why_in_one_line_and_leaves_the_reason(tmp_path: P
 def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         prepare.main(["--dataset", "mias", "--test-fracton", "0.5"])
+
+
+def test_no_copies_of_the_most_frequent_class_still_make_all_classes_equally_large(
+    tree: Path, container: Container
+) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
+    augment.main(["--copies", "0"])
+    counts = Counter(record.label for record in read_manifest(prepared) if record.split is Split.TRAIN)
+    assert len(set(counts.values())) > 1
+    copies = Counter(record.label for record in read_manifest(output))
+    most = max(counts.values())
+    assert copies == {label: most - count for label, count in counts.items() if count < most}
+
+
+def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    records = read_manifest(prepared)
+    for path in prepared.glob("manifest*.csv"):
+        write_manifest([record for record in records if record.label is Label.NORMAL], path)
+    output = container(manifest=prepared, stage=prepared, images=prepared / "images")
+    with pytest.raises(ConfigError, match="copies=0 gives none of the .* images of copies_of=train a copy"):
+        augment.main(["--copies", "0"])
+    assert not list(output.rglob("manifest*.csv"))

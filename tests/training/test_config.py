@@ -53,6 +53,7 @@ def test_every_field_is_explained():
     ("learns", "body", "one of all, head"),
     ("location_weight", "-1", "between"),
     ("pooling", "max", "one of mean, peaks, top"),
+    ("final", "mean", "learns=head and folds"),
     ("head_epochs", "20", "below epochs=20"),
     ("warmup_epochs", "20", "below epochs=20"),
 ])

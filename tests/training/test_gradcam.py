@@ -1,11 +1,13 @@
 """The map points at what the class was seen in, is reckoned right, and leaves the network as it was."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from training.gradcam import grad_cam
+from training.gradcam import grad_cam, heatmap
 from training.layers import Normalise
 from training.models import NAMES, FilmNetwork, build_model
 
@@ -45,6 +47,19 @@ def test_every_network_has_a_map_and_stays_as_it_was(name, frozen):
     assert heat.shape == (96, 64) and 0 <= heat.min() <= heat.max() <= 1
     assert torch.equal(network(film).detach(), before)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_models_map_is_0_outside_of_the_tissue_and_else_that_of_its_network():
+    network = build_model("modified_cnn", classes=3, seed=2).eval()
+    film = torch.zeros(1, 96, 64)
+    film[0, 10:80, :40] = torch.rand(70, 40, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.1
+    film[0, 40, 20] = 0.0  # a speck within the tissue
+    whole = [grad_cam(network, film[None], index) for index in range(3)]
+    shown = [heatmap(SimpleNamespace(network=network), film, index) for index in range(3)]
+    assert max(one[:, 44:].max() for one in whole) > 0, "there is something to leave out"
+    for before, after in zip(whole, shown, strict=True):
+        assert (after[:, 44:] == 0).all() and (after[:6] == 0).all()
+        assert np.array_equal(after[12:78, 2:38], before[12:78, 2:38])
 
 
 def test_more_than_one_film_is_refused():

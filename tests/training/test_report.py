@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import html
 import re
 from html.parser import HTMLParser
 
@@ -15,7 +16,7 @@ from processing.records import Split
 from training import plots
 from training.examples import Circle, Picture, overlay, pick_examples
 from training.predictions import TestPredictions, ValidationPredictions
-from training.report import figure, render
+from training.report import figure, origin_of, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "line", "circle", "image", "polyline"}
 
@@ -180,6 +181,17 @@ def test_an_undefined_figure_says_why(evaluated):
         "value": None, "low": None, "high": None, "undefined_resamples": 100, "reason": "undefined: never predicted"}
     text, attributes = Page(render(evaluation, {})).found("figure")["candidates/first/test/precision/benign"]
     assert text == "undefined" and attributes["title"] == "undefined: never predicted"
+
+
+@pytest.mark.parametrize(("initialisation", "learns", "said"), [
+    ("scratch", "all", "from scratch"), ("pretrained", "all", "fine-tuned"), ("pretrained", "head", "body as it was")])
+def test_the_page_says_what_of_a_network_learnt(evaluated, initialisation, learns, said):
+    evaluation = copy.deepcopy(evaluated.evaluation)
+    evaluation["candidates"]["first"] |= {"initialisation": initialisation, "learns": learns,
+                                          "final": "mean of the folds' weights"}
+    page = html.unescape(render(evaluation, {}))
+    assert said in origin_of(evaluation["candidates"]["first"])
+    assert f"{origin_of(evaluation['candidates']['first'])}; final network: mean of the folds' weights" in page
 
 
 def test_a_figure_without_interval_says_so():

@@ -236,6 +236,43 @@ def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys):
     assert ours["weights_sha256"] == theirs["weights_sha256"]
 
 
+MEAN = {"folds": "3", "final": "mean", "patience": "1"}
+
+
+def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
+    paths = make_job(**SETTINGS | HEAD | MEAN)
+    stage_lite0(paths)
+    train(paths, read_inputs(paths), ALONE, StopRequest())
+    told = artifact.read_description(paths.model)["training"]
+    assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
+    assert told["cross_validation"]["final"] == "mean of the folds' weights"
+    assert told["cross_validation"]["fold_best_epochs"] == [3, 3, 3] and told["cross_validation"]["refit_losses"] == []
+    kept = [torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"]
+            for fold in range(3)]
+    head = artifact.load(paths.model).network.head.state_dict()
+    for name, value in head.items():
+        folds = torch.stack([fold[f"head.{name}"] for fold in kept])
+        assert folds.std(dim=0).max() > 0
+        torch.testing.assert_close(value, folds.mean(dim=0))
+
+
+def test_the_mean_of_the_folds_is_resumed_as_one(make_job, capsys):
+    whole, parts = (make_job(**SETTINGS | HEAD | MEAN) for _ in range(2))
+    for paths in (whole, parts):
+        stage_lite0(paths)
+    train(whole, read_inputs(whole), ALONE, StopRequest())
+    for checks in (8, 20):
+        stop = StopRequest()
+        stop.check = iter([None] * checks).__next__
+        with pytest.raises(StopIteration):
+            train(parts, read_inputs(parts), ALONE, stop)
+    train(parts, read_inputs(parts), ALONE, StopRequest())
+    assert "resumed from epoch" in capsys.readouterr().out
+    ours, theirs = (artifact.read_description(paths.model) for paths in (whole, parts))
+    assert ours["weights_sha256"] == theirs["weights_sha256"]
+    assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
+
+
 def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_job):
     with pytest.raises(ConfigError, match="learns=head needs pretrained weights"):
         read_inputs(make_job(**SETTINGS | HEAD))
