@@ -276,6 +276,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self.rfile.read(size)
 
         def _send(self, status: HTTPStatus, values: Mapping[str, str], headers: Mapping[str, str]) -> None:
+            """Answer with a JSON body and these headers."""
             body = json.dumps(values).encode()
             self.send_response(status)
             own = {"Content-Type": "application/json", "Content-Length": str(len(body))}
