@@ -28,6 +28,8 @@ CANDIDATES = "candidates"
 """The setting that tells the networks which were trained; only a run's definition knows it."""
 MAJORITY = "majority_accuracy"
 """The accuracy of always naming the most frequent class of training."""
+SECRETS, SET = frozenset({"--patient-salt"}), "set"
+"""What is not shown, and what stands for it: who knows the salt finds patients by their hashes."""
 ADVICE = ("* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
           "chooses is none any more.")
 Figure = Mapping[str, Any]
@@ -70,7 +72,8 @@ def _films(document: Mapping[str, Any], split: str, folds: int, images: int | No
 def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of a run as text: its parameters, and what its definition says of its jobs, if it is here.
 
-    What the definition takes from a parameter or from another step is left out: the parameter tells it.
+    What the definition takes from a parameter or from another step is left out: the parameter tells it. Of a secret it
+    is only told that there is one.
     """
     found = {name: str(value) for name, value in execution.get("parameters", {}).items()}
     if not (folder.path / "pipeline.json").is_file():
@@ -85,8 +88,8 @@ def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
                       if name != "cnn" and isinstance(value, str)}
         elif step["Type"] == "Processing":
             words = step["Arguments"]["AppSpecification"].get("ContainerArguments", [])
-            found |= {f"{step['Name']} {name}": value for name, value in zip(words[::2], words[1::2], strict=True)
-                      if isinstance(value, str)}
+            found |= {f"{step['Name']} {name}": SET if name in SECRETS else value
+                      for name, value in zip(words[::2], words[1::2], strict=True) if isinstance(value, str)}
     return {CANDIDATES: ", ".join(sorted(networks)), **found}
 
 

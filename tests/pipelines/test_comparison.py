@@ -88,6 +88,13 @@ def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:
                      "training.dropout": ["0.3", "0.1", "?"]}
 
 
+def test_a_salt_is_not_shown(tmp_path: Path) -> None:
+    salted = PipelineConfig.load(cnns=["alexnet"], deploy=False, data={"patient_salt": "grain"})
+    folder = run(tmp_path, "a", figure(0.6, 0.5, 0.7), definition=build_pipeline(salted).definition())
+    found = comparison.facts(folder)
+    assert found["settings"]["Prepare --patient-salt"] == "set" and "grain" not in json.dumps(found)
+
+
 def test_the_table_fits_and_tells_protocol_settings_and_differences(tmp_path: Path, capsys: Capture) -> None:
     runs = tmp_path / "runs"
     long = {"InputDataUri": "s3://" + "a-very-long-bucket/" * 6}
