@@ -10,7 +10,7 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-docker lint bench images services services-down clean
+.PHONY: help venv run test test-docker lint bench recordings images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ lint: venv ## Check style and types
 
 bench: venv ## Run tests/benchmarks and write benchmarks.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
+	$(BIN)/python -m tests.recordings $(ARGS)
 
 images: venv ## Build the container images: BASE_IMAGE=..., TORCH_INDEX=..., CERTIFICATES=file, DOCKER=client
 	$(BIN)/mammopipe images build --client $(DOCKER) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) \

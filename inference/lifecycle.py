@@ -85,7 +85,10 @@ def _tolerant(application: ASGIApp) -> ASGIApp:
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application with a `send` that outlives the connection."""
+
         async def deliver(message: Message) -> None:
+            """Send a part of the answer, and log the one that nobody takes any more."""
             try:
                 await send(message)
             except LocalProtocolError:

@@ -65,6 +65,7 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
     """Return the application, which keeps what `/invocations` is asked and answers, where it answers 200."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application, and keep what passed by once it has answered."""
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
             await application(scope, receive, send)
             return
@@ -72,11 +73,13 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
         opening: dict[str, Any] = {}
 
         async def hear() -> Message:
+            """Pass a part of the request on, and remember it."""
             message = await receive()
             asked.extend(message.get("body", b""))
             return message
 
         async def deliver(message: Message) -> None:
+            """Pass a part of the answer on, and remember it."""
             if message["type"] == "http.response.start":
                 opening.update(message)
             said.extend(message.get("body", b""))

@@ -15,7 +15,7 @@ def image_table(answer: Answer, name: str) -> Table:
     """Return the answer to the image of this name."""
     table = _facts()
     table.add_row("image", f"{name}{_side(answer)}")
-    for title, value in _image_rows(answer):
+    for title, value in image_rows(answer):
         table.add_row(title, value)
     table.add_row("model", f"{answer.model}, request {answer.request_id}")
     table.add_row("", NOTICE)
@@ -63,10 +63,11 @@ def _exam_facts(answer: ExamAnswer) -> Table:
     return table
 
 
-def _image_rows(answer: ImageAnswer) -> list[tuple[str, RenderableType]]:
+def image_rows(answer: ImageAnswer) -> list[tuple[str, str | Text]]:
+    """Return what is said of an image: what each fact is, and the fact."""
     decile = f", decile {answer.decile} of 10" if answer.decile is not None else ""
     chances = sorted(answer.probabilities.items(), key=lambda item: -item[1])
-    rows: list[tuple[str, RenderableType]] = [
+    rows: list[tuple[str, str | Text]] = [
         ("malignancy score", f"{_score(answer.malignancy_score)} of 100{decile}"),
         ("probabilities", ", ".join(f"{label} {value:.2f}" for label, value in chances)),
         ("entropy", f"{answer.entropy:.2f} nats"),

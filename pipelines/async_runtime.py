@@ -241,14 +241,18 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
     """Return the class that answers the API's requests out of `runtime`."""
 
     class Handler(BaseHTTPRequestHandler):
+        """One connection of the async API, whose bodies lie on S3."""
+
         protocol_version = "HTTP/1.1"
         timeout = 60
 
         def do_GET(self) -> None:
+            """Answer a health check."""
             healthy = self.path == "/ping" and runtime.healthy()
             self._send(HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, {}, {})
 
         def do_POST(self) -> None:
+            """Take a request to be carried out, and say where its answer will lie."""
             try:
                 self._drop_body()
                 found = re.fullmatch(r"/endpoints/([^/]+)/(async-)?invocations", self.path)
@@ -264,6 +268,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self._send(HTTPStatus.ACCEPTED, {"InferenceId": given}, places)
 
         def _drop_body(self) -> None:
+            """Read a body that means nothing here, so that the connection can be used again."""
             size = int(self.headers.get("Content-Length") or 0)
             if size > INLINE_BYTES:
                 self.close_connection = True
@@ -271,6 +276,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self.rfile.read(size)
 
         def _send(self, status: HTTPStatus, values: Mapping[str, str], headers: Mapping[str, str]) -> None:
+            """Answer with a JSON body and these headers."""
             body = json.dumps(values).encode()
             self.send_response(status)
             own = {"Content-Type": "application/json", "Content-Length": str(len(body))}

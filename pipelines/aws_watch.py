@@ -12,10 +12,13 @@ from pipelines.ledger import Status, StepRecord
 from pipelines.runs import RunFolder
 from pipelines.sessions import TransientError, aws_errors
 from pipelines.storage import Storage
+from processing.errors import ConfigError
 
 POLL_SECONDS = 10.0
 LONGEST_PAUSE = 300.0
 """Seconds between two tries while AWS does not answer."""
+LONGEST_SILENCE = 3600.0
+"""Seconds without any answer after which the watching ends."""
 QUESTION = "Stop the execution on AWS, too? [y/N] "
 
 
@@ -52,6 +55,8 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
 
     Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
     question; without it, as where nobody can be asked, the execution goes on.
+
+    Raises `ConfigError` where AWS refuses, or has not answered for `LONGEST_SILENCE`.
     """
     execution = folder.document("execution.json")
     shown: set[str] = set()
@@ -75,15 +80,23 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
 
 def _look(folder: RunFolder, clients: Clients, execution: dict[str, Any], say: Callable[[str], None],
           wait: Callable[[float], None]) -> dict[str, Any]:
-    """Return the execution as it stands now, however long AWS throttles or cannot be reached."""
-    pause = POLL_SECONDS
+    """Return the execution as it stands now, though AWS may throttle for a while or not be reached.
+
+    Raises `ConfigError` after `LONGEST_SILENCE`: a lost network looks like this, too, and nobody may be there.
+    """
+    pause, waited = POLL_SECONDS, 0.0
     while True:
         try:
             return aws_runs.refresh(folder, clients.sagemaker, execution)
         except TransientError as error:
-            if pause == POLL_SECONDS:
-                say(f"  {error}; trying again until it answers")
+            if waited >= LONGEST_SILENCE:
+                run = execution["id"]
+                raise ConfigError(f"{error}, for {waited / 60:.0f} minutes; {run} goes on there without us, and "
+                                  f"mammopipe status {run} --watch shows it again") from None
+            if not waited:
+                say(f"  {error}; trying again for up to {LONGEST_SILENCE / 60:.0f} minutes")
             wait(pause)
+            waited += pause
             pause = min(2 * pause, LONGEST_PAUSE)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines import commands, operations, run_views
 from pipelines.arguments import as_json, command, in_runs
+from pipelines.phantoms import FILMS, PHANTOMS
 from processing.errors import MammopipeError
 from processing.records import Dataset
 
@@ -130,7 +131,7 @@ def _run(subparsers: "Subparsers") -> None:
         metavar="PATH|s3://...|phantoms",
         help="default: phantoms, synthetic films; on AWS the folder where the configuration's dataset is staged",
     )
-    parser.add_argument("--films", type=int, help="how many phantoms (default: 40)")
+    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
     parser.add_argument(
         "--set",
@@ -159,9 +160,9 @@ def _experiment(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("dataset", choices=["mias"])
     parser.add_argument(
-        "--source", default="phantoms", metavar="PATH|phantoms", help="default: phantoms, synthetic films"
+        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic films"
     )
-    parser.add_argument("--films", type=int, help="how many phantoms (default: 40)")
+    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
     parser.add_argument("--profile", choices=["quick", "full"])
@@ -241,7 +242,7 @@ def _deploy(subparsers: "Subparsers") -> None:
         action="store_true",
         help="keep requests and answers in the run's folder, the newest 5 GB of 90 days, for mammopipe monitor",
     )
-    _identified(parser)
+    _identified(parser, default=None)
     aws = parser.add_mutually_exclusive_group()
     aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without down time")
     aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
@@ -260,7 +261,7 @@ def _images(subparsers: "Subparsers") -> None:
         help="tag prints what names them; push and tag take the options that they were built with",
     )
     parser.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="the checkout (default: this folder)")
-    parser.add_argument("--client", default="docker", metavar="COMMAND", help="the Docker client (default: docker)")
+    parser.add_argument("--client", metavar="COMMAND", help="the Docker client (default: docker)")
     parser.add_argument("--base-image", default="", metavar="IMAGE", help="another base than the Dockerfile's")
     parser.add_argument("--torch-index", default="", metavar="URL", help="an index with other builds of torch")
     parser.add_argument("--serving-extra", default="", choices=["serving", "inference"], help="inference brings torch")
@@ -322,9 +323,9 @@ def _doctor(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=commands.doctor, runs=None)
 
 
-def _identified(parser: argparse.ArgumentParser) -> None:
+def _identified(parser: argparse.ArgumentParser, *, default: str | None = "latest") -> None:
     parser.add_argument(
-        "id", nargs="?", default="latest", metavar="ID", help="a run's id, the beginning of one, or latest"
+        "id", nargs="?", default=default, metavar="ID", help="a run's id, the beginning of one, or latest (the default)"
     )
     in_runs(parser)
 

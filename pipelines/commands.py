@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.arguments import refuse
+from pipelines.phantoms import FILMS, PHANTOMS
 from processing.errors import ConfigError
 from processing.records import Dataset
 
@@ -35,10 +36,14 @@ def stage(options: argparse.Namespace) -> int:
 
 def compile_definition(options: argparse.Namespace) -> int:
     """Write the compiled definition."""
-    from pipelines.definition import build_pipeline
+    from pipelines.progress import waiting
     from processing.files import write_bytes
 
-    definition = build_pipeline(_config(options, pretrained=options.pretrained or None)).definition()
+    config = _config(options, pretrained=options.pretrained or None)
+    with waiting("compiling"):
+        from pipelines.definition import build_pipeline
+
+        definition = build_pipeline(config).definition()
     write_bytes(options.output, definition.encode())
     print(f"Compiled {options.output} ({len(definition)} bytes)")
     return 0
@@ -48,11 +53,13 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what would keep a run on this machine, or on AWS, from succeeding."""
     from pipelines import local_doctor, sessions
     from pipelines.doctor import Verdict, examine
+    from pipelines.progress import waiting
 
     config = _config(options)
     if options.aws:
         refuse(options, "runs", rule="of this machine; --aws looks at an account")
-        found = examine(config, sessions.caller_session(config))
+        with waiting("asking AWS"):
+            found = examine(config, sessions.caller_session(config))
     else:
         found = local_doctor.examine(options.runs or Path("runs"))
     if options.json:
@@ -64,14 +71,13 @@ def doctor(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the pipeline and say where things are."""
-    from pipelines import run_views, tracking
+    from pipelines import run_views
     from pipelines.launch import start
     from pipelines.ledger import Status
-    from pipelines.progress import Progress
 
     if options.backend != "aws":
         refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
-    made = options.backend != "aws" and options.source in ("", "phantoms")
+    made = options.backend != "aws" and options.source in ("", PHANTOMS)
     config = _config(options)
     done = start(
         config,
@@ -82,7 +88,6 @@ def run(options: argparse.Namespace) -> int:
         parameters=dict(options.parameters),
         runs=options.runs,
         keep_endpoint=options.keep_endpoint,
-        show=tracking.showing(Progress),
     )
     if done.folder is None:
         return run_views.follow(options.runs, config, done.arn, detach=options.detach)
@@ -90,7 +95,8 @@ def run(options: argparse.Namespace) -> int:
     failed = done.status is not Status.SUCCEEDED
     if failed:
         print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
-    tracking.track_if_asked(done.folder)  # last: where MLflow cannot be reached, all is said already
+    if done.untracked:  # last, when all else is said
+        raise ConfigError(done.untracked)
     return int(failed)
 
 
@@ -107,7 +113,7 @@ def experiment(options: argparse.Namespace) -> int:
     )
     protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
     noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
-    films = _films(options, made=options.source == "phantoms")
+    films = _films(options, made=options.source == PHANTOMS)
     plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)
     print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
@@ -119,7 +125,7 @@ def experiment(options: argparse.Namespace) -> int:
 def _films(options: argparse.Namespace, *, made: bool) -> int:
     """Return how many phantoms to make; refuses a number where none are made."""
     if options.films is None:
-        return 40
+        return FILMS
     if not made:
         raise ConfigError("--films: how many phantoms to make; other films are read as they are")
     return int(options.films)
@@ -136,7 +142,7 @@ def _say_where(root: Path, folder: Path) -> None:
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example films",
     "evaluation.json": "the same figures for programs",
-    "model_card.md": "what the model is, for whom, and what it must not be used for",
+    "model_card.md": "what the model is, for whom, and what it is not for",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test film",
     "invocation-async.json": "the async endpoint's answer to it",
@@ -154,17 +160,19 @@ def images(options: argparse.Namespace) -> int:
     from pipelines import images as making
 
     chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
+    client = options.client or "docker"
     if options.action != "build":
         refuse(options, "certificates", rule="only of images build")
     if options.action == "tag":
+        refuse(options, "client", rule="only of images build and push: a tag is of the code, and no client is asked")
         print(making.tag_of(options.root, chosen))
     elif options.action == "push":
         import boto3
 
-        print(making.as_toml(making.push(options.root, chosen, boto3.Session(), client=options.client)))
+        print(making.as_toml(making.push(options.root, chosen, boto3.Session(), client=client)))
     else:
-        names = making.build(options.root.resolve(), chosen, client=options.client)
-        for name, size in making.sizes(names, client=options.client).items():
+        names = making.build(options.root.resolve(), chosen, client=client)
+        for name, size in making.sizes(names, client=client).items():
             print(f"{name:<70} {size / 1e6:>7.0f} MB")
     return 0
 
@@ -174,6 +182,9 @@ def deploy(options: argparse.Namespace) -> int:
     on_aws = bool(options.package or options.rollback)
     if on_aws:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+        if options.id:
+            raise ConfigError(f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says "
+                              "what is served")
     else:
         of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
         refuse(options, *of_aws, rule="only with --package or --rollback")
@@ -194,10 +205,11 @@ def _deploy_here(options: argparse.Namespace) -> int:
     from pipelines import serving
     from pipelines.jobs import unpack_model
     from pipelines.processes import RunningProcesses
-    from pipelines.runs import find_run
+    from pipelines.progress import waiting
+    from pipelines.runs import LATEST, find_run
     from processing.job import cores
 
-    folder = find_run(options.runs, options.id)
+    folder = find_run(options.runs, options.id or LATEST)
     if (folder.path / serving.FILE).is_file():
         raise ConfigError(
             f"run {folder.id} keeps an endpoint already, at {serving.read_kept(folder.path)['url']}; "
@@ -209,14 +221,15 @@ def _deploy_here(options: argparse.Namespace) -> int:
             f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
         )
     unpack_model(archive, folder.path / "endpoint" / "model")
-    endpoint = serving.serve(
-        f"mammopipe-{folder.id}",
-        folder.path / "endpoint",
-        folder.logs / "Endpoint.log",
-        RunningProcesses(),
-        threads=cores(),
-        environment=_capture(folder.path) if options.capture else {},
-    )
+    with waiting("starting the endpoint"):
+        endpoint = serving.serve(
+            f"mammopipe-{folder.id}",
+            folder.path / "endpoint",
+            folder.logs / "Endpoint.log",
+            RunningProcesses(),
+            threads=cores(),
+            environment=_capture(folder.path) if options.capture else {},
+        )
     endpoint.keep(folder.path)
     print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
     return 0

@@ -19,7 +19,8 @@ from pipelines import experiment_tables
 from pipelines.config import PipelineConfig
 from pipelines.experiment_figures import write_figures
 from pipelines.launch import start
-from pipelines.sources import PHANTOMS, make_phantoms
+from pipelines.phantoms import FILMS, PHANTOMS
+from pipelines.sources import make_phantoms
 from pipelines.staging import opened
 from processing.errors import ConfigError
 from processing.files import sha256, write_json
@@ -58,7 +59,7 @@ class Experiment:
     """The network of the noise controls; None leaves them out."""
     source: str = PHANTOMS
     """A folder or tarball of MIAS, or `phantoms`."""
-    films: int = 40
+    films: int = FILMS
     """How many phantoms."""
     weights: str = ""
 

@@ -207,6 +207,7 @@ def _run(job: Job, shop: Workshop) -> None:
     failures: list[str] = []
 
     def watch(host: str) -> None:
+        """Wait for one instance; the first that fails ends the others."""
         reason = _outcome(job, host, running[host], shop.logs)
         shop.processes.ended(running[host])
         if reason and not failures:

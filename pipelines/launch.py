@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipelines import results, sessions
+from pipelines import results, sessions, tracking
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
 from pipelines.execution import Execution
@@ -19,10 +19,12 @@ from pipelines.expressions import Scope
 from pipelines.jobs import Workshop
 from pipelines.ledger import Status, StepRecord
 from pipelines.local import Interpreter
+from pipelines.phantoms import FILMS, PHANTOMS
+from pipelines.progress import waiting
 from pipelines.run_parameters import resolve_parameters
 from pipelines.runs import RunFolder, make_work, new_run
 from pipelines.serving import LocalEndpoint
-from pipelines.sources import PHANTOMS, Source, bring
+from pipelines.sources import Source, bring
 from processing.errors import ConfigError, MammopipeError
 from processing.files import write_bytes
 from processing.job import cores
@@ -48,6 +50,8 @@ class Run:
     """The folder of its results; None on AWS."""
     arn: str = ""
     """The execution's ARN on AWS."""
+    untracked: str = ""
+    """Why MLflow, though asked for by `MLFLOW_TRACKING_URI`, has not the whole run."""
 
     def document(self, name: str) -> dict[str, Any]:
         """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`."""
@@ -75,7 +79,7 @@ def start(
     *,
     backend: Backend | str = Backend.PROCESS,
     source: str = "",
-    films: int = 40,
+    films: int = FILMS,
     weights: str = "",
     parameters: Mapping[str, Any] | None = None,
     runs: Path | str = "runs",
@@ -89,7 +93,8 @@ def start(
     without one, phantoms here, and on AWS, which reads what is staged, the configuration's own folder. `weights` is a
     file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's parameters;
     `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose `changed(records)`
-    hears of every step (default: a live table), and `say` takes each line for the user.
+    hears of every step (default: a live table), and `say` takes each line for the user. Where `MLFLOW_TRACKING_URI` is
+    set, a run of this machine is tracked there; one on AWS is by what watches it.
 
     Raises `processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is
     no exception but the run's status and reason.
@@ -98,8 +103,19 @@ def start(
     choice, given = _backend(backend), dict(parameters or {})
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
-    options = _Options(choice, Path(runs), keep_endpoint, show or _live_table, say)
-    return _run_here(config, Source(source or PHANTOMS, films, weights), given, options)
+    options = _Options(choice, Path(runs), keep_endpoint, tracking.showing(show or _live_table), say)
+    return _tracked(_run_here(config, Source(source or PHANTOMS, films, weights), given, options))
+
+
+def _tracked(run: Run) -> Run:
+    """Write a run to MLflow where that is asked for; what keeps it from there does not undo the run."""
+    if run.folder is None:
+        return run
+    try:
+        tracking.track_if_asked(run.folder)
+    except ConfigError as error:
+        return replace(run, untracked=str(error))
+    return run
 
 
 def _backend(name: str) -> Backend:
@@ -111,8 +127,9 @@ def _backend(name: str) -> Backend:
 
 def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
     account = _Account(new_run(options.runs), config, options.backend)
-    pipeline = build_pipeline(config)
-    compiled: str = pipeline.definition()
+    with waiting("compiling"):
+        pipeline = build_pipeline(config)
+        compiled: str = pipeline.definition()
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)

@@ -31,6 +31,7 @@ def examine(runs: Path) -> list[Finding]:
 
 def show(findings: Sequence[Finding]) -> None:
     """Print findings, coloured on a terminal; each is one line elsewhere."""
+    from rich.table import Column, Table
     from rich.text import Text
 
     from pipelines.progress import console
@@ -40,9 +41,10 @@ def show(findings: Sequence[Finding]) -> None:
     if not screen.is_terminal:
         print("\n".join(map(str, findings)))
         return
+    table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 1, 0, 0))
     for finding in findings:
-        line = Text.assemble((f"{finding.verdict:<8}", styles[finding.verdict]), f"{finding.subject}: {finding.text}")
-        screen.print(line, soft_wrap=True)
+        table.add_row(Text(str(finding.verdict), styles[finding.verdict]), Text(f"{finding.subject}: {finding.text}"))
+    screen.print(table)
 
 
 def _python() -> Iterator[Finding]:

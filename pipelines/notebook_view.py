@@ -17,14 +17,22 @@ from typing import Any
 
 from IPython import display as ipython
 
-from pipelines import graph_picture, roc_picture, run_views
+from inference.client import Answer
+from pipelines import comparison, graph_picture, roc_picture, run_views
+from pipelines.answer_table import NOTICE, image_rows
 from pipelines.config import PipelineConfig
+from pipelines.cost import Line, within
 from pipelines.launch import Run
 from pipelines.ledger import Status, StepRecord
 from pipelines.progress import STYLES
 from pipelines.runs import RunFolder
 from processing.errors import ConfigError
 
+CAPTIONS = {
+    "data_augmentation-contact-sheet": "Augment: each film with the copies made of it; circles are lesions",
+    "data_segmentation-montage": "Segment: the breast's outline, the muscle that is removed, and the lesions",
+}
+"""Of a run's pictures, by their names."""
 COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
 """What the terminal's styles are on a page."""
 REFRESH_SECONDS = 1.0
@@ -103,9 +111,42 @@ def films(folder: Path, count: int = 6, height: int = 220) -> Any:
 
 
 def pictures(run: Run, width: int = 900) -> Any:
-    """Return a run's own pictures: the augmented films and the montage of the segmentation."""
-    found = sorted((_folder(run).path / "pictures").glob("*.png"))
-    return HTML("".join(_figure(path.read_bytes(), path.name, f"max-width:{width}px;width:100%") for path in found))
+    """Return a run's own pictures: the augmented films and the montage of the segmentation; wide ones scroll."""
+    from PIL import Image
+
+    shown = []
+    for path in sorted((_folder(run).path / "pictures").glob("*.png")):
+        with Image.open(path) as image:
+            wide = max(width, image.width // 2)
+        figure = _figure(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
+        shown.append(f'<div style="overflow:auto;max-height:720px;margin-bottom:12px">{figure}</div>')
+    return HTML("".join(shown))
+
+
+def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
+    """Return what the endpoint says of a film, beside the film and its overlay (PNG)."""
+    from PIL import Image
+
+    pictures = []
+    for name, source in ((film.name, film), ("evidence for malignant", io.BytesIO(overlay))):
+        with Image.open(source) as image:
+            shown = image.convert("RGB")
+            shown.thumbnail((4 * height, height))
+        target = io.BytesIO()
+        shown.save(target, "PNG")
+        pictures.append(_figure(target.getvalue(), name))
+    table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
+    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div>'
+                f"<p>{escape(NOTICE)}</p>")
+
+
+def costs(lines: Sequence[Line]) -> Any:
+    """Return what each step costs, as a table: its instances, hours and US dollars."""
+    rows = [(line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
+            for line in lines]
+    hours, usd = within(list(lines)), sum(line.usd for line in lines)
+    total = ("all, candidates side by side", ["", f"{hours:,.3f}", f"{usd:,.2f}"])
+    return HTML(_html_table(["instances", "hours", "USD"], [*rows, total]))
 
 
 def _figure(png: bytes, name: str, style: str = "") -> str:
@@ -115,28 +156,52 @@ def _figure(png: bytes, name: str, style: str = "") -> str:
 
 
 def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = None) -> Run:
-    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown here."""
+    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown here.
+
+    Says what kept a run from MLflow, where `MLFLOW_TRACKING_URI` is set.
+    """
     if run.folder is not None:
+        if run.untracked:
+            print(run.untracked)
         return run
-    from pipelines import aws_runs
+    from pipelines import aws_runs, tracking
     from pipelines.aws_watch import watch
 
     region = run.arn.split(":")[3]
     folder = aws_runs.record(Path(runs), config or PipelineConfig(), run.arn, region)
-    ended = watch(folder, run_views.aws_clients(region), NotebookProgress, print)
+    ended = watch(folder, run_views.aws_clients(region), tracking.showing(NotebookProgress), print)
+    if ended["status"] != Status.EXECUTING:
+        tracking.track_if_asked(folder.path)
     return Run(run.id, Status(ended["status"]), ended["reason"], folder.path, run.arn)
 
 
 def figures(*chosen: Run) -> Any:
-    """Return the figures of runs side by side, with their 95 % intervals."""
-    found = [run_views.facts(run.id, run.document("evaluation.json")) for run in chosen]
-    head = "".join(f"<th>{escape(item['id'])}<br>{escape(item['selected'])}</th>" for item in found)
-    rows = []
-    for split in ("validation", "test"):
-        for name in run_views.MEASURES:
-            cells = "".join(f"<td>{run_views.figure(item[split][name])}</td>" for item in found)
-            rows.append(f'<tr><td style="text-align:left">{split} {name.replace("_", " ")}</td>{cells}</tr>')
-    return HTML(f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>")
+    """Return the figures of runs side by side, with their 95 % intervals, and what each has over the first."""
+    found = [comparison.facts(_folder(run)) for run in chosen]
+    settings = [(f"  {name}", cells) for name, cells in comparison.other_settings(found)]
+    above = [("settings that differ", [""] * len(found))] if settings else []
+    parts = [_html_table([item["id"] for item in found], [*comparison.rows(found), *above, *settings])]
+    for item in found[1:]:
+        compared = comparison.against(found[0], item)
+        said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
+        parts += [f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
+                  _html_table(comparison.heads(compared), comparison.difference_rows(compared)), f"<p>{said}</p>"]
+    return HTML("".join(parts))
+
+
+def _html_table(heads: Sequence[str], rows: comparison.Rows) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    heading = any(name.startswith("  ") for name, _ in rows)
+    body = "".join(f'<tr><td style="text-align:left;{_weight(name, heading)}">{escape(name)}</td>'
+                   f'{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>' for name, cells in rows)
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _weight(name: str, heading: bool) -> str:
+    """Return the style of a row's name: indented below its heading, as the spaces before it say, or bold."""
+    if name.startswith("  "):
+        return "padding-left:2em"
+    return "font-weight:bold" if heading else ""
 
 
 def roc(*chosen: Run) -> Any:

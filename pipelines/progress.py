@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,16 @@ STYLES = {
 def console() -> Console:
     """Return where tables go: as wide as the terminal, or 100 columns where there is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show, on a terminal, that `what` goes on, beside whatever else is printed; nothing where there is none."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield
 
 
 @dataclass
@@ -106,7 +117,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
         table.add_row(
             record.name,
             Text(str(record.status), STYLES[record.status]),
-            _time(seconds),
+            duration(seconds),
             Text(note, no_wrap=record.status is Status.EXECUTING, overflow="ellipsis"),
         )
     return table
@@ -144,10 +155,13 @@ def _epochs(text: str) -> Iterator[tuple[str, str, str, str]]:
 
 def _line(record: StepRecord) -> str:
     detail = f"  {record.reason}" if record.reason else ""
-    return f"{record.name:<22} {record.status!s:<11} {_time(record.seconds):>8}{detail}".rstrip()
+    return f"{record.name:<22} {record.status!s:<11} {duration(record.seconds):>8}{detail}".rstrip()
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Return a time as people read it, or nothing where none is known."""
     if seconds is None:
         return ""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60):02d} s"

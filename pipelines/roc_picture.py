@@ -6,7 +6,7 @@ from typing import Any
 
 _COLOURS = ("#1f6fb4", "#b5275f", "#b27400", "#1b7742", "#6b4fb0", "#5d666f")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "", "7 3")
-_SIDE, _LEFT, _TOP, _RIGHT = 360, 52, 16, 90
+_SIDE, _LEFT, _TOP, _RIGHT = 360, 52, 34, 150
 
 
 def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> str:
@@ -14,7 +14,8 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
 
     A run without a malignant film in that split is named without a curve.
     """
-    parts = [_frame()]
+    title = _title([evaluation for _, evaluation in runs], split)
+    parts = [f'<text x="{_LEFT}" y="18" font-size="14" fill="#23292f">{escape(title)}</text>', _frame()]
     for place, (run, evaluation) in enumerate(runs):
         colour, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)]
         figures = evaluation["candidates"][evaluation["selected"]["cnn"]][split]
@@ -30,10 +31,18 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
         parts.append(f'<text x="{_LEFT + 34}" y="{y}">{escape(run)}, {evaluation["selected"]["cnn"]}: '
                      f'{escape(_text(auc))}</text>')
     height = _TOP + _SIDE + 62 + 18 * len(runs)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + _RIGHT} {height}" width="520" '
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + _RIGHT} {height}" width="580" '
             f'font-family="system-ui, sans-serif" font-size="12" fill="#5d666f">'
-            f'<title>Malignant against the rest, {split} split</title>'
+            f'<title>{escape(title)}</title>'
             f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n')
+
+
+def _title(evaluations: Sequence[Mapping[str, Any]], split: str) -> str:
+    """Return what is shown, with the films behind it where they are as many in all runs."""
+    films = {(counts["malignant"], counts["images"])
+             for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations) if counts}
+    behind = [f": {malignant} of {images} films" for malignant, images in films] if len(films) == 1 else [""]
+    return f"Malignant against the rest, {split} split{behind[0]}"
 
 
 def _text(auc: Mapping[str, Any]) -> str:

@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import comparison
 from pipelines.arguments import refuse
 from processing.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from pipelines.runs import RunFolder
 
-MEASURES = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
-"""The figures of `report` and `compare`, in this order."""
 WIDTH = 100
 """Columns that a table takes at most."""
 _FIGURE_COLUMNS = 22
@@ -28,7 +30,7 @@ def runs(options: argparse.Namespace) -> int:
     """List the runs; with `--aws`, also the pipeline's newest ones of the account."""
     from rich.table import Column, Table
 
-    from pipelines.progress import console
+    from pipelines.progress import console, duration
     from pipelines.runs import list_runs
 
     if options.aws is None:
@@ -38,12 +40,13 @@ def runs(options: argparse.Namespace) -> int:
     found = [_row(folder) for folder in list_runs(options.runs)]
     if options.json:
         return _print_json(found)
-    names = ("status", "where", "profile", "dataset", "time", "best", "val. AUC")
-    table = Table(Column("id", no_wrap=True, min_width=20), *names, box=None, pad_edge=False)
+    names = ("status", "where", "profile, data", "time", "best", "val. AUC")
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(Column("id", overflow="fold", min_width=20), *columns, box=None, pad_edge=False)
     for row in found:
         auc = row["validation_macro_auc"]
-        table.add_row(row["id"], row["status"], row["backend"], row["profile"], row["dataset"],
-                      f"{row['seconds']:.0f} s", row["best"], "" if auc is None else f"{auc:.3f}")
+        table.add_row(row["id"], row["status"], row["backend"], f"{row['profile']}, {row['dataset']}",
+                      duration(row["seconds"]), row["best"], "" if auc is None else f"{auc:.3f}")
     console().print(table)
     return 0
 
@@ -62,7 +65,7 @@ def _row(folder: "RunFolder") -> dict[str, Any]:
 def status(options: argparse.Namespace) -> int:
     """Show a run's steps, brought up to date where the run is on AWS; `--watch` follows it to its end."""
     from pipelines.aws_watch import records_of
-    from pipelines.progress import console, steps_table
+    from pipelines.progress import console, duration, steps_table
     from pipelines.runs import find_run
 
     folder = find_run(options.runs, options.id)
@@ -72,7 +75,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         return _print_json(execution)
     console().print(steps_table(records_of(execution)))
-    print(f"\n{execution['id']} {execution['status']} after {execution['seconds']:.1f} s; "
+    print(f"\n{execution['id']} {execution['status']} after {duration(execution['seconds'])}; "
           f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else ""))
     if execution.get("backend") == "aws":
         from pipelines.aws_runs import links
@@ -89,7 +92,7 @@ def report(options: argparse.Namespace) -> int:
     _up_to_date(folder)
     page = (folder.path / "report.html").resolve()
     if options.json:
-        return _print_json({**_figures([folder])[0], "report": str(page)})
+        return _print_json({**_facts([folder])[0], "report": str(page)})
     _print_figures([folder])
     print(f"\n{page}")
     if options.open and not webbrowser.open(page.as_uri()):
@@ -101,6 +104,8 @@ def compare(options: argparse.Namespace) -> int:
     """Show the figures of several runs side by side; with `--roc`, also write their ROC curves as one picture."""
     from pipelines.runs import find_run
 
+    if len(options.ids) < 2:
+        raise ConfigError(f"compare {options.ids[0]}: give two runs or more; mammopipe report shows one")
     folders = [find_run(options.runs, name) for name in options.ids]
     for folder in folders:
         _up_to_date(folder)
@@ -111,52 +116,65 @@ def compare(options: argparse.Namespace) -> int:
         pairs = [(folder.id, folder.document("evaluation.json")) for folder in folders]
         write_bytes(options.roc, draw(pairs).encode())
     if options.json:
-        return _print_json(_figures(folders))
+        return _print_json(_facts(folders))
     _print_figures(folders)
     if options.roc:
         print(f"\n{options.roc}")
     return 0
 
 
-def _figures(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
-    return [facts(folder.id, folder.document("evaluation.json")) for folder in folders]
-
-
-def facts(run: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is compared of a run, from its `evaluation.json`."""
-    selected = document["selected"]
-    measures = {split: {name: selected[split].get(name) for name in MEASURES} for split in ("validation", "test")}
-    return {"id": run, "profile": document["profile"], "dataset": document["dataset"],
-            "selected": selected["cnn"], **measures, "leakage_audit_passed": document["leakage"]["passed"]}
+def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
+    """Return the facts of runs, of all but the first with what it is against that one."""
+    found = [comparison.facts(folder) for folder in folders]
+    return [item if item is found[0] else {**item, "against": comparison.against(found[0], item)} for item in found]
 
 
 def _print_figures(folders: "Sequence[RunFolder]") -> None:
-    """Print the figures, of as many runs in one table as fit the width, further ones below."""
-    from rich.table import Table
-
-    from pipelines.progress import console
-
-    found, label = _figures(folders), len("validation expected calibration error") + 2
+    """Print the figures and other settings, of as many runs in one table as fit the width, further ones below."""
+    found, screen = _facts(folders), _screen()
+    figures, settings = comparison.rows(found), comparison.other_settings(found)
+    label = max(len(name) for name, _ in [*figures, *settings]) + 4
     at_once = max(1, (WIDTH - label) // _FIGURE_COLUMNS)
     for start in range(0, len(found), at_once):
-        shown = found[start : start + at_once]
-        table = Table("", *(item["id"] for item in shown), box=None, pad_edge=False)
-        table.add_row("profile, dataset", *(f"{item['profile']}, {item['dataset']}" for item in shown))
-        table.add_row("selected", *(item["selected"] for item in shown))
-        for split in ("validation", "test"):
-            for measure in MEASURES:
-                name = f"{split} {measure.replace('_', ' ')}"
-                table.add_row(name, *(figure(item[split][measure]) for item in shown))
-        table.add_row("leakage audit", *("passed" if item["leakage_audit_passed"] else "FAILED" for item in shown))
-        console().print(table)
+        shown = slice(start, start + at_once)
+        table = _table(label, *(item["id"] for item in found[shown]))
+        for name, cells in figures:
+            table.add_row(name, *cells[shown], style="bold" if name in comparison.SPLITS else "")
+        if settings:
+            table.add_row("settings that differ", style="bold")
+        for name, cells in settings:
+            table.add_row(f"  {name}", *cells[shown])
+        screen.print(table)
+    for item in found[1:]:
+        _print_difference(found[0], item)
+    if found[1:]:
+        screen.print(comparison.ADVICE, style="dim")
 
 
-def figure(measure: Mapping[str, float] | None) -> str:
-    """Return a figure with its interval, or nothing where there is none."""
-    if measure is None or measure["value"] is None:
-        return ""
-    bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if measure.get("low") is not None else ""
-    return f"{measure['value']:.3f}{bounds}"
+def _print_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    compared = other["against"]
+    table = _table(26, *comparison.heads(compared))
+    for name, cells in comparison.difference_rows(compared):
+        table.add_row(f"  {name}", *cells)
+    screen = _screen()
+    screen.print(f"\n{other['id']} less {first['id']}", style="bold")
+    screen.print(table)
+    screen.print(comparison.verdict(compared, first["id"], other["id"]))
+
+
+def _table(label: int, *heads: str) -> "Table":
+    from rich.table import Column, Table
+
+    columns = [Column(head, overflow="fold", min_width=len(head)) for head in heads]
+    return Table(Column("", width=label - 1, overflow="fold"), *columns, box=None, pad_edge=False)
+
+
+def _screen() -> "Console":
+    from pipelines.progress import console
+
+    screen = console()
+    screen.width = min(screen.width, WIDTH)
+    return screen
 
 
 def _print_json(value: Any) -> int:
@@ -211,10 +229,13 @@ def _adopt(options: argparse.Namespace) -> None:
 
     if options.aws < 1:
         raise ConfigError(f"--aws {options.aws}: must be at least 1")
+    from pipelines.progress import waiting
+
     config = PipelineConfig.load(options.config)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
-    aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
-                   say=partial(print, file=sys.stderr))
+    with waiting("asking AWS"):
+        aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
+                       say=partial(print, file=sys.stderr))
 
 
 def aws_clients(region: str) -> Any:

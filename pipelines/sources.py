@@ -8,13 +8,11 @@ from typing import Any
 
 from pipelines import staging
 from pipelines.config import PipelineConfig
+from pipelines.phantoms import FILMS, PHANTOMS
 from pipelines.sessions import LocalServices
 from processing import phantom
 from processing.errors import ConfigError
 from processing.records import Dataset
-
-PHANTOMS = "phantoms"
-"""The source that is made, not read."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Source:
 
     place: str = PHANTOMS
     """A folder or tarball, an `s3://` folder that is staged already, or `phantoms`."""
-    films: int = 40
+    films: int = FILMS
     """How many phantoms to make."""
     weights: str = ""
     """A folder or file of pretrained weights, an `s3://` folder of staged ones, or nothing."""

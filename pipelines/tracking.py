@@ -7,9 +7,11 @@ else when the execution does. Tracked again after that, it is written anew, foun
 """
 
 import json
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -103,8 +105,12 @@ def _store(uri: str) -> Iterator["_Store"]:
     """Yield the store at `uri`; what MLflow raises becomes a one-line `ConfigError`."""
     shown = _SECRET.sub("//", uri)
     try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+        with warnings.catch_warnings():
+            # In a notebook without ipywidgets; no progress bar is wanted here.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            from mlflow.exceptions import MlflowException
+            from mlflow.tracking import MlflowClient
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new database
     except ImportError:
         raise ConfigError(f"{VARIABLE}={shown}: mlflow is not installed; pip install 'mammopipe[tracking]'") from None
     try:
@@ -187,8 +193,8 @@ class _Store:
         self.client.set_tag(parent, "selected", selected["cnn"])
         self.client.set_tag(parent, "leakage", evaluation["leakage"]["verdict"])
         for split in ("validation", "test"):
-            for name, value in _figures(selected[split]).items():
-                self.client.log_metric(parent, f"{split}/{name}", value)
+            for name, value in _figures(selected[split], split).items():
+                self.client.log_metric(parent, name, value)
 
     def _candidate(self, parent: str, execution: Mapping[str, Any], name: str, candidate: Mapping[str, Any], *,
                    selected: bool) -> None:
@@ -197,12 +203,12 @@ class _Store:
             self.client.log_param(run, key, candidate[key])
         end = self._history(run, execution, candidate["history"])
         for split in ("validation", "test"):
-            for figure, value in _figures(candidate[split]).items():
-                self.client.log_metric(run, f"{split}/{figure}", value)
+            for figure, value in _figures(candidate[split], split).items():
+                self.client.log_metric(run, figure, value)
         self.client.set_terminated(run, "FINISHED", end_time=end)
 
     def _child(self, parent: str, execution: Mapping[str, Any], name: str, *, selected: bool) -> str:
-        tags = {PARENT: parent, "mlflow.runName": f"{execution['id']} {name}", "selected": str(selected),
+        tags = {PARENT: parent, "mlflow.runName": f"{name} {execution['id']}", "selected": str(selected),
                 TAG: execution["id"]}
         run = self.client.create_run(self.experiment, start_time=_milliseconds(execution["started"]), tags=tags)
         return str(run.info.run_id)
@@ -240,13 +246,17 @@ def _flat(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _figures(scorecard: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of a scorecard that have a value, with the bounds of their intervals."""
+def _figures(scorecard: Mapping[str, Any], split: str) -> dict[str, float]:
+    """Return the figures of a split that have a value, with the bounds of their intervals.
+
+    MLflow's page draws what stands before the slash as a section: the bounds have one of their own.
+    """
     found = {}
     for name, figure in scorecard.items():
         if isinstance(figure, Mapping) and isinstance(figure.get("value"), int | float):
-            found[name] = float(figure["value"])
-            found |= {f"{name}_{end}": float(figure[end]) for end in ("low", "high") if figure.get(end) is not None}
+            found[f"{split}/{name}"] = float(figure["value"])
+            found |= {f"{split}_interval/{name}_{end}": float(figure[end]) for end in ("low", "high")
+                      if figure.get(end) is not None}
     return found
 
 

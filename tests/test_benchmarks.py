@@ -1,12 +1,18 @@
 """The benchmarks' own arithmetic: which figures hold, and the table that the README shows."""
 
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from inference.captures import CapturedExam, CapturedFilm
+from inference.drift import DriftConfig, gather
 from processing.errors import ConfigError
+from tests.benchmarks import bench_drift
 from tests.benchmarks.rows import holds, row
 from tests.benchmarks.table import BEGIN, END, fill_in, table
+from training.usual_figures import FIGURES
 
 FAST = row("read, times decode", 1.02, "x", 1.15, "lower", "python -m x", decode=1.0)
 SLOW = row("two processes against one", 1.5, "x", 1.8, "higher", "python -m x")
@@ -46,3 +52,37 @@ def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
 def test_the_readme_has_the_place_for_its_table() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
+    rng = np.random.default_rng(3)
+    pools = [[tuple({name: float(rng.normal(shift)) for name in FIGURES} for _ in range(2)) for _ in range(12)]
+             for shift in (0, 1)]
+    tables = [bench_drift.table_of(pool) for pool in pools]
+    drawn = bench_drift.weeks_of(*tables, np.random.default_rng(5), machines=("B",))
+    again, requests = np.random.default_rng(5), []
+    for week in range(bench_drift.WEEKS):
+        for number, patient in enumerate(again.integers(12, size=bench_drift.EXAMS)):
+            machine = bench_drift.MACHINES[number % 3]
+            films = pools[int(machine == "B" and week >= bench_drift.QUIET)][patient]
+            moment = bench_drift.START + timedelta(weeks=week)
+            requests.append(CapturedExam(moment, tuple(CapturedFilm(film, machine) for film in films)))
+    made = gather(requests, DriftConfig())
+    assert drawn.keys() == made.keys()
+    for group, weeks in made.items():
+        for mine, theirs in zip(drawn[group], weeks, strict=True):
+            assert (mine.start, mine.exams, mine.films) == (theirs.start, theirs.exams, theirs.films)
+            assert {name: sorted(values) for name, values in mine.values.items()} == {
+                name: sorted(values) for name, values in theirs.values.items()}
+
+
+def test_the_table_of_drift_is_made_of_its_rows() -> None:
+    rows = [row("drift, quiet: share of 100 weeks with a false alarm", 0.065, "share", 0.17, "lower", "x")]
+    for who, value, slowest, never in (("all machines", 1.0, 50, 0), ("one machine of three", 3.5, 93, 1)):
+        rows.append(row(f"drift, other machine, {who}: weeks to the alarm, median", value, "weeks", None, "lower", "x",
+                        slowest=slowest, never=never))
+    table_ = bench_drift.markdown(rows).splitlines()
+    assert table_[2:] == ["| other machine | 1 (50) | 3.5 (never) |"]
+    page = (Path(__file__).parents[1] / "docs" / "DRIFT.md").read_text(encoding="utf-8")
+    assert "\n".join(table_[:2]) in page
+    assert all(f"| {shift} |" in page for shift in bench_drift.SHIFTS)

@@ -56,6 +56,7 @@ def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
     frequencies = np.bincount(validation.labels, minlength=given.shape[1]) / len(validation.labels)
 
     def answer(predictions: Predictions) -> Floats:
+        """Return probabilities (images, classes), each class's through its own steps."""
         raw = predictions.probabilities(1.0)
         found = np.stack([step.predict(raw[:, index]) for index, step in enumerate(steps)], axis=1).astype(np.float64)
         # A film that every class is denied is called as often as the classes occur.

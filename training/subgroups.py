@@ -123,6 +123,7 @@ def _too_few(malignant: Integers, draws: Resamples) -> Callable[..., dict[str, A
     patients = {kind: len(np.unique(draws.groups[malignant == kind])) for kind in (0, 1)}
 
     def check(*kinds: int, either: bool = False) -> dict[str, Any] | None:
+        """Return a figure without value that says how many patients are too few, or `None` where they suffice."""
         if either:
             few = [f"{draws.patients} patients"] if draws.patients < LEAST_PATIENTS else []
         else:

@@ -1,19 +1,20 @@
 """How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
 
-Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON
-list on stdout, progress on stderr.
+Run `python -m tests.benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, or
+the table of docs/DRIFT.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
+stderr.
 
 Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
 weights; a week is then patients drawn from those measured, at the level of their figures, since 100 weeks of rendered
-films would take hours. What the model learnt is drawn anew for each run. Three machines, each with a third of the
-exams, and each a group of its own. The shift comes after `QUIET` weeks; the delay counts the weeks of shifted films
-until the first alarm, 1 being the first of them. The same draws without a shift give the false alarms.
+films would take hours; the monitor's own code judges it. What the model learnt is drawn anew for each run. Three
+machines, each with a third of the exams, and each a group of its own. The shift comes after `QUIET` weeks; the delay
+counts the weeks of shifted films until the first alarm, 1 being the first of them. The same draws without a shift give
+the false alarms.
 """
 
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -23,16 +24,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from inference.captures import CapturedExam, CapturedFilm
-from inference.drift import DriftConfig, gather, judge
+from inference.drift import DriftConfig, Week, judge
 from processing.imaging import Mammogram
 from processing.phantom import make_film
 from processing.preprocess import PreprocessConfig, preprocess
 from processing.records import Label, Laterality, View
 from tests.benchmarks.rows import Row, row
+from training import distributions
 from training.distributions import Distribution, fit_distributions
 from training.models import build_model
-from training.usual_figures import EVERYTHING, SCORE, film_figures
+from training.usual_figures import EVERYTHING, FIGURES, SCORE, film_figures
 
 COMMAND = "python -m tests.benchmarks.bench_drift"
 WEEKS, QUIET, EXAMS = 100, 8, 90
@@ -41,6 +42,8 @@ NEVER = WEEKS - QUIET + 1
 LEARNT, JUDGED = 103, 26
 """Patients of training and of validation: those of mini-MIAS in the default split."""
 QUIETLY = "no shift"
+ALLOWANCES = (1.0, 1.25, 1.5, 2.0)
+"""Standard errors of the reference's mean that a CUSUM does not add up."""
 COPIES, SMOOTHING = 5, 0.2
 """Of each measured patient, and how much they differ: in standard deviations of each figure."""
 MACHINES = ("A", "B", "C")
@@ -49,6 +52,8 @@ SIZE = 512
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)
 Pixels = NDArray[np.uint16]
 Patient = tuple[dict[str, float], ...]
+Table = dict[str, NDArray[np.float64]]
+"""Of each figure the values of all films, (patients, films of one)."""
 
 SHIFTS: dict[str, Callable[[Pixels], Pixels]] = {
     "gain 0.95": lambda pixels: (pixels * 0.95).astype(np.uint16),
@@ -120,23 +125,37 @@ def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, 
     return {EVERYTHING: fit_distributions(films, exams)}
 
 
-def exams_of(quiet: Sequence[Patient], shifted: Sequence[Patient], rng: np.random.Generator, *,
-             machines: Sequence[str]) -> list[CapturedExam]:
-    """Return the requests of all weeks: after `QUIET` of them the named machines send shifted films."""
-    found = []
+def table_of(patients: Sequence[Patient]) -> Table:
+    """Return each figure of all films, (patients, films of one)."""
+    return {name: np.array([[film[name] for film in patient] for patient in patients]) for name in patients[0][0]}
+
+
+def weeks_of(quiet: Table, shifted: Table, rng: np.random.Generator, *,
+             machines: Sequence[str]) -> dict[str, list[Week]]:
+    """Return every group's windows as `inference.drift.gather` makes them of requests, many times sooner.
+
+    After `QUIET` weeks the named machines send shifted films.
+    """
+    sender = np.arange(EXAMS) % len(MACHINES)
+    members = {EVERYTHING: np.ones(EXAMS, bool), **{f"machine {name}": sender == number
+                                                    for number, name in enumerate(MACHINES)}}
+    moved = np.isin(sender, [MACHINES.index(name) for name in machines])[:, None]
+    found: dict[str, list[Week]] = {group: [] for group in members}
     for week in range(WEEKS):
-        for number, patient in enumerate(rng.integers(len(quiet), size=EXAMS)):
-            machine = MACHINES[number % len(MACHINES)]
-            pool = shifted if week >= QUIET and machine in machines else quiet
-            films = tuple(CapturedFilm(film, machine) for film in pool[patient])
-            found.append(CapturedExam(START + timedelta(weeks=week), films))
+        start = DriftConfig().span.start_of((START + timedelta(weeks=week)).date())
+        patients = rng.integers(len(quiet[FIGURES[0]]), size=EXAMS)
+        films = {name: np.where(moved & (week >= QUIET), shifted[name][patients], quiet[name][patients])
+                 for name in quiet}
+        for group, asked in members.items():
+            values = {name: all_[asked].ravel().tolist() for name, all_ in films.items()}
+            found[group].append(Week(start, int(asked.sum()), len(values[FIGURES[0]]), values))
     return found
 
 
-def alarms(exams: Sequence[CapturedExam], known: Mapping[str, Mapping[str, Distribution]]) -> list[int]:
+def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, Distribution]]) -> list[int]:
     """Return the weeks, from 0, in which an alarm of some figure begins that was quiet the week before."""
     config, begins = DriftConfig(), np.zeros(WEEKS, bool)
-    for group in judge(gather(exams, config), known, {}, config):
+    for group in judge(groups, known, {}, config):
         for figure in group.figures.values():
             firing = np.array(figure.strength) >= 1
             begins |= firing & ~np.concatenate([[False], firing[:-1]])
@@ -158,24 +177,24 @@ def simulate(pools: Mapping[str, list[Patient]], runs: int, quiet_runs: int) -> 
     quiet = pools.pop(QUIETLY)
     rows = [_quiet(quiet, quiet_runs)]
     for name, pool in pools.items():
-        rows += [_delay(name, quiet, pool, runs, machines) for machines in (MACHINES, MACHINES[:1])]
+        rows += [_delay(name, quiet, table_of(pool), runs, machines) for machines in (MACHINES, MACHINES[:1])]
     return rows
 
 
 def _quiet(quiet: Sequence[Patient], runs: int) -> Row:
-    found = []
+    found, table = [], table_of(quiet)
     for run in tqdm(range(runs), desc="quiet weeks", disable=None):
         rng = np.random.default_rng((1, run))
-        found.append(len(alarms(exams_of(quiet, quiet, rng, machines=()), usual(quiet, rng))))
+        found.append(len(alarms(weeks_of(table, table, rng, machines=()), usual(quiet, rng))))
     return row(f"drift, quiet: share of {WEEKS} weeks with a false alarm", statistics.fmean(map(bool, found)), "share",
                MOST_FALSE, "lower", COMMAND, runs=runs, alarms_that_begin=statistics.fmean(found), exams_a_week=EXAMS)
 
 
-def _delay(name: str, quiet: Sequence[Patient], pool: Sequence[Patient], runs: int, machines: Sequence[str]) -> Row:
-    delays = []
+def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines: Sequence[str]) -> Row:
+    delays, table = [], table_of(quiet)
     for run in tqdm(range(runs), desc=name, disable=None):
         rng = np.random.default_rng((2, run))
-        begun = alarms(exams_of(quiet, pool, rng, machines=machines), usual(quiet, rng))
+        begun = alarms(weeks_of(table, pool, rng, machines=machines), usual(quiet, rng))
         delays.append(next((week - QUIET + 1 for week in begun if week >= QUIET), NEVER))
     who = "all machines" if len(machines) > 1 else "one machine of three"
     bar = LIMITS.get(name) if len(machines) > 1 else None
@@ -184,14 +203,51 @@ def _delay(name: str, quiet: Sequence[Patient], pool: Sequence[Patient], runs: i
                COMMAND, slowest=max(delays), never=never, runs=runs)
 
 
+def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
+    """Return what other allowances for an unlucky reference would cost and bring (`REFERENCE_ERRORS`)."""
+    name = "gain 0.95"
+    pools = smoothed(measure(patients, shifts={QUIETLY: lambda pixels: pixels, name: SHIFTS[name]}))
+    quiet, pool, rows, usual_errors = pools[QUIETLY], table_of(pools[name]), [], distributions.REFERENCE_ERRORS
+    try:
+        for errors in ALLOWANCES:
+            distributions.REFERENCE_ERRORS = errors
+            made = [_quiet(quiet, quiet_runs), _delay(name, quiet, pool, runs, MACHINES[:1])]
+            rows += [{**row, "name": f"{row['name']}, allowance {errors:g}", "bar": None} for row in made]
+    finally:
+        distributions.REFERENCE_ERRORS = usual_errors
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table of docs/DRIFT.md: of each shift the median weeks to the alarm, and the slowest run's."""
+    found: dict[str, dict[str, str]] = {}
+    for each in rows:
+        shift, _, who = each["name"].removeprefix("drift, ").partition(":")[0].rpartition(", ")
+        if shift:
+            slowest = "never" if each["peers"]["never"] else f"{each['peers']['slowest']:g}"
+            found.setdefault(shift, {})[who] = f"{each['value']:g} ({slowest})"
+    head = "| shift, from the ninth week | all machines: median weeks to the alarm (slowest) | one machine of three |"
+    lines = [f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |"
+             for shift, cells in found.items()]
+    return "\n".join([head, "|---|---|---|", *lines])
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--patients", type=int, default=200, help="measured of each kind")
     parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
     parser.add_argument("--quiet-runs", type=int, default=200, help="times 100 weeks without one")
+    parser.add_argument("--allowances", action="store_true", help="measure other allowances of the CUSUM instead")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/DRIFT.md instead of JSON")
     options = parser.parse_args()
-    json.dump(figures(options.patients, options.runs, options.quiet_runs), sys.stdout, indent=2)
+    if options.allowances and options.markdown:
+        parser.error("--markdown is the table of shifts, not of allowances")
+    # Films as small as these gain nothing by threads, which wait for each other on a busy machine.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    rows = (allowances if options.allowances else figures)(options.patients, options.runs, options.quiet_runs)
+    print(markdown(rows) if options.markdown else json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from inference.metrics import NAMESPACE, UNITS
+from inference.monitor import NAMESPACE as DRIFT
+from inference.monitor import REQUESTS
 from pipelines import PipelineConfig
 from pipelines.security_config import Duty
 
@@ -222,6 +224,18 @@ def test_alarms_watch_what_sagemaker_and_our_server_publish(account: Account) ->
 def test_silence_is_not_watched_where_hours_are_none(aws: None, account: Account) -> None:
     quiet = type(account.template)({"QuietHours": 0}, account.template.names)
     assert "SilenceAlarm" not in quiet.resources("AWS::CloudWatch::Alarm")
+
+
+def test_a_monitor_that_is_silent_is_told_where_days_are_given(aws: None, account: Account) -> None:
+    watched = type(account.template)({"MonitorDays": 7}, account.template.names)
+    (alarm,) = [item for item in watched.resources("AWS::CloudWatch::Alarm").values()
+                if item["AlarmName"] == "mammopipe-no-monitor"]
+    cloudwatch = account.client("cloudwatch")
+    cloudwatch.put_metric_alarm(**alarm)
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == (DRIFT, REQUESTS, "SampleCount")
+    assert alarm["TreatMissingData"] == "breaching" and alarm["EvaluationPeriods"] == 7
+    # CloudWatch takes no alarm that looks back further.
+    assert alarm["Period"] * alarm["EvaluationPeriods"] <= 7 * 24 * 3600
 
 
 def test_the_registry_and_the_budget_are_accepted_by_their_services(account: Account) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pipelines.local import Interpreter
 from pipelines.run_parameters import resolve_parameters
 from pipelines.sessions import LocalServices, local_services, reset_emulator
 
+from .compiled import CONFIGURATIONS, Compiled
+
 ROLE = "arn:aws:iam::000000000000:role/tests"
 BUCKET = "mammopipe"
 OUT = f"s3://{BUCKET}/out"
@@ -28,6 +31,28 @@ def no_outside_s3(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def no_network() -> Iterator[None]:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"a connection was tried: {arguments[1:]}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
+
+
+@pytest.fixture(scope="module")
+def definitions(no_network: None) -> dict[str, Compiled]:
+    return {name: Compiled(values) for name, values in CONFIGURATIONS.items()}
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def compiled(request: pytest.FixtureRequest, definitions: dict[str, Compiled]) -> Compiled:
+    return definitions[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -251,7 +251,20 @@ def test_a_poll_that_fails_for_a_while_does_not_end_the_watching(
     said, waited = [], []
     ended = aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=waited.append)
     assert ended["status"] == Status.FAILED and waited == [10, 20, 40, 80, 160, 300]
-    assert len([line for line in said if "trying again until it answers" in line]) == 1
+    assert len([line for line in said if "trying again for up to 60 minutes" in line]) == 1
+
+
+def test_the_watching_ends_where_nobody_answers_and_says_how_to_look_again(
+    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(**request: Any) -> Any:
+        raise DROPPED
+
+    monkeypatch.setattr(aws.clients.sagemaker, "describe_pipeline_execution", answer)
+    waited: list[float] = []
+    with pytest.raises(ConfigError, match=f"for 60 minutes; {ID} goes on .* mammopipe status {ID} --watch"):
+        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=waited.append)
+    assert aws_watch.LONGEST_SILENCE <= sum(waited) < aws_watch.LONGEST_SILENCE + aws_watch.LONGEST_PAUSE
 
 
 def test_a_poll_that_is_refused_for_good_ends_the_watching(aws: Aws, folder: RunFolder) -> None:

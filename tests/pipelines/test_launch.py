@@ -61,6 +61,30 @@ def test_a_run_leaves_its_results_and_becomes_the_latest(begin: Start, tmp_path:
     assert list((tmp_path / "runs" / ".work").iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_of_a_notebook_is_tracked_as_one_of_the_command_line_is(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = begin()
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (tracked,) = client.search_runs([client.get_experiment_by_name("mammopipe").experiment_id])
+    assert (tracked.data.tags["mammopipe.execution"], tracked.info.status) == (run.id, "FINISHED")
+    assert run.untracked == "" and tracked.data.metrics["validation/macro_auc"] == 0.512
+
+
+def test_a_store_that_cannot_be_used_does_not_undo_the_run(
+    begin: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
+    run = begin()
+    assert run.status is Status.SUCCEEDED and run.untracked.startswith("MLFLOW_TRACKING_URI=nonsense://store")
+    assert "tried again at the end" in capsys.readouterr().err
+
+
 def test_the_gate_closes_on_a_figure_below_the_limit(begin: Start, tmp_path: Path) -> None:
     run = begin(parameters={"MinMacroAuc": "0.6"})
     assert run.status is Status.FAILED

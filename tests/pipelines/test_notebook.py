@@ -1,16 +1,21 @@
 """The notebook runs from its first cell to its last, and lies in git without outputs."""
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from pipelines import graph_picture, roc_picture
+from inference.answers import Answer, Reason, Referral
+from pipelines import cost, graph_picture, roc_picture
 from pipelines.config import PipelineConfig
 from pipelines.definition import build_pipeline
+from pipelines.launch import Run
 from pipelines.ledger import Status
+from pipelines.prices import Prices, Throughput
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"
@@ -45,6 +50,39 @@ def test_curves_of_several_runs_share_one_picture() -> None:
     picture = roc_picture.draw([("a<b", evaluation(0.7)), ("c", evaluation(0.6)), ("d", evaluation(None))])
     assert picture.count("<polyline") == 3, "two curves and the diagonal"
     assert "a&lt;b" in picture and "AUC 0.700" in picture and "no curve" in picture
+    assert ">Malignant against the rest, test split</text>" in picture
+    counted = [("a", {**evaluation(0.7), "counts": {"test": {"malignant": 10, "images": 64}}})] * 2
+    assert "test split: 10 of 64 films</text>" in roc_picture.draw(counted)
+
+
+def test_costs_are_a_table_with_their_sum() -> None:
+    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
+    lines = cost.estimate(PipelineConfig.load(cnns=["alexnet"]), Prices.load(), Throughput.load())
+    shown = notebook_view.costs(lines).data
+    assert shown.count("<tr>") == len(lines) + 2 and f"{sum(line.usd for line in lines):,.2f}</td>" in shown
+    assert all(f">{line.step}</td>" in shown for line in lines)
+
+
+def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
+    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
+    film, overlay = tmp_path / "a<b.png", io.BytesIO()
+    Image.new("I;16", (40, 80)).save(film)
+    Image.new("RGB", (40, 80)).save(overlay, "PNG")
+    said = Answer(probabilities={"normal": 0.2, "benign": 0.1, "malignant": 0.7}, malignancy_score=70.0, decile=9,
+                  entropy=0.8, decision=None, referral=Referral(True, (Reason("uncertain", "undecided"),)),
+                  warnings=(), laterality="R", view="MLO")
+    shown = notebook_view.answer(film, said, overlay.getvalue()).data
+    assert shown.count("<img") == 2 and "a&lt;b.png" in shown and "a<b.png" not in shown
+    assert "malignant 0.70, normal 0.20" in shown and "uncertain: undecided" in shown and "Research use only" in shown
+
+
+def test_a_wide_picture_scrolls_and_says_what_it_shows(tmp_path: Path) -> None:
+    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
+    folder = tmp_path / "r" / "pictures"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (3000, 10)).save(folder / "data_segmentation-montage.png")
+    shown = notebook_view.pictures(Run("r", Status.SUCCEEDED, folder=tmp_path / "r"), width=900).data
+    assert "width:1500px" in shown and "overflow:auto" in shown and "outline" in shown
 
 
 @pytest.mark.filterwarnings("ignore")

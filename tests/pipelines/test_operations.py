@@ -86,6 +86,21 @@ def test_tables_of_many_runs_stay_within_100_columns(runs: Path, capsys: Capture
     assert " ".join(lines).count("0.512 (0.400-0.600)") == 5
 
 
+def test_long_names_are_folded_not_cut(runs: Path, capsys: Capture) -> None:
+    name = "efficientnet_lite0_of_another_world"
+    folder = RunFolder(runs, "a-run-whose-id-has-as-many-letters-as-an-id-may")
+    folder.write({"id": folder.id, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias",
+                  "started": "2026-01-01T00:00:00+00:00", "seconds": 123_456.0, "steps": []})
+    (folder.path / "evaluation.json").write_text(json.dumps({**EVALUATION, "selected": {**EVALUATION["selected"],
+                                                                                        "cnn": name}}))
+    for command in ("runs", "compare"):
+        assert cli.main([command, *(["latest", "a-run"] if command == "compare" else []), "--runs", str(runs)]) == 0
+        said = capsys.readouterr().out
+        assert max(map(len, said.splitlines())) <= 100 and "\N{HORIZONTAL ELLIPSIS}" not in said
+    assert cli.main(["compare", "latest", "--runs", str(runs)]) == 2
+    assert "give two runs or more" in capsys.readouterr().err
+
+
 def report(index: float | None) -> dict[str, Any]:
     groups = {"all": {"strength": index, "weeks": [{"exams": 7}]}}
     return {"drift_index": index, "exams": 7, "alarms": [], "groups": groups}

@@ -68,7 +68,7 @@ def test_an_execution_is_one_parent_with_its_candidates(folder: Path, uri: str) 
     children = [run for run in runs if run is not top]
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {top.info.run_id}
     assert top.data.params["Epochs"] == "3" and top.data.tags["selected"] == "alexnet"
-    assert top.data.metrics["validation/macro_auc_low"] == 0.4 and top.data.metrics["seconds/Prepare"] == 9.5
+    assert top.data.metrics["validation_interval/macro_auc_low"] == 0.4 and top.data.metrics["seconds/Prepare"] == 9.5
     assert (top.info.status, top.info.end_time - top.info.start_time) == ("FINISHED", 80_000)
     assert {item.path for item in client.list_artifacts(top.info.run_id)} >= {"report.html", "evaluation.json"}
     history = client.get_metric_history(children[0].info.run_id, "validation_macro_auc")

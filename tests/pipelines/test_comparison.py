@@ -1,0 +1,111 @@
+"""`mammopipe compare`: what two runs differ in, and whether the difference of a figure is more than chance."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import PipelineConfig, build_pipeline, cli, comparison
+from pipelines.runs import RunFolder
+
+Capture = pytest.CaptureFixture[str]
+SPLIT = {"test_fraction": 0.2, "folds": 5, "validation_fold": 0, "seed": 0}
+
+
+def figure(value: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high}
+
+
+def run(root: Path, name: str, auc: dict[str, Any], *, folds: int = 0, split: dict[str, Any] | None = SPLIT,
+        parameters: dict[str, Any] | None = None, definition: str = "", cnn: str = "alexnet") -> RunFolder:
+    """Return the folder of a run whose figures are all `auc`."""
+    folder = RunFolder(root, name)
+    folder.write({"id": name, "status": "Succeeded", "reason": "", "steps": [], "parameters": parameters or {}})
+    measured = {"images": 60, "patients": 30, **dict.fromkeys(comparison.MEASURES, auc)}
+    config = {} if split is None else {"split": split}
+    evaluation = {"profile": "full", "dataset": "mias", "synthetic": False, "protocol": "patient",
+                  "validation_folds": folds, "stage": {"config": config}, "leakage": {"passed": True},
+                  "selected": {"cnn": cnn, "validation": measured, "test": measured},
+                  "baseline": {"test": {"accuracy": figure(0.64, 0.5, 0.8)}}}
+    (folder.path / "evaluation.json").write_text(json.dumps(evaluation))
+    if definition:
+        (folder.path / "pipeline.json").write_text(definition)
+    return folder
+
+
+def compared(first: RunFolder, other: RunFolder) -> dict[str, Any]:
+    return comparison.against(comparison.facts(first), comparison.facts(other))
+
+
+def test_the_interval_of_a_difference_is_made_of_both_intervals() -> None:
+    found = comparison.difference(figure(0.7, 0.6, 0.75), figure(0.9, 0.88, 0.95))
+    assert found is not None
+    assert found["low"] == pytest.approx(0.2 - (0.02**2 + 0.05**2) ** 0.5)
+    assert found["high"] == pytest.approx(0.2 + (0.05**2 + 0.1**2) ** 0.5)
+    assert found["beyond_chance"] and comparison.signed(found).endswith("*")
+    within = comparison.difference(figure(0.7, 0.5, 0.9), figure(0.8, 0.6, 0.95))
+    assert within is not None and not within["beyond_chance"] and "*" not in comparison.signed(within)
+
+
+@pytest.mark.parametrize("missing", [None, figure(0.5)])
+def test_without_an_interval_nothing_is_said_of_chance(missing: dict[str, Any] | None) -> None:
+    assert comparison.difference(missing, figure(0.9, 0.8, 1.0)) is None
+    assert comparison.signed(None) == "no interval"
+
+
+def test_the_verdict_is_of_validation_and_names_the_better_run(tmp_path: Path) -> None:
+    good, bad = (run(tmp_path, name, auc) for name, auc in (("good", figure(0.9, 0.85, 0.95)),
+                                                            ("bad", figure(0.6, 0.5, 0.7))))
+    assert "good is better, by more than chance" in comparison.verdict(compared(bad, good), "bad", "good")
+    assert "good is better, by more than chance" in comparison.verdict(compared(good, bad), "good", "bad")
+    alike = run(tmp_path, "alike", figure(0.65, 0.5, 0.8))
+    assert "neither is shown to be better" in comparison.verdict(compared(bad, alike), "bad", "alike")
+
+
+@pytest.mark.parametrize(("change", "validation", "test"), [
+    ({}, True, True),
+    ({"split": {**SPLIT, "validation_fold": 1}}, False, True),
+    ({"split": {**SPLIT, "seed": 1}}, False, False),
+    ({"split": None}, None, None),
+])
+def test_it_is_said_whether_the_films_are_the_same(tmp_path: Path, change: dict[str, Any], validation: bool | None,
+                                                   test: bool | None) -> None:
+    auc = figure(0.6, 0.5, 0.7)
+    found = compared(run(tmp_path, "a", auc), run(tmp_path, "b", auc, **change))
+    assert (found["validation"]["same_films"], found["test"]["same_films"]) == (validation, test)
+
+
+def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:
+    auc, small = figure(0.6, 0.5, 0.7), PipelineConfig.load(cnns=["alexnet"], deploy=False)
+    other = PipelineConfig.load(cnns=["modified_cnn"], deploy=False, training={"dropout": 0.1})
+    texts = [build_pipeline(config).definition() for config in (small, other)]
+    first = run(tmp_path, "a", auc, definition=texts[0], parameters={"Epochs": 3, "Seed": 0})
+    second = run(tmp_path, "b", auc, definition=texts[1], parameters={"Epochs": 5, "Seed": 0})
+    bare = run(tmp_path, "c", auc, parameters={"Epochs": "3", "Seed": "0"})
+    found = dict(comparison.other_settings([comparison.facts(folder) for folder in (first, second, bare)]))
+    assert found == {"candidates": ["alexnet", "modified_cnn", "?"], "Epochs": ["3", "5", "3"],
+                     "training.dropout": ["0.3", "0.1", "?"]}
+
+
+def test_a_salt_is_not_shown(tmp_path: Path) -> None:
+    salted = PipelineConfig.load(cnns=["alexnet"], deploy=False, data={"patient_salt": "grain"})
+    folder = run(tmp_path, "a", figure(0.6, 0.5, 0.7), definition=build_pipeline(salted).definition())
+    found = comparison.facts(folder)
+    assert found["settings"]["Prepare --patient-salt"] == "set" and "grain" not in json.dumps(found)
+
+
+def test_the_table_fits_and_tells_protocol_settings_and_differences(tmp_path: Path, capsys: Capture) -> None:
+    runs = tmp_path / "runs"
+    long = {"InputDataUri": "s3://" + "a-very-long-bucket/" * 6}
+    run(runs, "20260101-000000-aaaa", figure(0.9, 0.85, 0.95), cnn="efficientnet_lite0", folds=5, parameters=long)
+    run(runs, "20260102-000000-bbbb", figure(0.6, 0.5, 0.7), parameters={"InputDataUri": "s3://b"})
+    assert cli.main(["compare", "20260101", "20260102", "--runs", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 100 and "\x1b" not in said
+    assert "patient" in said and "60 films, 5 folds" in said and "validation, other films" in said
+    assert "-0.300 (-0.412 to -0.188) *" in said and "20260101-000000-aaaa is better" in said
+    assert cli.main(["compare", "20260101", "20260102", "--json", "--runs", str(runs)]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert "against" not in first and second["against"]["run"] == first["id"] == "20260101-000000-aaaa"
+    assert second["against"]["test"]["macro_auc"]["beyond_chance"] is True

@@ -1,0 +1,146 @@
+"""What a terminal shows of `run`, `status` and `doctor`, as pictures in docs/recordings/: `make recordings`.
+
+Run `python -m tests.recordings [FOLDER]`. Each command runs on a pseudo-terminal of its own, in an empty folder and on
+synthetic films; a picture is its screen as it stood, at the end or, of `run`, while networks train. Nothing is edited.
+"""
+
+import argparse
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.text import Text
+
+from processing.files import write_bytes
+
+COLUMNS, ROWS = 100, 50
+RUN = ("run", "--cnns", "modified_cnn,alexnet", "--films", "30")
+FOLDER = Path("docs", "recordings")
+KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR")
+"""Variables that the commands see: none of a person, an account or a data set."""
+_CONTROL = re.compile("\x1b\\[([0-9;?]*)([A-Za-z])|([\r\n])")
+_FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
+"""The picture would fetch its font from elsewhere; every system has one of equal widths."""
+
+
+class Screen:
+    """The lines that a terminal shows, of what was written to it: text and styles, line ends, cursor up, erase line."""
+
+    def __init__(self) -> None:
+        self.lines = [""]
+        self.row = 0
+        self.returned = False
+        """Whether the cursor stands at the beginning of the line, whose text the next one replaces."""
+
+    def write(self, text: str) -> None:
+        """Take what was written; raises `ValueError` for a movement that is not known: the picture would be false."""
+        end = 0
+        for found in _CONTROL.finditer(text):
+            self._show(text[end : found.start()])
+            end = found.end()
+            self._obey(found)
+        self._show(text[end:])
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.lines[self.row] = text if self.returned else self.lines[self.row] + text
+            self.returned = False
+
+    def _obey(self, found: re.Match[str]) -> None:
+        number, kind, ending = found.groups()
+        if ending == "\r":
+            self.returned = True
+        elif ending == "\n":
+            self.row, self.returned = self.row + 1, False
+            if self.row == len(self.lines):
+                self.lines.append("")
+        elif kind == "A":
+            self.row -= int(number or 1)
+        elif kind == "K" and number == "2":
+            self.lines[self.row] = ""
+        elif kind == "m":
+            self._show(found.group())
+        elif (number, kind) not in (("?25", "l"), ("?25", "h")):
+            raise ValueError(f"{found.group()!r}: the screen does not know this")
+
+    def text(self) -> str:
+        """Return the lines, styles among them."""
+        return "\n".join(self.lines).rstrip("\n")
+
+
+def record(words: tuple[str, ...], folder: Path, seen: Callable[[str], None]) -> str:
+    """Return what the terminal shows after `mammopipe WORDS` in `folder`; `seen` is told of each screen before."""
+    screen, held = Screen(), ""
+    for piece in _written(words, folder):
+        # A sequence, or a line that is being replaced, may be cut in two.
+        whole, newline, held = (held + piece).rpartition("\n")
+        screen.write(whole + newline)
+        seen(screen.text())
+    screen.write(held)
+    return screen.text()
+
+
+def _written(words: tuple[str, ...], folder: Path) -> Iterator[str]:
+    """Yield what the command writes to its terminal; its input is that terminal, too."""
+    leader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal):
+        os.close(terminal)
+        with open(leader, encoding="utf-8", errors="strict", newline="") as stream:
+            try:
+                while piece := os.read(stream.fileno(), 2**16):
+                    yield piece.decode()
+            except OSError:  # Linux's word for the other end being closed
+                return
+
+
+def picture(words: tuple[str, ...], shown: str) -> bytes:
+    """Return the screen as SVG, the command above it as it was typed."""
+    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w", encoding="utf-8"), force_terminal=True,
+                      color_system="truecolor", legacy_windows=False)
+    with console.file:
+        console.print(Text(f"$ mammopipe {' '.join(words)}", style="bold"))
+        console.print(Text.from_ansi(shown), soft_wrap=False)
+        drawn = console.export_svg(title="mammopipe", unique_id="-".join(["mammopipe", words[0]]))
+    return _FONT.sub("", drawn).encode()
+
+
+def training(screens: list[str]) -> Callable[[str], None]:
+    """Return what keeps the last screen in which networks are training, the only one of `screens`."""
+    def look(shown: str) -> None:
+        if shown.count("s an epoch") > (screens[0].count("s an epoch") if screens else 0):
+            screens[:] = [shown]
+
+    return look
+
+
+def main() -> None:
+    """Record all commands."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    target: Path = parser.parse_args().folder
+    with TemporaryDirectory() as name:
+        folder, running = Path(name), []
+        ended = record(RUN, folder, training(running))
+        if not running:
+            raise SystemExit(f"no network was seen training:\n{ended}")
+        for name, words, shown in (("run-training", RUN, running[0]), ("run", RUN, ended)):
+            write_bytes(target / f"{name}.svg", picture(words, shown))
+        for words in (("status",), ("doctor",)):
+            write_bytes(target / f"{words[0]}.svg", picture(words, record(words, folder, lambda shown: None)))
+    print("\n".join(str(path) for path in sorted(target.glob("*.svg"))))
+
+
+if __name__ == "__main__":
+    main()
