@@ -79,18 +79,28 @@ def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
     if not (folder.path / "pipeline.json").is_file():
         return found
     steps = list(all_steps(folder.document("pipeline.json")["Steps"]))
-    networks = []
+    networks: dict[str, Mapping[str, Any]] = {}
     for step in steps:
         if step["Type"] == "Training":
             given = step["Arguments"].get("HyperParameters", {})
-            networks.append(str(given.get("cnn", step["Name"])))
-            found |= {f"training.{name}": value for name, value in given.items()
-                      if name != "cnn" and isinstance(value, str)}
+            networks[str(given.get("cnn", step["Name"]))] = given
         elif step["Type"] == "Processing":
             words = step["Arguments"]["AppSpecification"].get("ContainerArguments", [])
             found |= {f"{step['Name']} {name}": SET if name in SECRETS else value
                       for name, value in zip(words[::2], words[1::2], strict=True) if isinstance(value, str)}
-    return {CANDIDATES: ", ".join(sorted(networks)), **found}
+    return {CANDIDATES: ", ".join(sorted(networks)), **_hyperparameters(networks), **found}
+
+
+def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return those that are the same for all networks by their name, the others by the network's and their own."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name for given in networks.values() for name in given if name != "cnn"):
+        told = {cnn: given[name] for cnn, given in networks.items() if isinstance(given.get(name), str)}
+        if len(told) == len(networks) and len(set(told.values())) == 1:
+            found[f"training.{name}"] = next(iter(told.values()))
+        else:
+            found |= {f"training.{cnn}.{name}": value for cnn, value in told.items()}
+    return found
 
 
 def rows(found: Sequence[Mapping[str, Any]]) -> Rows:

@@ -88,6 +88,16 @@ def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:
                      "training.dropout": ["0.3", "0.1", "?"]}
 
 
+def test_what_one_network_has_to_itself_is_told_by_its_name(tmp_path: Path) -> None:
+    auc, both = figure(0.6, 0.5, 0.7), {"cnns": ["alexnet", "resnet50"], "deploy": False}
+    configs = (PipelineConfig.load(**both), PipelineConfig.load(**both, per_cnn={"alexnet": {"dropout": 0.1}}))
+    folders = [run(tmp_path, name, auc, definition=build_pipeline(config).definition())
+               for name, config in zip("ab", configs, strict=True)]
+    assert dict(comparison.other_settings([comparison.facts(folder) for folder in folders])) == {
+        "training.dropout": ["0.3", "-"], "training.alexnet.dropout": ["-", "0.1"],
+        "training.resnet50.dropout": ["-", "0.3"]}
+
+
 def test_a_salt_is_not_shown(tmp_path: Path) -> None:
     salted = PipelineConfig.load(cnns=["alexnet"], deploy=False, data={"patient_salt": "grain"})
     folder = run(tmp_path, "a", figure(0.6, 0.5, 0.7), definition=build_pipeline(salted).definition())
