@@ -136,11 +136,11 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
     """
     if noise > 0:
         deviation = np.float32(random.uniform(0, noise))
-        drawn = random.standard_normal(image.shape, np.float32)
+        tissue = image > 0
+        drawn = random.standard_normal(int(np.count_nonzero(tissue)), np.float32)
         drawn *= deviation
-        drawn *= image > 0
-        image += drawn
-        np.clip(image, 0, 1, out=image)
+        drawn += image[tissue]
+        image[tissue] = np.clip(drawn, 0, 1, out=drawn)
     height, width = image.shape
     longer = max(height, width)
     for _ in range(int(random.integers(0, holes, endpoint=True))):
