@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.config import PipelineConfig
 from pipelines.ledger import Status
-from pipelines.results import WHOLE
+from pipelines.results import RESULTS
 from pipelines.runs import RunFolder
 from pipelines.sessions import aws_errors
 from pipelines.storage import Storage
@@ -27,8 +27,6 @@ TYPES = {"ProcessingJob": "Processing", "TrainingJob": "Training"}
 LOG_GROUPS = {"Processing": "/aws/sagemaker/ProcessingJobs", "Training": "/aws/sagemaker/TrainingJobs"}
 PAGES = {"Processing": "processing-jobs", "Training": "jobs"}
 LOG_LINES = 15
-RESULTS = {"evaluation": WHOLE[:2], "model": WHOLE[2:]}
-"""What is fetched of an execution's folder on S3 when it has ended."""
 
 
 def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Runs side by side: their figures, the settings in which they differ, and whether a difference is more than chance.
 
-A run keeps figures with their intervals, not what it said of each film. The interval of a difference is therefore made
-of the two (Zou and Donner 2008, the method of variance estimates recovery), as if the runs were of different patients.
-On the same films the figures rise and fall together and the true interval is narrower: what is beyond chance here is so
-all the more, and what is not may be found by more films.
+Of the same films the difference is measured on each draw of patients (`pipelines.paired`). Where the films are not the
+same, or a run did not keep what it said of each, the interval of a difference is made of the two (Zou and Donner 2008,
+the method of variance estimates recovery), as if the runs were of different patients. On the same films that is too
+wide: what is beyond chance there is so all the more.
 """
 
 import json
@@ -136,17 +136,21 @@ def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
     return [(name, cells) for name, cells in made if len({cell for cell in cells if cell != "?"}) > 1]
 
 
-def against(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def against(first: Mapping[str, Any], other: Mapping[str, Any],
+            paired: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return the figures of `other` less those of `first`, for each split, and whether its films are the same.
 
-    `same_films` is None where a run of an earlier version does not tell how it was divided.
+    `paired` has the differences that were measured film by film, by split and figure (`pipelines.paired`); they prove
+    the films to be the same. `same_films` is None where a run of an earlier version does not tell how it was divided.
     """
     made: dict[str, Any] = {"run": first["id"]}
     for split in SPLITS:
         known = first[split]["films"] is not None and other[split]["films"] is not None
         same = first[split]["films"] == other[split]["films"] if known else None
-        made[split] = {"same_films": same, **{name: difference(first[split][name], other[split][name])
-                                              for name in MEASURES}}
+        pairs = (paired or {}).get(split, {})
+        made[split] = {"same_films": True if pairs else same, "paired": bool(pairs),
+                       **{name: pairs.get(name) or difference(first[split][name], other[split][name])
+                          for name in MEASURES}}
     return made
 
 
@@ -158,13 +162,14 @@ def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | N
     value = other["value"] - first["value"]
     low = value - math.hypot(other["value"] - other["low"], first["high"] - first["value"])
     high = value + math.hypot(other["high"] - other["value"], first["value"] - first["low"])
-    return {"value": value, "low": low, "high": high, "beyond_chance": low > 0 or high < 0}
+    return {"value": value, "low": low, "high": high, "paired": False, "beyond_chance": low > 0 or high < 0}
 
 
 def heads(compared: Mapping[str, Any]) -> list[str]:
     """Return what stands above the differences of each split."""
     words = {True: "the same", False: "other", None: "perhaps other"}
-    return [f"{split}, {words[compared[split]['same_films']]} films" for split in SPLITS]
+    return [f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
+            for split in SPLITS]
 
 
 def difference_rows(compared: Mapping[str, Any]) -> Rows:

@@ -18,7 +18,7 @@ from typing import Any
 from IPython import display as ipython
 
 from inference.client import Answer
-from pipelines import comparison, graph_picture, roc_picture, run_views
+from pipelines import comparison, graph_picture, paired, roc_picture, run_views
 from pipelines.answer_table import NOTICE, image_rows
 from pipelines.config import PipelineConfig
 from pipelines.cost import Line, within
@@ -177,12 +177,13 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
 
 def figures(*chosen: Run) -> Any:
     """Return the figures of runs side by side, with their 95 % intervals, and what each has over the first."""
-    found = [comparison.facts(_folder(run)) for run in chosen]
+    folders = [_folder(run) for run in chosen]
+    found = [comparison.facts(folder) for folder in folders]
     settings = [(f"  {name}", cells) for name, cells in comparison.other_settings(found)]
     above = [("settings that differ", [""] * len(found))] if settings else []
     parts = [_html_table([item["id"] for item in found], [*comparison.rows(found), *above, *settings])]
-    for item in found[1:]:
-        compared = comparison.against(found[0], item)
+    for folder, item in zip(folders[1:], found[1:], strict=True):
+        compared = comparison.against(found[0], item, paired.differences(folders[0], folder))
         said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
         parts += [f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
                   _html_table(comparison.heads(compared), comparison.difference_rows(compared)), f"<p>{said}</p>"]

@@ -14,8 +14,12 @@ from processing.errors import ManifestError
 from processing.files import write_json
 from processing.records import ImageRecord, Split, read_manifest
 
-WHOLE = ("evaluation.json", "report.html", "model.tar.gz", "model_card.md", "model_card.json")
-"""Results that lie in the run's folder under their own name."""
+RESULTS: Mapping[str, tuple[str, ...]] = {
+    "evaluation": ("evaluation.json", "report.html", "predictions.csv", "model_card.md", "model_card.json"),
+    "model": ("model.tar.gz",),
+}
+"""Of each output of Evaluate the files that lie in the run's folder under their own name."""
+WHOLE = tuple(name for names in RESULTS.values() for name in names)
 PREPARED = "prepared"
 """The output whose manifest says which films are the test split's."""
 

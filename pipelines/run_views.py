@@ -125,8 +125,11 @@ def compare(options: argparse.Namespace) -> int:
 
 def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
     """Return the facts of runs, of all but the first with what it is against that one."""
-    found = [comparison.facts(folder) for folder in folders]
-    return [item if item is found[0] else {**item, "against": comparison.against(found[0], item)} for item in found]
+    from pipelines import paired
+
+    first, *others = [(folder, comparison.facts(folder)) for folder in folders]
+    return [first[1], *({**told, "against": comparison.against(first[1], told, paired.differences(first[0], folder))}
+                        for folder, told in others)]
 
 
 def _print_figures(folders: "Sequence[RunFolder]") -> None:

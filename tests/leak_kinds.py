@@ -236,7 +236,7 @@ def evaluation(clean: CleanSet, scratch: Path, kind: type[SegmentedData] = Segme
                digest: str | None = None) -> dict:
     """Return `evaluation.json` of the set, made by the evaluation job's own functions."""
     data, model = clean.data(kind), clean.candidate(scratch / "model", digest)
-    return complete(evaluate(data, {"modified_cnn": model}, CONFIG), data, model, scratch / "model")
+    return complete(evaluate(data, {"modified_cnn": model}, CONFIG)[0], data, model, scratch / "model")
 
 
 def _told(found: Mapping, *kinds: str) -> Outcome:

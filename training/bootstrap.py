@@ -109,6 +109,24 @@ class Resamples:
             return Interval(value, exact[0], exact[1], missing)
         return Interval(value, float(low), float(high), missing)
 
+    def difference(self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *,
+                   level: float) -> Interval:
+        """Return the metric of `other` less that of `first`, of the same images, with its percentile interval.
+
+        Both are measured on each draw, so what a draw does to both alike does not widen the interval. Raises
+        `MetricError` where the metric is undefined.
+        """
+        truth = np.asarray(labels, np.int64)
+        values = [np.asarray(one, np.float64) for one in (first, other)]
+        value = metric(truth, values[1]) - metric(truth, values[0])
+        figures = self._figures(metric, truth, values[1]) - self._figures(metric, truth, values[0])
+        defined = figures[np.isfinite(figures)]
+        missing = len(figures) - len(defined)
+        if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
+            return Interval(value, None, None, missing)
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(value, float(low), float(high), missing)
+
     def _exact(self, metric: Weighted, labels: Integers, values: Floats, value: float,
                level: float) -> tuple[float, float] | tuple[None, None]:
         """Return the bounds of a share that is 0, or 1, in every patient who has one; none for other figures.

@@ -1,8 +1,8 @@
 """The evaluation job: all candidates, measured, calibrated and compared; the best one made ready to serve.
 
 Reads the processing inputs `data` (what Segment left) and `models` (`<cnn>/model.tar.gz`); writes the processing
-outputs `evaluation` (`evaluation.json`, `report.html`) and `model` (`model.tar.gz`). A leak does not stop it: the
-verdict goes into `evaluation.json`, where the pipeline's gate reads it.
+outputs `evaluation` (`evaluation.json`, `predictions.csv`, `report.html`, the cards) and `model` (`model.tar.gz`). A
+leak does not stop it: the verdict goes into `evaluation.json`, where the pipeline's gate reads it.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from processing.errors import ConfigError
-from processing.files import write_bytes, write_json
+from processing.files import write_bytes, write_csv, write_json
 from processing.job import run
 from processing.leakage import Finding
 from processing.paths import ContainerPaths
 from processing.records import ImageRecord, Split, SplitProtocol
 from processing.split import audit_leakage
-from training import artifact, recalibration
+from training import artifact, predictions, recalibration
 from training.artifact import LoadedModel
 from training.bootstrap import Resamples
 from training.candidate_figures import baseline, candidate_figures, selected_figures
@@ -105,21 +105,24 @@ def main(arguments: Sequence[str]) -> None:
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
         data = data.with_out_of_fold({name: OutOfFold.read(scratch / name, model.description)
                                       for name, model in models.items()})
-        evaluation = evaluate(data, models, config)
+        evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
         page = render(evaluation, draw_examples(evaluation["examples"], data, model))
         artifact.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
+    write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
 
 
-def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig) -> dict[str, Any]:
-    """Return `evaluation.json`: leakage, every candidate on validation and test, the baseline, the choice.
+def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel],
+             config: EvaluationConfig) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return `evaluation.json` and the rows of `predictions.csv`.
 
-    The networks see the test films after the choice is made. Raises `ManifestError` where validation lacks a class.
+    The first has leakage, every candidate on validation and test, the baseline and the choice. The networks see the
+    test films after the choice is made. Raises `ManifestError` where validation lacks a class.
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
@@ -141,6 +144,8 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
                                           config.breast_rule) for name in sorted(models)}
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
+    films = [row for name in sorted(models) for said in (validation[name], test[name])
+             for row in predictions.told(name, said, choice.candidates[name].calibration.temperature)]
     return {
         "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc,
         "protocol": str(data.protocol), "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
@@ -161,7 +166,7 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel], config: Eva
                      for split, records in rows.items()},
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
-    }
+    }, films
 
 
 def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData,
@@ -174,11 +179,11 @@ def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions],
           rule: BreastRule) -> tuple[list[Fit], list[Finding]]:
     """Return what the choice was made of, and which of its values validation does not give."""
     names = [f"temperature and thresholds of {name}" for name in validation]
-    fits = [Fit.on(what, predictions) for what, predictions in zip(names, validation.values(), strict=True)]
+    fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
-    findings = [finding for name, predictions in validation.items()
-                for finding in audit_calibration(name, choice.candidates[name].calibration, predictions)
-                + audit_comparison(name, choice.candidates[name].comparison, predictions, rule)]
+    findings = [finding for name, said in validation.items()
+                for finding in audit_calibration(name, choice.candidates[name].calibration, said)
+                + audit_comparison(name, choice.candidates[name].comparison, said, rule)]
     return fits, findings
 
 

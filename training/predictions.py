@@ -1,5 +1,6 @@
 """What a model says of every image of one split, kept as logits so that calibration can be fitted on them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -7,8 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from processing.errors import MammopipeError
-from processing.records import Split
+from processing.records import Label, Split
 from training.bootstrap import Floats, Integers
+
+FILE = "predictions.csv"
+"""What every candidate says of every image that is judged, with the truth: to look at errors, and to compare runs."""
+COLUMNS = ["network", "split", "image_id", "patient_id", "label", *Label]
+"""Of `FILE`; under each class its calibrated probability."""
 
 
 class LeakError(MammopipeError, TypeError):
@@ -34,6 +40,15 @@ class Predictions:
     def probabilities(self, temperature: float) -> Floats:
         """Return the softmax of the logits divided by the temperature, float64 (images, classes)."""
         return softmax(self.logits / temperature)
+
+
+def told(network: str, predictions: Predictions, temperature: float) -> Iterator[dict[str, str]]:
+    """Yield the rows of `FILE` of a network's calibrated predictions, in their order."""
+    of_class = dict(enumerate(Label))
+    for place, shares in enumerate(predictions.probabilities(temperature)):
+        yield {"network": network, "split": str(predictions.split), "image_id": predictions.image_ids[place],
+               "patient_id": predictions.patients[place], "label": of_class[int(predictions.labels[place])],
+               **{label: f"{shares[rank]:.9g}" for rank, label in of_class.items()}}
 
 
 class ValidationPredictions(Predictions):

@@ -16,6 +16,7 @@ from pipelines import aws_runs, aws_watch, cli, launch, run_views, tracking
 from pipelines.config import PipelineConfig
 from pipelines.launch import Run
 from pipelines.ledger import Status, StepRecord
+from pipelines.results import WHOLE
 from pipelines.runs import RunFolder
 from pipelines.sessions import LocalServices
 from pipelines.storage import Storage
@@ -99,7 +100,8 @@ def folder(tmp_path: Path) -> RunFolder:
 def put_results(services: LocalServices) -> None:
     base = f"mammopipe/executions/{ID}"
     for name, body in (("evaluation/evaluation.json", json.dumps(EVALUATION)), ("evaluation/report.html", "<html>"),
-                       ("model/model.tar.gz", "model")):
+                       ("evaluation/predictions.csv", "network"), ("evaluation/model_card.md", "# Model card"),
+                       ("evaluation/model_card.json", "{}"), ("model/model.tar.gz", "model")):
         services.storage.client.put_object(Bucket="mammopipe", Key=f"{base}/{name}", Body=body.encode())
 
 
@@ -114,6 +116,7 @@ def test_a_run_is_shown_live_and_its_results_come(aws: Aws, folder: RunFolder, s
     pages = [line for line in said if f"https://{REGION}.console.aws.amazon.com/sagemaker" in line]
     assert len(pages) == 2 and any(f"#/jobs/{JOB}" in page for page in pages)
     assert folder.document("evaluation.json") == EVALUATION
+    assert all((folder.path / name).is_file() for name in WHOLE), "every result comes, the cards among them"
     assert (folder.root / "latest").resolve().name == ID
     assert ended["parameters"] == {"Epochs": "3"} and ended["seconds"] == 300
 

@@ -4,10 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from pipelines import PipelineConfig, build_pipeline, cli, comparison
+from pipelines import PipelineConfig, build_pipeline, cli, comparison, paired
 from pipelines.runs import RunFolder
+from processing.errors import ConfigError
+from processing.files import write_csv
+from processing.records import Label
+from training.predictions import COLUMNS, FILE, softmax
 
 Capture = pytest.CaptureFixture[str]
 SPLIT = {"test_fraction": 0.2, "folds": 5, "validation_fold": 0, "seed": 0}
@@ -74,6 +80,69 @@ def test_it_is_said_whether_the_films_are_the_same(tmp_path: Path, change: dict[
     auc = figure(0.6, 0.5, 0.7)
     found = compared(run(tmp_path, "a", auc), run(tmp_path, "b", auc, **change))
     assert (found["validation"]["same_films"], found["test"]["same_films"]) == (validation, test)
+
+
+def said(folder: RunFolder, probabilities: np.ndarray, labels: np.ndarray, *, cnn: str = "alexnet") -> None:
+    """Write what a run's networks say of films of two a patient, the selected one's and another's."""
+    rows = [{"network": network, "split": split, "image_id": f"i{place:03d}", "patient_id": f"p{place // 2}",
+             "label": list(Label)[label], **{name: repr(float(share)) for name, share in zip(Label, row, strict=True)}}
+            for network, table in ((cnn, probabilities), ("other", probabilities[::-1])) for split in comparison.SPLITS
+            for place, (label, row) in enumerate(zip(labels, table, strict=True))]
+    write_csv(folder.path / FILE, COLUMNS, rows)
+
+
+LABELS = np.tile([0, 1, 2, 0], 15)
+LOGITS = np.random.default_rng(5).normal(size=(60, 3)) + 1.2 * np.eye(3)[LABELS]
+
+
+def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Path) -> None:
+    auc = figure(0.6, 0.4, 0.8)
+    first, other = (run(tmp_path, name, auc) for name in ("a", "b"))
+    tables = [softmax(LOGITS), softmax(LOGITS + np.eye(3)[LABELS])]
+    for folder, table in zip((first, other), tables, strict=True):
+        said(folder, table, LABELS)
+    found = paired.differences(first, other)
+    assert set(found) == {"validation", "test"} and set(found["test"]) == set(comparison.MEASURES)
+    expected = [roc_auc_score(LABELS == 2, table[:, 2]) for table in tables]
+    measured = found["test"]["malignant_auc"]
+    assert measured["value"] == pytest.approx(expected[1] - expected[0])
+    # By hand: patients drawn with replacement, both runs measured on the same draw.
+    random, drawn = np.random.default_rng(1), []
+    for _ in range(300):
+        films = np.concatenate([[2 * patient, 2 * patient + 1] for patient in random.integers(0, 30, 30)])
+        drawn.append([roc_auc_score(LABELS[films] == 2, table[films, 2]) for table in tables])
+    low, high = np.quantile(np.diff(drawn, axis=1), [0.025, 0.975])
+    assert (measured["low"], measured["high"]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    compared = comparison.against(comparison.facts(first), comparison.facts(other), found)
+    assert comparison.heads(compared)[1] == "test, the same films, paired"
+    assert compared["test"]["malignant_auc"] == measured and measured["beyond_chance"]
+
+
+def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
+    first, other = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in ("a", "b"))
+    for folder in (first, other):
+        said(folder, softmax(LOGITS), LABELS)
+    for figures in paired.differences(first, other).values():
+        for found in figures.values():
+            assert (found["value"], found["low"], found["high"], found["beyond_chance"]) == (0, 0, 0, False)
+
+
+def test_other_films_or_another_truth_are_never_paired(tmp_path: Path) -> None:
+    first, fewer, relabelled, without = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in "abcd")
+    said(first, softmax(LOGITS), LABELS)
+    said(fewer, softmax(LOGITS[2:]), LABELS[2:])
+    said(relabelled, softmax(LOGITS), np.roll(LABELS, 1))
+    for other in (fewer, relabelled, without):
+        assert paired.differences(first, other) == {}
+
+
+def test_damaged_predictions_are_named(tmp_path: Path) -> None:
+    folder = run(tmp_path, "a", figure(0.6, 0.4, 0.8))
+    said(folder, softmax(LOGITS), LABELS)
+    path = folder.path / FILE
+    path.write_text(path.read_text().replace("benign", "odd"))
+    with pytest.raises(ConfigError, match=r"predictions.csv: not the predictions of this version"):
+        paired.answers(folder)
 
 
 def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:

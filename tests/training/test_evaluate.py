@@ -1,6 +1,7 @@
 """The evaluation job through its entry point: what it measures, what it chooses by, what it refuses."""
 
 import copy
+import csv
 import json
 import random
 import sys
@@ -74,6 +75,23 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
     assert 0 <= selected["validation"]["macro_auc"]["low"] < selected["validation"]["macro_auc"]["value"]
     assert set(selected["operating_points"]) == {"sensitivity", "specificity"}
     assert evaluated.page.startswith("<!doctype html>")
+
+
+def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
+    with (evaluated.output / "evaluation" / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    films = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
+    for name, candidate in evaluated.evaluation["candidates"].items():
+        for split in ("validation", "test"):
+            told = [row for row in rows if (row["network"], row["split"]) == (name, split)]
+            assert [row["image_id"] for row in told] == sorted(row["image_id"] for row in told)
+            assert len(told) == candidate[split]["images"]
+            assert all(films[row["image_id"]].label == row["label"] for row in told)
+            assert all(films[row["image_id"]].patient_id == row["patient_id"] for row in told)
+            shares = np.array([[float(row[label]) for label in CLASSES] for row in told])
+            area = reference.roc_auc_score([row["label"] == "malignant" for row in told], shares[:, 2])
+            assert area == pytest.approx(candidate[split]["malignant_auc"]["value"])
+            assert shares.sum(axis=1) == pytest.approx(1)
 
 
 def test_the_highest_validation_macro_auc_is_selected(evaluated):
