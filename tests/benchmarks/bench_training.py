@@ -1,8 +1,9 @@
 """How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
 
-Run `python -m tests.benchmarks.bench_training [--size 224] [--batch 16] [--steps 8]`: a JSON list on stdout. Members of
-a ratio take turns, step by step, so that a busy machine slows them alike; images a second are of this run only. `fp32`
-is the step of torchvision's reference classification script as it stands: float32, channels first, SGD.
+Run `python -m tests.benchmarks.bench_training [--size 224] [--batch 16] [--steps 12] [--processes 2]`: a JSON list on
+stdout. Members of a ratio take turns, step by step, and the ratio is the median of the turns', so that a machine that
+slows down or speeds up meanwhile has little part in it; images a second are of this run only. `fp32` is the step of
+torchvision's reference classification script as it stands: float32, channels first, SGD, its reading of films left out.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -34,7 +36,6 @@ from training.precision import choose_precision
 from training.sampling import EpochBatches, epoch_order
 
 COMMAND = "python -m tests.benchmarks.bench_training"
-PROCESSES = 2
 FED_BAR, FP32_BAR = 0.93, 1.5
 Batch = tuple[Tensor, Tensor]
 Step = Callable[[Batch], object]
@@ -86,11 +87,8 @@ def fp32_step(config: TrainConfig) -> Step:
     return step
 
 
-def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, float]:
-    """Return the seconds of a fed step, the same step on tensors in memory, and the fp32 step: each one's fastest.
-
-    Where the machine does other things too, all but the fastest are mostly waiting.
-    """
+def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, list[float]]:
+    """Return the seconds of fed steps, of the same step on tensors in memory, and of the fp32 step, turn by turn."""
     height, width = films.pixels.shape[1:]
     network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
     precision = choose_precision(Precision.AUTO, network, shape=(height, width), device=torch.device("cpu"))
@@ -107,37 +105,41 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, fl
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     print(f"{config.cnn}: {precision}", file=sys.stderr)
-    return {name: min(times) for name, times in seconds.items()}
+    return seconds
 
 
-def results(cnn: str, seconds: dict[str, float], *, batch: int, size: int) -> list[Row]:
+def results(cnn: str, seconds: dict[str, list[float]], *, batch: int, size: int) -> list[Row]:
     """Return the figures of one network."""
-    rates = {name: batch / value for name, value in seconds.items()}
+    rates = {name: batch / median(times) for name, times in seconds.items()}
+
+    def times_slower(name: str) -> float:
+        return median(other / fed for other, fed in zip(seconds[name], seconds["fed"], strict=True))
 
     def figure(what: str, value: float, bar: float) -> Row:
         return row(f"training {cnn}, {size} px: images a second, times {what}", value, "x", bar, "higher", COMMAND,
                    fed_per_second=rates["fed"], memory_per_second=rates["memory"], fp32_per_second=rates["fp32"])
 
-    return [figure("those of tensors in memory", seconds["memory"] / seconds["fed"], FED_BAR),
-            figure("those of the float32 reference step", seconds["fp32"] / seconds["fed"], FP32_BAR)]
+    return [figure("those of tensors in memory", times_slower("memory"), FED_BAR),
+            figure("those of the float32 reference step", times_slower("fp32"), FP32_BAR)]
 
 
-def shared(cnn: Cnn, *, batch: int, size: int) -> Row:
+def shared(cnn: Cnn, processes: int, *, batch: int, size: int) -> Row:
     """Return what sharing an epoch among processes gives, each with its part of the cores; the runs take turns."""
-    rates: dict[int, list[float]] = {1: [], PROCESSES: []}
+    rates: dict[int, list[float]] = {1: [], processes: []}
     for count in [*rates] * 2:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m",
                    "tests.benchmarks.parallel_epochs", cnn, str(size), str(batch), str(8 * batch)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rates[count].append(float(said.rpartition("images_per_second=")[2]))
-    alone, together = max(rates[1]), max(rates[PROCESSES])
-    return row(f"training {cnn}, {size} px: images a second of {PROCESSES} processes, times those of one",
+    alone, together = max(rates[1]), max(rates[processes])
+    return row(f"training {cnn}, {size} px: images a second of {processes} processes, times those of one",
                together / alone, "x", None, "higher", COMMAND, one_per_second=alone, together_per_second=together)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    for name, default in (("size", 224), ("batch", 16), ("steps", 8), ("threads", torch.get_num_threads())):
+    for name, default in (("size", 224), ("batch", 16), ("steps", 12), ("processes", 2),
+                          ("threads", torch.get_num_threads())):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -148,9 +150,11 @@ def main() -> None:
         for cnn in NAMES:
             config = TrainConfig(cnn=Cnn(cnn), batch_size=options.batch)
             found += results(cnn, measure(config, films, options.steps), batch=options.batch, size=options.size)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found.append(row("training: peak memory of all networks in turn", peak, "MiB", None, "lower", COMMAND))
-    found += [shared(cnn, batch=options.batch, size=options.size) for cnn in (Cnn.MODIFIED_CNN, Cnn.RESNET50)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    found.append(row("training: peak memory of all networks in turn", peak, "GiB", None, "lower", COMMAND))
+    if options.processes > 1:
+        found += [shared(cnn, options.processes, batch=options.batch, size=options.size)
+                  for cnn in (Cnn.MODIFIED_CNN, Cnn.RESNET50)]
     print(json.dumps(found, indent=1))
 
 
