@@ -142,6 +142,7 @@ def _say_where(root: Path, folder: Path) -> None:
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example films",
     "evaluation.json": "the same figures for programs",
+    "predictions.csv": "what every network says of every film that is judged",
     "model_card.md": "what the model is, for whom, and what it is not for",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test film",

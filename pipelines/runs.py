@@ -3,7 +3,7 @@
     runs/<id>/execution.json     every step's status and seconds, the parameters; rewritten whole as the run goes
     runs/<id>/pipeline.json      the compiled definition
     runs/<id>/logs/<step>.log    what each job printed
-    runs/<id>/evaluation.json report.html model.tar.gz model_card.md model_card.json stages/ pictures/
+    runs/<id>/evaluation.json predictions.csv report.html model.tar.gz model_card.md model_card.json stages/ pictures/
                                  what the steps made, when they made it
     runs/<id>/invocation.json    a test film's answer beside its truth, when an endpoint was made
     runs/latest                  the last run that came to a verdict: it succeeded, or its gate refused the model
