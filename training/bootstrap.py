@@ -113,8 +113,8 @@ class Resamples:
                    level: float) -> Interval:
         """Return the metric of `other` less that of `first`, of the same images, with its percentile interval.
 
-        Both are measured on each draw, so what a draw does to both alike does not widen the interval. Raises
-        `MetricError` where the metric is undefined.
+        Both are measured on each draw, so what a draw does to both alike does not widen the interval. There is none
+        where every draw gives the same, unless that is 0. Raises `MetricError` where the metric is undefined.
         """
         truth = np.asarray(labels, np.int64)
         values = [np.asarray(one, np.float64) for one in (first, other)]
@@ -125,6 +125,9 @@ class Resamples:
         if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
         low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        if low == high != 0:
+            # Too few patients to differ: such an interval would call anything more than chance.
+            return Interval(value, None, None, missing)
         return Interval(value, float(low), float(high), missing)
 
     def _exact(self, metric: Weighted, labels: Integers, values: Floats, value: float,

@@ -127,6 +127,15 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
             assert (found["value"], found["low"], found["high"], found["beyond_chance"]) == (0, 0, 0, False)
 
 
+def test_a_difference_that_no_draw_changes_is_no_proof(tmp_path: Path) -> None:
+    labels = np.tile([0, 2], 10)  # both films of every patient alike: each draw holds the same shares
+    first, other = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in ("a", "b"))
+    said(first, np.eye(3)[labels] * 0.9 + 0.1 / 3, labels)
+    said(other, np.eye(3)[2 - labels] * 0.9 + 0.1 / 3, labels)
+    found = paired.differences(first, other)["test"]
+    assert "accuracy" not in found and "malignant_auc" not in found, "no interval, so nothing to call beyond chance"
+
+
 def test_other_films_or_another_truth_are_never_paired(tmp_path: Path) -> None:
     first, fewer, relabelled, without = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in "abcd")
     said(first, softmax(LOGITS), LABELS)
