@@ -10,13 +10,18 @@ import numpy as np
 from pipelines.runs import RunFolder
 from processing.errors import ConfigError
 from processing.records import Label
-from training import metrics
 from training.bootstrap import Floats, Integers, MetricError, Resamples
-from training.metrics import Metric
+from training.metrics import (
+    Metric,
+    accuracy,
+    balanced_accuracy,
+    expected_calibration_error,
+    macro_auc,
+    malignant_auc,
+)
 from training.predictions import FILE
 
-METRICS: tuple[Metric, ...] = (metrics.macro_auc, metrics.malignant_auc, metrics.balanced_accuracy, metrics.accuracy,
-                               metrics.expected_calibration_error)
+METRICS: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, accuracy, expected_calibration_error)
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 
 

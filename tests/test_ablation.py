@@ -13,9 +13,10 @@ from processing.preprocess import PreprocessConfig
 from processing.records import Split
 from processing.split import assign_splits
 from tests.benchmarks import ablation, final_network
-from training.config import Cnn, Learns, Pooling, TrainConfig
+from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 
-CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8)
+CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8,
+                     precision=Precision.FLOAT32)
 SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
         ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
@@ -44,7 +45,7 @@ def test_every_development_film_is_judged_and_no_test_film_read(
     for row in table.values():
         for figure in ("macro_auc", "malignant_auc"):
             value, low, high = row[figure]
-            assert 0 <= low <= value <= high <= 1
+            assert (low, high) == (None, None) or 0 <= low <= value <= high <= 1
     written = (tmp_path / "work" / "ablation.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in written[2:]] == [f"| {row.name}" for row in ROWS]
     assert len({json.dumps(row) for row in table.values()}) == 5

@@ -189,7 +189,7 @@ def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) 
 
 
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
-    """Return the figures of the mean probabilities over the repeats, each as value, low and high."""
+    """Return the figures of the mean probabilities over the repeats, each as value, low and high or two nulls."""
     probabilities = np.mean([softmax(one) for one in logits], axis=0)
     labels, patients = [record.label.rank for record in records], [record.patient_id for record in records]
     found = {metric.name: bootstrap_interval(metric, labels, probabilities, groups=patients)
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _markdown(table: Mapping[str, Any]) -> str:
     lines = ["| option | macro AUC | malignant AUC |", "|---|---|---|"]
     for name, found in table.items():
-        figures = [f"{value:.3f} ({low:.3f} to {high:.3f})"
+        figures = [f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
                    for value, low, high in (found["macro_auc"], found["malignant_auc"])]
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
