@@ -139,8 +139,8 @@ def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> Non
         predictor.predict([])
 
 
-def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: Any,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that grows, with each film the engine is asked for, by whether it was to be exact."""
     asked: list[bool] = []
     run = predictor._engine.run
 
@@ -149,6 +149,12 @@ def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: 
         return run(image, exact=exact)
 
     monkeypatch.setattr(predictor._engine, "run", remember)
+    return asked
+
+
+def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: Any,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = watched(predictor, monkeypatch)
     monkeypatch.setattr("inference.predictor.is_close", lambda combined, margin: True)
     predictor.predict([film(films), film(films)])
     assert asked == [False, False, True, True]
@@ -171,14 +177,7 @@ def comparing(model: Path, directory: Path) -> Path:
 def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(base: Path, films: Any, tmp_path: Path,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(comparing(base / "model", tmp_path / "model"))
-    asked: list[bool] = []
-    run = predictor._engine.run
-
-    def remember(image: Any, *, exact: bool = False) -> Any:
-        asked.append(exact)
-        return run(image, exact=exact)
-
-    monkeypatch.setattr(predictor._engine, "run", remember)
+    asked = watched(predictor, monkeypatch)
     right = film(films)
     mirrored = dataclasses.replace(right, laterality=Laterality.LEFT, pixels=right.pixels[:, ::-1].copy())
     exam = predictor.predict([right, mirrored])
