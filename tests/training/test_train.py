@@ -221,22 +221,26 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
         assert loss == pytest.approx(told["metrics"]["validation_loss"], abs=1e-4)
 
 
-def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys):
-    whole, parts = (make_job(**SETTINGS | HEAD) for _ in range(2))
+MEAN = {"folds": "3", "final": "mean", "patience": "1"}
+
+
+@pytest.mark.parametrize(("settings", "stops"), [({}, (8,)), (MEAN, (8, 20))])
+def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys, settings, stops):
+    whole, parts = (make_job(**SETTINGS | HEAD | settings) for _ in range(2))
     for paths in (whole, parts):
         stage_lite0(paths)
     train(whole, read_inputs(whole), ALONE, StopRequest())
-    stop = StopRequest()
-    stop.check = iter([None] * 8).__next__
-    with pytest.raises(StopIteration):
-        train(parts, read_inputs(parts), ALONE, stop)
+    for checks in stops:
+        stop = StopRequest()
+        stop.check = iter([None] * checks).__next__
+        with pytest.raises(StopIteration):
+            train(parts, read_inputs(parts), ALONE, stop)
     train(parts, read_inputs(parts), ALONE, StopRequest())
     assert "resumed from epoch 1" in capsys.readouterr().out
     ours, theirs = (artifact.read_description(paths.model) for paths in (whole, parts))
     assert ours["weights_sha256"] == theirs["weights_sha256"]
-
-
-MEAN = {"folds": "3", "final": "mean", "patience": "1"}
+    if settings:
+        assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
 
 
 def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
@@ -254,23 +258,6 @@ def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
         folds = torch.stack([fold[f"head.{name}"] for fold in kept])
         assert folds.std(dim=0).max() > 0
         torch.testing.assert_close(value, folds.mean(dim=0))
-
-
-def test_the_mean_of_the_folds_is_resumed_as_one(make_job, capsys):
-    whole, parts = (make_job(**SETTINGS | HEAD | MEAN) for _ in range(2))
-    for paths in (whole, parts):
-        stage_lite0(paths)
-    train(whole, read_inputs(whole), ALONE, StopRequest())
-    for checks in (8, 20):
-        stop = StopRequest()
-        stop.check = iter([None] * checks).__next__
-        with pytest.raises(StopIteration):
-            train(parts, read_inputs(parts), ALONE, stop)
-    train(parts, read_inputs(parts), ALONE, StopRequest())
-    assert "resumed from epoch" in capsys.readouterr().out
-    ours, theirs = (artifact.read_description(paths.model) for paths in (whole, parts))
-    assert ours["weights_sha256"] == theirs["weights_sha256"]
-    assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
 
 
 def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_job):
