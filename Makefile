@@ -34,6 +34,7 @@ test-docker: venv .services/venv/.installed ## Build the images and run the test
 
 lint: venv ## Check style and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: venv ## Run tests/benchmarks and write benchmarks.json

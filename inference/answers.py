@@ -40,8 +40,13 @@ class Decision:
         """Return the decision, or `None` where the model has no operating points."""
         if values is None:
             return None
-        return cls(str(values["operating_point"]), values["threshold"], Finding(values["finding"]),
-                   values.get("sensitivity"), values.get("specificity"))
+        return cls(
+            str(values["operating_point"]),
+            values["threshold"],
+            Finding(values["finding"]),
+            values.get("sensitivity"),
+            values.get("specificity"),
+        )
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,15 @@ class BreastAnswer:
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
         """Return the typed form."""
-        return cls(values["laterality"], tuple(values["images"]), str(values["rule"]), values["malignancy_score"],
-                   Decision.from_json(values["decision"]), Referral.from_json(values["referral"]),
-                   bool(values.get("compared", False)))
+        return cls(
+            values["laterality"],
+            tuple(values["images"]),
+            str(values["rule"]),
+            values["malignancy_score"],
+            Decision.from_json(values["decision"]),
+            Referral.from_json(values["referral"]),
+            bool(values.get("compared", False)),
+        )
 
 
 @dataclass(frozen=True)
@@ -205,13 +216,15 @@ class ExamAnswer:
     def from_json(cls, values: Json) -> "ExamAnswer":
         """Return the typed form of a JSON answer; `EndpointFaultError` where it is of an unknown schema."""
         _check_version(values)
-        return _reading(lambda: cls(
-            images=tuple(ImageAnswer.from_json(image) for image in values["images"]),
-            breasts=tuple(BreastAnswer.from_json(breast) for breast in values["breasts"]),
-            exam=ExamScore.from_json(values["exam"]),
-            warnings=Reason.all_of(values["warnings"]),
-            **_request_fields(values),
-        ))
+        return _reading(
+            lambda: cls(
+                images=tuple(ImageAnswer.from_json(image) for image in values["images"]),
+                breasts=tuple(BreastAnswer.from_json(breast) for breast in values["breasts"]),
+                exam=ExamScore.from_json(values["exam"]),
+                warnings=Reason.all_of(values["warnings"]),
+                **_request_fields(values),
+            )
+        )
 
 
 def _check_version(values: Any) -> None:

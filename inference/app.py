@@ -144,9 +144,18 @@ class Application:
             if isinstance(kind, ImageType) and found is not None and found is not kind:
                 says = f"Content-Type says {kind}; the body begins as {found}"
                 raise UnsupportedTypeError("content_type_mismatch", says)
-            task = Task(request_id, b"", options, form, kind, request.headers["content-type"],
-                        max_views=self._settings.max_views, s3_prefix=self._settings.s3_prefix,
-                        max_bytes=self._settings.max_bytes, sha256=body.sha256)
+            task = Task(
+                request_id,
+                b"",
+                options,
+                form,
+                kind,
+                request.headers["content-type"],
+                max_views=self._settings.max_views,
+                s3_prefix=self._settings.s3_prefix,
+                max_bytes=self._settings.max_bytes,
+                sha256=body.sha256,
+            )
             reply, waited = await self._pool.run(task, body)
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply

@@ -53,8 +53,9 @@ def _check_directory(body: bytes) -> None:
     if body[before : before + 4] == _ZIP64_LOCATOR:
         raise BadBodyError("bad_zip", "zip64: an exam needs no archive of that size")
     if size > _DIRECTORY_BYTES:
-        raise TooLargeError("too_many_views", f"the archive's table of contents has {size} bytes; the limit is "
-                                              f"{_DIRECTORY_BYTES}")
+        raise TooLargeError(
+            "too_many_views", f"the archive's table of contents has {size} bytes; the limit is {_DIRECTORY_BYTES}"
+        )
 
 
 def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zipfile.ZipInfo]:
@@ -69,8 +70,9 @@ def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zi
         if info.compress_type not in _METHODS:
             raise BadBodyError("bad_zip", f"compression method {info.compress_type}; only deflate is read").at(index)
         if info.file_size > limits.max_bytes:
-            raise TooLargeError("too_large", f"{info.file_size} bytes are over the limit of "
-                                             f"{limits.max_bytes}").at(index)
+            raise TooLargeError("too_large", f"{info.file_size} bytes are over the limit of {limits.max_bytes}").at(
+                index
+            )
     if (total := sum(info.file_size for info in entries)) > limits.exam_bytes:
         raise TooLargeError("too_large", f"{total} bytes unpacked are over the limit of {limits.exam_bytes}")
     return entries

@@ -63,7 +63,7 @@ class Body:
         """Add what has arrived."""
         rest = memoryview(chunk)
         while rest:
-            rest = rest[self._file.write(rest):]
+            rest = rest[self._file.write(rest) :]
         self._digest.update(chunk)
         if not self.size:
             self.head = bytes(chunk[:256])

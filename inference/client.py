@@ -52,9 +52,27 @@ from inference.media import AnswerType, pack_attributes
 from processing.errors import ConfigError
 
 __all__ = [
-    "Answer", "BreastAnswer", "DeadlineError", "Decision", "Delivery", "EndpointBusyError", "EndpointFaultError",
-    "EndpointUnreachableError", "ExamAnswer", "ExamImage", "ExamScore", "Finding", "ImageAnswer", "InferenceError",
-    "MammographyClient", "QualityWarning", "Reason", "Referral", "Region", "RequestRefusedError", "Uploads",
+    "Answer",
+    "BreastAnswer",
+    "DeadlineError",
+    "Decision",
+    "Delivery",
+    "EndpointBusyError",
+    "EndpointFaultError",
+    "EndpointUnreachableError",
+    "ExamAnswer",
+    "ExamImage",
+    "ExamScore",
+    "Finding",
+    "ImageAnswer",
+    "InferenceError",
+    "MammographyClient",
+    "QualityWarning",
+    "Reason",
+    "Referral",
+    "Region",
+    "RequestRefusedError",
+    "Uploads",
 ]
 
 REALTIME_BYTES = 6_291_456
@@ -90,12 +108,22 @@ class MammographyClient:
     environment describes will not do.
     """
 
-    def __init__(self, endpoint_name: str, *, endpoint_url: str | None = None, region: str | None = None,
-                 attempts: int = Retry.attempts, backoff_seconds: float = Retry.backoff_seconds,
-                 deadline_seconds: float | None = None, delivery: Delivery = Delivery.BY_SIZE,
-                 uploads: Uploads | None = None, async_endpoint: str | None = None,
-                 async_endpoint_url: str | None = None, container_reads_s3: bool = False,
-                 storage: Any = None) -> None:
+    def __init__(
+        self,
+        endpoint_name: str,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        attempts: int = Retry.attempts,
+        backoff_seconds: float = Retry.backoff_seconds,
+        deadline_seconds: float | None = None,
+        delivery: Delivery = Delivery.BY_SIZE,
+        uploads: Uploads | None = None,
+        async_endpoint: str | None = None,
+        async_endpoint_url: str | None = None,
+        container_reads_s3: bool = False,
+        storage: Any = None,
+    ) -> None:
         if deadline_seconds is not None and not deadline_seconds > 0:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if delivery is Delivery.ASYNC and uploads is None:
@@ -108,20 +136,39 @@ class MammographyClient:
         self._async_url = async_endpoint_url or endpoint_url
         self._given_storage = storage
 
-    def predict(self, source: Source, *, laterality: str | None = None, view: str | None = None,
-                operating_point: str | None = None, heatmap: bool = False, target: str | None = None) -> Answer:
+    def predict(
+        self,
+        source: Source,
+        *,
+        laterality: str | None = None,
+        view: str | None = None,
+        operating_point: str | None = None,
+        heatmap: bool = False,
+        target: str | None = None,
+    ) -> Answer:
         """Return the endpoint's answer to one image: a path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file.
 
         `laterality` (L, R) and `view` (CC, MLO, ...) say what the file does not; PGM and PNG say neither. `heatmap`
         adds the evidence for the class `target` (default: malignant).
         Raises the subclasses of `InferenceError`.
         """
-        options = {"laterality": laterality, "view": view, "operating_point": operating_point,
-                   "heatmap": "true" if heatmap else None, "target": target}
+        options = {
+            "laterality": laterality,
+            "view": view,
+            "operating_point": operating_point,
+            "heatmap": "true" if heatmap else None,
+            "target": target,
+        }
         return Answer.from_json(_json(self._ask(source, AnswerType.JSON, options)))
 
-    def predict_exam(self, images: Sequence[ExamImage | Source], *, operating_point: str | None = None,
-                     heatmap: bool = False, target: str | None = None) -> ExamAnswer:
+    def predict_exam(
+        self,
+        images: Sequence[ExamImage | Source],
+        *,
+        operating_point: str | None = None,
+        heatmap: bool = False,
+        target: str | None = None,
+    ) -> ExamAnswer:
         """Return the endpoint's answer to several images of one patient: for each, for each breast, for the exam.
 
         Raises the subclasses of `InferenceError`; where one image is the reason, `detail["image"]` is its index.
@@ -129,16 +176,18 @@ class MammographyClient:
         options = {"operating_point": operating_point, "heatmap": "true" if heatmap else None, "target": target}
         return ExamAnswer.from_json(_json(self._send(self._exam(images), AnswerType.JSON, options)))
 
-    def overlay(self, source: Source, *, laterality: str | None = None, view: str | None = None,
-                target: str | None = None) -> bytes:
+    def overlay(
+        self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None
+    ) -> bytes:
         """Return the image with its heatmap as a PNG of the same size; `target` is the class whose evidence it shows.
 
         Arguments and errors are those of `predict`.
         """
         return self._ask(source, AnswerType.OVERLAY, {"laterality": laterality, "view": view, "target": target})
 
-    def dicom_report(self, source: Source | Sequence[ExamImage | Source], *,
-                     operating_point: str | None = None) -> bytes:
+    def dicom_report(
+        self, source: Source | Sequence[ExamImage | Source], *, operating_point: str | None = None
+    ) -> bytes:
         """Return the measurements of a DICOM image, or of an exam of them, as a DICOM structured report.
 
         Raises the subclasses of `InferenceError`; `no_source_identity` where an image is no DICOM file.
@@ -148,8 +197,9 @@ class MammographyClient:
             return self._ask(source, AnswerType.DICOM, options)
         return self._send(self._exam(source), AnswerType.DICOM, options)
 
-    def dicom_overlay(self, source: Source, *, laterality: str | None = None, view: str | None = None,
-                      target: str | None = None) -> bytes:
+    def dicom_overlay(
+        self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None
+    ) -> bytes:
         """Return the overlay of a DICOM image as a DICOM Secondary Capture in the same study.
 
         Arguments and errors are those of `predict`; `no_source_identity` where the image is no DICOM file.
@@ -179,9 +229,11 @@ class MammographyClient:
 
         def call() -> bytes:
             runtime = self._runtime_within(deadline.left)
-            return calling(lambda: bytes(
-                runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"].read()
-            ))
+            return calling(
+                lambda: bytes(
+                    runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"].read()
+                )
+            )
 
         return self._retry.run(call, deadline)
 
@@ -249,15 +301,23 @@ class MammographyClient:
 
 def _runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
     # Every attempt is counted by `Retry`: botocore's own would multiply them and not know of the deadline.
-    settings: dict[str, Any] = {"retries": {"mode": "standard", "total_max_attempts": 1},
-                                "connect_timeout": min(CONNECT_SECONDS, read_seconds), "read_timeout": read_seconds}
+    settings: dict[str, Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+        "connect_timeout": min(CONNECT_SECONDS, read_seconds),
+        "read_timeout": read_seconds,
+    }
     if url is None or not _is_loopback(url):
         config = Config(**settings)
         return calling(lambda: boto3.client("sagemaker-runtime", region_name=region, endpoint_url=url, config=config))
     # Placeholder keys keep botocore from searching the machine and its network for real ones.
-    return boto3.client("sagemaker-runtime", region_name=region or "us-east-1", endpoint_url=url,
-                        aws_access_key_id="local", aws_secret_access_key="local",
-                        config=Config(signature_version=UNSIGNED, proxies={}, **settings))
+    return boto3.client(
+        "sagemaker-runtime",
+        region_name=region or "us-east-1",
+        endpoint_url=url,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(signature_version=UNSIGNED, proxies={}, **settings),
+    )
 
 
 def _is_loopback(url: str) -> bool:

@@ -92,9 +92,11 @@ class AsyncEndpoint:
     def _once(self, uri: str, request: Mapping[str, str], deadline: Deadline) -> bytes:
         """Invoke the endpoint, wait for the output or the failure object, and read it."""
         seconds = max(1, min(LONGEST_INVOCATION_SECONDS, int(deadline.left)))
-        reply = calling(lambda: self.runtime.invoke_endpoint_async(
-            EndpointName=self.name, InputLocation=uri, InvocationTimeoutSeconds=seconds, **request
-        ))
+        reply = calling(
+            lambda: self.runtime.invoke_endpoint_async(
+                EndpointName=self.name, InputLocation=uri, InvocationTimeoutSeconds=seconds, **request
+            )
+        )
         output, failure = reply["OutputLocation"], reply.get("FailureLocation", "")
         pause = FIRST_POLL_SECONDS
         while True:

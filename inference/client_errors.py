@@ -31,9 +31,18 @@ from processing.errors import MammopipeError
 
 T = TypeVar("T")
 
-_BUSY = {"InternalDependencyException", "InternalError", "InternalFailure", "ModelNotReadyException",
-         "RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException",
-         "TooManyRequestsException"}
+_BUSY = {
+    "InternalDependencyException",
+    "InternalError",
+    "InternalFailure",
+    "ModelNotReadyException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 """No connection, a connection that broke, or an answer of which a part is missing."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
@@ -43,8 +52,9 @@ _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P
 class InferenceError(MammopipeError):
     """No answer; `code` names the reason, `status` is the server's HTTP status where there is one."""
 
-    def __init__(self, code: str, message: str, status: int | None = None,
-                 detail: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, status: int | None = None, detail: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.code, self.message, self.status = code, message, status
         self.detail = dict(detail or {})
@@ -82,8 +92,10 @@ def calling(call: Callable[[], T]) -> T:
     except ClientError as error:
         raise from_service(error) from None
     except NoRegionError:
-        raise EndpointUnreachableError("no_region", "an endpoint's name needs the region that it is in: set "
-                                                    "AWS_DEFAULT_REGION, or give the endpoint's URL") from None
+        raise EndpointUnreachableError(
+            "no_region",
+            "an endpoint's name needs the region that it is in: set AWS_DEFAULT_REGION, or give the endpoint's URL",
+        ) from None
     except _BROKEN as error:
         raise BrokenConnectionError("unreachable", _one_line(error)) from None
     except BotoCoreError as error:

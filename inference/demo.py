@@ -32,26 +32,31 @@ def policy() -> str:
 
     Source: Content Security Policy Level 3 (W3C), 2.3.1 and 6.1. Pictures are those that the page makes itself.
     """
-    return "; ".join([
-        "default-src 'none'",
-        f"style-src {_digest(_style())}",
-        f"script-src {_digest(_script())}",
-        "connect-src 'self'",
-        "img-src blob: data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ])
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src {_digest(_style())}",
+            f"script-src {_digest(_script())}",
+            "connect-src 'self'",
+            "img-src blob: data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
 
 
 async def _answer(request: Request) -> HTMLResponse:
-    return HTMLResponse(page(), headers={
-        "Content-Security-Policy": policy(),
-        "Cache-Control": "no-store",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-    })
+    return HTMLResponse(
+        page(),
+        headers={
+            "Content-Security-Policy": policy(),
+            "Cache-Control": "no-store",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
 
 
 def _style() -> str:

@@ -32,10 +32,17 @@ def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **docu
     """
     picture = cv2.cvtColor(noted(overlay_bgr, _lines(facts)), cv2.COLOR_BGR2RGB)
     image = SCImage(
-        pixel_array=np.asarray(picture, np.uint8), photometric_interpretation="RGB", bits_allocated=8,
-        coordinate_system="PATIENT", patient_orientation=("L", "F"), laterality=facts["image"]["laterality"],
-        study_instance_uid=source.study, instance_number=1, transfer_syntax_uid=ExplicitVRLittleEndian,
-        pixel_spacing=source.pixel_spacing, **document,
+        pixel_array=np.asarray(picture, np.uint8),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),
+        laterality=facts["image"]["laterality"],
+        study_instance_uid=source.study,
+        instance_number=1,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        pixel_spacing=source.pixel_spacing,
+        **document,
     )
     _derivation(image, source, facts)
     _compress(image, np.asarray(picture, np.uint8))

@@ -49,8 +49,11 @@ VIEWS = {
     View.AT: Code("399011000", "SCT", "Axillary Tail"),
 }
 """PS3.16 CID 4014, and CID 4015 for the axillary tail."""
-MODALITIES = {"CR": codes.cid29.ComputedRadiography, "DX": codes.cid29.DigitalRadiography,
-              "MG": codes.cid29.Mammography}
+MODALITIES = {
+    "CR": codes.cid29.ComputedRadiography,
+    "DX": codes.cid29.DigitalRadiography,
+    "MG": codes.cid29.Mammography,
+}
 """PS3.16 CID 29."""
 _PERCENT = Code("%", "UCUM", "Percent")
 _PLAIN = Code("1", "UCUM", "no units")
@@ -119,7 +122,9 @@ class Writer:
     def _algorithm(self) -> AlgorithmIdentification:
         model = self._model
         return AlgorithmIdentification(
-            name=f"mammopipe {model['architecture']}", version=plain(model["id"]), manufacturer="mammopipe",
+            name=f"mammopipe {model['architecture']}",
+            version=plain(model["id"]),
+            manufacturer="mammopipe",
             parameters=[f"weights sha256 {model['weights_sha256']}", f"preprocessing {model['preprocess_digest']}"],
         )
 
@@ -134,16 +139,21 @@ def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentIte
 
 
 def _entry(source: Source, facts: Facts) -> ImageContentItem:
-    coded = [(codes.DCM.Modality, MODALITIES.get(source.modality)),
-             (codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
-             (codes.DCM.ImageView, VIEWS.get(facts["view"]))]
+    coded = [
+        (codes.DCM.Modality, MODALITIES.get(source.modality)),
+        (codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
+        (codes.DCM.ImageView, VIEWS.get(facts["view"])),
+    ]
     sizes = [(codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)]
-    entry = ImageContentItem(Code("260753009", "SCT", "Source"), source.sop_class, source.instance,
-                             relationship_type="CONTAINS")
-    entry.ContentSequence = ContentSequence([
-        *(CodeContentItem(name, code, "HAS ACQ CONTEXT") for name, code in coded if code is not None),
-        *(NumContentItem(name, size, _PIXELS, relationship_type="HAS ACQ CONTEXT") for name, size in sizes),
-    ])
+    entry = ImageContentItem(
+        Code("260753009", "SCT", "Source"), source.sop_class, source.instance, relationship_type="CONTAINS"
+    )
+    entry.ContentSequence = ContentSequence(
+        [
+            *(CodeContentItem(name, code, "HAS ACQ CONTEXT") for name, code in coded if code is not None),
+            *(NumContentItem(name, size, _PIXELS, relationship_type="HAS ACQ CONTEXT") for name, size in sizes),
+        ]
+    )
     return entry
 
 
@@ -165,8 +175,11 @@ def _measurements(facts: Facts) -> Iterable[Measurement]:
     if facts.get("entropy") is not None:
         yield _number(private("ENTROPY", "Entropy of the class probabilities"), facts["entropy"], _NAT)
     if facts.get("decision"):
-        yield _number(private("THRESHOLD", "Threshold of the operating point, as a probability"),
-                      facts["decision"]["threshold"], _PLAIN)
+        yield _number(
+            private("THRESHOLD", "Threshold of the operating point, as a probability"),
+            facts["decision"]["threshold"],
+            _PLAIN,
+        )
 
 
 def _method(facts: Facts) -> Code | None:
@@ -187,8 +200,10 @@ def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
         yield QualitativeEvaluation(private("REFERRAL", "Whether a reader must judge this instead"), told)
     if decision:
         point, finding = decision["operating_point"], decision["finding"]
-        yield QualitativeEvaluation(private("OPERATING-POINT", "Operating point"),
-                                    private(point.upper()[:16], f"The threshold that holds {point} first"))
+        yield QualitativeEvaluation(
+            private("OPERATING-POINT", "Operating point"),
+            private(point.upper()[:16], f"The threshold that holds {point} first"),
+        )
         said = private(finding.upper().replace("_", "-")[:16], finding.replace("_", " ").capitalize())
         yield QualitativeEvaluation(private("DECISION", "What the operating point says"), said)
 

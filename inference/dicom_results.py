@@ -58,11 +58,16 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     first, *others = _groups(images, facts, uid)
     content = MeasurementReport(
         observation_context=ObservationContext(ObserverContext(codes.DCM.Device, _observer(facts["model"]))),
-        procedure_reported=codes.SCT.Mammography, imaging_measurements=[first],
+        procedure_reported=codes.SCT.Mammography,
+        imaging_measurements=[first],
     )
     report = ComprehensiveSR(
-        evidence=[source.evidence() for source, _ in images], content=content[0], sop_instance_uid=uid,
-        series_instance_uid=_derive("series", uid), series_number=REPORT_SERIES, instance_number=1,
+        evidence=[source.evidence() for source, _ in images],
+        content=content[0],
+        sop_instance_uid=uid,
+        series_instance_uid=_derive("series", uid),
+        series_number=REPORT_SERIES,
+        instance_number=1,
         coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="mammopipe", responsible_organization="mammopipe")],
         **_equipment(facts["model"]),
     )
@@ -86,8 +91,15 @@ def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answe
         raise ValueError(f"an overlay of shape {overlay_bgr.shape} over an image of {read.rows} x {read.columns}")
     picture = hashlib.sha256(np.ascontiguousarray(overlay_bgr).tobytes()).hexdigest()
     uid = _derive("instance", "capture", read.instance, read.sha256, _digest(facts), picture)
-    result = capture(overlay_bgr, read, facts, sop_instance_uid=uid, series_instance_uid=_derive("series", uid),
-                     series_number=CAPTURE_SERIES, **_equipment(facts["model"]))
+    result = capture(
+        overlay_bgr,
+        read,
+        facts,
+        sop_instance_uid=uid,
+        series_instance_uid=_derive("series", uid),
+        series_number=CAPTURE_SERIES,
+        **_equipment(facts["model"]),
+    )
     return _written(result, read)
 
 
@@ -116,14 +128,18 @@ def _matched(sources: Sequence[Source], parts: Sequence[Facts]) -> list[tuple[So
 
 def _observer(model: Facts) -> DeviceObserverIdentifyingAttributes:
     return DeviceObserverIdentifyingAttributes(
-        uid=_derive("device", model["weights_sha256"], model["preprocess_digest"]), name="mammopipe",
-        manufacturer_name="mammopipe", model_name=model["architecture"], serial_number=model["weights_sha256"],
+        uid=_derive("device", model["weights_sha256"], model["preprocess_digest"]),
+        name="mammopipe",
+        manufacturer_name="mammopipe",
+        model_name=model["architecture"],
+        serial_number=model["weights_sha256"],
     )
 
 
 def _equipment(model: Facts) -> dict[str, Any]:
     return {
-        "manufacturer": "mammopipe", "manufacturer_model_name": model["architecture"][:64],
+        "manufacturer": "mammopipe",
+        "manufacturer_model_name": model["architecture"][:64],
         "software_versions": plain(model["id"]).replace("\\", "/")[-64:],
         "device_serial_number": model["weights_sha256"][:64],
         "series_description": f"mammopipe: {NOTICE}",

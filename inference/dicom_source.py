@@ -147,9 +147,14 @@ def _source(file: DicomFile, digest: str) -> Source:
         raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
     spacing = tags.numbers(Tag.PIXEL_SPACING)
     return Source(
-        study=_uid(tags, STUDY), series=_uid(tags, SERIES), instance=_uid(tags, INSTANCE, file.sop_instance),
-        sop_class=sop_class, modality=tags.text(Tag.MODALITY) or STORAGE_CLASSES[sop_class],
-        rows=tags.integer(Tag.ROWS), columns=tags.integer(Tag.COLUMNS), sha256=digest,
+        study=_uid(tags, STUDY),
+        series=_uid(tags, SERIES),
+        instance=_uid(tags, INSTANCE, file.sop_instance),
+        sop_class=sop_class,
+        modality=tags.text(Tag.MODALITY) or STORAGE_CLASSES[sop_class],
+        rows=tags.integer(Tag.ROWS),
+        columns=tags.integer(Tag.COLUMNS),
+        sha256=digest,
         kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
         pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
         burned_in=tags.text(Tag.BURNED_IN_ANNOTATION) == "YES",

@@ -63,8 +63,12 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         """Refuse windows and budgets that make no test."""
-        for name, low, high in (("window_days", 1, 92), ("least_exams", 5, 100_000), ("false_alarm_windows", 4, 10**6),
-                                ("windows", 1, 5_000)):
+        for name, low, high in (
+            ("window_days", 1, 92),
+            ("least_exams", 5, 100_000),
+            ("false_alarm_windows", 4, 10**6),
+            ("windows", 1, 5_000),
+        ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}={value}: {low} to {high}")
@@ -102,13 +106,17 @@ class FigureDrift:
     @property
     def strength(self) -> list[float]:
         """Return, for each window, the larger test as a share of its limit: 1 and above is an alarm."""
-        return [max(index / limit, cusum / self.cusum_limit)
-                for index, limit, cusum in zip(self.index, self.index_limit, self.cusum, strict=True)]
+        return [
+            max(index / limit, cusum / self.cusum_limit)
+            for index, limit, cusum in zip(self.index, self.index_limit, self.cusum, strict=True)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        rounded = {name: [round(value, 4) for value in getattr(self, name)]
-                   for name in ("index", "index_limit", "cusum", "reference", "latest", "strength")}
+        rounded = {
+            name: [round(value, 4) for value in getattr(self, name)]
+            for name in ("index", "index_limit", "cusum", "reference", "latest", "strength")
+        }
         return {**rounded, "cusum_limit": round(self.cusum_limit, 4), "edges": self.edges}
 
 
@@ -135,11 +143,23 @@ class GroupDrift:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        weeks = [{"start": week.start.isoformat(), "exams": week.exams, "films": week.films,
-                  "judged": week.start in set(self.judged)} for week in self.weeks]
+        weeks = [
+            {
+                "start": week.start.isoformat(),
+                "exams": week.exams,
+                "films": week.films,
+                "judged": week.start in set(self.judged),
+            }
+            for week in self.weeks
+        ]
         strength = None if self.strength is None else round(self.strength, 4)
-        return {"known": self.known, "strength": strength, "alarms": self.alarms(), "weeks": weeks,
-                "figures": {name: each.as_dict() for name, each in self.figures.items()}}
+        return {
+            "known": self.known,
+            "strength": strength,
+            "alarms": self.alarms(),
+            "weeks": weeks,
+            "figures": {name: each.as_dict() for name, each in self.figures.items()},
+        }
 
 
 def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list[Week]]:
@@ -152,15 +172,16 @@ def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list
             for group in groups_of(film.machine, film.site):
                 week = found[group].setdefault(start, Week(start))
                 week.films += 1
-                week.exams += (group not in seen)
+                week.exams += group not in seen
                 seen.add(group)
                 for name, value in film.figures.items():
                     week.values[name].append(value)
     return {group: [weeks[start] for start in sorted(weeks)] for group, weeks in sorted(found.items())}
 
 
-def judge(groups: Mapping[str, Sequence[Week]], training: Distributions, baseline: Distributions,
-          config: DriftConfig) -> list[GroupDrift]:
+def judge(
+    groups: Mapping[str, Sequence[Week]], training: Distributions, baseline: Distributions, config: DriftConfig
+) -> list[GroupDrift]:
     """Return every group judged against what is known of it; `ConfigError` where the model knows nothing usual."""
     if EVERYTHING not in training:
         raise ConfigError("model.json has no reference.distributions: it was evaluated by an earlier version")
@@ -168,13 +189,16 @@ def judge(groups: Mapping[str, Sequence[Week]], training: Distributions, baselin
     return [_judge_group(name, weeks, training, baseline, config, tests) for name, weeks in groups.items()]
 
 
-def _judge_group(name: str, weeks: Sequence[Week], training: Distributions, baseline: Distributions,
-                 config: DriftConfig, tests: int) -> GroupDrift:
+def _judge_group(
+    name: str, weeks: Sequence[Week], training: Distributions, baseline: Distributions, config: DriftConfig, tests: int
+) -> GroupDrift:
     known, reference = _known(name, training, baseline)
     judged = [week for week in weeks if week.exams >= config.least_exams]
-    figures = {figure: _judge_figure(figure, reference[figure], judged, config, tests)
-               for figure in FIGURES if figure in reference and judged
-               and all(week.values.get(figure) for week in judged)}
+    figures = {
+        figure: _judge_figure(figure, reference[figure], judged, config, tests)
+        for figure in FIGURES
+        if figure in reference and judged and all(week.values.get(figure) for week in judged)
+    }
     return GroupDrift(name, known, weeks, [week.start for week in judged], figures)
 
 
@@ -185,8 +209,9 @@ def _known(name: str, training: Distributions, baseline: Distributions) -> tuple
     return ("training", training[name]) if name in training else ("training, all films", training[EVERYTHING])
 
 
-def _judge_figure(name: str, reference: Distribution, weeks: Sequence[Week], config: DriftConfig,
-                  tests: int) -> FigureDrift:
+def _judge_figure(
+    name: str, reference: Distribution, weeks: Sequence[Week], config: DriftConfig, tests: int
+) -> FigureDrift:
     counts = [reference.count(week.values[name]) for week in weeks]
     chance = 1 / (config.false_alarm_windows * tests)
     usual = statistics.median(week.exams for week in weeks)
@@ -198,7 +223,8 @@ def _judge_figure(name: str, reference: Distribution, weeks: Sequence[Week], con
         cusum_limit=cusum_limit(slack, 1 / chance),
         reference=reference.shares.tolist(),
         latest=(counts[-1] / counts[-1].sum()).tolist(),
-        edges=list(reference.edges))
+        edges=list(reference.edges),
+    )
 
 
 def cusum(reference: Distribution, counts: Sequence[Floats], exams: Sequence[int]) -> list[float]:
@@ -224,8 +250,10 @@ def accepted(groups: Mapping[str, Sequence[Week]], config: DriftConfig) -> Distr
         exams = sum(week.exams for week in weeks)
         if exams < config.least_exams:
             continue
-        values: dict[str, Any] = {figure: [value for week in weeks for value in week.values.get(figure, ())]
-                                  for figure in FIGURES}
-        found[name] = {figure: Distribution.of(np.array(all_), min(exams, len(all_)))
-                       for figure, all_ in values.items() if all_}
+        values: dict[str, Any] = {
+            figure: [value for week in weeks for value in week.values.get(figure, ())] for figure in FIGURES
+        }
+        found[name] = {
+            figure: Distribution.of(np.array(all_), min(exams, len(all_))) for figure, all_ in values.items() if all_
+        }
     return found

@@ -18,8 +18,13 @@ SHOWN = 6
 def render(report: Mapping[str, Any]) -> str:
     """Return the page."""
     folders = [Path(__file__).parent, Path(training.__file__).parent]
-    environment = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals.update(strongest=strongest, over_time=over_time, shares=shares, shade=shade)
     return environment.get_template(TEMPLATE).render(report=report)
 
@@ -38,8 +43,11 @@ def over_time(figure: Mapping[str, Any], title: str) -> Markup:
     numbers = range(1, len(index) + 1)
     axes = Axes("window", "share of the limit", ticks(0, max(len(index), 2), whole=True), ticks(0, top))
     one = [(axes.x_ticks[0], 1.0), (axes.x_ticks[-1], 1.0)]
-    lines = [Line(_within(numbers, index, top), "of-train", [2.5] * len(index)),
-             Line(_within(numbers, cusum, top), "of-validation", [2.5] * len(cusum)), Line(one, "limit")]
+    lines = [
+        Line(_within(numbers, index, top), "of-train", [2.5] * len(index)),
+        Line(_within(numbers, cusum, top), "of-validation", [2.5] * len(cusum)),
+        Line(one, "limit"),
+    ]
     return plot(title, axes, lines)
 
 
@@ -50,10 +58,15 @@ def _within(numbers: Sequence[int], values: Sequence[float], top: float) -> list
 def shares(figure: Mapping[str, Any], title: str) -> Markup:
     """Return the shares of the bins as steps: the reference's and the last window's."""
     top = max([*figure["reference"], *figure["latest"], 0.1])
-    axes = Axes("bin of the reference, low to high", "share of films", ticks(0, len(figure["reference"]), whole=True),
-                ticks(0, top))
-    return plot(title, axes, [Line(_steps(figure["reference"]), "of-train"),
-                              Line(_steps(figure["latest"]), "of-validation")])
+    axes = Axes(
+        "bin of the reference, low to high",
+        "share of films",
+        ticks(0, len(figure["reference"]), whole=True),
+        ticks(0, top),
+    )
+    return plot(
+        title, axes, [Line(_steps(figure["reference"]), "of-train"), Line(_steps(figure["latest"]), "of-validation")]
+    )
 
 
 def _steps(values: Sequence[float]) -> list[tuple[float, float]]:

@@ -82,6 +82,7 @@ def open_engine(directory: Path, description: Mapping[str, Any], settings: Engin
     """
     if _wants_openvino(directory, description, settings.kind):
         from inference.openvino_engine import OpenVinoEngine
+
         return OpenVinoEngine(directory, description, settings)
     return open_torch(directory, description, settings)
 
@@ -91,16 +92,20 @@ def open_torch(directory: Path, description: Mapping[str, Any], settings: Engine
     try:
         from inference.torch_engine import TorchEngine
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{directory}: this model needs torch ({error}); in a container, an image built with "
-                          "SERVING_EXTRA=inference") from None
+        raise ConfigError(
+            f"{directory}: this model needs torch ({error}); in a container, an image built with "
+            "SERVING_EXTRA=inference"
+        ) from None
     return TorchEngine(directory, description, settings)
 
 
 def _wants_openvino(directory: Path, description: Mapping[str, Any], kind: EngineKind) -> bool:
     listed = OPENVINO in description.get("engines", {})
     if kind is EngineKind.OPENVINO and not listed:
-        raise ConfigError(f"{directory / DESCRIPTION_FILE}: engines.{OPENVINO} is missing; the engine {kind} was asked "
-                          f"for, and this model was not exported for it")
+        raise ConfigError(
+            f"{directory / DESCRIPTION_FILE}: engines.{OPENVINO} is missing; the engine {kind} was asked "
+            f"for, and this model was not exported for it"
+        )
     return kind is EngineKind.OPENVINO or (kind is EngineKind.AUTO and listed and not _has_gpu())
 
 

@@ -28,7 +28,7 @@ _TEXTS = {
     "laterality-missing": "some images do not show which breast they are of; they are taken as one breast",
     "one-breast": "the exam shows one breast; its answer says nothing of the other",
     "not-compared": "the model scores a breast beside the other one, which this exam does not allow; each was scored "
-                    "by itself, by other thresholds",
+    "by itself, by other thresholds",
 }
 
 
@@ -61,12 +61,16 @@ def combine_views(views: Sequence[ViewScore], thresholds: Thresholds, name: Oper
     scores = np.array([view.probability for view in views]) if compared is None else compared
     images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), scores, np.arange(len(views)))
     by_breast = combine(images, np.array(sides), Level.BREAST, rule)
-    breasts = tuple(_breast(score, side, views, thresholds, name, compared=compared is not None)
-                    for score, side in zip(by_breast.scores, sorted(set(sides)), strict=True))
+    breasts = tuple(
+        _breast(score, side, views, thresholds, name, compared=compared is not None)
+        for score, side in zip(by_breast.scores, sorted(set(sides)), strict=True)
+    )
     highest = float(by_breast.scores.max())
-    exam = ExamResult(malignancy_score=100 * highest,
-                      decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
-                      referral=referral.of_images([(index, view.referral) for index, view in enumerate(views)]))
+    exam = ExamResult(
+        malignancy_score=100 * highest,
+        decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
+        referral=referral.of_images([(index, view.referral) for index, view in enumerate(views)]),
+    )
     return Combined(breasts, exam, _warnings(breasts, exam, thresholds))
 
 
@@ -81,8 +85,9 @@ def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresho
     return probabilities
 
 
-def _breast(score: float, side: str, views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, *,
-            compared: bool) -> BreastAnswer:
+def _breast(
+    score: float, side: str, views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, *, compared: bool
+) -> BreastAnswer:
     indices = [index for index, view in enumerate(views) if (view.laterality or "") == side]
     probability = float(score)
     return BreastAnswer(
@@ -117,8 +122,9 @@ def is_close(combined: Combined, margin: float) -> bool:
     if margin == 0:
         return False
     widest = margin * max(map(_spread, combined.breasts))
-    return _distance(combined.exam) <= widest or any(_distance(breast) <= margin * _spread(breast)
-                                                     for breast in combined.breasts)
+    return _distance(combined.exam) <= widest or any(
+        _distance(breast) <= margin * _spread(breast) for breast in combined.breasts
+    )
 
 
 def _distance(case: BreastAnswer | ExamResult) -> float:

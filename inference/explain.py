@@ -98,8 +98,15 @@ def _region(heat: Heat, labels: NDArray[Any], index: int, box: NDArray[Any]) -> 
     inside = np.s_[top : top + height, left : left + width]
     of_region = np.where(labels[inside] == index, heat[inside], np.float32(-1))
     y, x = divmod(int(of_region.argmax()), width)
-    return Region(left=left, top=top, right=left + width, bottom=top + height, peak_x=left + x, peak_y=top + y,
-                  strength=round(float(of_region[y, x]), 4))
+    return Region(
+        left=left,
+        top=top,
+        right=left + width,
+        bottom=top + height,
+        peak_x=left + x,
+        peak_y=top + y,
+        strength=round(float(of_region[y, x]), 4),
+    )
 
 
 def grey_png(heat: Heat) -> bytes:

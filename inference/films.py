@@ -46,8 +46,14 @@ class Film:
     def info(self) -> ImageInfo:
         """What was read."""
         rows, columns = self.mammogram.pixels.shape
-        return ImageInfo(sha256=self.source.sha256, rows=rows, columns=columns, laterality=self.mammogram.laterality,
-                         view=self.mammogram.view, quality=dict(self.prediction.prepared.quality))
+        return ImageInfo(
+            sha256=self.source.sha256,
+            rows=rows,
+            columns=columns,
+            laterality=self.mammogram.laterality,
+            view=self.mammogram.view,
+            quality=dict(self.prediction.prepared.quality),
+        )
 
     def scores(self, heatmap: Heatmap | None) -> dict[str, Any]:
         """Return what `Answer` and `ImageAnswer` have in common."""
@@ -69,9 +75,14 @@ class Film:
         if self.seen is None:
             return None
         rows, columns = self.seen.heat.shape
-        return Heatmap(target=target, rows=rows, columns=columns, regions=regions(self.seen.heat),
-                       outside_share=round(self.seen.outside, 4),
-                       png=base64.b64encode(grey_png(self.seen.heat)).decode())
+        return Heatmap(
+            target=target,
+            rows=rows,
+            columns=columns,
+            regions=regions(self.seen.heat),
+            outside_share=round(self.seen.outside, 4),
+            png=base64.b64encode(grey_png(self.seen.heat)).decode(),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,12 @@ class Reader:
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
         except ImageError as error:
             raise from_image_error(error) from None
-        prediction = self.clock.time("infer", lambda: self.predictor.judge(
-            mammogram, prepared, operating_point=self.options.operating_point, exact=exact))
+        prediction = self.clock.time(
+            "infer",
+            lambda: self.predictor.judge(
+                mammogram, prepared, operating_point=self.options.operating_point, exact=exact
+            ),
+        )
         seen = None
         if explain:
             judged, target = prediction, self.options.target
@@ -109,13 +124,14 @@ def _read(source: Source, reading: ReadConfig) -> Mammogram:
         told, read = getattr(source, name), getattr(mammogram, name)
         if told is not None and read is not None and told is not read:
             raise BadOptionError("contradiction", f"option {name}={told} contradicts the image's own {name}")
-    return replace(mammogram, laterality=mammogram.laterality or source.laterality,
-                   view=mammogram.view or source.view)
+    return replace(mammogram, laterality=mammogram.laterality or source.laterality, view=mammogram.view or source.view)
 
 
 def _with_warning(prediction: Prediction, seen: Evidence) -> Prediction:
     if seen.outside <= OUTSIDE_LIMIT:
         return prediction
-    warning = QualityWarning(code="evidence-outside-breast",
-                             message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it")
+    warning = QualityWarning(
+        code="evidence-outside-breast",
+        message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it",
+    )
     return replace(prediction, warnings=(*prediction.warnings, warning))

@@ -52,8 +52,9 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
         raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
     for name in ("laterality", "view"):
         if getattr(options, name) is not None:
-            raise BadOptionError("bad_option", f"option {name!r} is of a single image; in an exam each image has its "
-                                               "own")
+            raise BadOptionError(
+                "bad_option", f"option {name!r} is of a single image; in an exam each image has its own"
+            )
 
 
 def _draws_heat(form: AnswerType, options: RequestOptions) -> bool:
@@ -100,8 +101,13 @@ class _Work:
         images, combined = self._judge(sources, exact=self.reader.predictor.compares_breasts)
         if self.reader.predictor.is_close(combined):
             images, combined = self._judge(sources, exact=True)
-        said = ExamAnswer(**self._envelope(), images=images, breasts=list(combined.breasts), exam=combined.exam,
-                          warnings=list(combined.warnings))
+        said = ExamAnswer(
+            **self._envelope(),
+            images=images,
+            breasts=list(combined.breasts),
+            exam=combined.exam,
+            warnings=list(combined.warnings),
+        )
         body = self.reader.clock.time("encode", lambda: self._exam_body(sources, said))
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
         return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
@@ -128,8 +134,11 @@ class _Work:
         return structured_report([source.data for source in sources], said)
 
     def _envelope(self) -> dict[str, Any]:
-        return {"request_id": self.task.request_id, "model": self.reader.predictor.info,
-                "timings_ms": dict(self.reader.clock.spent)}
+        return {
+            "request_id": self.task.request_id,
+            "model": self.reader.predictor.info,
+            "timings_ms": dict(self.reader.clock.spent),
+        }
 
     def _attributes(self, score: float, decision: Decision | None, referral: Referral) -> str:
         values = {"request_id": self.task.request_id, "malignancy_score": f"{score:.2f}"}

@@ -27,11 +27,19 @@ class Server(uvicorn.Server):
     """uvicorn, but asked to stop it first answers 503 and finishes what runs, and then it ends with exit code 0."""
 
     def __init__(self, application: Application, settings: ServerSettings) -> None:
-        super().__init__(uvicorn.Config(
-            _tolerant(_observed(application, settings)), log_config=None, access_log=False, lifespan="off", ws="none",
-            server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=LAST_WORDS_SECONDS,
-        ))
+        super().__init__(
+            uvicorn.Config(
+                _tolerant(_observed(application, settings)),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+            )
+        )
         self._application = application
         self._stop_seconds = settings.stop_seconds
         self._stop_by = 0.0

@@ -94,23 +94,33 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
     return answer
 
 
-def captured(asked: bytes, asked_headers: dict[str, str], said: bytes, said_headers: dict[str, str],
-             moment: datetime) -> dict[str, Any]:
+def captured(
+    asked: bytes, asked_headers: dict[str, str], said: bytes, said_headers: dict[str, str], moment: datetime
+) -> dict[str, Any]:
     """Return one captured request as SageMaker writes it; what is no JSON is base64."""
     attributes = asked_headers.get(CUSTOM_ATTRIBUTES_HEADER.lower(), "")
     return {
-        "captureData": {"endpointInput": _content(asked, asked_headers.get("content-type", ""), "INPUT"),
-                        "endpointOutput": _content(said, said_headers.get("content-type", ""), "OUTPUT")},
-        "eventMetadata": {"eventId": str(uuid.uuid4()), "customAttributes": attributes.split(",") if attributes else [],
-                          "inferenceTime": moment.strftime("%Y-%m-%dT%H:%M:%SZ")},
+        "captureData": {
+            "endpointInput": _content(asked, asked_headers.get("content-type", ""), "INPUT"),
+            "endpointOutput": _content(said, said_headers.get("content-type", ""), "OUTPUT"),
+        },
+        "eventMetadata": {
+            "eventId": str(uuid.uuid4()),
+            "customAttributes": attributes.split(",") if attributes else [],
+            "inferenceTime": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
         "eventVersion": "0",
     }
 
 
 def _content(data: bytes, kind: str, mode: str) -> dict[str, str]:
     plain = kind.startswith(TEXT)
-    return {"observedContentType": kind, "mode": mode, "encoding": "JSON" if plain else "BASE64",
-            "data": data.decode() if plain else base64.b64encode(data).decode()}
+    return {
+        "observedContentType": kind,
+        "mode": mode,
+        "encoding": "JSON" if plain else "BASE64",
+        "data": data.decode() if plain else base64.b64encode(data).decode(),
+    }
 
 
 def append(folder: Path, line: dict[str, Any]) -> int:

@@ -46,8 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     config = DriftConfig(options.window_days, options.least_exams, options.false_alarm_windows, options.windows)
     paths = ContainerPaths.from_environment()
     description = read_model(paths.processing_input("model"))
-    captures = Captures(paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]),
-                        config.span)
+    captures = Captures(
+        paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]), config.span
+    )
     report, own = examine(captures, description, _baseline(paths.processing_input("baseline")), config)
     target = paths.processing_output("monitor")
     write_json(target / "baseline.json", own)
@@ -85,28 +86,35 @@ def _baseline(folder: Path) -> Distributions:
         raise ConfigError(f"{file}: not a baseline of this version: {error}") from None
 
 
-def examine(captures: Captures, description: Mapping[str, Any], baseline: Distributions,
-            config: DriftConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def examine(
+    captures: Captures, description: Mapping[str, Any], baseline: Distributions, config: DriftConfig
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return `drift.json` and `baseline.json` of the captures; `ConfigError` where most of them cannot be read."""
     groups = gather(captures.exams(), config)
     unreadable = sum(captures.unreadable.values())
     exams = sum(week.exams for week in groups.get("all", ()))
     if unreadable > MOST_UNREADABLE * (exams + unreadable):
         reason, times = captures.unreadable.most_common(1)[0]
-        raise ConfigError(f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no film, "
-                          f"{times} of them: {reason}")
+        raise ConfigError(
+            f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no film, "
+            f"{times} of them: {reason}"
+        )
     usual = from_json(description.get("reference", {}).get("distributions", {}))
     judged = judge(groups, usual, baseline, config)
     strength = max((group.strength for group in judged if group.strength is not None), default=None)
     report = {
-        "schema": SCHEMA, "verdict": Verdict.of(strength),
+        "schema": SCHEMA,
+        "verdict": Verdict.of(strength),
         "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
-        "window_days": config.window_days, "least_exams": config.least_exams,
+        "window_days": config.window_days,
+        "least_exams": config.least_exams,
         "false_alarm_windows": config.false_alarm_windows,
-        "exams": exams, "unreadable": dict(captures.unreadable),
+        "exams": exams,
+        "unreadable": dict(captures.unreadable),
         "unreadable_share": round(unreadable / max(1, exams + unreadable), 4),
         "drift_index": None if strength is None else round(strength, 4),
-        "alarms": _alarms(judged), "groups": {group.name: group.as_dict() for group in judged},
+        "alarms": _alarms(judged),
+        "groups": {group.name: group.as_dict() for group in judged},
     }
     return report, {"schema": SCHEMA, "model": report["model"], "distributions": to_json(accepted(groups, config))}
 
@@ -118,9 +126,15 @@ def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
         for name in group.alarms():
             figure = group.figures[name]
             by_index = figure.index[-1] / figure.index_limit[-1] >= figure.cusum[-1] / figure.cusum_limit
-            found.append({"group": group.name, "known": group.known, "figure": name,
-                          "test": "stability index" if by_index else "cusum",
-                          "strength": round(figure.strength[-1], 3)})
+            found.append(
+                {
+                    "group": group.name,
+                    "known": group.known,
+                    "figure": name,
+                    "test": "stability index" if by_index else "cusum",
+                    "strength": round(figure.strength[-1], 3),
+                }
+            )
     return sorted(found, key=lambda alarm: -float(alarm["strength"]))
 
 
@@ -128,14 +142,23 @@ def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any
     """Return the log lines that CloudWatch makes metrics of: one for all, and one for each group."""
     whole = {REQUESTS: report["exams"], INDEX: report["drift_index"], UNREADABLE: report["unreadable_share"]}
     lines = [_embedded(whole, {}, time_s)]
-    return lines + [_embedded({REQUESTS: sum(week["exams"] for week in group["weeks"]), INDEX: group["strength"]},
-                              {DIMENSION: name}, time_s) for name, group in report["groups"].items()]
+    return lines + [
+        _embedded(
+            {REQUESTS: sum(week["exams"] for week in group["weeks"]), INDEX: group["strength"]},
+            {DIMENSION: name},
+            time_s,
+        )
+        for name, group in report["groups"].items()
+    ]
 
 
 def _embedded(found: Mapping[str, float | None], dimensions: Mapping[str, str], time_s: float) -> dict[str, Any]:
     values = {name: value for name, value in found.items() if value is not None}
-    directive = {"Namespace": NAMESPACE, "Dimensions": [list(dimensions)],
-                 "Metrics": [{"Name": name, "Unit": str(UNITS[name])} for name in values]}
+    directive = {
+        "Namespace": NAMESPACE,
+        "Dimensions": [list(dimensions)],
+        "Metrics": [{"Name": name, "Unit": str(UNITS[name])} for name in values],
+    }
     return {"_aws": {"Timestamp": int(time_s * 1000), "CloudWatchMetrics": [directive]}, **dimensions, **values}
 
 
@@ -143,13 +166,17 @@ def summary(report: Mapping[str, Any]) -> str:
     """Return the verdict as lines of text."""
     over = f"{report['exams']} requests in {len(report['groups'])} groups"
     if report["drift_index"] is None:
-        lines = [f"{report['verdict']}: {over}, but no window of {report['window_days']} days has "
-                 f"{report['least_exams']} of them, and fewer are not judged"]
+        lines = [
+            f"{report['verdict']}: {over}, but no window of {report['window_days']} days has "
+            f"{report['least_exams']} of them, and fewer are not judged"
+        ]
     else:
         lines = [f"{report['verdict']}: drift index {report['drift_index']:.2f} (alarm at 1) over {over}"]
     for alarm in report["alarms"]:
-        lines.append(f"  {alarm['group']:<24} {alarm['figure']:<20} {alarm['test']:<16} {alarm['strength']:.2f} times "
-                     f"its limit, against {alarm['known']}")
+        lines.append(
+            f"  {alarm['group']:<24} {alarm['figure']:<20} {alarm['test']:<16} {alarm['strength']:.2f} times "
+            f"its limit, against {alarm['known']}"
+        )
     if report["unreadable"]:
         lines += [f"  {times} requests gave no film: {reason}" for reason, times in report["unreadable"].items()]
     return "\n".join(lines)
@@ -159,10 +186,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m inference.monitor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--window-days", type=int, default=DriftConfig.window_days, help="days of one window")
     parser.add_argument("--windows", type=int, default=DriftConfig.windows, help="newest windows that are looked at")
-    parser.add_argument("--least-exams", type=int, default=DriftConfig.least_exams,
-                        help="requests below which a window is not judged")
-    parser.add_argument("--false-alarm-windows", type=int, default=DriftConfig.false_alarm_windows,
-                        help="windows in which all tests together raise one false alarm on average")
+    parser.add_argument(
+        "--least-exams", type=int, default=DriftConfig.least_exams, help="requests below which a window is not judged"
+    )
+    parser.add_argument(
+        "--false-alarm-windows",
+        type=int,
+        default=DriftConfig.false_alarm_windows,
+        help="windows in which all tests together raise one false alarm on average",
+    )
     return parser
 
 

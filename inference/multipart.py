@@ -65,8 +65,12 @@ def read(header: str, body: bytes, limits: HandlerLimits) -> list[bytes]:
         if not boundary:
             raise BadBodyError("bad_multipart", "Content-Type must name the boundary of the parts")
         # The parser wants its callbacks in a table of their names.
-        parser = MultipartParser(boundary, {  # type: ignore[arg-type]
-            name: getattr(collector, name) for name in dir(collector) if name.startswith("on_")})
+        parser = MultipartParser(
+            boundary,
+            {  # type: ignore[arg-type]
+                name: getattr(collector, name) for name in dir(collector) if name.startswith("on_")
+            },
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, UnicodeError):
@@ -79,14 +83,16 @@ def read(header: str, body: bytes, limits: HandlerLimits) -> list[bytes]:
 def _file(part: _Part, index: int, limits: HandlerLimits) -> bytes:
     _, parameters = parse_options_header(part.headers.get("content-disposition", ""))
     if b"filename" not in parameters:
-        raise BadBodyError("bad_multipart", "the part is no file: options belong to the query or the custom "
-                                            "attributes").at(index)
+        raise BadBodyError(
+            "bad_multipart", "the part is no file: options belong to the query or the custom attributes"
+        ).at(index)
     if part.headers.get("content-transfer-encoding", "").strip().lower() not in _PLAIN:
         raise BadBodyError("bad_multipart", "Content-Transfer-Encoding must be binary").at(index)
     if len(part.data) > limits.max_bytes:
         raise TooLargeError("too_large", f"more than {limits.max_bytes} bytes, the limit").at(index)
     told, found = content_type(part.headers.get("content-type", "")), sniff(bytes(part.data[:132]))
     if told is not None and found is not None and told is not found:
-        raise UnsupportedTypeError("content_type_mismatch",
-                                   f"Content-Type says {told}; the part begins as {found}").at(index)
+        raise UnsupportedTypeError("content_type_mismatch", f"Content-Type says {told}; the part begins as {found}").at(
+            index
+        )
     return bytes(part.data)

@@ -132,8 +132,11 @@ class Nurse:
         threads = dict.fromkeys(THREAD_VARIABLES, str(self._settings.threads))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "inference.nursery", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, stdout=STANDARD_ERROR, env={**HEAP, **os.environ, **threads},
+                [sys.executable, "-m", "inference.nursery", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=STANDARD_ERROR,
+                env={**HEAP, **os.environ, **threads},
             )
         self._channel = ours
         self._listener = asyncio.create_task(self._listen(ours, self._process))

@@ -21,8 +21,9 @@ def check(sources: Sequence[Source], limits: Limits) -> None:
         found = _patient(source.data, limits, index)
         first = first or found
         if found and found != first:
-            raise UnusableImageError("mixed_patients", "the DICOM files state different Patient IDs (0010,0020); an "
-                                                         "exam is one patient's").at(index)
+            raise UnusableImageError(
+                "mixed_patients", "the DICOM files state different Patient IDs (0010,0020); an exam is one patient's"
+            ).at(index)
 
 
 def _patient(data: bytes, limits: Limits, index: int) -> bytes:

@@ -93,8 +93,12 @@ class Predictor:
         self._reference = Reference.read(model_dir, description)
         self._engine = open_engine(model_dir, description, engine or EngineSettings())
         digest, architecture = str(description["weights_sha256"]), str(description["architecture"])
-        self.info = ModelInfo(id=model_id or f"{architecture}-{digest[:12]}", architecture=architecture,
-                              weights_sha256=digest, preprocess_digest=self._preprocess.digest)
+        self.info = ModelInfo(
+            id=model_id or f"{architecture}-{digest[:12]}",
+            architecture=architecture,
+            weights_sha256=digest,
+            preprocess_digest=self._preprocess.digest,
+        )
 
     @property
     def engine(self) -> str:
@@ -107,8 +111,12 @@ class Predictor:
     @overload
     def predict(self, mammogram: Sequence[Mammogram], *, operating_point: OperatingPoint = ...) -> ExamPrediction: ...
 
-    def predict(self, mammogram: Mammogram | Sequence[Mammogram], *,
-                operating_point: OperatingPoint = OperatingPoint.SENSITIVITY) -> Prediction | ExamPrediction:
+    def predict(
+        self,
+        mammogram: Mammogram | Sequence[Mammogram],
+        *,
+        operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
+    ) -> Prediction | ExamPrediction:
         """Return what the model says of a film, or of an exam: the films of one patient.
 
         Raises `ImageError` where there is no breast in a film, `ConfigError` for an exam without films.
@@ -120,8 +128,10 @@ class Predictor:
         prepared = [self.prepare(film) for film in mammogram]
 
         def judge(exact: bool) -> list[Prediction]:
-            return [self.judge(film, view, operating_point=operating_point, exact=exact)
-                    for film, view in zip(mammogram, prepared, strict=True)]
+            return [
+                self.judge(film, view, operating_point=operating_point, exact=exact)
+                for film, view in zip(mammogram, prepared, strict=True)
+            ]
 
         images = judge(self.compares_breasts)
         combined = self.combine([image.as_view for image in images], operating_point)
@@ -153,8 +163,9 @@ class Predictor:
         """Return the network's input, made exactly as for training; `ImageError` where there is no breast."""
         return preprocess(mammogram, self._preprocess)
 
-    def judge(self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint,
-              exact: bool = False) -> Prediction:
+    def judge(
+        self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint, exact: bool = False
+    ) -> Prediction:
         """Return what the model says of a film that has been prepared; `exact` computes in float32 at any cost."""
         forward = self._engine.run(prepared.image, exact=exact)
         shares = softmax(forward.logits[None] / self._temperature)[0]
@@ -167,8 +178,13 @@ class Predictor:
             decile=self._reference.decile(malignant) if self._reference else None,
             entropy=entropy,
             decision=decision,
-            referral=referral.judge(prepared.quality, side_known=mammogram.laterality is not None,
-                                    entropy_nats=entropy, features=forward.features, reference=self._reference),
+            referral=referral.judge(
+                prepared.quality,
+                side_known=mammogram.laterality is not None,
+                entropy_nats=entropy,
+                features=forward.features,
+                reference=self._reference,
+            ),
             warnings=self._warnings(mammogram, prepared, decision),
             laterality=mammogram.laterality,
             prepared=prepared,
@@ -187,8 +203,9 @@ class Predictor:
         mammogram = Mammogram(film.pixels, Laterality.LEFT, View.MLO)
         self.explain(self.predict(mammogram), mammogram, Label.MALIGNANT)
 
-    def _warnings(self, mammogram: Mammogram, prepared: Preprocessed,
-                  decision: Decision | None) -> tuple[QualityWarning, ...]:
+    def _warnings(
+        self, mammogram: Mammogram, prepared: Preprocessed, decision: Decision | None
+    ) -> tuple[QualityWarning, ...]:
         codes = list(prepared.quality["flags"])
         if mammogram.facts.get("laterality_inferred"):
             codes.append("laterality-inferred")

@@ -40,8 +40,14 @@ def entropy(probabilities: Iterable[float]) -> float:
     return max(0.0, -sum(share * math.log(share) for share in probabilities if share > 0))
 
 
-def judge(quality: Mapping[str, Any], *, side_known: bool, entropy_nats: float, features: NDArray[np.float64],
-          reference: Reference | None) -> Referral:
+def judge(
+    quality: Mapping[str, Any],
+    *,
+    side_known: bool,
+    entropy_nats: float,
+    features: NDArray[np.float64],
+    reference: Reference | None,
+) -> Referral:
     """Return whether one image is left to a reader.
 
     `quality` is the segmentation's; `features` (channels,) is the spatial mean of the network's maps. A model without
@@ -69,15 +75,18 @@ def _segmentation(text: str) -> Reason:
 
 
 def _unlike_validation(nats: float, features: NDArray[np.float64], reference: Reference) -> list[Reason]:
-    reasons : list[Reason] = []
+    reasons: list[Reason] = []
     if nats > reference.entropy_limit:
-        text = (f"the model is undecided between the classes: entropy {nats:.3f} nats, "
-                f"limit {reference.entropy_limit:.3f}")
+        text = (
+            f"the model is undecided between the classes: entropy {nats:.3f} nats, limit {reference.entropy_limit:.3f}"
+        )
         reasons.append(Reason(code=ReferralCode.UNCERTAIN, message=text))
     strangeness = reference.strangeness(features)
     if strangeness > reference.strangeness_limit:
-        text = (f"the image is unlike those that the model was trained on: strangeness {strangeness:.3g}, "
-                f"limit {reference.strangeness_limit:.3g}")
+        text = (
+            f"the image is unlike those that the model was trained on: strangeness {strangeness:.3g}, "
+            f"limit {reference.strangeness_limit:.3g}"
+        )
         reasons.append(Reason(code=ReferralCode.OUT_OF_DISTRIBUTION, message=text))
     return reasons
 
@@ -87,6 +96,9 @@ def of_images(referrals: Sequence[tuple[int, Referral]]) -> Referral:
 
     A breast of which one view cannot be judged has not been judged.
     """
-    reasons = [Reason(code=reason.code, message=f"image {index}: {reason.message}")
-               for index, referral in referrals for reason in referral.reasons]
+    reasons = [
+        Reason(code=reason.code, message=f"image {index}: {reason.message}")
+        for index, referral in referrals
+        for reason in referral.reasons
+    ]
     return Referral(refer=bool(reasons), reasons=reasons)

@@ -66,8 +66,9 @@ class _Model(BaseModel):
 class RequestOptions(_Model):
     """What a request may ask for, in its custom attributes, its query or its JSON body; each name at most once."""
 
-    laterality: Laterality | None = Field(default=None, description="side of the body, where the file does not say it; "
-                                                                    "of one image")
+    laterality: Laterality | None = Field(
+        default=None, description="side of the body, where the file does not say it; of one image"
+    )
     view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
     operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
     heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
@@ -80,8 +81,11 @@ class ExamImage(_Model):
     """One image of an exam: its bytes, or where they lie."""
 
     data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
-    s3_uri: str | None = Field(default=None, description="s3://BUCKET/KEY of the file, within the prefix that the "
-                                                         "deployment allows; refused where it allows none")
+    s3_uri: str | None = Field(
+        default=None,
+        description="s3://BUCKET/KEY of the file, within the prefix that the "
+        "deployment allows; refused where it allows none",
+    )
     laterality: Laterality | None = Field(default=None, description="side of the body; may not contradict the file")
     view: View | None = Field(default=None, description="projection; may not contradict the file")
 
@@ -185,8 +189,12 @@ class _Scores(_Model):
     image: ImageInfo
     probabilities: dict[Label, float] = Field(description="calibrated; they sum to 1")
     malignancy_score: float = Field(ge=0, le=100, description="100 times the calibrated probability of malignant")
-    decile: int | None = Field(ge=1, le=10, description="of the score among those of the validation images: 10 is the "
-                                                        "most suspicious tenth; null where the model has no reference")
+    decile: int | None = Field(
+        ge=1,
+        le=10,
+        description="of the score among those of the validation images: 10 is the "
+        "most suspicious tenth; null where the model has no reference",
+    )
     entropy: float = Field(ge=0, description="of the probabilities, in nats: 0 is certain, ln 3 = 1.10 undecided")
     decision: Decision | None = Field(description="null where the model has no such operating point")
     referral: Referral
@@ -211,8 +219,11 @@ class Answer(_Scores, _Envelope):
 class ImageAnswer(_Scores):
     """What is said of one image of an exam."""
 
-    index: int = Field(ge=0, description="place in the request: of the JSON list, of the form's parts, or of the "
-                                         "archive's names in sorted order; from 0")
+    index: int = Field(
+        ge=0,
+        description="place in the request: of the JSON list, of the form's parts, or of the "
+        "archive's names in sorted order; from 0",
+    )
 
 
 class BreastAnswer(_Model):
@@ -221,8 +232,11 @@ class BreastAnswer(_Model):
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
     rule: BreastRule = Field(description="how the scores of the views became one")
-    compared: bool = Field(default=False, description="whether the breast was scored beside the other one; its score "
-                                                      "then is not that of its images, which are scored alone")
+    compared: bool = Field(
+        default=False,
+        description="whether the breast was scored beside the other one; its score "
+        "then is not that of its images, which are scored alone",
+    )
     malignancy_score: float = Field(ge=0, le=100)
     decision: Decision | None = Field(description="by the model's threshold for breasts; null where it has none")
     referral: Referral = Field(description="that of any of its views")

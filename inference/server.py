@@ -32,10 +32,15 @@ def console() -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT; raises `ConfigError` where settings, address or model cannot be used."""
-    parser = argparse.ArgumentParser(prog="serve", description="Answer on /ping and /invocations; settings are "
-                                     "environment variables (inference/settings.py).")
-    parser.add_argument("--demo", action="store_true", help="show a page at / to try the server with, on the loopback "
-                        "interface only; as MAMMOPIPE_DEMO=true")
+    parser = argparse.ArgumentParser(
+        prog="serve",
+        description="Answer on /ping and /invocations; settings are environment variables (inference/settings.py).",
+    )
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="show a page at / to try the server with, on the loopback interface only; as MAMMOPIPE_DEMO=true",
+    )
     demo = {"MAMMOPIPE_DEMO": "true"} if parser.parse_args(arguments).demo else {}
     settings = from_environment({**os.environ, **demo})
     description = settings.model / "model.json"

@@ -79,8 +79,16 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings under which no request could be answered, or that contradict each other."""
-        for name in ("max_bytes", "max_pixels", "max_seconds", "stop_seconds", "threads", "max_views",
-                     "capture_gb", "capture_days"):
+        for name in (
+            "max_bytes",
+            "max_pixels",
+            "max_seconds",
+            "stop_seconds",
+            "threads",
+            "max_views",
+            "capture_gb",
+            "capture_days",
+        ):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{_spell(name)}={value} must be above 0")
@@ -96,11 +104,15 @@ class ServerSettings:
         if self.s3_prefix and not self.s3_prefix.startswith("s3://"):
             raise ConfigError(f"{_spell('s3_prefix')}={self.s3_prefix!r} must begin with s3://")
         if self.demo and self.host != LOOPBACK:
-            raise ConfigError(f"{_spell('demo')}=true needs {_spell('host')}={LOOPBACK}, not {self.host}: "
-                              "the page is for the machine it runs on")
+            raise ConfigError(
+                f"{_spell('demo')}=true needs {_spell('host')}={LOOPBACK}, not {self.host}: "
+                "the page is for the machine it runs on"
+            )
         if self.capture and self.host != LOOPBACK:
-            raise ConfigError(f"{_spell('capture')}={self.capture} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
-                              "captures hold patients' images; on SageMaker the endpoint's configuration keeps them")
+            raise ConfigError(
+                f"{_spell('capture')}={self.capture} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
+                "captures hold patients' images; on SageMaker the endpoint's configuration keeps them"
+            )
 
     @property
     def worker_count(self) -> int:

@@ -86,5 +86,11 @@ def _client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
-                                            retries={"mode": "standard", "total_max_attempts": ATTEMPTS}))
+    return boto3.client(
+        "s3",
+        config=Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        ),
+    )

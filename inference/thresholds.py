@@ -56,8 +56,9 @@ class Thresholds:
             points[level] = _level_points(levels, level, points, where)
         return cls(points, _rule(description["calibration"].get("breast_rule"), where), _compared(description, where))
 
-    def decide(self, level: Level, probability: float, name: OperatingPoint, *,
-               compared: bool = False) -> Decision | None:
+    def decide(
+        self, level: Level, probability: float, name: OperatingPoint, *, compared: bool = False
+    ) -> Decision | None:
         """Return what the point says of a calibrated probability, 0 to 1; `None` where the model has none.
 
         `compared`: the probability is that of breasts beside each other, which have points of their own.
@@ -67,8 +68,13 @@ class Thresholds:
         if point is None:
             return None
         finding = Finding.SUSPICIOUS if probability >= point.threshold else Finding.NOT_SUSPICIOUS
-        return Decision(operating_point=name, finding=finding, threshold=point.threshold,
-                        sensitivity=point.sensitivity, specificity=point.specificity)
+        return Decision(
+            operating_point=name,
+            finding=finding,
+            threshold=point.threshold,
+            sensitivity=point.sensitivity,
+            specificity=point.specificity,
+        )
 
 
 def _image_points(stored: Mapping[str, Any], where: str) -> dict[OperatingPoint, Point]:
@@ -78,8 +84,10 @@ def _image_points(stored: Mapping[str, Any], where: str) -> dict[OperatingPoint,
         try:
             found[OperatingPoint(name)] = Point(*(float(values[key]) for key in keys))
         except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{where}: operating_points[{name!r}]={values!r} must be one of "
-                              f"{', '.join(OperatingPoint)} with the numbers {', '.join(keys)}") from None
+            raise ConfigError(
+                f"{where}: operating_points[{name!r}]={values!r} must be one of "
+                f"{', '.join(OperatingPoint)} with the numbers {', '.join(keys)}"
+            ) from None
     return found
 
 
@@ -93,13 +101,16 @@ def _compared(description: Mapping[str, Any], where: str) -> ComparedBreasts | N
         for level in (Level.BREAST, Level.PATIENT):
             points[level] = _level_points(levels, level, points, where)
     except (KeyError, TypeError):
-        raise ConfigError(f"{where}: metrics.compared.validation must hold the levels breast and patient, since "
-                          f"calibration.comparison says that breasts are compared") from None
+        raise ConfigError(
+            f"{where}: metrics.compared.validation must hold the levels breast and patient, since "
+            f"calibration.comparison says that breasts are compared"
+        ) from None
     return ComparedBreasts(float(stored["weight"]), float(stored["temperature"]), points)
 
 
-def _level_points(levels: Mapping[str, Any], level: Level, before: Points,
-                  where: str) -> Mapping[OperatingPoint, Point]:
+def _level_points(
+    levels: Mapping[str, Any], level: Level, before: Points, where: str
+) -> Mapping[OperatingPoint, Point]:
     """Return a level's points; a level whose cases are those of one before it names that level only."""
     stored = levels.get(str(level))
     if stored is None:
@@ -108,11 +119,16 @@ def _level_points(levels: Mapping[str, Any], level: Level, before: Points,
         if "same_as" in stored:
             return before[Level(stored["same_as"])]
         rows = {point: stored["operating_points"][str(point)] for point in OperatingPoint}
-        return {point: Point(float(row["threshold"]), row["sensitivity"]["value"], row["specificity"]["value"])
-                for point, row in rows.items() if row["threshold"] is not None}
+        return {
+            point: Point(float(row["threshold"]), row["sensitivity"]["value"], row["specificity"]["value"])
+            for point, row in rows.items()
+            if row["threshold"] is not None
+        }
     except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"{where}: metrics.validation.{level} must hold operating_points with a threshold for each "
-                          f"of {', '.join(OperatingPoint)}, or same_as") from None
+        raise ConfigError(
+            f"{where}: metrics.validation.{level} must hold operating_points with a threshold for each "
+            f"of {', '.join(OperatingPoint)}, or same_as"
+        ) from None
 
 
 def _rule(stored: Any, where: str) -> BreastRule | None:
@@ -121,5 +137,6 @@ def _rule(stored: Any, where: str) -> BreastRule | None:
     try:
         return BreastRule(stored)
     except ValueError:
-        raise ConfigError(f"{where}: calibration.breast_rule={stored!r} must be one of "
-                          f"{', '.join(BreastRule)}") from None
+        raise ConfigError(
+            f"{where}: calibration.breast_rule={stored!r} must be one of {', '.join(BreastRule)}"
+        ) from None

@@ -39,8 +39,9 @@ def error_response(error: RequestError, caller: Caller) -> Response:
         headers["x-amzn-ErrorType"] = "ModelError"
         kind = "client" if status < 500 else "server"
         message = f'Received {kind} error ({status}) from the model with message "{original}"'
-        body = json.dumps({"Message": message, "OriginalStatusCode": status, "OriginalMessage": original,
-                           "LogStreamArn": ""}).encode()
+        body = json.dumps(
+            {"Message": message, "OriginalStatusCode": status, "OriginalMessage": original, "LogStreamArn": ""}
+        ).encode()
         status = HTTPStatus.FAILED_DEPENDENCY
     return Response(body, status, headers, media_type="application/json")
 

@@ -31,15 +31,22 @@ def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
     for image in answer.images:
         side = " ".join(filter(None, (image.laterality, image.view)))
         decile = str(image.decile or "-")
-        images.add_row(f"{image.index} {names[image.index]}", side, _score(image.malignancy_score), decile,
-                       _finding(image.decision), _referral(image.referral))
+        images.add_row(
+            f"{image.index} {names[image.index]}",
+            side,
+            _score(image.malignancy_score),
+            decile,
+            _finding(image.decision),
+            _referral(image.referral),
+        )
     cases = _scores("case", "images", "score", "", "decision", "referral")
     for breast in answer.breasts:
         how = f"{breast.rule}, beside the other" if breast.compared else breast.rule
         title = f"breast {breast.laterality or 'of unknown side'} ({how})"
         numbers = ", ".join(map(str, breast.images))
-        cases.add_row(title, numbers, _score(breast.malignancy_score), "", _finding(breast.decision),
-                      _referral(breast.referral))
+        cases.add_row(
+            title, numbers, _score(breast.malignancy_score), "", _finding(breast.decision), _referral(breast.referral)
+        )
     exam = answer.exam
     cases.add_row("exam", "all", _score(exam.malignancy_score), "", _finding(exam.decision), _referral(exam.referral))
     return Group(images, "", cases, "", _exam_facts(answer))
@@ -80,15 +87,23 @@ def image_rows(answer: ImageAnswer) -> list[tuple[str, str | Text]]:
 
 
 def _facts() -> Table:
-    return Table(Column(style="dim", no_wrap=True), Column(overflow="fold"), box=None, pad_edge=False,
-                 show_header=False)
+    return Table(
+        Column(style="dim", no_wrap=True), Column(overflow="fold"), box=None, pad_edge=False, show_header=False
+    )
 
 
 def _scores(*names: str) -> Table:
     first, second, score, decile, decision, referral = names
-    return Table(Column(first, overflow="fold", width=34), Column(second, width=11),
-                 Column(score, justify="right", width=5), Column(decile, justify="right", width=6),
-                 Column(decision, width=14), Column(referral), box=None, pad_edge=False)
+    return Table(
+        Column(first, overflow="fold", width=34),
+        Column(second, width=11),
+        Column(score, justify="right", width=5),
+        Column(decile, justify="right", width=6),
+        Column(decision, width=14),
+        Column(referral),
+        box=None,
+        pad_edge=False,
+    )
 
 
 def _side(answer: ImageAnswer) -> str:

@@ -155,8 +155,17 @@ class AsyncRuntime:
                 outcome = self._carry_out(invocation)
             except (BotoCoreError, ClientError) as error:
                 outcome = f"lost: {type(error).__name__}"  # where S3 takes no result, the next request must not suffer
-            print(json.dumps({"event": "async", "outcome": outcome, "seconds": round(time.monotonic() - begun, 3),
-                              "inference_id": invocation.headers.get(f"{HEADER}inference-id", "")}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "event": "async",
+                        "outcome": outcome,
+                        "seconds": round(time.monotonic() - begun, 3),
+                        "inference_id": invocation.headers.get(f"{HEADER}inference-id", ""),
+                    }
+                ),
+                flush=True,
+            )
 
     def _carry_out(self, invocation: Invocation) -> str:
         try:

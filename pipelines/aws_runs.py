@@ -18,8 +18,12 @@ from processing.files import write_json
 
 BACKEND = "aws"
 STATUSES: Mapping[str, Status] = {
-    "Starting": Status.EXECUTING, "Executing": Status.EXECUTING, "Stopping": Status.EXECUTING,
-    "Succeeded": Status.SUCCEEDED, "Failed": Status.FAILED, "Stopped": Status.STOPPED,
+    "Starting": Status.EXECUTING,
+    "Executing": Status.EXECUTING,
+    "Stopping": Status.EXECUTING,
+    "Succeeded": Status.SUCCEEDED,
+    "Failed": Status.FAILED,
+    "Stopped": Status.STOPPED,
 }
 """Of steps and executions, as the run's own words."""
 TYPES = {"ProcessingJob": "Processing", "TrainingJob": "Training"}
@@ -34,7 +38,8 @@ def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:
     with aws_errors():
         told = sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
         pages = sagemaker.get_paginator("list_pipeline_execution_steps").paginate(
-            PipelineExecutionArn=arn, SortOrder="Ascending")
+            PipelineExecutionArn=arn, SortOrder="Ascending"
+        )
         steps = [_step(item) for page in pages for item in page["PipelineExecutionSteps"]]
         parameters = sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
     status = STATUSES[told["PipelineExecutionStatus"]]
@@ -87,25 +92,46 @@ def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: b
     run = arn.rpartition("/")[2]
     folder = RunFolder(root, run)
     dataset, profile = (str(config.dataset), str(config.profile)) if ours else ("", "")
-    write_json(folder.path / "execution.json", {
-        "id": run, "status": str(Status.EXECUTING), "reason": "", "pipeline": config.name, "backend": BACKEND,
-        "arn": arn, "region": region, "dataset": dataset, "profile": profile,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": 0.0, "parameters": {}, "steps": [],
-        "results": config.storage.uri("executions", run),
-    })
+    write_json(
+        folder.path / "execution.json",
+        {
+            "id": run,
+            "status": str(Status.EXECUTING),
+            "reason": "",
+            "pipeline": config.name,
+            "backend": BACKEND,
+            "arn": arn,
+            "region": region,
+            "dataset": dataset,
+            "profile": profile,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "parameters": {},
+            "steps": [],
+            "results": config.storage.uri("executions", run),
+        },
+    )
     return folder
 
 
-def adopt(root: Path, config: PipelineConfig, sagemaker: Any, region: str, *, limit: int,
-          say: Callable[[str], None]) -> None:
+def adopt(
+    root: Path, config: PipelineConfig, sagemaker: Any, region: str, *, limit: int, say: Callable[[str], None]
+) -> None:
     """Make folders of the newest executions of the configuration's pipeline, whoever started them, at most `limit`.
 
     Those that have a folder count, and keep it. `say` is told where the pipeline has older ones.
     """
     with aws_errors():
-        found = sagemaker.get_paginator("list_pipeline_executions").paginate(
-            PipelineName=config.name, SortBy="CreationTime", SortOrder="Descending",
-            PaginationConfig={"MaxItems": limit}).build_full_result()
+        found = (
+            sagemaker.get_paginator("list_pipeline_executions")
+            .paginate(
+                PipelineName=config.name,
+                SortBy="CreationTime",
+                SortOrder="Descending",
+                PaginationConfig={"MaxItems": limit},
+            )
+            .build_full_result()
+        )
     for item in found["PipelineExecutionSummaries"]:
         arn = item["PipelineExecutionArn"]
         if not (root / arn.rpartition("/")[2] / "execution.json").is_file():

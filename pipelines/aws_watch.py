@@ -34,8 +34,10 @@ class Clients:
 def records_of(execution: dict[str, Any]) -> list[StepRecord]:
     """Return the steps of an `execution.json` as a table shows them."""
     names = ("name", "type", "started", "seconds", "reason")
-    return [StepRecord(status=Status(step["status"]), **{name: step[name] for name in names},
-                       clock=_begun(step["started"])) for step in execution["steps"]]
+    return [
+        StepRecord(status=Status(step["status"]), **{name: step[name] for name in names}, clock=_begun(step["started"]))
+        for step in execution["steps"]
+    ]
 
 
 def _begun(started: str | None) -> float:
@@ -49,8 +51,15 @@ def _begun(started: str | None) -> float:
     return time.monotonic() - since
 
 
-def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Callable[[str], None], *,
-          wait: Callable[[float], None] = time.sleep, ask: Callable[[str], str] | None = None) -> dict[str, Any]:
+def watch(
+    folder: RunFolder,
+    clients: Clients,
+    show: Callable[..., Any],
+    say: Callable[[str], None],
+    *,
+    wait: Callable[[float], None] = time.sleep,
+    ask: Callable[[str], str] | None = None,
+) -> dict[str, Any]:
     """Return the execution when it has ended, or as it stands when Ctrl-C ends the watching.
 
     Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
@@ -78,8 +87,13 @@ def watch(folder: RunFolder, clients: Clients, show: Callable[..., Any], say: Ca
     return execution
 
 
-def _look(folder: RunFolder, clients: Clients, execution: dict[str, Any], say: Callable[[str], None],
-          wait: Callable[[float], None]) -> dict[str, Any]:
+def _look(
+    folder: RunFolder,
+    clients: Clients,
+    execution: dict[str, Any],
+    say: Callable[[str], None],
+    wait: Callable[[float], None],
+) -> dict[str, Any]:
     """Return the execution as it stands now, though AWS may throttle for a while or not be reached.
 
     Raises `ConfigError` after `LONGEST_SILENCE`: a lost network looks like this, too, and nobody may be there.
@@ -91,8 +105,10 @@ def _look(folder: RunFolder, clients: Clients, execution: dict[str, Any], say: C
         except TransientError as error:
             if waited >= LONGEST_SILENCE:
                 run = execution["id"]
-                raise ConfigError(f"{error}, for {waited / 60:.0f} minutes; {run} goes on there without us, and "
-                                  f"mammopipe status {run} --watch shows it again") from None
+                raise ConfigError(
+                    f"{error}, for {waited / 60:.0f} minutes; {run} goes on there without us, and "
+                    f"mammopipe status {run} --watch shows it again"
+                ) from None
             if not waited:
                 say(f"  {error}; trying again for up to {LONGEST_SILENCE / 60:.0f} minutes")
             wait(pause)
@@ -100,8 +116,13 @@ def _look(folder: RunFolder, clients: Clients, execution: dict[str, Any], say: C
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _interrupted(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None],
-                 ask: Callable[[str], str] | None) -> dict[str, Any]:
+def _interrupted(
+    folder: RunFolder,
+    execution: dict[str, Any],
+    clients: Clients,
+    say: Callable[[str], None],
+    ask: Callable[[str], str] | None,
+) -> dict[str, Any]:
     if ask is not None and _answered(ask) in ("y", "yes"):
         with aws_errors():
             clients.sagemaker.stop_pipeline_execution(PipelineExecutionArn=execution["arn"])

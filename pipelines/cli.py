@@ -70,8 +70,21 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_stage, _compile, _run, _experiment, _runs, _status, _report, _compare, _deploy, _invoke, _delete,
-                _doctor, _images):
+    for add in (
+        _stage,
+        _compile,
+        _run,
+        _experiment,
+        _runs,
+        _status,
+        _report,
+        _compare,
+        _deploy,
+        _invoke,
+        _delete,
+        _doctor,
+        _images,
+    ):
         add(subparsers)
     operations.add(subparsers)
     return parser

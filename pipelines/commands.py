@@ -108,9 +108,7 @@ def experiment(options: argparse.Namespace) -> int:
     from processing.records import SplitProtocol
     from training.config import Cnn
 
-    config = PipelineConfig.load(
-        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns
-    )
+    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
     protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
     noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
     films = _films(options, made=options.source == PHANTOMS)
@@ -184,8 +182,9 @@ def deploy(options: argparse.Namespace) -> int:
     if on_aws:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
         if options.id:
-            raise ConfigError(f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says "
-                              "what is served")
+            raise ConfigError(
+                f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says what is served"
+            )
     else:
         of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
         refuse(options, *of_aws, rule="only with --package or --rollback")

@@ -30,8 +30,10 @@ MAJORITY = "majority_accuracy"
 """The accuracy of always naming the most frequent class of training."""
 SECRETS, SET = frozenset({"--patient-salt"}), "set"
 """What is not shown, and what stands for it: who knows the salt finds patients by their hashes."""
-ADVICE = ("* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
-          "chooses is none any more.")
+ADVICE = (
+    "* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
+    "chooses is none any more."
+)
 Figure = Mapping[str, Any]
 Rows = list[tuple[str, list[str]]]
 
@@ -40,9 +42,13 @@ def facts(folder: RunFolder) -> dict[str, Any]:
     """Return what is compared of a run; raises `ConfigError` where it was not evaluated."""
     document, execution = folder.document("evaluation.json"), folder.execution()
     return {
-        "id": folder.id, "profile": document["profile"], "dataset": document["dataset"],
-        "synthetic": bool(document.get("synthetic")), "protocol": document.get("protocol", ""),
-        "selected": document["selected"]["cnn"], "leakage_audit_passed": document["leakage"]["passed"],
+        "id": folder.id,
+        "profile": document["profile"],
+        "dataset": document["dataset"],
+        "synthetic": bool(document.get("synthetic")),
+        "protocol": document.get("protocol", ""),
+        "selected": document["selected"]["cnn"],
+        "leakage_audit_passed": document["leakage"]["passed"],
         **{split: _split(document, split) for split in SPLITS},
         "settings": settings(folder, execution),
     }
@@ -52,9 +58,14 @@ def _split(document: Mapping[str, Any], split: str) -> dict[str, Any]:
     measured = document["selected"][split]
     folds = document.get("validation_folds", 0) if split == "validation" else 0
     majority = document.get("baseline", {}).get(split, {}).get("accuracy")
-    return {"images": measured.get("images"), "patients": measured.get("patients"), "folds": folds,
-            "films": _films(document, split, folds, measured.get("images")),
-            **{name: measured.get(name) for name in MEASURES}, MAJORITY: majority}
+    return {
+        "images": measured.get("images"),
+        "patients": measured.get("patients"),
+        "folds": folds,
+        "films": _films(document, split, folds, measured.get("images")),
+        **{name: measured.get(name) for name in MEASURES},
+        MAJORITY: majority,
+    }
 
 
 def _films(document: Mapping[str, Any], split: str, folds: int, images: int | None) -> str | None:
@@ -65,8 +76,15 @@ def _films(document: Mapping[str, Any], split: str, folds: int, images: int | No
     # The test, and with it what all folds together hold, is dealt before the folds are.
     one_fold = split == "validation" and not folds
     names = ("seed", "test_fraction", *(("folds", "validation_fold") if one_fold else ()))
-    return json.dumps([document["dataset"], document.get("synthetic"), document.get("protocol"), images,
-                       [divided.get(name) for name in names]])
+    return json.dumps(
+        [
+            document["dataset"],
+            document.get("synthetic"),
+            document.get("protocol"),
+            images,
+            [divided.get(name) for name in names],
+        ]
+    )
 
 
 def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
@@ -86,8 +104,11 @@ def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
             networks[str(given.get("cnn", step["Name"]))] = given
         elif step["Type"] == "Processing":
             words = step["Arguments"]["AppSpecification"].get("ContainerArguments", [])
-            found |= {f"{step['Name']} {name}": SET if name in SECRETS else value
-                      for name, value in zip(words[::2], words[1::2], strict=True) if isinstance(value, str)}
+            found |= {
+                f"{step['Name']} {name}": SET if name in SECRETS else value
+                for name, value in zip(words[::2], words[1::2], strict=True)
+                if isinstance(value, str)
+            }
     return {CANDIDATES: ", ".join(sorted(networks)), **_hyperparameters(networks), **found}
 
 
@@ -105,11 +126,15 @@ def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str
 
 def rows(found: Sequence[Mapping[str, Any]]) -> Rows:
     """Return the figures of runs: a label, and a cell of each run."""
-    made = [("profile, dataset", [f"{item['profile']}, {item['dataset']}{' phantoms' * item['synthetic']}"
-                                  for item in found]),
-            ("protocol", [item["protocol"] for item in found]),
-            ("selected", [item["selected"] for item in found]),
-            ("leakage audit", ["passed" if item["leakage_audit_passed"] else "FAILED" for item in found])]
+    made = [
+        (
+            "profile, dataset",
+            [f"{item['profile']}, {item['dataset']}{' phantoms' * item['synthetic']}" for item in found],
+        ),
+        ("protocol", [item["protocol"] for item in found]),
+        ("selected", [item["selected"] for item in found]),
+        ("leakage audit", ["passed" if item["leakage_audit_passed"] else "FAILED" for item in found]),
+    ]
     for split in SPLITS:
         made.append((split, [_size(item[split]) for item in found]))
         for name, label in MEASURES.items():
@@ -131,13 +156,16 @@ def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
     `-` is one that a run has not; `?` one that is not known of a run, whose definition is not here.
     """
     names = dict.fromkeys(name for item in found for name in item["settings"])
-    made = [(name, [item["settings"].get(name, "-" if CANDIDATES in item["settings"] else "?") for item in found])
-            for name in names]
+    made = [
+        (name, [item["settings"].get(name, "-" if CANDIDATES in item["settings"] else "?") for item in found])
+        for name in names
+    ]
     return [(name, cells) for name, cells in made if len({cell for cell in cells if cell != "?"}) > 1]
 
 
-def against(first: Mapping[str, Any], other: Mapping[str, Any],
-            paired: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def against(
+    first: Mapping[str, Any], other: Mapping[str, Any], paired: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """Return the figures of `other` less those of `first`, for each split, and whether its films are the same.
 
     `paired` has the differences that were measured film by film, by split and figure (`pipelines.paired`); they prove
@@ -148,9 +176,11 @@ def against(first: Mapping[str, Any], other: Mapping[str, Any],
         known = first[split]["films"] is not None and other[split]["films"] is not None
         same = first[split]["films"] == other[split]["films"] if known else None
         pairs = (paired or {}).get(split, {})
-        made[split] = {"same_films": True if pairs else same, "paired": bool(pairs),
-                       **{name: pairs.get(name) or difference(first[split][name], other[split][name])
-                          for name in MEASURES}}
+        made[split] = {
+            "same_films": True if pairs else same,
+            "paired": bool(pairs),
+            **{name: pairs.get(name) or difference(first[split][name], other[split][name]) for name in MEASURES},
+        }
     return made
 
 
@@ -168,8 +198,10 @@ def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | N
 def heads(compared: Mapping[str, Any]) -> list[str]:
     """Return what stands above the differences of each split."""
     words = {True: "the same", False: "other", None: "perhaps other"}
-    return [f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
-            for split in SPLITS]
+    return [
+        f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
+        for split in SPLITS
+    ]
 
 
 def difference_rows(compared: Mapping[str, Any]) -> Rows:

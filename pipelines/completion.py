@@ -34,8 +34,11 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     if shell == "fish":
         return _fish(parser, found)
     bash = _BASH.format(commands=" ".join(found), cases="\n".join(_cases(found)))
-    return f"autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n{bash}" \
-        if shell == "zsh" else bash
+    return (
+        f"autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n{bash}"
+        if shell == "zsh"
+        else bash
+    )
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
@@ -70,6 +73,8 @@ def _fish(parser: argparse.ArgumentParser, found: Mapping[str, _Words]) -> str:
     for name, words in found.items():
         seen = f"complete -c mammopipe -n '__fish_seen_subcommand_from {name}'"
         lines.append(f"{seen} -a '{' '.join(words.general)}'")
-        lines += [f"{seen} -l {option.removeprefix('--')} -x -a '{' '.join(choices)}'"
-                  for option, choices in words.values.items()]
+        lines += [
+            f"{seen} -l {option.removeprefix('--')} -x -a '{' '.join(choices)}'"
+            for option, choices in words.values.items()
+        ]
     return "\n".join(lines) + "\n"

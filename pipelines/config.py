@@ -21,8 +21,11 @@ from training.config import Cnn, TrainConfig
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
-SET_FOR_ALL = {**SET_ELSEWHERE, "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
-               "folds": "training.folds, for all networks: they are compared on the same films"}
+SET_FOR_ALL = {
+    **SET_ELSEWHERE,
+    "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
+    "folds": "training.folds, for all networks: they are compared on the same films",
+}
 """Hyperparameters that one network cannot have to itself, and what sets them."""
 
 

@@ -21,13 +21,27 @@ from pipelines.prices import Prices, Throughput
 
 HOURS_A_MONTH = 730
 BYTES_A_PIXEL = 2
-MEMORY_GB = {"ml.m5.xlarge": 16, "ml.m5.2xlarge": 32, "ml.m5.4xlarge": 64, "ml.c5.2xlarge": 16, "ml.c5.4xlarge": 32,
-             "ml.c5.9xlarge": 72, "ml.g4dn.xlarge": 16, "ml.g4dn.2xlarge": 32, "ml.g4dn.12xlarge": 192,
-             "ml.g5.xlarge": 16, "ml.g5.2xlarge": 32, "ml.g5.12xlarge": 192, "ml.g5.48xlarge": 768}
+MEMORY_GB = {
+    "ml.m5.xlarge": 16,
+    "ml.m5.2xlarge": 32,
+    "ml.m5.4xlarge": 64,
+    "ml.c5.2xlarge": 16,
+    "ml.c5.4xlarge": 32,
+    "ml.c5.9xlarge": 72,
+    "ml.g4dn.xlarge": 16,
+    "ml.g4dn.2xlarge": 32,
+    "ml.g4dn.12xlarge": 192,
+    "ml.g5.xlarge": 16,
+    "ml.g5.2xlarge": 32,
+    "ml.g5.12xlarge": 192,
+    "ml.g5.48xlarge": 768,
+}
 """Of the instance types in `prices.toml` that train, in GiB."""
 CLASSES = 3
-_DESCRIBE = {"Processing": ("describe_processing_job", "ProcessingJobName"),
-             "Training": ("describe_training_job", "TrainingJobName")}
+_DESCRIBE = {
+    "Processing": ("describe_processing_job", "ProcessingJobName"),
+    "Training": ("describe_training_job", "TrainingJobName"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +71,20 @@ class Line:
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"step": self.step, "units": round(self.units), "unit": self.unit, "core_seconds": self.core_seconds,
-                "instance_type": self.instance_type, "instances": self.instances, "cores": self.cores,
-                "hours": round(self.hours, 4), "instance_hours": round(self.instance_hours, 4),
-                "usd": round(self.usd, 4), "measured": self.measured, "row": self.row}
+        return {
+            "step": self.step,
+            "units": round(self.units),
+            "unit": self.unit,
+            "core_seconds": self.core_seconds,
+            "instance_type": self.instance_type,
+            "instances": self.instances,
+            "cores": self.cores,
+            "hours": round(self.hours, 4),
+            "instance_hours": round(self.instance_hours, 4),
+            "usd": round(self.usd, 4),
+            "measured": self.measured,
+            "row": self.row,
+        }
 
 
 @dataclass(frozen=True)
@@ -83,9 +107,15 @@ class Size:
         """Return what a run of a configuration has to do, of its dataset or of as many images as are given."""
         dataset = throughput.dataset[str(config.dataset)]
         test = config.data.test_fraction
-        return cls(images or dataset.images, config.augmentation.copies, config.training.epochs,
-                   config.segmentation.height * config.segmentation.width, dataset.largest_class, test,
-                   (1 - test) / config.data.folds)
+        return cls(
+            images or dataset.images,
+            config.augmentation.copies,
+            config.training.epochs,
+            config.segmentation.height * config.segmentation.width,
+            dataset.largest_class,
+            test,
+            (1 - test) / config.data.folds,
+        )
 
     @property
     def learnt(self) -> float:
@@ -98,16 +128,19 @@ class Size:
         return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
 
 
-def estimate(config: PipelineConfig, prices: Prices, throughput: Throughput, *,
-             images: int | None = None) -> list[Line]:
+def estimate(
+    config: PipelineConfig, prices: Prices, throughput: Throughput, *, images: int | None = None
+) -> list[Line]:
     """Return what each step of a run will take; `ConfigError` for a type without a price or cores."""
     size = Size.of(config, throughput, images)
     processing = (config.compute.processing_instance_type, config.compute.processing_instance_count)
     one = (config.compute.processing_instance_type, 1)
     copies = size.trained - size.learnt
-    work = [("Prepare", f"prepare-{config.dataset}", size.images, processing),
-            ("Augment", "augment", copies, processing),
-            ("Segment", "segment", size.images + copies, processing)]
+    work = [
+        ("Prepare", f"prepare-{config.dataset}", size.images, processing),
+        ("Augment", "augment", copies, processing),
+        ("Segment", "segment", size.images + copies, processing),
+    ]
     lines = [_line(prices, throughput, step, name, units, *where) for step, name, units, where in work]
     lines += [_training(config, prices, throughput, size, f"{cnn}".replace("_", "-")) for cnn in config.cnns]
     judged = size.images * (size.test + size.validation) * len(config.cnns)
@@ -115,14 +148,26 @@ def estimate(config: PipelineConfig, prices: Prices, throughput: Throughput, *,
     return lines
 
 
-def _line(prices: Prices, throughput: Throughput, step: str, name: str, units: float, instance_type: str,
-          instances: int) -> Line:
+def _line(
+    prices: Prices, throughput: Throughput, step: str, name: str, units: float, instance_type: str, instances: int
+) -> Line:
     work = throughput.of(name)
     cores, known = throughput.cores(instance_type, trains=False)
     hours = _hours(units * work.core_seconds, cores, instances, throughput)
     usd = hours * instances * prices.hour("processing", instance_type)
-    return Line(step, units, work.unit, work.core_seconds, instance_type, instances, cores, hours, usd,
-                work.measured and known, work.row)
+    return Line(
+        step,
+        units,
+        work.unit,
+        work.core_seconds,
+        instance_type,
+        instances,
+        cores,
+        hours,
+        usd,
+        work.measured and known,
+        work.row,
+    )
 
 
 def _training(config: PipelineConfig, prices: Prices, throughput: Throughput, size: Size, cnn: str) -> Line:
@@ -133,8 +178,19 @@ def _training(config: PipelineConfig, prices: Prices, throughput: Throughput, si
     instances = compute.training_instance_count
     hours = _hours(units * core_seconds, cores, instances, throughput)
     usd = hours * instances * prices.hour("training", compute.training_instance_type)
-    return Line(f"Train-{cnn}", units, "film and epoch", round(core_seconds, 5), compute.training_instance_type,
-                instances, cores, hours, usd, work.measured and known, work.row)
+    return Line(
+        f"Train-{cnn}",
+        units,
+        "film and epoch",
+        round(core_seconds, 5),
+        compute.training_instance_type,
+        instances,
+        cores,
+        hours,
+        usd,
+        work.measured and known,
+        work.row,
+    )
 
 
 def _hours(core_seconds: float, cores: float, instances: int, throughput: Throughput) -> float:
@@ -149,25 +205,37 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
     hours = images * answer.core_seconds / cores / 3600
     dataset = throughput.dataset[str(config.dataset)]
     gigabytes = images / dataset.images * dataset.gigabytes
-    return [(f"endpoint at rest, {endpoint.instance_count} x {endpoint.instance_type}, a month",
-             price * HOURS_A_MONTH * endpoint.instance_count),
-            (f"all images through it once, {hours:.1f} instance hours", price * hours),
-            (f"{gigabytes:,.0f} GB of raw files on S3, a month", gigabytes * prices.storage.s3_gb_month)]
+    return [
+        (
+            f"endpoint at rest, {endpoint.instance_count} x {endpoint.instance_type}, a month",
+            price * HOURS_A_MONTH * endpoint.instance_count,
+        ),
+        (f"all images through it once, {hours:.1f} instance hours", price * hours),
+        (f"{gigabytes:,.0f} GB of raw files on S3, a month", gigabytes * prices.storage.s3_gb_month),
+    ]
 
 
 def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
     """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
     limit = config.compute.max_runtime_seconds / 3600
-    found = [f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
-             "compute.max_runtime_seconds, or use more instances" for line in lines if line.hours > limit]
+    found = [
+        f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
+        "compute.max_runtime_seconds, or use more instances"
+        for line in lines
+        if line.hours > limit
+    ]
     gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
     if gigabytes > config.compute.volume_gb:
-        found.append(f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
-                     f"{config.compute.volume_gb}")
+        found.append(
+            f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
+            f"{config.compute.volume_gb}"
+        )
     memory = MEMORY_GB.get(config.compute.training_instance_type)
     if memory is not None and gigabytes > memory:
-        found.append(f"a training job holds its films in memory, {gigabytes:,.0f} GB, and "
-                     f"{config.compute.training_instance_type} has {memory}")
+        found.append(
+            f"a training job holds its films in memory, {gigabytes:,.0f} GB, and "
+            f"{config.compute.training_instance_type} has {memory}"
+        )
     return found
 
 
@@ -187,9 +255,21 @@ def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
         seconds = float(job["billed_seconds"] if job else step["seconds"])
         hours, kind = seconds / 3600, str(step["type"]).lower()
         usd = hours * job["instances"] * prices.hour(kind, job["instance_type"]) if job else 0.0
-        lines.append(Line(step["name"], 0, "", 0.0, job["instance_type"] if job else "this machine",
-                          job["instances"] if job else 1, 0.0, hours, usd, True,
-                          "billed" if job else "measured here"))
+        lines.append(
+            Line(
+                step["name"],
+                0,
+                "",
+                0.0,
+                job["instance_type"] if job else "this machine",
+                job["instances"] if job else 1,
+                0.0,
+                hours,
+                usd,
+                True,
+                "billed" if job else "measured here",
+            )
+        )
     return lines
 
 
@@ -228,6 +308,11 @@ def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
 def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:
     """Return the configuration with other numbers of instances."""
     compute = config.compute
-    return replace(config, compute=replace(
-        compute, processing_instance_count=processing or compute.processing_instance_count,
-        training_instance_count=training or compute.training_instance_count))
+    return replace(
+        config,
+        compute=replace(
+            compute,
+            processing_instance_count=processing or compute.processing_instance_count,
+            training_instance_count=training or compute.training_instance_count,
+        ),
+    )

@@ -40,28 +40,37 @@ def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
     obstacles = cost.obstacles(config, lines, cost.Size.of(config, throughput, images))
     beside = cost.serving(config, prices, throughput, images)
     facts: dict[str, Any] = {
-        "images": images, "dataset": str(config.dataset), "profile": str(config.profile),
+        "images": images,
+        "dataset": str(config.dataset),
+        "profile": str(config.profile),
         "prices": {"dated": prices.dated, "region": prices.region, "source": prices.source},
-        "throughput_dated": throughput.dated, "job_overhead_seconds": throughput.job.overhead_seconds,
-        "steps": [line.as_dict() for line in lines], "hours": round(cost.within(lines), 3),
+        "throughput_dated": throughput.dated,
+        "job_overhead_seconds": throughput.job.overhead_seconds,
+        "steps": [line.as_dict() for line in lines],
+        "hours": round(cost.within(lines), 3),
         "instance_hours": round(sum(line.instance_hours for line in lines), 3),
         "usd": round(sum(line.usd for line in lines), 2),
-        "obstacles": obstacles, "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
+        "obstacles": obstacles,
+        "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
     }
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
     _show(lines)
-    print(f"\n{images:,} images of {config.dataset}, profile {config.profile}: {_hours(facts['hours'])} from start to "
-          f"end,\n{facts['instance_hours']:,.2f} instance hours, {_usd(facts['usd'])}. The candidates train side by "
-          "side.")
+    print(
+        f"\n{images:,} images of {config.dataset}, profile {config.profile}: {_hours(facts['hours'])} from start to "
+        f"end,\n{facts['instance_hours']:,.2f} instance hours, {_usd(facts['usd'])}. The candidates train side by "
+        "side."
+    )
     for obstacle in obstacles:
         print("\n".join(textwrap.wrap(f"! {obstacle}", 98, subsequent_indent="  ")))
     for what, usd in beside:
         print(f"  {what}: {_usd(usd)}")
-    print(f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"
-          f"Work as measured {throughput.dated}; * holds an assumption, a GPU's speed. Every job also has "
-          f"{throughput.job.overhead_seconds:.0f} s\nof start, assumed.")
+    print(
+        f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"
+        f"Work as measured {throughput.dated}; * holds an assumption, a GPU's speed. Every job also has "
+        f"{throughput.job.overhead_seconds:.0f} s\nof start, assumed."
+    )
     return 0
 
 
@@ -77,13 +86,24 @@ def _of_run(options: argparse.Namespace, prices: Prices) -> int:
     lines = cost.measured(execution, prices)
     total = sum(line.usd for line in lines)
     if options.json:
-        print(json.dumps({"id": folder.id, "backend": execution.get("backend", "process"),
-                          "steps": [line.as_dict() for line in lines], "usd": round(total, 4)}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "id": folder.id,
+                    "backend": execution.get("backend", "process"),
+                    "steps": [line.as_dict() for line in lines],
+                    "usd": round(total, 4),
+                },
+                indent=2,
+            )
+        )
         return 0
     _show(lines)
     if execution.get("backend") == "aws":
-        print(f"\n{folder.id}: {_usd(total)} for what its jobs were billed, at prices of {prices.dated}; endpoint and "
-              "storage are billed as long as they stand")
+        print(
+            f"\n{folder.id}: {_usd(total)} for what its jobs were billed, at prices of {prices.dated}; endpoint and "
+            "storage are billed as long as they stand"
+        )
     else:
         hours = sum(line.instance_hours for line in lines)
         print(f"\n{folder.id} ran on this machine: {hours:.3f} hours of jobs, measured; nothing was billed")
@@ -93,14 +113,29 @@ def _of_run(options: argparse.Namespace, prices: Prices) -> int:
 def _show(lines: list[Line]) -> None:
     """Print the steps within 100 columns."""
     right: dict[str, Any] = {"justify": "right", "no_wrap": True}
-    table = Table("step", Column("units", **right), Column("s each", **right), Column("instances", no_wrap=True),
-                  Column("hours", **right), Column("inst. h", **right), Column("USD", **right), "", box=None,
-                  pad_edge=False)
+    table = Table(
+        "step",
+        Column("units", **right),
+        Column("s each", **right),
+        Column("instances", no_wrap=True),
+        Column("hours", **right),
+        Column("inst. h", **right),
+        Column("USD", **right),
+        "",
+        box=None,
+        pad_edge=False,
+    )
     for line in lines:
-        table.add_row(line.step, f"{line.units:,.0f}" if line.units else "",
-                      f"{line.core_seconds:.3g}" if line.core_seconds else "",
-                      f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.instance_hours:,.3f}",
-                      f"{line.usd:,.2f}", "" if line.measured else "*")
+        table.add_row(
+            line.step,
+            f"{line.units:,.0f}" if line.units else "",
+            f"{line.core_seconds:.3g}" if line.core_seconds else "",
+            f"{line.instances} x {line.instance_type}",
+            f"{line.hours:,.3f}",
+            f"{line.instance_hours:,.3f}",
+            f"{line.usd:,.2f}",
+            "" if line.measured else "*",
+        )
     console().print(table)
 
 

@@ -44,8 +44,10 @@ JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
 """What Compose puts before each line of a container's output."""
-_CHATTER = re.compile(rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Container|Aborting on|Gracefully|Stopping) ?"
-                      rb"|exited with code \d+$")
+_CHATTER = re.compile(
+    rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Container|Aborting on|Gracefully|Stopping) ?"
+    rb"|exited with code \d+$"
+)
 """What Compose says of itself."""
 
 
@@ -108,11 +110,14 @@ def _images(definition: Mapping[str, Any]) -> Iterator[str]:
     """Yield every image that a compiled definition names."""
     for step in all_steps(definition["Steps"]):
         arguments = step["Arguments"]
-        yield from filter(None, (
-            arguments.get("AppSpecification", {}).get("ImageUri"),
-            arguments.get("AlgorithmSpecification", {}).get("TrainingImage"),
-            arguments.get("PrimaryContainer", {}).get("Image"),
-        ))
+        yield from filter(
+            None,
+            (
+                arguments.get("AppSpecification", {}).get("ImageUri"),
+                arguments.get("AlgorithmSpecification", {}).get("TrainingImage"),
+                arguments.get("PrimaryContainer", {}).get("Image"),
+            ),
+        )
 
 
 def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:

@@ -149,9 +149,7 @@ def _check_bucket(account: Account) -> Iterator[Finding]:
         return
     region = s3.get_bucket_location(Bucket=storage.bucket)["LocationConstraint"] or "us-east-1"
     if region != here:
-        text = (
-            f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
-        )
+        text = f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
         yield Finding(Verdict.BLOCKS, "bucket", text)
         return
     yield Finding(Verdict.GOOD, "bucket", storage.bucket)

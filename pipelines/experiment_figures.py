@@ -37,9 +37,7 @@ def draw(rows: Sequence[Row], measure: str) -> str:
     parts = [f'<text x="{LEFT}" y="20">{MEASURES[measure]} on test, 95 % interval by patient</text>']
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_vertical("grid", tick, bottom))
-        parts.append(
-            f'<text class="quiet" x="{_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>'
-        )
+        parts.append(f'<text class="quiet" x="{_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
     for style, value in (("chance", CHANCE.get(measure)), ("published", PUBLISHED.get(measure))):
         if value is not None:
             parts.append(_vertical(style, value, bottom))

@@ -126,9 +126,7 @@ def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Seque
     lines = [
         "# Networks and protocols on MIAS" + (", synthetic films" if said["synthetic"] else ""),
         "",
-        *(
-            ["**Synthetic films: no figure here says anything about mammograms.**", ""] if said["synthetic"] else []
-        ),
+        *(["**Synthetic films: no figure here says anything about mammograms.**", ""] if said["synthetic"] else []),
         f"Profile {said['profile']}, {said['size']} pixels, at most {said['epochs']} epochs, seed {said['seed']}; "
         f"{said['done']} of {said['cells']} cells. In brackets: 95 % intervals, {said['resamples']} resamples of "
         "patients. Precision, recall and F1 are of the malignant class. Research use only.",

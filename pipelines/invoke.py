@@ -42,8 +42,9 @@ def invoke(options: argparse.Namespace) -> int:
 
 
 def _ask_image(film: Film, client: MammographyClient, options: argparse.Namespace) -> None:
-    answer = client.predict(film.path, laterality=film.laterality, view=film.view, heatmap=True,
-                            operating_point=options.operating_point)
+    answer = client.predict(
+        film.path, laterality=film.laterality, view=film.view, heatmap=True, operating_point=options.operating_point
+    )
     if options.json:
         print(json.dumps(answer.raw, indent=2))
         return
@@ -114,8 +115,13 @@ def _client(options: argparse.Namespace) -> MammographyClient:
     name: str | None = options.endpoint
     if name is not None:
         url = name if name.startswith(("http://", "https://")) else None
-        return MammographyClient("mammopipe" if url else name, endpoint_url=url, uploads=uploads, delivery=delivery,
-                                 async_endpoint=options.async_endpoint)
+        return MammographyClient(
+            "mammopipe" if url else name,
+            endpoint_url=url,
+            uploads=uploads,
+            delivery=delivery,
+            async_endpoint=options.async_endpoint,
+        )
     folder = find_run(options.runs, options.id).path
     kept, queue = read_kept(folder), read_kept_async(folder)
     if queue is None:

@@ -179,9 +179,7 @@ def _execution(
     return LocalMode(pipeline=pipeline, **common)
 
 
-def _carry_out(
-    account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options
-) -> None:
+def _carry_out(account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
     """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
     try:
         with options.show(account.run.logs) as progress:

@@ -23,8 +23,15 @@ _GIGABYTE = 1e9
 def examine(runs: Path) -> list[Finding]:
     """Return what was found of this machine; `runs` is where results would go."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "python": _python, "packages": _packages, "cores": _cores, "memory": _memory,
-        "disk": lambda: _disk(runs), "runs": lambda: _writable(runs), "ports": _ports, "s3": _s3, "data": _data,
+        "python": _python,
+        "packages": _packages,
+        "cores": _cores,
+        "memory": _memory,
+        "disk": lambda: _disk(runs),
+        "runs": lambda: _writable(runs),
+        "ports": _ports,
+        "s3": _s3,
+        "data": _data,
     }
     return [finding for check in checks.values() for finding in check()]
 
@@ -87,8 +94,11 @@ def _memory() -> Iterator[Finding]:
     free = int(lines["MemAvailable"].split()[0]) * 1024 / _GIGABYTE
     text = f"{free:.1f} GB available"
     good = free >= LEAST_MEMORY
-    yield Finding(Verdict.GOOD if good else Verdict.WARNING, "memory",
-                  text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close what can be closed")
+    yield Finding(
+        Verdict.GOOD if good else Verdict.WARNING,
+        "memory",
+        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close what can be closed",
+    )
 
 
 def _disk(runs: Path) -> Iterator[Finding]:
@@ -96,8 +106,11 @@ def _disk(runs: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free / _GIGABYTE
     good = free >= LEAST_GIGABYTES
     text = f"{free:.1f} GB free at {runs}"
-    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "disk",
-                  text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some or give --runs DIR")
+    yield Finding(
+        Verdict.GOOD if good else Verdict.BLOCKS,
+        "disk",
+        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some or give --runs DIR",
+    )
 
 
 def _writable(runs: Path) -> Iterator[Finding]:

@@ -48,8 +48,12 @@ def run(options: argparse.Namespace) -> int:
             put_metric(report, sessions.caller_session(PipelineConfig.load(options.config)).client("cloudwatch"))
     print(json.dumps(report, indent=2) if options.json else said)
     if not options.json:
-        print(f"{options.output / 'drift.html'}\nTo accept these films as usual: --baseline "
-              f"{options.output / 'baseline.json'}" if report["alarms"] else options.output / "drift.html")
+        print(
+            f"{options.output / 'drift.html'}\nTo accept these films as usual: --baseline "
+            f"{options.output / 'baseline.json'}"
+            if report["alarms"]
+            else options.output / "drift.html"
+        )
     return int(bool(report["alarms"]))
 
 
@@ -98,8 +102,12 @@ def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
     given = {"--window-days": options.window_days, "--windows": options.windows, "--least-exams": options.least_exams}
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     log = paths.base / "log"
-    process = SupervisedProcess.start([sys.executable, "-m", "inference.monitor", *words], folder=paths.base, log=log,
-                                      environment=job_environment(paths.base, cores(), {}))
+    process = SupervisedProcess.start(
+        [sys.executable, "-m", "inference.monitor", *words],
+        folder=paths.base,
+        log=log,
+        environment=job_environment(paths.base, cores(), {}),
+    )
     try:
         code = _wait(process, log)
     except BaseException:
@@ -140,5 +148,8 @@ def put_metric(report: Mapping[str, Any], cloudwatch: Any) -> None:
 
 def _values(exams: int, index: float | None, dimensions: list[dict[str, str]]) -> list[dict[str, Any]]:
     found = [(REQUESTS, exams, "Count"), (INDEX, index, "None")]
-    return [{"MetricName": name, "Value": value, "Unit": unit, "Dimensions": dimensions}
-            for name, value, unit in found if value is not None]
+    return [
+        {"MetricName": name, "Value": value, "Unit": unit, "Dimensions": dimensions}
+        for name, value, unit in found
+        if value is not None
+    ]

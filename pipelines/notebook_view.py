@@ -56,8 +56,9 @@ class NotebookProgress:
         self._clock.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._ended.set()
         self._clock.join()
         self._update()
@@ -81,10 +82,12 @@ def steps_html(records: Sequence[StepRecord]) -> str:
         running = record.status is Status.EXECUTING
         seconds = time.monotonic() - record.clock if running else record.seconds
         colour = COLOURS[STYLES[record.status]]
-        rows.append(f'<tr><td style="text-align:left">{escape(record.name)}</td>'
-                    f'<td style="text-align:left;color:{colour}">{record.status}</td>'
-                    f'<td>{"" if seconds is None else f"{seconds:.1f} s"}</td>'
-                    f'<td style="text-align:left">{escape(record.reason)}</td></tr>')
+        rows.append(
+            f'<tr><td style="text-align:left">{escape(record.name)}</td>'
+            f'<td style="text-align:left;color:{colour}">{record.status}</td>'
+            f"<td>{'' if seconds is None else f'{seconds:.1f} s'}</td>"
+            f'<td style="text-align:left">{escape(record.reason)}</td></tr>'
+        )
     return f"<table><tr><th>step</th><th>status</th><th>time</th><th></th></tr>{''.join(rows)}</table>"
 
 
@@ -136,14 +139,17 @@ def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
         shown.save(target, "PNG")
         pictures.append(_figure(target.getvalue(), name))
     table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
-    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div>'
-                f"<p>{escape(NOTICE)}</p>")
+    return HTML(
+        f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div><p>{escape(NOTICE)}</p>'
+    )
 
 
 def costs(lines: Sequence[Line]) -> Any:
     """Return what each step costs, as a table: its instances, hours and US dollars."""
-    rows = [(line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
-            for line in lines]
+    rows = [
+        (line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
+        for line in lines
+    ]
     hours, usd = within(list(lines)), sum(line.usd for line in lines)
     total = ("all, candidates side by side", ["", f"{hours:,.3f}", f"{usd:,.2f}"])
     return HTML(_html_table(["instances", "hours", "USD"], [*rows, total]))
@@ -151,8 +157,10 @@ def costs(lines: Sequence[Line]) -> Any:
 
 def _figure(png: bytes, name: str, style: str = "") -> str:
     data = base64.b64encode(png).decode()
-    return (f'<figure style="margin:0"><img style="{style}" src="data:image/png;base64,{data}" alt="{escape(name)}">'
-            f"<figcaption>{escape(name)}</figcaption></figure>")
+    return (
+        f'<figure style="margin:0"><img style="{style}" src="data:image/png;base64,{data}" alt="{escape(name)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+    )
 
 
 def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = None) -> Run:
@@ -185,16 +193,22 @@ def figures(*chosen: Run) -> Any:
     for folder, item in zip(folders[1:], found[1:], strict=True):
         compared = comparison.against(found[0], item, paired.differences(folders[0], folder))
         said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
-        parts += [f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
-                  _html_table(comparison.heads(compared), comparison.difference_rows(compared)), f"<p>{said}</p>"]
+        parts += [
+            f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
+            _html_table(comparison.heads(compared), comparison.difference_rows(compared)),
+            f"<p>{said}</p>",
+        ]
     return HTML("".join(parts))
 
 
 def _html_table(heads: Sequence[str], rows: comparison.Rows) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     heading = any(name.startswith("  ") for name, _ in rows)
-    body = "".join(f'<tr><td style="text-align:left;{_weight(name, heading)}">{escape(name)}</td>'
-                   f'{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>' for name, cells in rows)
+    body = "".join(
+        f'<tr><td style="text-align:left;{_weight(name, heading)}">{escape(name)}</td>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
+    )
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 

@@ -36,9 +36,7 @@ def _cost(subparsers: "Subparsers") -> None:
 
 def _monitor(subparsers: "Subparsers") -> None:
     text = "compare captured requests with what the model learnt; exit code 1 when they have drifted"
-    parser = command(
-        subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe"
-    )
+    parser = command(subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe")
     parser.set_defaults(command=monitor)
     parser.add_argument("id", nargs="?", default="latest", metavar="ID", help="the run whose model is served")
     parser.add_argument("--captures", required=True, metavar="FOLDER|s3://...", help="what data capture wrote")

@@ -48,8 +48,11 @@ def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[
     (`predictions.csv`). Raises `ConfigError` where that file is damaged.
     """
     ours, theirs = answers(first), answers(other)
-    return {split: dict(_differences(ours[split], theirs[split])) for split in ours.keys() & theirs.keys()
-            if ours[split].same_films(theirs[split])}
+    return {
+        split: dict(_differences(ours[split], theirs[split]))
+        for split in ours.keys() & theirs.keys()
+        if ours[split].same_films(theirs[split])
+    }
 
 
 def answers(folder: RunFolder) -> dict[str, Answers]:
@@ -69,9 +72,12 @@ def answers(folder: RunFolder) -> dict[str, Answers]:
 
 def _answers(rows: Sequence[Mapping[str, str]]) -> Answers:
     ordered = sorted(rows, key=lambda row: row["image_id"])
-    return Answers(tuple(row["image_id"] for row in ordered), tuple(row["patient_id"] for row in ordered),
-                   np.array([Label(row["label"]).rank for row in ordered], np.int64),
-                   np.array([[float(row[label]) for label in Label] for row in ordered], np.float64))
+    return Answers(
+        tuple(row["image_id"] for row in ordered),
+        tuple(row["patient_id"] for row in ordered),
+        np.array([Label(row["label"]).rank for row in ordered], np.int64),
+        np.array([[float(row[label]) for label in Label] for row in ordered], np.float64),
+    )
 
 
 def _differences(first: Answers, other: Answers) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,5 +88,13 @@ def _differences(first: Answers, other: Answers) -> Iterator[tuple[str, dict[str
         except MetricError:
             continue
         if found.low is not None and found.high is not None:
-            yield metric.name, {"value": found.value, "low": found.low, "high": found.high, "paired": True,
-                                "beyond_chance": found.low > 0 or found.high < 0}
+            yield (
+                metric.name,
+                {
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "paired": True,
+                    "beyond_chance": found.low > 0 or found.high < 0,
+                },
+            )

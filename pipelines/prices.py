@@ -112,8 +112,9 @@ class Throughput:
         if trains and instance_type in self.gpu:
             return self.gpu[instance_type], False
         if instance_type not in self.vcpus:
-            raise ConfigError(f"{instance_type}: its cores are not in the throughputs of {self.dated}; "
-                              "give --throughput FILE")
+            raise ConfigError(
+                f"{instance_type}: its cores are not in the throughputs of {self.dated}; give --throughput FILE"
+            )
         return float(self.vcpus[instance_type]), True
 
 

@@ -93,9 +93,7 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
     raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test films lies in {raw}")
 
 
-def ask(
-    endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]
-) -> None:
+def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
     """Send a film to the endpoint, tell what it said next to the truth, and write `invocation.json`.
 
     What an endpoint with async inference says is in `invocation-async.json`.

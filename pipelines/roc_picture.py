@@ -21,26 +21,39 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
         figures = evaluation["candidates"][evaluation["selected"]["cnn"]][split]
         curve, auc = figures["roc"].get("malignant"), figures["malignant_auc"]
         if curve is not None:
-            points = " ".join(f"{_x(x):.1f},{_y(y):.1f}"
-                              for x, y in zip(curve["false_positive_rate"], curve["sensitivity"], strict=True))
-            parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" '
-                         f'points="{points}"/>')
+            points = " ".join(
+                f"{_x(x):.1f},{_y(y):.1f}"
+                for x, y in zip(curve["false_positive_rate"], curve["sensitivity"], strict=True)
+            )
+            parts.append(
+                f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}" '
+                f'points="{points}"/>'
+            )
         y = _TOP + _SIDE + 62 + 18 * place
-        parts.append(f'<line x1="{_LEFT}" x2="{_LEFT + 26}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" '
-                     f'stroke-width="2" stroke-dasharray="{dash}"/>')
-        parts.append(f'<text x="{_LEFT + 34}" y="{y}">{escape(run)}, {evaluation["selected"]["cnn"]}: '
-                     f'{escape(_text(auc))}</text>')
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_LEFT + 26}" y1="{y - 4}" y2="{y - 4}" stroke="{colour}" '
+            f'stroke-width="2" stroke-dasharray="{dash}"/>'
+        )
+        parts.append(
+            f'<text x="{_LEFT + 34}" y="{y}">{escape(run)}, {evaluation["selected"]["cnn"]}: '
+            f"{escape(_text(auc))}</text>"
+        )
     height = _TOP + _SIDE + 62 + 18 * len(runs)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + _RIGHT} {height}" width="580" '
-            f'font-family="system-ui, sans-serif" font-size="12" fill="#5d666f">'
-            f'<title>{escape(title)}</title>'
-            f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _SIDE + _RIGHT} {height}" width="580" '
+        f'font-family="system-ui, sans-serif" font-size="12" fill="#5d666f">'
+        f"<title>{escape(title)}</title>"
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{"".join(parts)}</svg>\n'
+    )
 
 
 def _title(evaluations: Sequence[Mapping[str, Any]], split: str) -> str:
     """Return what is shown, with the films behind it where they are as many in all runs."""
-    films = {(counts["malignant"], counts["images"])
-             for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations) if counts}
+    films = {
+        (counts["malignant"], counts["images"])
+        for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations)
+        if counts
+    }
     behind = [f": {malignant} of {images} films" for malignant, images in films] if len(films) == 1 else [""]
     return f"Malignant against the rest, {split} split{behind[0]}"
 
@@ -61,13 +74,18 @@ def _y(value: float) -> float:
 
 
 def _frame() -> str:
-    lines = [f'<polyline fill="none" stroke="#a0a9b2" stroke-dasharray="4 4" '
-             f'points="{_x(0)},{_y(0)} {_x(1)},{_y(1)}"/>']
+    lines = [
+        f'<polyline fill="none" stroke="#a0a9b2" stroke-dasharray="4 4" points="{_x(0)},{_y(0)} {_x(1)},{_y(1)}"/>'
+    ]
     for tick in (0, 0.25, 0.5, 0.75, 1):
-        lines.append(f'<line stroke="#e7eaed" x1="{_x(tick)}" x2="{_x(tick)}" y1="{_y(0)}" y2="{_y(1)}"/>'
-                     f'<line stroke="#e7eaed" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(tick)}" y2="{_y(tick)}"/>'
-                     f'<text x="{_x(tick)}" y="{_y(0) + 16}" text-anchor="middle">{tick:g}</text>'
-                     f'<text x="{_LEFT - 8}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>')
-    lines.append(f'<text x="{_x(0.5)}" y="{_y(0) + 34}" text-anchor="middle">1 - specificity</text>'
-                 f'<text transform="translate(14 {_y(0.5)}) rotate(-90)" text-anchor="middle">sensitivity</text>')
+        lines.append(
+            f'<line stroke="#e7eaed" x1="{_x(tick)}" x2="{_x(tick)}" y1="{_y(0)}" y2="{_y(1)}"/>'
+            f'<line stroke="#e7eaed" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(tick)}" y2="{_y(tick)}"/>'
+            f'<text x="{_x(tick)}" y="{_y(0) + 16}" text-anchor="middle">{tick:g}</text>'
+            f'<text x="{_LEFT - 8}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        )
+    lines.append(
+        f'<text x="{_x(0.5)}" y="{_y(0) + 34}" text-anchor="middle">1 - specificity</text>'
+        f'<text transform="translate(14 {_y(0.5)}) rotate(-90)" text-anchor="middle">sensitivity</text>'
+    )
     return "".join(lines)

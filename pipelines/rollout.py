@@ -134,9 +134,7 @@ def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
             raise
 
 
-def _point(
-    sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]
-) -> None:
+def _point(sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]) -> None:
     """Create the endpoint, or move it to the new configuration."""
     settings = str(rollout.endpoint_config["EndpointConfigName"])
     try:

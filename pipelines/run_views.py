@@ -45,8 +45,15 @@ def runs(options: argparse.Namespace) -> int:
     table = Table(Column("id", overflow="fold", min_width=20), *columns, box=None, pad_edge=False)
     for row in found:
         auc = row["validation_macro_auc"]
-        table.add_row(row["id"], row["status"], row["backend"], f"{row['profile']}, {row['dataset']}",
-                      duration(row["seconds"]), row["best"], "" if auc is None else f"{auc:.3f}")
+        table.add_row(
+            row["id"],
+            row["status"],
+            row["backend"],
+            f"{row['profile']}, {row['dataset']}",
+            duration(row["seconds"]),
+            row["best"],
+            "" if auc is None else f"{auc:.3f}",
+        )
     console().print(table)
     return 0
 
@@ -75,8 +82,10 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         return _print_json(execution)
     console().print(steps_table(records_of(execution)))
-    print(f"\n{execution['id']} {execution['status']} after {duration(execution['seconds'])}; "
-          f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else ""))
+    print(
+        f"\n{execution['id']} {execution['status']} after {duration(execution['seconds'])}; "
+        f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else "")
+    )
     if execution.get("backend") == "aws":
         from pipelines.aws_runs import links
 
@@ -128,8 +137,13 @@ def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
     from pipelines import paired
 
     first, *others = [(folder, comparison.facts(folder)) for folder in folders]
-    return [first[1], *({**told, "against": comparison.against(first[1], told, paired.differences(first[0], folder))}
-                        for folder, told in others)]
+    return [
+        first[1],
+        *(
+            {**told, "against": comparison.against(first[1], told, paired.differences(first[0], folder))}
+            for folder, told in others
+        ),
+    ]
 
 
 def _print_figures(folders: "Sequence[RunFolder]") -> None:
@@ -237,8 +251,14 @@ def _adopt(options: argparse.Namespace) -> None:
     config = PipelineConfig.load(options.config)
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
     with waiting("asking AWS"):
-        aws_runs.adopt(options.runs, config, aws_clients(region).sagemaker, region, limit=options.aws,
-                       say=partial(print, file=sys.stderr))
+        aws_runs.adopt(
+            options.runs,
+            config,
+            aws_clients(region).sagemaker,
+            region,
+            limit=options.aws,
+            say=partial(print, file=sys.stderr),
+        )
 
 
 def aws_clients(region: str) -> Any:
@@ -249,8 +269,9 @@ def aws_clients(region: str) -> Any:
     from pipelines.storage import QUICK, Storage, s3_client
 
     session = boto3.Session(region_name=region)
-    return Clients(session.client("sagemaker", config=QUICK), session.client("logs", config=QUICK),
-                   Storage(s3_client(session)))
+    return Clients(
+        session.client("sagemaker", config=QUICK), session.client("logs", config=QUICK), Storage(s3_client(session))
+    )
 
 
 def follow(root: Path, config: Any, arn: str, *, detach: bool) -> int:

@@ -66,8 +66,14 @@ class TransientError(ConfigError):
     """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
 
 
-BUSY = {"RequestLimitExceeded", "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException",
-        "TooManyRequestsException"}
+BUSY = {
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
 """Codes of refusals that pass; so do answers with a 5xx."""
 
 

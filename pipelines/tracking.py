@@ -28,10 +28,23 @@ EXPERIMENT = "mammopipe"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """By which MLflow's page shows runs and curves, not the tools for language models."""
 TAG, PARENT = "mammopipe.execution", "mlflow.parentRunId"
-EPOCH_FIGURES = ("train_loss", "validation_loss", "validation_macro_auc", "validation_balanced_accuracy",
-                 "learning_rate", "seconds")
-ARTEFACTS = ("report.html", "evaluation.json", "execution.json", "pipeline.json", "model_card.md", "invocation.json",
-             "model.tar.gz")
+EPOCH_FIGURES = (
+    "train_loss",
+    "validation_loss",
+    "validation_macro_auc",
+    "validation_balanced_accuracy",
+    "learning_rate",
+    "seconds",
+)
+ARTEFACTS = (
+    "report.html",
+    "evaluation.json",
+    "execution.json",
+    "pipeline.json",
+    "model_card.md",
+    "invocation.json",
+    "model.tar.gz",
+)
 _SECRET = re.compile(r"//[^/@]*@")
 """User and password of a server or database, which no message may show."""
 _FIGURE = re.compile(r"(\w+)=([0-9.e+-]+|nan)(?:\s|$)")
@@ -196,8 +209,9 @@ class _Store:
             for name, value in _figures(selected[split], split).items():
                 self.client.log_metric(parent, name, value)
 
-    def _candidate(self, parent: str, execution: Mapping[str, Any], name: str, candidate: Mapping[str, Any], *,
-                   selected: bool) -> None:
+    def _candidate(
+        self, parent: str, execution: Mapping[str, Any], name: str, candidate: Mapping[str, Any], *, selected: bool
+    ) -> None:
         run = self._child(parent, execution, name, selected=selected)
         for key in ("architecture", "initialisation", "best_epoch", "epochs_run", "temperature"):
             self.client.log_param(run, key, candidate[key])
@@ -208,8 +222,12 @@ class _Store:
         self.client.set_terminated(run, "FINISHED", end_time=end)
 
     def _child(self, parent: str, execution: Mapping[str, Any], name: str, *, selected: bool) -> str:
-        tags = {PARENT: parent, "mlflow.runName": f"{name} {execution['id']}", "selected": str(selected),
-                TAG: execution["id"]}
+        tags = {
+            PARENT: parent,
+            "mlflow.runName": f"{name} {execution['id']}",
+            "selected": str(selected),
+            TAG: execution["id"],
+        }
         run = self.client.create_run(self.experiment, start_time=_milliseconds(execution["started"]), tags=tags)
         return str(run.info.run_id)
 
@@ -255,8 +273,11 @@ def _figures(scorecard: Mapping[str, Any], split: str) -> dict[str, float]:
     for name, figure in scorecard.items():
         if isinstance(figure, Mapping) and isinstance(figure.get("value"), int | float):
             found[f"{split}/{name}"] = float(figure["value"])
-            found |= {f"{split}_interval/{name}_{end}": float(figure[end]) for end in ("low", "high")
-                      if figure.get(end) is not None}
+            found |= {
+                f"{split}_interval/{name}_{end}": float(figure[end])
+                for end in ("low", "high")
+                if figure.get(end) is not None
+            }
     return found
 
 

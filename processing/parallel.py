@@ -59,9 +59,7 @@ class Progress:
         """Return what there is to tell after so many seconds: how many of how many, speed, time left, refusals."""
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f"{timedelta(seconds=round((self.total - self.done) / rate))} left" if rate else "time left unknown"
-        return (
-            f"{self.title}: {self.done} of {self.total} images, {rate:.1f} images/s, {left}, {self.refused} refused"
-        )
+        return f"{self.title}: {self.done} of {self.total} images, {rate:.1f} images/s, {left}, {self.refused} refused"
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -277,9 +277,7 @@ def _read_part(path: Path) -> list[ImageRecord]:
         raise ManifestError(f"{path}: not a CSV file: {error}") from None
 
 
-def validate(
-    records: Sequence[ImageRecord], *, where: str, protocol: SplitProtocol = SplitProtocol.PATIENT
-) -> None:
+def validate(records: Sequence[ImageRecord], *, where: str, protocol: SplitProtocol = SplitProtocol.PATIENT) -> None:
     """Raise `ManifestError` where ids repeat or what the protocol keeps together is in two splits."""
     seen: set[str] = set()
     splits: dict[tuple[str, str], tuple[Split | None, str]] = {}

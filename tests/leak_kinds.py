@@ -66,9 +66,16 @@ class CleanSet:
         path = Path("images", str(record.split), f"{record.image_id}.png")
         write_png(self.folder / path, found.pixels)
         spacing = record.pixel_spacing_mm / found.geometry.scale if record.pixel_spacing_mm else None
-        return replace(record, path=path.as_posix(), sha256=sha256(self.folder / path), lesions=found.lesions,
-                       height=self.config.height, width=self.config.width, quality=found.quality,
-                       pixel_spacing_mm=spacing)
+        return replace(
+            record,
+            path=path.as_posix(),
+            sha256=sha256(self.folder / path),
+            lesions=found.lesions,
+            height=self.config.height,
+            width=self.config.width,
+            quality=found.quality,
+            pixel_spacing_mm=spacing,
+        )
 
     def tested(self) -> list[str]:
         """Return the names of the test films."""
@@ -82,15 +89,39 @@ class CleanSet:
     def candidate(self, scratch: Path, digest: str | None = None) -> LoadedModel:
         """Return an untrained network whose description says that it was trained on this set, or another digest."""
         network = build_model("modified_cnn", classes=list(Label), seed=1)
-        epoch = {"epoch": 1, "train_loss": 1.0, "validation_loss": 1.0, "validation_macro_auc": 0.5,
-                 "validation_balanced_accuracy": 0.4, "learning_rate": 0.001, "seconds": 1.0}
+        epoch = {
+            "epoch": 1,
+            "train_loss": 1.0,
+            "validation_loss": 1.0,
+            "validation_macro_auc": 0.5,
+            "validation_balanced_accuracy": 0.4,
+            "learning_rate": 0.001,
+            "seconds": 1.0,
+        }
         stated = digest or training_digest(self.data().records, self.folder)
-        artifact.save(scratch, network, {
-            "architecture": "modified_cnn", "classes": [str(label) for label in Label],
-            "input": {"height": self.config.height, "width": self.config.width}, "preprocess": self.config.to_json(),
-            "initialisation": "scratch", "pretrained_weights": None, "operating_points": {}, "metrics": {},
-            "calibration": {"temperature": 1.0, "fitted_on": None}, "versions": {},
-            "training": {"data_digest": stated, "epochs_run": 1, "best_epoch": 1, "history": [epoch], "seconds": 1.0}})
+        artifact.save(
+            scratch,
+            network,
+            {
+                "architecture": "modified_cnn",
+                "classes": [str(label) for label in Label],
+                "input": {"height": self.config.height, "width": self.config.width},
+                "preprocess": self.config.to_json(),
+                "initialisation": "scratch",
+                "pretrained_weights": None,
+                "operating_points": {},
+                "metrics": {},
+                "calibration": {"temperature": 1.0, "fitted_on": None},
+                "versions": {},
+                "training": {
+                    "data_digest": stated,
+                    "epochs_run": 1,
+                    "best_epoch": 1,
+                    "history": [epoch],
+                    "seconds": 1.0,
+                },
+            },
+        )
         return artifact.load(scratch)
 
 
@@ -183,8 +214,19 @@ def relabelled(clean: CleanSet, scratch: Path) -> Outcome:
     for name in clean.tested():
         pixels, record = clean.films[name]
         label = list(Label)[(record.label.rank + 1) % 3]
-        leaks.append(clean.store(pixels, replace(record, image_id=f"{name}-again", patient_id=f"{name}-again",
-                                                 label=label, lesions=(), split=Split.TRAIN)))
+        leaks.append(
+            clean.store(
+                pixels,
+                replace(
+                    record,
+                    image_id=f"{name}-again",
+                    patient_id=f"{name}-again",
+                    label=label,
+                    lesions=(),
+                    split=Split.TRAIN,
+                ),
+            )
+        )
     return _caught(clean, [*clean.records, *leaks], [(name, f"{name}-again") for name in clean.tested()])
 
 
@@ -203,9 +245,19 @@ def foundlings(clean: CleanSet, scratch: Path) -> Outcome:
     leaks = []
     for name in clean.tested():
         pixels, record = Augmenter().copy(*clean.films[name], 6)
-        leaks.append(clean.store(pixels, replace(
-            record, image_id=f"{name}-foundling", patient_id=claimed.patient_id, source_image_id=claimed.image_id,
-            label=claimed.label, split=Split.TRAIN)))
+        leaks.append(
+            clean.store(
+                pixels,
+                replace(
+                    record,
+                    image_id=f"{name}-foundling",
+                    patient_id=claimed.patient_id,
+                    source_image_id=claimed.image_id,
+                    label=claimed.label,
+                    split=Split.TRAIN,
+                ),
+            )
+        )
     return _caught(clean, [*clean.records, *leaks], [(name, f"{name}-foundling") for name in clean.tested()])
 
 
@@ -232,8 +284,9 @@ def _lend(data: SegmentedData, split: Split) -> ImageRecord:
     return record
 
 
-def evaluation(clean: CleanSet, scratch: Path, kind: type[SegmentedData] = SegmentedData,
-               digest: str | None = None) -> dict:
+def evaluation(
+    clean: CleanSet, scratch: Path, kind: type[SegmentedData] = SegmentedData, digest: str | None = None
+) -> dict:
     """Return `evaluation.json` of the set, made by the evaluation job's own functions."""
     data, model = clean.data(kind), clean.candidate(scratch / "model", digest)
     return complete(evaluate(data, {"modified_cnn": model}, CONFIG)[0], data, model, scratch / "model")
@@ -243,14 +296,20 @@ def _told(found: Mapping, *kinds: str) -> Outcome:
     """Return whether an evaluation's audit failed by findings of these kinds, whose first is quoted."""
     items = [item for item in found["leakage"]["findings"] if item["kind"] in kinds]
     assert found["leakage"]["passed"] == (not found["leakage"]["findings"])
-    return Outcome(1, min(len(items), 1), f"Evaluate: {', '.join(sorted({item['kind'] for item in items}))}",
-                   items[0]["message"] if items else "")
+    return Outcome(
+        1,
+        min(len(items), 1),
+        f"Evaluate: {', '.join(sorted({item['kind'] for item in items}))}",
+        items[0]["message"] if items else "",
+    )
 
 
 def trained_on_test(clean: CleanSet, scratch: Path) -> Outcome:
     """Train on a test film, too, so that the weights and the batch statistics hold it."""
-    return _told(evaluation(clean, scratch, digest=training_job_digest(clean, scratch / "job", clean.tested()[:1])),
-                 "trained-on-other-films")
+    return _told(
+        evaluation(clean, scratch, digest=training_job_digest(clean, scratch / "job", clean.tested()[:1])),
+        "trained-on-other-films",
+    )
 
 
 def training_job_digest(clean: CleanSet, base: Path, moved: Sequence[str] = ()) -> str:
@@ -336,7 +395,16 @@ def phantom_set(folder: Path, patients: int, config: PreprocessConfig) -> CleanS
     splits = [*[Split.TRAIN] * 3, *[Split.VALIDATION] * 3, *[Split.TEST] * 3]
     films = []
     for number, (name, film) in enumerate(mias_films(2 * patients)):
-        record = ImageRecord(name, f"p{number // 2}", Dataset.MIAS, list(Laterality)[number % 2], View.MLO, film.label,
-                             splits[number // 2 % len(splits)], lesions=film.lesions, synthetic=True)
+        record = ImageRecord(
+            name,
+            f"p{number // 2}",
+            Dataset.MIAS,
+            list(Laterality)[number % 2],
+            View.MLO,
+            film.label,
+            splits[number // 2 % len(splits)],
+            lesions=film.lesions,
+            synthetic=True,
+        )
         films.append((film.pixels, record))
     return CleanSet.make(folder, films, config)

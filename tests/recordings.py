@@ -107,8 +107,14 @@ def _written(words: tuple[str, ...], folder: Path) -> Iterator[str]:
 
 def picture(words: tuple[str, ...], shown: str) -> bytes:
     """Return the screen as SVG, the command above it as it was typed."""
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w", encoding="utf-8"), force_terminal=True,
-                      color_system="truecolor", legacy_windows=False)
+    console = Console(
+        record=True,
+        width=COLUMNS,
+        file=open(os.devnull, "w", encoding="utf-8"),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
     with console.file:
         console.print(Text(f"$ mammopipe {' '.join(words)}", style="bold"))
         console.print(Text.from_ansi(shown), soft_wrap=False)
@@ -118,6 +124,7 @@ def picture(words: tuple[str, ...], shown: str) -> bytes:
 
 def training(screens: list[str]) -> Callable[[str], None]:
     """Return what keeps the last screen in which networks are training, the only one of `screens`."""
+
     def look(shown: str) -> None:
         if shown.count("s an epoch") > (screens[0].count("s an epoch") if screens else 0):
             screens[:] = [shown]

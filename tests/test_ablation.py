@@ -15,13 +15,17 @@ from processing.split import assign_splits
 from tests.benchmarks import ablation, final_network
 from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 
-CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8,
-                     precision=Precision.FLOAT32)
+CONFIG = TrainConfig(
+    cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8, precision=Precision.FLOAT32
+)
 SMALL = PreprocessConfig(height=96, width=64)
-ROWS = (ablation.Row("plain", CONFIG, SMALL), ablation.Row("flips", CONFIG, SMALL, flips=True),
-        ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
-        ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
-        ablation.Row("half of the other breast", CONFIG, SMALL, other_breast=0.5))
+ROWS = (
+    ablation.Row("plain", CONFIG, SMALL),
+    ablation.Row("flips", CONFIG, SMALL, flips=True),
+    ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
+    ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
+    ablation.Row("half of the other breast", CONFIG, SMALL, other_breast=0.5),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +61,17 @@ def test_every_development_film_is_judged_and_no_test_film_read(
     assert capsys.readouterr().out.splitlines()[-1] == written[2]
 
 
-def test_final_networks_are_judged_on_films_that_no_part_of_them_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+def test_final_networks_are_judged_on_films_that_no_part_of_them_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_mias_tree(tmp_path / "films", films=60)
     monkeypatch.setattr(final_network, "LOCATED", ROWS[2])
     monkeypatch.setattr(final_network, "FOLDS", 2)
     final_network.main([str(tmp_path / "films"), str(tmp_path / "weights"), str(tmp_path / "work"), "--threads", "1"])
     found = json.loads((tmp_path / "work" / "final_network.json").read_text())
-    assert list(found) == [f"{way}, {share:g} of the other breast" for way in final_network.WAYS
-                           for share in final_network.SHARES]
+    assert list(found) == [
+        f"{way}, {share:g} of the other breast" for way in final_network.WAYS for share in final_network.SHARES
+    ]
     for deals in found.values():
         assert len(deals) == 1
         assert all(0 <= value <= 1 for name, value in deals[0].items() if name != "log_loss")

@@ -15,8 +15,15 @@ ALLOWED = {
     "inference": {"inference", "training", "processing"},
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
-LIGHT = ("processing", "training.config", "training.metrics", "training.bootstrap", "training.predictions",
-         "inference.client", "inference.capture_days")
+LIGHT = (
+    "processing",
+    "training.config",
+    "training.metrics",
+    "training.bootstrap",
+    "training.predictions",
+    "inference.client",
+    "inference.capture_days",
+)
 """What pipelines may take from the other folders: dataset adapters, phantoms, hyperparameters, measures, the client."""
 
 
@@ -49,8 +56,9 @@ def test_imports_run_one_way(path: Path) -> None:
         assert root not in ("torch", "torchvision") or folder in ("training", "inference"), f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["pipelines", "pipelines.cli", "pipelines.definition", "pipelines.paired",
-                                    "inference.client"])
+@pytest.mark.parametrize(
+    "module", ["pipelines", "pipelines.cli", "pipelines.definition", "pipelines.paired", "inference.client"]
+)
 def test_the_light_parts_work_where_torch_is_not_installed(module: str) -> None:
     code = f"import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\nimport {module}\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

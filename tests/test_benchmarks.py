@@ -56,8 +56,10 @@ def test_the_readme_has_the_place_for_its_table() -> None:
 
 def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
     rng = np.random.default_rng(3)
-    pools = [[tuple({name: float(rng.normal(shift)) for name in FIGURES} for _ in range(2)) for _ in range(12)]
-             for shift in (0, 1)]
+    pools = [
+        [tuple({name: float(rng.normal(shift)) for name in FIGURES} for _ in range(2)) for _ in range(12)]
+        for shift in (0, 1)
+    ]
     tables = [bench_drift.table_of(pool) for pool in pools]
     drawn = bench_drift.weeks_of(*tables, np.random.default_rng(5), machines=("B",))
     again, requests = np.random.default_rng(5), []
@@ -73,14 +75,25 @@ def test_drawn_weeks_are_those_that_the_monitor_makes_of_requests() -> None:
         for mine, theirs in zip(drawn[group], weeks, strict=True):
             assert (mine.start, mine.exams, mine.films) == (theirs.start, theirs.exams, theirs.films)
             assert {name: sorted(values) for name, values in mine.values.items()} == {
-                name: sorted(values) for name, values in theirs.values.items()}
+                name: sorted(values) for name, values in theirs.values.items()
+            }
 
 
 def test_the_table_of_drift_is_made_of_its_rows() -> None:
     rows = [row("drift, quiet: share of 100 weeks with a false alarm", 0.065, "share", 0.17, "lower", "x")]
     for who, value, slowest, never in (("all machines", 1.0, 50, 0), ("one machine of three", 3.5, 93, 1)):
-        rows.append(row(f"drift, other machine, {who}: weeks to the alarm, median", value, "weeks", None, "lower", "x",
-                        slowest=slowest, never=never))
+        rows.append(
+            row(
+                f"drift, other machine, {who}: weeks to the alarm, median",
+                value,
+                "weeks",
+                None,
+                "lower",
+                "x",
+                slowest=slowest,
+                never=never,
+            )
+        )
     table_ = bench_drift.markdown(rows).splitlines()
     assert table_[2:] == ["| other machine | 1 (50) | 3.5 (never) |"]
     page = (Path(__file__).parents[1] / "docs" / "DRIFT.md").read_text(encoding="utf-8")

@@ -58,9 +58,12 @@ def test_a_clean_run_raises_nothing(clean: CleanSet, tmp_path: Path) -> None:
 def test_the_evaluation_says_of_which_films_everything_was_fitted(clean: CleanSet, tmp_path: Path) -> None:
     found = evaluation(clean, tmp_path)
     assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
-        ("temperature and thresholds of modified_cnn", {"validation": 6}), ("choice of the network", {"validation": 6}),
-        ("mean and covariance of the features", {"train": 6}), ("limits of entropy and strangeness", {"validation": 6}),
-        ("distributions of the watched figures", {"train": 6, "validation": 6})]
+        ("temperature and thresholds of modified_cnn", {"validation": 6}),
+        ("choice of the network", {"validation": 6}),
+        ("mean and covariance of the features", {"train": 6}),
+        ("limits of entropy and strangeness", {"validation": 6}),
+        ("distributions of the watched figures", {"train": 6, "validation": 6}),
+    ]
     assert found["leakage"]["checked"]["fits"] == 5
     digests = [item["digest"] for item in found["fitted"]]
     assert digests[0] == digests[1] == digests[3] != digests[2]
@@ -75,8 +78,11 @@ def test_the_training_job_states_the_digest_that_the_evaluation_expects(clean: C
 
 def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tmp_path: Path) -> None:
     test = predictions_of_test(clean, tmp_path)
-    for attempt in (lambda: fit_temperature(test), lambda: fit_thresholds(test, 1.0, BreastRule.MEAN),
-                    *(lambda method=method: fit(method, test) for method in Method)):
+    for attempt in (
+        lambda: fit_temperature(test),
+        lambda: fit_thresholds(test, 1.0, BreastRule.MEAN),
+        *(lambda method=method: fit(method, test) for method in Method),
+    ):
         with pytest.raises(LeakError, match="predictions of split=test; only those of validation may be"):
             attempt()
 

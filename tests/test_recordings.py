@@ -31,8 +31,11 @@ def test_a_table_that_is_drawn_again_is_shown_once() -> None:
         console.print("said between")
     screen = Screen()
     screen.write(written.getvalue())
-    assert [line.strip() for line in screen.text().split("\n")] == ["said between", "Prepare Succeeded",
-                                                                   "Augment Succeeded"]
+    assert [line.strip() for line in screen.text().split("\n")] == [
+        "said between",
+        "Prepare Succeeded",
+        "Augment Succeeded",
+    ]
 
 
 def test_a_line_that_is_written_over_is_shown_as_it_ended() -> None:
@@ -67,7 +70,8 @@ def test_committed_pictures_are_of_commands_that_exist(path: Path) -> None:
     (typed,) = [line for line in words(drawn).splitlines() if line.startswith("$ mammopipe ")]
     build_parser().parse_args(typed.split()[2:])
     assert "http://" not in drawn.replace("http://www.w3.org", "") and "https://" not in drawn.replace(
-        "https://www.textualize.io", ""), "nothing is fetched to show it"
+        "https://www.textualize.io", ""
+    ), "nothing is fetched to show it"
 
 
 def test_run_status_and_doctor_are_recorded() -> None:

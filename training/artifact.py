@@ -29,8 +29,19 @@ from training.description import (
 )
 from training.models import FilmNetwork, build_model
 
-__all__ = ["DESCRIPTION_FILE", "SCHEMA", "WEIGHTS_FILE", "LoadedModel", "check_description", "load", "pack",
-           "read_description", "save", "unpack", "verified"]
+__all__ = [
+    "DESCRIPTION_FILE",
+    "SCHEMA",
+    "WEIGHTS_FILE",
+    "LoadedModel",
+    "check_description",
+    "load",
+    "pack",
+    "read_description",
+    "save",
+    "unpack",
+    "verified",
+]
 
 
 @dataclass(frozen=True)
@@ -106,10 +117,13 @@ def load(directory: Path) -> LoadedModel:
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
     # Without memory and without initial values: both come from the file.
     with torch.device("meta"):
-        return build_model(description["architecture"], classes=description["classes"],
-                           pooling=Pooling(description.get("pooling", Pooling.MEAN)),
-                           top_places=description.get("top_places", TrainConfig.top_places),
-                           stride=description.get("stride", TrainConfig.stride))
+        return build_model(
+            description["architecture"],
+            classes=description["classes"],
+            pooling=Pooling(description.get("pooling", Pooling.MEAN)),
+            top_places=description.get("top_places", TrainConfig.top_places),
+            stride=description.get("stride", TrainConfig.stride),
+        )
 
 
 def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
@@ -124,8 +138,10 @@ def pack(directory: Path, tar_path: Path) -> None:
     """Write the directory's files as a `.tar.gz` whose bytes depend on nothing but names and contents."""
     packed = io.BytesIO()
     # Level 0: compression would save 7 % of the weights, which are random to it, and take fifteen times as long.
-    with gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=0) as stream, \
-            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
             entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
             entry.size, entry.mode = path.stat().st_size, 0o644

@@ -109,8 +109,9 @@ class Resamples:
             return Interval(value, exact[0], exact[1], missing)
         return Interval(value, float(low), float(high), missing)
 
-    def difference(self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *,
-                   level: float) -> Interval:
+    def difference(
+        self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *, level: float
+    ) -> Interval:
         """Return the metric of `other` less that of `first`, of the same images, with its percentile interval.
 
         Both are measured on each draw, so what a draw does to both alike does not widen the interval. There is none
@@ -130,8 +131,9 @@ class Resamples:
             return Interval(value, None, None, missing)
         return Interval(value, float(low), float(high), missing)
 
-    def _exact(self, metric: Weighted, labels: Integers, values: Floats, value: float,
-               level: float) -> tuple[float, float] | tuple[None, None]:
+    def _exact(
+        self, metric: Weighted, labels: Integers, values: Floats, value: float, level: float
+    ) -> tuple[float, float] | tuple[None, None]:
         """Return the bounds of a share that is 0, or 1, in every patient who has one; none for other figures.
 
         The share of a patient counts as one observation: her images are not independent.
@@ -150,9 +152,16 @@ class Resamples:
         return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
 
 
-def bootstrap_interval(metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *,
-                       groups: Sequence[str] | npt.NDArray[np.str_], n: int = 1000, seed: int = 0,
-                       level: float = 0.95) -> Interval:
+def bootstrap_interval(
+    metric: Weighted,
+    labels: npt.ArrayLike,
+    values: npt.ArrayLike,
+    *,
+    groups: Sequence[str] | npt.NDArray[np.str_],
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
     """Return the metric over all images with its percentile interval over `n` draws of whole patients (`groups`).
 
     Draws in which the metric is undefined are left out and counted. Raises `MetricError` where the metric is undefined.

@@ -102,8 +102,9 @@ def calibrate(validation: ValidationPredictions) -> Calibration:
     return Calibration(temperature, points)
 
 
-def fit_thresholds(validation: ValidationPredictions, temperature: float,
-                   rule: BreastRule) -> dict[Level, dict[Goal, float]]:
+def fit_thresholds(
+    validation: ValidationPredictions, temperature: float, rule: BreastRule
+) -> dict[Level, dict[Goal, float]]:
     """Return of each level the threshold of each goal on the calibrated score, fitted on validation.
 
     A level is left empty where validation has no case with, or none without, the finding: small sets can have a
@@ -171,8 +172,9 @@ def operating_point(aim: Aim, target: float, positive: Integers, scores: Floats)
     reached = np.flatnonzero(held >= target - 1e-12)
     best = reached[np.lexsort((held[reached], cost[reached]))[-1]]
     threshold = float(_between(scores)[best])
-    return OperatingPoint(threshold, target, sensitivity_at(threshold)(positive, scores),
-                          specificity_at(threshold)(positive, scores))
+    return OperatingPoint(
+        threshold, target, sensitivity_at(threshold)(positive, scores), specificity_at(threshold)(positive, scores)
+    )
 
 
 def _between(scores: Floats) -> Floats:

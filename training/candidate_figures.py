@@ -25,22 +25,34 @@ Draws = Mapping[Split, Resamples]
 """Of each split the draws of its images that all figures share."""
 
 
-def candidate_figures(model: LoadedModel, judged: Candidate, validation: ValidationPredictions, test: TestPredictions,
-                      draws: Draws, rule: BreastRule) -> dict[str, Any]:
+def candidate_figures(
+    model: LoadedModel,
+    judged: Candidate,
+    validation: ValidationPredictions,
+    test: TestPredictions,
+    draws: Draws,
+    rule: BreastRule,
+) -> dict[str, Any]:
     """Return how a candidate was trained and every figure of it on validation and test.
 
     `compared` is what it reaches where each breast is scored beside the other, and null where breasts are not compared.
     """
     training, temperature = model.description["training"], judged.calibration.temperature
-    measured = {split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
-                for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))}
+    measured = {
+        split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
+        for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))
+    }
     on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
     return {
-        "architecture": model.description["architecture"], "initialisation": model.description["initialisation"],
+        "architecture": model.description["architecture"],
+        "initialisation": model.description["initialisation"],
         "learns": training.get("hyperparameters", {}).get("learns", str(Learns.ALL)),
         "final": training.get("cross_validation", {}).get("final"),
-        "epochs_run": training["epochs_run"], "best_epoch": training["best_epoch"], "history": training["history"],
-        "seconds": training["seconds"], "temperature": temperature,
+        "epochs_run": training["epochs_run"],
+        "best_epoch": training["best_epoch"],
+        "history": training["history"],
+        "seconds": training["seconds"],
+        "temperature": temperature,
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
         "compared": _compared(judged.comparison, (validation, test), draws, rule) if judged.comparison else None,
@@ -63,21 +75,37 @@ def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draw
     return found
 
 
-def selected_figures(candidate: Mapping[str, Any], choice: Choice, chosen: Mapping[Split, Predictions],
-                     rows: Mapping[Split, Sequence[ImageRecord]], draws: Draws) -> dict[str, Any]:
+def selected_figures(
+    candidate: Mapping[str, Any],
+    choice: Choice,
+    chosen: Mapping[Split, Predictions],
+    rows: Mapping[Split, Sequence[ImageRecord]],
+    draws: Draws,
+) -> dict[str, Any]:
     """Return the chosen candidate's figures without plots, its subgroups, and what its operating points do."""
     judged = choice.candidates[choice.selected]
-    figures = {str(split): {**without_plots(candidate[split]),
-                            "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split])}
-               for split in (Split.VALIDATION, Split.TEST)}
+    figures = {
+        str(split): {
+            **without_plots(candidate[split]),
+            "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split]),
+        }
+        for split in (Split.VALIDATION, Split.TEST)
+    }
     # A definition cannot round a number, and the gate's sentence is read by people.
     figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
-    return {"cnn": choice.selected, "rule": RULE, "figure": figure, **figures, "compared": candidate["compared"],
-            "operating_points": _operating_points(judged.calibration, chosen, draws)}
+    return {
+        "cnn": choice.selected,
+        "rule": RULE,
+        "figure": figure,
+        **figures,
+        "compared": candidate["compared"],
+        "operating_points": _operating_points(judged.calibration, chosen, draws),
+    }
 
 
-def _subgroups(judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord],
-               draws: Resamples) -> dict[str, Any]:
+def _subgroups(
+    judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord], draws: Resamples
+) -> dict[str, Any]:
     images = image_cases(predictions, judged.calibration.temperature)
     right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
     return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
@@ -92,7 +120,8 @@ def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictio
             malignant, scores = malignancy(predictions, calibration.temperature)
             points[aim][f"on_{split}"] = {
                 metric.name: figure(metric, malignant, scores, draws[split])
-                for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))}
+                for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))
+            }
     return points
 
 

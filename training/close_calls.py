@@ -31,9 +31,12 @@ class CloseCalls:
         """Return the close calls of a described model; one that does not know malignant has none."""
         classes = list(description["classes"])
         known = str(Label.MALIGNANT) in classes
-        return cls(tuple(sorted(set(_thresholds(description)))) if known else (),
-                   float(description["calibration"]["temperature"]),
-                   classes.index(Label.MALIGNANT) if known else 0, margin)
+        return cls(
+            tuple(sorted(set(_thresholds(description)))) if known else (),
+            float(description["calibration"]["temperature"]),
+            classes.index(Label.MALIGNANT) if known else 0,
+            margin,
+        )
 
     def near(self, logits: Floats) -> bool:
         """Return whether these logits, (classes,), give a malignancy score within the margin of a threshold."""

@@ -21,6 +21,7 @@ def load_openvino() -> Any:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
+
     return openvino
 
 
@@ -44,12 +45,24 @@ class CompiledNetwork:
     def __init__(self, network: Any, *, precision: Precision, threads: int) -> None:
         """Compile what `read_network` returned, in float32 or bfloat16, on so many threads."""
         self.precision = precision
-        self._request = load_openvino().Core().compile_model(network, "CPU", {
-            "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads),
-            "INFERENCE_PRECISION_HINT": _HINTS[precision], "CACHE_DIR": "",
-            # Two processes that both pin would share the first core and leave the others idle.
-            "ENABLE_CPU_PINNING": False,
-        }).create_infer_request()
+        self._request = (
+            load_openvino()
+            .Core()
+            .compile_model(
+                network,
+                "CPU",
+                {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "NUM_STREAMS": "1",
+                    "INFERENCE_NUM_THREADS": str(threads),
+                    "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                    "CACHE_DIR": "",
+                    # Two processes that both pin would share the first core and leave the others idle.
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+            .create_infer_request()
+        )
 
     def run(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Return logits, float64 (classes,), and maps, float32 (channels, h, w), of a film, (H, W) in [0, 1]."""

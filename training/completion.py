@@ -45,8 +45,9 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     return {**evaluation, **whole, "export": export.as_dict()}
 
 
-def _reference(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, logits: Floats,
-               features: Floats) -> tuple[Reference, dict[str, Any], list[Fit]]:
+def _reference(
+    evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, logits: Floats, features: Floats
+) -> tuple[Reference, dict[str, Any], list[Fit]]:
     """Return what is usual for the model, as reference and as distributions, and of which films.
 
     `logits` and `features` are those of validation's films. Of a cross-validated model both come from the development
@@ -58,25 +59,30 @@ def _reference(evaluation: Mapping[str, Any], data: SegmentedData, model: Loaded
     trained_on = features if held else _logits_and_features(model, data, usual)[1]
     temperature = evaluation["candidates"][evaluation["selected"]["cnn"]]["temperature"]
     probabilities, malignant = softmax((held.logits if held else logits) / temperature), CLASSES.index(Label.MALIGNANT)
-    reference = fit_reference(trained_on, features, probabilities, malignant=malignant,
-                              folds=held.folds if held else None)
+    reference = fit_reference(
+        trained_on, features, probabilities, malignant=malignant, folds=held.folds if held else None
+    )
     learnt = data.originals(Split.TRAIN)
     watched = {record.image_id: record for record in (*learnt, *rows)}
-    return reference, fit_usual(learnt, rows, probabilities, malignant=malignant), [
-        Fit.on("mean and covariance of the features", usual),
-        Fit.on("limits of entropy and strangeness", rows),
-        Fit.on("distributions of the watched figures", list(watched.values())),
-    ]
+    return (
+        reference,
+        fit_usual(learnt, rows, probabilities, malignant=malignant),
+        [
+            Fit.on("mean and covariance of the features", usual),
+            Fit.on("limits of entropy and strangeness", rows),
+            Fit.on("distributions of the watched figures", list(watched.values())),
+        ],
+    )
 
 
-def _logits_and_features(model: LoadedModel, data: SegmentedData,
-                         rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
+def _logits_and_features(model: LoadedModel, data: SegmentedData, rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
     parts = [logits_and_features(model, part, folder) for part, folder in data.in_folders(rows)]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def _read(rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int],
-          places: Sequence[int]) -> Iterator[npt.NDArray[np.float32]]:
+def _read(
+    rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int], places: Sequence[int]
+) -> Iterator[npt.NDArray[np.float32]]:
     for part, folder in data.in_folders([rows[place] for place in places]):
         yield from read_films(part, folder, shape=shape)
 
@@ -89,11 +95,21 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     fitted = ("threshold", "target", "sensitivity", "specificity")
     return {
         **description,
-        "calibration": {"temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
-                        "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
-                        "breast_rule": evaluation["breast_rule"], **comparison},
-        "operating_points": {aim: {key: point[key] for key in fitted}
-                             for aim, point in selected["operating_points"].items()},
-        "metrics": {"profile": evaluation["profile"], "protocol": evaluation["protocol"], "rule": selected["rule"],
-                    "validation": selected["validation"], "test": selected["test"], "compared": side_by_side},
+        "calibration": {
+            "temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
+            "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
+            "breast_rule": evaluation["breast_rule"],
+            **comparison,
+        },
+        "operating_points": {
+            aim: {key: point[key] for key in fitted} for aim, point in selected["operating_points"].items()
+        },
+        "metrics": {
+            "profile": evaluation["profile"],
+            "protocol": evaluation["protocol"],
+            "rule": selected["rule"],
+            "validation": selected["validation"],
+            "test": selected["test"],
+            "compared": side_by_side,
+        },
     }

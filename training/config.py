@@ -72,19 +72,43 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
 
 
-PLATFORM_KEYS = frozenset({
-    "_tuning_objective_metric", "sagemaker_container_log_level", "sagemaker_enable_cloudwatch_metrics",
-    "sagemaker_estimator_class_name", "sagemaker_estimator_module", "sagemaker_job_name", "sagemaker_program",
-    "sagemaker_recipe_local_path", "sagemaker_region", "sagemaker_requirements", "sagemaker_submit_directory",
-    "sagemaker_use_env_variables",
-})
+PLATFORM_KEYS = frozenset(
+    {
+        "_tuning_objective_metric",
+        "sagemaker_container_log_level",
+        "sagemaker_enable_cloudwatch_metrics",
+        "sagemaker_estimator_class_name",
+        "sagemaker_estimator_module",
+        "sagemaker_job_name",
+        "sagemaker_program",
+        "sagemaker_recipe_local_path",
+        "sagemaker_region",
+        "sagemaker_requirements",
+        "sagemaker_submit_directory",
+        "sagemaker_use_env_variables",
+    }
+)
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
-_COUNTS = {"epochs": 1, "head_epochs": 0, "batch_size": 2, "patience": 1, "seed": 0, "workers": 0, "holes": 0,
-           "folds": 0, "top_places": 1}
+_COUNTS = {
+    "epochs": 1,
+    "head_epochs": 0,
+    "batch_size": 2,
+    "patience": 1,
+    "seed": 0,
+    "workers": 0,
+    "holes": 0,
+    "folds": 0,
+    "top_places": 1,
+}
 _LIMITS = {
-    "learning_rate": (1e-8, 1.0), "head_learning_rate": (1e-8, 1.0), "weight_decay": (0.0, 1.0),
-    "warmup_epochs": (0.0, 1000.0), "label_smoothing": (0.0, 0.9), "dropout": (0.0, 0.95), "noise": (0.0, 0.5),
+    "learning_rate": (1e-8, 1.0),
+    "head_learning_rate": (1e-8, 1.0),
+    "weight_decay": (0.0, 1.0),
+    "warmup_epochs": (0.0, 1000.0),
+    "label_smoothing": (0.0, 0.9),
+    "dropout": (0.0, 0.95),
+    "noise": (0.0, 0.5),
     "location_weight": (0.0, 100.0),
 }
 
@@ -153,14 +177,20 @@ class TrainConfig:
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
-            raise ConfigError(f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
-                              f"folds={self.folds}: only classifiers of the same maps have a mean")
+            raise ConfigError(
+                f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
+                f"folds={self.folds}: only classifiers of the same maps have a mean"
+            )
         if self.head_epochs >= self.epochs:
-            raise ConfigError(f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
-                              f"or the body never trains")
+            raise ConfigError(
+                f"hyperparameter head_epochs={self.head_epochs} must be below epochs={self.epochs}, "
+                f"or the body never trains"
+            )
         if self.warmup_epochs >= self.epochs:
-            raise ConfigError(f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
-                              f"or the rate never reaches its height")
+            raise ConfigError(
+                f"hyperparameter warmup_epochs={self.warmup_epochs} must be below epochs={self.epochs}, "
+                f"or the rate never reaches its height"
+            )
 
         self._check_places()
 
@@ -169,10 +199,15 @@ class TrainConfig:
             raise ConfigError(f"hyperparameter stride={self.stride} must be 16 or 32")
         if self.stride == 16 and self.cnn is not Cnn.EFFICIENTNET_LITE0:
             raise ConfigError(f"hyperparameter stride=16 needs cnn={Cnn.EFFICIENTNET_LITE0}, not {self.cnn}")
-        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.learns) != (Pooling.MEAN, 0,
-                                                                                            Learns.ALL):
-            raise ConfigError("hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks and top, "
-                              "location_weight and learns=head need; leave these out")
+        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.learns) != (
+            Pooling.MEAN,
+            0,
+            Learns.ALL,
+        ):
+            raise ConfigError(
+                "hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks and top, "
+                "location_weight and learns=head need; leave these out"
+            )
 
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
@@ -182,8 +217,13 @@ class TrainConfig:
         for key in given:
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={given[key]!r} is unknown; known are {', '.join(names)}")
-        return cls(**{field.name: _read(field.name, given[field.name], field.type)
-                      for field in fields(cls) if field.name in given})
+        return cls(
+            **{
+                field.name: _read(field.name, given[field.name], field.type)
+                for field in fields(cls)
+                if field.name in given
+            }
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""

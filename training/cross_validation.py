@@ -82,15 +82,22 @@ class CrossValidated(Progress):
 
     def described(self) -> dict[str, Any]:
         """Return what `training` of `model.json` says beyond the epochs."""
-        return {"cross_validation": {
-            "folds": len(self.fold_epochs), "films": len(self.records), "fold_best_epochs": list(self.fold_epochs),
-            **_RULES[self.final],
-            "refit_losses": list(self.refit_losses), "file": FILE, "sha256": self.sha256,
-        }}
+        return {
+            "cross_validation": {
+                "folds": len(self.fold_epochs),
+                "films": len(self.records),
+                "fold_best_epochs": list(self.fold_epochs),
+                **_RULES[self.final],
+                "refit_losses": list(self.refit_losses),
+                "file": FILE,
+                "sha256": self.sha256,
+            }
+        }
 
 
-def cross_validate(films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool,
-                   where: Surroundings) -> tuple[FilmNetwork, CrossValidated]:
+def cross_validate(
+    films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+) -> tuple[FilmNetwork, CrossValidated]:
     """Return the final network, and what the folds' networks said of the development films, `films` with their copies.
 
     Maps of films that were made before stand for the films where the classifier learns alone.
@@ -115,9 +122,17 @@ def cross_validate(films: Films, config: TrainConfig, protocol: SplitProtocol, b
     if config.final is Final.MEAN:
         learner(network.to(where.world.device), config)[0].load_state_dict(_mean([fold.best for fold in done]))
         return network, progress
-    progress.refit_losses = refit(network, given, config, epochs=progress.epoch, precision=progress.precision,
-                                  pretrained=pretrained, world=where.world, checkpoints=where.store("refit"),
-                                  check_stop=where.check_stop)
+    progress.refit_losses = refit(
+        network,
+        given,
+        config,
+        epochs=progress.epoch,
+        precision=progress.precision,
+        pretrained=pretrained,
+        world=where.world,
+        checkpoints=where.store("refit"),
+        check_stop=where.check_stop,
+    )
     return network, progress
 
 
@@ -128,34 +143,56 @@ def _mean(states: Sequence[State]) -> State:
 def _require_every_class(films: Films, what: str) -> None:
     missing = [str(label) for label, count in films.counts().items() if count == 0]
     if missing:
-        raise ManifestError(f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(films)}; "
-                            f"each class needs at least one, so fewer folds or more patients")
+        raise ManifestError(
+            f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(films)}; "
+            f"each class needs at least one, so fewer folds or more patients"
+        )
 
 
-def _fold(fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool,
-          where: Surroundings) -> Progress:
+def _fold(
+    fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
+) -> Progress:
     """Train one fold's network, or return what an earlier start of this job made of it."""
     store, world = where.store(f"fold-{fold}"), where.world
     saved = agree(store.load() if world.leads else None, world)
     if saved is not None and "fold" in saved:
-        return Progress(Precision(saved["precision"]), [EpochResult(**item) for item in saved["history"]],
-                        best=saved["best"], logits=[part.numpy() for part in saved["logits"]],
-                        takes_last=config.final is Final.MEAN)
+        return Progress(
+            Precision(saved["precision"]),
+            [EpochResult(**item) for item in saved["history"]],
+            best=saved["best"],
+            logits=[part.numpy() for part in saved["logits"]],
+            takes_last=config.final is Final.MEAN,
+        )
     if world.leads:
         print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
-    progress = fit(build(), learnt, told, config, pretrained=pretrained, world=world, checkpoints=store,
-                   check_stop=where.check_stop)
+    progress = fit(
+        build(),
+        learnt,
+        told,
+        config,
+        pretrained=pretrained,
+        world=world,
+        checkpoints=store,
+        check_stop=where.check_stop,
+    )
     if world.leads:
         # Weights only for a mean, of classifiers: the others have said what they had to, and are large.
-        store.save({"epoch": len(progress.history), "fold": fold, "precision": str(progress.precision),
-                    "history": [asdict(result) for result in progress.history],
-                    "best": progress.best if config.final is Final.MEAN else {},
-                    "logits": [torch.from_numpy(part) for part in progress.logits]})
+        store.save(
+            {
+                "epoch": len(progress.history),
+                "fold": fold,
+                "precision": str(progress.precision),
+                "history": [asdict(result) for result in progress.history],
+                "best": progress.best if config.final is Final.MEAN else {},
+                "logits": [torch.from_numpy(part) for part in progress.logits],
+            }
+        )
     return progress
 
 
-def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress],
-              final: Final) -> CrossValidated:
+def _together(
+    films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], final: Final
+) -> CrossValidated:
     """Return the folds as one progress over all held-out films, in the order of the films."""
     order = np.argsort(np.concatenate(held_out))
     part = films.part(np.concatenate(held_out)[order].tolist())
@@ -169,13 +206,28 @@ def _together(films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequenc
     history = [_epoch(epoch, said(epoch), part, done) for epoch in range(1, last + 1)]
     best = [fold.best_epoch for fold in done]
     epoch = median_low(best)
-    return CrossValidated(done[0].precision, history, logits=[said(epoch)], records=part.records, folds=folds.tolist(),
-                          epoch=epoch, fold_epochs=best, final=final)
+    return CrossValidated(
+        done[0].precision,
+        history,
+        logits=[said(epoch)],
+        records=part.records,
+        folds=folds.tolist(),
+        epoch=epoch,
+        fold_epochs=best,
+        final=final,
+    )
 
 
 def _epoch(epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress]) -> EpochResult:
     loss, auc, accuracy = measure(logits, films.labels)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]
     seconds = sum(fold.history[epoch - 1].seconds for fold in done if epoch <= len(fold.history))
-    return EpochResult(epoch, float(np.mean([result.train_loss for result in at])), loss, auc, accuracy,
-                       max(result.learning_rate for result in at), round(seconds, 3))
+    return EpochResult(
+        epoch,
+        float(np.mean([result.train_loss for result in at])),
+        loss,
+        auc,
+        accuracy,
+        max(result.learning_rate for result in at),
+        round(seconds, 3),
+    )

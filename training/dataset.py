@@ -27,8 +27,9 @@ Item = tuple[Tensor, int, str]
 class FilmDataset(Dataset[Item]):
     """The films of some manifest rows, exactly as they lie on disk; `dataset[i]` is an `Item`."""
 
-    def __init__(self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int],
-                 description: str = "films") -> None:
+    def __init__(
+        self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int], description: str = "films"
+    ) -> None:
         """Decode `<folder>/<image_id>.png` of every record, with a progress bar on a terminal.
 
         Raises `ManifestError` where a file is missing or has another shape (H, W), and
@@ -87,15 +88,18 @@ def _file_digest(path: Path, record: ImageRecord) -> bytes:
     try:
         return bytes.fromhex(sha256(path))
     except OSError as error:
-        raise ManifestError(f"{path}: image_id={record.image_id} of split {record.split} cannot be read "
-                            f"({error.strerror}); each row of the manifest has its file") from None
+        raise ManifestError(
+            f"{path}: image_id={record.image_id} of split {record.split} cannot be read "
+            f"({error.strerror}); each row of the manifest has its file"
+        ) from None
 
 
 def _decode(path: Path, record: ImageRecord, shape: tuple[int, int]) -> NDArray[np.uint16]:
     pixels = read_mammogram(path, record=record).pixels
     if pixels.shape != shape:
-        raise ManifestError(f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; "
-                            f"the stage says {shape[0]} x {shape[1]}")
+        raise ManifestError(
+            f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; the stage says {shape[0]} x {shape[1]}"
+        )
     return pixels
 
 
@@ -110,8 +114,10 @@ def require_every_class(dataset: FilmDataset, split: Split) -> None:
     """Raise `ManifestError` when the split has no image of some class: it could be neither learnt nor measured."""
     missing = [str(label) for label, count in dataset.counts().items() if count == 0]
     if missing:
-        raise ManifestError(f"manifest: split={split} has no {' and no '.join(missing)} image "
-                            f"among its {len(dataset)}; each class needs at least one")
+        raise ManifestError(
+            f"manifest: split={split} has no {' and no '.join(missing)} image "
+            f"among its {len(dataset)}; each class needs at least one"
+        )
 
 
 class TrainingFilms(Dataset[Item]):
@@ -146,4 +152,4 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
     for _ in range(int(random.integers(0, holes, endpoint=True))):
         rows, columns = random.integers(longer // 16, longer // 8, size=2, endpoint=True)
         top, left = random.integers(0, height - 1), random.integers(0, width - 1)
-        image[top:top + rows, left:left + columns] = 0
+        image[top : top + rows, left : left + columns] = 0

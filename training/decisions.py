@@ -21,8 +21,9 @@ def _tally(threshold: float, labels: Integers, scores: Floats, weights: Floats) 
     return counts[:, 0], counts[:, 1], counts[:, 2], counts[:, 3]
 
 
-def _figures(of_tally: Callable[..., Floats], threshold: float, labels: Integers, scores: Floats,
-             weights: Floats) -> Floats:
+def _figures(
+    of_tally: Callable[..., Floats], threshold: float, labels: Integers, scores: Floats, weights: Floats
+) -> Floats:
     return of_tally(*_tally(threshold, labels, scores, weights))
 
 

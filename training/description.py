@@ -31,12 +31,28 @@ NETWORK_FILES = ("network.xml", "network.bin")
 OUTPUTS = ["logits", "maps"]
 
 _KEYS: dict[str, type | tuple[type, ...]] = {
-    "schema": int, "architecture": str, "classes": list, "input": dict, "preprocess": dict, "initialisation": str,
-    "pretrained_weights": (dict, type(None)), "calibration": dict, "operating_points": dict, "training": dict,
-    "metrics": dict, "weights_sha256": str, "versions": dict,
+    "schema": int,
+    "architecture": str,
+    "classes": list,
+    "input": dict,
+    "preprocess": dict,
+    "initialisation": str,
+    "pretrained_weights": (dict, type(None)),
+    "calibration": dict,
+    "operating_points": dict,
+    "training": dict,
+    "metrics": dict,
+    "weights_sha256": str,
+    "versions": dict,
 }
-_OPTIONAL: dict[str, type] = {"pooling": str, "top_places": int, "stride": int, "reference": dict, "engines": dict,
-                              "fitted": list}
+_OPTIONAL: dict[str, type] = {
+    "pooling": str,
+    "top_places": int,
+    "stride": int,
+    "reference": dict,
+    "engines": dict,
+    "fitted": list,
+}
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
 """An optional key of `reference`: how the figures that are watched are distributed (`training.usual_figures`)."""
@@ -113,10 +129,20 @@ def _check_comparison(comparison: Any, where: Path) -> None:
     key = "calibration.comparison"
     _require(isinstance(comparison, dict), where, key, comparison, "an object")
     _require_keys(comparison, {"weight", "temperature"}, where, key)
-    _require(_is_share(comparison["weight"]) and comparison["weight"] > 0, where, f"{key}.weight", comparison["weight"],
-             "above 0 and at most 1")
-    _require(_is_number(comparison["temperature"]) and comparison["temperature"] > 0, where, f"{key}.temperature",
-             comparison["temperature"], "a number above 0")
+    _require(
+        _is_share(comparison["weight"]) and comparison["weight"] > 0,
+        where,
+        f"{key}.weight",
+        comparison["weight"],
+        "above 0 and at most 1",
+    )
+    _require(
+        _is_number(comparison["temperature"]) and comparison["temperature"] > 0,
+        where,
+        f"{key}.temperature",
+        comparison["temperature"],
+        "a number above 0",
+    )
 
 
 def _distinct_names(classes: list[Any]) -> bool:
@@ -124,21 +150,38 @@ def _distinct_names(classes: list[Any]) -> bool:
 
 
 def _check_reference(reference: Mapping[str, Any], where: Path) -> None:
-    _require_keys({key: reference[key] for key in reference if key != _DISTRIBUTIONS}, _REFERENCE_KEYS, where,
-                  "reference")
-    _require(isinstance(reference.get(_DISTRIBUTIONS, {}), dict), where, f"reference.{_DISTRIBUTIONS}",
-             reference.get(_DISTRIBUTIONS), "an object")
+    _require_keys(
+        {key: reference[key] for key in reference if key != _DISTRIBUTIONS}, _REFERENCE_KEYS, where, "reference"
+    )
+    _require(
+        isinstance(reference.get(_DISTRIBUTIONS, {}), dict),
+        where,
+        f"reference.{_DISTRIBUTIONS}",
+        reference.get(_DISTRIBUTIONS),
+        "an object",
+    )
     deciles, strangeness = reference["malignancy_deciles"], reference["strangeness"]
-    rising = isinstance(deciles, list) and len(deciles) == 9 and all(map(_is_share, deciles)) and \
-        deciles == sorted(deciles)
+    rising = (
+        isinstance(deciles, list) and len(deciles) == 9 and all(map(_is_share, deciles)) and deciles == sorted(deciles)
+    )
     _require(rising, where, "reference.malignancy_deciles", deciles, "9 numbers within 0..1, none below the one before")
-    _require(_is_number(reference["entropy_limit"]), where, "reference.entropy_limit", reference["entropy_limit"],
-             "a number of nats, at least 0")
+    _require(
+        _is_number(reference["entropy_limit"]),
+        where,
+        "reference.entropy_limit",
+        reference["entropy_limit"],
+        "a number of nats, at least 0",
+    )
     _require(isinstance(strangeness, dict), where, "reference.strangeness", strangeness, "an object")
     _require_keys(strangeness, {"file", "sha256", "limit"}, where, "reference.strangeness")
     _require_files({strangeness["file"]: strangeness["sha256"]}, where, "reference.strangeness")
-    _require(_is_number(strangeness["limit"]), where, "reference.strangeness.limit", strangeness["limit"],
-             "a number, at least 0")
+    _require(
+        _is_number(strangeness["limit"]),
+        where,
+        "reference.strangeness.limit",
+        strangeness["limit"],
+        "a number, at least 0",
+    )
 
 
 def _check_engines(engines: Mapping[str, Any], where: Path) -> None:
@@ -164,14 +207,16 @@ def _require_files(files: Any, where: Path, key: str) -> None:
     """Refuse names that could lie outside of the model's directory, and what cannot be a digest."""
     plain = isinstance(files, dict) and all(
         isinstance(name, str) and isinstance(digest, str) and name == Path(name).name and len(digest) == 64
-        for name, digest in files.items())
+        for name, digest in files.items()
+    )
     _require(plain, where, key, files, "plain file names with their SHA-256")
 
 
 def _require_keys(value: Mapping[str, Any], keys: set[str], where: Path, key: str) -> None:
     if set(value) != keys:
-        raise ConfigError(f"{where}: {key}: unknown keys {sorted(set(value) - keys)}, "
-                          f"missing keys {sorted(keys - set(value))}")
+        raise ConfigError(
+            f"{where}: {key}: unknown keys {sorted(set(value) - keys)}, missing keys {sorted(keys - set(value))}"
+        )
 
 
 def _is_number(value: Any) -> bool:

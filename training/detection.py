@@ -13,8 +13,9 @@ from training.exams import Cases, Level
 from training.scorecard import figure, undefined
 
 
-def by_level(cases: Mapping[Level, Cases], thresholds: Mapping[Level, Mapping[Goal, float]],
-             resamples: Resamples) -> dict[str, Any]:
+def by_level(
+    cases: Mapping[Level, Cases], thresholds: Mapping[Level, Mapping[Goal, float]], resamples: Resamples
+) -> dict[str, Any]:
     """Return the figures of each level; one whose cases are those of a level before it only names that level.
 
     `thresholds` were fixed on validation; `resamples` are draws of the images.
@@ -23,8 +24,9 @@ def by_level(cases: Mapping[Level, Cases], thresholds: Mapping[Level, Mapping[Go
     of_size: dict[int, Level] = {}
     for level, found in cases.items():
         same = of_size.setdefault(len(found.scores), level)
-        levels[str(level)] = (detection(found, thresholds[level], resamples.of(found.images)) if same is level
-                              else {"same_as": str(same)})
+        levels[str(level)] = (
+            detection(found, thresholds[level], resamples.of(found.images)) if same is level else {"same_as": str(same)}
+        )
     return levels
 
 
@@ -35,15 +37,21 @@ def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resampl
     other rate are read off these cases' own ROC curve; those under `operating_points` come from given thresholds.
     """
     malignant, scores = cases.malignant, cases.scores
-    held = {"sensitivity_at_specificity": (metrics.sensitivity_at_specificity, TARGETS[Aim.SPECIFICITY]),
-            "specificity_at_sensitivity": (metrics.specificity_at_sensitivity, TARGETS[Aim.SENSITIVITY])}
+    held = {
+        "sensitivity_at_specificity": (metrics.sensitivity_at_specificity, TARGETS[Aim.SPECIFICITY]),
+        "specificity_at_sensitivity": (metrics.specificity_at_sensitivity, TARGETS[Aim.SENSITIVITY]),
+    }
     return {
-        "cases": len(scores), "malignant": int(malignant.sum()), "patients": resamples.patients,
+        "cases": len(scores),
+        "malignant": int(malignant.sum()),
+        "patients": resamples.patients,
         "malignant_auc": figure(metrics.roc_auc, malignant, scores, resamples),
         "pf1": figure(metrics.probabilistic_f1, malignant, scores, resamples),
         "pf1_floor": figure(metrics.probabilistic_f1, malignant, np.ones_like(scores), resamples),
-        **{name: {"target": target, **figure(rate(target), malignant, scores, resamples)}
-           for name, (rate, target) in held.items()},
+        **{
+            name: {"target": target, **figure(rate(target), malignant, scores, resamples)}
+            for name, (rate, target) in held.items()
+        },
         "operating_points": {str(goal): _at(thresholds.get(goal), cases, resamples) for goal in Goal},
     }
 
@@ -53,5 +61,10 @@ def _at(threshold: float | None, cases: Cases, resamples: Resamples) -> dict[str
     if threshold is None:
         reason = f"undefined: validation must have a {cases.level} with and one without the finding"
         return {"threshold": None, **{metric(0).name: undefined(reason) for metric in AT_A_THRESHOLD}}
-    return {"threshold": threshold, **{metric.name: figure(metric, cases.malignant, cases.scores, resamples)
-                                       for metric in (of(threshold) for of in AT_A_THRESHOLD)}}
+    return {
+        "threshold": threshold,
+        **{
+            metric.name: figure(metric, cases.malignant, cases.scores, resamples)
+            for metric in (of(threshold) for of in AT_A_THRESHOLD)
+        },
+    }

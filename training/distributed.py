@@ -51,11 +51,25 @@ def launch_command(
         return None
     if current not in hosts:
         raise ConfigError(f"resourceconfig.json: current_host={current!r} is not among hosts={list(hosts)}")
-    meeting = (["--standalone"] if len(hosts) == 1 else
-               [f"--nnodes={len(hosts)}", f"--node-rank={list(hosts).index(current)}", f"--master-addr={hosts[0]}",
-                f"--master-port={PORT}"])
-    return [sys.executable, "-m", "torch.distributed.run", *meeting, f"--nproc-per-node={max(gpus, 1)}",
-            "-m", "training.train"]
+    meeting = (
+        ["--standalone"]
+        if len(hosts) == 1
+        else [
+            f"--nnodes={len(hosts)}",
+            f"--node-rank={list(hosts).index(current)}",
+            f"--master-addr={hosts[0]}",
+            f"--master-port={PORT}",
+        ]
+    )
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meeting,
+        f"--nproc-per-node={max(gpus, 1)}",
+        "-m",
+        "training.train",
+    ]
 
 
 def launch(command: Sequence[str]) -> int:
@@ -97,7 +111,7 @@ def gather_rows(rows: NDArray[Any], world: World) -> NDArray[Any]:
     dist.all_gather_object(parts, rows)
     whole = np.empty((sum(len(part) for part in parts), *rows.shape[1:]), rows.dtype)
     for rank, part in enumerate(parts):
-        whole[rank::world.size] = part
+        whole[rank :: world.size] = part
     return whole
 
 

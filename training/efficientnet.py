@@ -42,8 +42,15 @@ class _Stage(NamedTuple):
 
 
 _STEM_WIDTH = 32
-_STAGES = (_Stage(1, 3, 1, 1, 16), _Stage(2, 3, 2, 6, 24), _Stage(2, 5, 2, 6, 40), _Stage(3, 3, 2, 6, 80),
-           _Stage(3, 5, 1, 6, 112), _Stage(4, 5, 2, 6, 192), _Stage(1, 3, 1, 6, 320))
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
 
 
 def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
@@ -51,21 +58,34 @@ def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
 
     `_last` gives the maps, (N, 1280, H / 32, W / 32), and `_fc`, the classifier, takes their means, (N, 1280).
     """
-    return nn.Sequential(OrderedDict[str, nn.Module](
-        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2), _bn0=_normalisation(_STEM_WIDTH),
-        _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)),
-        _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1), _bn1=_normalisation(FEATURES),
-        _last=nn.ReLU6(inplace=True), _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
-    ))
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2),
+            _bn0=_normalisation(_STEM_WIDTH),
+            _relu=nn.ReLU6(inplace=True),
+            _blocks=nn.Sequential(*_blocks(_STAGES)),
+            _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1),
+            _bn1=_normalisation(FEATURES),
+            _last=nn.ReLU6(inplace=True),
+            _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            _fc=classifier,
+        )
+    )
 
 
 def lite0_at_16(classifier: nn.Module) -> nn.Sequential:
     """Return the network up to its last reduction; `_last` gives the maps, (N, 224, H / 16, W / 16)."""
-    return nn.Sequential(OrderedDict[str, nn.Module](
-        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2), _bn0=_normalisation(_STEM_WIDTH),
-        _relu=nn.ReLU6(inplace=True), _blocks=nn.Sequential(*_blocks(_STAGES)[:_NARROW_BLOCKS]), _last=Surroundings(),
-        _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), _fc=classifier,
-    ))
+    return nn.Sequential(
+        OrderedDict[str, nn.Module](
+            _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2),
+            _bn0=_normalisation(_STEM_WIDTH),
+            _relu=nn.ReLU6(inplace=True),
+            _blocks=nn.Sequential(*_blocks(_STAGES)[:_NARROW_BLOCKS]),
+            _last=Surroundings(),
+            _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            _fc=classifier,
+        )
+    )
 
 
 class Surroundings(nn.Module):
@@ -73,8 +93,9 @@ class Surroundings(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return both means, (N, 2 x channels, h, w); places beyond the film do not count."""
-        return torch.cat([functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False)
-                          for side in _WINDOWS], dim=1)
+        return torch.cat(
+            [functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False) for side in _WINDOWS], dim=1
+        )
 
 
 class _Block(nn.Module):

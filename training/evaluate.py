@@ -45,9 +45,9 @@ RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
 PROTOCOL_VERDICTS = {
     SplitProtocol.PATIENT: "patient, all images of one in one split",
     SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
-                        "registered",
+    "registered",
     SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one film lie in two splits; only what "
-                             "was split by patient is registered",
+    "was split by patient is registered",
 }
 """What the gate's refusal and the report say of a protocol."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
@@ -96,15 +96,22 @@ class EvaluationConfig:
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = EvaluationConfig(Profile(options.profile), options.min_macro_auc, options.bootstrap, options.seed,
-                              BreastRule(options.breast_rule), options.other_breast)
+    config = EvaluationConfig(
+        Profile(options.profile),
+        options.min_macro_auc,
+        options.bootstrap,
+        options.seed,
+        BreastRule(options.breast_rule),
+        options.other_breast,
+    )
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
-        data = data.with_out_of_fold({name: OutOfFold.read(scratch / name, model.description)
-                                      for name, model in models.items()})
+        data = data.with_out_of_fold(
+            {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
+        )
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
@@ -117,8 +124,9 @@ def main(arguments: Sequence[str]) -> None:
     print(summary(evaluation), flush=True)
 
 
-def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel],
-             config: EvaluationConfig) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def evaluate(
+    data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return `evaluation.json` and the rows of `predictions.csv`.
 
     The first has leakage, every candidate on validation and test, the baseline and the choice. The networks see the
@@ -129,68 +137,107 @@ def evaluate(data: SegmentedData, models: Mapping[str, LoadedModel],
     copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
     leakage = audit_leakage(list(data.records), data.folder, copied=copied).as_dict()
 
-    validation = {name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()} or \
-        _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
-    choice = choose(validation, classes=CLASSES, resamples=draws[Split.VALIDATION], breast_rule=config.breast_rule,
-                    other_breast=config.other_breast)
+    validation = {
+        name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()
+    } or _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
+    choice = choose(
+        validation,
+        classes=CLASSES,
+        resamples=draws[Split.VALIDATION],
+        breast_rule=config.breast_rule,
+        other_breast=config.other_breast,
+    )
     fits, findings = _fits(choice, validation, config.breast_rule)
-    findings += [finding for name, held in data.out_of_fold.items()
-                 for finding in audit_folds(name, held, rows[Split.VALIDATION], data.protocol)]
-    findings += audit_training({name: model.description["training"]["data_digest"] for name, model in models.items()},
-                               data.learnt, data.folder)
+    findings += [
+        finding
+        for name, held in data.out_of_fold.items()
+        for finding in audit_folds(name, held, rows[Split.VALIDATION], data.protocol)
+    ]
+    findings += audit_training(
+        {name: model.description["training"]["data_digest"] for name, model in models.items()}, data.learnt, data.folder
+    )
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
-    candidates = {name: candidate_figures(models[name], choice.candidates[name], validation[name], test[name], draws,
-                                          config.breast_rule) for name in sorted(models)}
+    candidates = {
+        name: candidate_figures(
+            models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
+        )
+        for name in sorted(models)
+    }
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     temperature = choice.candidates[choice.selected].calibration.temperature
-    films = [row for name in sorted(models) for said in (validation[name], test[name])
-             for row in predictions.told(name, said, choice.candidates[name].calibration.temperature)]
+    films = [
+        row
+        for name in sorted(models)
+        for said in (validation[name], test[name])
+        for row in predictions.told(name, said, choice.candidates[name].calibration.temperature)
+    ]
     return {
-        "schema": SCHEMA, "profile": str(config.profile), "min_macro_auc": config.min_macro_auc,
-        "protocol": str(data.protocol), "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
+        "schema": SCHEMA,
+        "profile": str(config.profile),
+        "min_macro_auc": config.min_macro_auc,
+        "protocol": str(data.protocol),
+        "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
         "validation_folds": int(max(held.folds.max() for held in data.out_of_fold.values())) + 1
-        if data.out_of_fold else 0,
-        "dataset": data.dataset, "synthetic": data.synthetic,
-        "classes": list(CLASSES), "counts": data.counts(), "stage": dict(data.stage),
-        "breast_rule": str(config.breast_rule), "other_breast": config.other_breast,
+        if data.out_of_fold
+        else 0,
+        "dataset": data.dataset,
+        "synthetic": data.synthetic,
+        "classes": list(CLASSES),
+        "counts": data.counts(),
+        "stage": dict(data.stage),
+        "breast_rule": str(config.breast_rule),
+        "other_breast": config.other_breast,
         "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": {**selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
-                     **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {})},
-        "calibration": recalibration.compare(validation[choice.selected], test[choice.selected],
-                                             {str(split): draw for split, draw in draws.items()}),
-        "pointing": {str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
-                     for split, records in rows.items()},
+        "selected": {
+            **selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
+            **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {}),
+        },
+        "calibration": recalibration.compare(
+            validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
+        ),
+        "pointing": {
+            str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
+            for split, records in rows.items()
+        },
         "examples": pick_examples(chosen, temperature, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
 
 
-def _predict(kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData,
-             records: Sequence[ImageRecord]) -> dict[str, Kind]:
+def _predict(
+    kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData, records: Sequence[ImageRecord]
+) -> dict[str, Kind]:
     shape = (data.preprocess.height, data.preprocess.width)
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
 
 
-def _fits(choice: Choice, validation: Mapping[str, ValidationPredictions],
-          rule: BreastRule) -> tuple[list[Fit], list[Finding]]:
+def _fits(
+    choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
+) -> tuple[list[Fit], list[Finding]]:
     """Return what the choice was made of, and which of its values validation does not give."""
     names = [f"temperature and thresholds of {name}" for name in validation]
     fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
-    findings = [finding for name, said in validation.items()
-                for finding in audit_calibration(name, choice.candidates[name].calibration, said)
-                + audit_comparison(name, choice.candidates[name].comparison, said, rule)]
+    findings = [
+        finding
+        for name, said in validation.items()
+        for finding in audit_calibration(name, choice.candidates[name].calibration, said)
+        + audit_comparison(name, choice.candidates[name].comparison, said, rule)
+    ]
     return fits, findings
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
     """Return the candidates' macro AUC and the choice as lines of text."""
-    lines = [f"{name:<14} macro AUC {_text(candidate['validation']['macro_auc'])} on validation, "
-             f"{_text(candidate['test']['macro_auc'])} on test" for name, candidate in evaluation["candidates"].items()]
+    lines = [
+        f"{name:<14} macro AUC {_text(candidate['validation']['macro_auc'])} on validation, "
+        f"{_text(candidate['test']['macro_auc'])} on test"
+        for name, candidate in evaluation["candidates"].items()
+    ]
     return "\n".join([*lines, f"selected {evaluation['selected']['cnn']}: {evaluation['selected']['rule']}"])
 
 
@@ -204,14 +251,27 @@ def _text(figure: Mapping[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__, allow_abbrev=False)
     parser.add_argument("--profile", choices=[str(profile) for profile in Profile], default=str(Profile.FULL))
-    parser.add_argument("--min-macro-auc", type=float, default=EvaluationConfig.min_macro_auc,
-                        help="limit of the gate, shown in the report; 0 is open")
+    parser.add_argument(
+        "--min-macro-auc",
+        type=float,
+        default=EvaluationConfig.min_macro_auc,
+        help="limit of the gate, shown in the report; 0 is open",
+    )
     parser.add_argument("--bootstrap", type=int, default=EvaluationConfig.bootstrap, help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
-    parser.add_argument("--breast-rule", choices=[str(rule) for rule in BreastRule], default=str(BreastRule.MEAN),
-                        help="how the scores of a breast's views become one")
-    parser.add_argument("--other-breast", type=float, default=EvaluationConfig.other_breast, metavar="SHARE",
-                        help="of the other breast's mean logits, taken off before breasts are scored")
+    parser.add_argument(
+        "--breast-rule",
+        choices=[str(rule) for rule in BreastRule],
+        default=str(BreastRule.MEAN),
+        help="how the scores of a breast's views become one",
+    )
+    parser.add_argument(
+        "--other-breast",
+        type=float,
+        default=EvaluationConfig.other_breast,
+        metavar="SHARE",
+        help="of the other breast's mean logits, taken off before breasts are scored",
+    )
     return parser
 
 

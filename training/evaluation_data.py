@@ -46,8 +46,10 @@ class SegmentedData:
         """Return the data with what the candidates said out of fold; `ConfigError` unless all or none did."""
         held = {name: item for name, item in found.items() if item is not None}
         if held and len(held) < len(found):
-            raise ConfigError(f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
-                              f"candidates are compared on the same films: all of them, or none")
+            raise ConfigError(
+                f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
+                f"candidates are compared on the same films: all of them, or none"
+            )
         rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
 
@@ -91,8 +93,10 @@ class SegmentedData:
         present = {record.label for record in records}
         missing = [str(label) for label in Label if label not in present]
         if not records or (split is Split.VALIDATION and missing):
-            raise ManifestError(f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
-                                f"{len(records)}; evaluation needs one of each class in validation, and any in test")
+            raise ManifestError(
+                f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
+                f"{len(records)}; evaluation needs one of each class in validation, and any in test"
+            )
         return records
 
     @property
@@ -114,8 +118,12 @@ class SegmentedData:
         of_class = Counter(record.label for record in records)
         patients = len({(record.dataset, record.patient_id) for record in records})
         copies = sum(record.split is split for record in self.records) - len(records)
-        return {"images": len(records), "patients": patients, **{str(label): of_class[label] for label in Label},
-                "copies": copies}
+        return {
+            "images": len(records),
+            "patients": patients,
+            **{str(label): of_class[label] for label in Label},
+            "copies": copies,
+        }
 
 
 def _protocol(stage: Mapping[str, Any], folder: Path) -> SplitProtocol:
@@ -170,5 +178,7 @@ def _check_fit(archive: Path, classes: Sequence[str], trained: PreprocessConfig,
     if tuple(classes) != CLASSES:
         raise ConfigError(f"{archive}: classes={list(classes)} must be {list(CLASSES)}")
     if trained != given:
-        raise ConfigError(f"{archive}: preprocess digest {trained.digest} is not that of the films, {given.digest}; "
-                          f"a model is judged on films made as those it was trained on")
+        raise ConfigError(
+            f"{archive}: preprocess digest {trained.digest} is not that of the films, {given.digest}; "
+            f"a model is judged on films made as those it was trained on"
+        )

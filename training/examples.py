@@ -46,8 +46,9 @@ class Picture:
     circles: tuple[Circle, ...]
 
 
-def pick_examples(chosen: Mapping[Split, Predictions], temperature: float,
-                  classes: Sequence[str]) -> list[dict[str, Any]]:
+def pick_examples(
+    chosen: Mapping[Split, Predictions], temperature: float, classes: Sequence[str]
+) -> list[dict[str, Any]]:
     """Return, of each class in test and in validation, the film most surely called right and the one most surely wrong.
 
     As {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated}}.
@@ -70,19 +71,27 @@ def _surest(labels: Integers, probabilities: Floats, rank: int, correct: bool) -
     return int(eligible[probabilities[eligible].max(axis=1).argmax()]) if len(eligible) else None
 
 
-def _example(split: Split, predictions: Predictions, probabilities: Floats, index: int,
-             classes: Sequence[str]) -> dict[str, Any]:
+def _example(
+    split: Split, predictions: Predictions, probabilities: Floats, index: int, classes: Sequence[str]
+) -> dict[str, Any]:
     truth, predicted = int(predictions.labels[index]), int(probabilities[index].argmax())
-    return {"image_id": predictions.image_ids[index], "split": str(split), "truth": classes[truth],
-            "predicted": classes[predicted], "correct": truth == predicted,
-            "probabilities": {name: float(value) for name, value in zip(classes, probabilities[index], strict=True)}}
+    return {
+        "image_id": predictions.image_ids[index],
+        "split": str(split),
+        "truth": classes[truth],
+        "predicted": classes[predicted],
+        "correct": truth == predicted,
+        "probabilities": {name: float(value) for name, value in zip(classes, probabilities[index], strict=True)},
+    }
 
 
 def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, model: LoadedModel) -> dict[str, Picture]:
     """Return the picture of each example by image id; the map is that of the predicted class."""
     records = {record.image_id: record for record in data.records}
-    return {example["image_id"]: _draw(records[example["image_id"]], data, model,
-                                       model.classes.index(example["predicted"])) for example in examples}
+    return {
+        example["image_id"]: _draw(records[example["image_id"]], data, model, model.classes.index(example["predicted"]))
+        for example in examples
+    }
 
 
 def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: int) -> Picture:
@@ -93,8 +102,10 @@ def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: i
     heat = np.asarray(heatmap(model, image, index))
     scale = min(1.0, PICTURE_HEIGHT / film.shape[0])
     size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
-    circles = tuple(Circle(lesion.x * scale, lesion.y * scale, lesion.radius * scale, str(lesion.label))
-                    for lesion in record.lesions)
+    circles = tuple(
+        Circle(lesion.x * scale, lesion.y * scale, lesion.radius * scale, str(lesion.label))
+        for lesion in record.lesions
+    )
     pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (film, overlay(film, heat))]
     return Picture(size[0], size[1], _jpeg(pictures[0]), _jpeg(pictures[1]), circles)
 

@@ -45,8 +45,11 @@ def cases_of(predictions: Predictions, temperature: float, rule: BreastRule) -> 
     images = image_cases(predictions, temperature)
     breasts = combine(images, np.array(predictions.breasts), Level.BREAST, rule)
     owners = np.array(predictions.patients)[breasts.images]
-    return {Level.IMAGE: images, Level.BREAST: breasts,
-            Level.PATIENT: combine(breasts, owners, Level.PATIENT, BreastRule.MAX)}
+    return {
+        Level.IMAGE: images,
+        Level.BREAST: breasts,
+        Level.PATIENT: combine(breasts, owners, Level.PATIENT, BreastRule.MAX),
+    }
 
 
 def combine(parts: Cases, names: np.ndarray[tuple[int], np.dtype[np.str_]], level: Level, rule: BreastRule) -> Cases:

@@ -60,15 +60,21 @@ class Export:
         if not self.shipped:
             return {}
         names = [*NETWORK_FILES, *([HEAD_FILE] if self.activation_map == HEAD else [])]
-        return {OPENVINO: {
-            "files": {name: sha256(directory / name) for name in names}, "outputs": list(OUTPUTS),
-            "activation_map": self.activation_map, "precision": self.precision,
-            "largest_difference": self.largest_difference, "images": self.images,
-        }}
+        return {
+            OPENVINO: {
+                "files": {name: sha256(directory / name) for name in names},
+                "outputs": list(OUTPUTS),
+                "activation_map": self.activation_map,
+                "precision": self.precision,
+                "largest_difference": self.largest_difference,
+                "images": self.images,
+            }
+        }
 
 
-def export_network(model: LoadedModel, directory: Path, description: Mapping[str, Any], read: ReadFilms,
-                   logits: Floats) -> Export:
+def export_network(
+    model: LoadedModel, directory: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats
+) -> Export:
     """Write the network's files into the model directory if they hold, and return what became of them.
 
     `description` is the `model.json` to be, with temperature and thresholds; `read` gives the validation films, and
@@ -79,16 +85,18 @@ def export_network(model: LoadedModel, directory: Path, description: Mapping[str
     weights = head_weights(model.network, torch.from_numpy(first)[None, None])
     if weights is not None:
         write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
-    outcome = _fastest_that_holds(directory / NETWORK_FILES[0], description, read, logits,
-                                  activation_map=None if weights is None else HEAD)
+    outcome = _fastest_that_holds(
+        directory / NETWORK_FILES[0], description, read, logits, activation_map=None if weights is None else HEAD
+    )
     if not outcome.shipped:
         for name in (*NETWORK_FILES, HEAD_FILE):
             (directory / name).unlink(missing_ok=True)
     return outcome
 
 
-def _fastest_that_holds(network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *,
-                        activation_map: str | None) -> Export:
+def _fastest_that_holds(
+    network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *, activation_map: str | None
+) -> Export:
     """Return the outcome in the processor's fastest format or, where that does not hold, in float32."""
     quick = compare(network, description, read, logits, precision=fastest_precision(), activation_map=activation_map)
     if quick.shipped or quick.precision == Precision.FLOAT32:
@@ -120,8 +128,15 @@ def write_network(model: LoadedModel, target: Path) -> None:
     openvino.save_model(converted, str(target), compress_to_fp16=False)
 
 
-def compare(network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *,
-            precision: Precision, activation_map: str | None) -> Export:
+def compare(
+    network: Path,
+    description: Mapping[str, Any],
+    read: ReadFilms,
+    logits: Floats,
+    *,
+    precision: Precision,
+    activation_map: str | None,
+) -> Export:
     """Return how a network file's answers differ from torch's `logits`, (films, classes) in float32."""
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
@@ -136,8 +151,17 @@ def compare(network: Path, description: Mapping[str, Any], read: ReadFilms, logi
         fast[close] = _run(exact, read(close))
     others = sum(calls.decisions(ours) != calls.decisions(torchs) for ours, torchs in zip(fast, logits, strict=True))
     shipped = difference <= TOLERANCE and others == 0
-    return Export(OPENVINO, shipped, _reason(difference, others, len(logits)), str(precision), len(logits), difference,
-                  len(close), others, activation_map)
+    return Export(
+        OPENVINO,
+        shipped,
+        _reason(difference, others, len(logits)),
+        str(precision),
+        len(logits),
+        difference,
+        len(close),
+        others,
+        activation_map,
+    )
 
 
 def _run(network: CompiledNetwork, films: Iterable[Film]) -> Floats:

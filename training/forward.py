@@ -24,8 +24,14 @@ _FILMS_AT_ONCE = 512
 """Films held in memory: they are read once for all candidates, a part after the other."""
 
 
-def predict_split(kind: type[Kind], models: Mapping[str, LoadedModel], records: Sequence[ImageRecord], folder: Path, *,
-                  shape: tuple[int, int]) -> dict[str, Kind]:
+def predict_split(
+    kind: type[Kind],
+    models: Mapping[str, LoadedModel],
+    records: Sequence[ImageRecord],
+    folder: Path,
+    *,
+    shape: tuple[int, int],
+) -> dict[str, Kind]:
     """Return every model's predictions of the films `<folder>/<image_id>.png`, in float32, evaluation mode.
 
     Each film is decoded once for all models; a few hundred are in memory at a time. Raises `ManifestError` or
@@ -36,13 +42,17 @@ def predict_split(kind: type[Kind], models: Mapping[str, LoadedModel], records: 
         for name, model in models.items():
             parts[name].append(_logits(model, films, f"{name} on {folder.name}"))
     labels = np.array([item.label.rank for item in records], np.int64)
-    names = (tuple(item.image_id for item in records), tuple(item.patient_id for item in records),
-             tuple(breast_id(item) for item in records))
+    names = (
+        tuple(item.image_id for item in records),
+        tuple(item.patient_id for item in records),
+        tuple(breast_id(item) for item in records),
+    )
     return {name: kind(*names, labels, np.concatenate(rows).astype(np.float64)) for name, rows in parts.items()}
 
 
-def read_films(records: Sequence[ImageRecord], folder: Path, *,
-               shape: tuple[int, int]) -> Iterator[npt.NDArray[np.float32]]:
+def read_films(
+    records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
+) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the films, float32 of `shape` (H, W) in [0, 1]; a few hundred are in memory at a time."""
     for films in _in_parts(records, folder, shape):
         yield from (films[index][0][0].numpy() for index in range(len(films)))

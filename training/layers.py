@@ -52,7 +52,7 @@ class Dropout(nn.Dropout):
             return input
         rank, size = world()
         rows = input.shape[0]
-        drawn = torch.rand((rows * size, *input.shape[1:]), device=input.device)[rank * rows:(rank + 1) * rows]
+        drawn = torch.rand((rows * size, *input.shape[1:]), device=input.device)[rank * rows : (rank + 1) * rows]
         return input * (drawn >= self.p).to(input.dtype) / (1 - self.p)
 
 

@@ -49,8 +49,9 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
 def require_circles(films: Films, option: str) -> None:
     """Raise `ConfigError`, naming the hyperparameter, where no film has an annotated circle: it would teach nothing."""
     if not any(record.lesions for record in films.records):
-        raise ConfigError(f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has "
-                          f"any")
+        raise ConfigError(
+            f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has any"
+        )
 
 
 def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
@@ -68,8 +69,9 @@ def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
 class LocatedFilms(Dataset[LocatedItem]):
     """Training films with the targets of their places; `films[draw]` is a `LocatedItem`."""
 
-    def __init__(self, films: Dataset[Any], records: Sequence[ImageRecord], *, shape: tuple[int, int],
-                 grid: tuple[int, int]) -> None:
+    def __init__(
+        self, films: Dataset[Any], records: Sequence[ImageRecord], *, shape: tuple[int, int], grid: tuple[int, int]
+    ) -> None:
         """Take the films or their maps, of (H, W) pixels, and how many places (h, w) the network sees in one."""
         self.films, self.records, self.shape, self.grid = films, records, shape, grid
 

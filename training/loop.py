@@ -49,10 +49,12 @@ class EpochResult:
 
     def line(self) -> str:
         """Return the epoch as one line of `name=value` pairs."""
-        return (f"epoch={self.epoch} train_loss={self.train_loss:.4f} validation_loss={self.validation_loss:.4f} "
-                f"validation_macro_auc={self.validation_macro_auc:.4f} "
-                f"validation_balanced_accuracy={self.validation_balanced_accuracy:.4f} "
-                f"learning_rate={self.learning_rate:.5f} seconds={self.seconds:.1f}")
+        return (
+            f"epoch={self.epoch} train_loss={self.train_loss:.4f} validation_loss={self.validation_loss:.4f} "
+            f"validation_macro_auc={self.validation_macro_auc:.4f} "
+            f"validation_balanced_accuracy={self.validation_balanced_accuracy:.4f} "
+            f"learning_rate={self.learning_rate:.5f} seconds={self.seconds:.1f}"
+        )
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -88,9 +90,17 @@ class Progress:
         return {}
 
 
-def fit(network: FilmNetwork, train: Films, validation: Films, config: TrainConfig, *, pretrained: bool,
-        world: World = ALONE, checkpoints: CheckpointStore | None = None,
-        check_stop: Callable[[], None] = lambda: None) -> Progress:
+def fit(
+    network: FilmNetwork,
+    train: Films,
+    validation: Films,
+    config: TrainConfig,
+    *,
+    pretrained: bool,
+    world: World = ALONE,
+    checkpoints: CheckpointStore | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Progress:
     """Train the network and return the history and the best epoch's weights, which the network has at the end too.
 
     Where the classifier learns alone, checkpoints and `best` hold nothing else. `check_stop` is called between steps
@@ -98,8 +108,9 @@ def fit(network: FilmNetwork, train: Films, validation: Films, config: TrainConf
     be shared equally by the processes.
     """
     if config.batch_size % world.size:
-        raise ConfigError(f"hyperparameter batch_size={config.batch_size} must be a multiple of the job's "
-                          f"{world.size} processes")
+        raise ConfigError(
+            f"hyperparameter batch_size={config.batch_size} must be a multiple of the job's {world.size} processes"
+        )
     network.to(world.device).to(memory_format=torch.channels_last)
     learns, (train, validation) = learner(network, config, train, validation)
     run = _Run(learns, train, validation, config, pretrained, world, check_stop)
@@ -120,9 +131,18 @@ def fit(network: FilmNetwork, train: Films, validation: Films, config: TrainConf
     return progress
 
 
-def refit(network: FilmNetwork, films: Films, config: TrainConfig, *, epochs: int, precision: Precision,
-          pretrained: bool, world: World = ALONE, checkpoints: CheckpointStore | None = None,
-          check_stop: Callable[[], None] = lambda: None) -> list[float]:
+def refit(
+    network: FilmNetwork,
+    films: Films,
+    config: TrainConfig,
+    *,
+    epochs: int,
+    precision: Precision,
+    pretrained: bool,
+    world: World = ALONE,
+    checkpoints: CheckpointStore | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> list[float]:
     """Train the network on all the films for the first `epochs` of the config's schedule and return their losses.
 
     There is nothing left to measure it on: how long to train was chosen before. Else as `fit`.
@@ -146,8 +166,16 @@ def refit(network: FilmNetwork, films: Films, config: TrainConfig, *, epochs: in
 class _Run:
     """What stays the same over the epochs of one run."""
 
-    def __init__(self, network: Learner, train: Films, validation: Films, config: TrainConfig,
-                 pretrained: bool, world: World, check_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        network: Learner,
+        train: Films,
+        validation: Films,
+        config: TrainConfig,
+        pretrained: bool,
+        world: World,
+        check_stop: Callable[[], None],
+    ) -> None:
         self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
         self.check_stop = check_stop
         share_batch_statistics(network, world.device)
@@ -171,17 +199,22 @@ class _Run:
         if saved is None:
             chosen = Precision.FLOAT32
             if isinstance(self.network, FilmNetwork):
-                chosen = choose_precision(self.config.precision, self.network, shape=self.films.shape,
-                                          device=self.world.device)
+                chosen = choose_precision(
+                    self.config.precision, self.network, shape=self.films.shape, device=self.world.device
+                )
             return Progress(agree(chosen, self.world), takes_last=self.config.final is Final.MEAN)
         if self.world.leads:
             print(f"resumed from epoch {saved['epoch']}", flush=True)
         return self._restore(saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> Progress:
-        progress = Progress(Precision(saved["precision"]), [EpochResult(**item) for item in saved["history"]],
-                            saved["best"] or saved["network"], [part.numpy() for part in saved["logits"]],
-                            self.config.final is Final.MEAN)
+        progress = Progress(
+            Precision(saved["precision"]),
+            [EpochResult(**item) for item in saved["history"]],
+            saved["best"] or saved["network"],
+            [part.numpy() for part in saved["logits"]],
+            self.config.final is Final.MEAN,
+        )
         if saved["network"] is None:
             self.network.load_state_dict(progress.best)
         else:
@@ -197,8 +230,11 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """Return network, optimiser and scaler as `load` takes them."""
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
-                "scaler": self.scaler.state_dict()}
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def snapshot(self, progress: Progress) -> dict[str, Any]:
         """Return all that `resume` needs, as tensors and plain values, nothing twice."""
@@ -217,8 +253,14 @@ class _Run:
         """Train one epoch, measure the network on validation, and return what it said there, (films, classes), too."""
         start = time.perf_counter()
         train_loss, rate = self.train(epoch, precision)
-        logits = predict(self.network, self.validation, batch_size=self.config.batch_size, precision=precision,
-                         world=self.world, check_stop=self.check_stop)
+        logits = predict(
+            self.network,
+            self.validation,
+            batch_size=self.config.batch_size,
+            precision=precision,
+            world=self.world,
+            check_stop=self.check_stop,
+        )
         loss, auc, accuracy = measure(logits, self.validation.labels)
         result = EpochResult(epoch, train_loss, loss, auc, accuracy, rate, round(time.perf_counter() - start, 3))
         return result, logits
@@ -237,14 +279,25 @@ class _Run:
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * len(loader) + step)
-            total += train_step(model, images, labels, optimiser=self.optimiser, scaler=self.scaler,
-                                weights=self.loss_weights, smoothing=self.config.label_smoothing, precision=precision,
-                                wanted=wanted, location_weight=self.config.location_weight)
+            total += train_step(
+                model,
+                images,
+                labels,
+                optimiser=self.optimiser,
+                scaler=self.scaler,
+                weights=self.loss_weights,
+                smoothing=self.config.label_smoothing,
+                precision=precision,
+                wanted=wanted,
+                location_weight=self.config.location_weight,
+            )
             self.check_stop()
         mean = float(gather_rows(total.cpu().numpy()[None], self.world).mean()) / len(loader)
         if not np.isfinite(mean):
-            raise ConfigError(f"epoch {epoch}: the training loss is {mean}; lower learning_rate="
-                              f"{self.config.learning_rate} or head_learning_rate={self.config.head_learning_rate}")
+            raise ConfigError(
+                f"epoch {epoch}: the training loss is {mean}; lower learning_rate="
+                f"{self.config.learning_rate} or head_learning_rate={self.config.head_learning_rate}"
+            )
         return mean, rate
 
     @property
@@ -262,20 +315,31 @@ class _Run:
 
     def _loader(self, epoch: int) -> DataLoader[Any]:
         config, world = self.config, self.world
-        order = epoch_order(self.films.labels, config.sampling, seed=config.seed, epoch=epoch,
-                            batch_size=config.batch_size)
-        batches = EpochBatches(order, epoch=epoch, batch_size=config.batch_size, rank=world.rank,
-                               world_size=world.size)
+        order = epoch_order(
+            self.films.labels, config.sampling, seed=config.seed, epoch=epoch, batch_size=config.batch_size
+        )
+        batches = EpochBatches(order, epoch=epoch, batch_size=config.batch_size, rank=world.rank, world_size=world.size)
         films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
         if self.grid is not None:
             films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
-        return DataLoader(films, batch_sampler=batches, num_workers=config.workers,
-                          pin_memory=world.device.type == "cuda")
+        return DataLoader(
+            films, batch_sampler=batches, num_workers=config.workers, pin_memory=world.device.type == "cuda"
+        )
 
 
-def train_step(model: nn.Module, images: Tensor, labels: Tensor, *, optimiser: AdamW, scaler: torch.amp.GradScaler,
-               weights: Tensor, smoothing: float, precision: Precision, wanted: Sequence[Tensor] = (),
-               location_weight: float = 0.0) -> Tensor:
+def train_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    optimiser: AdamW,
+    scaler: torch.amp.GradScaler,
+    weights: Tensor,
+    smoothing: float,
+    precision: Precision,
+    wanted: Sequence[Tensor] = (),
+    location_weight: float = 0.0,
+) -> Tensor:
     """Make one step on a batch, (N, 1, H, W) and (N,), and return its loss, detached.
 
     Where the location of lesions counts `wanted` holds the targets of the places, (N, h, w), and `model` is
@@ -298,8 +362,15 @@ def train_step(model: nn.Module, images: Tensor, labels: Tensor, *, optimiser: A
     return loss.detach()
 
 
-def predict(network: Learner, films: Films, *, batch_size: int, precision: Precision, world: World = ALONE,
-            check_stop: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
+def predict(
+    network: Learner,
+    films: Films,
+    *,
+    batch_size: int,
+    precision: Precision,
+    world: World = ALONE,
+    check_stop: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
     """Return the (N, classes) logits of all films, computed by all processes; the films are used as they are.
 
     A `HeadAlone` takes their maps, `FilmMaps`.

@@ -20,10 +20,30 @@ from processing.records import Label
 from training.bootstrap import Floats, Integers, Interval, MetricError, Resamples, bootstrap_interval
 
 __all__ = [
-    "Interval", "Metric", "MetricError", "Resamples", "accuracy", "balanced_accuracy", "bootstrap_interval", "brier",
-    "calibration_bins", "class_auc", "confusion_matrix", "expected_calibration_error", "f1", "log_loss", "macro_auc",
-    "malignant_auc", "precision", "probabilistic_f1", "ratio", "recall", "roc_auc", "roc_curve",
-    "sensitivity_at_specificity", "specificity_at_sensitivity",
+    "Interval",
+    "Metric",
+    "MetricError",
+    "Resamples",
+    "accuracy",
+    "balanced_accuracy",
+    "bootstrap_interval",
+    "brier",
+    "calibration_bins",
+    "class_auc",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "f1",
+    "log_loss",
+    "macro_auc",
+    "malignant_auc",
+    "precision",
+    "probabilistic_f1",
+    "ratio",
+    "recall",
+    "roc_auc",
+    "roc_curve",
+    "sensitivity_at_specificity",
+    "specificity_at_sensitivity",
 ]
 
 CALIBRATION_BINS = 10
@@ -36,8 +56,15 @@ _SUM_TOLERANCE = 1e-3
 class Metric:
     """A figure over labelled images, for them as they are and for resamples of them."""
 
-    def __init__(self, name: str, figures: Callable[[Integers, Floats, Floats], Floats], *, needs: str,
-                 binary: bool = False, share: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        figures: Callable[[Integers, Floats, Floats], Floats],
+        *,
+        needs: str,
+        binary: bool = False,
+        share: bool = False,
+    ) -> None:
         """Take the weighted figures, what they need to be defined, and their kind.
 
         `binary`: labels are 0 or 1 with a score; `share`: the figure is a share of some of the images.
@@ -70,8 +97,11 @@ def _check_classes(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> t
     probabilities = np.asarray(values, np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] < 2:
         raise MetricError(f"{name}: probabilities must be (images, classes), not {probabilities.shape}")
-    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()
-            and (np.abs(probabilities.sum(axis=1) - 1) <= _SUM_TOLERANCE).all()):
+    if not (
+        np.isfinite(probabilities).all()
+        and (probabilities >= 0).all()
+        and (np.abs(probabilities.sum(axis=1) - 1) <= _SUM_TOLERANCE).all()
+    ):
         raise MetricError(f"{name}: probabilities must be finite, not below 0, and sum to 1 for each image")
     return _check_labels(name, labels, *probabilities.shape), probabilities
 
@@ -175,8 +205,15 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> lis
     truth, values = _check_classes("calibration_bins", labels, probabilities)
     member = _bins(values, CALIBRATION_BINS).astype(bool).T
     confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
-    return [{"confidence": float(confidence[inside].mean()), "accuracy": float(right[inside].mean()),
-             "images": int(inside.sum())} for inside in member if inside.any()]
+    return [
+        {
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(right[inside].mean()),
+            "images": int(inside.sum()),
+        }
+        for inside in member
+        if inside.any()
+    ]
 
 
 def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -259,14 +296,19 @@ def class_auc(index: int) -> Metric:
 
 def precision(index: int) -> Metric:
     """Return the share of the images predicted as this class that are of it; undefined when none is predicted."""
-    return Metric(f"precision of class {index}", partial(_precision, index), needs="an image predicted as this class",
-                  share=True)
+    return Metric(
+        f"precision of class {index}", partial(_precision, index), needs="an image predicted as this class", share=True
+    )
 
 
 def recall(index: int) -> Metric:
     """Return the share of the images of this class that are predicted as it."""
-    return Metric(f"recall of class {index}", lambda *given: _recalls(*given)[:, index], needs="an image of this class",
-                  share=True)
+    return Metric(
+        f"recall of class {index}",
+        lambda *given: _recalls(*given)[:, index],
+        needs="an image of this class",
+        share=True,
+    )
 
 
 def f1(index: int) -> Metric:

@@ -23,24 +23,33 @@ CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registra
 
 LICENCES: Mapping[str, str] = {
     "mias": "mini-MIAS, 322 digitised films of 161 women, United Kingdom. Research only: it may not be sold or rented. "
-            "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
-            "Medica, International Congress Series 1069, 375-378.",
+    "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
+    "Medica, International Congress Series 1069, 375-378.",
     "rsna": "RSNA Screening Mammography Breast Cancer Detection challenge 2023, screening exams from Australia and the "
-            "United States. Non-commercial research only.",
+    "United States. Non-commercial research only.",
 }
 """By the dataset's name in the manifest."""
 SYNTHETIC = "Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
 
-INTENDED = ("Research on mammogram classification: comparing methods, teaching, and testing the integration of such "
-            "models. Users are researchers and engineers.")
-NOT_INTENDED = ("Diagnosis, triage, screening or any decision about a person. It is not a medical device, nobody has "
-                "cleared it, and no figure here is from a prospective or external study.")
+INTENDED = (
+    "Research on mammogram classification: comparing methods, teaching, and testing the integration of such "
+    "models. Users are researchers and engineers."
+)
+NOT_INTENDED = (
+    "Diagnosis, triage, screening or any decision about a person. It is not a medical device, nobody has "
+    "cleared it, and no figure here is from a prospective or external study."
+)
 
 
 def write_cards(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Write `model_card.md`, `model_card.json` and `registration.json` of an evaluation into a folder."""
-    card = package_card(evaluation, data="; ".join(data_licences(evaluation)), intended=INTENDED,
-                        not_intended=NOT_INTENDED, limits=list(limits(evaluation)))
+    card = package_card(
+        evaluation,
+        data="; ".join(data_licences(evaluation)),
+        intended=INTENDED,
+        not_intended=NOT_INTENDED,
+        limits=list(limits(evaluation)),
+    )
     write_bytes(folder / CARD, render_card(evaluation).encode())
     write_json(folder / PACKAGE_CARD, card)
     write_json(folder / REGISTRATION, {"model_card": json.dumps(card, sort_keys=True)})
@@ -48,23 +57,38 @@ def write_cards(evaluation: Mapping[str, Any], folder: Path) -> None:
 
 def render_card(evaluation: Mapping[str, Any]) -> str:
     """Return `model_card.md`."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False,  # Markdown, not HTML
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["figure"] = words
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     selected = evaluation["selected"]
     candidate = evaluation["candidates"][selected["cnn"]]
     return environment.get_template(TEMPLATE).render(
-        evaluation=evaluation, selected=selected, candidate=candidate, origin=origin_of(candidate),
-        title=title(evaluation), licences=data_licences(evaluation), intended=INTENDED, not_intended=NOT_INTENDED,
-        limits=list(limits(evaluation)), items=checklist(evaluation), reproducibility=STATEMENT)
+        evaluation=evaluation,
+        selected=selected,
+        candidate=candidate,
+        origin=origin_of(candidate),
+        title=title(evaluation),
+        licences=data_licences(evaluation),
+        intended=INTENDED,
+        not_intended=NOT_INTENDED,
+        limits=list(limits(evaluation)),
+        items=checklist(evaluation),
+        reproducibility=STATEMENT,
+    )
 
 
 def title(evaluation: Mapping[str, Any]) -> str:
     """Return the card's heading, which names data and protocol."""
     kind = "Synthetic " if evaluation["synthetic"] else ""
-    return (f"{evaluation['selected']['cnn']} on {kind}{evaluation['dataset'].upper()}, "
-            f"protocol {evaluation['protocol']}")
+    return (
+        f"{evaluation['selected']['cnn']} on {kind}{evaluation['dataset'].upper()}, protocol {evaluation['protocol']}"
+    )
 
 
 def words(figure: Mapping[str, Any]) -> str:
@@ -93,10 +117,14 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if not evaluation["leakage"]["passed"]:
         yield f"The leakage audit {evaluation['leakage']['verdict']}. No figure can be trusted."
     if evaluation["protocol"] != "patient":
-        yield (f"Protocol {evaluation['protocol']}: images of one patient lie on both sides of the split, so every "
-               "figure is too good.")
-    yield (f"Small data: {training['images']} training originals, {test['images']} test images of {test['patients']} "
-           "patients. Differences within the intervals are no differences.")
+        yield (
+            f"Protocol {evaluation['protocol']}: images of one patient lie on both sides of the split, so every "
+            "figure is too good."
+        )
+    yield (
+        f"Small data: {training['images']} training originals, {test['images']} test images of {test['patients']} "
+        "patients. Differences within the intervals are no differences."
+    )
     if test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] is None:
         yield "The test is too small for an interval of the macro AUC: chance is not ruled out."
     elif test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] <= 0.5:

@@ -24,8 +24,9 @@ NAMES: tuple[str, ...] = tuple(str(cnn) for cnn in Cnn)
 class FilmNetwork(nn.Module):
     """A classifier of films: normalisation, then `body`, some part of which is the classifier, the `head`."""
 
-    def __init__(self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise,
-                 pool: str | None = None) -> None:
+    def __init__(
+        self, name: str, body: nn.Module, *, head: str, cam_layer: str, normalise: Normalise, pool: str | None = None
+    ) -> None:
         """Take the network and the paths, inside `body`, of its classifier and of its last layer that knows places.
 
         `pool` is the child of `body` that makes one place of all; before it the children compute in their order.
@@ -101,9 +102,17 @@ def top(places: Tensor, count: int) -> Tensor:
     return torch.cat([flat[:, :1].mean(dim=2), strongest], dim=1)
 
 
-def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None = None, dropout: float = 0.0,
-                seed: int = 0, pooling: Pooling = Pooling.MEAN, top_places: int = TrainConfig.top_places,
-                stride: int = TrainConfig.stride) -> FilmNetwork:
+def build_model(
+    name: str,
+    *,
+    classes: int | Sequence[str],
+    weights: Path | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    pooling: Pooling = Pooling.MEAN,
+    top_places: int = TrainConfig.top_places,
+    stride: int = TrainConfig.stride,
+) -> FilmNetwork:
     """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
 
     `classes` is their number or their names. Raises `ConfigError` for an unknown name, fewer than two classes, or a
@@ -134,8 +143,9 @@ def build_model(name: str, *, classes: int | Sequence[str], weights: Path | None
 def _initialise(module: nn.Module) -> None:
     """He et al. 2015: without it AlexNet, which has no normalisation, hardly learns from scratch."""
     if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out" if isinstance(module, nn.Conv2d) else "fan_in",
-                                nonlinearity="relu")
+        nn.init.kaiming_normal_(
+            module.weight, mode="fan_out" if isinstance(module, nn.Conv2d) else "fan_in", nonlinearity="relu"
+        )
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -154,13 +164,15 @@ def _modified_cnn(classes: int, dropout: float) -> FilmNetwork:
     body.add_module("features", nn.Sequential(*blocks))
     body.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     body.add_module("head", _head(widths[-1], classes, dropout))
-    return FilmNetwork("modified_cnn", body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)),
-                       pool="pool")
+    return FilmNetwork(
+        "modified_cnn", body, head="head", cam_layer="features.4.1", normalise=Normalise((0.3,), (0.3,)), pool="pool"
+    )
 
 
 def _convolution(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(after),
-                         nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+    )
 
 
 def _alexnet(classes: int, dropout: float) -> FilmNetwork:
@@ -181,14 +193,26 @@ def _resnet50(classes: int, dropout: float) -> FilmNetwork:
 def _efficientnet_lite0(classes: int, dropout: float) -> FilmNetwork:
     """Tan and Le 2019 in its Lite form, the parameters named as in the published weights."""
     body = efficientnet_lite0(_head(FEATURES, classes, dropout))
-    return FilmNetwork("efficientnet_lite0", body, head="_fc", cam_layer="_last",
-                       normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3), pool="_pool")
+    return FilmNetwork(
+        "efficientnet_lite0",
+        body,
+        head="_fc",
+        cam_layer="_last",
+        normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3),
+        pool="_pool",
+    )
 
 
 def _lite0_at_16(classes: int, dropout: float) -> FilmNetwork:
     """EfficientNet-Lite0 up to its last reduction: four times the places, and maps of smaller things."""
-    return FilmNetwork("efficientnet_lite0", lite0_at_16(_head(NARROW, classes, dropout)), head="_fc",
-                       cam_layer="_last", normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3), pool="_pool")
+    return FilmNetwork(
+        "efficientnet_lite0",
+        lite0_at_16(_head(NARROW, classes, dropout)),
+        head="_fc",
+        cam_layer="_last",
+        normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3),
+        pool="_pool",
+    )
 
 
 def _imagenet() -> Normalise:

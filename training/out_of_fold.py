@@ -47,8 +47,9 @@ class OutOfFold:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
             logits = np.array([[float(row[name]) for name in _LOGITS] for row in rows], np.float64)
-            return cls(tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64),
-                       logits)
+            return cls(
+                tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64), logits
+            )
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: not the out-of-fold logits of this version: {error}") from None
 
@@ -57,23 +58,36 @@ class OutOfFold:
         place = {image_id: index for index, image_id in enumerate(self.image_ids)}
         names = tuple(record.image_id for record in records)
         if set(names) != set(place) or len(names) != len(self.image_ids):
-            raise ConfigError(f"{FILE}: {len(place)} films of which {len(set(names) & set(place))} are among the "
-                              f"{len(names)} of the development set: a model is judged on the films it was made of")
+            raise ConfigError(
+                f"{FILE}: {len(place)} films of which {len(set(names) & set(place))} are among the "
+                f"{len(names)} of the development set: a model is judged on the films it was made of"
+            )
         order = [place[name] for name in names]
         return OutOfFold(names, self.folds[order], self.logits[order])
 
     def predictions(self, records: Sequence[ImageRecord]) -> ValidationPredictions:
         """Return the logits as what temperature, thresholds and the choice of a network are made of."""
         labels = np.array([record.label.rank for record in records], np.int64)
-        return ValidationPredictions(self.image_ids, tuple(record.patient_id for record in records),
-                                     tuple(breast_id(record) for record in records), labels, self.of(records).logits)
+        return ValidationPredictions(
+            self.image_ids,
+            tuple(record.patient_id for record in records),
+            tuple(breast_id(record) for record in records),
+            labels,
+            self.of(records).logits,
+        )
 
 
-def write_out_of_fold(directory: Path, records: Sequence[ImageRecord], folds: Sequence[int],
-                      logits: npt.NDArray[np.float32]) -> str:
+def write_out_of_fold(
+    directory: Path, records: Sequence[ImageRecord], folds: Sequence[int], logits: npt.NDArray[np.float32]
+) -> str:
     """Write the logits, (films, classes), and return the file's SHA-256; image ids alone name the films."""
-    rows = [{"image_id": record.image_id, "fold": str(fold),
-             **{name: repr(float(value)) for name, value in zip(_LOGITS, row, strict=True)}}
-            for record, fold, row in zip(records, folds, logits, strict=True)]
+    rows = [
+        {
+            "image_id": record.image_id,
+            "fold": str(fold),
+            **{name: repr(float(value)) for name, value in zip(_LOGITS, row, strict=True)},
+        }
+        for record, fold, row in zip(records, folds, logits, strict=True)
+    ]
     write_csv(directory / FILE, _COLUMNS, rows)
     return sha256(directory / FILE)

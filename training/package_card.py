@@ -15,13 +15,21 @@ LARGEST = 100_000
 _LONG, _SHORT, _VALUE = 2048, 1024, 63
 """Characters of a text, of a detail or a note, and of a metric's text."""
 
-FIGURES = ("macro_auc", "malignant_auc", "accuracy", "balanced_accuracy", "expected_calibration_error", "brier",
-           "log_loss")
+FIGURES = (
+    "macro_auc",
+    "malignant_auc",
+    "accuracy",
+    "balanced_accuracy",
+    "expected_calibration_error",
+    "brier",
+    "log_loss",
+)
 _CREATOR = "mammopipe, an open pipeline for research on mammograms"
 
 
-def package_card(evaluation: Mapping[str, Any], *, data: str, intended: str, not_intended: str,
-                 limits: Sequence[str]) -> dict[str, Any]:
+def package_card(
+    evaluation: Mapping[str, Any], *, data: str, intended: str, not_intended: str, limits: Sequence[str]
+) -> dict[str, Any]:
     """Return the card of an evaluation; `ConfigError` where it would be longer than the registry takes."""
     selected = evaluation["selected"]
     candidate = evaluation["candidates"][selected["cnn"]]
@@ -33,13 +41,15 @@ def package_card(evaluation: Mapping[str, Any], *, data: str, intended: str, not
             "factors_affecting_model_efficiency": _cut(" ".join(limits), _LONG),
             "risk_rating": "High",
             "explanations_for_risk_rating": "A wrong answer about a mammogram, believed, could harm a person; the "
-                                            "model is for research only.",
+            "model is for research only.",
         },
         "training_details": {
             "objective_function": {"function": {"function": "Minimize", "facet": "Loss"}},
             "training_observations": _cut(
                 f"{candidate['architecture']}, {candidate['initialisation']}; epoch {candidate['best_epoch']} of "
-                f"{candidate['epochs_run']}; split by {evaluation['protocol']}.", _SHORT),
+                f"{candidate['epochs_run']}; split by {evaluation['protocol']}.",
+                _SHORT,
+            ),
             "training_job_details": {"user_provided_training_metrics": list(_training_metrics(candidate))},
         },
         "evaluation_details": [_evaluation(evaluation, split) for split in ("test", "validation")],
@@ -69,29 +79,53 @@ def _evaluation(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
     figures, protocol = selected[split], evaluation["protocol"]
     groups = [
         ("overall", {name: figures[name] for name in FIGURES}),
-        ("by class", {f"{key} of {name}": figures[key][name] for key in ("auc", "precision", "recall", "f1")
-                      for name in evaluation["classes"]}),
-        ("pointing game", {f"{key} of {group}": found[key] for group, found in evaluation["pointing"][split].items()
-                           for key in ("hits", "chance")}),
-        ("calibration", {f"{key}, {method}": found[key] for method, found in evaluation["calibration"][split].items()
-                         for key in ("expected_calibration_error", "brier")}),
+        (
+            "by class",
+            {
+                f"{key} of {name}": figures[key][name]
+                for key in ("auc", "precision", "recall", "f1")
+                for name in evaluation["classes"]
+            },
+        ),
+        (
+            "pointing game",
+            {
+                f"{key} of {group}": found[key]
+                for group, found in evaluation["pointing"][split].items()
+                for key in ("hits", "chance")
+            },
+        ),
+        (
+            "calibration",
+            {
+                f"{key}, {method}": found[key]
+                for method, found in evaluation["calibration"][split].items()
+                for key in ("expected_calibration_error", "brier")
+            },
+        ),
         *_subgroups(figures),
     ]
     seen = "measured once, after every choice" if split == "test" else "chose network and thresholds: too good"
     return {
         "name": f"{split} split, protocol {protocol}",
         "evaluation_observation": f"{counts['images']} images of {counts['patients']} patients; {seen}. Intervals are "
-                                  "of 95 %, by patient.",
-        "metric_groups": [{"name": name, "metric_data": [_metric(key, found) for key, found in members.items()]}
-                          for name, members in groups] + [_matrix(evaluation, split)],
+        "of 95 %, by patient.",
+        "metric_groups": [
+            {"name": name, "metric_data": [_metric(key, found) for key, found in members.items()]}
+            for name, members in groups
+        ]
+        + [_matrix(evaluation, split)],
     }
 
 
 def _subgroups(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the malignant AUC of the subgroups of each attribute that has one."""
     for attribute, values in figures["subgroups"]["by"].items():
-        members = {f"malignant AUC, {item['value']} (n={item['images']})": item["malignant_auc"] for item in values
-                   if item["malignant_auc"]["value"] is not None}
+        members = {
+            f"malignant AUC, {item['value']} (n={item['images']})": item["malignant_auc"]
+            for item in values
+            if item["malignant_auc"]["value"] is not None
+        }
         if members:
             yield f"by {attribute}"[:_VALUE], members
 
@@ -105,15 +139,29 @@ def _metric(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 def _matrix(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
     matrix = evaluation["candidates"][evaluation["selected"]["cnn"]][split]["confusion_matrix"]
-    return {"name": "confusion", "metric_data": [{
-        "name": "confusion matrix", "type": "matrix", "value": matrix, "notes": "rows the truth, columns the answer",
-        "x_axis_name": list(evaluation["classes"]), "y_axis_name": list(evaluation["classes"])}]}
+    return {
+        "name": "confusion",
+        "metric_data": [
+            {
+                "name": "confusion matrix",
+                "type": "matrix",
+                "value": matrix,
+                "notes": "rows the truth, columns the answer",
+                "x_axis_name": list(evaluation["classes"]),
+                "y_axis_name": list(evaluation["classes"]),
+            }
+        ],
+    }
 
 
 def _details(evaluation: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "dataset": evaluation["dataset"], "synthetic": str(evaluation["synthetic"]).lower(),
-        "profile": evaluation["profile"], "protocol": evaluation["protocol"],
-        "network": evaluation["selected"]["cnn"], "rule": evaluation["selected"]["rule"],
-        "leakage_audit": _cut(evaluation["leakage"]["verdict"], _SHORT), "intended_use": "research only",
+        "dataset": evaluation["dataset"],
+        "synthetic": str(evaluation["synthetic"]).lower(),
+        "profile": evaluation["profile"],
+        "protocol": evaluation["protocol"],
+        "network": evaluation["selected"]["cnn"],
+        "rule": evaluation["selected"]["rule"],
+        "leakage_audit": _cut(evaluation["leakage"]["verdict"], _SHORT),
+        "intended_use": "research only",
     }

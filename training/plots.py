@@ -51,8 +51,9 @@ def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> li
     return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
 
 
-def plot(title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = False,
-         mark_x: float | None = None) -> Markup:
+def plot(
+    title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = False, mark_x: float | None = None
+) -> Markup:
     """Return the picture; `diagonal` draws what chance or perfect calibration would be, `mark_x` a vertical line."""
     parts = [_frame(axes)]
     if diagonal:
@@ -62,14 +63,16 @@ def plot(title: str, axes: Axes, lines: Sequence[Line], *, diagonal: bool = Fals
         parts.append(_path([(mark_x, axes.y_ticks[0]), (mark_x, axes.y_ticks[-1])], axes, "reference"))
     parts += [_line(line, axes) for line in lines]
     return Markup('<svg class="plot" role="img" viewBox="0 0 {} {}"><title>{}</title>{}</svg>').format(
-        WIDTH, HEIGHT, title, Markup("").join(parts))
+        WIDTH, HEIGHT, title, Markup("").join(parts)
+    )
 
 
 def _line(line: Line, axes: Axes) -> Markup:
     dot = Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>')
     dots = Markup("").join(
         dot.format(line.style, *axes.place(point), radius)
-        for point, radius in zip(line.points, line.dots, strict=False))
+        for point, radius in zip(line.points, line.dots, strict=False)
+    )
     return _path(line.points, axes, f"line {line.style}") + dots
 
 
@@ -84,14 +87,20 @@ def _frame(axes: Axes) -> Markup:
     parts = []
     for value in axes.x_ticks:
         x = axes.place((value, axes.y_ticks[0]))[0]
-        parts.append(Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
-                            '<text x="{0:.1f}" y="{3:.1f}" text-anchor="middle">{4:g}</text>').format(
-            x, top, bottom, bottom + 15, value))
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1:.1f}" y2="{2:.1f}"/>'
+                '<text x="{0:.1f}" y="{3:.1f}" text-anchor="middle">{4:g}</text>'
+            ).format(x, top, bottom, bottom + 15, value)
+        )
     for value in axes.y_ticks:
         y = axes.place((axes.x_ticks[0], value))[1]
-        parts.append(Markup('<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>'
-                            '<text x="{3:.1f}" y="{4:.1f}" text-anchor="end">{5:g}</text>').format(
-            left, right, y, left - 6, y + 4, value))
+        parts.append(
+            Markup(
+                '<line class="grid" x1="{0:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{2:.1f}"/>'
+                '<text x="{3:.1f}" y="{4:.1f}" text-anchor="end">{5:g}</text>'
+            ).format(left, right, y, left - 6, y + 4, value)
+        )
     middle = (top + bottom) / 2
     title = Markup('<text class="title" x="{:.1f}" y="{:.1f}" text-anchor="middle"{}>{}</text>')
     turned = Markup(' transform="rotate(-90 12 {:.1f})"').format(middle)

@@ -24,13 +24,25 @@ from training.scorecard import figure, undefined
 
 ASKED = (Label.MALIGNANT, Label.BENIGN)
 
-hit_share = Metric("hits", lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
-                   needs="a film with an annotated lesion", binary=True, share=True)
-chance_level = Metric("chance", lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
-                      needs="a film with an annotated lesion", binary=True)
-above_chance = Metric("above_chance", lambda hits, chance, weights: ratio(weights @ (hits - chance),
-                                                                          weights.sum(axis=1)),
-                      needs="a film with an annotated lesion", binary=True)
+hit_share = Metric(
+    "hits",
+    lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+    share=True,
+)
+chance_level = Metric(
+    "chance",
+    lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+)
+above_chance = Metric(
+    "above_chance",
+    lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+)
 """Share of films that are hit, less the chance level of the same films."""
 
 
@@ -46,8 +58,9 @@ class Pointed:
     """Whether nothing in the film speaks for its class."""
 
 
-def pointing_game(model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]],
-                  resamples: Resamples) -> dict[str, Any]:
+def pointing_game(
+    model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]], resamples: Resamples
+) -> dict[str, Any]:
     """Return by class, and of both, films, patients, the share that is hit, the chance level and their difference.
 
     `films` are all that a split is judged by, in parts with the folder of each, `resamples` their draws. A film of no
@@ -58,8 +71,10 @@ def pointing_game(model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord
     pointed = (found for part, folder in films for found in point(model, list(filter(_plays, part)), folder))
     found = dict(zip(places, pointed, strict=True))
     groups = {"both": set(ASKED), **{str(label): {label} for label in ASKED}}
-    return {name: _group([index for index, record in enumerate(records) if record.label in labels], found, resamples)
-            for name, labels in groups.items()}
+    return {
+        name: _group([index for index, record in enumerate(records) if record.label in labels], found, resamples)
+        for name, labels in groups.items()
+    }
 
 
 def _plays(record: ImageRecord) -> bool:
@@ -71,11 +86,19 @@ def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resampl
     draws = resamples.of(playing)
     hits: Integers = np.array([found[index].hit for index in playing], np.int64)
     chance: Floats = np.array([found[index].chance for index in playing], np.float64)
-    measured = {metric.name: figure(metric, hits, chance, draws) if len(playing) else
-                undefined(f"undefined: there must be {metric.needs}")
-                for metric in (hit_share, chance_level, above_chance)}
-    return {"images": len(playing), "patients": draws.patients, "not_annotated": len(members) - len(playing),
-            "empty_maps": sum(found[index].empty for index in playing), **measured}
+    measured = {
+        metric.name: figure(metric, hits, chance, draws)
+        if len(playing)
+        else undefined(f"undefined: there must be {metric.needs}")
+        for metric in (hit_share, chance_level, above_chance)
+    }
+    return {
+        "images": len(playing),
+        "patients": draws.patients,
+        "not_annotated": len(members) - len(playing),
+        "empty_maps": sum(found[index].empty for index in playing),
+        **measured,
+    }
 
 
 def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
@@ -88,8 +111,12 @@ def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> I
         breast = image[0].numpy() > 0
         row, column = peak(heat)
         empty = not heat.any()
-        yield Pointed(record.image_id, bool(lesions[row, column]) and not empty,
-                      float((lesions & breast).sum() / max(int(breast.sum()), 1)), empty)
+        yield Pointed(
+            record.image_id,
+            bool(lesions[row, column]) and not empty,
+            float((lesions & breast).sum() / max(int(breast.sum()), 1)),
+            empty,
+        )
 
 
 def peak(heat: npt.NDArray[np.float32]) -> tuple[int, int]:

@@ -46,9 +46,14 @@ def told(network: str, predictions: Predictions, temperature: float) -> Iterator
     """Yield the rows of `FILE` of a network's calibrated predictions, in their order."""
     of_class = dict(enumerate(Label))
     for place, shares in enumerate(predictions.probabilities(temperature)):
-        yield {"network": network, "split": str(predictions.split), "image_id": predictions.image_ids[place],
-               "patient_id": predictions.patients[place], "label": of_class[int(predictions.labels[place])],
-               **{label: f"{shares[rank]:.9g}" for rank, label in of_class.items()}}
+        yield {
+            "network": network,
+            "split": str(predictions.split),
+            "image_id": predictions.image_ids[place],
+            "patient_id": predictions.patients[place],
+            "label": of_class[int(predictions.labels[place])],
+            **{label: f"{shares[rank]:.9g}" for rank, label in of_class.items()},
+        }
 
 
 class ValidationPredictions(Predictions):
@@ -70,14 +75,18 @@ Kind = TypeVar("Kind", bound=Predictions)
 def require_validation(predictions: Predictions, what: str) -> None:
     """Raise `LeakError` unless these are predictions of validation; `what` names what would be fitted on them."""
     if not isinstance(predictions, ValidationPredictions):
-        raise LeakError(f"{what}: would be fitted on predictions of split={predictions.split}; "
-                        f"only those of {Split.VALIDATION} may be")
+        raise LeakError(
+            f"{what}: would be fitted on predictions of split={predictions.split}; "
+            f"only those of {Split.VALIDATION} may be"
+        )
 
 
 def pick(predictions: Kind, places: Integers) -> Kind:
     """Return the predictions of some of the images, by their places."""
-    names = {name: tuple(getattr(predictions, name)[place] for place in places)
-             for name in ("image_ids", "patients", "breasts")}
+    names = {
+        name: tuple(getattr(predictions, name)[place] for place in places)
+        for name in ("image_ids", "patients", "breasts")
+    }
     return replace(predictions, **names, labels=predictions.labels[places], logits=predictions.logits[places])
 
 

@@ -44,8 +44,12 @@ class Fit:
         by_id = {record.image_id: record for record in records}
         splits = Counter(str(by_id[name].split) if name in by_id else "unknown" for name in self.image_ids)
         lines = sorted(f"{name} {by_id[name].sha256 if name in by_id else ''}\n" for name in self.image_ids)
-        return {"what": self.what, "images": len(self.image_ids), "splits": dict(sorted(splits.items())),
-                "digest": hashlib.sha256("".join(lines).encode()).hexdigest()}
+        return {
+            "what": self.what,
+            "images": len(self.image_ids),
+            "splits": dict(sorted(splits.items())),
+            "digest": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        }
 
 
 def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Finding]:
@@ -54,12 +58,20 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
     unknown = {name for fit in fits for name in fit.image_ids} - {record.image_id for record in records}
     findings = []
     for fit in fits:
-        for kind, what, names in (("fitted-on-test", "of the test split", tested),
-                                  ("fitted-on-unknown", "that the manifest lacks", unknown)):
+        for kind, what, names in (
+            ("fitted-on-test", "of the test split", tested),
+            ("fitted-on-unknown", "that the manifest lacks", unknown),
+        ):
             found = tuple(name for name in fit.image_ids if name in names)
             if found:
-                findings.append(Finding(kind, found, f"{fit.what}: {len(found)} of the {len(fit.image_ids)} films that "
-                                                     f"it was fitted on are films {what}, such as {found[0]}"))
+                findings.append(
+                    Finding(
+                        kind,
+                        found,
+                        f"{fit.what}: {len(found)} of the {len(fit.image_ids)} films that "
+                        f"it was fitted on are films {what}, such as {found[0]}",
+                    )
+                )
     return findings
 
 
@@ -68,13 +80,16 @@ def audit_calibration(name: str, used: Calibration, validation: ValidationPredic
     require_validation(validation, f"calibration of {name}")
     fitted = calibrate(validation)
     pairs = [("temperature", used.temperature, fitted.temperature)]
-    pairs += [(f"threshold of the operating point {aim}", used.operating_points[aim].threshold, point.threshold)
-              for aim, point in fitted.operating_points.items()]
+    pairs += [
+        (f"threshold of the operating point {aim}", used.operating_points[aim].threshold, point.threshold)
+        for aim, point in fitted.operating_points.items()
+    ]
     return _not_from(validation, name, pairs)
 
 
-def audit_comparison(name: str, used: Comparison | None, validation: ValidationPredictions,
-                     rule: BreastRule) -> list[Finding]:
+def audit_comparison(
+    name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
+) -> list[Finding]:
     """Return a finding for each value of a candidate's comparison of breasts that fitting it again does not give."""
     require_validation(validation, f"comparison of {name}")
     if used is None:
@@ -83,16 +98,26 @@ def audit_comparison(name: str, used: Comparison | None, validation: ValidationP
     if fitted is None:
         return [Finding("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
     pairs = [("temperature of compared breasts", used.temperature, fitted.temperature)]
-    pairs += [(f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
-              for level, thresholds in used.thresholds.items() for goal, value in thresholds.items()]
+    pairs += [
+        (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
+        for level, thresholds in used.thresholds.items()
+        for goal, value in thresholds.items()
+    ]
     return _not_from(validation, name, pairs)
 
 
 def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:
     """Return a finding for each (what, value, expected) whose value is not what is expected."""
-    return [Finding("not-from-validation", (), f"{name}: {what} is {value:.6g}, and fitted on the "
-                                               f"{len(validation.image_ids)} films of validation it is {expected:.6g}")
-            for what, value, expected in pairs if not abs(value - expected) <= _SAME * max(1.0, abs(expected))]
+    return [
+        Finding(
+            "not-from-validation",
+            (),
+            f"{name}: {what} is {value:.6g}, and fitted on the "
+            f"{len(validation.image_ids)} films of validation it is {expected:.6g}",
+        )
+        for what, value, expected in pairs
+        if not abs(value - expected) <= _SAME * max(1.0, abs(expected))
+    ]
 
 
 def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Finding]:
@@ -101,9 +126,16 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
     `records` are what a training job uses (`SegmentedData.learnt`).
     """
     expected = training_digest(records, folder)
-    return [Finding("trained-on-other-films", (), f"{name}: weights, and the statistics in them, were fitted on films "
-                    f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}")
-            for name, digest in sorted(digests.items()) if digest != expected]
+    return [
+        Finding(
+            "trained-on-other-films",
+            (),
+            f"{name}: weights, and the statistics in them, were fitted on films "
+            f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}",
+        )
+        for name, digest in sorted(digests.items())
+        if digest != expected
+    ]
 
 
 def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Finding]:
@@ -115,10 +147,16 @@ def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], prot
     members: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):
         members[protocol.unit(record)].append((fold, record.image_id))
-    return [Finding("held-out-film-known", tuple(image for _, image in films),
-                    f"{name}: the images {films[0][1]} and {films[-1][1]}, which protocol {protocol} keeps together, "
-                    f"were held out in folds {films[0][0]} and {films[-1][0]}")
-            for films in map(sorted, members.values()) if films[0][0] != films[-1][0]]
+    return [
+        Finding(
+            "held-out-film-known",
+            tuple(image for _, image in films),
+            f"{name}: the images {films[0][1]} and {films[-1][1]}, which protocol {protocol} keeps together, "
+            f"were held out in folds {films[0][0]} and {films[-1][0]}",
+        )
+        for films in map(sorted, members.values())
+        if films[0][0] != films[-1][0]
+    ]
 
 
 def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
@@ -126,8 +164,7 @@ def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
 
     `records` are in the manifest's order, their paths relative to `folder`.
     """
-    rows = {split: [record for record in records if record.split is split]
-            for split in (Split.TRAIN, Split.VALIDATION)}
+    rows = {split: [record for record in records if record.split is split] for split in (Split.TRAIN, Split.VALIDATION)}
     files = {str(split): _files(members, folder) for split, members in rows.items()}
     return data_digest([record for members in rows.values() for record in members], files)
 
@@ -147,8 +184,9 @@ def with_findings(leakage: Mapping[str, Any], findings: Sequence[Finding], *, fi
     return LeakageReport((*kept, *findings), checked).as_dict()
 
 
-def audited(leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding],
-            records: Sequence[ImageRecord]) -> dict[str, Any]:
+def audited(
+    leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding], records: Sequence[ImageRecord]
+) -> dict[str, Any]:
     """Return `leakage` and `fitted` of `evaluation.json`: the split's audit with that of what was fitted on it."""
     whole = with_findings(leakage, [*findings, *audit_fits(fits, records)], fits=len(fits))
     print(f"leakage audit: {whole['verdict']}", flush=True)

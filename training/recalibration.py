@@ -51,8 +51,10 @@ def fit(method: Method, validation: ValidationPredictions) -> Probabilities:
 
 def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
     given = validation.probabilities(1.0)
-    steps = [IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)
-             for index in range(given.shape[1])]
+    steps = [
+        IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)
+        for index in range(given.shape[1])
+    ]
     frequencies = np.bincount(validation.labels, minlength=given.shape[1]) / len(validation.labels)
 
     def answer(predictions: Predictions) -> Floats:
@@ -92,11 +94,17 @@ def compare(validation: ValidationPredictions, test: TestPredictions, draws: Map
 
     `draws` are those of either split, by its name.
     """
-    on_validation = {str(method): _measured(validation.labels, cross_fitted(method, validation), draws["validation"])
-                     for method in Method}
+    on_validation = {
+        str(method): _measured(validation.labels, cross_fitted(method, validation), draws["validation"])
+        for method in Method
+    }
     on_test = {str(method): _measured(test.labels, fit(method, validation)(test), draws["test"]) for method in Method}
-    return {"served": str(Method.TEMPERATURE), "folds": int(patient_folds(validation).max()) + 1,
-            "validation": on_validation, "test": on_test}
+    return {
+        "served": str(Method.TEMPERATURE),
+        "folds": int(patient_folds(validation).max()) + 1,
+        "validation": on_validation,
+        "test": on_test,
+    }
 
 
 def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict[str, Any]:

@@ -68,15 +68,20 @@ class Reference:
             arrays = {name: np.asarray(found[name], np.float64) for name in _ARRAYS}
         except (SafetensorError, KeyError) as error:
             raise ConfigError(f"{path}: not a reference of this version: {error}") from None
-        return cls(np.array(stated["malignancy_deciles"], np.float64), float(stated["entropy_limit"]),
-                   float(strangeness["limit"]), arrays)
+        return cls(
+            np.array(stated["malignancy_deciles"], np.float64),
+            float(stated["entropy_limit"]),
+            float(strangeness["limit"]),
+            arrays,
+        )
 
     def save(self, directory: Path) -> dict[str, Any]:
         """Write the arrays into a model directory and return the values for `reference` of `model.json`."""
         path = directory / REFERENCE_FILE
         write_bytes(path, save_arrays({name: np.ascontiguousarray(self.arrays[name], np.float32) for name in _ARRAYS}))
         return {
-            "fitted_on": "validation", "malignancy_deciles": self.malignancy_deciles.tolist(),
+            "fitted_on": "validation",
+            "malignancy_deciles": self.malignancy_deciles.tolist(),
             "entropy_limit": self.entropy_limit,
             "strangeness": {"file": path.name, "sha256": sha256(path), "limit": self.strangeness_limit},
         }
@@ -102,8 +107,9 @@ def entropy(probabilities: Floats) -> Floats:
     return found
 
 
-def fit_reference(trained_on: Floats, validation: Floats, probabilities: Floats, *, malignant: int,
-                  folds: Integers | None = None) -> Reference:
+def fit_reference(
+    trained_on: Floats, validation: Floats, probabilities: Floats, *, malignant: int, folds: Integers | None = None
+) -> Reference:
     """Return what is usual, from features of training originals and of validation, (films, channels).
 
     `probabilities`, (films, classes), are the calibrated ones of the validation films. `folds`, (films,), are those of
@@ -114,7 +120,9 @@ def fit_reference(trained_on: Floats, validation: Floats, probabilities: Floats,
     return Reference(
         np.quantile(probabilities[:, malignant], np.arange(1, 10) / 10),
         float(np.quantile(entropy(probabilities), ENTROPY_QUANTILE)),
-        STRANGENESS_MARGIN * float(np.quantile(distances, STRANGENESS_QUANTILE)), arrays)
+        STRANGENESS_MARGIN * float(np.quantile(distances, STRANGENESS_QUANTILE)),
+        arrays,
+    )
 
 
 def _held_out(features: Floats, folds: Integers) -> Floats:
@@ -137,8 +145,13 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     # The axes' own coordinates are few beside the films: their covariance is well known but for the shrinkage.
     values, vectors = np.linalg.eigh(ledoit_wolf(inside))
     whitening = vectors / np.sqrt(np.maximum(values, _TINY) * count)
-    arrays = {"mean": mean, "scale": scale, "axes": axes, "whitening": whitening,
-              "residual": np.array(max(float(np.square(left).sum(axis=1).mean()), _TINY))}
+    arrays = {
+        "mean": mean,
+        "scale": scale,
+        "axes": axes,
+        "whitening": whitening,
+        "residual": np.array(max(float(np.square(left).sum(axis=1).mean()), _TINY)),
+    }
     # As they will be read: the limit belongs to the rounded numbers.
     return {name: np.asarray(array, np.float32).astype(np.float64) for name, array in arrays.items()}
 

@@ -22,15 +22,28 @@ TEMPLATE = "report.html.j2"
 
 def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     """Return the page; `pictures` holds the example films by image id, and those without one are listed without it."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals.update(
-        figure=partial(figure, evaluation), number=partial(number, evaluation),
-        look_up=partial(look_up, evaluation), levels=partial(levels, evaluation), roc_plot=roc_plot,
-        reliability_plot=reliability_plot, loss_plot=loss_plot, score_plot=score_plot, beside_chance=beside_chance,
-        origin_of=origin_of)
-    return environment.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures,
-                                                     reproducibility=STATEMENT)
+        figure=partial(figure, evaluation),
+        number=partial(number, evaluation),
+        look_up=partial(look_up, evaluation),
+        levels=partial(levels, evaluation),
+        roc_plot=roc_plot,
+        reliability_plot=reliability_plot,
+        loss_plot=loss_plot,
+        score_plot=score_plot,
+        beside_chance=beside_chance,
+        origin_of=origin_of,
+    )
+    return environment.get_template(TEMPLATE).render(
+        evaluation=evaluation, pictures=pictures, reproducibility=STATEMENT
+    )
 
 
 def look_up(evaluation: Mapping[str, Any], path: str) -> Any:
@@ -56,16 +69,19 @@ def figure(evaluation: Mapping[str, Any], path: str) -> Markup:
     found = look_up(evaluation, path)
     if found["value"] is None:
         return Markup('<span class="figure" data-path="{}" title="{}"><small>{}</small></span>').format(
-            path, found["reason"], found["reason"].partition(":")[0])
+            path, found["reason"], found["reason"].partition(":")[0]
+        )
     bounds = "no interval" if found["low"] is None else f"{found['low']:.3f} to {found['high']:.3f}"
     return Markup('<span class="figure" data-path="{}"><b>{:.3f}</b> <small>{}</small></span>').format(
-        path, found["value"], bounds)
+        path, found["value"], bounds
+    )
 
 
 def number(evaluation: Mapping[str, Any], path: str, style: str = "") -> Markup:
     """Return a plain value as the page shows it; `style` is a format such as `.3f`."""
     return Markup('<span class="number" data-path="{}" data-style="{}">{}</span>').format(
-        path, style, format(look_up(evaluation, path), style))
+        path, style, format(look_up(evaluation, path), style)
+    )
 
 
 def origin_of(candidate: Mapping[str, Any]) -> str:
@@ -86,8 +102,11 @@ def beside_chance(found: Mapping[str, Any]) -> str:
 
 def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
     """Return the one-vs-rest ROC curves of a scorecard."""
-    lines = [Line(list(zip(curve["false_positive_rate"], curve["sensitivity"], strict=True)), f"of-{name}")
-             for name, curve in figures["roc"].items() if curve is not None]
+    lines = [
+        Line(list(zip(curve["false_positive_rate"], curve["sensitivity"], strict=True)), f"of-{name}")
+        for name, curve in figures["roc"].items()
+        if curve is not None
+    ]
     return plot(title, Axes("1 - specificity", "sensitivity", UNIT_TICKS, UNIT_TICKS), lines, diagonal=True)
 
 
@@ -106,16 +125,24 @@ def loss_plot(candidate: Mapping[str, Any], title: str) -> Markup:
 
 def score_plot(candidate: Mapping[str, Any], title: str) -> Markup:
     """Return validation macro AUC and balanced accuracy by epoch."""
-    return _curves(candidate, {"validation_macro_auc": "of-auc", "validation_balanced_accuracy": "of-accuracy"},
-                   "on validation", title, unit=True)
+    return _curves(
+        candidate,
+        {"validation_macro_auc": "of-auc", "validation_balanced_accuracy": "of-accuracy"},
+        "on validation",
+        title,
+        unit=True,
+    )
 
 
-def _curves(candidate: Mapping[str, Any], series: Mapping[str, str], y_title: str, title: str, *,
-            unit: bool = False) -> Markup:
+def _curves(
+    candidate: Mapping[str, Any], series: Mapping[str, str], y_title: str, title: str, *, unit: bool = False
+) -> Markup:
     history = candidate["history"]
     values = [epoch[name] for epoch in history for name in series]
     epochs = ticks(1, max(2, len(history)), whole=True)
     axes = Axes("epoch", y_title, [max(epochs[0], 0), *epochs[1:]], UNIT_TICKS if unit else ticks(0, max(values)))
-    lines = [Line([(epoch["epoch"], epoch[name]) for epoch in history], style, [2.5] * len(history))
-             for name, style in series.items()]
+    lines = [
+        Line([(epoch["epoch"], epoch[name]) for epoch in history], style, [2.5] * len(history))
+        for name, style in series.items()
+    ]
     return plot(title, axes, lines, mark_x=candidate["best_epoch"])

@@ -66,8 +66,15 @@ def loss_weights(labels: NDArray[np.int64], sampling: Sampling, classes: int) ->
 class EpochBatches(Sampler[list[Draw]]):
     """The batches of an epoch, of which one process takes its rows: slice `rank` of `world_size`."""
 
-    def __init__(self, order: Sequence[int] | NDArray[np.int64], *, epoch: int, batch_size: int, rank: int = 0,
-                 world_size: int = 1) -> None:
+    def __init__(
+        self,
+        order: Sequence[int] | NDArray[np.int64],
+        *,
+        epoch: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         """Take the order of whole batches; `batch_size` counts all processes and divides by their number."""
         self.order, self.epoch, self.batch_size = order, epoch, batch_size
         self.rows = batch_size // world_size

@@ -13,30 +13,44 @@ from training.metrics import Metric, MetricError
 LEVEL = 0.95
 """Of every confidence interval."""
 
-OVERALL: tuple[Metric, ...] = (metrics.accuracy, metrics.balanced_accuracy, metrics.macro_auc, metrics.malignant_auc,
-                               metrics.expected_calibration_error, metrics.brier, metrics.log_loss)
+OVERALL: tuple[Metric, ...] = (
+    metrics.accuracy,
+    metrics.balanced_accuracy,
+    metrics.macro_auc,
+    metrics.malignant_auc,
+    metrics.expected_calibration_error,
+    metrics.brier,
+    metrics.log_loss,
+)
 OF_A_CLASS: Mapping[str, Callable[[int], Metric]] = {
-    "auc": metrics.class_auc, "precision": metrics.precision, "recall": metrics.recall, "f1": metrics.f1}
+    "auc": metrics.class_auc,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "f1": metrics.f1,
+}
 
 _CURVE_POINTS = 200
 """Points that a stored ROC curve has at the most; a plot shows no more."""
 
 
-def scorecard(labels: Integers, probabilities: Floats, *, classes: Sequence[str],
-              resamples: Resamples) -> dict[str, Any]:
+def scorecard(
+    labels: Integers, probabilities: Floats, *, classes: Sequence[str], resamples: Resamples
+) -> dict[str, Any]:
     """Return confusion matrix (rows are the truth), every metric with its interval by patient, and the plots' points.
 
     `labels` (n,) class index, `probabilities` (n, classes). What is undefined has the value `None` and a reason.
     """
     figures: dict[str, Any] = {
-        "images": len(labels), "patients": resamples.patients,
+        "images": len(labels),
+        "patients": resamples.patients,
         "confusion_matrix": metrics.confusion_matrix(labels, probabilities).tolist(),
     }
     for metric in OVERALL:
         figures[metric.name] = figure(metric, labels, probabilities, resamples)
     for name, of_class in OF_A_CLASS.items():
-        figures[name] = {label: figure(of_class(index), labels, probabilities, resamples)
-                         for index, label in enumerate(classes)}
+        figures[name] = {
+            label: figure(of_class(index), labels, probabilities, resamples) for index, label in enumerate(classes)
+        }
     figures["roc"] = {label: _roc(labels == index, probabilities[:, index]) for index, label in enumerate(classes)}
     figures["reliability"] = metrics.calibration_bins(labels, probabilities)
     return figures

@@ -38,8 +38,14 @@ class Choice:
     selected: str
 
 
-def choose(validation: Mapping[str, ValidationPredictions], *, classes: Sequence[str], resamples: Resamples,
-           breast_rule: BreastRule, other_breast: float = 0.0) -> Choice:
+def choose(
+    validation: Mapping[str, ValidationPredictions],
+    *,
+    classes: Sequence[str],
+    resamples: Resamples,
+    breast_rule: BreastRule,
+    other_breast: float = 0.0,
+) -> Choice:
     """Return the candidates calibrated and measured on validation, and the one with the highest macro AUC there.
 
     Of equals the first by name. `other_breast` is the weight of the comparison of breasts, which has no part in the

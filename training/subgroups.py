@@ -29,8 +29,13 @@ SIZE_BANDS = (("under 10 mm", 10), ("10 to 19 mm", 20), ("20 to 49 mm", 50), ("5
 AGAINST_ALL = ("finding", "lesion size")
 """Attributes of a lesion: a film without one has none of them, so their malignant films are told from all others."""
 
-right_share = Metric("accuracy", lambda right, scores, weights: ratio(weights @ right, weights.sum(axis=1)),
-                     needs="at least one image", binary=True, share=True)
+right_share = Metric(
+    "accuracy",
+    lambda right, scores, weights: ratio(weights @ right, weights.sum(axis=1)),
+    needs="at least one image",
+    binary=True,
+    share=True,
+)
 """The share of images whose most probable class is the true one, of 0 or 1 an image."""
 
 
@@ -69,8 +74,9 @@ ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
 """What images are divided by; an image has one value of each, or several flags."""
 
 
-def subgroups(records: Sequence[ImageRecord], images: Cases, right: Integers, threshold: float,
-              resamples: Resamples) -> dict[str, Any]:
+def subgroups(
+    records: Sequence[ImageRecord], images: Cases, right: Integers, threshold: float, resamples: Resamples
+) -> dict[str, Any]:
     """Return the figures of every subgroup of the images, for attributes of which more than one value is stated.
 
     `images` are the cases of the level of images, in the order of the records; `right`, (images,) 0 or 1, whether the
@@ -79,11 +85,20 @@ def subgroups(records: Sequence[ImageRecord], images: Cases, right: Integers, th
     """
     found = {name: _members([of(record) for record in records]) for name, of in ATTRIBUTES.items()}
     return {
-        "least_patients": LEAST_PATIENTS, "threshold": threshold,
-        "by": {name: [{"value": value, **_subgroup(members, images, right, threshold, resamples),
-                       "malignant_auc": _auc(members, images, resamples, against_all=name in AGAINST_ALL)}
-                      for value, members in values.items()]
-               for name, values in found.items() if len(values.keys() - {UNKNOWN}) > 1},
+        "least_patients": LEAST_PATIENTS,
+        "threshold": threshold,
+        "by": {
+            name: [
+                {
+                    "value": value,
+                    **_subgroup(members, images, right, threshold, resamples),
+                    "malignant_auc": _auc(members, images, resamples, against_all=name in AGAINST_ALL),
+                }
+                for value, members in values.items()
+            ]
+            for name, values in found.items()
+            if len(values.keys() - {UNKNOWN}) > 1
+        },
     }
 
 
@@ -99,12 +114,15 @@ def _order(value: str) -> tuple[bool, int, int, str]:
     return value == UNKNOWN, bands.index(value) if value in bands else 0, int(value) if value.isdecimal() else 0, value
 
 
-def _subgroup(members: Integers, images: Cases, right: Integers, threshold: float,
-              resamples: Resamples) -> dict[str, Any]:
+def _subgroup(
+    members: Integers, images: Cases, right: Integers, threshold: float, resamples: Resamples
+) -> dict[str, Any]:
     malignant, scores, draws = images.malignant[members], images.scores[members], resamples.of(members)
     few = _too_few(malignant, draws)
     return {
-        "images": len(members), "patients": draws.patients, "malignant": int(malignant.sum()),
+        "images": len(members),
+        "patients": draws.patients,
+        "malignant": int(malignant.sum()),
         "sensitivity": few(1) or figure(sensitivity_at(threshold), malignant, scores, draws),
         "specificity": few(0) or figure(specificity_at(threshold), malignant, scores, draws),
         "accuracy": few(0, 1, either=True) or figure(right_share, right[members], scores, draws),

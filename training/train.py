@@ -59,15 +59,21 @@ class Inputs:
     @cached_property
     def data_digest(self) -> str:
         """Of manifest rows and files of both splits."""
-        return data_digest([*self.train.records, *self.validation.records],
-                           {"train": self.train.sha256, "validation": self.validation.sha256})
+        return data_digest(
+            [*self.train.records, *self.validation.records],
+            {"train": self.train.sha256, "validation": self.validation.sha256},
+        )
 
     @cached_property
     def digest(self) -> str:
         """Of everything that decides how the run ends; its checkpoints carry it."""
-        return run_digest(hyperparameters=self.config.to_json(), preprocess=self.preprocess.to_json(),
-                          weights=self.weights.to_json() if self.weights else None, data=self.data_digest,
-                          code=self.code_digest)
+        return run_digest(
+            hyperparameters=self.config.to_json(),
+            preprocess=self.preprocess.to_json(),
+            weights=self.weights.to_json() if self.weights else None,
+            data=self.data_digest,
+            code=self.code_digest,
+        )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -90,16 +96,18 @@ def read_inputs(paths: ContainerPaths) -> Inputs:
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
-    records = learnt(read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds),
-                     protocol=protocol)
+    records = learnt(
+        read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds), protocol=protocol
+    )
     films = {split: _read_films(paths, records, split, preprocess) for split in (Split.TRAIN, Split.VALIDATION)}
     if not config.folds:
         for split, dataset in films.items():
             require_every_class(dataset, split)
     weights = find_weights(paths.channel("weights"), config.cnn)
     if weights is None and config.learns is Learns.HEAD:
-        raise ConfigError(f"hyperparameter learns=head needs pretrained weights; {paths.channel('weights')} has no "
-                          f"{config.cnn}*")
+        raise ConfigError(
+            f"hyperparameter learns=head needs pretrained weights; {paths.channel('weights')} has no {config.cnn}*"
+        )
     return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
 
 
@@ -147,11 +155,13 @@ def _stage_parts(paths: ContainerPaths) -> list[Path]:
     return parts
 
 
-def _read_films(paths: ContainerPaths, records: Sequence[ImageRecord], split: Split,
-                preprocess: PreprocessConfig) -> FilmDataset:
+def _read_films(
+    paths: ContainerPaths, records: Sequence[ImageRecord], split: Split, preprocess: PreprocessConfig
+) -> FilmDataset:
     rows = [record for record in records if record.split is split]
-    return FilmDataset(rows, paths.channel(split), shape=(preprocess.height, preprocess.width),
-                       description=f"{split} films")
+    return FilmDataset(
+        rows, paths.channel(split), shape=(preprocess.height, preprocess.width), description=f"{split} films"
+    )
 
 
 def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:
@@ -167,13 +177,25 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
     if inputs.config.folds:
         where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
         network, progress = cross_validate(
-            inputs.train.joined(inputs.validation), inputs.config, inputs.protocol,
-            lambda: build_network(inputs), pretrained=inputs.weights is not None, where=where)
+            inputs.train.joined(inputs.validation),
+            inputs.config,
+            inputs.protocol,
+            lambda: build_network(inputs),
+            pretrained=inputs.weights is not None,
+            where=where,
+        )
     else:
         network = build_network(inputs)
-        progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=inputs.weights is not None,
-                       world=world, checkpoints=CheckpointStore(paths.checkpoints, inputs.digest),
-                       check_stop=stop.check)
+        progress = fit(
+            network,
+            inputs.train,
+            inputs.validation,
+            inputs.config,
+            pretrained=inputs.weights is not None,
+            world=world,
+            checkpoints=CheckpointStore(paths.checkpoints, inputs.digest),
+            check_stop=stop.check,
+        )
     if world.leads:
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
 
@@ -181,16 +203,28 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
 def build_network(inputs: Inputs) -> FilmNetwork:
     """Return the network as it starts: with the pretrained weights where they are staged, and no film seen."""
     config = inputs.config
-    return build_model(config.cnn, classes=list(Label), weights=inputs.weights.path if inputs.weights else None,
-                       dropout=config.dropout, seed=config.seed, pooling=config.pooling, top_places=config.top_places,
-                       stride=config.stride)
+    return build_model(
+        config.cnn,
+        classes=list(Label),
+        weights=inputs.weights.path if inputs.weights else None,
+        dropout=config.dropout,
+        seed=config.seed,
+        pooling=config.pooling,
+        top_places=config.top_places,
+        stride=config.stride,
+    )
 
 
 def _opening_line(inputs: Inputs, world: World) -> str:
-    initialisation = (f"pretrained ({inputs.weights.path.name})" if inputs.weights
-                      else f"scratch (no {inputs.config.cnn}* in the weights channel)")
-    return (f"cnn={inputs.config.cnn} initialisation={initialisation} train_images={len(inputs.train)} "
-            f"validation_images={len(inputs.validation)} device={world.device} processes={world.size}")
+    initialisation = (
+        f"pretrained ({inputs.weights.path.name})"
+        if inputs.weights
+        else f"scratch (no {inputs.config.cnn}* in the weights channel)"
+    )
+    return (
+        f"cnn={inputs.config.cnn} initialisation={initialisation} train_images={len(inputs.train)} "
+        f"validation_images={len(inputs.validation)} device={world.device} processes={world.size}"
+    )
 
 
 def save_model(
@@ -201,8 +235,10 @@ def save_model(
         progress.save(paths.model)
     artifact.save(paths.model, network, describe(inputs, progress, seconds=seconds))
     best = progress.history[progress.best_epoch - 1]
-    print(f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",
-          flush=True)
+    print(
+        f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",
+        flush=True,
+    )
 
 
 def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str, Any]:
@@ -231,8 +267,11 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
             "seconds": round(seconds, 3),
             **progress.described(),
         },
-        "metrics": {"validation_macro_auc": best.validation_macro_auc, "validation_loss": best.validation_loss,
-                    "validation_balanced_accuracy": best.validation_balanced_accuracy},
+        "metrics": {
+            "validation_macro_auc": best.validation_macro_auc,
+            "validation_loss": best.validation_loss,
+            "validation_balanced_accuracy": best.validation_balanced_accuracy,
+        },
         "weights_sha256": "",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }

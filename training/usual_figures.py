@@ -16,8 +16,15 @@ from training.distributions import Distribution, Floats, fit_distributions
 from training.reference import entropy
 
 IMAGE = ("level_low", "level_mid", "level_high", "detail")
-SEGMENTATION = ("coverage", "air_level", "threshold", "chest_side_evidence", "pectoral_share", "pectoral_contrast",
-                "flagged")
+SEGMENTATION = (
+    "coverage",
+    "air_level",
+    "threshold",
+    "chest_side_evidence",
+    "pectoral_share",
+    "pectoral_contrast",
+    "flagged",
+)
 SCORE = ("malignancy", "entropy")
 FIGURES = (*IMAGE, *SEGMENTATION, *SCORE)
 EVERYTHING = "all"
@@ -45,26 +52,34 @@ def groups_of(machine: str, site: str) -> list[str]:
     return [EVERYTHING, *named, *([f"site {site}"] if site else [])]
 
 
-def fit_usual(trained_on: Sequence[ImageRecord], validation: Sequence[ImageRecord], probabilities: Floats, *,
-              malignant: int) -> dict[str, Any]:
+def fit_usual(
+    trained_on: Sequence[ImageRecord], validation: Sequence[ImageRecord], probabilities: Floats, *, malignant: int
+) -> dict[str, Any]:
     """Return the JSON values of `reference.distributions`.
 
     `probabilities`, (films, classes), are the calibrated ones of the validation films: those of films that the network
     learnt from would be surer than any that it is shown later.
     """
-    scores = [{"malignancy": float(row[malignant]), "entropy": float(nats)}
-              for row, nats in zip(probabilities, entropy(probabilities), strict=True)]
+    scores = [
+        {"malignancy": float(row[malignant]), "entropy": float(nats)}
+        for row, nats in zip(probabilities, entropy(probabilities), strict=True)
+    ]
     judged = {record.image_id for record in validation}
     rows = [(record, film_figures(record.quality)) for record in trained_on if record.image_id not in judged]
-    rows += [(record, {**film_figures(record.quality), **score})
-             for record, score in zip(validation, scores, strict=True)]
+    rows += [
+        (record, {**film_figures(record.quality), **score}) for record, score in zip(validation, scores, strict=True)
+    ]
     members: dict[str, list[tuple[str, Mapping[str, float]]]] = defaultdict(list)
     for record, figures in rows:
         for group in groups_of(record.machine_id, record.site_id):
             members[group].append((f"{record.dataset} {record.patient_id}", figures))
-    return to_json({group: fit_distributions([figures for _, figures in films], [exam for exam, _ in films])
-                    for group, films in members.items()
-                    if group == EVERYTHING or len({exam for exam, _ in films}) >= LEAST_EXAMS})
+    return to_json(
+        {
+            group: fit_distributions([figures for _, figures in films], [exam for exam, _ in films])
+            for group, films in members.items()
+            if group == EVERYTHING or len({exam for exam, _ in films}) >= LEAST_EXAMS
+        }
+    )
 
 
 def to_json(distributions: Distributions) -> dict[str, Any]:
@@ -74,5 +89,7 @@ def to_json(distributions: Distributions) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> dict[str, dict[str, Distribution]]:
     """Return distributions from their JSON values; raises `ConfigError` or `KeyError` for what are none."""
-    return {group: {name: Distribution.from_json(each) for name, each in figures.items()}
-            for group, figures in values.items()}
+    return {
+        group: {name: Distribution.from_json(each) for name, each in figures.items()}
+        for group, figures in values.items()
+    }

@@ -19,8 +19,16 @@ _OPTIONAL = ".num_batches_tracked"
 """A counter that torchvision's older files lack; it has no part in what a network computes."""
 
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError,
-               pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 """What torch's restricted unpickler raises on bytes that are no state dict."""
 
 
@@ -45,8 +53,11 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
     when several files fit.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    fitting = [path for path in files if path.suffix in SUFFIXES
-               and path.name.replace("-", "_").startswith(name.replace("-", "_"))]
+    fitting = [
+        path
+        for path in files
+        if path.suffix in SUFFIXES and path.name.replace("-", "_").startswith(name.replace("-", "_"))
+    ]
     if len(fitting) > 1:
         raise ConfigError(f"{folder}: {', '.join(path.name for path in fitting)} all fit cnn={name}; stage one of them")
     if not fitting:
@@ -91,10 +102,15 @@ def load_body(body: nn.Module, state: dict[str, Tensor], *, head: str, where: Pa
     wanted = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
     missing = [key for key in wanted if key not in kept and not key.endswith(_OPTIONAL)]
     unknown = [key for key in kept if key not in wanted]
-    misshapen = [f"{key} {tuple(kept[key].shape)} instead of {tuple(wanted[key].shape)}"
-                 for key in kept if key in wanted and kept[key].shape != wanted[key].shape]
+    misshapen = [
+        f"{key} {tuple(kept[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in kept
+        if key in wanted and kept[key].shape != wanted[key].shape
+    ]
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("has misshapen", misshapen)):
         if keys:
-            raise ConfigError(f"{where}: does not fit the network: it {what} {', '.join(keys[:5])}"
-                              + (f" and {len(keys) - 5} more" if len(keys) > 5 else ""))
+            raise ConfigError(
+                f"{where}: does not fit the network: it {what} {', '.join(keys[:5])}"
+                + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            )
     body.load_state_dict({**own, **kept}, strict=True)

@@ -74,15 +74,15 @@ def main(arguments: Sequence[str]) -> None:
     plan = plan_copies(records, options.copies, copied.splits)
     if not any(plan.values()):
         # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
-        raise ConfigError(f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
-                          f"since no class is rarer than another; copies must be at least 1 then")
+        raise ConfigError(
+            f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
+            f"since no class is rarer than another; copies must be at least 1 then"
+        )
     augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
     stage.close(max_quarantine=options.max_quarantine)
 
 
-def augment(
-    records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int
-) -> None:
+def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int) -> None:
     """Write as many copies as planned, of this host's share of the originals, into the stage's folder."""
     tasks = []
     for record in records:

@@ -67,8 +67,14 @@ class Row:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-_PLAIN = TrainConfig(cnn=Cnn.EFFICIENTNET_LITE0, epochs=2, head_epochs=0, warmup_epochs=0.5, learning_rate=5e-4,
-                     precision=Precision.FLOAT32)
+_PLAIN = TrainConfig(
+    cnn=Cnn.EFFICIENTNET_LITE0,
+    epochs=2,
+    head_epochs=0,
+    warmup_epochs=0.5,
+    learning_rate=5e-4,
+    precision=Precision.FLOAT32,
+)
 _HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
 _FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
@@ -103,10 +109,16 @@ def development_films(films: Path, work: Path, config: PreprocessConfig) -> tupl
     folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
     if not (folder / "manifest.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        records = [record for record in assign_splits(read_labels(films / LABEL_TABLE), SplitConfig())
-                   if record.split is not Split.TEST]
-        segmented = [item for record in tqdm(records, desc="segmenting", disable=None)
-                     for item in _segmented(films, record, folder, config)]
+        records = [
+            record
+            for record in assign_splits(read_labels(films / LABEL_TABLE), SplitConfig())
+            if record.split is not Split.TEST
+        ]
+        segmented = [
+            item
+            for record in tqdm(records, desc="segmenting", disable=None)
+            for item in _segmented(films, record, folder, config)
+        ]
         write_manifest(segmented, folder / "manifest.csv")
     return read_manifest(folder), folder
 
@@ -125,8 +137,9 @@ def _segmented(films: Path, record: ImageRecord, folder: Path, config: Preproces
     return made
 
 
-def out_of_fold(row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path,
-                kept: Kept) -> Floats:
+def out_of_fold(
+    row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
+) -> Floats:
     """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it.
 
     Maps are made when a fold first needs them, and kept for the rows to come.
@@ -164,14 +177,28 @@ def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> l
 def build(config: TrainConfig, weights: Path) -> FilmNetwork:
     """Return the network as training starts with it, with its weights where they are staged."""
     found = find_weights(weights, config.cnn)
-    return build_model(config.cnn, classes=list(Label), weights=found.path if found else None, dropout=config.dropout,
-                       seed=config.seed, pooling=config.pooling, top_places=config.top_places, stride=config.stride)
+    return build_model(
+        config.cnn,
+        classes=list(Label),
+        weights=found.path if found else None,
+        dropout=config.dropout,
+        seed=config.seed,
+        pooling=config.pooling,
+        top_places=config.top_places,
+        stride=config.stride,
+    )
 
 
 def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
     config, network = row.config, build(row.config, weights)
-    refit(network, learnt, config, epochs=config.epochs, precision=config.precision,
-          pretrained=find_weights(weights, config.cnn) is not None)
+    refit(
+        network,
+        learnt,
+        config,
+        epochs=config.epochs,
+        precision=config.precision,
+        pretrained=find_weights(weights, config.cnn) is not None,
+    )
     learns, _ = learner(network, config)
     logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in told]
     return np.mean(np.array(logits, np.float64), axis=0)
@@ -192,11 +219,15 @@ def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str,
     """Return the figures of the mean probabilities over the repeats, each as value, low and high or two nulls."""
     probabilities = np.mean([softmax(one) for one in logits], axis=0)
     labels, patients = [record.label.rank for record in records], [record.patient_id for record in records]
-    found = {metric.name: bootstrap_interval(metric, labels, probabilities, groups=patients)
-             for metric in (macro_auc, malignant_auc)}
+    found = {
+        metric.name: bootstrap_interval(metric, labels, probabilities, groups=patients)
+        for metric in (macro_auc, malignant_auc)
+    }
     alone = [[metric(labels, softmax(one)) for metric in (macro_auc, malignant_auc)] for one in logits]
-    return {**{name: [interval.value, interval.low, interval.high] for name, interval in found.items()},
-            "single_repeats": alone}
+    return {
+        **{name: [interval.value, interval.low, interval.high] for name, interval in found.items()},
+        "single_repeats": alone,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -225,8 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _markdown(table: Mapping[str, Any]) -> str:
     lines = ["| option | macro AUC | malignant AUC |", "|---|---|---|"]
     for name, found in table.items():
-        figures = [f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
-                   for value, low, high in (found["macro_auc"], found["malignant_auc"])]
+        figures = [
+            f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+            for value, low, high in (found["macro_auc"], found["malignant_auc"])
+        ]
         lines.append(f"| {name} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 

@@ -72,16 +72,27 @@ MOST_FALSE = 0.17
 """Share of runs of 100 weeks in which any test of any group passes its limit: the budget of one in 520 windows."""
 
 
-def measure(patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False,
-            malignant: bool = False) -> dict[str, list[Patient]]:
+def measure(
+    patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False, malignant: bool = False
+) -> dict[str, list[Patient]]:
     """Return the figures of both MLO films of each patient under each shift; the films are the same for all."""
     network = build_model("modified_cnn", classes=list(Label), seed=1).eval()
     found: dict[str, list[Patient]] = {name: [] for name in shifts}
     for number in tqdm(range(patients), desc="measuring", disable=None):
         label = Label.MALIGNANT if malignant else list(Label)[number % 3]
-        films = {side: make_film(2 * number + (side is Laterality.RIGHT), label=label, laterality=side, height=SIZE,
-                                 width=SIZE, padded=not digital, bits=12 if digital else 8, patient_seed=number)
-                 for side in Laterality}
+        films = {
+            side: make_film(
+                2 * number + (side is Laterality.RIGHT),
+                label=label,
+                laterality=side,
+                height=SIZE,
+                width=SIZE,
+                padded=not digital,
+                bits=12 if digital else 8,
+                patient_seed=number,
+            )
+            for side in Laterality
+        }
         for name, shift in shifts.items():
             found[name].append(tuple(_figures(network, shift(film.pixels), side) for side, film in films.items()))
     return found
@@ -103,14 +114,20 @@ def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
     """
     films = [film for patient in pools[QUIETLY] for film in patient]
     values = {name: np.array([film[name] for film in films]) for name in films[0]}
-    sizes = {name: SMOOTHING * float(found.std()) for name, found in values.items()
-             if len(np.unique(found)) > len(found) / 2}
+    sizes = {
+        name: SMOOTHING * float(found.std()) for name, found in values.items() if len(np.unique(found)) > len(found) / 2
+    }
     found: dict[str, list[Patient]] = {}
     for kind, patients in pools.items():
         rng = np.random.default_rng(7)
-        found[kind] = [tuple({name: value + sizes.get(name, 0.0) * float(rng.standard_normal())
-                              for name, value in film.items()} for film in patient)
-                       for patient in patients for _ in range(COPIES)]
+        found[kind] = [
+            tuple(
+                {name: value + sizes.get(name, 0.0) * float(rng.standard_normal()) for name, value in film.items()}
+                for film in patient
+            )
+            for patient in patients
+            for _ in range(COPIES)
+        ]
     return found
 
 
@@ -130,22 +147,26 @@ def table_of(patients: Sequence[Patient]) -> Table:
     return {name: np.array([[film[name] for film in patient] for patient in patients]) for name in patients[0][0]}
 
 
-def weeks_of(quiet: Table, shifted: Table, rng: np.random.Generator, *,
-             machines: Sequence[str]) -> dict[str, list[Week]]:
+def weeks_of(
+    quiet: Table, shifted: Table, rng: np.random.Generator, *, machines: Sequence[str]
+) -> dict[str, list[Week]]:
     """Return every group's windows as `inference.drift.gather` makes them of requests, many times sooner.
 
     After `QUIET` weeks the named machines send shifted films.
     """
     sender = np.arange(EXAMS) % len(MACHINES)
-    members = {EVERYTHING: np.ones(EXAMS, bool), **{f"machine {name}": sender == number
-                                                    for number, name in enumerate(MACHINES)}}
+    members = {
+        EVERYTHING: np.ones(EXAMS, bool),
+        **{f"machine {name}": sender == number for number, name in enumerate(MACHINES)},
+    }
     moved = np.isin(sender, [MACHINES.index(name) for name in machines])[:, None]
     found: dict[str, list[Week]] = {group: [] for group in members}
     for week in range(WEEKS):
         start = DriftConfig().span.start_of((START + timedelta(weeks=week)).date())
         patients = rng.integers(len(quiet[FIGURES[0]]), size=EXAMS)
-        films = {name: np.where(moved & (week >= QUIET), shifted[name][patients], quiet[name][patients])
-                 for name in quiet}
+        films = {
+            name: np.where(moved & (week >= QUIET), shifted[name][patients], quiet[name][patients]) for name in quiet
+        }
         for group, asked in members.items():
             values = {name: all_[asked].ravel().tolist() for name, all_ in films.items()}
             found[group].append(Week(start, int(asked.sum()), len(values[FIGURES[0]]), values))
@@ -186,8 +207,17 @@ def _quiet(quiet: Sequence[Patient], runs: int) -> Row:
     for run in tqdm(range(runs), desc="quiet weeks", disable=None):
         rng = np.random.default_rng((1, run))
         found.append(len(alarms(weeks_of(table, table, rng, machines=()), usual(quiet, rng))))
-    return row(f"drift, quiet: share of {WEEKS} weeks with a false alarm", statistics.fmean(map(bool, found)), "share",
-               MOST_FALSE, "lower", COMMAND, runs=runs, alarms_that_begin=statistics.fmean(found), exams_a_week=EXAMS)
+    return row(
+        f"drift, quiet: share of {WEEKS} weeks with a false alarm",
+        statistics.fmean(map(bool, found)),
+        "share",
+        MOST_FALSE,
+        "lower",
+        COMMAND,
+        runs=runs,
+        alarms_that_begin=statistics.fmean(found),
+        exams_a_week=EXAMS,
+    )
 
 
 def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines: Sequence[str]) -> Row:
@@ -199,8 +229,17 @@ def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines
     who = "all machines" if len(machines) > 1 else "one machine of three"
     bar = LIMITS.get(name) if len(machines) > 1 else None
     never = sum(delay == NEVER for delay in delays)
-    return row(f"drift, {name}, {who}: weeks to the alarm, median", statistics.median(delays), "weeks", bar, "lower",
-               COMMAND, slowest=max(delays), never=never, runs=runs)
+    return row(
+        f"drift, {name}, {who}: weeks to the alarm, median",
+        statistics.median(delays),
+        "weeks",
+        bar,
+        "lower",
+        COMMAND,
+        slowest=max(delays),
+        never=never,
+        runs=runs,
+    )
 
 
 def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
@@ -227,8 +266,9 @@ def markdown(rows: Sequence[Row]) -> str:
             slowest = "never" if each["peers"]["never"] else f"{each['peers']['slowest']:g}"
             found.setdefault(shift, {})[who] = f"{each['value']:g} ({slowest})"
     head = "| shift, from the ninth week | all machines: median weeks to the alarm (slowest) | one machine of three |"
-    lines = [f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |"
-             for shift, cells in found.items()]
+    lines = [
+        f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |" for shift, cells in found.items()
+    ]
     return "\n".join([head, "|---|---|---|", *lines])
 
 

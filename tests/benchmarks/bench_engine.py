@@ -42,8 +42,10 @@ Member = Callable[[NDArray[np.float32]], object]
 
 
 def phantoms(config: PreprocessConfig) -> Films:
-    made = (make_film(seed, label=list(Label)[seed % 3], laterality=Laterality.LEFT, height=512, width=400)
-            for seed in range(FILMS))
+    made = (
+        make_film(seed, label=list(Label)[seed % 3], laterality=Laterality.LEFT, height=512, width=400)
+        for seed in range(FILMS)
+    )
     return [preprocess(Mammogram(film.pixels, Laterality.LEFT, View.MLO), config).image for film in made]
 
 
@@ -53,11 +55,23 @@ def export(folder: Path, cnn: str, config: PreprocessConfig, films: Films) -> tu
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.stack(films))[:, None]).double().numpy()
     temperature = float((logits.max(axis=1) - logits.min(axis=1)).mean() / SPREAD)
-    artifact.save(folder, network, {
-        "architecture": cnn, "classes": list(map(str, Label)), "preprocess": config.to_json(),
-        "input": {"height": config.height, "width": config.width}, "initialisation": "scratch",
-        "pretrained_weights": None, "calibration": {"temperature": temperature}, "operating_points": {},
-        "training": {}, "metrics": {}, "versions": {}})
+    artifact.save(
+        folder,
+        network,
+        {
+            "architecture": cnn,
+            "classes": list(map(str, Label)),
+            "preprocess": config.to_json(),
+            "input": {"height": config.height, "width": config.width},
+            "initialisation": "scratch",
+            "pretrained_weights": None,
+            "calibration": {"temperature": temperature},
+            "operating_points": {},
+            "training": {},
+            "metrics": {},
+            "versions": {},
+        },
+    )
     model = artifact.load(folder)
     done = export_network(model, folder, model.description, lambda places: (films[at] for at in places), logits)
     if not done.shipped:
@@ -99,27 +113,51 @@ def measure(cnn: str, height: int, width: int, options: argparse.Namespace) -> l
         torch.set_num_threads(options.threads)
         held = [engine.run(film) for film in films]
         places = {id(film): at for at, film in enumerate(films)}
-        seconds = medians({
-            "deployed": engine.run, "eager_bf16": eager(model),
-            "heatmap": lambda film: engine.activation_map(film, held[places[id(film)]], 2),
-            "grad_cam": lambda film: grad_cam(model.network, torch.from_numpy(film)[None, None], 2),
-        }, films, options.repeats)
+        seconds = medians(
+            {
+                "deployed": engine.run,
+                "eager_bf16": eager(model),
+                "heatmap": lambda film: engine.activation_map(film, held[places[id(film)]], 2),
+                "grad_cam": lambda film: grad_cam(model.network, torch.from_numpy(film)[None, None], 2),
+            },
+            films,
+            options.repeats,
+        )
     shares = softmax(np.array([forward.logits for forward in held]) / model.temperature)
     difference = float(np.abs(shares - softmax(logits / model.temperature)).max())
     peers = {f"{member}_ms": round(1000 * value, 3) for member, value in seconds.items()}
     heatmap_bar = HEATMAP_BAR if cnn != "alexnet" else None
     return [
-        row(f"forward, times {FASTER}, {title}", seconds["eager_bf16"] / seconds["deployed"], "x",
-            BARS.get((cnn, height)), "higher", peers),
+        row(
+            f"forward, times {FASTER}, {title}",
+            seconds["eager_bf16"] / seconds["deployed"],
+            "x",
+            BARS.get((cnn, height)),
+            "higher",
+            peers,
+        ),
         row(f"largest difference of a probability from float32, {title}", difference, "", PROBABILITY_BAR, "lower", {}),
-        row(f"heatmap, times the forward it is added to, {title}", seconds["heatmap"] / seconds["deployed"], "x",
-            heatmap_bar, "lower", {}),
+        row(
+            f"heatmap, times the forward it is added to, {title}",
+            seconds["heatmap"] / seconds["deployed"],
+            "x",
+            heatmap_bar,
+            "lower",
+            {},
+        ),
     ]
 
 
 def row(name: str, value: float, unit: str, bar: float | None, better: str, peers: dict[str, float]) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 5), "unit": unit, "bar": bar, "better": better, "peers": peers,
-            "command": COMMAND}
+    return {
+        "name": name,
+        "value": round(value, 5),
+        "unit": unit,
+        "bar": bar,
+        "better": better,
+        "peers": peers,
+        "command": COMMAND,
+    }
 
 
 def main() -> None:

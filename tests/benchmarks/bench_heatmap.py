@@ -78,10 +78,12 @@ def draw_training(films: int, grid: tuple[int, int]) -> Films:
     images = torch.from_numpy(pixels.astype(np.float32) / 65535)[:, None]
     labels = torch.tensor([label.rank for _, label, _ in drawn])
     places = torch.stack([targets(lesions, label, shape=shape, grid=grid) for _, label, lesions in drawn])
-    flipped = torch.stack([
-        targets([replace(each, y=CONFIG.height - 1 - each.y) for each in lesions], label, shape=shape, grid=grid)
-        for _, label, lesions in drawn
-    ])
+    flipped = torch.stack(
+        [
+            targets([replace(each, y=CONFIG.height - 1 - each.y) for each in lesions], label, shape=shape, grid=grid)
+            for _, label, lesions in drawn
+        ]
+    )
     return Films(torch.cat([images, images.flip(2)]), labels.repeat(2), torch.cat([places, flipped]))
 
 
@@ -117,13 +119,23 @@ def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, 
 
 def save(directory: Path, network: FilmNetwork) -> None:
     """Write a model directory that can be served."""
-    artifact.save(directory, network, {
-        "architecture": "modified_cnn", "classes": list(Label),
-        "input": {"height": CONFIG.height, "width": CONFIG.width}, "preprocess": CONFIG.to_json(),
-        "initialisation": "scratch", "pretrained_weights": None,
-        "calibration": {"temperature": 1.0, "fitted_on": None}, "operating_points": {}, "training": {}, "metrics": {},
-        "versions": {},
-    })
+    artifact.save(
+        directory,
+        network,
+        {
+            "architecture": "modified_cnn",
+            "classes": list(Label),
+            "input": {"height": CONFIG.height, "width": CONFIG.width},
+            "preprocess": CONFIG.to_json(),
+            "initialisation": "scratch",
+            "pretrained_weights": None,
+            "calibration": {"temperature": 1.0, "fitted_on": None},
+            "operating_points": {},
+            "training": {},
+            "metrics": {},
+            "versions": {},
+        },
+    )
 
 
 def judge(predictor: Predictor, films: int) -> tuple[int, int]:
@@ -154,11 +166,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder), network)
         positives, inside = judge(Predictor(Path(folder)), options.judged)
-    print(json.dumps([{
-        "name": "heatmap peak inside the lesion, of the true positives", "value": inside / max(positives, 1),
-        "unit": "share", "bar": 0.8, "better": "higher",
-        "peers": {"true positives": positives, "malignant films": options.judged}, "command": COMMAND,
-    }]))
+    print(
+        json.dumps(
+            [
+                {
+                    "name": "heatmap peak inside the lesion, of the true positives",
+                    "value": inside / max(positives, 1),
+                    "unit": "share",
+                    "bar": 0.8,
+                    "better": "higher",
+                    "peers": {"true positives": positives, "malignant films": options.judged},
+                    "command": COMMAND,
+                }
+            ]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -259,18 +259,29 @@ def processes(label: str, data: bytes, folder: Path, repeats: int) -> Row:
         file.write_bytes(data)
     seconds: dict[tuple[Callable[[Path], None], int], list[float]] = {}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=as_worker) as one, \
-            ProcessPoolExecutor(2, spawn, initializer=as_worker) as two:
+    with (
+        ProcessPoolExecutor(1, spawn, initializer=as_worker) as one,
+        ProcessPoolExecutor(2, spawn, initializer=as_worker) as two,
+    ):
         for turn, work, (workers, pool) in itertools.product(
-                range(repeats + 1), (prepare, only_decode), ((1, one), (2, two))):
+            range(repeats + 1), (prepare, only_decode), ((1, one), (2, two))
+        ):
             begun = time.perf_counter()
             list(pool.map(work, files))
             if turn:
                 seconds.setdefault((work, workers), []).append(time.perf_counter() - begun)
-    gain, decode_gain = (statistics.median(seconds[work, 1]) / statistics.median(seconds[work, 2])
-                         for work in (prepare, only_decode))
-    return result(f"files a second, two processes against one, {label}", gain, "x", 1.8, "higher",
-                  decode_alone=decode_gain, cores=len(os.sched_getaffinity(0)))
+    gain, decode_gain = (
+        statistics.median(seconds[work, 1]) / statistics.median(seconds[work, 2]) for work in (prepare, only_decode)
+    )
+    return result(
+        f"files a second, two processes against one, {label}",
+        gain,
+        "x",
+        1.8,
+        "higher",
+        decode_alone=decode_gain,
+        cores=len(os.sched_getaffinity(0)),
+    )
 
 
 def print_peak(path: Path) -> None:

@@ -32,10 +32,13 @@ def films(folder: Path | None) -> list[Mammogram]:
     if folder is not None:
         found = [read_mammogram(path) for path in sorted(folder.rglob("*.dcm"))]
         return [film for film in found if film.pixels.shape == (ROWS, COLUMNS)]
-    phantoms = [make_film(seed, label=Label.BENIGN, laterality=side, height=ROWS, width=COLUMNS)
-                for seed, side in enumerate((*Laterality, *Laterality))]
-    return [Mammogram(film.pixels, side, View.MLO) for film, side in
-            zip(phantoms, (*Laterality, *Laterality), strict=True)]
+    phantoms = [
+        make_film(seed, label=Label.BENIGN, laterality=side, height=ROWS, width=COLUMNS)
+        for seed, side in enumerate((*Laterality, *Laterality))
+    ]
+    return [
+        Mammogram(film.pixels, side, View.MLO) for film, side in zip(phantoms, (*Laterality, *Laterality), strict=True)
+    ]
 
 
 def seconds(film: Mammogram, repeats: int) -> tuple[float, float]:
@@ -90,10 +93,24 @@ def main() -> None:
     overlaps = [overlap(film) for film in measured]
     size = f"{ROWS} x {COLUMNS}"
     rows: list[Row] = [
-        row(f"segmentation on one core, {size}", 1000 * statistics.median(spent), "ms", 15, "lower", COMMAND,
-            plain_at_full_size=1000 * statistics.median(usual)),
-        row(f"segmentation, least Dice to full resolution, {size}", min(overlaps), "", 0.98, "higher", COMMAND,
-            films=len(measured)),
+        row(
+            f"segmentation on one core, {size}",
+            1000 * statistics.median(spent),
+            "ms",
+            15,
+            "lower",
+            COMMAND,
+            plain_at_full_size=1000 * statistics.median(usual),
+        ),
+        row(
+            f"segmentation, least Dice to full resolution, {size}",
+            min(overlaps),
+            "",
+            0.98,
+            "higher",
+            COMMAND,
+            films=len(measured),
+        ),
     ]
     print(json.dumps(rows, indent=2))
 

@@ -28,8 +28,9 @@ SPELL_SECONDS = 3.0
 LEAST_SPELLS = 6
 
 
-def row(name: str, value: float, unit: str, bar: float | None, better: Literal["lower", "higher"],
-        **peers: float) -> Row:
+def row(
+    name: str, value: float, unit: str, bar: float | None, better: Literal["lower", "higher"], **peers: float
+) -> Row:
     """Return one figure of the table."""
     return rows.row(name, value, unit, bar, better, COMMAND, **peers)
 
@@ -48,10 +49,18 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     p50, p99 = statistics.median(ours), float(np.percentile(ours, 99))
     loop50, loop99 = statistics.median(theirs), float(np.percentile(theirs, 99))
     return [
-        row("server, one client: p50, times the plain loop's", p50 / loop50, "x", 1.15, "lower",
-            server_ms=p50, plain_loop_ms=loop50),
-        row("server, one client: p99, times p50", p99 / p50, "x", 1.5, "lower",
-            plain_loop_p99_times_p50=loop99 / loop50),
+        row(
+            "server, one client: p50, times the plain loop's",
+            p50 / loop50,
+            "x",
+            1.15,
+            "lower",
+            server_ms=p50,
+            plain_loop_ms=loop50,
+        ),
+        row(
+            "server, one client: p99, times p50", p99 / p50, "x", 1.5, "lower", plain_loop_p99_times_p50=loop99 / loop50
+        ),
     ]
 
 
@@ -70,10 +79,23 @@ def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -
         ours.append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
     rate, single, pair_rate = map(statistics.median, (ours, alone, both))
     return [
-        row("server, 8 clients: throughput, times twice the plain loop's", rate / (2 * single), "x", 0.90, "higher",
-            server_per_second=rate, plain_loop_per_second=single),
-        row("server, 8 clients: throughput, times two plain loops at once", rate / pair_rate, "x", None, "higher",
-            two_plain_loops_per_second=pair_rate),
+        row(
+            "server, 8 clients: throughput, times twice the plain loop's",
+            rate / (2 * single),
+            "x",
+            0.90,
+            "higher",
+            server_per_second=rate,
+            plain_loop_per_second=single,
+        ),
+        row(
+            "server, 8 clients: throughput, times two plain loops at once",
+            rate / pair_rate,
+            "x",
+            None,
+            "higher",
+            two_plain_loops_per_second=pair_rate,
+        ),
         row("server, 8 clients: requests lost", lost, "requests", 0, "lower"),
     ]
 
@@ -91,8 +113,17 @@ def overload(port: int, body: bytes) -> list[Row]:
         replies = list(pool.map(one, range(CROWD)))
     refused = sorted(1000 * seconds for status, seconds in replies if status == 503)
     assert refused and {status for status, _ in replies} == {200, 503}
-    return [row(f"server, {CROWD} clients at once: median time to a refusal", statistics.median(refused), "ms", 100,
-                "lower", slowest_ms=refused[-1], refused=len(refused))]
+    return [
+        row(
+            f"server, {CROWD} clients at once: median time to a refusal",
+            statistics.median(refused),
+            "ms",
+            100,
+            "lower",
+            slowest_ms=refused[-1],
+            refused=len(refused),
+        )
+    ]
 
 
 def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
@@ -105,9 +136,18 @@ def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
             parts["without"].append(client.ask(body)[1])
             parts["with"].append(client.ask(body, "?heatmap=true")[1])
     middle = {name: 1000 * statistics.median(each) for name, each in parts.items()}
-    return [row("heatmap over the film, times a forward", middle["heat"] / middle["forward"], "x", 1.0, "lower",
-                forward_ms=middle["forward"], heatmap_ms=middle["heat"],
-                added_to_the_answer_ms=middle["with"] - middle["without"])]
+    return [
+        row(
+            "heatmap over the film, times a forward",
+            middle["heat"] / middle["forward"],
+            "x",
+            1.0,
+            "lower",
+            forward_ms=middle["forward"],
+            heatmap_ms=middle["heat"],
+            added_to_the_answer_ms=middle["with"] - middle["without"],
+        )
+    ]
 
 
 def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
@@ -124,9 +164,19 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
         print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
         return [held]
     # The first third fills caches and arenas.
-    rise, error = slope(counts[len(counts) // 3:], sizes[len(sizes) // 3:])
-    return [held, row("server: memory growth", 1000 * rise, "MiB / 1000 requests", 0.5, "lower",
-                      standard_error=1000 * error, requests=done)]
+    rise, error = slope(counts[len(counts) // 3 :], sizes[len(sizes) // 3 :])
+    return [
+        held,
+        row(
+            "server: memory growth",
+            1000 * rise,
+            "MiB / 1000 requests",
+            0.5,
+            "lower",
+            standard_error=1000 * error,
+            requests=done,
+        ),
+    ]
 
 
 def start(base: Path, ready: float) -> list[Row]:
@@ -151,9 +201,13 @@ def main() -> None:
         engine = save_model(base / "model", export=options.engine == "auto")
         print(f"engine: {engine}", file=sys.stderr)
         with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
-            found = [*latency(port, plain, body, options.rounds),
-                     *throughput(port, plain, second, body, options.rounds), *overload(port, body),
-                     *heatmap(port, plain, body, options.rounds), *long_run(port, process, body, options.requests)]
+            found = [
+                *latency(port, plain, body, options.rounds),
+                *throughput(port, plain, second, body, options.rounds),
+                *overload(port, body),
+                *heatmap(port, plain, body, options.rounds),
+                *long_run(port, process, body, options.requests),
+            ]
         found += start(base, ready)
     print(json.dumps(found, indent=2))
 

@@ -44,11 +44,13 @@ Step = Callable[[Batch], object]
 def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
     """Return films of noise inside a bright half: content does not change the time of anything here."""
     random = np.random.default_rng(0)
-    records = [ImageRecord(f"film{number}", str(number), Dataset.MIAS, None, None, list(Label)[number % 3])
-               for number in range(count)]
+    records = [
+        ImageRecord(f"film{number}", str(number), Dataset.MIAS, None, None, list(Label)[number % 3])
+        for number in range(count)
+    ]
     for record in records:
         film = random.integers(1, 65536, (size, size)).astype(np.uint16)
-        film[:, size // 2:] = 0
+        film[:, size // 2 :] = 0
         write_png(folder / f"{record.image_id}.png", film)
     return FilmDataset(records, folder, shape=(size, size))
 
@@ -69,8 +71,17 @@ def our_step(config: TrainConfig, precision: Precision) -> Step:
     optimiser, scaler = make_optimiser(network, config), torch.amp.GradScaler("cuda", enabled=False)
     for group in optimiser.param_groups:
         group["lr"] = 1e-5
-    return lambda batch: float(train_step(network, *batch, optimiser=optimiser, scaler=scaler, weights=torch.ones(3),
-                                          smoothing=config.label_smoothing, precision=precision))
+    return lambda batch: float(
+        train_step(
+            network,
+            *batch,
+            optimiser=optimiser,
+            scaler=scaler,
+            weights=torch.ones(3),
+            smoothing=config.label_smoothing,
+            precision=precision,
+        )
+    )
 
 
 def fp32_step(config: TrainConfig) -> Step:
@@ -95,7 +106,10 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, li
     fed, plain, feed = our_step(config, precision), fp32_step(config), batches(films, config)
     held = next(feed)
     members: dict[str, Callable[[], object]] = {
-        "fed": lambda: fed(next(feed)), "memory": lambda: fed(held), "fp32": lambda: plain(held)}
+        "fed": lambda: fed(next(feed)),
+        "memory": lambda: fed(held),
+        "fp32": lambda: plain(held),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in members}
     for turn in range(steps + 1):
         for name, action in members.items():
@@ -116,30 +130,65 @@ def results(cnn: str, seconds: dict[str, list[float]], *, batch: int, size: int)
         return median(other / fed for other, fed in zip(seconds[name], seconds["fed"], strict=True))
 
     def figure(what: str, value: float, bar: float) -> Row:
-        return row(f"training {cnn}, {size} px: images a second, times {what}", value, "x", bar, "higher", COMMAND,
-                   fed_per_second=rates["fed"], memory_per_second=rates["memory"], fp32_per_second=rates["fp32"])
+        return row(
+            f"training {cnn}, {size} px: images a second, times {what}",
+            value,
+            "x",
+            bar,
+            "higher",
+            COMMAND,
+            fed_per_second=rates["fed"],
+            memory_per_second=rates["memory"],
+            fp32_per_second=rates["fp32"],
+        )
 
-    return [figure("those of tensors in memory", times_slower("memory"), FED_BAR),
-            figure("those of the float32 reference step", times_slower("fp32"), FP32_BAR)]
+    return [
+        figure("those of tensors in memory", times_slower("memory"), FED_BAR),
+        figure("those of the float32 reference step", times_slower("fp32"), FP32_BAR),
+    ]
 
 
 def shared(cnn: Cnn, processes: int, *, batch: int, size: int) -> Row:
     """Return what sharing an epoch among processes gives, each with its part of the cores; the runs take turns."""
     rates: dict[int, list[float]] = {1: [], processes: []}
     for count in [*rates] * 2:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m",
-                   "tests.benchmarks.parallel_epochs", cnn, str(size), str(batch), str(8 * batch)]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={count}",
+            "-m",
+            "tests.benchmarks.parallel_epochs",
+            cnn,
+            str(size),
+            str(batch),
+            str(8 * batch),
+        ]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rates[count].append(float(said.rpartition("images_per_second=")[2]))
     alone, together = max(rates[1]), max(rates[processes])
-    return row(f"training {cnn}, {size} px: images a second of {processes} processes, times those of one",
-               together / alone, "x", None, "higher", COMMAND, one_per_second=alone, together_per_second=together)
+    return row(
+        f"training {cnn}, {size} px: images a second of {processes} processes, times those of one",
+        together / alone,
+        "x",
+        None,
+        "higher",
+        COMMAND,
+        one_per_second=alone,
+        together_per_second=together,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    for name, default in (("size", 224), ("batch", 16), ("steps", 12), ("processes", 2),
-                          ("threads", torch.get_num_threads())):
+    for name, default in (
+        ("size", 224),
+        ("batch", 16),
+        ("steps", 12),
+        ("processes", 2),
+        ("threads", torch.get_num_threads()),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -153,8 +202,10 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     found.append(row("training: peak memory of all networks in turn", peak, "GiB", None, "lower", COMMAND))
     if options.processes > 1:
-        found += [shared(cnn, options.processes, batch=options.batch, size=options.size)
-                  for cnn in (Cnn.MODIFIED_CNN, Cnn.RESNET50)]
+        found += [
+            shared(cnn, options.processes, batch=options.batch, size=options.size)
+            for cnn in (Cnn.MODIFIED_CNN, Cnn.RESNET50)
+        ]
     print(json.dumps(found, indent=1))
 
 

@@ -53,10 +53,18 @@ def variables(venv: Path, work: Work, folder: Path) -> dict[str, str]:
     Each needs a temporary folder of its own: both keep their process id there under the same name.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return {**os.environ, **threads, "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "BENCHMARK_MODEL": str(work.model),
-            "BENCHMARK_ENGINE": str(work.engine), "BENCHMARK_PRECISION": str(work.precision),
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}", "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
-            "TMPDIR": str(folder), "TEMP": str(folder)}
+    return {
+        **os.environ,
+        **threads,
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+        "BENCHMARK_MODEL": str(work.model),
+        "BENCHMARK_ENGINE": str(work.engine),
+        "BENCHMARK_PRECISION": str(work.precision),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'benchmarks'}",
+        "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
+        "TMPDIR": str(folder),
+        "TEMP": str(folder),
+    }
 
 
 def low_port() -> int:
@@ -79,8 +87,7 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
     """Run a peer until it has answered the film."""
     log = folder / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out,
-                                   start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
     try:
         until = time.monotonic() + PATIENCE_SECONDS
         while not _answers(port, path):
@@ -110,12 +117,30 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, work: Work) -> Place:
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
         archive.write(ROOT / "tests" / "benchmarks" / "peer_handlers.py", "peer_handlers.py")
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model_facts}))
-    properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
-                        management_address=f"http://127.0.0.1:{free_port()}", job_queue_size=100,
-                        metrics_address=f"http://127.0.0.1:{free_port()}", disable_system_metrics="true",
-                        grpc_inference_port=free_port(), grpc_management_port=free_port())
-    command = [str(venv / "bin/torchserve"), "--start", "--foreground", "--ncs", "--disable-token-auth",
-               "--model-store", str(folder), "--models", "film=film.mar", "--ts-config", str(properties)]
+    properties = config(
+        folder,
+        inference_address=f"http://127.0.0.1:{port}",
+        default_workers_per_model=WORKERS,
+        management_address=f"http://127.0.0.1:{free_port()}",
+        job_queue_size=100,
+        metrics_address=f"http://127.0.0.1:{free_port()}",
+        disable_system_metrics="true",
+        grpc_inference_port=free_port(),
+        grpc_management_port=free_port(),
+    )
+    command = [
+        str(venv / "bin/torchserve"),
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--disable-token-auth",
+        "--model-store",
+        str(folder),
+        "--models",
+        "film=film.mar",
+        "--ts-config",
+        str(properties),
+    ]
     return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
 
 
@@ -123,12 +148,27 @@ def multi_model_server(stack: ExitStack, venv: Path, folder: Path, work: Work) -
     """Start SageMaker's multi-model-server with the sagemaker-inference toolkit."""
     folder.mkdir()
     environment, port = variables(venv, work, folder), low_port()
-    properties = config(folder, inference_address=f"http://127.0.0.1:{port}", default_workers_per_model=WORKERS,
-                        management_address=f"http://127.0.0.1:{port + 1}", job_queue_size=100,
-                        decode_input_request="false", load_models="ALL",
-                        default_service_handler="peer_handlers:mms")
-    command = [str(venv / "bin/multi-model-server"), "--start", "--foreground", "--mms-config", str(properties),
-               "--model-store", "/", "--models", f"film={work.model}"]
+    properties = config(
+        folder,
+        inference_address=f"http://127.0.0.1:{port}",
+        default_workers_per_model=WORKERS,
+        management_address=f"http://127.0.0.1:{port + 1}",
+        job_queue_size=100,
+        decode_input_request="false",
+        load_models="ALL",
+        default_service_handler="peer_handlers:mms",
+    )
+    command = [
+        str(venv / "bin/multi-model-server"),
+        "--start",
+        "--foreground",
+        "--mms-config",
+        str(properties),
+        "--model-store",
+        "/",
+        "--models",
+        f"film={work.model}",
+    ]
     return stack.enter_context(peer(command, folder, environment, port, "/predictions/film"))
 
 
@@ -144,12 +184,19 @@ def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]
             replies = together(port, CLIENTS, SPELL_SECONDS, body, path)
             assert all(status == 200 for status, _ in replies), name
             many[name].append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
-    return {name: {"p50_ms": statistics.median(one[name]), "per_second": statistics.median(many[name]),
-                   "mib": memory(place[2])[0]} for name, place in places.items()}
+    return {
+        name: {
+            "p50_ms": statistics.median(one[name]),
+            "per_second": statistics.median(many[name]),
+            "mib": memory(place[2])[0],
+        }
+        for name, place in places.items()
+    }
 
 
 def compared(found: dict[str, dict[str, float]]) -> list[Row]:
     """Return the figures of the table."""
+
     def against(kind: str, key: str, choose: Callable[[Iterable[float]], float]) -> dict[str, Any]:
         peers = {name: each[key] for name, each in found.items() if name.endswith(kind)}
         return {"value": found["server"][key] / choose(peers.values()), "command": COMMAND, **peers}
@@ -158,14 +205,31 @@ def compared(found: dict[str, dict[str, float]]) -> list[Row]:
     figures = []
     # The bars are for the servers as they come; on a borrowed engine none but the work of serving is left to compare.
     for kind, said, latency, throughput, resident in (
-            ("torch", both, 1.0, 1.3, 1.0), ("openvino", f"{both}, which borrow its engine", None, None, None)):
+        ("torch", both, 1.0, 1.3, 1.0),
+        ("openvino", f"{both}, which borrow its engine", None, None, None),
+    ):
         figures += [
-            row(f"server, one client: p50, times the faster of {said}", unit="x", bar=latency, better="lower",
-                **against(kind, "p50_ms", min)),
-            row(f"server, 8 clients: throughput, times the faster of {said}", unit="x", bar=throughput, better="higher",
-                **against(kind, "per_second", max)),
-            row(f"server: memory, times the smaller of {said}", unit="x", bar=resident, better="lower",
-                **against(kind, "mib", min)),
+            row(
+                f"server, one client: p50, times the faster of {said}",
+                unit="x",
+                bar=latency,
+                better="lower",
+                **against(kind, "p50_ms", min),
+            ),
+            row(
+                f"server, 8 clients: throughput, times the faster of {said}",
+                unit="x",
+                bar=throughput,
+                better="higher",
+                **against(kind, "per_second", max),
+            ),
+            row(
+                f"server: memory, times the smaller of {said}",
+                unit="x",
+                bar=resident,
+                better="lower",
+                **against(kind, "mib", min),
+            ),
         ]
     return figures
 

@@ -44,25 +44,33 @@ SHARES = (0.0, 0.5, 1.0)
 """Of the other breast's logits."""
 
 
-def judged_outside(row: Row, config: TrainConfig, films: Films, outer: NDArray[np.int64], fold: int,
-                   weights: Path) -> tuple[ValidationPredictions, TestPredictions]:
+def judged_outside(
+    row: Row, config: TrainConfig, films: Films, outer: NDArray[np.int64], fold: int, weights: Path
+) -> tuple[ValidationPredictions, TestPredictions]:
     """Return what was said out of fold of the films that are left, and by the final network of the fold held out."""
     originals = np.array([not record.source_image_id for record in films.records])
     held = films.part(np.flatnonzero((outer == fold) & originals).tolist())
     left = films.part(np.flatnonzero(outer != fold).tolist())
     with TemporaryDirectory() as scratch:
         where = Surroundings(ALONE, Path(scratch), "outside", lambda: None)
-        network, progress = cross_validate(left, config, SplitProtocol.PATIENT, lambda: build(config, weights),
-                                           pretrained=True, where=where)
+        network, progress = cross_validate(
+            left, config, SplitProtocol.PATIENT, lambda: build(config, weights), pretrained=True, where=where
+        )
     said = predict(learner(network, config)[0], held, batch_size=8, precision=config.precision)
-    return _predictions(ValidationPredictions, progress.records, progress.logits[0]), \
-        _predictions(TestPredictions, held.records, said)
+    return _predictions(ValidationPredictions, progress.records, progress.logits[0]), _predictions(
+        TestPredictions, held.records, said
+    )
 
 
 def _predictions(kind: type[Kind], records: Sequence[ImageRecord], logits: NDArray[np.float32]) -> Kind:
     labels = np.array([record.label.rank for record in records], np.int64)
-    return kind(tuple(record.image_id for record in records), tuple(record.patient_id for record in records),
-                tuple(map(breast_id, records)), labels, logits.astype(np.float64))
+    return kind(
+        tuple(record.image_id for record in records),
+        tuple(record.patient_id for record in records),
+        tuple(map(breast_id, records)),
+        labels,
+        logits.astype(np.float64),
+    )
 
 
 def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], share: float) -> dict[str, float]:
@@ -75,9 +83,13 @@ def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], shar
         labels.append(outside.labels)
         called.append(probabilities[-1][:, 2] >= calibration.operating_points[Aim.SPECIFICITY].threshold)
     truth, shares, calls = np.concatenate(labels), np.concatenate(probabilities), np.concatenate(called)
-    return {"macro_auc": macro_auc(truth, shares), "malignant_auc": malignant_auc(truth, shares),
-            "specificity": 1 - float(calls[truth != 2].mean()), "sensitivity": float(calls[truth == 2].mean()),
-            "log_loss": float(-np.log(shares[np.arange(len(truth)), truth]).mean())}
+    return {
+        "macro_auc": macro_auc(truth, shares),
+        "malignant_auc": malignant_auc(truth, shares),
+        "specificity": 1 - float(calls[truth != 2].mean()),
+        "sensitivity": float(calls[truth == 2].mean()),
+        "log_loss": float(-np.log(shares[np.arange(len(truth)), truth]).mean()),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

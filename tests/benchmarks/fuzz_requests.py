@@ -32,7 +32,9 @@ from tests.inference.conftest import Server, poll, save_model, start
 
 CLIENTS = 2
 LIMITS = {
-    "MAMMOPIPE_WORKERS": "2", "MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000",
+    "MAMMOPIPE_WORKERS": "2",
+    "MAMMOPIPE_MAX_BYTES": "2000000",
+    "MAMMOPIPE_MAX_PIXELS": "1000000",
     "MAMMOPIPE_MAX_SECONDS": "20",
 }
 """Of the server: low, so that they are met."""
@@ -160,8 +162,9 @@ class Client:
 def generated_answer(session: requests.Session, arguments: Mapping[str, Any]) -> Answer:
     """Return the answer to a request that schemathesis made."""
     response = session.request(**arguments, timeout=MAX_SECONDS, allow_redirects=False)
-    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()},
-                  response.content)
+    return Answer(
+        response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
+    )
 
 
 def attempt(send: Callable[[], Answer], outcome: Outcome, name: str, kind: str, method: str = "POST") -> None:
@@ -234,8 +237,12 @@ def fuzz(server: Server, *, cases: int, seed: int, only: int | None = None) -> O
     generated = 0 if only is not None else cases // 20
     send_all(server, seed, [only] if only is not None else range(cases - generated), outcome)
     with requests.Session() as session:
-        send_generated(server.url, seed, generated, lambda name, sent: attempt(
-            lambda: generated_answer(session, sent), outcome, name, "schema"))
+        send_generated(
+            server.url,
+            seed,
+            generated,
+            lambda name, sent: attempt(lambda: generated_answer(session, sent), outcome, name, "schema"),
+        )
     if dead := before - processes(server.process.pid):
         outcome.problems.append(f"{len(dead)} of the server's {len(before)} processes died")
     if server.ping() != 200:
@@ -261,17 +268,25 @@ def main(arguments: Sequence[str]) -> int:
         finally:
             server.process.kill()
             server.process.wait()
-    print(json.dumps(summary(outcome) | {"seed": options.seed, "minutes": round((time.monotonic() - begun) / 60, 1),
-                                         "cores": os.cpu_count()}, indent=2))
+    print(
+        json.dumps(
+            summary(outcome)
+            | {"seed": options.seed, "minutes": round((time.monotonic() - begun) / 60, 1), "cores": os.cpu_count()},
+            indent=2,
+        )
+    )
     return 1 if outcome.problems else 0
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     """Return what is worth reading of an outcome."""
     return {
-        "cases": outcome.answers.total(), "answers": dict(sorted(outcome.answers.items())),
-        "kinds": dict(sorted(outcome.kinds.items())), "slowest_seconds": round(outcome.slowest, 2),
-        "problems": outcome.problems[:50], "problem_count": len(outcome.problems),
+        "cases": outcome.answers.total(),
+        "answers": dict(sorted(outcome.answers.items())),
+        "kinds": dict(sorted(outcome.kinds.items())),
+        "slowest_seconds": round(outcome.slowest, 2),
+        "problems": outcome.problems[:50],
+        "problem_count": len(outcome.problems),
     }
 
 

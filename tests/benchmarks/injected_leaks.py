@@ -36,12 +36,19 @@ def main(arguments: Sequence[str]) -> int:
     config = PreprocessConfig(height=options.height, width=options.width)
     with TemporaryDirectory() as name:
         root = Path(name)
-        clean = mias_set(root / "clean", options.mias, options.films, config) if options.mias else \
-            phantom_set(root / "clean", options.films // 2, config)
-        counts = {split: sum(record.split == split and not record.source_image_id for record in clean.records)
-                  for split in ("train", "validation", "test")}
-        print(f"{'Films of mini-MIAS' if options.mias else 'Phantom films'}, {config.height} x {config.width} pixels: "
-              f"{', '.join(f'{number} in {split}' for split, number in counts.items())}.\n")
+        clean = (
+            mias_set(root / "clean", options.mias, options.films, config)
+            if options.mias
+            else phantom_set(root / "clean", options.films // 2, config)
+        )
+        counts = {
+            split: sum(record.split == split and not record.source_image_id for record in clean.records)
+            for split in ("train", "validation", "test")
+        }
+        print(
+            f"{'Films of mini-MIAS' if options.mias else 'Phantom films'}, {config.height} x {config.width} pixels: "
+            f"{', '.join(f'{number} in {split}' for split, number in counts.items())}.\n"
+        )
         return table(clean, root)
 
 
@@ -69,8 +76,9 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
     records = read_labels(source / "Info.txt")
     worst: dict[str, Label] = {}
     for record in records:
-        worst[record.patient_id] = max(worst.get(record.patient_id, Label.NORMAL), record.label,
-                                       key=lambda label: label.rank)
+        worst[record.patient_id] = max(
+            worst.get(record.patient_id, Label.NORMAL), record.label, key=lambda label: label.rank
+        )
     patients: list[str] = []
     for number, label in enumerate(Label):
         members = sorted(patient for patient, found in worst.items() if found is label)

@@ -55,8 +55,16 @@ def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
         time.sleep(1)
         got = [replies.get() for _ in range(replies.qsize())]
         times = [1000 * seconds for _, seconds in got] or [0.0]
-        rows.append(Second(round(time.monotonic() - begun, 1), len(got), sum(status != 200 for status, _ in got),
-                           round(statistics.median(times), 1), round(max(times), 1), round(memory(process)[0], 1)))
+        rows.append(
+            Second(
+                round(time.monotonic() - begun, 1),
+                len(got),
+                sum(status != 200 for status, _ in got),
+                round(statistics.median(times), 1),
+                round(max(times), 1),
+                round(memory(process)[0], 1),
+            )
+        )
     return rows
 
 
@@ -71,10 +79,14 @@ def table(rows: Sequence[Second]) -> bytes:
 
 def picture(rows: Sequence[Second]) -> bytes:
     """Return memory and latency over time as one SVG."""
-    panels = (("memory of all processes, MiB", [row.memory_mib for row in rows]),
-              ("median latency of a second, ms", [row.median_ms for row in rows]))
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT}" font-family="sans-serif" '
-             'font-size="12"><rect width="100%" height="100%" fill="white"/>']
+    panels = (
+        ("memory of all processes, MiB", [row.memory_mib for row in rows]),
+        ("median latency of a second, ms", [row.median_ms for row in rows]),
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
     for place, (title, values) in enumerate(panels):
         parts.append(_panel(title, [row.seconds for row in rows], values, place * HEIGHT))
     return "\n".join([*parts, "</svg>\n"]).encode()
@@ -84,13 +96,17 @@ def _panel(title: str, seconds: Sequence[float], values: Sequence[float], top: i
     highest, last = 1.1 * max(values) or 1.0, seconds[-1] or 1.0
     width, height = WIDTH - 2 * EDGE, HEIGHT - EDGE
     floor = top + HEIGHT - EDGE / 2
-    points = " ".join(f"{EDGE + width * second / last:.1f},{floor - height * value / highest:.1f}"
-                      for second, value in zip(seconds, values, strict=True))
-    return (f'<text x="{EDGE}" y="{top + 16}">{title}</text>'
-            f'<path d="M{EDGE} {floor - height}V{floor}H{EDGE + width}" fill="none" stroke="#888"/>'
-            f'<text x="4" y="{floor}">0</text><text x="4" y="{floor - height + 10}">{highest:.0f}</text>'
-            f'<text x="{EDGE + width}" y="{floor + 14}" text-anchor="end">{last / 60:.1f} min</text>'
-            f'<polyline points="{points}" fill="none" stroke="#0b6"/>')
+    points = " ".join(
+        f"{EDGE + width * second / last:.1f},{floor - height * value / highest:.1f}"
+        for second, value in zip(seconds, values, strict=True)
+    )
+    return (
+        f'<text x="{EDGE}" y="{top + 16}">{title}</text>'
+        f'<path d="M{EDGE} {floor - height}V{floor}H{EDGE + width}" fill="none" stroke="#888"/>'
+        f'<text x="4" y="{floor}">0</text><text x="4" y="{floor - height + 10}">{highest:.0f}</text>'
+        f'<text x="{EDGE + width}" y="{floor + 14}" text-anchor="end">{last / 60:.1f} min</text>'
+        f'<polyline points="{points}" fill="none" stroke="#0b6"/>'
+    )
 
 
 def main() -> int:
@@ -108,8 +124,10 @@ def main() -> int:
     write_bytes(options.output / "load_test.csv", table(rows))
     write_bytes(options.output / "load_test.svg", picture(rows))
     failed = sum(row.failed for row in rows)
-    print(f"{sum(row.answered for row in rows)} requests, {failed} failed; memory {rows[0].memory_mib} to "
-          f"{rows[-1].memory_mib} MiB")
+    print(
+        f"{sum(row.answered for row in rows)} requests, {failed} failed; memory {rows[0].memory_mib} to "
+        f"{rows[-1].memory_mib} MiB"
+    )
     return 1 if failed else 0
 
 

@@ -30,10 +30,14 @@ JSON, FORM, ZIP = "application/json", "multipart/form-data", "application/zip"
 TYPES = (PGM, PNG, DICOM, JSON, FORM, ZIP)
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "laterality": ("L", "R", "left", ""), "view": ("CC", "MLO", "AT", "XX"),
-    "operating_point": ("sensitivity", "specificity", "both"), "heatmap": ("true", "false", "1", "maybe"),
-    "target": ("malignant", "benign", "normal", "0"), "result": ("report", "overlay", "both"),
-    "overlay": ("heat", "none", "all"), "unknown": ("1",),
+    "laterality": ("L", "R", "left", ""),
+    "view": ("CC", "MLO", "AT", "XX"),
+    "operating_point": ("sensitivity", "specificity", "both"),
+    "heatmap": ("true", "false", "1", "maybe"),
+    "target": ("malignant", "benign", "normal", "0"),
+    "result": ("report", "overlay", "both"),
+    "overlay": ("heat", "none", "all"),
+    "unknown": ("1",),
 }
 PHANTOMS = 12
 """How many of the films are phantoms: three formats of four."""
@@ -43,19 +47,54 @@ COMMON = ("operating_point", "heatmap", "target")
 """Options that every request may have."""
 ACCEPTS = (JSON, PNG, DICOM, "*/*", "image/*", "", "text/html", f"{JSON};q=0, {PNG};q=0.5", f"{PNG};q=", ",,;;q=a")
 TEXTS = ("", "\x00", "\ud83d", "ß" * 40, "=" * 9, "a" * 5000, "%00", "../../etc/passwd", "null", "-1", "1e999", "{}")
-JSON_TEXTS = (b"", b"null", b"[]", b"{}", b"NaN", b"[" * 200_000, b'{"a":' * 50_000, b'{"images":[]}', b'"\\ud800"',
-              b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}", b'{"images":[{"data":""}],"images":[]}', b"1" * 5000,
-              b'{"images":{"0":{"data":"AAAA"}}}', b'{"images":[{}]}', b'{"images":[null]}')
+JSON_TEXTS = (
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"NaN",
+    b"[" * 200_000,
+    b'{"a":' * 50_000,
+    b'{"images":[]}',
+    b'"\\ud800"',
+    b"\xff\xfe{\x00}\x00",
+    b"\xef\xbb\xbf{}",
+    b'{"images":[{"data":""}],"images":[]}',
+    b"1" * 5000,
+    b'{"images":{"0":{"data":"AAAA"}}}',
+    b'{"images":[{}]}',
+    b'{"images":[null]}',
+)
 METHODS = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "POST", "TRACE", "BREW")
-PATHS = ("/", "/ping", "/ping/", "/invocations/", "//invocations", "/invocations/../ping", "/endpoints//invocations",
-         "/endpoints/%00/invocations", "/endpoints/a%2Fb/invocations", "/metrics", "/openapi.json", "/" + "a" * 3000,
-         "/invocations?%FF=%FE", "/invocations?heatmap=true&heatmap=true", "/invocations?" + "a=1&" * 2000, "/%ZZ", "*")
+PATHS = (
+    "/",
+    "/ping",
+    "/ping/",
+    "/invocations/",
+    "//invocations",
+    "/invocations/../ping",
+    "/endpoints//invocations",
+    "/endpoints/%00/invocations",
+    "/endpoints/a%2Fb/invocations",
+    "/metrics",
+    "/openapi.json",
+    "/" + "a" * 3000,
+    "/invocations?%FF=%FE",
+    "/invocations?heatmap=true&heatmap=true",
+    "/invocations?" + "a=1&" * 2000,
+    "/%ZZ",
+    "*",
+)
 FILE_NAMES = ("DOE_JANE.dcm", "../../DOE_JANE", "/DOE_JANE", "a/b/", "__MACOSX/._x", "DOE_JANE.zip", "é")
 PART_NAMES = ('; filename="DOE_JANE.dcm"', "; filename*=UTF-8''DOE_JANE%00", '; filename="../DOE_JANE"', "")
 PART_HEADERS = ("Content-Transfer-Encoding: base64\r\n", "X: " + "y" * 9000 + "\r\n", "broken\r\n")
 ODD_HEADERS = (
-    ("Content-Encoding", "gzip"), ("Expect", "100-continue"), ("X-Forwarded-For", "a" * 4000), ("Range", "bytes=0-1"),
-    ("Transfer-Encoding", "identity"), *(("Content-Length", text) for text in ("-1", "x", "9" * 20, "0")),
+    ("Content-Encoding", "gzip"),
+    ("Expect", "100-continue"),
+    ("X-Forwarded-For", "a" * 4000),
+    ("Range", "bytes=0-1"),
+    ("Transfer-Encoding", "identity"),
+    *(("Content-Length", text) for text in ("-1", "x", "9" * 20, "0")),
     *(("Accept", text) for text in ACCEPTS),
     *((ATTRIBUTES, text) for text in ("a", "=", ",,;;", "laterality=L,laterality=R", "é=1", "view=" + "x" * 900)),
     *(("Content-Type", text) for text in ("", ";", "image", "image/", "IMAGE/PNG", "image/png\t; a", "é", "a/b; q")),
@@ -86,10 +125,18 @@ def _phantom(number: int) -> list[bytes]:
     side = list(Laterality)[number % 2]
     film = make_film(number, label=list(Label)[number % 3], laterality=side, height=160, width=128)
     grey = (film.pixels >> 8).astype(np.uint8)
-    person = {"PatientName": IDENTITY[0], "PatientID": IDENTITY[2], "PatientBirthDate": IDENTITY[3],
-              "Modality": "MG", "ImageLaterality": side.value, "ViewPosition": View.MLO.value,
-              "StudyInstanceUID": "1.2.826.4711", "SeriesInstanceUID": "1.2.826.4711.1",
-              "SOPInstanceUID": f"1.2.826.4711.1.{number + 1}", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2"}
+    person = {
+        "PatientName": IDENTITY[0],
+        "PatientID": IDENTITY[2],
+        "PatientBirthDate": IDENTITY[3],
+        "Modality": "MG",
+        "ImageLaterality": side.value,
+        "ViewPosition": View.MLO.value,
+        "StudyInstanceUID": "1.2.826.4711",
+        "SeriesInstanceUID": "1.2.826.4711.1",
+        "SOPInstanceUID": f"1.2.826.4711.1.{number + 1}",
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
+    }
     return [
         b"P5\n# PatientName=%s %s\n128 160\n255\n" % (IDENTITY[0].encode(), IDENTITY[2].encode()) + grey.tobytes(),
         cv2.imencode(".png", grey)[1].tobytes(),
@@ -154,8 +201,18 @@ def _member(random: Random) -> Any:
     if random.random() < 0.04:
         member["data"] = pick(random, (*TEXTS, None, 7, ["AAAA"], "AAA", "A" * 100_000))
     if random.random() < 0.04:
-        member["s3_uri"] = pick(random, ("s3://bucket/key", "s3://", "file:///etc/passwd", "http://169.254.169.254/",
-                                         "s3://bucket/../other", 1, *TEXTS))
+        member["s3_uri"] = pick(
+            random,
+            (
+                "s3://bucket/key",
+                "s3://",
+                "file:///etc/passwd",
+                "http://169.254.169.254/",
+                "s3://bucket/../other",
+                1,
+                *TEXTS,
+            ),
+        )
         if random.random() < 0.7:
             del member["data"]
     for name in ("laterality", "view"):
@@ -243,7 +300,13 @@ def wire(random: Random) -> Case:
 
 
 MAKERS: tuple[Callable[[Random], Case], ...] = (
-    *(image,) * 6, *(exam_json,) * 4, *(form,) * 3, *(archive,) * 3, *(odd_headers,) * 2, odd_path, wire,
+    *(image,) * 6,
+    *(exam_json,) * 4,
+    *(form,) * 3,
+    *(archive,) * 3,
+    *(odd_headers,) * 2,
+    odd_path,
+    wire,
 )
 
 

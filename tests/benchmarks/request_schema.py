@@ -9,8 +9,13 @@ from schemathesis.generation import GenerationMode
 
 from inference.openapi import document
 
-SETTINGS = settings(database=None, deadline=None, phases=[Phase.generate], verbosity=Verbosity.quiet,
-                    suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    verbosity=Verbosity.quiet,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def send_generated(address: str, first: int, count: int, send: Callable[[str, Any], None]) -> None:
@@ -20,8 +25,12 @@ def send_generated(address: str, first: int, count: int, send: Callable[[str, An
     turns = [(operation, mode) for operation in operations if operation.method == "post" for mode in modes]
     for turn, (operation, mode) in enumerate(turns):
         share = count * (turn + 1) // len(turns) - count * turn // len(turns)
-        _generate(operation.as_strategy(generation_mode=mode), first, share, lambda number, case, turn=turn: send(
-            f"schema {turn}.{number}", _arguments(case, address, number)))
+        _generate(
+            operation.as_strategy(generation_mode=mode),
+            first,
+            share,
+            lambda number, case, turn=turn: send(f"schema {turn}.{number}", _arguments(case, address, number)),
+        )
 
 
 def _arguments(case: Any, address: str, number: int) -> dict[str, Any]:

@@ -5,14 +5,28 @@ from typing import Any, Literal
 Row = dict[str, Any]
 
 
-def row(name: str, value: float, unit: str, bar: float | None, better: Literal["lower", "higher"], command: str,
-        **peers: float) -> Row:
+def row(
+    name: str,
+    value: float,
+    unit: str,
+    bar: float | None,
+    better: Literal["lower", "higher"],
+    command: str,
+    **peers: float,
+) -> Row:
     """Return one figure: its bar is what it must reach (`None`: it is reported only), `peers` what it is compared with.
 
     `command` repeats the measurement.
     """
-    return {"name": name, "value": round(value, 4), "unit": unit, "bar": bar, "better": better,
-            "peers": {peer: round(each, 4) for peer, each in peers.items()}, "command": command}
+    return {
+        "name": name,
+        "value": round(value, 4),
+        "unit": unit,
+        "bar": bar,
+        "better": better,
+        "peers": {peer: round(each, 4) for peer, each in peers.items()},
+        "command": command,
+    }
 
 
 def holds(figure: Row) -> bool:

@@ -43,13 +43,22 @@ def film(seed: int = 4) -> bytes:
 def save_model(directory: Path, *, export: bool) -> str:
     """Write a ResNet-50 with random weights, exported if asked and if the export holds, and return the engine."""
     config = PreprocessConfig(height=SIDE, width=SIDE)
-    points = {name: {"threshold": level, "target": 0.9, "sensitivity": 0.9, "specificity": 0.5}
-              for name, level in (("sensitivity", 0.001), ("specificity", 0.999))}
+    points = {
+        name: {"threshold": level, "target": 0.9, "sensitivity": 0.9, "specificity": 0.5}
+        for name, level in (("sensitivity", 0.001), ("specificity", 0.999))
+    }
     description = {
-        "architecture": "resnet50", "classes": list(Label), "input": {"height": SIDE, "width": SIDE},
-        "preprocess": config.to_json(), "initialisation": "scratch", "pretrained_weights": None,
-        "calibration": {"temperature": TEMPERATURE, "fitted_on": "validation"}, "operating_points": points,
-        "training": {}, "metrics": {}, "versions": {},
+        "architecture": "resnet50",
+        "classes": list(Label),
+        "input": {"height": SIDE, "width": SIDE},
+        "preprocess": config.to_json(),
+        "initialisation": "scratch",
+        "pretrained_weights": None,
+        "calibration": {"temperature": TEMPERATURE, "fitted_on": "validation"},
+        "operating_points": points,
+        "training": {},
+        "metrics": {},
+        "versions": {},
     }
     artifact.save(directory, build_model("resnet50", classes=list(Label), seed=1), description)
     if not export:
@@ -104,10 +113,16 @@ def pinged(port: int) -> bool:
 def server(base: Path, **environment: str) -> Iterator[tuple[int, int, float]]:
     """Run the server on `base`/model; yields its port, its process id and the seconds until /ping said 200."""
     port, begun = free_port(), time.perf_counter()
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "MAMMOPIPE_BASE": str(base),
-                 "SAGEMAKER_BIND_TO_PORT": str(port), **environment}
-    process = subprocess.Popen([sys.executable, "-m", "inference.server"], cwd=ROOT, env=variables,
-                               stdout=subprocess.DEVNULL)
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MAMMOPIPE_BASE": str(base),
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+        **environment,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inference.server"], cwd=ROOT, env=variables, stdout=subprocess.DEVNULL
+    )
     try:
         while not pinged(port):
             if process.poll() is not None:
@@ -137,16 +152,27 @@ class Loop:
 def loop(model: Path) -> Iterator[Loop]:
     """Run a plain loop over a model directory."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-m", "tests.benchmarks.plain_loop", str(model)], cwd=ROOT, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **threads}) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.plain_loop", str(model)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **threads},
+    ) as process:
         try:
             yield Loop(process)
         finally:
             process.terminate()
 
 
-def together(port: int, clients: int, seconds: float, body: bytes, path: str = "/invocations",
-             ) -> list[tuple[int, float]]:
+def together(
+    port: int,
+    clients: int,
+    seconds: float,
+    body: bytes,
+    path: str = "/invocations",
+) -> list[tuple[int, float]]:
     """Return status and seconds of every request of so many clients that ask again and again."""
     until = time.perf_counter() + seconds
 

@@ -35,12 +35,23 @@ PGM, PNG = "image/x-portable-graymap", "image/png"
 
 def save_model(directory: Path) -> None:
     config = PreprocessConfig(height=96, width=64)
-    artifact.save(directory, build_model("modified_cnn", classes=list(Label), seed=1), {
-        "architecture": "modified_cnn", "classes": list(Label), "input": {"height": 96, "width": 64},
-        "preprocess": config.to_json(), "initialisation": "scratch", "pretrained_weights": None,
-        "calibration": {"temperature": 1.5, "fitted_on": "validation"},
-        "operating_points": POINTS, "training": {}, "metrics": {}, "versions": {},
-    })
+    artifact.save(
+        directory,
+        build_model("modified_cnn", classes=list(Label), seed=1),
+        {
+            "architecture": "modified_cnn",
+            "classes": list(Label),
+            "input": {"height": 96, "width": 64},
+            "preprocess": config.to_json(),
+            "initialisation": "scratch",
+            "pretrained_weights": None,
+            "calibration": {"temperature": 1.5, "fitted_on": "validation"},
+            "operating_points": POINTS,
+            "training": {},
+            "metrics": {},
+            "versions": {},
+        },
+    )
 
 
 @dataclass
@@ -143,9 +154,19 @@ def start(base: Path, logs: Path, **environment: str) -> Server:
     """Start the server, with one worker unless told otherwise, and return once it listens."""
     stdout, stderr = logs / "stdout", logs / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
-        process = subprocess.Popen([sys.executable, "-m", "inference.server"], cwd=REPOSITORY, stdout=out, stderr=err,
-                                   env={**os.environ, "MAMMOPIPE_BASE": str(base), "SAGEMAKER_BIND_TO_PORT": "0",
-                                        "MAMMOPIPE_WORKERS": "1", **environment})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "inference.server"],
+            cwd=REPOSITORY,
+            stdout=out,
+            stderr=err,
+            env={
+                **os.environ,
+                "MAMMOPIPE_BASE": str(base),
+                "SAGEMAKER_BIND_TO_PORT": "0",
+                "MAMMOPIPE_WORKERS": "1",
+                **environment,
+            },
+        )
     poll(lambda: stdout.read_text().endswith("\n") or process.poll() is not None)
     assert process.poll() is None, stderr.read_text()
     return Server(process, json.loads(stdout.read_text().splitlines()[0])["port"], stdout, stderr)
@@ -167,8 +188,13 @@ def films() -> Films:
 @pytest.fixture(scope="session")
 def server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server that most tests share; its limits are low so that they can be met."""
-    limits = {"MAMMOPIPE_WORKERS": "2", "MAMMOPIPE_METRICS": "true", "MAMMOPIPE_MODEL_ID": "package/7",
-              "MAMMOPIPE_MAX_BYTES": "2000000", "MAMMOPIPE_MAX_PIXELS": "1000000"}
+    limits = {
+        "MAMMOPIPE_WORKERS": "2",
+        "MAMMOPIPE_METRICS": "true",
+        "MAMMOPIPE_MODEL_ID": "package/7",
+        "MAMMOPIPE_MAX_BYTES": "2000000",
+        "MAMMOPIPE_MAX_PIXELS": "1000000",
+    }
     server = start(base, tmp_path_factory.mktemp("logs"), **limits)
     poll(lambda: server.ping() == 200)
     yield server

@@ -21,17 +21,37 @@ from inference.schema import Answer, ExamAnswer
 from processing.imaging import Mammogram, read_mammogram
 from processing.phantom_rsna import write_rsna_tree
 
-MODEL = {"id": "model-package/7", "architecture": "resnet50", "weights_sha256": "ab" * 32,
-         "preprocess_digest": "cd" * 32}
-DECISION = {"operating_point": "sensitivity", "threshold": 0.31, "finding": "suspicious", "sensitivity": 0.92,
-            "specificity": None}
+MODEL = {
+    "id": "model-package/7",
+    "architecture": "resnet50",
+    "weights_sha256": "ab" * 32,
+    "preprocess_digest": "cd" * 32,
+}
+DECISION = {
+    "operating_point": "sensitivity",
+    "threshold": 0.31,
+    "finding": "suspicious",
+    "sensitivity": 0.92,
+    "specificity": None,
+}
 POOR = {"refer": True, "reasons": [{"code": "segmentation", "message": "the mask covers 96 % of the film"}]}
 FINE: dict[str, Any] = {"refer": False, "reasons": []}
-REGIONS = [{"left": 10, "top": 20, "right": 110, "bottom": 220, "peak_x": 60, "peak_y": 99, "strength": 0.9312},
-           {"left": 0, "top": 0, "right": 7, "bottom": 5, "peak_x": 3, "peak_y": 4, "strength": 0.6}]
-SECRETS = {"PatientName": "DOE^JANE", "PatientID": "MRN-4711", "PatientBirthDate": "19610203", "PatientSex": "F",
-           "AccessionNumber": "ACC-42", "ReferringPhysicianName": "HOUSE^GREGORY", "StudyDate": "20260101",
-           "StudyTime": "101112", "StudyID": "S-9", "StudyDescription": "SCREENING OF JANE"}
+REGIONS = [
+    {"left": 10, "top": 20, "right": 110, "bottom": 220, "peak_x": 60, "peak_y": 99, "strength": 0.9312},
+    {"left": 0, "top": 0, "right": 7, "bottom": 5, "peak_x": 3, "peak_y": 4, "strength": 0.6},
+]
+SECRETS = {
+    "PatientName": "DOE^JANE",
+    "PatientID": "MRN-4711",
+    "PatientBirthDate": "19610203",
+    "PatientSex": "F",
+    "AccessionNumber": "ACC-42",
+    "ReferringPhysicianName": "HOUSE^GREGORY",
+    "StudyDate": "20260101",
+    "StudyTime": "101112",
+    "StudyID": "S-9",
+    "StudyDescription": "SCREENING OF JANE",
+}
 
 
 @cache
@@ -39,8 +59,10 @@ def phantom_exams() -> list[list[bytes]]:
     """Return two patients' files: the first of a MONOCHROME2 machine, the second of a MONOCHROME1 machine."""
     with TemporaryDirectory() as folder:
         write_rsna_tree(Path(folder), patients=2, height=260)
-        return [[file.read_bytes() for file in sorted(patient.iterdir())]
-                for patient in sorted(Path(folder, "train_images").iterdir())]
+        return [
+            [file.read_bytes() for file in sorted(patient.iterdir())]
+            for patient in sorted(Path(folder, "train_images").iterdir())
+        ]
 
 
 def changed(data: bytes, **attributes: Any) -> bytes:
@@ -61,30 +83,69 @@ def changed(data: bytes, **attributes: Any) -> bytes:
 def image_facts(data: bytes, **other: Any) -> dict[str, Any]:
     mammogram = read_mammogram(data)
     rows, columns = mammogram.pixels.shape
-    image = {"sha256": hashlib.sha256(data).hexdigest(), "rows": rows, "columns": columns,
-             "laterality": mammogram.laterality, "view": "MLO", "quality": {}}
-    heatmap = {"target": "malignant", "rows": rows, "columns": columns, "png": "", "outside_share": 0.0,
-               "regions": REGIONS}
-    return {"image": image, "probabilities": {"normal": 0.2, "benign": 0.1, "malignant": 0.7}, "warnings": [],
-            "malignancy_score": 70.0, "decile": 9, "entropy": 0.801818, "decision": DECISION, "referral": FINE,
-            "heatmap": heatmap, **other}
+    image = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "rows": rows,
+        "columns": columns,
+        "laterality": mammogram.laterality,
+        "view": "MLO",
+        "quality": {},
+    }
+    heatmap = {
+        "target": "malignant",
+        "rows": rows,
+        "columns": columns,
+        "png": "",
+        "outside_share": 0.0,
+        "regions": REGIONS,
+    }
+    return {
+        "image": image,
+        "probabilities": {"normal": 0.2, "benign": 0.1, "malignant": 0.7},
+        "warnings": [],
+        "malignancy_score": 70.0,
+        "decile": 9,
+        "entropy": 0.801818,
+        "decision": DECISION,
+        "referral": FINE,
+        "heatmap": heatmap,
+        **other,
+    }
 
 
 def one(data: bytes, request_id: str = "r1", model: dict[str, str] = MODEL, **other: Any) -> Answer:
-    return Answer.model_validate({"request_id": request_id, "model": model, "timings_ms": {"read": 1.5},
-                                  **image_facts(data, **other)})
+    return Answer.model_validate(
+        {"request_id": request_id, "model": model, "timings_ms": {"read": 1.5}, **image_facts(data, **other)}
+    )
 
 
 def exam(files: list[bytes]) -> ExamAnswer:
     images = [{"index": index, **image_facts(data)} for index, data in enumerate(files)]
     images[0] |= {"referral": POOR, "heatmap": None}
     sides = [image["image"]["laterality"] for image in images]
-    breasts = [{"laterality": side, "images": [index for index, other in enumerate(sides) if other == side],
-                "rule": "mean", "malignancy_score": 61.0, "decision": None, "referral": FINE} for side in "LR"]
+    breasts = [
+        {
+            "laterality": side,
+            "images": [index for index, other in enumerate(sides) if other == side],
+            "rule": "mean",
+            "malignancy_score": 61.0,
+            "decision": None,
+            "referral": FINE,
+        }
+        for side in "LR"
+    ]
     warnings = [{"code": "no-reference", "message": "the model has no reference"}]
-    return ExamAnswer.model_validate({
-        "request_id": "r1", "model": MODEL, "timings_ms": {}, "images": images, "breasts": breasts,
-        "exam": {"malignancy_score": 64.0, "decision": DECISION, "referral": POOR}, "warnings": warnings})
+    return ExamAnswer.model_validate(
+        {
+            "request_id": "r1",
+            "model": MODEL,
+            "timings_ms": {},
+            "images": images,
+            "breasts": breasts,
+            "exam": {"malignancy_score": 64.0, "decision": DECISION, "referral": POOR},
+            "warnings": warnings,
+        }
+    )
 
 
 def opened(data: bytes) -> Dataset:
@@ -109,13 +170,17 @@ def name_of(item: Dataset) -> str:
 
 
 def numbers(group: Dataset) -> dict[str, float]:
-    return {name_of(item): float(item.MeasuredValueSequence[0].NumericValue)
-            for item in items(group) if item.ValueType == "NUM"}
+    return {
+        name_of(item): float(item.MeasuredValueSequence[0].NumericValue)
+        for item in items(group)
+        if item.ValueType == "NUM"
+    }
 
 
 def coded(group: Dataset) -> dict[str, str]:
-    return {name_of(item): str(item.ConceptCodeSequence[0].CodeValue)
-            for item in items(group) if item.ValueType == "CODE"}
+    return {
+        name_of(item): str(item.ConceptCodeSequence[0].CodeValue) for item in items(group) if item.ValueType == "CODE"
+    }
 
 
 def words(group: Dataset) -> list[str]:
@@ -123,8 +188,11 @@ def words(group: Dataset) -> list[str]:
 
 
 def referred(group: Dataset) -> list[str]:
-    return [str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-            for item in items(group) if item.ValueType == "IMAGE"]
+    return [
+        str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in items(group)
+        if item.ValueType == "IMAGE"
+    ]
 
 
 def instances(files: list[bytes]) -> list[str]:

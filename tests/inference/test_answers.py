@@ -28,10 +28,14 @@ def test_an_image_s_answer_is_typed() -> None:
 def test_an_exam_s_answer_is_typed() -> None:
     answer = ExamAnswer.from_json(json.loads(exam_json()))
     assert [(image.index, image.laterality, image.referral.refer) for image in answer.images] == [
-        (0, "L", False), (1, "R", True)]
+        (0, "L", False),
+        (1, "R", True),
+    ]
     assert [reason.code for reason in answer.images[1].referral.reasons] == ["uncertain"]
     assert [(breast.laterality, breast.images, breast.rule) for breast in answer.breasts] == [
-        ("L", (0,), "mean"), ("R", (1,), "mean")]
+        ("L", (0,), "mean"),
+        ("R", (1,), "mean"),
+    ]
     assert answer.breasts[0].decision is None and answer.breasts[1].decision is not None
     assert answer.exam.malignancy_score == 71.0 and answer.exam.referral.refer
     assert [warning.code for warning in answer.warnings] == ["one-view"]
@@ -42,14 +46,19 @@ def test_a_model_without_reference_or_operating_points_and_an_answer_without_hea
     assert (answer.decile, answer.decision, answer.heatmap_png, answer.regions) == (None, None, None, ())
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"schema_version": 1}, "unknown_schema: schema_version=1; this client reads 2"),
-    ({}, "unknown_schema: schema_version=None"),
-    ({"schema_version": 2}, "unreadable_answer: the answer has no 'image'"),
-    (json.loads(image_json()) | {"decision": {**json.loads(image_json())["decision"], "finding": "maybe"}},
-     "unreadable_answer: the answer breaks its schema: 'maybe' is not a valid Finding"),
-    (json.loads(image_json()) | {"warnings": None}, "unreadable_answer: the answer breaks its schema"),
-])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"schema_version": 1}, "unknown_schema: schema_version=1; this client reads 2"),
+        ({}, "unknown_schema: schema_version=None"),
+        ({"schema_version": 2}, "unreadable_answer: the answer has no 'image'"),
+        (
+            json.loads(image_json()) | {"decision": {**json.loads(image_json())["decision"], "finding": "maybe"}},
+            "unreadable_answer: the answer breaks its schema: 'maybe' is not a valid Finding",
+        ),
+        (json.loads(image_json()) | {"warnings": None}, "unreadable_answer: the answer breaks its schema"),
+    ],
+)
 def test_an_answer_that_cannot_be_understood_is_named(values: Any, message: str) -> None:
     with pytest.raises(EndpointFaultError) as caught:
         Answer.from_json(values)

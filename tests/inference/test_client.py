@@ -30,8 +30,14 @@ from processing.files import write_bytes
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials, no region and no configuration, as on a machine that has never seen AWS."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION",
-                 "AWS_REGION"):
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+        "AWS_DEFAULT_REGION",
+        "AWS_REGION",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -82,13 +88,16 @@ def test_overlay_has_the_film_s_size(client: MammographyClient, films: Any) -> N
     assert overlay.shape == (*films.pixels.shape, 3)
 
 
-@pytest.mark.parametrize(("source", "code", "status"), [
-    (b"P5\n10 10\n255\n", "corrupt_image", 422),
-    (b"P5\n9000 9000\n255\n", "image_too_large", 413),
-    (b"P5\n1 1\n255\n" + bytes(2_000_001), "too_large", 413),
-    (b"no film", "unsupported_type", None),
-    (Path("/nowhere/film.pgm"), "unreadable_file", None),
-])
+@pytest.mark.parametrize(
+    ("source", "code", "status"),
+    [
+        (b"P5\n10 10\n255\n", "corrupt_image", 422),
+        (b"P5\n9000 9000\n255\n", "image_too_large", 413),
+        (b"P5\n1 1\n255\n" + bytes(2_000_001), "too_large", 413),
+        (b"no film", "unsupported_type", None),
+        (Path("/nowhere/film.pgm"), "unreadable_file", None),
+    ],
+)
 def test_refusals_carry_code_and_message(client: MammographyClient, source: Any, code: str, status: int | None) -> None:
     with pytest.raises(RequestRefusedError) as caught:
         client.predict(source)
@@ -133,10 +142,16 @@ def test_bad_option_is_refused_by_the_server(client: MammographyClient, films: A
 
 
 def test_a_plain_boto3_client_gets_what_aws_would_send(server: Any, films: Any) -> None:
-    runtime = boto3.client("sagemaker-runtime", endpoint_url=server.url, region_name="eu-west-1",
-                           aws_access_key_id="a", aws_secret_access_key="b")
-    reply = runtime.invoke_endpoint(EndpointName="breast", Body=films.pgm, ContentType="image/x-portable-graymap",
-                                    CustomAttributes="laterality=R")
+    runtime = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=server.url,
+        region_name="eu-west-1",
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+    )
+    reply = runtime.invoke_endpoint(
+        EndpointName="breast", Body=films.pgm, ContentType="image/x-portable-graymap", CustomAttributes="laterality=R"
+    )
     assert reply["ContentType"] == "application/json" and b'"probabilities"' in reply["Body"].read()
     assert "malignancy_score=" in reply["CustomAttributes"] and reply["ResponseMetadata"]["RequestId"]
     with pytest.raises(ClientError) as caught:

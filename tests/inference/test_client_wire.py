@@ -49,7 +49,8 @@ def test_an_image_goes_out_with_its_type_its_options_and_an_inference_id(endpoin
     assert (path, body) == ("/endpoints/breast/invocations", PGM)
     assert (headers["content-type"], headers["accept"]) == ("image/x-portable-graymap", "application/json")
     assert headers["x-amzn-sagemaker-custom-attributes"] == (
-        "laterality=R,operating_point=specificity,heatmap=true,target=benign")
+        "laterality=R,operating_point=specificity,heatmap=true,target=benign"
+    )
     assert len(headers["x-amzn-sagemaker-inference-id"]) == 36
 
 
@@ -72,11 +73,13 @@ def test_a_side_or_view_that_is_given_reaches_the_server(endpoint: Answering) ->
     client_of(endpoint).predict_exam([ExamImage(PGM, "L", "CC"), ExamImage(PNG, laterality="R"), DICOM])
     _, headers, body = endpoint.requests[0]
     assert headers["content-type"] == "application/json"
-    assert json.loads(body) == {"images": [
-        {"laterality": "L", "view": "CC", "data": base64.b64encode(PGM).decode()},
-        {"laterality": "R", "data": base64.b64encode(PNG).decode()},
-        {"data": base64.b64encode(DICOM).decode()},
-    ]}
+    assert json.loads(body) == {
+        "images": [
+            {"laterality": "L", "view": "CC", "data": base64.b64encode(PGM).decode()},
+            {"laterality": "R", "data": base64.b64encode(PNG).decode()},
+            {"data": base64.b64encode(DICOM).decode()},
+        ]
+    }
 
 
 def test_both_forms_of_an_exam_are_what_the_server_reads() -> None:
@@ -153,9 +156,7 @@ def test_the_deadline_ends_a_request_that_hangs(endpoint: Answering) -> None:
         client_of(endpoint, deadline_seconds=0.3).predict(PGM)
 
 
-def test_the_deadline_ends_the_waiting_between_attempts(
-    endpoint: Answering, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_deadline_ends_the_waiting_between_attempts(endpoint: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint.refuse(503, "busy", "try again")
     monkeypatch.setattr(random, "uniform", lambda low, high: high)
     with pytest.raises(DeadlineError, match="no answer within 5 seconds; the last error: busy: try again"):
@@ -175,17 +176,23 @@ def test_the_waits_are_random_and_their_bound_doubles(endpoint: Answering, monke
 @pytest.fixture
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stubber, MammographyClient]]:
     """A client whose calls never leave: what AWS itself would answer is told to botocore's stubber."""
-    runtime = boto3.client("sagemaker-runtime", region_name="eu-west-1", aws_access_key_id="a",
-                           aws_secret_access_key="b")
+    runtime = boto3.client(
+        "sagemaker-runtime", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
     monkeypatch.setattr(module, "_runtime", lambda *_: runtime)
     with Stubber(runtime) as stubber:
         yield stubber, MammographyClient("breast", backoff_seconds=0)
 
 
-@pytest.mark.parametrize(("code", "status"), [
-    ("ThrottlingException", 400), ("ServiceUnavailable", 503), ("ModelNotReadyException", 429),
-    ("InternalFailure", 500),
-])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("ThrottlingException", 400),
+        ("ServiceUnavailable", 503),
+        ("ModelNotReadyException", 429),
+        ("InternalFailure", 500),
+    ],
+)
 def test_throttling_and_faults_of_aws_are_tried_again(
     stubbed: tuple[Stubber, MammographyClient], code: str, status: int
 ) -> None:
@@ -198,9 +205,7 @@ def test_throttling_and_faults_of_aws_are_tried_again(
 
 
 @pytest.mark.parametrize("code", ["ValidationError", "AccessDeniedException", "ExpiredTokenException"])
-def test_what_trying_again_cannot_mend_is_told_at_once(
-    stubbed: tuple[Stubber, MammographyClient], code: str
-) -> None:
+def test_what_trying_again_cannot_mend_is_told_at_once(stubbed: tuple[Stubber, MammographyClient], code: str) -> None:
     stubber, client = stubbed
     stubber.add_client_error("invoke_endpoint", code, "Endpoint breast of account 1\nnot found.", http_status_code=400)
     with pytest.raises(EndpointUnreachableError) as caught:
@@ -216,8 +221,9 @@ def test_no_connection_is_tried_again_and_then_told(monkeypatch: pytest.MonkeyPa
     assert len(waits) == 2
 
 
-@pytest.mark.parametrize("options", [
-    {"attempts": 0}, {"backoff_seconds": -1}, {"deadline_seconds": 0}, {"delivery": module.Delivery.ASYNC}])
+@pytest.mark.parametrize(
+    "options", [{"attempts": 0}, {"backoff_seconds": -1}, {"deadline_seconds": 0}, {"delivery": module.Delivery.ASYNC}]
+)
 def test_a_client_that_could_not_work_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MammographyClient("breast", **options)

@@ -143,8 +143,14 @@ def test_the_page_is_there_for_the_demo_only(local: Server, server: Server) -> N
 
 def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
     environment = {**os.environ, "MAMMOPIPE_BASE": str(base), "MAMMOPIPE_HOST": "0.0.0.0"}
-    ended = subprocess.run([sys.executable, "-m", "inference.server", "--demo"], cwd=REPOSITORY, env=environment,
-                           capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-m", "inference.server", "--demo"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: MAMMOPIPE_DEMO=true needs") and ended.stderr.count("\n") == 1
 

@@ -67,14 +67,29 @@ def test_the_report_is_a_machines_for_a_reader_to_judge(exams: list[list[bytes]]
 
 def test_an_image_has_its_scores_decision_and_algorithm(exams: list[list[bytes]]) -> None:
     group = groups(opened(structured_report(exams[0][:1], one(exams[0][0]))))["image 0"]
-    assert numbers(group) == {"111047": 70, "P-NORMAL": 0.2, "P-BENIGN": 0.1, "P-MALIGNANT": 0.7, "DECILE": 9,
-                              "ENTROPY": 0.801818, "THRESHOLD": 0.31}
+    assert numbers(group) == {
+        "111047": 70,
+        "P-NORMAL": 0.2,
+        "P-BENIGN": 0.1,
+        "P-MALIGNANT": 0.7,
+        "DECILE": 9,
+        "ENTROPY": 0.801818,
+        "THRESHOLD": 0.31,
+    }
     found = coded(group)
-    assert (found["DECISION"], found["OPERATING-POINT"], found["REFERRAL"]) == ("SUSPICIOUS", "SENSITIVITY",
-                                                                              "NO-REFERRAL")
+    assert (found["DECISION"], found["OPERATING-POINT"], found["REFERRAL"]) == (
+        "SUSPICIOUS",
+        "SENSITIVITY",
+        "NO-REFERRAL",
+    )
     texts = [str(item.TextValue) for item in items(group) if item.ValueType == "TEXT"]
-    assert {"mammopipe resnet50", MODEL["id"], f"weights sha256 {'ab' * 32}", f"preprocessing {'cd' * 32}",
-            "The threshold in validation: sensitivity 0.920"} <= set(texts)
+    assert {
+        "mammopipe resnet50",
+        MODEL["id"],
+        f"weights sha256 {'ab' * 32}",
+        f"preprocessing {'cd' * 32}",
+        "The threshold in validation: sensitivity 0.920",
+    } <= set(texts)
 
 
 def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> None:
@@ -92,8 +107,9 @@ def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> N
 
 def test_a_breast_scored_beside_the_other_says_so(exams: list[list[bytes]]) -> None:
     said = exam(exams[0])
-    beside = said.model_copy(update={"breasts": [breast.model_copy(update={"compared": True})
-                                                 for breast in said.breasts]})
+    beside = said.model_copy(
+        update={"breasts": [breast.model_copy(update={"compared": True}) for breast in said.breasts]}
+    )
     found = groups(opened(structured_report(exams[0], beside)))
     assert coded(found["breast L"])["370129005"] == "BESIDE-MEAN"
 
@@ -128,8 +144,11 @@ def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None
     sides = [opened(data).ImageLaterality for data in files]
     for entry, side in zip(entries, sides, strict=True):
         expected = codes.cid244.Left if side == "L" else codes.cid244.Right
-        assert coded(entry) == {codes.DCM.Modality.value: "MG", codes.DCM.ImageLaterality.value: expected.value,
-                                codes.DCM.ImageView.value: codes.cid4014.MedioLateralObliqueProjection.value}
+        assert coded(entry) == {
+            codes.DCM.Modality.value: "MG",
+            codes.DCM.ImageLaterality.value: expected.value,
+            codes.DCM.ImageView.value: codes.cid4014.MedioLateralObliqueProjection.value,
+        }
 
 
 def test_what_is_not_known_is_left_out(exams: list[list[bytes]]) -> None:
@@ -156,6 +175,7 @@ def test_the_same_question_gives_the_same_instance(exams: list[list[bytes]]) -> 
 
     def uid(**other: Any) -> str:
         return str(opened(structured_report([data], one(data, **other))).SOPInstanceUID)
+
     first = uid()
     assert uid(request_id="r2") == first
     others = {uid(model={**MODEL, "weights_sha256": "ef" * 32}), uid(malignancy_score=71.0), first}
@@ -172,7 +192,8 @@ def test_each_result_is_a_series_of_its_own(exams: list[list[bytes]]) -> None:
 @pytest.mark.parametrize("machine", [0, 1])
 @pytest.mark.parametrize("index", [0, 3])
 def test_the_capture_shows_the_overlay_and_the_notice_in_air(
-        exams: list[list[bytes]], machine: int, index: int) -> None:
+    exams: list[list[bytes]], machine: int, index: int
+) -> None:
     data = exams[machine][index]
     mammogram = read_mammogram(data)
     painted = heat_over(mammogram)
@@ -206,8 +227,9 @@ def test_the_capture_refers_to_its_source(exams: list[list[bytes]]) -> None:
 @pytest.mark.parametrize("machine", [0, 1])
 def test_a_validator_finds_no_error(exams: list[list[bytes]], machine: int, tmp_path: Path) -> None:
     files = [changed(data, **SECRETS, PatientOrientation=["A", "R"]) for data in exams[machine]]
-    for number, result in enumerate([structured_report(files, exam(files)), *results(files[0]),
-                                     *results(exams[machine][1])]):
+    for number, result in enumerate(
+        [structured_report(files, exam(files)), *results(files[0]), *results(exams[machine][1])]
+    ):
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(result)
         done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)

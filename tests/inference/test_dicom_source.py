@@ -31,8 +31,15 @@ def exams() -> list[list[bytes]]:
 def test_results_keep_patient_and_study_to_the_byte(exams: list[list[bytes]]) -> None:
     issuer = Dataset()
     issuer.PatientID, issuer.IssuerOfPatientID = "OTHER-1", "CLINIC"
-    data = changed(exams[0][0], **{**SECRETS, "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
-                                   "PatientName": "Yamada^Tarou=山田^太郎", "OtherPatientIDsSequence": [issuer]})
+    data = changed(
+        exams[0][0],
+        **{
+            **SECRETS,
+            "SpecificCharacterSet": ["", "ISO 2022 IR 87"],
+            "PatientName": "Yamada^Tarou=山田^太郎",
+            "OtherPatientIDsSequence": [issuer],
+        },
+    )
     source = opened(data)
     for result in map(opened, results(data)):
         for keyword in (*SECRETS, "SpecificCharacterSet", "OtherPatientIDsSequence", "StudyInstanceUID"):
@@ -41,7 +48,8 @@ def test_results_keep_patient_and_study_to_the_byte(exams: list[list[bytes]]) ->
 
 
 def test_malformed_attributes_of_a_source_are_kept_and_nothing_of_it_is_told(
-        exams: list[list[bytes]], caplog: pytest.LogCaptureFixture) -> None:
+    exams: list[list[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
     data = changed(exams[0][0], **SECRETS)
     for right, wrong in ((b"19610203", b"3.2.1961"), (b"DOE^JANE", b"DOE JANE"), (b"20260101", b"2026 Jan")):
         assert data.count(right) == 1
@@ -73,8 +81,10 @@ def test_an_unknown_character_set_is_no_obstacle(exams: list[list[bytes]]) -> No
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"])
 def test_a_source_without_identity_is_refused_by_the_name_of_the_tag(exams: list[list[bytes]], keyword: str) -> None:
     data = changed(exams[0][0], **{**SECRETS, keyword: None})
-    for write in (lambda: structured_report([data], one(data)),
-                  lambda: overlay_capture(data, heat_over(read_mammogram(data)), one(data))):
+    for write in (
+        lambda: structured_report([data], one(data)),
+        lambda: overlay_capture(data, heat_over(read_mammogram(data)), one(data)),
+    ):
         with pytest.raises(NoSourceIdentityError, match=rf"{keyword} \(00.*is missing") as caught:
             write()
         assert (caught.value.status, caught.value.code) == (422, "no_source_identity")
@@ -83,8 +93,10 @@ def test_a_source_without_identity_is_refused_by_the_name_of_the_tag(exams: list
 
 def test_a_uid_that_is_none_is_refused_and_not_repeated(exams: list[list[bytes]]) -> None:
     uid = str(opened(exams[0][0]).StudyInstanceUID).encode()
-    data = exams[0][0].replace(b"UI" + len(uid).to_bytes(2, "little") + uid,
-                               b"UI" + len(uid).to_bytes(2, "little") + b"DOE^JANE".ljust(len(uid)))
+    data = exams[0][0].replace(
+        b"UI" + len(uid).to_bytes(2, "little") + uid,
+        b"UI" + len(uid).to_bytes(2, "little") + b"DOE^JANE".ljust(len(uid)),
+    )
     assert data != exams[0][0]
     with pytest.raises(NoSourceIdentityError, match=r"StudyInstanceUID \(0020,000D\) is no UID") as caught:
         structured_report([data], one(data))
@@ -98,9 +110,16 @@ def test_a_source_that_is_not_dicom_is_refused(films: Any, form: str) -> None:
         structured_report([data], one(data))
 
 
-@pytest.mark.parametrize(("keyword", "value"), [
-    ("StudyInstanceUID", "2.25.99"), ("PatientID", "MRN-0815"), ("PatientName", "ROE^RICHARD"),
-    ("PatientBirthDate", "19700101"), ("SOPInstanceUID", "")])
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("StudyInstanceUID", "2.25.99"),
+        ("PatientID", "MRN-0815"),
+        ("PatientName", "ROE^RICHARD"),
+        ("PatientBirthDate", "19700101"),
+        ("SOPInstanceUID", ""),
+    ],
+)
 def test_images_of_several_patients_are_refused(exams: list[list[bytes]], keyword: str, value: str) -> None:
     files = [changed(data, **SECRETS) for data in exams[0]]
     other = value or opened(files[0]).SOPInstanceUID

@@ -19,8 +19,10 @@ def test_a_reference_that_errs_by_its_allowance_costs_no_more_than_the_budget() 
     known = {EVERYTHING: {"coverage": Distribution.of(values, patients)}}
     config, rng, begun = DriftConfig(false_alarm_windows=20), np.random.default_rng(4), 0
     for _ in range(runs):
-        weeks = [Week(MONDAY + timedelta(weeks=number), requests, requests,
-                      {"coverage": rng.normal(size=requests).tolist()}) for number in range(windows)]
+        weeks = [
+            Week(MONDAY + timedelta(weeks=number), requests, requests, {"coverage": rng.normal(size=requests).tolist()})
+            for number in range(windows)
+        ]
         (group,) = judge({EVERYTHING: weeks}, known, {}, config)
         firing = np.array(group.figures["coverage"].strength) >= 1
         begun += int((firing & ~np.concatenate([[False], firing[:-1]])).sum())

@@ -144,10 +144,13 @@ def test_a_format_that_was_not_checked_is_not_used(altered: Callable[..., Path],
         opened(folder, precision=Precision.BFLOAT16)
 
 
-@pytest.mark.parametrize(("settings", "rule"), [
-    ({"threads": 0}, "threads=0 must be at least 1"),
-    ({"kind": EngineKind.OPENVINO, "precision": Precision.FLOAT16}, "needs a GPU"),
-])
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"kind": EngineKind.OPENVINO, "precision": Precision.FLOAT16}, "needs a GPU"),
+    ],
+)
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], rule: str) -> None:
     with pytest.raises(ConfigError, match=rule):
         EngineSettings(**settings)
@@ -174,16 +177,26 @@ print([name for name in ("torch", "openvino_telemetry") if sys.modules.get(name)
 
 
 def test_openvino_loads_no_torch_and_calls_nobody(small: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", QUIET, str(small)], cwd=ROOT, capture_output=True, text=True,
-                          check=True, env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(small)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.strip() == "[] 1"
     assert list(tmp_path.iterdir()) == [], "neither a consent file nor a cache"
     assert not list(small.glob("*.blob"))
 
 
 def test_only_one_module_imports_openvino() -> None:
-    places = [path for folder in ("processing", "training", "inference", "pipelines")
-              for path in (ROOT / folder).rglob("*.py") if "import openvino\n" in path.read_text(encoding="utf-8")]
+    places = [
+        path
+        for folder in ("processing", "training", "inference", "pipelines")
+        for path in (ROOT / folder).rglob("*.py")
+        if "import openvino\n" in path.read_text(encoding="utf-8")
+    ]
     assert [path.name for path in places] == ["compiled.py"]
 
 
@@ -194,6 +207,12 @@ def test_a_network_with_a_classifier_of_several_layers_gets_its_maps_without_tor
     assert engine.name == "openvino"
     expected = grad_cam(network, torch.from_numpy(FILMS[0])[None, None], 1)
     np.testing.assert_allclose(engine.activation_map(FILMS[0], engine.run(FILMS[0]), 1), expected, atol=1e-3)
-    done = subprocess.run([sys.executable, "-c", QUIET, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-                          check=True, env={"PATH": "", "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "", "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.strip() == "[] 1"

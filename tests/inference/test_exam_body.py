@@ -61,11 +61,15 @@ def test_one_image_is_the_body() -> None:
     assert files_of(parcel) == FILES[:1] and not parcel.is_exam
 
 
-@pytest.mark.parametrize(("content_type", "body"), [
-    (JSON, listed(encoded(FILES))), (FORM, form(FILES)),
-    (ZIP, zipped(list(zip(["a/2.dcm", "a/1.dcm", "b.dcm"], [FILES[1], FILES[0], FILES[2]], strict=True)))),
-    (ZIP, zipped(list(zip("abc", FILES, strict=True)), zipfile.ZIP_STORED)),
-])
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (JSON, listed(encoded(FILES))),
+        (FORM, form(FILES)),
+        (ZIP, zipped(list(zip(["a/2.dcm", "a/1.dcm", "b.dcm"], [FILES[1], FILES[0], FILES[2]], strict=True)))),
+        (ZIP, zipped(list(zip("abc", FILES, strict=True)), zipfile.ZIP_STORED)),
+    ],
+)
 def test_images_of_an_exam_come_in_order(content_type: str, body: bytes) -> None:
     parcel = unpack(content_type, body, LIMITS)
     assert parcel.is_exam and files_of(parcel) == FILES
@@ -79,18 +83,27 @@ def test_json_says_side_view_and_options() -> None:
     assert parcel.options.model_fields_set == {"heatmap", "operating_point"}
 
 
-@pytest.mark.parametrize(("body", "code", "named"), [
-    (b"{", "bad_json", "JSON"), (b"[]", "bad_json", "object"), (b"\xff", "bad_json", ""), (b"", "bad_json", ""),
-    (listed([]), "bad_json", "images"), (b"{}", "bad_json", "images"), (b"[" * 100_000, "bad_json", ""),
-    (listed([{}]), "bad_json", "exactly one"),
-    (listed([{"data": "", "s3_uri": "s3://a/b"}]), "bad_json", "exactly one"),
-    (listed([{"data": "", "colour": "red"}]), "bad_json", "images.0.colour"),
-    (listed([{"data": "", "view": "sideways"}]), "bad_json", "images.0.view"),
-    (listed([{"data": "a"}]), "bad_base64", "base64"), (listed([{"data": "YQ==\n"}]), "bad_base64", "base64"),
-    (listed([{"data": "é"}]), "bad_base64", "base64"),
-    (listed(encoded(FILES), options={"speed": 9}), "bad_json", "options.speed"),
-    (listed(encoded(FILES), patient="x"), "bad_json", "patient"),
-])
+@pytest.mark.parametrize(
+    ("body", "code", "named"),
+    [
+        (b"{", "bad_json", "JSON"),
+        (b"[]", "bad_json", "object"),
+        (b"\xff", "bad_json", ""),
+        (b"", "bad_json", ""),
+        (listed([]), "bad_json", "images"),
+        (b"{}", "bad_json", "images"),
+        (b"[" * 100_000, "bad_json", ""),
+        (listed([{}]), "bad_json", "exactly one"),
+        (listed([{"data": "", "s3_uri": "s3://a/b"}]), "bad_json", "exactly one"),
+        (listed([{"data": "", "colour": "red"}]), "bad_json", "images.0.colour"),
+        (listed([{"data": "", "view": "sideways"}]), "bad_json", "images.0.view"),
+        (listed([{"data": "a"}]), "bad_base64", "base64"),
+        (listed([{"data": "YQ==\n"}]), "bad_base64", "base64"),
+        (listed([{"data": "é"}]), "bad_base64", "base64"),
+        (listed(encoded(FILES), options={"speed": 9}), "bad_json", "options.speed"),
+        (listed(encoded(FILES), patient="x"), "bad_json", "patient"),
+    ],
+)
 def test_bad_json_is_refused_by_name(body: bytes, code: str, named: str) -> None:
     error = refused(JSON, body)
     assert isinstance(error, BadBodyError) and error.code == code and named in error.message
@@ -122,10 +135,15 @@ def test_more_views_than_the_limit_are_refused(content_type: str) -> None:
     assert isinstance(error, TooLargeError) and error.code == "too_many_views"
 
 
-@pytest.mark.parametrize(("content_type", "make"), [
-    (JSON, lambda data: listed(encoded([data]))), (FORM, lambda data: form([data])),
-    (ZIP, lambda data: zipped([("a", data)])), ("image/png", lambda data: data),
-])
+@pytest.mark.parametrize(
+    ("content_type", "make"),
+    [
+        (JSON, lambda data: listed(encoded([data]))),
+        (FORM, lambda data: form([data])),
+        (ZIP, lambda data: zipped([("a", data)])),
+        ("image/png", lambda data: data),
+    ],
+)
 def test_a_large_image_is_refused(content_type: str, make: Callable[[bytes], bytes]) -> None:
     assert files_of(unpack(content_type, make(bytes(2000)), LIMITS)) == [bytes(2000)]
     assert refused(content_type, make(bytes(2001))).code == "too_large"
@@ -196,10 +214,16 @@ def test_a_table_of_contents_that_is_too_long_is_not_listed() -> None:
     assert refused(ZIP, bytes(2**20 + 1) + end).code == "too_many_views"
 
 
-@pytest.mark.parametrize("change", [
-    lambda body: body + b"more", lambda body: body[:-4], lambda body: body[40:], lambda body: b"",
-    lambda body: body[:-22] + b"PK\6\7" + bytes(16) + body[-22:],
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body + b"more",
+        lambda body: body[:-4],
+        lambda body: body[40:],
+        lambda body: b"",
+        lambda body: body[:-22] + b"PK\6\7" + bytes(16) + body[-22:],
+    ],
+)
 def test_a_damaged_archive_is_refused(change: Callable[[bytes], bytes]) -> None:
     assert refused(ZIP, change(zipped([("a", FILES[0])]))).code == "bad_zip"
 
@@ -207,16 +231,24 @@ def test_a_damaged_archive_is_refused(change: Callable[[bytes], bytes]) -> None:
 # --- multipart
 
 
-@pytest.mark.parametrize(("header", "body", "named"), [
-    ("multipart/form-data", form(FILES), "boundary"),
-    (FORM, form(FILES)[:-6], "no end"), (FORM, b"", "no end"), (FORM, b"something else", "told apart"),
-    (FORM, form(FILES, head='Content-Disposition: form-data; name="laterality"'), "no file"),
-    (FORM, form(FILES, head="X: y"), "no file"),
-    (FORM, form(FILES, head='Content-Disposition: form-data; filename="x"\r\nContent-Transfer-Encoding: base64'),
-     "Transfer-Encoding"),
-    ("multipart/form-data; boundary=" + "x" * 300, form(FILES), "told apart"),
-    ("multipart/form-data; boundary=é", form(FILES), ""),
-])
+@pytest.mark.parametrize(
+    ("header", "body", "named"),
+    [
+        ("multipart/form-data", form(FILES), "boundary"),
+        (FORM, form(FILES)[:-6], "no end"),
+        (FORM, b"", "no end"),
+        (FORM, b"something else", "told apart"),
+        (FORM, form(FILES, head='Content-Disposition: form-data; name="laterality"'), "no file"),
+        (FORM, form(FILES, head="X: y"), "no file"),
+        (
+            FORM,
+            form(FILES, head='Content-Disposition: form-data; filename="x"\r\nContent-Transfer-Encoding: base64'),
+            "Transfer-Encoding",
+        ),
+        ("multipart/form-data; boundary=" + "x" * 300, form(FILES), "told apart"),
+        ("multipart/form-data; boundary=é", form(FILES), ""),
+    ],
+)
 def test_a_damaged_form_is_refused(header: str, body: bytes, named: str) -> None:
     error = refused(header, body)
     assert isinstance(error, BadBodyError) and error.code == "bad_multipart" and named in error.message
@@ -259,8 +291,11 @@ def test_random_bytes_are_answered_or_refused(content_type: str, body: bytes) ->
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.sampled_from(sorted(VALID)), st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=4),
-       st.integers(0, 60))
+@given(
+    st.sampled_from(sorted(VALID)),
+    st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=4)), max_size=4),
+    st.integers(0, 60),
+)
 def test_changed_bodies_are_answered_or_refused(kind: str, changes: list[tuple[int, bytes]], cut: int) -> None:
     body = bytearray(VALID[kind])
     for place, new in changes:
@@ -270,10 +305,18 @@ def test_changed_bodies_are_answered_or_refused(kind: str, changes: list[tuple[i
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=9) | st.integers(),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-                        st.sampled_from(["images", "data", "s3_uri", "laterality", "view", "options", "x"]), inner),
-                    max_leaves=20))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=9) | st.integers(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["images", "data", "s3_uri", "laterality", "view", "options", "x"]), inner
+            )
+        ),
+        max_leaves=20,
+    )
+)
 def test_any_json_is_answered_or_refused(value: Any) -> None:
     survives(JSON, json.dumps(value).encode())
     survives(JSON, listed([value]))
@@ -287,10 +330,17 @@ def test_limits_are_those_of_the_task() -> None:
     assert HandlerLimits.of(task) == HandlerLimits(max_views=4, max_bytes=10, s3_prefix="s3://a/b")
 
 
-@pytest.mark.parametrize("values", [
-    {"max_views": 0}, {"max_bytes": 0}, {"expansion": 0}, {"s3_prefix": "a/b"}, {"s3_prefix": "s3://"},
-    {"s3_prefix": "s3:///b"},
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_views": 0},
+        {"max_bytes": 0},
+        {"expansion": 0},
+        {"s3_prefix": "a/b"},
+        {"s3_prefix": "s3://"},
+        {"s3_prefix": "s3:///b"},
+    ],
+)
 def test_limits_without_sense_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         HandlerLimits(**values)

@@ -40,8 +40,9 @@ def thresholds(rule: str | None = "mean", **validation: Any) -> Thresholds:
 WHOLE = thresholds(breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
 
 
-def view(side: Laterality | None, probability: float, referral: Referral,
-         logits: Sequence[float] = (0, 0, 0)) -> ViewScore:
+def view(
+    side: Laterality | None, probability: float, referral: Referral, logits: Sequence[float] = (0, 0, 0)
+) -> ViewScore:
     return ViewScore(side, probability, referral, np.array(logits, np.float64))
 
 
@@ -51,7 +52,9 @@ def test_breasts_follow_the_stored_rule_and_the_exam_its_worst_breast(rule: str,
     model = thresholds(rule, breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
     combined = combine_views(views, model, OperatingPoint.SENSITIVITY)
     assert [(breast.laterality, breast.images, breast.rule) for breast in combined.breasts] == [
-        (L, [1, 2], BreastRule(rule)), (R, [0, 3], BreastRule(rule))]
+        (L, [1, 2], BreastRule(rule)),
+        (R, [0, 3], BreastRule(rule)),
+    ]
     assert combined.breasts[0].malignancy_score == pytest.approx(100 * left)
     assert combined.exam.malignancy_score == pytest.approx(100 * left)
     assert combined.warnings == ()
@@ -61,9 +64,16 @@ def test_each_level_has_its_own_threshold() -> None:
     views = [view(L, 0.35, FINE), view(R, 0.1, FINE)]
     combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
     assert [breast.decision and breast.decision.finding for breast in combined.breasts] == [
-        Finding.SUSPICIOUS, Finding.NOT_SUSPICIOUS]
-    assert combined.exam.decision == Decision(operating_point=OperatingPoint.SENSITIVITY, threshold=0.4,
-                                              finding=Finding.NOT_SUSPICIOUS, sensitivity=0.9, specificity=0.4)
+        Finding.SUSPICIOUS,
+        Finding.NOT_SUSPICIOUS,
+    ]
+    assert combined.exam.decision == Decision(
+        operating_point=OperatingPoint.SENSITIVITY,
+        threshold=0.4,
+        finding=Finding.NOT_SUSPICIOUS,
+        sensitivity=0.9,
+        specificity=0.4,
+    )
     specific = combine_views(views, WHOLE, OperatingPoint.SPECIFICITY)
     assert specific.breasts[0].decision is not None and specific.breasts[0].decision.threshold == 0.6
 
@@ -75,12 +85,15 @@ def test_a_level_that_is_the_same_as_one_before_has_its_thresholds() -> None:
 
 
 def test_without_thresholds_there_are_scores_and_warnings_but_no_decisions() -> None:
-    combined = combine_views([view(L, 0.5, FINE), view(None, 0.9, FINE)], thresholds(None),
-                             OperatingPoint.SENSITIVITY)
+    combined = combine_views([view(L, 0.5, FINE), view(None, 0.9, FINE)], thresholds(None), OperatingPoint.SENSITIVITY)
     assert [breast.laterality for breast in combined.breasts] == [None, L]
     assert all(breast.decision is None for breast in combined.breasts) and combined.exam.decision is None
     assert {warning.code for warning in combined.warnings} == {
-        "no-breast-rule", "no-breast-operating-point", "no-exam-operating-point", "laterality-missing"}
+        "no-breast-rule",
+        "no-breast-operating-point",
+        "no-exam-operating-point",
+        "laterality-missing",
+    }
 
 
 def test_one_breast_alone_is_warned_of() -> None:
@@ -141,8 +154,9 @@ def test_the_endpoint_scores_an_exam_as_the_evaluation_scored_it(rule: BreastRul
     random = np.random.default_rng(0)
     sides = ["L", "R", "L", "R", "R"]
     logits = random.normal(size=(len(sides), 3))
-    predictions = ValidationPredictions(tuple("abcde"), ("p",) * 5, tuple(f"p-{side}" for side in sides),
-                                        np.array([2, 0, 2, 0, 0]), logits)
+    predictions = ValidationPredictions(
+        tuple("abcde"), ("p",) * 5, tuple(f"p-{side}" for side in sides), np.array([2, 0, 2, 0, 0]), logits
+    )
     kept, _ = compared(predictions, 0.5)
     expected = cases_of(kept, 2.0, rule)[Level.BREAST].scores
     views = [view(Laterality(side), 0.5, FINE, row) for side, row in zip(sides, logits, strict=True)]
@@ -157,11 +171,17 @@ def test_a_model_that_compares_without_thresholds_for_it_is_refused() -> None:
         Thresholds.read(description, "model.json")
 
 
-@pytest.mark.parametrize("wrong", [
-    described("median"), described(breast={}), described(breast={"same_as": "lesion"}),
-    described(patient={"operating_points": {"sensitivity": {"threshold": "high"}}}),
-    described(breast=[]), {**described(), "operating_points": {"speed": {"threshold": 0.5}}},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        described("median"),
+        described(breast={}),
+        described(breast={"same_as": "lesion"}),
+        described(patient={"operating_points": {"sensitivity": {"threshold": "high"}}}),
+        described(breast=[]),
+        {**described(), "operating_points": {"speed": {"threshold": 0.5}}},
+    ],
+)
 def test_malformed_thresholds_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="model.json"):
         Thresholds.read(wrong, "model.json")
@@ -179,14 +199,27 @@ def test_only_scores_near_a_threshold_are_close() -> None:
 # --- referral of an image
 
 
-REFERENCE: Any = SimpleNamespace(entropy_limit=0.9, strangeness_limit=2.0,
-                                 strangeness=lambda features: float(np.linalg.norm(features)))
+REFERENCE: Any = SimpleNamespace(
+    entropy_limit=0.9, strangeness_limit=2.0, strangeness=lambda features: float(np.linalg.norm(features))
+)
 
 
-def judged(flags: tuple[str, ...] = (), coverage: float = 0.4, *, side_known: bool = True, nats: float = 0.5,
-           strange: float = 1.0, reference: Any = REFERENCE) -> list[str]:
-    found = referral.judge({"flags": list(flags), "coverage": coverage}, side_known=side_known, entropy_nats=nats,
-                           features=np.array([strange]), reference=reference)
+def judged(
+    flags: tuple[str, ...] = (),
+    coverage: float = 0.4,
+    *,
+    side_known: bool = True,
+    nats: float = 0.5,
+    strange: float = 1.0,
+    reference: Any = REFERENCE,
+) -> list[str]:
+    found = referral.judge(
+        {"flags": list(flags), "coverage": coverage},
+        side_known=side_known,
+        entropy_nats=nats,
+        features=np.array([strange]),
+        reference=reference,
+    )
     assert found.refer == bool(found.reasons)
     return [str(reason.code) for reason in found.reasons]
 
@@ -196,12 +229,19 @@ def test_an_ordinary_image_is_not_referred() -> None:
     assert judged(nats=0.9, strange=2.0) == []
 
 
-@pytest.mark.parametrize(("flags", "side_known", "expected"), [
-    (("coverage-high",), True, []), (("coverage-low",), True, []), (("skin-cut-off",), True, []),
-    (("pectoral-not-found",), True, []), (("chest-side-unclear",), True, []),
-    (("chest-side-unclear",), False, ["segmentation"]), (("chest-side-against-laterality",), True, ["segmentation"]),
-    (("coverage-high", "skin-cut-off"), True, ["segmentation"]),
-])
+@pytest.mark.parametrize(
+    ("flags", "side_known", "expected"),
+    [
+        (("coverage-high",), True, []),
+        (("coverage-low",), True, []),
+        (("skin-cut-off",), True, []),
+        (("pectoral-not-found",), True, []),
+        (("chest-side-unclear",), True, []),
+        (("chest-side-unclear",), False, ["segmentation"]),
+        (("chest-side-against-laterality",), True, ["segmentation"]),
+        (("coverage-high", "skin-cut-off"), True, ["segmentation"]),
+    ],
+)
 def test_which_flags_refer(flags: tuple[str, ...], side_known: bool, expected: list[str]) -> None:
     assert judged(flags, side_known=side_known) == expected
 
@@ -214,7 +254,10 @@ def test_what_the_model_cannot_judge_refers_by_its_stored_limits() -> None:
     assert judged(nats=0.91) == ["uncertain"]
     assert judged(strange=2.1) == ["out-of-distribution"]
     assert judged(nats=1.0, strange=9.0, flags=("chest-side-against-laterality",)) == [
-        "segmentation", "uncertain", "out-of-distribution"]
+        "segmentation",
+        "uncertain",
+        "out-of-distribution",
+    ]
     assert judged(nats=1.0, strange=9.0, reference=None) == []
 
 

@@ -34,9 +34,14 @@ def test_heat_at_a_lesion_lands_on_the_lesion_of_the_film(laterality: Laterality
 
 
 @settings(max_examples=25, deadline=None)
-@given(rows=st.integers(300, 2400), shape=st.floats(0.6, 1.0), laterality=st.sampled_from(list(Laterality)),
-       mirrored=st.booleans(), size=st.sampled_from([(96, 64), (320, 192), (512, 256)]),
-       place=st.tuples(st.floats(0.15, 0.75), st.floats(0.25, 0.75)))
+@given(
+    rows=st.integers(300, 2400),
+    shape=st.floats(0.6, 1.0),
+    laterality=st.sampled_from(list(Laterality)),
+    mirrored=st.booleans(),
+    size=st.sampled_from([(96, 64), (320, 192), (512, 256)]),
+    place=st.tuples(st.floats(0.15, 0.75), st.floats(0.25, 0.75)),
+)
 def test_a_blob_survives_orientation_crop_flip_and_reduction(
     rows: int, shape: float, laterality: Laterality, mirrored: bool, size: tuple[int, int], place: tuple[float, float]
 ) -> None:
@@ -52,7 +57,7 @@ def test_a_blob_survives_orientation_crop_flip_and_reduction(
     film, centre = (np.ascontiguousarray(film[:, ::-1]), columns - 1 - centre) if at_right else (film, centre)
     config = PreprocessConfig(height=size[0], width=size[1], remove_pectoral=False)
     prepared = preprocess(Mammogram(film, laterality, View.CC), config)
-    lit = prepared.image ** 8 / (prepared.image ** 8).max()
+    lit = prepared.image**8 / (prepared.image**8).max()
     heat = np.asarray(cv2.GaussianBlur(lit, (0, 0), 2), np.float32)
     peak = explain.regions(explain.evidence(heat / heat.max(), prepared, film.shape).heat)[0]
     tolerance = radius + 2 / prepared.geometry.scale

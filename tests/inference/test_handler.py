@@ -31,8 +31,12 @@ PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "applica
 
 def figures(sensitive: float, specific: float) -> dict[str, Any]:
     rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
-    return {"operating_points": {"sensitivity": {"threshold": sensitive, **rates},
-                                 "specificity": {"threshold": specific, **rates}}}
+    return {
+        "operating_points": {
+            "sensitivity": {"threshold": sensitive, **rates},
+            "specificity": {"threshold": specific, **rates},
+        }
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,14 @@ def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor
     folder = tmp_path_factory.mktemp("evaluated")
     write_bytes(folder / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
     described = artifact.read_description(base / "model")
-    write_json(folder / "model.json", described | {
-        "calibration": {**described["calibration"], "breast_rule": "max"},
-        "metrics": {"validation": {"breast": figures(0.0, 1.0), "patient": figures(0.1, 0.9)}}})
+    write_json(
+        folder / "model.json",
+        described
+        | {
+            "calibration": {**described["calibration"], "breast_rule": "max"},
+            "metrics": {"validation": {"breast": figures(0.0, 1.0), "patient": figures(0.1, 0.9)}},
+        },
+    )
     return Predictor(folder, engine=EngineSettings(EngineKind.TORCH))
 
 
@@ -66,8 +75,9 @@ def dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for patient in patients for path in sorted(patient.iterdir())[:2]]
 
 
-def run(predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON,
-        **options: str) -> Reply:
+def run(
+    predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON, **options: str
+) -> Reply:
     task = Task("r1", body, read_options("", options.items()), form, content_type=content_type)
     # A task comes out of another process, and its reply goes back there.
     copy: Reply = pickle.loads(pickle.dumps(answer(predictor, pickle.loads(pickle.dumps(task)), ReadConfig())))
@@ -78,8 +88,9 @@ def exam(images: list[bytes], **more: Any) -> bytes:
     return json.dumps({"images": [{"data": base64.b64encode(data).decode()} for data in images], **more}).encode()
 
 
-def refused(predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON,
-            **options: str) -> RequestError:
+def refused(
+    predictor: Predictor, content_type: str, body: bytes, *, form: AnswerType = AnswerType.JSON, **options: str
+) -> RequestError:
     with pytest.raises(RequestError) as caught:
         run(predictor, content_type, body, form=form, **options)
     return pickle.loads(pickle.dumps(caught.value))
@@ -87,8 +98,9 @@ def refused(predictor: Predictor, content_type: str, body: bytes, *, form: Answe
 
 def validate(name: str, body: bytes) -> None:
     whole = document()
-    jsonschema.Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
-                                    ).validate(json.loads(body))
+    jsonschema.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{name}", "components": whole["components"]}
+    ).validate(json.loads(body))
 
 
 def test_the_answer_to_an_image_obeys_its_schema(predictor: Predictor, pgms: list[bytes]) -> None:
@@ -111,7 +123,9 @@ def test_the_answer_to_an_exam_obeys_its_schema(predictor: Predictor, pgms: list
     assert [image.image.rows for image in said.images] == [304, 305, 306]
     assert all(image.heatmap is not None for image in said.images)
     assert [(breast.laterality, breast.images, breast.rule) for breast in said.breasts] == [
-        ("L", [0, 2], "max"), ("R", [1], "max")]
+        ("L", [0, 2], "max"),
+        ("R", [1], "max"),
+    ]
     scores = [image.malignancy_score for image in said.images]
     assert said.breasts[0].malignancy_score == pytest.approx(max(scores[0], scores[2]))
     assert said.exam.malignancy_score == pytest.approx(max(scores))
@@ -126,10 +140,17 @@ def test_the_form_of_an_exam_does_not_matter(predictor: Predictor, pgms: list[by
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for index in (2, 0, 1):
             target.writestr(f"{index}.pgm", pgms[index])
-    parts = b"".join(b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + data + b"\r\n"
-                     for data in pgms) + b"--b--\r\n"
-    replies = [run(predictor, JSON, exam(pgms)), run(predictor, ZIP, archive.getvalue()),
-               run(predictor, "multipart/form-data; boundary=b", parts)]
+    parts = (
+        b"".join(
+            b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n' + data + b"\r\n" for data in pgms
+        )
+        + b"--b--\r\n"
+    )
+    replies = [
+        run(predictor, JSON, exam(pgms)),
+        run(predictor, ZIP, archive.getvalue()),
+        run(predictor, "multipart/form-data; boundary=b", parts),
+    ]
     answers = [ExamAnswer.model_validate_json(reply.body) for reply in replies]
     assert answers[0].breasts == answers[1].breasts == answers[2].breasts
     assert [image.image.sha256 for image in answers[1].images] == [image.image.sha256 for image in answers[0].images]
@@ -163,12 +184,17 @@ def test_an_exam_is_one_patient_s(predictor: Predictor, dicoms: list[bytes]) -> 
     assert len(ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body).images) == 2
 
 
-@pytest.mark.parametrize(("form", "options", "status", "code"), [
-    (AnswerType.OVERLAY, {}, 406, "not_acceptable"), (AnswerType.DICOM, {"result": "overlay"}, 406, "not_acceptable"),
-    (AnswerType.JSON, {"laterality": "L"}, 400, "bad_option"), (AnswerType.JSON, {"view": "CC"}, 400, "bad_option"),
-    (AnswerType.JSON, {"result": "report"}, 400, "bad_option"),
-    (AnswerType.JSON, {"target": "benign"}, 400, "bad_option"),
-])
+@pytest.mark.parametrize(
+    ("form", "options", "status", "code"),
+    [
+        (AnswerType.OVERLAY, {}, 406, "not_acceptable"),
+        (AnswerType.DICOM, {"result": "overlay"}, 406, "not_acceptable"),
+        (AnswerType.JSON, {"laterality": "L"}, 400, "bad_option"),
+        (AnswerType.JSON, {"view": "CC"}, 400, "bad_option"),
+        (AnswerType.JSON, {"result": "report"}, 400, "bad_option"),
+        (AnswerType.JSON, {"target": "benign"}, 400, "bad_option"),
+    ],
+)
 def test_options_without_meaning_for_an_exam_are_refused(
     predictor: Predictor, pgms: list[bytes], form: AnswerType, options: dict[str, str], status: int, code: str
 ) -> None:
@@ -183,8 +209,9 @@ def test_overlay_has_the_film_s_geometry(predictor: Predictor, pgms: list[bytes]
 
 
 @pytest.mark.parametrize(("result", "kind"), [("report", "SR"), ("overlay", "Secondary Capture")])
-def test_dicom_results_keep_the_source_s_study(predictor: Predictor, dicoms: list[bytes], result: str,
-                                               kind: str) -> None:
+def test_dicom_results_keep_the_source_s_study(
+    predictor: Predictor, dicoms: list[bytes], result: str, kind: str
+) -> None:
     source = pydicom.dcmread(io.BytesIO(dicoms[0]))
     assert source.StudyInstanceUID
     reply = run(predictor, DICOM, dicoms[0], form=AnswerType.DICOM, result=result)

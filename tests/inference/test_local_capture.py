@@ -34,9 +34,17 @@ def ask(folder: Path, path: str, body: bytes) -> int:
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "http_version": "1.1",
-             "headers": [(b"content-type", b"image/x-portable-graymap"),
-                         (b"x-amzn-sagemaker-custom-attributes", b"view=MLO")]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "http_version": "1.1",
+        "headers": [
+            (b"content-type", b"image/x-portable-graymap"),
+            (b"x-amzn-sagemaker-custom-attributes", b"view=MLO"),
+        ],
+    }
     asyncio.run(application(scope, receive, send))
     return int(sent[0]["status"])
 
@@ -50,8 +58,12 @@ def test_requests_and_answers_are_kept_as_data_capture_keeps_them(tmp_path: Path
         assert ask(tmp_path, path, b"P5 film") == 200
     first, second = lines(tmp_path)
     data = first["captureData"]
-    assert data["endpointInput"] == {"observedContentType": "image/x-portable-graymap", "mode": "INPUT",
-                                     "encoding": "BASE64", "data": "UDUgZmlsbQ=="}
+    assert data["endpointInput"] == {
+        "observedContentType": "image/x-portable-graymap",
+        "mode": "INPUT",
+        "encoding": "BASE64",
+        "data": "UDUgZmlsbQ==",
+    }
     assert data["endpointOutput"]["encoding"] == "JSON" and json.loads(data["endpointOutput"]["data"]) == {"said": 1}
     assert first["eventMetadata"]["customAttributes"] == ["view=MLO"] and first["eventVersion"] == "0"
     assert first["eventMetadata"]["eventId"] != second["eventMetadata"]["eventId"]

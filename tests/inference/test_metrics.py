@@ -11,26 +11,41 @@ UNIT_NAMES = ["Seconds", "Microseconds", "Milliseconds", "Percent", "Count", "No
 SCHEMA = {
     "type": "object",
     "required": ["_aws"],
-    "properties": {"_aws": {
-        "type": "object",
-        "required": ["Timestamp", "CloudWatchMetrics"],
-        "properties": {
-            "Timestamp": {"type": "integer"},
-            "CloudWatchMetrics": {"type": "array", "items": {
-                "type": "object",
-                "required": ["Namespace", "Dimensions", "Metrics"],
-                "additionalProperties": False,
-                "properties": {
-                    "Namespace": {**TEXT, "maxLength": 1024},
-                    "Dimensions": {"type": "array", "minItems": 1, "items": {
-                        "type": "array", "maxItems": 30, "items": {**TEXT, "maxLength": 250}}},
-                    "Metrics": {"type": "array", "maxItems": 100, "items": {
-                        "type": "object", "required": ["Name"], "additionalProperties": False,
-                        "properties": {"Name": {**TEXT, "maxLength": 1024}, "Unit": {"enum": UNIT_NAMES}}}},
+    "properties": {
+        "_aws": {
+            "type": "object",
+            "required": ["Timestamp", "CloudWatchMetrics"],
+            "properties": {
+                "Timestamp": {"type": "integer"},
+                "CloudWatchMetrics": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["Namespace", "Dimensions", "Metrics"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "Namespace": {**TEXT, "maxLength": 1024},
+                            "Dimensions": {
+                                "type": "array",
+                                "minItems": 1,
+                                "items": {"type": "array", "maxItems": 30, "items": {**TEXT, "maxLength": 250}},
+                            },
+                            "Metrics": {
+                                "type": "array",
+                                "maxItems": 100,
+                                "items": {
+                                    "type": "object",
+                                    "required": ["Name"],
+                                    "additionalProperties": False,
+                                    "properties": {"Name": {**TEXT, "maxLength": 1024}, "Unit": {"enum": UNIT_NAMES}},
+                                },
+                            },
+                        },
+                    },
                 },
-            }},
-        },
-    }},
+            },
+        }
+    },
 }
 """The part that is used here of the schema in "Specification: Embedded metric format" (CloudWatch User Guide)."""
 
@@ -66,18 +81,31 @@ def test_no_metrics_on_a_laptop(narrow_server: Any, films: Any) -> None:
     assert not any("_aws" in line for line in narrow_server.lines())
 
 
-@pytest.mark.parametrize(("status", "counted"), [
-    (200, set()), (422, {"ClientErrors"}), (500, {"ServerErrors"}), (504, {"ServerErrors"}), (503, {"Busy"}),
-])
+@pytest.mark.parametrize(
+    ("status", "counted"),
+    [
+        (200, set()),
+        (422, {"ClientErrors"}),
+        (500, {"ServerErrors"}),
+        (504, {"ServerErrors"}),
+        (503, {"Busy"}),
+    ],
+)
 def test_each_answer_counts_in_one_class(status: int, counted: set[str]) -> None:
     metrics = check(embedded({}, status=status, total_ms=3.5, time_s=1.5, model=""))
     assert {name for name in ("ClientErrors", "ServerErrors", "Busy") if metrics[name]} == counted
 
 
 def test_referrals_and_units() -> None:
-    line = embedded({"refer": True, "wait_ms": 1.0, "score": 25.0}, status=200, total_ms=3.5,
-                    time_s=1.5, model="m")
+    line = embedded({"refer": True, "wait_ms": 1.0, "score": 25.0}, status=200, total_ms=3.5, time_s=1.5, model="m")
     assert check(json.loads(json.dumps(line))) == {
-        "Requests": 1, "ClientErrors": 0, "ServerErrors": 0, "Busy": 0, "Latency": 3.5, "WaitTime": 1.0,
-        "MalignancyScore": 25.0, "Referrals": 1}
+        "Requests": 1,
+        "ClientErrors": 0,
+        "ServerErrors": 0,
+        "Busy": 0,
+        "Latency": 3.5,
+        "WaitTime": 1.0,
+        "MalignancyScore": 25.0,
+        "Referrals": 1,
+    }
     assert line["_aws"]["Timestamp"] == 1500 and set(UNITS.values()) <= set(UNIT_NAMES)

@@ -46,15 +46,23 @@ def same(pixels: Pixels) -> Pixels:
 SHIFTS: dict[str, Shift] = {
     "gain": lambda pixels: (pixels * 0.8).astype(np.uint16),
     "inverted": lambda pixels: np.asarray(65535 - pixels, np.uint16),
-    "blurred": lambda pixels: np.asarray((pixels.astype(float) + np.roll(pixels, 2, 0) + np.roll(pixels, 2, 1)) / 3,
-                                         np.uint16),
+    "blurred": lambda pixels: np.asarray(
+        (pixels.astype(float) + np.roll(pixels, 2, 0) + np.roll(pixels, 2, 1)) / 3, np.uint16
+    ),
 }
 
 
 @cache
 def drawn(patient: int, digital: bool = False) -> Pixels:
-    film = make_film(patient, label=list(Label)[patient % 3], laterality=Laterality.LEFT, height=256, width=256,
-                     padded=not digital, bits=12 if digital else 8)
+    film = make_film(
+        patient,
+        label=list(Label)[patient % 3],
+        laterality=Laterality.LEFT,
+        height=256,
+        width=256,
+        padded=not digital,
+        bits=12 if digital else 8,
+    )
     return film.pixels
 
 
@@ -70,8 +78,15 @@ def probabilities(patient: int) -> NDArray[np.float64]:
 
 
 def record(patient: int) -> ImageRecord:
-    return ImageRecord(f"film{patient}", str(patient), Dataset.MIAS, Laterality.LEFT, View.MLO, Label.NORMAL,
-                       quality=quality(patient, ""))
+    return ImageRecord(
+        f"film{patient}",
+        str(patient),
+        Dataset.MIAS,
+        Laterality.LEFT,
+        View.MLO,
+        Label.NORMAL,
+        quality=quality(patient, ""),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +97,31 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learnt, judged = [record(n) for n in range(40)], [record(n) for n in range(40, PATIENTS)]
     usual = fit_usual(learnt, judged, np.array([probabilities(n) for n in range(40, PATIENTS)]), malignant=2)
     strangeness = {"file": "reference.safetensors", "sha256": "0" * 64, "limit": 2.0}
-    description["reference"] = {"fitted_on": "validation", "malignancy_deciles": [n / 10 for n in range(1, 10)],
-                                "entropy_limit": 1.0, "strangeness": strangeness, "distributions": usual}
+    description["reference"] = {
+        "fitted_on": "validation",
+        "malignancy_deciles": [n / 10 for n in range(1, 10)],
+        "entropy_limit": 1.0,
+        "strangeness": strangeness,
+        "distributions": usual,
+    }
     (folder / "model.json").write_text(json.dumps(description))
     return folder
 
 
 def answer(patient: int, shift: str = "", digital: bool = False) -> dict[str, Any]:
     shares = probabilities(patient)
-    return {"schema_version": 2, "image": {"quality": quality(patient, shift, digital)},
-            "malignancy_score": 100 * shares[2], "entropy": float(-(shares * np.log(shares)).sum())}
+    return {
+        "schema_version": 2,
+        "image": {"quality": quality(patient, shift, digital)},
+        "malignancy_score": 100 * shares[2],
+        "entropy": float(-(shares * np.log(shares)).sum()),
+    }
 
 
 def line(said: dict[str, Any], moment: datetime, body: bytes = b"", kind: str = PGM) -> dict[str, Any]:
-    return local_capture.captured(body, {"content-type": kind}, json.dumps(said).encode(),
-                                  {"content-type": "application/json"}, moment)
+    return local_capture.captured(
+        body, {"content-type": kind}, json.dumps(said).encode(), {"content-type": "application/json"}, moment
+    )
 
 
 def weeks(answers: Callable[[int, int], dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -62,7 +62,8 @@ def test_examples_obey_their_schemas() -> None:
     for media in _media(whole):
         for example in media.get("examples", {}).values():
             jsonschema.Draft202012Validator({**media["schema"], "components": whole["components"]}).validate(
-                example["value"])
+                example["value"]
+            )
 
 
 def _media(value: Any) -> list[dict[str, Any]]:
@@ -76,7 +77,13 @@ def _media(value: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("arguments", [[], ["-o", "api.json"]])
 def test_command_writes_it(arguments: list[str], tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "inference.openapi", *arguments], cwd=tmp_path, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "inference.openapi", *arguments],
+        cwd=tmp_path,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
     text = (tmp_path / "api.json").read_text() if arguments else done.stdout
     assert json.loads(text) == document()

@@ -57,7 +57,7 @@ def test_a_killed_worker_costs_the_request_in_it_and_no_other(
     own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server()
-    worker, = server.workers()
+    (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
     with server.unfinished(films.pgm) as finish, ThreadPoolExecutor(2) as pool:
         running = pool.submit(finish)
@@ -69,7 +69,7 @@ def test_a_killed_worker_costs_the_request_in_it_and_no_other(
     assert (lost.status, lost.code) == (503, "worker_lost") and kept.status == 200
     assert {name.lower(): value for name, value in lost.headers.items()}["retry-after"] == "1"
     assert server.ping() == 200 and server.workers() != [worker]
-    ended, = (line for line in server.lines() if line["event"] == "worker_ended")
+    (ended,) = (line for line in server.lines() if line["event"] == "worker_ended")
     assert (ended["worker"], ended["exit_code"]) == (worker, -signal.SIGKILL)
 
 
@@ -85,8 +85,11 @@ def test_kill_under_load_loses_at_most_one_request_a_kill(
             done = sum(client.done() for client in clients)
             wait_for(lambda done=done: sum(client.done() for client in clients) > done)
             os.kill(server.workers()[0], signal.SIGKILL)
-            wait_for(lambda kill=kill: len(server.workers()) == 2 and server.stdout.read_text().count(
-                '"worker_ended"') == kill + 1)
+            wait_for(
+                lambda kill=kill: (
+                    len(server.workers()) == 2 and server.stdout.read_text().count('"worker_ended"') == kill + 1
+                )
+            )
         replies = [client.result() for client in clients]
     codes = Counter("ok" if reply.status == 200 else reply.code for reply in replies)
     assert set(codes) <= {"ok", "worker_lost"} and codes["worker_lost"] <= kills and codes.total() == 80
@@ -97,7 +100,7 @@ def test_a_worker_that_hangs_is_replaced(
     own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
 ) -> None:
     server = own_server(MAMMOPIPE_MAX_SECONDS="3")
-    worker, = server.workers()
+    (worker,) = server.workers()
     os.kill(worker, signal.SIGSTOP)
     reply = server.invoke(films.pgm)
     assert (reply.status, reply.code) == (504, "time_limit")
@@ -116,11 +119,9 @@ def test_ping_is_503_while_the_only_worker_is_replaced(
     assert server.ping() == 200
 
 
-def test_the_nursery_is_replaced_too(
-    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
-) -> None:
+def test_the_nursery_is_replaced_too(own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]) -> None:
     server = own_server()
-    worker, = server.workers()
+    (worker,) = server.workers()
     nursery = parent(worker)
     assert parent(nursery) == server.process.pid
     os.kill(nursery, signal.SIGKILL)
@@ -135,7 +136,7 @@ def test_no_process_outlives_the_server(
     own_server: Callable[..., Any], wait_for: Callable[..., Any], number: signal.Signals
 ) -> None:
     server = own_server()
-    worker, = server.workers()
+    (worker,) = server.workers()
     processes = [worker, parent(worker)]
     server.process.send_signal(number)
     assert server.process.wait(30) == (0 if number is signal.SIGTERM else -number)
@@ -155,7 +156,7 @@ def test_a_server_that_is_killed_while_starting_leaves_no_process(
 
 def test_a_signal_to_the_whole_group_loses_nothing(own_server: Callable[..., Any], films: Any) -> None:
     server = own_server()
-    worker, = server.workers()
+    (worker,) = server.workers()
     for process in (worker, parent(worker)):
         os.kill(process, signal.SIGTERM)
         os.kill(process, signal.SIGINT)
@@ -164,7 +165,7 @@ def test_a_signal_to_the_whole_group_loses_nothing(own_server: Callable[..., Any
 
 def test_a_body_is_in_memory_no_more_than_twice(own_server: Callable[..., Any]) -> None:
     server = own_server(MAMMOPIPE_MAX_BYTES=str(256 * MIB))
-    worker, = server.workers()
+    (worker,) = server.workers()
     before = peak(server.process.pid), peak(worker)
     body = b"P5 1 1 255\n" + bytes(200 * MIB)
     assert server.invoke(body).status == 422

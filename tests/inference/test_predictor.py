@@ -57,8 +57,10 @@ def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Pa
 
 
 def test_decision_follows_the_threshold(predictor: Predictor, films: Any) -> None:
-    for point, finding in ((OperatingPoint.SENSITIVITY, Finding.SUSPICIOUS),
-                           (OperatingPoint.SPECIFICITY, Finding.NOT_SUSPICIOUS)):
+    for point, finding in (
+        (OperatingPoint.SENSITIVITY, Finding.SUSPICIOUS),
+        (OperatingPoint.SPECIFICITY, Finding.NOT_SUSPICIOUS),
+    ):
         decision = predictor.predict(film(films), operating_point=point).decision
         assert decision is not None and (decision.operating_point, decision.finding) == (point, finding)
 
@@ -72,10 +74,14 @@ def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path,
     assert "no-operating-point" in {warning.code for warning in prediction.warnings}
 
 
-@pytest.mark.parametrize("points", [
-    {"sensitivity": {"threshold": 0.5}}, {"sensitivity": 3},
-    {"speed": {"threshold": 0.5, "sensitivity": 1, "specificity": 1}},
-])
+@pytest.mark.parametrize(
+    "points",
+    [
+        {"sensitivity": {"threshold": 0.5}},
+        {"sensitivity": 3},
+        {"speed": {"threshold": 0.5, "sensitivity": 1, "specificity": 1}},
+    ],
+)
 def test_malformed_operating_points_are_refused(base: Path, tmp_path: Path, points: dict[str, Any]) -> None:
     write_bytes(tmp_path / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
     write_json(tmp_path / "model.json", artifact.read_description(base / "model") | {"operating_points": points})
@@ -105,14 +111,25 @@ def test_without_a_reference_there_is_no_decile_and_a_warning(predictor: Predict
 
 def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: float) -> Path:
     """Copy a model directory and give it a reference whose strangeness is about the length of the features."""
-    arrays = {"mean": np.zeros(256), "scale": np.ones(256), "axes": np.eye(256)[:1], "whitening": np.eye(1),
-              "residual": np.ones(1)}
+    arrays = {
+        "mean": np.zeros(256),
+        "scale": np.ones(256),
+        "axes": np.eye(256)[:1],
+        "whitening": np.eye(1),
+        "residual": np.ones(1),
+    }
     write_bytes(target / "weights.safetensors", (source / "weights.safetensors").read_bytes())
     write_bytes(target / "reference.safetensors", save_arrays(arrays))
-    reference = {"fitted_on": "validation", "malignancy_deciles": [index / 10 for index in range(1, 10)],
-                 "entropy_limit": entropy_limit, "strangeness": {
-                     "file": "reference.safetensors", "sha256": sha256(target / "reference.safetensors"),
-                     "limit": limit}}
+    reference = {
+        "fitted_on": "validation",
+        "malignancy_deciles": [index / 10 for index in range(1, 10)],
+        "entropy_limit": entropy_limit,
+        "strangeness": {
+            "file": "reference.safetensors",
+            "sha256": sha256(target / "reference.safetensors"),
+            "limit": limit,
+        },
+    }
     write_json(target / "model.json", artifact.read_description(source) | {"reference": reference})
     return target
 
@@ -125,14 +142,17 @@ def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: P
     assert [reason.code for reason in prediction.referral.reasons] == ["uncertain"]
     strange = with_reference(base / "model", tmp_path / "strange", entropy_limit=1.2, limit=1e-9)
     assert [reason.code for reason in Predictor(strange).predict(film(films)).referral.reasons] == [
-        "out-of-distribution"]
+        "out-of-distribution"
+    ]
 
 
 def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> None:
     right, left = film(films), dataclasses.replace(film(films), laterality=Laterality.LEFT)
     exam = predictor.predict([right, left])
-    assert [image.probabilities for image in exam.images] == [predictor.predict(right).probabilities,
-                                                              predictor.predict(left).probabilities]
+    assert [image.probabilities for image in exam.images] == [
+        predictor.predict(right).probabilities,
+        predictor.predict(left).probabilities,
+    ]
     assert [(breast.laterality, breast.images) for breast in exam.combined.breasts] == [("L", [1]), ("R", [0])]
     assert exam.combined.breasts[0].referral.refer  # its chest wall lies on the other side
     with pytest.raises(ConfigError, match="at least one"):
@@ -152,8 +172,9 @@ def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]
     return asked
 
 
-def test_a_close_call_on_an_exam_is_judged_exactly(predictor: Predictor, films: Any,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_close_call_on_an_exam_is_judged_exactly(
+    predictor: Predictor, films: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = watched(predictor, monkeypatch)
     monkeypatch.setattr("inference.predictor.is_close", lambda combined, margin: True)
     predictor.predict([film(films), film(films)])
@@ -174,8 +195,9 @@ def comparing(model: Path, directory: Path) -> Path:
     return directory
 
 
-def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(base: Path, films: Any, tmp_path: Path,
-                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(
+    base: Path, films: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     predictor = Predictor(comparing(base / "model", tmp_path / "model"))
     asked = watched(predictor, monkeypatch)
     right = film(films)
@@ -189,6 +211,8 @@ def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(base
 
 
 def test_answering_needs_no_torch_but_for_its_engine() -> None:
-    code = ("import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\n"
-            "import inference.handler, inference.predictor, inference.openapi")
+    code = (
+        "import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\n"
+        "import inference.handler, inference.predictor, inference.openapi"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)

@@ -28,24 +28,34 @@ def test_a_case_is_its_seed_and_number() -> None:
     assert len({request_cases.make(1, number) for number in range(50)}) == 50
 
 
-@pytest.mark.parametrize("answer", [
-    Answer(500, JSON, b'{"error": {"code": "internal", "message": ""}}'),
-    Answer(503, JSON, b'{"error": {"code": "worker_lost", "message": ""}}'),
-    Answer(424, JSON, b'{"OriginalStatusCode": 500, "OriginalMessage": '
-                      b'"{\\"error\\": {\\"code\\": \\"internal\\", \\"message\\": \\"\\"}}"}'),
-    Answer(500, {"content-type": "text/plain"}, b"Internal Server Error"),
-    Answer(422, JSON, b"{}"),
-    Answer(422, JSON, b'{"error": {"code": "corrupt_image", "message": "DOE_JANE.dcm"}}'),
-    Answer(200, {"x": "Doe^Jane"}, b"{}"),
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(500, JSON, b'{"error": {"code": "internal", "message": ""}}'),
+        Answer(503, JSON, b'{"error": {"code": "worker_lost", "message": ""}}'),
+        Answer(
+            424,
+            JSON,
+            b'{"OriginalStatusCode": 500, "OriginalMessage": '
+            b'"{\\"error\\": {\\"code\\": \\"internal\\", \\"message\\": \\"\\"}}"}',
+        ),
+        Answer(500, {"content-type": "text/plain"}, b"Internal Server Error"),
+        Answer(422, JSON, b"{}"),
+        Answer(422, JSON, b'{"error": {"code": "corrupt_image", "message": "DOE_JANE.dcm"}}'),
+        Answer(200, {"x": "Doe^Jane"}, b"{}"),
+    ],
+)
 def test_a_broken_rule_is_seen(answer: Answer) -> None:
     assert problem(answer) is not None
 
 
-@pytest.mark.parametrize("answer", [
-    Answer(503, JSON, b'{"error": {"code": "busy", "message": ""}}'),
-    Answer(422, JSON, b'{"error": {"code": "corrupt_image", "message": ""}}'),
-    Answer(200, {"content-type": "application/dicom"}, b"Doe^Jane"),
-])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(503, JSON, b'{"error": {"code": "busy", "message": ""}}'),
+        Answer(422, JSON, b'{"error": {"code": "corrupt_image", "message": ""}}'),
+        Answer(200, {"content-type": "application/dicom"}, b"Doe^Jane"),
+    ],
+)
 def test_what_the_rules_allow_is_let_pass(answer: Answer) -> None:
     assert problem(answer) is None

@@ -36,8 +36,13 @@ def test_json_answer(server: Any, films: Any) -> None:
     assert set(answer["probabilities"]) == {"normal", "benign", "malignant"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["malignancy_score"] == pytest.approx(100 * answer["probabilities"]["malignant"])
-    assert answer["decision"] == {"operating_point": "sensitivity", "threshold": 0.0, "finding": "suspicious",
-                                  "sensitivity": 0.92, "specificity": 0.4}
+    assert answer["decision"] == {
+        "operating_point": "sensitivity",
+        "threshold": 0.0,
+        "finding": "suspicious",
+        "sensitivity": 0.92,
+        "specificity": 0.4,
+    }
     assert (answer["image"]["rows"], answer["image"]["columns"]) == films.pixels.shape
     assert (answer["image"]["laterality"], answer["image"]["view"]) == ("R", "MLO")
     assert answer["heatmap"] is None
@@ -63,16 +68,22 @@ def test_heatmap_and_overlay_have_the_film_s_size(server: Any, films: Any) -> No
     assert heatmap["target"] == "benign"
     for region in heatmap["regions"]:
         peak = heat[region["peak_y"], region["peak_x"]]
-        assert peak == heat[region["top"]:region["bottom"], region["left"]:region["right"]].max()
+        assert peak == heat[region["top"] : region["bottom"], region["left"] : region["right"]].max()
     reply = server.invoke(films.pgm, Accept="image/png")
     overlay = cv2.imdecode(np.frombuffer(reply.body, np.uint8), cv2.IMREAD_UNCHANGED)
     assert (reply.headers["content-type"], overlay.shape) == (PNG, (*films.pixels.shape, 3))
     assert "malignancy_score=" in reply.headers[ATTRIBUTES.lower()]
 
 
-@pytest.mark.parametrize(("accept", "expected"), [
-    ("", "application/json"), ("*/*", "application/json"), ("application/json;q=0.1, image/png", PNG), ("image/*", PNG),
-])
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("application/json;q=0.1, image/png", PNG),
+        ("image/*", PNG),
+    ],
+)
 def test_accept_chooses_the_form(server: Any, films: Any, accept: str, expected: str) -> None:
     assert server.invoke(films.pgm, Accept=accept).headers["content-type"] == expected
 
@@ -82,25 +93,28 @@ def empty_png(rows: int, columns: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("body", "kind", "headers", "status", "code"), [
-    (b"P5 9 9 255 ", "text/plain", {}, 415, "unsupported_type"),
-    (b"P5 9 9 255 ", "", {}, 415, "unsupported_type"),
-    (b"P5 9 9 255 ", PNG, {}, 415, "content_type_mismatch"),
-    (b"P5 9 9 255 ", PGM, {"Accept": "text/html"}, 406, "not_acceptable"),
-    (b"P5 9 9 255 ", PGM, {"Accept": "image/png;q=0"}, 406, "not_acceptable"),
-    (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "lateralty=L"}, 400, "bad_option"),
-    (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "laterality=left"}, 400, "bad_option"),
-    (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "laterality"}, 400, "bad_option"),
-    (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "view=CC,view=MLO"}, 400, "bad_option"),
-    (b"P5 9 9 255 ", PGM, {}, 422, "corrupt_image"),
-    (b"", PGM, {}, 422, "unsupported_image"),
-    (b"this is no film", PGM, {}, 422, "unsupported_image"),
-    (empty_png(64, 64), PNG, {}, 422, "corrupt_image"),
-    (b"P5 64 64 255\n" + bytes(64 * 64), PGM, {}, 422, "no_breast"),
-    (bytes(2_000_001), PGM, {}, 413, "too_large"),
-    (b"P5 9000 9000 255\n", PGM, {}, 413, "image_too_large"),
-    (empty_png(9000, 9000), PNG, {}, 413, "image_too_large"),
-])
+@pytest.mark.parametrize(
+    ("body", "kind", "headers", "status", "code"),
+    [
+        (b"P5 9 9 255 ", "text/plain", {}, 415, "unsupported_type"),
+        (b"P5 9 9 255 ", "", {}, 415, "unsupported_type"),
+        (b"P5 9 9 255 ", PNG, {}, 415, "content_type_mismatch"),
+        (b"P5 9 9 255 ", PGM, {"Accept": "text/html"}, 406, "not_acceptable"),
+        (b"P5 9 9 255 ", PGM, {"Accept": "image/png;q=0"}, 406, "not_acceptable"),
+        (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "lateralty=L"}, 400, "bad_option"),
+        (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "laterality=left"}, 400, "bad_option"),
+        (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "laterality"}, 400, "bad_option"),
+        (b"P5 9 9 255 ", PGM, {ATTRIBUTES: "view=CC,view=MLO"}, 400, "bad_option"),
+        (b"P5 9 9 255 ", PGM, {}, 422, "corrupt_image"),
+        (b"", PGM, {}, 422, "unsupported_image"),
+        (b"this is no film", PGM, {}, 422, "unsupported_image"),
+        (empty_png(64, 64), PNG, {}, 422, "corrupt_image"),
+        (b"P5 64 64 255\n" + bytes(64 * 64), PGM, {}, 422, "no_breast"),
+        (bytes(2_000_001), PGM, {}, 413, "too_large"),
+        (b"P5 9000 9000 255\n", PGM, {}, 413, "image_too_large"),
+        (empty_png(9000, 9000), PNG, {}, 413, "image_too_large"),
+    ],
+)
 def test_refusals(server: Any, body: bytes, kind: str, headers: dict[str, str], status: int, code: str) -> None:
     reply = server.invoke(body, kind, **headers)
     assert (reply.status, reply.code) == (status, code)
@@ -110,8 +124,9 @@ def test_refusals(server: Any, body: bytes, kind: str, headers: dict[str, str], 
 
 def test_a_body_without_announced_length_is_bounded_too(server: Any) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-                           b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         for _ in range(21):
             connection.sendall(b"186a0\r\n" + bytes(100_000) + b"\r\n")
         assert connection.recv(12) == b"HTTP/1.1 413"
@@ -121,12 +136,15 @@ def test_a_large_body_can_be_sent_to_its_end_and_the_refusal_read(server: Any) -
     assert server.invoke(bytes(20_000_000)).code == "too_large"
 
 
-@pytest.mark.parametrize(("method", "path", "status", "code"), [
-    ("GET", "/", 404, "not_found"),
-    ("POST", "/endpoints/a/b/invocations", 404, "not_found"),
-    ("GET", "/invocations", 405, "method_not_allowed"),
-    ("POST", "/ping", 405, "method_not_allowed"),
-])
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("POST", "/endpoints/a/b/invocations", 404, "not_found"),
+        ("GET", "/invocations", 405, "method_not_allowed"),
+        ("POST", "/ping", 405, "method_not_allowed"),
+    ],
+)
 def test_unknown_paths_and_methods(server: Any, method: str, path: str, status: int, code: str) -> None:
     reply = server.request(method, path)
     assert (reply.status, reply.code) == (status, code)
@@ -140,11 +158,17 @@ def test_errors_below_endpoints_look_as_aws_makes_them(server: Any) -> None:
 
 
 def test_the_sagemaker_runtime_client_of_boto3(server: Any, films: Any) -> None:
-    client = boto3.client("sagemaker-runtime", endpoint_url=server.url, region_name="eu-central-1",
-                          aws_access_key_id="x", aws_secret_access_key="y")
+    client = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=server.url,
+        region_name="eu-central-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="y",
+    )
     try:
-        good = client.invoke_endpoint(EndpointName="breast", ContentType=PGM, Body=films.pgm,
-                                      CustomAttributes="laterality=R,view=MLO")
+        good = client.invoke_endpoint(
+            EndpointName="breast", ContentType=PGM, Body=films.pgm, CustomAttributes="laterality=R,view=MLO"
+        )
         assert json.loads(good["Body"].read())["image"]["view"] == "MLO"
         assert "malignancy_score=" in good["CustomAttributes"]
         with pytest.raises(client.exceptions.ModelError) as caught:
@@ -257,9 +281,15 @@ def test_not_ready_before_the_model_is_loaded(own_server: Callable[..., Any], fi
 
 
 def serve(base: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "inference.server"], cwd=Path(__file__).parents[2], text=True,
-                          env={**os.environ, "SAGEMAKER_BIND_TO_PORT": "0", "MAMMOPIPE_BASE": str(base), **environment},
-                          capture_output=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "inference.server"],
+        cwd=Path(__file__).parents[2],
+        text=True,
+        env={**os.environ, "SAGEMAKER_BIND_TO_PORT": "0", "MAMMOPIPE_BASE": str(base), **environment},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_missing_model_is_one_line_and_exit_1(tmp_path: Path) -> None:
@@ -278,10 +308,15 @@ def test_altered_weights_are_one_line_and_exit_1(base: Path, tmp_path: Path) -> 
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and "SHA-256" in ended.stderr
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("SAGEMAKER_BIND_TO_PORT", "http"), ("SAGEMAKER_BIND_TO_PORT", "70000"), ("MAMMOPIPE_MAX_SECONDS", "-1"),
-    ("MAMMOPIPE_HOST", "256.0.0.1"),
-])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SAGEMAKER_BIND_TO_PORT", "http"),
+        ("SAGEMAKER_BIND_TO_PORT", "70000"),
+        ("MAMMOPIPE_MAX_SECONDS", "-1"),
+        ("MAMMOPIPE_HOST", "256.0.0.1"),
+    ],
+)
 def test_bad_settings_are_one_line_and_exit_1(base: Path, name: str, value: str) -> None:
     ended = serve(base, **{name: value})
     assert ended.returncode == 1

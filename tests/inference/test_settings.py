@@ -23,11 +23,20 @@ def test_defaults_in_a_container_and_on_a_laptop() -> None:
 
 
 def test_what_the_environment_says() -> None:
-    settings = from_environment(LAPTOP | {
-        "MAMMOPIPE_WORKERS": "3", "MAMMOPIPE_THREADS": "2", "MAMMOPIPE_ENGINE": "torch", "MAMMOPIPE_MAX_VIEWS": "4",
-        "MAMMOPIPE_S3_PREFIX": "s3://bucket/exams/", "MAMMOPIPE_DEMO": "true", "MAMMOPIPE_METRICS": "True",
-        "MAMMOPIPE_MAX_WAITING": "5", "MAMMOPIPE_MAX_BYTES": str(2**30),
-    })
+    settings = from_environment(
+        LAPTOP
+        | {
+            "MAMMOPIPE_WORKERS": "3",
+            "MAMMOPIPE_THREADS": "2",
+            "MAMMOPIPE_ENGINE": "torch",
+            "MAMMOPIPE_MAX_VIEWS": "4",
+            "MAMMOPIPE_S3_PREFIX": "s3://bucket/exams/",
+            "MAMMOPIPE_DEMO": "true",
+            "MAMMOPIPE_METRICS": "True",
+            "MAMMOPIPE_MAX_WAITING": "5",
+            "MAMMOPIPE_MAX_BYTES": str(2**30),
+        }
+    )
     assert (settings.worker_count, settings.threads, settings.engine) == (3, 2, EngineKind.TORCH)
     assert (settings.max_views, settings.s3_prefix, settings.demo) == (4, "s3://bucket/exams/", True)
     assert (settings.places, settings.metrics, settings.max_bytes) == (5, True, 2**30)
@@ -37,23 +46,26 @@ def test_more_threads_make_fewer_workers() -> None:
     assert from_environment({"MAMMOPIPE_THREADS": "4096"}).worker_count == 1
 
 
-@pytest.mark.parametrize(("name", "value", "rule"), [
-    ("MAMMOPIPE_WORKERS", "two", "a whole number"),
-    ("MAMMOPIPE_WORKERS", "-1", "0 or above"),
-    ("MAMMOPIPE_THREADS", "0", "above 0"),
-    ("MAMMOPIPE_ENGINE", "onnx", "auto, openvino, torch"),
-    ("MAMMOPIPE_MAX_VIEWS", "0", "above 0"),
-    ("MAMMOPIPE_MAX_WAITING", "-2", "0 or above"),
-    ("MAMMOPIPE_MAX_SECONDS", "nan", "above 0"),
-    ("MAMMOPIPE_MAX_BYTES", str(2**31), "at most"),
-    ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://"),
-    ("MAMMOPIPE_S3_PREFIX", "s3:///", "name a bucket"),
-    ("MAMMOPIPE_DEMO", "yes", "true or false"),
-    ("MAMMOPIPE_CAPTURE_GB", "0", "above 0"),
-    ("MAMMOPIPE_CAPTURE_DAYS", "1.5", "a whole number"),
-    ("MAMMOPIPE_METRICS", "1", "true or false"),
-    ("SAGEMAKER_BIND_TO_PORT", "70000", "TCP port"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("MAMMOPIPE_WORKERS", "two", "a whole number"),
+        ("MAMMOPIPE_WORKERS", "-1", "0 or above"),
+        ("MAMMOPIPE_THREADS", "0", "above 0"),
+        ("MAMMOPIPE_ENGINE", "onnx", "auto, openvino, torch"),
+        ("MAMMOPIPE_MAX_VIEWS", "0", "above 0"),
+        ("MAMMOPIPE_MAX_WAITING", "-2", "0 or above"),
+        ("MAMMOPIPE_MAX_SECONDS", "nan", "above 0"),
+        ("MAMMOPIPE_MAX_BYTES", str(2**31), "at most"),
+        ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://"),
+        ("MAMMOPIPE_S3_PREFIX", "s3:///", "name a bucket"),
+        ("MAMMOPIPE_DEMO", "yes", "true or false"),
+        ("MAMMOPIPE_CAPTURE_GB", "0", "above 0"),
+        ("MAMMOPIPE_CAPTURE_DAYS", "1.5", "a whole number"),
+        ("MAMMOPIPE_METRICS", "1", "true or false"),
+        ("SAGEMAKER_BIND_TO_PORT", "70000", "TCP port"),
+    ],
+)
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str, rule: str) -> None:
     with pytest.raises(ConfigError, match=rule) as caught:
         from_environment(LAPTOP | {name: value})

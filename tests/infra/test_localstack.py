@@ -65,9 +65,7 @@ def test_a_service_that_ends_is_quoted_and_nothing_is_left_running(tmp_path: Pat
         localstack.start(tmp_path, [ends, waits])
 
 
-def test_what_is_kept_is_stopped_by_what_was_written_of_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_kept_is_stopped_by_what_was_written_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moto = localstack.services(tmp_path, *free_ports(2), installed=tmp_path)[1]
     running = localstack.start(tmp_path, [moto])["moto"]
     (tmp_path / "running.json").write_text(json.dumps({"processes": {"moto": running.pid}}))

@@ -228,8 +228,11 @@ def test_silence_is_not_watched_where_hours_are_none(aws: None, account: Account
 
 def test_a_monitor_that_is_silent_is_told_where_days_are_given(aws: None, account: Account) -> None:
     watched = type(account.template)({"MonitorDays": 7}, account.template.names)
-    (alarm,) = [item for item in watched.resources("AWS::CloudWatch::Alarm").values()
-                if item["AlarmName"] == "mammopipe-no-monitor"]
+    (alarm,) = [
+        item
+        for item in watched.resources("AWS::CloudWatch::Alarm").values()
+        if item["AlarmName"] == "mammopipe-no-monitor"
+    ]
     cloudwatch = account.client("cloudwatch")
     cloudwatch.put_metric_alarm(**alarm)
     assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == (DRIFT, REQUESTS, "SampleCount")

@@ -55,8 +55,9 @@ def boto(front: AsyncRuntime) -> Any:
 
 
 def runtime_client(url: str) -> Any:
-    return boto3.client("sagemaker-runtime", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a",
-                        aws_secret_access_key="b")
+    return boto3.client(
+        "sagemaker-runtime", endpoint_url=url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
 
 
 def client_of(front: AsyncRuntime, services: LocalServices, **options: Any) -> MammographyClient:
@@ -73,8 +74,12 @@ def test_an_unchanged_boto3_is_told_where_the_answer_will_lie(
 ) -> None:
     services.storage.client.put_object(Bucket=BUCKET, Key="async/input/film", Body=PGM)
     reply = boto.invoke_endpoint_async(
-        EndpointName="films-async", InputLocation=f"{PLACES['input']}/film", InferenceId="mine",
-        ContentType="image/x-portable-graymap", Accept="application/json", CustomAttributes="laterality=R",
+        EndpointName="films-async",
+        InputLocation=f"{PLACES['input']}/film",
+        InferenceId="mine",
+        ContentType="image/x-portable-graymap",
+        Accept="application/json",
+        CustomAttributes="laterality=R",
     )
     assert reply["ResponseMetadata"]["HTTPStatusCode"] == 202 and reply["InferenceId"] == "mine"
     assert reply["OutputLocation"].startswith(f"{PLACES['output']}/")
@@ -107,8 +112,13 @@ def test_what_was_uploaded_stays_where_that_is_wanted(front: AsyncRuntime, servi
 
 def test_the_size_decides(front: AsyncRuntime, behind: Answering, services: LocalServices) -> None:
     large = PGM + bytes(6_291_456)
-    client = MammographyClient("films", endpoint_url=behind.url, async_endpoint_url=front.url,
-                               uploads=Uploads(PLACES["input"]), storage=services.storage.client)
+    client = MammographyClient(
+        "films",
+        endpoint_url=behind.url,
+        async_endpoint_url=front.url,
+        uploads=Uploads(PLACES["input"]),
+        storage=services.storage.client,
+    )
     client.predict(PGM)
     client.predict(large)
     assert [path for path, _, _ in behind.requests] == ["/endpoints/films/invocations", "/invocations"]
@@ -161,8 +171,9 @@ def test_a_container_that_takes_too_long_is_given_up(
 ) -> None:
     behind.gate.clear()
     services.storage.client.put_object(Bucket=BUCKET, Key="async/input/film", Body=PGM)
-    reply = boto.invoke_endpoint_async(EndpointName="films-async", InputLocation=f"{PLACES['input']}/film",
-                                       InvocationTimeoutSeconds=1)
+    reply = boto.invoke_endpoint_async(
+        EndpointName="films-async", InputLocation=f"{PLACES['input']}/film", InvocationTimeoutSeconds=1
+    )
     wait_for(lambda: services.storage.list(reply["FailureLocation"]))
     assert services.storage.read(reply["FailureLocation"]) == b"The container gave no answer within 1 seconds."
     assert services.storage.list(reply["OutputLocation"]) == []
@@ -210,9 +221,15 @@ def test_one_request_at_a_time_and_a_bounded_queue(
     wait_for(lambda: len(behind.requests) == 1)
     for _ in range(async_runtime.QUEUED):
         boto.invoke_endpoint_async(EndpointName="films-async", InputLocation=place)
-    one = MammographyClient("films", attempts=1, backoff_seconds=0, delivery=Delivery.ASYNC,
-                            endpoint_url=boto.meta.endpoint_url, uploads=Uploads(PLACES["input"]),
-                            storage=services.storage.client)
+    one = MammographyClient(
+        "films",
+        attempts=1,
+        backoff_seconds=0,
+        delivery=Delivery.ASYNC,
+        endpoint_url=boto.meta.endpoint_url,
+        uploads=Uploads(PLACES["input"]),
+        storage=services.storage.client,
+    )
     with pytest.raises(EndpointBusyError, match="64 requests wait"):
         one.predict(PGM)
     assert len(behind.requests) == 1
@@ -220,12 +237,15 @@ def test_one_request_at_a_time_and_a_bounded_queue(
     wait_for(lambda: len(services.storage.list(PLACES["output"])) == async_runtime.QUEUED + 1)
 
 
-@pytest.mark.parametrize(("operation", "request_", "message"), [
-    ("invoke_endpoint_async", {"EndpointName": "other", "InputLocation": "s3://a/b"}, "Endpoint other not found"),
-    ("invoke_endpoint_async", {"EndpointName": "films-async", "InputLocation": "https://a/b"}, "s3://BUCKET/KEY"),
-    ("invoke_endpoint", {"EndpointName": "films-async", "Body": b"x"}, "use InvokeEndpointAsync"),
-    ("invoke_endpoint", {"EndpointName": "films-async", "Body": bytes(200_000)}, "at most 128000 bytes"),
-])
+@pytest.mark.parametrize(
+    ("operation", "request_", "message"),
+    [
+        ("invoke_endpoint_async", {"EndpointName": "other", "InputLocation": "s3://a/b"}, "Endpoint other not found"),
+        ("invoke_endpoint_async", {"EndpointName": "films-async", "InputLocation": "https://a/b"}, "s3://BUCKET/KEY"),
+        ("invoke_endpoint", {"EndpointName": "films-async", "Body": b"x"}, "use InvokeEndpointAsync"),
+        ("invoke_endpoint", {"EndpointName": "films-async", "Body": bytes(200_000)}, "at most 128000 bytes"),
+    ],
+)
 def test_what_the_api_refuses(boto: Any, operation: str, request_: dict[str, Any], message: str) -> None:
     with pytest.raises(ClientError, match=message) as caught:
         getattr(boto, operation)(**request_)
@@ -233,7 +253,11 @@ def test_what_the_api_refuses(boto: Any, operation: str, request_: dict[str, Any
 
 
 def test_a_result_that_cannot_be_stored_costs_only_itself(
-    front: AsyncRuntime, behind: Answering, services: LocalServices, wait_for: Any, boto: Any,
+    front: AsyncRuntime,
+    behind: Answering,
+    services: LocalServices,
+    wait_for: Any,
+    boto: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     services.storage.client.put_object(Bucket=BUCKET, Key="async/input/film", Body=PGM)
@@ -244,7 +268,9 @@ def test_a_result_that_cannot_be_stored_costs_only_itself(
     object.__setattr__(front.settings, "output", good)
     assert client_of(front, services).predict(PGM).decile == 9
     assert [json.loads(line)["outcome"] for line in capsys.readouterr().out.splitlines()] == [
-        "lost: NoSuchBucket", "completed"]
+        "lost: NoSuchBucket",
+        "completed",
+    ]
 
 
 def test_a_body_that_cannot_be_removed_costs_no_answer(

@@ -46,26 +46,50 @@ class Aws:
         self.logs.activate()
 
     def shows(self, status: str, *steps: dict[str, Any], reason: str = "", arn: str = ARN) -> None:
-        told = {"PipelineExecutionArn": arn, "PipelineExecutionStatus": status, "CreationTime": START,
-                "LastModifiedTime": START + timedelta(seconds=300), **({"FailureReason": reason} if reason else {})}
+        told = {
+            "PipelineExecutionArn": arn,
+            "PipelineExecutionStatus": status,
+            "CreationTime": START,
+            "LastModifiedTime": START + timedelta(seconds=300),
+            **({"FailureReason": reason} if reason else {}),
+        }
         self.stub.add_response("describe_pipeline_execution", told, {"PipelineExecutionArn": arn})
-        self.stub.add_response("list_pipeline_execution_steps", {"PipelineExecutionSteps": list(steps)},
-                               {"PipelineExecutionArn": arn, "SortOrder": "Ascending"})
+        self.stub.add_response(
+            "list_pipeline_execution_steps",
+            {"PipelineExecutionSteps": list(steps)},
+            {"PipelineExecutionArn": arn, "SortOrder": "Ascending"},
+        )
         values = {"PipelineParameters": [{"Name": "Epochs", "Value": "3"}]}
         self.stub.add_response("list_pipeline_parameters_for_execution", values, {"PipelineExecutionArn": arn})
 
     def logged(self, *messages: str) -> None:
-        self.logs.add_response("describe_log_streams", {"logStreams": [{"logStreamName": f"{JOB}/algo-1"}]},
-                               {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamNamePrefix": JOB})
-        self.logs.add_response("get_log_events", {"events": [{"message": message} for message in messages]}, {
-            "logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamName": f"{JOB}/algo-1", "limit": ANY,
-            "startFromHead": False})
+        self.logs.add_response(
+            "describe_log_streams",
+            {"logStreams": [{"logStreamName": f"{JOB}/algo-1"}]},
+            {"logGroupName": "/aws/sagemaker/TrainingJobs", "logStreamNamePrefix": JOB},
+        )
+        self.logs.add_response(
+            "get_log_events",
+            {"events": [{"message": message} for message in messages]},
+            {
+                "logGroupName": "/aws/sagemaker/TrainingJobs",
+                "logStreamName": f"{JOB}/algo-1",
+                "limit": ANY,
+                "startFromHead": False,
+            },
+        )
 
 
 def step(name: str, status: str, seconds: float | None = None, reason: str = "", **metadata: Any) -> dict[str, Any]:
     ended = {"EndTime": START + timedelta(seconds=seconds)} if seconds is not None else {}
-    return {"StepName": name, "StepStatus": status, "StartTime": START, "Metadata": metadata, **ended,
-            **({"FailureReason": reason} if reason else {})}
+    return {
+        "StepName": name,
+        "StepStatus": status,
+        "StartTime": START,
+        "Metadata": metadata,
+        **ended,
+        **({"FailureReason": reason} if reason else {}),
+    }
 
 
 PREPARED = step("Prepare", "Succeeded", 61.5, ProcessingJob={"Arn": PREPARE})
@@ -99,9 +123,14 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def put_results(services: LocalServices) -> None:
     base = f"mammopipe/executions/{ID}"
-    for name, body in (("evaluation/evaluation.json", json.dumps(EVALUATION)), ("evaluation/report.html", "<html>"),
-                       ("evaluation/predictions.csv", "network"), ("evaluation/model_card.md", "# Model card"),
-                       ("evaluation/model_card.json", "{}"), ("model/model.tar.gz", "model")):
+    for name, body in (
+        ("evaluation/evaluation.json", json.dumps(EVALUATION)),
+        ("evaluation/report.html", "<html>"),
+        ("evaluation/predictions.csv", "network"),
+        ("evaluation/model_card.md", "# Model card"),
+        ("evaluation/model_card.json", "{}"),
+        ("model/model.tar.gz", "model"),
+    ):
         services.storage.client.put_object(Bucket="mammopipe", Key=f"{base}/{name}", Body=body.encode())
 
 
@@ -138,12 +167,17 @@ def interrupted(seconds: float) -> None:
 
 def test_ctrl_c_asks_and_stops_the_execution_on_yes(aws: Aws, folder: RunFolder) -> None:
     aws.shows("Executing", TRAINING)
-    aws.stub.add_response("stop_pipeline_execution", {"PipelineExecutionArn": ARN},
-                          {"PipelineExecutionArn": ARN})
+    aws.stub.add_response("stop_pipeline_execution", {"PipelineExecutionArn": ARN}, {"PipelineExecutionArn": ARN})
     aws.shows("Stopping", TRAINING)
     asked, said = [], []
-    aws_watch.watch(folder, aws.clients, Screen().show, said.append, wait=interrupted,
-                    ask=lambda question: asked.append(question) or "y")
+    aws_watch.watch(
+        folder,
+        aws.clients,
+        Screen().show,
+        said.append,
+        wait=interrupted,
+        ask=lambda question: asked.append(question) or "y",
+    )
     assert asked == [aws_watch.QUESTION] and f"Stopping {ID}" in said[-1]
     aws.stub.assert_no_pending_responses()
 
@@ -164,8 +198,11 @@ def test_ctrl_c_leaves_the_execution_running_otherwise(aws: Aws, folder: RunFold
 
 
 def test_status_report_compare_and_runs_read_it_like_a_local_run(
-    aws: Aws, folder: RunFolder, services: LocalServices, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str]
+    aws: Aws,
+    folder: RunFolder,
+    services: LocalServices,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     put_results(services)
     monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
@@ -178,7 +215,11 @@ def test_status_report_compare_and_runs_read_it_like_a_local_run(
     assert cli.main(["runs", *runs, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["backend"], row["status"], row["best"], row["validation_macro_auc"]) == (
-        "aws", "Succeeded", "alexnet", 0.512)
+        "aws",
+        "Succeeded",
+        "alexnet",
+        0.512,
+    )
     assert cli.main(["compare", ID, ID, *runs]) == 0
     assert "0.512 (0.400-0.600)" in capsys.readouterr().out
     assert cli.main(["report", ID, *runs, "--json"]) == 0
@@ -188,13 +229,19 @@ def test_status_report_compare_and_runs_read_it_like_a_local_run(
 
 def listed(aws: Aws, arns: list[str], token: str = "") -> None:
     found = {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn} for arn in arns]}
-    aws.stub.add_response("list_pipeline_executions", found | ({"NextToken": token} if token else {}), {
-        "PipelineName": "mammopipe", "SortBy": "CreationTime", "SortOrder": "Descending"})
+    aws.stub.add_response(
+        "list_pipeline_executions",
+        found | ({"NextToken": token} if token else {}),
+        {"PipelineName": "mammopipe", "SortBy": "CreationTime", "SortOrder": "Descending"},
+    )
 
 
 def test_executions_of_the_pipeline_are_adopted_with_what_is_known_of_them(
-    aws: Aws, tmp_path: Path, services: LocalServices, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str]
+    aws: Aws,
+    tmp_path: Path,
+    services: LocalServices,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(run_views, "aws_clients", lambda region: aws.clients)
     listed(aws, [ARN])

@@ -23,17 +23,33 @@ def figure(value: float, low: float | None = None, high: float | None = None) ->
     return {"value": value, "low": low, "high": high}
 
 
-def run(root: Path, name: str, auc: dict[str, Any], *, folds: int = 0, split: dict[str, Any] | None = SPLIT,
-        parameters: dict[str, Any] | None = None, definition: str = "", cnn: str = "alexnet") -> RunFolder:
+def run(
+    root: Path,
+    name: str,
+    auc: dict[str, Any],
+    *,
+    folds: int = 0,
+    split: dict[str, Any] | None = SPLIT,
+    parameters: dict[str, Any] | None = None,
+    definition: str = "",
+    cnn: str = "alexnet",
+) -> RunFolder:
     """Return the folder of a run whose figures are all `auc`."""
     folder = RunFolder(root, name)
     folder.write({"id": name, "status": "Succeeded", "reason": "", "steps": [], "parameters": parameters or {}})
     measured = {"images": 60, "patients": 30, **dict.fromkeys(comparison.MEASURES, auc)}
     config = {} if split is None else {"split": split}
-    evaluation = {"profile": "full", "dataset": "mias", "synthetic": False, "protocol": "patient",
-                  "validation_folds": folds, "stage": {"config": config}, "leakage": {"passed": True},
-                  "selected": {"cnn": cnn, "validation": measured, "test": measured},
-                  "baseline": {"test": {"accuracy": figure(0.64, 0.5, 0.8)}}}
+    evaluation = {
+        "profile": "full",
+        "dataset": "mias",
+        "synthetic": False,
+        "protocol": "patient",
+        "validation_folds": folds,
+        "stage": {"config": config},
+        "leakage": {"passed": True},
+        "selected": {"cnn": cnn, "validation": measured, "test": measured},
+        "baseline": {"test": {"accuracy": figure(0.64, 0.5, 0.8)}},
+    }
     (folder.path / "evaluation.json").write_text(json.dumps(evaluation))
     if definition:
         (folder.path / "pipeline.json").write_text(definition)
@@ -61,22 +77,27 @@ def test_without_an_interval_nothing_is_said_of_chance(missing: dict[str, Any] |
 
 
 def test_the_verdict_is_of_validation_and_names_the_better_run(tmp_path: Path) -> None:
-    good, bad = (run(tmp_path, name, auc) for name, auc in (("good", figure(0.9, 0.85, 0.95)),
-                                                            ("bad", figure(0.6, 0.5, 0.7))))
+    good, bad = (
+        run(tmp_path, name, auc) for name, auc in (("good", figure(0.9, 0.85, 0.95)), ("bad", figure(0.6, 0.5, 0.7)))
+    )
     assert "good is better, by more than chance" in comparison.verdict(compared(bad, good), "bad", "good")
     assert "good is better, by more than chance" in comparison.verdict(compared(good, bad), "good", "bad")
     alike = run(tmp_path, "alike", figure(0.65, 0.5, 0.8))
     assert "neither is shown to be better" in comparison.verdict(compared(bad, alike), "bad", "alike")
 
 
-@pytest.mark.parametrize(("change", "validation", "test"), [
-    ({}, True, True),
-    ({"split": {**SPLIT, "validation_fold": 1}}, False, True),
-    ({"split": {**SPLIT, "seed": 1}}, False, False),
-    ({"split": None}, None, None),
-])
-def test_it_is_said_whether_the_films_are_the_same(tmp_path: Path, change: dict[str, Any], validation: bool | None,
-                                                   test: bool | None) -> None:
+@pytest.mark.parametrize(
+    ("change", "validation", "test"),
+    [
+        ({}, True, True),
+        ({"split": {**SPLIT, "validation_fold": 1}}, False, True),
+        ({"split": {**SPLIT, "seed": 1}}, False, False),
+        ({"split": None}, None, None),
+    ],
+)
+def test_it_is_said_whether_the_films_are_the_same(
+    tmp_path: Path, change: dict[str, Any], validation: bool | None, test: bool | None
+) -> None:
     auc = figure(0.6, 0.5, 0.7)
     found = compared(run(tmp_path, "a", auc), run(tmp_path, "b", auc, **change))
     assert (found["validation"]["same_films"], found["test"]["same_films"]) == (validation, test)
@@ -84,10 +105,19 @@ def test_it_is_said_whether_the_films_are_the_same(tmp_path: Path, change: dict[
 
 def said(folder: RunFolder, probabilities: np.ndarray, labels: np.ndarray, *, cnn: str = "alexnet") -> None:
     """Write what a run's networks say of films of two a patient, the selected one's and another's."""
-    rows = [{"network": network, "split": split, "image_id": f"i{place:03d}", "patient_id": f"p{place // 2}",
-             "label": list(Label)[label], **{name: repr(float(share)) for name, share in zip(Label, row, strict=True)}}
-            for network, table in ((cnn, probabilities), ("other", probabilities[::-1])) for split in comparison.SPLITS
-            for place, (label, row) in enumerate(zip(labels, table, strict=True))]
+    rows = [
+        {
+            "network": network,
+            "split": split,
+            "image_id": f"i{place:03d}",
+            "patient_id": f"p{place // 2}",
+            "label": list(Label)[label],
+            **{name: repr(float(share)) for name, share in zip(Label, row, strict=True)},
+        }
+        for network, table in ((cnn, probabilities), ("other", probabilities[::-1]))
+        for split in comparison.SPLITS
+        for place, (label, row) in enumerate(zip(labels, table, strict=True))
+    ]
     write_csv(folder.path / FILE, COLUMNS, rows)
 
 
@@ -162,18 +192,25 @@ def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:
     second = run(tmp_path, "b", auc, definition=texts[1], parameters={"Epochs": 5, "Seed": 0})
     bare = run(tmp_path, "c", auc, parameters={"Epochs": "3", "Seed": "0"})
     found = dict(comparison.other_settings([comparison.facts(folder) for folder in (first, second, bare)]))
-    assert found == {"candidates": ["alexnet", "modified_cnn", "?"], "Epochs": ["3", "5", "3"],
-                     "training.dropout": ["0.3", "0.1", "?"]}
+    assert found == {
+        "candidates": ["alexnet", "modified_cnn", "?"],
+        "Epochs": ["3", "5", "3"],
+        "training.dropout": ["0.3", "0.1", "?"],
+    }
 
 
 def test_what_one_network_has_to_itself_is_told_by_its_name(tmp_path: Path) -> None:
     auc, both = figure(0.6, 0.5, 0.7), {"cnns": ["alexnet", "resnet50"], "deploy": False}
     configs = (PipelineConfig.load(**both), PipelineConfig.load(**both, per_cnn={"alexnet": {"dropout": 0.1}}))
-    folders = [run(tmp_path, name, auc, definition=build_pipeline(config).definition())
-               for name, config in zip("ab", configs, strict=True)]
+    folders = [
+        run(tmp_path, name, auc, definition=build_pipeline(config).definition())
+        for name, config in zip("ab", configs, strict=True)
+    ]
     assert dict(comparison.other_settings([comparison.facts(folder) for folder in folders])) == {
-        "training.dropout": ["0.3", "-"], "training.alexnet.dropout": ["-", "0.1"],
-        "training.resnet50.dropout": ["-", "0.3"]}
+        "training.dropout": ["0.3", "-"],
+        "training.alexnet.dropout": ["-", "0.1"],
+        "training.resnet50.dropout": ["-", "0.3"],
+    }
 
 
 def test_a_salt_is_not_shown(tmp_path: Path) -> None:

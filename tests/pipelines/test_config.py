@@ -39,7 +39,10 @@ def test_settings_of_one_network_are_taken_where_it_is_the_candidate(tmp_path: P
 
 
 def test_a_network_can_have_settings_to_itself(tmp_path: Path) -> None:
-    config = PipelineConfig.load(write(tmp_path, """
+    config = PipelineConfig.load(
+        write(
+            tmp_path,
+            """
 cnns = ["alexnet", "efficientnet_lite0"]
 [training]
 learning_rate = 1e-3
@@ -48,11 +51,17 @@ learning_rate = 1e-4
 [per_cnn.efficientnet_lite0]
 stride = 16
 learns = "head"
-"""))
+""",
+        )
+    )
     alexnet, lite0 = map(config.training_of, config.cnns)
     assert (alexnet.cnn, alexnet.learning_rate, alexnet.stride) == (Cnn.ALEXNET, 1e-4, 32)
     assert (lite0.cnn, lite0.learning_rate, lite0.stride, lite0.learns) == (
-        Cnn.EFFICIENTNET_LITE0, 1e-3, 16, Learns.HEAD)
+        Cnn.EFFICIENTNET_LITE0,
+        1e-3,
+        16,
+        Learns.HEAD,
+    )
     assert config.training_of(Cnn.RESNET50) == replace(config.training, cnn=Cnn.RESNET50)
 
 

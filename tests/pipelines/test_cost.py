@@ -130,8 +130,10 @@ def test_every_instance_with_a_price_has_cores() -> None:
 
 def test_a_run_of_this_machine_costs_its_hours(tmp_path: Path, capsys: Capture) -> None:
     step = {"status": "Succeeded", "started": "2026-01-01T00:00:00+00:00", "reason": ""}
-    steps = [{"name": "Prepare", "type": "Processing", "seconds": 1800.0, **step},
-             {"name": "Gate", "type": "Condition", "seconds": 1.0, **step}]
+    steps = [
+        {"name": "Prepare", "type": "Processing", "seconds": 1800.0, **step},
+        {"name": "Gate", "type": "Condition", "seconds": 1.0, **step},
+    ]
     RunFolder(tmp_path, "r1").write({"id": "r1", "status": "Succeeded", "reason": "", "steps": steps})
     facts = said(capsys, "r1", "--runs", str(tmp_path))
     assert [(item["step"], item["hours"], item["usd"]) for item in facts["steps"]] == [("Prepare", 0.5, 0.0)]
@@ -140,28 +142,52 @@ def test_a_run_of_this_machine_costs_its_hours(tmp_path: Path, capsys: Capture) 
 def test_what_aws_billed_is_read_from_the_jobs() -> None:
     client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
     arn = "arn:aws:sagemaker:us-east-1:123456789012:training-job/t"
-    steps = [{"name": "Train-alexnet", "type": "Training", "seconds": 900.0, "job_name": "t"},
-             {"name": "Prepare", "type": "Processing", "seconds": 700.0, "job_name": "p"},
-             {"name": "Gate", "type": "Condition", "seconds": 0.0, "job_name": ""}]
+    steps = [
+        {"name": "Train-alexnet", "type": "Training", "seconds": 900.0, "job_name": "t"},
+        {"name": "Prepare", "type": "Processing", "seconds": 700.0, "job_name": "p"},
+        {"name": "Gate", "type": "Condition", "seconds": 0.0, "job_name": ""},
+    ]
     with Stubber(client) as stub:
-        stub.add_response("describe_training_job", {
-            "TrainingJobName": "t", "TrainingJobArn": arn, "ModelArtifacts": {"S3ModelArtifacts": "s3://b/k"},
-            "TrainingJobStatus": "Completed", "SecondaryStatus": "Completed", "CreationTime": START,
-            "AlgorithmSpecification": {"TrainingInputMode": "File"},
-            "ResourceConfig": {"InstanceType": "ml.g4dn.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50},
-            "StoppingCondition": {}, "TrainingStartTime": START, "BillableTimeInSeconds": 360,
-            "TrainingEndTime": START + timedelta(seconds=900), "EnableManagedSpotTraining": True,
-        }, {"TrainingJobName": "t"})
-        stub.add_response("describe_processing_job", {
-            "ProcessingJobName": "p", "ProcessingJobArn": arn, "ProcessingJobStatus": "Completed",
-            "CreationTime": START, "ProcessingStartTime": START, "ProcessingEndTime": START + timedelta(hours=1),
-            "ProcessingResources": {"ClusterConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 3,
-                                                      "VolumeSizeInGB": 50}},
-            "AppSpecification": {"ImageUri": "i"},
-        }, {"ProcessingJobName": "p"})
+        stub.add_response(
+            "describe_training_job",
+            {
+                "TrainingJobName": "t",
+                "TrainingJobArn": arn,
+                "ModelArtifacts": {"S3ModelArtifacts": "s3://b/k"},
+                "TrainingJobStatus": "Completed",
+                "SecondaryStatus": "Completed",
+                "CreationTime": START,
+                "AlgorithmSpecification": {"TrainingInputMode": "File"},
+                "ResourceConfig": {"InstanceType": "ml.g4dn.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50},
+                "StoppingCondition": {},
+                "TrainingStartTime": START,
+                "BillableTimeInSeconds": 360,
+                "TrainingEndTime": START + timedelta(seconds=900),
+                "EnableManagedSpotTraining": True,
+            },
+            {"TrainingJobName": "t"},
+        )
+        stub.add_response(
+            "describe_processing_job",
+            {
+                "ProcessingJobName": "p",
+                "ProcessingJobArn": arn,
+                "ProcessingJobStatus": "Completed",
+                "CreationTime": START,
+                "ProcessingStartTime": START,
+                "ProcessingEndTime": START + timedelta(hours=1),
+                "ProcessingResources": {
+                    "ClusterConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 3, "VolumeSizeInGB": 50}
+                },
+                "AppSpecification": {"ImageUri": "i"},
+            },
+            {"ProcessingJobName": "p"},
+        )
         lines = cost.measured({"steps": cost.billed(client, steps)}, Prices.load())
     assert [(line.step, round(line.instance_hours, 4), round(line.usd, 4)) for line in lines] == [
-        ("Train-alexnet", 0.2, round(0.2 * 0.7364, 4)), ("Prepare", 3.0, 0.69)]
+        ("Train-alexnet", 0.2, round(0.2 * 0.7364, 4)),
+        ("Prepare", 3.0, 0.69),
+    ]
 
 
 def test_the_estimate_follows_the_configuration() -> None:

@@ -145,8 +145,11 @@ def test_nothing_but_strings_reaches_a_container(compiled: dict[str, Any]) -> No
 def test_each_network_is_given_its_own_settings() -> None:
     own = {"learning_rate": 1e-4, "label_smoothing": 0.0}
     definition = json.loads(build_pipeline(PipelineConfig.load(per_cnn={"alexnet": own})).definition())
-    given = {name: step["Arguments"]["HyperParameters"] for name, step in steps_of(definition).items()
-             if step["Type"] == "Training"}
+    given = {
+        name: step["Arguments"]["HyperParameters"]
+        for name, step in steps_of(definition).items()
+        if step["Type"] == "Training"
+    }
     shared = PipelineConfig().training
     assert (given["Train-alexnet"]["learning_rate"], given["Train-alexnet"]["label_smoothing"]) == ("0.0001", "0.0")
     for name in ("Train-resnet50", "Train-modified-cnn"):
@@ -293,7 +296,10 @@ def test_an_async_endpoint_takes_exams_from_s3_without_a_network_of_its_own() ->
     model, settings = requested["Model-async"], requested["EndpointConfig-async"]
     assert model["EnableNetworkIsolation"] is True
     assert model["PrimaryContainer"]["Environment"] == {
-        "MAMMOPIPE_MAX_BYTES": "1073741824", "MAMMOPIPE_MAX_SECONDS": "600", "MAMMOPIPE_MAX_WAITING": "12"}
+        "MAMMOPIPE_MAX_BYTES": "1073741824",
+        "MAMMOPIPE_MAX_SECONDS": "600",
+        "MAMMOPIPE_MAX_WAITING": "12",
+    }
     assert settings["AsyncInferenceConfig"] == {
         "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 12},
         "OutputConfig": {
@@ -310,7 +316,9 @@ def test_an_async_endpoint_takes_exams_from_s3_without_a_network_of_its_own() ->
 def test_both_are_two_endpoints_of_one_artefact() -> None:
     compiled, requested = deployed("both")
     assert (requested["Endpoint"]["EndpointName"], requested["Endpoint-async"]["EndpointName"]) == (
-        "films", "films-async")
+        "films",
+        "films-async",
+    )
     assert "AsyncInferenceConfig" not in requested["EndpointConfig"]
     output = requested["EndpointConfig-async"]["AsyncInferenceConfig"]["OutputConfig"]
     assert output["S3OutputPath"] == "s3://mammopipe/mammopipe/async/films-async/output"

@@ -118,12 +118,21 @@ def made_up(value: float) -> dict[str, Any]:
 
 
 def test_rows_stand_by_protocol_each_with_its_majority() -> None:
-    cells = [(protocol, Cnn.RESNET50, noise, made_up(0.6)) for protocol in (SplitProtocol.PATIENT, SplitProtocol.FILM)
-             for noise in (False, True)]
+    cells = [
+        (protocol, Cnn.RESNET50, noise, made_up(0.6))
+        for protocol in (SplitProtocol.PATIENT, SplitProtocol.FILM)
+        for noise in (False, True)
+    ]
     rows = [row for row in experiment_tables.rows(cells) if row.split == "test"]
     assert [(row.protocol, row.model) for row in rows] == [
-        ("patient", "resnet50"), ("patient", "noise (resnet50)"), ("patient", "majority"),
-        ("film", "resnet50"), ("film", "noise (resnet50)"), ("film", "majority"), ("as published", "published")]
+        ("patient", "resnet50"),
+        ("patient", "noise (resnet50)"),
+        ("patient", "majority"),
+        ("film", "resnet50"),
+        ("film", "noise (resnet50)"),
+        ("film", "majority"),
+        ("as published", "published"),
+    ]
     assert str(rows[0].figures["recall"]) == "0.600 (0.500-0.700)"
     picture = draw(rows[:-1], "accuracy")
     assert picture.count("<circle") == 6 and ">published<" in picture

@@ -42,11 +42,18 @@ def invoke(endpoint: Answering, films: Path, names: str, *options: str) -> int:
 def test_an_image_s_answer_is_a_table(endpoint: Answering, films: Path, capsys: Capture) -> None:
     assert invoke(endpoint, films, "left.pgm") == 0
     said = " ".join(capsys.readouterr().out.split())
-    for words in ("left.pgm (R MLO)", "malignancy score 70.0 of 100, decile 9 of 10",
-                  "malignant 0.70, benign 0.20, normal 0.10", "entropy 0.80 nats",
-                  "suspicious at sensitivity (threshold 0.310; on validation sensitivity 0.92, specificity 0.40)",
-                  "referral none", "laterality-inferred: the side was found in the image",
-                  "x 10 to 60, y 20 to 90; peak at x 30, y 40, strength 0.75", "model-1", "Research use only"):
+    for words in (
+        "left.pgm (R MLO)",
+        "malignancy score 70.0 of 100, decile 9 of 10",
+        "malignant 0.70, benign 0.20, normal 0.10",
+        "entropy 0.80 nats",
+        "suspicious at sensitivity (threshold 0.310; on validation sensitivity 0.92, specificity 0.40)",
+        "referral none",
+        "laterality-inferred: the side was found in the image",
+        "x 10 to 60, y 20 to 90; peak at x 30, y 40, strength 0.75",
+        "model-1",
+        "Research use only",
+    ):
         assert words in said
     assert (films / "out" / "left-overlay.png").read_bytes() == b"\x89PNG overlay"
 
@@ -72,8 +79,14 @@ def test_the_tables_fit_a_pipe(endpoint: Answering, films: Path) -> None:
     name = "a-film-with-quite-a-long-name-of-more-than-forty-letters.pgm"
     (films / name).write_bytes(PGM)
     command = [sys.executable, "-m", "pipelines.cli", "invoke", name, "right.pgm", "--endpoint", endpoint.url]
-    done = subprocess.run(command, cwd=films, capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(films)})
+    done = subprocess.run(
+        command,
+        cwd=films,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(films)},
+    )
     assert done.stderr == "" and max(map(len, done.stdout.splitlines())) <= 100 and "\x1b" not in done.stdout
     assert (films / "1-right-overlay.png").is_file(), "overlays go to the folder of the caller"
 
@@ -89,7 +102,10 @@ def test_dicom_results_are_saved(endpoint: Answering, films: Path, capsys: Captu
     assert invoke(endpoint, films, "left.dcm right.dcm", "--dicom") == 0
     out = films / "out"
     assert sorted(path.name for path in out.glob("*.dcm")) == [
-        "0-left-overlay.dcm", "1-right-overlay.dcm", "left-report.dcm"]
+        "0-left-overlay.dcm",
+        "1-right-overlay.dcm",
+        "left-report.dcm",
+    ]
     assert (out / "1-right-overlay.dcm").read_bytes() == b"DICOM result=overlay"
     assert f"saved {out / 'left-report.dcm'}" in capsys.readouterr().out
 
@@ -107,12 +123,15 @@ def test_the_server_s_refusal_is_one_line_with_its_code(endpoint: Answering, fil
     assert not (films / "out").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--laterality", "X"], "--laterality X: 'X' is none of L, R"),
-    (["--view", "MLO,CC,CC"], "--view MLO,CC,CC: 3 words for 2 files"),
-    (["--async"], "delivery=async needs uploads"),
-    (["--uploads", "films"], "Uploads.prefix='films' must be s3://"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--laterality", "X"], "--laterality X: 'X' is none of L, R"),
+        (["--view", "MLO,CC,CC"], "--view MLO,CC,CC: 3 words for 2 files"),
+        (["--async"], "delivery=async needs uploads"),
+        (["--uploads", "films"], "Uploads.prefix='films' must be s3://"),
+    ],
+)
 def test_arguments_that_cannot_be_meant(
     endpoint: Answering, films: Path, capsys: Capture, options: list[str], message: str
 ) -> None:

@@ -236,8 +236,14 @@ def test_on_aws_the_pipeline_is_created_and_started(
         monkeypatch.setenv(name, "tests")
     config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
     for _ in range(2):  # created the first time, updated the second
-        run = start(config, backend="aws", source="s3://films/raw/", weights="s3://films/weights/",
-                    parameters={"Epochs": "9"}, say=said.append)
+        run = start(
+            config,
+            backend="aws",
+            source="s3://films/raw/",
+            weights="s3://films/weights/",
+            parameters={"Epochs": "9"},
+            say=said.append,
+        )
     assert run.status is Status.EXECUTING and run.arn in said[-1]
     (pipeline,) = client.list_pipelines()["PipelineSummaries"]
     found = client.list_pipeline_parameters_for_execution(PipelineExecutionArn=run.arn)["PipelineParameters"]

@@ -43,8 +43,10 @@ def test_the_graph_shows_every_step_once_in_its_state() -> None:
 
 def test_curves_of_several_runs_share_one_picture() -> None:
     def evaluation(value: float | None) -> dict[str, Any]:
-        figures = {"roc": CURVE if value else {"malignant": None},
-                   "malignant_auc": {"value": value, "low": None, "high": None}}
+        figures = {
+            "roc": CURVE if value else {"malignant": None},
+            "malignant_auc": {"value": value, "low": None, "high": None},
+        }
         return {"selected": {"cnn": "alexnet"}, "candidates": {"alexnet": {"test": figures}}}
 
     picture = roc_picture.draw([("a<b", evaluation(0.7)), ("c", evaluation(0.6)), ("d", evaluation(None))])
@@ -68,9 +70,17 @@ def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
     film, overlay = tmp_path / "a<b.png", io.BytesIO()
     Image.new("I;16", (40, 80)).save(film)
     Image.new("RGB", (40, 80)).save(overlay, "PNG")
-    said = Answer(probabilities={"normal": 0.2, "benign": 0.1, "malignant": 0.7}, malignancy_score=70.0, decile=9,
-                  entropy=0.8, decision=None, referral=Referral(True, (Reason("uncertain", "undecided"),)),
-                  warnings=(), laterality="R", view="MLO")
+    said = Answer(
+        probabilities={"normal": 0.2, "benign": 0.1, "malignant": 0.7},
+        malignancy_score=70.0,
+        decile=9,
+        entropy=0.8,
+        decision=None,
+        referral=Referral(True, (Reason("uncertain", "undecided"),)),
+        warnings=(),
+        laterality="R",
+        view="MLO",
+    )
     shown = notebook_view.answer(film, said, overlay.getvalue()).data
     assert shown.count("<img") == 2 and "a&lt;b.png" in shown and "a<b.png" not in shown
     assert "malignant 0.70, normal 0.20" in shown and "uncertain: undecided" in shown and "Research use only" in shown

@@ -33,8 +33,7 @@ def findings(capture: Capture, *arguments: str) -> tuple[int, dict[str, list[dic
 
 def test_this_machine_is_fit_for_a_run(tmp_path: Path, capsys: Capture) -> None:
     code, found = findings(capsys, "--runs", str(tmp_path / "runs"))
-    assert code == 0 and set(found) == {
-        "python", "packages", "cores", "memory", "disk", "runs", "ports", "s3", "data"}
+    assert code == 0 and set(found) == {"python", "packages", "cores", "memory", "disk", "runs", "ports", "s3", "data"}
     assert "torch 2" in found["packages"][0]["text"] and "GB free" in found["disk"][0]["text"]
 
 
@@ -64,8 +63,18 @@ def test_a_pipe_gets_one_plain_line_a_finding(tmp_path: Path, capsys: Capture) -
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     folder = RunFolder(tmp_path / "runs", "20260101-000000-aaaa")
-    folder.write({"id": folder.id, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias",
-                  "started": "2026-01-01T00:00:00+00:00", "seconds": 80.0, "steps": []})
+    folder.write(
+        {
+            "id": folder.id,
+            "status": "Succeeded",
+            "reason": "",
+            "profile": "quick",
+            "dataset": "mias",
+            "started": "2026-01-01T00:00:00+00:00",
+            "seconds": 80.0,
+            "steps": [],
+        }
+    )
     (folder.path / "evaluation.json").write_text(json.dumps(EVALUATION))
     folder.become_latest()
     return tmp_path / "runs"
@@ -89,10 +98,21 @@ def test_tables_of_many_runs_stay_within_100_columns(runs: Path, capsys: Capture
 def test_long_names_are_folded_not_cut(runs: Path, capsys: Capture) -> None:
     name = "efficientnet_lite0_of_another_world"
     folder = RunFolder(runs, "a-run-whose-id-has-as-many-letters-as-an-id-may")
-    folder.write({"id": folder.id, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias",
-                  "started": "2026-01-01T00:00:00+00:00", "seconds": 123_456.0, "steps": []})
-    (folder.path / "evaluation.json").write_text(json.dumps({**EVALUATION, "selected": {**EVALUATION["selected"],
-                                                                                        "cnn": name}}))
+    folder.write(
+        {
+            "id": folder.id,
+            "status": "Succeeded",
+            "reason": "",
+            "profile": "quick",
+            "dataset": "mias",
+            "started": "2026-01-01T00:00:00+00:00",
+            "seconds": 123_456.0,
+            "steps": [],
+        }
+    )
+    (folder.path / "evaluation.json").write_text(
+        json.dumps({**EVALUATION, "selected": {**EVALUATION["selected"], "cnn": name}})
+    )
     for command in ("runs", "compare"):
         assert cli.main([command, *(["latest", "a-run"] if command == "compare" else []), "--runs", str(runs)]) == 0
         said = capsys.readouterr().out
@@ -187,7 +207,9 @@ def test_completion_knows_every_command_and_option(shell: str) -> None:
 
 
 def test_bash_completes() -> None:
-    asked = ("COMP_WORDS=(mammopipe mon); COMP_CWORD=1; _mammopipe; echo ${COMPREPLY[@]};"
-             "COMP_WORDS=(mammopipe run --backend p); COMP_CWORD=3; _mammopipe; echo ${COMPREPLY[@]}")
+    asked = (
+        "COMP_WORDS=(mammopipe mon); COMP_CWORD=1; _mammopipe; echo ${COMPREPLY[@]};"
+        "COMP_WORDS=(mammopipe run --backend p); COMP_CWORD=3; _mammopipe; echo ${COMPREPLY[@]}"
+    )
     done = subprocess.run(["bash", "-c", script(cli.build_parser(), "bash") + asked], capture_output=True, text=True)
     assert done.stdout.split() == ["monitor", "process"]

@@ -21,8 +21,10 @@ def rendered(*records: StepRecord, logs: Path | None = None) -> str:
 
 def test_every_fold_of_a_cross_validation_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, running = tmp_path / "Train-alexnet.log", StepRecord("Train-alexnet", "Training", Status.EXECUTING)
-    folds = [f"fold={fold} train_images=8 held_out_images=2\n" + LINE.format(epoch=1) + LINE.format(epoch=2)
-             for fold in range(3)]
+    folds = [
+        f"fold={fold} train_images=8 held_out_images=2\n" + LINE.format(epoch=1) + LINE.format(epoch=2)
+        for fold in range(3)
+    ]
     log.write_text("".join(folds) + LINE.format(epoch=3)[:-4])
     assert "fold 2 epoch 2, validation AUC 0.5731" in rendered(running, logs=tmp_path)
     with Progress(tmp_path, Console(file=io.StringIO())) as progress:

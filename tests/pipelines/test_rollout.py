@@ -171,9 +171,7 @@ class Moving:
     """An endpoint that exists, whose update is answered from a script: the emulator has none."""
 
     def __init__(self, status: str = "InService", after: str = "", reason: str = "", instances: int = 1):
-        client = boto3.client(
-            "sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
-        )
+        client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
         self.client, self.stub = client, Stubber(client)
         add = self.stub.add_response
         add("describe_model_package", described_package(), {"ModelPackageName": f"{ARN}2"})

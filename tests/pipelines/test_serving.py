@@ -65,8 +65,13 @@ def test_the_async_api_runs_before_a_server_and_is_kept_and_deleted_with_it(
     )
     assert both.asynchronous and both.url != endpoint.url and both.uploads == f"s3://{BUCKET}/async/films/input"
     services.storage.client.put_object(Bucket=BUCKET, Key="film", Body=b"a film")
-    runtime = boto3.client("sagemaker-runtime", endpoint_url=both.url, region_name="us-east-1",
-                           aws_access_key_id="a", aws_secret_access_key="b")
+    runtime = boto3.client(
+        "sagemaker-runtime",
+        endpoint_url=both.url,
+        region_name="us-east-1",
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+    )
     reply = runtime.invoke_endpoint_async(EndpointName="films", InputLocation=f"s3://{BUCKET}/film")
     waiter = services.storage.client.get_waiter("object_exists")
     key = reply["OutputLocation"].removeprefix(f"s3://{BUCKET}/")
@@ -83,10 +88,14 @@ def test_the_async_api_runs_before_a_server_and_is_kept_and_deleted_with_it(
     assert serving.read_kept_async(tmp_path) is None
 
 
-def test_a_server_whose_async_api_does_not_start_is_stopped(
-    endpoint: serving.LocalEndpoint, tmp_path: Path
-) -> None:
+def test_a_server_whose_async_api_does_not_start_is_stopped(endpoint: serving.LocalEndpoint, tmp_path: Path) -> None:
     with pytest.raises(StepFailed, match=r"exit code 1; its last line: .*films"):
-        serving.add_async(endpoint, {"OutputConfig": {"S3OutputPath": "films"}}, tmp_path, tmp_path / "front.log",
-                          RunningProcesses(), {})
+        serving.add_async(
+            endpoint,
+            {"OutputConfig": {"S3OutputPath": "films"}},
+            tmp_path,
+            tmp_path / "front.log",
+            RunningProcesses(),
+            {},
+        )
     assert not serving.is_healthy(endpoint.url)

@@ -23,23 +23,50 @@ def figure(value: float) -> dict[str, float]:
 
 
 def epoch(number: int) -> dict[str, float]:
-    return {"epoch": number, "train_loss": 1 / number, "validation_loss": 1.1, "learning_rate": 0.001, "seconds": 2.5,
-            "validation_macro_auc": 0.5 + number / 50, "validation_balanced_accuracy": 0.4}
+    return {
+        "epoch": number,
+        "train_loss": 1 / number,
+        "validation_loss": 1.1,
+        "learning_rate": 0.001,
+        "seconds": 2.5,
+        "validation_macro_auc": 0.5 + number / 50,
+        "validation_balanced_accuracy": 0.4,
+    }
 
 
-CANDIDATE = {"architecture": "alexnet", "initialisation": "scratch", "best_epoch": 3, "epochs_run": 3,
-             "temperature": 1.2, "history": [epoch(1), epoch(2), epoch(3)],
-             "validation": {"macro_auc": figure(0.56), "roc": {"malignant": None}}, "test": {"macro_auc": figure(0.5)}}
+CANDIDATE = {
+    "architecture": "alexnet",
+    "initialisation": "scratch",
+    "best_epoch": 3,
+    "epochs_run": 3,
+    "temperature": 1.2,
+    "history": [epoch(1), epoch(2), epoch(3)],
+    "validation": {"macro_auc": figure(0.56), "roc": {"malignant": None}},
+    "test": {"macro_auc": figure(0.5)},
+}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     run = RunFolder(tmp_path / "runs", "20260101-000000-aaaa")
-    steps = [{"name": "Prepare", "type": "Processing", "status": "Succeeded", "started": "", "seconds": 9.5,
-              "reason": ""}]
-    run.write({"id": run.id, "status": "Succeeded", "reason": "", "profile": "quick", "dataset": "mias",
-               "pipeline": "mammopipe", "backend": "process", "started": "2026-01-01T00:00:00+00:00",
-               "seconds": 80.0, "parameters": {"Epochs": 3, "MinMacroAuc": 0.0}, "steps": steps})
+    steps = [
+        {"name": "Prepare", "type": "Processing", "status": "Succeeded", "started": "", "seconds": 9.5, "reason": ""}
+    ]
+    run.write(
+        {
+            "id": run.id,
+            "status": "Succeeded",
+            "reason": "",
+            "profile": "quick",
+            "dataset": "mias",
+            "pipeline": "mammopipe",
+            "backend": "process",
+            "started": "2026-01-01T00:00:00+00:00",
+            "seconds": 80.0,
+            "parameters": {"Epochs": 3, "MinMacroAuc": 0.0},
+            "steps": steps,
+        }
+    )
     evaluation = {**EVALUATION, "candidates": {"alexnet": CANDIDATE, "resnet50": CANDIDATE}}
     (run.path / "evaluation.json").write_text(json.dumps(evaluation))
     (run.path / "report.html").write_text("<html>")
@@ -110,12 +137,15 @@ class Quiet:
         self.heard += [record.name for record in records]
 
 
-STEPS = [StepRecord("Prepare", "Processing", Status.SUCCEEDED, seconds=9.5),
-         StepRecord("Train-alexnet", "Training", Status.SUCCEEDED, seconds=20.0),
-         StepRecord("Evaluate", "Processing", Status.EXECUTING)]
+STEPS = [
+    StepRecord("Prepare", "Processing", Status.SUCCEEDED, seconds=9.5),
+    StepRecord("Train-alexnet", "Training", Status.SUCCEEDED, seconds=20.0),
+    StepRecord("Evaluate", "Processing", Status.EXECUTING),
+]
 LOG = "cnn=alexnet\n" + "".join(
     f"epoch={number} " + " ".join(f"{name}={value}" for name, value in epoch(number).items() if name != "epoch") + "\n"
-    for number in (1, 2))
+    for number in (1, 2)
+)
 
 
 def top_of(client: Any) -> Any:
@@ -123,9 +153,7 @@ def top_of(client: Any) -> Any:
     return top
 
 
-def test_steps_are_there_while_the_run_goes_on(
-    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_are_there_while_the_run_goes_on(folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs" / "Train-alexnet.log").write_text(LOG)
@@ -144,9 +172,7 @@ def test_steps_are_there_while_the_run_goes_on(
     assert len(client.get_metric_history(top.info.run_id, "seconds/Prepare")) == 1
 
 
-def test_an_interrupted_run_does_not_stay_running(
-    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_does_not_stay_running(folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(KeyboardInterrupt), showing(Quiet)(folder / "logs") as live:
         live.changed(STEPS[:1])

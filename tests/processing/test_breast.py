@@ -23,8 +23,17 @@ class Film:
     muscle: NDArray[np.bool_]
 
 
-def make_film(height: int = 512, width: int = 512, *, padding: float = 0.15, muscle: bool = True, label: bool = False,
-              tape: bool = False, border: bool = False, seed: int = 0) -> Film:
+def make_film(
+    height: int = 512,
+    width: int = 512,
+    *,
+    padding: float = 0.15,
+    muscle: bool = True,
+    label: bool = False,
+    tape: bool = False,
+    border: bool = False,
+    seed: int = 0,
+) -> Film:
     y, x = np.mgrid[:height, :width].astype(np.float32) / height
     film = (x >= padding) & (x < width / height - padding)
     x = x - padding
@@ -75,7 +84,7 @@ def test_parts_a_label_that_touches_the_skin() -> None:
     film = make_film()
     pixels = film.pixels.copy()
     edge = int(np.flatnonzero(film.breast[60])[-1])
-    pixels[20:80, edge - 2:edge + 60] = 64000
+    pixels[20:80, edge - 2 : edge + 60] = 64000
     region = segment_breast(pixels, view=View.MLO)
     assert dice(region.mask, film.breast) > 0.97
 
@@ -84,7 +93,7 @@ def test_an_abdomen_strip_below_the_breast_is_cut_off() -> None:
     film = make_film()
     pixels = np.vstack([film.pixels, np.full((100, 512), 1000, np.uint16)])
     left = int(np.flatnonzero(film.breast[250])[0])
-    pixels[450:, left:left + 16] = 40000
+    pixels[450:, left : left + 16] = 40000
     region = segment_breast(pixels, view=View.MLO)
     assert dice(region.mask[:512], film.breast) > 0.97
     assert not region.mask[520:].any()
@@ -171,8 +180,9 @@ def test_coverage_outside_the_limits_is_flagged() -> None:
 
 
 def test_padding_is_no_part_of_the_film() -> None:
-    coverage = [segment_breast(make_film(padding=padding).pixels, view=View.MLO).quality["coverage"]
-                for padding in (0.0, 0.15)]
+    coverage = [
+        segment_breast(make_film(padding=padding).pixels, view=View.MLO).quality["coverage"] for padding in (0.0, 0.15)
+    ]
     assert coverage[1] == pytest.approx(coverage[0] / 0.7, rel=0.05)
 
 
@@ -181,11 +191,14 @@ def test_quality_is_json() -> None:
     assert json.loads(json.dumps(dict(quality), allow_nan=False)) == quality
 
 
-@pytest.mark.parametrize(("pixels", "reason"), [
-    (np.zeros((300, 300), np.uint16), "one value"),
-    (np.full((300, 300), 30000, np.uint16), "one value"),
-    (np.zeros((300, 20), np.uint16), "20 x 300"),
-])
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.zeros((300, 300), np.uint16), "one value"),
+        (np.full((300, 300), 30000, np.uint16), "one value"),
+        (np.zeros((300, 20), np.uint16), "20 x 300"),
+    ],
+)
 def test_an_image_without_structure_is_refused(pixels: NDArray[np.uint16], reason: str) -> None:
     with pytest.raises(NoBreastError, match=reason):
         segment_breast(pixels)

@@ -16,8 +16,8 @@ MISPLACED = ("mdb212", "mdb214")
 
 
 def circle(lesion: Lesion, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    y, x = np.ogrid[:shape[0], :shape[1]]
-    return np.asarray((x - lesion.x) ** 2 + (y - lesion.y) ** 2 <= lesion.radius ** 2)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    return np.asarray((x - lesion.x) ** 2 + (y - lesion.y) ** 2 <= lesion.radius**2)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def draw(seed: int, label: Label = Label.MALIGNANT, laterality: Laterality = Lat
 
 
 def disc(film: Film, x: float, y: float, radius: float) -> np.ndarray:
-    rows, columns = np.ogrid[:film.pixels.shape[0], :film.pixels.shape[1]]
+    rows, columns = np.ogrid[: film.pixels.shape[0], : film.pixels.shape[1]]
     return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
 
 
@@ -180,11 +180,18 @@ def test_size_and_grey_resolution_are_as_asked():
     assert draw(1, density=Density.DENSE).density is Density.DENSE
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"seed": -1}, "seed=-1"), ({"view": View.ML}, "view=ML"), ({"height": 64}, "height=64"),
-    ({"width": 200}, "width=200"), ({"lesions": 0}, "lesions=0"), ({"bits": 7}, "bits=7"),
-    ({"label": Label.NORMAL, "scattered": True}, "scattered=True"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"seed": -1}, "seed=-1"),
+        ({"view": View.ML}, "view=ML"),
+        ({"height": 64}, "height=64"),
+        ({"width": 200}, "width=200"),
+        ({"lesions": 0}, "lesions=0"),
+        ({"bits": 7}, "bits=7"),
+        ({"label": Label.NORMAL, "scattered": True}, "scattered=True"),
+    ],
+)
 def test_contradictory_arguments_are_refused_by_name(options, words):
     with pytest.raises(ConfigError, match=words):
         draw(**{"seed": 0, **options})

@@ -16,8 +16,10 @@ from processing.phantom import write_rsna_tree
 from processing.phantom_rsna import COLUMNS, PHANTOM_WRITER, Machine, rsna_films
 
 HEIGHT = 256
-REAL_HEADER = ("site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,"
-               "machine_id,difficult_negative_case")
+REAL_HEADER = (
+    "site_id,patient_id,image_id,laterality,view,age,cancer,biopsy,invasive,BIRADS,implant,density,"
+    "machine_id,difficult_negative_case"
+)
 
 
 @pytest.fixture(scope="module")

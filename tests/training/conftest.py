@@ -45,16 +45,38 @@ def draw_film(image_id: str) -> np.ndarray:
 
 
 def describe(name: str, preprocess: PreprocessConfig = PREPROCESS, data_digest: str = "d") -> dict[str, object]:
-    history = [{"epoch": epoch, "train_loss": 1.2 / epoch, "validation_loss": 1.3 / epoch, "validation_macro_auc": 0.5,
-                "validation_balanced_accuracy": 0.4, "learning_rate": 0.001, "seconds": 1.0} for epoch in (1, 2, 3)]
+    history = [
+        {
+            "epoch": epoch,
+            "train_loss": 1.2 / epoch,
+            "validation_loss": 1.3 / epoch,
+            "validation_macro_auc": 0.5,
+            "validation_balanced_accuracy": 0.4,
+            "learning_rate": 0.001,
+            "seconds": 1.0,
+        }
+        for epoch in (1, 2, 3)
+    ]
     return {
-        "architecture": "modified_cnn", "classes": [str(label) for label in Label],
-        "input": {"height": preprocess.height, "width": preprocess.width}, "preprocess": preprocess.to_json(),
-        "initialisation": "scratch" if name == "first" else "pretrained", "pretrained_weights": None,
-        "calibration": {"temperature": 1.0, "fitted_on": None}, "operating_points": {},
-        "training": {"hyperparameters": {}, "data_digest": data_digest, "code_digest": "c", "epochs_run": 3,
-                     "best_epoch": 2, "history": history, "seconds": 3.5},
-        "metrics": {}, "versions": {},
+        "architecture": "modified_cnn",
+        "classes": [str(label) for label in Label],
+        "input": {"height": preprocess.height, "width": preprocess.width},
+        "preprocess": preprocess.to_json(),
+        "initialisation": "scratch" if name == "first" else "pretrained",
+        "pretrained_weights": None,
+        "calibration": {"temperature": 1.0, "fitted_on": None},
+        "operating_points": {},
+        "training": {
+            "hyperparameters": {},
+            "data_digest": data_digest,
+            "code_digest": "c",
+            "epochs_run": 3,
+            "best_epoch": 2,
+            "history": history,
+            "seconds": 3.5,
+        },
+        "metrics": {},
+        "versions": {},
     }
 
 
@@ -112,8 +134,9 @@ def mias_rows() -> list[ImageRecord]:
 def _mias_row(split: Split, index: int) -> ImageRecord:
     label, side = list(Label)[index % 3], list(Laterality)[index % 2]
     lesions = () if label is Label.NORMAL else (Lesion(30.5, 40.0, 9.0, label, "CIRC"),)
-    return ImageRecord(f"{split}{index:03d}", f"{split}-{index // 2}", Dataset.MIAS, side, View.MLO, label, split,
-                       lesions=lesions)
+    return ImageRecord(
+        f"{split}{index:03d}", f"{split}-{index // 2}", Dataset.MIAS, side, View.MLO, label, split, lesions=lesions
+    )
 
 
 def rsna_rows() -> list[ImageRecord]:
@@ -130,16 +153,27 @@ def rsna_rows() -> list[ImageRecord]:
 def _rsna_row(split: Split, patient: int, number: int, side: Laterality, view: View) -> ImageRecord:
     label = list(Label)[patient % 3] if side is Laterality.LEFT else Label.NORMAL
     return ImageRecord(
-        f"{split}{patient:03d}{number}", f"{split}{patient:03d}", Dataset.RSNA, side, view, label, split,
-        age=40.0 + 5 * patient if patient else None, density="ABCD"[patient % 4] if patient % 2 else "",
-        machine_id=("21", "29", "170")[patient % 3], site_id=str(1 + patient % 2), implant=patient == 4,
-        quality={"flags": ["skin-cut-off"] if number == 3 else []})
+        f"{split}{patient:03d}{number}",
+        f"{split}{patient:03d}",
+        Dataset.RSNA,
+        side,
+        view,
+        label,
+        split,
+        age=40.0 + 5 * patient if patient else None,
+        density="ABCD"[patient % 4] if patient % 2 else "",
+        machine_id=("21", "29", "170")[patient % 3],
+        site_id=str(1 + patient % 2),
+        implant=patient == 4,
+        quality={"flags": ["skin-cut-off"] if number == 3 else []},
+    )
 
 
 def build(base: Path, rows: Sequence[ImageRecord]) -> EvaluationBase:
     made = EvaluationBase(base)
-    records = [_store(made.data, replace(row, height=SHAPE[0], width=SHAPE[1]), draw_film(row.image_id))
-               for row in rows]
+    records = [
+        _store(made.data, replace(row, height=SHAPE[0], width=SHAPE[1]), draw_film(row.image_id)) for row in rows
+    ]
     for record in [record for record in records if record.split is Split.TRAIN][:4]:
         copy = replace(record, image_id=f"{record.image_id}-1", source_image_id=record.image_id)
         flipped = np.ascontiguousarray(cv2.imread(str(made.data / record.path), cv2.IMREAD_UNCHANGED)[:, ::-1])
@@ -210,8 +244,12 @@ def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Containe
 
     def make(**hyperparameters: str) -> ContainerPaths:
         paths = ContainerPaths(tmp_path_factory.mktemp("job"))
-        records = [_job_film(paths, split, label, index) for split, films in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
-                   for label in Label for index in range(films)]
+        records = [
+            _job_film(paths, split, label, index)
+            for split, films in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
+            for label in Label
+            for index in range(films)
+        ]
         write_manifest(records, paths.channel("manifest") / "manifest.csv")
         config = PreprocessConfig(height=64, width=64).to_json()
         write_json(paths.channel("stage") / "stage.json", {"stage": "segment", "config": {"preprocess": config}})
@@ -231,5 +269,16 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
     pixels[:, 48:] = 0
     name = f"{split}-{label}-{index}"
     write_png(paths.channel(str(split)) / f"{name}.png", pixels)
-    return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, split,
-                       path=f"images/{split}/{name}.png", height=64, width=64, lesions=lesions)
+    return ImageRecord(
+        name,
+        name,
+        Dataset.MIAS,
+        Laterality.LEFT,
+        View.MLO,
+        label,
+        split,
+        path=f"images/{split}/{name}.png",
+        height=64,
+        width=64,
+        lesions=lesions,
+    )

@@ -17,8 +17,9 @@ def main(target: Path) -> None:
     torch.set_num_threads(1)
     inputs = read_inputs(ContainerPaths.from_environment())
     with joined() as world:
-        network = build_model(inputs.config.cnn, classes=3, dropout=inputs.config.dropout,
-                              pooling=inputs.config.pooling).double()
+        network = build_model(
+            inputs.config.cnn, classes=3, dropout=inputs.config.dropout, pooling=inputs.config.pooling
+        ).double()
         progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=False, world=world)
         figures = [figure for item in progress.history for figure in (item.train_loss, item.validation_loss)]
         figures.append(sum(float(value.abs().sum()) for value in network.state_dict().values()))

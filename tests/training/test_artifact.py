@@ -19,10 +19,18 @@ PREPROCESS = PreprocessConfig(height=96, width=64)
 
 def description(**changes):
     return {
-        "architecture": "modified_cnn", "classes": ["normal", "benign", "malignant"],
-        "input": {"height": 96, "width": 64}, "preprocess": PREPROCESS.to_json(), "initialisation": "scratch",
-        "pretrained_weights": None, "calibration": {"temperature": 2.0, "fitted_on": None}, "operating_points": {},
-        "training": {}, "metrics": {}, "versions": {}, **changes,
+        "architecture": "modified_cnn",
+        "classes": ["normal", "benign", "malignant"],
+        "input": {"height": 96, "width": 64},
+        "preprocess": PREPROCESS.to_json(),
+        "initialisation": "scratch",
+        "pretrained_weights": None,
+        "calibration": {"temperature": 2.0, "fitted_on": None},
+        "operating_points": {},
+        "training": {},
+        "metrics": {},
+        "versions": {},
+        **changes,
     }
 
 
@@ -92,22 +100,25 @@ def test_a_missing_file_is_named(saved, name):
         artifact.load(saved)
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda told: told.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
-    (lambda told: told.pop("schema"), "schema=None"),
-    (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
-    (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
-    (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
-    (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
-    (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
-    (lambda told: told["input"].update(height=97), "the size that preprocess states"),
-    (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
-    (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
-    (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
-    (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
-    (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
-    (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda told: told.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
+        (lambda told: told.pop("schema"), "schema=None"),
+        (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
+        (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
+        (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
+        (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
+        (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
+        (lambda told: told["input"].update(height=97), "the size that preprocess states"),
+        (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
+        (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
+        (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
+        (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
+        (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
+        (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
+    ],
+)
 def test_a_description_of_another_kind_is_refused(saved, spoil, message):
     told = artifact.read_description(saved)
     spoil(told)
@@ -181,26 +192,38 @@ def test_a_truncated_archive_is_refused(saved, tmp_path):
 
 
 DIGEST = "0" * 64
-REFERENCE = {"fitted_on": "validation", "malignancy_deciles": [index / 10 for index in range(1, 10)],
-             "entropy_limit": 1.0, "strangeness": {"file": "reference.safetensors", "sha256": DIGEST, "limit": 2.0}}
-ENGINE = {"files": {name: DIGEST for name in ("network.xml", "network.bin", "head.safetensors")},
-          "outputs": ["logits", "maps"], "activation_map": "head", "precision": "bfloat16", "largest_difference": 0.001,
-          "images": 5}
+REFERENCE = {
+    "fitted_on": "validation",
+    "malignancy_deciles": [index / 10 for index in range(1, 10)],
+    "entropy_limit": 1.0,
+    "strangeness": {"file": "reference.safetensors", "sha256": DIGEST, "limit": 2.0},
+}
+ENGINE = {
+    "files": {name: DIGEST for name in ("network.xml", "network.bin", "head.safetensors")},
+    "outputs": ["logits", "maps"],
+    "activation_map": "head",
+    "precision": "bfloat16",
+    "largest_difference": 0.001,
+    "images": 5,
+}
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("reference", REFERENCE | {"malignancy_deciles": [0.5] * 8}, "9 numbers within 0..1"),
-    ("reference", REFERENCE | {"malignancy_deciles": [0.9] + [0.5] * 8}, "9 numbers within 0..1"),
-    ("reference", REFERENCE | {"entropy_limit": float("nan")}, "entropy_limit=nan"),
-    ("reference", REFERENCE | {"more": 1}, "unknown keys \\['more'\\]"),
-    ("reference", REFERENCE | {"strangeness": {"file": "../x", "sha256": DIGEST, "limit": 1}}, "plain file names"),
-    ("engines", {"onnx": ENGINE}, "unknown keys \\['onnx'\\]"),
-    ("engines", {"openvino": ENGINE | {"files": {"/etc/network.xml": DIGEST}}}, "plain file names"),
-    ("engines", {"openvino": ENGINE | {"activation_map": None}}, "network.bin, network.xml"),
-    ("engines", {"openvino": ENGINE | {"precision": "int8"}}, "float32 or bfloat16"),
-    ("engines", {"openvino": ENGINE | {"largest_difference": 2}}, "within 0..1"),
-    ("engines", {"openvino": ENGINE | {"images": 0}}, "above 0"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("reference", REFERENCE | {"malignancy_deciles": [0.5] * 8}, "9 numbers within 0..1"),
+        ("reference", REFERENCE | {"malignancy_deciles": [0.9] + [0.5] * 8}, "9 numbers within 0..1"),
+        ("reference", REFERENCE | {"entropy_limit": float("nan")}, "entropy_limit=nan"),
+        ("reference", REFERENCE | {"more": 1}, "unknown keys \\['more'\\]"),
+        ("reference", REFERENCE | {"strangeness": {"file": "../x", "sha256": DIGEST, "limit": 1}}, "plain file names"),
+        ("engines", {"onnx": ENGINE}, "unknown keys \\['onnx'\\]"),
+        ("engines", {"openvino": ENGINE | {"files": {"/etc/network.xml": DIGEST}}}, "plain file names"),
+        ("engines", {"openvino": ENGINE | {"activation_map": None}}, "network.bin, network.xml"),
+        ("engines", {"openvino": ENGINE | {"precision": "int8"}}, "float32 or bfloat16"),
+        ("engines", {"openvino": ENGINE | {"largest_difference": 2}}, "within 0..1"),
+        ("engines", {"openvino": ENGINE | {"images": 0}}, "above 0"),
+    ],
+)
 def test_optional_keys_are_as_strict(tmp_path, key, value, message):
     told = {"schema": 1, "weights_sha256": "", **description(reference=REFERENCE, engines={"openvino": ENGINE})}
     artifact.check_description(told, tmp_path)

@@ -37,11 +37,16 @@ def test_the_temperature_is_the_one_the_labels_were_drawn_with(true):
 def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
     predictions = drawn(4.0, images=300)
     found = fit_temperature(predictions)
-    best = minimize_scalar(lambda value: metrics.log_loss(predictions.labels, predictions.probabilities(value)),
-                           bounds=(1, 10), method="bounded", options={"xatol": 1e-9})
+    best = minimize_scalar(
+        lambda value: metrics.log_loss(predictions.labels, predictions.probabilities(value)),
+        bounds=(1, 10),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
     assert found == pytest.approx(best.x, rel=1e-3)
     assert metrics.expected_calibration_error(predictions.labels, predictions.probabilities(found)) < 0.3 * (
-        metrics.expected_calibration_error(predictions.labels, predictions.probabilities(1)))
+        metrics.expected_calibration_error(predictions.labels, predictions.probabilities(1))
+    )
 
 
 def test_the_temperature_stays_within_bounds():

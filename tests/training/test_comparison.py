@@ -27,15 +27,22 @@ from training.provenance import audit_comparison
 
 WEIGHT = 0.5
 LOGITS = st.tuples(*[st.floats(-20, 20)] * 3)
-SCREENED = st.lists(st.tuples(st.lists(LOGITS, min_size=1, max_size=3), st.lists(LOGITS, min_size=1, max_size=3)),
-                    min_size=1, max_size=4)
+SCREENED = st.lists(
+    st.tuples(st.lists(LOGITS, min_size=1, max_size=3), st.lists(LOGITS, min_size=1, max_size=3)),
+    min_size=1,
+    max_size=4,
+)
 """Of each patient the logits of the left breast's images, and of the right one's."""
 
 
 def exams(screened) -> tuple[np.ndarray, list[str], list[str]]:
     """Return the logits of all images, and of which patient and which breast each is."""
-    rows = [(logits, f"p{number}", f"p{number}-{side}") for number, sides in enumerate(screened)
-            for side, images in zip("LR", sides, strict=True) for logits in images]
+    rows = [
+        (logits, f"p{number}", f"p{number}-{side}")
+        for number, sides in enumerate(screened)
+        for side, images in zip("LR", sides, strict=True)
+        for logits in images
+    ]
     logits, patients, breasts = zip(*rows, strict=True)
     return np.array(logits, np.float64), list(patients), list(breasts)
 
@@ -55,7 +62,8 @@ def test_how_both_breasts_of_a_woman_look_says_nothing(screened, looks):
     logits, patients, breasts = exams(screened)
     alike = logits + np.array(looks)
     assert beside_other(alike, patients, breasts, 1.0) == pytest.approx(
-        beside_other(logits, patients, breasts, 1.0), abs=1e-9)
+        beside_other(logits, patients, breasts, 1.0), abs=1e-9
+    )
 
 
 @given(screened=SCREENED, random=st.randoms(use_true_random=False))
@@ -63,8 +71,9 @@ def test_the_order_of_images_changes_nothing(screened, random):
     logits, patients, breasts = exams(screened)
     order = list(range(len(logits)))
     random.shuffle(order)
-    shuffled = beside_other(logits[order], [patients[place] for place in order], [breasts[place] for place in order],
-                            WEIGHT)
+    shuffled = beside_other(
+        logits[order], [patients[place] for place in order], [breasts[place] for place in order], WEIGHT
+    )
     assert shuffled == pytest.approx(beside_other(logits, patients, breasts, WEIGHT)[order], abs=1e-12)
 
 
@@ -143,9 +152,11 @@ def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
         figures = found[str(kind.split)]
         assert figures["images"] == len(rows)
         assert figures["macro_auc"]["value"] == pytest.approx(
-            reference.roc_auc_score(said.labels, probabilities, multi_class="ovr"))
+            reference.roc_auc_score(said.labels, probabilities, multi_class="ovr")
+        )
         assert figures["breast"]["malignant_auc"]["value"] == pytest.approx(
-            reference.roc_auc_score(said.labels == 2, probabilities[:, 2]))
+            reference.roc_auc_score(said.labels == 2, probabilities[:, 2])
+        )
         assert figures["patient"]["cases"] == len(rows) // 2
         for point in figures["breast"]["operating_points"].values():
             called = probabilities[said.labels != 2, 2] >= point["threshold"]
@@ -173,8 +184,16 @@ def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_p
     assert (point.threshold, point.specificity) == (stored["threshold"], stored["specificity"]["value"])
 
 
-@pytest.mark.parametrize("wrong", [{"weight": 0, "temperature": 1.0}, {"weight": 1.5, "temperature": 1.0},
-                                   {"weight": 0.5, "temperature": 0}, {"weight": 0.5}, 0.5])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": 0, "temperature": 1.0},
+        {"weight": 1.5, "temperature": 1.0},
+        {"weight": 0.5, "temperature": 0},
+        {"weight": 0.5},
+        0.5,
+    ],
+)
 def test_a_malformed_comparison_is_refused_by_name(side_by_side, tmp_path, wrong):
     artifact.unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
     path = tmp_path / artifact.DESCRIPTION_FILE

@@ -9,8 +9,9 @@ from training.config import PLATFORM_KEYS, Cnn, Precision, Sampling, TrainConfig
 
 
 def test_strings_become_values():
-    config = TrainConfig.from_hyperparameters({"cnn": "alexnet", "epochs": "7", "learning_rate": "1e-4",
-                                               "sampling": "weighted", "precision": "float32"})
+    config = TrainConfig.from_hyperparameters(
+        {"cnn": "alexnet", "epochs": "7", "learning_rate": "1e-4", "sampling": "weighted", "precision": "float32"}
+    )
     assert (config.cnn, config.epochs, config.learning_rate) == (Cnn.ALEXNET, 7, 1e-4)
     assert (config.sampling, config.precision) == (Sampling.WEIGHTED, Precision.FLOAT32)
 
@@ -30,33 +31,36 @@ def test_every_field_is_explained():
         assert source.split(f"    {field.name}: ")[1].split("\n")[1].startswith('    """'), field.name
 
 
-@pytest.mark.parametrize(("key", "text", "rule"), [
-    ("epoch", "5", "unknown; known are cnn, epochs"),
-    ("sagemaker_other", "5", "unknown"),
-    ("epochs", "five", "a whole number"),
-    ("epochs", "2.5", "a whole number"),
-    ("epochs", "0", "at least 1"),
-    ("batch_size", "1", "at least 2"),
-    ("seed", "-1", "at least 0"),
-    ("cnn", "vgg", "one of modified_cnn, alexnet, resnet50"),
-    ("sampling", "true", "one of balanced, weighted, plain"),
-    ("precision", "half", "one of auto, bfloat16, float16, float32"),
-    ("learning_rate", "fast", "a number"),
-    ("learning_rate", "nan", "between"),
-    ("learning_rate", "0", "between"),
-    ("weight_decay", "-1", "between"),
-    ("dropout", "1", "between"),
-    ("label_smoothing", "inf", "between"),
-    ("top_places", "0", "at least 1"),
-    ("stride", "8", "16 or 32"),
-    ("stride", "16", "cnn=efficientnet_lite0, not resnet50"),
-    ("learns", "body", "one of all, head"),
-    ("location_weight", "-1", "between"),
-    ("pooling", "max", "one of mean, peaks, top"),
-    ("final", "mean", "learns=head and folds"),
-    ("head_epochs", "20", "below epochs=20"),
-    ("warmup_epochs", "20", "below epochs=20"),
-])
+@pytest.mark.parametrize(
+    ("key", "text", "rule"),
+    [
+        ("epoch", "5", "unknown; known are cnn, epochs"),
+        ("sagemaker_other", "5", "unknown"),
+        ("epochs", "five", "a whole number"),
+        ("epochs", "2.5", "a whole number"),
+        ("epochs", "0", "at least 1"),
+        ("batch_size", "1", "at least 2"),
+        ("seed", "-1", "at least 0"),
+        ("cnn", "vgg", "one of modified_cnn, alexnet, resnet50"),
+        ("sampling", "true", "one of balanced, weighted, plain"),
+        ("precision", "half", "one of auto, bfloat16, float16, float32"),
+        ("learning_rate", "fast", "a number"),
+        ("learning_rate", "nan", "between"),
+        ("learning_rate", "0", "between"),
+        ("weight_decay", "-1", "between"),
+        ("dropout", "1", "between"),
+        ("label_smoothing", "inf", "between"),
+        ("top_places", "0", "at least 1"),
+        ("stride", "8", "16 or 32"),
+        ("stride", "16", "cnn=efficientnet_lite0, not resnet50"),
+        ("learns", "body", "one of all, head"),
+        ("location_weight", "-1", "between"),
+        ("pooling", "max", "one of mean, peaks, top"),
+        ("final", "mean", "learns=head and folds"),
+        ("head_epochs", "20", "below epochs=20"),
+        ("warmup_epochs", "20", "below epochs=20"),
+    ],
+)
 def test_a_broken_rule_names_key_value_and_rule(key, text, rule):
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_hyperparameters({key: text})
@@ -64,8 +68,9 @@ def test_a_broken_rule_names_key_value_and_rule(key, text, rule):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [{"pooling": "peaks"}, {"location_weight": "0.5"}, {"pooling": "top"},
-                                    {"learns": "head"}])
+@pytest.mark.parametrize(
+    "values", [{"pooling": "peaks"}, {"location_weight": "0.5"}, {"pooling": "top"}, {"learns": "head"}]
+)
 def test_alexnet_has_no_places(values):
     with pytest.raises(ConfigError, match="cnn=alexnet has no logits of single places"):
         TrainConfig.from_hyperparameters({"cnn": "alexnet", **values})

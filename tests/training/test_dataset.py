@@ -58,8 +58,9 @@ def test_a_film_of_another_shape_is_named(paths):
 def test_a_split_without_a_class_is_refused(paths):
     dataset = films(paths)
     require_every_class(dataset, Split.TRAIN)
-    few = FilmDataset([record for record in dataset.records if record.label is Label.NORMAL], paths.channel("train"),
-                      shape=(64, 64))
+    few = FilmDataset(
+        [record for record in dataset.records if record.label is Label.NORMAL], paths.channel("train"), shape=(64, 64)
+    )
     with pytest.raises(ManifestError, match="split=train has no benign and no malignant image among its 8"):
         require_every_class(few, Split.TRAIN)
 
@@ -130,8 +131,10 @@ def test_processes_share_each_batch_of_one(films, processes, rows):
     batch = processes * rows
     order = epoch_order(np.arange(films) % 3, Sampling.PLAIN, seed=0, epoch=3, batch_size=batch)
     whole = list(EpochBatches(order, epoch=3, batch_size=batch))
-    parts = [list(EpochBatches(order, epoch=3, batch_size=batch, rank=rank, world_size=processes))
-             for rank in range(processes)]
+    parts = [
+        list(EpochBatches(order, epoch=3, batch_size=batch, rank=rank, world_size=processes))
+        for rank in range(processes)
+    ]
     assert whole == [sum(slices, []) for slices in zip(*parts, strict=True)]
     assert len(whole) == -(-films // batch)
 

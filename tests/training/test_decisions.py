@@ -25,10 +25,12 @@ def test_figures_by_hand():
 
 
 def test_what_is_undefined_says_what_it_needs():
-    for metric, labels, needs in [(sensitivity_at(0.5), [0, 0], "a positive case"),
-                                  (specificity_at(0.5), [1, 1], "a negative case"),
-                                  (ppv_at(0.99), [0, 1], "a case called positive"),
-                                  (f1_at(0.99), [0, 0], "a positive case, or one called so")]:
+    for metric, labels, needs in [
+        (sensitivity_at(0.5), [0, 0], "a positive case"),
+        (specificity_at(0.5), [1, 1], "a negative case"),
+        (ppv_at(0.99), [0, 1], "a case called positive"),
+        (f1_at(0.99), [0, 0], "a positive case, or one called so"),
+    ]:
         with pytest.raises(MetricError, match=f"{metric.name} is undefined here: it needs {needs}"):
             metric(labels, [0.1, 0.2])
 

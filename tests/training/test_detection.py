@@ -19,9 +19,13 @@ def screening(patients: int = 30, *, views: int = 2, malignant: int = 3) -> Vali
     labels = np.array([2 if side == "L" and int(patient[1:]) % malignant == 0 else 0 for patient, side, _ in rows])
     labels[1] = 1
     logits = np.random.default_rng(1).normal(0, 1, (len(rows), 3)) + np.eye(3)[labels]
-    return ValidationPredictions(tuple(f"{patient}{side}{view}" for patient, side, view in rows),
-                                 tuple(patient for patient, _, _ in rows),
-                                 tuple(patient + side for patient, side, _ in rows), labels, logits)
+    return ValidationPredictions(
+        tuple(f"{patient}{side}{view}" for patient, side, view in rows),
+        tuple(patient for patient, _, _ in rows),
+        tuple(patient + side for patient, side, _ in rows),
+        labels,
+        logits,
+    )
 
 
 def measured(predictions: ValidationPredictions, rule: BreastRule = BreastRule.MEAN):
@@ -57,9 +61,11 @@ def test_intervals_of_a_level_are_those_of_its_patients():
     for level in (Level.BREAST, Level.PATIENT):
         owners = [f"p{index:02d}" for index in range(30) for _ in range(2 if level is Level.BREAST else 1)]
         point = levels[level]["operating_points"]["f1"]
-        for shown, metric in [(levels[level]["malignant_auc"], metrics.roc_auc),
-                              (levels[level]["pf1"], metrics.probabilistic_f1),
-                              (point["ppv"], ppv_at(thresholds[level][Goal.F1]))]:
+        for shown, metric in [
+            (levels[level]["malignant_auc"], metrics.roc_auc),
+            (levels[level]["pf1"], metrics.probabilistic_f1),
+            (point["ppv"], ppv_at(thresholds[level][Goal.F1])),
+        ]:
             truth, scores = cases[level].malignant, cases[level].scores
             assert shown == bootstrap_interval(metric, truth, scores, groups=owners, n=200, seed=4).as_dict()
 

@@ -82,19 +82,42 @@ def test_a_reference_of_few_exams_allows_for_its_own_error() -> None:
 
 
 def test_broken_distributions_are_refused() -> None:
-    for values in ({"edges": [1, 1], "counts": [1, 1, 1], "exams": 1}, {"edges": [1], "counts": [1], "exams": 1},
-                   {"edges": [1], "counts": [1, 1], "exams": 3}):
+    for values in (
+        {"edges": [1, 1], "counts": [1, 1, 1], "exams": 1},
+        {"edges": [1], "counts": [1], "exams": 1},
+        {"edges": [1], "counts": [1, 1], "exams": 3},
+    ):
         with pytest.raises(ConfigError):
             Distribution.from_json(values)
 
 
-QUALITY = {"level_low": 0.1, "level_mid": 0.4, "level_high": 0.6, "detail": 0.03, "coverage": 0.6, "air_level": 0.0,
-           "threshold": 0.03, "chest_side_evidence": -0.5, "pectoral_share": 0.2, "pectoral_contrast": 0.3, "flags": []}
+QUALITY = {
+    "level_low": 0.1,
+    "level_mid": 0.4,
+    "level_high": 0.6,
+    "detail": 0.03,
+    "coverage": 0.6,
+    "air_level": 0.0,
+    "threshold": 0.03,
+    "chest_side_evidence": -0.5,
+    "pectoral_share": 0.2,
+    "pectoral_contrast": 0.3,
+    "flags": [],
+}
 
 
 def record(number: int, machine: str) -> ImageRecord:
-    return ImageRecord(f"i{number}", f"p{number // 2}", Dataset.RSNA, None, None, Label.NORMAL, machine_id=machine,
-                       site_id="1", quality={**QUALITY, "coverage": 0.5 + number / 1000})
+    return ImageRecord(
+        f"i{number}",
+        f"p{number // 2}",
+        Dataset.RSNA,
+        None,
+        None,
+        Label.NORMAL,
+        machine_id=machine,
+        site_id="1",
+        quality={**QUALITY, "coverage": 0.5 + number / 1000},
+    )
 
 
 def test_what_is_usual_is_kept_by_machine_and_site_and_scores_of_validation_alone() -> None:

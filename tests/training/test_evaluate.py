@@ -65,8 +65,14 @@ def test_the_job_writes_what_the_pipeline_reads(evaluated):
     assert evaluation["schema"] == 1 and evaluation["profile"] == "full" and evaluation["min_macro_auc"] == 0.55
     assert evaluation["dataset"] == "mias" and evaluation["classes"] == CLASSES
     assert evaluation["leakage"]["passed"] is True
-    assert evaluation["counts"]["train"] == {"images": 18, "patients": 9, "normal": 6, "benign": 6, "malignant": 6,
-                                             "copies": 4}
+    assert evaluation["counts"]["train"] == {
+        "images": 18,
+        "patients": 9,
+        "normal": 6,
+        "benign": 6,
+        "malignant": 6,
+        "copies": 4,
+    }
     assert evaluation["counts"]["test"]["images"] == 24 and evaluation["counts"]["test"]["patients"] == 12
     assert list(evaluation["candidates"]) == ["first", "second"]
     assert evaluation["candidates"]["first"]["initialisation"] == "scratch"
@@ -135,7 +141,10 @@ def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
     trained = artifact.load(tmp_path / "trained")
     assert best.description["weights_sha256"] == trained.description["weights_sha256"]
     assert best.description["calibration"] == {
-        "temperature": evaluation["candidates"][name]["temperature"], "fitted_on": "validation", "breast_rule": "mean"}
+        "temperature": evaluation["candidates"][name]["temperature"],
+        "fitted_on": "validation",
+        "breast_rule": "mean",
+    }
     for aim in ("sensitivity", "specificity"):
         point, measured = best.description["operating_points"][aim], evaluation["selected"]["operating_points"][aim]
         assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
@@ -248,7 +257,8 @@ def test_the_baseline_answers_the_majority_class_of_the_training_originals(evalu
 
 def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):
     evaluation_base.change(
-        lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record)
+        lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record
+    )
     assert run(evaluation_base, monkeypatch) == 0
     test = evaluation_base.evaluation["selected"]["test"]
     assert test["macro_auc"]["value"] is None and "each class" in test["macro_auc"]["reason"]
@@ -258,7 +268,8 @@ def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, 
 
 def test_a_validation_split_without_a_class_is_refused(evaluation_base, monkeypatch, capsys):
     evaluation_base.change(
-        lambda record: None if record.split is Split.VALIDATION and record.label is Label.MALIGNANT else record)
+        lambda record: None if record.split is Split.VALIDATION and record.label is Label.MALIGNANT else record
+    )
     assert "split=validation has no malignant image" in failure(evaluation_base, monkeypatch, capsys)
 
 
@@ -269,7 +280,8 @@ def test_an_empty_test_split_is_refused(evaluation_base, monkeypatch, capsys):
 
 def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys):
     evaluation_base.change(
-        lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record)
+        lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record
+    )
     assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
 
 
@@ -309,9 +321,14 @@ def test_parts_of_the_stage_must_agree(evaluation_base, monkeypatch, capsys):
     assert "stage-algo-2.json: config differs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "rule"), [
-    (["--bootstrap", "5"], "bootstrap=5"), (["--min-macro-auc", "1.5"], "min_macro_auc=1.5"),
-    (["--seed", "-1"], "seed=-1")])
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["--bootstrap", "5"], "bootstrap=5"),
+        (["--min-macro-auc", "1.5"], "min_macro_auc=1.5"),
+        (["--seed", "-1"], "seed=-1"),
+    ],
+)
 def test_arguments_out_of_range_are_refused(evaluation_base, monkeypatch, capsys, arguments, rule):
     assert rule in failure(evaluation_base, monkeypatch, capsys, *arguments)
 
@@ -366,5 +383,6 @@ def test_a_stored_roc_curve_is_short_and_keeps_its_area():
 
 
 def test_the_defaults_are_those_of_a_full_run():
-    assert EvaluationConfig() == EvaluationConfig(profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0,
-                                                    breast_rule="mean")
+    assert EvaluationConfig() == EvaluationConfig(
+        profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0, breast_rule="mean"
+    )

@@ -44,8 +44,11 @@ def combined(rows, truth, scores, rule=np.mean):
         breasts[patient].append((any(one for one, _ in seen), rule([one for _, one in seen])))
     patients = [(any(one for one, _ in both), max(one for _, one in both)) for both in breasts.values()]
     judged = [breast for both in breasts.values() for breast in both]
-    return {"image": (truth, scores), "breast": tuple(map(np.array, zip(*judged, strict=True))),
-            "patient": tuple(map(np.array, zip(*patients, strict=True)))}
+    return {
+        "image": (truth, scores),
+        "breast": tuple(map(np.array, zip(*judged, strict=True))),
+        "patient": tuple(map(np.array, zip(*patients, strict=True))),
+    }
 
 
 @pytest.mark.parametrize("split", [Split.VALIDATION, Split.TEST])
@@ -77,7 +80,8 @@ def test_thresholds_of_a_level_are_the_best_of_validation(screened, tmp_path):
         assert points["specificity"]["specificity"]["value"] >= 0.9 - 1e-12
         applied = candidate["test"][level]["operating_points"]
         assert {goal: point["threshold"] for goal, point in points.items()} == {
-            goal: point["threshold"] for goal, point in applied.items()}
+            goal: point["threshold"] for goal, point in applied.items()
+        }
 
 
 def test_thresholds_of_images_are_the_operating_points_that_are_served(screened):
@@ -132,8 +136,11 @@ def test_the_page_shows_levels_and_subgroups(screened):
     assert "the mean of its views" in screened.page and "Every breast has one view here" not in screened.page
     assert 'data-path="selected/test/breast/pf1_floor"' in screened.page
     assert 'data-path="selected/test/subgroups/by/film flags/1/specificity"' in screened.page
-    shown = re.findall(r'<span class="figure" data-path="selected/test/subgroups/by/view/0/sensitivity" '
-                       r'title="too few: 4[^"]*"><small>(.*?)</small>', screened.page)
+    shown = re.findall(
+        r'<span class="figure" data-path="selected/test/subgroups/by/view/0/sensitivity" '
+        r'title="too few: 4[^"]*"><small>(.*?)</small>',
+        screened.page,
+    )
     assert shown == ["too few"]
 
 

@@ -108,7 +108,8 @@ def test_as_published_copies_are_judged_and_the_report_says_what_that_is_worth(e
         if record.image_id != copy.image_id:
             return record
         (evaluation_base.data / "images" / "test" / f"{copy.image_id}.png").write_bytes(
-            (evaluation_base.data / copy.path).read_bytes())
+            (evaluation_base.data / copy.path).read_bytes()
+        )
         return replace(record, split=Split.TEST, path=f"images/test/{copy.image_id}.png")
 
     before = evaluation_base.records()

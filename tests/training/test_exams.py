@@ -15,20 +15,32 @@ def exam(views: list[tuple[str, int, float]]) -> TestPredictions:
     scores = np.array([score for _, _, score in views])
     logits = np.log(np.clip(np.stack([(1 - scores) / 2, (1 - scores) / 2, scores], axis=1), 1e-300, 1))
     breasts = tuple(breast for breast, _, _ in views)
-    return TestPredictions(names, tuple(breast[0] for breast in breasts), breasts,
-                           np.array([2 * malignant for _, malignant, _ in views]), logits)
+    return TestPredictions(
+        names,
+        tuple(breast[0] for breast in breasts),
+        breasts,
+        np.array([2 * malignant for _, malignant, _ in views]),
+        logits,
+    )
 
 
 EXAM = exam([("bR", 0, 0.1), ("aL", 1, 0.2), ("bL", 0, 0.5), ("aR", 0, 0.7), ("aL", 1, 0.6), ("bL", 0, 0.25)])
 
-ANY_EXAM = st.lists(st.tuples(st.sampled_from(["aL", "aR", "bL", "bR", "cL"]), st.integers(0, 1), st.floats(0, 1)),
-                    min_size=1, max_size=14)
+ANY_EXAM = st.lists(
+    st.tuples(st.sampled_from(["aL", "aR", "bL", "bR", "cL"]), st.integers(0, 1), st.floats(0, 1)),
+    min_size=1,
+    max_size=14,
+)
 
 
-@pytest.mark.parametrize(("rule", "breasts", "patients"), [
-    (BreastRule.MEAN, [0.4, 0.7, 0.375, 0.1], [0.7, 0.375]),
-    (BreastRule.MAX, [0.6, 0.7, 0.5, 0.1], [0.7, 0.5]),
-    (BreastRule.NOISY_OR, [1 - 0.8 * 0.4, 0.7, 1 - 0.5 * 0.75, 0.1], [0.7, 0.625])])
+@pytest.mark.parametrize(
+    ("rule", "breasts", "patients"),
+    [
+        (BreastRule.MEAN, [0.4, 0.7, 0.375, 0.1], [0.7, 0.375]),
+        (BreastRule.MAX, [0.6, 0.7, 0.5, 0.1], [0.7, 0.5]),
+        (BreastRule.NOISY_OR, [1 - 0.8 * 0.4, 0.7, 1 - 0.5 * 0.75, 0.1], [0.7, 0.625]),
+    ],
+)
 def test_an_exam_by_hand(rule, breasts, patients):
     found = cases_of(EXAM, 1.0, rule)
     assert found[Level.IMAGE].scores == pytest.approx([0.1, 0.2, 0.5, 0.7, 0.6, 0.25])
@@ -59,8 +71,11 @@ def test_a_breast_lies_where_its_rule_says_between_its_views(views, rule):
     for place, name in enumerate(sorted(set(predictions.breasts))):
         own = images.scores[np.array(predictions.breasts) == name]
         score = breasts.scores[place]
-        lowest, highest = {BreastRule.MEAN: (own.min(), own.max()), BreastRule.MAX: (own.max(), own.max()),
-                           BreastRule.NOISY_OR: (own.max(), min(1, own.sum()))}[rule]
+        lowest, highest = {
+            BreastRule.MEAN: (own.min(), own.max()),
+            BreastRule.MAX: (own.max(), own.max()),
+            BreastRule.NOISY_OR: (own.max(), min(1, own.sum())),
+        }[rule]
         assert lowest - 1e-12 <= score <= highest + 1e-12
         if len(own) == 1:
             assert score == pytest.approx(own[0], abs=1e-12)

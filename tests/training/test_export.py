@@ -26,19 +26,34 @@ def read(places):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     config = PreprocessConfig(height=96, width=64)
-    artifact.save(folder, build_model("modified_cnn", classes=3, seed=1), {
-        "architecture": "modified_cnn", "classes": ["normal", "benign", "malignant"],
-        "input": {"height": 96, "width": 64}, "preprocess": config.to_json(), "initialisation": "scratch",
-        "pretrained_weights": None, "calibration": {"temperature": 1.0}, "operating_points": {}, "training": {},
-        "metrics": {}, "versions": {}})
+    artifact.save(
+        folder,
+        build_model("modified_cnn", classes=3, seed=1),
+        {
+            "architecture": "modified_cnn",
+            "classes": ["normal", "benign", "malignant"],
+            "input": {"height": 96, "width": 64},
+            "preprocess": config.to_json(),
+            "initialisation": "scratch",
+            "pretrained_weights": None,
+            "calibration": {"temperature": 1.0},
+            "operating_points": {},
+            "training": {},
+            "metrics": {},
+            "versions": {},
+        },
+    )
     return artifact.load(folder)
 
 
-@pytest.mark.parametrize(("shift", "threshold", "reason"), [
-    (1.0, 0.9, "Not shipped: probabilities differ from torch in float32 by"),
-    # Within the tolerance, and between the two answers lies the threshold.
-    (0.02, None, "Not shipped: 3 of 3 validation films are decided otherwise"),
-])
+@pytest.mark.parametrize(
+    ("shift", "threshold", "reason"),
+    [
+        (1.0, 0.9, "Not shipped: probabilities differ from torch in float32 by"),
+        # Within the tolerance, and between the two answers lies the threshold.
+        (0.02, None, "Not shipped: 3 of 3 validation films are decided otherwise"),
+    ],
+)
 def test_what_does_not_hold_is_not_shipped(model, tmp_path, shift, threshold, reason):
     logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
     wrong = logits + [0, 0, shift]
@@ -63,11 +78,19 @@ def test_what_only_float32_holds_is_shipped_in_float32(model, tmp_path):
     assert fastest_precision() is Precision.FLOAT32 or "In bfloat16: Not shipped" in outcome.reason
 
 
-@pytest.mark.parametrize(("name", "pooling", "pooled"), [
-    ("modified_cnn", "mean", True), ("modified_cnn", "peaks", True), ("resnet50", "mean", True),
-    ("efficientnet_lite0", "mean", True), ("efficientnet_lite0", "peaks", True), ("modified_cnn", "top", True),
-    ("efficientnet_lite0", "top", True), ("alexnet", "mean", False),
-])
+@pytest.mark.parametrize(
+    ("name", "pooling", "pooled"),
+    [
+        ("modified_cnn", "mean", True),
+        ("modified_cnn", "peaks", True),
+        ("resnet50", "mean", True),
+        ("efficientnet_lite0", "mean", True),
+        ("efficientnet_lite0", "peaks", True),
+        ("modified_cnn", "top", True),
+        ("efficientnet_lite0", "top", True),
+        ("alexnet", "mean", False),
+    ],
+)
 def test_pooled_networks_need_no_backward_pass(name, pooling, pooled):
     """Max pooling and odd sizes included: 100 x 72 leaves modified_cnn rows that its last pooling drops."""
     network = build_model(name, classes=3, seed=2, pooling=Pooling(pooling)).eval()

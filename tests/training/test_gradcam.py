@@ -25,8 +25,9 @@ class Brightness(nn.Module):
 
 
 def test_the_map_of_a_known_network():
-    network = FilmNetwork("brightness", Brightness(), head="", cam_layer="features",
-                          normalise=Normalise((0.0,), (1.0,)))
+    network = FilmNetwork(
+        "brightness", Brightness(), head="", cam_layer="features", normalise=Normalise((0.0,), (1.0,))
+    )
     film = torch.zeros(1, 1, 64, 96)
     film[0, 0, 40:56, 64:80] = 0.5
     heat = grad_cam(network, film, 0)

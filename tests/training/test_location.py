@@ -42,8 +42,10 @@ def test_a_circle_whose_centre_is_cut_off_marks_what_is_left_of_it():
 
 
 def test_the_worst_circle_decides():
-    for lesions in ([lesion(39.5, 55.5, 20), lesion(39.5, 55.5, 30, Label.BENIGN)],
-                    [lesion(39.5, 55.5, 30, Label.BENIGN), lesion(39.5, 55.5, 20)]):
+    for lesions in (
+        [lesion(39.5, 55.5, 20), lesion(39.5, 55.5, 30, Label.BENIGN)],
+        [lesion(39.5, 55.5, 30, Label.BENIGN), lesion(39.5, 55.5, 20)],
+    ):
         found = marked(lesions)
         assert found[3, 2] == 2 and 1 in found
 
@@ -75,7 +77,7 @@ def test_images_weigh_alike():
     wanted = torch.zeros(2, *GRID, dtype=torch.int64)
     wanted[0, :, :3] = 1
     places = torch.randn(2, 3, *GRID, generator=torch.Generator().manual_seed(2))
-    alone = [location_loss(places[index:index + 1], wanted[index:index + 1]) for index in range(2)]
+    alone = [location_loss(places[index : index + 1], wanted[index : index + 1]) for index in range(2)]
     assert location_loss(places, wanted).item() == pytest.approx(float(sum(alone)) / 2, rel=1e-6)
 
 

@@ -15,8 +15,16 @@ from training.models import build_model
 from training.optimisation import Schedule, make_optimiser, set_phase
 from training.precision import choose_precision
 
-CONFIG = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=4, head_epochs=1, warmup_epochs=1.0, batch_size=8, learning_rate=2e-3,
-                     dropout=0.2, precision=Precision.FLOAT32)
+CONFIG = TrainConfig(
+    cnn=Cnn.MODIFIED_CNN,
+    epochs=4,
+    head_epochs=1,
+    warmup_epochs=1.0,
+    batch_size=8,
+    learning_rate=2e-3,
+    dropout=0.2,
+    precision=Precision.FLOAT32,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +36,10 @@ def one_thread():
 def films(make_job):
     paths = make_job()
     records = read_manifest(paths.channel("manifest"))
-    return tuple(FilmDataset([record for record in records if record.split is split], paths.channel(str(split)),
-                             shape=(64, 64)) for split in (Split.TRAIN, Split.VALIDATION))
+    return tuple(
+        FilmDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
+        for split in (Split.TRAIN, Split.VALIDATION)
+    )
 
 
 class Interrupted(Exception):
@@ -55,8 +65,10 @@ def run(films, config=CONFIG, **options):
 
 
 def figures(progress):
-    return [(item.epoch, item.train_loss, item.validation_loss, item.validation_macro_auc, item.learning_rate)
-            for item in progress.history]
+    return [
+        (item.epoch, item.train_loss, item.validation_loss, item.validation_macro_auc, item.learning_rate)
+        for item in progress.history
+    ]
 
 
 def assert_same(one, other):
@@ -67,8 +79,15 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("sampling", Sampling)
 def test_a_run_learns(films, sampling, capsys):
-    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=8, head_epochs=0, batch_size=8, learning_rate=2e-3,
-                         sampling=sampling, precision=Precision.FLOAT32)
+    config = TrainConfig(
+        cnn=Cnn.MODIFIED_CNN,
+        epochs=8,
+        head_epochs=0,
+        batch_size=8,
+        learning_rate=2e-3,
+        sampling=sampling,
+        precision=Precision.FLOAT32,
+    )
     _, progress = run(films, config)
     best = progress.history[progress.best_epoch - 1]
     assert best.validation_macro_auc > 0.8
@@ -118,8 +137,15 @@ def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
     assert_same(resumed, run(films))
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: b"", lambda content: b"x" * 5000,
-                                    lambda content: content[:2000] + b"\0" + content[2001:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-100],
+        lambda content: b"",
+        lambda content: b"x" * 5000,
+        lambda content: content[:2000] + b"\0" + content[2001:],
+    ],
+)
 def test_a_damaged_checkpoint_is_ignored(films, tmp_path, capsys, damage):
     store = CheckpointStore(tmp_path, "digest")
     run(films, checkpoints=store)
@@ -131,14 +157,24 @@ def test_a_damaged_checkpoint_is_ignored(films, tmp_path, capsys, damage):
 
 
 def test_the_digest_changes_with_every_part():
-    digests = {run_digest(hyperparameters={"epochs": 1}, data="a"), run_digest(hyperparameters={"epochs": 2}, data="a"),
-               run_digest(hyperparameters={"epochs": 1}, data="b")}
+    digests = {
+        run_digest(hyperparameters={"epochs": 1}, data="a"),
+        run_digest(hyperparameters={"epochs": 2}, data="a"),
+        run_digest(hyperparameters={"epochs": 1}, data="b"),
+    }
     assert len(digests) == 3
 
 
 def test_patience_ends_a_run(films):
-    config = TrainConfig(cnn=Cnn.MODIFIED_CNN, epochs=9, head_epochs=0, batch_size=8, learning_rate=1e-8, patience=2,
-                         precision=Precision.FLOAT32)
+    config = TrainConfig(
+        cnn=Cnn.MODIFIED_CNN,
+        epochs=9,
+        head_epochs=0,
+        batch_size=8,
+        learning_rate=1e-8,
+        patience=2,
+        precision=Precision.FLOAT32,
+    )
     _, progress = run(films, config)
     assert len(progress.history) == progress.best_epoch + 2 < 9
 
@@ -169,8 +205,11 @@ def test_the_head_trains_alone_first():
 
 
 def test_rates_rise_then_fall_and_the_body_is_slower():
-    schedule = Schedule(TrainConfig(epochs=10, head_epochs=2, warmup_epochs=1.0, learning_rate=1e-4,
-                                    head_learning_rate=1e-3), steps=20, pretrained=True)
+    schedule = Schedule(
+        TrainConfig(epochs=10, head_epochs=2, warmup_epochs=1.0, learning_rate=1e-4, head_learning_rate=1e-3),
+        steps=20,
+        pretrained=True,
+    )
     rates = [schedule.rates(epoch, step) for epoch in range(1, 11) for step in range(20)]
     body, head = (np.array([rate[part] for rate in rates]) for part in ("body", "head"))
     assert (body[:40] == 0).all() and head[19] == head[39] == 1e-3
@@ -203,5 +242,6 @@ def test_measuring_precision_leaves_no_trace():
 
 def test_float16_is_refused_on_a_cpu():
     with pytest.raises(ConfigError, match="precision=float16 needs a GPU"):
-        choose_precision(Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(64, 64),
-                         device=torch.device("cpu"))
+        choose_precision(
+            Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(64, 64), device=torch.device("cpu")
+        )

@@ -74,8 +74,10 @@ def test_rates_at_a_fixed_other_rate_by_hand():
 def test_every_figure_is_that_of_scikit_learn(case):
     labels, probabilities, _ = case
     predicted, hot = probabilities.argmax(axis=1), np.eye(3)[labels]
-    assert metrics.confusion_matrix(labels, probabilities).tolist() == reference.confusion_matrix(
-        labels, predicted, labels=[0, 1, 2]).tolist()
+    assert (
+        metrics.confusion_matrix(labels, probabilities).tolist()
+        == reference.confusion_matrix(labels, predicted, labels=[0, 1, 2]).tolist()
+    )
     expected = {
         metrics.accuracy: reference.accuracy_score(labels, predicted),
         metrics.balanced_accuracy: reference.balanced_accuracy_score(labels, predicted),
@@ -89,7 +91,8 @@ def test_every_figure_is_that_of_scikit_learn(case):
         expected[metrics.f1(index)] = reference.f1_score(labels, predicted, labels=[index], average="macro")
         if index in predicted:
             expected[metrics.precision(index)] = reference.precision_score(
-                labels, predicted, labels=[index], average="macro")
+                labels, predicted, labels=[index], average="macro"
+            )
     for metric, value in expected.items():
         assert metric(labels, probabilities) == pytest.approx(value), metric.name
 
@@ -105,7 +108,8 @@ def test_the_roc_curve_is_that_of_scikit_learn(case):
     assert np.trapezoid(sensitivity, false_positive) == pytest.approx(metrics.roc_auc(malignant, scores))
     for target in (0.3, 0.9):
         assert metrics.sensitivity_at_specificity(target)(malignant, scores) == pytest.approx(
-            expected[1][1 - expected[0] >= target - 1e-12].max())
+            expected[1][1 - expected[0] >= target - 1e-12].max()
+        )
 
 
 @settings(deadline=None)
@@ -113,8 +117,17 @@ def test_the_roc_curve_is_that_of_scikit_learn(case):
 def test_resampled_figures_are_those_of_the_repeated_images(case):
     labels, probabilities, patients = case
     counts = Resamples.draw(patients, n=5, seed=1).counts
-    several = [metrics.macro_auc, metrics.accuracy, metrics.balanced_accuracy, metrics.log_loss, metrics.brier,
-               metrics.expected_calibration_error, metrics.precision(1), metrics.recall(1), metrics.f1(1)]
+    several = [
+        metrics.macro_auc,
+        metrics.accuracy,
+        metrics.balanced_accuracy,
+        metrics.log_loss,
+        metrics.brier,
+        metrics.expected_calibration_error,
+        metrics.precision(1),
+        metrics.recall(1),
+        metrics.f1(1),
+    ]
     for metric in several:
         figures = metric.weighted(labels, probabilities, counts.astype(float))
         for count, figure in zip(counts, figures, strict=True):
@@ -152,24 +165,31 @@ def test_what_is_undefined_is_refused_by_name():
             metric(two, rows)
     with pytest.raises(metrics.MetricError, match="an image predicted as this class"):
         metrics.precision(1)(two, rows)
-    for metric in (metrics.roc_auc, metrics.probabilistic_f1, metrics.sensitivity_at_specificity(0.9),
-                   metrics.specificity_at_sensitivity(0.9)):
+    for metric in (
+        metrics.roc_auc,
+        metrics.probabilistic_f1,
+        metrics.sensitivity_at_specificity(0.9),
+        metrics.specificity_at_sensitivity(0.9),
+    ):
         with pytest.raises(metrics.MetricError, match="undefined"):
             metric([0, 0], [0.1, 0.2])
     with pytest.raises(metrics.MetricError, match="both classes"):
         metrics.roc_curve([1, 1], [0.1, 0.2])
 
 
-@pytest.mark.parametrize(("labels", "values", "rule"), [
-    ([0, 1], [[0.5, 0.5]], "one an image"),
-    ([], np.zeros((0, 3)), "at least one"),
-    ([0, 3], [[1, 0, 0], [1, 0, 0]], "from 0 to 2"),
-    ([0.0, 1.0], [[1, 0, 0], [1, 0, 0]], "whole numbers"),
-    ([0, 1], [[0.5, 0.6], [1, 0]], "sum to 1"),
-    ([0, 1], [[np.nan, 1], [1, 0]], "finite"),
-    ([0, 1], [[-0.5, 1.5], [1, 0]], "not below 0"),
-    ([0, 1], [0.5, 0.5], "must be \\(images, classes\\)"),
-])
+@pytest.mark.parametrize(
+    ("labels", "values", "rule"),
+    [
+        ([0, 1], [[0.5, 0.5]], "one an image"),
+        ([], np.zeros((0, 3)), "at least one"),
+        ([0, 3], [[1, 0, 0], [1, 0, 0]], "from 0 to 2"),
+        ([0.0, 1.0], [[1, 0, 0], [1, 0, 0]], "whole numbers"),
+        ([0, 1], [[0.5, 0.6], [1, 0]], "sum to 1"),
+        ([0, 1], [[np.nan, 1], [1, 0]], "finite"),
+        ([0, 1], [[-0.5, 1.5], [1, 0]], "not below 0"),
+        ([0, 1], [0.5, 0.5], "must be \\(images, classes\\)"),
+    ],
+)
 def test_wrong_input_names_its_rule(labels, values, rule):
     with pytest.raises(metrics.MetricError, match=rule):
         metrics.accuracy(labels, values)
@@ -196,16 +216,18 @@ def test_the_interval_widens_when_images_of_a_patient_agree():
     labels, probabilities, _ = cases(20)
     labels, probabilities = np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0)
     by_image = metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=[str(i) for i in range(200)])
-    by_patient = metrics.bootstrap_interval(metrics.accuracy, labels, probabilities,
-                                            groups=[str(i // 10) for i in range(200)])
+    by_patient = metrics.bootstrap_interval(
+        metrics.accuracy, labels, probabilities, groups=[str(i // 10) for i in range(200)]
+    )
     assert by_patient.value == by_image.value
     assert by_patient.high - by_patient.low > 2.5 * (by_image.high - by_image.low), "a factor of 10 ** 0.5 is expected"
 
 
 def test_the_interval_of_a_mean_is_the_one_of_theory():
     labels = np.array([0] * 60 + [1] * 40)
-    interval = metrics.bootstrap_interval(metrics.accuracy, labels, np.tile([0.9, 0.1], (100, 1)),
-                                          groups=[str(index) for index in range(100)], n=4000)
+    interval = metrics.bootstrap_interval(
+        metrics.accuracy, labels, np.tile([0.9, 0.1], (100, 1)), groups=[str(index) for index in range(100)], n=4000
+    )
     assert interval.value == 0.6
     assert interval.low == pytest.approx(0.6 - 1.96 * 0.049, abs=0.015)
     assert interval.high == pytest.approx(0.6 + 1.96 * 0.049, abs=0.015)
@@ -234,8 +256,12 @@ def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
     patients = [str(index) for index in range(22)]
     interval = metrics.bootstrap_interval(metrics.recall(2), rare, probabilities, groups=patients)
     assert 250 < interval.undefined < 450, "a given patient is missed by (1 - 1/22) ** 22 = 0.36 of the draws"
-    assert interval.as_dict() == {"value": 0, "low": 0, "high": pytest.approx(0.975),
-                                  "undefined_resamples": interval.undefined}
+    assert interval.as_dict() == {
+        "value": 0,
+        "low": 0,
+        "high": pytest.approx(0.975),
+        "undefined_resamples": interval.undefined,
+    }
     both = metrics.bootstrap_interval(metrics.balanced_accuracy, rare, probabilities, groups=patients)
     assert both.undefined > 500 and both.low is None and both.high is None and both.value == pytest.approx(1 / 3)
     one = metrics.bootstrap_interval(metrics.accuracy, rare, probabilities, groups=["same"] * 22)

@@ -12,8 +12,13 @@ from training.package_card import package_card
 
 KEYS = {
     "model_overview": {"model_creator", "model_artifact"},
-    "intended_uses": {"purpose_of_model", "intended_uses", "factors_affecting_model_efficiency", "risk_rating",
-                      "explanations_for_risk_rating"},
+    "intended_uses": {
+        "purpose_of_model",
+        "intended_uses",
+        "factors_affecting_model_efficiency",
+        "risk_rating",
+        "explanations_for_risk_rating",
+    },
     "training_details": {"objective_function", "training_observations", "training_job_details"},
     "additional_information": {"ethical_considerations", "caveats_and_recommendations", "custom_details"},
 }
@@ -125,12 +130,21 @@ def test_limits_follow_from_the_run(evaluated):
     evaluation = copy.deepcopy(evaluated.evaluation)
     plain = " ".join(limits(evaluation))
     assert "synthetic" not in plain and "24 test images of 12 patients" in plain
-    evaluation.update(synthetic=True, profile="quick", protocol="published",
-                      leakage={"passed": False, "verdict": "failed with 1 findings"})
+    evaluation.update(
+        synthetic=True,
+        profile="quick",
+        protocol="published",
+        leakage={"passed": False, "verdict": "failed with 1 findings"},
+    )
     said = " ".join(limits(evaluation))
-    for text in ("synthetic", "figures mean nothing", "Protocol published: images of one patient lie on both sides",
-                 "No figure can be trusted"):
+    for text in (
+        "synthetic",
+        "figures mean nothing",
+        "Protocol published: images of one patient lie on both sides",
+        "No figure can be trusted",
+    ):
         assert text in said
-    assert data_licences(evaluation) == ["MIAS: Films drawn by a program, in the layout of the dataset named; no "
-                                         "patient's, and free to use."]
+    assert data_licences(evaluation) == [
+        "MIAS: Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+    ]
     assert "Synthetic MIAS" in render_card(evaluation)

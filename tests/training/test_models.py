@@ -46,8 +46,9 @@ def test_head_and_map_layer_are_what_they_say(name):
     assert [parameter.shape[0] for parameter in head] == [4, 4]
 
 
-@pytest.mark.parametrize(("shape", "rule"), [((1, 2, 64, 64), "N, 1, H, W"), ((1, 64, 64), "N, 1, H, W"),
-                                             ((1, 1, 63, 64), "at least 64")])
+@pytest.mark.parametrize(
+    ("shape", "rule"), [((1, 2, 64, 64), "N, 1, H, W"), ((1, 64, 64), "N, 1, H, W"), ((1, 1, 63, 64), "at least 64")]
+)
 def test_another_shape_is_refused(shape, rule):
     with pytest.raises(ValueError, match=rule):
         build_model("modified_cnn", classes=3)(torch.rand(shape))
@@ -56,8 +57,13 @@ def test_another_shape_is_refused(shape, rule):
 def test_films_are_normalised_inside():
     network = build_model("resnet50", classes=3)
     films = torch.rand(2, 1, 64, 64)
-    expected = np.stack([(films[:, 0].numpy() - mean) / deviation
-                         for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)], axis=1)
+    expected = np.stack(
+        [
+            (films[:, 0].numpy() - mean) / deviation
+            for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)
+        ],
+        axis=1,
+    )
     np.testing.assert_allclose(network.normalise(films).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -148,8 +154,11 @@ def test_what_cannot_be_built_is_refused(name, classes, rule):
 
 def test_dropout_is_set_everywhere():
     for name in NAMES:
-        rates = {module.p for module in build_model(name, classes=3, dropout=0.25).modules()
-                 if isinstance(module, torch.nn.Dropout)}
+        rates = {
+            module.p
+            for module in build_model(name, classes=3, dropout=0.25).modules()
+            if isinstance(module, torch.nn.Dropout)
+        }
         assert rates == {0.25}
 
 
@@ -161,14 +170,15 @@ def test_dropout_of_two_processes_is_that_of_one(monkeypatch):
     for rank in range(2):
         monkeypatch.setattr(layers, "world", lambda rank=rank: (rank, 2))
         torch.manual_seed(0)
-        parts.append(layer(features[rank * 4:rank * 4 + 4]))
+        parts.append(layer(features[rank * 4 : rank * 4 + 4]))
     assert torch.equal(torch.cat(parts), whole)
     assert 0.4 < (whole == 0).float().mean() < 0.6
     assert torch.equal(layer.eval()(features), features)
 
 
-@pytest.mark.parametrize(("name", "original", "head"),
-                         [("alexnet", alexnet, "classifier.6"), ("resnet50", resnet50, "fc")])
+@pytest.mark.parametrize(
+    ("name", "original", "head"), [("alexnet", alexnet, "classifier.6"), ("resnet50", resnet50, "fc")]
+)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_staged_weights_are_loaded_all_but_the_classifier(tmp_path, name, original, head, suffix):
     state = original(weights=None).state_dict()
@@ -198,11 +208,14 @@ def weights(tmp_path):
 KEY = "features.0.0.weight"
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda state: state.pop(KEY), f"lacks {KEY}"),
-    (lambda state: state.update(extra=torch.zeros(1)), "has unknown extra"),
-    (lambda state: state.update({KEY: torch.zeros(2, 2)}), f"misshapen {KEY}"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop(KEY), f"lacks {KEY}"),
+        (lambda state: state.update(extra=torch.zeros(1)), "has unknown extra"),
+        (lambda state: state.update({KEY: torch.zeros(2, 2)}), f"misshapen {KEY}"),
+    ],
+)
 def test_weights_that_do_not_fit_are_refused_by_key(weights, spoil, message):
     with pytest.raises(ConfigError, match=message):
         build_model("modified_cnn", classes=3, weights=weights(spoil))

@@ -26,8 +26,19 @@ def film(folder, name: str, label: Label, spot: tuple[int, int] | None, circles:
     if spot is not None:
         pixels[spot] = 65535
     write_png(folder / f"{name}.png", pixels)
-    return ImageRecord(name, name, Dataset.MIAS, Laterality.LEFT, View.MLO, label, Split.TEST, lesions=circles,
-                       path=f"{name}.png", height=SHAPE[0], width=SHAPE[1])
+    return ImageRecord(
+        name,
+        name,
+        Dataset.MIAS,
+        Laterality.LEFT,
+        View.MLO,
+        label,
+        Split.TEST,
+        lesions=circles,
+        path=f"{name}.png",
+        height=SHAPE[0],
+        width=SHAPE[1],
+    )
 
 
 def circle(x: float, y: float, radius: float, label: Label) -> Lesion:
@@ -82,8 +93,11 @@ def test_chance_is_the_area_of_the_circles_within_the_breast_over_that_of_the_br
 
 def test_without_annotated_films_the_share_is_undefined(tmp_path):
     record = film(tmp_path, "a", Label.NORMAL, None, ())
-    found = pointing_game(Model(), [([record, replace(record, image_id="b", patient_id="b")], tmp_path)],
-                          Resamples.draw(["a", "b"], n=100, seed=0))
+    found = pointing_game(
+        Model(),
+        [([record, replace(record, image_id="b", patient_id="b")], tmp_path)],
+        Resamples.draw(["a", "b"], n=100, seed=0),
+    )
     assert found["both"]["images"] == 0 and found["both"]["hits"]["value"] is None
     assert "annotated lesion" in found["both"]["hits"]["reason"]
 
@@ -96,8 +110,14 @@ def test_the_peak_of_a_plateau_is_in_its_middle():
 
 def test_the_evaluation_plays_on_both_splits(evaluated):
     found = evaluated.evaluation["pointing"]
-    lesions = {split: sum(bool(record.lesions) for record in evaluated.records()
-                          if record.split == split and not record.source_image_id) for split in ("validation", "test")}
+    lesions = {
+        split: sum(
+            bool(record.lesions)
+            for record in evaluated.records()
+            if record.split == split and not record.source_image_id
+        )
+        for split in ("validation", "test")
+    }
     assert {split: found[split]["both"]["images"] for split in found} == lesions
     assert found["test"]["both"]["images"] == found["test"]["malignant"]["images"] + found["test"]["benign"]["images"]
     assert 0 < found["test"]["both"]["chance"]["value"] < 0.2

@@ -45,8 +45,9 @@ def test_an_answer_does_not_depend_on_the_patients_own_labels(validation, method
     changed = validation.labels.copy()
     changed[folds == 2] = np.roll(changed[folds == 2], 1)
     # The same worst labels by patient would be needed to keep the folds: they are pinned instead.
-    other = ValidationPredictions(validation.image_ids, validation.patients, validation.breasts, changed,
-                                  validation.logits)
+    other = ValidationPredictions(
+        validation.image_ids, validation.patients, validation.breasts, changed, validation.logits
+    )
     for number in range(FOLDS):
         inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
         after = fit(method, pick(other, outside))(pick(other, inside))
@@ -66,14 +67,19 @@ def test_temperature_and_isotonic_help_an_overconfident_model(validation):
         assert found[split]["none"]["expected_calibration_error"]["low"] is not None
         assert sum(item["images"] for item in found[split]["temperature"]["reliability"]) == 2 * PATIENTS
     assert found["test"]["temperature"]["brier"]["value"] == metrics.brier(
-        test.labels, test.probabilities(fit_temperature(validation)))
+        test.labels, test.probabilities(fit_temperature(validation))
+    )
 
 
 def test_isotonic_is_scikit_learns_of_each_class_normalised(validation):
     given, test = validation.probabilities(1.0), made(TestPredictions, 6)
     raw = test.probabilities(1.0)
-    steps = [IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)
-             .predict(raw[:, index]) for index in range(3)]
+    steps = [
+        IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        .fit(given[:, index], validation.labels == index)
+        .predict(raw[:, index])
+        for index in range(3)
+    ]
     stacked = np.stack(steps, axis=1)
     known = stacked.sum(axis=1) > 0
     found = fit(Method.ISOTONIC, validation)(test)

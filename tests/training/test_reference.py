@@ -60,8 +60,12 @@ def features():
 @pytest.fixture(scope="module")
 def reference(features):
     probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], len(VALIDATION))
-    return fit_reference(features([film(seed) for seed in TRAIN]), features([film(seed) for seed in VALIDATION]),
-                         probabilities, malignant=2)
+    return fit_reference(
+        features([film(seed) for seed in TRAIN]),
+        features([film(seed) for seed in VALIDATION]),
+        probabilities,
+        malignant=2,
+    )
 
 
 @pytest.fixture(scope="module")

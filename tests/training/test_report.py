@@ -50,8 +50,11 @@ class Page(HTMLParser):
 
     def found(self, path_style: str) -> dict[str, tuple[str, dict[str, str]]]:
         """Return text and attributes of the spans of one class by their `data-path`."""
-        return {attributes["data-path"]: (" ".join("".join(text).split()), attributes)
-                for tag, attributes, text in self.elements if attributes.get("class") == path_style}
+        return {
+            attributes["data-path"]: (" ".join("".join(text).split()), attributes)
+            for tag, attributes, text in self.elements
+            if attributes.get("class") == path_style
+        }
 
     def text(self) -> str:
         return " ".join("".join(piece for tag, _, text in self.elements if tag == "main" for piece in text).split())
@@ -94,8 +97,15 @@ def test_every_plain_number_on_the_page_is_that_of_the_evaluation(evaluated, pag
 def test_the_page_shows_each_candidate_and_the_baseline_on_both_splits(evaluated, page):
     figures, numbers = page.found("figure"), page.found("number")
     labels, matrix = evaluated.evaluation["classes"], [(row, column) for row in range(3) for column in range(3)]
-    metrics = ("macro_auc", "malignant_auc", "balanced_accuracy", "accuracy", "expected_calibration_error", "brier",
-               "log_loss")
+    metrics = (
+        "macro_auc",
+        "malignant_auc",
+        "balanced_accuracy",
+        "accuracy",
+        "expected_calibration_error",
+        "brier",
+        "log_loss",
+    )
     for split in ("validation", "test"):
         for holder in ("candidates/first", "candidates/second", "baseline"):
             assert {f"{holder}/{split}/{metric}" for metric in metrics} <= set(figures)
@@ -104,8 +114,11 @@ def test_the_page_shows_each_candidate_and_the_baseline_on_both_splits(evaluated
                 assert {f"candidates/{name}/{split}/{key}/{label}" for label in labels} <= set(figures)
             cells = {f"candidates/{name}/{split}/confusion_matrix/{row}/{column}" for row, column in matrix}
             assert cells <= set(numbers)
-    assert {f"counts/{split}/{key}" for split in ("train", "validation", "test")
-            for key in ("images", "patients", "normal", "benign", "malignant", "copies")} <= set(numbers)
+    assert {
+        f"counts/{split}/{key}"
+        for split in ("train", "validation", "test")
+        for key in ("images", "patients", "normal", "benign", "malignant", "copies")
+    } <= set(numbers)
     for level in ("image", "patient"):
         for key in ("malignant_auc", "pf1", "pf1_floor", "sensitivity_at_specificity", "specificity_at_sensitivity"):
             assert f"selected/test/{level}/{key}" in figures and f"candidates/first/validation/{level}/{key}" in figures
@@ -168,8 +181,12 @@ def test_the_limit_is_compared_with_the_figure(evaluated):
 
 
 def test_a_leak_stands_at_the_top(evaluated):
-    leak = {"passed": False, "verdict": "failed with 1 finding", "checked": {"images": 3},
-            "findings": [{"kind": "patient", "images": ["a", "b"], "message": "a and b are one patient"}]}
+    leak = {
+        "passed": False,
+        "verdict": "failed with 1 finding",
+        "checked": {"images": 3},
+        "findings": [{"kind": "patient", "images": ["a", "b"], "message": "a and b are one patient"}],
+    }
     text = changed(evaluated, leakage=leak)
     assert text.index("Information crossed between splits") < text.index("Selected")
     assert "a and b are one patient" in text
@@ -178,17 +195,27 @@ def test_a_leak_stands_at_the_top(evaluated):
 def test_an_undefined_figure_says_why(evaluated):
     evaluation = copy.deepcopy(evaluated.evaluation)
     evaluation["candidates"]["first"]["test"]["precision"]["benign"] = {
-        "value": None, "low": None, "high": None, "undefined_resamples": 100, "reason": "undefined: never predicted"}
+        "value": None,
+        "low": None,
+        "high": None,
+        "undefined_resamples": 100,
+        "reason": "undefined: never predicted",
+    }
     text, attributes = Page(render(evaluation, {})).found("figure")["candidates/first/test/precision/benign"]
     assert text == "undefined" and attributes["title"] == "undefined: never predicted"
 
 
-@pytest.mark.parametrize(("initialisation", "learns", "said"), [
-    ("scratch", "all", "from scratch"), ("pretrained", "all", "fine-tuned"), ("pretrained", "head", "body as it was")])
+@pytest.mark.parametrize(
+    ("initialisation", "learns", "said"),
+    [("scratch", "all", "from scratch"), ("pretrained", "all", "fine-tuned"), ("pretrained", "head", "body as it was")],
+)
 def test_the_page_says_what_of_a_network_learnt(evaluated, initialisation, learns, said):
     evaluation = copy.deepcopy(evaluated.evaluation)
-    evaluation["candidates"]["first"] |= {"initialisation": initialisation, "learns": learns,
-                                          "final": "mean of the folds' weights"}
+    evaluation["candidates"]["first"] |= {
+        "initialisation": initialisation,
+        "learns": learns,
+        "final": "mean of the folds' weights",
+    }
     page = html.unescape(render(evaluation, {}))
     assert said in origin_of(evaluation["candidates"]["first"])
     assert f"{origin_of(evaluation['candidates']['first'])}; final network: mean of the folds' weights" in page
@@ -228,9 +255,12 @@ def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
     examples = pick_examples({Split.VALIDATION: validation, Split.TEST: test}, 1.0, ["normal", "benign", "malignant"])
     keys = ("split", "image_id", "truth", "predicted", "correct")
     assert [tuple(item[key] for key in keys) for item in examples] == [
-        ("test", "e", "malignant", "malignant", True), ("test", "d", "malignant", "benign", False),
-        ("test", "b", "normal", "normal", True), ("test", "c", "normal", "benign", False),
-        ("validation", "a", "normal", "normal", True)]
+        ("test", "e", "malignant", "malignant", True),
+        ("test", "d", "malignant", "benign", False),
+        ("test", "b", "normal", "normal", True),
+        ("test", "c", "normal", "benign", False),
+        ("validation", "a", "normal", "normal", True),
+    ]
     assert examples[0]["probabilities"]["malignant"] == pytest.approx(0.6)
 
 
@@ -239,7 +269,9 @@ def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
     page = Page(render(evaluated.evaluation, {example: picture}))
     assert [attributes["href"] for tag, attributes, _ in page.elements if tag == "image"] == [
-        "data:image/jpeg;base64,AAAA", "data:image/jpeg;base64,BBBB"]
+        "data:image/jpeg;base64,AAAA",
+        "data:image/jpeg;base64,BBBB",
+    ]
 
 
 def test_an_overlay_is_the_film_where_there_is_no_heat():

@@ -17,10 +17,20 @@ PATIENTS = 60
 
 def rows() -> list[ImageRecord]:
     """Return two images of each patient; every third patient is malignant, and the first of each two is at site 1."""
-    return [ImageRecord(f"{patient:02d}{view}", f"p{patient:02d}", Dataset.RSNA, Laterality.LEFT, view,
-                        Label.MALIGNANT if patient % 3 == 0 else Label.NORMAL, site_id=str(1 + patient % 2),
-                        implant=False)
-            for patient in range(PATIENTS) for view in (View.CC, View.MLO)]
+    return [
+        ImageRecord(
+            f"{patient:02d}{view}",
+            f"p{patient:02d}",
+            Dataset.RSNA,
+            Laterality.LEFT,
+            view,
+            Label.MALIGNANT if patient % 3 == 0 else Label.NORMAL,
+            site_id=str(1 + patient % 2),
+            implant=False,
+        )
+        for patient in range(PATIENTS)
+        for view in (View.CC, View.MLO)
+    ]
 
 
 def images(records: list[ImageRecord]) -> Cases:
@@ -82,9 +92,16 @@ def test_attributes_of_one_value_are_left_out_whether_or_not_some_images_lack_it
 
 def test_values_stand_in_their_natural_order():
     ages = [70.0, 49.9, None, 69.9, 50.0, 60.0, 95.0, 30.0]
-    records = [replace(record, age=ages[index % 8], machine_id=("170", "29", "")[index % 3],
-                       implant=(True, False, None)[index % 3], finding=("CIRC", "", "ARCH")[index % 3])
-               for index, record in enumerate(rows())]
+    records = [
+        replace(
+            record,
+            age=ages[index % 8],
+            machine_id=("170", "29", "")[index % 3],
+            implant=(True, False, None)[index % 3],
+            finding=("CIRC", "", "ARCH")[index % 3],
+        )
+        for index, record in enumerate(rows())
+    ]
     by = found(records)
     assert list(by) == ["site", "machine", "age", "view", "implant", "finding"]
     assert values(by, "age") == ["under 50", "50 to 59", "60 to 69", "70 and over", "not stated"]
@@ -98,7 +115,11 @@ def test_a_film_counts_for_each_of_its_flags():
     flags = [{"flags": ["a", "b"]}, {"flags": ["b"]}, {"flags": []}, {}]
     by = found([replace(record, quality=flags[index % 4]) for index, record in enumerate(rows())])
     assert {group["value"]: group["images"] for group in by["film flags"]} == {
-        "a": 30, "b": 60, "none": 30, "not stated": 30}
+        "a": 30,
+        "b": 60,
+        "none": 30,
+        "not stated": 30,
+    }
 
 
 def test_too_few_patients_are_named_instead_of_a_figure():
@@ -133,8 +154,12 @@ def test_accuracy_is_the_share_of_images_that_are_called_rightly():
 
 
 def test_malignant_films_of_a_finding_are_told_from_every_film_that_is_not_malignant():
-    records = [replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
-               if record.label is Label.MALIGNANT else record for record in rows()]
+    records = [
+        replace(record, finding="CIRC" if int(record.patient_id[1:]) % 2 else "SPIC")
+        if record.label is Label.MALIGNANT
+        else record
+        for record in rows()
+    ]
     cases = images(records)
     for group in found(records)["finding"][:2]:
         own = np.array([record.finding == group["value"] or record.label is not Label.MALIGNANT for record in records])
@@ -148,11 +173,20 @@ def test_lesions_stand_in_bands_of_their_diameter_in_millimetres():
     records = []
     for record in rows():
         patient = int(record.patient_id[1:])
-        lesions = (Lesion(1, 1, 1.0, Label.BENIGN), Lesion(5, 5, radii[patient % 12], Label.MALIGNANT)) \
-            if record.label is Label.MALIGNANT else ()
+        lesions = (
+            (Lesion(1, 1, 1.0, Label.BENIGN), Lesion(5, 5, radii[patient % 12], Label.MALIGNANT))
+            if record.label is Label.MALIGNANT
+            else ()
+        )
         spacing = None if patient == 0 else 0.2
         records.append(replace(record, lesions=lesions, pixel_spacing_mm=spacing))
     by = found(records)["lesion size"]
     assert {group["value"]: group["malignant"] for group in by} == {
-        "under 10 mm": 8, "10 to 19 mm": 10, "20 to 49 mm": 10, "50 mm and over": 10, "none": 0, "not stated": 2}
+        "under 10 mm": 8,
+        "10 to 19 mm": 10,
+        "20 to 49 mm": 10,
+        "50 mm and over": 10,
+        "none": 0,
+        "not stated": 2,
+    }
     assert values({"lesion size": by}, "lesion size")[-3:] == ["20 to 49 mm", "50 mm and over", "not stated"]

@@ -26,11 +26,20 @@ from training.models import build_model
 from training.stopping import StopRequest
 from training.train import read_inputs, read_stage, train
 
-SETTINGS = {"cnn": "modified_cnn", "epochs": "3", "head_epochs": "0", "batch_size": "8", "learning_rate": "0.002",
-            "precision": "float32"}
-LINE = re.compile(r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) "
-                  r"validation_macro_auc=([01]\.\d{4}) validation_balanced_accuracy=([01]\.\d{4}) "
-                  r"learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$", re.MULTILINE)
+SETTINGS = {
+    "cnn": "modified_cnn",
+    "epochs": "3",
+    "head_epochs": "0",
+    "batch_size": "8",
+    "learning_rate": "0.002",
+    "precision": "float32",
+}
+LINE = re.compile(
+    r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) "
+    r"validation_macro_auc=([01]\.\d{4}) validation_balanced_accuracy=([01]\.\d{4}) "
+    r"learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$",
+    re.MULTILINE,
+)
 JOB = (sys.executable, "-W", "error", "-m", "training.train")
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
 
@@ -169,9 +178,11 @@ def test_a_job_that_learns_where_lesions_are(make_job):
 
 @pytest.mark.parametrize(("option", "other"), [("location_weight", "0"), ("pooling", "top"), ("pooling", "mean")])
 def test_each_lesion_option_trains_another_network(make_job, option, other):
-    sums = [json.loads((paths.model / "model.json").read_text())["weights_sha256"]
-            for paths in (make_job(**SETTINGS | LESIONS), make_job(**SETTINGS | LESIONS | {option: other}))
-            if run(paths)]
+    sums = [
+        json.loads((paths.model / "model.json").read_text())["weights_sha256"]
+        for paths in (make_job(**SETTINGS | LESIONS), make_job(**SETTINGS | LESIONS | {option: other}))
+        if run(paths)
+    ]
     assert sums[0] != sums[1]
 
 
@@ -186,8 +197,15 @@ def test_pretrained_weights_are_used_and_named(make_job):
     assert told["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
 
-HEAD = {"cnn": "efficientnet_lite0", "stride": "16", "learns": "head", "pooling": "top", "top_places": "2",
-        "location_weight": "1", "head_learning_rate": "0.01"}
+HEAD = {
+    "cnn": "efficientnet_lite0",
+    "stride": "16",
+    "learns": "head",
+    "pooling": "top",
+    "top_places": "2",
+    "location_weight": "1",
+    "head_learning_rate": "0.01",
+}
 
 
 def stage_lite0(paths):
@@ -214,8 +232,9 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
         films = read_inputs(paths).validation
         logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
         # Of a body that learnt nothing: films hardly differ, and an AUC would hang on the last digit.
-        measured = predict(HeadAlone(model.network), FilmMaps(model.network, films), batch_size=8,
-                           precision=Precision.FLOAT32)
+        measured = predict(
+            HeadAlone(model.network), FilmMaps(model.network, films), batch_size=8, precision=Precision.FLOAT32
+        )
         torch.testing.assert_close(logits, torch.from_numpy(measured), rtol=1e-4, atol=1e-5)
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(films.labels)).item()
         assert loss == pytest.approx(told["metrics"]["validation_loss"], abs=1e-4)
@@ -251,8 +270,9 @@ def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
     assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
     assert told["cross_validation"]["final"] == "mean of the folds' weights"
     assert told["cross_validation"]["fold_best_epochs"] == [3, 3, 3] and told["cross_validation"]["refit_losses"] == []
-    kept = [torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"]
-            for fold in range(3)]
+    kept = [
+        torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"] for fold in range(3)
+    ]
     head = artifact.load(paths.model).network.head.state_dict()
     for name, value in head.items():
         folds = torch.stack([fold[f"head.{name}"] for fold in kept])
@@ -272,8 +292,10 @@ def spoil_film(paths):
 def keep_only(split, label):
     def spoil(paths):
         manifest = paths.channel("manifest") / "manifest.csv"
-        write_manifest([record for record in read_manifest(manifest)
-                        if record.split is not split or record.label.value == label], manifest)
+        write_manifest(
+            [record for record in read_manifest(manifest) if record.split is not split or record.label.value == label],
+            manifest,
+        )
 
     return spoil
 
@@ -283,21 +305,32 @@ def spread_patient(paths):
     manifest.write_text(manifest.read_text().replace(",validation-benign-1,", ",train-benign-1,"))
 
 
-@pytest.mark.parametrize(("changes", "spoil", "message"), [
-    ({"epoch": "3"}, None, "hyperparameter epoch='3' is unknown"),
-    ({"epochs": "many"}, None, "hyperparameter epochs='many' must be a whole number"),
-    ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
-    ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
-    ({}, lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(), "image_id=train-benign-0 of split"),
-    ({}, spoil_film, "train-benign-0.png"),
-    ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
-    ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
-    ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),
-    ({}, lambda paths: (paths.channel("manifest") / "manifest.csv").unlink(), "no manifest.csv"),
-    ({}, lambda paths: (paths.channel("stage") / "stage.json").unlink(), "no stage.json"),
-    ({}, lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'), "no config.preprocess"),
-    ({}, spread_patient, "patient_id=train-benign-1 is in the splits"),
-])
+@pytest.mark.parametrize(
+    ("changes", "spoil", "message"),
+    [
+        ({"epoch": "3"}, None, "hyperparameter epoch='3' is unknown"),
+        ({"epochs": "many"}, None, "hyperparameter epochs='many' must be a whole number"),
+        ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
+        ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
+        (
+            {},
+            lambda paths: (paths.channel("train") / "train-benign-0.png").unlink(),
+            "image_id=train-benign-0 of split",
+        ),
+        ({}, spoil_film, "train-benign-0.png"),
+        ({}, keep_only(Split.TRAIN, "normal"), "split=train has no benign and no malignant image"),
+        ({}, keep_only(Split.TRAIN, "none"), "split=train has no normal"),
+        ({}, keep_only(Split.VALIDATION, "none"), "split=validation has no normal"),
+        ({}, lambda paths: (paths.channel("manifest") / "manifest.csv").unlink(), "no manifest.csv"),
+        ({}, lambda paths: (paths.channel("stage") / "stage.json").unlink(), "no stage.json"),
+        (
+            {},
+            lambda paths: (paths.channel("stage") / "stage.json").write_text('{"config": {}}'),
+            "no config.preprocess",
+        ),
+        ({}, spread_patient, "patient_id=train-benign-1 is in the splits"),
+    ],
+)
 def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, changes, spoil, message):
     from processing.job import run as run_job
     from training.train import main
@@ -319,16 +352,22 @@ def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, ch
 
 
 def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
-    script = ("import sys, torch; from training.train import console; sys.argv = ['train', 'unwanted']\n"
-              "try: console()\nexcept SystemExit: print(float(torch.tensor(1e-40) * 1))")
+    script = (
+        "import sys, torch; from training.train import console; sys.argv = ['train', 'unwanted']\n"
+        "try: console()\nexcept SystemExit: print(float(torch.tensor(1e-40) * 1))"
+    )
     environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path)}
     done = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "0.0\n"
 
 
 def test_the_heap_is_kept_where_glibc_is():
-    kept = subprocess.run((sys.executable, "-c", "from processing.memory import keep_heap; print(keep_heap())"),
-                          capture_output=True, text=True, check=True).stdout
+    kept = subprocess.run(
+        (sys.executable, "-c", "from processing.memory import keep_heap; print(keep_heap())"),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert kept == f"{platform.libc_ver()[0] == 'glibc'}\n"
 
 
@@ -351,19 +390,20 @@ def test_parts_of_a_stage_must_agree(make_job):
         read_stage(paths)
 
 
-@pytest.mark.parametrize(("hosts", "gpus", "environment", "expected"), [
-    (["algo-1"], 0, {}, None),
-    (["algo-1"], 1, {}, None),
-    (["algo-1"], 4, {"RANK": "2"}, None),
-    (["algo-1"], 4, {}, ["--standalone", "--nproc-per-node=4"]),
-    (["algo-1", "algo-2"], 0, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=1"]),
-    (["algo-1", "algo-2"], 8, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=8"]),
-])
+@pytest.mark.parametrize(
+    ("hosts", "gpus", "environment", "expected"),
+    [
+        (["algo-1"], 0, {}, None),
+        (["algo-1"], 1, {}, None),
+        (["algo-1"], 4, {"RANK": "2"}, None),
+        (["algo-1"], 4, {}, ["--standalone", "--nproc-per-node=4"]),
+        (["algo-1", "algo-2"], 0, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=1"]),
+        (["algo-1", "algo-2"], 8, {}, ["--nnodes=2", "--node-rank=1", "--master-addr=algo-1", "--nproc-per-node=8"]),
+    ],
+)
 def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment, expected):
     command = launch_command(hosts, hosts[-1], gpus=gpus, environment=environment)
     if expected is None:
         assert command is None
     else:
         assert set(expected) <= set(command) and command[-2:] == ["-m", "training.train"]
-
-
