@@ -10,17 +10,25 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-docker lint bench recordings images services services-down clean
+.PHONY: help venv typing-links run test test-docker lint bench recordings images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: .venv/.installed ## Build .venv with everything that runs and tests the project
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(MAKE) --no-print-directory typing-links
 	@touch $@
+
+# What mypy reads: the folders under the names that they have in the wheel. It does not follow the editable install.
+typing-links:
+	@rm -rf .venv/typing && mkdir -p .venv/typing/mammopipe
+	@ln -s $(CURDIR)/mammopipe/__init__.py $(CURDIR)/mammopipe/py.typed .venv/typing/mammopipe/
+	@for folder in processing training inference pipelines; do \
+		ln -s $(CURDIR)/$$folder .venv/typing/mammopipe/$$folder; done
 
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
@@ -37,8 +45,8 @@ lint: venv ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: venv ## Run tests/benchmarks and write benchmarks.json
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+bench: venv ## Run every benchmark and write benchmarks.json
+	$(BIN)/python -m benchmarks $(ARGS)
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
 	$(BIN)/python -m tests.recordings $(ARGS)

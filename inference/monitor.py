@@ -3,7 +3,7 @@
 Reads the processing inputs `captures` (what data capture wrote), `model` (`model.tar.gz`, or a model directory) and,
 where there is one, `baseline` (`baseline.json`: distributions that someone has accepted); writes the processing output
 `monitor`: `drift.json`, `drift.html`, and `baseline.json` of these captures, to be accepted or not. The metric goes out
-as a log line in CloudWatch's embedded metric format, so that the job needs no network (`inference.metrics`).
+as a log line in CloudWatch's embedded metric format, so that the job needs no network (`mammopipe.inference.server.cloudwatch`).
 """
 
 import argparse
@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.captures import Captures
-from inference.drift import DriftConfig, GroupDrift, Verdict, accepted, gather, judge
-from inference.drift_page import render
-from inference.metrics import Unit
-from processing.errors import ConfigError
-from processing.files import write_bytes, write_json
-from processing.job import run
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig
-from training.description import DESCRIPTION_FILE, check_description
-from training.usual_figures import Distributions, from_json, to_json
+from mammopipe.inference.monitoring.captures import Captures
+from mammopipe.inference.monitoring.drift import DriftConfig, GroupDrift, Verdict, accepted, gather, judge
+from mammopipe.inference.monitoring.page import render
+from mammopipe.inference.server.cloudwatch import Unit
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_bytes, write_json
+from mammopipe.training.model.description import DESCRIPTION_FILE, check_description
+from mammopipe.training.model.drift_features import Distributions, from_json, to_json
 
 SCHEMA = 1
 NAMESPACE = "Mammopipe/Drift"
@@ -183,7 +183,9 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m inference.monitor", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.inference.monitor", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--window-days", type=int, default=DriftConfig.window_days, help="days of one window")
     parser.add_argument("--windows", type=int, default=DriftConfig.windows, help="newest windows that are looked at")
     parser.add_argument(

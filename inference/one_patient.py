@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from inference.errors import UnusableImageError, from_image_error
-from inference.exam_body import Source
-from processing.dicom_file import is_dicom, parse
-from processing.errors import ImageError
-from processing.image_rules import Limits
+from mammopipe.inference.contract.errors import UnusableImageError, from_image_error
+from mammopipe.inference.payload.exam_body import Source
+from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.read_config import Limits
 
 _PATIENT_ID = 0x00100020
 

@@ -9,9 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from processing.errors import ConfigError
-from processing.image_rules import Limits, ReadConfig
-from processing.paths import BASE_VARIABLE, ContainerPaths
+from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.read_config import Limits, ReadConfig
 
 PORT_VARIABLE = "SAGEMAKER_BIND_TO_PORT"
 LOOPBACK = "127.0.0.1"
@@ -68,9 +68,9 @@ class ServerSettings:
     demo: bool = False
     """Whether `GET /` shows a page to try the server with; on the loopback interface only."""
     metrics: bool = False
-    """Whether log lines carry CloudWatch metrics (`inference.metrics`)."""
+    """Whether log lines carry CloudWatch metrics (`mammopipe.inference.server.cloudwatch`)."""
     capture: str = ""
-    """Folder where requests and answers are kept (`inference.local_capture`), on the loopback interface only; empty:
+    """Folder where requests and answers are kept (`mammopipe.inference.server.capture`), on the loopback interface only; empty:
     none are. On SageMaker the endpoint's configuration does that."""
     capture_gb: float = 5.0
     """Gigabytes (10^9 bytes) of captures that are kept; above them the oldest go."""

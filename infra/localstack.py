@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.containers import compose
-from pipelines.jobs import last_line
-from pipelines.processes import SupervisedProcess, stop_kept
-from processing.errors import ConfigError, MammopipeError
-from processing.files import write_json
+from mammopipe.pipelines.backends.docker_cli import compose
+from mammopipe.pipelines.backends.jobs import last_line
+from mammopipe.pipelines.backends.processes import SupervisedProcess, stop_kept
+from mammopipe.processing.errors import ConfigError, MammopipeError
+from mammopipe.processing.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".services"

@@ -10,13 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.config import PipelineConfig
-    from pipelines.definition import build_pipeline
-    from pipelines.launch import start
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.graph.definition import build_pipeline
+    from mammopipe.pipelines.runs.launch import start
 
 __all__ = ["PipelineConfig", "build_pipeline", "start"]
 
-_HOMES = {"PipelineConfig": "pipelines.config", "build_pipeline": "pipelines.definition", "start": "pipelines.launch"}
+_HOMES = {
+    "PipelineConfig": "mammopipe.pipelines.config.pipeline",
+    "build_pipeline": "mammopipe.pipelines.graph.definition",
+    "start": "mammopipe.pipelines.runs.launch",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Console script `mammopipe`: the arguments of every command. What the commands do is in `pipelines.commands`.
+"""Console script `mammopipe`: the arguments of every command. What the commands do is in `mammopipe.pipelines.commands.run`.
 
 Exit codes: 0 done; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
 arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 a fault of this program (with its
@@ -15,14 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipelines import commands, operations, run_views
-from pipelines.arguments import as_json, command, in_runs
-from pipelines.phantoms import FILMS, PHANTOMS
-from processing.errors import MammopipeError
-from processing.records import Dataset
+from mammopipe.pipelines import operations
+from mammopipe.pipelines.commands import run, runs
+from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
+from mammopipe.pipelines.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.errors import MammopipeError
 
 if TYPE_CHECKING:
-    from pipelines.arguments import Subparsers
+    from mammopipe.pipelines.commands.arguments import Subparsers
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
 2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
@@ -91,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _configured(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config.py for every key")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config/pipeline.py for every key"
+    )
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
     parser.add_argument("--dataset", choices=[*map(str, Dataset)])
     parser.add_argument(
@@ -117,7 +120,7 @@ def _stage(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("--to", metavar="s3://...", help="default: the place that the configuration's pipeline reads")
     parser.add_argument("--config", type=Path, metavar="FILE")
-    parser.set_defaults(command=commands.stage)
+    parser.set_defaults(command=run.stage)
 
 
 def _compile(subparsers: "Subparsers") -> None:
@@ -130,7 +133,7 @@ def _compile(subparsers: "Subparsers") -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("pipeline.json"), metavar="FILE")
     parser.add_argument("--pretrained", action="store_true", help="with the channel of staged weights")
     _configured(parser)
-    parser.set_defaults(command=commands.compile_definition)
+    parser.set_defaults(command=run.compile_definition)
 
 
 def _run(subparsers: "Subparsers") -> None:
@@ -161,7 +164,7 @@ def _run(subparsers: "Subparsers") -> None:
     parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
     _configured(parser)
     in_runs(parser)
-    parser.set_defaults(command=commands.run)
+    parser.set_defaults(command=run.run)
 
 
 def _experiment(subparsers: "Subparsers") -> None:
@@ -197,7 +200,7 @@ def _experiment(subparsers: "Subparsers") -> None:
         metavar="DIR",
         help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
     )
-    parser.set_defaults(command=commands.experiment)
+    parser.set_defaults(command=run.experiment)
 
 
 def _runs(subparsers: "Subparsers") -> None:
@@ -213,7 +216,7 @@ def _runs(subparsers: "Subparsers") -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the pipeline's name; for --aws")
     as_json(parser)
     in_runs(parser)
-    parser.set_defaults(command=run_views.runs)
+    parser.set_defaults(command=runs.runs)
 
 
 def _status(subparsers: "Subparsers") -> None:
@@ -221,7 +224,7 @@ def _status(subparsers: "Subparsers") -> None:
     parser.add_argument("--watch", action="store_true", help="follow a run on AWS to its end")
     as_json(parser)
     _identified(parser)
-    parser.set_defaults(command=run_views.status)
+    parser.set_defaults(command=runs.status)
 
 
 def _report(subparsers: "Subparsers") -> None:
@@ -229,7 +232,7 @@ def _report(subparsers: "Subparsers") -> None:
     _identified(parser)
     parser.add_argument("--open", action="store_true", help="open the report in the browser")
     as_json(parser)
-    parser.set_defaults(command=run_views.report)
+    parser.set_defaults(command=runs.report)
 
 
 def _compare(subparsers: "Subparsers") -> None:
@@ -240,7 +243,7 @@ def _compare(subparsers: "Subparsers") -> None:
     parser.add_argument("--roc", type=Path, metavar="FILE", help="also draw their ROC curves together, as SVG")
     as_json(parser)
     in_runs(parser)
-    parser.set_defaults(command=run_views.compare)
+    parser.set_defaults(command=runs.compare)
 
 
 def _deploy(subparsers: "Subparsers") -> None:
@@ -261,7 +264,7 @@ def _deploy(subparsers: "Subparsers") -> None:
     aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
     parser.add_argument("--no-wait", action="store_true", help="with --package or --rollback: do not wait for the end")
     _configured(parser)
-    parser.set_defaults(command=commands.deploy)
+    parser.set_defaults(command=run.deploy)
 
 
 def _images(subparsers: "Subparsers") -> None:
@@ -279,7 +282,7 @@ def _images(subparsers: "Subparsers") -> None:
     parser.add_argument("--torch-index", default="", metavar="URL", help="an index with other builds of torch")
     parser.add_argument("--serving-extra", default="", choices=["serving", "inference"], help="inference brings torch")
     parser.add_argument("--certificates", type=Path, metavar="FILE", help="what a proxy before the index needs")
-    parser.set_defaults(command=commands.images)
+    parser.set_defaults(command=run.images)
 
 
 def _invoke(subparsers: "Subparsers") -> None:
@@ -305,7 +308,7 @@ def _invoke(subparsers: "Subparsers") -> None:
     )
     _asynchronously(parser)
     in_runs(parser)
-    parser.set_defaults(command=commands.invoke)
+    parser.set_defaults(command=run.invoke)
 
 
 def _asynchronously(parser: argparse.ArgumentParser) -> None:
@@ -319,7 +322,7 @@ def _asynchronously(parser: argparse.ArgumentParser) -> None:
 def _delete(subparsers: "Subparsers") -> None:
     parser = command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
     _identified(parser)
-    parser.set_defaults(command=commands.delete)
+    parser.set_defaults(command=run.delete)
 
 
 def _doctor(subparsers: "Subparsers") -> None:
@@ -333,7 +336,7 @@ def _doctor(subparsers: "Subparsers") -> None:
     as_json(parser)
     in_runs(parser)
     _configured(parser)
-    parser.set_defaults(command=commands.doctor, runs=None)
+    parser.set_defaults(command=run.doctor, runs=None)
 
 
 def _identified(parser: argparse.ArgumentParser, *, default: str | None = "latest") -> None:

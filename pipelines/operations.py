@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.arguments import as_json, command, in_runs
-from processing.records import Dataset
+from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
+from mammopipe.processing.datasets.manifest import Dataset
 
 if TYPE_CHECKING:
-    from pipelines.arguments import Subparsers
+    from mammopipe.pipelines.commands.arguments import Subparsers
 
 
 def add(subparsers: "Subparsers") -> None:
@@ -25,8 +25,8 @@ def _cost(subparsers: "Subparsers") -> None:
     parser.add_argument("--images", type=int, metavar="N", help="images of the dataset (default: all that it has)")
     parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
     parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
-    parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/prices.toml")
-    parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/throughput.toml")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/costs/prices.toml")
+    parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
     parser.add_argument("--dataset", choices=[*map(str, Dataset)])
@@ -60,22 +60,22 @@ def _completion(subparsers: "Subparsers") -> None:
 
 def cost(options: argparse.Namespace) -> int:
     """Show what a run will cost, or did."""
-    from pipelines import cost_command
+    from mammopipe.pipelines.commands import cost as cost_command
 
     return cost_command.run(options)
 
 
 def monitor(options: argparse.Namespace) -> int:
     """Compare captured requests with what the model learnt."""
-    from pipelines import monitor_command
+    from mammopipe.pipelines.commands import monitor as monitor_command
 
     return monitor_command.run(options)
 
 
 def completion(options: argparse.Namespace) -> int:
     """Print the script of a shell."""
-    from pipelines.cli import build_parser
-    from pipelines.completion import script
+    from mammopipe.pipelines.cli import build_parser
+    from mammopipe.pipelines.commands.shell_completion import script
 
     print(script(build_parser(), options.shell), end="")
     return 0

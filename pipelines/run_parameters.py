@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError
 
 _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {
     "String": str,

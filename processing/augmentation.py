@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.errors import ConfigError
-from processing.preprocess import FULL_SCALE, to_unit
-from processing.records import ImageRecord, Lesion, Split, View
+from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
+from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
+from mammopipe.processing.errors import ConfigError
 
 
 @dataclass(frozen=True)

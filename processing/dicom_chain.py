@@ -4,10 +4,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from processing.dicom_decode import Layout
-from processing.dicom_tags import Tag, Tags, label, quoted
-from processing.dicom_values import Chain, Lut, Rescale, VoiFunction, Window
-from processing.image_rules import CorruptImageError, ReadConfig, UnsupportedImageError
+from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.grayscale import Chain, Lut, Rescale, VoiFunction, Window
+from mammopipe.processing.dicom.pixel_data import Layout
+from mammopipe.processing.read_config import CorruptImageError, ReadConfig, UnsupportedImageError
 
 Choice = TypeVar("Choice")
 Facts = dict[str, str | int | float | bool]

@@ -7,9 +7,9 @@ sides. A file whose header says nothing (PGM, PNG, collections that were strippe
 import hashlib
 import re
 
-from processing.dicom_file import is_dicom, parse
-from processing.dicom_tags import Tag
-from processing.image_rules import DEFAULT_CONFIG, Limits
+from mammopipe.processing.dicom.attributes import Tag
+from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 
 INSTITUTION_NAME = 0x00080080
 _NAME_LETTERS = 40
@@ -18,7 +18,7 @@ _NAME_LETTERS = 40
 def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:
     """Return machine (Manufacturer and Manufacturer's Model Name) and site of a file's bytes; "" is unknown.
 
-    Raises the `ImageError` subclasses of `processing.dicom_file.parse`; `where` names the file in them.
+    Raises the `ImageError` subclasses of `mammopipe.processing.dicom.file.parse`; `where` names the file in them.
     """
     if not is_dicom(data):
         return "", ""

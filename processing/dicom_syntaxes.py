@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from processing.image_rules import UnsupportedImageError
+from mammopipe.processing.read_config import UnsupportedImageError
 
 
 class Codec(StrEnum):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from processing.records import Laterality
+from mammopipe.processing.datasets.manifest import Laterality
 
 MIN_SHARE = 0.62
 """The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""

@@ -47,7 +47,7 @@ class Cloud:
     def mammopipe(self, *words: str) -> subprocess.CompletedProcess[str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         environment = inherited | dict(self.environment) | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "pipelines.cli", *words]
+        command = [sys.executable, "-m", "mammopipe.pipelines.cli", *words]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -13,24 +13,24 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
-from processing.augmentation import Augmenter
-from processing.files import sha256, write_json
-from processing.imaging import Mammogram, write_png
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View, write_manifest
-from processing.split import Finding, audit_leakage
-from training import artifact
-from training.artifact import LoadedModel
-from training.calibration import calibrate
-from training.completion import complete
-from training.evaluate import EvaluationConfig, evaluate
-from training.evaluation_data import SegmentedData
-from training.forward import predict_split
-from training.models import build_model
-from training.predictions import LeakError, TestPredictions, ValidationPredictions
-from training.provenance import training_digest
-from training.train import read_inputs
+from mammopipe.processing.augmentation import Augmenter
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View, write_manifest
+from mammopipe.processing.files import sha256, write_json
+from mammopipe.processing.images.mammogram import Mammogram, write_png
+from mammopipe.processing.splits.assignment import Finding, audit_leakage
+from mammopipe.training.evaluate import EvaluationConfig, evaluate
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.data import SegmentedData
+from mammopipe.training.evaluation.finalise import complete
+from mammopipe.training.evaluation.fit_audit import training_digest
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.model_directory import LoadedModel
+from mammopipe.training.networks.registry import build_model
+from mammopipe.training.train import read_inputs
 
 Pixels = np.ndarray
 COPIED, COPIES = 3, 2
@@ -99,7 +99,7 @@ class CleanSet:
             "seconds": 1.0,
         }
         stated = digest or training_digest(self.data().records, self.folder)
-        artifact.save(
+        model_directory.save(
             scratch,
             network,
             {
@@ -122,7 +122,7 @@ class CleanSet:
                 },
             },
         )
-        return artifact.load(scratch)
+        return model_directory.load(scratch)
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ def disguised_threshold(clean: CleanSet, scratch: Path) -> Outcome:
     """Fit the threshold on predictions of test that are passed off as those of validation."""
     test = predictions_of_test(clean, scratch)
     disguised = calibrate(ValidationPredictions(test.image_ids, test.patients, test.breasts, test.labels, test.logits))
-    with patch("training.selection.calibrate", return_value=disguised):
+    with patch("mammopipe.training.evaluation.selection.calibrate", return_value=disguised):
         return _told(evaluation(clean, scratch), "not-from-validation")
 
 
@@ -390,7 +390,7 @@ def clean_findings(clean: CleanSet, scratch: Path) -> list[Finding]:
 
 def phantom_set(folder: Path, patients: int, config: PreprocessConfig) -> CleanSet:
     """Return a clean set of phantom films, two of each patient."""
-    from processing.phantom import mias_films
+    from mammopipe.processing.phantoms.mias_tree import mias_films
 
     splits = [*[Split.TRAIN] * 3, *[Split.VALIDATION] * 3, *[Split.TEST] * 3]
     films = []

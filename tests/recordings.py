@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.text import Text
 
-from processing.files import write_bytes
+from mammopipe.processing.files import write_bytes
 
 COLUMNS, ROWS = 100, 50
 RUN = ("run", "--cnns", "modified_cnn,alexnet", "--films", "30")
@@ -94,7 +94,7 @@ def _written(words: tuple[str, ...], folder: Path) -> Iterator[str]:
     leader, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "pipelines.cli", *words]
+    command = [sys.executable, "-m", "mammopipe.pipelines.cli", *words]
     with subprocess.Popen(command, cwd=folder, env=environment, stdin=terminal, stdout=terminal, stderr=terminal):
         os.close(terminal)
         with open(leader, encoding="utf-8", errors="strict", newline="") as stream:

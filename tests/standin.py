@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from inference import schema
-from processing.records import Label, Laterality, View
+from mammopipe.inference.contract import schema
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
 
 MODEL = schema.ModelInfo(id="model-1", architecture="resnet50", weights_sha256="ab", preprocess_digest="cd")
 REFERRED = schema.Referral(

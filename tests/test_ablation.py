@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processing.mias import LABEL_TABLE, read_labels
-from processing.phantom import write_mias_tree
-from processing.preprocess import PreprocessConfig
-from processing.records import Split
-from processing.split import assign_splits
-from tests.benchmarks import ablation, final_network
-from training.config import Cnn, Learns, Pooling, Precision, TrainConfig
+from benchmarks import ablation, final_network
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.splits.assignment import assign_splits
+from mammopipe.training.config import Cnn, Learns, Pooling, Precision, TrainConfig
 
 CONFIG = TrainConfig(
     cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8, precision=Precision.FLOAT32

@@ -17,12 +17,12 @@ ALLOWED = {
 }
 LIGHT = (
     "processing",
-    "training.config",
-    "training.metrics",
-    "training.bootstrap",
-    "training.predictions",
-    "inference.client",
-    "inference.capture_days",
+    "mammopipe.training.config",
+    "mammopipe.training.metrics.classification",
+    "mammopipe.training.metrics.bootstrap",
+    "mammopipe.training.model.predictions",
+    "mammopipe.inference.client.client",
+    "mammopipe.inference.monitoring.windows",
 )
 """What pipelines may take from the other folders: dataset adapters, phantoms, hyperparameters, measures, the client."""
 
@@ -57,7 +57,14 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipelines", "pipelines.cli", "pipelines.definition", "pipelines.paired", "inference.client"]
+    "module",
+    [
+        "pipelines",
+        "mammopipe.pipelines.cli",
+        "mammopipe.pipelines.graph.definition",
+        "mammopipe.pipelines.runs.paired_comparison",
+        "mammopipe.inference.client.client",
+    ],
 )
 def test_the_light_parts_work_where_torch_is_not_installed(module: str) -> None:
     code = f"import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\nimport {module}\n"
@@ -66,7 +73,7 @@ def test_the_light_parts_work_where_torch_is_not_installed(module: str) -> None:
 
 
 def test_the_command_line_starts_without_the_sdk() -> None:
-    code = "import sys, pipelines.cli; print([name for name in ('sagemaker', 'torch', 'cv2') if name in sys.modules])"
+    code = "import sys, mammopipe.pipelines.cli; print([name for name in ('sagemaker', 'torch', 'cv2') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.captures import CapturedExam, CapturedFilm
-from inference.drift import DriftConfig, gather
-from processing.errors import ConfigError
-from tests.benchmarks import bench_drift
-from tests.benchmarks.rows import holds, row
-from tests.benchmarks.table import BEGIN, END, fill_in, table
-from training.usual_figures import FIGURES
+from benchmarks import bench_drift
+from benchmarks.rows import holds, row
+from benchmarks.table import BEGIN, END, fill_in, table
+from mammopipe.inference.monitoring.captures import CapturedExam, CapturedFilm
+from mammopipe.inference.monitoring.drift import DriftConfig, gather
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.drift_features import FIGURES
 
 FAST = row("read, times decode", 1.02, "x", 1.15, "lower", "python -m x", decode=1.0)
 SLOW = row("two processes against one", 1.5, "x", 1.8, "higher", "python -m x")

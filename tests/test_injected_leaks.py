@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from processing.preprocess import PreprocessConfig
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.training.evaluation.calibration import fit_temperature, fit_thresholds
+from mammopipe.training.evaluation.calibration_methods import Method, fit
+from mammopipe.training.evaluation.fit_audit import Fit, audit_fits, training_digest
+from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.predictions import LeakError
 from tests.leak_kinds import (
     KINDS,
     CleanSet,
@@ -17,11 +22,6 @@ from tests.leak_kinds import (
     predictions_of_test,
     training_job_digest,
 )
-from training.calibration import fit_temperature, fit_thresholds
-from training.exams import BreastRule
-from training.predictions import LeakError
-from training.provenance import Fit, audit_fits, training_digest
-from training.recalibration import Method, fit
 
 CONFIG = PreprocessConfig(height=320, width=192)
 

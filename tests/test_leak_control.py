@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from processing.files import sha256
-from processing.imaging import write_png
-from processing.mias import RELEASE_COUNTS, read_labels
-from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View
-from processing.split import assign_splits, audit_leakage
-from training.bootstrap import bootstrap_interval
-from training.metrics import balanced_accuracy
+from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View
+from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import write_png
+from mammopipe.processing.splits.assignment import assign_splits, audit_leakage
+from mammopipe.training.metrics.bootstrap import bootstrap_interval
+from mammopipe.training.metrics.classification import balanced_accuracy
 
 SIZE = 48
 COPIES = 3

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from processing.imaging import read_mammogram
-from processing.jobs import prepare, segment
-from processing.jobs.stage import Stage
-from processing.mias import LABEL_TABLE, read_labels
-from processing.paths import ContainerPaths
-from processing.phantom import write_mias_tree
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import ImageRecord
-from processing.split import assign_splits
-from training.dataset import FilmDataset
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs import prepare, segment
+from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.splits.assignment import assign_splits
+from mammopipe.training.fitting.dataset import FilmDataset
 
 CONFIG = PreprocessConfig(height=224, width=144)
 

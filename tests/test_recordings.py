@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pipelines.cli import build_parser
+from mammopipe.pipelines.cli import build_parser
 from tests.recordings import FOLDER, Screen, picture, record
 
 PICTURES = sorted((Path(__file__).parents[1] / FOLDER).glob("*.svg"))

@@ -11,15 +11,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from processing.rsna import shows_side
-from training.bootstrap import Floats, Integers
-from training.predictions import Kind, pick
+from mammopipe.processing.datasets.rsna import shows_side
+from mammopipe.training.metrics.bootstrap import Floats, Integers
+from mammopipe.training.model.predictions import Kind, pick
 
 
 def both_breasts(patients: Sequence[str], breasts: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return for each image whether both breasts of its patient are there and none of her images is of unknown side.
 
-    `patients` and `breasts` name those of each image (`processing.rsna.breast_id`).
+    `patients` and `breasts` name those of each image (`mammopipe.processing.datasets.rsna.breast_id`).
     """
     sides: dict[str, set[str]] = {}
     for patient, breast in zip(patients, breasts, strict=True):

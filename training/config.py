@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError
 
 SMALLEST_SIDE = 64
 """Pixels of a side that every network takes: below, AlexNet's last pooling has nothing left."""
 
 
 class Cnn(StrEnum):
-    """The networks that can be trained; `training.models` builds each of them."""
+    """The networks that can be trained; `mammopipe.training.networks.registry` builds each of them."""
 
     MODIFIED_CNN = "modified_cnn"
     ALEXNET = "alexnet"

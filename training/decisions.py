@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from training.bootstrap import Floats, Integers
-from training.metrics import Metric, ratio
+from mammopipe.training.metrics.bootstrap import Floats, Integers
+from mammopipe.training.metrics.classification import Metric, ratio
 
 _Tally = tuple[Floats, Floats, Floats, Floats]
 """Of each resample its true positives, all that is called positive, all that is positive, and everything."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from training import metrics
-from training.bootstrap import Resamples
-from training.calibration import TARGETS, Aim, Goal
-from training.decisions import AT_A_THRESHOLD
-from training.exams import Cases, Level
-from training.scorecard import figure, undefined
+from mammopipe.training.decisions import AT_A_THRESHOLD
+from mammopipe.training.evaluation.calibration import TARGETS, Aim, Goal
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.scorecard import figure, undefined
+from mammopipe.training.model.exam_scores import Cases, Level
 
 
 def by_level(
@@ -38,16 +38,16 @@ def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resampl
     """
     malignant, scores = cases.malignant, cases.scores
     held = {
-        "sensitivity_at_specificity": (metrics.sensitivity_at_specificity, TARGETS[Aim.SPECIFICITY]),
-        "specificity_at_sensitivity": (metrics.specificity_at_sensitivity, TARGETS[Aim.SENSITIVITY]),
+        "sensitivity_at_specificity": (classification.sensitivity_at_specificity, TARGETS[Aim.SPECIFICITY]),
+        "specificity_at_sensitivity": (classification.specificity_at_sensitivity, TARGETS[Aim.SENSITIVITY]),
     }
     return {
         "cases": len(scores),
         "malignant": int(malignant.sum()),
         "patients": resamples.patients,
-        "malignant_auc": figure(metrics.roc_auc, malignant, scores, resamples),
-        "pf1": figure(metrics.probabilistic_f1, malignant, scores, resamples),
-        "pf1_floor": figure(metrics.probabilistic_f1, malignant, np.ones_like(scores), resamples),
+        "malignant_auc": figure(classification.roc_auc, malignant, scores, resamples),
+        "pf1": figure(classification.probabilistic_f1, malignant, scores, resamples),
+        "pf1_floor": figure(classification.probabilistic_f1, malignant, np.ones_like(scores), resamples),
         **{
             name: {"target": target, **figure(rate(target), malignant, scores, resamples)}
             for name, (rate, target) in held.items()

@@ -16,29 +16,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from processing.errors import ConfigError
-from processing.files import write_bytes, write_csv, write_json
-from processing.job import run
-from processing.leakage import Finding
-from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Split, SplitProtocol
-from processing.split import audit_leakage
-from training import artifact, predictions, recalibration
-from training.artifact import LoadedModel
-from training.bootstrap import Resamples
-from training.candidate_figures import baseline, candidate_figures, selected_figures
-from training.completion import complete
-from training.evaluation_data import CLASSES, SegmentedData, read_candidates
-from training.examples import draw_examples, pick_examples
-from training.exams import BreastRule
-from training.forward import predict_split
-from training.model_card import write_cards
-from training.out_of_fold import OutOfFold
-from training.pointing import pointing_game
-from training.predictions import Kind, TestPredictions, ValidationPredictions
-from training.provenance import Fit, audit_calibration, audit_comparison, audit_folds, audit_training, audited
-from training.report import render
-from training.selection import Choice, choose
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.processing.splits.assignment import audit_leakage
+from mammopipe.processing.splits.leakage_audit import Finding
+from mammopipe.training.evaluation import calibration_methods
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
+from mammopipe.training.evaluation.data import CLASSES, SegmentedData, read_candidates
+from mammopipe.training.evaluation.finalise import complete
+from mammopipe.training.evaluation.fit_audit import (
+    Fit,
+    audit_calibration,
+    audit_comparison,
+    audit_folds,
+    audit_training,
+    audited,
+)
+from mammopipe.training.evaluation.pointing_game import pointing_game
+from mammopipe.training.evaluation.selection import Choice, choose
+from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.model import predictions
+from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.model_directory import LoadedModel
+from mammopipe.training.reporting.examples import draw_examples, pick_examples
+from mammopipe.training.reporting.model_card import write_cards
+from mammopipe.training.reporting.report import render
 
 SCHEMA = 1
 RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
@@ -116,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
         page = render(evaluation, draw_examples(evaluation["examples"], data, model))
-        artifact.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
+        model_directory.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
@@ -196,7 +205,7 @@ def evaluate(
             **selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
             **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {}),
         },
-        "calibration": recalibration.compare(
+        "calibration": calibration_methods.compare(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
         ),
         "pointing": {
@@ -249,7 +258,9 @@ def _text(figure: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--profile", choices=[str(profile) for profile in Profile], default=str(Profile.FULL))
     parser.add_argument(
         "--min-macro-auc",

@@ -1,7 +1,7 @@
 """The training job, console script `train`: hyperparameters and channels in, a model directory out.
 
 Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. With the
-hyperparameter `folds` both channels together are cross-validated (`training.cross_validation`). The test
+hyperparameter `folds` both channels together are cross-validated (`mammopipe.training.fitting.cross_validation`). The test
 split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
 Information" (SageMaker Developer Guide).
 """
@@ -20,22 +20,29 @@ from typing import Any
 
 import torch
 
-from processing.errors import ConfigError
-from processing.job import run
-from processing.memory import keep_heap
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig
-from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest, stated_protocol
-from training import artifact
-from training.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
-from training.config import Learns, TrainConfig
-from training.cross_validation import CrossValidated, Surroundings, cross_validate
-from training.dataset import FilmDataset, learnt, require_every_class
-from training.distributed import World, joined, launch, launch_command
-from training.loop import Progress, fit
-from training.models import FilmNetwork, build_model
-from training.stopping import StopRequest
-from training.weights import StagedWeights, find_weights
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.memory import keep_heap
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import (
+    ImageRecord,
+    Label,
+    Split,
+    SplitProtocol,
+    read_manifest,
+    stated_protocol,
+)
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Learns, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
+from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate
+from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
+from mammopipe.training.fitting.distributed import World, joined, launch, launch_command
+from mammopipe.training.fitting.loop import Progress, fit
+from mammopipe.training.fitting.stopping import StopRequest
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.pretrained import StagedWeights, find_weights
+from mammopipe.training.networks.registry import FilmNetwork, build_model
 
 _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
 
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def read_inputs(paths: ContainerPaths) -> Inputs:
-    """Return the job's inputs; raises `processing.errors.MammopipeError` subclasses naming what is wrong with them."""
+    """Return the job's inputs; raises `mammopipe.processing.errors.MammopipeError` subclasses naming what is wrong with them."""
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
@@ -233,7 +240,7 @@ def save_model(
     """Write the network and say of which epoch it is; of a cross-validation also what it said out of fold."""
     if isinstance(progress, CrossValidated):
         progress.save(paths.model)
-    artifact.save(paths.model, network, describe(inputs, progress, seconds=seconds))
+    model_directory.save(paths.model, network, describe(inputs, progress, seconds=seconds))
     best = progress.history[progress.best_epoch - 1]
     print(
         f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",

@@ -1,1 +1,1 @@
-"""The three container jobs: `python -m processing.jobs.prepare`, `.augment` and `.segment`."""
+"""The three container jobs: `python -m mammopipe.processing.jobs.prepare`, `.augment` and `.segment`."""

@@ -13,16 +13,16 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from processing.errors import ConfigError
-from processing.files import sha256
-from processing.imaging import read_mammogram, write_png
-from processing.job import run
-from processing.jobs.division import Division, image_place
-from processing.jobs.sheets import contact_sheet
-from processing.jobs.stage import Stage
-from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split, SplitProtocol, read_manifest
+from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.processing.jobs.contact_sheets import contact_sheet
+from mammopipe.processing.jobs.split_settings import Division, image_place
+from mammopipe.processing.jobs.stage import Stage
 
 SHEET_FILMS = 3
 """Training films of each class shown on the contact sheet."""
@@ -119,7 +119,9 @@ def _shown(tasks: Sequence[AugmentTask]) -> list[ImageRecord]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m processing.jobs.augment", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.processing.jobs.augment", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--copies", type=int, default=1, help="copies of each image of the most frequent class")
     parser.add_argument(
         "--copies-of",

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
-from processing.errors import ManifestError
-from processing.files import sha256
-from processing.records import ImageRecord, from_row, to_row
+from mammopipe.processing.datasets.manifest import ImageRecord, from_row, to_row
+from mammopipe.processing.errors import ManifestError
+from mammopipe.processing.files import sha256
 
 NAME = ".journal.jsonl"
 

@@ -13,19 +13,19 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from processing import mias, rsna
-from processing.dicom_origin import origin
-from processing.errors import ImageError, LabelError
-from processing.files import sha256
-from processing.imaging import identity_fields, write_png
-from processing.job import run
-from processing.jobs.division import image_place
-from processing.jobs.reduction import Source, measure, read_reduced
-from processing.jobs.stage import Stage
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig
-from processing.records import Dataset, ImageRecord, Lesion, SplitProtocol
-from processing.split import SplitConfig, assign_splits
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets import mias, rsna
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Lesion, SplitProtocol
+from mammopipe.processing.dicom_origin import origin
+from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import identity_fields, write_png
+from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
+from mammopipe.processing.jobs.split_settings import image_place
+from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
 BURNT_IN = "BurnedInAnnotation"
@@ -89,7 +89,7 @@ def prepare(
 ) -> None:
     """Decode this host's share of the images into the stage's folder, by half decodes where `half` allows them.
 
-    Raises `ConfigError` where half decodes differ too much from whole ones (`processing.jobs.reduction`).
+    Raises `ConfigError` where half decodes differ too much from whole ones (`mammopipe.processing.jobs.half_decode`).
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
@@ -166,7 +166,9 @@ def _read_labels(folder: Path, dataset: Dataset) -> tuple[list[ImageRecord], lis
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m processing.jobs.prepare", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.processing.jobs.prepare", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--dataset", required=True, choices=[str(dataset) for dataset in Dataset])
     parser.add_argument(
         "--protocol",

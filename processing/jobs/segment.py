@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from processing.files import sha256
-from processing.imaging import read_mammogram, write_png
-from processing.job import run
-from processing.jobs.division import Division, image_place
-from processing.jobs.sheets import CELL, draw_contours, montage, write_picture
-from processing.jobs.stage import THUMBNAILS, Stage
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig, preprocess, reduce_height
-from processing.records import ImageRecord, SplitProtocol, read_manifest
-from processing.split import assign_splits
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess, reduce_height
+from mammopipe.processing.container.job import run
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, read_manifest
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.processing.jobs.contact_sheets import CELL, draw_contours, montage, write_picture
+from mammopipe.processing.jobs.split_settings import Division, image_place
+from mammopipe.processing.jobs.stage import THUMBNAILS, Stage
+from mammopipe.processing.splits.assignment import assign_splits
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def segment_image(task: SegmentTask) -> list[ImageRecord]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m processing.jobs.segment", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.processing.jobs.segment", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("--height", type=int, default=PreprocessConfig.height, help="rows of the network's input")
     parser.add_argument("--width", type=int, default=PreprocessConfig.width, help="columns of the network's input")
     parser.add_argument(

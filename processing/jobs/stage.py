@@ -11,13 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from processing.errors import QuarantineError
-from processing.files import write_csv, write_json
-from processing.jobs.journal import NAME as JOURNAL
-from processing.jobs.journal import Journal
-from processing.parallel import Refused, map_images
-from processing.paths import ContainerPaths
-from processing.records import ImageRecord, Label, Split, write_manifest
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, write_manifest
+from mammopipe.processing.errors import QuarantineError
+from mammopipe.processing.files import write_csv, write_json
+from mammopipe.processing.jobs.journal import NAME as JOURNAL
+from mammopipe.processing.jobs.journal import Journal
+from mammopipe.processing.jobs.parallel import Refused, map_images
 
 THUMBNAILS = ".thumbnails"
 """Folder of small pictures that a job keeps for its montage until it ends."""

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from processing.phantom import make_film
-from processing.preprocess import PreprocessConfig
-from processing.records import Label, Laterality
-from training import artifact
-from training.models import build_model
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.datasets.manifest import Label, Laterality
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.registry import build_model
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = {
@@ -35,7 +35,7 @@ PGM, PNG = "image/x-portable-graymap", "image/png"
 
 def save_model(directory: Path) -> None:
     config = PreprocessConfig(height=96, width=64)
-    artifact.save(
+    model_directory.save(
         directory,
         build_model("modified_cnn", classes=list(Label), seed=1),
         {
@@ -155,7 +155,7 @@ def start(base: Path, logs: Path, **environment: str) -> Server:
     stdout, stderr = logs / "stdout", logs / "stderr"
     with stdout.open("wb") as out, stderr.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "inference.server"],
+            [sys.executable, "-m", "mammopipe.inference.server"],
             cwd=REPOSITORY,
             stdout=out,
             stderr=err,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from inference.dicom_results import overlay_capture, structured_report
-from inference.explain import overlay
-from inference.schema import Answer, ExamAnswer
-from processing.imaging import Mammogram, read_mammogram
-from processing.phantom_rsna import write_rsna_tree
+from mammopipe.inference.contract.schema import Answer, ExamAnswer
+from mammopipe.inference.dicom.results import overlay_capture, structured_report
+from mammopipe.inference.prediction.heatmap import overlay
+from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
 
 MODEL = {
     "id": "model-package/7",

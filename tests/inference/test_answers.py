@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from inference.answers import Answer, ExamAnswer, Finding
-from inference.client_errors import EndpointFaultError
+from mammopipe.inference.client.answers import Answer, ExamAnswer, Finding
+from mammopipe.inference.client.errors import EndpointFaultError
 from tests.standin import exam_json, image_json
 
 

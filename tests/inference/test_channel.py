@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from inference.channel import Body, post, read_body, receive, receive_later, send
+from mammopipe.inference.workers.channel import Body, post, read_body, receive, receive_later, send
 
 Pair = tuple[socket.socket, socket.socket]
 

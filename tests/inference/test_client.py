@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
-from inference.client import (
+from mammopipe.inference.client.client import (
     Answer,
     EndpointBusyError,
     EndpointUnreachableError,
@@ -23,8 +23,8 @@ from inference.client import (
     MammographyClient,
     RequestRefusedError,
 )
-from processing.errors import MammopipeError
-from processing.files import write_bytes
+from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.files import write_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +213,7 @@ def test_importing_the_client_needs_boto3_alone() -> None:
                     raise ModuleNotFoundError(name)
 
         sys.meta_path.insert(0, Missing())
-        import inference.client
+        import mammopipe.inference.client.client
         assert not {"training", "numpy"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", inspect.cleandoc(program)], cwd=Path(__file__).parents[2], check=True)

@@ -13,8 +13,9 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from inference import client as module
-from inference.client import (
+from mammopipe.inference.client import client as module
+from mammopipe.inference.client.body import JSON_TYPE, ZIP_TYPE
+from mammopipe.inference.client.client import (
     DeadlineError,
     EndpointBusyError,
     EndpointFaultError,
@@ -23,9 +24,8 @@ from inference.client import (
     MammographyClient,
     RequestRefusedError,
 )
-from inference.client_body import JSON_TYPE, ZIP_TYPE
-from inference.task import ExamType
-from processing.errors import ConfigError
+from mammopipe.inference.contract.task import ExamType
+from mammopipe.processing.errors import ConfigError
 from tests.standin import Answering, container, image_json
 
 PGM = b"P5\n2 1\n255\n\x01\x02"

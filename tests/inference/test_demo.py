@@ -18,8 +18,8 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
-from inference import demo
-from processing.phantom import write_rsna_tree
+from mammopipe.inference.demo import page as demo
+from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 from tests.inference.conftest import REPOSITORY, Server, poll, start
 
 PERSON = "DOE^JANE"
@@ -144,7 +144,7 @@ def test_the_page_is_there_for_the_demo_only(local: Server, server: Server) -> N
 def test_the_page_is_refused_beyond_the_loopback_interface(base: Path) -> None:
     environment = {**os.environ, "MAMMOPIPE_BASE": str(base), "MAMMOPIPE_HOST": "0.0.0.0"}
     ended = subprocess.run(
-        [sys.executable, "-m", "inference.server", "--demo"],
+        [sys.executable, "-m", "mammopipe.inference.server", "--demo"],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,

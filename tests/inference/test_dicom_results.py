@@ -12,9 +12,9 @@ from highdicom.sr import srread
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
-from inference.dicom_results import overlay_capture, structured_report
-from inference.schema import NOTICE
-from processing.imaging import read_mammogram
+from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.dicom.results import overlay_capture, structured_report
+from mammopipe.processing.images.mammogram import read_mammogram
 from tests.inference.dicom_examples import (
     MODEL,
     POOR,

@@ -9,18 +9,14 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from inference.dicom_results import MixedPatientsError, NoSourceIdentityError, overlay_capture, structured_report
-from processing.imaging import read_mammogram
-from tests.inference.dicom_examples import (
-    SECRETS,
-    changed,
-    exam,
-    heat_over,
-    one,
-    opened,
-    phantom_exams,
-    results,
+from mammopipe.inference.dicom.results import (
+    MixedPatientsError,
+    NoSourceIdentityError,
+    overlay_capture,
+    structured_report,
 )
+from mammopipe.processing.images.mammogram import read_mammogram
+from tests.inference.dicom_examples import SECRETS, changed, exam, heat_over, one, opened, phantom_exams, results
 
 
 @pytest.fixture(scope="module")

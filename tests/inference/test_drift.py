@@ -5,9 +5,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from inference.drift import DriftConfig, Week, judge
-from training.distributions import REFERENCE_ERRORS, Distribution
-from training.usual_figures import EVERYTHING, FIGURES
+from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
+from mammopipe.training.model.distributions import REFERENCE_ERRORS, Distribution
+from mammopipe.training.model.drift_features import EVERYTHING, FIGURES
 
 MONDAY = date(2026, 1, 5)
 

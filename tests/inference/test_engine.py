@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from inference.engine import EngineKind, EngineSettings, open_engine
-from processing.errors import ConfigError
-from processing.files import write_json
-from training import artifact
-from training.close_calls import TOLERANCE
-from training.config import Precision
-from training.export import export_network
-from training.gradcam import grad_cam
-from training.models import build_model
+from mammopipe.inference.engines.base import EngineKind, EngineSettings, open_engine
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_json
+from mammopipe.training.config import Precision
+from mammopipe.training.model.near_threshold import TOLERANCE
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.grad_cam import grad_cam
+from mammopipe.training.networks.openvino_export import export_network
+from mammopipe.training.networks.registry import build_model
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (96, 64)
@@ -30,12 +30,12 @@ FILMS = np.random.default_rng(5).random((6, *SHAPE), np.float32)
 def save(directory: Path, base: Path, name: str) -> None:
     """Save and export a network that tells the films apart, its two thresholds amid their scores."""
     network = build_model(name, classes=3, seed=1).eval()
-    description = artifact.read_description(base / "model") | {"architecture": name}
+    description = model_directory.read_description(base / "model") | {"architecture": name}
     with torch.no_grad():
         network(torch.from_numpy(FILMS)[:, None])
         list(network.head.modules())[-1].weight.mul_(60)  # type: ignore[operator, union-attr]
-    artifact.save(directory, network, description)
-    model = artifact.load(directory)
+    model_directory.save(directory, network, description)
+    model = model_directory.load(directory)
     logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
     done = export_network(model, directory, model.description, lambda places: (FILMS[at] for at in places), logits)
     assert done.shipped, done.reason
@@ -56,18 +56,18 @@ def altered(small: Path, tmp_path: Path) -> Callable[..., Path]:
     def change(**changes: Any) -> Path:
         folder = tmp_path / "altered"
         shutil.copytree(small, folder)
-        write_json(folder / "model.json", artifact.read_description(small) | changes)
+        write_json(folder / "model.json", model_directory.read_description(small) | changes)
         return folder
 
     return change
 
 
 def opened(folder: Path, kind: EngineKind = EngineKind.AUTO, precision: Precision = Precision.AUTO) -> Any:
-    return open_engine(folder, artifact.read_description(folder), EngineSettings(kind, 1, precision))
+    return open_engine(folder, model_directory.read_description(folder), EngineSettings(kind, 1, precision))
 
 
 def score(folder: Path, logits: np.ndarray) -> float:
-    temperature = artifact.load(folder).temperature
+    temperature = model_directory.load(folder).temperature
     return float(torch.softmax(torch.from_numpy(logits) / temperature, 0)[2])
 
 
@@ -81,7 +81,7 @@ def test_the_exported_network_is_taken_where_there_is_one(small: Path, base: Pat
 @pytest.mark.parametrize("kind", [EngineKind.OPENVINO, EngineKind.TORCH])
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.AUTO])
 def test_answers_are_those_of_the_network(small: Path, kind: EngineKind, precision: Precision) -> None:
-    engine, model = opened(small, kind, precision), artifact.load(small)
+    engine, model = opened(small, kind, precision), model_directory.load(small)
     for film in FILMS:
         expected = model.predict_logits(torch.from_numpy(film)[None, None])[0].double().numpy()
         forward = engine.run(film)
@@ -93,7 +93,7 @@ def test_answers_are_those_of_the_network(small: Path, kind: EngineKind, precisi
 
 @pytest.mark.parametrize("kind", [EngineKind.OPENVINO, EngineKind.TORCH])
 def test_maps_are_grad_cam(small: Path, kind: EngineKind) -> None:
-    engine, network = opened(small, kind), artifact.load(small).network
+    engine, network = opened(small, kind), model_directory.load(small).network
     for film in FILMS[:2]:
         forward = engine.run(film, exact=True)
         for index in range(3):
@@ -137,7 +137,7 @@ def test_an_altered_or_missing_file_is_refused(altered: Callable[..., Path], nam
 
 
 def test_a_format_that_was_not_checked_is_not_used(altered: Callable[..., Path], small: Path) -> None:
-    stated = artifact.read_description(small)["engines"]["openvino"] | {"precision": "float32"}
+    stated = model_directory.read_description(small)["engines"]["openvino"] | {"precision": "float32"}
     folder = altered(engines={"openvino": stated})
     assert opened(folder).precision == "float32" and opened(folder).margin == 0
     with pytest.raises(ConfigError, match="checked in float32"):
@@ -165,8 +165,8 @@ socket.socket.connect = socket.socket.connect_ex = refuse
 import socket as module
 module.getaddrinfo = refuse
 import numpy as np
-from inference.engine import EngineKind, EngineSettings, open_engine
-from training.description import read_description
+from mammopipe.inference.engines.base import EngineKind, EngineSettings, open_engine
+from mammopipe.training.model.description import read_description
 folder = Path(sys.argv[1])
 engine = open_engine(folder, read_description(folder), EngineSettings(EngineKind.OPENVINO))
 film = np.ones((96, 64), np.float32)
@@ -203,7 +203,7 @@ def test_only_one_module_imports_openvino() -> None:
 def test_a_network_with_a_classifier_of_several_layers_gets_its_maps_without_torch(base: Path, tmp_path: Path) -> None:
     save(tmp_path, base, "alexnet")
     assert json.loads((tmp_path / "model.json").read_text())["engines"]["openvino"]["activation_map"] is None
-    engine, network = opened(tmp_path), artifact.load(tmp_path).network
+    engine, network = opened(tmp_path), model_directory.load(tmp_path).network
     assert engine.name == "openvino"
     expected = grad_cam(network, torch.from_numpy(FILMS[0])[None, None], 1)
     np.testing.assert_allclose(engine.activation_map(FILMS[0], engine.run(FILMS[0]), 1), expected, atol=1e-3)

@@ -11,13 +11,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from inference.errors import BadBodyError, RequestError, TooLargeError, UnsupportedTypeError, UnusableImageError
-from inference.exam_body import Parcel, unpack
-from inference.limits import HandlerLimits
-from inference.schema import RequestOptions
-from inference.task import Task
-from processing.errors import ConfigError
-from processing.records import Laterality, View
+from mammopipe.inference.contract.errors import (
+    BadBodyError,
+    RequestError,
+    TooLargeError,
+    UnsupportedTypeError,
+    UnusableImageError,
+)
+from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.task import Task
+from mammopipe.inference.payload.exam_body import Parcel, unpack
+from mammopipe.inference.payload.limits import HandlerLimits
+from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.errors import ConfigError
 
 PGM, JSON, ZIP = "image/x-portable-graymap", "application/json", "application/zip"
 FORM = 'multipart/form-data; boundary="cut here"'

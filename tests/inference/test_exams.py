@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference import exams, referral
-from inference.exams import ViewScore, combine_views
-from inference.schema import Decision, Finding, OperatingPoint, Reason, Referral, ReferralCode
-from inference.thresholds import Thresholds
-from processing.errors import ConfigError
-from processing.records import Laterality
-from training.comparison import compared
-from training.exams import cases_of
-from training.levels import BreastRule, Level
-from training.predictions import ValidationPredictions, softmax
+from mammopipe.inference.contract.schema import Decision, Finding, OperatingPoint, Reason, Referral, ReferralCode
+from mammopipe.inference.prediction import exam, referral
+from mammopipe.inference.prediction.exam import ViewScore, combine_views
+from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.processing.datasets.manifest import Laterality
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.comparison import compared
+from mammopipe.training.levels import BreastRule, Level
+from mammopipe.training.model.exam_scores import cases_of
+from mammopipe.training.model.predictions import ValidationPredictions, softmax
 
 L, R = Laterality.LEFT, Laterality.RIGHT
 FINE = Referral(refer=False, reasons=[])
@@ -190,10 +190,10 @@ def test_malformed_thresholds_are_refused_by_name(wrong: dict[str, Any]) -> None
 def test_only_scores_near_a_threshold_are_close() -> None:
     views = [view(L, 0.31, FINE), view(L, 0.31, FINE)]
     combined = combine_views(views, WHOLE, OperatingPoint.SENSITIVITY)
-    assert not exams.is_close(combined, 0) and not exams.is_close(combined, 0.009) and exams.is_close(combined, 0.011)
+    assert not exam.is_close(combined, 0) and not exam.is_close(combined, 0.009) and exam.is_close(combined, 0.011)
     noisy = thresholds("noisy-or", breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
     combined = combine_views([view(L, 0.158, FINE)] * 2, noisy, OperatingPoint.SENSITIVITY)
-    assert exams.is_close(combined, 0.006) and not exams.is_close(combined, 0.004)
+    assert exam.is_close(combined, 0.006) and not exam.is_close(combined, 0.004)
 
 
 # --- referral of an image

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import explain
-from processing.imaging import Mammogram, read_mammogram
-from processing.phantom import make_film
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Label, Laterality, View
+from mammopipe.inference.prediction import heatmap
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.processing.phantoms.mias_tree import make_film
 
 
 @pytest.mark.parametrize("laterality", list(Laterality))
@@ -25,8 +25,8 @@ def test_heat_at_a_lesion_lands_on_the_lesion_of_the_film(laterality: Laterality
     heat = np.zeros((height, width), np.float32)
     heat[y, x] = 1
     heat = np.asarray(cv2.GaussianBlur(heat, (0, 0), 2), np.float32)
-    seen = explain.evidence(heat / heat.max(), prepared, film.pixels.shape)
-    region = explain.regions(seen.heat)[0]
+    seen = heatmap.evidence(heat / heat.max(), prepared, film.pixels.shape)
+    region = heatmap.regions(seen.heat)[0]
     scale = prepared.geometry.scale
     assert seen.heat.shape == film.pixels.shape
     assert abs(region.peak_x - lesion.x) <= 1 + 1 / scale and abs(region.peak_y - lesion.y) <= 1 + 1 / scale
@@ -59,7 +59,7 @@ def test_a_blob_survives_orientation_crop_flip_and_reduction(
     prepared = preprocess(Mammogram(film, laterality, View.CC), config)
     lit = prepared.image**8 / (prepared.image**8).max()
     heat = np.asarray(cv2.GaussianBlur(lit, (0, 0), 2), np.float32)
-    peak = explain.regions(explain.evidence(heat / heat.max(), prepared, film.shape).heat)[0]
+    peak = heatmap.regions(heatmap.evidence(heat / heat.max(), prepared, film.shape).heat)[0]
     tolerance = radius + 2 / prepared.geometry.scale
     assert abs(peak.peak_x - centre) <= tolerance and abs(peak.peak_y - up) <= tolerance
     assert peak.left <= peak.peak_x < peak.right <= columns and peak.top <= peak.peak_y < peak.bottom <= rows
@@ -70,10 +70,10 @@ def test_heat_outside_of_the_tissue_is_taken_out_and_counted() -> None:
     pixels[:, :20] = 9
     prepared: Any = SimpleNamespace(pixels=pixels, to_original=lambda x, y: (x, y))
     heat = np.full((40, 40), 0.5, np.float32)
-    seen = explain.evidence(heat, prepared, (40, 40))
+    seen = heatmap.evidence(heat, prepared, (40, 40))
     assert seen.outside == pytest.approx(0.5)
     assert seen.heat[:, :19].min() == 0.5 and seen.heat[:, 20:].max() == 0
-    assert explain.evidence(np.zeros_like(heat), prepared, (40, 40)).outside == 0
+    assert heatmap.evidence(np.zeros_like(heat), prepared, (40, 40)).outside == 0
 
 
 def test_regions_are_the_warm_areas_strongest_first() -> None:
@@ -83,19 +83,19 @@ def test_regions_are_the_warm_areas_strongest_first() -> None:
     heat[30:35, 40:50] = 0.9
     heat[33, 44] = 1.0
     heat[0, 0] = 0.4
-    boxes = [(r.left, r.top, r.right, r.bottom, r.peak_x, r.peak_y, r.strength) for r in explain.regions(heat)]
+    boxes = [(r.left, r.top, r.right, r.bottom, r.peak_x, r.peak_y, r.strength) for r in heatmap.regions(heat)]
     assert boxes == [(40, 30, 50, 35, 44, 33, 1.0), (5, 10, 15, 20, 7, 12, 0.7)]
-    assert explain.regions(np.zeros((5, 5), np.float32)) == []
+    assert heatmap.regions(np.zeros((5, 5), np.float32)) == []
 
 
 def test_overlay_leaves_a_film_without_heat_grey_and_colours_the_rest(films: Any) -> None:
     pixels = read_mammogram(films.pgm).pixels
     heat = np.zeros(pixels.shape, np.float32)
-    plain = explain.overlay(pixels, heat)
+    plain = heatmap.overlay(pixels, heat)
     assert plain.dtype == np.uint8 and plain.shape == (*pixels.shape, 3)
     assert np.array_equal(plain, np.repeat((pixels >> 8).astype(np.uint8)[..., None], 3, axis=2))
     heat[100:150, 100:150] = 1
-    warm = explain.overlay(pixels, heat)
+    warm = heatmap.overlay(pixels, heat)
     assert np.ptp(warm[125, 125].astype(int)) > 50
     assert np.array_equal(warm[:90], plain[:90])
-    assert cv2.imdecode(np.frombuffer(explain.png(warm), np.uint8), cv2.IMREAD_UNCHANGED).shape == warm.shape
+    assert cv2.imdecode(np.frombuffer(heatmap.png(warm), np.uint8), cv2.IMREAD_UNCHANGED).shape == warm.shape

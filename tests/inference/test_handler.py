@@ -13,18 +13,18 @@ import numpy as np
 import pydicom
 import pytest
 
-from inference.engine import EngineKind, EngineSettings
-from inference.errors import RequestError
-from inference.handler import Reply, Task, answer
-from inference.media import AnswerType
-from inference.openapi import document
-from inference.predictor import Predictor
-from inference.schema import Answer, ExamAnswer, RequestOptions, read_options
-from processing.files import write_bytes, write_json
-from processing.imaging import ReadConfig
-from processing.phantom import make_film, write_rsna_tree
-from processing.records import Label, Laterality
-from training import artifact
+from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.contract.media_types import AnswerType
+from mammopipe.inference.contract.openapi import document
+from mammopipe.inference.contract.schema import Answer, ExamAnswer, RequestOptions, read_options
+from mammopipe.inference.engines.base import EngineKind, EngineSettings
+from mammopipe.inference.prediction.handler import Reply, Task, answer
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.processing.datasets.manifest import Label, Laterality
+from mammopipe.processing.files import write_bytes, write_json
+from mammopipe.processing.images.mammogram import ReadConfig
+from mammopipe.processing.phantoms.mias_tree import make_film, write_rsna_tree
+from mammopipe.training.networks import model_directory
 
 PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "application/zip", "application/dicom"
 
@@ -44,7 +44,7 @@ def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor
     """An evaluated model: it knows thresholds of breasts and patients."""
     folder = tmp_path_factory.mktemp("evaluated")
     write_bytes(folder / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
-    described = artifact.read_description(base / "model")
+    described = model_directory.read_description(base / "model")
     write_json(
         folder / "model.json",
         described

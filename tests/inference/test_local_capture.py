@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from inference.local_capture import CaptureFolder, captured, capturing
-from inference.settings import ServerSettings
-from processing.errors import ConfigError
+from mammopipe.inference.server.capture import CaptureFolder, captured, capturing
+from mammopipe.inference.settings import ServerSettings
+from mammopipe.processing.errors import ConfigError
 
 
 async def answer(request: Request) -> Response:

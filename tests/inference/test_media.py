@@ -3,8 +3,8 @@ import pickle
 
 import pytest
 
-from inference.errors import BadOptionError
-from inference.media import (
+from mammopipe.inference.contract.errors import BadOptionError
+from mammopipe.inference.contract.media_types import (
     AnswerType,
     ImageType,
     acceptable,
@@ -14,10 +14,10 @@ from inference.media import (
     sniff,
     unpack_attributes,
 )
-from inference.schema import OperatingPoint, RequestOptions, join_options, read_options
-from inference.settings import from_environment
-from processing.errors import ConfigError
-from processing.records import Label, Laterality, View
+from mammopipe.inference.contract.schema import OperatingPoint, RequestOptions, join_options, read_options
+from mammopipe.inference.settings import from_environment
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.errors import ConfigError
 
 
 @pytest.mark.parametrize(

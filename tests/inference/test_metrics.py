@@ -4,7 +4,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from inference.metrics import UNITS, embedded
+from mammopipe.inference.server.cloudwatch import UNITS, embedded
 
 TEXT = {"type": "string", "minLength": 1}
 UNIT_NAMES = ["Seconds", "Microseconds", "Milliseconds", "Percent", "Count", "None"]

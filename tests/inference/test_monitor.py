@@ -15,19 +15,20 @@ import yaml
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from inference import local_capture, monitor
-from inference.captures import Captures
-from inference.drift import DriftConfig, Verdict
-from processing.errors import ConfigError
-from processing.imaging import Mammogram
-from processing.jobs.prepare import Phi, PrepareTask, prepare_image
-from processing.jobs.reduction import Source
-from processing.phantom import make_film
-from processing.phantom_rsna import write_rsna_tree
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Dataset, ImageRecord, Label, Laterality, View
-from processing.rsna import read_labels
-from training.usual_figures import fit_usual, groups_of
+from mammopipe.inference import monitor
+from mammopipe.inference.monitoring.captures import Captures
+from mammopipe.inference.monitoring.drift import DriftConfig, Verdict
+from mammopipe.inference.server import capture
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.rsna import read_labels
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.jobs.half_decode import Source
+from mammopipe.processing.jobs.prepare import Phi, PrepareTask, prepare_image
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
+from mammopipe.training.model.drift_features import fit_usual, groups_of
 
 from .conftest import PGM, save_model
 
@@ -119,7 +120,7 @@ def answer(patient: int, shift: str = "", digital: bool = False) -> dict[str, An
 
 
 def line(said: dict[str, Any], moment: datetime, body: bytes = b"", kind: str = PGM) -> dict[str, Any]:
-    return local_capture.captured(
+    return capture.captured(
         body, {"content-type": kind}, json.dumps(said).encode(), {"content-type": "application/json"}, moment
     )
 
@@ -145,7 +146,7 @@ class Job:
 
     def keep(self, lines: Sequence[dict[str, Any]] | Iterator[dict[str, Any]]) -> None:
         for each in lines:
-            local_capture.append(self.inputs / "captures" / "mammopipe" / "AllTraffic", each)
+            capture.append(self.inputs / "captures" / "mammopipe" / "AllTraffic", each)
 
     def run(self, *arguments: str) -> dict[str, Any]:
         monitor.main(arguments)
@@ -287,7 +288,7 @@ def sites(report: dict[str, Any]) -> set[str]:
 
 
 def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, films: Any) -> None:
-    said = local_capture.captured(films.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START)
+    said = capture.captured(films.pgm, {"content-type": PGM}, b"\x89PNG", {"content-type": "image/png"}, START)
     job.keep([said])
     (exam,) = Captures(job.inputs / "captures", CONFIG).exams()
     assert exam.films[0].figures["coverage"] > 0.1 and "malignancy" not in exam.films[0].figures

@@ -11,10 +11,10 @@ import pytest
 import schemathesis
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from inference.media import AnswerType, ImageType
-from inference.openapi import CODES, document
-from inference.schema import RequestOptions
-from inference.task import ExamType
+from mammopipe.inference.contract.media_types import AnswerType, ImageType
+from mammopipe.inference.contract.openapi import CODES, document
+from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.task import ExamType
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +78,7 @@ def _media(value: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("arguments", [[], ["-o", "api.json"]])
 def test_command_writes_it(arguments: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "inference.openapi", *arguments],
+        [sys.executable, "-m", "mammopipe.inference.contract.openapi", *arguments],
         cwd=tmp_path,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

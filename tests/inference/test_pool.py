@@ -36,7 +36,10 @@ def peak(process: int) -> int:
     return 1024 * int(re.findall(r"^VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)[0])
 
 
-@pytest.mark.parametrize("module", ["inference.server", "inference.lifecycle", "inference.nursery"])
+@pytest.mark.parametrize(
+    "module",
+    ["mammopipe.inference.server", "mammopipe.inference.server.lifecycle", "mammopipe.inference.workers.fork_server"],
+)
 def test_the_server_process_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

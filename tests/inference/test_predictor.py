@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.numpy import save as save_arrays
 
-from inference.engine import EngineKind, EngineSettings
-from inference.predictor import Predictor
-from inference.schema import Finding, OperatingPoint
-from processing.errors import ConfigError
-from processing.files import sha256, write_bytes, write_json
-from processing.imaging import read_mammogram, write_png
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Dataset, ImageRecord, Label, Laterality, View
-from training import artifact
-from training.dataset import FilmDataset
+from mammopipe.inference.contract.schema import Finding, OperatingPoint
+from mammopipe.inference.engines.base import EngineKind, EngineSettings
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256, write_bytes, write_json
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.networks import model_directory
 
 CONFIG = PreprocessConfig(height=96, width=64)
 
@@ -49,7 +49,7 @@ def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, pr
 
 def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Path, films: Any) -> None:
     prediction = predictor.predict(film(films))
-    model = artifact.load(base / "model")
+    model = model_directory.load(base / "model")
     expected = model.predict_probabilities(torch.from_numpy(prediction.prepared.image)[None, None])[0]
     assert list(prediction.probabilities) == list(Label)
     assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-6)
@@ -66,7 +66,7 @@ def test_decision_follows_the_threshold(predictor: Predictor, films: Any) -> Non
 
 
 def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path, films: Any, tmp_path: Path) -> None:
-    described = artifact.read_description(base / "model") | {"operating_points": {}}
+    described = model_directory.read_description(base / "model") | {"operating_points": {}}
     write_bytes(tmp_path / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
     write_json(tmp_path / "model.json", described)
     prediction = Predictor(tmp_path).predict(film(films))
@@ -84,7 +84,7 @@ def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path,
 )
 def test_malformed_operating_points_are_refused(base: Path, tmp_path: Path, points: dict[str, Any]) -> None:
     write_bytes(tmp_path / "weights.safetensors", (base / "model" / "weights.safetensors").read_bytes())
-    write_json(tmp_path / "model.json", artifact.read_description(base / "model") | {"operating_points": points})
+    write_json(tmp_path / "model.json", model_directory.read_description(base / "model") | {"operating_points": points})
     with pytest.raises(ConfigError, match="operating_points"):
         Predictor(tmp_path)
 
@@ -130,7 +130,7 @@ def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: f
             "limit": limit,
         },
     }
-    write_json(target / "model.json", artifact.read_description(source) | {"reference": reference})
+    write_json(target / "model.json", model_directory.read_description(source) | {"reference": reference})
     return target
 
 
@@ -176,7 +176,7 @@ def test_a_close_call_on_an_exam_is_judged_exactly(
     predictor: Predictor, films: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = watched(predictor, monkeypatch)
-    monkeypatch.setattr("inference.predictor.is_close", lambda combined, margin: True)
+    monkeypatch.setattr("mammopipe.inference.prediction.predictor.is_close", lambda combined, margin: True)
     predictor.predict([film(films), film(films)])
     assert asked == [False, False, True, True]
 
@@ -186,12 +186,12 @@ def comparing(model: Path, directory: Path) -> Path:
     directory.mkdir()
     for path in model.iterdir():
         write_bytes(directory / path.name, path.read_bytes())
-    description = artifact.read_description(directory)
+    description = model_directory.read_description(directory)
     point = {"threshold": 0.4, "sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
     level = {"operating_points": {str(name): point for name in OperatingPoint}}
     description["calibration"] |= {"breast_rule": "mean", "comparison": {"weight": 1.0, "temperature": 1.0}}
     description["metrics"] = {"compared": {"validation": {"breast": level, "patient": level}}}
-    write_json(directory / artifact.DESCRIPTION_FILE, description)
+    write_json(directory / model_directory.DESCRIPTION_FILE, description)
     return directory
 
 
@@ -213,6 +213,6 @@ def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(
 def test_answering_needs_no_torch_but_for_its_engine() -> None:
     code = (
         "import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\n"
-        "import inference.handler, inference.predictor, inference.openapi"
+        "import mammopipe.inference.prediction.handler, mammopipe.inference.prediction.predictor, mammopipe.inference.contract.openapi"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=60)

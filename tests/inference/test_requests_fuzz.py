@@ -1,12 +1,12 @@
-"""A short run of the fuzzed requests; `python -m tests.benchmarks.fuzz_requests` is the long one."""
+"""A short run of the fuzzed requests; `python -m benchmarks.fuzz_requests` is the long one."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.benchmarks import fuzz_requests, request_cases
-from tests.benchmarks.fuzz_requests import Answer, fuzz, problem
+from benchmarks import fuzz_requests, request_cases
+from benchmarks.fuzz_requests import Answer, fuzz, problem
 
 CASES = 300
 JSON = {"content-type": "application/json"}

@@ -4,8 +4,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from inference import storage
-from inference.errors import RequestError
+from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.payload import s3_objects
 
 PREFIX = "s3://clinic/exams"
 
@@ -16,7 +16,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    storage._client.cache_clear()
+    s3_objects._client.cache_clear()
     with mock_aws():
         client = boto3.client("s3")
         for name in ("clinic", "clinic2"):
@@ -24,19 +24,19 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             for key in ("exams/1/left.dcm", "exams2/1.dcm", "other.dcm", "exams/a b+c.dcm"):
                 client.put_object(Bucket=name, Key=key, Body=b"film")
         yield
-    storage._client.cache_clear()
+    s3_objects._client.cache_clear()
 
 
 def refused(uri: str, prefix: str = PREFIX, max_bytes: int = 100) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        storage.fetch(uri, prefix=prefix, max_bytes=max_bytes)
+        s3_objects.fetch(uri, prefix=prefix, max_bytes=max_bytes)
     return caught.value
 
 
 @pytest.mark.parametrize("prefix", [PREFIX, PREFIX + "/", "s3://clinic", "s3://clinic/"])
 @pytest.mark.parametrize("key", ["exams/1/left.dcm", "exams/a b+c.dcm"])
 def test_an_object_below_the_prefix_is_read(prefix: str, key: str) -> None:
-    assert storage.fetch(f"s3://clinic/{key}", prefix=prefix, max_bytes=4) == b"film"
+    assert s3_objects.fetch(f"s3://clinic/{key}", prefix=prefix, max_bytes=4) == b"film"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_missing_object_is_404_and_a_large_one_is_not_fetched() -> None:
 
 def test_s3_that_does_not_answer_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    storage._client.cache_clear()
+    s3_objects._client.cache_clear()
     error = refused("s3://clinic/exams/1/left.dcm")
     assert (error.status, error.code) == (503, "s3_unavailable")

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.files import write_bytes
+from mammopipe.processing.files import write_bytes
 
 PGM, PNG, DICOM = "image/x-portable-graymap", "image/png", "application/dicom"
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -282,7 +282,7 @@ def test_not_ready_before_the_model_is_loaded(own_server: Callable[..., Any], fi
 
 def serve(base: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "inference.server"],
+        [sys.executable, "-m", "mammopipe.inference.server"],
         cwd=Path(__file__).parents[2],
         text=True,
         env={**os.environ, "SAGEMAKER_BIND_TO_PORT": "0", "MAMMOPIPE_BASE": str(base), **environment},

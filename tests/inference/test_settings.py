@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from inference import errors
-from inference.settings import EngineKind, ServerSettings, from_environment
-from processing.errors import ConfigError
-from processing.paths import BASE_VARIABLE
+from mammopipe.inference.contract import errors
+from mammopipe.inference.settings import EngineKind, ServerSettings, from_environment
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.errors import ConfigError
 
 LAPTOP = {BASE_VARIABLE: "/tmp/base"}
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from infra import localstack
-from pipelines.processes import is_supervisor
-from processing.errors import ConfigError
-from processing.phantom import write_mias_tree
+from mammopipe.pipelines.backends.processes import is_supervisor
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from tests.cloud import ROOT, Cloud, free_ports, running_cloud
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from inference.metrics import NAMESPACE, UNITS
-from inference.monitor import NAMESPACE as DRIFT
-from inference.monitor import REQUESTS
-from pipelines import PipelineConfig
-from pipelines.security_config import Duty
+from mammopipe.inference.monitor import NAMESPACE as DRIFT
+from mammopipe.inference.monitor import REQUESTS
+from mammopipe.inference.server.cloudwatch import NAMESPACE, UNITS
+from mammopipe.pipelines import PipelineConfig
+from mammopipe.pipelines.config.security import Duty
 
 from .conftest import NOT_EMULATED, Account, document
 from .policies import denied

@@ -6,10 +6,10 @@ from typing import Any
 
 import botocore.session
 
-from pipelines import PipelineConfig, build_pipeline
-from pipelines.expressions import Scope, resolve
-from pipelines.refusals import all_steps
-from pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines import PipelineConfig, build_pipeline
+from mammopipe.pipelines.backends.expressions import Scope, resolve
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.run_parameters import resolve_parameters
 
 MODEL = botocore.session.get_session().get_service_model("sagemaker")
 OPERATIONS = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import PipelineConfig
-from pipelines.expressions import Scope
-from pipelines.jobs import Workshop
-from pipelines.ledger import Status
-from pipelines.local import Interpreter
-from pipelines.run_parameters import resolve_parameters
-from pipelines.sessions import LocalServices, local_services, reset_emulator
+from mammopipe.pipelines.backends.expressions import Scope
+from mammopipe.pipelines.backends.jobs import Workshop
+from mammopipe.pipelines.backends.process import Interpreter
+from mammopipe.pipelines.backends.sessions import LocalServices, local_services, reset_emulator
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.run_parameters import resolve_parameters
 
 from .compiled import CONFIGURATIONS, Compiled
 
@@ -79,7 +79,7 @@ class Scripts:
     """Writes job scripts; each starts with `paths` (its ContainerPaths) and `arguments` at hand."""
 
     HEAD = (
-        "import json, os, sys, time\nfrom pathlib import Path\nfrom processing.paths import ContainerPaths\n"
+        "import json, os, sys, time\nfrom pathlib import Path\nfrom mammopipe.processing.container.paths import ContainerPaths\n"
         "paths, arguments = ContainerPaths.from_environment(), sys.argv[1:]\n"
     )
 

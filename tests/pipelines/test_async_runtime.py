@@ -10,7 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from inference.client import (
+from mammopipe.inference.client.client import (
     DeadlineError,
     Delivery,
     EndpointBusyError,
@@ -20,10 +20,10 @@ from inference.client import (
     RequestRefusedError,
     Uploads,
 )
-from pipelines import async_runtime
-from pipelines.async_runtime import AsyncRuntime, AsyncSettings
-from pipelines.sessions import LocalServices
-from processing.errors import ConfigError, StorageError
+from mammopipe.pipelines.backends import async_runtime
+from mammopipe.pipelines.backends.async_runtime import AsyncRuntime, AsyncSettings
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.processing.errors import ConfigError, StorageError
 from tests.standin import Answering, container
 
 from .conftest import BUCKET
@@ -280,7 +280,7 @@ def test_a_body_that_cannot_be_removed_costs_no_answer(
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DeleteObject")
 
     monkeypatch.setattr(services.storage.client, "delete_object", refuse)
-    with caplog.at_level(logging.WARNING, "inference.client_async"):
+    with caplog.at_level(logging.WARNING, "mammopipe.inference.client.async_endpoint"):
         assert client_of(front, services).predict(PGM).decile == 9
     assert len(caplog.messages) == 2 and all("stays on S3: AccessDenied" in line for line in caplog.messages)
 

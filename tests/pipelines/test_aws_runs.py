@@ -12,15 +12,18 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import ANY, Stubber
 
-from pipelines import aws_runs, aws_watch, cli, launch, run_views, tracking
-from pipelines.config import PipelineConfig
-from pipelines.launch import Run
-from pipelines.ledger import Status, StepRecord
-from pipelines.results import WHOLE
-from pipelines.runs import RunFolder
-from pipelines.sessions import LocalServices
-from pipelines.storage import Storage
-from processing.errors import ConfigError
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.commands import runs as run_views
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs import aws as aws_runs
+from mammopipe.pipelines.runs import aws_watch, launch, mlflow
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.results import WHOLE
+from mammopipe.processing.errors import ConfigError
 
 from .scripted import EVALUATION
 
@@ -331,7 +334,7 @@ def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(
     aws.shows("Failed", PREPARED, FAILED)
     aws.logged("the last line")
     tracked: list[Path] = []
-    monkeypatch.setattr(tracking, "track_if_asked", tracked.append)
+    monkeypatch.setattr(mlflow, "track_if_asked", tracked.append)
     assert cli.main(["run", "--backend", "aws", "--runs", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "Train-alexnet failed: ClientError: lower the rate" in out and "the last line" in out

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli, launch
-from pipelines.completion import _subparsers
-from pipelines.launch import Run
-from pipelines.ledger import Status
-from pipelines.runs import RunFolder
-from processing.phantom import write_mias_tree
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.commands.shell_completion import _subparsers
+from mammopipe.pipelines.runs import launch
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 from .scripted import EVALUATION
 
@@ -221,7 +222,7 @@ def test_asking_an_endpoint_that_is_not_there_is_one_line(tmp_path: Path, capsys
     assert "unreachable" in failed(capsys, "invoke", str(tmp_path / "a.pgm"), "--endpoint", "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("statement", ["import pipelines.cli", "import pipelines; pipelines.PipelineConfig"])
+@pytest.mark.parametrize("statement", ["import mammopipe.pipelines.cli", "import pipelines; pipelines.PipelineConfig"])
 def test_commands_that_need_neither_sagemaker_nor_torch_do_not_wait_for_them(statement: str) -> None:
     code = f"{statement}; import sys; print(sorted({{'sagemaker', 'torch', 'moto', 'boto3'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

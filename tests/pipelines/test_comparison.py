@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipelines import PipelineConfig, build_pipeline, cli, comparison, paired
-from pipelines.runs import RunFolder
-from processing.errors import ConfigError
-from processing.files import write_csv
-from processing.records import Label
-from training.predictions import COLUMNS, FILE, softmax
+from mammopipe.pipelines import PipelineConfig, build_pipeline, cli
+from mammopipe.pipelines.runs import comparison, paired_comparison
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_csv
+from mammopipe.training.model.predictions import COLUMNS, FILE, softmax
 
 Capture = pytest.CaptureFixture[str]
 SPLIT = {"test_fraction": 0.2, "folds": 5, "validation_fold": 0, "seed": 0}
@@ -131,7 +132,7 @@ def test_on_the_same_films_the_difference_is_measured_film_by_film(tmp_path: Pat
     tables = [softmax(LOGITS), softmax(LOGITS + np.eye(3)[LABELS])]
     for folder, table in zip((first, other), tables, strict=True):
         said(folder, table, LABELS)
-    found = paired.differences(first, other)
+    found = paired_comparison.differences(first, other)
     assert set(found) == {"validation", "test"} and set(found["test"]) == set(comparison.MEASURES)
     expected = [roc_auc_score(LABELS == 2, table[:, 2]) for table in tables]
     measured = found["test"]["malignant_auc"]
@@ -152,7 +153,7 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     first, other = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in ("a", "b"))
     for folder in (first, other):
         said(folder, softmax(LOGITS), LABELS)
-    for figures in paired.differences(first, other).values():
+    for figures in paired_comparison.differences(first, other).values():
         for found in figures.values():
             assert (found["value"], found["low"], found["high"], found["beyond_chance"]) == (0, 0, 0, False)
 
@@ -162,7 +163,7 @@ def test_a_difference_that_no_draw_changes_is_no_proof(tmp_path: Path) -> None:
     first, other = (run(tmp_path, name, figure(0.6, 0.4, 0.8)) for name in ("a", "b"))
     said(first, np.eye(3)[labels] * 0.9 + 0.1 / 3, labels)
     said(other, np.eye(3)[2 - labels] * 0.9 + 0.1 / 3, labels)
-    found = paired.differences(first, other)["test"]
+    found = paired_comparison.differences(first, other)["test"]
     assert "accuracy" not in found and "malignant_auc" not in found, "no interval, so nothing to call beyond chance"
 
 
@@ -172,7 +173,7 @@ def test_other_films_or_another_truth_are_never_paired(tmp_path: Path) -> None:
     said(fewer, softmax(LOGITS[2:]), LABELS[2:])
     said(relabelled, softmax(LOGITS), np.roll(LABELS, 1))
     for other in (fewer, relabelled, without):
-        assert paired.differences(first, other) == {}
+        assert paired_comparison.differences(first, other) == {}
 
 
 def test_damaged_predictions_are_named(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     path = folder.path / FILE
     path.write_text(path.read_text().replace("benign", "odd"))
     with pytest.raises(ConfigError, match=r"predictions.csv: not the predictions of this version"):
-        paired.answers(folder)
+        paired_comparison.answers(folder)
 
 
 def test_settings_that_differ_are_shown_and_no_others(tmp_path: Path) -> None:

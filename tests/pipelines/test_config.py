@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import PROFILES, PipelineConfig, Profile
-from processing.errors import ConfigError
-from training.config import Cnn, Learns, TrainConfig
-from training.models import NAMES
+from mammopipe.pipelines.config.pipeline import PROFILES, PipelineConfig, Profile
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Cnn, Learns, TrainConfig
+from mammopipe.training.networks.registry import NAMES
 
 
 def write(folder: Path, text: str) -> Path:

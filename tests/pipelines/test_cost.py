@@ -10,11 +10,12 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from pipelines import cli, cost
-from pipelines.config import PipelineConfig
-from pipelines.prices import PRICES, THROUGHPUT, Prices, Throughput
-from pipelines.runs import RunFolder
-from training.config import Cnn
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.training.config import Cnn
 
 Capture = pytest.CaptureFixture[str]
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -183,7 +184,7 @@ def test_what_aws_billed_is_read_from_the_jobs() -> None:
             },
             {"ProcessingJobName": "p"},
         )
-        lines = cost.measured({"steps": cost.billed(client, steps)}, Prices.load())
+        lines = estimate.measured({"steps": estimate.billed(client, steps)}, Prices.load())
     assert [(line.step, round(line.instance_hours, 4), round(line.usd, 4)) for line in lines] == [
         ("Train-alexnet", 0.2, round(0.2 * 0.7364, 4)),
         ("Prepare", 3.0, 0.69),
@@ -192,6 +193,6 @@ def test_what_aws_billed_is_read_from_the_jobs() -> None:
 
 def test_the_estimate_follows_the_configuration() -> None:
     config = PipelineConfig.load(cnns=["alexnet"], compute={"training_instance_type": "ml.m5.4xlarge"})
-    lines = cost.estimate(config, Prices.load(), Throughput.load())
+    lines = estimate.estimate(config, Prices.load(), Throughput.load())
     assert [line.step for line in lines if line.step.startswith("Train")] == ["Train-alexnet"]
     assert all(line.measured for line in lines)

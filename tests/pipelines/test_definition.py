@@ -11,10 +11,10 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
-from pipelines import PipelineConfig, build_pipeline
-from pipelines.expressions import Scope, references, resolve
-from pipelines.refusals import all_steps, check
-from pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines import PipelineConfig, build_pipeline
+from mammopipe.pipelines.backends.expressions import Scope, references, resolve
+from mammopipe.pipelines.backends.supported import all_steps, check
+from mammopipe.pipelines.run_parameters import resolve_parameters
 
 OPERATIONS = {
     "Processing": ("CreateProcessingJob", "ProcessingJobName"),

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from botocore.validate import ParamValidator
 
-from pipelines import build_pipeline
-from pipelines.expressions import Scope, all_references, references, walk
-from pipelines.refusals import check
+from mammopipe.pipelines import build_pipeline
+from mammopipe.pipelines.backends.expressions import Scope, all_references, references, walk
+from mammopipe.pipelines.backends.supported import check
 
 from .compiled import MODEL, OPERATIONS, Compiled
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipelines import containers, sessions
-from pipelines.config import PipelineConfig
-from pipelines.definition import build_pipeline
-from pipelines.expressions import Scope
-from pipelines.jobs import StepFailed, Workshop
-from pipelines.ledger import Status
-from pipelines.run_parameters import resolve_parameters
-from pipelines.sessions import LocalServices
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends import docker_cli, sessions
+from mammopipe.pipelines.backends.expressions import Scope
+from mammopipe.pipelines.backends.jobs import StepFailed, Workshop
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.processing.errors import ConfigError
 
 from .conftest import BUCKET
 
@@ -29,7 +29,7 @@ with sessions.quiet_sdk():
     from sagemaker.mlops.local import pipeline, pipeline_entities
     from sagemaker.mlops.workflow.steps import StepTypeEnum
 
-    from pipelines import docker
+    from mammopipe.pipelines.backends import docker
 
 FAKE = """#!{python}
 import json, os, pathlib, subprocess, sys
@@ -194,7 +194,7 @@ def test_a_missing_image_is_named_before_anything_starts(mode: Make, engine: Eng
 
 
 def test_a_server_may_write_nothing_and_answers_on_loopback_alone(tmp_path: Path) -> None:
-    words = containers.serve_command("name", "run", "image", tmp_path, 1234, {"A": "b"})
+    words = docker_cli.serve_command("name", "run", "image", tmp_path, 1234, {"A": "b"})
     assert words[-2:] == ["image", "serve"]
     assert words[words.index("--publish") + 1] == "127.0.0.1:1234:8080"
     assert words[words.index("--volume") + 1] == f"{tmp_path}:/opt/ml/model:ro"

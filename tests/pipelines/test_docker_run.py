@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import containers
-from processing.phantom import write_mias_tree
+from mammopipe.pipelines.backends import docker_cli
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from tests.cloud import Cloud, running_cloud
 
 pytestmark = pytest.mark.docker
@@ -91,7 +91,7 @@ def test_the_results_lie_on_localstacks_s3(runs: Runs) -> None:
 def test_the_endpoint_is_a_container_that_answers_on_loopback_until_it_is_deleted(
     runs: Runs, before: set[str], tmp_path: Path
 ) -> None:
-    (name,) = docker("ps", "--filter", f"label={containers.RUN_LABEL}", "--format", "{{.Names}}").split()
+    (name,) = docker("ps", "--filter", f"label={docker_cli.RUN_LABEL}", "--format", "{{.Names}}").split()
     inspected = json.loads(docker("inspect", name))[0]
     assert inspected["Config"]["User"] == "10001" and inspected["HostConfig"]["ReadonlyRootfs"]
     assert [item["HostIp"] for item in inspected["NetworkSettings"]["Ports"]["8080/tcp"]] == ["127.0.0.1"]
@@ -108,7 +108,7 @@ def test_what_containers_wrote_as_root_is_handed_over(tmp_path: Path) -> None:
     mount = f"{tmp_path}:/left"
     script = "mkdir /left/deep && echo x > /left/deep/file && chmod 600 /left/deep/file"
     docker("run", "--rm", "--user", "0", "--volume", mount, "--entrypoint", "sh", IMAGE, "-c", script)
-    containers.hand_over(tmp_path, IMAGE, (12345, 23456))
+    docker_cli.hand_over(tmp_path, IMAGE, (12345, 23456))
     owners = {(path.stat().st_uid, path.stat().st_gid) for path in [tmp_path, *tmp_path.rglob("*")]}
     assert owners == {(12345, 23456)}
 

@@ -10,8 +10,8 @@ import pytest
 from botocore.stub import Stubber
 from moto import mock_aws
 
-from pipelines import sessions
-from pipelines.cli import main
+from mammopipe.pipelines.backends import sessions
+from mammopipe.pipelines.cli import main
 
 REGION = "eu-central-1"
 REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/mammopipe"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from pipelines import experiment_tables
-from pipelines.config import PipelineConfig
-from pipelines.experiment import Cell, Experiment, run
-from pipelines.experiment_figures import draw
-from processing.errors import ConfigError
-from processing.records import SplitProtocol
-from training.config import Cnn
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.experiment import tables
+from mammopipe.pipelines.experiment.figures import draw
+from mammopipe.pipelines.experiment.matrix import Cell, Experiment, run
+from mammopipe.processing.datasets.manifest import SplitProtocol
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Cnn
 
 from .test_whole_pipeline import mammopipe
 
@@ -123,7 +123,7 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
         for protocol in (SplitProtocol.PATIENT, SplitProtocol.FILM)
         for noise in (False, True)
     ]
-    rows = [row for row in experiment_tables.rows(cells) if row.split == "test"]
+    rows = [row for row in tables.rows(cells) if row.split == "test"]
     assert [(row.protocol, row.model) for row in rows] == [
         ("patient", "resnet50"),
         ("patient", "noise (resnet50)"),
@@ -139,9 +139,9 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
 
 
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import experiment as module
-    from pipelines.launch import Run
-    from pipelines.ledger import Status
+    from mammopipe.pipelines.backends.step_status import Status
+    from mammopipe.pipelines.experiment import matrix as module
+    from mammopipe.pipelines.runs.launch import Run
 
     seen = []
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.expressions import Scope, all_references, holds, references, resolve
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends.expressions import Scope, all_references, holds, references, resolve
+from mammopipe.processing.errors import ConfigError
 
 
 @pytest.fixture

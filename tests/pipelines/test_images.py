@@ -14,8 +14,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from pipelines import images
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends import images
+from mammopipe.processing.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = """#!{python}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli, serving
-from pipelines.async_runtime import AsyncRuntime, AsyncSettings
-from pipelines.runs import RunFolder
-from pipelines.sessions import LocalServices
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.backends import local_endpoint
+from mammopipe.pipelines.backends.async_runtime import AsyncRuntime, AsyncSettings
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.runs.folder import RunFolder
 from tests.standin import Answering, container, image_json
 
 from .conftest import BUCKET
@@ -78,7 +79,7 @@ def test_an_exam_s_answer_shows_images_breasts_exam_and_why_a_reader_must_judge(
 def test_the_tables_fit_a_pipe(endpoint: Answering, films: Path) -> None:
     name = "a-film-with-quite-a-long-name-of-more-than-forty-letters.pgm"
     (films / name).write_bytes(PGM)
-    command = [sys.executable, "-m", "pipelines.cli", "invoke", name, "right.pgm", "--endpoint", endpoint.url]
+    command = [sys.executable, "-m", "mammopipe.pipelines.cli", "invoke", name, "right.pgm", "--endpoint", endpoint.url]
     done = subprocess.run(
         command,
         cwd=films,
@@ -162,16 +163,16 @@ def test_a_run_s_kept_endpoints_are_asked_by_size(
     settings = AsyncSettings("films-async", endpoint.url, names["output"], names["failures"])
     with AsyncRuntime(settings, services.storage.client) as front:
         kept = {"name": "films", "url": endpoint.url, "pid": 1}
-        (folder.path / serving.FILE).write_text(json.dumps(kept))
+        (folder.path / local_endpoint.FILE).write_text(json.dumps(kept))
         queue = {"name": "films-async", "url": front.url, "pid": 1, "front_pid": 2, "uploads": names["input"]}
-        (folder.path / serving.ASYNC_FILE).write_text(json.dumps(queue))
+        (folder.path / local_endpoint.ASYNC_FILE).write_text(json.dumps(queue))
         words = ["--runs", str(films / "runs"), "--output", str(films / "out")]
         assert cli.main(["invoke", str(films / "left.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/endpoints/films/invocations"}
         endpoint.requests.clear()
         assert cli.main(["invoke", str(films / "large.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/invocations"}
-        (folder.path / serving.FILE).unlink()
+        (folder.path / local_endpoint.FILE).unlink()
         endpoint.requests.clear()
         assert cli.main(["invoke", str(films / "left.pgm"), *words]) == 0
         assert {path for path, _, _ in endpoint.requests} == {"/invocations"}

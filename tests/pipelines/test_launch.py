@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipelines import PipelineConfig, launch
-from pipelines.launch import Run, start
-from pipelines.ledger import Status
-from pipelines.runs import find_run, list_runs
-from pipelines.sessions import LocalServices
-from processing.errors import ConfigError, LabelError, StorageError
+from mammopipe.pipelines import PipelineConfig
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.runs import launch
+from mammopipe.pipelines.runs.folder import find_run, list_runs
+from mammopipe.pipelines.runs.launch import Run, start
+from mammopipe.processing.errors import ConfigError, LabelError, StorageError
 
 from .scripted import CONFIG, EVALUATION, Compiled, compile_scripted
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.ledger import Status
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.processing.errors import ConfigError
 
 from .conftest import BUCKET, OUT, Runner, Scripts, definition, output, processing, training
 

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from inference.answers import Answer, Reason, Referral
-from pipelines import cost, graph_picture, roc_picture
-from pipelines.config import PipelineConfig
-from pipelines.definition import build_pipeline
-from pipelines.launch import Run
-from pipelines.ledger import Status
-from pipelines.prices import Prices, Throughput
+from mammopipe.inference.client.answers import Answer, Reason, Referral
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.notebook import graph_picture
+from mammopipe.pipelines.runs import roc_picture
+from mammopipe.pipelines.runs.launch import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"
@@ -58,15 +60,15 @@ def test_curves_of_several_runs_share_one_picture() -> None:
 
 
 def test_costs_are_a_table_with_their_sum() -> None:
-    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
-    lines = cost.estimate(PipelineConfig.load(cnns=["alexnet"]), Prices.load(), Throughput.load())
+    notebook_view = pytest.importorskip("mammopipe.pipelines.notebook.views", exc_type=ImportError)
+    lines = estimate.estimate(PipelineConfig.load(cnns=["alexnet"]), Prices.load(), Throughput.load())
     shown = notebook_view.costs(lines).data
     assert shown.count("<tr>") == len(lines) + 2 and f"{sum(line.usd for line in lines):,.2f}</td>" in shown
     assert all(f">{line.step}</td>" in shown for line in lines)
 
 
 def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
-    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
+    notebook_view = pytest.importorskip("mammopipe.pipelines.notebook.views", exc_type=ImportError)
     film, overlay = tmp_path / "a<b.png", io.BytesIO()
     Image.new("I;16", (40, 80)).save(film)
     Image.new("RGB", (40, 80)).save(overlay, "PNG")
@@ -87,7 +89,7 @@ def test_an_answer_is_shown_beside_its_film(tmp_path: Path) -> None:
 
 
 def test_a_wide_picture_scrolls_and_says_what_it_shows(tmp_path: Path) -> None:
-    notebook_view = pytest.importorskip("pipelines.notebook_view", exc_type=ImportError)
+    notebook_view = pytest.importorskip("mammopipe.pipelines.notebook.views", exc_type=ImportError)
     folder = tmp_path / "r" / "pictures"
     folder.mkdir(parents=True)
     Image.new("RGB", (3000, 10)).save(folder / "data_segmentation-montage.png")

@@ -10,13 +10,15 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from inference.capture_days import Windows
-from pipelines import cli, local_doctor, monitor_command, sessions
-from pipelines.completion import script
-from pipelines.config import PipelineConfig
-from pipelines.runs import RunFolder
-from pipelines.storage import Storage
-from processing.errors import ConfigError
+from mammopipe.inference.monitoring.windows import Windows
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.backends import machine_checks, sessions
+from mammopipe.pipelines.commands import monitor as monitor_command
+from mammopipe.pipelines.commands.shell_completion import script
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.errors import ConfigError
 
 from .scripted import EVALUATION
 
@@ -43,8 +45,8 @@ def test_what_blocks_is_said_with_the_next_step(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("MAMMOPIPE_MIAS", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(local_doctor, "NEEDED", ("torch", "no-such-package"))
-    monkeypatch.setattr(local_doctor, "LEAST_GIGABYTES", 1e9)
+    monkeypatch.setattr(machine_checks, "NEEDED", ("torch", "no-such-package"))
+    monkeypatch.setattr(machine_checks, "LEAST_GIGABYTES", 1e9)
     code, found = findings(capsys, "--runs", str(tmp_path))
     assert code == 1
     assert "no-such-package missing; make venv" in found["packages"][0]["text"]
@@ -178,7 +180,7 @@ def test_the_region_is_that_of_the_configuration(
 
 
 def test_the_commands_names_are_those_of_the_job() -> None:
-    from inference import monitor
+    from mammopipe.inference import monitor
 
     names = (monitor_command.NAMESPACE, monitor_command.REQUESTS, monitor_command.INDEX)
     assert names == (monitor.NAMESPACE, monitor.REQUESTS, monitor.INDEX)

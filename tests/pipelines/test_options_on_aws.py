@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import PipelineConfig
-from pipelines.compute_config import has_local_disks
-from processing.errors import ConfigError
+from mammopipe.pipelines import PipelineConfig
+from mammopipe.pipelines.config.compute import has_local_disks
+from mammopipe.processing.errors import ConfigError
 
 from .compiled import CLOSED, KEY, ROLE, Compiled
 

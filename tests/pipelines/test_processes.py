@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.processes import (
+from mammopipe.pipelines.backends.processes import (
     RunEnding,
     RunningProcesses,
     SupervisedProcess,
@@ -102,7 +102,7 @@ def test_children_that_a_command_leaves_are_ended_with_it(tmp_path: Path, witnes
 def test_a_killed_owner_leaves_no_process(tmp_path: Path, witness: Witness) -> None:
     owner = (
         "import signal, sys\nfrom pathlib import Path\n"
-        "from pipelines.processes import SupervisedProcess, job_environment\n"
+        "from mammopipe.pipelines.backends.processes import SupervisedProcess, job_environment\n"
         f"folder, code = Path(sys.argv[1]), {HOLD!r}\n"
         "command, environment = [sys.executable, '-c', code, sys.argv[2]], job_environment(folder, 1, {})\n"
         "SupervisedProcess.start(command, environment=environment, folder=folder, log=folder / 'job.log')\n"

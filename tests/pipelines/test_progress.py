@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.ledger import Status, StepRecord
-from pipelines.progress import Progress, steps_table
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.runs.progress import Progress, steps_table
 
 LINE = (
     "epoch={epoch} train_loss=1.0873 validation_loss=1.0512 validation_macro_auc=0.5731 "

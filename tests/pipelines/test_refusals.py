@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.expressions import Scope
-from pipelines.refusals import check
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends.expressions import Scope
+from mammopipe.pipelines.backends.supported import check
+from mammopipe.processing.errors import ConfigError
 
 from .conftest import definition, output, processing, training
 

@@ -5,7 +5,7 @@ import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
-from pipelines.registry import create_endpoint
+from mammopipe.pipelines.backends.control_plane import create_endpoint
 
 
 def test_a_name_that_cannot_be_looked_up_is_not_taken_for_a_free_one() -> None:

@@ -11,9 +11,9 @@ import pytest
 from botocore.stub import ANY, Stubber
 from moto import mock_aws
 
-from pipelines import rollout
-from pipelines.config import PipelineConfig
-from processing.errors import ConfigError
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.runs import aws_rollout
+from mammopipe.processing.errors import ConfigError
 
 ROLE = "arn:aws:iam::123456789012:role/mammopipe-"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0f2a"
@@ -53,7 +53,7 @@ def add_package(sagemaker: Any, number: int, status: str = "Approved") -> str:
 
 def test_a_package_gets_the_pipelines_own_endpoint(sagemaker: Any) -> None:
     package, said = add_package(sagemaker, 1), list[str]()
-    rollout.deploy(config(), sagemaker, package, wait=True, say=said.append)
+    aws_rollout.deploy(config(), sagemaker, package, wait=True, say=said.append)
     now = sagemaker.describe_endpoint(EndpointName="mammopipe")
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
     model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
@@ -71,7 +71,7 @@ def serving(sagemaker: Any) -> str:
 def test_deploying_the_same_package_again_changes_nothing(sagemaker: Any) -> None:
     package, said = add_package(sagemaker, 1), list[str]()
     for _ in range(2):
-        rollout.deploy(config(), sagemaker, package, wait=False, say=said.append)
+        aws_rollout.deploy(config(), sagemaker, package, wait=False, say=said.append)
     name = serving(sagemaker)
     assert said == [f"Endpoint mammopipe: being created with {name}", f"Endpoint mammopipe: has {name} already"]
 
@@ -86,7 +86,7 @@ def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
     monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: moved.append(request["EndpointConfigName"]))
     package = add_package(sagemaker, 1)
     for settings in ({}, changed, {}):
-        rollout.deploy(config(**settings), sagemaker, package, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(**settings), sagemaker, package, wait=False, say=lambda line: None)
     (name,) = moved
     assert name != serving(sagemaker)
     new = sagemaker.describe_endpoint_config(EndpointConfigName=name)
@@ -98,13 +98,15 @@ def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
 
 
 def test_both_endpoints_of_a_configuration_serve_the_package(sagemaker: Any) -> None:
-    rollout.deploy(config(mode="both"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
+    aws_rollout.deploy(config(mode="both"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
     found = {item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]}
     assert found == {"mammopipe", "mammopipe-async"}
 
 
 def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
-    rollout.deploy(config(mode="serverless"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
+    aws_rollout.deploy(
+        config(mode="serverless"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None
+    )
     variant = sagemaker.describe_endpoint_config(EndpointConfigName=serving(sagemaker))["ProductionVariants"][0]
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
     assert "InstanceType" not in variant
@@ -115,25 +117,25 @@ def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
 def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:
     package = add_package(sagemaker, 1, "PendingManualApproval")
     with pytest.raises(ConfigError, match="its status is PendingManualApproval; only an approved package"):
-        rollout.deploy(config(), sagemaker, package, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(), sagemaker, package, wait=False, say=lambda line: None)
 
 
 @pytest.mark.parametrize("name", ["mammopipe", ARN, f"{ARN}x"])
 def test_what_is_no_package_is_named(sagemaker: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="an ARN as arn:aws:sagemaker:"):
-        rollout.deploy(config(), sagemaker, name, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(), sagemaker, name, wait=False, say=lambda line: None)
 
 
 def test_the_placeholder_role_deploys_nothing(sagemaker: Any) -> None:
     with pytest.raises(ConfigError, match="set the role of your account"):
-        rollout.deploy(PipelineConfig(), sagemaker, f"{ARN}1", wait=False, say=lambda line: None)
+        aws_rollout.deploy(PipelineConfig(), sagemaker, f"{ARN}1", wait=False, say=lambda line: None)
 
 
 def test_the_package_before_is_the_newest_approved_one_that_is_older(sagemaker: Any) -> None:
     packages = [add_package(sagemaker, 1), add_package(sagemaker, 2), add_package(sagemaker, 3, "Rejected")]
     packages.append(add_package(sagemaker, 4))
-    rollout.deploy(config(), sagemaker, packages[3], wait=True, say=lambda line: None)
-    assert rollout.previous(config(), sagemaker) == packages[1]
+    aws_rollout.deploy(config(), sagemaker, packages[3], wait=True, say=lambda line: None)
+    assert aws_rollout.previous(config(), sagemaker) == packages[1]
 
 
 def test_a_model_that_a_pipeline_made_is_known_by_its_artefact(sagemaker: Any) -> None:
@@ -143,14 +145,14 @@ def test_a_model_that_a_pipeline_made_is_known_by_its_artefact(sagemaker: Any) -
     variant = {"VariantName": "A", "ModelName": "of-a-run", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     sagemaker.create_endpoint_config(EndpointConfigName="of-a-run", ProductionVariants=[variant])
     sagemaker.create_endpoint(EndpointName="mammopipe", EndpointConfigName="of-a-run")
-    assert rollout.previous(config(), sagemaker) == packages[0]
+    assert aws_rollout.previous(config(), sagemaker) == packages[0]
 
 
 def test_there_is_nothing_before_the_first(sagemaker: Any) -> None:
     package = add_package(sagemaker, 1)
-    rollout.deploy(config(), sagemaker, package, wait=True, say=lambda line: None)
+    aws_rollout.deploy(config(), sagemaker, package, wait=True, say=lambda line: None)
     with pytest.raises(ConfigError, match="there is no approved package before it"):
-        rollout.previous(config(), sagemaker)
+        aws_rollout.previous(config(), sagemaker)
 
 
 GUARDED = config(rollback_alarms=["mammopipe-5xx"])
@@ -163,7 +165,7 @@ def new_name() -> str:
     with mock_aws():
         client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
         packages = [add_package(client, number) for number in (1, 2)]
-        rollout.deploy(GUARDED, client, packages[1], wait=False, say=lambda line: None)
+        aws_rollout.deploy(GUARDED, client, packages[1], wait=False, say=lambda line: None)
         return serving(client)
 
 
@@ -199,7 +201,7 @@ class Moving:
 
     def deploy(self) -> list[str]:
         said: list[str] = []
-        rollout.deploy(GUARDED, self.client, f"{ARN}2", wait=True, say=said.append)
+        aws_rollout.deploy(GUARDED, self.client, f"{ARN}2", wait=True, say=said.append)
         return said
 
 

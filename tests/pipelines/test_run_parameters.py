@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.run_parameters import resolve_parameters
-from processing.errors import ConfigError
+from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.processing.errors import ConfigError
 
 DEFINITION = {
     "Parameters": [

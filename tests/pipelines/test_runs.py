@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.runs import RunFolder, find_run, list_runs, make_work, new_run
-from processing.errors import ConfigError
+from mammopipe.pipelines.runs.folder import RunFolder, find_run, list_runs, make_work, new_run
+from mammopipe.processing.errors import ConfigError
 
 
 def record(root: Path, run: str, **values: Any) -> RunFolder:

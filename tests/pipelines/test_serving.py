@@ -5,11 +5,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipelines import serving
-from pipelines.jobs import StepFailed
-from pipelines.processes import RunningProcesses
-from pipelines.sessions import LocalServices
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends import local_endpoint
+from mammopipe.pipelines.backends.jobs import StepFailed
+from mammopipe.pipelines.backends.processes import RunningProcesses
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.processing.errors import ConfigError
 
 from .conftest import BUCKET
 
@@ -17,22 +17,26 @@ from .conftest import BUCKET
 def test_a_server_that_ends_at_once_gives_its_last_words(tmp_path: Path) -> None:
     (tmp_path / "endpoint").mkdir()
     with pytest.raises(StepFailed, match=r"exit code 1; its last line: error: .*model\.json: is missing"):
-        serving.serve("films", tmp_path / "endpoint", tmp_path / "log", RunningProcesses(), threads=1, environment={})
+        local_endpoint.serve(
+            "films", tmp_path / "endpoint", tmp_path / "log", RunningProcesses(), threads=1, environment={}
+        )
 
 
 def test_nobody_answers_at_a_closed_port() -> None:
-    assert not serving.is_healthy("http://127.0.0.1:9")
+    assert not local_endpoint.is_healthy("http://127.0.0.1:9")
 
 
 def test_a_run_that_keeps_no_endpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="keeps no endpoint"):
-        serving.read_kept(tmp_path)
+        local_endpoint.read_kept(tmp_path)
 
 
 def test_an_endpoint_whose_server_is_gone_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / serving.FILE).write_text(json.dumps({"name": "films", "url": "http://127.0.0.1:9", "pid": 2**22 - 1}))
-    assert serving.delete_kept(tmp_path) is False
-    assert not (tmp_path / serving.FILE).exists()
+    (tmp_path / local_endpoint.FILE).write_text(
+        json.dumps({"name": "films", "url": "http://127.0.0.1:9", "pid": 2**22 - 1})
+    )
+    assert local_endpoint.delete_kept(tmp_path) is False
+    assert not (tmp_path / local_endpoint.FILE).exists()
 
 
 CONTAINER = """
@@ -51,16 +55,16 @@ PLACES = {"S3OutputPath": f"s3://{BUCKET}/async/films/output", "S3FailurePath": 
 
 
 @pytest.fixture
-def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> serving.LocalEndpoint:
-    monkeypatch.setitem(serving.ENTRYPOINTS, "serve", [sys.executable, "-c", CONTAINER])
-    return serving.serve("films", tmp_path, tmp_path / "log", RunningProcesses(), threads=1, environment={})
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> local_endpoint.LocalEndpoint:
+    monkeypatch.setitem(local_endpoint.ENTRYPOINTS, "serve", [sys.executable, "-c", CONTAINER])
+    return local_endpoint.serve("films", tmp_path, tmp_path / "log", RunningProcesses(), threads=1, environment={})
 
 
 def test_the_async_api_runs_before_a_server_and_is_kept_and_deleted_with_it(
-    endpoint: serving.LocalEndpoint, tmp_path: Path, services: LocalServices
+    endpoint: local_endpoint.LocalEndpoint, tmp_path: Path, services: LocalServices
 ) -> None:
     config = {"OutputConfig": PLACES, "ClientConfig": {"MaxConcurrentInvocationsPerInstance": 2}}
-    both = serving.add_async(
+    both = local_endpoint.add_async(
         endpoint, config, tmp_path, tmp_path / "front.log", RunningProcesses(), services.environment
     )
     assert both.asynchronous and both.url != endpoint.url and both.uploads == f"s3://{BUCKET}/async/films/input"
@@ -79,18 +83,20 @@ def test_the_async_api_runs_before_a_server_and_is_kept_and_deleted_with_it(
     assert services.storage.read(reply["OutputLocation"]) == b"a film"
 
     both.keep(tmp_path)
-    kept = serving.read_kept_async(tmp_path)
-    assert kept is not None and kept == serving.read_kept(tmp_path)
+    kept = local_endpoint.read_kept_async(tmp_path)
+    assert kept is not None and kept == local_endpoint.read_kept(tmp_path)
     assert (kept["url"], kept["uploads"]) == (both.url, both.uploads)
-    assert serving.delete_kept(tmp_path) is True
+    assert local_endpoint.delete_kept(tmp_path) is True
     both.stop()  # the processes are this one's children here, to be waited for
-    assert not serving.is_healthy(both.url) and not serving.is_healthy(endpoint.url)
-    assert serving.read_kept_async(tmp_path) is None
+    assert not local_endpoint.is_healthy(both.url) and not local_endpoint.is_healthy(endpoint.url)
+    assert local_endpoint.read_kept_async(tmp_path) is None
 
 
-def test_a_server_whose_async_api_does_not_start_is_stopped(endpoint: serving.LocalEndpoint, tmp_path: Path) -> None:
+def test_a_server_whose_async_api_does_not_start_is_stopped(
+    endpoint: local_endpoint.LocalEndpoint, tmp_path: Path
+) -> None:
     with pytest.raises(StepFailed, match=r"exit code 1; its last line: .*films"):
-        serving.add_async(
+        local_endpoint.add_async(
             endpoint,
             {"OutputConfig": {"S3OutputPath": "films"}},
             tmp_path,
@@ -98,4 +104,4 @@ def test_a_server_whose_async_api_does_not_start_is_stopped(endpoint: serving.Lo
             RunningProcesses(),
             {},
         )
-    assert not serving.is_healthy(endpoint.url)
+    assert not local_endpoint.is_healthy(endpoint.url)

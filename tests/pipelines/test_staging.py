@@ -6,12 +6,12 @@ from zipfile import ZipFile
 
 import pytest
 
-from pipelines.sessions import LocalServices
-from pipelines.staging import opened, stage, stage_weights
-from processing.errors import ConfigError, LabelError
-from processing.files import sha256
-from processing.phantom import write_mias_tree, write_rsna_tree
-from processing.records import Dataset
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.data.staging import opened, stage, stage_weights
+from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.files import sha256
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree, write_rsna_tree
 
 from .conftest import BUCKET
 

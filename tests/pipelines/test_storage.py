@@ -4,9 +4,9 @@ from pathlib import Path
 import boto3
 import pytest
 
-from pipelines.sessions import OFFLINE, LocalServices
-from pipelines.storage import S3Object, S3Uri, Storage, content_type, s3_client, together
-from processing.errors import StorageError
+from mammopipe.pipelines.backends.sessions import OFFLINE, LocalServices
+from mammopipe.pipelines.data.s3 import S3Object, S3Uri, Storage, content_type, s3_client, together
+from mammopipe.processing.errors import StorageError
 
 from .conftest import BUCKET
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.ledger import Status, StepRecord
-from pipelines.runs import RunFolder
-from pipelines.tracking import TAG, showing, track, track_if_asked
-from processing.errors import ConfigError
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.mlflow import TAG, showing, track, track_if_asked
+from mammopipe.processing.errors import ConfigError
 
 from .scripted import EVALUATION
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.processes import is_supervisor
-from pipelines.serving import is_healthy
-from processing.phantom import write_mias_tree
+from mammopipe.pipelines.backends.local_endpoint import is_healthy
+from mammopipe.pipelines.backends.processes import is_supervisor
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -35,7 +35,7 @@ def mammopipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]
     """Run the command in `folder`, without anything of AWS in its environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    command = [sys.executable, "-m", "mammopipe.pipelines.cli", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

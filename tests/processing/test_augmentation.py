@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from processing.errors import ConfigError
-from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View
+from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View
+from mammopipe.processing.errors import ConfigError
 
 LESION = Lesion(200, 150, 30, Label.MALIGNANT, "CIRC")
 RECORD = ImageRecord(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from processing.breast import NoBreastError, Side, segment_breast
-from processing.errors import ImageError
-from processing.jobs.sheets import draw_contours
-from processing.records import Label, Laterality, Lesion, View
+from mammopipe.processing.breast.segmentation import NoBreastError, Side, segment_breast
+from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.jobs.contact_sheets import draw_contours
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
 def test_the_reduced_copy_tells_what_the_whole_film_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     film = make_film(1024, 1024, label=True)
     reduced = segment_breast(film.pixels, view=View.MLO)
-    monkeypatch.setattr("processing.breast.WORKING_SIZE", 1024)
+    monkeypatch.setattr("mammopipe.processing.breast.segmentation.WORKING_SIZE", 1024)
     whole = segment_breast(film.pixels, view=View.MLO)
     assert dice(reduced.mask, whole.mask) > 0.98
     assert dice(reduced.pectoral, whole.pectoral) > 0.97

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from processing.breast import BreastRegion, Side, segment_breast
-from processing.mias import read_labels
-from processing.records import ImageRecord, Lesion
+from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
+from mammopipe.processing.datasets.manifest import ImageRecord, Lesion
+from mammopipe.processing.datasets.mias import read_labels
 
 MISPLACED = ("mdb212", "mdb214")
 """Their coordinates in the label table lie outside the breast."""

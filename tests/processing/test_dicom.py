@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processing.imaging import (
+from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.images.mammogram import (
     CorruptImageError,
     ImageTooLargeError,
     Limits,
@@ -19,7 +20,6 @@ from processing.imaging import (
     UnsupportedImageError,
     read_mammogram,
 )
-from processing.records import Laterality, View
 
 CELLS = np.arange(48, dtype=np.uint16).reshape(6, 8)
 STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydicom.encaps import encapsulate
 
-from processing.dicom_syntaxes import SYNTAXES
-from processing.imaging import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
+from mammopipe.processing.dicom_syntaxes import SYNTAXES
+from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
 
 MakeDicom = Callable[..., bytes]
 Syntaxes = dict[str, tuple[str, ...]]

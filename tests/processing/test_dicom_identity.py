@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processing.imaging import CorruptImageError, identity_fields, write_png
+from mammopipe.processing.images.mammogram import CorruptImageError, identity_fields, write_png
 
 CELLS = np.zeros((4, 4), np.uint16)
 

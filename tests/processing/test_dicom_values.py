@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from processing.imaging import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
+from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
 
 MakeDicom = Callable[..., bytes]
 Case = dict[str, Any]

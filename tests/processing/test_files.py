@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from processing.files import extract
+from mammopipe.processing.files import extract
 
 
 @pytest.fixture(params=["with the filter", "without it"])

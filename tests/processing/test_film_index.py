@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from processing import film_index
-from processing.film_index import FeatureStore, find_same_film
-from processing.near_duplicates import Features, features
-from processing.phantom import make_film
-from processing.records import Label, Laterality
+from mammopipe.processing.datasets.manifest import Label, Laterality
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.splits import duplicate_index
+from mammopipe.processing.splits.duplicate_index import FeatureStore, find_same_film
+from mammopipe.processing.splits.near_duplicates import Features, features
 
 FILMS = 14
 
@@ -37,7 +37,7 @@ def test_a_store_gives_back_what_it_was_given(films: dict[str, Features]) -> Non
 def test_a_film_is_found_in_whatever_shard_it_is(
     films: dict[str, Features], monkeypatch: pytest.MonkeyPatch, shard: int
 ) -> None:
-    monkeypatch.setattr(film_index, "SHARD", shard)
+    monkeypatch.setattr(duplicate_index, "SHARD", shard)
     indexed = [f"film{number}" for number in range(FILMS)] + ["blank"]
     found = {(query, name) for query, name, _ in find_same_film(films, ["brighter", "film3", "blank"], indexed)}
     assert found == {("brighter", "film9"), ("film3", "film3")}
@@ -57,6 +57,6 @@ def test_a_key_that_every_film_has_costs_no_time_and_hides_no_film(films: dict[s
         )
         for number, item in enumerate(films.values())
     }
-    index = film_index.HashIndex(crowd.values())
+    index = duplicate_index.HashIndex(crowd.values())
     assert index.candidates(Features(np.zeros((250, 2), np.float32), same)) == []
     assert index.candidates(crowd["crowd5"])[0] == 5

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import processing.imaging as imaging
-from processing.errors import ConfigError, ImageError, MammopipeError
-from processing.imaging import CorruptImageError, ReadConfig, read_mammogram
-from processing.records import Dataset, ImageRecord, Label, Laterality, View
+import mammopipe.processing.images.mammogram as imaging
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.errors import ConfigError, ImageError, MammopipeError
+from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, read_mammogram
 
 FLAT = np.full((16, 16), 700, np.uint16)
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.imaging import ImageError, ReadConfig, identity_fields, read_mammogram
+from mammopipe.processing.images.mammogram import ImageError, ReadConfig, identity_fields, read_mammogram
 
 CASES = int(os.environ.get("MAMMOPIPE_FUZZ", "1500"))
 ONE_CASE = os.environ.get("MAMMOPIPE_FUZZ_CASE")

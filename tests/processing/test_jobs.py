@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import ConfigError, LabelError, QuarantineError
-from processing.imaging import read_mammogram
-from processing.jobs import augment, prepare, segment
-from processing.paths import BASE_VARIABLE
-from processing.phantom import write_mias_tree
-from processing.records import Label, Laterality, Split, read_manifest, write_manifest
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
+from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -156,7 +156,7 @@ def test_an_empty_image_folder_is_refused(tree: Path, tmp_path: Path, container:
 
 def test_a_job_that_fails_says_why_in_one_line_and_leaves_the_reason(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "processing.jobs.prepare", "--dataset", "mias"],
+        [sys.executable, "-m", "mammopipe.processing.jobs.prepare", "--dataset", "mias"],
         env={"MAMMOPIPE_BASE": str(tmp_path), "PATH": ""},
         capture_output=True,
         text=True,

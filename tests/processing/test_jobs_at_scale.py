@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from processing.jobs import augment, prepare, segment
-from processing.paths import BASE_VARIABLE
-from processing.phantom import write_mias_tree
-from processing.records import read_manifest
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import read_manifest
+from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 FILMS = 18
 HOSTS = 3

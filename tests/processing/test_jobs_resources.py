@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processing.phantom import write_mias_tree, write_rsna_tree
-from processing.records import read_manifest
+from mammopipe.processing.datasets.manifest import read_manifest
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree, write_rsna_tree
 
 ROOT = Path(__file__).parents[2]
 J2K = "1.2.840.10008.1.2.4.90"
@@ -37,7 +37,7 @@ def start(job: str, base: Path, inputs: dict[str, Path], *arguments: str) -> "su
     for name, folder in inputs.items():
         (base / "processing" / "input" / name).symlink_to(folder)
     environment = {"MAMMOPIPE_BASE": str(base), "PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-m", f"processing.jobs.{job}", *arguments]
+    command = [sys.executable, "-m", f"mammopipe.processing.jobs.{job}", *arguments]
     with (base / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 

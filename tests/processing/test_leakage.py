@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.augmentation import Augmenter
-from processing.files import sha256
-from processing.imaging import Mammogram, read_mammogram, write_png
-from processing.phantom import make_film
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Dataset, ImageRecord, Label, Laterality, Split, View
-from processing.split import audit_leakage
+from mammopipe.processing.augmentation import Augmenter
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import Mammogram, read_mammogram, write_png
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.splits.assignment import audit_leakage
 
 CONFIG = PreprocessConfig(height=320, width=192)
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.VALIDATION, Split.TEST, Split.TEST)

@@ -5,11 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import LabelError
-from processing.imaging import read_mammogram
-from processing.mias import check_release, is_phantom, read_labels
-from processing.phantom import write_mias_tree
-from processing.records import Label, Laterality, View
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.datasets.mias import check_release, is_phantom, read_labels
+from mammopipe.processing.errors import LabelError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 
 def table(folder: Path, *rows: str) -> Path:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.breast import segment_breast
-from processing.mias import check_release
-from processing.noise_films import noise_film, write_noise_tree
-from processing.phantom import write_mias_tree
-from processing.records import Laterality, View
+from mammopipe.processing.breast.segmentation import segment_breast
+from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.datasets.mias import check_release
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.phantoms.noise import noise_film, write_noise_tree
 
 
 def test_the_tree_is_a_mias_folder_with_the_same_labels_and_calls_itself_synthetic(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from processing.errors import ImageError
-from processing.parallel import SECONDS_BETWEEN_LINES, Progress, Refused, map_images
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES, Progress, Refused, map_images
 
 
 def square(number: int) -> int:

@@ -7,12 +7,19 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import ConfigError
-from processing.files import sha256
-from processing.imaging import read_mammogram
-from processing.mias import is_phantom, read_labels
-from processing.phantom import PHANTOM_NOTICE, Density, Film, make_film, mias_films, write_mias_tree
-from processing.records import Label, Laterality, View
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.datasets.mias import is_phantom, read_labels
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.phantoms.mias_tree import (
+    PHANTOM_NOTICE,
+    Density,
+    Film,
+    make_film,
+    mias_films,
+    write_mias_tree,
+)
 
 FILMS = 12
 

@@ -10,10 +10,10 @@ import pytest
 from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_voi_lut
 
-from processing.errors import ConfigError
-from processing.imaging import read_mammogram
-from processing.phantom import write_rsna_tree
-from processing.phantom_rsna import COLUMNS, PHANTOM_WRITER, Machine, rsna_films
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
+from mammopipe.processing.phantoms.rsna_tree import COLUMNS, PHANTOM_WRITER, Machine, rsna_films
 
 HEIGHT = 256
 REAL_HEADER = (

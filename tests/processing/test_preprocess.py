@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.breast import Side
-from processing.errors import ConfigError
-from processing.imaging import Mammogram
-from processing.phantom import make_film
-from processing.preprocess import PreprocessConfig, preprocess, reduce_height, to_unit
-from processing.records import Label, Laterality, View
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess, reduce_height, to_unit
+from mammopipe.processing.breast.segmentation import Side
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.phantoms.mias_tree import make_film
 
 CONFIG = PreprocessConfig(height=256, width=160)
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from processing.errors import ConfigError, ManifestError
-from processing.jobs import augment, prepare, segment
-from processing.paths import BASE_VARIABLE
-from processing.phantom import write_mias_tree
-from processing.records import (
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import (
     Dataset,
     ImageRecord,
     Label,
@@ -24,7 +21,10 @@ from processing.records import (
     validate,
     write_manifest,
 )
-from processing.split import SplitConfig, assign_folds, assign_splits, audit_leakage
+from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits, audit_leakage
 
 FILMS = 20
 

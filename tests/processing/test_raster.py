@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from processing.errors import ConfigError
-from processing.imaging import (
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import (
     CorruptImageError,
     ImageTooLargeError,
     Limits,

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.errors import ManifestError
-from processing.records import (
+from mammopipe.processing.datasets.manifest import (
     COLUMNS,
     Dataset,
     ImageRecord,
@@ -20,6 +19,7 @@ from processing.records import (
     to_row,
     write_manifest,
 )
+from mammopipe.processing.errors import ManifestError
 
 RECORD = ImageRecord("a1", "p1", Dataset.MIAS, Laterality.LEFT, View.MLO, Label.BENIGN, Split.TRAIN, 3, "images/a1.png")
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)

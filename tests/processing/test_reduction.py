@@ -9,14 +9,23 @@ import cv2
 import numpy as np
 import pytest
 
-from processing.errors import ConfigError
-from processing.imaging import read_mammogram
-from processing.jobs import prepare
-from processing.jobs.prepare import PrepareTask, prepare_image
-from processing.jobs.reduction import LEAST_PSNR, Source, measure, psnr_of_half
-from processing.paths import BASE_VARIABLE
-from processing.phantom import write_rsna_tree
-from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View, read_manifest
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import (
+    Dataset,
+    ImageRecord,
+    Label,
+    Laterality,
+    Lesion,
+    Split,
+    View,
+    read_manifest,
+)
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs import prepare
+from mammopipe.processing.jobs.half_decode import LEAST_PSNR, Source, measure, psnr_of_half
+from mammopipe.processing.jobs.prepare import PrepareTask, prepare_image
+from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 
 J2K = "1.2.840.10008.1.2.4.90"
 RECORD = ImageRecord(

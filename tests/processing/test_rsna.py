@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from processing.errors import LabelError
-from processing.jobs import prepare
-from processing.paths import BASE_VARIABLE
-from processing.phantom import write_rsna_tree
-from processing.records import Label, Laterality, View, read_manifest
-from processing.rsna import COLUMNS, LABEL_TABLE, read_labels, read_table
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import Label, Laterality, View, read_manifest
+from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_labels, read_table
+from mammopipe.processing.errors import LabelError
+from mammopipe.processing.jobs import prepare
+from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 
 ROW = dict(zip(COLUMNS, "2,10011,220375232,L,CC,55.0,0,0,0,,0,,21,False".split(","), strict=True))
 

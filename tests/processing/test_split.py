@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.errors import ConfigError
-from processing.records import Dataset, ImageRecord, Label, Split
-from processing.split import SplitConfig, assign_splits
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Split
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 
 labels = st.lists(st.lists(st.sampled_from(Label), min_size=1, max_size=5), min_size=1, max_size=80)
 

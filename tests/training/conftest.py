@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from processing.files import sha256, write_json
-from processing.imaging import write_png
-from processing.paths import ContainerPaths
-from processing.preprocess import PreprocessConfig
-from processing.records import (
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import (
     Dataset,
     ImageRecord,
     Label,
@@ -26,10 +24,12 @@ from processing.records import (
     read_manifest,
     write_manifest,
 )
-from training import artifact
-from training.evaluate import main
-from training.models import build_model
-from training.provenance import training_digest
+from mammopipe.processing.files import sha256, write_json
+from mammopipe.processing.images.mammogram import write_png
+from mammopipe.training.evaluate import main
+from mammopipe.training.evaluation.fit_audit import training_digest
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.registry import build_model
 
 SHAPE = (96, 64)
 PREPROCESS = PreprocessConfig(height=SHAPE[0], width=SHAPE[1])
@@ -122,8 +122,8 @@ class EvaluationBase:
         with torch.no_grad():
             # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
             network.head.get_submodule("1").weight.mul_(60)
-        artifact.save(folder, network, describe(name, preprocess, training_digest(self.records(), self.data)))
-        artifact.pack(folder, self.models / name / "model.tar.gz")
+        model_directory.save(folder, network, describe(name, preprocess, training_digest(self.records(), self.data)))
+        model_directory.pack(folder, self.models / name / "model.tar.gz")
 
 
 def mias_rows() -> list[ImageRecord]:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from processing.paths import ContainerPaths
-from training.distributed import joined
-from training.loop import fit
-from training.models import build_model
-from training.train import read_inputs
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.training.fitting.distributed import joined
+from mammopipe.training.fitting.loop import fit
+from mammopipe.training.networks.registry import build_model
+from mammopipe.training.train import read_inputs
 
 
 def main(target: Path) -> None:

@@ -8,11 +8,11 @@ import tarfile
 import pytest
 import torch
 
-from processing.errors import ConfigError
-from processing.preprocess import PreprocessConfig
-from training import artifact
-from training.config import Pooling
-from training.models import NAMES, build_model
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Pooling
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.registry import NAMES, build_model
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
 
@@ -37,15 +37,15 @@ def description(**changes):
 @pytest.fixture
 def saved(tmp_path):
     network = build_model("modified_cnn", classes=3, dropout=0.5, seed=3)
-    artifact.save(tmp_path / "model", network, description())
+    model_directory.save(tmp_path / "model", network, description())
     return tmp_path / "model"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
     network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
-    artifact.save(tmp_path, network, description(architecture=name))
-    model = artifact.load(tmp_path)
+    model_directory.save(tmp_path, network, description(architecture=name))
+    model = model_directory.load(tmp_path)
     films = torch.rand(2, 1, 96, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.predict_logits(films), network(films), rtol=1e-4, atol=1e-5)
@@ -54,7 +54,7 @@ def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
 
 
 def test_what_the_model_says_of_itself(saved):
-    model = artifact.load(saved)
+    model = model_directory.load(saved)
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
     assert model.classes == ("normal", "benign", "malignant") and model.temperature == 2.0
     films = torch.rand(2, 1, 96, 64)
@@ -65,11 +65,11 @@ def test_what_the_model_says_of_itself(saved):
 
 def test_films_of_another_size_are_refused(saved):
     with pytest.raises(ValueError, match=r"\(N, 1, 96, 64\)"):
-        artifact.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
+        model_directory.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
 
 
 def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
-    artifact.save(tmp_path / "again", build_model("modified_cnn", classes=3, dropout=0.5, seed=3), description())
+    model_directory.save(tmp_path / "again", build_model("modified_cnn", classes=3, dropout=0.5, seed=3), description())
     for name in ("model.json", "weights.safetensors"):
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -79,17 +79,17 @@ def test_an_altered_weight_is_noticed(saved):
     content[-1] ^= 1
     (saved / "weights.safetensors").write_bytes(content)
     with pytest.raises(ConfigError, match="weights.safetensors: its SHA-256 is not the weights_sha256"):
-        artifact.load(saved)
+        model_directory.load(saved)
 
 
 def test_weights_of_another_network_are_refused(saved, tmp_path):
-    artifact.save(tmp_path / "alexnet", build_model("alexnet", classes=3), description(architecture="alexnet"))
+    model_directory.save(tmp_path / "alexnet", build_model("alexnet", classes=3), description(architecture="alexnet"))
     for folder in (saved, tmp_path / "alexnet"):
-        told = artifact.read_description(folder)
+        told = model_directory.read_description(folder)
         told["architecture"] = {"alexnet": "modified_cnn", "modified_cnn": "alexnet"}[told["architecture"]]
         (folder / "model.json").write_text(json.dumps(told))
         with pytest.raises(ConfigError, match="does not fit") as caught:
-            artifact.load(folder)
+            model_directory.load(folder)
         assert "\n" not in str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_weights_of_another_network_are_refused(saved, tmp_path):
 def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(ConfigError, match=name):
-        artifact.load(saved)
+        model_directory.load(saved)
 
 
 @pytest.mark.parametrize(
@@ -120,29 +120,29 @@ def test_a_missing_file_is_named(saved, name):
     ],
 )
 def test_a_description_of_another_kind_is_refused(saved, spoil, message):
-    told = artifact.read_description(saved)
+    told = model_directory.read_description(saved)
     spoil(told)
     (saved / "model.json").write_text(json.dumps(told))
     with pytest.raises(ConfigError, match=message):
-        artifact.load(saved)
+        model_directory.load(saved)
 
 
 def test_the_pooling_travels_with_the_model(tmp_path):
     films = torch.rand(2, 1, 96, 64)
     for pooling in Pooling:
         network = build_model("modified_cnn", classes=3, pooling=pooling).eval()
-        artifact.save(tmp_path / pooling, network, description(pooling=str(pooling)))
+        model_directory.save(tmp_path / pooling, network, description(pooling=str(pooling)))
         with torch.no_grad():
             expected = network(films)
-        torch.testing.assert_close(artifact.load(tmp_path / pooling).predict_logits(films), expected)
+        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(films), expected)
 
 
 def test_the_places_of_a_network_travel_with_the_model(tmp_path):
     films = torch.rand(2, 1, 96, 64)
     network = build_model("efficientnet_lite0", classes=3, pooling=Pooling.TOP, top_places=2, stride=16).eval()
     told = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
-    artifact.save(tmp_path / "model", network, told)
-    loaded = artifact.load(tmp_path / "model")
+    model_directory.save(tmp_path / "model", network, told)
+    loaded = model_directory.load(tmp_path / "model")
     with torch.no_grad():
         torch.testing.assert_close(loaded.predict_logits(films), network(films))
     assert loaded.network.top_places == 2
@@ -152,17 +152,17 @@ def test_what_load_would_refuse_is_not_saved(tmp_path):
     with pytest.raises(ConfigError, match="missing keys \\['metrics'\\]"):
         told = copy.deepcopy(description())
         del told["metrics"]
-        artifact.save(tmp_path / "model", build_model("modified_cnn", classes=3), told)
+        model_directory.save(tmp_path / "model", build_model("modified_cnn", classes=3), told)
     assert not (tmp_path / "model").exists()
 
 
 def test_a_packed_model_is_the_same_bytes_and_unpacks(saved, tmp_path):
     archives = [tmp_path / "a" / "model.tar.gz", tmp_path / "b.tar.gz"]
     for archive in archives:
-        artifact.pack(saved, archive)
+        model_directory.pack(saved, archive)
     assert archives[0].read_bytes() == archives[1].read_bytes()
-    artifact.unpack(archives[0], tmp_path / "unpacked")
-    assert artifact.load(tmp_path / "unpacked").description == artifact.load(saved).description
+    model_directory.unpack(archives[0], tmp_path / "unpacked")
+    assert model_directory.load(tmp_path / "unpacked").description == model_directory.load(saved).description
 
 
 def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
@@ -172,7 +172,7 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
         entry.size = 3
         tar.addfile(entry, io.BytesIO(b"bad"))
     with pytest.raises(ConfigError, match="model.tar.gz: cannot be unpacked"):
-        artifact.unpack(archive, tmp_path / "inside")
+        model_directory.unpack(archive, tmp_path / "inside")
     assert not (tmp_path / "outside.txt").exists()
 
 
@@ -180,15 +180,15 @@ def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
 def test_a_damaged_archive_is_refused(tmp_path, content):
     (tmp_path / "model.tar.gz").write_bytes(content)
     with pytest.raises(ConfigError, match="cannot be unpacked"):
-        artifact.unpack(tmp_path / "model.tar.gz", tmp_path / "inside")
+        model_directory.unpack(tmp_path / "model.tar.gz", tmp_path / "inside")
 
 
 def test_a_truncated_archive_is_refused(saved, tmp_path):
     archive = tmp_path / "model.tar.gz"
-    artifact.pack(saved, archive)
+    model_directory.pack(saved, archive)
     archive.write_bytes(archive.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match="cannot be unpacked"):
-        artifact.unpack(archive, tmp_path / "inside")
+        model_directory.unpack(archive, tmp_path / "inside")
 
 
 DIGEST = "0" * 64
@@ -226,6 +226,6 @@ ENGINE = {
 )
 def test_optional_keys_are_as_strict(tmp_path, key, value, message):
     told = {"schema": 1, "weights_sha256": "", **description(reference=REFERENCE, engines={"openvino": ENGINE})}
-    artifact.check_description(told, tmp_path)
+    model_directory.check_description(told, tmp_path)
     with pytest.raises(ConfigError, match=message):
-        artifact.check_description({**told, key: value}, tmp_path)
+        model_directory.check_description({**told, key: value}, tmp_path)

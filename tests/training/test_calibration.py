@@ -8,11 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from training import calibration, metrics
-from training.calibration import Aim, Goal, best_f1, calibrate, fit_temperature, fit_thresholds, operating_point
-from training.decisions import f1_at, sensitivity_at
-from training.exams import BreastRule, Level, cases_of, malignancy
-from training.predictions import ValidationPredictions, softmax
+from mammopipe.training.decisions import f1_at, sensitivity_at
+from mammopipe.training.evaluation import calibration
+from mammopipe.training.evaluation.calibration import (
+    Aim,
+    Goal,
+    best_f1,
+    calibrate,
+    fit_temperature,
+    fit_thresholds,
+    operating_point,
+)
+from mammopipe.training.metrics import classification
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, malignancy
+from mammopipe.training.model.predictions import ValidationPredictions, softmax
 
 
 def validation(logits: np.ndarray, labels: np.ndarray) -> ValidationPredictions:
@@ -38,14 +47,14 @@ def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
     predictions = drawn(4.0, images=300)
     found = fit_temperature(predictions)
     best = minimize_scalar(
-        lambda value: metrics.log_loss(predictions.labels, predictions.probabilities(value)),
+        lambda value: classification.log_loss(predictions.labels, predictions.probabilities(value)),
         bounds=(1, 10),
         method="bounded",
         options={"xatol": 1e-9},
     )
     assert found == pytest.approx(best.x, rel=1e-3)
-    assert metrics.expected_calibration_error(predictions.labels, predictions.probabilities(found)) < 0.3 * (
-        metrics.expected_calibration_error(predictions.labels, predictions.probabilities(1))
+    assert classification.expected_calibration_error(predictions.labels, predictions.probabilities(found)) < 0.3 * (
+        classification.expected_calibration_error(predictions.labels, predictions.probabilities(1))
     )
 
 
@@ -81,16 +90,16 @@ def test_operating_points_reach_their_target_at_the_least_cost(rows, target):
     positive, scores = np.array([0, 1, *(row[0] for row in rows)]), np.array([0.3, 0.6, *(row[1] for row in rows)])
     first = operating_point(Aim.SENSITIVITY, target, positive, scores)
     assert first.sensitivity >= target - 1e-12
-    assert first.specificity == pytest.approx(metrics.specificity_at_sensitivity(target)(positive, scores))
+    assert first.specificity == pytest.approx(classification.specificity_at_sensitivity(target)(positive, scores))
     second = operating_point(Aim.SPECIFICITY, target, positive, scores)
     assert second.specificity >= target - 1e-12
-    assert second.sensitivity == pytest.approx(metrics.sensitivity_at_specificity(target)(positive, scores))
+    assert second.sensitivity == pytest.approx(classification.sensitivity_at_specificity(target)(positive, scores))
 
 
 def test_what_cannot_be_chosen_is_refused():
-    with pytest.raises(metrics.MetricError, match="target=1.2"):
+    with pytest.raises(classification.MetricError, match="target=1.2"):
         operating_point(Aim.SENSITIVITY, 1.2, np.array([0, 1]), np.array([0.1, 0.2]))
-    with pytest.raises(metrics.MetricError, match="both classes"):
+    with pytest.raises(classification.MetricError, match="both classes"):
         calibrate(validation(np.zeros((2, 3)), np.array([0, 1])))
 
 

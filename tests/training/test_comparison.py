@@ -11,19 +11,19 @@ import sklearn.metrics as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.schema import OperatingPoint
-from inference.thresholds import Thresholds
-from processing import job
-from training import artifact
-from training.calibration import COMPARED, Goal, fit_comparison
-from training.comparison import beside_other, both_breasts, compared
-from training.evaluate import main
-from training.evaluation_data import SegmentedData, read_candidates
-from training.exams import BreastRule, Level
-from training.forward import predict_split
-from training.model_card import render_card
-from training.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
-from training.provenance import audit_comparison
+from mammopipe.inference.contract.schema import OperatingPoint
+from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.processing.container import job
+from mammopipe.training.comparison import beside_other, both_breasts, compared
+from mammopipe.training.evaluate import main
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration import COMPARED, Goal, fit_comparison
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
+from mammopipe.training.evaluation.fit_audit import audit_comparison
+from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
+from mammopipe.training.networks import model_directory
+from mammopipe.training.reporting.model_card import render_card
 
 WEIGHT = 0.5
 LOGITS = st.tuples(*[st.floats(-20, 20)] * 3)
@@ -173,8 +173,8 @@ def test_what_one_image_is_given_stays_what_it_was(side_by_side, evaluated):
 
 
 def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_path):
-    artifact.unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
-    description = artifact.read_description(tmp_path)
+    model_directory.unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
+    description = model_directory.read_description(tmp_path)
     compared_figures = side_by_side.evaluation["selected"]["compared"]
     read = Thresholds.read(description, "model.json").compared
     assert read is not None and set(read.points) == set(COMPARED)
@@ -195,13 +195,13 @@ def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_p
     ],
 )
 def test_a_malformed_comparison_is_refused_by_name(side_by_side, tmp_path, wrong):
-    artifact.unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
-    path = tmp_path / artifact.DESCRIPTION_FILE
+    model_directory.unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
+    path = tmp_path / model_directory.DESCRIPTION_FILE
     description = json.loads(path.read_text())
     description["calibration"]["comparison"] = wrong
     path.write_text(json.dumps(description))
-    with pytest.raises(artifact.ConfigError, match="calibration.comparison"):
-        artifact.read_description(tmp_path)
+    with pytest.raises(model_directory.ConfigError, match="calibration.comparison"):
+        model_directory.read_description(tmp_path)
 
 
 def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, evaluated):

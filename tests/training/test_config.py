@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from processing.errors import ConfigError
-from training.config import PLATFORM_KEYS, Cnn, Precision, Sampling, TrainConfig
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import PLATFORM_KEYS, Cnn, Precision, Sampling, TrainConfig
 
 
 def test_strings_become_values():

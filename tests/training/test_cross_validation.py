@@ -7,22 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from processing.errors import ConfigError
-from processing.imaging import read_mammogram, write_png
-from processing.records import Split, read_manifest, write_manifest
-from training import artifact
-from training.config import TrainConfig
-from training.distributed import ALONE
-from training.out_of_fold import OutOfFold
-from training.stopping import StopRequest
-from training.train import read_inputs, train
+from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.distributed import ALONE
+from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.fitting.stopping import StopRequest
+from mammopipe.training.networks import model_directory
+from mammopipe.training.train import read_inputs, train
 
 SETTINGS = {"folds": "3", "epochs": "3", "head_epochs": "0", "learning_rate": "0.002", "precision": "float32"}
 
 
 def run(paths, stop=None):
     train(paths, read_inputs(paths), ALONE, stop or StopRequest())
-    return artifact.load(paths.model)
+    return model_directory.load(paths.model)
 
 
 def add_copies(paths):
@@ -101,7 +101,7 @@ def test_an_altered_file_is_refused(make_job):
     paths = make_job(**SETTINGS | {"epochs": "1", "warmup_epochs": "0"})
     model = run(paths)
     (paths.model / "out_of_fold.csv").write_text("image_id,fold\n")
-    with pytest.raises(ConfigError, match="its SHA-256 is not the training.cross_validation.sha256"):
+    with pytest.raises(ConfigError, match="its SHA-256 is not the mammopipe.training.fitting.cross_validation.sha256"):
         OutOfFold.read(paths.model, model.description)
 
 

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.errors import ManifestError
-from processing.imaging import read_mammogram, write_png
-from processing.preprocess import to_unit
-from processing.records import Label, Split, read_manifest
-from training.config import Sampling, TrainConfig
-from training.dataset import FilmDataset, TrainingFilms, require_every_class
-from training.sampling import Draw, EpochBatches, epoch_order, loss_weights
+from mammopipe.processing.breast.preprocess import to_unit
+from mammopipe.processing.datasets.manifest import Label, Split, read_manifest
+from mammopipe.processing.errors import ManifestError
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.training.config import Sampling, TrainConfig
+from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms, require_every_class
+from mammopipe.training.fitting.sampling import Draw, EpochBatches, epoch_order, loss_weights
 
 
 @pytest.fixture

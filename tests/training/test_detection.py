@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from training import metrics
-from training.bootstrap import Resamples, bootstrap_interval
-from training.calibration import Goal, fit_thresholds
-from training.decisions import ppv_at
-from training.detection import by_level
-from training.exams import BreastRule, Level, cases_of
-from training.predictions import ValidationPredictions
+from mammopipe.training.decisions import ppv_at
+from mammopipe.training.detection import by_level
+from mammopipe.training.evaluation.calibration import Goal, fit_thresholds
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
+from mammopipe.training.model.predictions import ValidationPredictions
 
 
 def screening(patients: int = 30, *, views: int = 2, malignant: int = 3) -> ValidationPredictions:
@@ -62,8 +62,8 @@ def test_intervals_of_a_level_are_those_of_its_patients():
         owners = [f"p{index:02d}" for index in range(30) for _ in range(2 if level is Level.BREAST else 1)]
         point = levels[level]["operating_points"]["f1"]
         for shown, metric in [
-            (levels[level]["malignant_auc"], metrics.roc_auc),
-            (levels[level]["pf1"], metrics.probabilistic_f1),
+            (levels[level]["malignant_auc"], classification.roc_auc),
+            (levels[level]["pf1"], classification.probabilistic_f1),
             (point["ppv"], ppv_at(thresholds[level][Goal.F1])),
         ]:
             truth, scores = cases[level].malignant, cases[level].scores

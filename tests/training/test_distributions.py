@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from processing.errors import ConfigError
-from processing.records import Dataset, ImageRecord, Label
-from training.distributions import (
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.distributions import (
     Distribution,
     allowance,
     chi_squared_quantile,
@@ -17,7 +17,7 @@ from training.distributions import (
     index_limit,
     stability_index,
 )
-from training.usual_figures import EVERYTHING, film_figures, fit_usual, from_json
+from mammopipe.training.model.drift_features import EVERYTHING, film_figures, fit_usual, from_json
 
 RNG = np.random.default_rng(3)
 

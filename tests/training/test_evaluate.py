@@ -13,21 +13,21 @@ import pytest
 import sklearn.metrics as reference
 import torch
 
-from processing import job
-from processing.files import sha256
-from processing.preprocess import PreprocessConfig
-from processing.records import Label, Split
-from training import artifact
-from training.calibration import calibrate
-from training.evaluate import EvaluationConfig, main
-from training.evaluation_data import SegmentedData, read_candidates
-from training.exams import BreastRule
-from training.forward import predict_split
-from training.metrics import MetricError, Resamples
-from training.predictions import TestPredictions, ValidationPredictions
-from training.reference import Reference
-from training.scorecard import scorecard
-from training.selection import choose
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container import job
+from mammopipe.processing.datasets.manifest import Label, Split
+from mammopipe.processing.files import sha256
+from mammopipe.training.evaluate import EvaluationConfig, main
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
+from mammopipe.training.evaluation.selection import choose
+from mammopipe.training.metrics.classification import MetricError, Resamples
+from mammopipe.training.metrics.scorecard import scorecard
+from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
+from mammopipe.training.model.reference import Reference
+from mammopipe.training.networks import model_directory
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
 CLASSES = [str(label) for label in Label]
@@ -51,8 +51,8 @@ def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
 
 def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.ndarray]:
     """Return labels and logits of a split, computed film by film without the job's own code."""
-    artifact.unpack(tree.models / name / "model.tar.gz", folder)
-    network = artifact.load(folder).network
+    model_directory.unpack(tree.models / name / "model.tar.gz", folder)
+    network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
     films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
@@ -134,11 +134,11 @@ def test_figures_are_those_of_the_model_on_the_files(evaluated, tmp_path, name):
 
 def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
     evaluation = evaluated.evaluation
-    artifact.unpack(evaluated.output / "model" / "model.tar.gz", tmp_path / "best")
-    best = artifact.load(tmp_path / "best")
+    model_directory.unpack(evaluated.output / "model" / "model.tar.gz", tmp_path / "best")
+    best = model_directory.load(tmp_path / "best")
     name = evaluation["selected"]["cnn"]
-    artifact.unpack(evaluated.models / name / "model.tar.gz", tmp_path / "trained")
-    trained = artifact.load(tmp_path / "trained")
+    model_directory.unpack(evaluated.models / name / "model.tar.gz", tmp_path / "trained")
+    trained = model_directory.load(tmp_path / "trained")
     assert best.description["weights_sha256"] == trained.description["weights_sha256"]
     assert best.description["calibration"] == {
         "temperature": evaluation["candidates"][name]["temperature"],
@@ -164,8 +164,8 @@ def test_the_temperature_lowers_the_validation_loss(evaluated, tmp_path):
 
 
 def test_the_packed_model_carries_its_export_and_its_reference(evaluated, tmp_path):
-    artifact.unpack(evaluated.output / "model" / "model.tar.gz", tmp_path)
-    description, export = artifact.read_description(tmp_path), evaluated.evaluation["export"]
+    model_directory.unpack(evaluated.output / "model" / "model.tar.gz", tmp_path)
+    description, export = model_directory.read_description(tmp_path), evaluated.evaluation["export"]
     assert export["shipped"] and export["images"] == 18 and export["reason"] in evaluated.page
     stated = description["engines"]["openvino"]
     assert {name: sha256(tmp_path / name) for name in stated["files"]} == stated["files"]
@@ -204,8 +204,8 @@ def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, ev
     assert thresholds(before) == thresholds(after)
     described = []
     for index, tree in enumerate((evaluated, evaluation_base)):
-        artifact.unpack(tree.output / "model" / "model.tar.gz", tmp_path / str(index))
-        described.append(artifact.read_description(tmp_path / str(index)))
+        model_directory.unpack(tree.output / "model" / "model.tar.gz", tmp_path / str(index))
+        described.append(model_directory.read_description(tmp_path / str(index)))
         del described[-1]["metrics"]["test"]
     assert described[0] == described[1]
 
@@ -362,8 +362,8 @@ def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch,
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
     whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
-    monkeypatch.setattr("training.forward._FILMS_AT_ONCE", 7)
-    monkeypatch.setattr("training.forward.BATCH", 3)
+    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction.BATCH", 3)
     parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     for name in models:
         assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)

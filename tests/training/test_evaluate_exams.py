@@ -12,11 +12,11 @@ import pytest
 import sklearn.metrics as reference
 import torch
 
-from processing import job
-from processing.records import Split
-from training import artifact
-from training.evaluate import main
-from training.report import render
+from mammopipe.processing.container import job
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.training.evaluate import main
+from mammopipe.training.networks import model_directory
+from mammopipe.training.reporting.report import render
 
 from .conftest import EvaluationBase
 
@@ -25,8 +25,8 @@ LEVELS = ("image", "breast", "patient")
 
 def scored(tree, name: str, split: Split, folder):
     """Return rows, truth and calibrated malignancy of a split's images, computed without the job's own code."""
-    artifact.unpack(tree.models / name / "model.tar.gz", folder)
-    network = artifact.load(folder).network
+    model_directory.unpack(tree.models / name / "model.tar.gz", folder)
+    network = model_directory.load(folder).network
     rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
     films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
@@ -101,8 +101,8 @@ def test_the_rule_is_an_argument_and_recorded(screened, screening_inputs, monkey
     assert job.run(main, "message") == 0
     assert (screened.evaluation["breast_rule"], tree.evaluation["breast_rule"]) == ("mean", "max")
     assert "the highest of its views" in tree.page
-    artifact.unpack(tree.output / "model" / "model.tar.gz", tmp_path / "model")
-    assert artifact.read_description(tmp_path / "model")["calibration"]["breast_rule"] == "max"
+    model_directory.unpack(tree.output / "model" / "model.tar.gz", tmp_path / "model")
+    assert model_directory.read_description(tmp_path / "model")["calibration"]["breast_rule"] == "max"
     truth, scores = combined(*scored(tree, "first", Split.TEST, tmp_path / "first"), np.max)["breast"]
     area = tree.evaluation["candidates"]["first"]["test"]["breast"]["malignant_auc"]["value"]
     assert area == pytest.approx(reference.roc_auc_score(truth, scores), abs=1e-5)

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from processing.errors import ConfigError
-from processing.records import Split
-from training import artifact
-from training.evaluate import main
-from training.out_of_fold import write_out_of_fold
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.evaluate import main
+from mammopipe.training.fitting.out_of_fold import write_out_of_fold
+from mammopipe.training.networks import model_directory
 
 
 def fold_of(record):
@@ -25,10 +25,10 @@ def cross_validate(base, name, seed, fold=fold_of):
     folder = base.base / "scratch" / name
     folds = [fold(record) for record in records]
     digest = write_out_of_fold(folder, records, folds, logits.astype(np.float32))
-    told = artifact.read_description(folder)
+    told = model_directory.read_description(folder)
     told["training"]["cross_validation"] = {"folds": 2, "sha256": digest}
-    artifact.save(folder, artifact.load(folder).network, told)
-    artifact.pack(folder, base.models / name / "model.tar.gz")
+    model_directory.save(folder, model_directory.load(folder).network, told)
+    model_directory.pack(folder, base.models / name / "model.tar.gz")
     return records
 
 
@@ -47,8 +47,8 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     # The networks have random weights: only what was said out of fold can be so good.
     assert evaluation["selected"]["validation"]["macro_auc"]["value"] > 0.9
     assert evaluation["selected"]["test"]["macro_auc"]["value"] < 0.8
-    artifact.unpack(evaluation_base.output / "model" / "model.tar.gz", evaluation_base.base / "served")
-    served = artifact.read_description(evaluation_base.base / "served")
+    model_directory.unpack(evaluation_base.output / "model" / "model.tar.gz", evaluation_base.base / "served")
+    served = model_directory.read_description(evaluation_base.base / "served")
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
     assert "Cross-validation," in evaluation_base.page
     card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.exams import BreastRule, Level, cases_of
-from training.predictions import TestPredictions
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
+from mammopipe.training.model.predictions import TestPredictions
 
 
 def exam(views: list[tuple[str, int, float]]) -> TestPredictions:

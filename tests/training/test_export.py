@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from processing.preprocess import PreprocessConfig
-from training import artifact
-from training.compiled import fastest_precision
-from training.config import Pooling, Precision
-from training.description import NETWORK_FILES
-from training.export import export_network
-from training.gradcam import head_weights
-from training.models import build_model
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.training.config import Pooling, Precision
+from mammopipe.training.model.description import NETWORK_FILES
+from mammopipe.training.model.openvino_runtime import fastest_precision
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.grad_cam import head_weights
+from mammopipe.training.networks.openvino_export import export_network
+from mammopipe.training.networks.registry import build_model
 
 FILMS = np.random.default_rng(5).random((3, 96, 64), np.float32)
 
@@ -26,7 +26,7 @@ def read(places):
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     config = PreprocessConfig(height=96, width=64)
-    artifact.save(
+    model_directory.save(
         folder,
         build_model("modified_cnn", classes=3, seed=1),
         {
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
             "versions": {},
         },
     )
-    return artifact.load(folder)
+    return model_directory.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_files_of_a_shipped_network(model, tmp_path):
     stated = outcome.described(tmp_path)["openvino"]
     assert set(stated["files"]) == {path.name for path in tmp_path.iterdir()} == {*NETWORK_FILES, "head.safetensors"}
     assert stated["images"] == 3 and 0 < stated["largest_difference"] < 1e-2
-    artifact.check_description(model.description | {"engines": outcome.described(tmp_path)}, tmp_path)
+    model_directory.check_description(model.description | {"engines": outcome.described(tmp_path)}, tmp_path)

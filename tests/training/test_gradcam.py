@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from training.gradcam import grad_cam, heatmap
-from training.layers import Normalise
-from training.models import NAMES, FilmNetwork, build_model
+from mammopipe.training.networks.grad_cam import grad_cam, heatmap
+from mammopipe.training.networks.layers import Normalise
+from mammopipe.training.networks.registry import NAMES, FilmNetwork, build_model
 
 
 class Brightness(nn.Module):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from processing.records import Label, Lesion
-from training.config import Pooling
-from training.location import UNKNOWN, WithPlaces, grid_of, location_loss, targets
-from training.models import build_model
+from mammopipe.processing.datasets.manifest import Label, Lesion
+from mammopipe.training.config import Pooling
+from mammopipe.training.fitting.lesion_loss import UNKNOWN, WithPlaces, grid_of, location_loss, targets
+from mammopipe.training.networks.registry import build_model
 
 SHAPE, GRID = (128, 96), (8, 6)
 """Places of 16 x 16 pixels."""

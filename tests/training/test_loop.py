@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from processing.errors import ConfigError
-from processing.records import Split, read_manifest
-from training.checkpoint import CheckpointStore, run_digest
-from training.config import Cnn, Precision, Sampling, TrainConfig
-from training.dataset import FilmDataset
-from training.distributed import World
-from training.loop import fit, measure, predict
-from training.models import build_model
-from training.optimisation import Schedule, make_optimiser, set_phase
-from training.precision import choose_precision
+from mammopipe.processing.datasets.manifest import Split, read_manifest
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Cnn, Precision, Sampling, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore, run_digest
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.distributed import World
+from mammopipe.training.fitting.loop import fit, measure, predict
+from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
+from mammopipe.training.fitting.precision import choose_precision
+from mammopipe.training.networks.registry import build_model
 
 CONFIG = TrainConfig(
     cnn=Cnn.MODIFIED_CNN,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from training import metrics
-from training.bootstrap import Resamples
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Resamples
 
 # Four images: the third is a malignant film called normal, the fourth a benign one called rightly.
 LABELS = np.array([0, 0, 2, 1])
@@ -30,43 +30,49 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def test_confusion_matrix_by_hand():
-    assert metrics.confusion_matrix(LABELS, PROBABILITIES).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert classification.confusion_matrix(LABELS, PROBABILITIES).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
 
 
 def test_figures_by_hand():
-    assert metrics.accuracy(LABELS, PROBABILITIES) == 0.5
-    assert metrics.balanced_accuracy(LABELS, PROBABILITIES) == pytest.approx((0.5 + 1 + 0) / 3)
-    assert metrics.precision(0)(LABELS, PROBABILITIES) == 0.5
-    assert metrics.recall(2)(LABELS, PROBABILITIES) == 0
-    assert metrics.f1(0)(LABELS, PROBABILITIES) == 0.5
-    assert metrics.class_auc(0)(LABELS, PROBABILITIES) == 0.75  # (0.8, 0.3) against (0.6, 0.2): 3 of 4 pairs
-    assert metrics.malignant_auc(LABELS, PROBABILITIES) == pytest.approx(2 / 3)  # 0.3 against 0.1, 0.4, 0.1
-    assert metrics.macro_auc(LABELS, PROBABILITIES) == pytest.approx((0.75 + 1 + 2 / 3) / 3)
-    assert metrics.log_loss(LABELS, PROBABILITIES) == pytest.approx(-np.log([0.8, 0.3, 0.3, 0.7]).mean())
-    assert metrics.brier(LABELS, PROBABILITIES) == pytest.approx((0.06 + 0.74 + 0.86 + 0.14) / 4)
+    assert classification.accuracy(LABELS, PROBABILITIES) == 0.5
+    assert classification.balanced_accuracy(LABELS, PROBABILITIES) == pytest.approx((0.5 + 1 + 0) / 3)
+    assert classification.precision(0)(LABELS, PROBABILITIES) == 0.5
+    assert classification.recall(2)(LABELS, PROBABILITIES) == 0
+    assert classification.f1(0)(LABELS, PROBABILITIES) == 0.5
+    assert classification.class_auc(0)(LABELS, PROBABILITIES) == 0.75  # (0.8, 0.3) against (0.6, 0.2): 3 of 4 pairs
+    assert classification.malignant_auc(LABELS, PROBABILITIES) == pytest.approx(2 / 3)  # 0.3 against 0.1, 0.4, 0.1
+    assert classification.macro_auc(LABELS, PROBABILITIES) == pytest.approx((0.75 + 1 + 2 / 3) / 3)
+    assert classification.log_loss(LABELS, PROBABILITIES) == pytest.approx(-np.log([0.8, 0.3, 0.3, 0.7]).mean())
+    assert classification.brier(LABELS, PROBABILITIES) == pytest.approx((0.06 + 0.74 + 0.86 + 0.14) / 4)
     # bins (0.3, 0.4], (0.5, 0.6], (0.6, 0.7], (0.7, 0.8]: gaps 0.4 - 0, 0.6 - 0, 1 - 0.7, 1 - 0.8
-    assert metrics.expected_calibration_error(LABELS, PROBABILITIES) == pytest.approx((0.4 + 0.6 + 0.3 + 0.2) / 4)
+    assert classification.expected_calibration_error(LABELS, PROBABILITIES) == pytest.approx(
+        (0.4 + 0.6 + 0.3 + 0.2) / 4
+    )
 
 
 def test_a_tie_counts_one_half():
-    assert metrics.roc_auc([0, 1, 1], [0.5, 0.5, 0.9]) == 0.75
+    assert classification.roc_auc([0, 1, 1], [0.5, 0.5, 0.9]) == 0.75
 
 
 def test_probabilistic_f1_by_hand():
     # pTP = 0.9 + 0.4, sum of scores 1.5, positives 2
-    assert metrics.probabilistic_f1([1, 0, 1], [0.9, 0.2, 0.4]) == pytest.approx(2 * 1.3 / (1.5 + 2))
-    assert metrics.probabilistic_f1([1, 0, 0, 0], [1, 1, 1, 1]) == pytest.approx(0.4), "the floor: all ones, share 1/4"
-    assert metrics.probabilistic_f1([1, 0], [0, 0]) == 0
+    assert classification.probabilistic_f1([1, 0, 1], [0.9, 0.2, 0.4]) == pytest.approx(2 * 1.3 / (1.5 + 2))
+    assert classification.probabilistic_f1([1, 0, 0, 0], [1, 1, 1, 1]) == pytest.approx(0.4), (
+        "the floor: all ones, share 1/4"
+    )
+    assert classification.probabilistic_f1([1, 0], [0, 0]) == 0
 
 
 def test_rates_at_a_fixed_other_rate_by_hand():
     labels, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.25, 0.9]
-    assert metrics.sensitivity_at_specificity(0.75)(labels, scores) == 0.5
-    assert metrics.sensitivity_at_specificity(0.5)(labels, scores) == 1
-    assert metrics.sensitivity_at_specificity(1.0)(labels, scores) == 0.5
-    assert metrics.specificity_at_sensitivity(1.0)(labels, scores) == 0.5
-    assert metrics.specificity_at_sensitivity(0.5)(labels, scores) == 1
-    assert metrics.sensitivity_at_specificity(1.0)([1, 0], [0.2, 0.9]) == 0, "nothing called positive is always allowed"
+    assert classification.sensitivity_at_specificity(0.75)(labels, scores) == 0.5
+    assert classification.sensitivity_at_specificity(0.5)(labels, scores) == 1
+    assert classification.sensitivity_at_specificity(1.0)(labels, scores) == 0.5
+    assert classification.specificity_at_sensitivity(1.0)(labels, scores) == 0.5
+    assert classification.specificity_at_sensitivity(0.5)(labels, scores) == 1
+    assert classification.sensitivity_at_specificity(1.0)([1, 0], [0.2, 0.9]) == 0, (
+        "nothing called positive is always allowed"
+    )
 
 
 @settings(deadline=None)
@@ -75,22 +81,24 @@ def test_every_figure_is_that_of_scikit_learn(case):
     labels, probabilities, _ = case
     predicted, hot = probabilities.argmax(axis=1), np.eye(3)[labels]
     assert (
-        metrics.confusion_matrix(labels, probabilities).tolist()
+        classification.confusion_matrix(labels, probabilities).tolist()
         == reference.confusion_matrix(labels, predicted, labels=[0, 1, 2]).tolist()
     )
     expected = {
-        metrics.accuracy: reference.accuracy_score(labels, predicted),
-        metrics.balanced_accuracy: reference.balanced_accuracy_score(labels, predicted),
-        metrics.macro_auc: reference.roc_auc_score(hot, probabilities, average="macro"),
-        metrics.malignant_auc: reference.roc_auc_score(labels == 2, probabilities[:, 2]),
-        metrics.log_loss: reference.log_loss(labels, probabilities, labels=[0, 1, 2]),
-        metrics.brier: ((probabilities - hot) ** 2).sum(axis=1).mean(),
+        classification.accuracy: reference.accuracy_score(labels, predicted),
+        classification.balanced_accuracy: reference.balanced_accuracy_score(labels, predicted),
+        classification.macro_auc: reference.roc_auc_score(hot, probabilities, average="macro"),
+        classification.malignant_auc: reference.roc_auc_score(labels == 2, probabilities[:, 2]),
+        classification.log_loss: reference.log_loss(labels, probabilities, labels=[0, 1, 2]),
+        classification.brier: ((probabilities - hot) ** 2).sum(axis=1).mean(),
     }
     for index in range(3):
-        expected[metrics.recall(index)] = reference.recall_score(labels, predicted, labels=[index], average="macro")
-        expected[metrics.f1(index)] = reference.f1_score(labels, predicted, labels=[index], average="macro")
+        expected[classification.recall(index)] = reference.recall_score(
+            labels, predicted, labels=[index], average="macro"
+        )
+        expected[classification.f1(index)] = reference.f1_score(labels, predicted, labels=[index], average="macro")
         if index in predicted:
-            expected[metrics.precision(index)] = reference.precision_score(
+            expected[classification.precision(index)] = reference.precision_score(
                 labels, predicted, labels=[index], average="macro"
             )
     for metric, value in expected.items():
@@ -102,12 +110,12 @@ def test_every_figure_is_that_of_scikit_learn(case):
 def test_the_roc_curve_is_that_of_scikit_learn(case):
     labels, probabilities, _ = case
     malignant, scores = (labels == 2).astype(int), probabilities[:, 2]
-    false_positive, sensitivity = metrics.roc_curve(malignant, scores)
+    false_positive, sensitivity = classification.roc_curve(malignant, scores)
     expected = reference.roc_curve(malignant, scores, drop_intermediate=False)
     assert np.allclose(false_positive, expected[0]) and np.allclose(sensitivity, expected[1])
-    assert np.trapezoid(sensitivity, false_positive) == pytest.approx(metrics.roc_auc(malignant, scores))
+    assert np.trapezoid(sensitivity, false_positive) == pytest.approx(classification.roc_auc(malignant, scores))
     for target in (0.3, 0.9):
-        assert metrics.sensitivity_at_specificity(target)(malignant, scores) == pytest.approx(
+        assert classification.sensitivity_at_specificity(target)(malignant, scores) == pytest.approx(
             expected[1][1 - expected[0] >= target - 1e-12].max()
         )
 
@@ -118,22 +126,22 @@ def test_resampled_figures_are_those_of_the_repeated_images(case):
     labels, probabilities, patients = case
     counts = Resamples.draw(patients, n=5, seed=1).counts
     several = [
-        metrics.macro_auc,
-        metrics.accuracy,
-        metrics.balanced_accuracy,
-        metrics.log_loss,
-        metrics.brier,
-        metrics.expected_calibration_error,
-        metrics.precision(1),
-        metrics.recall(1),
-        metrics.f1(1),
+        classification.macro_auc,
+        classification.accuracy,
+        classification.balanced_accuracy,
+        classification.log_loss,
+        classification.brier,
+        classification.expected_calibration_error,
+        classification.precision(1),
+        classification.recall(1),
+        classification.f1(1),
     ]
     for metric in several:
         figures = metric.weighted(labels, probabilities, counts.astype(float))
         for count, figure in zip(counts, figures, strict=True):
             again = np.repeat(np.arange(len(labels)), count)
             if np.isnan(figure):
-                with pytest.raises(metrics.MetricError):
+                with pytest.raises(classification.MetricError):
                     metric(labels[again], probabilities[again])
             else:
                 assert metric(labels[again], probabilities[again]) == pytest.approx(figure), metric.name
@@ -145,7 +153,12 @@ def test_figures_do_not_depend_on_the_order_of_images(case, random):
     labels, probabilities, _ = case
     order = list(range(len(labels)))
     random.shuffle(order)
-    for metric in (metrics.macro_auc, metrics.balanced_accuracy, metrics.brier, metrics.expected_calibration_error):
+    for metric in (
+        classification.macro_auc,
+        classification.balanced_accuracy,
+        classification.brier,
+        classification.expected_calibration_error,
+    ):
         assert metric(labels, probabilities) == pytest.approx(metric(labels[order], probabilities[order]))
 
 
@@ -154,27 +167,34 @@ def test_figures_do_not_depend_on_the_order_of_images(case, random):
 def test_an_auc_sees_only_the_order_of_scores(case):
     labels, probabilities, _ = case
     malignant, scores = (labels == 2).astype(int), probabilities[:, 2]
-    assert metrics.roc_auc(malignant, np.exp(3 * scores)) == pytest.approx(metrics.roc_auc(malignant, scores))
-    assert metrics.roc_auc(malignant, -scores) == pytest.approx(1 - metrics.roc_auc(malignant, scores))
+    assert classification.roc_auc(malignant, np.exp(3 * scores)) == pytest.approx(
+        classification.roc_auc(malignant, scores)
+    )
+    assert classification.roc_auc(malignant, -scores) == pytest.approx(1 - classification.roc_auc(malignant, scores))
 
 
 def test_what_is_undefined_is_refused_by_name():
     two, rows = np.array([0, 0, 1]), PROBABILITIES[:3]
-    for metric in (metrics.macro_auc, metrics.balanced_accuracy, metrics.malignant_auc, metrics.recall(2)):
-        with pytest.raises(metrics.MetricError, match=f"{metric.name} is undefined here: it needs"):
-            metric(two, rows)
-    with pytest.raises(metrics.MetricError, match="an image predicted as this class"):
-        metrics.precision(1)(two, rows)
     for metric in (
-        metrics.roc_auc,
-        metrics.probabilistic_f1,
-        metrics.sensitivity_at_specificity(0.9),
-        metrics.specificity_at_sensitivity(0.9),
+        classification.macro_auc,
+        classification.balanced_accuracy,
+        classification.malignant_auc,
+        classification.recall(2),
     ):
-        with pytest.raises(metrics.MetricError, match="undefined"):
+        with pytest.raises(classification.MetricError, match=f"{metric.name} is undefined here: it needs"):
+            metric(two, rows)
+    with pytest.raises(classification.MetricError, match="an image predicted as this class"):
+        classification.precision(1)(two, rows)
+    for metric in (
+        classification.roc_auc,
+        classification.probabilistic_f1,
+        classification.sensitivity_at_specificity(0.9),
+        classification.specificity_at_sensitivity(0.9),
+    ):
+        with pytest.raises(classification.MetricError, match="undefined"):
             metric([0, 0], [0.1, 0.2])
-    with pytest.raises(metrics.MetricError, match="both classes"):
-        metrics.roc_curve([1, 1], [0.1, 0.2])
+    with pytest.raises(classification.MetricError, match="both classes"):
+        classification.roc_curve([1, 1], [0.1, 0.2])
 
 
 @pytest.mark.parametrize(
@@ -191,33 +211,35 @@ def test_what_is_undefined_is_refused_by_name():
     ],
 )
 def test_wrong_input_names_its_rule(labels, values, rule):
-    with pytest.raises(metrics.MetricError, match=rule):
-        metrics.accuracy(labels, values)
+    with pytest.raises(classification.MetricError, match=rule):
+        classification.accuracy(labels, values)
 
 
 def test_wrong_scores_and_targets_name_their_rule():
-    with pytest.raises(metrics.MetricError, match="from 0 to 1"):
-        metrics.probabilistic_f1([0, 1], [0.5, 1.5])
-    with pytest.raises(metrics.MetricError, match="finite"):
-        metrics.roc_auc([0, 1], [0.5, np.inf])
-    with pytest.raises(metrics.MetricError, match="specificity=1.5 must lie in 0..1"):
-        metrics.sensitivity_at_specificity(1.5)
+    with pytest.raises(classification.MetricError, match="from 0 to 1"):
+        classification.probabilistic_f1([0, 1], [0.5, 1.5])
+    with pytest.raises(classification.MetricError, match="finite"):
+        classification.roc_auc([0, 1], [0.5, np.inf])
+    with pytest.raises(classification.MetricError, match="specificity=1.5 must lie in 0..1"):
+        classification.sensitivity_at_specificity(1.5)
 
 
 def test_calibration_bins_hold_every_image_once():
     labels, probabilities, _ = cases()
-    bins = metrics.calibration_bins(labels, probabilities)
+    bins = classification.calibration_bins(labels, probabilities)
     assert sum(point["images"] for point in bins) == len(labels)
     gap = sum(point["images"] * abs(point["confidence"] - point["accuracy"]) for point in bins) / len(labels)
-    assert gap == pytest.approx(metrics.expected_calibration_error(labels, probabilities))
+    assert gap == pytest.approx(classification.expected_calibration_error(labels, probabilities))
 
 
 def test_the_interval_widens_when_images_of_a_patient_agree():
     labels, probabilities, _ = cases(20)
     labels, probabilities = np.repeat(labels, 10), np.repeat(probabilities, 10, axis=0)
-    by_image = metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=[str(i) for i in range(200)])
-    by_patient = metrics.bootstrap_interval(
-        metrics.accuracy, labels, probabilities, groups=[str(i // 10) for i in range(200)]
+    by_image = classification.bootstrap_interval(
+        classification.accuracy, labels, probabilities, groups=[str(i) for i in range(200)]
+    )
+    by_patient = classification.bootstrap_interval(
+        classification.accuracy, labels, probabilities, groups=[str(i // 10) for i in range(200)]
     )
     assert by_patient.value == by_image.value
     assert by_patient.high - by_patient.low > 2.5 * (by_image.high - by_image.low), "a factor of 10 ** 0.5 is expected"
@@ -225,8 +247,12 @@ def test_the_interval_widens_when_images_of_a_patient_agree():
 
 def test_the_interval_of_a_mean_is_the_one_of_theory():
     labels = np.array([0] * 60 + [1] * 40)
-    interval = metrics.bootstrap_interval(
-        metrics.accuracy, labels, np.tile([0.9, 0.1], (100, 1)), groups=[str(index) for index in range(100)], n=4000
+    interval = classification.bootstrap_interval(
+        classification.accuracy,
+        labels,
+        np.tile([0.9, 0.1], (100, 1)),
+        groups=[str(index) for index in range(100)],
+        n=4000,
     )
     assert interval.value == 0.6
     assert interval.low == pytest.approx(0.6 - 1.96 * 0.049, abs=0.015)
@@ -236,25 +262,27 @@ def test_the_interval_of_a_mean_is_the_one_of_theory():
 def test_the_interval_is_that_of_its_seed_and_narrows_with_its_level():
     labels, probabilities, patients = cases()
     draw = dict(groups=patients, n=500)
-    first = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, **draw)
-    assert first == metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, **draw)
-    assert first != metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=4, **draw)
-    half = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, seed=3, level=0.5, **draw)
+    first = classification.bootstrap_interval(classification.macro_auc, labels, probabilities, seed=3, **draw)
+    assert first == classification.bootstrap_interval(classification.macro_auc, labels, probabilities, seed=3, **draw)
+    assert first != classification.bootstrap_interval(classification.macro_auc, labels, probabilities, seed=4, **draw)
+    half = classification.bootstrap_interval(classification.macro_auc, labels, probabilities, seed=3, level=0.5, **draw)
     assert first.low < half.low < first.value < half.high < first.high
 
 
 def test_memory_bounded_steps_change_nothing(monkeypatch):
     labels, probabilities, patients = cases()
-    whole = metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, groups=patients, n=100)
-    monkeypatch.setattr("training.bootstrap._CELLS_AT_ONCE", 7 * len(labels))
-    assert whole == metrics.bootstrap_interval(metrics.macro_auc, labels, probabilities, groups=patients, n=100)
+    whole = classification.bootstrap_interval(classification.macro_auc, labels, probabilities, groups=patients, n=100)
+    monkeypatch.setattr("mammopipe.training.metrics.bootstrap._CELLS_AT_ONCE", 7 * len(labels))
+    assert whole == classification.bootstrap_interval(
+        classification.macro_auc, labels, probabilities, groups=patients, n=100
+    )
 
 
 def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
     rare = np.array([0] * 20 + [1, 2])
     probabilities = np.tile([0.6, 0.2, 0.2], (22, 1))
     patients = [str(index) for index in range(22)]
-    interval = metrics.bootstrap_interval(metrics.recall(2), rare, probabilities, groups=patients)
+    interval = classification.bootstrap_interval(classification.recall(2), rare, probabilities, groups=patients)
     assert 250 < interval.undefined < 450, "a given patient is missed by (1 - 1/22) ** 22 = 0.36 of the draws"
     assert interval.as_dict() == {
         "value": 0,
@@ -262,9 +290,9 @@ def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
         "high": pytest.approx(0.975),
         "undefined_resamples": interval.undefined,
     }
-    both = metrics.bootstrap_interval(metrics.balanced_accuracy, rare, probabilities, groups=patients)
+    both = classification.bootstrap_interval(classification.balanced_accuracy, rare, probabilities, groups=patients)
     assert both.undefined > 500 and both.low is None and both.high is None and both.value == pytest.approx(1 / 3)
-    one = metrics.bootstrap_interval(metrics.accuracy, rare, probabilities, groups=["same"] * 22)
+    one = classification.bootstrap_interval(classification.accuracy, rare, probabilities, groups=["same"] * 22)
     assert one.low is None, "one patient has no spread to measure"
 
 
@@ -274,15 +302,15 @@ def test_a_share_that_no_draw_changes_has_the_exact_bounds_of_its_patients():
     patients = [str(index // 2) for index in range(24)] + ["x", "y", "z"]
     right = np.eye(2)[labels]
     exact = stats.binomtest(12, 12).proportion_ci(0.95, method="exact")
-    found = metrics.bootstrap_interval(metrics.recall(1), labels, right, groups=patients)
+    found = classification.bootstrap_interval(classification.recall(1), labels, right, groups=patients)
     assert (found.value, found.low, found.high) == (1, pytest.approx(exact.low), 1)
-    missed = metrics.bootstrap_interval(metrics.recall(1), labels, 1 - right, groups=patients)
+    missed = classification.bootstrap_interval(classification.recall(1), labels, 1 - right, groups=patients)
     assert (missed.value, missed.low, missed.high) == (0, 0, pytest.approx(1 - exact.low))
 
 
 def test_a_figure_that_is_no_share_has_no_interval_where_no_draw_changes_it():
     labels, groups = np.array([0, 1] * 10), [str(index) for index in range(20)]
-    perfect = metrics.bootstrap_interval(metrics.macro_auc, labels, np.eye(2)[labels], groups=groups)
+    perfect = classification.bootstrap_interval(classification.macro_auc, labels, np.eye(2)[labels], groups=groups)
     assert (perfect.value, perfect.low, perfect.high) == (1, None, None)
 
 
@@ -297,11 +325,11 @@ def test_draws_of_some_images_are_those_of_their_patients():
 
 def test_the_bootstrap_refuses_what_it_cannot_do():
     labels, probabilities, patients = cases()
-    with pytest.raises(metrics.MetricError, match="undefined"):
-        metrics.bootstrap_interval(metrics.recall(2), np.zeros(40, int), probabilities, groups=patients)
-    with pytest.raises(metrics.MetricError, match="level=95"):
-        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients, level=95)
-    with pytest.raises(metrics.MetricError, match="0 resamples"):
-        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients, n=0)
-    with pytest.raises(metrics.MetricError, match="40 labels for 39"):
-        metrics.bootstrap_interval(metrics.accuracy, labels, probabilities, groups=patients[1:])
+    with pytest.raises(classification.MetricError, match="undefined"):
+        classification.bootstrap_interval(classification.recall(2), np.zeros(40, int), probabilities, groups=patients)
+    with pytest.raises(classification.MetricError, match="level=95"):
+        classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients, level=95)
+    with pytest.raises(classification.MetricError, match="0 resamples"):
+        classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients, n=0)
+    with pytest.raises(classification.MetricError, match="40 labels for 39"):
+        classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients[1:])

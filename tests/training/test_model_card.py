@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from processing.errors import ConfigError
-from training.checklist import checklist
-from training.model_card import data_licences, limits, render_card, title, words
-from training.package_card import package_card
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.reporting.model_card import data_licences, limits, render_card, title, words
+from mammopipe.training.reporting.package_card import package_card
+from mammopipe.training.reporting.reporting_guidelines import checklist
 
 KEYS = {
     "model_overview": {"model_creator", "model_artifact"},

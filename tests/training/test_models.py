@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import alexnet, resnet50
 
-from processing.errors import ConfigError
-from processing.files import sha256
-from training import layers
-from training.config import Cnn, Pooling
-from training.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout
-from training.models import NAMES, build_model
-from training.weights import find_weights, read_weights
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256
+from mammopipe.training.config import Cnn, Pooling
+from mammopipe.training.networks import layers
+from mammopipe.training.networks.layers import IMAGENET_DEVIATION, IMAGENET_MEAN, Dropout
+from mammopipe.training.networks.pretrained import find_weights, read_weights
+from mammopipe.training.networks.registry import NAMES, build_model
 
 PUBLISHED_NAMES = "56e888a56e06aa25f3d7c351f1d07cfd52106a7a2d880f25944cceb293419791"
 """SHA-256 of the published names, sorted, each with its shape."""

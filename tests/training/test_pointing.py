@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from processing.imaging import write_png
-from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View
-from training import pointing
-from training.bootstrap import Resamples
-from training.pointing import inside_circles, peak, pointing_game
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View
+from mammopipe.processing.images.mammogram import write_png
+from mammopipe.training.evaluation import pointing_game as pointing
+from mammopipe.training.evaluation.pointing_game import inside_circles, peak, pointing_game
+from mammopipe.training.metrics.bootstrap import Resamples
 
 SHAPE = (96, 64)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from training import metrics
-from training.bootstrap import Resamples
-from training.calibration import fit_temperature
-from training.predictions import TestPredictions, ValidationPredictions, pick, softmax
-from training.recalibration import FOLDS, Method, compare, cross_fitted, fit, patient_folds
+from mammopipe.training.evaluation.calibration import fit_temperature
+from mammopipe.training.evaluation.calibration_methods import FOLDS, Method, compare, cross_fitted, fit, patient_folds
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions, pick, softmax
 
 PATIENTS = 60
 
@@ -66,7 +66,7 @@ def test_temperature_and_isotonic_help_an_overconfident_model(validation):
             assert values["temperature"] < values["none"] and values["isotonic"] < values["none"], (split, key)
         assert found[split]["none"]["expected_calibration_error"]["low"] is not None
         assert sum(item["images"] for item in found[split]["temperature"]["reliability"]) == 2 * PATIENTS
-    assert found["test"]["temperature"]["brier"]["value"] == metrics.brier(
+    assert found["test"]["temperature"]["brier"]["value"] == classification.brier(
         test.labels, test.probabilities(fit_temperature(validation))
     )
 

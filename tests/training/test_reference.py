@@ -6,14 +6,14 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 
-from processing.errors import ConfigError
-from processing.imaging import Mammogram
-from processing.phantom import make_film
-from processing.preprocess import PreprocessConfig, preprocess
-from processing.records import Label, Laterality, View
-from training.gradcam import WithMaps
-from training.models import build_model
-from training.reference import MOST_FILMS, Reference, entropy, fit_reference, ledoit_wolf, some
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.training.model.reference import MOST_FILMS, Reference, entropy, fit_reference, ledoit_wolf, some
+from mammopipe.training.networks.grad_cam import WithMaps
+from mammopipe.training.networks.registry import build_model
 
 CONFIG = PreprocessConfig(height=96, width=64)
 TRAIN, VALIDATION, FRESH = range(120), range(200, 240), range(300, 330)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.records import Split
-from training import plots
-from training.examples import Circle, Picture, overlay, pick_examples
-from training.predictions import TestPredictions, ValidationPredictions
-from training.report import figure, origin_of, render
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
+from mammopipe.training.reporting import svg_plots
+from mammopipe.training.reporting.examples import Circle, Picture, overlay, pick_examples
+from mammopipe.training.reporting.report import figure, origin_of, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "line", "circle", "image", "polyline"}
 
@@ -286,21 +286,23 @@ def test_an_overlay_is_the_film_where_there_is_no_heat():
 
 @given(st.floats(-100, 100), st.floats(0.001, 1000))
 def test_ticks_enclose_their_range_and_are_few(low, span):
-    found = plots.ticks(low, low + span)
+    found = svg_plots.ticks(low, low + span)
     assert found[0] <= low + 1e-6 * span and found[-1] >= low + span - 1e-6 * span
     assert found == sorted(set(found)) and 2 <= len(found) <= 8
 
 
 @given(st.integers(2, 500))
 def test_epoch_ticks_are_whole(epochs):
-    assert all(value == int(value) for value in plots.ticks(1, epochs, whole=True))
+    assert all(value == int(value) for value in svg_plots.ticks(1, epochs, whole=True))
 
 
 def test_a_plot_places_values_where_its_axes_say():
-    axes = plots.Axes("x", "y", [0, 10], [0, 1])
+    axes = svg_plots.Axes("x", "y", [0, 10], [0, 1])
     left, bottom = axes.place((0, 0))
     right, top = axes.place((10, 1))
-    assert 0 < left < right < plots.WIDTH and 0 < top < bottom < plots.HEIGHT
-    drawn = plots.plot("<title>", axes, [plots.Line([(0, 0), (10, 1)], "of-all", [2.0, 3.0])], diagonal=True, mark_x=5)
+    assert 0 < left < right < svg_plots.WIDTH and 0 < top < bottom < svg_plots.HEIGHT
+    drawn = svg_plots.plot(
+        "<title>", axes, [svg_plots.Line([(0, 0), (10, 1)], "of-all", [2.0, 3.0])], diagonal=True, mark_x=5
+    )
     assert f"{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}" in drawn
     assert "&lt;title&gt;" in drawn and drawn.count("<circle") == 2 and drawn.count('class="reference"') == 2

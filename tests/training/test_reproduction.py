@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from processing import job
-from processing.paths import ContainerPaths
-from processing.records import Split, read_manifest, write_manifest
-from training import artifact, reproduction
-from training.evaluate import main as evaluate
-from training.reproduction import TIMES, TOLERANCE, differences
-from training.train import main as train
+from mammopipe.processing.container import job
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
+from mammopipe.training.evaluate import main as evaluate
+from mammopipe.training.fitting import reproducibility
+from mammopipe.training.fitting.reproducibility import TIMES, TOLERANCE, differences
+from mammopipe.training.networks import model_directory
+from mammopipe.training.train import main as train
 
 KERNELS = {"threads": 2, "mkldnn": False}
 """What stands for another machine: sums in another order, by other kernels."""
@@ -46,7 +47,7 @@ def run(make_job, monkeypatch, base: Path) -> dict:
             shutil.copyfile(data / "images" / "train" / f"{other}.png", data / record.path)
     write_manifest(rows, data / "manifest.csv")
     shutil.copyfile(paths.channel("stage") / "stage.json", data / "stage.json")
-    artifact.pack(paths.model, evaluated.processing_input("models") / "modified_cnn" / "model.tar.gz")
+    model_directory.pack(paths.model, evaluated.processing_input("models") / "modified_cnn" / "model.tar.gz")
     monkeypatch.setenv("MAMMOPIPE_BASE", str(base))
     evaluate(["--bootstrap", "100"])
     return json.loads((evaluated.processing_output("evaluation") / "evaluation.json").read_text())
@@ -98,8 +99,8 @@ def test_the_command_tells_by_its_exit_code(tmp_path, capsys, evaluated):
     path = evaluated.output / "evaluation" / "evaluation.json"
     other = {**evaluated.evaluation, "dataset": "other"}
     (tmp_path / "other.json").write_text(json.dumps(other))
-    assert reproduction.main([str(path), str(path)]) == 0
-    assert reproduction.main([str(path), str(tmp_path / "other.json")]) == 1
+    assert reproducibility.main([str(path), str(path)]) == 0
+    assert reproducibility.main([str(path), str(tmp_path / "other.json")]) == 1
     assert "dataset: 'mias' and 'other'" in capsys.readouterr().out
 
 

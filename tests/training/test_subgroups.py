@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from processing.records import Dataset, ImageRecord, Label, Laterality, Lesion, View
-from training import metrics
-from training.bootstrap import Resamples
-from training.exams import Cases, Level
-from training.subgroups import LEAST_PATIENTS, subgroups
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, View
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.subgroups import LEAST_PATIENTS, subgroups
+from mammopipe.training.model.exam_scores import Cases, Level
 
 PATIENTS = 60
 
@@ -78,7 +78,7 @@ def test_intervals_come_from_the_draws_of_all_images():
     records = rows()
     draws, cases = Resamples.draw([record.patient_id for record in records], n=100, seed=0), images(records)
     own = np.flatnonzero([record.view is View.CC for record in records])
-    expected = draws.of(own).interval(metrics.roc_auc, cases.malignant[own], cases.scores[own], level=0.95)
+    expected = draws.of(own).interval(classification.roc_auc, cases.malignant[own], cases.scores[own], level=0.95)
     assert found(records)["view"][0]["malignant_auc"] == expected.as_dict()
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from processing.errors import ConfigError
-from processing.records import Split, read_manifest, write_manifest
-from training import artifact
-from training.config import Pooling, Precision
-from training.distributed import ALONE, launch_command
-from training.frozen import FilmMaps, HeadAlone
-from training.loop import predict
-from training.metrics import macro_auc
-from training.models import build_model
-from training.stopping import StopRequest
-from training.train import read_inputs, read_stage, train
+from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Pooling, Precision
+from mammopipe.training.fitting.distributed import ALONE, launch_command
+from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.loop import predict
+from mammopipe.training.fitting.stopping import StopRequest
+from mammopipe.training.metrics.classification import macro_auc
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.registry import build_model
+from mammopipe.training.train import read_inputs, read_stage, train
 
 SETTINGS = {
     "cnn": "modified_cnn",
@@ -40,7 +40,7 @@ LINE = re.compile(
     r"learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$",
     re.MULTILINE,
 )
-JOB = (sys.executable, "-W", "error", "-m", "training.train")
+JOB = (sys.executable, "-W", "error", "-m", "mammopipe.training.train")
 TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
 
 
@@ -80,7 +80,7 @@ def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     paths = make_job(**SETTINGS)
     lines = LINE.findall(run(paths))
     assert [line[0] for line in lines] == ["1", "2", "3"]
-    model = artifact.load(paths.model)
+    model = model_directory.load(paths.model)
     training = model.description["training"]
     assert training["epochs_run"] == 3 and training["hyperparameters"]["cnn"] == "modified_cnn"
     best = training["history"][training["best_epoch"] - 1]
@@ -129,7 +129,10 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
     assert not (disturbed.model / "model.json").exists()
 
     assert "resumed from epoch " in run(disturbed)
-    ours, theirs = artifact.read_description(disturbed.model), artifact.read_description(undisturbed.model)
+    ours, theirs = (
+        model_directory.read_description(disturbed.model),
+        model_directory.read_description(undisturbed.model),
+    )
     assert without_times(ours) == without_times(theirs)
     assert [epoch["epoch"] for epoch in ours["training"]["history"]] == list(range(1, 15))
 
@@ -142,7 +145,7 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     out = run(together, TWO_PROCESSES)
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
     train(alone, read_inputs(alone), ALONE, StopRequest())
-    ours, theirs = (artifact.read_description(paths.model)["training"]["history"] for paths in (together, alone))
+    ours, theirs = (model_directory.read_description(paths.model)["training"]["history"] for paths in (together, alone))
     for one, other in zip(ours, theirs, strict=True):
         for name in ("train_loss", "validation_loss", "validation_macro_auc"):
             assert one[name] == pytest.approx(other[name], abs=0.03), name
@@ -167,7 +170,7 @@ LESIONS = {"pooling": "peaks", "location_weight": "1"}
 def test_a_job_that_learns_where_lesions_are(make_job):
     paths = make_job(**SETTINGS | LESIONS)
     run(paths)
-    model = artifact.load(paths.model)
+    model = model_directory.load(paths.model)
     assert model.description["pooling"] == "peaks" and model.network.pooling is Pooling.PEAKS
     films = read_inputs(paths).validation
     logits = model.predict_logits(torch.stack([films[index][0] for index in range(len(films))]))
@@ -192,7 +195,7 @@ def test_pretrained_weights_are_used_and_named(make_job):
     weights.parent.mkdir(parents=True)
     torch.save(build_model("modified_cnn", classes=7, seed=9).body.state_dict(), weights)
     out = run(paths)
-    told = artifact.read_description(paths.model)
+    told = model_directory.read_description(paths.model)
     assert told["initialisation"] == "pretrained" and "initialisation=pretrained (modified_cnn-own.pth)" in out
     assert told["pretrained_weights"]["file"] == "modified_cnn-own.pth"
 
@@ -221,7 +224,7 @@ def test_a_classifier_that_learns_alone_leaves_the_body_and_predicts_as_it_was_m
     paths = make_job(**SETTINGS | HEAD | {"folds": folds})
     staged = stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
-    model = artifact.load(paths.model)
+    model = model_directory.load(paths.model)
     told, learnt = model.description, model.network.body.state_dict()
     body = [name for name in learnt if not name.startswith("_fc.")]
     assert body and all(torch.equal(learnt[name], staged[name]) for name in body)
@@ -256,7 +259,7 @@ def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys, sett
             train(parts, read_inputs(parts), ALONE, stop)
     train(parts, read_inputs(parts), ALONE, StopRequest())
     assert "resumed from epoch 1" in capsys.readouterr().out
-    ours, theirs = (artifact.read_description(paths.model) for paths in (whole, parts))
+    ours, theirs = (model_directory.read_description(paths.model) for paths in (whole, parts))
     assert ours["weights_sha256"] == theirs["weights_sha256"]
     if settings:
         assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
@@ -266,14 +269,14 @@ def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
     paths = make_job(**SETTINGS | HEAD | MEAN)
     stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
-    told = artifact.read_description(paths.model)["training"]
+    told = model_directory.read_description(paths.model)["training"]
     assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
     assert told["cross_validation"]["final"] == "mean of the folds' weights"
     assert told["cross_validation"]["fold_best_epochs"] == [3, 3, 3] and told["cross_validation"]["refit_losses"] == []
     kept = [
         torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"] for fold in range(3)
     ]
-    head = artifact.load(paths.model).network.head.state_dict()
+    head = model_directory.load(paths.model).network.head.state_dict()
     for name, value in head.items():
         folds = torch.stack([fold[f"head.{name}"] for fold in kept])
         assert folds.std(dim=0).max() > 0
@@ -332,8 +335,8 @@ def spread_patient(paths):
     ],
 )
 def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, changes, spoil, message):
-    from processing.job import run as run_job
-    from training.train import main
+    from mammopipe.processing.container.job import run as run_job
+    from mammopipe.training.train import main
 
     paths = make_job(**SETTINGS | changes)
     if spoil is not None:
@@ -353,7 +356,7 @@ def test_misuse_is_one_line_and_a_failure_file(make_job, monkeypatch, capsys, ch
 
 def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_path):
     script = (
-        "import sys, torch; from training.train import console; sys.argv = ['train', 'unwanted']\n"
+        "import sys, torch; from mammopipe.training.train import console; sys.argv = ['train', 'unwanted']\n"
         "try: console()\nexcept SystemExit: print(float(torch.tensor(1e-40) * 1))"
     )
     environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path)}
@@ -363,7 +366,7 @@ def test_the_job_takes_numbers_below_the_smallest_ordinary_one_as_nothing(tmp_pa
 
 def test_the_heap_is_kept_where_glibc_is():
     kept = subprocess.run(
-        (sys.executable, "-c", "from processing.memory import keep_heap; print(keep_heap())"),
+        (sys.executable, "-c", "from mammopipe.processing.container.memory import keep_heap; print(keep_heap())"),
         capture_output=True,
         text=True,
         check=True,
@@ -406,4 +409,4 @@ def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment
     if expected is None:
         assert command is None
     else:
-        assert set(expected) <= set(command) and command[-2:] == ["-m", "training.train"]
+        assert set(expected) <= set(command) and command[-2:] == ["-m", "mammopipe.training.train"]

@@ -1,0 +1,54 @@
+"""Run every benchmark of this folder in turn and write `benchmarks.json`: `python -m benchmarks [NAME ...]`.
+
+A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers,
+command}. Only ratios within one run mean anything: machines differ, and so do a machine's hours.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.rows import Row, holds
+from benchmarks.table import fill_in
+from mammopipe.processing.files import write_bytes
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return 1 where a figure misses its bar, 0 otherwise."""
+    found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks.json")
+    parser.add_argument("--readme", action="store_true", help="also put the figures into README.md's table")
+    parser.add_argument("--rsna", type=Path, help="folder with train_images, for the benchmarks that read mammograms")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(found):
+        parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
+    rows = [row for name in options.names or found for row in run(found[name], options.rsna)]
+    write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
+    if options.readme:
+        fill_in(ROOT / "README.md", rows)
+    for row in rows:
+        verdict = "ok  " if holds(row) else "MISS"
+        print(f"{verdict} {row['name']:<72} {row['value']:>9.3f} {row['unit']:<10} bar {row['bar']}")
+    return 0 if all(map(holds, rows)) else 1
+
+
+def run(script: Path, rsna: Path | None) -> list[Row]:
+    """Return the rows that a benchmark prints; its progress goes to standard error."""
+    command = [sys.executable, "-m", f"benchmarks.{script.stem}"]
+    if rsna is not None and '"--rsna"' in script.read_text(encoding="utf-8"):
+        command += ["--rsna", str(rsna.resolve())]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    rows: list[Row] = json.loads(done.stdout)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

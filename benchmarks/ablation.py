@@ -1,0 +1,287 @@
+"""What each option of the training is worth: cross-validation by patient of the development films, row by row.
+
+Run `python -m benchmarks.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
+folder of mini-MIAS, WEIGHTS the folder of staged weights, WORK keeps segmented films and finished folds: a run that was
+stopped goes on. One row an option: macro AUC and malignant-against-rest AUC out of fold, each with a 95 % interval by
+patient. The films of the frozen test split are never read; no epoch is chosen on held-out films.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mammopipe.processing.augmentation import Augmenter, copy_id
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import (
+    ImageRecord,
+    Label,
+    Split,
+    SplitProtocol,
+    read_manifest,
+    write_manifest,
+)
+from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
+from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.files import write_json
+from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
+from mammopipe.training.comparison import beside_other
+from mammopipe.training.config import Cnn, Learns, Pooling, Precision, TrainConfig
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.loop import predict, refit
+from mammopipe.training.metrics.bootstrap import Floats, bootstrap_interval
+from mammopipe.training.metrics.classification import macro_auc, malignant_auc
+from mammopipe.training.model.predictions import softmax
+from mammopipe.training.networks.pretrained import find_weights
+from mammopipe.training.networks.registry import FilmNetwork, build_model
+
+COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
+"""Stored copies of each development film; a fold trains on those of its own films."""
+
+
+Kept = dict[tuple[Cnn, str, int, int], Films]
+"""Maps by network, the digest of what makes its input, stride, and whether the film was mirrored (1)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One option, or several together."""
+
+    name: str
+    config: TrainConfig
+    preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
+    flips: bool = False
+    """Whether the logits of the mirrored film are added."""
+    copies: bool = True
+    """Whether the folds learn from the stored copies, too."""
+    other_breast: float = 0.0
+    """Share of the logits of the patient's other film that is taken off: both are needed."""
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the row's logits; its folds are kept under it."""
+        values = [self.config.to_json(), self.preprocess.to_json(), self.flips, *([] if self.copies else ["no copies"])]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+_PLAIN = TrainConfig(
+    cnn=Cnn.EFFICIENTNET_LITE0,
+    epochs=2,
+    head_epochs=0,
+    warmup_epochs=0.5,
+    learning_rate=5e-4,
+    precision=Precision.FLOAT32,
+)
+_HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
+_FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
+_LARGE = PreprocessConfig(height=768, width=480)
+_FINEST = PreprocessConfig(height=1024, width=640)
+LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
+"""What README.md recommends."""
+ROWS = (
+    Row("fine-tuning", _PLAIN),
+    Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
+    Row("head alone", _HEAD),
+    Row("head alone, top 3, circles", replace(_FINE, stride=32)),
+    Row("head alone, stride 16, top 3, circles", _FINE),
+    LOCATED,
+    Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
+    Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
+    Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
+    Row("head alone, stride 16, top 1, circles, 768 rows", replace(_FINE, top_places=1), _LARGE),
+    Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
+    Row("head alone, stride 16, top 3, circles, 768 rows, half of the other breast", _FINE, _LARGE, other_breast=0.5),
+    Row("head alone, stride 16, top 3, circles, 768 rows, all of the other breast", _FINE, _LARGE, other_breast=1.0),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no copies", _FINE, _LARGE, copies=False),
+    Row("head alone, stride 16, top 3, circles, 1024 rows", _FINE, _FINEST),
+    Row("head alone, stride 16, top 3, circles, 1024 rows, half of the other breast", _FINE, _FINEST, other_breast=0.5),
+    Row("head alone, stride 16, top 3, circles, 768 rows, muscle kept", _FINE, replace(_LARGE, remove_pectoral=False)),
+)
+
+
+def development_films(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
+    """Return the records and the folder of the segmented development films and their copies, made once."""
+    folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
+    if not (folder / "manifest.csv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        records = [
+            record
+            for record in assign_splits(read_labels(films / LABEL_TABLE), SplitConfig())
+            if record.split is not Split.TEST
+        ]
+        segmented = [
+            item
+            for record in tqdm(records, desc="segmenting", disable=None)
+            for item in _segmented(films, record, folder, config)
+        ]
+        write_manifest(segmented, folder / "manifest.csv")
+    return read_manifest(folder), folder
+
+
+def _segmented(films: Path, record: ImageRecord, folder: Path, config: PreprocessConfig) -> list[ImageRecord]:
+    mammogram, augmenter, made = read_mammogram(films / record.path, record=record), Augmenter(), []
+    varied = [(mammogram, record)]
+    for index in range(COPIES[record.label]):
+        pixels, copied = augmenter.copy(mammogram.pixels, record, index)
+        assert copied.image_id == copy_id(record.image_id, index)
+        varied.append((replace(mammogram, pixels=pixels, laterality=copied.laterality), copied))
+    for picture, item in varied:
+        result = preprocess(picture, config, item.lesions)
+        write_png(folder / f"{item.image_id}.png", result.pixels)
+        made.append(replace(item, lesions=result.lesions, path=f"{item.image_id}.png"))
+    return made
+
+
+def out_of_fold(
+    row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
+) -> Floats:
+    """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it.
+
+    Maps are made when a fold first needs them, and kept for the rows to come.
+    """
+    originals = np.array([not record.source_image_id for record in films.records])
+    logits = np.zeros((len(films), len(Label)))
+    for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
+        held = np.flatnonzero((folds == fold) & originals)
+        path = folder / f"fold-{fold}.npy"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            given = network_inputs(row, films, weights, kept)
+            learnt = given[0].part(np.flatnonzero((folds != fold) & (originals | row.copies)).tolist())
+            told = [one.part(held.tolist()) for one in given]
+            np.save(path, _train_and_predict(row, learnt, told, weights))
+        logits[held] = np.load(path)
+    return logits[originals]
+
+
+def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
+    """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
+
+    A body that no fold changes makes the same maps in every row with its input and its stride.
+    """
+    seen = [films, _mirrored(films)] if row.flips else [films]
+    if row.config.learns is Learns.ALL:
+        return list(seen)
+    keys = [(row.config.cnn, row.preprocess.digest, row.config.stride, mirrored) for mirrored, _ in enumerate(seen)]
+    for key, one in zip(keys, seen, strict=True):
+        if key not in kept:
+            kept[key] = learner(build(row.config, weights), row.config, one)[1][0]
+    return [kept[key] for key in keys]
+
+
+def build(config: TrainConfig, weights: Path) -> FilmNetwork:
+    """Return the network as training starts with it, with its weights where they are staged."""
+    found = find_weights(weights, config.cnn)
+    return build_model(
+        config.cnn,
+        classes=list(Label),
+        weights=found.path if found else None,
+        dropout=config.dropout,
+        seed=config.seed,
+        pooling=config.pooling,
+        top_places=config.top_places,
+        stride=config.stride,
+    )
+
+
+def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: Path) -> Floats:
+    config, network = row.config, build(row.config, weights)
+    refit(
+        network,
+        learnt,
+        config,
+        epochs=config.epochs,
+        precision=config.precision,
+        pretrained=find_weights(weights, config.cnn) is not None,
+    )
+    learns, _ = learner(network, config)
+    logits = [predict(learns, held, batch_size=8, precision=config.precision) for held in told]
+    return np.mean(np.array(logits, np.float64), axis=0)
+
+
+def _mirrored(films: FilmDataset) -> FilmDataset:
+    mirrored = films.part(range(len(films)))
+    mirrored.pixels = films.pixels[:, :, ::-1]
+    return mirrored
+
+
+def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) -> Floats:
+    """Return the logits, each film's less those of the patient's other film; every patient has one of each breast."""
+    return beside_other(logits, [record.patient_id for record in records], list(map(breast_id, records)), share)
+
+
+def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
+    """Return the figures of the mean probabilities over the repeats, each as value, low and high or two nulls."""
+    probabilities = np.mean([softmax(one) for one in logits], axis=0)
+    labels, patients = [record.label.rank for record in records], [record.patient_id for record in records]
+    found = {
+        metric.name: bootstrap_interval(metric, labels, probabilities, groups=patients)
+        for metric in (macro_auc, malignant_auc)
+    }
+    alone = [[metric(labels, softmax(one)) for metric in (macro_auc, malignant_auc)] for one in logits]
+    return {
+        **{name: [interval.value, interval.low, interval.high] for name, interval in found.items()},
+        "single_repeats": alone,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the rows and write `ablation.json` and `ablation.md` to the work folder after each."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    rows = [row for row in ROWS if not options.rows or row.name in options.rows]
+    table: dict[str, Any] = {}
+    kept: Kept = {}
+    for row in rows:
+        records, folder = development_films(options.films, options.work, row.preprocess)
+        films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width))
+        judged = [record for record in records if not record.source_image_id]
+        done = []
+        for repeat in range(options.repeats):
+            folds = np.array(assign_folds(records, options.folds, seed=repeat, protocol=SplitProtocol.PATIENT))
+            finished = options.work / "folds" / f"{row.digest}-{options.folds}-{repeat}"
+            logits = out_of_fold(row, films, folds, options.weights, finished, kept)
+            done.append(_beside_other(logits, judged, row.other_breast) if row.other_breast else logits)
+        table[row.name] = judge(done, judged)
+        write_json(options.work / "ablation.json", table)
+        (options.work / "ablation.md").write_text(_markdown(table), encoding="utf-8")
+        print(_markdown({row.name: table[row.name]}).splitlines()[-1], flush=True)
+
+
+def _markdown(table: Mapping[str, Any]) -> str:
+    lines = ["| option | macro AUC | malignant AUC |", "|---|---|---|"]
+    for name, found in table.items():
+        figures = [
+            f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+            for value, low, high in (found["macro_auc"], found["malignant_auc"])
+        ]
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
+    parser.add_argument("weights", type=Path, help="the folder of staged weights")
+    parser.add_argument("work", type=Path, help="where segmented films and finished folds are kept")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", choices=[row.name for row in ROWS])
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
+
+Run `python -m benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, or
+the table of docs/DRIFT.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
+stderr.
+
+Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
+weights; a week is then patients drawn from those measured, at the level of their figures, since 100 weeks of rendered
+films would take hours; the monitor's own code judges it. What the model learnt is drawn anew for each run. Three
+machines, each with a third of the exams, and each a group of its own. The shift comes after `QUIET` weeks; the delay
+counts the weeks of shifted films until the first alarm, 1 being the first of them. The same draws without a shift give
+the false alarms.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks.rows import Row, row
+from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.training.model import distributions
+from mammopipe.training.model.distributions import Distribution, fit_distributions
+from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, SCORE, film_figures
+from mammopipe.training.networks.registry import build_model
+
+COMMAND = "python -m benchmarks.bench_drift"
+WEEKS, QUIET, EXAMS = 100, 8, 90
+NEVER = WEEKS - QUIET + 1
+"""Weeks that a shift counts as which was not found."""
+LEARNT, JUDGED = 103, 26
+"""Patients of training and of validation: those of mini-MIAS in the default split."""
+QUIETLY = "no shift"
+ALLOWANCES = (1.0, 1.25, 1.5, 2.0)
+"""Standard errors of the reference's mean that a CUSUM does not add up."""
+COPIES, SMOOTHING = 5, 0.2
+"""Of each measured patient, and how much they differ: in standard deviations of each figure."""
+MACHINES = ("A", "B", "C")
+CONFIG = PreprocessConfig(height=160, width=112)
+SIZE = 512
+START = datetime(2026, 1, 5, 12, tzinfo=UTC)
+Pixels = NDArray[np.uint16]
+Patient = tuple[dict[str, float], ...]
+Table = dict[str, NDArray[np.float64]]
+"""Of each figure the values of all films, (patients, films of one)."""
+
+SHIFTS: dict[str, Callable[[Pixels], Pixels]] = {
+    "gain 0.95": lambda pixels: (pixels * 0.95).astype(np.uint16),
+    "gain 0.85": lambda pixels: (pixels * 0.85).astype(np.uint16),
+    "gamma 0.85": lambda pixels: (65535 * (pixels / 65535.0) ** 0.85).astype(np.uint16),
+    "blur of 1.5 pixels": lambda pixels: np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1.5), np.uint16),
+    "inverted": lambda pixels: np.asarray(65535 - pixels, np.uint16),
+    "mirrored": lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
+}
+"""What a machine, or an export, may begin to do to every film."""
+OTHER_MACHINE = "other machine"
+"""A digital detector of 12 bits in place of scanned films."""
+LIMITS = {"gain 0.85": 2, OTHER_MACHINE: 2, "inverted": 2}
+"""Weeks within which the median run must have found it."""
+MOST_FALSE = 0.17
+"""Share of runs of 100 weeks in which any test of any group passes its limit: the budget of one in 520 windows."""
+
+
+def measure(
+    patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False, malignant: bool = False
+) -> dict[str, list[Patient]]:
+    """Return the figures of both MLO films of each patient under each shift; the films are the same for all."""
+    network = build_model("modified_cnn", classes=list(Label), seed=1).eval()
+    found: dict[str, list[Patient]] = {name: [] for name in shifts}
+    for number in tqdm(range(patients), desc="measuring", disable=None):
+        label = Label.MALIGNANT if malignant else list(Label)[number % 3]
+        films = {
+            side: make_film(
+                2 * number + (side is Laterality.RIGHT),
+                label=label,
+                laterality=side,
+                height=SIZE,
+                width=SIZE,
+                padded=not digital,
+                bits=12 if digital else 8,
+                patient_seed=number,
+            )
+            for side in Laterality
+        }
+        for name, shift in shifts.items():
+            found[name].append(tuple(_figures(network, shift(film.pixels), side) for side, film in films.items()))
+    return found
+
+
+def _figures(network: torch.nn.Module, pixels: Pixels, side: Laterality) -> dict[str, float]:
+    prepared = preprocess(Mammogram(pixels, side, View.MLO), CONFIG)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(prepared.image)[None, None])[0].double()
+    shares = torch.softmax(20 * logits, 0).numpy()
+    scores = {"malignancy": float(shares[-1]), "entropy": float(-(shares * np.log(shares)).sum())}
+    return {**film_figures(prepared.quality), **scores}
+
+
+def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
+    """Return `COPIES` of each patient with small differences, the same under each shift: few were measured, of many.
+
+    Without them the same values would come again and again, and the least change of one would show.
+    """
+    films = [film for patient in pools[QUIETLY] for film in patient]
+    values = {name: np.array([film[name] for film in films]) for name in films[0]}
+    sizes = {
+        name: SMOOTHING * float(found.std()) for name, found in values.items() if len(np.unique(found)) > len(found) / 2
+    }
+    found: dict[str, list[Patient]] = {}
+    for kind, patients in pools.items():
+        rng = np.random.default_rng(7)
+        found[kind] = [
+            tuple(
+                {name: value + sizes.get(name, 0.0) * float(rng.standard_normal()) for name, value in film.items()}
+                for film in patient
+            )
+            for patient in patients
+            for _ in range(COPIES)
+        ]
+    return found
+
+
+def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, dict[str, Distribution]]:
+    """Return what a model would know that learnt from `LEARNT` patients; of `JUDGED` others come the scores, too."""
+    films, exams = [], []
+    for number, chosen in enumerate(rng.integers(len(population), size=LEARNT + JUDGED)):
+        for film in population[chosen]:
+            kept = {name: value for name, value in film.items() if number < JUDGED or name not in SCORE}
+            films.append(kept)
+            exams.append(str(number))
+    return {EVERYTHING: fit_distributions(films, exams)}
+
+
+def table_of(patients: Sequence[Patient]) -> Table:
+    """Return each figure of all films, (patients, films of one)."""
+    return {name: np.array([[film[name] for film in patient] for patient in patients]) for name in patients[0][0]}
+
+
+def weeks_of(
+    quiet: Table, shifted: Table, rng: np.random.Generator, *, machines: Sequence[str]
+) -> dict[str, list[Week]]:
+    """Return every group's windows as `mammopipe.inference.monitoring.drift.gather` makes them of requests, many times sooner.
+
+    After `QUIET` weeks the named machines send shifted films.
+    """
+    sender = np.arange(EXAMS) % len(MACHINES)
+    members = {
+        EVERYTHING: np.ones(EXAMS, bool),
+        **{f"machine {name}": sender == number for number, name in enumerate(MACHINES)},
+    }
+    moved = np.isin(sender, [MACHINES.index(name) for name in machines])[:, None]
+    found: dict[str, list[Week]] = {group: [] for group in members}
+    for week in range(WEEKS):
+        start = DriftConfig().span.start_of((START + timedelta(weeks=week)).date())
+        patients = rng.integers(len(quiet[FIGURES[0]]), size=EXAMS)
+        films = {
+            name: np.where(moved & (week >= QUIET), shifted[name][patients], quiet[name][patients]) for name in quiet
+        }
+        for group, asked in members.items():
+            values = {name: all_[asked].ravel().tolist() for name, all_ in films.items()}
+            found[group].append(Week(start, int(asked.sum()), len(values[FIGURES[0]]), values))
+    return found
+
+
+def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, Distribution]]) -> list[int]:
+    """Return the weeks, from 0, in which an alarm of some figure begins that was quiet the week before."""
+    config, begins = DriftConfig(), np.zeros(WEEKS, bool)
+    for group in judge(groups, known, {}, config):
+        for figure in group.figures.values():
+            firing = np.array(figure.strength) >= 1
+            begins |= firing & ~np.concatenate([[False], firing[:-1]])
+    return np.flatnonzero(begins).tolist()
+
+
+def figures(patients: int, runs: int, quiet_runs: int) -> list[Row]:
+    """Return the rows of the benchmark."""
+    same = {QUIETLY: lambda pixels: pixels}
+    pools = measure(patients, shifts=same | SHIFTS)
+    pools[OTHER_MACHINE] = measure(patients, shifts=same, digital=True)[QUIETLY]
+    pools["only malignant films"] = measure(patients, shifts=same, malignant=True)[QUIETLY]
+    return simulate(pools, runs, quiet_runs)
+
+
+def simulate(pools: Mapping[str, list[Patient]], runs: int, quiet_runs: int) -> list[Row]:
+    """Return the rows of all weeks drawn from measured patients, by kind of shift; `runs` of each."""
+    pools = smoothed(pools)
+    quiet = pools.pop(QUIETLY)
+    rows = [_quiet(quiet, quiet_runs)]
+    for name, pool in pools.items():
+        rows += [_delay(name, quiet, table_of(pool), runs, machines) for machines in (MACHINES, MACHINES[:1])]
+    return rows
+
+
+def _quiet(quiet: Sequence[Patient], runs: int) -> Row:
+    found, table = [], table_of(quiet)
+    for run in tqdm(range(runs), desc="quiet weeks", disable=None):
+        rng = np.random.default_rng((1, run))
+        found.append(len(alarms(weeks_of(table, table, rng, machines=()), usual(quiet, rng))))
+    return row(
+        f"drift, quiet: share of {WEEKS} weeks with a false alarm",
+        statistics.fmean(map(bool, found)),
+        "share",
+        MOST_FALSE,
+        "lower",
+        COMMAND,
+        runs=runs,
+        alarms_that_begin=statistics.fmean(found),
+        exams_a_week=EXAMS,
+    )
+
+
+def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines: Sequence[str]) -> Row:
+    delays, table = [], table_of(quiet)
+    for run in tqdm(range(runs), desc=name, disable=None):
+        rng = np.random.default_rng((2, run))
+        begun = alarms(weeks_of(table, pool, rng, machines=machines), usual(quiet, rng))
+        delays.append(next((week - QUIET + 1 for week in begun if week >= QUIET), NEVER))
+    who = "all machines" if len(machines) > 1 else "one machine of three"
+    bar = LIMITS.get(name) if len(machines) > 1 else None
+    never = sum(delay == NEVER for delay in delays)
+    return row(
+        f"drift, {name}, {who}: weeks to the alarm, median",
+        statistics.median(delays),
+        "weeks",
+        bar,
+        "lower",
+        COMMAND,
+        slowest=max(delays),
+        never=never,
+        runs=runs,
+    )
+
+
+def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
+    """Return what other allowances for an unlucky reference would cost and bring (`REFERENCE_ERRORS`)."""
+    name = "gain 0.95"
+    pools = smoothed(measure(patients, shifts={QUIETLY: lambda pixels: pixels, name: SHIFTS[name]}))
+    quiet, pool, rows, usual_errors = pools[QUIETLY], table_of(pools[name]), [], distributions.REFERENCE_ERRORS
+    try:
+        for errors in ALLOWANCES:
+            distributions.REFERENCE_ERRORS = errors
+            made = [_quiet(quiet, quiet_runs), _delay(name, quiet, pool, runs, MACHINES[:1])]
+            rows += [{**row, "name": f"{row['name']}, allowance {errors:g}", "bar": None} for row in made]
+    finally:
+        distributions.REFERENCE_ERRORS = usual_errors
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the table of docs/DRIFT.md: of each shift the median weeks to the alarm, and the slowest run's."""
+    found: dict[str, dict[str, str]] = {}
+    for each in rows:
+        shift, _, who = each["name"].removeprefix("drift, ").partition(":")[0].rpartition(", ")
+        if shift:
+            slowest = "never" if each["peers"]["never"] else f"{each['peers']['slowest']:g}"
+            found.setdefault(shift, {})[who] = f"{each['value']:g} ({slowest})"
+    head = "| shift, from the ninth week | all machines: median weeks to the alarm (slowest) | one machine of three |"
+    lines = [
+        f"| {shift} | {cells['all machines']} | {cells['one machine of three']} |" for shift, cells in found.items()
+    ]
+    return "\n".join([head, "|---|---|---|", *lines])
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--patients", type=int, default=200, help="measured of each kind")
+    parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
+    parser.add_argument("--quiet-runs", type=int, default=200, help="times 100 weeks without one")
+    parser.add_argument("--allowances", action="store_true", help="measure other allowances of the CUSUM instead")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/DRIFT.md instead of JSON")
+    options = parser.parse_args()
+    if options.allowances and options.markdown:
+        parser.error("--markdown is the table of shifts, not of allowances")
+    # Films as small as these gain nothing by threads, which wait for each other on a busy machine.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    rows = (allowances if options.allowances else figures)(options.patients, options.runs, options.quiet_runs)
+    print(markdown(rows) if options.markdown else json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What segmentation costs and what its reduced copy loses, on films of 2776 x 2082 pixels.
+
+Run `python -m benchmarks.bench_segmentation [--rsna FOLDER] [--repeats 15]`: a JSON list on stdout. One thread,
+processor time. Without `--rsna` (a folder with train_images) the films are phantoms.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.rows import Row, row
+from mammopipe.processing.breast import segmentation
+from mammopipe.processing.container.memory import keep_heap
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.processing.phantoms.mias_tree import make_film
+
+COMMAND = "python -m benchmarks.bench_segmentation"
+ROWS, COLUMNS = 2776, 2082
+
+
+def films(folder: Path | None) -> list[Mammogram]:
+    """Return the real files below a folder that have this size, or four phantoms of it."""
+    if folder is not None:
+        found = [read_mammogram(path) for path in sorted(folder.rglob("*.dcm"))]
+        return [film for film in found if film.pixels.shape == (ROWS, COLUMNS)]
+    phantoms = [
+        make_film(seed, label=Label.BENIGN, laterality=side, height=ROWS, width=COLUMNS)
+        for seed, side in enumerate((*Laterality, *Laterality))
+    ]
+    return [
+        Mammogram(film.pixels, side, View.MLO) for film, side in zip(phantoms, (*Laterality, *Laterality), strict=True)
+    ]
+
+
+def seconds(film: Mammogram, repeats: int) -> tuple[float, float]:
+    """Return the median processor time of our segmentation and of the plain one, taking turns."""
+    spent: dict[Callable[[Mammogram], None], list[float]] = {ours: [], plain: []}
+    for turn in range(repeats + 1):
+        for member, times in spent.items():
+            begun = time.process_time()
+            member(film)
+            if turn:
+                times.append(time.process_time() - begun)
+    return statistics.median(spent[ours]), statistics.median(spent[plain])
+
+
+def ours(film: Mammogram) -> None:
+    """Segment the film."""
+    segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view)
+
+
+def plain(film: Mammogram) -> None:
+    """Do what is usual at full size: Otsu's threshold, the largest component, a closing."""
+    eight_bit = (film.pixels >> 8).astype(np.uint8)
+    _, objects = cv2.threshold(eight_bit, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(objects)
+    largest = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    cv2.morphologyEx(largest, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (25, 25)))
+
+
+def overlap(film: Mammogram) -> float:
+    """Return the Dice coefficient of the mask and the one that is found without reducing the film first."""
+    reduced = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
+    with patch.object(segmentation, "WORKING_SIZE", max(film.pixels.shape)):
+        full = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
+    return dice(reduced, full)
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Return twice the common area over the sum of both."""
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rsna", type=Path, help="folder with train_images")
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    keep_heap()
+    measured = films(arguments.rsna)
+    spent, usual = zip(*(seconds(film, arguments.repeats) for film in measured), strict=True)
+    overlaps = [overlap(film) for film in measured]
+    size = f"{ROWS} x {COLUMNS}"
+    rows: list[Row] = [
+        row(
+            f"segmentation on one core, {size}",
+            1000 * statistics.median(spent),
+            "ms",
+            15,
+            "lower",
+            COMMAND,
+            plain_at_full_size=1000 * statistics.median(usual),
+        ),
+        row(
+            f"segmentation, least Dice to full resolution, {size}",
+            min(overlaps),
+            "",
+            0.98,
+            "higher",
+            COMMAND,
+            films=len(measured),
+        ),
+    ]
+    print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The server against a plain loop of the same predictor: latency, throughput, overload, start, memory.
+
+Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch]`: a JSON list on
+stdout. A ResNet-50 of 224 x 224 with random weights answers a film of 1024 x 1024 (PGM, 1 MB). Server and plain loop
+take turns within each round, one thread a process; only ratios mean anything. `--requests 20000` for the memory's slope
+over a long run. Memory counts a page that processes share once (Pss); the peer figure counts it in each (Rss).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Literal
+
+import numpy as np
+
+from benchmarks import rows
+from benchmarks.rows import Row
+from benchmarks.serving import Client, Loop, film, loop, memory, save_model, server, slope, together
+
+COMMAND = "python -m benchmarks.bench_server"
+CLIENTS, CROWD = 8, 48
+SPELL_SECONDS = 3.0
+LEAST_SPELLS = 6
+
+
+def row(
+    name: str, value: float, unit: str, bar: float | None, better: Literal["lower", "higher"], **peers: float
+) -> Row:
+    """Return one figure of the table."""
+    return rows.row(name, value, unit, bar, better, COMMAND, **peers)
+
+
+def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
+    """Return the figures of one client."""
+    client, ours, theirs = Client(port), [], []
+    client.ask(body)
+    for _ in range(rounds):
+        theirs += plain.run("film", 10)
+        for _ in range(10):
+            status, seconds = client.ask(body)
+            assert status == 200
+            ours.append(seconds)
+    ours, theirs = [1000 * each for each in ours], [1000 * each for each in theirs]
+    p50, p99 = statistics.median(ours), float(np.percentile(ours, 99))
+    loop50, loop99 = statistics.median(theirs), float(np.percentile(theirs, 99))
+    return [
+        row(
+            "server, one client: p50, times the plain loop's",
+            p50 / loop50,
+            "x",
+            1.15,
+            "lower",
+            server_ms=p50,
+            plain_loop_ms=loop50,
+        ),
+        row(
+            "server, one client: p99, times p50", p99 / p50, "x", 1.5, "lower", plain_loop_p99_times_p50=loop99 / loop50
+        ),
+    ]
+
+
+def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -> list[Row]:
+    """Return the figures of eight clients; two plain loops at once show what the machine has to give."""
+    ours, alone, both, lost = [], [], [], 0
+    for _ in range(rounds):
+        one = plain.run("film", 20)
+        alone.append(len(one) / sum(one))
+        with ThreadPoolExecutor(2) as pool:
+            pair = list(pool.map(lambda each: each.run("film", 20), (plain, second)))
+        both.append(sum(len(seconds) / sum(seconds) for seconds in pair))
+        replies = together(port, CLIENTS, SPELL_SECONDS, body)
+        lost += sum(status != 200 for status, _ in replies)
+        # Each client's rate over its own time: the last requests run on after the spell.
+        ours.append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
+    rate, single, pair_rate = map(statistics.median, (ours, alone, both))
+    return [
+        row(
+            "server, 8 clients: throughput, times twice the plain loop's",
+            rate / (2 * single),
+            "x",
+            0.90,
+            "higher",
+            server_per_second=rate,
+            plain_loop_per_second=single,
+        ),
+        row(
+            "server, 8 clients: throughput, times two plain loops at once",
+            rate / pair_rate,
+            "x",
+            None,
+            "higher",
+            two_plain_loops_per_second=pair_rate,
+        ),
+        row("server, 8 clients: requests lost", lost, "requests", 0, "lower"),
+    ]
+
+
+def overload(port: int, body: bytes) -> list[Row]:
+    """Return how long a refusal takes when 48 clients come at once."""
+    barrier = Barrier(CROWD)
+
+    def one(_: int) -> tuple[int, float]:
+        client = Client(port)
+        barrier.wait()
+        return client.ask(body)
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        replies = list(pool.map(one, range(CROWD)))
+    refused = sorted(1000 * seconds for status, seconds in replies if status == 503)
+    assert refused and {status for status, _ in replies} == {200, 503}
+    return [
+        row(
+            f"server, {CROWD} clients at once: median time to a refusal",
+            statistics.median(refused),
+            "ms",
+            100,
+            "lower",
+            slowest_ms=refused[-1],
+            refused=len(refused),
+        )
+    ]
+
+
+def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
+    """Return what a heatmap costs, in the predictor and in the whole answer."""
+    client, parts = Client(port), {name: [] for name in ("forward", "heat", "without", "with")}
+    for _ in range(rounds):
+        for name in ("forward", "heat"):
+            parts[name] += plain.run(name, 5)
+        for _ in range(5):
+            parts["without"].append(client.ask(body)[1])
+            parts["with"].append(client.ask(body, "?heatmap=true")[1])
+    middle = {name: 1000 * statistics.median(each) for name, each in parts.items()}
+    return [
+        row(
+            "heatmap over the film, times a forward",
+            middle["heat"] / middle["forward"],
+            "x",
+            1.0,
+            "lower",
+            forward_ms=middle["forward"],
+            heatmap_ms=middle["heat"],
+            added_to_the_answer_ms=middle["with"] - middle["without"],
+        )
+    ]
+
+
+def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
+    """Return the memory of all processes of the server, and how it grows."""
+    counts, sizes, resident, done = [], [], 0.0, 0
+    while done < requests:
+        done += len(together(port, CLIENTS, SPELL_SECONDS, body))
+        size, resident = memory(process)
+        counts.append(done)
+        sizes.append(size)
+    print(f"{done} requests: {sizes[0]:.0f} to {sizes[-1]:.0f} MiB", file=sys.stderr)
+    held = row("server: memory of all its processes", max(sizes), "MiB", 950, "lower", shared_counted_twice=resident)
+    if len(counts) < LEAST_SPELLS:
+        print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
+        return [held]
+    # The first third fills caches and arenas.
+    rise, error = slope(counts[len(counts) // 3 :], sizes[len(sizes) // 3 :])
+    return [
+        held,
+        row(
+            "server: memory growth",
+            1000 * rise,
+            "MiB / 1000 requests",
+            0.5,
+            "lower",
+            standard_error=1000 * error,
+            requests=done,
+        ),
+    ]
+
+
+def start(base: Path, ready: float) -> list[Row]:
+    """Return the seconds until /ping says 200."""
+    times = [ready]
+    for _ in range(2):
+        with server(base) as (_, _, seconds):
+            times.append(seconds)
+    return [row("server: ready after start", statistics.median(times), "s", 5, "lower", fastest=min(times))]
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
+    options = parser.parse_args()
+    body = film()
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        engine = save_model(base / "model", export=options.engine == "auto")
+        print(f"engine: {engine}", file=sys.stderr)
+        with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
+            found = [
+                *latency(port, plain, body, options.rounds),
+                *throughput(port, plain, second, body, options.rounds),
+                *overload(port, body),
+                *heatmap(port, plain, body, options.rounds),
+                *long_run(port, process, body, options.requests),
+            ]
+        found += start(base, ready)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

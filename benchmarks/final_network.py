@@ -1,0 +1,127 @@
+"""What folds should end in: each way of making the final network, judged on films that no part of it has seen.
+
+Run `python -m benchmarks.final_network FILMS WEIGHTS WORK [--repeats 3]`; FILMS, WEIGHTS and WORK are those of
+`benchmarks.ablation`. An outer fold of the development films is held out; on the others the training job's own
+cross-validation makes a final network, and its out-of-fold logits the temperature and the thresholds. Both then meet
+the films held out: the areas under the curve, and whether a threshold for 0.90 of specificity holds it there. The films
+of the frozen test split are never read.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
+from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.files import write_json
+from mammopipe.processing.splits.assignment import assign_folds
+from mammopipe.training.comparison import compared
+from mammopipe.training.config import Final, TrainConfig
+from mammopipe.training.evaluation.calibration import Aim, calibrate
+from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.distributed import ALONE
+from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.loop import predict
+from mammopipe.training.metrics.classification import macro_auc, malignant_auc
+from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
+
+FOLDS = 5
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "refit for the epochs that were best for the folds": {"final": Final.REFIT},
+    "mean of the folds' weights": {"final": Final.MEAN},
+}
+SHARES = (0.0, 0.5, 1.0)
+"""Of the other breast's logits."""
+
+
+def judged_outside(
+    row: Row, config: TrainConfig, films: Films, outer: NDArray[np.int64], fold: int, weights: Path
+) -> tuple[ValidationPredictions, TestPredictions]:
+    """Return what was said out of fold of the films that are left, and by the final network of the fold held out."""
+    originals = np.array([not record.source_image_id for record in films.records])
+    held = films.part(np.flatnonzero((outer == fold) & originals).tolist())
+    left = films.part(np.flatnonzero(outer != fold).tolist())
+    with TemporaryDirectory() as scratch:
+        where = Surroundings(ALONE, Path(scratch), "outside", lambda: None)
+        network, progress = cross_validate(
+            left, config, SplitProtocol.PATIENT, lambda: build(config, weights), pretrained=True, where=where
+        )
+    said = predict(learner(network, config)[0], held, batch_size=8, precision=config.precision)
+    return _predictions(ValidationPredictions, progress.records, progress.logits[0]), _predictions(
+        TestPredictions, held.records, said
+    )
+
+
+def _predictions(kind: type[Kind], records: Sequence[ImageRecord], logits: NDArray[np.float32]) -> Kind:
+    labels = np.array([record.label.rank for record in records], np.int64)
+    return kind(
+        tuple(record.image_id for record in records),
+        tuple(record.patient_id for record in records),
+        tuple(map(breast_id, records)),
+        labels,
+        logits.astype(np.float64),
+    )
+
+
+def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], share: float) -> dict[str, float]:
+    """Return what the outer folds of one deal come to together, `share` of the other breast's logits taken off."""
+    labels, probabilities, called = [], [], []
+    for inside, outside in pairs:
+        (inside, _), (outside, _) = compared(inside, share), compared(outside, share)
+        calibration = calibrate(inside)
+        probabilities.append(outside.probabilities(calibration.temperature))
+        labels.append(outside.labels)
+        called.append(probabilities[-1][:, 2] >= calibration.operating_points[Aim.SPECIFICITY].threshold)
+    truth, shares, calls = np.concatenate(labels), np.concatenate(probabilities), np.concatenate(called)
+    return {
+        "macro_auc": macro_auc(truth, shares),
+        "malignant_auc": malignant_auc(truth, shares),
+        "specificity": 1 - float(calls[truth != 2].mean()),
+        "sensitivity": float(calls[truth == 2].mean()),
+        "log_loss": float(-np.log(shares[np.arange(len(truth)), truth]).mean()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Judge each way over the repeats, and write `final_network.json` to the work folder after each deal."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    records, folder = development_films(options.films, options.work, LOCATED.preprocess)
+    shape = (LOCATED.preprocess.height, LOCATED.preprocess.width)
+    films = network_inputs(LOCATED, FilmDataset(records, folder, shape=shape), options.weights, {})[0]
+    found: dict[str, list[dict[str, float]]] = {}
+    for repeat in range(options.repeats):
+        outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))
+        for way, settings in WAYS.items():
+            config = replace(LOCATED.config, folds=FOLDS, seed=repeat, **settings)
+            pairs = [judged_outside(LOCATED, config, films, outer, fold, options.weights) for fold in range(FOLDS)]
+            for share in SHARES:
+                found.setdefault(f"{way}, {share:g} of the other breast", []).append(figures(pairs, share))
+        write_json(options.work / "final_network.json", found)
+    for name, deals in found.items():
+        print(name, json.dumps({key: round(float(np.mean([deal[key] for deal in deals])), 3) for key in deals[0]}))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.final_network", description=__doc__)
+    parser.add_argument("films", type=Path, help="the folder of mini-MIAS")
+    parser.add_argument("weights", type=Path, help="the folder of staged weights")
+    parser.add_argument("work", type=Path, help="where segmented films are kept")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

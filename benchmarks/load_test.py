@@ -1,0 +1,135 @@
+"""Ten minutes of load: latency and memory over time, as a table and a picture.
+
+Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [-o FOLDER]`: writes load_test.csv (a line every
+second: seconds, requests answered, not answered 200, median and slowest ms of that second, MiB of all the server's
+processes) and load_test.svg. Exit code 1 where a request was not answered 200.
+"""
+
+import argparse
+import csv
+import io
+import queue
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from benchmarks.serving import Client, film, memory, save_model, server
+from mammopipe.processing.files import write_bytes
+
+WIDTH, HEIGHT, EDGE = 900, 220, 50
+
+
+@dataclass(frozen=True)
+class Second:
+    """One line of the table."""
+
+    seconds: float
+    answered: int
+    failed: int
+    median_ms: float
+    slowest_ms: float
+    memory_mib: float
+
+
+def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
+    """Return what each second of the load brought."""
+    body, begun = film(), time.monotonic()
+    until = begun + 60 * minutes
+    replies: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+
+    def one() -> None:
+        client = Client(port)
+        while time.monotonic() < until:
+            replies.put(client.ask(body))
+
+    threads = [threading.Thread(target=one) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    rows = []
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(1)
+        got = [replies.get() for _ in range(replies.qsize())]
+        times = [1000 * seconds for _, seconds in got] or [0.0]
+        rows.append(
+            Second(
+                round(time.monotonic() - begun, 1),
+                len(got),
+                sum(status != 200 for status, _ in got),
+                round(statistics.median(times), 1),
+                round(max(times), 1),
+                round(memory(process)[0], 1),
+            )
+        )
+    return rows
+
+
+def table(rows: Sequence[Second]) -> bytes:
+    """Return the lines as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Second)])
+    writer.writerows(map(astuple, rows))
+    return text.getvalue().encode()
+
+
+def picture(rows: Sequence[Second]) -> bytes:
+    """Return memory and latency over time as one SVG."""
+    panels = (
+        ("memory of all processes, MiB", [row.memory_mib for row in rows]),
+        ("median latency of a second, ms", [row.median_ms for row in rows]),
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
+    for place, (title, values) in enumerate(panels):
+        parts.append(_panel(title, [row.seconds for row in rows], values, place * HEIGHT))
+    return "\n".join([*parts, "</svg>\n"]).encode()
+
+
+def _panel(title: str, seconds: Sequence[float], values: Sequence[float], top: int) -> str:
+    highest, last = 1.1 * max(values) or 1.0, seconds[-1] or 1.0
+    width, height = WIDTH - 2 * EDGE, HEIGHT - EDGE
+    floor = top + HEIGHT - EDGE / 2
+    points = " ".join(
+        f"{EDGE + width * second / last:.1f},{floor - height * value / highest:.1f}"
+        for second, value in zip(seconds, values, strict=True)
+    )
+    return (
+        f'<text x="{EDGE}" y="{top + 16}">{title}</text>'
+        f'<path d="M{EDGE} {floor - height}V{floor}H{EDGE + width}" fill="none" stroke="#888"/>'
+        f'<text x="4" y="{floor}">0</text><text x="4" y="{floor - height + 10}">{highest:.0f}</text>'
+        f'<text x="{EDGE + width}" y="{floor + 14}" text-anchor="end">{last / 60:.1f} min</text>'
+        f'<polyline points="{points}" fill="none" stroke="#0b6"/>'
+    )
+
+
+def main() -> int:
+    """Run, write both files and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
+    parser.add_argument("-o", "--output", type=Path, default=Path("load_test"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        print(save_model(Path(name) / "model", export=options.engine == "auto"), file=sys.stderr)
+        with server(Path(name)) as (port, process, _):
+            rows = run(port, process, options.minutes, options.clients)
+    write_bytes(options.output / "load_test.csv", table(rows))
+    write_bytes(options.output / "load_test.svg", picture(rows))
+    failed = sum(row.failed for row in rows)
+    print(
+        f"{sum(row.answered for row in rows)} requests, {failed} failed; memory {rows[0].memory_mib} to "
+        f"{rows[-1].memory_mib} MiB"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

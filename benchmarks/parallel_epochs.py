@@ -1,0 +1,37 @@
+"""An epoch of one training job shared by processes, which share the cores: under torchrun; prints images a second.
+
+Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.parallel_epochs CNN SIZE BATCH FILMS`.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_training import make_films
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.training.config import Cnn, TrainConfig
+from mammopipe.training.fitting.distributed import joined
+from mammopipe.training.fitting.loop import fit
+from mammopipe.training.networks.registry import build_model
+
+EPOCHS = 3
+"""The fastest counts; in the first everything is new."""
+
+
+def main(cnn: str, size: int, batch: int, count: int) -> None:
+    """Train and print what the first process measured."""
+    config = TrainConfig(cnn=Cnn(cnn), batch_size=batch, epochs=EPOCHS, head_epochs=0, learning_rate=1e-5)
+    with tempfile.TemporaryDirectory() as folder, joined() as world:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))
+        films = make_films(Path(folder), count=count, size=size)
+        held = films.part(range(len(Label)))
+        history = fit(build_model(config.cnn, classes=3), films, held, config, pretrained=False, world=world).history
+        if world.leads:
+            print(f"images_per_second={count / min(epoch.seconds for epoch in history):.3f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -1,0 +1,54 @@
+"""What schemathesis makes of the server's OpenAPI document: requests that keep to it, and requests that break it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from schemathesis.generation import GenerationMode
+
+from mammopipe.inference.contract.openapi import document
+
+SETTINGS = settings(
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    verbosity=Verbosity.quiet,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def send_generated(address: str, first: int, count: int, send: Callable[[str, Any], None]) -> None:
+    """Make `count` requests to `address`, the same for the same `first` seed, and hand each to `send` with its name."""
+    operations = [found.ok() for found in schemathesis.openapi.from_dict(document()).get_all_operations()]
+    modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    turns = [(operation, mode) for operation in operations if operation.method == "post" for mode in modes]
+    for turn, (operation, mode) in enumerate(turns):
+        share = count * (turn + 1) // len(turns) - count * turn // len(turns)
+        _generate(
+            operation.as_strategy(generation_mode=mode),
+            first,
+            share,
+            lambda number, case, turn=turn: send(f"schema {turn}.{number}", _arguments(case, address, number)),
+        )
+
+
+def _arguments(case: Any, address: str, number: int) -> dict[str, Any]:
+    """Return a case as arguments for `requests.request`; most may be answered as JSON, for few invented Accept can."""
+    arguments: dict[str, Any] = case.as_transport_kwargs(base_url=address)
+    if number % 4:
+        arguments["headers"]["Accept"] = "application/json"
+    return arguments
+
+
+def _generate(strategy: Any, first: int, count: int, use: Callable[[int, Any], None]) -> None:
+    numbers = iter(range(count))
+
+    @seed(first)
+    @settings(SETTINGS, max_examples=count)
+    @given(case=strategy)
+    def each(case: Any) -> None:
+        use(next(numbers), case)
+
+    if count:
+        each()

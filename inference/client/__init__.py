@@ -1,0 +1,1 @@
+"""The client that applications import. It needs boto3 alone."""

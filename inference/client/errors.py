@@ -1,0 +1,139 @@
+"""Why the client has no answer, as one tree, and how botocore's errors and the server's own words become it.
+
+The tree:
+
+    InferenceError               code and message; `status` is the HTTP status that the model's server gave
+    ├── RequestRefusedError      an image or an option cannot be used; sending it again will not help
+    ├── EndpointBusyError        busy, throttled, starting or stopping, still so after all attempts
+    ├── EndpointFaultError       a fault of the server, or an answer that cannot be understood
+    ├── EndpointUnreachableError no endpoint of that name, no permission, no connection
+    └── DeadlineError            no answer within the caller's deadline
+
+Every message is one line.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoRegionError,
+    ResponseStreamingError,
+)
+
+from mammopipe.processing.errors import MammopipeError
+
+T = TypeVar("T")
+
+_BUSY = {
+    "InternalDependencyException",
+    "InternalError",
+    "InternalFailure",
+    "ModelNotReadyException",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+"""No connection, a connection that broke, or an answer of which a part is missing."""
+_PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
+"""How SageMaker quotes a container's error in a failure object."""
+
+
+class InferenceError(MammopipeError):
+    """No answer; `code` names the reason, `status` is the server's HTTP status where there is one."""
+
+    def __init__(
+        self, code: str, message: str, status: int | None = None, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message, self.status = code, message, status
+        self.detail = dict(detail or {})
+        """What the server adds: of an exam `{"image": index}`, the image that is the reason."""
+
+
+class RequestRefusedError(InferenceError):
+    """An image or an option cannot be used."""
+
+
+class EndpointBusyError(InferenceError):
+    """The endpoint has no room, is starting or is stopping."""
+
+
+class EndpointFaultError(InferenceError):
+    """A fault of the server."""
+
+
+class EndpointUnreachableError(InferenceError):
+    """There is no such endpoint, no permission or no connection."""
+
+
+class BrokenConnectionError(EndpointUnreachableError):
+    """No connection, or one that broke: the same call may succeed, and an image asked twice gets the same answer."""
+
+
+class DeadlineError(InferenceError):
+    """The caller's deadline has passed."""
+
+
+def calling(call: Callable[[], T]) -> T:
+    """Return the call's result, botocore's errors turned into this module's."""
+    try:
+        return call()
+    except ClientError as error:
+        raise from_service(error) from None
+    except NoRegionError:
+        raise EndpointUnreachableError(
+            "no_region",
+            "an endpoint's name needs the region that it is in: set AWS_DEFAULT_REGION, or give the endpoint's URL",
+        ) from None
+    except _BROKEN as error:
+        raise BrokenConnectionError("unreachable", _one_line(error)) from None
+    except BotoCoreError as error:
+        raise EndpointUnreachableError("unreachable", _one_line(error)) from None
+
+
+def from_service(error: ClientError) -> InferenceError:
+    """Return the error in what a service answered: the container's own where SageMaker passes one on."""
+    response: Mapping[str, Any] = error.response
+    code, message = str(response["Error"].get("Code", "")), str(response["Error"].get("Message", ""))
+    if code == "ModelError":
+        return from_container(int(response.get("OriginalStatusCode", 500)), str(response.get("OriginalMessage", "")))
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    kind = EndpointBusyError if code in _BUSY or status == 503 else EndpointUnreachableError
+    return kind(code, " ".join(message.split()), status)
+
+
+def from_container(status: int, body: str) -> InferenceError:
+    """Return the error in what the container said, `{"error": {"code", "message", "detail"?}}`, by its HTTP status."""
+    try:
+        error = json.loads(body)["error"]
+        code, message, detail = str(error["code"]), str(error["message"]), error.get("detail")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        code, message, detail = "unknown", "the endpoint's answer is no error of this server", None
+    if status == 503:
+        kind: type[InferenceError] = EndpointBusyError
+    else:
+        kind = RequestRefusedError if 400 <= status < 500 else EndpointFaultError
+    return kind(code, message, status, detail if isinstance(detail, Mapping) else None)
+
+
+def from_failure(text: str) -> InferenceError:
+    """Return the error in a failure object of async inference, which quotes the container where that was the reason."""
+    found = _PASSED_ON.search(text)
+    if found is None:
+        return EndpointFaultError("async_failure", " ".join(text.split())[:500] or "the failure object is empty")
+    return from_container(int(found["status"]), found["body"])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""What client and server agree on: answers, errors, media types, the OpenAPI document."""

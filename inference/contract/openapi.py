@@ -1,0 +1,289 @@
+"""The endpoint as an OpenAPI 3.1 document, made of the models that validate requests and answers.
+
+`python -m mammopipe.inference.contract.openapi [-o FILE]` writes it. Source: OpenAPI Specification 3.1.0.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType
+from mammopipe.inference.contract.schema import (
+    NOTICE,
+    SCHEMA_VERSION,
+    Answer,
+    ErrorAnswer,
+    ExamAnswer,
+    ExamRequest,
+    RequestOptions,
+)
+from mammopipe.inference.contract.task import ExamType
+from mammopipe.processing.files import write_bytes
+
+CODES: Mapping[int, Mapping[str, str]] = {
+    400: {
+        "bad_option": "an option is unknown, given twice, or breaks its rule",
+        "contradiction": "laterality or view contradicts the image's own",
+        "bad_json": "the JSON body breaks its schema",
+        "bad_base64": "an image's data is not base64",
+        "bad_multipart": "the form is damaged, or a part is no file",
+        "bad_zip": "the archive is damaged or breaks a rule",
+        "no_images": "the exam has no image",
+    },
+    403: {
+        "s3_not_allowed": "this deployment follows no s3_uri",
+        "s3_outside_prefix": "s3_uri lies outside of the allowed prefix",
+        "s3_denied": "S3 does not let this deployment read the object",
+    },
+    404: {"not_found": "no such path", "s3_missing": "no such S3 object"},
+    405: {"method_not_allowed": "the path knows another method"},
+    406: {"not_acceptable": "no form of the answer fits Accept"},
+    413: {
+        "too_large": "more bytes than the limit",
+        "too_many_views": "more images than the limit",
+        "image_too_large": "an image announces more pixels than the limit",
+    },
+    415: {
+        "unsupported_type": "Content-Type is none that is read",
+        "content_type_mismatch": "the image is of another type than was said",
+    },
+    422: {
+        "unsupported_image": "a kind of file, or an encoding, that is not decoded",
+        "corrupt_image": "truncated or undecodable",
+        "not_a_mammogram": "readable, but not one 2-D mammogram",
+        "no_breast": "no breast was found",
+        "unusable_image": "any other reason of the image reader",
+        "duplicate_image": "the exam has an image twice",
+        "mixed_patients": "the exam's images are of several patients",
+        "no_source_identity": "a DICOM result needs DICOM images",
+    },
+    500: {"internal": "a fault of the server"},
+    503: {
+        "busy": "no room",
+        "starting": "the model is being loaded",
+        "stopping": "the server ends",
+        "worker_lost": "the worker died over the request",
+        "s3_unavailable": "S3 did not answer",
+        "s3_changed": "the S3 object was replaced while it was read",
+    },
+    504: {"time_limit": "no answer within the limit"},
+}
+"""Every code of an error and what it means, by HTTP status."""
+_TEXTS = {
+    400: "Bad request",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    413: "Too large",
+    415: "Unsupported type",
+    422: "Unusable image",
+    500: "Fault",
+    503: "Try again",
+    504: "Time limit",
+}
+_MODELS: tuple[type[BaseModel], ...] = (Answer, ExamAnswer, ErrorAnswer, ExamRequest, RequestOptions)
+_EXAMPLE_OF_THE_RUNTIME = {
+    "Message": 'Received client error (422) from the model with message "..."',
+    "OriginalStatusCode": 422,
+    "OriginalMessage": '{"error": {...}}',
+    "LogStreamArn": "",
+}
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document as JSON values."""
+    _, definitions = models_json_schema(
+        [(model, "serialization" if model in (Answer, ExamAnswer) else "validation") for model in _MODELS],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas = {name: _without_titles(schema) for name, schema in definitions["$defs"].items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mammopipe endpoint",
+            "version": f"{SCHEMA_VERSION}.0.0",
+            "description": f"Mammograms in, "
+            f"answers out; {NOTICE}. Limits on bytes, pixels, images and seconds are the deployment's.",
+        },
+        "paths": {
+            "/ping": {"get": _ping()},
+            "/invocations": {"post": _invocations("invoke", _errors())},
+            "/endpoints/{name}/invocations": {
+                "post": {
+                    **_invocations("invokeEndpoint", {"424": _runtime_error()}),
+                    "summary": "For a client of the SageMaker runtime: errors are wrapped as InvokeEndpoint wraps them",
+                },
+                "parameters": [_parameter("name", "path", {"type": "string"}, "name of the endpoint", required=True)],
+            },
+        },
+        "components": {"schemas": schemas},
+    }
+
+
+def _without_titles(schema: Any) -> Any:
+    """Return a schema without the titles that pydantic makes of field names: they say nothing."""
+    if isinstance(schema, dict):
+        return {
+            key: _without_titles(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)
+        }
+    return [_without_titles(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def _ping() -> dict[str, Any]:
+    return {
+        "operationId": "ping",
+        "summary": "Whether the model answers",
+        "responses": {
+            "200": {"description": "a worker has answered its warm-up image"},
+            "503": {"description": "starting or stopping"},
+        },
+    }
+
+
+def _invocations(operation: str, errors: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": operation,
+        "summary": "One image, or the images of one exam, and what the model says of them",
+        "parameters": [*_options(), *_headers()],
+        "requestBody": {"required": True, "content": _bodies()},
+        "responses": {"200": _success(), **errors},
+    }
+
+
+def _options() -> list[dict[str, Any]]:
+    """Return the options as query parameters."""
+    fields = RequestOptions.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    return [
+        _parameter(name, "query", _without_titles(_bare(schema)), schema["description"])
+        for name, schema in fields.items()
+    ]
+
+
+def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an option's schema for a query, where leaving it out says null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
+    return kinds[0] if kinds else {key: value for key, value in schema.items() if key != "description"}
+
+
+def _headers() -> list[dict[str, Any]]:
+    return [
+        _parameter(
+            CUSTOM_ATTRIBUTES_HEADER,
+            "header",
+            {"type": "string"},
+            "the same options as name=value,name=value; an option may be in one place only",
+            example="operating_point=specificity,heatmap=true",
+        ),
+        _parameter(
+            "Accept",
+            "header",
+            {"type": "string"},
+            "form of the answer: " + ", ".join(AnswerType),
+            example=str(AnswerType.JSON),
+        ),
+    ]
+
+
+def _parameter(name: str, where: str, schema: Mapping[str, Any], description: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "in": where, "description": description, "schema": dict(schema), **more}
+
+
+def _bodies() -> dict[str, Any]:
+    exam = {
+        "images": [
+            {"data": "UDUgMiAyIDI1NQo...", "laterality": "L", "view": "CC"},
+            {"s3_uri": "s3://clinic/exams/17/left-mlo.dcm"},
+        ],
+        "options": {"heatmap": True},
+    }
+    files = {
+        "type": "object",
+        "additionalProperties": {"type": "string", "contentMediaType": str(ImageType.DICOM)},
+        "description": "file parts, whatever their names; their order is that of the answer's images",
+    }
+    return {
+        **{str(kind): {"schema": {"type": "string", "contentMediaType": str(kind)}} for kind in ImageType},
+        str(ExamType.JSON): {"schema": _of(ExamRequest), "examples": {"exam": {"value": exam}}},
+        str(ExamType.MULTIPART): {"schema": files},
+        str(ExamType.ZIP): {
+            "schema": {
+                "type": "string",
+                "contentMediaType": str(ExamType.ZIP),
+                "description": "the images, in the sorted order of their names",
+            }
+        },
+    }
+
+
+def _success() -> dict[str, Any]:
+    returned = {"schema": {"type": "string"}, "description": "request id, score, operating point, finding, referral"}
+    return {
+        "description": "an answer; of an image where one was sent, of an exam where several were",
+        "headers": {CUSTOM_ATTRIBUTES_HEADER: returned, "x-amzn-RequestId": {"schema": {"type": "string"}}},
+        "content": {
+            str(AnswerType.JSON): {"schema": {"oneOf": [_of(Answer), _of(ExamAnswer)]}},
+            str(AnswerType.OVERLAY): {"schema": {"type": "string", "contentMediaType": str(AnswerType.OVERLAY)}},
+            str(AnswerType.DICOM): {"schema": {"type": "string", "contentMediaType": str(AnswerType.DICOM)}},
+        },
+    }
+
+
+def _errors() -> dict[str, Any]:
+    return {str(status): _error(status, codes) for status, codes in CODES.items() if status != 405}
+
+
+def _error(status: int, codes: Mapping[str, str]) -> dict[str, Any]:
+    examples = {code: {"value": {"error": {"code": code, "message": text}}} for code, text in codes.items()}
+    retry = {"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}
+    return {
+        "description": _TEXTS[status],
+        **retry,
+        "content": {"application/json": {"schema": _of(ErrorAnswer), "examples": examples}},
+    }
+
+
+def _runtime_error() -> dict[str, Any]:
+    fields = {
+        "Message": {"type": "string"},
+        "OriginalStatusCode": {"type": "integer"},
+        "OriginalMessage": {"type": "string", "description": "the container's JSON body"},
+        "LogStreamArn": {"type": "string"},
+    }
+    return {
+        "description": "ModelError: the error, as InvokeEndpoint passes it on",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": fields, "required": list(fields)},
+                "examples": {"refused": {"value": _EXAMPLE_OF_THE_RUNTIME}},
+            }
+        },
+    }
+
+
+def _of(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the document."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mammopipe.inference.contract.openapi", description="Write the OpenAPI document."
+    )
+    parser.add_argument("-o", "--output", type=Path, help="default: standard output")
+    path = parser.parse_args(arguments).output
+    text = json.dumps(document(), indent=2) + "\n"
+    if path is None:
+        sys.stdout.write(text)
+    else:
+        write_bytes(path, text.encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,318 @@
+"""The endpoint's contract as pydantic models: the options and the JSON body of a request, the JSON of the answers."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mammopipe.inference.contract.errors import BadBodyError, BadOptionError
+from mammopipe.inference.contract.media_types import unpack_attributes
+from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.training.levels import BreastRule
+
+SCHEMA_VERSION: Literal[2] = 2
+NOTICE = "research use only: not for diagnosis"
+_SHOWN = 60
+"""Characters of a name or value that a message repeats to its sender."""
+
+
+class OperatingPoint(StrEnum):
+    """Which of the model's stored thresholds decides: the one that holds sensitivity, or specificity."""
+
+    SENSITIVITY = "sensitivity"
+    SPECIFICITY = "specificity"
+
+
+class Finding(StrEnum):
+    """What an operating point says of a malignancy probability."""
+
+    SUSPICIOUS = "suspicious"
+    NOT_SUSPICIOUS = "not_suspicious"
+
+
+class DicomResult(StrEnum):
+    """What an answer as `application/dicom` is."""
+
+    REPORT = "report"
+    """A structured report with the measurements."""
+    OVERLAY = "overlay"
+    """A secondary capture: the film with its heat in colour; of one image only."""
+
+
+class OverlayLayer(StrEnum):
+    """What an answer as `image/png` shows over the film."""
+
+    HEAT = "heat"
+    NONE = "none"
+    """The film alone, as it was read: for programs that cannot draw the formats that are sent."""
+
+
+class ReferralCode(StrEnum):
+    """Why a case is left to a reader."""
+
+    UNCERTAIN = "uncertain"
+    """The probabilities are spread wider over the classes than the model's stored limit."""
+    OUT_OF_DISTRIBUTION = "out-of-distribution"
+    """The image is less like the training images than the model's stored limit."""
+    SEGMENTATION = "segmentation"
+    """What the model was shown may not be the breast, or not the right way round."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RequestOptions(_Model):
+    """What a request may ask for, in its custom attributes, its query or its JSON body; each name at most once."""
+
+    laterality: Laterality | None = Field(
+        default=None, description="side of the body, where the file does not say it; of one image"
+    )
+    view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
+    operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
+    heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
+    target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
+    result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
+    overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
+
+
+class ExamImage(_Model):
+    """One image of an exam: its bytes, or where they lie."""
+
+    data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
+    s3_uri: str | None = Field(
+        default=None,
+        description="s3://BUCKET/KEY of the file, within the prefix that the "
+        "deployment allows; refused where it allows none",
+    )
+    laterality: Laterality | None = Field(default=None, description="side of the body; may not contradict the file")
+    view: View | None = Field(default=None, description="projection; may not contradict the file")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.data is None) == (self.s3_uri is None):
+            raise ValueError("exactly one of data and s3_uri is needed")
+        return self
+
+
+class ExamRequest(_Model):
+    """The JSON body of a request: an exam of one patient."""
+
+    images: list[ExamImage] = Field(min_length=1, description="at most as many as the deployment's max_views")
+    options: RequestOptions = Field(default=RequestOptions(), description="laterality and view belong to the images")
+
+
+class ModelInfo(_Model):
+    """Which model answered."""
+
+    id: str = Field(description="the model package's ARN where the deployment knows it")
+    architecture: str
+    weights_sha256: str
+    preprocess_digest: str = Field(description="differs when any setting of the preprocessing does")
+
+
+class ImageInfo(_Model):
+    """What was read: rows and columns are those of the file's image."""
+
+    sha256: str = Field(description="of the file's bytes")
+    rows: int
+    columns: int
+    laterality: Laterality | None
+    view: View | None
+    quality: dict[str, Any] = Field(description="what the segmentation measured, and the flags it raised")
+
+
+class Decision(_Model):
+    """What an operating point says: suspicious where the malignancy probability reaches the threshold."""
+
+    operating_point: OperatingPoint
+    threshold: float
+    finding: Finding
+    sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+    specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+
+
+class QualityWarning(_Model):
+    """A reason to trust the scores less."""
+
+    code: str
+    message: str
+
+
+class Reason(_Model):
+    """One reason to leave a case to a reader."""
+
+    code: ReferralCode
+    message: str
+
+
+class Referral(_Model):
+    """Whether the case should be left to a reader, whatever the score and the decision say."""
+
+    refer: bool
+    reasons: list[Reason] = Field(description="empty where refer is false")
+
+    @model_validator(mode="after")
+    def _has_reasons(self) -> Self:
+        if self.refer != bool(self.reasons):
+            raise ValueError("refer is true where there are reasons, and only there")
+        return self
+
+
+class Region(_Model):
+    """Where the heatmap is warm: a box (right and bottom exclusive) and its peak, in pixels of the file's image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    peak_x: int
+    peak_y: int
+    strength: float = Field(description="heat at the peak, 0 to 1")
+
+
+class Heatmap(_Model):
+    """Where the evidence for a class lies, over the file's image."""
+
+    target: Label
+    rows: int
+    columns: int
+    png: str = Field(description="8-bit greyscale PNG of rows x columns, 255 = most evidence, base64")
+    regions: list[Region] = Field(description="where the heat reaches half of its maximum, strongest peak first")
+    outside_share: float = Field(description="of the heat: lay outside of the tissue and was taken out, 0 to 1")
+
+
+class _Scores(_Model):
+    """What is said of one image."""
+
+    image: ImageInfo
+    probabilities: dict[Label, float] = Field(description="calibrated; they sum to 1")
+    malignancy_score: float = Field(ge=0, le=100, description="100 times the calibrated probability of malignant")
+    decile: int | None = Field(
+        ge=1,
+        le=10,
+        description="of the score among those of the validation images: 10 is the "
+        "most suspicious tenth; null where the model has no reference",
+    )
+    entropy: float = Field(ge=0, description="of the probabilities, in nats: 0 is certain, ln 3 = 1.10 undecided")
+    decision: Decision | None = Field(description="null where the model has no such operating point")
+    referral: Referral
+    warnings: list[QualityWarning]
+    heatmap: Heatmap | None = None
+
+
+class _Envelope(_Model):
+    """What every answer begins with."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    request_id: str
+    notice: str = NOTICE
+    model: ModelInfo
+    timings_ms: dict[str, float] = Field(description="milliseconds by the name of the work, over all images")
+
+
+class Answer(_Scores, _Envelope):
+    """The JSON answer to one image."""
+
+
+class ImageAnswer(_Scores):
+    """What is said of one image of an exam."""
+
+    index: int = Field(
+        ge=0,
+        description="place in the request: of the JSON list, of the form's parts, or of the "
+        "archive's names in sorted order; from 0",
+    )
+
+
+class BreastAnswer(_Model):
+    """What is said of one breast, from all its views."""
+
+    laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
+    images: list[int] = Field(description="indices of its views")
+    rule: BreastRule = Field(description="how the scores of the views became one")
+    compared: bool = Field(
+        default=False,
+        description="whether the breast was scored beside the other one; its score "
+        "then is not that of its images, which are scored alone",
+    )
+    malignancy_score: float = Field(ge=0, le=100)
+    decision: Decision | None = Field(description="by the model's threshold for breasts; null where it has none")
+    referral: Referral = Field(description="that of any of its views")
+
+
+class ExamResult(_Model):
+    """What is said of the whole exam: its most suspicious breast."""
+
+    malignancy_score: float = Field(ge=0, le=100)
+    decision: Decision | None = Field(description="by the model's threshold for patients; null where it has none")
+    referral: Referral = Field(description="that of any of its images")
+
+
+class ExamAnswer(_Envelope):
+    """The JSON answer to an exam."""
+
+    images: list[ImageAnswer]
+    breasts: list[BreastAnswer] = Field(description="left before right")
+    exam: ExamResult
+    warnings: list[QualityWarning] = Field(description="of breasts and exam; those of an image lie there")
+
+
+class ErrorInfo(_Model):
+    """Why there is no answer."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] | None = Field(default=None, description="where in the request: image, an exam's index")
+
+
+class ErrorAnswer(_Model):
+    """The JSON body of every error."""
+
+    error: ErrorInfo
+
+
+def read_options(attributes: str, query: Iterable[tuple[str, str]]) -> RequestOptions:
+    """Return the options in the custom attributes header and in the query.
+
+    Raises `BadOptionError` for an unknown name, one that is given twice, or a value that breaks its rule.
+    """
+    values: dict[str, str] = {}
+    try:
+        pairs = [*unpack_attributes(attributes), *query]
+    except ValueError as error:
+        raise BadOptionError("bad_option", str(error)) from None
+    for name, value in pairs:
+        if name in values:
+            raise BadOptionError("bad_option", f"option {name[:_SHOWN]!r} is given twice")
+        values[name] = value
+    try:
+        return RequestOptions.model_validate(values)
+    except ValidationError as error:
+        raise BadOptionError("bad_option", _bad_option(error)) from None
+
+
+def join_options(given: RequestOptions, body: RequestOptions) -> RequestOptions:
+    """Return the options of headers and query with those of the body; `BadOptionError` for one that is in both."""
+    if twice := sorted(given.model_fields_set & body.model_fields_set):
+        raise BadOptionError("bad_option", f"option {twice[0]!r} is given twice")
+    return RequestOptions.model_validate(given.model_dump(exclude_unset=True) | body.model_dump(exclude_unset=True))
+
+
+def read_exam(body: bytes) -> ExamRequest:
+    """Return the JSON body of an exam; `BadBodyError` names the place and the rule it breaks, never the value."""
+    try:
+        return ExamRequest.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, problem["loc"]))[:_SHOWN]
+    raise BadBodyError("bad_json", f"{place}: {problem['msg']}" if place else problem["msg"])
+
+
+def _bad_option(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(map(str, problem["loc"]))[:_SHOWN]
+    if problem["type"] == "extra_forbidden":
+        return f"option {name!r} is unknown; the options are {', '.join(RequestOptions.model_fields)}"
+    return f"option {name}={str(problem['input'])[:_SHOWN]!r}: {problem['msg']}"

@@ -1,0 +1,1 @@
+"""The page that a server on the loopback interface shows."""

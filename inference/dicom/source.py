@@ -1,0 +1,205 @@
+"""Whose image a DICOM result is about: what it takes over from its source file, and what it refuses to guess.
+
+Patient and study attributes are carried over as the bytes they are in the file, never decoded, so that nobody's idea
+of a name or a date changes them and none of their values can reach an error or a log. Sources: PS3.3 C.7.1.1 (Patient),
+C.7.2.1 (General Study), C.7.2.2 (Patient Study), C.12.1 (SOP Common).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag as NumberedTag
+
+from mammopipe.inference.contract.errors import (
+    MixedPatientsError,
+    NoSourceIdentityError,
+    RequestError,
+    from_image_error,
+)
+from mammopipe.processing.dicom.attributes import Tag, Tags, label
+from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
+
+
+def _numbers(keywords: str) -> tuple[int, ...]:
+    tags = [tag_for_keyword(keyword) for keyword in keywords.split()]
+    return tuple(tag for tag in tags if tag is not None)
+
+
+STUDY, SERIES, INSTANCE, SOP_CLASS = _numbers("StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID")
+KEPT = _numbers(
+    "SpecificCharacterSet TimezoneOffsetFromUTC "
+    "PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence TypeOfPatientID PatientBirthDate "
+    "PatientBirthTime PatientSex OtherPatientIDsSequence OtherPatientNames PatientComments QualityControlSubject "
+    "PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence "
+    "StudyInstanceUID StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence ReferringPhysicianName "
+    "StudyID StudyDescription PhysiciansOfRecord PatientAge PatientSize PatientWeight"
+)
+"""The root attributes that a result takes over, all of them text or sequences of text."""
+OF_PIXELS = _numbers("PatientOrientation LossyImageCompressionRatio LossyImageCompressionMethod")
+"""What an image over the source's pixels takes over besides."""
+_IN_ITEMS = _numbers(
+    "PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence LocalNamespaceEntityID "
+    "UniversalEntityID UniversalEntityIDType IdentifierTypeCode CodeValue CodingSchemeDesignator CodingSchemeVersion "
+    "CodeMeaning"
+)
+_SAME_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate")
+_LONGEST = 10240
+"""Characters of the longest text representation among the attributes (LT, PS3.5 6.2)."""
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+STORAGE_CLASSES = {
+    f"{_STORAGE}1": "CR",
+    f"{_STORAGE}1.1": "DX",
+    f"{_STORAGE}1.1.1": "DX",
+    f"{_STORAGE}1.2": "MG",
+    f"{_STORAGE}1.2.1": "MG",
+    f"{_STORAGE}7": "OT",
+    f"{_STORAGE}7.2": "OT",
+    f"{_STORAGE}7.3": "OT",
+}
+"""The storage classes that the reader takes for mammograms, and the modality that each stands for."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source image: its references, and the attributes that a result takes over from it."""
+
+    study: str
+    series: str
+    instance: str
+    sop_class: str
+    modality: str
+    rows: int
+    columns: int
+    sha256: str
+    kept: Dataset
+    """The attributes of `KEPT` and `OF_PIXELS` that the file has, undecoded."""
+    pixel_spacing: tuple[float, float] | None
+    """Pixel Spacing (0028,0030) in millimetres: between rows, between columns."""
+    burned_in: bool
+    """Whether the file says that its pixels identify the patient: Burned In Annotation (0028,0301) is YES."""
+    lossy: bool
+    """Whether the file says that its pixels were ever compressed with a loss."""
+
+    def evidence(self) -> Dataset:
+        """Return what highdicom wants to know of the image: references, no identity."""
+        dataset = Dataset()
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = self.study, self.series
+        dataset.SOPInstanceUID, dataset.SOPClassUID = self.instance, self.sop_class
+        dataset.PatientID = dataset.PatientName = dataset.PatientBirthDate = dataset.PatientSex = None
+        dataset.AccessionNumber = dataset.StudyID = dataset.StudyDate = dataset.StudyTime = None
+        return dataset
+
+    def give(self, result: Dataset, tags: Iterable[int]) -> None:
+        """Put attributes of the source into a result, in place of whatever it has of them."""
+        for tag in tags:
+            if tag in self.kept:
+                result[tag] = self.kept.get_item(tag)
+
+
+def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Source:
+    """Return what a result needs of a DICOM file's bytes.
+
+    Raises `NoSourceIdentityError` for anything that is no DICOM file or lacks a UID, and what the reader raises.
+    """
+    if not is_dicom(data):
+        raise NoSourceIdentityError("no_source_identity", "<bytes>: a DICOM result needs a DICOM file as its source")
+    wanted = {*Tag, *KEPT, *OF_PIXELS, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
+    try:
+        return _source(parse(data, where="<bytes>", limits=limits, tags=wanted), hashlib.sha256(data).hexdigest())
+    except ImageError as error:
+        raise from_image_error(error) from None
+
+
+def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limits) -> list[Source]:
+    """Return the sources of one exam.
+
+    Raises `MixedPatientsError` for files of several studies or patients, and as `read_source` does; the detail of an
+    exam's error holds the index of the image.
+    """
+    sources: list[Source] = []
+    for index, data in enumerate(files):
+        try:
+            sources.append(read_source(data, limits=limits))
+            _check_together(sources)
+        except RequestError as error:
+            raise (error.at(index) if len(files) > 1 else error) from None
+    return sources
+
+
+def _check_together(sources: Sequence[Source]) -> None:
+    """Raise `MixedPatientsError` where the last source is of another study or patient, or comes twice."""
+    first, last = sources[0], sources[-1]
+    others = [STUDY] if last.study != first.study else []
+    others += [tag for tag in _SAME_PATIENT if _comparable(last.kept, tag) != _comparable(first.kept, tag)]
+    if others:
+        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(others[0])} is not that of the exam's first image")
+    if last.instance in (earlier.instance for earlier in sources[:-1]):
+        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(INSTANCE)} is that of an earlier image")
+
+
+def _source(file: DicomFile, digest: str) -> Source:
+    tags = file.tags
+    sop_class = _uid(tags, SOP_CLASS, file.sop_class)
+    if sop_class not in STORAGE_CLASSES:
+        raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
+    spacing = tags.numbers(Tag.PIXEL_SPACING)
+    return Source(
+        study=_uid(tags, STUDY),
+        series=_uid(tags, SERIES),
+        instance=_uid(tags, INSTANCE, file.sop_instance),
+        sop_class=sop_class,
+        modality=tags.text(Tag.MODALITY) or STORAGE_CLASSES[sop_class],
+        rows=tags.integer(Tag.ROWS),
+        columns=tags.integer(Tag.COLUMNS),
+        sha256=digest,
+        kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
+        pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        burned_in=tags.text(Tag.BURNED_IN_ANNOTATION) == "YES",
+        lossy=file.syntax.lossy or tags.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01",
+    )
+
+
+def _uid(tags: Tags, tag: int, in_meta: str = "") -> str:
+    """Return a UID of the data set, or of the file meta information where the data set has been stripped of it."""
+    uid = tags.text(tag) or in_meta
+    if not uid:
+        raise _missing(tags, tag, "is missing")
+    if not re.fullmatch(r"[0-9.]{1,64}", uid):
+        raise _missing(tags, tag, "is no UID")
+    return uid
+
+
+def _missing(tags: Tags, tag: int, rule: str) -> NoSourceIdentityError:
+    return NoSourceIdentityError("no_source_identity", f"{tags.where}: {label(tag)} {rule}")
+
+
+def _undecoded(tags: Tags, wanted: Sequence[int]) -> Dataset:
+    """Return the wanted attributes that are there as they are in the file, padded to even length."""
+    dataset = Dataset()
+    for tag in wanted:
+        vr = dictionary_VR(tag)
+        if vr == "SQ":
+            items = [_undecoded(item, _IN_ITEMS) for item in tags.items(tag)]
+            if items:
+                dataset.add_new(tag, vr, items)
+        elif tags.has(tag):
+            value = tags.data(tag)
+            if len(value) > _LONGEST:
+                raise _missing(tags, tag, f"has {len(value)} bytes, more than any text of its kind")
+            value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+            dataset[tag] = RawDataElement(NumberedTag(tag), vr, len(value), value, 0, False, True)
+    return dataset
+
+
+def _comparable(kept: Dataset, tag: int) -> bytes:
+    """Return a value for comparison: without padding, and a name without its empty components (PS3.5 6.2.1)."""
+    element = kept.get_item(tag) if tag in kept else None
+    return bytes(element.value or b"").strip(b" \0^=") if element is not None else b""

@@ -1,0 +1,228 @@
+"""The words and numbers of a structured report: one measurement group for an exam, a breast, an image or a region.
+
+Groups follow TID 1501 and, for regions, TID 1410 of PS3.16. What the standard has a code for is coded with it; the rest
+has codes of the private scheme `99MAMMOPIPE`, whose meanings are written out beside them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    ContainerContentItem,
+    ContentSequence,
+    FindingSite,
+    ImageContentItem,
+    ImageRegion,
+    Measurement,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.dicom.source import Source
+from mammopipe.processing.datasets.manifest import Laterality, View
+
+Facts = Mapping[str, Any]
+"""A part of an answer as JSON values: what it says, without the request it answered."""
+Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
+
+SCHEME = "99MAMMOPIPE"
+SIDES = {Laterality.LEFT: codes.SCT.Left, Laterality.RIGHT: codes.SCT.Right}
+"""PS3.16 CID 244."""
+VIEWS = {
+    View.CC: codes.cid4014.CranioCaudal,
+    View.MLO: codes.cid4014.MedioLateralObliqueProjection,
+    View.ML: codes.cid4014.MedioLateralProjection,
+    View.LM: codes.cid4014.LateroMedial,
+    View.LMO: codes.cid4014.LateroMedialOblique,
+    View.AT: Code("399011000", "SCT", "Axillary Tail"),
+}
+"""PS3.16 CID 4014, and CID 4015 for the axillary tail."""
+MODALITIES = {
+    "CR": codes.cid29.ComputedRadiography,
+    "DX": codes.cid29.DigitalRadiography,
+    "MG": codes.cid29.Mammography,
+}
+"""PS3.16 CID 29."""
+_PERCENT = Code("%", "UCUM", "Percent")
+_PLAIN = Code("1", "UCUM", "no units")
+_NAT = Code("{nat}", "UCUM", "nat")
+_PIXELS = Code("{pixels}", "UCUM", "Pixels")
+
+
+def private(value: str, meaning: str) -> Code:
+    """Return a concept of the private scheme; `value` has at most 16 characters (PS3.3 8.1)."""
+    return Code(value, SCHEME, meaning)
+
+
+def plain(text: str) -> str:
+    """Return text that every character set of DICOM can hold: the result's is that of its source."""
+    return text.encode("ascii", "replace").decode()
+
+
+class Writer:
+    """Writes the groups of one document; all of them name the same algorithm."""
+
+    def __init__(self, model: Facts, document_uid: str, derive: Any) -> None:
+        self._model, self._document, self._derive = model, document_uid, derive
+
+    def judged(self, name: str, facts: Facts, images: Sequence[Source], side: str | None) -> Group:
+        """Return the group of an exam, a breast or an image: its scores, decision, referral and reasons in words.
+
+        `name` begins with which of them it is.
+        """
+        level = name.split()[0]
+        group = MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=self._tracking(name),
+            finding_category=private(level.upper(), f"Judgement of one {level}"),
+            algorithm_id=self._algorithm(),
+            finding_sites=[_site(side)],
+            measurements=list(_measurements(facts)),
+            qualitative_evaluations=list(_evaluations(facts)),
+            source_images=[SourceImageForMeasurementGroup(image.sop_class, image.instance) for image in images],
+        )
+        group[0].ContentSequence.extend(_comment(text) for text in _sentences(facts))
+        return group
+
+    def region(self, name: str, facts: Facts, target: str, image: Source, side: str | None) -> Group:
+        r"""Return the group of a heatmap's region: its box as a closed polyline, its peak's place and strength.
+
+        Coordinates are (column, row) with 0\0 at the top left corner of the top left pixel (PS3.3 C.18.6.1.1), so
+        that the centre of a pixel is half a pixel further.
+        """
+        left, top, right, bottom = (facts[key] for key in ("left", "top", "right", "bottom"))
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float32)
+        return PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=self._tracking(name),
+            referenced_region=ImageRegion("POLYLINE", corners, SourceImageForRegion(image.sop_class, image.instance)),
+            finding_category=private("HEATMAP-REGION", f"Where the evidence for {target} lies, not a lesion outline"),
+            algorithm_id=self._algorithm(),
+            finding_sites=[_site(side)],
+            measurements=[
+                _number(private("HEAT", "Heat at the peak, 0 to 1"), facts["strength"], _PLAIN),
+                _number(private("PEAK-COLUMN", "Column of the peak"), facts["peak_x"] + 0.5, _PIXELS),
+                _number(private("PEAK-ROW", "Row of the peak"), facts["peak_y"] + 0.5, _PIXELS),
+            ],
+        )
+
+    def _tracking(self, name: str) -> TrackingIdentifier:
+        return TrackingIdentifier(uid=self._derive("tracking", self._document, name), identifier=name)
+
+    def _algorithm(self) -> AlgorithmIdentification:
+        model = self._model
+        return AlgorithmIdentification(
+            name=f"mammopipe {model['architecture']}",
+            version=plain(model["id"]),
+            manufacturer="mammopipe",
+            parameters=[f"weights sha256 {model['weights_sha256']}", f"preprocessing {model['preprocess_digest']}"],
+        )
+
+
+def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentItem:
+    """Return the image library (TID 1600): every source, with modality, side, view and size as coded concepts."""
+    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type="CONTAINS")
+    group.ContentSequence = ContentSequence([_entry(source, facts) for source, facts in images])
+    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type="CONTAINS")
+    library.ContentSequence = ContentSequence([group])
+    return library
+
+
+def _entry(source: Source, facts: Facts) -> ImageContentItem:
+    coded = [
+        (codes.DCM.Modality, MODALITIES.get(source.modality)),
+        (codes.DCM.ImageLaterality, SIDES.get(facts["laterality"])),
+        (codes.DCM.ImageView, VIEWS.get(facts["view"])),
+    ]
+    sizes = [(codes.DCM.PixelDataRows, source.rows), (codes.DCM.PixelDataColumns, source.columns)]
+    entry = ImageContentItem(
+        Code("260753009", "SCT", "Source"), source.sop_class, source.instance, relationship_type="CONTAINS"
+    )
+    entry.ContentSequence = ContentSequence(
+        [
+            *(CodeContentItem(name, code, "HAS ACQ CONTEXT") for name, code in coded if code is not None),
+            *(NumContentItem(name, size, _PIXELS, relationship_type="HAS ACQ CONTEXT") for name, size in sizes),
+        ]
+    )
+    return entry
+
+
+def _site(side: str | None) -> FindingSite:
+    return FindingSite(codes.SCT.Breast, laterality=SIDES[Laterality(side)] if side else None)
+
+
+def _number(name: Code, value: float, unit: Code, *, method: Code | None = None) -> Measurement:
+    # A decimal string holds 16 characters (PS3.5 6.2), and no score means more than six digits.
+    return Measurement(name, value if isinstance(value, int) else float(f"{value:.6g}"), unit, method=method)
+
+
+def _measurements(facts: Facts) -> Iterable[Measurement]:
+    yield _number(codes.DCM.ProbabilityOfCancer, facts["malignancy_score"], _PERCENT, method=_method(facts))
+    for label, probability in facts.get("probabilities", {}).items():
+        yield _number(private(f"P-{label}".upper(), f"Calibrated probability of {label}"), probability, _PLAIN)
+    if facts.get("decile") is not None:
+        yield _number(private("DECILE", "Decile among the validation images, 1 to 10"), facts["decile"], _PLAIN)
+    if facts.get("entropy") is not None:
+        yield _number(private("ENTROPY", "Entropy of the class probabilities"), facts["entropy"], _NAT)
+    if facts.get("decision"):
+        yield _number(
+            private("THRESHOLD", "Threshold of the operating point, as a probability"),
+            facts["decision"]["threshold"],
+            _PLAIN,
+        )
+
+
+def _method(facts: Facts) -> Code | None:
+    """Return how a breast's views became its score; nothing of an image or an exam."""
+    rule = facts.get("rule")
+    if rule is None:
+        return None
+    meaning = f"{rule} over the views of the breast"
+    if facts["compared"]:
+        return private(f"BESIDE-{rule}".upper()[:16], f"{meaning}, beside the other breast")
+    return private(f"RULE-{rule}".upper()[:16], meaning)
+
+
+def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
+    referral, decision = facts.get("referral"), facts.get("decision")
+    if referral:
+        told = private("REFER", "Refer to reader") if referral["refer"] else private("NO-REFERRAL", "Not referred")
+        yield QualitativeEvaluation(private("REFERRAL", "Whether a reader must judge this instead"), told)
+    if decision:
+        point, finding = decision["operating_point"], decision["finding"]
+        yield QualitativeEvaluation(
+            private("OPERATING-POINT", "Operating point"),
+            private(point.upper()[:16], f"The threshold that holds {point} first"),
+        )
+        said = private(finding.upper().replace("_", "-")[:16], finding.replace("_", " ").capitalize())
+        yield QualitativeEvaluation(private("DECISION", "What the operating point says"), said)
+
+
+def _sentences(facts: Facts) -> Iterable[str]:
+    """Yield the notice, why a reader must judge it, what to trust less, and how good the threshold is."""
+    yield NOTICE
+    for reason in (facts.get("referral") or {}).get("reasons", []):
+        yield f"Refer to reader: {reason['message']} ({reason['code']})"
+    for warning in facts.get("warnings", []):
+        yield f"Warning: {warning['message']} ({warning['code']})"
+    decision = facts.get("decision")
+    if decision is None:
+        yield "No decision: the model has no operating point for this"
+        return
+    known = [f"{name} {decision[name]:.3f}" for name in ("sensitivity", "specificity") if decision[name] is not None]
+    if known:
+        yield f"The threshold in validation: {', '.join(known)}"
+
+
+def _comment(text: str) -> TextContentItem:
+    return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")

@@ -1,0 +1,1 @@
+"""What computes the forward pass: OpenVINO or torch."""

@@ -1,0 +1,79 @@
+"""The forward pass by torch, eager: on a GPU with automatic mixed precision, on a processor in float32 or bfloat16."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mammopipe.inference.engines.base import EngineSettings, Forward
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Precision
+from mammopipe.training.fitting.precision import autocast
+from mammopipe.training.model.class_activation import head_map
+from mammopipe.training.model.near_threshold import TOLERANCE, CloseCalls
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.grad_cam import WithMaps, grad_cam, head_weights
+
+
+class TorchEngine:
+    """The network of `weights.safetensors`."""
+
+    name = "torch"
+
+    def __init__(self, directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> None:
+        """Load and verify the weights; `ConfigError` where the file or the precision does not fit."""
+        torch.set_num_threads(settings.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._precision = _precision(settings.precision, self._device)
+        model = model_directory.load(directory)
+        network = model.network.to(self._device).to(memory_format=torch.channels_last)
+        height, width = model.input_shape
+        probe = np.random.default_rng(0).random((height, width), np.float32)
+        self._weights = head_weights(network, self._tensor(probe))
+        self._network = WithMaps(network)
+        self._close = CloseCalls.of(description, 0.0 if self._precision is Precision.FLOAT32 else TOLERANCE)
+
+    @property
+    def precision(self) -> str:
+        """Number format of an ordinary forward pass."""
+        return str(self._precision)
+
+    @property
+    def margin(self) -> float:
+        """Within which a malignancy score is a close call."""
+        return self._close.margin
+
+    def run(self, image: NDArray[np.float32], *, exact: bool = False) -> Forward:
+        """Return what the network makes of a film, (H, W) in [0, 1]."""
+        if exact:
+            return self._run(image, Precision.FLOAT32)
+        fast = self._run(image, self._precision)
+        return self._run(image, Precision.FLOAT32) if self._close.near(fast.logits) else fast
+
+    def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
+        """Return where a class was seen, float32 (H, W) in 0..1."""
+        if self._weights is not None:
+            return head_map(forward.maps, self._weights[class_index], (image.shape[0], image.shape[1]))
+        return grad_cam(self._network.network, self._tensor(image), class_index)
+
+    def _run(self, image: NDArray[np.float32], precision: Precision) -> Forward:
+        with torch.inference_mode(), autocast(precision, self._device):
+            logits, maps = self._network(self._tensor(image))
+        return Forward(logits[0].double().cpu().numpy(), maps[0].float().cpu().contiguous().numpy())
+
+    def _tensor(self, image: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None].to(self._device)
+
+
+def _precision(wanted: Precision, device: torch.device) -> Precision:
+    if device.type != "cuda":
+        if wanted is Precision.FLOAT16:
+            raise ConfigError(f"EngineSettings.precision={wanted} needs a GPU; use bfloat16 or float32 on a CPU")
+        return Precision.FLOAT32 if wanted is Precision.AUTO else wanted
+    if wanted is not Precision.AUTO:
+        return wanted
+    return Precision.BFLOAT16 if torch.cuda.is_bf16_supported() else Precision.FLOAT16

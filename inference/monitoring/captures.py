@@ -1,0 +1,157 @@
+"""What SageMaker keeps of requests and answers (data capture), read back as figures of films; nothing else is kept.
+
+    <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request a line
+
+The image's figures come from the answer, which carries them (`quality`); where the answer is an overlay or a DICOM
+result they are measured again from the image. Machine and site are those of `mammopipe.processing.dicom_origin`.
+Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
+"""
+
+import base64
+import binascii
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
+from mammopipe.inference.payload.exam_body import Source, unpack
+from mammopipe.inference.payload.limits import HandlerLimits
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.dicom_origin import origin
+from mammopipe.processing.errors import ConfigError, ImageError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES
+from mammopipe.training.model.drift_features import film_figures
+
+
+@dataclass(frozen=True)
+class CapturedFilm:
+    """One image of a request."""
+
+    figures: Mapping[str, float]
+    """By the names of `mammopipe.training.model.drift_features`; those that could not be measured are missing."""
+    machine: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class CapturedExam:
+    """One request: the films of one patient."""
+
+    time: datetime
+    films: tuple[CapturedFilm, ...]
+
+
+@dataclass
+class Captures:
+    """The captured lines of a folder."""
+
+    folder: Path
+    preprocess: PreprocessConfig
+    """The model's, by which figures are measured where the answer does not carry them."""
+    windows: Windows = Windows()
+    """What is read: captures of these windows."""
+    unreadable: Counter[str] = field(default_factory=Counter)
+    """Lines that gave no film, by reason; filled as the exams are read."""
+
+    def exams(self) -> Iterator[CapturedExam]:
+        """Yield the captured requests, file by file in the order of their names; `ConfigError` where there is none."""
+        files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
+        if not files:
+            raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
+        for path in _told(self.windows.needed(files)):
+            # As bytes: a line that is no UTF-8 is one that cannot be read, not the end of the job.
+            with open(path, "rb") as lines:
+                for line in lines:
+                    exam = self._exam(line)
+                    if exam is not None:
+                        yield exam
+
+    def _exam(self, line: bytes) -> CapturedExam | None:
+        try:
+            captured = json.loads(line)
+            data, said = captured["captureData"], captured["eventMetadata"]["inferenceTime"]
+            time = datetime.fromisoformat(said.replace("Z", "+00:00")).astimezone(UTC)
+            films = tuple(_with_origin(*pair) for pair in self._pairs(data))
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            self.unreadable[f"not a captured request ({type(error).__name__})"] += 1
+            return None
+        except (RequestError, ImageError) as error:
+            self.unreadable[f"an image that cannot be read ({type(error).__name__})"] += 1
+            return None
+        if not films:
+            self.unreadable["neither an answer with figures nor an image"] += 1
+            return None
+        return CapturedExam(time, films)
+
+    def _pairs(self, data: Mapping[str, Any]) -> Iterator[tuple[CapturedFilm, Source | None]]:
+        answers = _answers(data.get("endpointOutput"))
+        sources = _sources(data.get("endpointInput"))
+        for index in range(max(len(answers), len(sources))):
+            source = sources[index] if index < len(sources) else None
+            figures = _answered(answers[index]) if index < len(answers) else {}
+            if "level_low" not in figures and source is not None:
+                figures = {**self._measured(source), **figures}
+            if figures:
+                yield CapturedFilm(figures), source
+
+    def _measured(self, source: Source) -> dict[str, float]:
+        film = read_mammogram(source.data)
+        film = replace(film, laterality=film.laterality or source.laterality, view=film.view or source.view)
+        return film_figures(preprocess(film, self.preprocess).quality)
+
+
+def _told(files: Sequence[str]) -> Iterator[str]:
+    """Yield the files, and tell on stderr from time to time how many have been read."""
+    told = time.monotonic()
+    for number, path in enumerate(files):
+        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            print(f"{PROGRESS}{number} of {len(files)} files read", file=sys.stderr, flush=True)
+        yield path
+
+
+def _content(captured: Mapping[str, Any] | None) -> bytes:
+    if captured is None:
+        return b""
+    text = str(captured["data"])
+    return base64.b64decode(text, validate=True) if captured.get("encoding") == "BASE64" else text.encode()
+
+
+def _answers(captured: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Return what was said of each image, empty where the answer is no JSON of this endpoint or an error."""
+    kind = str((captured or {}).get("observedContentType", ""))
+    if captured is None or not kind.startswith("application/json"):
+        return []
+    answer = json.loads(_content(captured))
+    images = answer.get("images", [answer])
+    return [image for image in images if "image" in image]
+
+
+def _answered(answer: Mapping[str, Any]) -> dict[str, float]:
+    scores = {"malignancy": answer["malignancy_score"] / 100, "entropy": float(answer["entropy"])}
+    return {**film_figures(answer["image"]["quality"]), **scores}
+
+
+def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
+    """Return the images of a request; none where it was not captured or names images on S3, which are not fetched."""
+    if captured is None:
+        return ()
+    try:
+        return unpack(str(captured["observedContentType"]), _content(captured), HandlerLimits()).sources
+    except RequestError:
+        return ()
+
+
+def _with_origin(film: CapturedFilm, source: Source | None) -> CapturedFilm:
+    if source is None:
+        return film
+    machine, site = origin(source.data, where="<captured>")
+    return replace(film, machine=machine, site=site)

@@ -1,0 +1,259 @@
+"""Whether the films that an endpoint is asked about are still those its model knows, week by week, machine by machine.
+
+Each figure of each group (all films, a machine, a site) has two tests: the population stability index of the window
+against the reference, and a CUSUM over the windows for what creeps. The limits share one budget of false alarms: all
+tests together may raise `false_alarm_windows`^-1 of them a window (`mammopipe.training.model.distributions`).
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from mammopipe.inference.monitoring.captures import CapturedExam
+from mammopipe.inference.monitoring.windows import Windows
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.distributions import (
+    SMALLEST_SHIFT,
+    Distribution,
+    Floats,
+    allowance,
+    cusum_limit,
+    index_limit,
+    stability_index,
+)
+from mammopipe.training.model.drift_features import EVERYTHING, FIGURES, Distributions, groups_of
+
+_BOTH_TESTS = 2
+
+
+class Verdict(StrEnum):
+    """What is said of all groups together."""
+
+    DRIFT = "DRIFT"
+    QUIET = "quiet"
+    NOT_JUDGED = "not judged"
+    """No group has a window of enough requests: nothing is known, which is not the same as quiet."""
+
+    @classmethod
+    def of(cls, strength: float | None) -> "Verdict":
+        """Return the verdict on the strongest test, as a share of its limit; None where no group was judged."""
+        if strength is None:
+            return cls.NOT_JUDGED
+        return cls.DRIFT if strength >= 1 else cls.QUIET
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """How the captured requests are judged."""
+
+    window_days: int = 7
+    """Days of one window."""
+    least_exams: int = 20
+    """Requests of a group in a window below which it is not judged."""
+    false_alarm_windows: int = 520
+    """Windows in which all tests together raise one false alarm on average: ten years of weeks."""
+    windows: int = Windows.number
+    """Windows that are looked at, the newest ones: what crept before them is not added up."""
+
+    def __post_init__(self) -> None:
+        """Refuse windows and budgets that make no test."""
+        for name, low, high in (
+            ("window_days", 1, 92),
+            ("least_exams", 5, 100_000),
+            ("false_alarm_windows", 4, 10**6),
+            ("windows", 1, 5_000),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name}={value}: {low} to {high}")
+
+    @property
+    def span(self) -> Windows:
+        """Return the windows that are looked at."""
+        return Windows(self.window_days, self.windows)
+
+
+@dataclass
+class Week:
+    """One window of one group: how many films fell into each bin of the reference."""
+
+    start: date
+    exams: int = 0
+    films: int = 0
+    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(frozen=True)
+class FigureDrift:
+    """One figure of one group over the judged windows; each list has one number a window."""
+
+    index: list[float]
+    index_limit: list[float]
+    cusum: list[float]
+    cusum_limit: float
+    reference: list[float]
+    """Shares of the bins in the reference."""
+    latest: list[float]
+    """Shares of the bins in the last judged window."""
+    edges: list[float]
+
+    @property
+    def strength(self) -> list[float]:
+        """Return, for each window, the larger test as a share of its limit: 1 and above is an alarm."""
+        return [
+            max(index / limit, cusum / self.cusum_limit)
+            for index, limit, cusum in zip(self.index, self.index_limit, self.cusum, strict=True)
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        rounded = {
+            name: [round(value, 4) for value in getattr(self, name)]
+            for name in ("index", "index_limit", "cusum", "reference", "latest", "strength")
+        }
+        return {**rounded, "cusum_limit": round(self.cusum_limit, 4), "edges": self.edges}
+
+
+@dataclass(frozen=True)
+class GroupDrift:
+    """One group over the windows."""
+
+    name: str
+    known: str
+    """What it was compared with: `training`, `baseline`, or `training, all films` for a group that neither knows."""
+    weeks: Sequence[Week]
+    judged: Sequence[date]
+    figures: Mapping[str, FigureDrift]
+
+    @property
+    def strength(self) -> float | None:
+        """Return the strongest test of the last judged window; None where none was judged."""
+        return max((each.strength[-1] for each in self.figures.values() if each.strength), default=None)
+
+    def alarms(self) -> list[str]:
+        """Return the figures whose last judged window is an alarm, the strongest first."""
+        firing = [(each.strength[-1], name) for name, each in self.figures.items() if each.strength]
+        return [name for strength, name in sorted(firing, reverse=True) if strength >= 1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        weeks = [
+            {
+                "start": week.start.isoformat(),
+                "exams": week.exams,
+                "films": week.films,
+                "judged": week.start in set(self.judged),
+            }
+            for week in self.weeks
+        ]
+        strength = None if self.strength is None else round(self.strength, 4)
+        return {
+            "known": self.known,
+            "strength": strength,
+            "alarms": self.alarms(),
+            "weeks": weeks,
+            "figures": {name: each.as_dict() for name, each in self.figures.items()},
+        }
+
+
+def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list[Week]]:
+    """Return the windows of each group in the order of time, those without a request among them."""
+    found: dict[str, dict[date, Week]] = defaultdict(dict)
+    for exam in exams:
+        start = config.span.start_of(exam.time.date())
+        seen = set()
+        for film in exam.films:
+            for group in groups_of(film.machine, film.site):
+                week = found[group].setdefault(start, Week(start))
+                week.films += 1
+                week.exams += group not in seen
+                seen.add(group)
+                for name, value in film.figures.items():
+                    week.values[name].append(value)
+    return {group: [weeks[start] for start in sorted(weeks)] for group, weeks in sorted(found.items())}
+
+
+def judge(
+    groups: Mapping[str, Sequence[Week]], training: Distributions, baseline: Distributions, config: DriftConfig
+) -> list[GroupDrift]:
+    """Return every group judged against what is known of it; `ConfigError` where the model knows nothing usual."""
+    if EVERYTHING not in training:
+        raise ConfigError("model.json has no reference.distributions: it was evaluated by an earlier version")
+    tests = _BOTH_TESTS * len(FIGURES) * max(1, len(groups))
+    return [_judge_group(name, weeks, training, baseline, config, tests) for name, weeks in groups.items()]
+
+
+def _judge_group(
+    name: str, weeks: Sequence[Week], training: Distributions, baseline: Distributions, config: DriftConfig, tests: int
+) -> GroupDrift:
+    known, reference = _known(name, training, baseline)
+    judged = [week for week in weeks if week.exams >= config.least_exams]
+    figures = {
+        figure: _judge_figure(figure, reference[figure], judged, config, tests)
+        for figure in FIGURES
+        if figure in reference and judged and all(week.values.get(figure) for week in judged)
+    }
+    return GroupDrift(name, known, weeks, [week.start for week in judged], figures)
+
+
+def _known(name: str, training: Distributions, baseline: Distributions) -> tuple[str, Mapping[str, Distribution]]:
+    """Return what a group is compared with: what was accepted of it, else what the model learnt of it, or of all."""
+    if name in baseline:
+        return "baseline", baseline[name]
+    return ("training", training[name]) if name in training else ("training, all films", training[EVERYTHING])
+
+
+def _judge_figure(
+    name: str, reference: Distribution, weeks: Sequence[Week], config: DriftConfig, tests: int
+) -> FigureDrift:
+    counts = [reference.count(week.values[name]) for week in weeks]
+    chance = 1 / (config.false_alarm_windows * tests)
+    usual = statistics.median(week.exams for week in weeks)
+    slack = SMALLEST_SHIFT / 2 * usual**0.5
+    return FigureDrift(
+        index=[stability_index(reference, found) for found in counts],
+        index_limit=[index_limit(reference, week.exams, chance) for week in weeks],
+        cusum=cusum(reference, counts, [week.exams for week in weeks]),
+        cusum_limit=cusum_limit(slack, 1 / chance),
+        reference=reference.shares.tolist(),
+        latest=(counts[-1] / counts[-1].sum()).tolist(),
+        edges=list(reference.edges),
+    )
+
+
+def cusum(reference: Distribution, counts: Sequence[Floats], exams: Sequence[int]) -> list[float]:
+    """Return, for each window, the larger of the two sums: of what lies above the reference, and of what lies below.
+
+    `counts` are the films in each bin, (bins,); a window's mean weighs as much as it has exams.
+    """
+    scores, slack = reference.scores, allowance(reference)
+    up = down = 0.0
+    sums = []
+    for found, number in zip(counts, exams, strict=True):
+        deviation = float((scores * found).sum() / found.sum())
+        up = max(0.0, up + (deviation - slack) * number**0.5)
+        down = max(0.0, down + (-deviation - slack) * number**0.5)
+        sums.append(max(up, down))
+    return sums
+
+
+def accepted(groups: Mapping[str, Sequence[Week]], config: DriftConfig) -> Distributions:
+    """Return the captured films' own distributions by group: the baseline of whoever has looked and accepts them."""
+    found = {}
+    for name, weeks in groups.items():
+        exams = sum(week.exams for week in weeks)
+        if exams < config.least_exams:
+            continue
+        values: dict[str, Any] = {
+            figure: [value for week in weeks for value in week.values.get(figure, ())] for figure in FIGURES
+        }
+        found[name] = {
+            figure: Distribution.of(np.array(all_), min(exams, len(all_))) for figure, all_ in values.items() if all_
+        }
+    return found

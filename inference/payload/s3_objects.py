@@ -1,0 +1,102 @@
+"""An S3 object that a request names, where the deployment allows it: within one prefix, and no larger than the limit.
+
+Network isolation is the default: a container then reaches no S3, and without an allowed prefix none is asked.
+"""
+
+from functools import cache
+from typing import Any
+from urllib.parse import unquote
+
+from mammopipe.inference.contract.errors import (
+    ForbiddenError,
+    NotFoundError,
+    RequestError,
+    TooLargeError,
+    UnavailableError,
+)
+
+CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 3, 10, 2
+_SCHEME = "s3://"
+_MISSING = ("404", "NoSuchKey", "NoSuchBucket", "NotFound")
+_DENIED = ("403", "AccessDenied", "Forbidden")
+_CHANGED = ("412", "PreconditionFailed")
+
+
+def fetch(uri: str, *, prefix: str, max_bytes: int) -> bytes:
+    """Return the bytes of the object at `uri`; its size is asked for before it is.
+
+    Raises `ForbiddenError` outside of `prefix` (or where that is empty) and where S3 denies access, `NotFoundError`
+    where there is no such object, `TooLargeError` above `max_bytes`, `UnavailableError` where S3 does not answer.
+    """
+    bucket, key = _place(uri, prefix)
+    # Only where a deployment allows S3: it takes a second to load.
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        head = _client().head_object(Bucket=bucket, Key=key)
+        _check_size(int(head["ContentLength"]), max_bytes)
+        # Of the very object whose size was asked for: it could be replaced in between.
+        got = _client().get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"])
+        data = bytes(got["Body"].read(max_bytes + 1))
+    except ClientError as error:
+        raise _refusal(str(error.response.get("Error", {}).get("Code", ""))) from None
+    except BotoCoreError:
+        raise UnavailableError("s3_unavailable", "S3 did not answer; try again") from None
+    _check_size(len(data), max_bytes)
+    return data
+
+
+def _place(uri: str, prefix: str) -> tuple[str, str]:
+    """Return bucket and key; `ForbiddenError` unless they lie below the prefix by any reading of the key."""
+    if not prefix:
+        raise ForbiddenError("s3_not_allowed", "this deployment follows no s3_uri; send the image itself")
+    bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
+    allowed_bucket, _, folder = prefix.removeprefix(_SCHEME).partition("/")
+    folder = folder.rstrip("/") + "/" if folder.strip("/") else ""
+    inside = uri.startswith(_SCHEME) and bucket == allowed_bucket and key.startswith(folder) and key != folder
+    if not inside or not _is_plain(key):
+        raise ForbiddenError("s3_outside_prefix", "s3_uri must lie within the prefix that this deployment allows")
+    return bucket, key
+
+
+def _is_plain(key: str) -> bool:
+    """Return whether no store or proxy could read the key as another one: `..`, `.`, empty steps, controls."""
+    for _ in range(3):
+        steps = key.replace("\\", "/").split("/")
+        if {"", ".", ".."} & set(steps) or not key.isprintable():
+            return False
+        key, before = unquote(key), key
+        if key == before:
+            return True
+    return False
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise TooLargeError("too_large", f"the S3 object has {size} bytes; the limit is {max_bytes}")
+
+
+def _refusal(code: str) -> RequestError:
+    if code in _MISSING:
+        return NotFoundError("s3_missing", "there is no such S3 object")
+    if code in _DENIED:
+        return ForbiddenError("s3_denied", "S3 does not let this deployment read the object")
+    if code in _CHANGED:
+        return UnavailableError("s3_changed", "the S3 object was replaced while it was read; try again")
+    return UnavailableError("s3_unavailable", "S3 did not answer; try again")
+
+
+@cache
+def _client() -> Any:
+    """Return the worker's client; the endpoint and the region are those of the environment."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        config=Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        ),
+    )

@@ -1,0 +1,101 @@
+"""The files of a zip archive in memory: nothing is written, and nothing is unpacked beyond what it may announce.
+
+Source: APPNOTE.TXT 6.3.10 (PKWARE), 4.3.16 for the end of central directory record.
+"""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import PurePosixPath
+
+from mammopipe.inference.contract.errors import BadBodyError, TooLargeError
+from mammopipe.inference.payload.limits import HandlerLimits
+
+_END = b"PK\x05\x06"
+_END_SIZE = 22
+_LARGEST_COMMENT = 65_535
+_ZIP64_LOCATOR, _ZIP64_LOCATOR_SIZE = b"PK\x06\x07", 20
+_DIRECTORY_BYTES = 2**20
+"""Of the archive's table of contents: one that holds a million names costs a gigabyte to list."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError, OverflowError)
+"""What `zipfile` raises of damaged archives; `NotImplementedError` is a `RuntimeError`."""
+
+
+def read(body: bytes, limits: HandlerLimits) -> list[bytes]:
+    """Return the archive's files in the sorted order of their names.
+
+    Raises `BadBodyError` for what is no plain archive, is encrypted, names a file twice or outside of itself, or is
+    compressed by anything but deflate; `TooLargeError`, before anything is unpacked, where it announces more files or
+    bytes than the limits allow.
+    """
+    _check_directory(body)
+    try:
+        with zipfile.ZipFile(BytesIO(body)) as archive:
+            entries = _entries(archive.infolist(), limits)
+            return [_unpack(archive, entry) for entry in entries]
+    except _FAULTS:
+        raise BadBodyError("bad_zip", "the archive is damaged") from None
+
+
+def _check_directory(body: bytes) -> None:
+    """Refuse what does not end in one whole record, and a table of contents that is too long to be listed."""
+    at = body.rfind(_END, max(0, len(body) - _END_SIZE - _LARGEST_COMMENT))
+    if at < 0 or len(body) - at < _END_SIZE:
+        raise BadBodyError("bad_zip", "no end of central directory: not a whole zip archive")
+    size, _, comment = struct.unpack_from("<LLH", body, at + 12)
+    if at + _END_SIZE + comment != len(body):
+        raise BadBodyError("bad_zip", "bytes follow the end of the archive")
+    before = max(0, at - _ZIP64_LOCATOR_SIZE)
+    if body[before : before + 4] == _ZIP64_LOCATOR:
+        raise BadBodyError("bad_zip", "zip64: an exam needs no archive of that size")
+    if size > _DIRECTORY_BYTES:
+        raise TooLargeError(
+            "too_many_views", f"the archive's table of contents has {size} bytes; the limit is {_DIRECTORY_BYTES}"
+        )
+
+
+def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zipfile.ZipInfo]:
+    """Return the entries that are images, sorted by name; all that they announce obeys the rules."""
+    _check_names([info.filename for info in infos])
+    entries = sorted((info for info in infos if not _passed_over(info)), key=lambda info: info.filename)
+    if len(entries) > limits.max_views:
+        raise TooLargeError("too_many_views", f"{len(entries)} files are over the limit of {limits.max_views}")
+    for index, info in enumerate(entries):
+        if info.flag_bits & _ENCRYPTED:
+            raise BadBodyError("bad_zip", "the file is encrypted").at(index)
+        if info.compress_type not in _METHODS:
+            raise BadBodyError("bad_zip", f"compression method {info.compress_type}; only deflate is read").at(index)
+        if info.file_size > limits.max_bytes:
+            raise TooLargeError("too_large", f"{info.file_size} bytes are over the limit of {limits.max_bytes}").at(
+                index
+            )
+    if (total := sum(info.file_size for info in entries)) > limits.exam_bytes:
+        raise TooLargeError("too_large", f"{total} bytes unpacked are over the limit of {limits.exam_bytes}")
+    return entries
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise BadBodyError("bad_zip", "the archive names a file twice")
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+            raise BadBodyError("bad_zip", "the archive names a place outside of itself")
+
+
+def _passed_over(info: zipfile.ZipInfo) -> bool:
+    parts = PurePosixPath(info.filename).parts
+    return info.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return an entry's bytes: `zipfile` stops at the announced size, and the checksum then shows what was hidden."""
+    with archive.open(info) as stream:
+        data = stream.read(info.file_size + 1)
+    if len(data) != info.file_size:
+        raise BadBodyError("bad_zip", "a file has not the size that the archive announces")
+    return data

@@ -1,0 +1,1 @@
+"""From image or exam to answer: the predictor, thresholds, referral, heatmap."""

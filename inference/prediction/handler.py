@@ -1,0 +1,187 @@
+"""One request's work in a worker: bytes in, the answer's bytes out, and what the log may know of it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mammopipe.inference import one_patient
+from mammopipe.inference.contract.errors import BadOptionError, NotAcceptableError, RequestError
+from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
+from mammopipe.inference.contract.schema import (
+    Answer,
+    Decision,
+    DicomResult,
+    ExamAnswer,
+    ImageAnswer,
+    OverlayLayer,
+    Referral,
+    RequestOptions,
+    join_options,
+)
+from mammopipe.inference.contract.task import Reply as Reply
+from mammopipe.inference.contract.task import Task as Task
+from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
+from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
+from mammopipe.inference.prediction.exam import Combined, ViewScore
+from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
+from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.processing.images.mammogram import ReadConfig
+
+
+def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
+    """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used."""
+    clock = Clock()
+    parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
+    options = join_options(task.options, parcel.options)
+    _check(task.form, options, parcel)
+    work = _Work(task, Reader(predictor, reading, options, clock))
+    if parcel.is_exam:
+        return work.exam(parcel.sources)
+    return work.image(replace(parcel.sources[0], digest=task.sha256, laterality=options.laterality, view=options.view))
+
+
+def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
+    """Refuse options that the body or the answer's form gives no meaning."""
+    if "result" in options.model_fields_set and form is not AnswerType.DICOM:
+        raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
+    if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
+        raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
+    if not parcel.is_exam:
+        return
+    if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
+        raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
+    for name in ("laterality", "view"):
+        if getattr(options, name) is not None:
+            raise BadOptionError(
+                "bad_option", f"option {name!r} is of a single image; in an exam each image has its own"
+            )
+
+
+def _draws_heat(form: AnswerType, options: RequestOptions) -> bool:
+    if form is AnswerType.OVERLAY:
+        return options.overlay is OverlayLayer.HEAT
+    return form is AnswerType.DICOM and options.result is DicomResult.OVERLAY
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task and what answers it."""
+
+    task: Task
+    reader: Reader
+
+    def image(self, source: Source) -> Reply:
+        """Return the reply to one image."""
+        options, form = self.reader.options, self.task.form
+        drawn = _draws_heat(form, options)
+        film = self.reader.film(source, explain=options.heatmap or drawn)
+        body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
+        predicted = film.prediction
+        attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
+        return Reply(body, form, attributes, _image_facts(film, self.reader))
+
+    def _image_body(self, film: Film, drawn: bool) -> bytes:
+        if self.task.form is AnswerType.OVERLAY:
+            pixels = film.mammogram.pixels
+            return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
+        wanted = self.reader.options.heatmap
+        said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        # Only here: highdicom takes longer to load than an image to be answered.
+        from mammopipe.inference.dicom.results import overlay_capture, structured_report
+
+        if drawn and film.seen is not None:
+            return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
+        return structured_report([film.source.data], said)
+
+    def exam(self, sources: tuple[Source, ...]) -> Reply:
+        """Return the reply to the images of one patient."""
+        one_patient.check(sources, self.reader.reading.limits)
+        images, combined = self._judge(sources, exact=self.reader.predictor.compares_breasts)
+        if self.reader.predictor.is_close(combined):
+            images, combined = self._judge(sources, exact=True)
+        said = ExamAnswer(
+            **self._envelope(),
+            images=images,
+            breasts=list(combined.breasts),
+            exam=combined.exam,
+            warnings=list(combined.warnings),
+        )
+        body = self.reader.clock.time("encode", lambda: self._exam_body(sources, said))
+        attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
+        return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
+
+    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined]:
+        """Return what is said of each image, one after the other: only one has its pixels in memory."""
+        options = self.reader.options
+        images: list[ImageAnswer] = []
+        views: list[ViewScore] = []
+        for index, source in enumerate(sources):
+            try:
+                film = self.reader.film(source, explain=options.heatmap, exact=exact)
+            except RequestError as error:
+                raise error.at(index) from None
+            images.append(ImageAnswer(index=index, **film.scores(film.heatmap(options.target))))
+            views.append(film.prediction.as_view)
+        return images, self.reader.predictor.combine(views, options.operating_point)
+
+    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer) -> bytes:
+        if self.task.form is AnswerType.JSON:
+            return said.model_dump_json().encode()
+        from mammopipe.inference.dicom.results import structured_report
+
+        return structured_report([source.data for source in sources], said)
+
+    def _envelope(self) -> dict[str, Any]:
+        return {
+            "request_id": self.task.request_id,
+            "model": self.reader.predictor.info,
+            "timings_ms": dict(self.reader.clock.spent),
+        }
+
+    def _attributes(self, score: float, decision: Decision | None, referral: Referral) -> str:
+        values = {"request_id": self.task.request_id, "malignancy_score": f"{score:.2f}"}
+        if decision is not None:
+            values |= {"operating_point": decision.operating_point, "finding": decision.finding}
+        return pack_attributes(values | {"refer": str(referral.refer).lower()})
+
+
+def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of one image: sizes, scores and codes."""
+    rows, columns = film.mammogram.pixels.shape
+    predicted = film.prediction
+    return {
+        "images": 1,
+        "rows": rows,
+        "columns": columns,
+        "probabilities": {str(label): round(value, 6) for label, value in predicted.probabilities.items()},
+        **_verdict(predicted.malignancy_score, predicted.decision, predicted.referral),
+        "warnings": [warning.code for warning in predicted.warnings],
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
+    """Return what the log may know of an exam: of each image its size and score, of the whole its verdict."""
+    of_images = [warning.code for image in said.images for warning in image.warnings]
+    return {
+        "images": len(said.images),
+        "rows": [image.image.rows for image in said.images],
+        "columns": [image.image.columns for image in said.images],
+        "scores": [round(image.malignancy_score, 4) for image in said.images],
+        **_verdict(said.exam.malignancy_score, said.exam.decision, said.exam.referral),
+        "warnings": sorted({*of_images, *(warning.code for warning in said.warnings)}),
+        "engine": reader.predictor.engine,
+        "ms": dict(reader.clock.spent),
+    }
+
+
+def _verdict(score: float, decision: Decision | None, referral: Referral) -> dict[str, Any]:
+    return {
+        "score": round(score, 4),
+        "finding": str(decision.finding) if decision else None,
+        "refer": referral.refer,
+        "reasons": sorted({str(reason.code) for reason in referral.reasons}),
+    }

@@ -1,0 +1,122 @@
+"""Where the model looked, brought back to the film that was sent: heat on its pixels, boxes in its coordinates."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.inference.contract.schema import Region
+from mammopipe.processing.breast.preprocess import Preprocessed
+from mammopipe.training.model.class_activation import within_tissue
+
+Heat = NDArray[np.float32]
+
+OPACITY = 0.5
+"""Of the colour where the heat is greatest; the film stays readable below it."""
+REGION_LEVEL = 0.5
+"""Share of the greatest heat that a region's pixels reach."""
+LARGEST_REGIONS = 5
+"""How many regions are named, the strongest first."""
+OUTSIDE_LIMIT = 0.5
+"""Share of all heat that may lie outside of the tissue before the answer warns of it."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the model looked."""
+
+    heat: Heat
+    """Over the film, float32 of its shape, 0 to 1; 0 outside of the tissue."""
+    outside: float
+    """Share of the heat that lay outside of the tissue, 0 to 1: a model that looks there has learnt the wrong thing."""
+
+
+def evidence(heat: Heat, prepared: Preprocessed, shape: tuple[int, ...]) -> Evidence:
+    """Return a heat over the network's input (float32, its shape, 0 to 1) as evidence over a film of `shape`."""
+    inside = within_tissue(heat, prepared.pixels)
+    total = float(heat.sum())
+    outside = 1 - float(inside.sum()) / total if total > 0 else 0.0
+    return Evidence(to_film(inside, prepared.to_original, shape), outside)
+
+
+def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float]], shape: tuple[int, ...]) -> Heat:
+    """Return the heat over an image of `shape` (rows, columns): float32, 0 outside of what the network saw.
+
+    `to_original` maps pixel positions (x, y) of the network's input to the image's; it must be affine.
+    """
+    origin, right, down = (np.array(to_original(*point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
+    matrix = np.stack([right - origin, down - origin, origin], axis=1)
+    film = cv2.warpAffine(heat, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderValue=0.0)
+    return np.asarray(film, np.float32)
+
+
+def eight_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Return the film alone as 8-bit grey, of its shape."""
+    return (pixels >> 8).astype(np.uint8)
+
+
+def overlay(pixels: NDArray[np.uint16], heat: Heat) -> NDArray[np.uint8]:
+    """Return the film with its heat (over the film, 0 to 1) in colour, uint8 (rows, columns, 3) in OpenCV's order.
+
+    Colour grows with the heat, so that a film without evidence stays the grey film it was; a line encloses the regions.
+    """
+    grey = cv2.cvtColor(eight_bits(pixels), cv2.COLOR_GRAY2BGR)
+    eight_bit = _eight_bit(heat)
+    colour = cv2.applyColorMap(eight_bit, cv2.COLORMAP_TURBO)
+    weight = (eight_bit.astype(np.float32) * np.float32(OPACITY / 255))[..., None]
+    blended = (grey + (colour.astype(np.float32) - grey) * weight).astype(np.uint8)
+    outlines, _ = cv2.findContours(_warm(heat), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(blended, outlines, -1, (255, 255, 255), max(1, round(max(heat.shape) / 512)), cv2.LINE_AA)
+    return np.asarray(blended, np.uint8)
+
+
+def _eight_bit(heat: Heat) -> NDArray[np.uint8]:
+    return np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
+
+
+def _warm(heat: Heat) -> NDArray[np.uint8]:
+    """Return 1 where the heat belongs to a region, 0 elsewhere; all 0 where there is no heat."""
+    top = float(heat.max())
+    return (heat >= REGION_LEVEL * top).astype(np.uint8) * np.uint8(top > 0)
+
+
+def regions(heat: Heat) -> list[Region]:
+    """Return the connected areas of a heat over the film that reach half of its maximum, strongest peak first.
+
+    A heat that is 0 everywhere has none.
+    """
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(_warm(heat))
+    found = [_region(heat, labels, index, boxes[index]) for index in range(1, count)]
+    return sorted(found, key=lambda region: -region.strength)[:LARGEST_REGIONS]
+
+
+def _region(heat: Heat, labels: NDArray[Any], index: int, box: NDArray[Any]) -> Region:
+    left, top, width, height = map(int, box[:4])
+    inside = np.s_[top : top + height, left : left + width]
+    of_region = np.where(labels[inside] == index, heat[inside], np.float32(-1))
+    y, x = divmod(int(of_region.argmax()), width)
+    return Region(
+        left=left,
+        top=top,
+        right=left + width,
+        bottom=top + height,
+        peak_x=left + x,
+        peak_y=top + y,
+        strength=round(float(of_region[y, x]), 4),
+    )
+
+
+def grey_png(heat: Heat) -> bytes:
+    """Return a heat as an 8-bit greyscale PNG, 255 where it is 1."""
+    return png(_eight_bit(heat))
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Return an 8-bit image, grey or in OpenCV's colour order, as a PNG of the same size."""
+    written, encoded = cv2.imencode(".png", image)
+    if not written:
+        raise ValueError(f"OpenCV could not encode an image of shape {image.shape} as PNG")
+    return bytes(encoded.tobytes())

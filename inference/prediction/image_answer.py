@@ -1,0 +1,137 @@
+"""One image of a request, answered: read, prepared, judged, explained where asked for; each of these timed."""
+
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from mammopipe.inference.contract.errors import BadOptionError, from_image_error
+from mammopipe.inference.contract.schema import Heatmap, ImageInfo, QualityWarning, RequestOptions
+from mammopipe.inference.payload.exam_body import Source
+from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
+from mammopipe.inference.prediction.predictor import Prediction, Predictor
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
+
+T = TypeVar("T")
+
+
+@dataclass
+class Clock:
+    """Milliseconds by the name of the work, summed over the images of an exam."""
+
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def time(self, name: str, work: Callable[[], T]) -> T:
+        """Return what `work` returns and add the time that it took."""
+        begun = time.perf_counter()
+        result = work()
+        self.spent[name] = round(self.spent.get(name, 0.0) + (time.perf_counter() - begun) * 1000, 2)
+        return result
+
+
+@dataclass(frozen=True)
+class Film:
+    """One image, answered."""
+
+    source: Source
+    mammogram: Mammogram
+    prediction: Prediction
+    seen: Evidence | None
+    """`None` where nobody asked where the evidence lies."""
+
+    @property
+    def info(self) -> ImageInfo:
+        """What was read."""
+        rows, columns = self.mammogram.pixels.shape
+        return ImageInfo(
+            sha256=self.source.sha256,
+            rows=rows,
+            columns=columns,
+            laterality=self.mammogram.laterality,
+            view=self.mammogram.view,
+            quality=dict(self.prediction.prepared.quality),
+        )
+
+    def scores(self, heatmap: Heatmap | None) -> dict[str, Any]:
+        """Return what `Answer` and `ImageAnswer` have in common."""
+        predicted = self.prediction
+        return {
+            "image": self.info,
+            "probabilities": dict(predicted.probabilities),
+            "malignancy_score": predicted.malignancy_score,
+            "decile": predicted.decile,
+            "entropy": predicted.entropy,
+            "decision": predicted.decision,
+            "referral": predicted.referral,
+            "warnings": list(predicted.warnings),
+            "heatmap": heatmap,
+        }
+
+    def heatmap(self, target: Label) -> Heatmap | None:
+        """Return the heatmap of an answer, `None` where there is no evidence."""
+        if self.seen is None:
+            return None
+        rows, columns = self.seen.heat.shape
+        return Heatmap(
+            target=target,
+            rows=rows,
+            columns=columns,
+            regions=regions(self.seen.heat),
+            outside_share=round(self.seen.outside, 4),
+            png=base64.b64encode(grey_png(self.seen.heat)).decode(),
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What answers images: a model, how images are read, what was asked for, and the clock."""
+
+    predictor: Predictor
+    reading: ReadConfig
+    options: RequestOptions
+    clock: Clock
+
+    def film(self, source: Source, *, explain: bool, exact: bool = False) -> Film:
+        """Return an image with its answer; raises `RequestError` where it cannot be used."""
+        try:
+            mammogram = self.clock.time("read", lambda: _read(source, self.reading))
+            prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
+        except ImageError as error:
+            raise from_image_error(error) from None
+        prediction = self.clock.time(
+            "infer",
+            lambda: self.predictor.judge(
+                mammogram, prepared, operating_point=self.options.operating_point, exact=exact
+            ),
+        )
+        seen = None
+        if explain:
+            judged, target = prediction, self.options.target
+            seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
+            prediction = _with_warning(prediction, seen)
+        return Film(source, mammogram, prediction, seen)
+
+
+def _read(source: Source, reading: ReadConfig) -> Mammogram:
+    """Return the image with what the request adds to it: that may not contradict the file, but it outdoes a guess."""
+    mammogram = read_mammogram(source.data, config=reading)
+    if source.laterality is not None and mammogram.facts.get("laterality_inferred"):
+        mammogram = replace(mammogram, laterality=None, facts={**mammogram.facts, "laterality_inferred": False})
+    for name in ("laterality", "view"):
+        told, read = getattr(source, name), getattr(mammogram, name)
+        if told is not None and read is not None and told is not read:
+            raise BadOptionError("contradiction", f"option {name}={told} contradicts the image's own {name}")
+    return replace(mammogram, laterality=mammogram.laterality or source.laterality, view=mammogram.view or source.view)
+
+
+def _with_warning(prediction: Prediction, seen: Evidence) -> Prediction:
+    if seen.outside <= OUTSIDE_LIMIT:
+        return prediction
+    warning = QualityWarning(
+        code="evidence-outside-breast",
+        message=f"{seen.outside:.0%} of the heat lay outside of the tissue; do not rely on it",
+    )
+    return replace(prediction, warnings=(*prediction.warnings, warning))

@@ -1,0 +1,1 @@
+"""The HTTP server of a SageMaker endpoint: `python -m mammopipe.inference.server`, console script `serve`."""

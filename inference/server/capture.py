@@ -1,0 +1,144 @@
+"""What data capture does on SageMaker, done by the server on one's own machine: requests and answers in a folder.
+
+The lines are those of `mammopipe.inference.monitoring.captures`, each in a file of its own, so that the oldest can go when there are too
+many. On SageMaker the endpoint's configuration captures, never the container.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import threading
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER
+from mammopipe.inference.monitoring.windows import SUFFIX, day_of
+
+TEXT = "application/json"
+_LEFT = 0.9
+"""Share of the bytes that is left when there are too many, so that not every request has to clear up."""
+
+
+@dataclass
+class CaptureFolder:
+    """A folder of captures of limited size and age; only one process may write to it."""
+
+    folder: Path
+    most_bytes: int
+    most_days: int
+    _bytes: int | None = None
+    _day: date = date.min
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, line: dict[str, Any], today: date) -> None:
+        """Keep a line, and drop what is too old, or the oldest where all together are too large."""
+        with self._lock:
+            size = append(self.folder, line)
+            self._bytes = None if self._bytes is None else self._bytes + size
+            if self._bytes is None or self._bytes > self.most_bytes or self._day != today:
+                self._bytes, self._day = self._clear(today), today
+
+    def _clear(self, today: date) -> int:
+        """Return the bytes that are left."""
+        # Their names begin with the time.
+        files = sorted(self.folder.rglob(f"*{SUFFIX}"))
+        sizes = {path: path.stat().st_size for path in files}
+        total, wanted = sum(sizes.values()), self.most_bytes
+        if total > self.most_bytes:
+            wanted = int(_LEFT * self.most_bytes)
+        for path in files:
+            if total > wanted or (day_of(path.as_posix()) or today) < today - timedelta(days=self.most_days):
+                path.unlink()
+                total -= sizes[path]
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+        return total
+
+
+def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
+    """Return the application, which keeps what `/invocations` is asked and answers, where it answers 200."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application, and keep what passed by once it has answered."""
+        if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
+            await application(scope, receive, send)
+            return
+        asked, said = bytearray(), bytearray()
+        opening: dict[str, Any] = {}
+
+        async def hear() -> Message:
+            """Pass a part of the request on, and remember it."""
+            message = await receive()
+            asked.extend(message.get("body", b""))
+            return message
+
+        async def deliver(message: Message) -> None:
+            """Pass a part of the answer on, and remember it."""
+            if message["type"] == "http.response.start":
+                opening.update(message)
+            said.extend(message.get("body", b""))
+            await send(message)
+
+        await application(scope, hear, deliver)
+        if opening.get("status") == 200:
+            now = datetime.now(UTC)
+            line = captured(bytes(asked), _headers(scope), bytes(said), _headers(opening), now)
+            await asyncio.to_thread(captures.add, line, now.date())
+
+    return answer
+
+
+def captured(
+    asked: bytes, asked_headers: dict[str, str], said: bytes, said_headers: dict[str, str], moment: datetime
+) -> dict[str, Any]:
+    """Return one captured request as SageMaker writes it; what is no JSON is base64."""
+    attributes = asked_headers.get(CUSTOM_ATTRIBUTES_HEADER.lower(), "")
+    return {
+        "captureData": {
+            "endpointInput": _content(asked, asked_headers.get("content-type", ""), "INPUT"),
+            "endpointOutput": _content(said, said_headers.get("content-type", ""), "OUTPUT"),
+        },
+        "eventMetadata": {
+            "eventId": str(uuid.uuid4()),
+            "customAttributes": attributes.split(",") if attributes else [],
+            "inferenceTime": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        "eventVersion": "0",
+    }
+
+
+def _content(data: bytes, kind: str, mode: str) -> dict[str, str]:
+    plain = kind.startswith(TEXT)
+    return {
+        "observedContentType": kind,
+        "mode": mode,
+        "encoding": "JSON" if plain else "BASE64",
+        "data": data.decode() if plain else base64.b64encode(data).decode(),
+    }
+
+
+def append(folder: Path, line: dict[str, Any]) -> int:
+    """Write a line to `yyyy/mm/dd/hh/mmss-<id>.jsonl` below the folder, and return its bytes."""
+    moment = datetime.fromisoformat(line["eventMetadata"]["inferenceTime"].replace("Z", "+00:00"))
+    path = folder / f"{moment:%Y/%m/%d/%H}" / f"{moment:%M%S}-{line['eventMetadata']['eventId']}{SUFFIX}"
+    # They hold patients' images: nobody else on the machine may read them.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (json.dumps(line) + "\n").encode()
+    with open(path, "wb", opener=_private) as stream:
+        stream.write(content)
+    return len(content)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _headers(message: Any) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]}

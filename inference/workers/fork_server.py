@@ -1,0 +1,129 @@
+"""The process that workers are forked from: `python -m mammopipe.inference.workers.fork_server DESCRIPTOR`, started by `mammopipe.inference.workers.fork_server_client`.
+
+It imports torch and the image reader once and computes nothing, so it has one thread and may fork: a worker is there in
+milliseconds, and all workers share the memory of what was imported. On its channel it takes
+
+    (Order.FORK, ServerSettings), with the worker's channel as descriptor; it answers (Report.FORKED, process id)
+    (Order.KILL, process id)                                    of a worker that has been given up
+    and tells (Report.ENDED, process id, exit code)             negative: ended by that signal
+
+It ends when the channel does, and the system kills it with its parent and its workers with it (Linux).
+"""
+
+import ctypes
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from mammopipe.inference.settings import ServerSettings
+from mammopipe.inference.workers.channel import Order, Report, receive, send
+
+_SET_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+Share = Callable[[ServerSettings], None]
+Work = Callable[[socket.socket, ServerSettings], None]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Fork and kill workers as told, until the channel ends."""
+    _end_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A signal to the whole group is for the server alone, which finishes what runs and then ends its workers.
+        signal.signal(number, signal.SIG_IGN)
+    alarm = _alarm_for_children()
+    # Only now: it takes seconds, in which the parent may already have gone.
+    from mammopipe.inference.workers.worker import share, work
+
+    with socket.socket(fileno=int(arguments[0])) as channel:
+        _serve(channel, alarm, share, work)
+
+
+def _serve(channel: socket.socket, alarm: socket.socket, share: Share, work: Work) -> None:
+    children: set[int] = set()
+    shared = False
+    while True:
+        ready, _, _ = select.select([channel, alarm], [], [])
+        if alarm in ready:
+            alarm.recv(4096)
+            for process, code in _reap(children):
+                send(channel, (Report.ENDED, process, code))
+        if channel in ready:
+            received = receive(channel)
+            if received is None:
+                return
+            (order, value), descriptor = received
+            if order is Order.KILL and value in children:
+                os.kill(value, signal.SIGKILL)
+            if order is Order.FORK and descriptor is not None:
+                if not shared:
+                    share(value)
+                    # What is there now is never collected, so that no worker copies the pages it lies on.
+                    gc.collect()
+                    gc.freeze()
+                    shared = True
+                children.add(child := _fork(descriptor, value, work, (channel, alarm)))
+                send(channel, (Report.FORKED, child))
+
+
+def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequence[socket.socket]) -> int:
+    """Return the process id of a new worker; the child never returns."""
+    parent = os.getpid()
+    if child := os.fork():
+        os.close(descriptor)
+        return child
+    code = 1
+    try:
+        _end_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for one in inherited:
+            one.close()
+        with socket.socket(fileno=descriptor) as own:
+            work(own, settings)
+        code = 0
+    except (BrokenPipeError, ConnectionError):  # the server has given this worker up
+        code = 0
+    except BaseException:  # the last frame of the process: after it only the exit code speaks
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _reap(children: set[int]) -> list[tuple[int, int]]:
+    """Return process id and exit code of each child that has ended."""
+    ended = []
+    for child in sorted(children):
+        process, status = os.waitpid(child, os.WNOHANG)
+        if process:
+            children.discard(child)
+            ended.append((child, os.waitstatus_to_exitcode(status)))
+    return ended
+
+
+def _alarm_for_children() -> socket.socket:
+    """Return a socket that can be read when a child has ended."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    return ours
+
+
+def _end_with_parent(parent: int | None = None) -> None:
+    """Have the system kill this process when its parent ends, however that ends; elsewhere than on Linux do nothing."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    # The parent may have gone before that call; then the channel's end says so, but not to a worker that computes.
+    if parent is not None and os.getppid() != parent:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,296 @@
+"""`mammopipe doctor --aws`: what would keep a run from succeeding in an account, before it is started.
+
+Nothing is changed and nothing started. Each finding is one line that says what to do.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT
+from mammopipe.pipelines.config.endpoint import EndpointMode
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.security import Duty
+from mammopipe.pipelines.data.s3 import QUICK
+
+ECR_IMAGE = re.compile(
+    r"(?P<registry>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
+    r"(:(?P<tag>[^@]+)|@(?P<digest>sha256:[0-9a-f]{64}))"
+)
+MISSING = {
+    "404",
+    "ImageNotFoundException",
+    "InvalidGroup.NotFound",
+    "InvalidSubnetID.NotFound",
+    "NoSuchBucket",
+    "NoSuchEntity",
+    "NotFoundException",
+    "RepositoryNotFoundException",
+    "ValidationException",
+}
+"""Codes of errors that mean: there is no such thing."""
+
+
+class Verdict(StrEnum):
+    """What a finding means for a run."""
+
+    GOOD = "ok"
+    WARNING = "warning"
+    BLOCKS = "blocks"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    verdict: Verdict
+    subject: str
+    text: str
+    """How it stands and, where it is not well, what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<8}{self.subject}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account of the caller."""
+
+    config: PipelineConfig
+    session: Any
+    """A boto3 session with the caller's credentials."""
+    number: str
+    """Twelve digits."""
+
+    def client(self, service: str) -> Any:
+        """Return a boto3 client."""
+        return self.session.client(service, config=QUICK)
+
+
+def examine(config: PipelineConfig, session: Any) -> list[Finding]:
+    """Return what was found in the account of a boto3 session; without credentials, nothing else is looked at."""
+    try:
+        identity = session.client("sts", config=QUICK).get_caller_identity()
+    except (BotoCoreError, ClientError) as error:
+        reason = " ".join(str(error).split())
+        return [Finding(Verdict.BLOCKS, "credentials", f"{reason}; run `aws configure` or `aws sso login`")]
+    found = [Finding(Verdict.GOOD, "credentials", f"{identity['Arn']} in {session.region_name}")]
+    account = Account(config, session, identity["Account"])
+    for subject, check in CHECKS.items():
+        found += _guarded(subject, check, account)
+    return found
+
+
+def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], account: Account) -> list[Finding]:
+    """Return a check's findings, the last of them a warning where the caller may not look."""
+    found = []
+    try:
+        for finding in check(account):
+            found.append(finding)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        text = f"{error.operation_name} was refused ({code}), so this is not known; ask for that permission"
+        found.append(Finding(Verdict.WARNING, subject, text))
+    except BotoCoreError as error:
+        found.append(Finding(Verdict.BLOCKS, subject, f"AWS cannot be reached: {' '.join(str(error).split())}"))
+    return found
+
+
+def _look(call: Callable[..., Any], **request: Any) -> Any:
+    """Return a call's answer, or None where the thing does not exist."""
+    try:
+        return call(**request)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in MISSING:
+            return None
+        raise
+
+
+def _roles(config: PipelineConfig) -> dict[str, str]:
+    """Return every role by the key that names it, each once."""
+    security = config.security
+    roles = {"security.role": security.role}
+    for duty in Duty:
+        if security.role_for(duty) != security.role:
+            roles[f"security.{duty}_role"] = security.role_for(duty)
+    return roles
+
+
+def _check_roles(account: Account) -> Iterator[Finding]:
+    iam = account.client("iam")
+    for key, role in _roles(account.config).items():
+        name, owner = role.rpartition("/")[2], role.split(":")[4]
+        if PLACEHOLDER_ACCOUNT in role:
+            yield Finding(Verdict.BLOCKS, key, "not set; deploy infra/stack.yaml and copy its output of that name")
+            continue
+        if owner != account.number:
+            text = f"{role} belongs to account {owner}, the credentials to {account.number}; use the one or the other"
+            yield Finding(Verdict.BLOCKS, key, text)
+            continue
+        answer = _look(iam.get_role, RoleName=name)
+        if answer is None:
+            yield Finding(Verdict.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name")
+        elif "sagemaker.amazonaws.com" not in str(answer["Role"]["AssumeRolePolicyDocument"]):
+            yield Finding(Verdict.BLOCKS, key, f"{name} may not be taken by SageMaker; add it to the trust policy")
+        else:
+            yield Finding(Verdict.GOOD, key, name)
+
+
+def _check_bucket(account: Account) -> Iterator[Finding]:
+    storage, s3, here = account.config.storage, account.client("s3"), account.session.region_name
+    answer = _look(s3.head_bucket, Bucket=storage.bucket)
+    if answer is None:
+        text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
+        yield Finding(Verdict.BLOCKS, "bucket", text)
+        return
+    region = s3.get_bucket_location(Bucket=storage.bucket)["LocationConstraint"] or "us-east-1"
+    if region != here:
+        text = f"{storage.bucket} lies in {region}, the run in {here}; SageMaker needs one region"
+        yield Finding(Verdict.BLOCKS, "bucket", text)
+        return
+    yield Finding(Verdict.GOOD, "bucket", storage.bucket)
+    raw = f"{storage.prefix}/raw/{account.config.dataset}/"
+    if not s3.list_objects_v2(Bucket=storage.bucket, Prefix=raw, MaxKeys=1).get("Contents"):
+        text = f"nothing at s3://{storage.bucket}/{raw}; run `mammopipe stage {account.config.dataset} SOURCE`"
+        yield Finding(Verdict.WARNING, "dataset", text)
+
+
+def _check_key(account: Account) -> Iterator[Finding]:
+    key = account.config.security.kms_key
+    if not key:
+        text = "none, so AWS's own keys are used; set security.kms_key for one of yours"
+        yield Finding(Verdict.WARNING, "key", text)
+    elif "alias/" in key:
+        text = f"{key} is an alias, which jobs do not take for their volumes; set security.kms_key to the key's ARN"
+        yield Finding(Verdict.BLOCKS, "key", text)
+    elif (answer := _look(account.client("kms").describe_key, KeyId=key)) is None:
+        yield Finding(Verdict.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
+    elif not answer["KeyMetadata"]["Enabled"]:
+        yield Finding(Verdict.BLOCKS, "key", f"{key} is {answer['KeyMetadata']['KeyState']}; enable it")
+    else:
+        yield Finding(Verdict.GOOD, "key", key)
+
+
+def _check_network(account: Account) -> Iterator[Finding]:
+    security, ec2 = account.config.security, account.client("ec2")
+    if not security.subnets:
+        text = "no VPC is set; jobs run in SageMaker's own, isolated"
+        yield Finding(Verdict.GOOD if security.network_isolation else Verdict.WARNING, "network", text)
+        return
+    subnets = _look(ec2.describe_subnets, SubnetIds=list(security.subnets))
+    groups = _look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
+    if subnets is None or groups is None:
+        wrong = "security.subnets" if subnets is None else "security.security_groups"
+        yield Finding(Verdict.BLOCKS, "network", f"{wrong} names what is not there; correct it")
+        return
+    networks = {item["VpcId"] for item in [*subnets["Subnets"], *groups["SecurityGroups"]]}
+    if len(networks) > 1:
+        text = f"subnets and groups lie in {len(networks)} VPCs ({', '.join(sorted(networks))}); use those of one"
+        yield Finding(Verdict.BLOCKS, "network", text)
+    else:
+        yield Finding(Verdict.GOOD, "network", networks.pop())
+
+
+def _check_images(account: Account) -> Iterator[Finding]:
+    images = account.config.images
+    for name in ("processing", "training", "serving"):
+        uri = getattr(images, name)
+        match = ECR_IMAGE.fullmatch(uri)
+        if match is None:
+            text = f"{uri} is no tagged ECR image; push it and set ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
+            yield Finding(Verdict.BLOCKS, f"images.{name}", text)
+            continue
+        wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
+        ecr = account.session.client("ecr", region_name=match["region"], config=QUICK)
+        there = _look(
+            ecr.describe_images, registryId=match["registry"], repositoryName=match["repository"], imageIds=[wanted]
+        )
+        if there is None:
+            yield Finding(Verdict.BLOCKS, f"images.{name}", f"{uri} is not in ECR; build and push it")
+        else:
+            yield Finding(Verdict.GOOD, f"images.{name}", uri)
+
+
+def _check_quotas(account: Account) -> Iterator[Finding]:
+    pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+    quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
+    for quota, (least, most) in _instances_needed(account.config).items():
+        value = quotas.get(quota)
+        if value is None:
+            text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
+            yield Finding(Verdict.WARNING, quota, text)
+        elif value < least:
+            text = f"quota {value:.0f}, needed {least}; ask for more in Service Quotas, or use another instance type"
+            yield Finding(Verdict.BLOCKS, quota, text)
+        elif value < most:
+            text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
+            yield Finding(Verdict.WARNING, quota, text)
+        else:
+            yield Finding(Verdict.GOOD, quota, f"{most} of {value:.0f}")
+
+
+def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
+    """Return, for each quota by its name, the instances that a run needs, and those with which no job waits."""
+    compute, endpoint = config.compute, config.endpoint
+    kind = "spot training job" if compute.spot else "training job"
+    each = compute.training_instance_count
+    needed = {
+        f"{compute.processing_instance_type} for processing job usage": (compute.processing_instance_count,) * 2,
+        f"{compute.training_instance_type} for {kind} usage": (each, each * len(config.cnns)),
+    }
+    if compute.keep_alive_seconds:
+        needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * len(config.cnns))
+    if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
+        count = endpoint.instance_count * len(endpoint.names)
+        # An update runs old and new instances side by side.
+        needed[f"{endpoint.instance_type} for endpoint usage"] = (count, 2 * count)
+    return needed
+
+
+def _check_endpoints(account: Account) -> Iterator[Finding]:
+    config, sagemaker = account.config, account.client("sagemaker")
+    for name in config.endpoint.names if config.deploy else ():
+        subject, answer = f"endpoint {name}", _look(sagemaker.describe_endpoint, EndpointName=name)
+        if answer is None:
+            yield Finding(Verdict.GOOD, subject, "the name is free")
+            continue
+        tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
+        status = answer["EndpointStatus"]
+        if not config.tags.items() <= tags.items():
+            text = "something else's: it lacks this project's tags; choose another endpoint.name"
+            yield Finding(Verdict.BLOCKS, subject, text)
+        elif status != "InService":
+            advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
+            yield Finding(Verdict.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
+        else:
+            yield Finding(Verdict.GOOD, subject, "in service; the run will update it without down time")
+
+
+def _check_alarms(account: Account) -> Iterator[Finding]:
+    wanted = account.config.endpoint.rollback_alarms
+    if not (wanted and account.config.deploy):
+        return
+    found = account.client("cloudwatch").describe_alarms(AlarmNames=list(wanted))["MetricAlarms"]
+    missing = sorted(set(wanted) - {item["AlarmName"] for item in found})
+    if missing:
+        text = f"there is no {', '.join(missing)}; correct endpoint.rollback_alarms, or deploy infra/stack.yaml"
+        yield Finding(Verdict.BLOCKS, "rollback alarms", text)
+    else:
+        yield Finding(Verdict.GOOD, "rollback alarms", ", ".join(wanted))
+
+
+CHECKS: dict[str, Callable[[Account], Iterator[Finding]]] = {
+    "roles": _check_roles,
+    "bucket": _check_bucket,
+    "key": _check_key,
+    "network": _check_network,
+    "images": _check_images,
+    "quotas": _check_quotas,
+    "endpoint": _check_endpoints,
+    "rollback alarms": _check_alarms,
+}
+"""Everything that is looked at once the credentials are good, in this order."""

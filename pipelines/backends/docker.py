@@ -1,0 +1,313 @@
+"""The `docker` backend: the SageMaker SDK's own local mode, with our images, completed by the steps that it lacks.
+
+The SDK resolves each step's request and runs jobs with Docker Compose, one after another. Ours are: registering, the
+model, the endpoint's configuration and the endpoint, a container of its own; inputs that are prefixes and no folders;
+logs that are whole; the reason that a failed job wrote; and that nothing is left, whether the run ends well or not.
+
+What of the SDK is private is named here alone, for the version that pyproject.toml pins; tests/pipelines/test_docker.py
+says what has changed where another no longer has it.
+"""
+
+import copy
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import boto3
+from sagemaker.core import common_utils
+from sagemaker.core.local import image as local_image
+from sagemaker.mlops.local import LocalPipelineSession
+from sagemaker.mlops.local.exceptions import StepExecutionException
+from sagemaker.mlops.local.pipeline import LocalPipelineExecutor, _StepExecutor, _StepExecutorFactory
+from sagemaker.mlops.local.pipeline_entities import _LocalPipelineExecution, _LocalPipelineExecutionStep
+from sagemaker.mlops.workflow.condition_step import ConditionStep
+from sagemaker.mlops.workflow.steps import Step, StepTypeEnum
+
+from mammopipe.pipelines.backends import control_plane, docker_cli
+from mammopipe.pipelines.backends.execution import Execution
+from mammopipe.pipelines.backends.jobs import StepFailed, Workshop, last_line
+from mammopipe.pipelines.backends.process import job_name, share_cores
+from mammopipe.pipelines.backends.processes import RunEnding
+from mammopipe.pipelines.backends.step_status import Ledger, Status
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.processing.container.job import REASON_LIMIT
+from mammopipe.processing.errors import ConfigError, MammopipeError
+
+Properties = Mapping[str, Any]
+JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
+_COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+_PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
+"""What Compose puts before each line of a container's output."""
+_CHATTER = re.compile(
+    rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Container|Aborting on|Gracefully|Stopping) ?"
+    rb"|exited with code \d+$"
+)
+"""What Compose says of itself."""
+
+
+@dataclass(kw_only=True)
+class LocalMode(Execution):
+    """One execution of one pipeline in the SDK's local mode."""
+
+    pipeline: Any
+    """What `build_pipeline` returned."""
+    interrupt: BaseException | None = None
+    """What interrupted a job: the SDK's telemetry, which wraps its calls, swallows it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run: no engine, a missing image, inputs that are shared out."""
+        definition = json.loads(self.pipeline.definition())
+        steps = list(all_steps(definition["Steps"]))
+        self.ledger = Ledger.of(((step["Name"], step["Type"]) for step in steps), self.changed)
+        self.threads = share_cores(definition, self.cores)
+        if self.scope.parameters.get("DataDistribution", "FullyReplicated") != "FullyReplicated":
+            raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
+        self.images = sorted(_images(definition))
+        docker_cli.require(self.images)
+        docker_cli.sweep()
+
+    @property
+    def run_id(self) -> str:
+        """The execution's id."""
+        return self.scope.execution["PipelineExecutionId"]
+
+    def run(self) -> Status:
+        """Run the steps to the end, one after another; nothing of Docker is left but endpoints."""
+        session = _session(self.shop, self.environment, self.run_id)
+        execution = _Execution(
+            self.run_id, self.pipeline, PipelineParameters=dict(self.scope.parameters), local_session=session
+        )
+        try:
+            with _completed(self):
+                _Executor(execution, session, self).execute()
+        finally:
+            self.ledger.settle()
+            docker_cli.own(self.shop.work, self.images[0])
+        return Status.FAILED if self.ledger.failed else Status.SUCCEEDED
+
+    def raise_interrupt(self) -> None:
+        """Raise what interrupted a job, if anything did."""
+        if self.interrupt is not None:
+            raise self.interrupt
+
+    def server(self, step: str, container: Properties, folder: Path) -> dict[str, Any]:
+        """Return the command of an endpoint step's container, which carries its own variables."""
+        name, image = f"mammopipe-{self.run_id}-{step.lower()}", container["Image"]
+        variables, model = dict(container.get("Environment") or {}), folder / "model"
+        return {
+            "environment": {},
+            "command": lambda port: docker_cli.serve_command(name, self.run_id, image, model, port, variables),
+        }
+
+
+def _images(definition: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every image that a compiled definition names."""
+    for step in all_steps(definition["Steps"]):
+        arguments = step["Arguments"]
+        yield from filter(
+            None,
+            (
+                arguments.get("AppSpecification", {}).get("ImageUri"),
+                arguments.get("AlgorithmSpecification", {}).get("TrainingImage"),
+                arguments.get("PrimaryContainer", {}).get("Image"),
+            ),
+        )
+
+
+def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:
+    """Return the SDK's local session on the run's S3, its folders below those of the run."""
+    session = LocalPipelineSession(
+        boto_session=boto3.Session(
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            region_name=environment["AWS_DEFAULT_REGION"],
+        ),
+        # Not the run's own bucket: the SDK asks who owns its default one before each transfer.
+        default_bucket="unused",
+        s3_endpoint_url=shop.storage.endpoint,
+        sagemaker_config={"SchemaVersion": "1.0"},
+    )
+    labels = docker_cli.job_labels(run)
+    local = {"container_root": str(shop.work), "local_code": False, "container_config": {"labels": labels}}
+    session.config = {"local": local}
+    return session
+
+
+class _Execution(_LocalPipelineExecution):  # type: ignore[misc]
+    """An execution whose steps may be of any type that we run."""
+
+    def _initialize_step_execution(self, steps: Any) -> None:
+        for step in steps:
+            self.step_execution[step.name] = _LocalPipelineExecutionStep(
+                step.name, step.step_type, step.description, step.display_name
+            )
+            if isinstance(step, ConditionStep):
+                self._initialize_step_execution(step.if_steps + step.else_steps)
+
+
+class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
+    """The SDK's executor, which tells how steps stand, and names jobs as the other backends do."""
+
+    def __init__(self, execution: _Execution, session: Any, mode: LocalMode) -> None:
+        super().__init__(execution, session)
+        self.mode = mode
+        self._step_executor_factory = _Factory(self)
+
+    def _execute_step(self, step: Step) -> None:
+        ledger = self.mode.ledger
+        if self.mode.shop.processes.stopping.is_set():
+            raise RunEnding("not started, because the run was ending")
+        ledger.note(step.name, Status.EXECUTING)
+        try:
+            super()._execute_step(step)
+            self.mode.raise_interrupt()
+        except StepExecutionException as error:
+            self._note_failure(step.name, error.message)
+            raise
+        except MammopipeError as error:
+            ledger.note(step.name, Status.FAILED, str(error))
+            raise StepExecutionException(step.name, str(error)) from None
+        except BaseException:
+            ledger.note(step.name, Status.STOPPED, "stopped, because the run was ending")
+            raise
+        ledger.note(step.name, Status.SUCCEEDED)
+
+    def _note_failure(self, name: str, message: str) -> None:
+        if self.mode.interrupt is None:
+            self.mode.ledger.note(name, Status.FAILED, _plain(message))
+            return
+        self.mode.ledger.note(name, Status.STOPPED, "stopped, because the run was ending")
+        self.mode.raise_interrupt()
+
+    def evaluate_step_arguments(self, step: Step) -> dict[str, Any]:
+        """Return a step's request, checked by the service's own model, and keep it for who collects the results."""
+        request: dict[str, Any] = super().evaluate_step_arguments(step)
+        mode, key = self.mode, JOB_NAMES.get(step.step_type)
+        if key:
+            request[key] = job_name(mode.run_id, step.name)
+            create = mode.sagemaker.create_processing_job if "Processing" in key else mode.sagemaker.create_training_job
+            create(**request)
+            threads = {"OMP_NUM_THREADS": str(mode.threads[step.name]), "PYTHONUNBUFFERED": "1"}
+            request["Environment"] = {**threads, **(request.get("Environment") or {})}
+        elif step.step_type is StepTypeEnum.CREATE_MODEL:
+            request["ModelName"] = job_name(mode.run_id, step.name)
+        mode.scope.steps[step.name] = copy.deepcopy(request)
+        return request
+
+
+class _Factory(_StepExecutorFactory):  # type: ignore[misc]
+    """The SDK's executors, and ours for the types that it has none for."""
+
+    def get(self, step: Step) -> _StepExecutor:
+        run = _CONTROL_PLANE.get(step.step_type)
+        return super().get(step) if run is None else _ControlPlane(self.pipeline_executor, step, run)
+
+
+@dataclass
+class _ControlPlane(_StepExecutor):  # type: ignore[misc]
+    """Runs a step that is one call of the SageMaker API."""
+
+    pipline_executor: _Executor
+    """Spelled as the SDK spells it."""
+    step: Step
+    call: Callable[[LocalMode, str, Properties], Properties]
+
+    def execute(self) -> dict[str, Any]:
+        request = self.pipline_executor.evaluate_step_arguments(self.step)
+        return dict(self.call(self.pipline_executor.mode, self.step.name, request))
+
+
+def _endpoint(mode: LocalMode, step: str, request: Properties) -> Properties:
+    mode.serve(step, request)
+    return request
+
+
+_CONTROL_PLANE: Mapping[Any, Callable[[LocalMode, str, Properties], Properties]] = {
+    StepTypeEnum.REGISTER_MODEL: lambda mode, step, request: control_plane.register(mode.sagemaker, request),
+    StepTypeEnum.CREATE_MODEL: lambda mode, step, request: control_plane.create_model(mode.sagemaker, request),
+    StepTypeEnum.ENDPOINT_CONFIG: lambda mode, step, request: control_plane.create_endpoint_config(
+        mode.sagemaker, request
+    ),
+    StepTypeEnum.ENDPOINT: _endpoint,
+}
+
+
+@contextmanager
+def _completed(mode: LocalMode) -> Iterator[None]:
+    """Let the SDK download as SageMaker does, and log, explain and clean up each job, while a run goes on."""
+    saved = common_utils.download_folder, local_image._stream_output
+
+    def download(bucket: str, prefix: str, target: str, session: Any) -> None:
+        uri = f"s3://{bucket}/{prefix.lstrip('/')}"
+        if not mode.shop.storage.download(uri, Path(target)):
+            raise StepFailed(f"there is no object under {uri}")
+
+    common_utils.download_folder = download
+    local_image._stream_output = lambda process: _follow(process, mode)
+    try:
+        yield
+    finally:
+        common_utils.download_folder, local_image._stream_output = saved
+
+
+def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
+    """Write a job's output to its log until it ends, remove its containers, and raise `StepFailed` with its reason."""
+    (name,) = (record.name for record in mode.ledger.records.values() if record.status is Status.EXECUTING)
+    command = [str(word) for word in process.args]  # type: ignore[union-attr]
+    root = Path(command[command.index("-f") + 1]).parent
+    log = mode.shop.logs / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    seconds = mode.scope.steps[name].get("StoppingCondition", {}).get("MaxRuntimeInSeconds")
+    clock = threading.Timer(seconds, process.terminate) if seconds else None
+    try:
+        if clock is not None:
+            clock.start()
+        with log.open("ab") as written:
+            _copy(process.stdout, written)  # type: ignore[arg-type]
+        code = process.wait()
+        docker_cli.own(mode.shop.work, mode.images[0])
+        if code:
+            over = clock is not None and not clock.is_alive()
+            raise StepFailed(f"stopped after MaxRuntimeInSeconds={seconds}" if over else _reason(root, log, code))
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        mode.interrupt = interrupt
+        raise
+    finally:
+        if clock is not None:
+            clock.cancel()
+        if process.poll() is None:
+            process.terminate()
+        process.communicate()
+        docker_cli.compose_down(command)
+    return code
+
+
+def _copy(stream: IO[bytes], log: IO[bytes]) -> None:
+    """Write the lines of a container, without what Compose puts before them and says of itself, and its errors."""
+    for raw in stream:
+        line = _COLOUR.sub(b"", raw).rstrip(b"\r\n")
+        said = _PREFIX.sub(b"", line)
+        if said != line or not _CHATTER.search(line):
+            log.write(said + b"\n")
+            log.flush()
+
+
+def _reason(root: Path, log: Path, code: int) -> str:
+    """Return why a job failed: what it wrote for SageMaker, or its last words."""
+    for file in sorted([*root.glob("*/output/failure"), *root.glob("*/output/message"), *root.glob("output/failure")]):
+        if said := file.read_text(encoding="utf-8", errors="replace").split():
+            return " ".join(said)[:REASON_LIMIT]
+    words = last_line(log)
+    return f"exit code {code}; its last line: {words}" if words else f"exit code {code}, without a word"
+
+
+def _plain(message: str) -> str:
+    """Return the reason of an SDK error without the name of our exception, which the SDK puts first."""
+    return message.removeprefix(f"{StepFailed.__name__}: ")

@@ -1,0 +1,105 @@
+"""Docker, as the commands of its client: what a local run in containers needs, and what it leaves behind.
+
+Nothing here knows of SageMaker. The engine is the one that the environment names (`DOCKER_HOST`, or a context).
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mammopipe.pipelines.backends.processes import is_alive
+from mammopipe.processing.errors import ConfigError
+
+RUN_LABEL = "mammopipe.run"
+"""Label of the containers that this project starts; its value is the run's id."""
+OWNER_LABEL = "mammopipe.pid"
+"""Label of a job's containers; its value is the process that they must not outlive."""
+HOST_LABEL = "mammopipe.host"
+"""Label beside it: the machine of that process, since several machines may use one engine."""
+HARDENED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
+"""How a server runs: it may write nothing but temporary files, and gain nothing."""
+
+
+def docker(*words: str, check: bool = True) -> str:
+    """Return what `docker WORDS` prints; raises `ConfigError` with the client's last line where it fails."""
+    try:
+        done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError("backend docker: there is no command docker; install it, or use --backend process") from None
+    if check and done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ConfigError(f"docker {words[0]}: {said[-1]}")
+    return done.stdout.strip()
+
+
+def require(images: Sequence[str]) -> None:
+    """Raise `ConfigError` unless the engine answers, a Compose is installed and the engine has all images."""
+    docker("version", "--format", "{{.Server.Version}}")
+    if compose() is None:
+        raise ConfigError("backend docker: the SDK's local mode needs Docker Compose; install its plugin")
+    for image in images:
+        if not docker("image", "ls", "--quiet", image):
+            raise ConfigError(f"image {image}: the Docker engine does not have it; make images builds it")
+
+
+def hand_over(folder: Path, image: str, owner: tuple[int, int]) -> None:
+    """Give everything below `folder` to a user and group: what containers wrote as root, nobody else could remove."""
+    ids = f"{owner[0]}:{owner[1]}"
+    mount, command = f"{folder.resolve()}:/left", ["--entrypoint", "chown", image, "-R", ids, "/left"]
+    docker("run", "--rm", "--network", "none", "--user", "0", "--volume", mount, *command)
+
+
+def own(folder: Path, image: str) -> None:
+    """Make everything below `folder` this process's own; nothing is needed where it is root."""
+    if os.getuid():
+        hand_over(folder, image, (os.getuid(), os.getgid()))
+
+
+def serve_command(name: str, run: str, image: str, model: Path, port: int, environment: Mapping[str, str]) -> list[str]:
+    """Return the command that serves a model's folder on a loopback port until it gets SIGTERM; nothing is left of it.
+
+    SageMaker starts the same image the same way: the word `serve`, the model at /opt/ml/model, read-only, port 8080.
+    """
+    variables = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
+    return [
+        *("docker", "run", "--rm", "--name", name, "--label", f"{RUN_LABEL}={run}"),
+        *("--publish", f"127.0.0.1:{port}:8080", "--volume", f"{model.resolve()}:/opt/ml/model:ro"),
+        *(*HARDENED, *variables, image, "serve"),
+    ]
+
+
+def remove(*names: str) -> None:
+    """Remove containers, running or not; those that are gone already are no error."""
+    docker("rm", "--force", *names, check=False)
+
+
+def job_labels(run: str) -> dict[str, str]:
+    """Return the labels of the containers of a run's jobs, by which `sweep` knows them."""
+    return {RUN_LABEL: run, OWNER_LABEL: str(os.getpid()), HOST_LABEL: socket.gethostname()}
+
+
+def sweep() -> None:
+    """Remove the containers of jobs whose process, on this machine, was killed before it could."""
+    here = f"label={HOST_LABEL}={socket.gethostname()}"
+    shown = f'{{{{.ID}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
+    found = docker("ps", "--all", "--filter", here, "--format", shown).splitlines()
+    orphans = [words[0] for words in map(str.split, found) if not is_alive(int(words[1]))]
+    if orphans:
+        remove(*orphans)
+
+
+def compose_down(command: Sequence[str]) -> None:
+    """Remove what a `compose ... up` command made: its containers, and the network unless others use it."""
+    prefix = list(command[: command.index("up")])
+    subprocess.run([*prefix, "down", "--remove-orphans"], capture_output=True, check=False)
+
+
+def compose() -> list[str] | None:
+    """Return the command of Docker Compose, the plugin or the older program; None where neither is installed."""
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if plugin.returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None

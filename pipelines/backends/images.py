@@ -1,0 +1,184 @@
+"""The three container images: built from infra/Dockerfile, named by the tree of the code, pushed to ECR.
+
+The tag is the hash of git's tree of the checkout as it stands, and behind it a digest of the build arguments where they
+are not the Dockerfile's: equal code built alike has an equal tag, a changed file or another base image a new one.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mammopipe.processing.errors import ConfigError
+
+TARGETS = ("processing", "training", "serving")
+DOCKERFILE = Path("infra", "Dockerfile")
+REPOSITORY = "mammopipe"
+"""First part of the repositories' names, as infra/stack.yaml makes them (its parameter Project)."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How images are built on this machine."""
+
+    base_image: str = ""
+    """Another base than the Dockerfile's."""
+    torch_index: str = ""
+    """Another package index for torch, as that of its builds without CUDA."""
+    serving_extra: str = ""
+    """`inference` for a serving image with torch."""
+    certificates: Path | None = None
+    """Certificates that a proxy on the way to the package index needs; they stay out of the images."""
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The build arguments that are not the Dockerfile's own."""
+        extra = self.serving_extra if self.serving_extra != "serving" else ""
+        given = {"BASE_IMAGE": self.base_image, "TORCH_INDEX": self.torch_index, "SERVING_EXTRA": extra}
+        return {name: value for name, value in given.items() if value}
+
+    def words(self) -> list[str]:
+        """Return the options of `docker build`."""
+        chosen = [word for name, value in self.arguments.items() for word in ("--build-arg", f"{name}={value}")]
+        # The build's own network namespace has no way out where the engine may not touch the machine's firewall.
+        secret = ["--secret", f"id=ca,src={self.certificates}"] if self.certificates else []
+        return [*chosen, *secret, "--network", "host"]
+
+
+def tag_of(root: Path, options: BuildOptions) -> str:
+    """Return what names the images of the checkout `root`, built with these options."""
+    if not options.arguments:
+        return tree_of(root)
+    digest = hashlib.sha256(json.dumps(options.arguments, sort_keys=True).encode()).hexdigest()
+    return f"{tree_of(root)}-{digest[:8]}"
+
+
+def tree_of(root: Path) -> str:
+    """Return the hash of git's tree of the files in `root`, whether committed or not; ignored files do not count."""
+    known = _git(root, {}, "rev-parse", "--git-path", "objects")
+    with TemporaryDirectory() as scratch:
+        objects = Path(scratch, "objects")
+        objects.mkdir()
+        # An index and objects of its own: asking for the tag adds nothing to the repository.
+        environment = {
+            "GIT_INDEX_FILE": str(Path(scratch, "index")),
+            "GIT_OBJECT_DIRECTORY": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(root.resolve() / known),
+        }
+        _git(root, environment, "read-tree", "HEAD")
+        _git(root, environment, "add", "--all")
+        return _git(root, environment, "write-tree")
+
+
+def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
+    command, variables = ["git", "-C", str(root), *words], {**os.environ, **environment}
+    try:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{root}: no tag, since there is no command git") from None
+    if done.returncode:
+        raise ConfigError(f"{root}: no tag, since git {words[0]} failed: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[str]:
+    """Build the images of the checkout `root` and return their names, each with the tag; they are `latest`, too.
+
+    `client` is the command; what it prints goes to standard error. Raises `ConfigError` where a build fails.
+    """
+    tag, tree, names = tag_of(root, options), tree_of(root), []
+    for target in TARGETS:
+        name = f"{REPOSITORY}/{target}"
+        tags = ["--tag", f"{name}:{tag}", "--tag", f"{name}:latest", "--build-arg", f"REVISION={tree}"]
+        words = ["--file", str(root / DOCKERFILE), "--target", target, *tags, *options.words()]
+        _run(client, "build", *words, str(root))
+        names.append(f"{name}:{tag}")
+    return names
+
+
+def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
+    """Return the bytes of each image, base included."""
+    command = [client, "image", "inspect", "--format", "{{.Size}}", *names]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{client}: there is no such command; install Docker") from None
+    if done.returncode:
+        raise ConfigError(f"{' '.join(names)}: not on this machine; build them first, with the same options")
+    return dict(zip(names, map(int, done.stdout.split()), strict=True))
+
+
+def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
+    """Push the images built of the checkout with these options to ECR, and return the configuration's names by target.
+
+    `session` is a boto3 session. A tag that ECR has already is left: its repositories are immutable, and equal tags are
+    equal code built alike. Raises `ConfigError` where an image or a repository is missing, or AWS refuses.
+    """
+    tag = tag_of(root, options)
+    sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)
+    ecr = session.client("ecr")
+    with _refusals():
+        found = ecr.describe_repositories(repositoryNames=[f"{REPOSITORY}/{target}" for target in TARGETS])
+        places = {item["repositoryName"]: item["repositoryUri"] for item in found["repositories"]}
+        _log_in(ecr, client)
+        pushed = {}
+        for target in TARGETS:
+            name = f"{REPOSITORY}/{target}"
+            pushed[target] = f"{places[name]}:{tag}"
+            if _has(ecr, name, tag):
+                print(f"{pushed[target]}: ECR has it already; what is here was not pushed", file=sys.stderr)
+            else:
+                _run(client, "tag", f"{name}:{tag}", pushed[target])
+                _run(client, "push", pushed[target])
+    return pushed
+
+
+def as_toml(pushed: Mapping[str, str]) -> str:
+    """Return the section of a configuration file that names pushed images."""
+    return "\n".join(["[images]", *(f'{target} = "{name}"' for target, name in pushed.items())])
+
+
+def _has(ecr: Any, repository: str, tag: str) -> bool:
+    try:
+        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])
+    except ecr.exceptions.ImageNotFoundException:
+        return False
+    return True
+
+
+def _log_in(ecr: Any, client: str) -> None:
+    """Give Docker a password for the registry; on standard input, since others can read a command's arguments."""
+    granted = ecr.get_authorization_token()["authorizationData"][0]
+    user, _, password = base64.b64decode(granted["authorizationToken"]).decode().partition(":")
+    _run(client, "login", "--username", user, "--password-stdin", granted["proxyEndpoint"], given=password)
+
+
+def _run(client: str, *words: str, given: str | None = None) -> None:
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    try:
+        done = subprocess.run([client, *words], env=environment, input=given, text=True, stdout=sys.stderr, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{client}: there is no such command; install Docker") from None
+    if done.returncode:
+        raise ConfigError(f"{client} {words[0]} failed with exit code {done.returncode}; see what it printed")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        text = f"{error.response['Error'].get('Message', '')}; infra/stack.yaml makes the repositories"
+        raise ConfigError(f"ECR refused {error.operation_name}: {text}") from None
+    except BotoCoreError as error:
+        raise ConfigError(f"ECR cannot be reached: {' '.join(str(error).split())}") from None

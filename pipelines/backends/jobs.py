@@ -1,0 +1,290 @@
+"""Processing and training jobs as local processes, each instance in an `/opt/ml` of its own.
+
+Source: "How Amazon SageMaker Processing Runs Your Processing Container Image" and "How Amazon SageMaker AI Provides
+Training Information" (SageMaker Developer Guide).
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
+from mammopipe.pipelines.config.compute import Distribution
+from mammopipe.pipelines.data.s3 import S3Uri, Storage
+from mammopipe.processing.container.job import REASON_LIMIT
+from mammopipe.processing.container.paths import OPT_ML, ContainerPaths
+from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.files import extract, write_json
+
+ENTRYPOINTS: Mapping[str, Sequence[str]] = {
+    "python": [sys.executable],
+    "python3": [sys.executable],
+    "train": [sys.executable, "-m", "mammopipe.training.train"],
+    "serve": [sys.executable, "-m", "mammopipe.inference.server"],
+}
+"""What the images' commands are on this machine."""
+
+
+class StepFailed(MammopipeError):
+    """A step failed; the message is its reason."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where jobs run."""
+
+    storage: Storage
+    work: Path
+    """Folder of the jobs' trees; each tree is removed when its job has ended."""
+    logs: Path
+    checkpoints: Path
+    """Folder that outlives the run: training jobs keep their checkpoints there until they succeed."""
+    durable_storage: bool = False
+    """Whether S3 outlives the run, so that checkpoints are worth a copy there."""
+    processes: RunningProcesses = field(default_factory=RunningProcesses)
+    """The jobs that run now."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: the same command on each of its instances."""
+
+    name: str
+    trees: Mapping[str, ContainerPaths]
+    """The folders of each instance, by its host name."""
+    command: Sequence[str]
+    reason_file: str
+    """The file in `/opt/ml/output` that holds the reason of a failure."""
+    threads: int
+    """Threads of each instance."""
+    environment: Mapping[str, str]
+    seconds: int | None
+    """After which the job is stopped (MaxRuntimeInSeconds)."""
+
+    def log(self, logs: Path, host: str) -> Path:
+        """Return the file that takes what an instance prints."""
+        return logs / (f"{self.name}.log" if len(self.trees) == 1 else f"{self.name}-{host}.log")
+
+
+def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> None:
+    """Run a `CreateProcessingJob` request on as many local "instances" as it asks for, from inputs to outputs."""
+    count = int(request["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
+    outputs = [output["S3Output"] for output in request["ProcessingOutputConfig"]["Outputs"]]
+    with _trees(shop, name, count) as trees:
+        job = _job(name, trees, request, request["AppSpecification"], "message", max(1, threads // count))
+        for host, paths in trees.items():
+            write_json(paths.base / "config" / "resourceconfig.json", {"current_host": host, "hosts": list(trees)})
+            write_json(paths.base / "config" / "processingjobconfig.json", request)
+            _make([paths.output, *(paths.local(output["LocalPath"]) for output in outputs)])
+        for item in request.get("ProcessingInputs", []):
+            source = item["S3Input"]
+            folders = [paths.local(source["LocalPath"]) for paths in trees.values()]
+            sharded = source.get("S3DataDistributionType") == Distribution.SHARDED
+            _provide(shop, item["InputName"], source["S3Uri"], folders, sharded=sharded)
+        _run(job, shop)
+        for paths in trees.values():
+            for output in outputs:
+                shop.storage.upload(paths.local(output["LocalPath"]), output["S3Uri"])
+
+
+def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> str:
+    """Run a `CreateTrainingJob` request and return the S3 URI of its `model.tar.gz`."""
+    with _trees(shop, name, 1) as trees:
+        (paths,) = trees.values()
+        specification = {"ContainerEntrypoint": ["train"], **request["AlgorithmSpecification"]}
+        job = _job(name, trees, request, specification, "failure", threads)
+        _write_training_config(paths, request)
+        for channel in request.get("InputDataConfig", []):
+            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+            _provide(shop, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
+        _make([paths.model, paths.output / "data"])
+        target = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
+        with _checkpoints(request.get("CheckpointConfig"), paths, shop):
+            _run(job, shop)
+            shop.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), f"{target}/model.tar.gz")
+        return f"{target}/model.tar.gz"
+
+
+def unpack_model(archive: Path, folder: Path) -> None:
+    """Unpack a `model.tar.gz` into `folder`, which nothing in it may leave."""
+    try:
+        with tarfile.open(archive) as tar:
+            extract(tar, folder)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise StepFailed(f"model.tar.gz cannot be unpacked: {error}") from None
+
+
+def fetch_model(storage: Storage, uri: str, folder: Path) -> Path:
+    """Unpack a model's archive on S3 into `folder/model` and return `folder`."""
+    place, archive = S3Uri.parse(uri), folder / "model.tar.gz"
+    found = [item for item in storage.list(uri) if item.key == place.key]
+    if not found:
+        raise StepFailed(f"the model cannot be served: there is no object {place}")
+    storage.fetch(place, found[0], archive)
+    unpack_model(archive, folder / "model")
+    archive.unlink()
+    return folder
+
+
+def tail(path: Path, size: int) -> str:
+    """Return the end of a text file, at most `size` bytes of it; a carriage return starts a new line."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - size))
+        return stream.read().decode("utf-8", errors="replace").replace("\r", "\n")
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that says anything, or nothing."""
+    lines = [line.strip() for line in tail(path, 8192).splitlines() if line.strip()]
+    return lines[-1][:REASON_LIMIT] if lines else ""
+
+
+@contextmanager
+def _trees(shop: Workshop, name: str, count: int) -> Iterator[dict[str, ContainerPaths]]:
+    """Yield the folders of a job's instances, which are removed at the end."""
+    try:
+        yield {f"algo-{number}": ContainerPaths(shop.work / name / f"algo-{number}") for number in range(1, count + 1)}
+    finally:
+        shutil.rmtree(shop.work / name, ignore_errors=True)
+
+
+def _job(
+    name: str,
+    trees: Mapping[str, ContainerPaths],
+    request: Mapping[str, Any],
+    specification: Mapping[str, Any],
+    reason_file: str,
+    threads: int,
+) -> Job:
+    words: list[str] = [*specification["ContainerEntrypoint"], *specification.get("ContainerArguments", [])]
+    named = {"TRAINING_JOB_NAME": request["TrainingJobName"]} if "TrainingJobName" in request else {}
+    return Job(
+        name,
+        trees,
+        [*ENTRYPOINTS.get(words[0], words[:1]), *words[1:]],
+        reason_file,
+        threads,
+        named | request.get("Environment", {}),
+        request.get("StoppingCondition", {}).get("MaxRuntimeInSeconds"),
+    )
+
+
+def _write_training_config(paths: ContainerPaths, request: Mapping[str, Any]) -> None:
+    facts = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+    channels = {channel["ChannelName"]: facts for channel in request.get("InputDataConfig", [])}
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"}
+    write_json(paths.hyperparameters, request.get("HyperParameters", {}))
+    write_json(paths.hyperparameters.with_name("resourceconfig.json"), hosts)
+    write_json(paths.hyperparameters.with_name("inputdataconfig.json"), channels)
+
+
+def _make(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _provide(shop: Workshop, name: str, uri: str, folders: Sequence[Path], *, sharded: bool) -> None:
+    """Download an input to each instance's folder: all of it, or every N-th object when it is sharded."""
+    objects = shop.storage.list(uri)
+    if not objects:
+        raise StepFailed(f"input {name}: there is no object under {uri}")
+    for index, folder in enumerate(folders):
+        shop.storage.download(uri, folder, objects[index :: len(folders)] if sharded else objects)
+
+
+def _run(job: Job, shop: Workshop) -> None:
+    """Run all instances side by side; the first that fails stops the others and gives the reason."""
+    running: dict[str, SupervisedProcess] = {}
+    failures: list[str] = []
+
+    def watch(host: str) -> None:
+        """Wait for one instance; the first that fails ends the others."""
+        reason = _outcome(job, host, running[host], shop.logs)
+        shop.processes.ended(running[host])
+        if reason and not failures:
+            failures.append(reason)
+            for other in running.values():
+                other.stop()
+
+    try:
+        for host, paths in job.trees.items():
+            running[host] = shop.processes.start(
+                job.command, paths.base, job.log(shop.logs, host), threads=job.threads, environment=job.environment
+            )
+    finally:
+        watchers = [threading.Thread(target=watch, args=(host,)) for host in running]
+        for watcher in watchers:
+            watcher.start()
+        for watcher in watchers:
+            watcher.join()
+    if failures and shop.processes.stopping.is_set():
+        raise RunEnding("stopped, because the run was ending")
+    if failures:
+        raise StepFailed(failures[0])
+
+
+def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str:
+    """Wait for one instance and return why it failed, or nothing when it did not."""
+    try:
+        code = process.wait(job.seconds)
+    except subprocess.TimeoutExpired:
+        process.stop()
+        return f"stopped after MaxRuntimeInSeconds={job.seconds}"
+    if code == 0:
+        return ""
+    paths = job.trees[host]
+    file = paths.output / job.reason_file
+    said = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
+    if said:
+        return " ".join(said).replace(str(paths.base), str(OPT_ML))[:REASON_LIMIT]
+    words = last_line(job.log(logs, host))
+    ended = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+    return f"{ended}; its last line: {words}" if words else f"{ended}, without a word"
+
+
+def _pack(folder: Path, archive: Path) -> Path:
+    """Write a folder's content as `model.tar.gz`, as SageMaker does, and return the archive."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise StepFailed("the job ended well but left nothing in the model folder")
+    # Level 0: weights are noise to gzip, which would take seconds to save a few per cent.
+    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
+        for path in files:
+            tar.add(path, path.relative_to(folder).as_posix(), filter=_anonymous)
+    return archive
+
+
+def _anonymous(item: tarfile.TarInfo) -> tarfile.TarInfo:
+    item.mtime, item.uid, item.gid, item.uname, item.gname = 0, 0, 0, "", ""
+    return item
+
+
+@contextmanager
+def _checkpoints(config: Mapping[str, str] | None, paths: ContainerPaths, shop: Workshop) -> Iterator[None]:
+    """Give a training job its checkpoint folder, which survives job, run and SIGKILL until the job succeeds."""
+    if config is None:
+        yield
+        return
+    uri = config["S3Uri"].rstrip("/")
+    kept = shop.checkpoints / S3Uri.parse(uri).key.rpartition("/")[2]
+    kept.mkdir(parents=True, exist_ok=True)
+    if shop.durable_storage and not any(kept.iterdir()):
+        shop.storage.download(f"{uri}/", kept)
+    # A link, not a copy: what the job has written when we are killed is already where it must be.
+    link = paths.local(config["LocalPath"]) if "LocalPath" in config else paths.checkpoints
+    link.symlink_to(kept.resolve(), target_is_directory=True)
+    try:
+        yield
+    finally:
+        if shop.durable_storage:
+            shop.storage.upload(kept, uri)
+    shutil.rmtree(kept)

@@ -1,0 +1,188 @@
+"""The endpoint of a local run: `serve` as a process, with the registered model unpacked.
+
+An endpoint with async inference is two processes: the server, and the runtime's async API in front of it.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.backends.jobs import ENTRYPOINTS, StepFailed, last_line
+from mammopipe.pipelines.backends.processes import RunningProcesses, SupervisedProcess, stop_kept
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_json
+
+START_SECONDS = 120.0
+"""Time in which the server must answer /ping; SageMaker's own limit is 4 minutes by default."""
+FILE, ASYNC_FILE = "endpoint.json", "endpoint-async.json"
+
+
+@dataclass
+class LocalEndpoint:
+    """A running server and where it answers."""
+
+    name: str
+    url: str
+    process: SupervisedProcess
+    front: SupervisedProcess | None = None
+    """The async API; `url` is then its own, not the server's."""
+    uploads: str = ""
+    """S3 folder for the bodies of async requests."""
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it is asked through S3."""
+        return self.front is not None
+
+    def stop(self) -> None:
+        """Stop the processes, the one that takes requests first."""
+        for process in self._processes():
+            process.stop()
+
+    def keep(self, folder: Path) -> None:
+        """Let the processes outlive this one and write where they are, and how they are stopped, to `folder`."""
+        facts = {"name": self.name, "url": self.url, "pid": self.process.pid}
+        if self.front is not None:
+            facts |= {"front_pid": self.front.pid, "uploads": self.uploads}
+        write_json(folder / (ASYNC_FILE if self.asynchronous else FILE), facts)
+        for process in self._processes():
+            process.keep()
+
+    def _processes(self) -> list[SupervisedProcess]:
+        return [*([self.front] if self.front is not None else []), self.process]
+
+
+def serve(
+    name: str,
+    folder: Path,
+    log: Path,
+    processes: RunningProcesses,
+    *,
+    threads: int,
+    environment: Mapping[str, str],
+    command: Callable[[int], Sequence[str]] | None = None,
+) -> LocalEndpoint:
+    """Start the server on the model in `folder/model`; returns it once it answers, or raises `StepFailed`.
+
+    `command` makes, of a port, the command of a server that is no process of this machine's Python.
+    """
+    port = _free_port()
+    words = ENTRYPOINTS["serve"] if command is None else command(port)
+    own = {"SAGEMAKER_BIND_TO_PORT": str(port)}
+    process = processes.start(words, folder.resolve(), log, threads=threads, environment=own | dict(environment))
+    return LocalEndpoint(name, _answering(f"http://127.0.0.1:{port}", process, log), process)
+
+
+def add_async(
+    endpoint: LocalEndpoint,
+    config: Mapping[str, Any],
+    folder: Path,
+    log: Path,
+    processes: RunningProcesses,
+    environment: Mapping[str, str],
+) -> LocalEndpoint:
+    """Start the async API of an `AsyncInferenceConfig` in front of a server; returns what both are together.
+
+    The server is stopped where the API does not start, for which `StepFailed` is raised.
+    """
+    port, output = _free_port(), config["OutputConfig"]
+    words = {
+        "--name": endpoint.name,
+        "--container": endpoint.url,
+        "--output": output["S3OutputPath"],
+        "--failure": output.get("S3FailurePath", f"{output['S3OutputPath'].rstrip('/')}-failures"),
+        "--concurrent": str(config.get("ClientConfig", {}).get("MaxConcurrentInvocationsPerInstance", 1)),
+        "--port": str(port),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "mammopipe.pipelines.backends.async_runtime",
+        *(word for pair in words.items() for word in pair),
+    ]
+    try:
+        front = processes.start(command, folder.resolve(), log, threads=1, environment=environment)
+        url = _answering(f"http://127.0.0.1:{port}", front, log)
+    except BaseException:
+        endpoint.stop()
+        raise
+    uploads = f"{output['S3OutputPath'].rstrip('/').rpartition('/')[0]}/input"
+    return LocalEndpoint(endpoint.name, url, endpoint.process, front, uploads)
+
+
+def _answering(url: str, process: SupervisedProcess, log: Path) -> str:
+    """Return the URL once a process answers there; it is stopped where it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while not is_healthy(url):
+            code = _code_within(process, 0.1)
+            if code is not None:
+                raise StepFailed(f"the server ended with exit code {code}; its last line: {last_line(log)}")
+            if time.monotonic() > deadline:
+                raise StepFailed(f"the server does not answer {url}/ping within {START_SECONDS:.0f} s; see {log}")
+    except BaseException:
+        process.stop()
+        raise
+    return url
+
+
+def is_healthy(url: str) -> bool:
+    """Return whether a server at `url` answers /ping with 200."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{url}/ping", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def read_kept(run: Path) -> dict[str, str | int]:
+    """Return what `keep` wrote to a run's folder; raises `ConfigError` when the run kept no endpoint.
+
+    Where it kept two, that is the one that answers at once.
+    """
+    kept = [file for file in (run / FILE, run / ASYNC_FILE) if file.is_file()]
+    if not kept:
+        raise ConfigError(f"{run}: this run keeps no endpoint; run with --keep-endpoint, or deploy it")
+    return _read(kept[0])
+
+
+def read_kept_async(run: Path) -> dict[str, str | int] | None:
+    """Return what `keep` wrote of an endpoint with async inference, or None."""
+    return _read(run / ASYNC_FILE) if (run / ASYNC_FILE).is_file() else None
+
+
+def delete_kept(run: Path) -> bool:
+    """Stop the endpoints that a run kept and forget them; returns False when no server was running any more."""
+    read_kept(run)
+    stopped = []
+    for file in (run / FILE, run / ASYNC_FILE):
+        if file.is_file():
+            facts = _read(file)
+            stopped += [stop_kept(int(facts[key])) for key in ("front_pid", "pid") if key in facts]
+            file.unlink()
+    return any(stopped)
+
+
+def _read(file: Path) -> dict[str, str | int]:
+    return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _code_within(process: SupervisedProcess, seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,201 @@
+"""The `process` backend: interprets the compiled definition, the JSON that AWS would get, with jobs as local processes.
+
+Every request goes through a boto3 client first, so the service's own model checks it. Steps that wait for nothing run
+side by side, as many as the cores allow. What cannot be run is refused before anything starts (`mammopipe.pipelines.backends.supported`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError, ParamValidationError
+
+from mammopipe.pipelines.backends import control_plane
+from mammopipe.pipelines.backends.execution import Execution
+from mammopipe.pipelines.backends.expressions import holds, references, resolve
+from mammopipe.pipelines.backends.jobs import StepFailed, run_processing, run_training
+from mammopipe.pipelines.backends.processes import RunEnding
+from mammopipe.pipelines.backends.step_status import Ledger, Status
+from mammopipe.pipelines.backends.supported import all_steps, check
+from mammopipe.processing.errors import MammopipeError
+
+JOBS = ("Processing", "Training")
+
+
+def needs(step: Mapping[str, Any]) -> set[str]:
+    """Return the names of the steps that a compiled step waits for."""
+    own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
+    return references(own) | set(step.get("DependsOn", []))
+
+
+def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
+    """Return the threads of each step: jobs of one depth of the graph share the cores, whatever else runs then.
+
+    The figure depends on the definition and the machine alone, since a different number of threads changes the last
+    digits of a training's results.
+    """
+    steps = {step["Name"]: step for step in all_steps(definition["Steps"])}
+    depth: dict[str, int] = {}
+
+    def deep(name: str) -> int:
+        if name not in depth:
+            depth[name] = 0  # a cycle, which no SDK compiles, would otherwise never end
+            depth[name] = 1 + max((deep(other) for other in needs(steps[name])), default=0)
+        return depth[name]
+
+    jobs = [name for name, step in steps.items() if step["Type"] in JOBS]
+    levels = [deep(name) for name in jobs]
+    shares = {name: max(1, cores // levels.count(level)) for name, level in zip(jobs, levels, strict=True)}
+    return {name: shares.get(name, 0) for name in steps}
+
+
+def job_name(execution: str, step: str) -> str:
+    """Return a job's name; SageMaker takes 63 letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:63].rstrip("-")
+
+
+@dataclass(kw_only=True)
+class Interpreter(Execution):
+    """One execution of one compiled definition."""
+
+    definition: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run, before anything starts."""
+        check(self.definition, self.scope)
+        self._steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
+        self.ledger = Ledger.of(((name, step["Type"]) for name, step in self._steps.items()), self.changed)
+        self._pending = [step["Name"] for step in self.definition["Steps"]]
+        self._threads = share_cores(self.definition, self.cores)
+
+    def run(self) -> Status:
+        """Run the steps to the end; when one fails, or this is interrupted, the others are stopped first."""
+        running: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(max(1, len(self._steps))) as pool:
+            try:
+                while True:
+                    for name in self._startable(list(running.values())):
+                        self.ledger.note(name, Status.EXECUTING)
+                        running[pool.submit(self._execute, name)] = name
+                    if not running:
+                        break
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._finish(running.pop(future), future)
+                    if self.ledger.failed:
+                        self.shop.processes.stop()
+            except BaseException:
+                self.shop.processes.stop()
+                wait(running)
+                for future, name in running.items():
+                    self._finish(name, future)
+                raise
+            finally:
+                self.ledger.settle()
+        return Status.FAILED if self.ledger.failed else Status.SUCCEEDED
+
+    def _startable(self, running: list[str]) -> list[str]:
+        """Take out of the pending steps those that may start: all they need has succeeded, and cores are free."""
+        if self.ledger.failed:
+            return []
+        free = self.cores - sum(self._threads[name] for name in running)
+        chosen: list[str] = []
+        for name in list(self._pending):
+            ready = all(self.ledger.records[other].status is Status.SUCCEEDED for other in needs(self._steps[name]))
+            if ready and (self._threads[name] <= free or not (running or chosen)):
+                free -= self._threads[name]
+                self._pending.remove(name)
+                chosen.append(name)
+        return chosen
+
+    def _execute(self, name: str) -> None:
+        step = self._steps[name]
+        properties = _EXECUTORS[step["Type"]](self, step)
+        self.scope.steps[name] = properties
+        for file in step.get("PropertyFiles", []):
+            self.scope.documents[name, file["PropertyFileName"]] = self._read_property_file(properties, file)
+
+    def _finish(self, name: str, future: "Future[None]") -> None:
+        error = future.exception()
+        if error is None:
+            self.ledger.note(name, Status.SUCCEEDED)
+        elif isinstance(error, RunEnding):
+            self.ledger.note(name, Status.STOPPED, str(error))
+        elif isinstance(error, MammopipeError):
+            self.ledger.note(name, Status.FAILED, str(error))
+        elif isinstance(error, ParamValidationError | ClientError):
+            self.ledger.note(name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}")
+        else:
+            raise error
+
+    def _request(self, step: Mapping[str, Any], **names: str) -> dict[str, Any]:
+        request: dict[str, Any] = resolve(step["Arguments"], self.scope) | names
+        return request
+
+    def _job_name(self, step: Mapping[str, Any]) -> str:
+        return job_name(self.scope.execution["PipelineExecutionId"], step["Name"])
+
+    def _processing(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        request = self._request(step, ProcessingJobName=self._job_name(step))
+        self.sagemaker.create_processing_job(**request)
+        run_processing(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
+        return request
+
+    def _training(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        request = self._request(step, TrainingJobName=self._job_name(step))
+        self.sagemaker.create_training_job(**request)
+        artefact = run_training(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
+        return request | {"ModelArtifacts": {"S3ModelArtifacts": artefact}}
+
+    def _condition(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        outcome = all(holds(condition, self.scope) for condition in step["Arguments"]["Conditions"])
+        chosen = step["Arguments"].get("IfSteps" if outcome else "ElseSteps", [])
+        self._pending += [inner["Name"] for inner in chosen]
+        return {"Outcome": str(outcome)}
+
+    def _register(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        return control_plane.register(self.sagemaker, self._request(step))
+
+    def _model(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        return control_plane.create_model(self.sagemaker, self._request(step, ModelName=self._job_name(step)))
+
+    def _endpoint_config(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        return control_plane.create_endpoint_config(self.sagemaker, self._request(step))
+
+    def _endpoint(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        request = self._request(step)
+        self.serve(step["Name"], request)
+        return request
+
+    def server(self, step: str, container: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the container's own variables, and those that reach S3."""
+        return {"environment": dict(container.get("Environment") or {}) | dict(self.environment)}
+
+    def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise StepFailed(str(resolve(step["Arguments"]["ErrorMessage"], self.scope)))
+
+    def _read_property_file(self, properties: Mapping[str, Any], file: Mapping[str, str]) -> Any:
+        outputs = {
+            item["OutputName"]: item["S3Output"]["S3Uri"] for item in properties["ProcessingOutputConfig"]["Outputs"]
+        }
+        uri = f"{outputs[file['OutputName']].rstrip('/')}/{file['FilePath']}"
+        try:
+            return json.loads(self.shop.storage.read(uri))
+        except ValueError as error:
+            raise StepFailed(f"property file {uri} is not JSON: {error}") from None
+
+
+_EXECUTORS: Mapping[str, Callable[[Interpreter, Mapping[str, Any]], Mapping[str, Any]]] = {
+    "Processing": Interpreter._processing,
+    "Training": Interpreter._training,
+    "Condition": Interpreter._condition,
+    "RegisterModel": Interpreter._register,
+    "Model": Interpreter._model,
+    "EndpointConfig": Interpreter._endpoint_config,
+    "Endpoint": Interpreter._endpoint,
+    "Fail": Interpreter._fail,
+}

@@ -1,0 +1,175 @@
+"""A local process that never outlives us unless asked: each runs under a `mammopipe.pipelines.backends.supervise` of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from mammopipe.pipelines.backends import supervise
+from mammopipe.processing.errors import MammopipeError
+
+STOP_SECONDS = supervise.GRACE_SECONDS + 5
+"""Time in which a supervisor has stopped its command."""
+
+
+@dataclass
+class SupervisedProcess:
+    """One command under its supervisor."""
+
+    supervisor: "subprocess.Popen[bytes]"
+    _pipe: int
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
+    ) -> "SupervisedProcess":
+        """Start `command` in `folder` with exactly `environment`; stdout and stderr are appended to the file `log`."""
+        reading, writing = os.pipe()
+        try:
+            with _appending(log) as output:
+                # A session of its own: Ctrl-C reaches us alone, and we stop the command in an orderly way.
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command],
+                    env=dict(environment),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[reading],
+                    start_new_session=True,
+                )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        return cls(process, writing)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id; SIGTERM there stops the command."""
+        return self.supervisor.pid
+
+    def poll(self) -> int | None:
+        """Return the command's exit code, or None while it runs."""
+        return self.supervisor.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the command's exit code once it has ended; raises `subprocess.TimeoutExpired`."""
+        code = self.supervisor.wait(timeout)
+        self._close()
+        return code
+
+    def stop(self) -> int:
+        """Stop the command and everything it started, and return its exit code."""
+        self._close()
+        try:
+            return self.supervisor.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.supervisor.kill()
+            return self.supervisor.wait()
+
+    def keep(self) -> None:
+        """Let the command outlive this process."""
+        os.write(self._pipe, b"k")
+        self._close()
+
+    def _close(self) -> None:
+        pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
+
+
+class RunEnding(MammopipeError):
+    """A process was stopped, or not started, because the run is ending."""
+
+
+@dataclass
+class RunningProcesses:
+    """The processes of one run, so that all can be stopped at once."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set once no further process may start."""
+    _processes: dict[int, SupervisedProcess] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(
+        self, command: Sequence[str], base: Path, log: Path, *, threads: int, environment: Mapping[str, str]
+    ) -> SupervisedProcess:
+        """Start a job's process on the folder tree `base`; raises `RunEnding` when the run is ending."""
+        with self._lock:
+            if self.stopping.is_set():
+                raise RunEnding("not started, because the run was ending")
+            process = SupervisedProcess.start(
+                command, environment=job_environment(base, threads, environment), folder=base, log=log
+            )
+            self._processes[process.pid] = process
+            return process
+
+    def ended(self, process: SupervisedProcess) -> None:
+        """Forget a process that has ended."""
+        with self._lock:
+            self._processes.pop(process.pid, None)
+
+    def stop(self) -> None:
+        """Let no further process start and stop those that run; returns when they are gone."""
+        with self._lock:
+            self.stopping.set()
+            stoppers = [threading.Thread(target=process.stop) for process in self._processes.values()]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this id runs, whoever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_supervisor(pid: int) -> bool:
+    """Return whether `pid` is alive and runs `mammopipe.pipelines.backends.supervise`: ids are used again, so ask before stopping one."""
+    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return Path(supervise.__file__).name in shown.stdout
+
+
+def stop_kept(pid: int) -> bool:
+    """Stop a command that was kept, by its supervisor's id, and wait for its end; returns False when it had ended."""
+    if not is_supervisor(pid):
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while is_supervisor(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)  # it is no child of ours, so there is nothing to wait on
+    return True
+
+
+def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return a job's environment: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))
+    }
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+    return (
+        inherited
+        | dict.fromkeys(counts, str(threads))
+        | {"MAMMOPIPE_BASE": str(base), "PYTHONUNBUFFERED": "1"}
+        | dict(extra)
+    )
+
+
+def _appending(log: Path) -> IO[bytes]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("ab")

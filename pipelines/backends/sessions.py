@@ -1,0 +1,204 @@
+"""The sessions of the backends: one to build a pipeline with, one on AWS, and the services of a run without AWS."""
+
+import logging
+import os
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
+from mammopipe.processing.errors import ConfigError
+
+OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
+"""Credentials for clients that must never reach AWS; given explicitly, so that nothing looks for real ones."""
+
+
+def prepare_sdk(region: str) -> None:
+    """Import the SageMaker SDK quietly: no telemetry, no look at IAM roles, no search for credentials on the network.
+
+    Values that the environment already has stay.
+    """
+    # Its import makes a boto3 client, which needs a region.
+    os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
+    os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
+    # The SDK sets the root logger to tell everything, and botocore would tell where each credential was found.
+    for name in ("sagemaker", "sagemaker.config", "botocore", "boto3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with quiet_sdk():
+        import sagemaker.mlops.workflow.pipeline  # noqa: F401
+        from sagemaker.core.telemetry import telemetry_logging
+    telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
+
+
+@contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """Keep the SDK from warning at each step that no job is started, and from asking the network for credentials.
+
+    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without
+    credentials each of them would ask the instance's metadata service, and wait.
+    """
+    services = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    saved = {name: os.environ.pop(name, None) for name in (*services, "AWS_EC2_METADATA_DISABLED")}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        del os.environ["AWS_EC2_METADATA_DISABLED"]
+        os.environ.update({name: value for name, value in saved.items() if value is not None})
+
+
+PLACEHOLDER_ACCOUNT = ":000000000000:"
+"""The account of the default role, which stands for no account."""
+
+
+class TransientError(ConfigError):
+    """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
+
+
+BUSY = {
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+"""Codes of refusals that pass; so do answers with a 5xx."""
+
+
+@contextmanager
+def aws_errors() -> Iterator[None]:
+    """Turn what AWS or botocore raises into a one-line `ConfigError`, a `TransientError` where waiting may help."""
+    try:
+        yield
+    except ClientError as error:
+        told, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
+        raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
+    except BotoCoreError as error:
+        kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError
+        raise kind(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
+
+
+def compile_session(config: PipelineConfig) -> Any:
+    """Return a `PipelineSession` to build with: it has no credentials of anyone's and makes no call."""
+    return _pipeline_session(config, boto3.Session(region_name=_region(config), **OFFLINE))
+
+
+def aws_session(config: PipelineConfig) -> Any:
+    """Return a `PipelineSession` on AWS, with the caller's own credentials."""
+    return _pipeline_session(config, boto3.Session(region_name=_region(config)))
+
+
+def caller_session(config: PipelineConfig) -> boto3.Session:
+    """Return a boto3 session with the caller's own credentials, in the region that a run would take."""
+    return boto3.Session(region_name=_region(config))
+
+
+@dataclass(frozen=True)
+class LocalServices:
+    """What stands in for AWS in a local run."""
+
+    storage: Storage
+    """S3: the run's own emulator, or the service at `$AWS_ENDPOINT_URL_S3`."""
+    sagemaker: Any
+    """A boto3 client on the emulator: it checks each request against the service's model and keeps the registry."""
+    environment: Mapping[str, str]
+    """What a local container needs to reach the same S3."""
+    durable: bool
+    """Whether S3 is a service of its own, which outlives the run."""
+
+
+@contextmanager
+def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
+    """Start an in-process moto server for what the environment names no service for.
+
+    `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The server stops at the
+    end and its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy
+    (`mammopipe.pipelines.data.s3`).
+    """
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    region = _region(config)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    try:
+        own = boto3.Session(region_name=region, **OFFLINE)
+        external = os.environ.get("AWS_ENDPOINT_URL_S3")
+        caller = _credentials(region) if external else own
+        storage = Storage(s3_client(caller, external or url), cache)
+        keys = caller.get_credentials().get_frozen_credentials()
+        yield LocalServices(
+            storage,
+            own.client("sagemaker", endpoint_url=os.environ.get("AWS_ENDPOINT_URL_SAGEMAKER") or url, config=QUICK),
+            {
+                "AWS_ENDPOINT_URL_S3": external or url,
+                "AWS_DEFAULT_REGION": region,
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "AWS_ACCESS_KEY_ID": keys.access_key,
+                "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+                **({"AWS_SESSION_TOKEN": keys.token} if keys.token else {}),
+            },
+            durable=external is not None,
+        )
+    finally:
+        reset_emulator(url)
+        server.stop()
+
+
+def reset_emulator(url: str) -> None:
+    """Empty a moto server: it keeps its state in this process's memory, not with the server."""
+    request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+
+
+def caller_storage(config: PipelineConfig) -> Storage:
+    """Return S3 as the caller's environment names it: the service at `$AWS_ENDPOINT_URL_S3`, or AWS."""
+    region = _region(config)
+    return Storage(
+        s3_client(_credentials(region) if os.environ.get("AWS_ENDPOINT_URL_S3") else boto3.Session(region_name=region))
+    )
+
+
+def _credentials(region: str) -> boto3.Session:
+    """Return a session with the caller's credentials, or with invented ones, which an emulator takes as well."""
+    os.environ.setdefault(
+        "AWS_EC2_METADATA_DISABLED", "true"
+    )  # without this, a machine without any waits for a timeout
+    session = boto3.Session(region_name=region)
+    return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)
+
+
+def _region(config: PipelineConfig) -> str:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
+
+
+def _pipeline_session(config: PipelineConfig, boto_session: boto3.Session) -> Any:
+    prepare_sdk(config.region)
+    from sagemaker.core.workflow.pipeline_context import PipelineSession
+
+    storage = config.storage
+    session = PipelineSession(
+        boto_session=boto_session,
+        default_bucket=storage.bucket,
+        default_bucket_prefix=storage.prefix,
+        sagemaker_config={"SchemaVersion": "1.0"},
+    )
+    # Empty from here on: the machine's SDK defaults must not leak into the definition, and the SDK validates a
+    # configuration that is not empty again at each of its 240 look-ups.
+    session.sagemaker_config = {}
+    return session

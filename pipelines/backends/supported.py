@@ -1,0 +1,209 @@
+"""What the process backend runs, as the members of each request; anything else is refused by name before a step starts.
+
+`ANY` members are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A set
+lists the values that can be run. Retries and caching are AWS's: here a step runs once, always.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mammopipe.pipelines.backends.expressions import (
+    CONDITIONS,
+    Scope,
+    all_references,
+    condition_kinds,
+    references,
+    resolve,
+)
+from mammopipe.processing.errors import ConfigError
+
+VERSION = "2020-12-01"
+ANY: Any = object()
+STEP_MEMBERS = {
+    "Name",
+    "Type",
+    "Arguments",
+    "DependsOn",
+    "DisplayName",
+    "Description",
+    "RetryPolicies",
+    "CacheConfig",
+    "PropertyFiles",
+}
+
+_S3_INPUT = {
+    "S3Uri": ANY,
+    "LocalPath": ANY,
+    "S3DataType": {"S3Prefix"},
+    "S3InputMode": {"File"},
+    "S3DataDistributionType": {"FullyReplicated", "ShardedByS3Key"},
+    "S3CompressionType": {"None"},
+}
+_PROCESSING = {
+    "AppSpecification": {"ImageUri": ANY, "ContainerEntrypoint": ANY, "ContainerArguments": ANY},
+    "ProcessingInputs": [{"InputName": ANY, "AppManaged": {False}, "S3Input": _S3_INPUT}],
+    "ProcessingOutputConfig": {
+        "KmsKeyId": ANY,
+        "Outputs": [
+            {
+                "OutputName": ANY,
+                "AppManaged": {False},
+                "S3Output": {"S3Uri": ANY, "LocalPath": ANY, "S3UploadMode": {"EndOfJob"}},
+            }
+        ],
+    },
+    "ProcessingResources": {"ClusterConfig": ANY},
+    "StoppingCondition": ANY,
+    "Environment": ANY,
+    "NetworkConfig": ANY,
+    "RoleArn": ANY,
+    "Tags": ANY,
+}
+_TRAINING = {
+    "AlgorithmSpecification": {
+        "TrainingImage": ANY,
+        "TrainingInputMode": {"File"},
+        "MetricDefinitions": ANY,
+        "ContainerEntrypoint": ANY,
+        "ContainerArguments": ANY,
+    },
+    "InputDataConfig": [
+        {
+            "ChannelName": ANY,
+            "InputMode": {"File"},
+            "ContentType": ANY,
+            "CompressionType": {"None"},
+            "DataSource": {
+                "S3DataSource": {
+                    "S3DataType": {"S3Prefix"},
+                    "S3Uri": ANY,
+                    "S3DataDistributionType": {"FullyReplicated"},
+                }
+            },
+        }
+    ],
+    "ResourceConfig": {
+        "InstanceType": ANY,
+        "InstanceCount": {1},
+        "VolumeSizeInGB": ANY,
+        "VolumeKmsKeyId": ANY,
+        "KeepAlivePeriodInSeconds": ANY,
+    },
+    "HyperParameters": ANY,
+    "OutputDataConfig": {"S3OutputPath": ANY, "KmsKeyId": ANY},
+    "CheckpointConfig": ANY,
+    "StoppingCondition": ANY,
+    "Environment": ANY,
+    "RoleArn": ANY,
+    "Tags": ANY,
+    "VpcConfig": ANY,
+    "EnableNetworkIsolation": ANY,
+    "EnableInterContainerTrafficEncryption": ANY,
+    "EnableManagedSpotTraining": ANY,
+}
+_MODEL = {
+    "PrimaryContainer": {"Image": ANY, "ModelDataUrl": ANY, "Environment": ANY},
+    "ExecutionRoleArn": ANY,
+    "EnableNetworkIsolation": ANY,
+    "VpcConfig": ANY,
+    "Tags": ANY,
+}
+_ENDPOINT_CONFIG = {
+    "EndpointConfigName": ANY,
+    "KmsKeyId": ANY,
+    "Tags": ANY,
+    "AsyncInferenceConfig": {
+        "ClientConfig": {"MaxConcurrentInvocationsPerInstance": ANY},
+        "OutputConfig": {"S3OutputPath": ANY, "S3FailurePath": ANY, "NotificationConfig": ANY, "KmsKeyId": ANY},
+    },
+    "ProductionVariants": [
+        {
+            "VariantName": ANY,
+            "ModelName": ANY,
+            "InstanceType": ANY,
+            "InitialInstanceCount": ANY,
+            "InitialVariantWeight": ANY,
+            "ServerlessConfig": ANY,
+        }
+    ],
+    # Nothing is captured here: requests to a local endpoint never leave the machine.
+    "DataCaptureConfig": ANY,
+}
+MEMBERS: Mapping[str, Any] = {
+    "Processing": _PROCESSING,
+    "Training": _TRAINING,
+    "Model": _MODEL,
+    "EndpointConfig": _ENDPOINT_CONFIG,
+    "RegisterModel": ANY,
+    # Each run starts its endpoint anew, so there is no update to roll out or back.
+    "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY, "DeploymentConfig": ANY},
+    "Fail": {"ErrorMessage": ANY},
+    "Condition": {"Conditions": ANY, "IfSteps": ANY, "ElseSteps": ANY},
+}
+"""The step types that can be run."""
+
+
+def all_steps(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield every step of a definition, those inside conditions included."""
+    for step in steps:
+        yield step
+        if step["Type"] == "Condition":
+            yield from all_steps([*step["Arguments"].get("IfSteps", []), *step["Arguments"].get("ElseSteps", [])])
+
+
+def check(definition: Mapping[str, Any], scope: Scope) -> None:
+    """Raise `ConfigError` naming the first step, member, value or reference that cannot be run here.
+
+    `scope` holds parameters and execution variables; members that only a step's result decides are left alone.
+    """
+    if definition.get("Version") != VERSION:
+        raise ConfigError(f"definition version {definition.get('Version')!r} is not {VERSION}")
+    steps = list(all_steps(definition["Steps"]))
+    names = [step["Name"] for step in steps]
+    for step in steps:
+        where = f"step {step['Name']}"
+        if names.count(step["Name"]) > 1:
+            raise ConfigError(f"{where} occurs twice")
+        if step["Type"] not in MEMBERS:
+            raise ConfigError(
+                f"{where}: the process backend cannot run a step of type {step['Type']}; it runs {', '.join(MEMBERS)}"
+            )
+        for member in step.keys() - STEP_MEMBERS:
+            raise ConfigError(f"{where}: the process backend does not know the member {member}")
+        _check_members(step["Arguments"], MEMBERS[step["Type"]], f"{where}: {step['Type']}", scope)
+        _check_rules(step, names, where)
+
+
+def _check_members(value: Any, allowed: Any, where: str, scope: Scope) -> None:
+    if allowed is ANY:
+        return
+    if isinstance(allowed, set):
+        known = not references(value)
+        if known and resolve(value, scope) not in allowed:
+            choices = " or ".join(str(item) for item in sorted(allowed))
+            raise ConfigError(f"{where}={resolve(value, scope)} cannot be run by the process backend, only {choices}")
+    elif isinstance(allowed, list):
+        for item in value:
+            _check_members(item, allowed[0], where, scope)
+    else:
+        for key, item in value.items():
+            if key not in allowed:
+                raise ConfigError(f"{where}.{key} cannot be run by the process backend")
+            _check_members(item, allowed[key], f"{where}.{key}", scope)
+
+
+def _check_rules(step: Mapping[str, Any], names: list[str], where: str) -> None:
+    arguments = step["Arguments"]
+    if step["Type"] == "Processing" and not arguments["AppSpecification"].get("ContainerEntrypoint"):
+        raise ConfigError(f"{where}: Processing.AppSpecification needs a ContainerEntrypoint; no image is run here")
+    if step["Type"] == "Condition":
+        for kind in (kind for item in arguments["Conditions"] for kind in condition_kinds(item)):
+            if kind not in {*CONDITIONS, "In", "Not", "Or"}:
+                raise ConfigError(f"{where}: the process backend does not know the condition {kind}")
+    own = {key: value for key, value in arguments.items() if key not in ("IfSteps", "ElseSteps")}
+    for name in [*references(own), *step.get("DependsOn", [])]:
+        if name not in names:
+            raise ConfigError(f"{where} refers to {name!r}, which is no step of this definition")
+    for reference in all_references(own):
+        if not reference.startswith(("Steps.", "Parameters.", "Execution.")):
+            raise ConfigError(f"{where}: reference {reference!r} is none of Parameters., Execution. or Steps.")

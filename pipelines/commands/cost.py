@@ -1,0 +1,147 @@
+"""`mammopipe cost`: tables of what is estimated, and of what was billed."""
+
+import argparse
+import json
+import textwrap
+from typing import Any
+
+from rich.table import Column, Table
+
+from mammopipe.pipelines.commands.arguments import refuse
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs.estimate import Line
+from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.pipelines.runs.progress import console
+from mammopipe.processing.errors import ConfigError
+
+PLAN = ("images", "instances", "training_instances", "throughput", "config", "profile", "dataset")
+"""The options that only an estimate takes."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show what the run that would start will cost, or what the run of an id did cost."""
+    for name in ("images", "instances", "training_instances"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+    if options.id:
+        refuse(options, *PLAN, rule=f"of a run that would start; what {options.id} did cost is measured")
+    prices = Prices.load(options.prices)
+    return _of_run(options, prices) if options.id else _of_plan(options, prices)
+
+
+def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
+    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset)
+    config = estimate.scaled(config, processing=options.instances, training=options.training_instances)
+    throughput = Throughput.load(options.throughput)
+    images = options.images or throughput.dataset[str(config.dataset)].images
+    lines = estimate.estimate(config, prices, throughput, images=images)
+    obstacles = estimate.obstacles(config, lines, estimate.Size.of(config, throughput, images))
+    beside = estimate.serving(config, prices, throughput, images)
+    facts: dict[str, Any] = {
+        "images": images,
+        "dataset": str(config.dataset),
+        "profile": str(config.profile),
+        "prices": {"dated": prices.dated, "region": prices.region, "source": prices.source},
+        "throughput_dated": throughput.dated,
+        "job_overhead_seconds": throughput.job.overhead_seconds,
+        "steps": [line.as_dict() for line in lines],
+        "hours": round(estimate.within(lines), 3),
+        "instance_hours": round(sum(line.instance_hours for line in lines), 3),
+        "usd": round(sum(line.usd for line in lines), 2),
+        "obstacles": obstacles,
+        "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return 0
+    _show(lines)
+    print(
+        f"\n{images:,} images of {config.dataset}, profile {config.profile}: {_hours(facts['hours'])} from start to "
+        f"end,\n{facts['instance_hours']:,.2f} instance hours, {_usd(facts['usd'])}. The candidates train side by "
+        "side."
+    )
+    for obstacle in obstacles:
+        print("\n".join(textwrap.wrap(f"! {obstacle}", 98, subsequent_indent="  ")))
+    for what, usd in beside:
+        print(f"  {what}: {_usd(usd)}")
+    print(
+        f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"
+        f"Work as measured {throughput.dated}; * holds an assumption, a GPU's speed. Every job also has "
+        f"{throughput.job.overhead_seconds:.0f} s\nof start, assumed."
+    )
+    return 0
+
+
+def _of_run(options: argparse.Namespace, prices: Prices) -> int:
+    from mammopipe.pipelines.commands.runs import aws_clients
+    from mammopipe.pipelines.runs.folder import find_run
+
+    folder = find_run(options.runs, options.id)
+    execution = folder.execution()
+    if execution.get("backend") == "aws":
+        steps = estimate.billed(aws_clients(execution["region"]).sagemaker, execution["steps"])
+        execution = {**execution, "steps": steps}
+    lines = estimate.measured(execution, prices)
+    total = sum(line.usd for line in lines)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "id": folder.id,
+                    "backend": execution.get("backend", "process"),
+                    "steps": [line.as_dict() for line in lines],
+                    "usd": round(total, 4),
+                },
+                indent=2,
+            )
+        )
+        return 0
+    _show(lines)
+    if execution.get("backend") == "aws":
+        print(
+            f"\n{folder.id}: {_usd(total)} for what its jobs were billed, at prices of {prices.dated}; endpoint and "
+            "storage are billed as long as they stand"
+        )
+    else:
+        hours = sum(line.instance_hours for line in lines)
+        print(f"\n{folder.id} ran on this machine: {hours:.3f} hours of jobs, measured; nothing was billed")
+    return 0
+
+
+def _show(lines: list[Line]) -> None:
+    """Print the steps within 100 columns."""
+    right: dict[str, Any] = {"justify": "right", "no_wrap": True}
+    table = Table(
+        "step",
+        Column("units", **right),
+        Column("s each", **right),
+        Column("instances", no_wrap=True),
+        Column("hours", **right),
+        Column("inst. h", **right),
+        Column("USD", **right),
+        "",
+        box=None,
+        pad_edge=False,
+    )
+    for line in lines:
+        table.add_row(
+            line.step,
+            f"{line.units:,.0f}" if line.units else "",
+            f"{line.core_seconds:.3g}" if line.core_seconds else "",
+            f"{line.instances} x {line.instance_type}",
+            f"{line.hours:,.3f}",
+            f"{line.instance_hours:,.3f}",
+            f"{line.usd:,.2f}",
+            "" if line.measured else "*",
+        )
+    console().print(table)
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.2f} hours" if value < 48 else f"{value:,.0f} hours ({value / 24:,.1f} days)"
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.2f} USD"

@@ -1,0 +1,155 @@
+"""`mammopipe monitor`: the monitor job (`mammopipe.inference.monitor`) over captures of this machine or of S3."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from subprocess import TimeoutExpired
+from typing import Any
+
+from rich.console import Console
+from tqdm import tqdm
+
+from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
+from mammopipe.pipelines.backends import sessions
+from mammopipe.pipelines.backends.jobs import last_line
+from mammopipe.pipelines.backends.processes import SupervisedProcess, job_environment
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs.folder import RunFolder, find_run
+from mammopipe.processing.container.job import cores
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_bytes
+
+NAMESPACE, REQUESTS, INDEX = "Mammopipe/Drift", "Requests", "DriftIndex"
+"""Those of `mammopipe.inference.monitor`, which cannot be imported where only a client is installed."""
+OUTPUTS = ("drift.json", "drift.html", "baseline.json")
+QUIET_SECONDS = 2
+"""After which it is shown how far things are."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the job on this machine and return 1 where the alarm is on."""
+    folder = find_run(options.runs, options.id)
+    with tempfile.TemporaryDirectory() as name:
+        paths = ContainerPaths(Path(name))
+        _bring_inputs(folder, options, paths)
+        said = _job(options, paths)
+        for each in OUTPUTS:
+            write_bytes(options.output / each, (paths.processing_output("monitor") / each).read_bytes())
+    report: dict[str, Any] = json.loads((options.output / "drift.json").read_text(encoding="utf-8"))
+    if options.put_metric:
+        with sessions.aws_errors():
+            put_metric(report, sessions.caller_session(PipelineConfig.load(options.config)).client("cloudwatch"))
+    print(json.dumps(report, indent=2) if options.json else said)
+    if not options.json:
+        print(
+            f"{options.output / 'drift.html'}\nTo accept these films as usual: --baseline "
+            f"{options.output / 'baseline.json'}"
+            if report["alarms"]
+            else options.output / "drift.html"
+        )
+    return int(bool(report["alarms"]))
+
+
+def _bring_inputs(folder: RunFolder, options: argparse.Namespace, paths: ContainerPaths) -> None:
+    archive = folder.path / "model.tar.gz"
+    if not archive.is_file():
+        raise ConfigError(
+            f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
+        )
+    model = paths.processing_input("model")
+    model.mkdir(parents=True)
+    (model / archive.name).symlink_to(archive.resolve())
+    captures = paths.processing_input("captures")
+    if options.captures.startswith("s3://"):
+        storage = sessions.caller_storage(PipelineConfig.load(options.config))
+        fetch(storage, options.captures.rstrip("/") + "/", captures, _windows(options))
+    elif not Path(options.captures).is_dir():
+        raise ConfigError(f"--captures {options.captures}: no such folder")
+    else:
+        captures.symlink_to(Path(options.captures).resolve(), target_is_directory=True)
+    if options.baseline is not None:
+        if not options.baseline.is_file():
+            raise ConfigError(f"--baseline {options.baseline}: no such file")
+        paths.processing_input("baseline").mkdir()
+        shutil.copyfile(options.baseline, paths.processing_input("baseline") / "baseline.json")
+
+
+def _windows(options: argparse.Namespace) -> Windows:
+    return Windows(options.window_days or Windows.days, options.windows or Windows.number)
+
+
+def fetch(storage: Storage, uri: str, folder: Path, windows: Windows) -> None:
+    """Download the captures below `uri` that the windows need; raises `StorageError`, or `ConfigError` for none."""
+    found = {item.key: item for item in storage.list(uri) if item.key.endswith(SUFFIX)}
+    if not found:
+        raise ConfigError(f"--captures {uri}: no *{SUFFIX} here, which is what data capture writes")
+    needed = [found[key] for key in windows.needed(list(found))]
+    total = sum(item.size for item in needed)
+    with tqdm(total=total, desc="captures", unit="B", unit_scale=True, delay=QUIET_SECONDS, disable=None) as bar:
+        storage.download(uri, folder, needed, lambda item: bar.update(item.size))
+    print(f"{len(needed)} of {len(found)} files of captures fetched, {total / 1e6:.1f} MB", file=sys.stderr)
+
+
+def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
+    """Run the job as its container would, and return what it said for people; raises `ConfigError` with its reason."""
+    given = {"--window-days": options.window_days, "--windows": options.windows, "--least-exams": options.least_exams}
+    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    log = paths.base / "log"
+    process = SupervisedProcess.start(
+        [sys.executable, "-m", "mammopipe.inference.monitor", *words],
+        folder=paths.base,
+        log=log,
+        environment=job_environment(paths.base, cores(), {}),
+    )
+    try:
+        code = _wait(process, log)
+    except BaseException:
+        process.stop()
+        raise
+    said = log.read_text(encoding="utf-8")
+    if code:
+        reason = paths.output / "message"
+        words_ = reason.read_text(encoding="utf-8") if reason.is_file() else f"the monitor ended with exit code {code}"
+        raise ConfigError(words_.replace(str(paths.base), "/opt/ml"))
+    return "\n".join(line for line in said.splitlines() if not line.startswith(("{", PROGRESS)))
+
+
+def _wait(process: SupervisedProcess, log: Path) -> int:
+    """Return the job's exit code; on a terminal, show after a while what it said last."""
+    try:
+        return process.wait(QUIET_SECONDS)
+    except TimeoutExpired:
+        with Console(stderr=True).status("judging") as status:
+            while process.poll() is None:
+                with suppress(TimeoutExpired):
+                    process.supervisor.wait(QUIET_SECONDS)
+                status.update(last_line(log) or "judging")
+    return process.wait()
+
+
+def put_metric(report: Mapping[str, Any], cloudwatch: Any) -> None:
+    """Write requests and drift index to CloudWatch, where the job's own log lines do not go there.
+
+    An index that could not be judged is not written: an alarm for missing data would otherwise never speak.
+    """
+    values = _values(report["exams"], report["drift_index"], [])
+    for name, group in report["groups"].items():
+        exams = sum(week["exams"] for week in group["weeks"])
+        values += _values(exams, group["strength"], [{"Name": "Group", "Value": name}])
+    cloudwatch.put_metric_data(Namespace=NAMESPACE, MetricData=values)
+
+
+def _values(exams: int, index: float | None, dimensions: list[dict[str, str]]) -> list[dict[str, Any]]:
+    found = [(REQUESTS, exams, "Count"), (INDEX, index, "None")]
+    return [
+        {"MetricName": name, "Value": value, "Unit": unit, "Dimensions": dimensions}
+        for name, value, unit in found
+        if value is not None
+    ]

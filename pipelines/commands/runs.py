@@ -1,0 +1,286 @@
+"""`mammopipe runs`, `status`, `report` and `compare`: runs of this machine and of AWS alike, as tables or as JSON."""
+
+import argparse
+import json
+import os
+import sys
+import webbrowser
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.pipelines.commands.arguments import refuse
+from mammopipe.pipelines.runs import comparison
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mammopipe.pipelines.runs.folder import RunFolder
+
+WIDTH = 100
+"""Columns that a table takes at most."""
+_FIGURE_COLUMNS = 22
+"""Columns of `0.123 (0.123-0.123)` with the space between columns."""
+
+
+def runs(options: argparse.Namespace) -> int:
+    """List the runs; with `--aws`, also the pipeline's newest ones of the account."""
+    from rich.table import Column, Table
+
+    from mammopipe.pipelines.runs.folder import list_runs
+    from mammopipe.pipelines.runs.progress import console, duration
+
+    if options.aws is None:
+        refuse(options, "config", rule="only with --aws, whose pipeline it names")
+    else:
+        _adopt(options)
+    found = [_row(folder) for folder in list_runs(options.runs)]
+    if options.json:
+        return _print_json(found)
+    names = ("status", "where", "profile, data", "time", "best", "val. AUC")
+    columns = [Column(name, overflow="fold") for name in names]
+    table = Table(Column("id", overflow="fold", min_width=20), *columns, box=None, pad_edge=False)
+    for row in found:
+        auc = row["validation_macro_auc"]
+        table.add_row(
+            row["id"],
+            row["status"],
+            row["backend"],
+            f"{row['profile']}, {row['dataset']}",
+            duration(row["seconds"]),
+            row["best"],
+            "" if auc is None else f"{auc:.3f}",
+        )
+    console().print(table)
+    return 0
+
+
+def _row(folder: "RunFolder") -> dict[str, Any]:
+    execution, best = _up_to_date(folder), _selected(folder)
+    return {
+        **{name: execution[name] for name in ("id", "status", "reason", "profile", "dataset", "seconds")},
+        "backend": execution.get("backend", "process"),
+        "started": execution["started"],
+        "best": best.get("cnn", ""),
+        "validation_macro_auc": (best.get("validation", {}).get("macro_auc") or {}).get("value"),
+    }
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show a run's steps, brought up to date where the run is on AWS; `--watch` follows it to its end."""
+    from mammopipe.pipelines.runs.aws_watch import records_of
+    from mammopipe.pipelines.runs.folder import find_run
+    from mammopipe.pipelines.runs.progress import console, duration, steps_table
+
+    folder = find_run(options.runs, options.id)
+    if options.watch:
+        return _watch(folder)
+    execution = _up_to_date(folder)
+    if options.json:
+        return _print_json(execution)
+    console().print(steps_table(records_of(execution)))
+    print(
+        f"\n{execution['id']} {execution['status']} after {duration(execution['seconds'])}; "
+        f"started {execution['started']}" + (f"\n{execution['reason']}" if execution["reason"] else "")
+    )
+    if execution.get("backend") == "aws":
+        from mammopipe.pipelines.runs.aws import links
+
+        print("\n".join(f"  {name}: {page}" for name, page in links(execution)))
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Show a run's figures and its report."""
+    from mammopipe.pipelines.runs.folder import find_run
+
+    folder = find_run(options.runs, options.id)
+    _up_to_date(folder)
+    page = (folder.path / "report.html").resolve()
+    if options.json:
+        return _print_json({**_facts([folder])[0], "report": str(page)})
+    _print_figures([folder])
+    print(f"\n{page}")
+    if options.open and not webbrowser.open(page.as_uri()):
+        raise ConfigError(f"{page}: no browser could be opened here")
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Show the figures of several runs side by side; with `--roc`, also write their ROC curves as one picture."""
+    from mammopipe.pipelines.runs.folder import find_run
+
+    if len(options.ids) < 2:
+        raise ConfigError(f"compare {options.ids[0]}: give two runs or more; mammopipe report shows one")
+    folders = [find_run(options.runs, name) for name in options.ids]
+    for folder in folders:
+        _up_to_date(folder)
+    if options.roc:
+        from mammopipe.pipelines.runs.roc_picture import draw
+        from mammopipe.processing.files import write_bytes
+
+        pairs = [(folder.id, folder.document("evaluation.json")) for folder in folders]
+        write_bytes(options.roc, draw(pairs).encode())
+    if options.json:
+        return _print_json(_facts(folders))
+    _print_figures(folders)
+    if options.roc:
+        print(f"\n{options.roc}")
+    return 0
+
+
+def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
+    """Return the facts of runs, of all but the first with what it is against that one."""
+    from mammopipe.pipelines.runs import paired_comparison
+
+    first, *others = [(folder, comparison.facts(folder)) for folder in folders]
+    return [
+        first[1],
+        *(
+            {**told, "against": comparison.against(first[1], told, paired_comparison.differences(first[0], folder))}
+            for folder, told in others
+        ),
+    ]
+
+
+def _print_figures(folders: "Sequence[RunFolder]") -> None:
+    """Print the figures and other settings, of as many runs in one table as fit the width, further ones below."""
+    found, screen = _facts(folders), _screen()
+    figures, settings = comparison.rows(found), comparison.other_settings(found)
+    label = max(len(name) for name, _ in [*figures, *settings]) + 4
+    at_once = max(1, (WIDTH - label) // _FIGURE_COLUMNS)
+    for start in range(0, len(found), at_once):
+        shown = slice(start, start + at_once)
+        table = _table(label, *(item["id"] for item in found[shown]))
+        for name, cells in figures:
+            table.add_row(name, *cells[shown], style="bold" if name in comparison.SPLITS else "")
+        if settings:
+            table.add_row("settings that differ", style="bold")
+        for name, cells in settings:
+            table.add_row(f"  {name}", *cells[shown])
+        screen.print(table)
+    for item in found[1:]:
+        _print_difference(found[0], item)
+    if found[1:]:
+        screen.print(comparison.ADVICE, style="dim")
+
+
+def _print_difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    compared = other["against"]
+    table = _table(26, *comparison.heads(compared))
+    for name, cells in comparison.difference_rows(compared):
+        table.add_row(f"  {name}", *cells)
+    screen = _screen()
+    screen.print(f"\n{other['id']} less {first['id']}", style="bold")
+    screen.print(table)
+    screen.print(comparison.verdict(compared, first["id"], other["id"]))
+
+
+def _table(label: int, *heads: str) -> "Table":
+    from rich.table import Column, Table
+
+    columns = [Column(head, overflow="fold", min_width=len(head)) for head in heads]
+    return Table(Column("", width=label - 1, overflow="fold"), *columns, box=None, pad_edge=False)
+
+
+def _screen() -> "Console":
+    from mammopipe.pipelines.runs.progress import console
+
+    screen = console()
+    screen.width = min(screen.width, WIDTH)
+    return screen
+
+
+def _print_json(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _selected(folder: "RunFolder") -> dict[str, Any]:
+    if not (folder.path / "evaluation.json").is_file():
+        return {}
+    return dict(folder.document("evaluation.json")["selected"])
+
+
+def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
+    """Return a run's `execution.json`; one on AWS that had not ended is looked at there, and its results fetched."""
+    execution = folder.execution()
+    if execution.get("backend") != "aws":
+        return execution
+    from mammopipe.pipelines.backends.step_status import Status
+    from mammopipe.pipelines.runs import aws
+
+    if execution.get("fetched"):
+        return execution
+    clients = aws_clients(execution["region"])
+    if execution["status"] == Status.EXECUTING:
+        execution = aws.refresh(folder, clients.sagemaker, execution)
+    if execution["status"] != Status.EXECUTING:
+        aws.fetch_results(folder, clients.storage)
+        return folder.execution()
+    return execution
+
+
+def _watch(folder: "RunFolder") -> int:
+    from mammopipe.pipelines.backends.step_status import Status
+    from mammopipe.pipelines.runs import mlflow
+    from mammopipe.pipelines.runs.aws_watch import terminal_question, watch
+    from mammopipe.pipelines.runs.progress import Progress
+
+    execution = folder.execution()
+    if execution.get("backend") != "aws":
+        raise ConfigError(f"run {folder.id} is of this machine, where mammopipe run shows it; --watch is for AWS")
+    show = mlflow.showing(Progress)
+    ended = watch(folder, aws_clients(execution["region"]), show, print, ask=terminal_question())
+    if ended["status"] != Status.EXECUTING:
+        mlflow.track_if_asked(folder.path)
+    return int(ended["status"] in (Status.FAILED, Status.STOPPED))
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.runs import aws
+
+    if options.aws < 1:
+        raise ConfigError(f"--aws {options.aws}: must be at least 1")
+    from mammopipe.pipelines.runs.progress import waiting
+
+    config = PipelineConfig.load(options.config)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
+    with waiting("asking AWS"):
+        aws.adopt(
+            options.runs,
+            config,
+            aws_clients(region).sagemaker,
+            region,
+            limit=options.aws,
+            say=partial(print, file=sys.stderr),
+        )
+
+
+def aws_clients(region: str) -> Any:
+    """Return the clients of the caller's account in a region."""
+    import boto3
+
+    from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
+    from mammopipe.pipelines.runs.aws_watch import Clients
+
+    session = boto3.Session(region_name=region)
+    return Clients(
+        session.client("sagemaker", config=QUICK), session.client("logs", config=QUICK), Storage(s3_client(session))
+    )
+
+
+def follow(root: Path, config: Any, arn: str, *, detach: bool) -> int:
+    """Give an execution that has just been started on AWS its folder, and show it to its end unless `detach`."""
+    from mammopipe.pipelines.runs import aws
+
+    region = arn.split(":")[3]
+    folder = aws.record(root, config, arn, region)
+    if detach:
+        print(f"mammopipe status {folder.id} --watch shows it")
+        return 0
+    return _watch(folder)

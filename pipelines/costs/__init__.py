@@ -1,0 +1,1 @@
+"""Costs and time of a run before it starts."""

@@ -1,0 +1,318 @@
+"""What a run will cost, from measured throughputs and dated prices; and what it did cost, from the times AWS bills.
+
+An estimate is plain arithmetic, step by step:
+
+    hours          = (units x core-seconds / cores of an instance / instances + overhead of the job) / 3600
+    instance hours = hours x instances
+    dollars        = instance hours x price of the type
+
+Machine time grows with pixels in training, with copies in Augment and Segment, and with the DICOM's size in Prepare.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs.prices import Prices, Throughput
+
+HOURS_A_MONTH = 730
+BYTES_A_PIXEL = 2
+MEMORY_GB = {
+    "ml.m5.xlarge": 16,
+    "ml.m5.2xlarge": 32,
+    "ml.m5.4xlarge": 64,
+    "ml.c5.2xlarge": 16,
+    "ml.c5.4xlarge": 32,
+    "ml.c5.9xlarge": 72,
+    "ml.g4dn.xlarge": 16,
+    "ml.g4dn.2xlarge": 32,
+    "ml.g4dn.12xlarge": 192,
+    "ml.g5.xlarge": 16,
+    "ml.g5.2xlarge": 32,
+    "ml.g5.12xlarge": 192,
+    "ml.g5.48xlarge": 768,
+}
+"""Of the instance types in `prices.toml` that train, in GiB."""
+CLASSES = 3
+_DESCRIBE = {
+    "Processing": ("describe_processing_job", "ProcessingJobName"),
+    "Training": ("describe_training_job", "TrainingJobName"),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one step takes."""
+
+    step: str
+    units: float
+    unit: str
+    core_seconds: float
+    """Of one unit; 0 where the seconds were billed, not estimated."""
+    instance_type: str
+    instances: int
+    cores: float
+    hours: float
+    """From start to end."""
+    usd: float
+    measured: bool
+    """Whether nothing but measurements and prices went into it."""
+    row: str
+    """Where the figure is from."""
+
+    @property
+    def instance_hours(self) -> float:
+        """What is billed."""
+        return self.hours * self.instances
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "step": self.step,
+            "units": round(self.units),
+            "unit": self.unit,
+            "core_seconds": self.core_seconds,
+            "instance_type": self.instance_type,
+            "instances": self.instances,
+            "cores": self.cores,
+            "hours": round(self.hours, 4),
+            "instance_hours": round(self.instance_hours, 4),
+            "usd": round(self.usd, 4),
+            "measured": self.measured,
+            "row": self.row,
+        }
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a run has to do."""
+
+    images: int
+    copies: int
+    """Copies of each image of the most frequent class."""
+    epochs: int
+    pixels: int
+    """Of the network's input."""
+    largest_class: float
+    test: float
+    validation: float
+    """Share of all images."""
+
+    @classmethod
+    def of(cls, config: PipelineConfig, throughput: Throughput, images: int | None = None) -> "Size":
+        """Return what a run of a configuration has to do, of its dataset or of as many images as are given."""
+        dataset = throughput.dataset[str(config.dataset)]
+        test = config.data.test_fraction
+        return cls(
+            images or dataset.images,
+            config.augmentation.copies,
+            config.training.epochs,
+            config.segmentation.height * config.segmentation.width,
+            dataset.largest_class,
+            test,
+            (1 - test) / config.data.folds,
+        )
+
+    @property
+    def learnt(self) -> float:
+        """Originals of the training split."""
+        return self.images * (1 - self.test - self.validation)
+
+    @property
+    def trained(self) -> float:
+        """Films of an epoch: originals and the copies that make all classes equally large."""
+        return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
+
+
+def estimate(
+    config: PipelineConfig, prices: Prices, throughput: Throughput, *, images: int | None = None
+) -> list[Line]:
+    """Return what each step of a run will take; `ConfigError` for a type without a price or cores."""
+    size = Size.of(config, throughput, images)
+    processing = (config.compute.processing_instance_type, config.compute.processing_instance_count)
+    one = (config.compute.processing_instance_type, 1)
+    copies = size.trained - size.learnt
+    work = [
+        ("Prepare", f"prepare-{config.dataset}", size.images, processing),
+        ("Augment", "augment", copies, processing),
+        ("Segment", "segment", size.images + copies, processing),
+    ]
+    lines = [_line(prices, throughput, step, name, units, *where) for step, name, units, where in work]
+    lines += [_training(config, prices, throughput, size, f"{cnn}".replace("_", "-")) for cnn in config.cnns]
+    judged = size.images * (size.test + size.validation) * len(config.cnns)
+    lines.append(_line(prices, throughput, "Evaluate", "evaluate", judged, *one))
+    return lines
+
+
+def _line(
+    prices: Prices, throughput: Throughput, step: str, name: str, units: float, instance_type: str, instances: int
+) -> Line:
+    work = throughput.of(name)
+    cores, known = throughput.cores(instance_type, trains=False)
+    hours = _hours(units * work.core_seconds, cores, instances, throughput)
+    usd = hours * instances * prices.hour("processing", instance_type)
+    return Line(
+        step,
+        units,
+        work.unit,
+        work.core_seconds,
+        instance_type,
+        instances,
+        cores,
+        hours,
+        usd,
+        work.measured and known,
+        work.row,
+    )
+
+
+def _training(config: PipelineConfig, prices: Prices, throughput: Throughput, size: Size, cnn: str) -> Line:
+    work, compute = throughput.of(f"train-{cnn}"), config.compute
+    core_seconds = work.core_seconds * size.pixels / throughput.training.pixels
+    cores, known = throughput.cores(compute.training_instance_type, trains=True)
+    units = size.trained * size.epochs
+    instances = compute.training_instance_count
+    hours = _hours(units * core_seconds, cores, instances, throughput)
+    usd = hours * instances * prices.hour("training", compute.training_instance_type)
+    return Line(
+        f"Train-{cnn}",
+        units,
+        "film and epoch",
+        round(core_seconds, 5),
+        compute.training_instance_type,
+        instances,
+        cores,
+        hours,
+        usd,
+        work.measured and known,
+        work.row,
+    )
+
+
+def _hours(core_seconds: float, cores: float, instances: int, throughput: Throughput) -> float:
+    return (core_seconds / cores / instances + throughput.job.overhead_seconds) / 3600
+
+
+def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, images: int) -> list[tuple[str, float]]:
+    """Return what is paid beside the steps: the endpoint at rest, all images through it, their files for a month."""
+    endpoint, answer = config.endpoint, throughput.of("answer")
+    price = prices.hour("hosting", endpoint.instance_type)
+    cores, _ = throughput.cores(endpoint.instance_type, trains=False)
+    hours = images * answer.core_seconds / cores / 3600
+    dataset = throughput.dataset[str(config.dataset)]
+    gigabytes = images / dataset.images * dataset.gigabytes
+    return [
+        (
+            f"endpoint at rest, {endpoint.instance_count} x {endpoint.instance_type}, a month",
+            price * HOURS_A_MONTH * endpoint.instance_count,
+        ),
+        (f"all images through it once, {hours:.1f} instance hours", price * hours),
+        (f"{gigabytes:,.0f} GB of raw files on S3, a month", gigabytes * prices.storage.s3_gb_month),
+    ]
+
+
+def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
+    """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
+    limit = config.compute.max_runtime_seconds / 3600
+    found = [
+        f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
+        "compute.max_runtime_seconds, or use more instances"
+        for line in lines
+        if line.hours > limit
+    ]
+    gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
+    if gigabytes > config.compute.volume_gb:
+        found.append(
+            f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
+            f"{config.compute.volume_gb}"
+        )
+    memory = MEMORY_GB.get(config.compute.training_instance_type)
+    if memory is not None and gigabytes > memory:
+        found.append(
+            f"a training job holds its films in memory, {gigabytes:,.0f} GB, and "
+            f"{config.compute.training_instance_type} has {memory}"
+        )
+    return found
+
+
+def within(lines: list[Line]) -> float:
+    """Return the hours from start to end: steps follow each other, but the candidates train side by side."""
+    trained = [line.hours for line in lines if line.step.startswith("Train-")]
+    return sum(line.hours for line in lines if not line.step.startswith("Train-")) + max(trained, default=0.0)
+
+
+def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
+    """Return what each step of a run took: what AWS billed where it ran there, the machine's own hours elsewhere."""
+    lines = []
+    for step in execution["steps"]:
+        if step["type"] not in _DESCRIBE or step["seconds"] is None:
+            continue
+        job = step.get("job")
+        seconds = float(job["billed_seconds"] if job else step["seconds"])
+        hours, kind = seconds / 3600, str(step["type"]).lower()
+        usd = hours * job["instances"] * prices.hour(kind, job["instance_type"]) if job else 0.0
+        lines.append(
+            Line(
+                step["name"],
+                0,
+                "",
+                0.0,
+                job["instance_type"] if job else "this machine",
+                job["instances"] if job else 1,
+                0.0,
+                hours,
+                usd,
+                True,
+                "billed" if job else "measured here",
+            )
+        )
+    return lines
+
+
+def billed(sagemaker: Any, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the steps, each that was a job on AWS with `job`: its instances and the seconds that are billed.
+
+    A training job states its billable seconds; a processing job is billed from its start to its end.
+    """
+    return [{**step, **_job(sagemaker, step)} for step in steps]
+
+
+def _job(sagemaker: Any, step: Mapping[str, Any]) -> dict[str, Any]:
+    name = step.get("job_name")
+    if not name or step["type"] not in _DESCRIBE:
+        return {}
+    call, key = _DESCRIBE[step["type"]]
+    try:
+        facts = getattr(sagemaker, call)(**{key: name})
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("ValidationException", "ResourceNotFound"):
+            return {}
+        raise
+    return {"job": dict(_bill(facts, step["type"]))}
+
+
+def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
+    resources = facts["ResourceConfig"] if kind == "Training" else facts["ProcessingResources"]["ClusterConfig"]
+    yield "instance_type", resources["InstanceType"]
+    yield "instances", resources["InstanceCount"]
+    start = facts.get("TrainingStartTime") or facts.get("ProcessingStartTime") or facts["CreationTime"]
+    end = facts.get("TrainingEndTime") or facts.get("ProcessingEndTime") or datetime.now(start.tzinfo)
+    yield "billed_seconds", facts.get("BillableTimeInSeconds", round((end - start).total_seconds()))
+    yield "spot", bool(facts.get("EnableManagedSpotTraining"))
+
+
+def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:
+    """Return the configuration with other numbers of instances."""
+    compute = config.compute
+    return replace(
+        config,
+        compute=replace(
+            compute,
+            processing_instance_count=processing or compute.processing_instance_count,
+            training_instance_count=training or compute.training_instance_count,
+        ),
+    )

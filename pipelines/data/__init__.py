@@ -1,0 +1,1 @@
+"""Data on S3: staging and storage."""

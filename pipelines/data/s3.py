@@ -1,0 +1,242 @@
+"""S3 as folders of files: list, upload, download, with each failure as one line that names the place and the rule."""
+
+import hashlib
+import mimetypes
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+
+from mammopipe.processing.errors import StorageError
+
+THREADS = 8
+"""Transfers at a time."""
+SINGLE_PUT_BYTES = 512 * 2**20
+"""Above this size a file goes up in parts."""
+QUICK = Config(
+    connect_timeout=3,
+    read_timeout=60,
+    retries={"total_max_attempts": 2, "mode": "standard"},
+    max_pool_connections=8 * THREADS,
+    s3={"addressing_style": "path"},
+)
+"""A client that gives up within seconds when nobody answers; path style, since few emulators have a name per bucket."""
+CONTENT_TYPES = {
+    ".pgm": "image/x-portable-graymap",
+    ".dcm": "application/dicom",
+    ".pth": "application/octet-stream",
+    ".gz": "application/gzip",
+    ".sha256": "text/plain",
+}
+_Item = TypeVar("_Item")
+_REASONS = {
+    "404": "does not exist",
+    "NoSuchKey": "does not exist",
+    "NoSuchBucket": "bucket does not exist",
+    "403": "access is denied",
+    "AccessDenied": "access is denied",
+    "InvalidAccessKeyId": "the credentials are not known there",
+    "SignatureDoesNotMatch": "the credentials are wrong",
+    "InvalidBucketName": "not a valid bucket name",
+    "ExpiredToken": "the credentials have expired",
+    "301": "the bucket lies in another region",
+    "PermanentRedirect": "the bucket lies in another region",
+}
+
+
+@dataclass(frozen=True)
+class S3Uri:
+    """A bucket and a key, or a key prefix."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: str) -> "S3Uri":
+        """Return the parts of `s3://BUCKET/KEY`; raises `StorageError` for anything else."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or not bucket:
+            raise StorageError(f"{uri}: an S3 location is written s3://BUCKET/KEY")
+        return cls(bucket, key)
+
+    def __str__(self) -> str:
+        """Return the URI as it is written."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    def name_below(self, key: str) -> str:
+        """Return the file name, relative to an input folder, of the object `key` found under this prefix.
+
+        As SageMaker does it: below a prefix that is a folder, the path inside; else the path from the prefix's parent.
+        """
+        folder = self.key.rstrip("/")
+        if key.startswith(folder + "/"):
+            return key[len(folder) + 1 :]
+        return str(PurePosixPath(key).relative_to(PurePosixPath(folder).parent)) if folder else key
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """One object of a listing."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass
+class Storage:
+    """One S3 service. It keeps a copy of what it sent (`cache`), so that a download of the same object is a copy."""
+
+    client: Any
+    """A boto3 S3 client."""
+    cache: Path | None = None
+    """Folder of the copies, on the disk of the jobs' folders; None keeps none."""
+    _sent: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def endpoint(self) -> str:
+        """The service's URL."""
+        return str(self.client.meta.endpoint_url)
+
+    def ensure_bucket(self, bucket: str) -> None:
+        """Create the bucket when it is missing."""
+        with self._errors(f"s3://{bucket}"):
+            names = [item["Name"] for item in self.client.list_buckets()["Buckets"]]
+            if bucket not in names:
+                region = self.client.meta.region_name
+                options = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+                self.client.create_bucket(Bucket=bucket, **options)
+
+    def list(self, uri: str) -> list[S3Object]:
+        """Return the objects whose key starts with that of `uri`, by key, without folder markers."""
+        place = S3Uri.parse(uri)
+        with self._errors(uri):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.key)
+            return [
+                S3Object(item["Key"], item["Size"], item["ETag"].strip('"'))
+                for page in pages
+                for item in page.get("Contents", [])
+                if not item["Key"].endswith("/")
+            ]
+
+    def read(self, uri: str) -> bytes:
+        """Return the bytes of one object."""
+        place = S3Uri.parse(uri)
+        with self._errors(uri):
+            body: bytes = self.client.get_object(Bucket=place.bucket, Key=place.key)["Body"].read()
+            return body
+
+    def put(self, path: Path, uri: str) -> None:
+        """Upload one file with its content type."""
+        place = S3Uri.parse(uri)
+        with self._errors(uri):
+            if path.stat().st_size > SINGLE_PUT_BYTES:
+                self.client.upload_file(
+                    str(path), place.bucket, place.key, ExtraArgs={"ContentType": content_type(path)}
+                )
+                etag = self.client.head_object(Bucket=place.bucket, Key=place.key)["ETag"]
+            else:
+                with path.open("rb") as body:
+                    etag = self.client.put_object(
+                        Bucket=place.bucket, Key=place.key, Body=body, ContentType=content_type(path)
+                    )["ETag"]
+        self._remember(path, place, etag.strip('"'))
+
+    def fetch(self, place: S3Uri, item: S3Object, target: Path) -> None:
+        """Write one object to the file `target`."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy = self._copy_of(place.bucket, item.key)
+        if copy is not None and self._sent.get((place.bucket, item.key)) == item.etag:
+            shutil.copyfile(copy, target)
+            return
+        with self._errors(f"s3://{place.bucket}/{item.key}"):
+            self.client.download_file(place.bucket, item.key, str(target))
+
+    def upload(self, folder: Path, uri: str) -> int:
+        """Upload every file below `folder` to below `uri`; returns how many."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        base = uri.rstrip("/")
+        together(lambda path: self.put(path, f"{base}/{path.relative_to(folder).as_posix()}"), files)
+        return len(files)
+
+    def download(
+        self,
+        uri: str,
+        folder: Path,
+        objects: Sequence[S3Object] | None = None,
+        arrived: Callable[[S3Object], object] = lambda item: None,
+    ) -> int:
+        """Download what lies under the prefix `uri`, or only `objects` of it, into `folder`; returns how many.
+
+        `arrived` hears of each object that is there, from several threads.
+        """
+        place, folder = S3Uri.parse(uri), folder.resolve()
+        chosen = self.list(uri) if objects is None else objects
+        folder.mkdir(parents=True, exist_ok=True)
+        for item in chosen:
+            if not (folder / place.name_below(item.key)).resolve().is_relative_to(folder):
+                raise StorageError(f"s3://{place.bucket}/{item.key}: the key leads out of its folder")
+
+        def bring(item: S3Object) -> None:
+            self.fetch(place, item, folder / place.name_below(item.key))
+            arrived(item)
+
+        together(bring, list(chosen))
+        return len(chosen)
+
+    def _remember(self, path: Path, place: S3Uri, etag: str) -> None:
+        copy = self._copy_of(place.bucket, place.key)
+        if copy is not None:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.unlink(missing_ok=True)
+            shutil.copyfile(path, copy)
+            self._sent[place.bucket, place.key] = etag
+
+    def _copy_of(self, bucket: str, key: str) -> Path | None:
+        return self.cache / hashlib.sha256(f"{bucket}/{key}".encode()).hexdigest() if self.cache is not None else None
+
+    @contextmanager
+    def _errors(self, where: str) -> Iterator[None]:
+        """Turn what boto3 raises into a `StorageError` that names the place, the service and the reason."""
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "unknown"))
+            raise StorageError(
+                f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})"
+            ) from None
+        except NoCredentialsError:
+            raise StorageError(f"{where}: no AWS credentials found (S3 at {self.endpoint})") from None
+        except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:
+            if isinstance(error, OSError) and error.filename:
+                raise
+            kind = type(error).__name__
+            raise StorageError(f"{where}: S3 at {self.endpoint} cannot be reached or broke off ({kind})") from None
+
+
+def content_type(path: Path) -> str:
+    """Return the media type that an object made of this file is stored with."""
+    return CONTENT_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+
+def s3_client(session: boto3.Session, endpoint_url: str | None = None) -> Any:
+    """Return an S3 client that fails quickly, at `endpoint_url` or `$AWS_ENDPOINT_URL_S3` or on AWS."""
+    return session.client("s3", endpoint_url=endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3"), config=QUICK)
+
+
+def together(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
+    """Do `work` on all items, several at a time; the first error, or Ctrl-C, ends it without starting the rest."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for done in [pool.submit(work, item) for item in items]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

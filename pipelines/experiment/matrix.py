@@ -1,0 +1,204 @@
+"""`mammopipe experiment mias`: every network under every protocol, each protocol a whole run of the pipeline here.
+
+A cell is one network under one protocol; beside them runs, for each protocol, the noise control: the real labels on
+films of noise, through the same jobs. What a finished cell measured lies in `<out>/cells/`, and it is not run again.
+The cells of a protocol that lack are one run, which prepares the films once.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.staging import opened
+from mammopipe.pipelines.experiment import tables as experiment_tables
+from mammopipe.pipelines.experiment.figures import write_figures
+from mammopipe.pipelines.phantoms import FILMS, PHANTOMS
+from mammopipe.pipelines.runs.launch import start
+from mammopipe.pipelines.runs.sources import make_phantoms
+from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
+from mammopipe.processing.datasets.mias import LABEL_TABLE
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256, write_json
+from mammopipe.processing.phantoms.noise import write_noise_tree
+from mammopipe.training.config import Cnn
+
+KEPT = ("evaluation.json", "report.html", "execution.json")
+"""What stays of a cell's run; its models would fill a disk and serve nobody."""
+CELL = "cell.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the matrix."""
+
+    protocol: SplitProtocol
+    cnn: Cnn
+    noise: bool = False
+    """Whether its films are noise."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.protocol}-{'noise-' if self.noise else ''}{self.cnn}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run; the seed is that of the configuration."""
+
+    config: PipelineConfig
+    protocols: Sequence[SplitProtocol] = tuple(SplitProtocol)
+    noise: Cnn | None = None
+    """The network of the noise controls; None leaves them out."""
+    source: str = PHANTOMS
+    """A folder or tarball of MIAS, or `phantoms`."""
+    films: int = FILMS
+    """How many phantoms."""
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what the matrix is not made for."""
+        if self.config.dataset is not Dataset.MIAS:
+            raise ConfigError(f"dataset={self.config.dataset}: the experiment is one on mias")
+        if self.source.startswith("s3://"):
+            raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
+        if not self.protocols or len(set(self.protocols)) < len(self.protocols):
+            raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, none twice")
+
+    def cells(self) -> list[Cell]:
+        """Return the runs in their order, the noise control of each protocol last."""
+        controls = [self.noise] if self.noise is not None else []
+        return [
+            Cell(protocol, cnn, noise)
+            for protocol in self.protocols
+            for cnn, noise in [*((cnn, False) for cnn in self.config.cnns), *((cnn, True) for cnn in controls)]
+        ]
+
+    def config_of(self, cells: Sequence[Cell]) -> PipelineConfig:
+        """Return the configuration of the run of cells that differ in their network; it ends before an endpoint."""
+        data = replace(self.config.data, protocol=cells[0].protocol)
+        cnns = tuple(cell.cnn for cell in cells)
+        # What another network has to itself decides nothing of these.
+        own = {name: table for name, table in self.config.per_cnn.items() if name in cnns}
+        return replace(self.config, data=data, cnns=cnns, per_cnn=own, deploy=False)
+
+    def identity(self, cell: Cell) -> str:
+        """Return the SHA-256 over all that decides what a cell measures but the code."""
+        weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
+        said = [asdict(self.config_of([cell])), cell.noise, self._films(), weights]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _films(self) -> str:
+        return f"{PHANTOMS} {self.films}" if self.source == PHANTOMS else _identity(Path(self.source))
+
+
+def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -> list[str]:
+    """Run the cells that lack, write tables and figures of those that are there, and return why others failed.
+
+    Raises `ConfigError` where `out` holds cells of other settings, before anything runs.
+    """
+    cells = experiment.cells()
+    done = {cell: _read(cell, experiment, out) for cell in cells}
+    for cell in cells:
+        if done[cell] is not None:
+            say(f"{cell.name}: measured before")
+    runs: dict[tuple[SplitProtocol, bool], list[Cell]] = {}
+    for cell in cells:
+        if done[cell] is None:
+            runs.setdefault((cell.protocol, cell.noise), []).append(cell)
+    failures = []
+    for number, lacking in enumerate(runs.values(), 1):
+        names = ", ".join(cell.name for cell in lacking)
+        say(f"run {number} of {len(runs)}: {names}")
+        reason = _run_cells(lacking, experiment, out, say)
+        done |= {cell: _read(cell, experiment, out) for cell in lacking}
+        if reason:
+            failures.append(f"{names}: {reason}")
+        write_results(experiment, done, out)
+    write_results(experiment, done, out)
+    return failures
+
+
+def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | None], out: Path) -> None:
+    """Write `results.csv`, `results.md` and the figures of the cells that are done."""
+    found = {cell: evaluation for cell, evaluation in done.items() if evaluation is not None}
+    if found:
+        rows = experiment_tables.rows(
+            [(cell.protocol, cell.cnn, cell.noise, evaluation) for cell, evaluation in found.items()]
+        )
+        figures = write_figures(rows, out)
+        experiment_tables.write_csv_table(rows, out / "results.csv")
+        facts = experiment_tables.facts(next(iter(found.values())), asdict(experiment.config), len(found), len(done))
+        experiment_tables.write_markdown(rows, facts, figures, out / "results.md")
+
+
+def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Callable[[str], None]) -> str:
+    """Run cells together and keep what they measured; return why they measured nothing, or an empty text."""
+    noise = cells[0].noise
+    weights = "" if noise else experiment.weights
+    with _films(noise, experiment) as source:
+        ended = start(
+            experiment.config_of(cells),
+            source=source,
+            films=experiment.films,
+            weights=weights,
+            runs=out / "runs",
+            say=say,
+        )
+    if ended.folder is None or not (ended.folder / KEPT[0]).is_file():
+        return ended.reason or "the run left no evaluation.json"
+    for cell in cells:
+        folder = out / "cells" / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            shutil.copyfile(ended.folder / name, folder / name)
+        # Last: it vouches for the others.
+        write_json(folder / CELL, {"identity": experiment.identity(cell), "run": ended.id})
+    (out / "runs" / "latest").unlink(missing_ok=True)
+    shutil.rmtree(ended.folder)
+    return ""
+
+
+def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | None:
+    """Return what a finished cell measured, None of one that is not; `ConfigError` for one of other settings."""
+    folder = out / "cells" / cell.name
+    if not (folder / CELL).is_file():
+        return None
+    if json.loads((folder / CELL).read_text(encoding="utf-8"))["identity"] != experiment.identity(cell):
+        raise ConfigError(f"{folder}: was measured with other films or settings; give another --out, or remove it")
+    return dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
+    """Yield the source of a run's films."""
+    if not noise:
+        yield experiment.source
+        return
+    with TemporaryDirectory() as name:
+        scratch = Path(name)
+        if experiment.source == PHANTOMS:
+            make_phantoms(Dataset.MIAS, scratch / PHANTOMS, experiment.films)
+        source = scratch / PHANTOMS if experiment.source == PHANTOMS else Path(experiment.source)
+        with opened(source, LABEL_TABLE) as folder:
+            write_noise_tree(folder / LABEL_TABLE, scratch / "noise", seed=experiment.config.data.seed)
+        yield str(scratch / "noise")
+
+
+def _identity(path: Path) -> str:
+    """Return what tells one file, or folder of files, from another without reading every film."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(item for item in path.rglob("*") if item.is_file())
+    if not files:
+        raise ConfigError(f"{path}: no such file, or a folder without files")
+    said = [[item.relative_to(path).as_posix(), item.stat().st_size] for item in files]
+    tables = [sha256(item) for item in files if item.name == LABEL_TABLE]
+    return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()

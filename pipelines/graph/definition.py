@@ -1,0 +1,56 @@
+"""The pipeline, as its graph.
+
+Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Gate
+
+    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (each of them twice where it is served async, too)
+    Gate refused: Fail, with the reason
+"""
+
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.pipelines.backends.sessions import compile_session, prepare_sdk, quiet_sdk
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+if TYPE_CHECKING:
+    from sagemaker.mlops.workflow.pipeline import Pipeline
+
+
+def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
+    """Return the SageMaker pipeline of `config`; building makes no call to AWS and needs no credentials.
+
+    `session` is a `PipelineSession`; without one, the pipeline can be compiled but not started. The definition holds no
+    time and no upload path, so compiling twice gives the same bytes.
+    """
+    prepare_sdk(config.region)
+    with quiet_sdk(), TemporaryDirectory() as scratch:
+        return _build(config, session or compile_session(config), scratch)
+
+
+def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
+    from sagemaker.mlops.workflow.pipeline import Pipeline
+
+    from mammopipe.pipelines.graph import serving_steps, steps
+    from mammopipe.pipelines.graph.parameters import Parameters
+    from mammopipe.pipelines.graph.request_parts import Context
+
+    context = Context(config, Parameters.of(config), session, scratch)
+    prepared = steps.prepare(context)
+    augmented = steps.augment(context, prepared)
+    segmented = steps.segment(context, prepared, augmented)
+    trained = {cnn: steps.train(context, cnn, segmented) for cnn in config.cnns}
+    evaluated = steps.evaluate(context, segmented, trained)
+
+    registered = steps.register(context, evaluated)
+    passed: list[Any] = [registered]
+    if config.deploy:
+        passed += serving_steps.deploy(context, evaluated, registered)
+    gate = steps.gate(context, evaluated, passed, refused=steps.refuse(context, evaluated))
+
+    return Pipeline(
+        name=config.name,
+        parameters=context.parameters.declared(),
+        pipeline_experiment_config=None,
+        steps=[prepared, augmented, segmented, *trained.values(), evaluated, gate],
+        sagemaker_session=session,
+    )

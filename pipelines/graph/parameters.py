@@ -1,0 +1,67 @@
+"""The pipeline's typed parameters: what a run may change without compiling again."""
+
+from dataclasses import dataclass, fields
+
+from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
+
+from mammopipe.pipelines.config.compute import Distribution
+from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """One attribute a parameter; None where the configuration compiles it out."""
+
+    input_data_uri: ParameterString
+    """S3 folder of the raw dataset, without a slash at the end."""
+    weights_uri: ParameterString | None
+    """S3 folder of staged pretrained weights; None when `pretrained` is off."""
+    processing_instance_type: ParameterString
+    processing_instance_count: ParameterInteger
+    data_distribution: ParameterString
+    training_instance_type: ParameterString
+    training_instance_count: ParameterInteger
+    endpoint_instance_type: ParameterString
+    endpoint_instance_count: ParameterInteger
+    epochs: ParameterInteger
+    augmentation_copies: ParameterInteger
+    image_height: ParameterInteger
+    image_width: ParameterInteger
+    seed: ParameterInteger
+    min_macro_auc: ParameterFloat
+    approval_status: ParameterString
+    kms_key_id: ParameterString | None
+    """Key of volumes and outputs; None when `security.kms_key` is empty, since AWS takes no empty key."""
+
+    @classmethod
+    def of(cls, config: PipelineConfig) -> "Parameters":
+        """Return the parameters with the configuration's values as defaults."""
+        storage, compute, kms = config.storage, config.compute, config.security.kms_key
+        return cls(
+            input_data_uri=ParameterString("InputDataUri", storage.uri("raw", config.dataset)),
+            weights_uri=ParameterString("WeightsUri", storage.uri("weights")) if config.pretrained else None,
+            processing_instance_type=ParameterString("ProcessingInstanceType", compute.processing_instance_type),
+            processing_instance_count=ParameterInteger("ProcessingInstanceCount", compute.processing_instance_count),
+            data_distribution=ParameterString(
+                "DataDistribution", str(compute.distribution), [str(item) for item in Distribution]
+            ),
+            training_instance_type=ParameterString("TrainingInstanceType", compute.training_instance_type),
+            training_instance_count=ParameterInteger("TrainingInstanceCount", compute.training_instance_count),
+            endpoint_instance_type=ParameterString("EndpointInstanceType", config.endpoint.instance_type),
+            endpoint_instance_count=ParameterInteger("EndpointInstanceCount", config.endpoint.instance_count),
+            epochs=ParameterInteger("Epochs", config.training.epochs),
+            augmentation_copies=ParameterInteger("AugmentationCopies", config.augmentation.copies),
+            image_height=ParameterInteger("ImageHeight", config.segmentation.height),
+            image_width=ParameterInteger("ImageWidth", config.segmentation.width),
+            seed=ParameterInteger("Seed", config.data.seed),
+            min_macro_auc=ParameterFloat("MinMacroAuc", config.evaluation.min_macro_auc),
+            approval_status=ParameterString(
+                "ApprovalStatus", str(config.registry.approval), [str(item) for item in Approval]
+            ),
+            kms_key_id=ParameterString("KmsKeyId", kms) if kms else None,
+        )
+
+    def declared(self) -> list[Parameter]:
+        """Return the parameters that this pipeline declares, in the order above."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return [value for value in values if value is not None]

@@ -1,0 +1,165 @@
+"""The steps that serve the registered model: at once, through a queue (async inference), or both."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from sagemaker.core.workflow.execution_variables import ExecutionVariables
+from sagemaker.core.workflow.functions import Join
+from sagemaker.mlops.workflow.endpoint_step import EndpointConfigStep, EndpointStep
+from sagemaker.mlops.workflow.model_step import ModelStep
+from sagemaker.mlops.workflow.steps import ProcessingStep, Step
+from sagemaker.serve.model_builder import ModelBuilder
+
+from mammopipe.pipelines.config.endpoint import EndpointMode
+from mammopipe.pipelines.config.security import Duty
+from mammopipe.pipelines.graph import request_parts
+from mammopipe.pipelines.graph.request_parts import Context, below
+
+MODES = {
+    EndpointMode.REALTIME: (False,),
+    EndpointMode.SERVERLESS: (False,),
+    EndpointMode.ASYNC: (True,),
+    EndpointMode.BOTH: (False, True),
+}
+"""For each mode, whether each of its endpoints is asynchronous."""
+
+
+def create_model(
+    context: Context, evaluated: ProcessingStep, registered: ModelStep, *, asynchronous: bool = False
+) -> ModelStep:
+    """Return the step that makes the registered artefact a model that an endpoint can load."""
+    settings = context.config.endpoint
+    environment = settings.async_environment if asynchronous else settings.environment
+    return ModelStep(
+        name=_serving_name("Model", asynchronous),
+        step_args=builder(context, evaluated, environment).build(),
+        depends_on=[registered],
+        retry_policies=[request_parts.call_retry()],
+    )
+
+
+def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = False) -> EndpointConfigStep:
+    """Return the step that says on which instances the model is served and, where through a queue, with what limits."""
+    settings, serverless = context.config.endpoint, context.config.endpoint.mode is EndpointMode.SERVERLESS
+    variant = {
+        "VariantName": "AllTraffic",
+        "ModelName": model.properties.ModelName,
+        "InitialVariantWeight": 1,
+        **(_no_instances(context) if serverless else _instances(context)),
+    }
+    name = settings.async_name if asynchronous else settings.name
+    arguments = context.session.create_endpoint_config(
+        name=Join(on="-", values=[name, ExecutionVariables.PIPELINE_EXECUTION_ID]),
+        production_variants=[variant],
+        kms_key=None if serverless else context.parameters.kms_key_id,
+        tags=request_parts.tags(context),
+        data_capture_config_dict=None if asynchronous else _capture(context),
+        async_inference_config_dict=_async_inference(context) if asynchronous else None,
+    )
+    step = _serving_name("EndpointConfig", asynchronous)
+    return EndpointConfigStep(name=step, step_args=arguments, retry_policies=[request_parts.call_retry()])
+
+
+def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bool = False) -> EndpointStep:
+    """Return the step that creates the endpoint, or moves it to the new model when it exists."""
+    config = context.config.endpoint
+    arguments = context.session.create_endpoint(
+        endpoint_name=config.async_name if asynchronous else config.name,
+        config_name=settings.properties.EndpointConfigName,
+        tags=request_parts.tags(context),
+    )
+    if config.rollback_alarms and not asynchronous:
+        arguments.args["DeploymentConfig"] = _rollout(context)
+    return EndpointStep(name=_serving_name("Endpoint", asynchronous), step_args=arguments)
+
+
+def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -> list[Step]:
+    """Return the steps that serve the registered model: at once, through a queue, or both."""
+    steps: list[Step] = []
+    for asynchronous in MODES[context.config.endpoint.mode]:
+        model = create_model(context, evaluated, registered, asynchronous=asynchronous)
+        settings = endpoint_config(context, model, asynchronous=asynchronous)
+        steps += [model, settings, endpoint(context, settings, asynchronous=asynchronous)]
+    return steps
+
+
+def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[str, str]) -> ModelBuilder:
+    """Return what makes a model, or a package, of the chosen candidate; `environment` is its container's."""
+    serverless = context.config.endpoint.mode is EndpointMode.SERVERLESS
+    # `dependencies=None`: its default looks up the bucket on S3 while the pipeline is being built.
+    return ModelBuilder(
+        image_uri=context.config.images.serving,
+        s3_model_data_url=below(request_parts.output(evaluated, "model"), "model.tar.gz"),
+        role_arn=context.config.security.role_for(Duty.SERVING),
+        sagemaker_session=context.session,
+        network=None if serverless else request_parts.networking(context),
+        dependencies=None,
+        model_path=context.scratch,
+        env_vars=dict(environment),
+        log_level=logging.ERROR,
+    )
+
+
+def _serving_name(name: str, asynchronous: bool) -> str:
+    return f"{name}-async" if asynchronous else name
+
+
+def _instances(context: Context) -> dict[str, Any]:
+    parameters = context.parameters
+    return {
+        "InstanceType": parameters.endpoint_instance_type,
+        "InitialInstanceCount": parameters.endpoint_instance_count,
+    }
+
+
+def _no_instances(context: Context) -> dict[str, Any]:
+    settings = context.config.endpoint
+    limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
+    return {"ServerlessConfig": limits}
+
+
+def _capture(context: Context) -> dict[str, Any] | None:
+    """Return where requests and answers are kept, encrypted, or None where none are."""
+    settings = context.config.endpoint
+    if not settings.capture_percent:
+        return None
+    return {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": settings.capture_percent,
+        "DestinationS3Uri": context.config.storage.uri("capture", settings.name),
+        "KmsKeyId": context.parameters.kms_key_id,
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+    }
+
+
+def _rollout(context: Context) -> dict[str, Any]:
+    """Return how an update goes: new instances beside the old, all traffic at once, and back when an alarm goes off.
+
+    A canary would need a second instance, which an endpoint at rest may not have.
+    """
+    settings = context.config.endpoint
+    return {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_seconds},
+            "TerminationWaitInSeconds": 300,
+            "MaximumExecutionTimeoutInSeconds": settings.bake_seconds + 3600,
+        },
+        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in settings.rollback_alarms]},
+    }
+
+
+def _async_inference(context: Context) -> dict[str, Any]:
+    """Return where results and failures go, below the prefix but outside of executions, which an endpoint outlives."""
+    settings, kms_key = context.config.endpoint, context.parameters.kms_key_id
+    topics = {"SuccessTopic": settings.async_success_topic, "ErrorTopic": settings.async_error_topic}
+    chosen = {name: topic for name, topic in topics.items() if topic}
+    output = {
+        "S3OutputPath": context.config.storage.uri("async", settings.async_name, "output"),
+        "S3FailurePath": context.config.storage.uri("async", settings.async_name, "failures"),
+        **({"NotificationConfig": chosen} if chosen else {}),
+        **({"KmsKeyId": kms_key} if kms_key is not None else {}),
+    }
+    clients = {"MaxConcurrentInvocationsPerInstance": settings.async_concurrent}
+    return {"ClientConfig": clients, "OutputConfig": output}

@@ -1,0 +1,322 @@
+"""One function a step: the SageMaker request behind each node of the graph in `mammopipe.pipelines.graph.definition`.
+
+Those that serve the model are in `mammopipe.pipelines.graph.serving_steps`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
+from sagemaker.core.processing import Processor
+from sagemaker.core.shapes import (
+    CheckpointConfig,
+    MetricDefinition,
+    ModelPackageModelCard,
+    OutputDataConfig,
+    ProcessingInput,
+    StoppingCondition,
+    Tag,
+)
+from sagemaker.core.training.configs import Compute
+from sagemaker.core.workflow.conditions import ConditionEquals, ConditionGreaterThanOrEqualTo
+from sagemaker.core.workflow.functions import Join
+from sagemaker.core.workflow.properties import PropertyFile
+from sagemaker.mlops.workflow.condition_step import ConditionStep
+from sagemaker.mlops.workflow.fail_step import FailStep
+from sagemaker.mlops.workflow.model_step import ModelStep
+from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
+from sagemaker.train import ModelTrainer
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.security import Duty
+from mammopipe.pipelines.graph import request_parts, serving_steps
+from mammopipe.pipelines.graph.request_parts import Context, below
+from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.datasets import mias, rsna
+from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
+from mammopipe.training.config import Cnn
+
+METRICS = (
+    "train_loss",
+    "validation_loss",
+    "validation_macro_auc",
+    "validation_balanced_accuracy",
+    "learning_rate",
+    "seconds",
+)
+"""The figures on the line that `train` prints after each epoch, as `name=number`."""
+RAW: Mapping[Dataset, tuple[str, str]] = {
+    Dataset.MIAS: (mias.LABEL_TABLE, ""),
+    Dataset.RSNA: (rsna.LABEL_TABLE, f"{rsna.IMAGE_FOLDER}/"),
+}
+"""The label table and the image tree of each dataset, below its raw folder."""
+CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
+RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
+
+
+def prepare(context: Context) -> ProcessingStep:
+    """Return the step that makes 16-bit images and a manifest with splits of the raw dataset."""
+    config, raw = context.config, context.parameters.input_data_uri
+    labels, images = RAW[config.dataset]
+    arguments = {
+        "--dataset": str(config.dataset),
+        "--protocol": str(config.data.protocol),
+        "--seed": context.parameters.seed.to_string(),
+        "--test-fraction": str(config.data.test_fraction),
+        "--folds": str(config.data.folds),
+        "--validation-fold": str(config.data.validation_fold),
+        "--max-height": str(config.data.max_height),
+        "--max-quarantine": str(config.data.max_quarantine),
+        "--phi": config.data.phi,
+    }
+    if config.data.reduced_decode:
+        arguments["--reduced-decode"] = "true"
+    if config.data.patient_salt:
+        arguments["--patient-salt"] = config.data.patient_salt
+    inputs = [
+        request_parts.source("labels", below(raw, labels)),
+        request_parts.sharded(context, "images", below(raw, images)),
+    ]
+    return _processing(context, "Prepare", "mammopipe.processing.jobs.prepare", arguments, inputs, ["prepared"])
+
+
+def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
+    """Return the step that adds altered copies of the training images."""
+    folder = request_parts.output(prepared, "prepared")
+    arguments = {
+        "--copies": context.parameters.augmentation_copies.to_string(),
+        "--copies-of": _copied(context.config),
+        "--seed": context.parameters.seed.to_string(),
+        "--max-quarantine": str(context.config.data.max_quarantine),
+    }
+    inputs = [
+        request_parts.source("manifest", below(folder, "manifest")),
+        request_parts.source("stage", below(folder, "stage")),
+        request_parts.sharded(context, "images", below(folder, "images/")),
+    ]
+    return _processing(
+        context, "Augment", "mammopipe.processing.jobs.augment", arguments, inputs, ["data_augmentation"]
+    )
+
+
+def _copied(config: PipelineConfig) -> str:
+    """Return which films get copies: cross-validation trains on those of every fold in turn."""
+    if config.data.protocol is SplitProtocol.PUBLISHED:
+        return "all"
+    return "development" if config.training.folds else "train"
+
+
+def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingStep) -> ProcessingStep:
+    """Return the step that reduces originals and copies to the breast, at the size of the network's input."""
+    originals, copies = request_parts.output(prepared, "prepared"), request_parts.output(augmented, "data_augmentation")
+    arguments = {
+        "--height": context.parameters.image_height.to_string(),
+        "--width": context.parameters.image_width.to_string(),
+        "--remove-pectoral": str(context.config.segmentation.remove_pectoral).lower(),
+        "--max-quarantine": str(context.config.data.max_quarantine),
+    }
+    inputs = [
+        request_parts.source("prepared-manifest", below(originals, "manifest")),
+        request_parts.source("prepared-stage", below(originals, "stage")),
+        request_parts.sharded(context, "prepared-images", below(originals, "images/")),
+        request_parts.source("augmented-manifest", below(copies, "manifest")),
+        request_parts.sharded(context, "augmented-images", below(copies, "images/")),
+    ]
+    return _processing(
+        context, "Segment", "mammopipe.processing.jobs.segment", arguments, inputs, ["data_segmentation"]
+    )
+
+
+def train(context: Context, cnn: Cnn, segmented: ProcessingStep) -> TrainingStep:
+    """Return the step that trains one candidate; the test split's images never reach it."""
+    data = request_parts.output(segmented, "data_segmentation")
+    channels = {
+        "train": below(data, "images/train/"),
+        "validation": below(data, "images/validation/"),
+        "manifest": below(data, "manifest"),
+        "stage": below(data, "stage"),
+    }
+    if context.parameters.weights_uri is not None:
+        channels["weights"] = below(context.parameters.weights_uri, "")
+    return TrainingStep(
+        name=step_name(cnn),
+        step_args=_trainer(context, cnn).train([request_parts.channel(name, uri) for name, uri in channels.items()]),
+        cache_config=request_parts.cache(context),
+        retry_policies=request_parts.job_retries(),
+    )
+
+
+def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, TrainingStep]) -> ProcessingStep:
+    """Return the step that measures every candidate and chooses the best by its validation figures."""
+    config, data = context.config, request_parts.output(segmented, "data_segmentation")
+    arguments = {
+        "--profile": str(config.profile),
+        "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
+        "--bootstrap": str(config.evaluation.bootstrap),
+        "--breast-rule": config.evaluation.breast_rule,
+        "--other-breast": str(config.evaluation.other_breast),
+        "--seed": context.parameters.seed.to_string(),
+    }
+    candidates = [
+        request_parts.source(f"model-{cnn}", step.properties.ModelArtifacts.S3ModelArtifacts, folder=f"models/{cnn}")
+        for cnn, step in trained.items()
+    ]
+    inputs = [request_parts.source("data", data), *candidates]
+    return _processing(
+        context,
+        "Evaluate",
+        "mammopipe.training.evaluate",
+        arguments,
+        inputs,
+        ["evaluation", "model"],
+        image=config.images.training,
+        instances=1,
+        property_files=[request_parts.EVALUATION, request_parts.REGISTRATION],
+    )
+
+
+def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
+    """Return the step that registers the chosen model with its measures and the limits that it was held to."""
+    config, parameters = context.config, context.parameters
+    report = below(request_parts.output(evaluated, "evaluation"), "evaluation.json")
+    card = ModelPackageModelCard(model_card_content=request_parts.card(evaluated), model_card_status="Draft")
+    facts = {
+        "profile": str(config.profile),
+        "dataset": str(config.dataset),
+        "protocol": request_parts.text(evaluated, "protocol"),
+        "min_macro_auc": parameters.min_macro_auc.to_string(),
+        "cnn": request_parts.text(evaluated, "selected.cnn"),
+        "validation_macro_auc": request_parts.text(evaluated, "selected.validation.macro_auc.value"),
+        "test_macro_auc": request_parts.text(evaluated, "selected.test.macro_auc.value"),
+        "leakage_audit_passed": request_parts.text(evaluated, "leakage.passed"),
+        "intended_use": "research only",
+        "model_card": below(request_parts.output(evaluated, "evaluation"), "model_card.md"),
+    }
+    arguments = serving_steps.builder(context, evaluated, {}).register(
+        model_package_group_name=config.registry.group,
+        approval_status=parameters.approval_status,
+        content_types=CONTENT_TYPES,
+        response_types=RESPONSE_TYPES,
+        inference_instances=[parameters.endpoint_instance_type],
+        model_metrics=ModelMetrics(model_statistics=MetricsSource("application/json", report)),
+        customer_metadata_properties=facts,
+        model_card=card if config.registry.model_card else None,
+    )
+    return ModelStep(name="Register", step_args=arguments, retry_policies=[request_parts.call_retry()])
+
+
+def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
+    """Return the step that goes on only with the protocol `patient`, a clean audit, and a macro AUC up to the limit.
+
+    The figure is that on validation, or, of cross-validated networks, that out of fold.
+    """
+    figure = request_parts.value(evaluated, "selected.validation.macro_auc.value")
+    conditions = [
+        ConditionEquals(left=request_parts.value(evaluated, "protocol"), right=str(SplitProtocol.PATIENT)),
+        ConditionEquals(left=request_parts.value(evaluated, "leakage.passed"), right=True),
+        ConditionGreaterThanOrEqualTo(left=figure, right=context.parameters.min_macro_auc),
+    ]
+    return ConditionStep(name="Gate", conditions=conditions, if_steps=list(passed), else_steps=[refused])
+
+
+def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
+    """Return the step that ends a run whose gate stays closed, with the figure, the limit and the audit's verdict."""
+    sentence = [
+        "Nothing was registered: the best candidate, ",
+        request_parts.value(evaluated, "selected.cnn"),
+        ", has a validation macro AUC of ",
+        request_parts.value(evaluated, "selected.figure"),
+        " where MinMacroAuc is ",
+        context.parameters.min_macro_auc.to_string(),
+        "; protocol: ",
+        request_parts.value(evaluated, "protocol_verdict"),
+        "; leakage audit: ",
+        request_parts.value(evaluated, "leakage.verdict"),
+    ]
+    return FailStep(name="Fail", error_message=Join(on="", values=sentence))
+
+
+def step_name(cnn: Cnn) -> str:
+    """Return the name of a candidate's training step; step names take no underscore."""
+    return f"Train-{cnn.replace('_', '-')}"
+
+
+def _processing(
+    context: Context,
+    name: str,
+    module: str,
+    arguments: Mapping[str, Any],
+    inputs: list[ProcessingInput],
+    outputs: Sequence[str],
+    *,
+    image: str | None = None,
+    instances: int | None = None,
+    property_files: list[PropertyFile] | None = None,
+) -> ProcessingStep:
+    config, parameters = context.config, context.parameters
+    processor = Processor(
+        image_uri=image or config.images.processing,
+        entrypoint=["python", "-m", module],
+        role=config.security.role_for(Duty.PROCESSING),
+        instance_type=parameters.processing_instance_type,
+        instance_count=instances or parameters.processing_instance_count,
+        volume_size_in_gb=config.compute.volume_gb,
+        volume_kms_key=request_parts.volume_key(context, config.compute.processing_instance_type),
+        output_kms_key=parameters.kms_key_id,
+        max_runtime_in_seconds=config.compute.max_runtime_seconds,
+        sagemaker_session=context.session,
+        tags=request_parts.tags(context),
+        network_config=request_parts.network_config(context),
+    )
+    words = [word for pair in arguments.items() for word in pair]
+    results = [request_parts.result(context, output) for output in outputs]
+    return ProcessingStep(
+        name=name,
+        step_args=processor.run(inputs=inputs, arguments=words, outputs=results),
+        property_files=property_files or [],
+        cache_config=request_parts.cache(context),
+        retry_policies=request_parts.job_retries(),
+    )
+
+
+def _trainer(context: Context, cnn: Cnn) -> ModelTrainer:
+    config, parameters, compute = context.config, context.parameters, context.config.compute
+    kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
+    # Spot without a limit on waiting is refused by the service, and the limit without spot as well.
+    waiting = {"max_wait_time_in_seconds": compute.max_wait_seconds} if compute.spot else {}
+    trainer = ModelTrainer(
+        sagemaker_session=context.session,
+        role=config.security.role_for(Duty.TRAINING),
+        base_job_name=step_name(cnn),
+        training_image=config.images.training,
+        hyperparameters=_hyperparameters(context, cnn),
+        compute=Compute(
+            instance_type=parameters.training_instance_type,
+            instance_count=parameters.training_instance_count,
+            volume_size_in_gb=compute.volume_gb,
+            volume_kms_key_id=request_parts.volume_key(context, compute.training_instance_type),
+            enable_managed_spot_training=compute.spot,
+            keep_alive_period_in_seconds=compute.keep_alive_seconds or None,
+        ),
+        networking=request_parts.networking(context),
+        stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.max_runtime_seconds, **waiting),
+        output_data_config=OutputDataConfig(
+            s3_output_path=request_parts.execution_folder(context, f"models/{cnn}"), **kms
+        ),
+        checkpoint_config=CheckpointConfig(
+            s3_uri=config.storage.uri("checkpoints", cnn), local_path=str(ContainerPaths().checkpoints)
+        ),
+        tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
+    )
+    metrics = [MetricDefinition(name=name, regex=rf"\b{name}=([0-9.eE+-]+)") for name in METRICS]
+    return trainer.with_metric_definitions(metrics)
+
+
+def _hyperparameters(context: Context, cnn: Cnn) -> dict[str, Any]:
+    parameters = context.parameters
+    fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
+    return fixed | {
+        "cnn": str(cnn),
+        "epochs": parameters.epochs.to_string(),
+        "seed": parameters.seed.to_string(),
+    }

@@ -1,0 +1,232 @@
+"""What a notebook shows: films, a run's steps as they go, figures of runs side by side. Needs IPython and nothing else.
+
+A notebook uses the same calls offline and on AWS: `start(..., show=NotebookProgress)` shows a run of this machine while
+it goes, and `follow(run)` one on AWS, for which `start` comes back at once.
+"""
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from IPython import display as ipython
+
+from mammopipe.inference.client.client import Answer
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.commands import runs as run_views
+from mammopipe.pipelines.commands.answer_table import NOTICE, image_rows
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs.estimate import Line, within
+from mammopipe.pipelines.notebook import graph_picture
+from mammopipe.pipelines.runs import comparison, paired_comparison, roc_picture
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.progress import STYLES
+from mammopipe.processing.errors import ConfigError
+
+CAPTIONS = {
+    "data_augmentation-contact-sheet": "Augment: each film with the copies made of it; circles are lesions",
+    "data_segmentation-montage": "Segment: the breast's outline, the muscle that is removed, and the lesions",
+}
+"""Of a run's pictures, by their names."""
+COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
+"""What the terminal's styles are on a page."""
+REFRESH_SECONDS = 1.0
+HTML: Any = ipython.HTML
+SVG: Any = ipython.SVG
+display: Any = ipython.display
+"""IPython has no types; whatever it shows is `Any` here."""
+
+
+class NotebookProgress:
+    """A live table of a run's steps, as a context manager; `start` and `follow` take the class itself."""
+
+    def __init__(self, logs: Path) -> None:
+        self._records: list[StepRecord] = []
+        self._ended = threading.Event()
+        self._shown: Any = None
+
+    def __enter__(self) -> "NotebookProgress":
+        self._shown = display(HTML(""), display_id=True)
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+        self._clock.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._clock.join()
+        self._update()
+
+    def changed(self, records: list[StepRecord]) -> None:
+        """Take the steps as they stand now."""
+        self._records = list(records)
+
+    def _tick(self) -> None:
+        while not self._ended.wait(REFRESH_SECONDS):
+            self._update()
+
+    def _update(self) -> None:
+        self._shown.update(HTML(steps_html(self._records)))
+
+
+def steps_html(records: Sequence[StepRecord]) -> str:
+    """Return the steps as a table."""
+    rows = []
+    for record in records:
+        running = record.status is Status.EXECUTING
+        seconds = time.monotonic() - record.clock if running else record.seconds
+        colour = COLOURS[STYLES[record.status]]
+        rows.append(
+            f'<tr><td style="text-align:left">{escape(record.name)}</td>'
+            f'<td style="text-align:left;color:{colour}">{record.status}</td>'
+            f"<td>{'' if seconds is None else f'{seconds:.1f} s'}</td>"
+            f'<td style="text-align:left">{escape(record.reason)}</td></tr>'
+        )
+    return f"<table><tr><th>step</th><th>status</th><th>time</th><th></th></tr>{''.join(rows)}</table>"
+
+
+def graph(config: PipelineConfig, run: Run | None = None) -> Any:
+    """Return the pipeline's graph, in the states of a run where one is given."""
+    from mammopipe.pipelines.graph.definition import build_pipeline
+
+    statuses = {step["name"]: Status(step["status"]) for step in _folder(run).execution()["steps"]} if run else {}
+    return SVG(graph_picture.draw(json.loads(build_pipeline(config).definition()), statuses))
+
+
+def films(folder: Path, count: int = 6, height: int = 220) -> Any:
+    """Return the first films of a folder (PGM or PNG) side by side."""
+    from PIL import Image
+
+    pictures = []
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".pgm", ".png"))[:count]:
+        with Image.open(path) as image:
+            image.thumbnail((4 * height, height))
+            target = io.BytesIO()
+            image.convert("L").save(target, "PNG")
+        pictures.append(_figure(target.getvalue(), path.name))
+    return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
+
+
+def pictures(run: Run, width: int = 900) -> Any:
+    """Return a run's own pictures: the augmented films and the montage of the segmentation; wide ones scroll."""
+    from PIL import Image
+
+    shown = []
+    for path in sorted((_folder(run).path / "pictures").glob("*.png")):
+        with Image.open(path) as image:
+            wide = max(width, image.width // 2)
+        figure = _figure(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
+        shown.append(f'<div style="overflow:auto;max-height:720px;margin-bottom:12px">{figure}</div>')
+    return HTML("".join(shown))
+
+
+def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
+    """Return what the endpoint says of a film, beside the film and its overlay (PNG)."""
+    from PIL import Image
+
+    pictures = []
+    for name, source in ((film.name, film), ("evidence for malignant", io.BytesIO(overlay))):
+        with Image.open(source) as image:
+            shown = image.convert("RGB")
+            shown.thumbnail((4 * height, height))
+        target = io.BytesIO()
+        shown.save(target, "PNG")
+        pictures.append(_figure(target.getvalue(), name))
+    table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
+    return HTML(
+        f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div><p>{escape(NOTICE)}</p>'
+    )
+
+
+def costs(lines: Sequence[Line]) -> Any:
+    """Return what each step costs, as a table: its instances, hours and US dollars."""
+    rows = [
+        (line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
+        for line in lines
+    ]
+    hours, usd = within(list(lines)), sum(line.usd for line in lines)
+    total = ("all, candidates side by side", ["", f"{hours:,.3f}", f"{usd:,.2f}"])
+    return HTML(_html_table(["instances", "hours", "USD"], [*rows, total]))
+
+
+def _figure(png: bytes, name: str, style: str = "") -> str:
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure style="margin:0"><img style="{style}" src="data:image/png;base64,{data}" alt="{escape(name)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+    )
+
+
+def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = None) -> Run:
+    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown here.
+
+    Says what kept a run from MLflow, where `MLFLOW_TRACKING_URI` is set.
+    """
+    if run.folder is not None:
+        if run.untracked:
+            print(run.untracked)
+        return run
+    from mammopipe.pipelines.runs import aws, mlflow
+    from mammopipe.pipelines.runs.aws_watch import watch
+
+    region = run.arn.split(":")[3]
+    folder = aws.record(Path(runs), config or PipelineConfig(), run.arn, region)
+    ended = watch(folder, run_views.aws_clients(region), mlflow.showing(NotebookProgress), print)
+    if ended["status"] != Status.EXECUTING:
+        mlflow.track_if_asked(folder.path)
+    return Run(run.id, Status(ended["status"]), ended["reason"], folder.path, run.arn)
+
+
+def figures(*chosen: Run) -> Any:
+    """Return the figures of runs side by side, with their 95 % intervals, and what each has over the first."""
+    folders = [_folder(run) for run in chosen]
+    found = [comparison.facts(folder) for folder in folders]
+    settings = [(f"  {name}", cells) for name, cells in comparison.other_settings(found)]
+    above = [("settings that differ", [""] * len(found))] if settings else []
+    parts = [_html_table([item["id"] for item in found], [*comparison.rows(found), *above, *settings])]
+    for folder, item in zip(folders[1:], found[1:], strict=True):
+        compared = comparison.against(found[0], item, paired_comparison.differences(folders[0], folder))
+        said = escape(f"{comparison.verdict(compared, found[0]['id'], item['id'])} {comparison.ADVICE}")
+        parts += [
+            f"<p><b>{escape(item['id'])} less {escape(found[0]['id'])}</b></p>",
+            _html_table(comparison.heads(compared), comparison.difference_rows(compared)),
+            f"<p>{said}</p>",
+        ]
+    return HTML("".join(parts))
+
+
+def _html_table(heads: Sequence[str], rows: comparison.Rows) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    heading = any(name.startswith("  ") for name, _ in rows)
+    body = "".join(
+        f'<tr><td style="text-align:left;{_weight(name, heading)}">{escape(name)}</td>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
+    )
+    return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _weight(name: str, heading: bool) -> str:
+    """Return the style of a row's name: indented below its heading, as the spaces before it say, or bold."""
+    if name.startswith("  "):
+        return "padding-left:2em"
+    return "font-weight:bold" if heading else ""
+
+
+def roc(*chosen: Run) -> Any:
+    """Return the ROC curves of runs in one picture: malignant against the rest, on the test split."""
+    return SVG(roc_picture.draw([(run.id, run.document("evaluation.json")) for run in chosen]))
+
+
+def _folder(run: Run) -> RunFolder:
+    if run.folder is None:
+        raise ConfigError(f"run {run.id} is on AWS and was not followed: run = follow(run)")
+    return RunFolder(run.folder.parent, run.folder.name)

@@ -1,0 +1,187 @@
+"""Executions on AWS as runs: the same `execution.json`, the same results in `runs/<id>/`, so every command reads both.
+
+SageMaker keeps the truth; the folder is a copy, brought up to date when a command looks at a run that had not ended.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.runs.results import RESULTS
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.backends.sessions import aws_errors
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.processing.files import write_json
+
+BACKEND = "aws"
+STATUSES: Mapping[str, Status] = {
+    "Starting": Status.EXECUTING,
+    "Executing": Status.EXECUTING,
+    "Stopping": Status.EXECUTING,
+    "Succeeded": Status.SUCCEEDED,
+    "Failed": Status.FAILED,
+    "Stopped": Status.STOPPED,
+}
+"""Of steps and executions, as the run's own words."""
+TYPES = {"ProcessingJob": "Processing", "TrainingJob": "Training"}
+"""The words of a step's metadata that differ from the definition's."""
+LOG_GROUPS = {"Processing": "/aws/sagemaker/ProcessingJobs", "Training": "/aws/sagemaker/TrainingJobs"}
+PAGES = {"Processing": "processing-jobs", "Training": "jobs"}
+LOG_LINES = 15
+
+
+def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:
+    """Return an execution as `execution.json` has it; raises `ConfigError` where AWS refuses or cannot be reached."""
+    with aws_errors():
+        told = sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
+        pages = sagemaker.get_paginator("list_pipeline_execution_steps").paginate(
+            PipelineExecutionArn=arn, SortOrder="Ascending"
+        )
+        steps = [_step(item) for page in pages for item in page["PipelineExecutionSteps"]]
+        parameters = sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
+    status = STATUSES[told["PipelineExecutionStatus"]]
+    ended = datetime.now(UTC) if status is Status.EXECUTING else told["LastModifiedTime"]
+    return {
+        "id": arn.rpartition("/")[2],
+        "status": str(status),
+        "reason": _reason(told, steps),
+        "pipeline": arn.split("pipeline/", 1)[-1].partition("/")[0],
+        "backend": BACKEND,
+        "arn": arn,
+        "started": told["CreationTime"].astimezone(UTC).isoformat(timespec="seconds"),
+        "seconds": round((ended - told["CreationTime"]).total_seconds(), 1),
+        "parameters": {item["Name"]: item["Value"] for item in parameters},
+        "steps": steps,
+    }
+
+
+def _step(item: Mapping[str, Any]) -> dict[str, Any]:
+    word, facts = next(iter(item.get("Metadata", {}).items()), ("", {}))
+    status, started = STATUSES[item["StepStatus"]], item.get("StartTime")
+    ended = item.get("EndTime")
+    arn = facts.get("Arn", "") if isinstance(facts, Mapping) else ""
+    return {
+        "name": item["StepName"],
+        "type": TYPES.get(word, word),
+        "status": str(status),
+        "started": started.astimezone(UTC).isoformat(timespec="seconds") if started else None,
+        "seconds": round((ended - started).total_seconds(), 1) if started and ended else None,
+        "reason": " ".join(item.get("FailureReason", "").split()),
+        "job_name": arn.rpartition("/")[2] if word in TYPES else "",
+    }
+
+
+def _reason(told: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
+    failed = [f"{step['name']}: {step['reason']}" for step in steps if step["reason"]]
+    return failed[0] if failed else " ".join(told.get("FailureReason", "").split())
+
+
+def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an execution as it stands into its folder, beside what only the start knew, and return it."""
+    kept = {key: known[key] for key in ("dataset", "profile", "results", "region") if key in known}
+    execution = {**read_execution(sagemaker, known["arn"]), **kept}
+    write_json(folder.path / "execution.json", execution)
+    return execution
+
+
+def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: bool = True) -> RunFolder:
+    """Make the folder of an execution; of one that is not `ours`, only its evaluation knows dataset and profile."""
+    run = arn.rpartition("/")[2]
+    folder = RunFolder(root, run)
+    dataset, profile = (str(config.dataset), str(config.profile)) if ours else ("", "")
+    write_json(
+        folder.path / "execution.json",
+        {
+            "id": run,
+            "status": str(Status.EXECUTING),
+            "reason": "",
+            "pipeline": config.name,
+            "backend": BACKEND,
+            "arn": arn,
+            "region": region,
+            "dataset": dataset,
+            "profile": profile,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "parameters": {},
+            "steps": [],
+            "results": config.storage.uri("executions", run),
+        },
+    )
+    return folder
+
+
+def adopt(
+    root: Path, config: PipelineConfig, sagemaker: Any, region: str, *, limit: int, say: Callable[[str], None]
+) -> None:
+    """Make folders of the newest executions of the configuration's pipeline, whoever started them, at most `limit`.
+
+    Those that have a folder count, and keep it. `say` is told where the pipeline has older ones.
+    """
+    with aws_errors():
+        found = (
+            sagemaker.get_paginator("list_pipeline_executions")
+            .paginate(
+                PipelineName=config.name,
+                SortBy="CreationTime",
+                SortOrder="Descending",
+                PaginationConfig={"MaxItems": limit},
+            )
+            .build_full_result()
+        )
+    for item in found["PipelineExecutionSummaries"]:
+        arn = item["PipelineExecutionArn"]
+        if not (root / arn.rpartition("/")[2] / "execution.json").is_file():
+            folder = record(root, config, arn, region, ours=False)
+            refresh(folder, sagemaker, folder.document("execution.json"))
+    if "NextToken" in found:
+        say(f"Only the {limit} newest executions of pipeline {config.name}; runs --aws N takes more")
+
+
+def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
+    """Fetch what an execution that has ended left on S3 for a person, as far as it is not here; returns the names.
+
+    It is noted as `fetched`: no command has to ask AWS again, whatever a failed execution did not leave.
+    """
+    execution, fetched = folder.document("execution.json"), []
+    results = execution["results"]
+    for output, names in RESULTS.items():
+        wanted = [name for name in names if not (folder.path / name).is_file()]
+        there = {item.key.rpartition("/")[2]: item for item in storage.list(f"{results}/{output}/")} if wanted else {}
+        present = [there[name] for name in wanted if name in there]
+        storage.download(f"{results}/{output}/", folder.path, present)
+        fetched += [item.key.rpartition("/")[2] for item in present]
+    evaluation = folder.document("evaluation.json") if (folder.path / "evaluation.json").is_file() else {}
+    known: dict[str, Any] = {name: evaluation[name] for name in ("dataset", "profile") if name in evaluation}
+    write_json(folder.path / "execution.json", {**execution, **known, "fetched": True})
+    return fetched
+
+
+def last_words(logs: Any, step: Mapping[str, Any]) -> list[str]:
+    """Return the end of a job's log on CloudWatch, at most `LOG_LINES`; none where the job wrote none."""
+    group, name = LOG_GROUPS.get(step["type"]), step.get("job_name")
+    if not (group and name):
+        return []
+    with aws_errors():
+        streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=name)["logStreams"]
+        if not streams:
+            return []
+        last = max(streams, key=lambda stream: stream.get("lastEventTimestamp", 0))["logStreamName"]
+        events = logs.get_log_events(logGroupName=group, logStreamName=last, limit=LOG_LINES, startFromHead=False)
+    return [event["message"].rstrip() for event in events["events"]]
+
+
+def links(execution: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the console's page of each job: the step's name and the address."""
+    region = execution["arn"].split(":")[3]
+    for step in execution["steps"]:
+        if step["type"] in PAGES and step.get("job_name"):
+            yield step["name"], console_page(region, step["type"], step["job_name"])
+
+
+def console_page(region: str, kind: str, job: str) -> str:
+    """Return the address of a job's page in the AWS console."""
+    return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{PAGES[kind]}/{job}"

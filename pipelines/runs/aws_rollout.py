@@ -1,0 +1,201 @@
+"""Serve a registered package on AWS: `mammopipe deploy --package ARN`, and `--rollback` to the one before it.
+
+What is created is what the pipeline itself would create, since it is read from the compiled definition: only the
+model's artefact is the package's. An endpoint that exists is updated: new instances come up beside the old, take the
+traffic once they answer, and go again where an alarm of `endpoint.rollback_alarms` goes off; requests are answered
+throughout.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError, WaiterError
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.config.endpoint import EndpointMode
+from mammopipe.pipelines.backends.expressions import (Scope, resolve)
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.backends.sessions import (PLACEHOLDER_ACCOUNT, aws_errors)
+from mammopipe.processing.errors import ConfigError
+
+PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")
+WAIT = {"Delay": 15, "MaxAttempts": 480}
+"""Two hours: an update that is watched for an hour, and the start of its instances."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one endpoint needs, as requests."""
+
+    model: Mapping[str, Any]
+    endpoint_config: Mapping[str, Any]
+    endpoint: Mapping[str, Any]
+
+
+def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, say: Callable[[str], None]) -> None:
+    """Serve the package of an ARN on the endpoints of `config`, which are created, or updated without down time.
+
+    `sagemaker` is a boto3 client. With `wait`, returns once they serve it. Raises `ConfigError` for what is no package,
+    one that nobody approved, an endpoint that is busy or failed, and an update that was rolled back.
+    """
+    if PLACEHOLDER_ACCOUNT in config.security.role:
+        raise ConfigError(f"security.role={config.security.role}: set the role of your account")
+    version = _version(package)
+    with aws_errors():
+        status = sagemaker.describe_model_package(ModelPackageName=package)["ModelApprovalStatus"]
+        if status != "Approved":
+            raise ConfigError(f"{package}: its status is {status}; only an approved package is deployed")
+        rollouts = _rollouts(config, package, version)
+        for name, rollout in rollouts.items():
+            _create(sagemaker.create_model, rollout.model)
+            _create(sagemaker.create_endpoint_config, rollout.endpoint_config)
+            _point(sagemaker, name, rollout, config, say)
+        for name, rollout in rollouts.items() if wait else ():
+            _await(sagemaker, name, str(rollout.endpoint_config["EndpointConfigName"]), say)
+
+
+def previous(config: PipelineConfig, sagemaker: Any) -> str:
+    """Return the ARN of the newest approved package that is older than the one served now.
+
+    Raises `ConfigError` where there is none, or where what is served is no package of the group.
+    """
+    with aws_errors():
+        served = _served(config, sagemaker)
+        older = [
+            str(item["ModelPackageArn"])
+            for page in sagemaker.get_paginator("list_model_packages").paginate(
+                ModelPackageGroupName=config.registry.group, ModelApprovalStatus="Approved"
+            )
+            for item in page["ModelPackageSummaryList"]
+            if item["ModelPackageVersion"] < _version(served)
+        ]
+    if not older:
+        raise ConfigError(f"{served}: there is no approved package before it in the group {config.registry.group}")
+    return max(older, key=_version)
+
+
+def _version(package: str) -> int:
+    match = PACKAGE.fullmatch(package)
+    if match is None:
+        raise ConfigError(f"{package}: an ARN as arn:aws:sagemaker:REGION:ACCOUNT:model-package/GROUP/VERSION")
+    return int(match["version"])
+
+
+def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, Rollout]:
+    """Return, by endpoint, what the pipeline of `config` would request for it, with this package as the model."""
+    definition = json.loads(build_pipeline(config).definition())
+    steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
+    execution = {"PipelineExecutionId": f"v{version}", "PipelineName": config.name}
+    scope = Scope(resolve_parameters(definition, {}), execution)
+    suffixes = [suffix for suffix in ("", "-async") if f"Model{suffix}" in steps]
+    if not suffixes:
+        raise ConfigError("deploy=false: the configuration has no endpoint")
+    rollouts = [_rollout(steps, scope, package, suffix) for suffix in suffixes]
+    return {str(rollout.endpoint["EndpointName"]): rollout for rollout in rollouts}
+
+
+def _rollout(steps: Mapping[str, Any], scope: Scope, package: str, suffix: str) -> Rollout:
+    """Return the requests of one endpoint.
+
+    The name of its model and of its configuration ends in a digest of what they hold: changed settings make new ones,
+    and the same settings find those that are there.
+    """
+    container = {"ModelPackageName": package}
+    if variables := steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment"):
+        container["Environment"] = variables
+    model = resolve({**steps[f"Model{suffix}"], "PrimaryContainer": container}, scope)
+    scope.steps[f"Model{suffix}"] = {"ModelName": ""}
+    settings = resolve(steps[f"EndpointConfig{suffix}"], scope)
+    digest = hashlib.sha256(json.dumps([model, settings], sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{settings['EndpointConfigName']}-{digest}"
+    variants = [{**variant, "ModelName": name} for variant in settings["ProductionVariants"]]
+    scope.steps[f"EndpointConfig{suffix}"] = {"EndpointConfigName": name}
+    return Rollout(
+        {**model, "ModelName": name},
+        {**settings, "EndpointConfigName": name, "ProductionVariants": variants},
+        resolve(steps[f"Endpoint{suffix}"], scope),
+    )
+
+
+def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
+    """Create a model or a configuration, unless an earlier deployment of the same package and settings did."""
+    try:
+        call(**request)
+    except ClientError as error:
+        if "already exist" not in error.response["Error"].get("Message", ""):
+            raise
+
+
+def _point(sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]) -> None:
+    """Create the endpoint, or move it to the new configuration."""
+    settings = str(rollout.endpoint_config["EndpointConfigName"])
+    try:
+        now = sagemaker.describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        sagemaker.create_endpoint(**rollout.endpoint)
+        say(f"Endpoint {name}: being created with {settings}")
+        return
+    if now["EndpointConfigName"] == settings:
+        say(f"Endpoint {name}: has {settings} already")
+        return
+    if now["EndpointStatus"] != "InService":
+        raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}, which cannot be updated; see doctor --aws")
+    before = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])
+    sagemaker.update_endpoint(**_update(rollout, config, before))
+    say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
+
+
+def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request of an update from the configuration `before`; data capture is the new one's.
+
+    Instances that autoscaling added stay, unless the configured count itself has changed.
+    """
+    request = {key: value for key, value in rollout.endpoint.items() if key != "Tags"}
+    if config.endpoint.mode is not EndpointMode.SERVERLESS:
+        both = (before["ProductionVariants"][0], rollout.endpoint_config["ProductionVariants"][0])
+        counts = {variant.get("InitialInstanceCount") for variant in both}
+        changed = ["DataCaptureConfig", *(["DesiredInstanceCount"] if len(counts) > 1 else [])]
+        request["RetainAllVariantProperties"] = True
+        request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": name} for name in changed]
+    return request
+
+
+def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None]) -> None:
+    """Return once an endpoint serves a configuration; an update that alarms took back is no success."""
+    # Where it never comes into service, the description below says why.
+    with suppress(WaiterError):
+        sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=WAIT)
+    now = sagemaker.describe_endpoint(EndpointName=name)
+    if now["EndpointStatus"] != "InService":
+        raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}: {now.get('FailureReason', 'no reason')}")
+    if now["EndpointConfigName"] != settings:
+        reason = now.get("FailureReason", "an alarm went off")
+        raise ConfigError(f"endpoint {name}: rolled back to {now['EndpointConfigName']}: {reason}")
+    say(f"Endpoint {name}: serves {settings}")
+
+
+def _served(config: PipelineConfig, sagemaker: Any) -> str:
+    """Return the ARN of the package that the endpoint serves, which a pipeline's own model names by its artefact."""
+    now = sagemaker.describe_endpoint(EndpointName=config.endpoint.names[0])
+    variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
+    model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
+    container = model.get("PrimaryContainer") or model["Containers"][0]
+    if container.get("ModelPackageName"):
+        return str(container["ModelPackageName"])
+    pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=config.registry.group)
+    for item in (item for page in pages for item in page["ModelPackageSummaryList"]):
+        package = sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"])
+        containers = package["InferenceSpecification"]["Containers"]
+        if containers[0].get("ModelDataUrl") == container["ModelDataUrl"]:
+            return str(item["ModelPackageArn"])
+    raise ConfigError(f"endpoint {now['EndpointName']}: its model is no package of the group {config.registry.group}")

@@ -1,0 +1,159 @@
+"""An execution on AWS, shown live as a local run is: its steps, the pages of its jobs, and why it failed."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mammopipe.pipelines.runs import aws
+from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.backends.sessions import (TransientError, aws_errors)
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.processing.errors import ConfigError
+
+POLL_SECONDS = 10.0
+LONGEST_PAUSE = 300.0
+"""Seconds between two tries while AWS does not answer."""
+LONGEST_SILENCE = 3600.0
+"""Seconds without any answer after which the watching ends."""
+QUESTION = "Stop the execution on AWS, too? [y/N] "
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What is asked on AWS."""
+
+    sagemaker: Any
+    logs: Any
+    storage: Storage
+
+
+def records_of(execution: dict[str, Any]) -> list[StepRecord]:
+    """Return the steps of an `execution.json` as a table shows them."""
+    names = ("name", "type", "started", "seconds", "reason")
+    return [
+        StepRecord(status=Status(step["status"]), **{name: step[name] for name in names}, clock=_begun(step["started"]))
+        for step in execution["steps"]
+    ]
+
+
+def _begun(started: str | None) -> float:
+    """Return what the monotonic clock said when a step began."""
+    if not started:
+        return 0.0
+    try:
+        since = (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+    return time.monotonic() - since
+
+
+def watch(
+    folder: RunFolder,
+    clients: Clients,
+    show: Callable[..., Any],
+    say: Callable[[str], None],
+    *,
+    wait: Callable[[float], None] = time.sleep,
+    ask: Callable[[str], str] | None = None,
+) -> dict[str, Any]:
+    """Return the execution when it has ended, or as it stands when Ctrl-C ends the watching.
+
+    Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
+    question; without it, as where nobody can be asked, the execution goes on.
+
+    Raises `ConfigError` where AWS refuses, or has not answered for `LONGEST_SILENCE`.
+    """
+    execution = folder.document("execution.json")
+    shown: set[str] = set()
+    try:
+        with show(folder.logs) as progress:
+            while True:
+                execution = _look(folder, clients, execution, say, wait)
+                progress.changed(records_of(execution))
+                for name, page in aws.links(execution):
+                    if name not in shown:
+                        shown.add(name)
+                        say(f"  {name}: {page}")
+                if execution["status"] != Status.EXECUTING:
+                    break
+                wait(POLL_SECONDS)
+    except KeyboardInterrupt:
+        return _interrupted(folder, execution, clients, say, ask)
+    _tell_end(folder, execution, clients, say)
+    return execution
+
+
+def _look(
+    folder: RunFolder,
+    clients: Clients,
+    execution: dict[str, Any],
+    say: Callable[[str], None],
+    wait: Callable[[float], None],
+) -> dict[str, Any]:
+    """Return the execution as it stands now, though AWS may throttle for a while or not be reached.
+
+    Raises `ConfigError` after `LONGEST_SILENCE`: a lost network looks like this, too, and nobody may be there.
+    """
+    pause, waited = POLL_SECONDS, 0.0
+    while True:
+        try:
+            return aws.refresh(folder, clients.sagemaker, execution)
+        except TransientError as error:
+            if waited >= LONGEST_SILENCE:
+                run = execution["id"]
+                raise ConfigError(
+                    f"{error}, for {waited / 60:.0f} minutes; {run} goes on there without us, and "
+                    f"mammopipe status {run} --watch shows it again"
+                ) from None
+            if not waited:
+                say(f"  {error}; trying again for up to {LONGEST_SILENCE / 60:.0f} minutes")
+            wait(pause)
+            waited += pause
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _interrupted(
+    folder: RunFolder,
+    execution: dict[str, Any],
+    clients: Clients,
+    say: Callable[[str], None],
+    ask: Callable[[str], str] | None,
+) -> dict[str, Any]:
+    if ask is not None and _answered(ask) in ("y", "yes"):
+        with aws_errors():
+            clients.sagemaker.stop_pipeline_execution(PipelineExecutionArn=execution["arn"])
+        say(f"Stopping {execution['id']}; mammopipe status {execution['id']} shows when it has stopped")
+        return aws.refresh(folder, clients.sagemaker, execution)
+    say(f"{execution['id']} goes on without us; mammopipe status {execution['id']} shows it")
+    return execution
+
+
+def _answered(ask: Callable[[str], str]) -> str:
+    """Return what was answered; who ends the question itself with Ctrl-C or Ctrl-D has not said yes."""
+    try:
+        return ask(QUESTION).strip().lower()
+    except (KeyboardInterrupt, EOFError):
+        return ""
+
+
+def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, say: Callable[[str], None]) -> None:
+    for step in execution["steps"]:
+        if step["status"] == Status.FAILED:
+            say(f"\n{step['name']} failed: {step['reason'] or 'no reason given'}")
+            lines = aws.last_words(clients.logs, step)
+            if lines:
+                say("The end of its log:")
+            for line in lines:
+                say(f"  {line}")
+    aws.fetch_results(folder, clients.storage)
+    if execution["status"] == Status.SUCCEEDED:
+        folder.become_latest()
+
+
+def terminal_question() -> Callable[[str], str] | None:
+    """Return what asks the person at the terminal, or None where there is none."""
+    return input if sys.stdin.isatty() and sys.stdout.isatty() else None

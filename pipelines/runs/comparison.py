@@ -1,0 +1,236 @@
+"""Runs side by side: their figures, the settings in which they differ, and whether a difference is more than chance.
+
+Of the same films the difference is measured on each draw of patients (`mammopipe.pipelines.runs.paired_comparison`). Where the films are not the
+same, or a run did not keep what it said of each, the interval of a difference is made of the two (Zou and Donner 2008,
+the method of variance estimates recovery), as if the runs were of different patients. On the same films that is too
+wide: what is beyond chance there is so all the more.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.runs.folder import RunFolder
+
+MEASURES: Mapping[str, str] = {
+    "macro_auc": "macro AUC",
+    "malignant_auc": "malignant AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "expected_calibration_error": "calibration error",
+}
+"""The figures that are compared, in this order, and what they are called in a table."""
+LOWER_IS_BETTER = frozenset({"expected_calibration_error"})
+SPLITS = ("validation", "test")
+CANDIDATES = "candidates"
+"""The setting that tells the networks which were trained; only a run's definition knows it."""
+MAJORITY = "majority_accuracy"
+"""The accuracy of always naming the most frequent class of training."""
+SECRETS, SET = frozenset({"--patient-salt"}), "set"
+"""What is not shown, and what stands for it: who knows the salt finds patients by their hashes."""
+ADVICE = (
+    "* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
+    "chooses is none any more."
+)
+Figure = Mapping[str, Any]
+Rows = list[tuple[str, list[str]]]
+
+
+def facts(folder: RunFolder) -> dict[str, Any]:
+    """Return what is compared of a run; raises `ConfigError` where it was not evaluated."""
+    document, execution = folder.document("evaluation.json"), folder.execution()
+    return {
+        "id": folder.id,
+        "profile": document["profile"],
+        "dataset": document["dataset"],
+        "synthetic": bool(document.get("synthetic")),
+        "protocol": document.get("protocol", ""),
+        "selected": document["selected"]["cnn"],
+        "leakage_audit_passed": document["leakage"]["passed"],
+        **{split: _split(document, split) for split in SPLITS},
+        "settings": settings(folder, execution),
+    }
+
+
+def _split(document: Mapping[str, Any], split: str) -> dict[str, Any]:
+    measured = document["selected"][split]
+    folds = document.get("validation_folds", 0) if split == "validation" else 0
+    majority = document.get("baseline", {}).get(split, {}).get("accuracy")
+    return {
+        "images": measured.get("images"),
+        "patients": measured.get("patients"),
+        "folds": folds,
+        "films": _films(document, split, folds, measured.get("images")),
+        **{name: measured.get(name) for name in MEASURES},
+        MAJORITY: majority,
+    }
+
+
+def _films(document: Mapping[str, Any], split: str, folds: int, images: int | None) -> str | None:
+    """Return what is equal for the same films of a split; None where the run does not tell how it was divided."""
+    divided = document.get("stage", {}).get("config", {}).get("split")
+    if divided is None:
+        return None
+    # The test, and with it what all folds together hold, is dealt before the folds are.
+    one_fold = split == "validation" and not folds
+    names = ("seed", "test_fraction", *(("folds", "validation_fold") if one_fold else ()))
+    return json.dumps(
+        [
+            document["dataset"],
+            document.get("synthetic"),
+            document.get("protocol"),
+            images,
+            [divided.get(name) for name in names],
+        ]
+    )
+
+
+def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a run as text: its parameters, and what its definition says of its jobs, if it is here.
+
+    What the definition takes from a parameter or from another step is left out: the parameter tells it. Of a secret it
+    is only told that there is one.
+    """
+    found = {name: str(value) for name, value in execution.get("parameters", {}).items()}
+    if not (folder.path / "pipeline.json").is_file():
+        return found
+    steps = list(all_steps(folder.document("pipeline.json")["Steps"]))
+    networks: dict[str, Mapping[str, Any]] = {}
+    for step in steps:
+        if step["Type"] == "Training":
+            given = step["Arguments"].get("HyperParameters", {})
+            networks[str(given.get("cnn", step["Name"]))] = given
+        elif step["Type"] == "Processing":
+            words = step["Arguments"]["AppSpecification"].get("ContainerArguments", [])
+            found |= {
+                f"{step['Name']} {name}": SET if name in SECRETS else value
+                for name, value in zip(words[::2], words[1::2], strict=True)
+                if isinstance(value, str)
+            }
+    return {CANDIDATES: ", ".join(sorted(networks)), **_hyperparameters(networks), **found}
+
+
+def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return those that are the same for all networks by their name, the others by the network's and their own."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name for given in networks.values() for name in given if name != "cnn"):
+        told = {cnn: given[name] for cnn, given in networks.items() if isinstance(given.get(name), str)}
+        if len(told) == len(networks) and len(set(told.values())) == 1:
+            found[f"training.{name}"] = next(iter(told.values()))
+        else:
+            found |= {f"training.{cnn}.{name}": value for cnn, value in told.items()}
+    return found
+
+
+def rows(found: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return the figures of runs: a label, and a cell of each run."""
+    made = [
+        (
+            "profile, dataset",
+            [f"{item['profile']}, {item['dataset']}{' phantoms' * item['synthetic']}" for item in found],
+        ),
+        ("protocol", [item["protocol"] for item in found]),
+        ("selected", [item["selected"] for item in found]),
+        ("leakage audit", ["passed" if item["leakage_audit_passed"] else "FAILED" for item in found]),
+    ]
+    for split in SPLITS:
+        made.append((split, [_size(item[split]) for item in found]))
+        for name, label in MEASURES.items():
+            made.append((f"  {label}", [figure(item[split][name]) for item in found]))
+            if name == "accuracy" and any(item[split][MAJORITY] for item in found):
+                made.append(("  the majority's accuracy", [figure(item[split][MAJORITY]) for item in found]))
+    return made
+
+
+def _size(split: Mapping[str, Any]) -> str:
+    if split["images"] is None:
+        return ""
+    return f"{split['images']} films" + (f", {split['folds']} folds" if split["folds"] else "")
+
+
+def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return the settings that are not the same in all runs.
+
+    `-` is one that a run has not; `?` one that is not known of a run, whose definition is not here.
+    """
+    names = dict.fromkeys(name for item in found for name in item["settings"])
+    made = [
+        (name, [item["settings"].get(name, "-" if CANDIDATES in item["settings"] else "?") for item in found])
+        for name in names
+    ]
+    return [(name, cells) for name, cells in made if len({cell for cell in cells if cell != "?"}) > 1]
+
+
+def against(
+    first: Mapping[str, Any], other: Mapping[str, Any], paired: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the figures of `other` less those of `first`, for each split, and whether its films are the same.
+
+    `paired` has the differences that were measured film by film, by split and figure (`mammopipe.pipelines.runs.paired_comparison`); they prove
+    the films to be the same. `same_films` is None where a run of an earlier version does not tell how it was divided.
+    """
+    made: dict[str, Any] = {"run": first["id"]}
+    for split in SPLITS:
+        known = first[split]["films"] is not None and other[split]["films"] is not None
+        same = first[split]["films"] == other[split]["films"] if known else None
+        pairs = (paired or {}).get(split, {})
+        made[split] = {
+            "same_films": True if pairs else same,
+            "paired": bool(pairs),
+            **{name: pairs.get(name) or difference(first[split][name], other[split][name]) for name in MEASURES},
+        }
+    return made
+
+
+def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | None:
+    """Return `other` less `first` with its 95 % interval; None where one of them, or its interval, is missing."""
+    if any(item is None or item.get("low") is None for item in (first, other)):
+        return None
+    assert first is not None and other is not None
+    value = other["value"] - first["value"]
+    low = value - math.hypot(other["value"] - other["low"], first["high"] - first["value"])
+    high = value + math.hypot(other["high"] - other["value"], first["value"] - first["low"])
+    return {"value": value, "low": low, "high": high, "paired": False, "beyond_chance": low > 0 or high < 0}
+
+
+def heads(compared: Mapping[str, Any]) -> list[str]:
+    """Return what stands above the differences of each split."""
+    words = {True: "the same", False: "other", None: "perhaps other"}
+    return [
+        f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
+        for split in SPLITS
+    ]
+
+
+def difference_rows(compared: Mapping[str, Any]) -> Rows:
+    """Return the differences of two runs: a label, and a cell of each split."""
+    return [(label, [signed(compared[split][name]) for split in SPLITS]) for name, label in MEASURES.items()]
+
+
+def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
+    """Return in one sentence which of two runs validation shows to be better, by the figure that also selects."""
+    found = compared["validation"]["macro_auc"]
+    if found is None:
+        return "Validation has no interval of the macro AUC for both, so nothing is said of chance."
+    if not found["beyond_chance"]:
+        return "By the macro AUC of validation neither is shown to be better: chance may have made the difference."
+    best = other if found["value"] > 0 else first
+    return f"By the macro AUC of validation {best} is better, by more than chance explains."
+
+
+def figure(measure: Figure | None) -> str:
+    """Return a figure with its interval, or nothing where there is none."""
+    if measure is None or measure["value"] is None:
+        return ""
+    bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if measure.get("low") is not None else ""
+    return f"{measure['value']:.3f}{bounds}"
+
+
+def signed(found: Figure | None) -> str:
+    """Return a difference with its interval, and a star where it is beyond chance."""
+    if found is None:
+        return "no interval"
+    star = " *" if found["beyond_chance"] else ""
+    return f"{found['value']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f}){star}"

@@ -1,0 +1,125 @@
+"""The folder `runs/`: one folder a run, and `latest`.
+
+    runs/<id>/execution.json     every step's status and seconds, the parameters; rewritten whole as the run goes
+    runs/<id>/pipeline.json      the compiled definition
+    runs/<id>/logs/<step>.log    what each job printed
+    runs/<id>/evaluation.json predictions.csv report.html model.tar.gz model_card.md model_card.json stages/ pictures/
+                                 what the steps made, when they made it
+    runs/<id>/invocation.json    a test film's answer beside its truth, when an endpoint was made
+    runs/latest                  the last run that came to a verdict: it succeeded, or its gate refused the model
+
+A run that broke off keeps its folder for `mammopipe status`, and `latest` stays where it was: what is reached through
+`latest` is always whole. Hidden beside them: `.checkpoints/` (training jobs that did not end yet) and `.work/`.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.backends.processes import is_alive
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_json
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    root: Path
+    id: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.root / self.id
+
+    @property
+    def logs(self) -> Path:
+        """The jobs' logs."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The checkpoints of all runs of this root."""
+        return self.root / ".checkpoints"
+
+    def write(self, execution: Mapping[str, Any]) -> None:
+        """Replace `execution.json`."""
+        write_json(
+            self.path / "execution.json", {**execution, "process": {"host": socket.gethostname(), "pid": os.getpid()}}
+        )
+
+    def execution(self) -> dict[str, Any]:
+        """Return `execution.json`; a run that is executing but whose process is gone is shown as stopped."""
+        values: dict[str, Any] = self.document("execution.json")
+        process = values.get("process", {})
+        if (
+            values["status"] == Status.EXECUTING
+            and process.get("host") == socket.gethostname()
+            and not is_alive(process["pid"])
+        ):
+            values["status"], values["reason"] = str(Status.STOPPED), "its process was killed"
+            for step in values["steps"]:
+                if step["status"] in (Status.EXECUTING, Status.WAITING):
+                    step["status"] = str(Status.STOPPED if step["status"] == Status.EXECUTING else Status.NOT_EXECUTED)
+        return values
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Return one of the run's JSON files; raises `ConfigError` when the run has none."""
+        file = self.path / name
+        if not file.is_file():
+            raise ConfigError(f"run {self.id} has no {name}: it did not come that far (mammopipe status {self.id})")
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def become_latest(self) -> None:
+        """Point `latest` here, in one step."""
+        link = self.root / f".{LATEST}.{self.id}"
+        link.symlink_to(self.id, target_is_directory=True)
+        os.replace(link, self.root / LATEST)
+
+
+def new_run(root: Path) -> RunFolder:
+    """Return a run with an id of its own: its UTC time, so that ids sort, and four random characters."""
+    return RunFolder(root, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+
+
+def find_run(root: Path, name: str = LATEST) -> RunFolder:
+    """Return the run of an id, of the beginning of one, or `latest`; `ConfigError` when that is none or several."""
+    if name == LATEST:
+        if not (root / LATEST).is_dir():
+            raise ConfigError(f"{root / LATEST}: no run has come to its end yet; mammopipe run makes one")
+        return RunFolder(root, (root / LATEST).resolve().name)
+    found = [run for run in list_runs(root) if run.id.startswith(name)]
+    if len(found) != 1:
+        raise ConfigError(f"run {name!r}: {len(found) or 'no'} runs in {root} begin so; mammopipe runs lists them")
+    return found[0]
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """Return the runs of a folder, the oldest first."""
+    return [
+        RunFolder(root, path.parent.name)
+        for path in sorted(root.glob("[!.]*/execution.json"))
+        if not path.parent.is_symlink()
+    ]
+
+
+def make_work(root: Path, run: str) -> Path:
+    """Return a new folder for a run's jobs, and remove those that killed runs left."""
+    for path in (root / ".work").glob("*"):
+        owner = path.name.rpartition("-")[2]
+        if owner.isdigit() and not is_alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+    work = root / ".work" / f"{run}-{os.getpid()}"
+    work.mkdir(parents=True)
+    return work.resolve()

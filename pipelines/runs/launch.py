@@ -1,0 +1,304 @@
+"""`start`: one run, from a configuration to its results, on any backend."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.runs import results
+from mammopipe.pipelines.backends import sessions
+from mammopipe.pipelines.runs import mlflow
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.backends.execution import Execution
+from mammopipe.pipelines.backends.expressions import Scope
+from mammopipe.pipelines.backends.jobs import Workshop
+from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
+from mammopipe.pipelines.backends.process import Interpreter
+from mammopipe.pipelines.phantoms import (FILMS, PHANTOMS)
+from mammopipe.pipelines.runs.progress import waiting
+from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.runs.folder import (RunFolder, make_work, new_run)
+from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
+from mammopipe.pipelines.runs.sources import (Source, bring)
+from mammopipe.processing.errors import (ConfigError, MammopipeError)
+from mammopipe.processing.files import write_bytes
+from mammopipe.processing.container.job import cores
+
+
+class Backend(StrEnum):
+    """Where a pipeline runs."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+    AWS = "aws"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, and what it left."""
+
+    id: str
+    status: Status
+    reason: str = ""
+    """Why it failed, in one sentence."""
+    folder: Path | None = None
+    """The folder of its results; None on AWS."""
+    arn: str = ""
+    """The execution's ARN on AWS."""
+    untracked: str = ""
+    """Why MLflow, though asked for by `MLFLOW_TRACKING_URI`, has not the whole run."""
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`."""
+        if self.folder is None:
+            raise ConfigError(f"run {self.id} is on AWS; its {name} lies in the execution's folder on S3")
+        return RunFolder(self.folder.parent, self.folder.name).document(name)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How a run is carried out here."""
+
+    backend: Backend
+    runs: Path
+    keep_endpoint: bool
+    """Whether the endpoint outlives the run."""
+    show: Callable[[Path], Any]
+    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step."""
+    say: Callable[[str], None]
+    """Takes each line for the user."""
+
+
+def start(
+    config: PipelineConfig,
+    *,
+    backend: Backend | str = Backend.PROCESS,
+    source: str = "",
+    films: int = FILMS,
+    weights: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    runs: Path | str = "runs",
+    keep_endpoint: bool = False,
+    show: Callable[[Path], Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Run the pipeline of `config` and return the run: ended on the local backends, just started on AWS.
+
+    `source` is a folder or tarball, an `s3://` folder that is staged already, or `phantoms` (then `films` of them);
+    without one, phantoms here, and on AWS, which reads what is staged, the configuration's own folder. `weights` is a
+    file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's parameters;
+    `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose `changed(records)`
+    hears of every step (default: a live table), and `say` takes each line for the user. Where `MLFLOW_TRACKING_URI` is
+    set, a run of this machine is tracked there; one on AWS is by what watches it.
+
+    Raises `mammopipe.processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is
+    no exception but the run's status and reason.
+    """
+    config = replace(config, pretrained=True) if weights else config
+    choice, given = _backend(backend), dict(parameters or {})
+    if choice is Backend.AWS:
+        return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
+    options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
+    return _tracked(_run_here(config, Source(source or PHANTOMS, films, weights), given, options))
+
+
+def _tracked(run: Run) -> Run:
+    """Write a run to MLflow where that is asked for; what keeps it from there does not undo the run."""
+    if run.folder is None:
+        return run
+    try:
+        mlflow.track_if_asked(run.folder)
+    except ConfigError as error:
+        return replace(run, untracked=str(error))
+    return run
+
+
+def _backend(name: str) -> Backend:
+    try:
+        return Backend(name)
+    except ValueError:
+        raise ConfigError(f"backend {name!r}: must be one of {', '.join(Backend)}") from None
+
+
+def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
+    account = _Account(new_run(options.runs), config, options.backend)
+    with waiting("compiling"):
+        pipeline = build_pipeline(config)
+        compiled: str = pipeline.definition()
+    with ExitStack() as stack:
+        work = make_work(options.runs, account.run.id)
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
+        execution = _execution(account, pipeline, services, work, given, options)
+        account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        execution.scope.parameters = account.parameters
+        write_bytes(account.run.path / "pipeline.json", compiled.encode())
+        _carry_out(account, execution, services, options)
+    return account.end(execution)
+
+
+def _execution(
+    account: "_Account",
+    pipeline: Any,
+    services: sessions.LocalServices,
+    work: Path,
+    given: Mapping[str, Any],
+    options: _Options,
+) -> Execution:
+    """Return what executes this run, its parameters and every step found fit to run."""
+    run, config, definition = account.run, account.config, json.loads(pipeline.definition())
+    account.parameters = resolve_parameters(definition, given)
+    for cnn in config.cnns:  # refuses what the training jobs would refuse later
+        replace(config.training_of(cnn), epochs=account.parameters["Epochs"])
+    arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
+    execution = {
+        "PipelineExecutionId": run.id,
+        "PipelineExecutionArn": f"{arn}/execution/{run.id}",
+        "PipelineName": config.name,
+        "PipelineArn": arn,
+        "StartDateTime": account.started,
+        "CurrentDateTime": account.started,
+    }
+    scope = Scope(account.parameters, execution)
+    shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
+    serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
+    common: dict[str, Any] = {
+        "scope": scope, "shop": shop, "sagemaker": services.sagemaker, "serving": serving,
+        "environment": services.environment, "cores": cores(), "changed": account.changed,
+    }  # fmt: skip
+    if options.backend is Backend.PROCESS:
+        return Interpreter(definition=definition, **common)
+    with sessions.quiet_sdk():
+        from mammopipe.pipelines.backends.docker import LocalMode
+
+    return LocalMode(pipeline=pipeline, **common)
+
+
+def _carry_out(account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
+    """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
+    try:
+        with options.show(account.run.logs) as progress:
+            account.listener = progress.changed
+            account.status = execution.run()
+        results.collect(execution.scope.steps, services.storage, account.run.path)
+        for endpoint in list(execution.endpoints):
+            _ask_endpoint(account, execution, endpoint, services, options)
+    except MammopipeError as error:
+        account.status, account.reason = Status.FAILED, str(error)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        account.status = Status.STOPPED
+        account.reason = "interrupted" if interrupted else f"{type(error).__name__}: a fault of mammopipe"
+        account.end(execution)
+        raise
+    finally:
+        for endpoint in execution.endpoints:
+            endpoint.stop()
+
+
+def _ask_endpoint(
+    account: "_Account",
+    execution: Execution,
+    endpoint: LocalEndpoint,
+    services: sessions.LocalServices,
+    options: _Options,
+) -> None:
+    """Send a test film to the endpoint, and let the endpoint outlive the run where that was asked for."""
+    steps, raw = execution.scope.steps, execution.scope.parameters["InputDataUri"]
+    film = results.choose_film(steps, raw, services.storage)
+    if film is not None:
+        results.ask(endpoint, film, services.storage, account.run.path, options.say)
+    if options.keep_endpoint and endpoint.asynchronous and not services.durable:
+        options.say(f"Endpoint {endpoint.name} ends with the run, as its S3 does; set AWS_ENDPOINT_URL_S3 to keep both")
+    elif options.keep_endpoint:
+        endpoint.keep(account.run.path)
+        execution.endpoints.remove(endpoint)
+
+
+def _live_table(logs: Path) -> Any:
+    from mammopipe.pipelines.runs.progress import Progress
+
+    return Progress(logs)
+
+
+@dataclass
+class _Account:
+    """Keeps `execution.json` in step with the run."""
+
+    run: RunFolder
+    config: PipelineConfig
+    backend: Backend
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    status: Status = Status.EXECUTING
+    reason: str = ""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    listener: Callable[[list[StepRecord]], None] | None = None
+    _clock: float = field(default_factory=time.monotonic)
+
+    def changed(self, records: list[StepRecord]) -> None:
+        """Write how the steps stand, and pass it on."""
+        self.run.write(
+            {
+                "id": self.run.id,
+                "status": str(self.status),
+                "reason": self.reason,
+                "pipeline": self.config.name,
+                "backend": str(self.backend),
+                "dataset": str(self.config.dataset),
+                "profile": str(self.config.profile),
+                "protocol": str(self.config.data.protocol),
+                "started": self.started,
+                "seconds": round(time.monotonic() - self._clock, 3),
+                "parameters": dict(self.parameters),
+                "steps": [record.as_dict() for record in records],
+            }
+        )
+        if self.listener is not None:
+            self.listener(records)
+
+    def end(self, execution: Execution) -> Run:
+        """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
+        self.listener = None
+        records = list(execution.ledger.records.values())
+        failed = [record for record in records if record.status is Status.FAILED]
+        if failed and not self.reason:
+            name, reason = failed[0].name, failed[0].reason
+            self.reason = reason if failed[0].type == "Fail" else f"{name}: {reason}"
+        self.changed(records)
+        if self.status is Status.SUCCEEDED or any(record.type == "Fail" for record in failed):
+            self.run.become_latest()
+        return Run(self.run.id, self.status, self.reason, self.run.path)
+
+
+def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
+    """Return the parameters that name the films and the weights of a run on AWS, which must lie on S3."""
+    if source == PHANTOMS:
+        raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
+    places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
+    for place, what in places.values():
+        if place and not place.startswith("s3://"):
+            raise ConfigError(f"{place}: stage it first (mammopipe stage {what} ...), then give the s3:// folder")
+    return {name: place.rstrip("/") for name, (place, _) in places.items() if place}
+
+
+def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callable[[str], None]) -> Run:
+    """Bring the definition to AWS and start it; needs credentials, and a role in the configuration."""
+    if sessions.PLACEHOLDER_ACCOUNT in config.security.role:
+        raise ConfigError(
+            f"security.role={config.security.role}: set the execution role of your account for --backend aws"
+        )
+    session = sessions.aws_session(config)
+    pipeline = build_pipeline(config, session)
+    values = resolve_parameters(json.loads(pipeline.definition()), given)
+    with sessions.aws_errors():
+        pipeline.upsert(role_arn=config.security.role)
+        execution = pipeline.start(parameters=values)
+    say(f"Started {execution.arn}, which reads {values['InputDataUri']}")
+    return Run(execution.arn.rpartition("/")[2], Status.EXECUTING, arn=execution.arn)

@@ -1,0 +1,93 @@
+"""The difference of two runs on the same films, film by film: what helps or hurts both alike is not in its interval."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.training.metrics.bootstrap import (Floats, Integers, MetricError, Resamples)
+from mammopipe.training.metrics.classification import (Metric, accuracy, balanced_accuracy, expected_calibration_error, macro_auc, malignant_auc)
+from mammopipe.training.model.predictions import FILE
+
+METRICS: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, accuracy, expected_calibration_error)
+LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the selected network of a run says of the films of one split, by image id."""
+
+    image_ids: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: Integers
+    """(films,) class index."""
+    probabilities: Floats
+    """(films, classes), calibrated."""
+
+    def same_films(self, other: "Answers") -> bool:
+        """Return whether these are the same films, with the same truth."""
+        return self.image_ids == other.image_ids and np.array_equal(self.labels, other.labels)
+
+
+def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return by split and figure what `other` has over `first`, as {"value", "low", "high", "beyond_chance", "paired"}.
+
+    Only of splits whose films are the same in both, and only of runs that kept what they said of each film
+    (`predictions.csv`). Raises `ConfigError` where that file is damaged.
+    """
+    ours, theirs = answers(first), answers(other)
+    return {
+        split: dict(_differences(ours[split], theirs[split]))
+        for split in ours.keys() & theirs.keys()
+        if ours[split].same_films(theirs[split])
+    }
+
+
+def answers(folder: RunFolder) -> dict[str, Answers]:
+    """Return what the run's selected network says, by split; nothing of a run that did not keep it."""
+    path = folder.path / FILE
+    if not path.is_file():
+        return {}
+    selected = folder.document("evaluation.json")["selected"]["cnn"]
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row["network"] == selected]
+        splits = sorted({row["split"] for row in rows})
+        return {split: _answers([row for row in rows if row["split"] == split]) for split in splits}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: not the predictions of this version: {error}") from None
+
+
+def _answers(rows: Sequence[Mapping[str, str]]) -> Answers:
+    ordered = sorted(rows, key=lambda row: row["image_id"])
+    return Answers(
+        tuple(row["image_id"] for row in ordered),
+        tuple(row["patient_id"] for row in ordered),
+        np.array([Label(row["label"]).rank for row in ordered], np.int64),
+        np.array([[float(row[label]) for label in Label] for row in ordered], np.float64),
+    )
+
+
+def _differences(first: Answers, other: Answers) -> Iterator[tuple[str, dict[str, Any]]]:
+    draws = Resamples.draw(first.patients, n=RESAMPLES, seed=SEED)
+    for metric in METRICS:
+        try:
+            found = draws.difference(metric, first.labels, first.probabilities, other.probabilities, level=LEVEL)
+        except MetricError:
+            continue
+        if found.low is not None and found.high is not None:
+            yield (
+                metric.name,
+                {
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "paired": True,
+                    "beyond_chance": found.low > 0 or found.high < 0,
+                },
+            )

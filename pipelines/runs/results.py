@@ -1,0 +1,146 @@
+"""What a run leaves for a person: the results copied from S3, and a test film's answer beside its truth."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mammopipe.inference.client.client import (Answer, Delivery, MammographyClient, Uploads)
+from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
+from mammopipe.pipelines.data.s3 import (S3Object, S3Uri, Storage)
+from mammopipe.processing.errors import ManifestError
+from mammopipe.processing.files import write_json
+from mammopipe.processing.datasets.manifest import (ImageRecord, Split, read_manifest)
+
+RESULTS: Mapping[str, tuple[str, ...]] = {
+    "evaluation": ("evaluation.json", "report.html", "predictions.csv", "model_card.md", "model_card.json"),
+    "model": ("model.tar.gz",),
+}
+"""Of each output of Evaluate the files that lie in the run's folder under their own name."""
+WHOLE = tuple(name for names in RESULTS.values() for name in names)
+PREPARED = "prepared"
+"""The output whose manifest says which films are the test split's."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a processing step."""
+
+    name: str
+    uri: str
+
+
+def outputs(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Output]:
+    """Yield the outputs in the properties of the steps that have run."""
+    for properties in steps.values():
+        for item in properties.get("ProcessingOutputConfig", {}).get("Outputs", []):
+            yield Output(item["OutputName"], item["S3Output"]["S3Uri"].rstrip("/"))
+
+
+def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Path) -> None:
+    """Copy what a person looks at into a run's folder: results, pictures, and each stage's account of itself."""
+    for output in outputs(steps):
+        place = S3Uri.parse(output.uri + "/")
+        for item in storage.list(output.uri + "/"):
+            target = _place_of(output.name, place.name_below(item.key))
+            if target is not None:
+                storage.fetch(place, item, folder / target)
+
+
+def _place_of(output: str, name: str) -> Path | None:
+    """Return where a file at the top of an output goes in the run's folder; None leaves it on S3."""
+    path = PurePosixPath(name)
+    if len(path.parts) > 1:
+        return None
+    if name in WHOLE:
+        return Path(name)
+    if path.suffix == ".png":
+        return Path("pictures", f"{output}-{name}")
+    if path.suffix == ".json" or name.startswith("quarantine"):
+        return Path("stages", f"{output}-{name}")
+    return None
+
+
+@dataclass(frozen=True)
+class TestFilm:
+    """A film that no model has seen."""
+
+    record: ImageRecord
+    """Its row, with the truth."""
+    place: S3Uri
+    item: S3Object
+
+
+def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Storage) -> TestFilm | None:
+    """Return the test film to ask about, the first of the most serious label; None when the run prepared no films."""
+    prepared = [output for output in outputs(steps) if output.name == PREPARED]
+    if not prepared:
+        return None
+    with TemporaryDirectory() as scratch:
+        storage.download(f"{prepared[0].uri}/manifest", Path(scratch))
+        records = read_manifest(Path(scratch))
+    tests = sorted(
+        (record for record in records if record.split is Split.TEST and not record.source_image_id),
+        key=lambda record: (-record.label.rank, record.image_id),
+    )
+    place = S3Uri.parse(raw + "/")
+    films = {PurePosixPath(item.key).stem: item for item in storage.list(raw + "/")}
+    for record in tests:
+        if record.image_id in films:
+            return TestFilm(record, place, films[record.image_id])
+    raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test films lies in {raw}")
+
+
+def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
+    """Send a film to the endpoint, tell what it said next to the truth, and write `invocation.json`.
+
+    What an endpoint with async inference says is in `invocation-async.json`.
+    """
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch, PurePosixPath(film.item.key).name)
+        storage.fetch(film.place, film.item, path)
+        clock = time.perf_counter()
+        answer = predict(endpoint, path, film.record, storage)
+        seconds = time.perf_counter() - clock
+        write_json(
+            folder / ("invocation-async.json" if endpoint.asynchronous else "invocation.json"),
+            {
+                "endpoint": endpoint.name,
+                "film": path.name,
+                "image_id": film.record.image_id,
+                "split": str(film.record.split),
+                "truth": str(film.record.label),
+                "seconds": round(seconds, 3),
+                "answer": dict(answer.raw),
+            },
+        )
+        say(f"Endpoint {endpoint.name} on the test film {path.name}: {describe(answer)}; truth: {film.record.label}")
+
+
+def predict(endpoint: LocalEndpoint, path: Path, record: ImageRecord, storage: Storage) -> Answer:
+    """Return the endpoint's answer to a file; `record` says which side and view it is, where the file does not."""
+    laterality = str(record.laterality) if record.laterality else None
+    view = str(record.view) if record.view else None
+    if endpoint.asynchronous:
+        client = MammographyClient(
+            endpoint.name,
+            async_endpoint=endpoint.name,
+            endpoint_url=endpoint.url,
+            uploads=Uploads(endpoint.uploads),
+            delivery=Delivery.ASYNC,
+            storage=storage.client,
+        )
+    else:
+        client = MammographyClient(endpoint.name, endpoint_url=endpoint.url)
+    return client.predict(path, laterality=laterality, view=view)
+
+
+def describe(answer: Answer) -> str:
+    """Return an answer as one line."""
+    chances = ", ".join(
+        f"{label} {value:.2f}" for label, value in sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    )
+    warnings = f" ({', '.join(warning.code for warning in answer.warnings)})" if answer.warnings else ""
+    return chances + warnings + ("; refer to reader" if answer.referral.refer else "")

@@ -1,0 +1,92 @@
+"""Where a run's films and weights come from, and how they get to the S3 that the run reads."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mammopipe.pipelines.data import staging
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.phantoms import (FILMS, PHANTOMS)
+from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.processing.phantoms import mias_tree
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.datasets.manifest import Dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a run's films come from."""
+
+    place: str = PHANTOMS
+    """A folder or tarball, an `s3://` folder that is staged already, or `phantoms`."""
+    films: int = FILMS
+    """How many phantoms to make."""
+    weights: str = ""
+    """A folder or file of pretrained weights, an `s3://` folder of staged ones, or nothing."""
+
+
+def bring(
+    config: PipelineConfig,
+    source: Source,
+    services: LocalServices,
+    parameters: Mapping[str, Any],
+    given: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Stage films, and weights when there are any, to the run's S3; returns the parameters, pointing there.
+
+    A place that the caller has `given` as a parameter is left as it is.
+    """
+    services.storage.ensure_bucket(config.storage.bucket)
+    places = dict(parameters)
+    if "InputDataUri" not in given:
+        places["InputDataUri"] = _films(config, source, services, say)
+    if source.weights and "WeightsUri" not in given:
+        places["WeightsUri"] = _weights(config, source.weights, services, say)
+    # Without the slash at the end: the definition joins file names on.
+    return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in places.items()}
+
+
+def make_phantoms(dataset: Dataset, folder: Path, films: int) -> None:
+    """Write about as many synthetic films as `films` into `folder`, in the layout of `dataset`."""
+    if dataset is Dataset.MIAS:
+        mias_tree.write_mias_tree(folder, films=films)
+    else:
+        mias_tree.write_rsna_tree(folder, patients=max(2, films // 4))
+
+
+def _films(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
+    dataset = config.dataset
+    if source.place.startswith("s3://"):
+        return _existing(source.place, services)
+    if source.place != PHANTOMS:
+        staged = staging.stage(dataset, Path(source.place), config.storage.uri("raw", dataset), services.storage)
+    else:
+        say(
+            f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
+            "no figure of this run says anything about real mammograms."
+        )
+        with TemporaryDirectory() as scratch:
+            make_phantoms(dataset, Path(scratch), source.films)
+            uri = config.storage.uri("raw", f"{dataset}-phantoms")
+            staged = staging.stage(dataset, Path(scratch), uri, services.storage)
+    say(f"Staged {staged}")
+    return staged.uri
+
+
+def _weights(config: PipelineConfig, place: str, services: LocalServices, say: Callable[[str], None]) -> str:
+    if place.startswith("s3://"):
+        return _existing(place, services)
+    staged = staging.stage_weights(Path(place), config.storage.uri("weights"), services.storage)
+    say(f"Staged weights: {staged}")
+    return staged.uri
+
+
+def _existing(uri: str, services: LocalServices) -> str:
+    if not services.durable:
+        raise ConfigError(
+            f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
+        )
+    return uri

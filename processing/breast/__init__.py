@@ -1,0 +1,1 @@
+"""The breast in an image: its outline, the pectoral muscle, and the input of a network."""

@@ -1,0 +1,175 @@
+"""The mini-MIAS database: `Info.txt` and 322 PGM films to records.
+
+Source: J. Suckling et al. (1994), "The Mammographic Image Analysis Society Digital Mammogram Database", Excerpta
+Medica, International Congress Series 1069, pp. 375-378; the notes at the head of `Info.txt`.
+
+Films 2n-1 and 2n are one patient; even numbers are left breasts, odd ones right; all are medio-lateral oblique. Lesion
+rows count y from the bottom of the 1024 x 1024 film; records count it from the top.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, View
+from mammopipe.processing.errors import LabelError
+
+FILM_SIZE = 1024
+"""Rows and columns of every film."""
+PIXEL_SPACING_MM = 0.2
+LABEL_TABLE = "Info.txt"
+PHANTOM_NOTICE = "SYNTHETIC FILMS MADE BY MAMMOPIPE: no patient, no film of the MIAS database"
+"""First line of the label table of synthetic films (`mammopipe.processing.phantoms.mias_tree`), which no real table has."""
+RELEASE_COUNTS = {Label.NORMAL: 207, Label.BENIGN: 63, Label.MALIGNANT: 52}
+"""Films of each class in the release of 1995, the worst finding of a film deciding."""
+RELEASE_FILMS = sum(RELEASE_COUNTS.values())
+RELEASE_DIGEST = "450170689c783eb601be63905d5639800baf8e07d7fa0750c69668b0fd10954d"
+"""SHA-256 of the 330 rows of the release's table, words joined by one space and rows by a line feed."""
+
+_DENSITIES = ("F", "G", "D")
+_FINDINGS = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
+_SEVERITIES = {"B": Label.BENIGN, "M": Label.MALIGNANT}
+_ROW = re.compile(r"^mdb\d+\b")
+
+
+class _Row(NamedTuple):
+    """One row of the table: a film has one for each finding."""
+
+    density: str
+    finding: str
+    label: Label
+    lesion: Lesion | None
+
+
+def read_labels(path: Path) -> list[ImageRecord]:
+    """Return one record per film of an `Info.txt`, sorted by film, its class that of its worst finding.
+
+    Films whose calcifications are spread over the breast have no coordinates in the table and so no lesions here.
+    Raises `LabelError` naming file, line, field and rule; the prose above the table is passed over.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path}: the MIAS label table must be a readable ASCII file: {error}") from None
+    rows: dict[str, list[_Row]] = {}
+    for number, line in enumerate(lines, 1):
+        if _ROW.match(line):
+            film, row = _parse(line.split(), f"{path}, line {number}")
+            rows.setdefault(film, []).append(row)
+    if not rows:
+        raise LabelError(f"{path}: no row `mdbNNN density class ...` found; this is not a MIAS label table")
+    synthetic = lines[0].strip() == PHANTOM_NOTICE
+    return [_record(film, rows[film], synthetic) for film in sorted(rows)]
+
+
+def _parse(words: list[str], where: str) -> tuple[str, _Row]:
+    film, density, finding = (words + ["", ""])[:3]
+    if not re.fullmatch(r"mdb\d{3}", film):
+        raise LabelError(f"{where}: film {film!r} must be mdb and three digits")
+    if density not in _DENSITIES:
+        raise LabelError(f"{where}: density {density!r} must be one of {', '.join(_DENSITIES)}")
+    if finding == "NORM" and len(words) == 3:
+        return film, _Row(density, finding, Label.NORMAL, None)
+    if finding not in _FINDINGS:
+        raise LabelError(
+            f"{where}: class {finding!r} must be one of {', '.join(_FINDINGS)}, or NORM with nothing after it"
+        )
+    severity = words[3] if len(words) > 3 else ""
+    if severity not in _SEVERITIES:
+        raise LabelError(f"{where}: severity {severity!r} must be B or M")
+    label = _SEVERITIES[severity]
+    return film, _Row(density, finding, label, _lesion(words[4:], label, finding, where))
+
+
+def _lesion(words: list[str], label: Label, finding: str, where: str) -> Lesion | None:
+    if not words or words == ["*NOTE", "3*"]:
+        return None
+    try:
+        x, y, radius = map(int, words)
+    except ValueError:
+        raise LabelError(f"{where}: {' '.join(words)!r} must be x, y and radius in whole pixels") from None
+    if not (0 <= x < FILM_SIZE and 0 <= y < FILM_SIZE and 0 < radius < FILM_SIZE):
+        raise LabelError(
+            f"{where}: x {x}, y {y}, radius {radius} must lie in a film of {FILM_SIZE} x {FILM_SIZE} pixels"
+        )
+    return Lesion(x, FILM_SIZE - 1 - y, radius, label, finding)
+
+
+def _record(film: str, rows: list[_Row], synthetic: bool) -> ImageRecord:
+    number = int(film[3:])
+    worst = max(rows, key=lambda row: row.label.rank)
+    return ImageRecord(
+        image_id=film,
+        patient_id=f"mias{(number + 1) // 2:03d}",
+        dataset=Dataset.MIAS,
+        laterality=Laterality.LEFT if number % 2 == 0 else Laterality.RIGHT,
+        view=View.MLO,
+        label=worst.label,
+        path=f"{film}.pgm",
+        density=worst.density,
+        finding=worst.finding,
+        lesions=tuple(row.lesion for row in rows if row.lesion is not None),
+        pixel_spacing_mm=PIXEL_SPACING_MM,
+        synthetic=synthetic,
+    )
+
+
+def is_phantom(table: Path) -> bool:
+    """Return whether the label table says that its films are synthetic."""
+    with table.open(encoding="ascii", errors="replace") as stream:
+        return stream.readline().strip() == PHANTOM_NOTICE
+
+
+def check_release(folder: Path) -> list[ImageRecord]:
+    """Return the records of a folder that holds mini-MIAS as it was released, or phantoms that call themselves so.
+
+    Altered label tables circulate (209 normal, 61 benign, 52 malignant), as do incomplete copies. Raises `LabelError`
+    naming the difference.
+    """
+    table = folder / LABEL_TABLE
+    if not table.is_file():
+        raise LabelError(f"{folder}: no {LABEL_TABLE} here; a MIAS folder holds {LABEL_TABLE} and the films mdbNNN.pgm")
+    records = read_labels(table)
+    _check_films(folder, records)
+    if not is_phantom(table):
+        _check_table(table, records)
+    return records
+
+
+def _check_films(folder: Path, records: Iterable[ImageRecord]) -> None:
+    expected = {record.path for record in records}
+    found = {path.name for path in folder.glob("*.pgm")}
+    for difference, rule in (
+        (expected - found, "has a row in Info.txt but no film"),
+        (found - expected, "is a film without a row in Info.txt"),
+    ):
+        if difference:
+            raise LabelError(
+                f"{folder}: {sorted(difference)[0]} {rule} ({len(difference)} such); each film has its row"
+            )
+
+
+def _check_table(table: Path, records: list[ImageRecord]) -> None:
+    counts = Counter(record.label for record in records)
+    if counts != RELEASE_COUNTS:
+        difference = ", ".join(
+            f"{counts[label]} {label} films instead of {count}"
+            for label, count in RELEASE_COUNTS.items()
+            if counts[label] != count
+        )
+    elif (digest := _table_digest(table)) != RELEASE_DIGEST:
+        difference = f"the SHA-256 of its rows is {digest} instead of {RELEASE_DIGEST}"
+    else:
+        return
+    raise LabelError(
+        f"{table}: not the label table of mini-MIAS as released ({RELEASE_FILMS} films): {difference}; "
+        f"stage the original all-mias.tar.gz"
+    )
+
+
+def _table_digest(table: Path) -> str:
+    rows = [" ".join(line.split()) for line in table.read_text(encoding="ascii").splitlines() if _ROW.match(line)]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,0 +1,151 @@
+"""The RSNA Screening Mammography Breast Cancer Detection set: `train.csv` to records.
+
+Source: RSNA / Kaggle 2023. Each row is one image; `cancer`, `biopsy`, `invasive` and `BIRADS` belong to the breast
+and are repeated on each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack modality and
+view.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.errors import LabelError
+
+LABEL_TABLE = "train.csv"
+IMAGE_FOLDER = "train_images"
+COLUMNS = (
+    "site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS",
+    "implant", "density", "machine_id", "difficult_negative_case",
+)  # fmt: skip
+MAX_REFUSED = 0.01
+"""Share of rows that `read_labels` may leave out before the table as a whole is refused."""
+UNKNOWN_SIDE = "unknown"
+"""In place of the laterality in what names a breast (`breast_id`)."""
+Meaning = TypeVar("Meaning")
+
+_IMAGE_ID = COLUMNS.index("image_id")
+_FLAGS = ("cancer", "biopsy", "invasive", "implant")
+# What each cell may hold and means: looked up, for the table has some 550,000 of them.
+_FLAG = {"0": False, "1": True}
+_TRUTH = {"True": True, "False": False}
+_LATERALITY = {side.value: side for side in Laterality}
+_VIEW = {view.value: view for view in View}
+_DENSITY = {letter: letter for letter in ("", "A", "B", "C", "D")}
+_BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a label table says, and which of its rows cannot be used."""
+
+    records: list[ImageRecord]
+    refused: list[tuple[str, str]]
+    """Image id and reason of each row left out."""
+
+
+def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRecord]:
+    """Return the records of a `train.csv`, sorted by image id; see `read_table`.
+
+    Raises `LabelError` where more than the share `max_refused` of the rows cannot be used, with their number.
+    """
+    table = read_table(path)
+    rows = len(table.records) + len(table.refused)
+    if len(table.refused) > max_refused * rows:
+        image_id, reason = table.refused[0]
+        raise LabelError(
+            f"{path}: {len(table.refused)} of {rows} rows cannot be used, more than {max_refused:.0%}; "
+            f"the first is image {image_id}: {reason}"
+        )
+    return table.records
+
+
+def read_table(path: Path) -> Table:
+    """Return the usable rows as records, sorted by image id, and the others with their reasons.
+
+    A cancer makes its breast's images malignant, a biopsy without cancer benign, everything else is normal. Empty cells
+    stay missing. A row is left out where its image id has come before, or a value is none that the table may
+    hold. Raises `LabelError` where the file cannot be read or its columns are not those of the set.
+    """
+    records: dict[str, ImageRecord] = {}
+    refused: list[tuple[str, str]] = []
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                raise LabelError(f"{path}: columns must be {','.join(COLUMNS)}, not {','.join(header)}")
+            for cells in filter(None, reader):
+                image_id = "".join(cells[_IMAGE_ID : _IMAGE_ID + 1])
+                try:
+                    record = _record(cells)
+                    if image_id in records:
+                        raise ValueError("the image id occurs twice")
+                    records[image_id] = record
+                except ValueError as error:
+                    refused.append((image_id, f"{path.name}, line {reader.line_num}: {error}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: the RSNA label table must be a readable CSV file: {error}") from None
+    if not records:
+        raise LabelError(f"{path}: no usable row")
+    return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
+
+
+def _record(cells: Sequence[str]) -> ImageRecord:
+    if len(cells) != len(COLUMNS):
+        raise ValueError(f"{len(cells)} cells where there are {len(COLUMNS)} columns")
+    row = dict(zip(COLUMNS, cells, strict=True))
+    cancer, biopsy, invasive, implant = (_choice(row, name, _FLAG) for name in _FLAGS)
+    difficult = _choice(row, "difficult_negative_case", _TRUTH)
+    patient_id, image_id = _digits(row, "patient_id"), _digits(row, "image_id")
+    return ImageRecord(
+        image_id=image_id,
+        patient_id=patient_id,
+        dataset=Dataset.RSNA,
+        laterality=_choice(row, "laterality", _LATERALITY),
+        view=_choice(row, "view", _VIEW),
+        label=Label.MALIGNANT if cancer else Label.BENIGN if biopsy else Label.NORMAL,
+        path=f"{patient_id}/{image_id}.dcm",
+        age=_age(row["age"]),
+        density=_choice(row, "density", _DENSITY),
+        machine_id=row["machine_id"],
+        site_id=row["site_id"],
+        finding="invasive" if invasive else "difficult-negative" if difficult else "",
+        birads=_choice(row, "BIRADS", _BIRADS),
+        implant=implant,
+    )
+
+
+def _choice(row: Mapping[str, str], name: str, meanings: Mapping[str, Meaning]) -> Meaning:
+    try:
+        return meanings[row[name]]
+    except KeyError:
+        raise ValueError(f"{name}={row[name]!r} must be one of {', '.join(filter(None, meanings))}") from None
+
+
+def _digits(row: Mapping[str, str], name: str) -> str:
+    """Return an id that can be a file's name and nothing else."""
+    if not row[name].isascii() or not row[name].isdigit():
+        raise ValueError(f"{name} must be digits")
+    return row[name]
+
+
+def _age(text: str) -> float | None:
+    if not text:
+        return None
+    age = float(text)
+    if not 18 <= age <= 120:
+        raise ValueError(f"age={text} must lie between 18 and 120 years")
+    return age
+
+
+def breast_id(record: ImageRecord) -> str:
+    """Return what names the breast of an image: its labels hold for all views of that breast."""
+    return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
+
+
+def shows_side(breast: str) -> bool:
+    """Return whether what names a breast (`breast_id`) says which of the two it is."""
+    return not breast.endswith(f"-{UNKNOWN_SIDE}")

@@ -1,0 +1,225 @@
+"""From pixel data to cells: the integers as they are stored, with how many of their bits count.
+
+One named decoder a transfer syntax; when it fails the file is refused, and no other is tried.
+Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 8.1 and 8.2.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.codecs import Announced, announced, check_rle_header, only_frame
+from mammopipe.processing.dicom.file import UNDEFINED, DicomFile
+from mammopipe.processing.dicom_syntaxes import Codec
+from mammopipe.processing.read_config import (
+    DEFAULT_CONFIG,
+    CorruptImageError,
+    Limits,
+    NotAMammogramError,
+    ReadConfig,
+    UnsupportedImageError,
+)
+
+_DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
+    Codec.JPEG: lambda data, threads: imagecodecs.jpeg8_decode(data),
+    Codec.JPEG_LOSSLESS: lambda data, threads: imagecodecs.jpeg8_decode(data),
+    Codec.JPEG_LS: lambda data, threads: imagecodecs.jpegls_decode(data),
+    Codec.JPEG_2000: lambda data, threads: imagecodecs.jpeg2k_decode(data, numthreads=threads),
+}
+_DECODER_FAILURES = (
+    imagecodecs.DelayedImportError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    SyntaxError,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the Image Pixel Module lays out one frame of one sample a pixel."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A decoded frame, values still as stored: bits `shift` to `shift + bits - 1` of each cell are the stored value."""
+
+    array: NDArray[Any]
+    """uint8 or uint16, rows x columns."""
+    bits: int
+    shift: int
+    reduction: int = 1
+    """How many pixels of the file's frame one cell stands for, in each direction."""
+
+
+def read_layout(tags: Tags, limits: Limits) -> Layout:
+    """Return the frame's layout; raises where it is colour, several frames, too large or contradicts itself."""
+    samples, frames = tags.integer(Tag.SAMPLES_PER_PIXEL), tags.number(Tag.NUMBER_OF_FRAMES)
+    photometric = tags.text(Tag.PHOTOMETRIC_INTERPRETATION)
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise NotAMammogramError(
+            f"{tags.where}: {label(Tag.SAMPLES_PER_PIXEL)} is {samples} and "
+            f"{label(Tag.PHOTOMETRIC_INTERPRETATION)} is {quoted(photometric)}; a mammogram has "
+            "one sample, MONOCHROME1 or MONOCHROME2"
+        )
+    if frames is not None and frames != 1:
+        raise NotAMammogramError(f"{tags.where}: {label(Tag.NUMBER_OF_FRAMES)} is {frames:g}; a mammogram is one frame")
+    rows, columns = tags.integer(Tag.ROWS), tags.integer(Tag.COLUMNS)
+    limits.check_size(rows, columns, tags.where)
+    stored = tags.integer(Tag.BITS_STORED)
+    high = tags.integer(Tag.HIGH_BIT) if tags.has(Tag.HIGH_BIT) else stored - 1
+    layout = Layout(
+        rows, columns, tags.integer(Tag.BITS_ALLOCATED), stored, high, bool(tags.integer(Tag.PIXEL_REPRESENTATION))
+    )
+    _check_bits(layout, tags)
+    return layout
+
+
+def _check_bits(layout: Layout, tags: Tags) -> None:
+    if layout.bits_allocated not in (8, 16):
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.BITS_ALLOCATED)} is {layout.bits_allocated}; 8 and 16 are read"
+        )
+    if not 8 <= layout.bits_stored <= layout.bits_allocated:
+        raise tags.corrupt(
+            Tag.BITS_STORED,
+            f"is {layout.bits_stored}; it must be between 8 and the {layout.bits_allocated} bits allocated",
+        )
+    if not layout.bits_stored - 1 <= layout.high_bit < layout.bits_allocated:
+        raise tags.corrupt(
+            Tag.HIGH_BIT,
+            f"is {layout.high_bit}; with {layout.bits_stored} bits stored it must be from "
+            f"{layout.bits_stored - 1} to {layout.bits_allocated - 1}",
+        )
+    if tags.integer(Tag.PIXEL_REPRESENTATION) not in (0, 1):
+        raise tags.corrupt(Tag.PIXEL_REPRESENTATION, "must be 0 (unsigned) or 1 (two's complement)")
+
+
+def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG) -> Cells:
+    """Return the stored values of the frame, decoded by the one decoder of its transfer syntax.
+
+    Where `config.enough_rows` allows it, a JPEG 2000 frame is decoded at half the resolution (`Cells.reduction` 2).
+    Raises `CorruptImageError` where pixel data are missing or undecodable, or announce another image than the
+    attributes do.
+    """
+    where, codec = file.tags.where, file.syntax.codec
+    shift = layout.high_bit + 1 - layout.bits_stored
+    if codec is Codec.NATIVE:
+        return Cells(_native(file, layout), layout.bits_stored, shift)
+    if file.pixel_length != UNDEFINED:
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) has a given length; transfer syntax "
+            f"{file.syntax.name} encapsulates it in fragments"
+        )
+    frame = only_frame(file.pixel_data, "<", where)
+    if codec is Codec.RLE:
+        return Cells(_run_lengths(frame, layout, where), layout.bits_stored, shift)
+    if shift:
+        raise UnsupportedImageError(
+            f"{where}: {label(Tag.HIGH_BIT)} is {layout.high_bit} in a compressed image of "
+            f"{layout.bits_stored} bits stored; {layout.bits_stored - 1} is read"
+        )
+    return _codestream(frame, codec, layout, config, where)
+
+
+def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
+    """Return uncompressed pixels; the array shares the file's bytes where their order is this machine's."""
+    where, width = file.tags.where, layout.bits_allocated // 8
+    needed = layout.rows * layout.columns * width
+    if file.pixel_length == UNDEFINED:
+        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) has undefined length in an uncompressed image")
+    present = min(len(file.pixel_data), file.pixel_length)
+    if present < needed:
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) has {present} bytes; {layout.rows} x "
+            f"{layout.columns} pixels of {layout.bits_allocated} bits need {needed}"
+        )
+    if width == 2:
+        order = ">u2" if file.syntax.big_endian else "<u2"
+        cells = np.frombuffer(file.pixel_data, order, needed // 2).astype(np.uint16, copy=False)
+        return cells.reshape(layout.rows, layout.columns)
+    data: Any = file.pixel_data
+    if file.syntax.big_endian and file.pixel_vr == "OW":
+        # 8-bit pixels in 16-bit words: two a word, and the word's bytes are swapped (PS3.5 8.1.1 and 8.2).
+        data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").view(np.uint8)
+        if data.size < needed:
+            raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) of VR OW must have an even number of bytes")
+    return np.frombuffer(data, np.uint8, needed).reshape(layout.rows, layout.columns)
+
+
+def _run_lengths(frame: bytes, layout: Layout, where: str) -> NDArray[Any]:
+    width = layout.bits_allocated // 8
+    check_rle_header(frame, width, where)
+    cells: Any = np.zeros(layout.rows * layout.columns * width, np.uint8)
+    try:
+        decoded = imagecodecs.dicomrle_decode(frame, "<u2" if width == 2 else "u1", out=cells)
+    except _DECODER_FAILURES:
+        decoded = b""
+    if len(decoded) != cells.size:
+        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): RLE data do not decode to {cells.size} bytes")
+    return np.asarray(cells.view("<u2" if width == 2 else np.uint8).reshape(layout.rows, layout.columns))
+
+
+def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, where: str) -> Cells:
+    head = announced(frame, codec, where)
+    _check_announced(head, layout, where)
+    reduction = 2 if _may_halve(head, layout, config) else 1
+    try:
+        decoded = _half(frame, head) if reduction > 1 else np.asarray(_DECODERS[codec](frame, config.threads))
+    except _DECODER_FAILURES:
+        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be decoded by {codec}") from None
+    if decoded.shape != (-(-layout.rows // reduction), -(-layout.columns // reduction)) or decoded.dtype.itemsize > 2:
+        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) decodes to {decoded.dtype} {decoded.shape}")
+    # Signed: the stored bits alone, since writers extend the sign beyond them or do not. Unsigned: all the codestream
+    # has, so that a value beyond the stored bits is brighter still and does not wrap.
+    bits = layout.bits_stored if layout.signed else max(head.precision, layout.bits_stored)
+    if decoded.dtype == np.int8 and bits > 8:
+        decoded = decoded.astype(np.int16)
+    return Cells(decoded.view(f"u{decoded.dtype.itemsize}"), bits, 0, reduction)
+
+
+def _check_announced(head: Announced, layout: Layout, where: str) -> None:
+    if (head.rows, head.columns, head.components) != (layout.rows, layout.columns, 1):
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) holds an image of {head.rows} x {head.columns} and {head.components} "
+            f"components; the attributes say {layout.rows} x {layout.columns} and 1"
+        )
+    if not 2 <= head.precision <= 16:
+        raise UnsupportedImageError(
+            f"{where}: Pixel Data (7FE0,0010) holds {head.precision} bits a sample; 2 to 16 are read"
+        )
+
+
+def _may_halve(head: Announced, layout: Layout, config: ReadConfig) -> bool:
+    """Return whether half the rows are still enough; Pillow's decoder is for unsigned samples and its size limit."""
+    enough = config.enough_rows is not None and layout.rows >= 2 * config.enough_rows
+    return (
+        enough and head.levels > 0 and not layout.signed and head.rows * head.columns <= (Image.MAX_IMAGE_PIXELS or 0)
+    )
+
+
+def _half(frame: bytes, head: Announced) -> NDArray[Any]:
+    """Return the frame at half the resolution, by Pillow's OpenJPEG, which alone here can leave the last level out."""
+    image: Any = Image.open(BytesIO(frame), formats=("JPEG2000",))
+    image.reduce = 1
+    # Pillow moves samples of 9 to 15 bits up to fill 16.
+    return np.asarray(image) >> (16 - head.precision if head.precision > 8 else 0)

@@ -1,0 +1,1 @@
+"""Image files of every kind become a `Mammogram`: DICOM, PGM and PNG."""

@@ -1,0 +1,146 @@
+"""One mammogram from a file or its bytes: pixels on one scale, side, view, spacing, and facts that identify nobody.
+
+The only reader of DICOM, PGM and PNG in the project: training and serving both come through `read_mammogram`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, View
+from mammopipe.processing.dicom import deidentification
+from mammopipe.processing.dicom.file import is_dicom
+from mammopipe.processing.dicom.reader import read_dicom
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
+from mammopipe.processing.laterality import infer_laterality
+from mammopipe.processing.read_config import (
+    DEFAULT_CONFIG,
+    CorruptImageError,
+    ImageTooLargeError,
+    Limits,
+    NotAMammogramError,
+    ReadConfig,
+    UnsupportedImageError,
+)
+
+__all__ = [
+    "CorruptImageError",
+    "ImageError",
+    "ImageTooLargeError",
+    "Limits",
+    "Mammogram",
+    "NotAMammogramError",
+    "ReadConfig",
+    "UnsupportedImageError",
+    "identity_fields",
+    "read_mammogram",
+    "write_png",
+]
+
+
+@dataclass(frozen=True)
+class Mammogram:
+    """One 2-D mammogram of one breast."""
+
+    pixels: NDArray[np.uint16]
+    """Rows x columns, C-contiguous, on the scale 0..65535 whatever the source; 0 is air, bright is dense."""
+    laterality: Laterality | None = None
+    view: View | None = None
+    pixel_spacing_mm: float | None = None
+    """Millimetres between the centres of neighbouring pixels."""
+    facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """How the values came about; an allow-list, so that nothing here identifies a patient."""
+
+
+def read_mammogram(
+    source: Path | bytes, *, record: ImageRecord | None = None, config: ReadConfig = DEFAULT_CONFIG
+) -> Mammogram:
+    """Return the mammogram in a DICOM, PGM or PNG file, or in the bytes of one.
+
+    `record` fills in laterality, view and spacing where the file says nothing of them; where both name a side or a view
+    and they differ, the file is refused. A side that neither gives is inferred from the image where that shows it
+    clearly, and `facts["laterality_inferred"]` is then true.
+
+    Raises `UnsupportedImageError`, `CorruptImageError`, `NotAMammogramError` or `ImageTooLargeError`; their one-line
+    messages name the file (`<bytes>` for bytes), the attribute, its value and the rule.
+    """
+    where, data = _load(source, config.limits)
+    image = _decode(data, where, config)
+    return _infer_side(_merge(image, record, where) if record else image)
+
+
+def identity_fields(
+    source: Path | bytes, *, patient_id: bool = False, config: ReadConfig = DEFAULT_CONFIG
+) -> tuple[str, ...]:
+    """Return the keywords of the attributes in a DICOM file that identify a person and are filled; never their values.
+
+    () for PGM and PNG, which carry none that this reader keeps. `PatientID` counts only where `patient_id` is true,
+    because collections keep a pseudonym there. The list is that of `mammopipe.processing.dicom.deidentification`. Raises as
+    `read_mammogram` does where the file's attributes cannot be read.
+    """
+    where, data = _load(source, config.limits)
+    if not is_dicom(data):
+        return ()
+    return deidentification.identity_fields(data, where=where, patient_id=patient_id, config=config)
+
+
+def _load(source: Path | bytes, limits: Limits) -> tuple[str, bytes]:
+    """Return the name used in errors and the bytes, no more of them than the limits allow."""
+    if isinstance(source, bytes):
+        limits.check_bytes(len(source), "<bytes>")
+        return "<bytes>", source
+    where = str(source)
+    try:
+        limits.check_bytes(source.stat().st_size, where)
+        return where, source.read_bytes()
+    except OSError as error:
+        raise CorruptImageError(f"{where}: cannot be read: {error.strerror}") from None
+
+
+def _decode(data: bytes, where: str, config: ReadConfig) -> Mammogram:
+    if is_dicom(data):
+        image = read_dicom(data, where=where, config=config)
+        return Mammogram(image.pixels, image.laterality, image.view, image.pixel_spacing_mm, image.facts)
+    if data.startswith(PNG_SIGNATURE):
+        pixels, facts = read_png(data, where=where, limits=config.limits)
+        return Mammogram(pixels, facts=facts)
+    if data[:1] == b"P" and data[1:2].isdigit():
+        pixels, facts = read_pgm(data, where=where, limits=config.limits)
+        return Mammogram(pixels, facts=facts)
+    raise UnsupportedImageError(f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:4].hex(' ')!r}")
+
+
+def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
+    """Return the image with what its record adds; the file and the record must not contradict each other."""
+    facts = dict(image.facts)
+    for name in ("laterality", "view"):
+        stated, known = getattr(image, name), getattr(record, name)
+        if stated and known and stated is not known:
+            raise CorruptImageError(
+                f"{where}: {name} is {stated} in the file but {known} in its record; they must agree"
+            )
+        if known and not stated:
+            facts[f"{name}_source"] = "record"
+    spacing = image.pixel_spacing_mm
+    if spacing is None and record.pixel_spacing_mm is not None:
+        spacing = record.pixel_spacing_mm * int(facts.get("reduction", 1))
+        facts["spacing_source"] = "record"
+    return replace(
+        image,
+        laterality=image.laterality or record.laterality,
+        view=image.view or record.view,
+        pixel_spacing_mm=spacing,
+        facts=facts,
+    )
+
+
+def _infer_side(image: Mammogram) -> Mammogram:
+    """Return the image with its side, from the picture where nothing else gave it, and the fact of which it was."""
+    side = image.laterality or infer_laterality(image.pixels)
+    inferred = side is not None and image.laterality is None
+    facts = dict(image.facts) | {"laterality_inferred": inferred}
+    return replace(image, laterality=side, facts=facts | ({"laterality_source": "image"} if inferred else {}))

@@ -1,0 +1,125 @@
+"""Pictures for the eye: the contact sheet of augmented copies and the montage of segmented films."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.breast.segmentation import BreastRegion
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
+from mammopipe.processing.files import write_bytes
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs.split_settings import image_place
+
+Picture = NDArray[np.uint8]
+
+CELL = 220
+"""Pixels of a film's longer side on a sheet."""
+CAPTION = 26
+"""Pixels below each film for its name."""
+MONTAGE_COLUMNS = 16
+COPIES_SHOWN = 6
+COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.MALIGNANT: (255, 120, 120)}
+"""RGB of a caption, by the film's class."""
+
+
+def draw_contours(
+    pixels: NDArray[np.uint16], region: BreastRegion, lesions: Sequence[Lesion] = (), *, height: int = 320
+) -> NDArray[np.uint8]:
+    """Return a thumbnail (uint8 RGB, `height` rows) with breast in green, pectoral muscle in red, lesions in yellow."""
+    scale = height / pixels.shape[0]
+    size = (max(1, round(pixels.shape[1] * scale)), height)
+    grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 65535
+    canvas = cv2.cvtColor((255 * np.sqrt(grey)).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    for mask, colour in ((region.mask, (0, 255, 0)), (region.pectoral, (255, 0, 0))):
+        small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+        outline, _ = cv2.findContours(small, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outline, -1, colour, 1)
+    for lesion in lesions:
+        centre = (round(lesion.x * scale), round(lesion.y * scale))
+        cv2.circle(canvas, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1)
+    return np.asarray(canvas, np.uint8)
+
+
+def contact_sheet(
+    originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path, target: Path
+) -> None:
+    """Write a row for each original, with its copies below `folder` beside it, lesions in yellow."""
+    rows = []
+    for original in originals:
+        cells = [_cell(_film(images / image_place(original), original), original)]
+        own = sorted(
+            (copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id
+        )
+        cells += [_cell(_film(folder / copy.path, copy), copy) for copy in own[:COPIES_SHOWN]]
+        rows.append(_row(cells, COPIES_SHOWN + 1))
+    write_picture(target, np.vstack(rows))
+
+
+def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> None:
+    """Write the thumbnails of the records that have one, with id, class and flags below each."""
+    found = {record.image_id: thumbnails / f"{record.image_id}.png" for record in records}
+    shown = sorted((record for record in records if found[record.image_id].is_file()), key=lambda item: item.image_id)
+    cells = [_cell(_read_picture(found[record.image_id]), record) for record in shown]
+    rows = [
+        _row(cells[start : start + MONTAGE_COLUMNS], min(MONTAGE_COLUMNS, len(cells)))
+        for start in range(0, len(cells), MONTAGE_COLUMNS)
+    ]
+    if rows:
+        write_picture(target, np.vstack(rows))
+
+
+def write_picture(path: Path, picture: Picture) -> None:
+    """Write a uint8 RGB picture as PNG, whole or not at all."""
+    encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    if not encoded:
+        raise OSError(f"{path}: the picture could not be encoded as PNG")
+    write_bytes(path, data.tobytes())
+
+
+def _read_picture(path: Path) -> Picture:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise OSError(f"{path}: the picture could not be read")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _film(path: Path, record: ImageRecord) -> Picture:
+    pixels = read_mammogram(path).pixels
+    scale = CELL / max(pixels.shape)
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    picture = cv2.cvtColor((np.asarray(grey, np.uint16) >> 8).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    for lesion in record.lesions:
+        centre = (round(lesion.x * scale), round(lesion.y * scale))
+        cv2.circle(picture, centre, max(2, round(lesion.radius * scale)), (255, 255, 0), 1, cv2.LINE_AA)
+    return np.asarray(picture, np.uint8)
+
+
+def _cell(picture: Picture, record: ImageRecord) -> Picture:
+    scale = CELL / max(picture.shape)
+    if scale < 1:
+        picture = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    cell = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
+    left = (CELL - picture.shape[1]) // 2
+    cell[: picture.shape[0], left : left + picture.shape[1]] = picture
+    flags = " ".join(record.quality.get("flags", ()))
+    for line, text in enumerate((f"{record.image_id} {record.label}", flags)):
+        cv2.putText(
+            cell,
+            text,
+            (3, CELL + 11 + 12 * line),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.36,
+            COLOURS[record.label],
+            1,
+            cv2.LINE_AA,
+        )
+    return cell
+
+
+def _row(cells: Sequence[Picture], columns: int) -> Picture:
+    blank = np.full((CELL + CAPTION, CELL, 3), 24, np.uint8)
+    return np.hstack([*cells, *[blank] * (columns - len(cells))])

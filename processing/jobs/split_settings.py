@@ -1,0 +1,46 @@
+"""How Prepare divided the images, as its `stage.json` tells the jobs after it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, stated_protocol
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.splits.assignment import SplitConfig
+
+UNDIVIDED = "undivided"
+"""Folder of images that belong to no split yet."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """What was, or will be, divided into splits, and how."""
+
+    protocol: SplitProtocol
+    config: SplitConfig
+
+    @classmethod
+    def read(cls, folder: Path) -> "Division":
+        """Return the division that the `stage.json` in a folder states; `ConfigError` where several hosts' disagree."""
+        parts = sorted(folder.glob("stage*.json"))
+        if not parts:
+            raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here, which say how images are split")
+        found = {part: cls._stated(part) for part in parts}
+        if len(set(found.values())) > 1:
+            raise ConfigError(f"{folder}: {', '.join(part.name for part in parts)} state different splits")
+        return found[parts[0]]
+
+    @classmethod
+    def _stated(cls, part: Path) -> "Division":
+        try:
+            config: Mapping[str, Any] = json.loads(part.read_text(encoding="utf-8"))["config"]
+            return cls(stated_protocol(config, where=str(part)), SplitConfig(**config["split"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{part}: config.split cannot be read: {error}; this is not Prepare's account") from None
+
+
+def image_place(record: ImageRecord) -> Path:
+    """Return where a stage keeps an image, relative to its folder of images."""
+    return Path(str(record.split or UNDIVIDED), f"{record.image_id}.png")

@@ -1,0 +1,1 @@
+"""Synthetic mammograms and data sets, for runs and tests without a patient."""

@@ -1,0 +1,191 @@
+"""One synthetic mammogram: breast, pectoral muscle, tissue texture, lesions and film artefacts, each with its mask.
+
+Everything is drawn with the chest wall at the left and at half the resolution, in units of the film's height, then
+flipped, enlarged and given film grain. Shape, tissue, artefacts and lesions come from separate random streams, so two
+films of the same seed and different labels are equal everywhere but at the lesion: nothing but the lesion can tell the
+classes apart.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms.anatomy import Density, draw_anatomy, draw_shape
+from mammopipe.processing.phantoms.marks import draw_lesions, draw_marks, scatter_calcifications
+
+Mask = npt.NDArray[np.bool_]
+Grey = npt.NDArray[np.float32]
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
+
+SMALLEST = 128
+"""Rows or columns below which there is no room for anatomy."""
+_WORK = 2
+"""Films are drawn at 1 / _WORK of their resolution."""
+_SHOULDER = 0.80
+"""Grey above which the film's curve flattens, so that dense tissue and label never clip."""
+
+
+class _Stream(IntEnum):
+    """The independent random streams of one film."""
+
+    SHAPE = 0
+    TISSUE = 1
+    MARKS = 2
+    LESIONS = 3
+    GRAIN = 4
+    JITTER = 5
+    FRAME = 7
+    DENSITY = 8
+
+
+@dataclass(frozen=True)
+class Film:
+    """A synthetic mammogram and the truth about it; every mask has the shape of `pixels`."""
+
+    pixels: npt.NDArray[np.uint16]
+    """Grey over the full 16-bit scale, 0 = air, as `mammopipe.processing.images.mammogram.read_mammogram` would give it."""
+    breast: Mask
+    """The breast with its pectoral muscle, where no artefact covers it."""
+    pectoral: Mask
+    """The pectoral muscle, a part of `breast`; empty in a CC view."""
+    artefacts: Mask
+    """Labels, digits, tape and scanner border."""
+    lesion_mask: Mask
+    """The pixels that a lesion or calcification brightens noticeably."""
+    lesions: tuple[Lesion, ...]
+    """Circles with whole-numbered centre and radius; empty for a normal film and for scattered calcifications."""
+    label: Label
+    laterality: Laterality
+    view: View
+    density: Density
+    padding: Mask
+    """What lies outside the film or the detector; 0 there."""
+
+
+def make_film(
+    seed: int,
+    *,
+    label: Label,
+    laterality: Laterality,
+    view: View = View.MLO,
+    height: int = 1024,
+    width: int = 1024,
+    density: Density | None = None,
+    lesions: int = 1,
+    scattered: bool = False,
+    patient_seed: int | None = None,
+    padded: bool = True,
+    bits: int = 8,
+) -> Film:
+    """Return the film that `seed` and the other arguments determine.
+
+    `lesions` counts the lesions of a film that is not normal: the first has the film's label, the others are benign.
+    `scattered` draws calcifications without a centre in place of lesions. Films of one `patient_seed` resemble each
+    other as two breasts of one woman do. `padded` centres a narrower film in black columns as in MIAS; otherwise the
+    film fills the frame as a digital detector does. `bits` is the grey resolution on the 16-bit scale. The chest wall
+    lies on the breast's own side, as in MIAS and RSNA. Raises `ConfigError` for arguments that contradict each other.
+    """
+    _refuse(seed, label, view, height, width, lesions, scattered, bits)
+    patient = seed if patient_seed is None else patient_seed
+    rng = {stream: np.random.default_rng((seed, stream)) for stream in _Stream}
+    rows, columns = height // _WORK, width // _WORK
+    woman = {stream: np.random.default_rng((patient, stream)) for stream in _Stream}
+    left, film_columns = _film_columns(woman[_Stream.FRAME], rows, columns, padded)
+    shape = draw_shape(woman[_Stream.SHAPE], rng[_Stream.JITTER], view, film_columns / rows)
+    density = density or list(Density)[int(woman[_Stream.DENSITY].integers(3))]
+    canvas = draw_anatomy(shape, (rows, film_columns), density, rng[_Stream.TISSUE], view)
+    marks = draw_marks(canvas.breast, rng[_Stream.MARKS], laterality=laterality, view=view, film_edges=padded)
+    place = canvas.breast & ~canvas.pectoral & ~marks.mask
+    labels = [] if label is Label.NORMAL or scattered else [label, *[Label.BENIGN] * (lesions - 1)]
+    lift, circles = draw_lesions(place, rng[_Stream.LESIONS], labels)
+    if scattered:
+        lift = scatter_calcifications(place, canvas.depth, rng[_Stream.LESIONS])
+    grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
+    if not padded:
+        # A digital machine blackens what is not breast.
+        grey = grey * (canvas.breast | marks.mask)
+    everywhere = np.ones_like(canvas.breast)
+    masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03, everywhere)
+    breast, pectoral, artefacts, lesion_mask, exposed = (
+        _place(mask.astype(np.uint8) * np.uint8(255), left, (height, width), laterality) > 127 for mask in masks
+    )
+    return Film(
+        pixels=_quantise(_place(grey, left, (height, width), laterality), bits),
+        breast=breast,
+        pectoral=pectoral & breast,
+        artefacts=artefacts & ~breast,
+        lesion_mask=lesion_mask & breast,
+        lesions=tuple(_circle(circle, left, width, laterality) for circle in circles),
+        label=label,
+        laterality=laterality,
+        view=view,
+        density=density,
+        padding=~exposed,
+    )
+
+
+def _refuse(
+    seed: int, label: Label, view: View, height: int, width: int, lesions: int, scattered: bool, bits: int
+) -> None:
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: must not be negative")
+    if view not in (View.CC, View.MLO):
+        raise ConfigError(f"view={view}: phantoms are drawn as CC or MLO")
+    if min(height, width) < SMALLEST:
+        raise ConfigError(f"height={height}, width={width}: a phantom needs {SMALLEST} rows and columns at least")
+    if not width >= 0.6 * height:
+        raise ConfigError(f"height={height}, width={width}: a phantom needs a width of 0.6 times its height at least")
+    if not 1 <= lesions <= 3:
+        raise ConfigError(f"lesions={lesions}: must be 1, 2 or 3, and is not heeded for a {Label.NORMAL} film")
+    if scattered and label is Label.NORMAL:
+        raise ConfigError(f"scattered={scattered}: a {label} film has no calcifications")
+    if not 8 <= bits <= 16:
+        raise ConfigError(f"bits={bits}: must be from 8 to 16")
+
+
+def _film_columns(rng: np.random.Generator, rows: int, columns: int, padded: bool) -> tuple[int, int]:
+    """Return the film's first column and its number of columns within the frame."""
+    share = rng.choice([0.51, 0.57, 0.635, 0.635, 0.80])
+    wanted = min(columns, int(rows * share)) if padded else columns
+    return (columns - wanted) // 2, wanted
+
+
+def _develop(grey: Grey, rng: np.random.Generator) -> Grey:
+    """Return grey in 0..1 with the shoulder of a film's curve and film grain."""
+    over = np.maximum(grey - _SHOULDER, 0)
+    grey = grey - over + 0.18 * (1 - np.exp(-over / 0.18))
+    grain = rng.standard_normal(grey.shape, dtype=np.float32) * (0.005 + 0.010 * np.minimum(grey, 0.6))
+    return np.asarray(np.clip(grey + grain, 0, 1), np.float32)
+
+
+def _place(layer: npt.NDArray[Pixel], left: int, size: tuple[int, int], laterality: Laterality) -> npt.NDArray[Pixel]:
+    """Return the layer at full resolution within its frame, turned to the side of the body."""
+    height, width = size
+    right = max(width // _WORK - left - layer.shape[1], 0)
+    framed = cv2.copyMakeBorder(layer, 0, 0, left, right, cv2.BORDER_CONSTANT, value=0.0)
+    if laterality is Laterality.RIGHT:
+        framed = cv2.flip(framed, 1)
+    return np.asarray(cv2.resize(framed, (width, height), interpolation=cv2.INTER_LINEAR), layer.dtype)
+
+
+def _quantise(grey: Grey, bits: int) -> npt.NDArray[np.uint16]:
+    top = 2**bits - 1
+    levels = (grey * np.float32(top) + np.float32(0.5)).astype(np.uint16)
+    if 65535 % top == 0:
+        return levels * np.uint16(65535 // top)
+    table = np.round(np.arange(top + 1) * (65535 / top)).astype(np.uint16)
+    return np.asarray(table[levels])
+
+
+def _circle(lesion: Lesion, left: int, width: int, laterality: Laterality) -> Lesion:
+    x = (lesion.x + left + 0.5) * _WORK - 0.5
+    y = (lesion.y + 0.5) * _WORK - 0.5
+    if laterality is Laterality.RIGHT:
+        x = width - 1 - x
+    return Lesion(float(round(x)), float(round(y)), float(round(lesion.radius * _WORK)), lesion.label, lesion.finding)

@@ -1,0 +1,50 @@
+"""Films of noise with real labels: nothing can be learnt of them, so whatever is learnt has leaked.
+
+Each is a breast-shaped outline, the same for all, filled with coarse noise of its own: distinct enough to be known
+again after a turn or a stretch, which is all that a network can do with it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.datasets.manifest import Laterality
+from mammopipe.processing.datasets.mias import FILM_SIZE, LABEL_TABLE, PHANTOM_NOTICE, read_labels
+from mammopipe.processing.files import write_bytes
+
+CELLS = 14
+"""Grains of the noise along a side of the film."""
+_DARKEST, _BRIGHTEST = 90, 230
+_HALF_HEIGHT, _DEPTH = 0.42, 0.55
+"""Of the outline, an ellipse around the middle of the chest wall, as shares of the film's size."""
+
+
+def write_noise_tree(table: Path, folder: Path, *, seed: int = 0) -> int:
+    """Write a film of noise for each film of a MIAS label table, and the table, marked as synthetic; return how many.
+
+    8-bit PGM of 1024 x 1024. A film depends on `seed` and its place in the table alone. Raises `LabelError` for a table
+    that cannot be read.
+    """
+    records = read_labels(table)
+    for place, record in enumerate(records):
+        pixels = noise_film((seed, place), record.laterality)
+        write_bytes(folder / record.path, b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes())
+    text = table.read_text(encoding="ascii")
+    marked = text if text.startswith(PHANTOM_NOTICE) else f"{PHANTOM_NOTICE}\n{text}"
+    write_bytes(folder / LABEL_TABLE, marked.encode("ascii"))
+    return len(records)
+
+
+def noise_film(key: tuple[int, ...], laterality: Laterality | None, size: int = FILM_SIZE) -> npt.NDArray[np.uint8]:
+    """Return a film, (size, size), of the noise that belongs to a key; the chest wall is at the left unless it is R."""
+    grains = np.random.default_rng(key).random((CELLS, CELLS))
+    places = np.linspace(0, CELLS - 1, size)
+    # Linear interpolation along one axis is a matrix with two weights in each row.
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(CELLS)[None]))
+    smooth = weights @ grains @ weights.T
+    grey = _DARKEST + (_BRIGHTEST - _DARKEST) * (smooth - smooth.min()) / np.ptp(smooth)
+    rows, columns = np.mgrid[:size, :size] / size
+    outline = ((rows - 0.5) / _HALF_HEIGHT) ** 2 + (columns / _DEPTH) ** 2 < 1
+    film = np.where(outline, grey, 0).astype(np.uint8)
+    return np.ascontiguousarray(film[:, ::-1]) if laterality is Laterality.RIGHT else film

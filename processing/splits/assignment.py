@@ -1,0 +1,107 @@
+"""Which image may be used for what: split by patient before any pixel is touched.
+
+The other protocols divide something else (`mammopipe.processing.datasets.manifest.SplitProtocol`); they are there to be measured beside it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage
+
+__all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
+
+Unit = tuple[str, str]
+"""Dataset and name of what is divided: a patient, by the protocols beside it a film or a picture."""
+Place = tuple[Split, int | None]
+"""A unit's split, and fold when it is not the test."""
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How patients are divided. The frozen test set comes first; the rest, the development set, is cut into folds."""
+
+    test_fraction: float = 0.2
+    """Share of each stratum's patients that is kept for the test."""
+    folds: int = 5
+    """Number of folds of the development set."""
+    validation_fold: int = 0
+    """The fold that is the validation split; the others train."""
+    seed: int = 0
+    """Another seed gives another division, and so another test set."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(f"test_fraction={self.test_fraction} must lie between 0 and 1")
+        if self.folds < 2:
+            raise ConfigError(f"folds={self.folds} must be at least 2: one validates, the others train")
+        if not 0 <= self.validation_fold < self.folds:
+            raise ConfigError(
+                f"validation_fold={self.validation_fold} must be one of 0 to {self.folds - 1} (folds={self.folds})"
+            )
+
+
+def assign_splits(
+    records: Iterable[ImageRecord],
+    config: SplitConfig | None = None,
+    protocol: SplitProtocol = SplitProtocol.PATIENT,
+) -> list[ImageRecord]:
+    """Return the records with `split` and `fold` set, in their order.
+
+    What the protocol keeps together, all images of a patient, goes together. Patients are stratified by their worst
+    label and ordered by a hash of seed and patient id, so the division depends on the label table alone and is the same
+    on every machine. By the protocol `published` the records are those of all pictures, copies among them.
+    """
+    config = config or SplitConfig()
+    records = list(records)
+    units = [protocol.unit(record) for record in records]
+    places = _places(_worst_labels(records, units), config)
+    return [record.placed(*places[unit]) for record, unit in zip(records, units, strict=True)]
+
+
+def assign_folds(records: Sequence[ImageRecord], folds: int, *, seed: int, protocol: SplitProtocol) -> list[int]:
+    """Return for each record of the development set the fold that holds it out, 0 to `folds` - 1.
+
+    What the protocol keeps together shares a fold, and so do, but by `published`, a film and its copies. With the seed
+    and number of folds of `SplitConfig` these are the folds of the manifest.
+    """
+    units = [protocol.unit(record) for record in records]
+    worst = _worst_labels(records, units)
+    order = [unit for label in Label for unit in _ordered(worst, label, seed)]
+    fold_of = {unit: place % folds for place, unit in enumerate(order)}
+    return [fold_of[unit] for unit in units]
+
+
+def _worst_labels(records: Sequence[ImageRecord], units: Sequence[Unit]) -> dict[Unit, Label]:
+    worst: dict[Unit, Label] = {}
+    for record, unit in zip(records, units, strict=True):
+        known = worst.get(unit)
+        if known is None or record.label.rank > known.rank:
+            worst[unit] = record.label
+    return worst
+
+
+def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Place]:
+    places: dict[Unit, Place] = {}
+    dealt = 0
+    for label in Label:
+        units = _ordered(worst, label, config.seed)
+        tested = round(len(units) * config.test_fraction)
+        if units and not tested and len(units) > config.folds:
+            tested = 1
+        for unit in units[:tested]:
+            places[unit] = (Split.TEST, None)
+        for unit in units[tested:]:
+            fold = dealt % config.folds
+            # One deal over all strata, so that the folds' sizes differ by one patient at the most.
+            dealt += 1
+            places[unit] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
+    return places
+
+
+def _ordered(worst: Mapping[Unit, Label], label: Label, seed: int) -> list[Unit]:
+    """Return the units of a label in an order that is random and the same on every machine."""
+    units = (unit for unit, worst_label in worst.items() if worst_label is label)
+    return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}/{unit[1]}".encode()).hexdigest())

@@ -1,0 +1,1 @@
+"""The evaluation job in parts: data, candidates, calibration, selection, the audit of what was fitted."""

@@ -1,0 +1,88 @@
+"""The networks over the films of a split: logits of every candidate, and what the chosen one makes its answer of."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.metrics.bootstrap import Floats
+from mammopipe.training.model.predictions import Kind
+from mammopipe.training.networks.grad_cam import WithMaps
+from mammopipe.training.networks.model_directory import LoadedModel
+
+BATCH = 16
+"""Films a forward pass."""
+
+_FILMS_AT_ONCE = 512
+"""Films held in memory: they are read once for all candidates, a part after the other."""
+
+
+def predict_split(
+    kind: type[Kind],
+    models: Mapping[str, LoadedModel],
+    records: Sequence[ImageRecord],
+    folder: Path,
+    *,
+    shape: tuple[int, int],
+) -> dict[str, Kind]:
+    """Return every model's predictions of the films `<folder>/<image_id>.png`, in float32, evaluation mode.
+
+    Each film is decoded once for all models; a few hundred are in memory at a time. Raises `ManifestError` or
+    `ImageError` for a film that is missing, damaged or not of `shape` (H, W).
+    """
+    parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
+    for films in _in_parts(records, folder, shape):
+        for name, model in models.items():
+            parts[name].append(_logits(model, films, f"{name} on {folder.name}"))
+    labels = np.array([item.label.rank for item in records], np.int64)
+    names = (
+        tuple(item.image_id for item in records),
+        tuple(item.patient_id for item in records),
+        tuple(breast_id(item) for item in records),
+    )
+    return {name: kind(*names, labels, np.concatenate(rows).astype(np.float64)) for name, rows in parts.items()}
+
+
+def read_films(
+    records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the films, float32 of `shape` (H, W) in [0, 1]; a few hundred are in memory at a time."""
+    for films in _in_parts(records, folder, shape):
+        yield from (films[index][0][0].numpy() for index in range(len(films)))
+
+
+def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> tuple[Floats, Floats]:
+    """Return of each film its logits, (films, classes), and the mean of each of the last maps, (films, channels)."""
+    wrapped = WithMaps(model.network)
+    logits, means = [], []
+    try:
+        for films in _in_parts(records, folder, model.input_shape):
+            for batch in _batches(films, f"features of {folder.name}"):
+                with torch.inference_mode():
+                    answered, maps = wrapped(batch)
+                logits.append(answered.numpy())
+                means.append(maps.mean(dim=(2, 3)).numpy())
+    finally:
+        wrapped.close()
+    return np.concatenate(logits).astype(np.float64), np.concatenate(means).astype(np.float64)
+
+
+def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, int]) -> Iterator[FilmDataset]:
+    for start in range(0, len(records), _FILMS_AT_ONCE):
+        yield FilmDataset(records[start : start + _FILMS_AT_ONCE], folder, shape=shape, description=folder.name)
+
+
+def _logits(model: LoadedModel, films: FilmDataset, title: str) -> npt.NDArray[np.float32]:
+    return np.concatenate([model.predict_logits(batch).numpy() for batch in _batches(films, title)])
+
+
+def _batches(films: FilmDataset, title: str) -> Iterator[Tensor]:
+    for start in tqdm(range(0, len(films), BATCH), desc=title, unit="batch", disable=None, leave=False):
+        yield torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])

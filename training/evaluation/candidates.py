@@ -1,0 +1,139 @@
+"""What `evaluation.json` says of each candidate, of the one that was selected, and of answering the majority always."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Split
+from mammopipe.processing.errors import ManifestError
+from mammopipe.training.comparison import compared
+from mammopipe.training.config import Learns
+from mammopipe.training.decisions import sensitivity_at, specificity_at
+from mammopipe.training.detection import by_level
+from mammopipe.training.evaluation.calibration import COMPARED, Calibration, Comparison, Goal
+from mammopipe.training.evaluation.data import CLASSES, SegmentedData
+from mammopipe.training.evaluation.selection import RULE, Candidate, Choice
+from mammopipe.training.metrics.bootstrap import Floats, Resamples
+from mammopipe.training.metrics.scorecard import figure, scorecard, without_plots
+from mammopipe.training.metrics.subgroups import subgroups
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, image_cases, malignancy
+from mammopipe.training.model.predictions import Predictions, TestPredictions, ValidationPredictions
+from mammopipe.training.networks.model_directory import LoadedModel
+
+Draws = Mapping[Split, Resamples]
+"""Of each split the draws of its images that all figures share."""
+
+
+def candidate_figures(
+    model: LoadedModel,
+    judged: Candidate,
+    validation: ValidationPredictions,
+    test: TestPredictions,
+    draws: Draws,
+    rule: BreastRule,
+) -> dict[str, Any]:
+    """Return how a candidate was trained and every figure of it on validation and test.
+
+    `compared` is what it reaches where each breast is scored beside the other, and null where breasts are not compared.
+    """
+    training, temperature = model.description["training"], judged.calibration.temperature
+    measured = {
+        split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
+        for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))
+    }
+    on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
+    return {
+        "architecture": model.description["architecture"],
+        "initialisation": model.description["initialisation"],
+        "learns": training.get("hyperparameters", {}).get("learns", str(Learns.ALL)),
+        "final": training.get("cross_validation", {}).get("final"),
+        "epochs_run": training["epochs_run"],
+        "best_epoch": training["best_epoch"],
+        "history": training["history"],
+        "seconds": training["seconds"],
+        "temperature": temperature,
+        "validation": {**judged.validation, **measured[Split.VALIDATION]},
+        "test": {**on_test, **measured[Split.TEST]},
+        "compared": _compared(judged.comparison, (validation, test), draws, rule) if judged.comparison else None,
+    }
+
+
+def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draws, rule: BreastRule) -> dict[str, Any]:
+    """Return weight, temperature and, of each split, the figures of the patients with both breasts."""
+    found: dict[str, Any] = {"weight": comparison.weight, "temperature": comparison.temperature}
+    for predictions in judged:
+        kept, places = compared(predictions, comparison.weight)
+        if len(places) == 0:
+            found[str(kept.split)] = None
+            continue
+        drawn = draws[kept.split].of(places)
+        cases = cases_of(kept, comparison.temperature, rule)
+        images = scorecard(kept.labels, kept.probabilities(comparison.temperature), classes=CLASSES, resamples=drawn)
+        levels = by_level({level: cases[level] for level in COMPARED}, comparison.thresholds, drawn)
+        found[str(kept.split)] = {**without_plots(images), **levels}
+    return found
+
+
+def selected_figures(
+    candidate: Mapping[str, Any],
+    choice: Choice,
+    chosen: Mapping[Split, Predictions],
+    rows: Mapping[Split, Sequence[ImageRecord]],
+    draws: Draws,
+) -> dict[str, Any]:
+    """Return the chosen candidate's figures without plots, its subgroups, and what its operating points do."""
+    judged = choice.candidates[choice.selected]
+    figures = {
+        str(split): {
+            **without_plots(candidate[split]),
+            "subgroups": _subgroups(judged, chosen[split], rows[split], draws[split]),
+        }
+        for split in (Split.VALIDATION, Split.TEST)
+    }
+    # A definition cannot round a number, and the gate's sentence is read by people.
+    figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
+    return {
+        "cnn": choice.selected,
+        "rule": RULE,
+        "figure": figure,
+        **figures,
+        "compared": candidate["compared"],
+        "operating_points": _operating_points(judged.calibration, chosen, draws),
+    }
+
+
+def _subgroups(
+    judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord], draws: Resamples
+) -> dict[str, Any]:
+    images = image_cases(predictions, judged.calibration.temperature)
+    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
+    return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
+
+
+def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions], draws: Draws) -> dict[str, Any]:
+    """Return each operating point as it was fixed on validation, and what it does on either split, with intervals."""
+    points: dict[str, Any] = {}
+    for aim, point in calibration.as_dict().items():
+        points[aim] = dict(point)
+        for split, predictions in chosen.items():
+            malignant, scores = malignancy(predictions, calibration.temperature)
+            points[aim][f"on_{split}"] = {
+                metric.name: figure(metric, malignant, scores, draws[split])
+                for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))
+            }
+    return points
+
+
+def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], draws: Draws) -> dict[str, Any]:
+    """Return the figures of always naming the training originals' most frequent class, at their class frequencies."""
+    counts = data.counts()[Split.TRAIN]
+    frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
+    if not frequencies.any():
+        raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
+    figures: dict[str, Any] = {"class": CLASSES[int(frequencies.argmax())]}
+    for split, records in rows.items():
+        labels = np.array([record.label.rank for record in records], np.int64)
+        always = np.tile(frequencies, (len(labels), 1))
+        figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
+    return figures

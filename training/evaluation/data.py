@@ -1,0 +1,191 @@
+"""What the evaluation job reads: the folder of segmented films, and one trained model per candidate."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.datasets.manifest import (
+    ImageRecord,
+    Label,
+    Split,
+    SplitProtocol,
+    read_manifest,
+    stated_protocol,
+)
+from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.training.fitting.dataset import learnt
+from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.model_directory import LoadedModel
+
+CLASSES = tuple(str(label) for label in Label)
+
+
+@dataclass(frozen=True)
+class SegmentedData:
+    """The folder that the Segment job left: films of all splits, their manifest, the stage's account of itself."""
+
+    folder: Path
+    records: tuple[ImageRecord, ...]
+    """Originals of every split and the training copies, sorted by image id."""
+    stage: Mapping[str, Any]
+    """`stage.json`; of several hosts, their common configuration with each host's own account under `parts`."""
+    out_of_fold: Mapping[str, OutOfFold] = field(default_factory=dict)
+    """Of each candidate, where they were cross-validated: the whole development set then stands for validation."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "SegmentedData":
+        """Return the data in a folder; `ManifestError` or `ConfigError` where a file is missing or contradictory."""
+        stage = read_stage(folder)
+        return cls(folder, tuple(read_manifest(folder, _protocol(stage, folder))), stage)
+
+    @property
+    def protocol(self) -> SplitProtocol:
+        """What the splits keep together."""
+        return _protocol(self.stage, self.folder)
+
+    def with_out_of_fold(self, found: Mapping[str, OutOfFold | None]) -> "SegmentedData":
+        """Return the data with what the candidates said out of fold; `ConfigError` unless all or none did."""
+        held = {name: item for name, item in found.items() if item is not None}
+        if held and len(held) < len(found):
+            raise ConfigError(
+                f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
+                f"candidates are compared on the same films: all of them, or none"
+            )
+        rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
+        return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """What made these films of the originals."""
+        return PreprocessConfig.from_json(self.stage["config"]["preprocess"])
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset, or of all of them joined by `+`."""
+        return "+".join(sorted({str(record.dataset) for record in self.records}))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any image is a phantom, so that no figure says anything about mammograms."""
+        return any(record.synthetic for record in self.records)
+
+    def films(self, split: Split) -> Path:
+        """Return the folder with the films of a split."""
+        return self.folder / "images" / str(split)
+
+    def originals(self, split: Split) -> tuple[ImageRecord, ...]:
+        """Return the rows of a split without augmented copies."""
+        return tuple(record for record in self.records if record.split is split and not record.source_image_id)
+
+    def pictures(self, split: Split) -> tuple[ImageRecord, ...]:
+        """Return the rows of a split, copies among them."""
+        return tuple(record for record in self.records if record.split is split)
+
+    def judged(self, split: Split) -> tuple[ImageRecord, ...]:
+        """Return the rows that figures of a split are made of; `ManifestError` where there is none.
+
+        Of cross-validated candidates `validation` is the development set. By the protocol `published` copies are
+        judged like originals. Validation must have an image of each class: temperature, thresholds and the choice hang
+        on it.
+        """
+        parts = (Split.TRAIN, Split.VALIDATION) if self.out_of_fold and split is Split.VALIDATION else (split,)
+        kept = self.pictures if self.protocol is SplitProtocol.PUBLISHED else self.originals
+        records = tuple(chain.from_iterable(map(kept, parts)))
+        present = {record.label for record in records}
+        missing = [str(label) for label in Label if label not in present]
+        if not records or (split is Split.VALIDATION and missing):
+            raise ManifestError(
+                f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
+                f"{len(records)}; evaluation needs one of each class in validation, and any in test"
+            )
+        return records
+
+    @property
+    def learnt(self) -> tuple[ImageRecord, ...]:
+        """The rows without those that no training job uses."""
+        return tuple(learnt(self.records, cross_validated=bool(self.out_of_fold), protocol=self.protocol))
+
+    def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
+        """Return the rows in their order, as long as they lie in one folder, with that folder."""
+        parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
+        return [(part, self.films(split)) for split, part in parts if split is not None]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return for each split its images, patients and images of each class, originals only, and its copies."""
+        return {str(split): self._count(split) for split in Split}
+
+    def _count(self, split: Split) -> dict[str, int]:
+        records = self.originals(split)
+        of_class = Counter(record.label for record in records)
+        patients = len({(record.dataset, record.patient_id) for record in records})
+        copies = sum(record.split is split for record in self.records) - len(records)
+        return {
+            "images": len(records),
+            "patients": patients,
+            **{str(label): of_class[label] for label in Label},
+            "copies": copies,
+        }
+
+
+def _protocol(stage: Mapping[str, Any], folder: Path) -> SplitProtocol:
+    return stated_protocol(stage["config"], where=f"{folder}: stage.json")
+
+
+def read_stage(folder: Path) -> dict[str, Any]:
+    """Return `stage.json`, or of several hosts' parts the common configuration; `ConfigError` where they disagree."""
+    paths = sorted(folder.glob("stage*.json"))
+    if not paths:
+        raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
+    parts = {path: _read_object(path) for path in paths}
+    for path, part in parts.items():
+        if not isinstance(part.get("config"), dict) or "preprocess" not in part["config"]:
+            raise ConfigError(f"{path}: config.preprocess is missing; only the Segment job's output can be evaluated")
+        if part["config"] != parts[paths[0]]["config"]:
+            raise ConfigError(f"{path}: config differs from that of {paths[0].name}; one run has one configuration")
+    if len(paths) == 1:
+        return parts[paths[0]]
+    first = parts[paths[0]]
+    return {"stage": first.get("stage"), "config": first["config"], "parts": {path.stem: parts[path] for path in paths}}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
+
+
+def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
+    """Return the models in `<folder>/<cnn>/model.tar.gz` by name, unpacked below `scratch/<cnn>`.
+
+    Raises `ConfigError` where there is none, one is damaged, or one was made for other classes or other preprocessing.
+    """
+    archives = sorted(folder.glob("*/model.tar.gz"))
+    if not archives:
+        raise ConfigError(f"{folder}: no <cnn>/model.tar.gz here; there is nothing to evaluate")
+    models = {}
+    for archive in archives:
+        model_directory.unpack(archive, scratch / archive.parent.name)
+        model = model_directory.load(scratch / archive.parent.name)
+        _check_fit(archive, model.classes, model.preprocess, preprocess)
+        models[archive.parent.name] = model
+    return models
+
+
+def _check_fit(archive: Path, classes: Sequence[str], trained: PreprocessConfig, given: PreprocessConfig) -> None:
+    if tuple(classes) != CLASSES:
+        raise ConfigError(f"{archive}: classes={list(classes)} must be {list(CLASSES)}")
+    if trained != given:
+        raise ConfigError(
+            f"{archive}: preprocess digest {trained.digest} is not that of the films, {given.digest}; "
+            f"a model is judged on films made as those it was trained on"
+        )

@@ -1,0 +1,115 @@
+"""What the evaluation adds to the chosen model's directory: calibration, figures, the reference, faster engines."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.files import write_json
+from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
+from mammopipe.training.evaluation.data import CLASSES, SegmentedData
+from mammopipe.training.evaluation.fit_audit import Fit, audited
+from mammopipe.training.metrics.bootstrap import Floats
+from mammopipe.training.model.drift_features import fit_usual
+from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.reference import Reference, fit_reference, some
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.model_directory import LoadedModel
+from mammopipe.training.networks.openvino_export import export_network
+
+
+def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
+    """Complete the chosen model's directory with what was fitted and measured; return the evaluation with how it went.
+
+    Its `model.json` is written last: it vouches for the other files.
+    """
+    started = time.monotonic()
+    rows = data.judged(Split.VALIDATION)
+    description = describe_selected(model_directory.read_description(folder), evaluation)
+    logits, features = _logits_and_features(model, data, rows)
+    reference, usual, fits = _reference(evaluation, data, model, logits, features)
+    description["reference"] = {**reference.save(folder), "distributions": usual}
+    whole = audited(evaluation["leakage"], fits, [], data.records)
+    whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
+    export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
+    if export.shipped:
+        description["engines"] = export.described(folder)
+    model_directory.check_description(description, folder / model_directory.DESCRIPTION_FILE)
+    write_json(folder / model_directory.DESCRIPTION_FILE, description)
+    print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
+    return {**evaluation, **whole, "export": export.as_dict()}
+
+
+def _reference(
+    evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, logits: Floats, features: Floats
+) -> tuple[Reference, dict[str, Any], list[Fit]]:
+    """Return what is usual for the model, as reference and as distributions, and of which films.
+
+    `logits` and `features` are those of validation's films. Of a cross-validated model both come from the development
+    set, each film held out in turn.
+    """
+    rows = data.judged(Split.VALIDATION)
+    held = data.out_of_fold.get(evaluation["selected"]["cnn"])
+    usual = rows if held else some(data.originals(Split.TRAIN))
+    trained_on = features if held else _logits_and_features(model, data, usual)[1]
+    temperature = evaluation["candidates"][evaluation["selected"]["cnn"]]["temperature"]
+    probabilities, malignant = softmax((held.logits if held else logits) / temperature), CLASSES.index(Label.MALIGNANT)
+    reference = fit_reference(
+        trained_on, features, probabilities, malignant=malignant, folds=held.folds if held else None
+    )
+    learnt = data.originals(Split.TRAIN)
+    watched = {record.image_id: record for record in (*learnt, *rows)}
+    return (
+        reference,
+        fit_usual(learnt, rows, probabilities, malignant=malignant),
+        [
+            Fit.on("mean and covariance of the features", usual),
+            Fit.on("limits of entropy and strangeness", rows),
+            Fit.on("distributions of the watched figures", list(watched.values())),
+        ],
+    )
+
+
+def _logits_and_features(model: LoadedModel, data: SegmentedData, rows: Sequence[ImageRecord]) -> tuple[Floats, Floats]:
+    parts = [logits_and_features(model, part, folder) for part, folder in data.in_folders(rows)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def _read(
+    rows: Sequence[ImageRecord], data: SegmentedData, shape: tuple[int, int], places: Sequence[int]
+) -> Iterator[npt.NDArray[np.float32]]:
+    for part, folder in data.in_folders([rows[place] for place in places]):
+        yield from read_films(part, folder, shape=shape)
+
+
+def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chosen model's `model.json` with temperature, operating points and metrics filled in."""
+    selected = evaluation["selected"]
+    side_by_side = selected["compared"]
+    comparison = {"comparison": {key: side_by_side[key] for key in ("weight", "temperature")}} if side_by_side else {}
+    fitted = ("threshold", "target", "sensitivity", "specificity")
+    return {
+        **description,
+        "calibration": {
+            "temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
+            "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
+            "breast_rule": evaluation["breast_rule"],
+            **comparison,
+        },
+        "operating_points": {
+            aim: {key: point[key] for key in fitted} for aim, point in selected["operating_points"].items()
+        },
+        "metrics": {
+            "profile": evaluation["profile"],
+            "protocol": evaluation["protocol"],
+            "rule": selected["rule"],
+            "validation": selected["validation"],
+            "test": selected["test"],
+            "compared": side_by_side,
+        },
+    }

@@ -1,0 +1,193 @@
+"""Of which films everything that was fitted was made, and the audit that none of them is a test film.
+
+A split that is clean says nothing of what was done with it: a temperature, a threshold or a mean that was fitted with
+one test film in it makes the test's figures too good all the same. So whatever is fitted names its films.
+"""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
+from mammopipe.processing.files import sha256
+from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport
+from mammopipe.training.evaluation.calibration import Calibration, Comparison, calibrate, fit_comparison
+from mammopipe.training.fitting.checkpoint import data_digest
+from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.levels import BreastRule
+from mammopipe.training.model.predictions import Predictions, ValidationPredictions, require_validation
+
+_SAME = 1e-9
+"""By how much a value that is fitted again on the same predictions may differ."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Something that was fitted, and the films that it was fitted on."""
+
+    what: str
+    image_ids: tuple[str, ...]
+
+    @classmethod
+    def on(cls, what: str, films: Predictions | Sequence[ImageRecord]) -> "Fit":
+        """Return the fit of `what` on the films of these predictions, or rows."""
+        if isinstance(films, Predictions):
+            return cls(what, films.image_ids)
+        return cls(what, tuple(record.image_id for record in films))
+
+    def as_dict(self, records: Sequence[ImageRecord]) -> dict[str, Any]:
+        """Return {"what", "images", "splits": {split: images}, "digest": SHA-256 of the films' names and content}."""
+        by_id = {record.image_id: record for record in records}
+        splits = Counter(str(by_id[name].split) if name in by_id else "unknown" for name in self.image_ids)
+        lines = sorted(f"{name} {by_id[name].sha256 if name in by_id else ''}\n" for name in self.image_ids)
+        return {
+            "what": self.what,
+            "images": len(self.image_ids),
+            "splits": dict(sorted(splits.items())),
+            "digest": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        }
+
+
+def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Finding]:
+    """Return a finding for each fit that has a test film in it, or a film that the manifest lacks."""
+    tested = {record.image_id for record in records if record.split is Split.TEST}
+    unknown = {name for fit in fits for name in fit.image_ids} - {record.image_id for record in records}
+    findings = []
+    for fit in fits:
+        for kind, what, names in (
+            ("fitted-on-test", "of the test split", tested),
+            ("fitted-on-unknown", "that the manifest lacks", unknown),
+        ):
+            found = tuple(name for name in fit.image_ids if name in names)
+            if found:
+                findings.append(
+                    Finding(
+                        kind,
+                        found,
+                        f"{fit.what}: {len(found)} of the {len(fit.image_ids)} films that "
+                        f"it was fitted on are films {what}, such as {found[0]}",
+                    )
+                )
+    return findings
+
+
+def audit_calibration(name: str, used: Calibration, validation: ValidationPredictions) -> list[Finding]:
+    """Return a finding for each of a candidate's values that fitting on validation again does not give."""
+    require_validation(validation, f"calibration of {name}")
+    fitted = calibrate(validation)
+    pairs = [("temperature", used.temperature, fitted.temperature)]
+    pairs += [
+        (f"threshold of the operating point {aim}", used.operating_points[aim].threshold, point.threshold)
+        for aim, point in fitted.operating_points.items()
+    ]
+    return _not_from(validation, name, pairs)
+
+
+def audit_comparison(
+    name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
+) -> list[Finding]:
+    """Return a finding for each value of a candidate's comparison of breasts that fitting it again does not give."""
+    require_validation(validation, f"comparison of {name}")
+    if used is None:
+        return []
+    fitted = fit_comparison(validation, used.weight, rule)
+    if fitted is None:
+        return [Finding("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
+    pairs = [("temperature of compared breasts", used.temperature, fitted.temperature)]
+    pairs += [
+        (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
+        for level, thresholds in used.thresholds.items()
+        for goal, value in thresholds.items()
+    ]
+    return _not_from(validation, name, pairs)
+
+
+def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:
+    """Return a finding for each (what, value, expected) whose value is not what is expected."""
+    return [
+        Finding(
+            "not-from-validation",
+            (),
+            f"{name}: {what} is {value:.6g}, and fitted on the "
+            f"{len(validation.image_ids)} films of validation it is {expected:.6g}",
+        )
+        for what, value, expected in pairs
+        if not abs(value - expected) <= _SAME * max(1.0, abs(expected))
+    ]
+
+
+def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Finding]:
+    """Return a finding for each candidate, by the digest of its data, that was trained on other films than these.
+
+    `records` are what a training job uses (`SegmentedData.learnt`).
+    """
+    expected = training_digest(records, folder)
+    return [
+        Finding(
+            "trained-on-other-films",
+            (),
+            f"{name}: weights, and the statistics in them, were fitted on films "
+            f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}",
+        )
+        for name, digest in sorted(digests.items())
+        if digest != expected
+    ]
+
+
+def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Finding]:
+    """Return a finding for each patient, or what else the protocol keeps together, whose films are in two folds.
+
+    `records` are the films that were held out, in any order: of such a patient one fold's network had seen the other
+    film.
+    """
+    members: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):
+        members[protocol.unit(record)].append((fold, record.image_id))
+    return [
+        Finding(
+            "held-out-film-known",
+            tuple(image for _, image in films),
+            f"{name}: the images {films[0][1]} and {films[-1][1]}, which protocol {protocol} keeps together, "
+            f"were held out in folds {films[0][0]} and {films[-1][0]}",
+        )
+        for films in map(sorted, members.values())
+        if films[0][0] != films[-1][0]
+    ]
+
+
+def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
+    """Return the digest that a training job must state: of rows and films of training and validation.
+
+    `records` are in the manifest's order, their paths relative to `folder`.
+    """
+    rows = {split: [record for record in records if record.split is split] for split in (Split.TRAIN, Split.VALIDATION)}
+    files = {str(split): _files(members, folder) for split, members in rows.items()}
+    return data_digest([record for members in rows.values() for record in members], files)
+
+
+def _files(records: Sequence[ImageRecord], folder: Path) -> str:
+    """Return what `FilmDataset.sha256` is of these films."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(bytes.fromhex(record.sha256 or sha256(folder / record.path)))
+    return digest.hexdigest()
+
+
+def with_findings(leakage: Mapping[str, Any], findings: Sequence[Finding], *, fits: int) -> dict[str, Any]:
+    """Return the JSON values of a leakage report with more findings, and how many more fits were checked for them."""
+    kept = [Finding(item["kind"], tuple(item["images"]), item["message"]) for item in leakage["findings"]]
+    checked = {**leakage["checked"], "fits": leakage["checked"].get("fits", 0) + fits}
+    return LeakageReport((*kept, *findings), checked).as_dict()
+
+
+def audited(
+    leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding], records: Sequence[ImageRecord]
+) -> dict[str, Any]:
+    """Return `leakage` and `fitted` of `evaluation.json`: the split's audit with that of what was fitted on it."""
+    whole = with_findings(leakage, [*findings, *audit_fits(fits, records)], fits=len(fits))
+    print(f"leakage audit: {whole['verdict']}", flush=True)
+    return {"leakage": whole, "fitted": [fit.as_dict(records) for fit in fits]}

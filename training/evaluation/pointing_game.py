@@ -1,0 +1,135 @@
+"""The pointing game: whether the strongest place of a film's heatmap lies in an annotated lesion.
+
+Source: Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop" (https://arxiv.org/abs/1608.00507), but
+without their tolerance of 15 pixels. The map is that of the film's true class; one that is empty everywhere points
+nowhere. Chance is what a point that is drawn evenly from the breast would hit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.metrics.bootstrap import Floats, Integers, Resamples
+from mammopipe.training.metrics.classification import Metric, ratio
+from mammopipe.training.metrics.scorecard import figure, undefined
+from mammopipe.training.networks.grad_cam import heatmap
+from mammopipe.training.networks.model_directory import LoadedModel
+
+ASKED = (Label.MALIGNANT, Label.BENIGN)
+
+hit_share = Metric(
+    "hits",
+    lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+    share=True,
+)
+chance_level = Metric(
+    "chance",
+    lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+)
+above_chance = Metric(
+    "above_chance",
+    lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
+    needs="a film with an annotated lesion",
+    binary=True,
+)
+"""Share of films that are hit, less the chance level of the same films."""
+
+
+@dataclass(frozen=True)
+class Pointed:
+    """Where the heatmap of one film points."""
+
+    image_id: str
+    hit: bool
+    chance: float
+    """Area of the circles within the breast, over that of the breast."""
+    empty: bool
+    """Whether nothing in the film speaks for its class."""
+
+
+def pointing_game(
+    model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]], resamples: Resamples
+) -> dict[str, Any]:
+    """Return by class, and of both, films, patients, the share that is hit, the chance level and their difference.
+
+    `films` are all that a split is judged by, in parts with the folder of each, `resamples` their draws. A film of no
+    annotated lesion cannot play; how many there are is said.
+    """
+    records = [record for part, _ in films for record in part]
+    places = [index for index, record in enumerate(records) if _plays(record)]
+    pointed = (found for part, folder in films for found in point(model, list(filter(_plays, part)), folder))
+    found = dict(zip(places, pointed, strict=True))
+    groups = {"both": set(ASKED), **{str(label): {label} for label in ASKED}}
+    return {
+        name: _group([index for index, record in enumerate(records) if record.label in labels], found, resamples)
+        for name, labels in groups.items()
+    }
+
+
+def _plays(record: ImageRecord) -> bool:
+    return record.label in ASKED and bool(record.lesions)
+
+
+def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resamples) -> dict[str, Any]:
+    playing = np.array([index for index in members if index in found], np.int64)
+    draws = resamples.of(playing)
+    hits: Integers = np.array([found[index].hit for index in playing], np.int64)
+    chance: Floats = np.array([found[index].chance for index in playing], np.float64)
+    measured = {
+        metric.name: figure(metric, hits, chance, draws)
+        if len(playing)
+        else undefined(f"undefined: there must be {metric.needs}")
+        for metric in (hit_share, chance_level, above_chance)
+    }
+    return {
+        "images": len(playing),
+        "patients": draws.patients,
+        "not_annotated": len(members) - len(playing),
+        "empty_maps": sum(found[index].empty for index in playing),
+        **measured,
+    }
+
+
+def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
+    """Yield where the heatmap of each film's true class points; films are `<folder>/<image_id>.png`."""
+    films = FilmDataset(records, folder, shape=model.input_shape, description="annotated films")
+    for index, record in enumerate(records):
+        image: torch.Tensor = films[index][0]
+        heat = np.asarray(heatmap(model, image, record.label.rank))
+        lesions = inside_circles(record.lesions, model.input_shape)
+        breast = image[0].numpy() > 0
+        row, column = peak(heat)
+        empty = not heat.any()
+        yield Pointed(
+            record.image_id,
+            bool(lesions[row, column]) and not empty,
+            float((lesions & breast).sum() / max(int(breast.sum()), 1)),
+            empty,
+        )
+
+
+def peak(heat: npt.NDArray[np.float32]) -> tuple[int, int]:
+    """Return row and column of the strongest place; of equals the one in their middle that is one of them."""
+    rows, columns = np.nonzero(heat == heat.max())
+    nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+    return int(rows[nearest]), int(columns[nearest])
+
+
+def inside_circles(lesions: Sequence[Lesion], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return which pixels (H, W) have their centre in a lesion's circle."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    inside = np.zeros(shape, bool)
+    for lesion in lesions:
+        inside |= np.hypot(rows - lesion.y, columns - lesion.x) <= lesion.radius
+    return inside

@@ -1,0 +1,1 @@
+"""Fitting a network: data, loop, optimiser, cross-validation, checkpoints, several processes."""

@@ -1,0 +1,110 @@
+"""Checkpoints that are whole or absent: complete, bound to one run by its digest, and checked before they are used."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+from mammopipe import processing, training
+from mammopipe.processing.datasets.manifest import ImageRecord, to_row
+
+FILE = "checkpoint.pt"
+_SUM_BYTES = 32
+
+Saved = dict[str, Any]
+"""What the loop needs to go on; it always has `epoch` and `digest`."""
+
+
+class CheckpointStore:
+    """The one checkpoint of a run in a folder that SageMaker keeps in step with S3."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        """Take the folder and the digest of the run (`run_digest`); what belongs to another run is never loaded."""
+        self.path, self.digest = folder / FILE, digest
+
+    def save(self, saved: Saved) -> None:
+        """Replace the checkpoint; a process killed meanwhile leaves the one before."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                summed = _Summed(stream)
+                torch.save({**saved, "digest": self.digest}, cast(IO[bytes], summed))
+                stream.write(summed.digest())
+            os.replace(name, self.path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def load(self) -> Saved | None:
+        """Return this run's checkpoint, or `None`; a foreign or damaged one is moved aside, and a line says so."""
+        for left_over in self.path.parent.glob(f".{FILE}.*"):
+            left_over.unlink()
+        if not self.path.is_file():
+            return None
+        saved = _read(self.path.read_bytes())
+        if saved is not None and saved["digest"] == self.digest:
+            return saved
+        reason = "is damaged" if saved is None else "belongs to other data, settings or code"
+        aside = self.path.with_suffix(".ignored")
+        self.path.replace(aside)
+        print(f"checkpoint {self.path.name} {reason}; moved to {aside.name}, training starts afresh", flush=True)
+        return None
+
+
+class _Summed:
+    """A file whose content is summed up as it is written: AlexNet's checkpoint has 900 MB, too much to hold twice."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.sum = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sum.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def digest(self) -> bytes:
+        return self.sum.digest()
+
+
+def _read(content: bytes) -> Saved | None:
+    payload = memoryview(content)[:-_SUM_BYTES]
+    if hashlib.sha256(payload).digest() != content[-_SUM_BYTES:]:
+        return None
+    try:
+        # weights_only: the folder comes from S3, and nothing in it may be executed.
+        saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return saved if isinstance(saved, dict) and {"epoch", "digest"} <= set(saved) else None
+
+
+def code_digest() -> str:
+    """Return the SHA-256 of the source of `processing` and `training`: other code trains another model."""
+    digest = hashlib.sha256()
+    for package in (processing, training):
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(folder.rglob("*.py")):
+            name = f"{package.__name__}/{path.relative_to(folder).as_posix()}"
+            digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def data_digest(records: list[ImageRecord], files: Mapping[str, str]) -> str:
+    """Return the SHA-256 over manifest rows and the sums of the files of each split."""
+    rows = [to_row(record) for record in sorted(records, key=lambda record: record.image_id)]
+    return hashlib.sha256(json.dumps([rows, dict(files)], sort_keys=True).encode()).hexdigest()
+
+
+def run_digest(**parts: Any) -> str:
+    """Return the SHA-256 over everything that decides how a run ends; values must be JSON."""
+    return hashlib.sha256(json.dumps({**parts, "torch": str(torch.__version__)}, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,233 @@
+"""Cross-validation inside the training job: every development film is judged by a network that never saw it.
+
+The folds are dealt by patient. Each fold's network trains on the films of the other folds and their copies; what it
+says of the films held out is kept after every epoch. The epoch is chosen once for all folds, the median of their best:
+chosen fold by fold, on the very films it is judged on, each figure would be its own maximum. The final network is
+trained on all development films for as many epochs, under the same schedule; or it is the mean of the folds' networks,
+all of them trained to the end (`mammopipe.training.config.Final`; Wortsman et al. 2022, "Model soups").
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
+from mammopipe.processing.errors import ManifestError
+from mammopipe.processing.splits.assignment import assign_folds
+from mammopipe.training.config import Final, Precision, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore
+from mammopipe.training.fitting.distributed import World, agree
+from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.loop import EpochResult, Progress, State, fit, measure, refit
+from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
+from mammopipe.training.networks.registry import FilmNetwork
+
+Build = Callable[[], FilmNetwork]
+"""Makes the network as every fold starts with it; it has seen no film."""
+
+
+_RULES: Mapping[Final, Mapping[str, str]] = {
+    Final.REFIT: {"epoch_rule": "median of the folds' best", "final": "refit on all development films"},
+    Final.MEAN: {"epoch_rule": "the last of every fold", "final": "mean of the folds' weights"},
+}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a cross-validation runs."""
+
+    world: World
+    checkpoints: Path
+    """Folder that holds one checkpoint a fold, and one of the final network."""
+    digest: str
+    """Of everything that decides how the run ends."""
+    check_stop: Callable[[], None]
+
+    def store(self, name: str) -> CheckpointStore:
+        """Return the checkpoint of a part of the run."""
+        return CheckpointStore(self.checkpoints / name, f"{self.digest}/{name}")
+
+
+@dataclass
+class CrossValidated(Progress):
+    """The folds together: `history` is of all held-out films, epoch by epoch, `logits` those of the chosen epoch."""
+
+    records: Sequence[ImageRecord] = ()
+    """The films that were held out, in the order of `folds` and of the logits' rows."""
+    folds: Sequence[int] = ()
+    epoch: int = 0
+    fold_epochs: Sequence[int] = ()
+    """The best epoch of each fold."""
+    final: Final = Final.REFIT
+    """What the final network was made of."""
+    refit_losses: Sequence[float] = ()
+    """Training loss of the final network, by epoch; none of a mean."""
+    sha256: str = ""
+    """Of the file with the logits."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that the final network was trained for."""
+        return self.epoch
+
+    def save(self, directory: Path) -> None:
+        """Write the out-of-fold logits into the model directory."""
+        self.sha256 = write_out_of_fold(directory, self.records, self.folds, self.logits[0])
+
+    def described(self) -> dict[str, Any]:
+        """Return what `training` of `model.json` says beyond the epochs."""
+        return {
+            "cross_validation": {
+                "folds": len(self.fold_epochs),
+                "films": len(self.records),
+                "fold_best_epochs": list(self.fold_epochs),
+                **_RULES[self.final],
+                "refit_losses": list(self.refit_losses),
+                "file": FILE,
+                "sha256": self.sha256,
+            }
+        }
+
+
+def cross_validate(
+    films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+) -> tuple[FilmNetwork, CrossValidated]:
+    """Return the final network, and what the folds' networks said of the development films, `films` with their copies.
+
+    Maps of films that were made before stand for the films where the classifier learns alone.
+    Raises `ManifestError` where a fold, or what is left of the films without it, lacks a class.
+    """
+    folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
+    judged = np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
+    # A body that does not learn is that of every fold, and so are its maps.
+    given = learner(build().to(where.world.device), config, films)[1][0]
+    held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
+    done: list[Progress] = []
+    for fold, places in enumerate(held_out):
+        learnt = given.part(np.flatnonzero(folds != fold).tolist())
+        told = given.part(places.tolist())
+        _require_every_class(learnt, f"without fold {fold}")
+        _require_every_class(told, f"fold {fold}")
+        # Measured once: folds in other number formats would not be folds of one network.
+        settings = replace(config, precision=done[0].precision) if done else config
+        done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
+    progress = _together(given, held_out, done, config.final)
+    network = build()
+    if config.final is Final.MEAN:
+        learner(network.to(where.world.device), config)[0].load_state_dict(_mean([fold.best for fold in done]))
+        return network, progress
+    progress.refit_losses = refit(
+        network,
+        given,
+        config,
+        epochs=progress.epoch,
+        precision=progress.precision,
+        pretrained=pretrained,
+        world=where.world,
+        checkpoints=where.store("refit"),
+        check_stop=where.check_stop,
+    )
+    return network, progress
+
+
+def _mean(states: Sequence[State]) -> State:
+    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
+
+
+def _require_every_class(films: Films, what: str) -> None:
+    missing = [str(label) for label, count in films.counts().items() if count == 0]
+    if missing:
+        raise ManifestError(
+            f"cross-validation: {what} has no {' and no '.join(missing)} image among its {len(films)}; "
+            f"each class needs at least one, so fewer folds or more patients"
+        )
+
+
+def _fold(
+    fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
+) -> Progress:
+    """Train one fold's network, or return what an earlier start of this job made of it."""
+    store, world = where.store(f"fold-{fold}"), where.world
+    saved = agree(store.load() if world.leads else None, world)
+    if saved is not None and "fold" in saved:
+        return Progress(
+            Precision(saved["precision"]),
+            [EpochResult(**item) for item in saved["history"]],
+            best=saved["best"],
+            logits=[part.numpy() for part in saved["logits"]],
+            takes_last=config.final is Final.MEAN,
+        )
+    if world.leads:
+        print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)
+    progress = fit(
+        build(),
+        learnt,
+        told,
+        config,
+        pretrained=pretrained,
+        world=world,
+        checkpoints=store,
+        check_stop=where.check_stop,
+    )
+    if world.leads:
+        # Weights only for a mean, of classifiers: the others have said what they had to, and are large.
+        store.save(
+            {
+                "epoch": len(progress.history),
+                "fold": fold,
+                "precision": str(progress.precision),
+                "history": [asdict(result) for result in progress.history],
+                "best": progress.best if config.final is Final.MEAN else {},
+                "logits": [torch.from_numpy(part) for part in progress.logits],
+            }
+        )
+    return progress
+
+
+def _together(
+    films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], final: Final
+) -> CrossValidated:
+    """Return the folds as one progress over all held-out films, in the order of the films."""
+    order = np.argsort(np.concatenate(held_out))
+    part = films.part(np.concatenate(held_out)[order].tolist())
+    folds = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out])[order]
+
+    def said(epoch: int) -> NDArray[np.float32]:
+        # A fold that was patient no longer stands by what it said last.
+        return np.concatenate([fold.logits[min(epoch, len(fold.logits)) - 1] for fold in done])[order]
+
+    last = max(len(fold.history) for fold in done)
+    history = [_epoch(epoch, said(epoch), part, done) for epoch in range(1, last + 1)]
+    best = [fold.best_epoch for fold in done]
+    epoch = median_low(best)
+    return CrossValidated(
+        done[0].precision,
+        history,
+        logits=[said(epoch)],
+        records=part.records,
+        folds=folds.tolist(),
+        epoch=epoch,
+        fold_epochs=best,
+        final=final,
+    )
+
+
+def _epoch(epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress]) -> EpochResult:
+    loss, auc, accuracy = measure(logits, films.labels)
+    at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]
+    seconds = sum(fold.history[epoch - 1].seconds for fold in done if epoch <= len(fold.history))
+    return EpochResult(
+        epoch,
+        float(np.mean([result.train_loss for result in at])),
+        loss,
+        auc,
+        accuracy,
+        max(result.learning_rate for result in at),
+        round(seconds, 3),
+    )

@@ -1,0 +1,124 @@
+"""One training job over several processes: who they are, how they start, how their predictions come together."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from mammopipe.processing.errors import ConfigError
+
+PORT = 29500
+"""Where the first host listens for the others; torchrun's own default."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among those of the job."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files and the lines."""
+        return self.rank == 0
+
+
+ALONE = World()
+"""The one process of a job on a CPU."""
+
+
+def launch_command(
+    hosts: Sequence[str], current: str, *, gpus: int, environment: Mapping[str, str]
+) -> list[str] | None:
+    """Return the torchrun command that starts this job's processes on this host; `None` when one process is all of it.
+
+    One process a GPU, or one a host without GPUs; the first host is where they meet. A process that torchrun started
+    (it has `RANK`) starts no more.
+    """
+    if "RANK" in environment or (len(hosts) == 1 and gpus <= 1):
+        return None
+    if current not in hosts:
+        raise ConfigError(f"resourceconfig.json: current_host={current!r} is not among hosts={list(hosts)}")
+    meeting = (
+        ["--standalone"]
+        if len(hosts) == 1
+        else [
+            f"--nnodes={len(hosts)}",
+            f"--node-rank={list(hosts).index(current)}",
+            f"--master-addr={hosts[0]}",
+            f"--master-port={PORT}",
+        ]
+    )
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meeting,
+        f"--nproc-per-node={max(gpus, 1)}",
+        "-m",
+        "mammopipe.training.train",
+    ]
+
+
+def launch(command: Sequence[str]) -> int:
+    """Run the command, pass SIGTERM on to it, and return its exit code."""
+    process = subprocess.Popen(command)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
+    """Join the processes that torchrun started (gloo on CPUs, nccl on GPUs) and leave them at the end."""
+    local_rank = int(environment.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" not in environment:
+        yield World(device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def gather_rows(rows: NDArray[Any], world: World) -> NDArray[Any]:
+    """Return the rows of all processes, where process r of n holds rows r, r + n, r + 2n ... of the whole."""
+    if world.size == 1:
+        return rows
+    parts: list[Any] = [None] * world.size
+    dist.all_gather_object(parts, rows)
+    whole = np.empty((sum(len(part) for part in parts), *rows.shape[1:]), rows.dtype)
+    for rank, part in enumerate(parts):
+        whole[rank :: world.size] = part
+    return whole
+
+
+def agree(value: Any, world: World) -> Any:
+    """Return the first process's value in every process."""
+    if world.size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=world.device)
+    return values[0]

@@ -1,0 +1,93 @@
+"""What cross-validation leaves beside the weights: of each development film, what a network said that never saw it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
+from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import sha256, write_csv
+from mammopipe.training.metrics.bootstrap import Floats, Integers
+from mammopipe.training.model.description import DESCRIPTION_FILE, verify
+from mammopipe.training.model.predictions import ValidationPredictions
+
+FILE = "out_of_fold.csv"
+_LOGITS = [f"logit_{label}" for label in Label]
+_COLUMNS = ["image_id", "fold", *_LOGITS]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The logits of each film by the network of the fold that held it out."""
+
+    image_ids: tuple[str, ...]
+    folds: Integers
+    """(films,) counted from 0."""
+    logits: Floats
+    """(films, classes)."""
+
+    @classmethod
+    def read(cls, directory: Path, description: Mapping[str, Any]) -> "OutOfFold | None":
+        """Return what a model directory holds, `None` of a model without cross-validation.
+
+        Raises `ConfigError` where the file is missing, altered, or not of this version.
+        """
+        stated = description["training"].get("cross_validation")
+        if stated is None:
+            return None
+        path = directory / FILE
+        verify(path, stated["sha256"], f"mammopipe.training.fitting.cross_validation.sha256 of {DESCRIPTION_FILE}")
+        try:
+            with path.open(encoding="utf-8", newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            logits = np.array([[float(row[name]) for name in _LOGITS] for row in rows], np.float64)
+            return cls(
+                tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64), logits
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: not the out-of-fold logits of this version: {error}") from None
+
+    def of(self, records: Sequence[ImageRecord]) -> "OutOfFold":
+        """Return the same in the order of the records; `ConfigError` where the films are not these."""
+        place = {image_id: index for index, image_id in enumerate(self.image_ids)}
+        names = tuple(record.image_id for record in records)
+        if set(names) != set(place) or len(names) != len(self.image_ids):
+            raise ConfigError(
+                f"{FILE}: {len(place)} films of which {len(set(names) & set(place))} are among the "
+                f"{len(names)} of the development set: a model is judged on the films it was made of"
+            )
+        order = [place[name] for name in names]
+        return OutOfFold(names, self.folds[order], self.logits[order])
+
+    def predictions(self, records: Sequence[ImageRecord]) -> ValidationPredictions:
+        """Return the logits as what temperature, thresholds and the choice of a network are made of."""
+        labels = np.array([record.label.rank for record in records], np.int64)
+        return ValidationPredictions(
+            self.image_ids,
+            tuple(record.patient_id for record in records),
+            tuple(breast_id(record) for record in records),
+            labels,
+            self.of(records).logits,
+        )
+
+
+def write_out_of_fold(
+    directory: Path, records: Sequence[ImageRecord], folds: Sequence[int], logits: npt.NDArray[np.float32]
+) -> str:
+    """Write the logits, (films, classes), and return the file's SHA-256; image ids alone name the films."""
+    rows = [
+        {
+            "image_id": record.image_id,
+            "fold": str(fold),
+            **{name: repr(float(value)) for name, value in zip(_LOGITS, row, strict=True)},
+        }
+        for record, fold, row in zip(records, folds, logits, strict=True)
+    ]
+    write_csv(directory / FILE, _COLUMNS, rows)
+    return sha256(directory / FILE)

@@ -1,0 +1,68 @@
+"""Whether two runs came to the same `evaluation.json`: `python -m mammopipe.training.fitting.reproducibility FIRST SECOND [--tolerance X]`.
+
+The same seed on the same machine gives the same bytes but for `TIMES`. Another processor, or another number of threads,
+adds in another order: the same weights then give figures within `TOLERANCE`, and training, which amplifies such
+differences step by step, gives another network of the same kind, to be compared by its intervals.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+TIMES = ("seconds",)
+"""Keys of `evaluation.json` that hold how long something took."""
+TOLERANCE = 1e-3
+"""By how much a figure of the same weights on the same films may differ on another machine.
+
+Measured with other convolution kernels and another number of threads (`tests/training/test_reproduction.py`): 2.4e-5 at
+most, and but for one point of a plot below 1e-5. The rest is for other processors.
+"""
+STATEMENT = (
+    "Same seed, data and code on the same machine: the same bytes of evaluation.json but for the keys "
+    f"{', '.join(TIMES)}. The same weights on another machine: every figure within {TOLERANCE:g}. Training on another "
+    "machine, or with another number of threads: another network of the same kind; compare intervals, not digits."
+)
+
+
+def differences(first: Any, second: Any, *, tolerance: float = 0.0, path: str = "") -> Iterator[str]:
+    """Yield a line for each value of two evaluations that differs: times never, numbers by more than `tolerance`."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in sorted(first.keys() | second.keys()):
+            if key in TIMES:
+                continue
+            where = f"{path}/{key}".lstrip("/")
+            if key not in first or key not in second:
+                yield f"{where}: only in the {'second' if key in second else 'first'}"
+            else:
+                yield from differences(first[key], second[key], tolerance=tolerance, path=where)
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for index, (left, right) in enumerate(zip(first, second, strict=True)):
+            yield from differences(left, right, tolerance=tolerance, path=f"{path}/{index}")
+    elif not _equal(first, second, tolerance):
+        yield f"{path}: {first!r} and {second!r}"
+
+
+def _equal(first: Any, second: Any, tolerance: float) -> bool:
+    if isinstance(first, float | int) and isinstance(second, float | int):
+        return math.isclose(first, second, rel_tol=0, abs_tol=tolerance)
+    return bool(first == second)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what differs between two files; return 1 where anything does."""
+    parser = argparse.ArgumentParser(prog="python -m mammopipe.training.fitting.reproducibility", description=__doc__)
+    parser.add_argument("files", nargs=2, type=Path, metavar="evaluation.json")
+    parser.add_argument("--tolerance", type=float, default=0.0, help=f"of numbers; {TOLERANCE:g} for another machine")
+    options = parser.parse_args(arguments)
+    first, second = (json.loads(path.read_text(encoding="utf-8")) for path in options.files)
+    found = list(differences(first, second, tolerance=options.tolerance))
+    print("\n".join(found) if found else f"the same but for {', '.join(TIMES)}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,169 @@
+"""Confidence intervals by resampling patients: images of one patient are not independent, so a patient is drawn whole.
+
+Sources: the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over clusters (Davison and Hinkley 1997, 3.8);
+where it has no spread, at a share of 0 or 1, the exact bounds of Clopper and Pearson (1934).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.errors import MammopipeError
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_CELLS_AT_ONCE = 1_000_000
+"""Resamples times images that are weighted in one step; it bounds the memory to about 8 MB an array."""
+
+_LEAST_DEFINED = 0.5
+"""An interval is given only where the metric is defined in at least this share of the resamples."""
+
+
+class MetricError(MammopipeError, ValueError):
+    """A metric is undefined for these labels, or what it was given breaks a rule."""
+
+
+class Weighted(Protocol):
+    """What can be resampled: a metric that takes how often each image was drawn."""
+
+    @property
+    def share(self) -> bool:
+        """Whether the figure is a share of some of the images."""
+        ...
+
+    def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
+        """Return the metric over the images as they are; raises `MetricError` where it is undefined."""
+        ...
+
+    def weighted(self, labels: Integers, values: Floats, weights: Floats) -> Floats:
+        """Return one figure for each row of `weights` (resamples, images); NaN where it is undefined."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its confidence interval."""
+
+    value: float
+    low: float | None
+    """Lower bound; `None` with `high` where too few patients, too few defined resamples, or no spread gives none."""
+    high: float | None
+    undefined: int = 0
+    """Resamples in which the metric was undefined (a class was not drawn); they were left out."""
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Return the interval as JSON values."""
+        return {"value": self.value, "low": self.low, "high": self.high, "undefined_resamples": self.undefined}
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws of patients with replacement, as the number of times that each image was drawn."""
+
+    counts: npt.NDArray[np.uint16]
+    """(resamples, images)."""
+    groups: Integers
+    """(images,) the number of the patient of each image."""
+
+    @property
+    def patients(self) -> int:
+        """Different patients among the images."""
+        return len(np.unique(self.groups))
+
+    @classmethod
+    def draw(cls, groups: Sequence[str] | npt.NDArray[np.str_], *, n: int, seed: int) -> "Resamples":
+        """Return `n` draws of as many patients as there are, `groups` naming the patient of each image.
+
+        The same seed and groups give the same draws on every machine. Raises `MetricError` for no image or `n` below 1.
+        """
+        if len(groups) == 0 or n < 1:
+            raise MetricError(f"{n} resamples of {len(groups)} images: at least one of each is needed")
+        names, index = np.unique(np.asarray(groups), return_inverse=True)
+        picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+        return cls(picked.astype(np.uint16)[:, index], index)
+
+    def of(self, images: Integers) -> "Resamples":
+        """Return the same draws for some of the images, by their places: one that stands for a case, or a subgroup."""
+        return Resamples(self.counts[:, images], self.groups[images])
+
+    def interval(self, metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *, level: float) -> Interval:
+        """Return the metric and its percentile interval at `level`; `MetricError` where the metric is undefined."""
+        if not 0 < level < 1:
+            raise MetricError(f"level={level} must lie between 0 and 1")
+        value = metric(labels, values)
+        truth, scores = np.asarray(labels, np.int64), np.asarray(values, np.float64)
+        if len(truth) != self.counts.shape[1]:
+            raise MetricError(f"{len(truth)} labels for {self.counts.shape[1]} resampled images: numbers must agree")
+        figures = self._figures(metric, truth, scores)
+        defined = figures[np.isfinite(figures)]
+        missing = len(figures) - len(defined)
+        if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
+            return Interval(value, None, None, missing)
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        if low == high:
+            exact = self._exact(metric, truth, scores, value, level)
+            return Interval(value, exact[0], exact[1], missing)
+        return Interval(value, float(low), float(high), missing)
+
+    def difference(
+        self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *, level: float
+    ) -> Interval:
+        """Return the metric of `other` less that of `first`, of the same images, with its percentile interval.
+
+        Both are measured on each draw, so what a draw does to both alike does not widen the interval. There is none
+        where every draw gives the same, unless that is 0. Raises `MetricError` where the metric is undefined.
+        """
+        truth = np.asarray(labels, np.int64)
+        values = [np.asarray(one, np.float64) for one in (first, other)]
+        value = metric(truth, values[1]) - metric(truth, values[0])
+        figures = self._figures(metric, truth, values[1]) - self._figures(metric, truth, values[0])
+        defined = figures[np.isfinite(figures)]
+        missing = len(figures) - len(defined)
+        if self.patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
+            return Interval(value, None, None, missing)
+        low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+        if low == high != 0:
+            # Too few patients to differ: such an interval would call anything more than chance.
+            return Interval(value, None, None, missing)
+        return Interval(value, float(low), float(high), missing)
+
+    def _exact(
+        self, metric: Weighted, labels: Integers, values: Floats, value: float, level: float
+    ) -> tuple[float, float] | tuple[None, None]:
+        """Return the bounds of a share that is 0, or 1, in every patient who has one; none for other figures.
+
+        The share of a patient counts as one observation: her images are not independent.
+        """
+        if not metric.share or value not in (0.0, 1.0):
+            return None, None
+        names, index = np.unique(self.groups, return_inverse=True)
+        alone = Resamples(np.eye(len(names), dtype=np.uint16)[:, index], index)
+        patients = np.isfinite(alone._figures(metric, labels, values)).sum()
+        reach = float(((1 - level) / 2) ** (1 / patients))
+        return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
+
+    def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
+        step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
+        parts = (self.counts[start : start + step] for start in range(0, len(self.counts), step))
+        return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
+
+
+def bootstrap_interval(
+    metric: Weighted,
+    labels: npt.ArrayLike,
+    values: npt.ArrayLike,
+    *,
+    groups: Sequence[str] | npt.NDArray[np.str_],
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return the metric over all images with its percentile interval over `n` draws of whole patients (`groups`).
+
+    Draws in which the metric is undefined are left out and counted. Raises `MetricError` where the metric is undefined.
+    """
+    return Resamples.draw(groups, n=n, seed=seed).interval(metric, labels, values, level=level)

@@ -1,0 +1,154 @@
+"""Whether a model is as good for every site, machine, density, age, view, side, finding, size and kind of film."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
+from mammopipe.training.decisions import sensitivity_at, specificity_at
+from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.bootstrap import Integers, Resamples
+from mammopipe.training.metrics.classification import Metric, ratio
+from mammopipe.training.metrics.scorecard import figure, undefined
+from mammopipe.training.model.exam_scores import Cases
+
+LEAST_PATIENTS = 10
+"""Patients with such images that a figure about malignant, or other, images needs; the interval of fewer is fiction."""
+
+UNKNOWN = "not stated"
+
+AGE_BANDS = (("under 50", 50), ("50 to 59", 60), ("60 to 69", 70), ("70 and over", np.inf))
+"""Names, and the age in years that each ends before."""
+
+
+SIZE_BANDS = (("under 10 mm", 10), ("10 to 19 mm", 20), ("20 to 49 mm", 50), ("50 mm and over", np.inf))
+"""Names, and the diameter in mm that each ends before; up to 20 mm and up to 50 mm are the T1 and T2 of the TNM."""
+
+AGAINST_ALL = ("finding", "lesion size")
+"""Attributes of a lesion: a film without one has none of them, so their malignant films are told from all others."""
+
+right_share = Metric(
+    "accuracy",
+    lambda right, scores, weights: ratio(weights @ right, weights.sum(axis=1)),
+    needs="at least one image",
+    binary=True,
+    share=True,
+)
+"""The share of images whose most probable class is the true one, of 0 or 1 an image."""
+
+
+def _lesion_size(record: ImageRecord) -> str:
+    """Return the band of the largest lesion's circle; "none" where the label table has no lesion."""
+    if not record.lesions:
+        return "none" if record.label is Label.NORMAL else UNKNOWN
+    if record.pixel_spacing_mm is None:
+        return UNKNOWN
+    diameter = 2 * max(lesion.radius for lesion in record.lesions) * record.pixel_spacing_mm
+    return next(name for name, end in SIZE_BANDS if diameter < end)
+
+
+def _age_band(age: float | None) -> str:
+    return UNKNOWN if age is None else next(name for name, end in AGE_BANDS if age < end)
+
+
+def _film_flags(quality: Mapping[str, Any]) -> tuple[str, ...]:
+    if "flags" not in quality:
+        return (UNKNOWN,)
+    return tuple(sorted(set(quality["flags"]))) or ("none",)
+
+
+ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
+    "site": lambda record: (record.site_id or UNKNOWN,),
+    "machine": lambda record: (record.machine_id or UNKNOWN,),
+    "density": lambda record: (record.density or UNKNOWN,),
+    "age": lambda record: (_age_band(record.age),),
+    "view": lambda record: (str(record.view or UNKNOWN),),
+    "side": lambda record: (str(record.laterality or UNKNOWN),),
+    "implant": lambda record: (UNKNOWN if record.implant is None else "yes" if record.implant else "no",),
+    "finding": lambda record: (record.finding or "none",),
+    "lesion size": lambda record: (_lesion_size(record),),
+    "film flags": lambda record: _film_flags(record.quality),
+}
+"""What images are divided by; an image has one value of each, or several flags."""
+
+
+def subgroups(
+    records: Sequence[ImageRecord], images: Cases, right: Integers, threshold: float, resamples: Resamples
+) -> dict[str, Any]:
+    """Return the figures of every subgroup of the images, for attributes of which more than one value is stated.
+
+    `images` are the cases of the level of images, in the order of the records; `right`, (images,) 0 or 1, whether the
+    most probable class is the true one; `threshold` was fixed on validation. The malignant AUC of `AGAINST_ALL` is that
+    of the subgroup's malignant images against every image that is not.
+    """
+    found = {name: _members([of(record) for record in records]) for name, of in ATTRIBUTES.items()}
+    return {
+        "least_patients": LEAST_PATIENTS,
+        "threshold": threshold,
+        "by": {
+            name: [
+                {
+                    "value": value,
+                    **_subgroup(members, images, right, threshold, resamples),
+                    "malignant_auc": _auc(members, images, resamples, against_all=name in AGAINST_ALL),
+                }
+                for value, members in values.items()
+            ]
+            for name, values in found.items()
+            if len(values.keys() - {UNKNOWN}) > 1
+        },
+    }
+
+
+def _members(values: Sequence[tuple[str, ...]]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the places of the images of each value, the values in their natural order."""
+    names = sorted({name for several in values for name in several}, key=_order)
+    return {name: np.flatnonzero([name in several for several in values]) for name in names}
+
+
+def _order(value: str) -> tuple[bool, int, int, str]:
+    """Return what sorts numbers by size, bands in their order, and what is not stated last."""
+    bands = [name for name, _ in (*AGE_BANDS, *SIZE_BANDS)]
+    return value == UNKNOWN, bands.index(value) if value in bands else 0, int(value) if value.isdecimal() else 0, value
+
+
+def _subgroup(
+    members: Integers, images: Cases, right: Integers, threshold: float, resamples: Resamples
+) -> dict[str, Any]:
+    malignant, scores, draws = images.malignant[members], images.scores[members], resamples.of(members)
+    few = _too_few(malignant, draws)
+    return {
+        "images": len(members),
+        "patients": draws.patients,
+        "malignant": int(malignant.sum()),
+        "sensitivity": few(1) or figure(sensitivity_at(threshold), malignant, scores, draws),
+        "specificity": few(0) or figure(specificity_at(threshold), malignant, scores, draws),
+        "accuracy": few(0, 1, either=True) or figure(right_share, right[members], scores, draws),
+    }
+
+
+def _auc(members: Integers, images: Cases, resamples: Resamples, *, against_all: bool) -> dict[str, Any]:
+    if against_all:
+        members = np.union1d(members[images.malignant[members] == 1], np.flatnonzero(images.malignant == 0))
+    malignant, draws = images.malignant[members], resamples.of(members)
+    return _too_few(malignant, draws)(0, 1) or figure(classification.roc_auc, malignant, images.scores[members], draws)
+
+
+def _too_few(malignant: Integers, draws: Resamples) -> Callable[..., dict[str, Any] | None]:
+    """Return what says why a figure about these kinds of image, each or together, needs more patients; else `None`."""
+    patients = {kind: len(np.unique(draws.groups[malignant == kind])) for kind in (0, 1)}
+
+    def check(*kinds: int, either: bool = False) -> dict[str, Any] | None:
+        """Return a figure without value that says how many patients are too few, or `None` where they suffice."""
+        if either:
+            few = [f"{draws.patients} patients"] if draws.patients < LEAST_PATIENTS else []
+        else:
+            few = [f"{patients[kind]} with {_KINDS[kind]} image" for kind in kinds if patients[kind] < LEAST_PATIENTS]
+        return undefined(f"too few: {' and '.join(few)}, of {LEAST_PATIENTS} patients needed") if few else None
+
+    return check
+
+
+_KINDS = {0: "a normal or benign", 1: "a malignant"}

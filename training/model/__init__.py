@@ -1,0 +1,1 @@
+"""A trained model as files: description, archive, predictions, reference. Imports no torch: serving needs it."""

@@ -1,0 +1,73 @@
+"""From the scores of images to those of breasts and patients: the views of one breast are not independent findings."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.training.levels import BreastRule as BreastRule
+from mammopipe.training.levels import Level as Level
+from mammopipe.training.metrics.bootstrap import Floats, Integers
+from mammopipe.training.model.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What is malignant or not at one level, and how surely it is called so."""
+
+    level: Level
+    malignant: Integers
+    """(cases,) 0 or 1; a case is malignant when any of its images is."""
+    scores: Floats
+    """(cases,) in 0..1."""
+    images: Integers
+    """(cases,) the place of one image of each case: patients are drawn whole, so it is drawn as often as its case."""
+
+
+def malignancy(predictions: Predictions, temperature: float) -> tuple[Integers, Floats]:
+    """Return for each image whether it is malignant (0 or 1) and its calibrated probability of being so."""
+    rank = Label.MALIGNANT.rank
+    return (predictions.labels == rank).astype(np.int64), predictions.probabilities(temperature)[:, rank]
+
+
+def image_cases(predictions: Predictions, temperature: float) -> Cases:
+    """Return every image as a case, in the order of the predictions."""
+    malignant, scores = malignancy(predictions, temperature)
+    return Cases(Level.IMAGE, malignant, scores, np.arange(len(scores)))
+
+
+def cases_of(predictions: Predictions, temperature: float, rule: BreastRule) -> dict[Level, Cases]:
+    """Return the cases of each level: images, breasts by the rule, patients by their most suspicious breast.
+
+    Images are in the order of the predictions, breasts and patients in that of their names. Images of a patient whose
+    laterality is unknown count as one breast.
+    """
+    images = image_cases(predictions, temperature)
+    breasts = combine(images, np.array(predictions.breasts), Level.BREAST, rule)
+    owners = np.array(predictions.patients)[breasts.images]
+    return {
+        Level.IMAGE: images,
+        Level.BREAST: breasts,
+        Level.PATIENT: combine(breasts, owners, Level.PATIENT, BreastRule.MAX),
+    }
+
+
+def combine(parts: Cases, names: np.ndarray[tuple[int], np.dtype[np.str_]], level: Level, rule: BreastRule) -> Cases:
+    """Return the cases that parts of the same name make up, in the order of the names (parts,)."""
+    _, first, index = np.unique(names, return_index=True, return_inverse=True)
+    malignant = np.zeros(len(first), np.int64)
+    np.maximum.at(malignant, index, parts.malignant)
+    return Cases(level, malignant, _combined(parts.scores, index, len(first), rule), parts.images[first])
+
+
+def _combined(scores: Floats, index: Integers, cases: int, rule: BreastRule) -> Floats:
+    if rule is BreastRule.MEAN:
+        means: Floats = np.bincount(index, scores, cases) / np.bincount(index, minlength=cases)
+        return means
+    if rule is BreastRule.MAX:
+        highest = np.zeros(cases)
+        np.maximum.at(highest, index, scores)
+        return highest
+    missed = np.ones(cases)
+    np.multiply.at(missed, index, 1 - scores)
+    return 1 - missed

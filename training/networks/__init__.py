@@ -1,0 +1,1 @@
+"""Networks: the registry, layers, pretrained weights, the model directory, class activation, export."""

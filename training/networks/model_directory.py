@@ -1,0 +1,163 @@
+"""The model directory, `weights.safetensors` and `model.json`, which is all that serving needs; also as a tar.gz."""
+
+import gzip
+import io
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import extract, sha256, write_bytes, write_json
+from mammopipe.training.config import Pooling, TrainConfig
+from mammopipe.training.model.description import (
+    DESCRIPTION_FILE,
+    SCHEMA,
+    WEIGHTS_FILE,
+    check_description,
+    read_description,
+    verified,
+)
+from mammopipe.training.networks.registry import FilmNetwork, build_model
+
+__all__ = [
+    "DESCRIPTION_FILE",
+    "SCHEMA",
+    "WEIGHTS_FILE",
+    "LoadedModel",
+    "check_description",
+    "load",
+    "pack",
+    "read_description",
+    "save",
+    "unpack",
+    "verified",
+]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as it was trained, ready to answer."""
+
+    network: FilmNetwork
+    """In evaluation mode, float32, without gradients."""
+    description: Mapping[str, Any]
+    """`model.json`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return tuple(self.description["classes"])
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """(height, width) of the images, in pixels."""
+        return int(self.description["input"]["height"]), int(self.description["input"]["width"])
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """What turns a mammogram into this model's input."""
+        return PreprocessConfig.from_json(self.description["preprocess"])
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 where nothing was fitted."""
+        return float(self.description["calibration"]["temperature"])
+
+    def predict_logits(self, images: Tensor) -> Tensor:
+        """Return (N, classes) float32 logits of (N, 1, H, W) float32 images in [0, 1]; `ValueError` for other sizes."""
+        height, width = self.input_shape
+        if images.ndim != 4 or tuple(images.shape[2:]) != (height, width):
+            raise ValueError(f"images must be (N, 1, {height}, {width}), not {tuple(images.shape)}")
+        with torch.inference_mode():
+            logits: Tensor = self.network(images).float()
+        return logits
+
+    def predict_probabilities(self, images: Tensor) -> Tensor:
+        """Return (N, classes) float32 calibrated probabilities, whose rows sum to 1; input as for `predict_logits`."""
+        return torch.softmax(self.predict_logits(images) / self.temperature, dim=1)
+
+
+def save(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write the model directory; `schema` and `weights_sha256` are set here, the other keys of `model.json` are given.
+
+    The weights come first and `model.json`, which vouches for them, last. Raises `ConfigError` for a description that
+    `load` would refuse.
+    """
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    described = {"schema": SCHEMA, **description, "weights_sha256": ""}
+    check_description(described, directory / DESCRIPTION_FILE)
+    write_bytes(directory / WEIGHTS_FILE, save_tensors(state))
+    write_json(directory / DESCRIPTION_FILE, {**described, "weights_sha256": sha256(directory / WEIGHTS_FILE)})
+
+
+def load(directory: Path) -> LoadedModel:
+    """Return the model in a directory; raises `ConfigError` where a file is missing, damaged, or of another schema."""
+    description = read_description(directory)
+    network = _build(description)
+    path = directory / WEIGHTS_FILE
+    try:
+        network.load_state_dict(_read_weights(path, description["weights_sha256"]), strict=True, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: does not fit {description['architecture']}: {reason}") from None
+    network.eval().requires_grad_(False)
+    return LoadedModel(network, description)
+
+
+def _build(description: Mapping[str, Any]) -> FilmNetwork:
+    # Without memory and without initial values: both come from the file.
+    with torch.device("meta"):
+        return build_model(
+            description["architecture"],
+            classes=description["classes"],
+            pooling=Pooling(description.get("pooling", Pooling.MEAN)),
+            top_places=description.get("top_places", TrainConfig.top_places),
+            stride=description.get("stride", TrainConfig.stride),
+        )
+
+
+def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    content = verified(path, digest, f"weights_sha256 of {DESCRIPTION_FILE}")
+    try:
+        return load_tensors(content)
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: not a safetensors file: {error}") from None
+
+
+def pack(directory: Path, tar_path: Path) -> None:
+    """Write the directory's files as a `.tar.gz` whose bytes depend on nothing but names and contents."""
+    packed = io.BytesIO()
+    # Level 0: compression would save 7 % of the weights, which are random to it, and take fifteen times as long.
+    with (
+        gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as content:
+                archive.addfile(entry, content)
+    write_bytes(tar_path, packed.getvalue())
+
+
+def unpack(tar_path: Path, directory: Path) -> None:
+    """Unpack a `model.tar.gz`; raises `ConfigError` for one that is damaged or would write outside the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(tar_path, "r:gz") as archive:
+            extract(archive, directory)
+            # tarfile stops at the archive's last block; gzip checks length and CRC at the end of the stream only.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise ConfigError(f"{tar_path}: cannot be unpacked: {error}") from None

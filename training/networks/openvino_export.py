@@ -1,0 +1,177 @@
+"""The chosen network as OpenVINO runs it: converted, compared with torch on the validation films, shipped if it agrees.
+
+A film whose score is a close call (`mammopipe.training.model.near_threshold`) is computed again in float32 where the model is served, so
+here, too: what is compared are the decisions that will be given.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_arrays
+
+from mammopipe.processing.files import sha256, write_bytes
+from mammopipe.training.config import Precision
+from mammopipe.training.metrics.bootstrap import Floats
+from mammopipe.training.model.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, OUTPUTS
+from mammopipe.training.model.near_threshold import CAUTION, TOLERANCE, CloseCalls
+from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_precision, load_openvino, read_network
+from mammopipe.training.model.predictions import softmax
+from mammopipe.training.networks.grad_cam import WithMaps, head_weights
+from mammopipe.training.networks.model_directory import LoadedModel
+
+Film = NDArray[np.float32]
+ReadFilms = Callable[[Sequence[int]], Iterable[Film]]
+"""Yields the validation films at these places, (H, W) in [0, 1]: they need not be in memory together."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What became of the export."""
+
+    engine: str
+    shipped: bool
+    """Whether the files are in the model directory."""
+    reason: str
+    """One sentence."""
+    precision: str
+    """Number format of an ordinary forward pass."""
+    images: int
+    """Validation films that were compared."""
+    largest_difference: float
+    """Of any calibrated probability from that of torch in float32."""
+    close_calls: int
+    """Films that are computed again in float32."""
+    other_decisions: int
+    """Films that are decided otherwise at any threshold; more than 0 is not shipped."""
+    activation_map: str | None
+    """How the engine makes class activation maps; `None`: torch makes them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values for `evaluation.json`."""
+        return asdict(self)
+
+    def described(self, directory: Path) -> dict[str, Any]:
+        """Return the values for `engines` of `model.json`; empty where nothing was shipped."""
+        if not self.shipped:
+            return {}
+        names = [*NETWORK_FILES, *([HEAD_FILE] if self.activation_map == HEAD else [])]
+        return {
+            OPENVINO: {
+                "files": {name: sha256(directory / name) for name in names},
+                "outputs": list(OUTPUTS),
+                "activation_map": self.activation_map,
+                "precision": self.precision,
+                "largest_difference": self.largest_difference,
+                "images": self.images,
+            }
+        }
+
+
+def export_network(
+    model: LoadedModel, directory: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats
+) -> Export:
+    """Write the network's files into the model directory if they hold, and return what became of them.
+
+    `description` is the `model.json` to be, with temperature and thresholds; `read` gives the validation films, and
+    `logits`, (films, classes), are torch's in float32.
+    """
+    first = next(iter(read([0])))
+    write_network(model, directory / NETWORK_FILES[0])
+    weights = head_weights(model.network, torch.from_numpy(first)[None, None])
+    if weights is not None:
+        write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
+    outcome = _fastest_that_holds(
+        directory / NETWORK_FILES[0], description, read, logits, activation_map=None if weights is None else HEAD
+    )
+    if not outcome.shipped:
+        for name in (*NETWORK_FILES, HEAD_FILE):
+            (directory / name).unlink(missing_ok=True)
+    return outcome
+
+
+def _fastest_that_holds(
+    network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *, activation_map: str | None
+) -> Export:
+    """Return the outcome in the processor's fastest format or, where that does not hold, in float32."""
+    quick = compare(network, description, read, logits, precision=fastest_precision(), activation_map=activation_map)
+    if quick.shipped or quick.precision == Precision.FLOAT32:
+        return quick
+    exact = compare(network, description, read, logits, precision=Precision.FLOAT32, activation_map=activation_map)
+    return replace(exact, reason=f"In {quick.precision}: {quick.reason} In {exact.precision}: {exact.reason}")
+
+
+def write_network(model: LoadedModel, target: Path) -> None:
+    """Write the network for one film at a time as `target`, with its float32 weights beside it as `.bin`.
+
+    The weights stay whole: rounded to 16 bits they could not decide a close call as float32 does.
+    """
+    openvino = load_openvino()
+    height, width = model.input_shape
+    wrapped = WithMaps(model.network)
+    try:
+        program = torch.export.export(wrapped, (torch.zeros(1, 1, height, width),))
+        converted = openvino.convert_model(program)
+    finally:
+        wrapped.close()
+    converted.reshape([1, 1, height, width])
+    for output, name in zip(converted.outputs, OUTPUTS, strict=True):
+        output.get_tensor().set_names({name})
+    # Their own names count what the process converted before: the same network would be another file.
+    converted.set_friendly_name("network")
+    for index, operation in enumerate(converted.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{index}")
+    openvino.save_model(converted, str(target), compress_to_fp16=False)
+
+
+def compare(
+    network: Path,
+    description: Mapping[str, Any],
+    read: ReadFilms,
+    logits: Floats,
+    *,
+    precision: Precision,
+    activation_map: str | None,
+) -> Export:
+    """Return how a network file's answers differ from torch's `logits`, (films, classes) in float32."""
+    threads, given = torch.get_num_threads(), read_network(network)
+    quick = CompiledNetwork(given, precision=precision, threads=threads)
+    fast = _run(quick, read(range(len(logits))))
+    temperature = float(description["calibration"]["temperature"])
+    difference = float(np.abs(softmax(fast / temperature) - softmax(logits / temperature)).max())
+    margin = 0.0 if precision is Precision.FLOAT32 else CAUTION * difference
+    calls = CloseCalls.of(description, margin)
+    close = [index for index, row in enumerate(fast) if calls.near(row)]
+    if close:
+        exact = CompiledNetwork(given, precision=Precision.FLOAT32, threads=threads)
+        fast[close] = _run(exact, read(close))
+    others = sum(calls.decisions(ours) != calls.decisions(torchs) for ours, torchs in zip(fast, logits, strict=True))
+    shipped = difference <= TOLERANCE and others == 0
+    return Export(
+        OPENVINO,
+        shipped,
+        _reason(difference, others, len(logits)),
+        str(precision),
+        len(logits),
+        difference,
+        len(close),
+        others,
+        activation_map,
+    )
+
+
+def _run(network: CompiledNetwork, films: Iterable[Film]) -> Floats:
+    return np.array([network.run(film)[0] for film in films])
+
+
+def _reason(difference: float, others: int, films: int) -> str:
+    measured = f"probabilities differ from torch in float32 by {difference:.2g} at most on {films} validation films"
+    if difference > TOLERANCE:
+        return f"Not shipped: {measured}, more than the {TOLERANCE:g} allowed."
+    if others:
+        return f"Not shipped: {others} of {films} validation films are decided otherwise than by torch in float32."
+    return f"Shipped: {measured}, and every decision is the same."

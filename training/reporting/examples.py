@@ -1,0 +1,125 @@
+"""The films that the report shows: picked by a rule, drawn with their annotated lesions and a class activation map."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.training.evaluation.data import SegmentedData
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.metrics.bootstrap import Floats, Integers
+from mammopipe.training.model.predictions import Predictions
+from mammopipe.training.networks.grad_cam import heatmap
+from mammopipe.training.networks.model_directory import LoadedModel
+
+PICTURE_HEIGHT = 480
+"""Rows that a taller film is reduced to in the report."""
+
+_JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Circle:
+    """An annotated lesion, in pixels of the picture."""
+
+    x: float
+    y: float
+    radius: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A film and its overlay as JPEG in base64, with the lesions to draw on both."""
+
+    width: int
+    height: int
+    film: str
+    overlay: str
+    circles: tuple[Circle, ...]
+
+
+def pick_examples(
+    chosen: Mapping[Split, Predictions], temperature: float, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return, of each class in test and in validation, the film most surely called right and the one most surely wrong.
+
+    As {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated}}.
+    """
+    examples = []
+    for split in (Split.TEST, Split.VALIDATION):
+        predictions = chosen[split]
+        probabilities = predictions.probabilities(temperature)
+        for label in sorted(Label, key=lambda label: -label.rank):
+            for correct in (True, False):
+                index = _surest(predictions.labels, probabilities, label.rank, correct)
+                if index is not None:
+                    examples.append(_example(split, predictions, probabilities, index, classes))
+    return examples
+
+
+def _surest(labels: Integers, probabilities: Floats, rank: int, correct: bool) -> int | None:
+    right = probabilities.argmax(axis=1) == labels
+    eligible = np.flatnonzero((labels == rank) & (right == correct))
+    return int(eligible[probabilities[eligible].max(axis=1).argmax()]) if len(eligible) else None
+
+
+def _example(
+    split: Split, predictions: Predictions, probabilities: Floats, index: int, classes: Sequence[str]
+) -> dict[str, Any]:
+    truth, predicted = int(predictions.labels[index]), int(probabilities[index].argmax())
+    return {
+        "image_id": predictions.image_ids[index],
+        "split": str(split),
+        "truth": classes[truth],
+        "predicted": classes[predicted],
+        "correct": truth == predicted,
+        "probabilities": {name: float(value) for name, value in zip(classes, probabilities[index], strict=True)},
+    }
+
+
+def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, model: LoadedModel) -> dict[str, Picture]:
+    """Return the picture of each example by image id; the map is that of the predicted class."""
+    records = {record.image_id: record for record in data.records}
+    return {
+        example["image_id"]: _draw(records[example["image_id"]], data, model, model.classes.index(example["predicted"]))
+        for example in examples
+    }
+
+
+def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: int) -> Picture:
+    folder = data.folder / Path(record.path).parent
+    films = FilmDataset([record], folder, shape=model.input_shape, description="example")
+    image: torch.Tensor = films[0][0]
+    film = (image[0].numpy() * 255).round().astype(np.uint8)
+    heat = np.asarray(heatmap(model, image, index))
+    scale = min(1.0, PICTURE_HEIGHT / film.shape[0])
+    size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
+    circles = tuple(
+        Circle(lesion.x * scale, lesion.y * scale, lesion.radius * scale, str(lesion.label))
+        for lesion in record.lesions
+    )
+    pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in (film, overlay(film, heat))]
+    return Picture(size[0], size[1], _jpeg(pictures[0]), _jpeg(pictures[1]), circles)
+
+
+def overlay(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return the film (H, W) under the heat (H, W) in 0..1 as BGR (H, W, 3): the hotter, the less of the film shows."""
+    colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO).astype(np.float32)
+    cover = (0.65 * heat)[..., np.newaxis]
+    mixed: npt.NDArray[np.uint8] = (film[..., np.newaxis] * (1 - cover) + colours * cover).round().astype(np.uint8)
+    return mixed
+
+
+def _jpeg(picture: Any) -> str:
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise RuntimeError(f"a picture of shape {picture.shape} could not be encoded as JPEG")
+    return base64.b64encode(data.tobytes()).decode()

@@ -1,0 +1,136 @@
+"""The model card: what the model is, of what, how good, for whom, and what it must not be used for.
+
+Source: Mitchell et al. 2019, "Model Cards for Model Reporting" (https://arxiv.org/abs/1810.03993). Every figure is that
+of `evaluation.json`. Beside `model_card.md` lies `model_card.json`, in the schema of a SageMaker model package's card,
+and `registration.json`, which holds the same as one string: a pipeline can hand on strings only.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mammopipe.processing.files import write_bytes, write_json
+from mammopipe.training.fitting.reproducibility import STATEMENT
+from mammopipe.training.reporting.package_card import package_card
+from mammopipe.training.reporting.report import origin_of
+from mammopipe.training.reporting.reporting_guidelines import checklist
+
+TEMPLATE = "model_card.md.j2"
+CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
+
+LICENCES: Mapping[str, str] = {
+    "mias": "mini-MIAS, 322 digitised films of 161 women, United Kingdom. Research only: it may not be sold or rented. "
+    "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
+    "Medica, International Congress Series 1069, 375-378.",
+    "rsna": "RSNA Screening Mammography Breast Cancer Detection challenge 2023, screening exams from Australia and the "
+    "United States. Non-commercial research only.",
+}
+"""By the dataset's name in the manifest."""
+SYNTHETIC = "Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+
+INTENDED = (
+    "Research on mammogram classification: comparing methods, teaching, and testing the integration of such "
+    "models. Users are researchers and engineers."
+)
+NOT_INTENDED = (
+    "Diagnosis, triage, screening or any decision about a person. It is not a medical device, nobody has "
+    "cleared it, and no figure here is from a prospective or external study."
+)
+
+
+def write_cards(evaluation: Mapping[str, Any], folder: Path) -> None:
+    """Write `model_card.md`, `model_card.json` and `registration.json` of an evaluation into a folder."""
+    card = package_card(
+        evaluation,
+        data="; ".join(data_licences(evaluation)),
+        intended=INTENDED,
+        not_intended=NOT_INTENDED,
+        limits=list(limits(evaluation)),
+    )
+    write_bytes(folder / CARD, render_card(evaluation).encode())
+    write_json(folder / PACKAGE_CARD, card)
+    write_json(folder / REGISTRATION, {"model_card": json.dumps(card, sort_keys=True)})
+
+
+def render_card(evaluation: Mapping[str, Any]) -> str:
+    """Return `model_card.md`."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # Markdown, not HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = words
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    selected = evaluation["selected"]
+    candidate = evaluation["candidates"][selected["cnn"]]
+    return environment.get_template(TEMPLATE).render(
+        evaluation=evaluation,
+        selected=selected,
+        candidate=candidate,
+        origin=origin_of(candidate),
+        title=title(evaluation),
+        licences=data_licences(evaluation),
+        intended=INTENDED,
+        not_intended=NOT_INTENDED,
+        limits=list(limits(evaluation)),
+        items=checklist(evaluation),
+        reproducibility=STATEMENT,
+    )
+
+
+def title(evaluation: Mapping[str, Any]) -> str:
+    """Return the card's heading, which names data and protocol."""
+    kind = "Synthetic " if evaluation["synthetic"] else ""
+    return (
+        f"{evaluation['selected']['cnn']} on {kind}{evaluation['dataset'].upper()}, protocol {evaluation['protocol']}"
+    )
+
+
+def words(figure: Mapping[str, Any]) -> str:
+    """Return a figure with its interval, three decimals each, or why there is none."""
+    if figure["value"] is None:
+        return str(figure["reason"]).partition(":")[0]
+    if figure["low"] is None:
+        return f"{figure['value']:.3f} (no interval)"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+
+
+def data_licences(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on each dataset, its licence and whom to cite; synthetic ones are no patient's."""
+    if evaluation["synthetic"]:
+        return [f"{evaluation['dataset'].upper()}: {SYNTHETIC}"]
+    return [LICENCES[name] for name in evaluation["dataset"].split("+")]
+
+
+def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a user must know before believing a figure, as it follows from the run."""
+    test, training = evaluation["selected"]["test"], evaluation["counts"]["train"]
+    if evaluation["synthetic"]:
+        yield "The films are synthetic: no figure says anything about mammograms."
+    if evaluation["profile"] == "quick":
+        yield "Quick profile: the run tried the machinery, and its figures mean nothing."
+    if not evaluation["leakage"]["passed"]:
+        yield f"The leakage audit {evaluation['leakage']['verdict']}. No figure can be trusted."
+    if evaluation["protocol"] != "patient":
+        yield (
+            f"Protocol {evaluation['protocol']}: images of one patient lie on both sides of the split, so every "
+            "figure is too good."
+        )
+    yield (
+        f"Small data: {training['images']} training originals, {test['images']} test images of {test['patients']} "
+        "patients. Differences within the intervals are no differences."
+    )
+    if test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] is None:
+        yield "The test is too small for an interval of the macro AUC: chance is not ruled out."
+    elif test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] <= 0.5:
+        yield "On test the interval of the macro AUC holds 0.5: chance is not ruled out."
+    pointing = evaluation["pointing"]["test"]["both"]["above_chance"]
+    if pointing["low"] is not None and pointing["low"] <= 0:
+        yield "On test the heatmap points at annotated lesions no more often than chance would."
+    yield "Internal evaluation only: one collection, no other scanner, clinic, country or year."
+    yield "Classes come from the collection's label table; readers and their agreement are not known to the run."
