@@ -24,7 +24,6 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.rsna import breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
-from mammopipe.training.comparison import compared
 from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.evaluation.calibration import Aim, calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
@@ -33,6 +32,7 @@ from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
+from mammopipe.training.model.exam_scores import compared
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 
 FOLDS = 5

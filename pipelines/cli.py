@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from mammopipe.pipelines import operations
 from mammopipe.pipelines.commands import run, runs
 from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
-from mammopipe.pipelines.phantoms import FILMS, PHANTOMS
+from mammopipe.pipelines.runs.sources import FILMS, PHANTOMS
 from mammopipe.processing.datasets.manifest import Dataset
 from mammopipe.processing.errors import MammopipeError
 

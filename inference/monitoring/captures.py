@@ -24,7 +24,7 @@ from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
 from mammopipe.inference.payload.exam_body import Source, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.dicom_origin import origin
+from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES

@@ -22,6 +22,7 @@ from mammopipe.inference.contract.errors import (
     TooLargeError,
     UnsupportedTypeError,
     UnusableImageError,
+    from_image_error,
 )
 from mammopipe.inference.contract.media_types import ImageType, sniff
 from mammopipe.inference.contract.schema import ExamImage, RequestOptions, read_exam
@@ -29,6 +30,11 @@ from mammopipe.inference.contract.task import ExamType, body_type
 from mammopipe.inference.payload import multipart, s3_objects, zip
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.read_config import Limits
+
+_PATIENT_ID = 0x00100020
 
 
 @dataclass(frozen=True)
@@ -138,3 +144,27 @@ def _distinct(sources: Sequence[Source]) -> tuple[Source, ...]:
     if not sources:
         raise BadBodyError("no_images", "an exam needs at least one image")
     return tuple(sources)
+
+
+def check_one_patient(sources: Sequence[Source], limits: Limits) -> None:
+    """Raise `UnusableImageError`, without naming either, where DICOM files state different Patient IDs (0010,0020).
+
+    Files that state none, and PGM and PNG, are taken as the same patient's: their sender says so.
+    """
+    first = b""
+    for index, source in enumerate(sources):
+        found = _patient(source.data, limits, index)
+        first = first or found
+        if found and found != first:
+            raise UnusableImageError(
+                "mixed_patients", "the DICOM files state different Patient IDs (0010,0020); an exam is one patient's"
+            ).at(index)
+
+
+def _patient(data: bytes, limits: Limits, index: int) -> bytes:
+    if not is_dicom(data):
+        return b""
+    try:
+        return parse(data, where="<bytes>", limits=limits, tags=(_PATIENT_ID,)).tags.data(_PATIENT_ID).strip(b" \0")
+    except ImageError as error:
+        raise from_image_error(error).at(index) from None

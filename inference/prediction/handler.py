@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mammopipe.inference import one_patient
 from mammopipe.inference.contract.errors import BadOptionError, NotAcceptableError, RequestError
 from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
 from mammopipe.inference.contract.schema import (
@@ -19,7 +18,7 @@ from mammopipe.inference.contract.schema import (
 )
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
-from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
+from mammopipe.inference.payload.exam_body import Parcel, Source, check_one_patient, unpack
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
@@ -97,7 +96,7 @@ class _Work:
 
     def exam(self, sources: tuple[Source, ...]) -> Reply:
         """Return the reply to the images of one patient."""
-        one_patient.check(sources, self.reader.reading.limits)
+        check_one_patient(sources, self.reader.reading.limits)
         images, combined = self._judge(sources, exact=self.reader.predictor.compares_breasts)
         if self.reader.predictor.is_close(combined):
             images, combined = self._judge(sources, exact=True)

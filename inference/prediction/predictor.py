@@ -18,9 +18,9 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.levels import Level
 from mammopipe.training.metrics.bootstrap import Floats
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description
+from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import softmax
 from mammopipe.training.model.reference import Reference
 

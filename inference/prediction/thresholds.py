@@ -6,7 +6,7 @@ from typing import Any
 
 from mammopipe.inference.contract.schema import Decision, Finding, OperatingPoint
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.levels import BreastRule, Level
+from mammopipe.training.model.exam_scores import BreastRule, Level
 
 
 @dataclass(frozen=True)

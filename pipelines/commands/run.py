@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.commands.arguments import refuse
-from mammopipe.pipelines.phantoms import FILMS, PHANTOMS
+from mammopipe.pipelines.runs.sources import FILMS, PHANTOMS
 from mammopipe.processing.datasets.manifest import Dataset
 from mammopipe.processing.errors import ConfigError
 

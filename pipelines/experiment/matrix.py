@@ -19,9 +19,8 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.staging import opened
 from mammopipe.pipelines.experiment import tables as experiment_tables
 from mammopipe.pipelines.experiment.figures import write_figures
-from mammopipe.pipelines.phantoms import FILMS, PHANTOMS
 from mammopipe.pipelines.runs.launch import start
-from mammopipe.pipelines.runs.sources import make_phantoms
+from mammopipe.pipelines.runs.sources import FILMS, PHANTOMS, make_phantoms
 from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
 from mammopipe.processing.datasets.mias import LABEL_TABLE
 from mammopipe.processing.errors import ConfigError

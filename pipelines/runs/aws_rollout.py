@@ -22,7 +22,7 @@ from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.backends.expressions import (Scope, resolve)
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.backends.control_plane import is_missing
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import (resolve_parameters)
 from mammopipe.pipelines.backends.sessions import (PLACEHOLDER_ACCOUNT, aws_errors)
 from mammopipe.processing.errors import ConfigError
 

@@ -21,9 +21,9 @@ from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import Workshop
 from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
 from mammopipe.pipelines.backends.process import Interpreter
-from mammopipe.pipelines.phantoms import (FILMS, PHANTOMS)
+from mammopipe.pipelines.runs.sources import (FILMS, PHANTOMS)
 from mammopipe.pipelines.runs.progress import waiting
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import (resolve_parameters)
 from mammopipe.pipelines.runs.folder import (RunFolder, make_work, new_run)
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.runs.sources import (Source, bring)

@@ -5,14 +5,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.phantoms import (FILMS, PHANTOMS)
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.processing.phantoms import mias_tree
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.datasets.manifest import Dataset
+
+
+
+
+PHANTOMS = "phantoms"
+"""The source that is made, not read."""
+
+FILMS = 40
+"""Enough for every class in every split."""
+
+
+
+
 
 
 @dataclass(frozen=True)
@@ -90,3 +101,6 @@ def _existing(uri: str, services: LocalServices) -> str:
             f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
         )
     return uri
+
+
+

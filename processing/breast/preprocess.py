@@ -14,7 +14,9 @@ from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment
 from mammopipe.processing.datasets.manifest import Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
-from mammopipe.processing.tissue_levels import tissue_levels
+
+_PERCENTILES = {"level_low": 5, "level_mid": 50, "level_high": 95}
+
 
 FULL_SCALE = 65535
 
@@ -202,3 +204,18 @@ def _normalise(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_], config: Pr
 def _move(lesion: Lesion, geometry: Geometry) -> Lesion:
     x, y = geometry.to_input(lesion.x, lesion.y)
     return replace(lesion, x=x, y=y, radius=lesion.radius * geometry.scale)
+
+
+def tissue_levels(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_]) -> dict[str, float]:
+    """Return shares of the 16-bit scale: three percentiles of the tissue, and its `detail` relative to their distance.
+
+    `pixels` and `tissue` are (height, width), with at least one pixel of tissue. `detail` is the mean absolute
+    Laplacian within the tissue: grain, sharpness and the size of the detector's pixels all move it.
+    """
+    found: Any = np.percentile(pixels[tissue], list(_PERCENTILES.values()))
+    levels = {name: float(value) / FULL_SCALE for name, value in zip(_PERCENTILES, found, strict=True)}
+    inside = cv2.erode(tissue.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0) > 0
+    edges = cv2.Laplacian(pixels, cv2.CV_32F)
+    strength = float(np.abs(edges[inside]).mean()) / FULL_SCALE if inside.any() else 0.0
+    contrast = max(levels["level_high"] - levels["level_low"], 1 / FULL_SCALE)
+    return {name: round(value, 4) for name, value in {**levels, "detail": strength / contrast}.items()}

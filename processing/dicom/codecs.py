@@ -4,18 +4,49 @@ A decoder allocates what the codestream announces, not what the DICOM attributes
 Sources: PS3.5 A.4; ISO/IEC 15444-1 A.5.1 (SIZ) and I.4 (boxes), 10918-1 B.2.2 (SOF), 14495-1 C.2.2 (JPEG-LS SOF55).
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
-from mammopipe.processing.dicom_syntaxes import Codec
-from mammopipe.processing.read_config import CorruptImageError
+from mammopipe.processing.read_config import CorruptImageError, UnsupportedImageError
+
+
+class Codec(StrEnum):
+    """Who turns the bytes into pixels; exactly one for each transfer syntax."""
+
+    NATIVE = "numpy"
+    RLE = "imagecodecs DICOM RLE"
+    JPEG = "libjpeg-turbo (imagecodecs)"
+    JPEG_LOSSLESS = "libjpeg-turbo lossless (imagecodecs)"
+    JPEG_LS = "CharLS (imagecodecs)"
+    JPEG_2000 = "OpenJPEG (imagecodecs)"
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How one transfer syntax lays out the data set and its pixels."""
+
+    name: str
+    codec: Codec = Codec.NATIVE
+    implicit: bool = False
+    big_endian: bool = False
+    deflated: bool = False
+    lossy: bool = False
+    """Whether the syntax always loses information; `LossyImageCompression` (0028,2110) tells of the others."""
+
 
 UNDEFINED = 0xFFFFFFFF
+
 MAX_TILES = 16384
+
 _SOF_OF = {Codec.JPEG: (0xC0, 0xC1), Codec.JPEG_LOSSLESS: (0xC3,), Codec.JPEG_LS: (0xF7,)}
+
 _END_OF_IMAGE = b"\xff\xd9"
+
 _SIZ_START = b"\xff\x4f\xff\x51"
+
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
@@ -154,3 +185,34 @@ def check_rle_header(data: bytes, segments: int, where: str) -> None:
             f"{where}: Pixel Data (7FE0,0010): RLE segment offsets {list(offsets)} do not lie "
             f"within the {len(data)} bytes"
         )
+
+
+SYNTAXES: dict[str, Syntax] = {
+    "1.2.840.10008.1.2": Syntax("Implicit VR Little Endian", implicit=True),
+    "1.2.840.10008.1.2.1": Syntax("Explicit VR Little Endian"),
+    "1.2.840.10008.1.2.1.99": Syntax("Deflated Explicit VR Little Endian", deflated=True),
+    "1.2.840.10008.1.2.2": Syntax("Explicit VR Big Endian", big_endian=True),
+    "1.2.840.10008.1.2.5": Syntax("RLE Lossless", Codec.RLE),
+    "1.2.840.10008.1.2.4.50": Syntax("JPEG Baseline (Process 1)", Codec.JPEG, lossy=True),
+    "1.2.840.10008.1.2.4.51": Syntax("JPEG Extended (Process 2 and 4)", Codec.JPEG, lossy=True),
+    "1.2.840.10008.1.2.4.57": Syntax("JPEG Lossless (Process 14)", Codec.JPEG_LOSSLESS),
+    "1.2.840.10008.1.2.4.70": Syntax("JPEG Lossless (Process 14, Selection Value 1)", Codec.JPEG_LOSSLESS),
+    "1.2.840.10008.1.2.4.80": Syntax("JPEG-LS Lossless", Codec.JPEG_LS),
+    "1.2.840.10008.1.2.4.81": Syntax("JPEG-LS Near-lossless", Codec.JPEG_LS, lossy=True),
+    "1.2.840.10008.1.2.4.90": Syntax("JPEG 2000 Lossless", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.91": Syntax("JPEG 2000", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.201": Syntax("High-Throughput JPEG 2000 Lossless", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.202": Syntax("High-Throughput JPEG 2000 Lossless with RPCL", Codec.JPEG_2000),
+    "1.2.840.10008.1.2.4.203": Syntax("High-Throughput JPEG 2000", Codec.JPEG_2000),
+}
+
+
+def syntax_of(uid: str, where: str) -> Syntax:
+    """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, when nothing here decodes it."""
+    if uid not in SYNTAXES:
+        # A damaged length makes this value run into the attributes that follow it.
+        shown = repr(uid) if re.fullmatch(r"[0-9.]{1,64}", uid) else f"{len(uid)} characters that are no UID"
+        raise UnsupportedImageError(
+            f"{where}: TransferSyntaxUID (0002,0010) is {shown}: no decoder for this transfer syntax"
+        )
+    return SYNTAXES[uid]

@@ -21,7 +21,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 from pydicom.values import convert_SQ
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
-from mammopipe.processing.dicom_syntaxes import Syntax, syntax_of
+from mammopipe.processing.dicom.codecs import Syntax, syntax_of
 from mammopipe.processing.read_config import CorruptImageError, Limits, UnsupportedImageError
 
 PREAMBLE = 128

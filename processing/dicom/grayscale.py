@@ -6,11 +6,15 @@ C.11.2.1.2.1 LINEAR, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT), C.8.11.3.
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.pixel_data import Layout
+from mammopipe.processing.read_config import CorruptImageError, ReadConfig, UnsupportedImageError
 
 Values = NDArray[np.float64]
 FULL_SCALE = 65535
@@ -151,3 +155,149 @@ def apply(
     # In place where the cells are a decoder's own output: touching as much fresh memory costs more than the look-up.
     own = cells.dtype == np.uint16 and cells.flags.writeable and cells.flags.c_contiguous
     return np.asarray(cv2.LUT(cells, table, dst=cells if own else None), np.uint16)
+
+
+Choice = TypeVar("Choice")
+
+Facts = dict[str, str | int | float | bool]
+
+
+def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts]:
+    """Return the chain from stored to presentation values, and facts that record each choice in it.
+
+    Raises `CorruptImageError` where an attribute breaks a rule of PS3.3 C.11, `UnsupportedImageError` where the file
+    has no window or LUT of the configured number.
+    """
+    facts: Facts = {}
+    low = -(1 << layout.bits_stored - 1) if layout.signed else 0
+    high = low + (1 << layout.bits_stored) - 1
+    modality = _modality(tags, low, facts)
+    voi = _voi(tags, modality.scale(low, high)[0], config, facts)
+    shape = tags.text(Tag.PRESENTATION_LUT_SHAPE)
+    if shape not in ("", "IDENTITY", "INVERSE"):
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {quoted(shape)}; IDENTITY and INVERSE are read"
+        )
+    photometric = tags.text(Tag.PHOTOMETRIC_INTERPRETATION)
+    # C.8.11.3.1.2 asks for INVERSE with MONOCHROME1: both say the same thing, so they invert once together.
+    inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
+    padding = _padding(tags, layout)
+    facts |= {"photometric": photometric, "presentation_lut_shape": shape, "inverted": inverted}
+    if padding:
+        facts |= {"padding_low": padding[0], "padding_high": padding[1]}
+    return Chain(modality, voi, inverted, padding), facts
+
+
+def _modality(tags: Tags, lowest_input: int, facts: Facts) -> Rescale | Lut:
+    """Read the modality stage; a Modality LUT Sequence excludes rescaling (C.11.1)."""
+    items = tags.items(Tag.MODALITY_LUT_SEQUENCE)
+    slope, intercept = tags.number(Tag.RESCALE_SLOPE), tags.number(Tag.RESCALE_INTERCEPT)
+    if items:
+        facts["modality_transform"] = "LUT"
+        return _lut(items[0], lowest_input)
+    if slope is None and intercept is None:
+        facts["modality_transform"] = "IDENTITY"
+        return Rescale()
+    if slope is None or intercept is None:
+        raise tags.corrupt(Tag.RESCALE_SLOPE, f"and {label(Tag.RESCALE_INTERCEPT)} must be given together")
+    if slope == 0:
+        raise tags.corrupt(Tag.RESCALE_SLOPE, "is 0; every pixel would have the same value")
+    facts |= {"modality_transform": "RESCALE", "rescale_slope": slope, "rescale_intercept": intercept}
+    return Rescale(slope, intercept)
+
+
+def _voi(tags: Tags, lowest_input: float, config: ReadConfig, facts: Facts) -> Window | Lut | None:
+    luts, windows = tags.items(Tag.VOI_LUT_SEQUENCE), _windows(tags)
+    facts |= {"voi_windows": len(windows), "voi_luts": len(luts)}
+    if luts and (config.prefer_lut or not windows):
+        lut = _lut(_select(luts, config.lut_index, Tag.VOI_LUT_SEQUENCE, tags), lowest_input)
+        facts |= {"voi_function": "LUT", "voi_index": config.lut_index, "voi_lut_bits": lut.bits}
+        return lut
+    if windows:
+        center, width = _select(windows, config.window_index, Tag.WINDOW_CENTER, tags)
+        window = _window(tags, center, width)
+        facts |= {
+            "voi_function": str(window.function),
+            "voi_index": config.window_index,
+            "window_center": center,
+            "window_width": width,
+        }
+        return window
+    facts["voi_function"] = "NONE, full range of stored values"
+    return None
+
+
+def _select(choices: tuple[Choice, ...], index: int, tag: Tag, tags: Tags) -> Choice:
+    if index >= len(choices):
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(tag)} gives {len(choices)} to choose from; number {index} "
+            "(counted from 0) is configured"
+        )
+    return choices[index]
+
+
+def _windows(tags: Tags) -> tuple[tuple[float, float], ...]:
+    centers, widths = tags.numbers(Tag.WINDOW_CENTER), tags.numbers(Tag.WINDOW_WIDTH)
+    if len(centers) != len(widths):
+        raise tags.corrupt(
+            Tag.WINDOW_CENTER,
+            f"has {len(centers)} values and {label(Tag.WINDOW_WIDTH)} has {len(widths)}; they must be as many",
+        )
+    return tuple(zip(centers, widths, strict=True))
+
+
+def _window(tags: Tags, center: float, width: float) -> Window:
+    name = tags.text(Tag.VOI_LUT_FUNCTION) or VoiFunction.LINEAR
+    if name not in list(VoiFunction):
+        raise UnsupportedImageError(
+            f"{tags.where}: {label(Tag.VOI_LUT_FUNCTION)} is {quoted(name)}; {', '.join(VoiFunction)} are read"
+        )
+    if not (width >= 1 if name == VoiFunction.LINEAR else width > 0):
+        least = "at least 1" if name == VoiFunction.LINEAR else "greater than 0"
+        raise tags.corrupt(Tag.WINDOW_WIDTH, f"is {width:g}; it must be {least} for a {name} window")
+    return Window(VoiFunction(name), center, width)
+
+
+def _lut(item: Tags, lowest_input: float) -> Lut:
+    """Read LUT Descriptor and LUT Data (C.11.1.1.1)."""
+    descriptor = [int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR)]
+    if len(descriptor) != 3:
+        raise item.corrupt(Tag.LUT_DESCRIPTOR, f"has {len(descriptor)} values; 3 are needed")
+    count = descriptor[0] & 0xFFFF or 65536
+    first, bits = descriptor[1], descriptor[2] & 0xFFFF
+    if first > 0x7FFF and lowest_input < 0:
+        first -= 65536  # An unsigned descriptor of a table with signed input: its second value is signed all the same.
+    if not 8 <= bits <= 16:
+        raise item.corrupt(Tag.LUT_DESCRIPTOR, f"says {bits} bits an entry; it must be between 8 and 16")
+    entries = _entries(item, count)
+    # Some writers state fewer bits than their entries have; the entries are what they meant.
+    return Lut(first, max(bits, int(entries.max()).bit_length()), entries)
+
+
+def _entries(item: Tags, count: int) -> Any:
+    data = item.data(Tag.LUT_DATA)
+    if len(data) == 2 * count:
+        order = "<u2" if item.little_endian(Tag.LUT_DATA) else ">u2"
+        return np.frombuffer(data, order).astype(np.uint16)
+    if len(data) in (count, count + 1) and item.little_endian(Tag.LUT_DATA):
+        return np.frombuffer(data, np.uint8, count).astype(np.uint16)
+    raise item.corrupt(Tag.LUT_DATA, f"has {len(data)} bytes; {count} entries of 16 bits are announced")
+
+
+def _padding(tags: Tags, layout: Layout) -> tuple[int, int] | None:
+    """Read the stored values of padding: one, or a range in either order (C.7.5.1.1.2)."""
+    value, limit = tags.number(Tag.PIXEL_PADDING_VALUE), tags.number(Tag.PIXEL_PADDING_RANGE_LIMIT)
+    if value is None:
+        if limit is not None:
+            raise CorruptImageError(
+                f"{tags.where}: {label(Tag.PIXEL_PADDING_RANGE_LIMIT)} needs {label(Tag.PIXEL_PADDING_VALUE)}"
+            )
+        return None
+    ends = [_as_stored(int(end), layout.signed) for end in (value, value if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def _as_stored(value: int, signed: bool) -> int:
+    """Return a 16-bit value in the pixels' own sign, whichever of US and SS the writer declared."""
+    pattern = value & 0xFFFF
+    return pattern - 65536 if signed and pattern > 0x7FFF else pattern

@@ -4,11 +4,13 @@ Sources: PS3.3 C.8.11.7 (Image Laterality, View Code Sequence), C.7.3.1 (Lateral
 PS3.16 CID 4014 and CID 4015, in SNOMED CT and in the older SNOMED RT codes.
 """
 
+import hashlib
 import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.read_config import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.read_config import DEFAULT_CONFIG, CorruptImageError, Limits, UnsupportedImageError
 
 Facts = dict[str, str | int | float | bool]
 
@@ -127,3 +129,24 @@ def _square(tags: Tags, tag: Tag, spacing: tuple[float, ...]) -> float:
             f"{tags.where}: {label(tag)} is {spacing[0]:g} and {spacing[1]:g} mm; square pixels are read"
         )
     return spacing[0]
+
+
+INSTITUTION_NAME = 0x00080080
+
+_NAME_LETTERS = 40
+
+
+def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:
+    """Return machine (Manufacturer and Manufacturer's Model Name) and site of a file's bytes; "" is unknown.
+
+    Raises the `ImageError` subclasses of `mammopipe.processing.dicom.file.parse`; `where` names the file in them.
+    """
+    if not is_dicom(data):
+        return "", ""
+    names = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME)
+    tags = parse(data, where=where, limits=limits, tags=(*names, INSTITUTION_NAME)).tags
+    # Only what is in a device's name: it becomes that of a group, in manifests, metrics and pages.
+    words = re.sub(r"[^\w.&()+/-]+", " ", " ".join(map(tags.text, names)), flags=re.ASCII).split()
+    institution = tags.text(INSTITUTION_NAME)
+    site = hashlib.sha256(institution.encode()).hexdigest()[:8] if institution else ""
+    return " ".join(words)[:_NAME_LETTERS].strip(), site

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.dicom.codecs import Announced, announced, check_rle_header, only_frame
+from mammopipe.processing.dicom.codecs import Announced, Codec, announced, check_rle_header, only_frame
 from mammopipe.processing.dicom.file import UNDEFINED, DicomFile
-from mammopipe.processing.dicom_syntaxes import Codec
 from mammopipe.processing.read_config import (
     DEFAULT_CONFIG,
     CorruptImageError,

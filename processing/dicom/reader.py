@@ -10,10 +10,9 @@ from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.acceptance import check_is_mammogram
 from mammopipe.processing.dicom.attributes import Tag, Tags
 from mammopipe.processing.dicom.file import PHANTOM_WRITER, DicomFile, parse
-from mammopipe.processing.dicom.grayscale import apply, padding_shows
+from mammopipe.processing.dicom.grayscale import apply, padding_shows, read_chain
 from mammopipe.processing.dicom.header import read_laterality, read_spacing, read_view
 from mammopipe.processing.dicom.pixel_data import Layout, decode, read_layout
-from mammopipe.processing.dicom_chain import read_chain
 from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
 
 Facts = dict[str, str | int | float | bool]

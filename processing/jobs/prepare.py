@@ -18,7 +18,7 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets import mias, rsna
 from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Lesion, SplitProtocol
-from mammopipe.processing.dicom_origin import origin
+from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png

@@ -11,9 +11,7 @@ from mammopipe.inference.prediction.exam import ViewScore, combine_views
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.comparison import compared
-from mammopipe.training.levels import BreastRule, Level
-from mammopipe.training.model.exam_scores import cases_of
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 
 L, R = Laterality.LEFT, Laterality.RIGHT

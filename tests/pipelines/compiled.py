@@ -9,7 +9,7 @@ import botocore.session
 from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.backends.expressions import Scope, resolve
 from mammopipe.pipelines.backends.supported import all_steps
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 
 MODEL = botocore.session.get_session().get_service_model("sagemaker")
 OPERATIONS = {

@@ -15,7 +15,7 @@ from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.sessions import LocalServices, local_services, reset_emulator
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 
 from .compiled import CONFIGURATIONS, Compiled
 

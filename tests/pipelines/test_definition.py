@@ -14,7 +14,7 @@ from botocore.validate import ParamValidator
 from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.backends.expressions import Scope, references, resolve
 from mammopipe.pipelines.backends.supported import all_steps, check
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 
 OPERATIONS = {
     "Processing": ("CreateProcessingJob", "ProcessingJobName"),

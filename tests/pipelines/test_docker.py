@@ -17,7 +17,7 @@ from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.definition import build_pipeline
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.processing.errors import ConfigError
 
 from .conftest import BUCKET

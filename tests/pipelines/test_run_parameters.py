@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from mammopipe.pipelines.run_parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.processing.errors import ConfigError
 
 DEFINITION = {

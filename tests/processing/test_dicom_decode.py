@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydicom.encaps import encapsulate
 
-from mammopipe.processing.dicom_syntaxes import SYNTAXES
+from mammopipe.processing.dicom.codecs import SYNTAXES
 from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, UnsupportedImageError, read_mammogram
 
 MakeDicom = Callable[..., bytes]

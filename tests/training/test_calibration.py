@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from mammopipe.training.decisions import f1_at, sensitivity_at
 from mammopipe.training.evaluation import calibration
 from mammopipe.training.evaluation.calibration import (
     Aim,
@@ -20,6 +19,7 @@ from mammopipe.training.evaluation.calibration import (
     operating_point,
 )
 from mammopipe.training.metrics import classification
+from mammopipe.training.metrics.classification import f1_at, sensitivity_at
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, malignancy
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 

@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from mammopipe.inference.contract.schema import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.container import job
-from mammopipe.training.comparison import beside_other, both_breasts, compared
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import COMPARED, Goal, fit_comparison
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.fit_audit import audit_comparison
-from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.exam_scores import BreastRule, Level, beside_other, both_breasts, compared
 from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
 from mammopipe.training.networks import model_directory
 from mammopipe.training.reporting.model_card import render_card

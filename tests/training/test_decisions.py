@@ -6,9 +6,16 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammopipe.training.decisions import AT_A_THRESHOLD, f1_at, ppv_at, recall_rate_at, sensitivity_at, specificity_at
 from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
-from mammopipe.training.metrics.classification import MetricError
+from mammopipe.training.metrics.classification import (
+    AT_A_THRESHOLD,
+    MetricError,
+    f1_at,
+    ppv_at,
+    recall_rate_at,
+    sensitivity_at,
+    specificity_at,
+)
 
 LABELS, SCORES = [0, 0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.25, 0.9]
 

@@ -18,7 +18,7 @@ from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport
 from mammopipe.training.evaluation.calibration import Calibration, Comparison, calibrate, fit_comparison
 from mammopipe.training.fitting.checkpoint import data_digest
 from mammopipe.training.fitting.out_of_fold import OutOfFold
-from mammopipe.training.levels import BreastRule
+from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import Predictions, ValidationPredictions, require_validation
 
 _SAME = 1e-9

@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
-from mammopipe.training.decisions import sensitivity_at, specificity_at
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Integers, Resamples
-from mammopipe.training.metrics.classification import Metric, ratio
+from mammopipe.training.metrics.classification import Metric, ratio, sensitivity_at, specificity_at
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.exam_scores import Cases
 

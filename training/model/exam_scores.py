@@ -1,14 +1,34 @@
 """From the scores of images to those of breasts and patients: the views of one breast are not independent findings."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.levels import BreastRule as BreastRule
-from mammopipe.training.levels import Level as Level
+from mammopipe.processing.datasets.rsna import shows_side
 from mammopipe.training.metrics.bootstrap import Floats, Integers
-from mammopipe.training.model.predictions import Predictions
+from mammopipe.training.model.predictions import Kind, Predictions, pick
+
+
+class Level(StrEnum):
+    """What is called malignant or not; each level is made of the one before."""
+
+    IMAGE = "image"
+    BREAST = "breast"
+    PATIENT = "patient"
+
+
+class BreastRule(StrEnum):
+    """How the scores of a breast's views become the score of the breast."""
+
+    MEAN = "mean"
+    MAX = "max"
+    """The most suspicious view decides."""
+    NOISY_OR = "noisy-or"
+    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +91,38 @@ def _combined(scores: Floats, index: Integers, cases: int, rule: BreastRule) -> 
     missed = np.ones(cases)
     np.multiply.at(missed, index, 1 - scores)
     return 1 - missed
+
+
+def both_breasts(patients: Sequence[str], breasts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return for each image whether both breasts of its patient are there and none of her images is of unknown side.
+
+    `patients` and `breasts` name those of each image (`mammopipe.processing.datasets.rsna.breast_id`).
+    """
+    sides: dict[str, set[str]] = {}
+    for patient, breast in zip(patients, breasts, strict=True):
+        sides.setdefault(patient, set()).add(breast)
+    return np.array([len(sides[patient]) == 2 and all(map(shows_side, sides[patient])) for patient in patients], bool)
+
+
+def beside_other(logits: Floats, patients: Sequence[str], breasts: Sequence[str], weight: float) -> Floats:
+    """Return the logits, (images, classes), less `weight` times the mean of those of the patient's other breast.
+
+    Every patient must have two breasts (`both_breasts`).
+    """
+    _, patient = np.unique(np.asarray(patients), return_inverse=True)
+    _, first, breast = np.unique(np.asarray(breasts), return_index=True, return_inverse=True)
+    means = np.zeros((len(first), logits.shape[1]))
+    np.add.at(means, breast, logits)
+    means /= np.bincount(breast)[:, None]
+    # The other of two: their sum less the own.
+    both = np.zeros((int(patient.max(initial=-1)) + 1, logits.shape[1]))
+    np.add.at(both, patient[first], means)
+    compared: Floats = logits - weight * (both[patient] - means[breast])
+    return compared
+
+
+def compared(predictions: Kind, weight: float) -> tuple[Kind, Integers]:
+    """Return the predictions of the patients with both breasts, each beside the other, and their places before."""
+    places = np.flatnonzero(both_breasts(predictions.patients, predictions.breasts))
+    kept = pick(predictions, places)
+    return replace(kept, logits=beside_other(kept.logits, kept.patients, kept.breasts, weight)), places
