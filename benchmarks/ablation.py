@@ -34,14 +34,15 @@ from mammopipe.processing.datasets.rsna import breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits
-from mammopipe.training.config import Cnn, Learns, Pooling, Precision, TrainConfig
+from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import predict, refit
-from mammopipe.training.metrics.bootstrap import Floats, bootstrap_interval
+from mammopipe.training.metrics.bootstrap import bootstrap_interval
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
+from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.exam_scores import beside_other
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 from mammopipe.training.networks.pretrained import find_weights
 from mammopipe.training.networks.registry import FilmNetwork, build_model
 

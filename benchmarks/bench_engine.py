@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mammopipe.inference.engines.base import EngineKind, EngineSettings, open_engine
+from mammopipe.inference.engines.base import EngineKind, EngineSettings
+from mammopipe.inference.engines.factory import open_engine
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.files import write_json

@@ -27,12 +27,13 @@ from benchmarks.rows import Row, row
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.training.config import Cnn, Precision, TrainConfig
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
 from mammopipe.training.fitting.loop import train_step
 from mammopipe.training.fitting.optimiser import make_optimiser
-from mammopipe.training.fitting.precision import choose_precision
 from mammopipe.training.fitting.sampling import EpochBatches, epoch_order
+from mammopipe.training.model.architecture import Cnn, Precision
+from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import NAMES, build_model
 
 COMMAND = "python -m benchmarks.bench_training"

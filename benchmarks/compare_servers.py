@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.rows import Row, row
 from benchmarks.serving import ROOT, Client, film, free_port, memory, save_model, server, together
 from mammopipe.inference.settings import EngineKind
-from mammopipe.training.config import Precision
+from mammopipe.training.model.architecture import Precision
 
 COMMAND = "python -m benchmarks.compare_servers VENV"
 CLIENTS, WORKERS, SPELL_SECONDS, PATIENCE_SECONDS = 8, 2, 4.0, 180.0

@@ -5,7 +5,7 @@ schemathesis makes of its OpenAPI document. Nothing may be answered 5xx but the 
 die, nothing may take longer than the limit, and nobody may be named in an answer or a log line. Prints one JSON object;
 exit code 1 and the numbers of the cases where a rule was broken. `--case N` sends that one alone.
 
-Seed 0 is the long run's; `tests/inference/test_requests_fuzz.py` sends 300 cases of seed 4.
+Seed 0 is the long run's; `tests/inference/server/test_requests_fuzz.py` sends 300 cases of seed 4.
 """
 
 import argparse

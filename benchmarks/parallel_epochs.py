@@ -12,9 +12,10 @@ import torch
 
 from benchmarks.bench_training import make_films
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.config import Cnn, TrainConfig
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.distributed import joined
 from mammopipe.training.fitting.loop import fit
+from mammopipe.training.model.architecture import Cnn
 from mammopipe.training.networks.registry import build_model
 
 EPOCHS = 3

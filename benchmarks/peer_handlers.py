@@ -19,7 +19,7 @@ from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import EngineKind
 from mammopipe.processing.read_config import ReadConfig
-from mammopipe.training.config import Precision
+from mammopipe.training.model.architecture import Precision
 
 
 @cache

@@ -21,7 +21,7 @@ import numpy as np
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.phantoms.mias_tree import make_film
 from tests.processing.conftest import EXPLICIT, LOSSLESS, LOSSY, item, write_dicom
-from tests.processing.test_imaging_fuzz import Random, mutate, seeds
+from tests.processing.images.test_fuzz import Random, mutate, seeds
 
 IDENTITY = ("Doe^Jane", "DOE_JANE", "PID4711", "19481127")
 """What no answer and no log line may hold: a name, a file's name, a patient's number, a date of birth."""

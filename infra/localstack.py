@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mammopipe.pipelines.backends.docker_cli import compose
 from mammopipe.pipelines.backends.jobs import last_line
 from mammopipe.pipelines.backends.processes import SupervisedProcess, stop_kept
+from mammopipe.pipelines.containers.docker_cli import compose
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_json
 

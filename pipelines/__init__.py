@@ -9,6 +9,9 @@ not wait for it; nothing here needs torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if __name__ != "mammopipe.pipelines":
+    raise ImportError("import mammopipe.pipelines: this folder of the checkout has that one name")
+
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.graph.definition import build_pipeline

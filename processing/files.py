@@ -7,18 +7,29 @@ import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all, making the folder when it is missing."""
+    with written_whole(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose content becomes the file `path` at the end, and nothing where the body raises.
+
+    The folder is made when it is missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+            yield stream
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:

@@ -12,27 +12,7 @@ Messages name the file (`<bytes>` for bytes), the attribute and the rule, and on
 
 from dataclasses import dataclass
 
-from mammopipe.processing.errors import ConfigError, ImageError
-
-
-class UnsupportedImageError(ImageError):
-    """A kind of file, or an encoding, that nothing here decodes."""
-
-
-class CorruptImageError(ImageError):
-    """The bytes are truncated, cannot be decoded or contradict themselves."""
-
-
-class NotAMammogramError(ImageError):
-    """The file can be read but is not one 2-D mammogram of one breast."""
-
-
-class ImageTooLargeError(ImageError):
-    """The file announces more than the limits allow; refused before anything is allocated."""
-
-
-class NoBreastError(ImageError):
-    """The image holds nothing that could be a breast."""
+from mammopipe.processing.errors import ConfigError, CorruptImageError, ImageTooLargeError
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, 
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.splits.assignment import Finding, audit_leakage
-from mammopipe.training.evaluate import EvaluationConfig, evaluate
+from mammopipe.training.config import EvaluationConfig
+from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.evaluation.data import SegmentedData

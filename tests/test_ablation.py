@@ -13,7 +13,8 @@ from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from mammopipe.processing.splits.assignment import assign_splits
-from mammopipe.training.config import Cnn, Learns, Pooling, Precision, TrainConfig
+from mammopipe.training.config import Learns, TrainConfig
+from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 
 CONFIG = TrainConfig(
     cnn=Cnn.MODIFIED_CNN, epochs=1, head_epochs=0, warmup_epochs=0.5, batch_size=8, precision=Precision.FLOAT32

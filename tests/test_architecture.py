@@ -1,4 +1,4 @@
-"""The direction of the imports and the public names: what keeps the folders apart."""
+"""The direction of the imports, the names of the modules, and what loads without the heavy packages."""
 
 import ast
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import mammopipe
+
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "processing": {"processing"},
@@ -16,25 +18,15 @@ ALLOWED = {
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
 LIGHT = (
-    "processing",
+    "mammopipe.processing",
     "mammopipe.training.config",
-    "mammopipe.training.metrics.classification",
-    "mammopipe.training.metrics.bootstrap",
-    "mammopipe.training.model.predictions",
-    "mammopipe.inference.client.client",
+    "mammopipe.training.metrics",
+    "mammopipe.training.model",
+    "mammopipe.inference.client",
     "mammopipe.inference.monitoring.windows",
 )
-"""What pipelines may take from the other folders: dataset adapters, phantoms, hyperparameters, measures, the client."""
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the direction"
-            assert node.module is not None
-            yield node.module
+"""What pipelines may take from the other folders: datasets, phantoms, hyperparameters, measures, models, the client."""
+MOST_FILES = 15
 
 
 def modules() -> list[Path]:
@@ -43,40 +35,108 @@ def modules() -> list[Path]:
     return found
 
 
+def name_of(path: Path) -> str:
+    parts = ["mammopipe", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what a module imports: modules, and names that may be modules."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the direction"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_run_one_way(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
     for name in imports(path):
-        root = name.split(".")[0]
-        if root in ALLOWED:
-            assert root in ALLOWED[folder], f"{path} imports {name}"
-        if folder == "pipelines" and root in ("training", "inference", "processing"):
-            assert name.startswith(LIGHT), f"{path} imports {name}, which is not light"
-        assert root != "sagemaker" or folder == "pipelines", f"{path} imports sagemaker"
-        assert root not in ("torch", "torchvision") or folder in ("training", "inference"), f"{path} imports {name}"
+        parts = name.split(".")
+        assert parts[0] not in ALLOWED, f"{path} imports {name}: the package is mammopipe"
+        if parts[0] == "mammopipe" and len(parts) > 1 and parts[1] in ALLOWED:
+            assert parts[1] in ALLOWED[folder], f"{path} imports {name}"
+            if folder == "pipelines" and parts[1] != folder and len(parts) > 2:
+                assert name.startswith(LIGHT), f"{path} imports {name}, which is not light"
+            if folder == "inference" and parts[1] == "training" and len(parts) > 2:
+                allowed = {"model", "networks"} if path.name == "torch.py" else {"model"}
+                allowed |= {"reporting"} if path.name == "page.py" else set()
+                assert parts[2] in allowed, f"{path} imports {name}"
+        assert parts[0] != "sagemaker" or folder == "pipelines", f"{path} imports sagemaker"
+        if parts[0] in ("torch", "torchvision"):
+            assert folder in ("training", "inference"), f"{path} imports {name}"
+            assert not path.is_relative_to(ROOT / "training" / "model"), f"{path} imports {name}: serving needs it"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    names = {name_of(path) for path in modules()}
+    graph = {name_of(path): {name for name in imports(path) if name in names} for path in modules()}
+    done: set[str] = set()
+
+    def follow(name: str, way: list[str]) -> None:
+        assert name not in way, " -> ".join([*way[way.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                follow(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        follow(name, [])
+
+
+def test_a_folder_has_one_subject_that_a_stranger_finds() -> None:
+    for folder in {path.parent for path in modules()}:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+    assert not [path for path in modules() if path.stem in ("utils", "util", "common", "helpers", "misc")]
+
+
+def run(code: str, folder: Path) -> str:
+    """Return what a new Python prints that runs the code with `folder` as its working folder."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_a_module_has_one_name(checkout: bool, tmp_path: Path) -> None:
+    code = """
+import importlib
+for name in ("processing", "training", "inference", "pipelines"):
+    importlib.import_module(f"mammopipe.{name}")
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    print(name)
+"""
+    assert run(code, ROOT if checkout else tmp_path) == ""
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "pipelines",
-        "mammopipe.pipelines.cli",
-        "mammopipe.pipelines.graph.definition",
-        "mammopipe.pipelines.runs.paired_comparison",
-        "mammopipe.inference.client.client",
-    ],
+    "module", ["mammopipe", "mammopipe.pipelines", "mammopipe.pipelines.cli", "mammopipe.inference.client"]
 )
-def test_the_light_parts_work_where_torch_is_not_installed(module: str) -> None:
+def test_the_light_parts_work_where_torch_is_not_installed(module: str, tmp_path: Path) -> None:
     code = f"import sys\nfor name in ('torch', 'torchvision'): sys.modules[name] = None\nimport {module}\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    names = {"mammopipe": ["MammographyClient", "PipelineConfig", "build_pipeline", "start", "Run", "__version__"]}
+    code += "".join(f"{module}.{name}\n" for name in names.get(module, []))
+    run(code, tmp_path)
 
 
-def test_the_command_line_starts_without_the_sdk() -> None:
-    code = "import sys, mammopipe.pipelines.cli; print([name for name in ('sagemaker', 'torch', 'cv2') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_the_command_line_starts_without_the_heavy_packages(tmp_path: Path) -> None:
+    heavy = ("sagemaker", "torch", "cv2", "pandas", "sklearn")
+    code = f"import sys, mammopipe.pipelines.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert run(code, tmp_path) == "[]"
 
 
-def test_no_folder_is_called_a_drawer() -> None:
-    assert not [path for path in modules() if path.stem in ("utils", "util", "common", "helpers", "misc")]
+def test_the_public_names_are_there() -> None:
+    for name in mammopipe.__all__:
+        assert getattr(mammopipe, name) is not None
+    assert set(mammopipe.__all__) == {
+        *("read_mammogram", "Predictor", "MammographyClient", "PipelineConfig", "build_pipeline", "start", "Run"),
+        "__version__",
+    }

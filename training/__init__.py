@@ -5,3 +5,6 @@
 model directory, `gradcam` where in a film a class was seen, `export` the network as it is deployed, `reference` what is
 usual for it. `description`, `reference`, `compiled`, `close_calls` and `activation` serve without torch.
 """
+
+if __name__ != "mammopipe.training":
+    raise ImportError("import mammopipe.training: this folder of the checkout has that one name")

@@ -1,35 +1,16 @@
 """The settings of one training job, from the strings that SageMaker passes as hyperparameters."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
-
-SMALLEST_SIDE = 64
-"""Pixels of a side that every network takes: below, AlexNet's last pooling has nothing left."""
-
-
-class Cnn(StrEnum):
-    """The networks that can be trained; `mammopipe.training.networks.registry` builds each of them."""
-
-    MODIFIED_CNN = "modified_cnn"
-    ALEXNET = "alexnet"
-    RESNET50 = "resnet50"
-    EFFICIENTNET_LITE0 = "efficientnet_lite0"
-
-
-class Pooling(StrEnum):
-    """How what speaks for each class at the places of a film becomes the film's logits."""
-
-    MEAN = "mean"
-    """The mean over all places: right for what shows everywhere, but a small lesion is a small part of it."""
-    PEAKS = "peaks"
-    """The mean for normal tissue; for a lesion's class log-mean-exp, which its few strongest places decide."""
-    TOP = "top"
-    """The mean for normal tissue; for a lesion's class the mean of its `top_places` strongest places."""
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.model.architecture import Cnn, Pooling, Precision
+from mammopipe.training.model.exam_scores import BreastRule
 
 
 class Learns(StrEnum):
@@ -59,17 +40,6 @@ class Sampling(StrEnum):
     """Each image comes once; its loss counts in inverse proportion to the size of its class."""
     PLAIN = "plain"
     """Each image comes once and counts alike."""
-
-
-class Precision(StrEnum):
-    """The number format of the forward pass; weights and optimiser are float32 always."""
-
-    AUTO = "auto"
-    """The faster of float32 and a 16-bit format for this network on this machine, by a short measurement."""
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    """With loss scaling, for GPUs without bfloat16; refused on a CPU."""
-    FLOAT32 = "float32"
 
 
 PLATFORM_KEYS = frozenset(
@@ -242,3 +212,43 @@ def _read(name: str, text: object, kind: Any) -> Any:
     except ValueError:
         rule = _RULES.get(kind) or f"one of {', '.join(kind)}"
         raise ConfigError(f"hyperparameter {name}={text!r} must be {rule}") from None
+
+
+class Profile(StrEnum):
+    """What a run is for."""
+
+    QUICK = "quick"
+    """To try the machinery: the metric limit is open, and the figures mean nothing."""
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What shapes an evaluation but the data and the candidates."""
+
+    profile: Profile = Profile.FULL
+    """Shown in the report and kept in `evaluation.json`."""
+    min_macro_auc: float = 0.6
+    """The limit that the gate compares the chosen model's validation macro AUC with; 0 is open."""
+    bootstrap: int = 1000
+    """Resamples of each interval."""
+    seed: int = 0
+    """Of the resamples."""
+    breast_rule: BreastRule = BreastRule.MEAN
+    """How the scores of a breast's views become one."""
+    other_breast: float = 0.0
+    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_macro_auc <= 1:
+            raise ConfigError(f"min_macro_auc={self.min_macro_auc} must lie in 0..1")
+        if not 100 <= self.bootstrap <= 100_000:
+            raise ConfigError(f"bootstrap={self.bootstrap} must lie in 100..100000 resamples")
+        if not 0 <= self.other_breast <= 1:
+            raise ConfigError(f"other_breast={self.other_breast} must lie in 0..1")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must not be below 0")
+
+    def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
+        """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""
+        return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)

@@ -9,8 +9,6 @@ import argparse
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,10 +17,10 @@ from typing import Any
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
+from mammopipe.training.config import EvaluationConfig, Profile
 from mammopipe.training.evaluation import calibration_methods
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
@@ -39,11 +37,10 @@ from mammopipe.training.evaluation.fit_audit import (
 from mammopipe.training.evaluation.pointing_game import pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
 from mammopipe.training.fitting.out_of_fold import OutOfFold
-from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.model import predictions
+from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
-from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.reporting.examples import draw_examples, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
@@ -60,46 +57,6 @@ PROTOCOL_VERDICTS = {
 }
 """What the gate's refusal and the report say of a protocol."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
-
-
-class Profile(StrEnum):
-    """What a run is for."""
-
-    QUICK = "quick"
-    """To try the machinery: the metric limit is open, and the figures mean nothing."""
-    FULL = "full"
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What shapes an evaluation but the data and the candidates."""
-
-    profile: Profile = Profile.FULL
-    """Shown in the report and kept in `evaluation.json`."""
-    min_macro_auc: float = 0.6
-    """The limit that the gate compares the chosen model's validation macro AUC with; 0 is open."""
-    bootstrap: int = 1000
-    """Resamples of each interval."""
-    seed: int = 0
-    """Of the resamples."""
-    breast_rule: BreastRule = BreastRule.MEAN
-    """How the scores of a breast's views become one."""
-    other_breast: float = 0.0
-    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_macro_auc <= 1:
-            raise ConfigError(f"min_macro_auc={self.min_macro_auc} must lie in 0..1")
-        if not 100 <= self.bootstrap <= 100_000:
-            raise ConfigError(f"bootstrap={self.bootstrap} must lie in 100..100000 resamples")
-        if not 0 <= self.other_breast <= 1:
-            raise ConfigError(f"other_breast={self.other_breast} must lie in 0..1")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must not be below 0")
-
-    def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
-        """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""
-        return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -125,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
         page = render(evaluation, draw_examples(evaluation["examples"], data, model))
-        model_directory.pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
+        pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)

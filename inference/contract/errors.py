@@ -24,10 +24,11 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from mammopipe.processing.errors import ImageError, MammopipeError
-from mammopipe.processing.read_config import (
+from mammopipe.processing.errors import (
     CorruptImageError,
+    ImageError,
     ImageTooLargeError,
+    MammopipeError,
     NoBreastError,
     NotAMammogramError,
     UnsupportedImageError,

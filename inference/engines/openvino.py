@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from mammopipe.inference.engines.base import Engine, EngineKind, EngineSettings, Forward, open_torch
+from mammopipe.inference.engines.base import Engine, EngineKind, EngineSettings, Forward
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Cnn, Precision
+from mammopipe.training.model.architecture import Cnn, Precision
 from mammopipe.training.model.class_activation import ClassifierGradients, head_map
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
@@ -122,4 +122,11 @@ def _read_classifier(directory: Path, description: Mapping[str, Any]) -> Classif
 
 
 def _open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
-    return open_torch(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))
+    try:
+        from mammopipe.inference.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{directory}: its heatmaps need torch ({error}); in a container, an image built with "
+            "SERVING_EXTRA=inference"
+        ) from None
+    return TorchEngine(directory, description, EngineSettings(EngineKind.TORCH, settings.threads, Precision.FLOAT32))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Precision
-from mammopipe.training.fitting.precision import autocast
+from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.class_activation import head_map
 from mammopipe.training.model.near_threshold import TOLERANCE, CloseCalls
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import WithMaps, grad_cam, head_weights
+from mammopipe.training.networks.precision import autocast
 
 
 class TorchEngine:

@@ -15,9 +15,8 @@ from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.datasets.rsna import UNKNOWN_SIDE
-from mammopipe.training.metrics.bootstrap import Floats
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",

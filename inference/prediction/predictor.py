@@ -8,7 +8,8 @@ from typing import overload
 import numpy as np
 
 from mammopipe.inference.contract.schema import Decision, ModelInfo, OperatingPoint, QualityWarning, Referral
-from mammopipe.inference.engines.base import EngineSettings, Forward, open_engine
+from mammopipe.inference.engines.base import EngineSettings, Forward
+from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
@@ -18,10 +19,9 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.metrics.bootstrap import Floats
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 from mammopipe.training.model.reference import Reference
 
 WARNINGS: Mapping[str, str] = {

@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mammopipe.pipelines.data.s3 import S3Uri, s3_client
+from mammopipe.pipelines.data.s3 import s3_client
+from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import ConfigError
 
 INPUT_BYTES = 2**30

@@ -4,7 +4,7 @@ The SDK resolves each step's request and runs jobs with Docker Compose, one afte
 model, the endpoint's configuration and the endpoint, a container of its own; inputs that are prefixes and no folders;
 logs that are whole; the reason that a failed job wrote; and that nothing is left, whether the run ends well or not.
 
-What of the SDK is private is named here alone, for the version that pyproject.toml pins; tests/pipelines/test_docker.py
+What of the SDK is private is named here alone, for the version that pyproject.toml pins; tests/pipelines/backends/test_docker.py
 says what has changed where another no longer has it.
 """
 
@@ -29,13 +29,14 @@ from sagemaker.mlops.local.pipeline_entities import _LocalPipelineExecution, _Lo
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.steps import Step, StepTypeEnum
 
-from mammopipe.pipelines.backends import control_plane, docker_cli
+from mammopipe.pipelines.backends import control_plane
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.jobs import StepFailed, Workshop, last_line
 from mammopipe.pipelines.backends.process import job_name, share_cores
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Ledger, Status
 from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.containers import docker_cli
 from mammopipe.processing.container.job import REASON_LIMIT
 from mammopipe.processing.errors import ConfigError, MammopipeError
 

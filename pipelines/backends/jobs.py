@@ -7,7 +7,6 @@ Training Information" (SageMaker Developer Guide).
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,13 @@ from typing import Any
 
 from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
 from mammopipe.pipelines.config.compute import Distribution
-from mammopipe.pipelines.data.s3 import S3Uri, Storage
+from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.processing.container.job import REASON_LIMIT
 from mammopipe.processing.container.paths import OPT_ML, ContainerPaths
-from mammopipe.processing.errors import MammopipeError
-from mammopipe.processing.files import extract, write_json
+from mammopipe.processing.container.s3_uri import S3Uri
+from mammopipe.processing.errors import ConfigError, MammopipeError
+from mammopipe.processing.files import write_json
+from mammopipe.training.model.archive import pack, unpack
 
 ENTRYPOINTS: Mapping[str, Sequence[str]] = {
     "python": [sys.executable],
@@ -115,10 +116,9 @@ def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threa
 def unpack_model(archive: Path, folder: Path) -> None:
     """Unpack a `model.tar.gz` into `folder`, which nothing in it may leave."""
     try:
-        with tarfile.open(archive) as tar:
-            extract(tar, folder)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise StepFailed(f"model.tar.gz cannot be unpacked: {error}") from None
+        unpack(archive, folder)
+    except ConfigError as error:
+        raise StepFailed(str(error)) from None
 
 
 def fetch_model(storage: Storage, uri: str, folder: Path) -> Path:
@@ -253,19 +253,10 @@ def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str
 
 def _pack(folder: Path, archive: Path) -> Path:
     """Write a folder's content as `model.tar.gz`, as SageMaker does, and return the archive."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
+    if not any(path.is_file() for path in folder.rglob("*")):
         raise StepFailed("the job ended well but left nothing in the model folder")
-    # Level 0: weights are noise to gzip, which would take seconds to save a few per cent.
-    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
-        for path in files:
-            tar.add(path, path.relative_to(folder).as_posix(), filter=_anonymous)
+    pack(folder, archive)
     return archive
-
-
-def _anonymous(item: tarfile.TarInfo) -> tarfile.TarInfo:
-    item.mtime, item.uid, item.gid, item.uname, item.gname = 0, 0, 0, "", ""
-    return item
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import logging
 import os
 import urllib.request
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,47 +15,8 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
+from mammopipe.pipelines.graph.sdk import OFFLINE, _region
 from mammopipe.processing.errors import ConfigError
-
-OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
-"""Credentials for clients that must never reach AWS; given explicitly, so that nothing looks for real ones."""
-
-
-def prepare_sdk(region: str) -> None:
-    """Import the SageMaker SDK quietly: no telemetry, no look at IAM roles, no search for credentials on the network.
-
-    Values that the environment already has stay.
-    """
-    # Its import makes a boto3 client, which needs a region.
-    os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
-    os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
-    # The SDK sets the root logger to tell everything, and botocore would tell where each credential was found.
-    for name in ("sagemaker", "sagemaker.config", "botocore", "boto3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with quiet_sdk():
-        import sagemaker.mlops.workflow.pipeline  # noqa: F401
-        from sagemaker.core.telemetry import telemetry_logging
-    telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
-
-
-@contextmanager
-def quiet_sdk() -> Iterator[None]:
-    """Keep the SDK from warning at each step that no job is started, and from asking the network for credentials.
-
-    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without
-    credentials each of them would ask the instance's metadata service, and wait.
-    """
-    services = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    saved = {name: os.environ.pop(name, None) for name in (*services, "AWS_EC2_METADATA_DISABLED")}
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        del os.environ["AWS_EC2_METADATA_DISABLED"]
-        os.environ.update({name: value for name, value in saved.items() if value is not None})
-
 
 PLACEHOLDER_ACCOUNT = ":000000000000:"
 """The account of the default role, which stands for no account."""
@@ -89,16 +49,6 @@ def aws_errors() -> Iterator[None]:
     except BotoCoreError as error:
         kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError
         raise kind(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
-
-
-def compile_session(config: PipelineConfig) -> Any:
-    """Return a `PipelineSession` to build with: it has no credentials of anyone's and makes no call."""
-    return _pipeline_session(config, boto3.Session(region_name=_region(config), **OFFLINE))
-
-
-def aws_session(config: PipelineConfig) -> Any:
-    """Return a `PipelineSession` on AWS, with the caller's own credentials."""
-    return _pipeline_session(config, boto3.Session(region_name=_region(config)))
 
 
 def caller_session(config: PipelineConfig) -> boto3.Session:
@@ -181,24 +131,3 @@ def _credentials(region: str) -> boto3.Session:
     )  # without this, a machine without any waits for a timeout
     session = boto3.Session(region_name=region)
     return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)
-
-
-def _region(config: PipelineConfig) -> str:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or config.region
-
-
-def _pipeline_session(config: PipelineConfig, boto_session: boto3.Session) -> Any:
-    prepare_sdk(config.region)
-    from sagemaker.core.workflow.pipeline_context import PipelineSession
-
-    storage = config.storage
-    session = PipelineSession(
-        boto_session=boto_session,
-        default_bucket=storage.bucket,
-        default_bucket_prefix=storage.prefix,
-        sagemaker_config={"SchemaVersion": "1.0"},
-    )
-    # Empty from here on: the machine's SDK defaults must not leak into the definition, and the SDK validates a
-    # configuration that is not empty again at each of its 240 look-ups.
-    session.sagemaker_config = {}
-    return session

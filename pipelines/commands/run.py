@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.commands.arguments import refuse
-from mammopipe.pipelines.runs.sources import FILMS, PHANTOMS
 from mammopipe.processing.datasets.manifest import Dataset
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -52,8 +52,9 @@ def compile_definition(options: argparse.Namespace) -> int:
 
 def doctor(options: argparse.Namespace) -> int:
     """Say what would keep a run on this machine, or on AWS, from succeeding."""
-    from mammopipe.pipelines.backends import machine_checks, sessions
-    from mammopipe.pipelines.backends.aws_checks import Verdict, examine
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.doctor import machine
+    from mammopipe.pipelines.doctor.aws import Verdict, examine
     from mammopipe.pipelines.runs.progress import waiting
 
     config = _config(options)
@@ -62,11 +63,11 @@ def doctor(options: argparse.Namespace) -> int:
         with waiting("asking AWS"):
             found = examine(config, sessions.caller_session(config))
     else:
-        found = machine_checks.examine(options.runs or Path("runs"))
+        found = machine.examine(options.runs or Path("runs"))
     if options.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
-        machine_checks.show(found)
+        machine.show(found)
     return int(any(finding.verdict is Verdict.BLOCKS for finding in found))
 
 
@@ -107,7 +108,7 @@ def experiment(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.config.toml import convert
     from mammopipe.pipelines.experiment import matrix
     from mammopipe.processing.datasets.manifest import SplitProtocol
-    from mammopipe.training.config import Cnn
+    from mammopipe.training.model.architecture import Cnn
 
     config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
     protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
@@ -157,7 +158,7 @@ _RESULTS: Mapping[str, str] = {
 
 def images(options: argparse.Namespace) -> int:
     """Build the images, or push them, and say what they are called."""
-    from mammopipe.pipelines.backends import images as making
+    from mammopipe.pipelines.containers import images as making
 
     chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
     client = options.client or "docker"

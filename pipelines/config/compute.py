@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.config.toml import require
 
 LONGEST_KEEP_ALIVE = 21_600
 """Seconds that SageMaker keeps an instance warm at most (`KeepAlivePeriodInSeconds`)."""
@@ -15,11 +15,6 @@ class Distribution(StrEnum):
 
     REPLICATED = "FullyReplicated"
     SHARDED = "ShardedByS3Key"
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True)
@@ -46,19 +41,19 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         """Refuse limits that SageMaker would refuse."""
-        _require(
+        require(
             not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
             f"compute.max_wait_seconds={self.max_wait_seconds} is below max_runtime_seconds={self.max_runtime_seconds}",
         )
-        _require(
+        require(
             0 <= self.keep_alive_seconds <= LONGEST_KEEP_ALIVE,
             f"compute.keep_alive_seconds={self.keep_alive_seconds}: 0 to {LONGEST_KEEP_ALIVE}",
         )
-        _require(
+        require(
             not (self.spot and self.keep_alive_seconds),
             f"compute.keep_alive_seconds={self.keep_alive_seconds}: SageMaker keeps no spot instances warm",
         )
-        _require(
+        require(
             not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
             f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty",
         )

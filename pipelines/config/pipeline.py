@@ -14,10 +14,17 @@ from typing import Any
 from mammopipe.pipelines.config.compute import ComputeConfig
 from mammopipe.pipelines.config.endpoint import EndpointConfig
 from mammopipe.pipelines.config.security import SecurityConfig
-from mammopipe.pipelines.config.toml import build, convert, fitted, overlay, read_toml
-from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
+from mammopipe.pipelines.config.storage_and_data import (
+    AugmentationConfig,
+    DataConfig,
+    SegmentationConfig,
+    StorageConfig,
+)
+from mammopipe.pipelines.config.toml import build, convert, fitted, overlay, read_toml, require
+from mammopipe.processing.datasets.manifest import Dataset
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Cnn, TrainConfig
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.model.architecture import Cnn
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
@@ -62,102 +69,6 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 metric limit (never the leakage audit); `full` is a training worth judging."""
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-@dataclass(frozen=True)
-class StorageConfig:
-    """Where the pipeline's files lie on S3."""
-
-    bucket: str = "mammopipe"
-    """The bucket of everything the pipeline reads and writes."""
-    prefix: str = "mammopipe"
-    """The key prefix below which `raw/`, `weights/`, `executions/` and `checkpoints/` lie."""
-
-    def __post_init__(self) -> None:
-        """Refuse what S3 would refuse, or what would make an empty path component."""
-        _require(
-            re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is not None,
-            f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens",
-        )
-        _require(
-            re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is not None,
-            f"storage.prefix={self.prefix!r}: words joined by single slashes, none at either end",
-        )
-
-    def uri(self, *parts: str) -> str:
-        """Return the S3 URI of `parts` below the prefix."""
-        return "/".join(("s3:/", self.bucket, self.prefix, *parts))
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How the label table is split and which images are refused."""
-
-    protocol: SplitProtocol = SplitProtocol.PATIENT
-    """What is divided: `patient`, or, to be measured beside it and never registered, `film` or `published`."""
-    seed: int = 0
-    """Seed of the split, of augmentation, training and bootstrap (pipeline parameter Seed)."""
-    test_fraction: float = 0.2
-    """Share of the patients that is frozen as the test split."""
-    folds: int = 5
-    """Number of folds of the other patients."""
-    validation_fold: int = 0
-    """The fold that is the validation split."""
-    max_height: int = 2048
-    """Rows that a prepared image has at most."""
-    reduced_decode: bool = False
-    """Whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the difference."""
-    max_quarantine: float = 0.05
-    """Share of the images that may be refused before a job fails."""
-    phi: str = "refuse"
-    """What Prepare does with an image that carries a patient's identity: `refuse` or `drop` the attributes."""
-    patient_salt: str = ""
-    """When set, patient ids are hashed with this salt in everything that Prepare writes."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares outside their range and a validation fold that does not exist."""
-        _require(0 < self.test_fraction < 1, f"data.test_fraction={self.test_fraction}: between 0 and 1")
-        _require(0 <= self.max_quarantine <= 1, f"data.max_quarantine={self.max_quarantine}: between 0 and 1")
-        _require(
-            0 <= self.validation_fold < self.folds,
-            f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0",
-        )
-        _require(self.phi in ("refuse", "drop"), f"data.phi={self.phi!r}: refuse or drop")
-
-
-@dataclass(frozen=True)
-class AugmentationConfig:
-    """How many stored copies the training images get."""
-
-    copies: int = 1
-    """Copies per image of the most frequent class; rarer classes get more (pipeline parameter AugmentationCopies)."""
-
-    def __post_init__(self) -> None:
-        """Refuse a number of copies below none; with none the rarer classes are brought up to the most frequent."""
-        _require(self.copies >= 0, f"augmentation.copies={self.copies}: at least 0")
-
-
-@dataclass(frozen=True)
-class SegmentationConfig:
-    """What the network's input looks like."""
-
-    height: int = 160
-    """Rows of the network's input (pipeline parameter ImageHeight)."""
-    width: int = 112
-    """Columns of the network's input (pipeline parameter ImageWidth)."""
-    remove_pectoral: bool = True
-    """Whether the pectoral muscle is set to air."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes below what the networks' pooling needs."""
-        _require(
-            min(self.height, self.width) >= 64, f"segmentation: {self.height} x {self.width} is below 64 x 64 pixels"
-        )
-
-
 @dataclass(frozen=True)
 class EvaluationConfig:
     """The gate and its measures."""
@@ -173,11 +84,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Refuse a limit outside the measure's range, and intervals from too few samples."""
-        _require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
-        _require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
-        _require(0 <= self.other_breast <= 1, f"evaluation.other_breast={self.other_breast}: between 0 and 1")
+        require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
+        require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
+        require(0 <= self.other_breast <= 1, f"evaluation.other_breast={self.other_breast}: between 0 and 1")
         rules = ("mean", "max", "noisy-or")
-        _require(self.breast_rule in rules, f"evaluation.breast_rule={self.breast_rule!r}: one of {', '.join(rules)}")
+        require(self.breast_rule in rules, f"evaluation.breast_rule={self.breast_rule!r}: one of {', '.join(rules)}")
 
 
 @dataclass(frozen=True)
@@ -240,21 +151,21 @@ class PipelineConfig:
             ("registry.group", self.registry.group),
             ("endpoint.name", self.endpoint.name),
         ):
-            _require(
+            require(
                 re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
                 f"{name}={value!r}: up to 40 letters, digits and hyphens",
             )
-        _require(
+        require(
             len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
             f"cnns={list(self.cnns)}: at least one, none twice",
         )
-        _require(
+        require(
             not self.endpoint.capture_percent or bool(self.security.kms_key),
             f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
             "security.kms_key",
         )
         for name in self.per_cnn:
-            _require(name in list(Cnn), f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+            require(name in list(Cnn), f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
             self.training_of(cnn)

@@ -11,7 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from mammopipe.processing.errors import ConfigError
 
 
-def _require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str) -> None:
+    """Raise `ConfigError` with the message where the rule does not hold."""
     if not holds:
         raise ConfigError(message)
 
@@ -45,7 +46,7 @@ def fitted(cls: type, values: Mapping[str, Any], where: str = "") -> dict[str, A
     hints = get_type_hints(cls)
     names = [item.name for item in fields(cls)]
     for key in values:
-        _require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
+        require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
     return {key: convert(value, hints[key], where + key) for key, value in values.items()}
 
 
@@ -55,21 +56,21 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind):
-        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
+        require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
         return build(kind, value, f"{where}.")  # type: ignore[arg-type]
     if origin is tuple:
-        _require(isinstance(value, list | tuple), f"{where} = {value!r}: must be a list")
+        require(isinstance(value, list | tuple), f"{where} = {value!r}: must be a list")
         return tuple(convert(item, get_args(kind)[0], where) for item in value)
     if origin is not None and issubclass(origin, Mapping):
-        _require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
+        require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
         return {str(key): convert(item, get_args(kind)[1], f"{where}.{key}") for key, item in value.items()}
     if issubclass(kind, StrEnum):
         choices = [str(item) for item in kind]
-        _require(value in choices, f"{where} = {value!r}: must be one of {', '.join(choices)}")
+        require(value in choices, f"{where} = {value!r}: must be one of {', '.join(choices)}")
         return kind(value)
     if kind is float and type(value) is int:
         return float(value)
-    _require(type(value) is kind, f"{where} = {value!r}: must be {_TYPE_NAMES[kind]}")
+    require(type(value) is kind, f"{where} = {value!r}: must be {_TYPE_NAMES[kind]}")
     return value
 
 

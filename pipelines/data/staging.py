@@ -13,7 +13,8 @@ from zipfile import BadZipFile, ZipFile
 
 from tqdm import tqdm
 
-from mammopipe.pipelines.data.s3 import S3Object, S3Uri, Storage, together
+from mammopipe.pipelines.data.s3 import S3Object, Storage, together
+from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets import mias, rsna
 from mammopipe.processing.datasets.manifest import Dataset
 from mammopipe.processing.errors import ConfigError, LabelError

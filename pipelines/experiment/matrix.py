@@ -20,13 +20,14 @@ from mammopipe.pipelines.data.staging import opened
 from mammopipe.pipelines.experiment import tables as experiment_tables
 from mammopipe.pipelines.experiment.figures import write_figures
 from mammopipe.pipelines.runs.launch import start
-from mammopipe.pipelines.runs.sources import FILMS, PHANTOMS, make_phantoms
+from mammopipe.pipelines.runs.sources import make_phantoms
 from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
 from mammopipe.processing.datasets.mias import LABEL_TABLE
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.noise import write_noise_tree
-from mammopipe.training.config import Cnn
+from mammopipe.training.model.architecture import Cnn
 
 KEPT = ("evaluation.json", "report.html", "execution.json")
 """What stays of a cell's run; its models would fill a disk and serve nobody."""

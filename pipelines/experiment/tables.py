@@ -7,7 +7,7 @@ from typing import Any
 
 from mammopipe.processing.datasets.manifest import Label, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv
-from mammopipe.training.config import Cnn
+from mammopipe.training.model.architecture import Cnn
 
 MEASURES: Mapping[str, str] = {
     "accuracy": "accuracy",

@@ -9,8 +9,8 @@ Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Ga
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.backends.sessions import compile_session, prepare_sdk, quiet_sdk
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.sdk import compile_session, prepare_sdk, quiet_sdk
 
 if TYPE_CHECKING:
     from sagemaker.mlops.workflow.pipeline import Pipeline

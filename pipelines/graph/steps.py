@@ -34,7 +34,7 @@ from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets import mias, rsna
 from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
-from mammopipe.training.config import Cnn
+from mammopipe.training.model.architecture import Cnn
 
 METRICS = (
     "train_loss",

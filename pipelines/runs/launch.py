@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.runs import results
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.runs import mlflow
@@ -21,7 +22,7 @@ from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import Workshop
 from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
 from mammopipe.pipelines.backends.process import Interpreter
-from mammopipe.pipelines.runs.sources import (FILMS, PHANTOMS)
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.graph.parameters import (resolve_parameters)
 from mammopipe.pipelines.runs.folder import (RunFolder, make_work, new_run)
@@ -175,7 +176,7 @@ def _execution(
     }  # fmt: skip
     if options.backend is Backend.PROCESS:
         return Interpreter(definition=definition, **common)
-    with sessions.quiet_sdk():
+    with sdk.quiet_sdk():
         from mammopipe.pipelines.backends.docker import LocalMode
 
     return LocalMode(pipeline=pipeline, **common)
@@ -294,7 +295,7 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
         raise ConfigError(
             f"security.role={config.security.role}: set the execution role of your account for --backend aws"
         )
-    session = sessions.aws_session(config)
+    session = sdk.aws_session(config)
     pipeline = build_pipeline(config, session)
     values = resolve_parameters(json.loads(pipeline.definition()), given)
     with sessions.aws_errors():

@@ -10,7 +10,8 @@ import numpy as np
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.metrics.bootstrap import (Floats, Integers, MetricError, Resamples)
+from mammopipe.training.model.predictions import (Floats, Integers)
+from mammopipe.training.metrics.bootstrap import (MetricError, Resamples)
 from mammopipe.training.metrics.classification import (Metric, accuracy, balanced_accuracy, expected_calibration_error, macro_auc, malignant_auc)
 from mammopipe.training.model.predictions import FILE
 

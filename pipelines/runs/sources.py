@@ -8,18 +8,13 @@ from typing import Any
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.backends.sessions import LocalServices
-from mammopipe.processing.phantoms import mias_tree
+from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.datasets.manifest import Dataset
 
 
 
 
-PHANTOMS = "phantoms"
-"""The source that is made, not read."""
-
-FILMS = 40
-"""Enough for every class in every split."""
 
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.pectoral import find_pectoral
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.read_config import NoBreastError as NoBreastError
+from mammopipe.processing.errors import NoBreastError as NoBreastError
 
 Mask = NDArray[np.bool_]
 Grey = NDArray[np.float32]

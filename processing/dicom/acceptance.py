@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.read_config import NotAMammogramError
+from mammopipe.processing.errors import NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "7", "7.2", "7.3")}

@@ -13,7 +13,7 @@ from enum import IntEnum
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 
-from mammopipe.processing.read_config import CorruptImageError
+from mammopipe.processing.errors import CorruptImageError
 
 
 class Tag(IntEnum):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mammopipe.processing.read_config import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 
 
 class Codec(StrEnum):

@@ -22,7 +22,8 @@ from pydicom.values import convert_SQ
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.codecs import Syntax, syntax_of
-from mammopipe.processing.read_config import CorruptImageError, Limits, UnsupportedImageError
+from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.read_config import Limits
 
 PREAMBLE = 128
 UNDEFINED = 0xFFFFFFFF

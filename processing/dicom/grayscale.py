@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.pixel_data import Layout
-from mammopipe.processing.read_config import CorruptImageError, ReadConfig, UnsupportedImageError
+from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.read_config import ReadConfig
 
 Values = NDArray[np.float64]
 FULL_SCALE = 65535

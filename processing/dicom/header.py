@@ -10,7 +10,8 @@ import re
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.file import is_dicom, parse
-from mammopipe.processing.read_config import DEFAULT_CONFIG, CorruptImageError, Limits, UnsupportedImageError
+from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 
 Facts = dict[str, str | int | float | bool]
 

@@ -17,14 +17,8 @@ from PIL import Image
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.codecs import Announced, Codec, announced, check_rle_header, only_frame
 from mammopipe.processing.dicom.file import UNDEFINED, DicomFile
-from mammopipe.processing.read_config import (
-    DEFAULT_CONFIG,
-    CorruptImageError,
-    Limits,
-    NotAMammogramError,
-    ReadConfig,
-    UnsupportedImageError,
-)
+from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
+from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 
 _DECODERS: dict[Codec, Callable[[bytes, int], Any]] = {
     Codec.JPEG: lambda data, threads: imagecodecs.jpeg8_decode(data),

@@ -14,17 +14,15 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, View
 from mammopipe.processing.dicom import deidentification
 from mammopipe.processing.dicom.file import is_dicom
 from mammopipe.processing.dicom.reader import read_dicom
-from mammopipe.processing.errors import ImageError
-from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
-from mammopipe.processing.read_config import (
-    DEFAULT_CONFIG,
+from mammopipe.processing.errors import (
     CorruptImageError,
+    ImageError,
     ImageTooLargeError,
-    Limits,
     NotAMammogramError,
-    ReadConfig,
     UnsupportedImageError,
 )
+from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
+from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 
 MIN_SHARE = 0.62
 """The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""

@@ -14,9 +14,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.files import write_bytes
-from mammopipe.processing.read_config import CorruptImageError, Limits, NotAMammogramError, UnsupportedImageError
+from mammopipe.processing.read_config import Limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_FILTER_UP = 2

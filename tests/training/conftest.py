@@ -28,6 +28,7 @@ from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.fit_audit import training_digest
+from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 
@@ -123,7 +124,7 @@ class EvaluationBase:
             # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
             network.head.get_submodule("1").weight.mul_(60)
         model_directory.save(folder, network, describe(name, preprocess, training_digest(self.records(), self.data)))
-        model_directory.pack(folder, self.models / name / "model.tar.gz")
+        pack(folder, self.models / name / "model.tar.gz")
 
 
 def mias_rows() -> list[ImageRecord]:

@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import PLATFORM_KEYS, Cnn, Precision, Sampling, TrainConfig
+from mammopipe.training.config import PLATFORM_KEYS, Sampling, TrainConfig
+from mammopipe.training.model.architecture import Cnn, Precision
 
 
 def test_strings_become_values():

@@ -16,12 +16,12 @@ import torch
 
 from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Pooling, Precision
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
 from mammopipe.training.fitting.loop import predict
 from mammopipe.training.fitting.stopping import StopRequest
 from mammopipe.training.metrics.classification import macro_auc
+from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.rsna import breast_id
 from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.metrics.bootstrap import Floats
-from mammopipe.training.model.predictions import Kind
+from mammopipe.training.model.predictions import Floats, Kind
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
 

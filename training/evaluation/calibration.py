@@ -10,10 +10,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from mammopipe.training.metrics.bootstrap import Floats, Integers
 from mammopipe.training.metrics.classification import MetricError, roc_curve, sensitivity_at, specificity_at
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, cases_of, compared, malignancy
-from mammopipe.training.model.predictions import ValidationPredictions, require_validation
+from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions, require_validation
 
 TEMPERATURES = (0.05, 20.0)
 """The bounds of the search: a validation split that is separable, or not at all, would drive it to 0 or infinity."""

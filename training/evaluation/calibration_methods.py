@@ -15,9 +15,11 @@ from sklearn.isotonic import IsotonicRegression
 
 from mammopipe.training.evaluation.calibration import fit_temperature
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Floats, Integers, Resamples
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.scorecard import figure
 from mammopipe.training.model.predictions import (
+    Floats,
+    Integers,
     Predictions,
     TestPredictions,
     ValidationPredictions,

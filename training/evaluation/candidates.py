@@ -12,12 +12,12 @@ from mammopipe.training.evaluation.calibration import COMPARED, TARGETS, Aim, Ca
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.selection import RULE, Candidate, Choice
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Floats, Resamples
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import AT_A_THRESHOLD, sensitivity_at, specificity_at
 from mammopipe.training.metrics.scorecard import figure, scorecard, undefined, without_plots
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, cases_of, compared, image_cases, malignancy
-from mammopipe.training.model.predictions import Predictions, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import Floats, Predictions, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
 
 Draws = Mapping[Split, Resamples]

@@ -20,6 +20,7 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 
@@ -174,7 +175,7 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         raise ConfigError(f"{folder}: no <cnn>/model.tar.gz here; there is nothing to evaluate")
     models = {}
     for archive in archives:
-        model_directory.unpack(archive, scratch / archive.parent.name)
+        unpack(archive, scratch / archive.parent.name)
         model = model_directory.load(scratch / archive.parent.name)
         _check_fit(archive, model.classes, model.preprocess, preprocess)
         models[archive.parent.name] = model

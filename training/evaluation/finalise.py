@@ -14,9 +14,8 @@ from mammopipe.processing.files import write_json
 from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
-from mammopipe.training.metrics.bootstrap import Floats
 from mammopipe.training.model.drift_features import fit_usual
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 from mammopipe.training.model.reference import Reference, fit_reference, some
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel

@@ -16,9 +16,10 @@ import torch
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.metrics.bootstrap import Floats, Integers, Resamples
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import Metric, ratio
 from mammopipe.training.metrics.scorecard import figure, undefined
+from mammopipe.training.model.predictions import Floats, Integers
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
 

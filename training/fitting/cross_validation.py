@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.splits.assignment import assign_folds
-from mammopipe.training.config import Final, Precision, TrainConfig
+from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import EpochResult, Progress, State, fit, measure, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
+from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.registry import FilmNetwork
 
 Build = Callable[[], FilmNetwork]

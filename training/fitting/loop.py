@@ -19,17 +19,18 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Final, Precision, TrainConfig
+from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import ALONE, World, agree, gather_rows
 from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner, learner
 from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, location_loss, require_circles
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
-from mammopipe.training.fitting.precision import autocast, choose_precision
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
+from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
+from mammopipe.training.networks.precision import autocast, choose_precision
 from mammopipe.training.networks.registry import FilmNetwork
 
 State = dict[str, Tensor]

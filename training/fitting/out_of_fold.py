@@ -13,9 +13,8 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.rsna import breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
-from mammopipe.training.metrics.bootstrap import Floats, Integers
 from mammopipe.training.model.description import DESCRIPTION_FILE, verify
-from mammopipe.training.model.predictions import ValidationPredictions
+from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions
 
 FILE = "out_of_fold.csv"
 _LOGITS = [f"logit_{label}" for label in Label]

@@ -18,7 +18,7 @@ TIMES = ("seconds",)
 TOLERANCE = 1e-3
 """By how much a figure of the same weights on the same films may differ on another machine.
 
-Measured with other convolution kernels and another number of threads (`tests/training/test_reproduction.py`): 2.4e-5 at
+Measured with other convolution kernels and another number of threads (`tests/training/fitting/test_reproducibility.py`): 2.4e-5 at
 most, and but for one point of a plot below 1e-5. The rest is for other processors.
 """
 STATEMENT = (

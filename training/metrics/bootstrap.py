@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.errors import MammopipeError
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from mammopipe.training.model.predictions import Floats, Integers
 
 _CELLS_AT_ONCE = 1_000_000
 """Resamples times images that are weighted in one step; it bounds the memory to about 8 MB an array."""

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.metrics.bootstrap import Floats, Integers, Interval, MetricError, Resamples, bootstrap_interval
+from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples, bootstrap_interval
+from mammopipe.training.model.predictions import Floats, Integers
 
 __all__ = [
     "Interval",

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Floats, Integers, Resamples
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import Metric, MetricError
+from mammopipe.training.model.predictions import Floats, Integers
 
 LEVEL = 0.95
 """Of every confidence interval."""

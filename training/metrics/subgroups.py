@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Integers, Resamples
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.classification import Metric, ratio, sensitivity_at, specificity_at
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.exam_scores import Cases
+from mammopipe.training.model.predictions import Integers
 
 LEAST_PATIENTS = 10
 """Patients with such images that a figure about malignant, or other, images needs; the interval of fewer is fiction."""

@@ -16,7 +16,7 @@ from typing import Any
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
-from mammopipe.training.config import SMALLEST_SIDE, Cnn, Pooling
+from mammopipe.training.model.architecture import SMALLEST_SIDE, Cnn, Pooling
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.datasets.rsna import shows_side
-from mammopipe.training.metrics.bootstrap import Floats, Integers
-from mammopipe.training.model.predictions import Kind, Predictions, pick
+from mammopipe.training.model.predictions import Floats, Integers, Kind, Predictions, pick
 
 
 class Level(StrEnum):

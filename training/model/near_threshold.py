@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.metrics.bootstrap import Floats
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 
 TOLERANCE = 1e-2
 """How far a probability may be from that of float32 in any format that is deployed."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.training.config import Precision
+from mammopipe.training.model.architecture import Precision
 
 _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 

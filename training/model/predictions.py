@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.errors import MammopipeError
-from mammopipe.training.metrics.bootstrap import Floats, Integers
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 FILE = "predictions.csv"
 """What every candidate says of every image that is judged, with the truth: to look at errors, and to compare runs."""

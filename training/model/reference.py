@@ -18,8 +18,8 @@ from safetensors.numpy import save as save_arrays
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes
-from mammopipe.training.metrics.bootstrap import Floats, Integers
 from mammopipe.training.model.description import verified
+from mammopipe.training.model.predictions import Floats, Integers
 
 REFERENCE_FILE = "reference.safetensors"
 

@@ -1,9 +1,5 @@
 """The model directory, `weights.safetensors` and `model.json`, which is all that serving needs; also as a tar.gz."""
 
-import gzip
-import io
-import tarfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +13,10 @@ from torch import Tensor, nn
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import extract, sha256, write_bytes, write_json
-from mammopipe.training.config import Pooling, TrainConfig
+from mammopipe.processing.files import sha256, write_bytes, write_json
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.model.architecture import Pooling
+from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
     SCHEMA,
@@ -132,32 +130,3 @@ def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
         return load_tensors(content)
     except SafetensorError as error:
         raise ConfigError(f"{path}: not a safetensors file: {error}") from None
-
-
-def pack(directory: Path, tar_path: Path) -> None:
-    """Write the directory's files as a `.tar.gz` whose bytes depend on nothing but names and contents."""
-    packed = io.BytesIO()
-    # Level 0: compression would save 7 % of the weights, which are random to it, and take fifteen times as long.
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0, compresslevel=0) as stream,
-        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            entry = tarfile.TarInfo(path.relative_to(directory).as_posix())
-            entry.size, entry.mode = path.stat().st_size, 0o644
-            with path.open("rb") as content:
-                archive.addfile(entry, content)
-    write_bytes(tar_path, packed.getvalue())
-
-
-def unpack(tar_path: Path, directory: Path) -> None:
-    """Unpack a `model.tar.gz`; raises `ConfigError` for one that is damaged or would write outside the directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with tarfile.open(tar_path, "r:gz") as archive:
-            extract(archive, directory)
-            # tarfile stops at the archive's last block; gzip checks length and CRC at the end of the stream only.
-            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
-                pass
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ConfigError(f"{tar_path}: cannot be unpacked: {error}") from None

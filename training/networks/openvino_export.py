@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from mammopipe.processing.files import sha256, write_bytes
-from mammopipe.training.config import Precision
-from mammopipe.training.metrics.bootstrap import Floats
+from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, OUTPUTS
 from mammopipe.training.model.near_threshold import CAUTION, TOLERANCE, CloseCalls
 from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_precision, load_openvino, read_network
-from mammopipe.training.model.predictions import softmax
+from mammopipe.training.model.predictions import Floats, softmax
 from mammopipe.training.networks.grad_cam import WithMaps, head_weights
 from mammopipe.training.networks.model_directory import LoadedModel
 

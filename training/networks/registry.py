@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import alexnet, resnet50
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import SMALLEST_SIDE, Cnn, Pooling, TrainConfig
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.model.architecture import SMALLEST_SIDE, Cnn, Pooling
 from mammopipe.training.networks.efficientnet_lite import (
     CUT,
     DEVIATION,

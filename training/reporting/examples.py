@@ -14,8 +14,7 @@ import torch
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.metrics.bootstrap import Floats, Integers
-from mammopipe.training.model.predictions import Predictions
+from mammopipe.training.model.predictions import Floats, Integers, Predictions
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
 

@@ -1,0 +1,49 @@
+"""Opens the engine that the settings and the machine ask for: OpenVINO, or torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mammopipe.inference.engines.base import Engine, EngineSettings
+from mammopipe.inference.settings import EngineKind as EngineKind
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.description import DESCRIPTION_FILE, OPENVINO
+
+
+def open_engine(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
+    """Return the engine for a model directory whose `model.json` is `description`.
+
+    Raises `ConfigError` where the engine asked for is not in the model, or a file is missing, altered or does not fit.
+    """
+    if _wants_openvino(directory, description, settings.kind):
+        from mammopipe.inference.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(directory, description, settings)
+    return _open_torch(directory, description, settings)
+
+
+def _open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
+    """Return the engine that torch computes; `ConfigError` also where torch is not installed, as in a small image."""
+    try:
+        from mammopipe.inference.engines.torch import TorchEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{directory}: this model needs torch ({error}); in a container, an image built with "
+            "SERVING_EXTRA=inference"
+        ) from None
+    return TorchEngine(directory, description, settings)
+
+
+def _wants_openvino(directory: Path, description: Mapping[str, Any], kind: EngineKind) -> bool:
+    listed = OPENVINO in description.get("engines", {})
+    if kind is EngineKind.OPENVINO and not listed:
+        raise ConfigError(
+            f"{directory / DESCRIPTION_FILE}: engines.{OPENVINO} is missing; the engine {kind} was asked "
+            f"for, and this model was not exported for it"
+        )
+    return kind is EngineKind.OPENVINO or (kind is EngineKind.AUTO and listed and not _has_gpu())
+
+
+def _has_gpu() -> bool:
+    """Return whether there is an NVIDIA GPU, without loading torch only to ask it."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()

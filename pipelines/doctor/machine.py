@@ -1,0 +1,163 @@
+"""`mammopipe doctor`: what would keep a run on this machine from succeeding. Nothing is changed and nothing started."""
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mammopipe.pipelines.doctor.aws import Finding, Verdict
+from mammopipe.processing.container.job import cores
+
+LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)
+"""Disk and memory, in GB, below which a quick run on mini-MIAS does not fit."""
+NEEDED = ("torch", "opencv-python-headless", "albumentations", "sagemaker", "moto", "openvino")
+"""What a run on this machine imports."""
+DATA = {"MAMMOPIPE_MIAS": "mini-MIAS (tarball or folder)", "MAMMOPIPE_RSNA": "RSNA (folder with train.csv)"}
+_GIGABYTE = 1e9
+
+
+def examine(runs: Path) -> list[Finding]:
+    """Return what was found of this machine; `runs` is where results would go."""
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "python": _python,
+        "packages": _packages,
+        "cores": _cores,
+        "memory": _memory,
+        "disk": lambda: _disk(runs),
+        "runs": lambda: _writable(runs),
+        "ports": _ports,
+        "s3": _s3,
+        "data": _data,
+    }
+    return [finding for check in checks.values() for finding in check()]
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print findings, coloured on a terminal; each is one line elsewhere."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from mammopipe.pipelines.runs.progress import console
+
+    styles = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.BLOCKS: "bold red"}
+    screen = console()
+    if not screen.is_terminal:
+        print("\n".join(map(str, findings)))
+        return
+    table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 1, 0, 0))
+    for finding in findings:
+        table.add_row(Text(str(finding.verdict), styles[finding.verdict]), Text(f"{finding.subject}: {finding.text}"))
+    screen.print(table)
+
+
+def _python() -> Iterator[Finding]:
+    good = sys.version_info[:2] >= OLDEST_PYTHON
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "python", text if good else f"{text}; 3.11 is needed")
+
+
+def _packages() -> Iterator[Finding]:
+    missing, found = [], []
+    for name in NEEDED:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        text = f"{', '.join(missing)} missing; make venv installs everything"
+        yield Finding(Verdict.BLOCKS, "packages", text)
+    else:
+        yield Finding(Verdict.GOOD, "packages", ", ".join(found))
+
+
+def _cores() -> Iterator[Finding]:
+    number = cores()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if number < 2:
+        yield Finding(Verdict.WARNING, "cores", f"{number}; the candidates train one after the other")
+    elif busy > 1.5 * number:
+        yield Finding(Verdict.WARNING, "cores", f"{number}, and {busy:.1f} processes want one now; a run will be slow")
+    else:
+        yield Finding(Verdict.GOOD, "cores", f"{number}, load {busy:.1f}")
+
+
+def _memory() -> Iterator[Finding]:
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        yield Finding(Verdict.WARNING, "memory", "not known on this system; a run takes about 4 GB")
+        return
+    lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024 / _GIGABYTE
+    text = f"{free:.1f} GB available"
+    good = free >= LEAST_MEMORY
+    yield Finding(
+        Verdict.GOOD if good else Verdict.WARNING,
+        "memory",
+        text if good else f"{text}; a run takes about {LEAST_MEMORY:.0f} GB, so close what can be closed",
+    )
+
+
+def _disk(runs: Path) -> Iterator[Finding]:
+    place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
+    free = shutil.disk_usage(place).free / _GIGABYTE
+    good = free >= LEAST_GIGABYTES
+    text = f"{free:.1f} GB free at {runs}"
+    yield Finding(
+        Verdict.GOOD if good else Verdict.BLOCKS,
+        "disk",
+        text if good else f"{text}; a run needs {LEAST_GIGABYTES:.0f} GB, so free some or give --runs DIR",
+    )
+
+
+def _writable(runs: Path) -> Iterator[Finding]:
+    place = next(path for path in [runs.resolve(), *runs.resolve().parents] if path.exists())
+    good = place.is_dir() and os.access(place, os.W_OK)
+    text = f"{runs} can be written" if good else f"{place} cannot be written; give --runs DIR"
+    yield Finding(Verdict.GOOD if good else Verdict.BLOCKS, "runs", text)
+
+
+def _ports() -> Iterator[Finding]:
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+    except OSError as error:
+        yield Finding(Verdict.BLOCKS, "ports", f"nothing can listen on 127.0.0.1: {error.strerror}; a run serves there")
+        return
+    yield Finding(Verdict.GOOD, "ports", f"free ones on 127.0.0.1, as {port}; the run takes any")
+    try:
+        socket.create_server(("127.0.0.1", 8080)).close()
+    except OSError:
+        yield Finding(Verdict.WARNING, "ports", "8080 is taken: `serve` alone needs SAGEMAKER_BIND_TO_PORT=0")
+
+
+def _s3() -> Iterator[Finding]:
+    url = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if not url:
+        yield Finding(Verdict.GOOD, "s3", "the run brings its own, which ends with it")
+        return
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from mammopipe.pipelines.data.s3 import QUICK
+
+    try:
+        boto3.client("s3", endpoint_url=url, config=QUICK).list_buckets()
+        yield Finding(Verdict.GOOD, "s3", f"AWS_ENDPOINT_URL_S3={url} answers")
+    except (BotoCoreError, ClientError) as error:
+        text = f"AWS_ENDPOINT_URL_S3={url}: {' '.join(str(error).split())}; start it, or unset the variable"
+        yield Finding(Verdict.BLOCKS, "s3", text)
+
+
+def _data() -> Iterator[Finding]:
+    for variable, what in DATA.items():
+        place = os.environ.get(variable)
+        if not place:
+            yield Finding(Verdict.WARNING, "data", f"no {what}; set {variable}, or run on phantoms")
+        elif Path(place).exists():
+            yield Finding(Verdict.GOOD, "data", f"{variable}: {what} found")
+        else:
+            yield Finding(Verdict.WARNING, "data", f"{variable} names {place}, which is not there")

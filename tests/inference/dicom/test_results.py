@@ -1,0 +1,238 @@
+"""DICOM results: what they refer to, what they say and where, and that workstations can read them."""
+
+import shutil
+import subprocess
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from highdicom.sr import srread
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+
+from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.dicom.results import overlay_capture, structured_report
+from mammopipe.processing.images.mammogram import read_mammogram
+from tests.inference.dicom.dicom_examples import (
+    MODEL,
+    POOR,
+    SECRETS,
+    changed,
+    coded,
+    exam,
+    groups,
+    heat_over,
+    image_facts,
+    instances,
+    items,
+    name_of,
+    numbers,
+    one,
+    opened,
+    phantom_exams,
+    referred,
+    results,
+    words,
+)
+
+
+@pytest.fixture(scope="module")
+def exams() -> list[list[bytes]]:
+    return phantom_exams()
+
+
+@pytest.mark.parametrize("machine", [0, 1])
+def test_the_report_refers_to_every_source_and_is_of_its_study(exams: list[list[bytes]], machine: int) -> None:
+    files = exams[machine]
+    source, report = opened(files[0]), opened(structured_report(files, exam(files)))
+    [evidence] = report.CurrentRequestedProcedureEvidenceSequence
+    [series] = evidence.ReferencedSeriesSequence
+    assert (evidence.StudyInstanceUID, series.SeriesInstanceUID) == (source.StudyInstanceUID, source.SeriesInstanceUID)
+    told = [(item.ReferencedSOPInstanceUID, item.ReferencedSOPClassUID) for item in series.ReferencedSOPSequence]
+    assert told == [(uid, source.file_meta.MediaStorageSOPClassUID) for uid in instances(files)]
+    assert report.StudyInstanceUID == source.StudyInstanceUID
+    assert report.PatientID == source.PatientID
+    assert report.SeriesInstanceUID != source.SeriesInstanceUID
+
+
+def test_the_report_is_a_machines_for_a_reader_to_judge(exams: list[list[bytes]]) -> None:
+    report = opened(structured_report(exams[0][:1], one(exams[0][0])))
+    assert (report.CompletionFlag, report.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
+    assert report.PreliminaryFlag == "PRELIMINARY"
+    assert report.CompletionFlagDescription == NOTICE
+    assert all(words(group)[0] == NOTICE for name, group in groups(report).items() if "region" not in name)
+
+
+def test_an_image_has_its_scores_decision_and_algorithm(exams: list[list[bytes]]) -> None:
+    group = groups(opened(structured_report(exams[0][:1], one(exams[0][0]))))["image 0"]
+    assert numbers(group) == {
+        "111047": 70,
+        "P-NORMAL": 0.2,
+        "P-BENIGN": 0.1,
+        "P-MALIGNANT": 0.7,
+        "DECILE": 9,
+        "ENTROPY": 0.801818,
+        "THRESHOLD": 0.31,
+    }
+    found = coded(group)
+    assert (found["DECISION"], found["OPERATING-POINT"], found["REFERRAL"]) == (
+        "SUSPICIOUS",
+        "SENSITIVITY",
+        "NO-REFERRAL",
+    )
+    texts = [str(item.TextValue) for item in items(group) if item.ValueType == "TEXT"]
+    assert {
+        "mammopipe resnet50",
+        MODEL["id"],
+        f"weights sha256 {'ab' * 32}",
+        f"preprocessing {'cd' * 32}",
+        "The threshold in validation: sensitivity 0.920",
+    } <= set(texts)
+
+
+def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> None:
+    files = exams[0]
+    found, uids = groups(opened(structured_report(files, exam(files)))), instances(files)
+    assert list(found)[:4] == ["exam", "breast L", "breast R", "image 0"]
+    assert referred(found["exam"]) == uids
+    assert referred(found["breast R"]) == uids[2:]
+    assert numbers(found["exam"])["111047"] == 64
+    assert numbers(found["breast L"]) == {"111047": 61}
+    assert coded(found["breast L"])["370129005"] == "RULE-MEAN"
+    assert coded(found["breast R"])["272741003"] == codes.SCT.Right.value
+    assert "No decision: the model has no operating point for this" in words(found["breast L"])
+
+
+def test_a_breast_scored_beside_the_other_says_so(exams: list[list[bytes]]) -> None:
+    said = exam(exams[0])
+    beside = said.model_copy(
+        update={"breasts": [breast.model_copy(update={"compared": True}) for breast in said.breasts]}
+    )
+    found = groups(opened(structured_report(exams[0], beside)))
+    assert coded(found["breast L"])["370129005"] == "BESIDE-MEAN"
+
+
+def test_a_referral_says_why_in_words(exams: list[list[bytes]]) -> None:
+    found = groups(opened(structured_report(exams[0], exam(exams[0]))))
+    for name in ("exam", "image 0"):
+        assert coded(found[name])["REFERRAL"] == "REFER"
+        assert "Refer to reader: the mask covers 96 % of the film (segmentation)" in words(found[name])
+    assert "Warning: the model has no reference (no-reference)" in words(found["exam"])
+    assert coded(found["image 1"])["REFERRAL"] == "NO-REFERRAL"
+
+
+def test_regions_are_planar_rois_in_pixels_of_their_own_source(exams: list[list[bytes]]) -> None:
+    files = exams[1]
+    document = srread(BytesIO(structured_report(files, exam(files))))
+    rois = document.content.get_planar_roi_measurement_groups()
+    uids = instances(files)
+    assert len(rois) == 2 * (len(files) - 1), "all images but the first have two regions"
+    box = rois[2].roi
+    assert box.graphic_type.value == "POLYLINE"
+    assert box.value.tolist() == [[10, 20], [110, 20], [110, 220], [10, 220], [10, 20]]
+    assert box.ContentSequence[0].referenced_sop_instance_uid == uids[2]
+    assert numbers(rois[2][0]) == {"HEAT": 0.9312, "PEAK-COLUMN": 60.5, "PEAK-ROW": 99.5}
+
+
+def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None:
+    files = exams[0]
+    report = opened(structured_report(files, exam(files)))
+    [library] = [item for item in items(report) if name_of(item) == codes.DCM.ImageLibrary.value]
+    entries = [item for item in items(library) if item.ValueType == "IMAGE"]
+    sides = [opened(data).ImageLaterality for data in files]
+    for entry, side in zip(entries, sides, strict=True):
+        expected = codes.cid244.Left if side == "L" else codes.cid244.Right
+        assert coded(entry) == {
+            codes.DCM.Modality.value: "MG",
+            codes.DCM.ImageLaterality.value: expected.value,
+            codes.DCM.ImageView.value: codes.cid4014.MedioLateralObliqueProjection.value,
+        }
+
+
+def test_what_is_not_known_is_left_out(exams: list[list[bytes]]) -> None:
+    data = exams[0][0]
+    unknown = {**image_facts(data)["image"], "laterality": None, "view": None}
+    answer = one(data, image=unknown, decile=None, decision=None, heatmap=None)
+    found = groups(opened(structured_report([data], answer)))
+    assert list(found) == ["image 0"]
+    assert not {"DECILE", "THRESHOLD"} & set(numbers(found["image 0"]))
+    assert not {"DECISION", "272741003"} & set(coded(found["image 0"]))
+
+
+def test_text_beyond_ascii_does_not_break_a_result(exams: list[list[bytes]]) -> None:
+    data = exams[0][0]
+    model = {**MODEL, "id": "modèle-7"}
+    written = overlay_capture(data, heat_over(read_mammogram(data)), one(data, model=model))
+    assert opened(written).SoftwareVersions == "mod?le-7"
+    group = groups(opened(structured_report([data], one(data, model=model))))["image 0"]
+    assert "mod?le-7" in [item.TextValue for item in items(group) if item.ValueType == "TEXT"]
+
+
+def test_the_same_question_gives_the_same_instance(exams: list[list[bytes]]) -> None:
+    data = exams[0][0]
+
+    def uid(**other: Any) -> str:
+        return str(opened(structured_report([data], one(data, **other))).SOPInstanceUID)
+
+    first = uid()
+    assert uid(request_id="r2") == first
+    others = {uid(model={**MODEL, "weights_sha256": "ef" * 32}), uid(malignancy_score=71.0), first}
+    others |= {str(opened(result).SOPInstanceUID) for result in results(exams[0][1])}
+    assert len(others) == 5
+    assert all(UID(other).is_valid and other.startswith("2.25.") for other in others)
+
+
+def test_each_result_is_a_series_of_its_own(exams: list[list[bytes]]) -> None:
+    series = [opened(result).SeriesInstanceUID for data in exams[0][:2] for result in results(data)]
+    assert len(set(series)) == 4
+
+
+@pytest.mark.parametrize("machine", [0, 1])
+@pytest.mark.parametrize("index", [0, 3])
+def test_the_capture_shows_the_overlay_and_the_notice_in_air(
+    exams: list[list[bytes]], machine: int, index: int
+) -> None:
+    data = exams[machine][index]
+    mammogram = read_mammogram(data)
+    painted = heat_over(mammogram)
+    untouched = painted.copy()
+    capture = opened(overlay_capture(data, painted, one(data, referral=POOR)))
+    shown = capture.pixel_array[..., ::-1]
+    assert np.array_equal(painted, untouched)
+    written = (shown != painted).any(axis=2)
+    assert 0.002 < written.mean() < 0.1
+    assert np.median(mammogram.pixels[written]) < 0.02 * 65535
+    assert capture.file_meta.TransferSyntaxUID.name == "JPEG 2000 Image Compression (Lossless Only)"
+    assert (capture.LossyImageCompression, capture.BurnedInAnnotation) == ("00", "NO")
+
+
+def test_the_capture_refers_to_its_source(exams: list[list[bytes]]) -> None:
+    data = changed(exams[0][0], PatientOrientation=["A", "R"], PixelSpacing=[0.07, 0.07], BurnedInAnnotation="YES")
+    capture, source = opened(results(data)[1]), opened(data)
+    [reference] = capture.SourceImageSequence
+    assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == source.file_meta.MediaStorageSOPClassUID
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+    assert list(capture.PatientOrientation) == ["A", "R"]
+    assert list(capture.PixelSpacing) == [0.07, 0.07]
+    assert capture.BurnedInAnnotation == "YES"
+    assert capture.Laterality == source.ImageLaterality
+    assert MODEL["id"] in capture.DerivationDescription
+    assert NOTICE in capture.SeriesDescription
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
+@pytest.mark.parametrize("machine", [0, 1])
+def test_a_validator_finds_no_error(exams: list[list[bytes]], machine: int, tmp_path: Path) -> None:
+    files = [changed(data, **SECRETS, PatientOrientation=["A", "R"]) for data in exams[machine]]
+    for number, result in enumerate(
+        [structured_report(files, exam(files)), *results(files[0]), *results(exams[machine][1])]
+    ):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(result)
+        done = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False)
+        assert not [line for line in done.stderr.splitlines() if line.startswith("Error")]
+        assert done.returncode == 0
+        assert done.stderr.splitlines()[-1:] or done.stdout, "the validator must have said something"

@@ -1,0 +1,144 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mammopipe.pipelines.config.pipeline import PROFILES, PipelineConfig, Profile
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Learns, TrainConfig
+from mammopipe.training.model.architecture import Cnn
+from mammopipe.training.networks.registry import NAMES
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "pipeline.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_are_those_of_the_quick_profile() -> None:
+    assert PipelineConfig() == PipelineConfig.load() == PipelineConfig.load(profile="quick")
+
+
+def test_the_candidates_by_default_are_all_that_can_be_trained_without_staged_weights() -> None:
+    assert sorted([*PipelineConfig().cnns, Cnn.EFFICIENTNET_LITE0]) == sorted(Cnn) == sorted(NAMES)
+
+
+def test_training_settings_that_a_candidate_has_not_are_refused() -> None:
+    with pytest.raises(ConfigError, match="cnn=alexnet has no logits of single places"):
+        PipelineConfig.load(training={"pooling": "peaks"})
+    assert PipelineConfig.load(training={"pooling": "peaks"}, cnns=["resnet50"]).training.pooling == "peaks"
+
+
+def test_settings_of_one_network_are_taken_where_it_is_the_candidate(tmp_path: Path) -> None:
+    path = tmp_path / "lite0.toml"
+    path.write_text('cnns = ["efficientnet_lite0"]\n[training]\nstride = 16\nlearns = "head"\npooling = "top"\n')
+    config = PipelineConfig.load(path)
+    assert (config.training.stride, config.training.learns, config.training.pooling) == (16, "head", "top")
+    with pytest.raises(ConfigError, match="stride=16 needs cnn=efficientnet_lite0, not resnet50"):
+        PipelineConfig.load(path, cnns=["efficientnet_lite0", "resnet50"])
+
+
+def test_a_network_can_have_settings_to_itself(tmp_path: Path) -> None:
+    config = PipelineConfig.load(
+        write(
+            tmp_path,
+            """
+cnns = ["alexnet", "efficientnet_lite0"]
+[training]
+learning_rate = 1e-3
+[per_cnn.alexnet]
+learning_rate = 1e-4
+[per_cnn.efficientnet_lite0]
+stride = 16
+learns = "head"
+""",
+        )
+    )
+    alexnet, lite0 = map(config.training_of, config.cnns)
+    assert (alexnet.cnn, alexnet.learning_rate, alexnet.stride) == (Cnn.ALEXNET, 1e-4, 32)
+    assert (lite0.cnn, lite0.learning_rate, lite0.stride, lite0.learns) == (
+        Cnn.EFFICIENTNET_LITE0,
+        1e-3,
+        16,
+        Learns.HEAD,
+    )
+    assert config.training_of(Cnn.RESNET50) == replace(config.training, cnn=Cnn.RESNET50)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_profile_names_only_keys_that_exist(profile: Profile) -> None:
+    config = PipelineConfig.load(profile=profile)
+    for table, values in PROFILES[profile].items():
+        for key, value in values.items():
+            assert getattr(getattr(config, table), key) == value
+
+
+def test_only_full_closes_the_metric_limit() -> None:
+    assert PipelineConfig.load(profile="quick").evaluation.min_macro_auc == 0.0
+    assert PipelineConfig.load(profile="full").evaluation.min_macro_auc == 0.6
+
+
+def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, 'profile = "full"\ncnns = ["alexnet"]\n[training]\nepochs = 7\n[storage]\nbucket = "films"\n'
+    )
+    config = PipelineConfig.load(path, cnns=["resnet50"])
+    assert config.profile is Profile.FULL
+    assert config.training == TrainConfig(**{**PROFILES[Profile.FULL]["training"], "epochs": 7})
+    assert config.cnns == (Cnn.RESNET50,)
+    assert config.storage.uri("raw", "mias") == "s3://films/mammopipe/raw/mias"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datset = 'mias'", "unknown key 'datset'; did you mean dataset"),
+        ("[training]\nepoch = 3", "unknown key 'training.epoch'; did you mean epochs"),
+        ("[training]\nepochs = '3'", "training.epochs = '3': must be a whole number"),
+        ("[training]\nseed = 3", "training.seed is set by data.seed"),
+        ("[training]\nepochs = 3\nhead_epochs = 3", "head_epochs=3 must be below epochs=3"),
+        ("[per_cnn.vgg]\nepochs = 3", "per_cnn.vgg: must be one of modified_cnn, alexnet"),
+        ("[per_cnn.alexnet]\nlearning_rat = 1e-4", "unknown key 'per_cnn.alexnet.learning_rat'; did you mean learn"),
+        ("[per_cnn.alexnet]\nlearning_rate = '1'", "per_cnn.alexnet.learning_rate = '1': must be a number"),
+        ("[per_cnn.alexnet]\nlearning_rate = 2.0", "learning_rate=2.0 must lie between"),
+        ("[per_cnn.alexnet]\nepochs = 3", "per_cnn.alexnet.epochs is set by training.epochs, for all networks"),
+        ("[per_cnn.alexnet]\nfolds = 3", "per_cnn.alexnet.folds is set by training.folds"),
+        ("[per_cnn.alexnet]\nseed = 3", "per_cnn.alexnet.seed is set by data.seed"),
+        ("[per_cnn.alexnet]\nstride = 16", "stride=16 needs cnn=efficientnet_lite0, not alexnet"),
+        ("[per_cnn]\nalexnet = 3", "per_cnn.alexnet = 3: must be a table"),
+        ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
+        ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
+        ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
+        ("cnns = []", "cnns=[]: at least one"),
+        ("cnns = ['alexnet', 'alexnet']", "none twice"),
+        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap=50: at least 100"),
+        ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc=1.5: between 0 and 1"),
+        ("[augmentation]\ncopies = -1", "augmentation.copies=-1: at least 0"),
+        ("storage = 3", "storage = 3: must be a table"),
+        ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
+        ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),
+        ("[security]\nsubnets = ['subnet-1']", "subnets and security_groups go together"),
+        ("[compute]\nspot = true\nmax_wait_seconds = 60", "compute.max_wait_seconds=60"),
+        ("[compute]\ncache = '30 days'", "compute.cache='30 days'"),
+        ("[endpoint]\nmode = 'batch'", "endpoint.mode = 'batch': must be one of realtime, async, both"),
+        ("[endpoint]\nasync_concurrent = 0", "endpoint.async_concurrent=0: 1 to 1000"),
+        ("[endpoint]\nasync_max_bytes = 2000000000", "endpoint.async_max_bytes=2000000000: 1 to 1073741824"),
+        ("[endpoint]\nasync_max_seconds = 4000", "endpoint.async_max_seconds=4000: 1 to 3600"),
+        ("[endpoint]\nasync_error_topic = 'films'", "endpoint.async_error_topic='films': an ARN as"),
+        (f"[endpoint]\nmode = 'both'\nname = '{'a' * 36}'", "is longer than 40 letters"),
+        ("profile = ", "not a readable TOML file"),
+    ],
+)
+def test_what_breaks_a_rule_is_named_with_file_key_and_rule(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        PipelineConfig.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent.toml: no such configuration file"):
+        PipelineConfig.load(tmp_path / "absent.toml")

@@ -1,0 +1,198 @@
+"""Estimates are the arithmetic they say they are, from dated files; what was billed is what AWS says it billed."""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import Stubber
+
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.training.model.architecture import Cnn
+
+Capture = pytest.CaptureFixture[str]
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+
+
+def said(capture: Capture, *arguments: str) -> dict[str, Any]:
+    assert cli.main(["cost", *arguments, "--json"]) == 0
+    return dict(json.loads(capture.readouterr().out))
+
+
+def test_a_hand_calculation_gives_the_same(capsys: Capture) -> None:
+    steps = {step["step"]: step for step in said(capsys, "--dataset", "rsna", "--profile", "full")["steps"]}
+    prepare = (54706 * 0.787 / 4 + 180) / 3600
+    assert steps["Prepare"]["hours"] == pytest.approx(prepare, abs=1e-4)
+    assert steps["Prepare"]["usd"] == pytest.approx(prepare * 0.23, abs=1e-3)
+    learnt = 54706 * 0.8 * 0.8
+    films = learnt * 0.9458 * 3 * 4
+    assert steps["Augment"]["units"] == round(films - learnt)
+    assert steps["Segment"]["units"] == round(54706 + films - learnt)
+    seconds = films * 25 * 0.0681 * (384 * 256) / 17920
+    train = (seconds / 16 + 180) / 3600
+    assert steps["Train-resnet50"]["hours"] == pytest.approx(train, rel=1e-3)
+    assert steps["Train-resnet50"]["usd"] == pytest.approx(train * 0.7364, rel=1e-3)
+    assert steps["Train-resnet50"]["measured"] is False and steps["Prepare"]["measured"] is True
+
+
+def test_start_to_end_counts_candidates_once_and_their_dollars_all(capsys: Capture) -> None:
+    facts = said(capsys)
+    trained = [step for step in facts["steps"] if step["step"].startswith("Train-")]
+    others = sum(step["hours"] for step in facts["steps"] if step not in trained)
+    assert facts["hours"] == pytest.approx(others + max(step["hours"] for step in trained), abs=2e-3)
+    assert facts["usd"] == pytest.approx(sum(step["usd"] for step in facts["steps"]), abs=0.01)
+
+
+def test_instances_shorten_the_hours_and_leave_the_instance_hours(capsys: Capture) -> None:
+    one, ten = (said(capsys, "--images", "1000000", "--instances", count) for count in ("1", "10"))
+    for first, other in zip(one["steps"][:3], ten["steps"][:3], strict=True):
+        assert first["hours"] == pytest.approx(10 * (other["hours"] - 0.05) + 0.05, rel=1e-3)
+        assert other["instance_hours"] == pytest.approx(first["instance_hours"] + 9 * 0.05, rel=1e-3)
+
+
+def test_ten_million_images_cost_so_many_times_more(capsys: Capture) -> None:
+    small, large = (said(capsys, "--dataset", "rsna", "--images", count)["usd"] for count in ("1000000", "10000000"))
+    assert large == pytest.approx(10 * small, rel=0.01)
+
+
+def test_the_table_names_date_and_assumptions_within_100_columns(capsys: Capture) -> None:
+    assert cli.main(["cost", "--dataset", "rsna", "--images", "10000000", "--profile", "full"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    prices, throughput = Prices.load(), Throughput.load()
+    assert prices.dated in text and throughput.dated in text and "* holds an assumption" in text
+
+
+def test_prices_and_measurements_can_be_replaced(tmp_path: Path, capsys: Capture) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(PRICES.read_text().replace('"ml.m5.xlarge" = 0.23', '"ml.m5.xlarge" = 2.30'))
+    dear, usual = said(capsys, "--prices", str(file)), said(capsys)
+    for first, other in zip(dear["steps"][:3], usual["steps"][:3], strict=True):
+        assert first["usd"] == pytest.approx(10 * other["usd"], rel=1e-2, abs=1e-3)
+    faster = tmp_path / "throughput.toml"
+    faster.write_text(THROUGHPUT.read_text().replace("core_seconds = 0.201", "core_seconds = 2.01"))
+    assert said(capsys, "--throughput", str(faster))["steps"][1]["hours"] > 5 * (usual["steps"][1]["hours"] - 0.05)
+
+
+def test_a_type_without_a_price_and_a_wrong_key_are_one_line(tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text('[compute]\nprocessing_instance_type = "ml.x9.huge"\n')
+    assert cli.main(["cost", "--config", str(config)]) == 2
+    assert "ml.x9.huge" in capsys.readouterr().err
+    broken = tmp_path / "prices.toml"
+    broken.write_text(PRICES.read_text() + "gb = 3\n")
+    assert cli.main(["cost", "--prices", str(broken)]) == 2
+    assert "unknown key 'storage.gb'" in capsys.readouterr().err
+    assert cli.main(["cost", "--instances", "0"]) == 2
+    assert capsys.readouterr().err == "error: --instances 0: must be at least 1\n"
+    assert cli.main(["cost", "--images", "0"]) == 2
+
+
+def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "SCALE.md").read_text()
+    blocks = re.findall(r"^    \$ mammopipe (.*)\n((?:(?:    .*)?\n)+?)(?=^\S)", page, re.MULTILINE)
+    assert len(blocks) == 2
+    for command, shown in blocks:
+        assert cli.main(command.split()) == 0
+        told = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+        assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == told, command
+
+
+def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> None:
+    assert said(capsys)["obstacles"] == []
+    first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]
+    assert "Train-resnet50 takes 64 hours and is stopped after 6" in first and "ml.g4dn.xlarge has 16" in last
+
+
+@pytest.mark.parametrize("cnn", Cnn)
+def test_every_network_has_a_measured_cost(capsys: Capture, tmp_path: Path, cnn: Cnn) -> None:
+    config = tmp_path / "one.toml"
+    config.write_text(f'cnns = ["{cnn}"]\n')
+    (line,) = [step for step in said(capsys, "--config", str(config))["steps"] if step["step"].startswith("Train-")]
+    assert line["step"] == f"Train-{cnn.replace('_', '-')}" and line["core_seconds"] > 0
+
+
+def test_every_instance_with_a_price_has_cores() -> None:
+    prices, throughput = Prices.load(), Throughput.load()
+    for instance in (*prices.processing, *prices.hosting):
+        if instance.startswith(("ml.m5", "ml.c5")):
+            assert throughput.cores(instance, trains=False)[1]
+    for instance in prices.training:
+        assert throughput.cores(instance, trains=True)[0] > 0
+
+
+def test_a_run_of_this_machine_costs_its_hours(tmp_path: Path, capsys: Capture) -> None:
+    step = {"status": "Succeeded", "started": "2026-01-01T00:00:00+00:00", "reason": ""}
+    steps = [
+        {"name": "Prepare", "type": "Processing", "seconds": 1800.0, **step},
+        {"name": "Gate", "type": "Condition", "seconds": 1.0, **step},
+    ]
+    RunFolder(tmp_path, "r1").write({"id": "r1", "status": "Succeeded", "reason": "", "steps": steps})
+    facts = said(capsys, "r1", "--runs", str(tmp_path))
+    assert [(item["step"], item["hours"], item["usd"]) for item in facts["steps"]] == [("Prepare", 0.5, 0.0)]
+
+
+def test_what_aws_billed_is_read_from_the_jobs() -> None:
+    client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    arn = "arn:aws:sagemaker:us-east-1:123456789012:training-job/t"
+    steps = [
+        {"name": "Train-alexnet", "type": "Training", "seconds": 900.0, "job_name": "t"},
+        {"name": "Prepare", "type": "Processing", "seconds": 700.0, "job_name": "p"},
+        {"name": "Gate", "type": "Condition", "seconds": 0.0, "job_name": ""},
+    ]
+    with Stubber(client) as stub:
+        stub.add_response(
+            "describe_training_job",
+            {
+                "TrainingJobName": "t",
+                "TrainingJobArn": arn,
+                "ModelArtifacts": {"S3ModelArtifacts": "s3://b/k"},
+                "TrainingJobStatus": "Completed",
+                "SecondaryStatus": "Completed",
+                "CreationTime": START,
+                "AlgorithmSpecification": {"TrainingInputMode": "File"},
+                "ResourceConfig": {"InstanceType": "ml.g4dn.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 50},
+                "StoppingCondition": {},
+                "TrainingStartTime": START,
+                "BillableTimeInSeconds": 360,
+                "TrainingEndTime": START + timedelta(seconds=900),
+                "EnableManagedSpotTraining": True,
+            },
+            {"TrainingJobName": "t"},
+        )
+        stub.add_response(
+            "describe_processing_job",
+            {
+                "ProcessingJobName": "p",
+                "ProcessingJobArn": arn,
+                "ProcessingJobStatus": "Completed",
+                "CreationTime": START,
+                "ProcessingStartTime": START,
+                "ProcessingEndTime": START + timedelta(hours=1),
+                "ProcessingResources": {
+                    "ClusterConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 3, "VolumeSizeInGB": 50}
+                },
+                "AppSpecification": {"ImageUri": "i"},
+            },
+            {"ProcessingJobName": "p"},
+        )
+        lines = estimate.measured({"steps": estimate.billed(client, steps)}, Prices.load())
+    assert [(line.step, round(line.instance_hours, 4), round(line.usd, 4)) for line in lines] == [
+        ("Train-alexnet", 0.2, round(0.2 * 0.7364, 4)),
+        ("Prepare", 3.0, 0.69),
+    ]
+
+
+def test_the_estimate_follows_the_configuration() -> None:
+    config = PipelineConfig.load(cnns=["alexnet"], compute={"training_instance_type": "ml.m5.4xlarge"})
+    lines = estimate.estimate(config, Prices.load(), Throughput.load())
+    assert [line.step for line in lines if line.step.startswith("Train")] == ["Train-alexnet"]
+    assert all(line.measured for line in lines)

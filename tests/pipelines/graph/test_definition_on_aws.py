@@ -1,0 +1,87 @@
+"""The compiled definition held against what AWS checks, for every way to configure a run on AWS."""
+
+from typing import Any
+
+import pytest
+from botocore.validate import ParamValidator
+
+from mammopipe.pipelines import build_pipeline
+from mammopipe.pipelines.backends.expressions import Scope, all_references, references, walk
+from mammopipe.pipelines.backends.supported import check
+from tests.pipelines.compiled import MODEL, OPERATIONS, Compiled
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+def test_every_request_fits_the_services_own_model(compiled: Compiled) -> None:
+    made = compiled.requests()
+    assert {compiled.steps[name]["Type"] for name in made} == set(OPERATIONS)
+    for name, request in made.items():
+        shape = MODEL.operation_model(OPERATIONS[compiled.steps[name]["Type"]][0]).input_shape
+        report = ParamValidator().validate(request, shape)
+        assert not report.has_errors(), f"{name}: {report.generate_report()}"
+        assert not patterns_broken(request, shape), name
+
+
+def patterns_broken(value: Any, shape: Any, where: str = "") -> list[str]:
+    """Return the texts that are too long, or none of the enumerated values: botocore checks neither."""
+    if shape.type_name == "structure":
+        return [
+            fault
+            for key, item in value.items()
+            for fault in patterns_broken(item, shape.members[key], f"{where}.{key}")
+        ]
+    if shape.type_name == "list":
+        return [fault for item in value for fault in patterns_broken(item, shape.member, f"{where}[]")]
+    if shape.type_name == "map":
+        return [fault for item in value.values() for fault in patterns_broken(item, shape.value, f"{where}{{}}")]
+    if shape.type_name == "string":
+        long = len(value) > shape.metadata.get("max", len(value))
+        foreign = bool(shape.enum) and value not in shape.enum
+        return [f"{where}={value}"] if long or foreign else []
+    return []
+
+
+def test_every_reference_names_a_step_and_a_property_that_its_service_returns(compiled: Compiled) -> None:
+    found = [ref for step in compiled.steps.values() for ref in all_references(step) if ref.startswith("Steps.")]
+    assert len(found) > 20
+    for reference in found:
+        _, name, path = reference.split(".", 2)
+        assert name in compiled.steps, reference
+        files = {item["PropertyFileName"] for item in compiled.steps[name].get("PropertyFiles", [])}
+        if path.removeprefix("PropertyFiles.") not in files:
+            walk(compiled.scope.steps[name], path, reference)
+
+
+def test_property_files_are_files_of_an_output(compiled: Compiled) -> None:
+    for step in compiled.steps.values():
+        for file in step.get("PropertyFiles", []):
+            outputs = [item["OutputName"] for item in step["Arguments"]["ProcessingOutputConfig"]["Outputs"]]
+            assert file["OutputName"] in outputs
+
+
+def test_the_graph_has_no_cycle(compiled: Compiled) -> None:
+    needs = {}
+    for name, step in compiled.steps.items():
+        inner = ("IfSteps", "ElseSteps")
+        own = {key: value for key, value in step["Arguments"].items() if key not in inner}
+        needs[name] = references(own) | set(step.get("DependsOn", []))
+        for branch in inner:
+            for child in step["Arguments"].get(branch, []):
+                needs.setdefault(child["Name"], set()).add(name)
+    done: set[str] = set()
+    while left := needs.keys() - done:
+        ready = {name for name in left if needs[name] <= done}
+        assert ready, f"a cycle among {sorted(left)}"
+        done |= ready
+
+
+def test_two_compiles_are_equal_to_the_byte(compiled: Compiled) -> None:
+    assert build_pipeline(compiled.config).definition() == compiled.text
+
+
+def test_what_only_aws_carries_out_does_not_keep_it_from_running_here(compiled: Compiled) -> None:
+    # Several hosts train on AWS alone.
+    check(
+        compiled.definition, Scope(compiled.scope.parameters | {"TrainingInstanceCount": 1}, compiled.scope.execution)
+    )

@@ -1,0 +1,200 @@
+"""The three jobs through their entry points, on the folders that a container would have."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mammopipe.processing.container.paths import BASE_VARIABLE
+from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
+from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
+from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+
+FILMS = 24
+Container = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_mias_tree(folder, films=FILMS, seed=1)
+    return folder
+
+
+@pytest.fixture
+def container(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Container:
+    """Return a function that makes the folders of a container and points the job at them."""
+
+    def make(**inputs: Path) -> Path:
+        base = tmp_path_factory.mktemp("container")
+        (base / "processing" / "input").mkdir(parents=True)
+        for name, folder in inputs.items():
+            (base / "processing" / "input" / name.replace("_", "-")).symlink_to(folder)
+        monkeypatch.setenv(BASE_VARIABLE, str(base))
+        return base / "processing" / "output"
+
+    return make
+
+
+@pytest.fixture
+def run_all(tree: Path, container: Container) -> Callable[[], Path]:
+    def run() -> Path:
+        prepared = container(labels=tree, images=tree) / "prepared"
+        prepare.main(["--dataset", "mias"])
+        augmented = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
+        augment.main(["--copies", "1"])
+        output = container(
+            prepared_manifest=prepared,
+            prepared_stage=prepared,
+            prepared_images=prepared / "images",
+            augmented_manifest=augmented,
+            augmented_images=augmented / "images",
+        )
+        segment.main(["--height", "160", "--width", "96"])
+        return output / "data_segmentation"
+
+    return run
+
+
+def test_three_jobs_make_a_balanced_training_set_and_leave_the_other_splits_alone(run_all: Callable[[], Path]) -> None:
+    output = run_all()
+    records = read_manifest(output)
+    originals = [record for record in records if not record.source_image_id]
+    assert len(originals) == FILMS
+    training = Counter(record.label for record in records if record.split is Split.TRAIN)
+    assert len(set(training.values())) == 1
+    assert set(training) == set(Label)
+    assert {record.split for record in records if record.source_image_id} == {Split.TRAIN}
+    for record in records:
+        pixels = read_mammogram(output / record.path).pixels
+        assert pixels.shape == (160, 96) == (record.height, record.width)
+        assert record.path == f"images/{record.split}/{record.image_id}.png"
+        for lesion in record.lesions:
+            assert pixels[min(159, max(0, round(lesion.y))), min(95, max(0, round(lesion.x)))] > 0
+    account = json.loads((output / "stage.json").read_text())
+    assert account["counts"]["images"] == len(records)
+    assert account["config"]["preprocess"]["height"] == 160
+    assert cv2.imread(str(output / "montage.png")).shape[1] > 1000
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(run_all: Callable[[], Path]) -> None:
+    first, second = run_all(), run_all()
+    names = sorted(path.relative_to(first).as_posix() for path in first.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(second).as_posix() for path in second.rglob("*") if path.is_file())
+    assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
+
+
+def test_prepared_pixels_are_those_of_the_film(tree: Path, container: Container) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    for record in read_manifest(prepared):
+        film = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
+        assert np.array_equal(read_mammogram(prepared / record.path).pixels, film.astype(np.uint16) * 257)
+        assert record.laterality is (Laterality.LEFT if int(record.image_id[3:]) % 2 == 0 else Laterality.RIGHT)
+        assert record.pixel_spacing_mm == 0.2
+
+
+def test_a_tall_film_is_reduced_with_its_lesions_and_spacing(tree: Path, container: Container) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias", "--max-height", "512"])
+    records = read_manifest(prepared)
+    assert {(record.height, record.width, record.pixel_spacing_mm) for record in records} == {(512, 512, 0.4)}
+    lesions = [(record, lesion) for record in records for lesion in record.lesions]
+    assert lesions
+    for record, lesion in lesions:
+        pixels = read_mammogram(prepared / record.path).pixels
+        assert pixels[round(lesion.y), round(lesion.x)] > 0.8 * np.median(pixels[pixels > 10000])
+
+
+def broken_tree(tree: Path, folder: Path) -> Path:
+    for source in tree.iterdir():
+        (folder / source.name).write_bytes(source.read_bytes())
+    (folder / "mdb003.pgm").write_bytes((tree / "mdb003.pgm").read_bytes()[:5000])
+    (folder / "mdb004.pgm").write_text("this is a text file named .pgm")
+    (folder / "mdb005.pgm").unlink()
+    return folder
+
+
+def test_bad_films_are_quarantined_with_their_reason_and_the_rest_goes_on(
+    tree: Path, tmp_path: Path, container: Container
+) -> None:
+    folder = broken_tree(tree, tmp_path)
+    prepared = container(labels=folder, images=folder) / "prepared"
+    prepare.main(["--dataset", "mias", "--max-quarantine", "0.2"])
+    with (prepared / "quarantine.csv").open() as stream:
+        reasons = {row["image_id"]: row["reason"] for row in csv.DictReader(stream)}
+    assert set(reasons) == {"mdb003", "mdb004", "mdb005"}
+    assert all(f"{name}.pgm" in reason for name, reason in reasons.items())
+    assert len(read_manifest(prepared)) == FILMS - 3
+
+
+def test_too_many_bad_films_stop_the_job_before_a_manifest_is_written(
+    tree: Path, tmp_path: Path, container: Container
+) -> None:
+    folder = broken_tree(tree, tmp_path)
+    prepared = container(labels=folder, images=folder) / "prepared"
+    with pytest.raises(QuarantineError, match=f"3 of {FILMS} images were refused, more than max_quarantine=5%"):
+        prepare.main(["--dataset", "mias"])
+    assert not (prepared / "manifest.csv").exists()
+    assert (prepared / "quarantine.csv").exists()
+
+
+def test_an_empty_image_folder_is_refused(tree: Path, tmp_path: Path, container: Container) -> None:
+    container(labels=tree, images=tmp_path)
+    with pytest.raises(LabelError, match="none of the 24 images of the label table is here"):
+        prepare.main(["--dataset", "mias"])
+
+
+def test_a_job_that_fails_says_why_in_one_line_and_leaves_the_reason(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mammopipe.processing.jobs.prepare", "--dataset", "mias"],
+        env={"MAMMOPIPE_BASE": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "Info.txt" in line
+    assert (tmp_path / "output" / "message").read_text() == line.removeprefix("error: ")
+
+
+def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        prepare.main(["--dataset", "mias", "--test-fracton", "0.5"])
+
+
+def test_no_copies_of_the_most_frequent_class_still_make_all_classes_equally_large(
+    tree: Path, container: Container
+) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
+    augment.main(["--copies", "0"])
+    counts = Counter(record.label for record in read_manifest(prepared) if record.split is Split.TRAIN)
+    assert len(set(counts.values())) > 1
+    copies = Counter(record.label for record in read_manifest(output))
+    most = max(counts.values())
+    assert copies == {label: most - count for label, count in counts.items() if count < most}
+
+
+def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    records = read_manifest(prepared)
+    for path in prepared.glob("manifest*.csv"):
+        write_manifest([record for record in records if record.label is Label.NORMAL], path)
+    output = container(manifest=prepared, stage=prepared, images=prepared / "images")
+    with pytest.raises(ConfigError, match="copies=0 gives none of the .* images of copies_of=train a copy"):
+        augment.main(["--copies", "0"])
+    assert not list(output.rglob("manifest*.csv"))

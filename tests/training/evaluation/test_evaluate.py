@@ -1,0 +1,390 @@
+"""The evaluation job through its entry point: what it measures, what it chooses by, what it refuses."""
+
+import copy
+import csv
+import json
+import random
+import sys
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+import torch
+
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.container import job
+from mammopipe.processing.datasets.manifest import Label, Split
+from mammopipe.processing.files import sha256
+from mammopipe.training.config import EvaluationConfig
+from mammopipe.training.evaluate import main
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
+from mammopipe.training.evaluation.selection import choose
+from mammopipe.training.metrics.classification import MetricError, Resamples
+from mammopipe.training.metrics.scorecard import scorecard
+from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
+from mammopipe.training.model.reference import Reference
+from mammopipe.training.networks import model_directory
+
+PREPROCESS = PreprocessConfig(height=96, width=64)
+CLASSES = [str(label) for label in Label]
+
+
+def run(tree, monkeypatch, *arguments: str) -> int:
+    """Run the job as its container does and return its exit code."""
+    monkeypatch.setenv("MAMMOPIPE_BASE", str(tree.base))
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--bootstrap", "100", *arguments])
+    return job.run(main, "message")
+
+
+def failure(tree, monkeypatch, capsys, *arguments: str) -> str:
+    """Run the job, which must fail as a user's error, and return its one line; nothing may be left behind."""
+    assert run(tree, monkeypatch, *arguments) == 1
+    assert not tree.output.exists()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == f"error: {(tree.base / 'output' / 'message').read_text()}"
+    return line
+
+
+def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and logits of a split, computed film by film without the job's own code."""
+    unpack(tree.models / name / "model.tar.gz", folder)
+    network = model_directory.load(folder).network
+    rows = [record for record in tree.records() if record.split is split and not record.source_image_id]
+    films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
+    with torch.inference_mode():
+        logits = [network(torch.from_numpy(film)[None, None])[0].double().numpy() for film in films]
+    return np.array([row.label.rank for row in rows]), np.array(logits)
+
+
+def test_the_job_writes_what_the_pipeline_reads(evaluated):
+    evaluation = evaluated.evaluation
+    assert evaluation["schema"] == 1 and evaluation["profile"] == "full" and evaluation["min_macro_auc"] == 0.55
+    assert evaluation["dataset"] == "mias" and evaluation["classes"] == CLASSES
+    assert evaluation["leakage"]["passed"] is True
+    assert evaluation["counts"]["train"] == {
+        "images": 18,
+        "patients": 9,
+        "normal": 6,
+        "benign": 6,
+        "malignant": 6,
+        "copies": 4,
+    }
+    assert evaluation["counts"]["test"]["images"] == 24 and evaluation["counts"]["test"]["patients"] == 12
+    assert list(evaluation["candidates"]) == ["first", "second"]
+    assert evaluation["candidates"]["first"]["initialisation"] == "scratch"
+    assert evaluation["stage"]["config"]["digest"]
+    selected = evaluation["selected"]
+    assert 0 <= selected["validation"]["macro_auc"]["low"] < selected["validation"]["macro_auc"]["value"]
+    assert set(selected["operating_points"]) == {"sensitivity", "specificity"}
+    assert evaluated.page.startswith("<!doctype html>")
+
+
+def test_what_each_candidate_says_of_each_film_is_kept(evaluated):
+    with (evaluated.output / "evaluation" / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    films = {record.image_id: record for record in evaluated.records() if not record.source_image_id}
+    for name, candidate in evaluated.evaluation["candidates"].items():
+        for split in ("validation", "test"):
+            told = [row for row in rows if (row["network"], row["split"]) == (name, split)]
+            assert [row["image_id"] for row in told] == sorted(row["image_id"] for row in told)
+            assert len(told) == candidate[split]["images"]
+            assert all(films[row["image_id"]].label == row["label"] for row in told)
+            assert all(films[row["image_id"]].patient_id == row["patient_id"] for row in told)
+            shares = np.array([[float(row[label]) for label in CLASSES] for row in told])
+            area = reference.roc_auc_score([row["label"] == "malignant" for row in told], shares[:, 2])
+            assert area == pytest.approx(candidate[split]["malignant_auc"]["value"])
+            assert shares.sum(axis=1) == pytest.approx(1)
+
+
+def test_the_highest_validation_macro_auc_is_selected(evaluated):
+    evaluation = evaluated.evaluation
+    areas = {name: item["validation"]["macro_auc"]["value"] for name, item in evaluation["candidates"].items()}
+    assert len(set(areas.values())) == 2
+    assert evaluation["selected"]["cnn"] == max(areas, key=areas.get)
+    chosen = evaluation["candidates"][evaluation["selected"]["cnn"]]
+    assert evaluation["selected"]["test"]["macro_auc"] == chosen["test"]["macro_auc"]
+
+
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_figures_are_those_of_the_model_on_the_files(evaluated, tmp_path, name):
+    candidate = evaluated.evaluation["candidates"][name]
+    for split in (Split.VALIDATION, Split.TEST):
+        labels, logits = logits_of(evaluated, name, split, tmp_path / str(split))
+        probabilities = torch.softmax(torch.from_numpy(logits) / candidate["temperature"], 1).numpy()
+        predicted, figures = probabilities.argmax(1), candidate[str(split)]
+        assert figures["confusion_matrix"] == reference.confusion_matrix(labels, predicted, labels=[0, 1, 2]).tolist()
+        assert figures["images"] == len(labels)
+        expected = {
+            "accuracy": reference.accuracy_score(labels, predicted),
+            "balanced_accuracy": reference.balanced_accuracy_score(labels, predicted),
+            "macro_auc": reference.roc_auc_score(labels, probabilities, multi_class="ovr"),
+            "malignant_auc": reference.roc_auc_score(labels == 2, probabilities[:, 2]),
+            "log_loss": reference.log_loss(labels, probabilities),
+            "brier": ((probabilities - np.eye(3)[labels]) ** 2).sum(1).mean(),
+        }
+        for key, value in expected.items():
+            assert figures[key]["value"] == pytest.approx(value, abs=1e-5), (split, key)
+        for index, label in enumerate(CLASSES):
+            assert figures["recall"][label]["value"] == pytest.approx((predicted[labels == index] == index).mean())
+
+
+def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
+    evaluation = evaluated.evaluation
+    unpack(evaluated.output / "model" / "model.tar.gz", tmp_path / "best")
+    best = model_directory.load(tmp_path / "best")
+    name = evaluation["selected"]["cnn"]
+    unpack(evaluated.models / name / "model.tar.gz", tmp_path / "trained")
+    trained = model_directory.load(tmp_path / "trained")
+    assert best.description["weights_sha256"] == trained.description["weights_sha256"]
+    assert best.description["calibration"] == {
+        "temperature": evaluation["candidates"][name]["temperature"],
+        "fitted_on": "validation",
+        "breast_rule": "mean",
+    }
+    for aim in ("sensitivity", "specificity"):
+        point, measured = best.description["operating_points"][aim], evaluation["selected"]["operating_points"][aim]
+        assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
+        assert point[aim] >= point["target"] == 0.9
+        assert measured["on_validation"]["sensitivity"]["value"] == pytest.approx(point["sensitivity"])
+        assert measured["on_validation"]["specificity"]["value"] == pytest.approx(point["specificity"])
+    assert best.description["metrics"]["test"] == evaluation["selected"]["test"]
+    assert best.description["training"] == trained.description["training"]
+
+
+def test_the_temperature_lowers_the_validation_loss(evaluated, tmp_path):
+    labels, logits = logits_of(evaluated, "first", Split.VALIDATION, tmp_path)
+    candidate = evaluated.evaluation["candidates"]["first"]
+    plain = reference.log_loss(labels, torch.softmax(torch.from_numpy(logits), 1).numpy())
+    assert candidate["validation"]["log_loss"]["value"] < plain
+    assert candidate["temperature"] != pytest.approx(1, abs=0.05)
+
+
+def test_the_packed_model_carries_its_export_and_its_reference(evaluated, tmp_path):
+    unpack(evaluated.output / "model" / "model.tar.gz", tmp_path)
+    description, export = model_directory.read_description(tmp_path), evaluated.evaluation["export"]
+    assert export["shipped"] and export["images"] == 18 and export["reason"] in evaluated.page
+    stated = description["engines"]["openvino"]
+    assert {name: sha256(tmp_path / name) for name in stated["files"]} == stated["files"]
+    assert stated["largest_difference"] == export["largest_difference"] <= 1e-2
+    reference = Reference.read(tmp_path, description)
+    assert reference.decile(0) == 1 and reference.decile(1) == 10 and reference.entropy_limit <= np.log(3)
+
+
+def without_test(evaluation: dict) -> dict:
+    """Return an evaluation without the figures that are measured on test."""
+    kept = copy.deepcopy(evaluation)
+    parts = [kept[name] for name in ("baseline", "selected", "counts", "calibration", "pointing")]
+    for holder in (*kept["candidates"].values(), *parts):
+        del holder["test"]
+    for point in kept["selected"]["operating_points"].values():
+        del point["on_test"]
+    kept["examples"] = [example for example in kept["examples"] if example["split"] != "test"]
+    return kept
+
+
+def thresholds(evaluation: dict) -> list[float]:
+    """Return every threshold that was applied to test."""
+    measured = [candidate["test"] for candidate in evaluation["candidates"].values()] + [evaluation["selected"]["test"]]
+    points = [figures[level]["operating_points"].values() for figures in measured for level in ("image", "patient")]
+    return [point["threshold"] for several in points for point in several] + [measured[-1]["subgroups"]["threshold"]]
+
+
+def test_shuffled_test_labels_change_test_figures_and_nothing_else(evaluated, evaluation_base, monkeypatch, tmp_path):
+    labels = [record.label for record in evaluation_base.records() if record.split is Split.TEST]
+    random.Random(3).shuffle(labels)
+    evaluation_base.change(lambda record: replace(record, label=labels.pop()) if record.split is Split.TEST else record)
+    assert run(evaluation_base, monkeypatch, "--min-macro-auc", "0.55", "--bootstrap", "200") == 0
+    before, after = evaluated.evaluation, evaluation_base.evaluation
+    assert before["selected"]["test"]["macro_auc"] != after["selected"]["test"]["macro_auc"]
+    assert without_test(before) == without_test(after)
+    assert thresholds(before) == thresholds(after)
+    described = []
+    for index, tree in enumerate((evaluated, evaluation_base)):
+        unpack(tree.output / "model" / "model.tar.gz", tmp_path / str(index))
+        described.append(model_directory.read_description(tmp_path / str(index)))
+        del described[-1]["metrics"]["test"]
+    assert described[0] == described[1]
+
+
+def test_the_same_inputs_give_the_same_bytes(evaluated, evaluation_base, monkeypatch):
+    assert run(evaluation_base, monkeypatch, "--min-macro-auc", "0.55", "--bootstrap", "200") == 0
+    for name in ("evaluation/evaluation.json", "evaluation/report.html", "model/model.tar.gz"):
+        assert (evaluated.output / name).read_bytes() == (evaluation_base.output / name).read_bytes(), name
+
+
+def test_a_leak_is_told_and_does_not_stop_the_job(evaluation_base, monkeypatch):
+    rows = {record.image_id: record for record in evaluation_base.records()}
+    source, target = rows["train000"], rows["test003"]
+    pixels = (evaluation_base.data / source.path).read_bytes()
+    (evaluation_base.data / target.path).write_bytes(pixels)
+    evaluation_base.change(lambda record: replace(record, sha256=source.sha256) if record == target else record)
+    assert run(evaluation_base, monkeypatch) == 0
+    assert evaluation_base.evaluation["leakage"]["passed"] is False
+    assert evaluation_base.evaluation["leakage"]["findings"]
+    assert (evaluation_base.output / "model" / "model.tar.gz").is_file()
+    assert "Information crossed between splits" in evaluation_base.page
+
+
+def test_of_equal_candidates_the_first_by_name_is_selected(evaluation_base, monkeypatch):
+    best = evaluation_base.models / "second" / "model.tar.gz"
+    for name in ("zebra", "apple"):
+        (evaluation_base.models / name).mkdir()
+        (evaluation_base.models / name / "model.tar.gz").write_bytes(best.read_bytes())
+    (evaluation_base.models / "first" / "model.tar.gz").unlink()
+    assert run(evaluation_base, monkeypatch) == 0
+    assert evaluation_base.evaluation["selected"]["cnn"] == "apple"
+
+
+def test_the_baseline_answers_the_majority_class_of_the_training_originals(evaluation_base, monkeypatch):
+    # Six benign originals stay, with four normal and four malignant ones; validation and test are balanced.
+    gone = {"train000", "train002", "train003", "train005"}
+    evaluation_base.change(lambda record: None if record.image_id in gone or record.source_image_id else record)
+    assert run(evaluation_base, monkeypatch) == 0
+    baseline = evaluation_base.evaluation["baseline"]
+    assert baseline["class"] == "benign"
+    assert baseline["test"]["confusion_matrix"] == [[0, 8, 0]] * 3
+    assert baseline["test"]["macro_auc"]["value"] == 0.5
+    assert baseline["test"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
+    precision = baseline["test"]["precision"]
+    assert precision["benign"]["value"] == pytest.approx(1 / 3)
+    assert precision["malignant"]["value"] is None
+    assert "predicted as this class" in precision["malignant"]["reason"]
+
+
+def test_a_test_split_without_a_class_leaves_figures_undefined(evaluation_base, monkeypatch):
+    evaluation_base.change(
+        lambda record: None if record.split is Split.TEST and record.label is Label.MALIGNANT else record
+    )
+    assert run(evaluation_base, monkeypatch) == 0
+    test = evaluation_base.evaluation["selected"]["test"]
+    assert test["macro_auc"]["value"] is None and "each class" in test["macro_auc"]["reason"]
+    assert test["accuracy"]["value"] is not None
+    assert evaluation_base.evaluation["selected"]["validation"]["macro_auc"]["value"] is not None
+
+
+def test_a_validation_split_without_a_class_is_refused(evaluation_base, monkeypatch, capsys):
+    evaluation_base.change(
+        lambda record: None if record.split is Split.VALIDATION and record.label is Label.MALIGNANT else record
+    )
+    assert "split=validation has no malignant image" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_an_empty_test_split_is_refused(evaluation_base, monkeypatch, capsys):
+    evaluation_base.change(lambda record: None if record.split is Split.TEST else record)
+    assert "split=test has no" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_a_patient_in_two_splits_is_refused(evaluation_base, monkeypatch, capsys):
+    evaluation_base.change(
+        lambda record: replace(record, patient_id="train-0") if record.image_id == "test000" else record
+    )
+    assert "patient_id=train-0 is in the splits" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_a_missing_film_is_refused_by_name(evaluation_base, monkeypatch, capsys):
+    (evaluation_base.data / "images" / "validation" / "validation004.png").unlink()
+    assert "validation004" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_no_candidate_is_refused(evaluation_base, monkeypatch, capsys):
+    for path in evaluation_base.models.glob("*/model.tar.gz"):
+        path.unlink()
+    assert "no <cnn>/model.tar.gz here" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_a_truncated_candidate_is_refused(evaluation_base, monkeypatch, capsys):
+    path = evaluation_base.models / "first" / "model.tar.gz"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "models/first/model.tar.gz" in failure(evaluation_base, monkeypatch, capsys)
+
+
+def test_a_candidate_trained_on_other_films_is_refused(evaluation_base, monkeypatch, capsys):
+    evaluation_base.add_model("third", seed=3, preprocess=PreprocessConfig(height=96, width=64, remove_pectoral=False))
+    line = failure(evaluation_base, monkeypatch, capsys)
+    assert "third/model.tar.gz" in line and "preprocess digest" in line
+
+
+def test_parts_of_the_stage_must_agree(evaluation_base, monkeypatch, capsys):
+    path = evaluation_base.data / "stage.json"
+    stage = json.loads(path.read_text())
+    path.rename(evaluation_base.data / "stage-algo-1.json")
+    (evaluation_base.data / "stage-algo-2.json").write_text(json.dumps(stage))
+    assert run(evaluation_base, monkeypatch) == 0
+    assert set(evaluation_base.evaluation["stage"]["parts"]) == {"stage-algo-1", "stage-algo-2"}
+    stage["config"]["preprocess"]["width"] = 72
+    (evaluation_base.data / "stage-algo-2.json").write_text(json.dumps(stage))
+    assert run(evaluation_base, monkeypatch) == 1
+    assert "stage-algo-2.json: config differs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["--bootstrap", "5"], "bootstrap=5"),
+        (["--min-macro-auc", "1.5"], "min_macro_auc=1.5"),
+        (["--seed", "-1"], "seed=-1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(evaluation_base, monkeypatch, capsys, arguments, rule):
+    assert rule in failure(evaluation_base, monkeypatch, capsys, *arguments)
+
+
+def test_an_unknown_argument_is_refused(evaluation_base, monkeypatch):
+    with pytest.raises(SystemExit):
+        run(evaluation_base, monkeypatch, "--min-auc", "0.5")
+
+
+def predictions(seed: int, labels: np.ndarray) -> ValidationPredictions:
+    names = tuple(str(index) for index in range(len(labels)))
+    logits = np.random.default_rng(seed).normal(0, 1, (len(labels), 3))
+    return ValidationPredictions(names, names, names, labels, logits)
+
+
+def test_choose_measures_each_candidate_at_its_own_temperature():
+    labels = np.arange(30) % 3
+    given = {name: predictions(seed, labels) for name, seed in (("b", 1), ("a", 2))}
+    draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
+    choice = choose(given, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
+    for name, candidate in choice.candidates.items():
+        assert candidate.calibration == calibrate(given[name])
+        at = given[name].probabilities(candidate.calibration.temperature)
+        assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
+    with pytest.raises(MetricError):
+        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
+
+
+def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path):
+    models = read_candidates(evaluation_inputs.models, tmp_path, PREPROCESS)
+    data = SegmentedData.read(evaluation_inputs.data)
+    rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
+    whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
+    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction._FILMS_AT_ONCE", 7)
+    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction.BATCH", 3)
+    parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
+    for name in models:
+        assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)
+        np.testing.assert_allclose(parts[name].logits, whole[name].logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stored_roc_curve_is_short_and_keeps_its_area():
+    generator = np.random.default_rng(0)
+    labels, draws = generator.integers(0, 3, 5000), Resamples.draw([str(i) for i in range(5000)], n=100, seed=0)
+    probabilities = generator.dirichlet([1, 1, 1], 5000) * 0.8 + 0.2 * np.eye(3)[labels]
+    figures = scorecard(labels, probabilities, classes=CLASSES, resamples=draws)
+    for name in CLASSES:
+        curve = figures["roc"][name]
+        assert len(curve["sensitivity"]) <= 200
+        area = np.trapezoid(curve["sensitivity"], curve["false_positive_rate"])
+        assert area == pytest.approx(figures["auc"][name]["value"], abs=0.002)
+
+
+def test_the_defaults_are_those_of_a_full_run():
+    assert EvaluationConfig() == EvaluationConfig(
+        profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0, breast_rule="mean"
+    )

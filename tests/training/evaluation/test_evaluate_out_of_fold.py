@@ -1,0 +1,123 @@
+"""Evaluate on cross-validated candidates: what it decides, it decides out of fold."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.evaluate import main
+from mammopipe.training.fitting.out_of_fold import write_out_of_fold
+from mammopipe.training.model.archive import pack, unpack
+from mammopipe.training.networks import model_directory
+
+
+def fold_of(record):
+    return int(record.patient_id.rpartition("-")[2]) % 2
+
+
+def cross_validate(base, name, seed, fold=fold_of):
+    """Make a candidate one of two folds, whose networks knew the truth of most films."""
+    records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(len(records), 3)) + 3 * np.eye(3)[[record.label.rank for record in records]]
+    folder = base.base / "scratch" / name
+    folds = [fold(record) for record in records]
+    digest = write_out_of_fold(folder, records, folds, logits.astype(np.float32))
+    told = model_directory.read_description(folder)
+    told["training"]["cross_validation"] = {"folds": 2, "sha256": digest}
+    model_directory.save(folder, model_directory.load(folder).network, told)
+    pack(folder, base.models / name / "model.tar.gz")
+    return records
+
+
+def evaluate(base, monkeypatch):
+    monkeypatch.setenv("MAMMOPIPE_BASE", str(base.base))
+    main(["--bootstrap", "100"])
+    return base.evaluation
+
+
+def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluation_base, monkeypatch):
+    for seed, name in enumerate(("first", "second")):
+        records = cross_validate(evaluation_base, name, seed)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    assert evaluation["validation_folds"] == 2 and evaluation["selected"]["rule"] == "highest out-of-fold macro AUC"
+    assert evaluation["selected"]["validation"]["images"] == len(records)
+    # The networks have random weights: only what was said out of fold can be so good.
+    assert evaluation["selected"]["validation"]["macro_auc"]["value"] > 0.9
+    assert evaluation["selected"]["test"]["macro_auc"]["value"] < 0.8
+    unpack(evaluation_base.output / "model" / "model.tar.gz", evaluation_base.base / "served")
+    served = model_directory.read_description(evaluation_base.base / "served")
+    assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
+    assert "Cross-validation," in evaluation_base.page
+    card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
+    assert "learnt from the films called validation" in card
+
+
+def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(evaluation_base, monkeypatch):
+    for seed, name in enumerate(("first", "second")):
+        records = cross_validate(evaluation_base, name, seed)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    assert evaluation["leakage"]["passed"], evaluation["leakage"]["verdict"]
+    splits = Counter(str(record.split) for record in records)
+    assert len(evaluation["fitted"]) == 6
+    assert all(item["splits"] == splits for item in evaluation["fitted"])
+    assert len({item["digest"] for item in evaluation["fitted"]}) == 1
+    assert evaluation["calibration"]["validation"]["temperature"]["images"] == len(records)
+    lesions = sum(bool(record.lesions) for record in records)
+    assert evaluation["pointing"]["validation"]["both"]["images"] == lesions > 0
+
+
+def test_a_patient_in_two_folds_fails_the_audit(evaluation_base, monkeypatch):
+    seen = Counter()
+
+    def apart(record):
+        seen[record.patient_id] += 1
+        return seen[record.patient_id] % 2
+
+    cross_validate(evaluation_base, "first", 0)
+    cross_validate(evaluation_base, "second", 1, apart)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    found = [item for item in evaluation["leakage"]["findings"] if item["kind"] == "held-out-film-known"]
+    assert not evaluation["leakage"]["passed"] and len(found) == sum(count > 1 for count in seen.values()) > 0
+    assert all(item["message"].startswith("second: ") for item in found)
+
+
+def test_candidates_are_all_cross_validated_or_none(evaluation_base, monkeypatch):
+    cross_validate(evaluation_base, "first", 0)
+    with pytest.raises(ConfigError, match="first of first, second were cross-validated"):
+        evaluate(evaluation_base, monkeypatch)
+
+
+def test_films_other_than_those_of_the_folds_are_refused(evaluation_base, monkeypatch):
+    for seed, name in enumerate(("first", "second")):
+        cross_validate(evaluation_base, name, seed)
+    gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)
+    evaluation_base.change(lambda record: None if record.image_id == gone.image_id else record)
+    with pytest.raises(ConfigError, match="a model is judged on the films it was made of"):
+        evaluate(evaluation_base, monkeypatch)
+
+
+def test_as_published_copies_are_judged_and_the_report_says_what_that_is_worth(evaluation_base, monkeypatch):
+    stage = evaluation_base.data / "stage.json"
+    stage.write_text(stage.read_text().replace('"config": {', '"config": {"protocol": "published", '))
+    copy = next(record for record in evaluation_base.records() if record.source_image_id)
+
+    def move(record):
+        if record.image_id != copy.image_id:
+            return record
+        (evaluation_base.data / "images" / "test" / f"{copy.image_id}.png").write_bytes(
+            (evaluation_base.data / copy.path).read_bytes()
+        )
+        return replace(record, split=Split.TEST, path=f"images/test/{copy.image_id}.png")
+
+    before = evaluation_base.records()
+    evaluation_base.change(move)
+    evaluation = evaluate(evaluation_base, monkeypatch)
+    assert evaluation["protocol"] == "published" and not evaluation["leakage"]["passed"]
+    tested = sum(record.split is Split.TEST for record in before)
+    assert evaluation["selected"]["test"]["images"] == tested + 1
+    assert "these figures are leaky by construction" in evaluation_base.page
+    assert "<title>" in evaluation_base.page and "published protocol" in evaluation_base.page.partition("</title>")[0]

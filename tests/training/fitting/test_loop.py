@@ -1,0 +1,248 @@
+"""A run learns, keeps its best epoch, stops early, and ends the same whether or not it was interrupted."""
+
+import numpy as np
+import pytest
+import torch
+
+from mammopipe.processing.datasets.manifest import Split, read_manifest
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Sampling, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore, run_digest
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.distributed import World
+from mammopipe.training.fitting.loop import fit, measure, predict
+from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
+from mammopipe.training.model.architecture import Cnn, Precision
+from mammopipe.training.networks.precision import choose_precision
+from mammopipe.training.networks.registry import build_model
+
+CONFIG = TrainConfig(
+    cnn=Cnn.MODIFIED_CNN,
+    epochs=4,
+    head_epochs=1,
+    warmup_epochs=1.0,
+    batch_size=8,
+    learning_rate=2e-3,
+    dropout=0.2,
+    precision=Precision.FLOAT32,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def films(make_job):
+    paths = make_job()
+    records = read_manifest(paths.channel("manifest"))
+    return tuple(
+        FilmDataset([record for record in records if record.split is split], paths.channel(str(split)), shape=(64, 64))
+        for split in (Split.TRAIN, Split.VALIDATION)
+    )
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(checks):
+    """Return a stop check that ends the run at its `checks`-th call."""
+    left = [checks]
+
+    def check():
+        left[0] -= 1
+        if left[0] == 0:
+            raise Interrupted
+
+    return check
+
+
+def run(films, config=CONFIG, **options):
+    network = build_model(config.cnn, classes=3, dropout=config.dropout, seed=config.seed)
+    options = {"pretrained": False, **options}
+    return network, fit(network, *films, config, **options)
+
+
+def figures(progress):
+    return [
+        (item.epoch, item.train_loss, item.validation_loss, item.validation_macro_auc, item.learning_rate)
+        for item in progress.history
+    ]
+
+
+def assert_same(one, other):
+    assert figures(one[1]) == figures(other[1])
+    ours, theirs = one[0].state_dict(), other[0].state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_a_run_learns(films, sampling, capsys):
+    config = TrainConfig(
+        cnn=Cnn.MODIFIED_CNN,
+        epochs=8,
+        head_epochs=0,
+        batch_size=8,
+        learning_rate=2e-3,
+        sampling=sampling,
+        precision=Precision.FLOAT32,
+    )
+    _, progress = run(films, config)
+    best = progress.history[progress.best_epoch - 1]
+    assert best.validation_macro_auc > 0.8
+    assert progress.history[-1].train_loss < progress.history[0].train_loss
+    assert capsys.readouterr().out.splitlines() == [item.line() for item in progress.history]
+
+
+def test_the_network_ends_as_in_its_best_epoch(films):
+    network, progress = run(films)
+    best = progress.history[progress.best_epoch - 1]
+    assert best.rank == max(item.rank for item in progress.history)
+    logits = predict(network, films[1], batch_size=5, precision=Precision.FLOAT32)
+    loss, auc, accuracy = measure(logits, films[1].labels)
+    assert (auc, accuracy) == (best.validation_macro_auc, best.validation_balanced_accuracy)
+    assert loss == pytest.approx(best.validation_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("checks", [1, 7, 10])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(films, tmp_path, capsys, checks, pretrained):
+    whole = run(films, pretrained=pretrained)
+    store = CheckpointStore(tmp_path, "digest")
+    with pytest.raises(Interrupted):
+        run(films, checkpoints=store, check_stop=interrupt_after(checks), pretrained=pretrained)
+    capsys.readouterr()
+    resumed = run(films, checkpoints=store, pretrained=pretrained)
+    assert ("resumed from epoch 1\n" in capsys.readouterr().out) == (checks > 6)
+    assert_same(whole, resumed)
+
+
+def test_a_finished_run_is_not_repeated(films, tmp_path, capsys):
+    store = CheckpointStore(tmp_path, "digest")
+    first = run(films, checkpoints=store)
+    capsys.readouterr()
+    again = run(films, checkpoints=store)
+    assert capsys.readouterr().out == "resumed from epoch 4\n"
+    assert_same(first, again)
+
+
+def test_a_foreign_checkpoint_is_ignored_and_kept(films, tmp_path, capsys):
+    run(films, checkpoints=CheckpointStore(tmp_path, "other"))
+    capsys.readouterr()
+    resumed = run(films, checkpoints=CheckpointStore(tmp_path, "digest"))
+    out = capsys.readouterr().out
+    assert "checkpoint checkpoint.pt belongs to other data, settings or code; moved to checkpoint.ignored" in out
+    assert "resumed" not in out and (tmp_path / "checkpoint.ignored").is_file()
+    assert_same(resumed, run(films))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-100],
+        lambda content: b"",
+        lambda content: b"x" * 5000,
+        lambda content: content[:2000] + b"\0" + content[2001:],
+    ],
+)
+def test_a_damaged_checkpoint_is_ignored(films, tmp_path, capsys, damage):
+    store = CheckpointStore(tmp_path, "digest")
+    run(films, checkpoints=store)
+    store.path.write_bytes(damage(store.path.read_bytes()))
+    (tmp_path / ".checkpoint.pt.left-over").write_bytes(b"half")
+    assert store.load() is None
+    assert "is damaged; moved to checkpoint.ignored" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.ignored"]
+
+
+def test_the_digest_changes_with_every_part():
+    digests = {
+        run_digest(hyperparameters={"epochs": 1}, data="a"),
+        run_digest(hyperparameters={"epochs": 2}, data="a"),
+        run_digest(hyperparameters={"epochs": 1}, data="b"),
+    }
+    assert len(digests) == 3
+
+
+def test_patience_ends_a_run(films):
+    config = TrainConfig(
+        cnn=Cnn.MODIFIED_CNN,
+        epochs=9,
+        head_epochs=0,
+        batch_size=8,
+        learning_rate=1e-8,
+        patience=2,
+        precision=Precision.FLOAT32,
+    )
+    _, progress = run(films, config)
+    assert len(progress.history) == progress.best_epoch + 2 < 9
+
+
+def test_a_run_that_diverges_says_so(films):
+    with pytest.raises(ConfigError, match="the training loss is .*lower learning_rate"):
+        films[0].labels[:] = 0
+        network = build_model("modified_cnn", classes=3)
+        network.head[1].weight.data.fill_(float("nan"))
+        fit(network, *films, CONFIG, pretrained=False)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(films):
+    with pytest.raises(ConfigError, match="batch_size=8 must be a multiple of the job's 3 processes"):
+        run(films, world=World(0, 3))
+
+
+def test_the_head_trains_alone_first():
+    network = build_model("modified_cnn", classes=3)
+    set_phase(network, trains_body=False)
+    training = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert training == {"body.head.1.weight", "body.head.1.bias"}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network(torch.rand(4, 1, 64, 64)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items()), "statistics must stay"
+    set_phase(network, trains_body=True)
+    assert all(value.requires_grad for value in network.parameters())
+
+
+def test_rates_rise_then_fall_and_the_body_is_slower():
+    schedule = Schedule(
+        TrainConfig(epochs=10, head_epochs=2, warmup_epochs=1.0, learning_rate=1e-4, head_learning_rate=1e-3),
+        steps=20,
+        pretrained=True,
+    )
+    rates = [schedule.rates(epoch, step) for epoch in range(1, 11) for step in range(20)]
+    body, head = (np.array([rate[part] for rate in rates]) for part in ("body", "head"))
+    assert (body[:40] == 0).all() and head[19] == head[39] == 1e-3
+    assert (np.diff(body[40:60]) > 0).all() and (np.diff(body[60:]) < 0).all()
+    assert body.max() == pytest.approx(1e-4) and body[-1] < 2e-6
+    np.testing.assert_allclose(head[40:], body[40:] * 10)
+    scratch = Schedule(schedule.config, steps=20, pretrained=False)
+    assert scratch.trains_body(1) and scratch.rates(3, 0)["head"] == scratch.rates(3, 0)["body"] > 0
+
+
+def test_only_weights_decay():
+    network = build_model("modified_cnn", classes=3)
+    optimiser = make_optimiser(network, TrainConfig(weight_decay=0.1))
+    decays = {id(value): group["weight_decay"] for group in optimiser.param_groups for value in group["params"]}
+    assert len(decays) == len(list(network.parameters()))
+    assert all(decays[id(value)] == (0.1 if value.ndim > 1 else 0.0) for value in network.parameters())
+
+
+def test_measuring_precision_leaves_no_trace():
+    network = build_model("modified_cnn", classes=3).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.manual_seed(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    chosen = choose_precision(Precision.AUTO, network, shape=(64, 64), device=torch.device("cpu"))
+    assert chosen in (Precision.BFLOAT16, Precision.FLOAT32)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(value.grad is None for value in network.parameters()) and torch.rand(1) == drawn
+
+
+def test_float16_is_refused_on_a_cpu():
+    with pytest.raises(ConfigError, match="precision=float16 needs a GPU"):
+        choose_precision(
+            Precision.FLOAT16, build_model("modified_cnn", classes=3), shape=(64, 64), device=torch.device("cpu")
+        )

@@ -1,0 +1,220 @@
+"""Breasts beside each other: by rules that hold for any exam, and through the evaluation job as far as the endpoint."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mammopipe.inference.contract.schema import OperatingPoint
+from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.processing.container import job
+from mammopipe.training.evaluate import main
+from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration import COMPARED, Goal, fit_comparison
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
+from mammopipe.training.evaluation.fit_audit import audit_comparison
+from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.exam_scores import BreastRule, Level, beside_other, both_breasts, compared
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
+from mammopipe.training.networks import model_directory
+from mammopipe.training.reporting.model_card import render_card
+
+WEIGHT = 0.5
+LOGITS = st.tuples(*[st.floats(-20, 20)] * 3)
+SCREENED = st.lists(
+    st.tuples(st.lists(LOGITS, min_size=1, max_size=3), st.lists(LOGITS, min_size=1, max_size=3)),
+    min_size=1,
+    max_size=4,
+)
+"""Of each patient the logits of the left breast's images, and of the right one's."""
+
+
+def exams(screened) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the logits of all images, and of which patient and which breast each is."""
+    rows = [
+        (logits, f"p{number}", f"p{number}-{side}")
+        for number, sides in enumerate(screened)
+        for side, images in zip("LR", sides, strict=True)
+        for logits in images
+    ]
+    logits, patients, breasts = zip(*rows, strict=True)
+    return np.array(logits, np.float64), list(patients), list(breasts)
+
+
+@given(screened=SCREENED, weight=st.floats(0, 1))
+def test_the_mean_of_the_other_breast_is_taken_off(screened, weight):
+    logits, patients, breasts = exams(screened)
+    found = beside_other(logits, patients, breasts, weight)
+    for place, breast in enumerate(breasts):
+        other = breast[:-1] + {"L": "R", "R": "L"}[breast[-1]]
+        mean = logits[[name == other for name in breasts]].mean(axis=0)
+        assert found[place] == pytest.approx(logits[place] - weight * mean, abs=1e-9)
+
+
+@given(screened=SCREENED, looks=LOGITS)
+def test_how_both_breasts_of_a_woman_look_says_nothing(screened, looks):
+    logits, patients, breasts = exams(screened)
+    alike = logits + np.array(looks)
+    assert beside_other(alike, patients, breasts, 1.0) == pytest.approx(
+        beside_other(logits, patients, breasts, 1.0), abs=1e-9
+    )
+
+
+@given(screened=SCREENED, random=st.randoms(use_true_random=False))
+def test_the_order_of_images_changes_nothing(screened, random):
+    logits, patients, breasts = exams(screened)
+    order = list(range(len(logits)))
+    random.shuffle(order)
+    shuffled = beside_other(
+        logits[order], [patients[place] for place in order], [breasts[place] for place in order], WEIGHT
+    )
+    assert shuffled == pytest.approx(beside_other(logits, patients, breasts, WEIGHT)[order], abs=1e-12)
+
+
+def test_only_patients_with_both_breasts_and_no_image_of_unknown_side_are_compared():
+    breasts = ["a-L", "a-R", "a-R", "b-L", "b-L", "c-L", "c-unknown", "d-L", "d-R", "d-unknown", "e-unknown"]
+    assert both_breasts([name[0] for name in breasts], breasts).tolist() == [True] * 3 + [False] * 8
+
+
+def predictions(kind, breasts: list[str]):
+    logits = np.random.default_rng(3).normal(size=(len(breasts), 3))
+    labels = np.array([place % 3 for place in range(len(breasts))])
+    names = tuple(map(str, range(len(breasts))))
+    return kind(names, tuple(name[0] for name in breasts), tuple(breasts), labels, logits)
+
+
+BOTH = [f"{patient}-{side}" for patient in "abcdef" for side in "LR"]
+
+
+def test_those_with_one_breast_are_left_out_and_the_rest_keep_their_places():
+    kept, places = compared(predictions(TestPredictions, ["x-L", *BOTH, "y-R"]), WEIGHT)
+    assert places.tolist() == list(range(1, 13)) and kept.breasts == tuple(BOTH)
+    assert isinstance(kept, TestPredictions)
+
+
+def test_nothing_is_compared_without_weight_or_without_both_breasts():
+    assert fit_comparison(predictions(ValidationPredictions, BOTH), 0.0, BreastRule.MEAN) is None
+    left = [name for name in BOTH if name.endswith("L")]
+    assert fit_comparison(predictions(ValidationPredictions, left), WEIGHT, BreastRule.MEAN) is None
+
+
+def test_a_comparison_is_fitted_on_validation_alone():
+    with pytest.raises(LeakError):
+        fit_comparison(predictions(TestPredictions, BOTH), WEIGHT, BreastRule.MEAN)
+
+
+def test_a_comparison_that_validation_does_not_give_is_found():
+    validation = predictions(ValidationPredictions, BOTH)
+    fitted = fit_comparison(validation, WEIGHT, BreastRule.MEAN)
+    assert audit_comparison("net", fitted, validation, BreastRule.MEAN) == []
+    warmer = replace(fitted, temperature=fitted.temperature * 1.01)
+    assert [one.kind for one in audit_comparison("net", warmer, validation, BreastRule.MEAN)] == ["not-from-validation"]
+    points = {**fitted.thresholds[Level.BREAST], Goal.F1: 0.123456}
+    moved = replace(fitted, thresholds={**fitted.thresholds, Level.BREAST: points})
+    [finding] = audit_comparison("net", moved, validation, BreastRule.MEAN)
+    assert "f1 of the compared breast is 0.123456" in finding.message
+
+
+# --- through the job
+
+
+@pytest.fixture(scope="module")
+def side_by_side(evaluation_inputs, tmp_path_factory):
+    """The evaluation job with breasts compared, over films of both breasts of every patient."""
+    base = tmp_path_factory.mktemp("side-by-side") / "base"
+    shutil.copytree(evaluation_inputs.base, base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMMOPIPE_BASE", str(base))
+        patch.setattr(sys, "argv", ["evaluate", "--bootstrap", "100", "--other-breast", str(WEIGHT)])
+        assert job.run(main, "message") == 0
+    return type(evaluation_inputs)(base)
+
+
+def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
+    evaluation = side_by_side.evaluation
+    name = evaluation["selected"]["cnn"]
+    data = SegmentedData.read(side_by_side.data)
+    model = read_candidates(side_by_side.models, tmp_path, data.preprocess)[name]
+    found = evaluation["selected"]["compared"]
+    assert found["weight"] == WEIGHT
+    for kind in (ValidationPredictions, TestPredictions):
+        rows = data.originals(kind.split)
+        said = predict_split(kind, {name: model}, rows, data.films(kind.split), shape=(96, 64))[name]
+        # Two films a patient, left and right in turn: the other breast is the neighbour.
+        other = said.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
+        probabilities = softmax((said.logits - WEIGHT * other) / found["temperature"])
+        figures = found[str(kind.split)]
+        assert figures["images"] == len(rows)
+        assert figures["macro_auc"]["value"] == pytest.approx(
+            reference.roc_auc_score(said.labels, probabilities, multi_class="ovr")
+        )
+        assert figures["breast"]["malignant_auc"]["value"] == pytest.approx(
+            reference.roc_auc_score(said.labels == 2, probabilities[:, 2])
+        )
+        assert figures["patient"]["cases"] == len(rows) // 2
+        for point in figures["breast"]["operating_points"].values():
+            called = probabilities[said.labels != 2, 2] >= point["threshold"]
+            assert point["specificity"]["value"] == pytest.approx(1 - called.mean())
+
+
+def test_what_one_image_is_given_stays_what_it_was(side_by_side, evaluated):
+    ours, theirs = side_by_side.evaluation["candidates"], evaluated.evaluation["candidates"]
+    for name in theirs:
+        assert theirs[name]["compared"] is None
+        assert ours[name]["temperature"] == theirs[name]["temperature"]
+        assert ours[name]["test"]["macro_auc"]["value"] == theirs[name]["test"]["macro_auc"]["value"]
+        assert ours[name]["validation"]["breast"] == theirs[name]["validation"]["breast"]
+
+
+def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_path):
+    unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
+    description = model_directory.read_description(tmp_path)
+    compared_figures = side_by_side.evaluation["selected"]["compared"]
+    read = Thresholds.read(description, "model.json").compared
+    assert read is not None and set(read.points) == set(COMPARED)
+    assert (read.weight, read.temperature) == (WEIGHT, compared_figures["temperature"])
+    stored = compared_figures["validation"]["breast"]["operating_points"]["specificity"]
+    point = read.points[Level.BREAST][OperatingPoint.SPECIFICITY]
+    assert (point.threshold, point.specificity) == (stored["threshold"], stored["specificity"]["value"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": 0, "temperature": 1.0},
+        {"weight": 1.5, "temperature": 1.0},
+        {"weight": 0.5, "temperature": 0},
+        {"weight": 0.5},
+        0.5,
+    ],
+)
+def test_a_malformed_comparison_is_refused_by_name(side_by_side, tmp_path, wrong):
+    unpack(side_by_side.output / "model" / "model.tar.gz", tmp_path)
+    path = tmp_path / model_directory.DESCRIPTION_FILE
+    description = json.loads(path.read_text())
+    description["calibration"]["comparison"] = wrong
+    path.write_text(json.dumps(description))
+    with pytest.raises(model_directory.ConfigError, match="calibration.comparison"):
+        model_directory.read_description(tmp_path)
+
+
+def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, evaluated):
+    assert side_by_side.page.count("Each breast beside the other") == 4
+    assert 'data-path="selected/compared/test/breast/malignant_auc"' in side_by_side.page
+    assert "Each breast beside the other" not in evaluated.page
+    assert "each breast beside the other" in render_card(side_by_side.evaluation)
+    assert "each breast beside the other" not in render_card(evaluated.evaluation)
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_a_share_outside_0_to_1_is_refused(evaluation_base, monkeypatch, capsys, share):
+    monkeypatch.setenv("MAMMOPIPE_BASE", str(evaluation_base.base))
+    monkeypatch.setattr(sys, "argv", ["evaluate", f"--other-breast={share}"])
+    assert job.run(main, "message") == 1
+    assert f"other_breast={float(share)} must lie in 0..1" in capsys.readouterr().err

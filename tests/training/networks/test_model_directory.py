@@ -1,0 +1,232 @@
+"""What was saved answers the same after loading; what was altered, or is of another kind, is refused."""
+
+import copy
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Pooling
+from mammopipe.training.model.archive import pack, unpack
+from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.registry import NAMES, build_model
+
+PREPROCESS = PreprocessConfig(height=96, width=64)
+
+
+def description(**changes):
+    return {
+        "architecture": "modified_cnn",
+        "classes": ["normal", "benign", "malignant"],
+        "input": {"height": 96, "width": 64},
+        "preprocess": PREPROCESS.to_json(),
+        "initialisation": "scratch",
+        "pretrained_weights": None,
+        "calibration": {"temperature": 2.0, "fitted_on": None},
+        "operating_points": {},
+        "training": {},
+        "metrics": {},
+        "versions": {},
+        **changes,
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    network = build_model("modified_cnn", classes=3, dropout=0.5, seed=3)
+    model_directory.save(tmp_path / "model", network, description())
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
+    network = build_model(name, classes=3, dropout=0.5, seed=3).to(memory_format=torch.channels_last).eval()
+    model_directory.save(tmp_path, network, description(architecture=name))
+    model = model_directory.load(tmp_path)
+    films = torch.rand(2, 1, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.predict_logits(films), network(films), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, model.network.state_dict()[key]) for key, value in network.state_dict().items())
+    assert not model.network.training and not any(value.requires_grad for value in model.network.parameters())
+
+
+def test_what_the_model_says_of_itself(saved):
+    model = model_directory.load(saved)
+    assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
+    assert model.classes == ("normal", "benign", "malignant") and model.temperature == 2.0
+    films = torch.rand(2, 1, 96, 64)
+    expected = torch.softmax(model.predict_logits(films) / 2, dim=1)
+    torch.testing.assert_close(model.predict_probabilities(films), expected)
+    assert sorted(path.name for path in saved.iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_films_of_another_size_are_refused(saved):
+    with pytest.raises(ValueError, match=r"\(N, 1, 96, 64\)"):
+        model_directory.load(saved).predict_logits(torch.rand(1, 1, 64, 96))
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    model_directory.save(tmp_path / "again", build_model("modified_cnn", classes=3, dropout=0.5, seed=3), description())
+    for name in ("model.json", "weights.safetensors"):
+        assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_an_altered_weight_is_noticed(saved):
+    content = bytearray((saved / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (saved / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ConfigError, match="weights.safetensors: its SHA-256 is not the weights_sha256"):
+        model_directory.load(saved)
+
+
+def test_weights_of_another_network_are_refused(saved, tmp_path):
+    model_directory.save(tmp_path / "alexnet", build_model("alexnet", classes=3), description(architecture="alexnet"))
+    for folder in (saved, tmp_path / "alexnet"):
+        told = model_directory.read_description(folder)
+        told["architecture"] = {"alexnet": "modified_cnn", "modified_cnn": "alexnet"}[told["architecture"]]
+        (folder / "model.json").write_text(json.dumps(told))
+        with pytest.raises(ConfigError, match="does not fit") as caught:
+            model_directory.load(folder)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(ConfigError, match=name):
+        model_directory.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda told: told.update(schema=2), "schema=2 is unknown; this version reads schema 1"),
+        (lambda told: told.pop("schema"), "schema=None"),
+        (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
+        (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
+        (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
+        (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
+        (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
+        (lambda told: told["input"].update(height=97), "the size that preprocess states"),
+        (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
+        (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
+        (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
+        (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
+        (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
+        (lambda told: told.update(initialisation="guessed"), "pretrained or scratch"),
+    ],
+)
+def test_a_description_of_another_kind_is_refused(saved, spoil, message):
+    told = model_directory.read_description(saved)
+    spoil(told)
+    (saved / "model.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=message):
+        model_directory.load(saved)
+
+
+def test_the_pooling_travels_with_the_model(tmp_path):
+    films = torch.rand(2, 1, 96, 64)
+    for pooling in Pooling:
+        network = build_model("modified_cnn", classes=3, pooling=pooling).eval()
+        model_directory.save(tmp_path / pooling, network, description(pooling=str(pooling)))
+        with torch.no_grad():
+            expected = network(films)
+        torch.testing.assert_close(model_directory.load(tmp_path / pooling).predict_logits(films), expected)
+
+
+def test_the_places_of_a_network_travel_with_the_model(tmp_path):
+    films = torch.rand(2, 1, 96, 64)
+    network = build_model("efficientnet_lite0", classes=3, pooling=Pooling.TOP, top_places=2, stride=16).eval()
+    told = description(pooling="top", top_places=2, stride=16, architecture="efficientnet_lite0")
+    model_directory.save(tmp_path / "model", network, told)
+    loaded = model_directory.load(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.predict_logits(films), network(films))
+    assert loaded.network.top_places == 2
+
+
+def test_what_load_would_refuse_is_not_saved(tmp_path):
+    with pytest.raises(ConfigError, match="missing keys \\['metrics'\\]"):
+        told = copy.deepcopy(description())
+        del told["metrics"]
+        model_directory.save(tmp_path / "model", build_model("modified_cnn", classes=3), told)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_packed_model_is_the_same_bytes_and_unpacks(saved, tmp_path):
+    archives = [tmp_path / "a" / "model.tar.gz", tmp_path / "b.tar.gz"]
+    for archive in archives:
+        pack(saved, archive)
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    unpack(archives[0], tmp_path / "unpacked")
+    assert model_directory.load(tmp_path / "unpacked").description == model_directory.load(saved).description
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path):
+    archive = tmp_path / "model.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        entry = tarfile.TarInfo("../outside.txt")
+        entry.size = 3
+        tar.addfile(entry, io.BytesIO(b"bad"))
+    with pytest.raises(ConfigError, match="model.tar.gz: cannot be unpacked"):
+        unpack(archive, tmp_path / "inside")
+    assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive"])
+def test_a_damaged_archive_is_refused(tmp_path, content):
+    (tmp_path / "model.tar.gz").write_bytes(content)
+    with pytest.raises(ConfigError, match="cannot be unpacked"):
+        unpack(tmp_path / "model.tar.gz", tmp_path / "inside")
+
+
+def test_a_truncated_archive_is_refused(saved, tmp_path):
+    archive = tmp_path / "model.tar.gz"
+    pack(saved, archive)
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(ConfigError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "inside")
+
+
+DIGEST = "0" * 64
+REFERENCE = {
+    "fitted_on": "validation",
+    "malignancy_deciles": [index / 10 for index in range(1, 10)],
+    "entropy_limit": 1.0,
+    "strangeness": {"file": "reference.safetensors", "sha256": DIGEST, "limit": 2.0},
+}
+ENGINE = {
+    "files": {name: DIGEST for name in ("network.xml", "network.bin", "head.safetensors")},
+    "outputs": ["logits", "maps"],
+    "activation_map": "head",
+    "precision": "bfloat16",
+    "largest_difference": 0.001,
+    "images": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("reference", REFERENCE | {"malignancy_deciles": [0.5] * 8}, "9 numbers within 0..1"),
+        ("reference", REFERENCE | {"malignancy_deciles": [0.9] + [0.5] * 8}, "9 numbers within 0..1"),
+        ("reference", REFERENCE | {"entropy_limit": float("nan")}, "entropy_limit=nan"),
+        ("reference", REFERENCE | {"more": 1}, "unknown keys \\['more'\\]"),
+        ("reference", REFERENCE | {"strangeness": {"file": "../x", "sha256": DIGEST, "limit": 1}}, "plain file names"),
+        ("engines", {"onnx": ENGINE}, "unknown keys \\['onnx'\\]"),
+        ("engines", {"openvino": ENGINE | {"files": {"/etc/network.xml": DIGEST}}}, "plain file names"),
+        ("engines", {"openvino": ENGINE | {"activation_map": None}}, "network.bin, network.xml"),
+        ("engines", {"openvino": ENGINE | {"precision": "int8"}}, "float32 or bfloat16"),
+        ("engines", {"openvino": ENGINE | {"largest_difference": 2}}, "within 0..1"),
+        ("engines", {"openvino": ENGINE | {"images": 0}}, "above 0"),
+    ],
+)
+def test_optional_keys_are_as_strict(tmp_path, key, value, message):
+    told = {"schema": 1, "weights_sha256": "", **description(reference=REFERENCE, engines={"openvino": ENGINE})}
+    model_directory.check_description(told, tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        model_directory.check_description({**told, key: value}, tmp_path)

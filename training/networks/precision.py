@@ -1,0 +1,64 @@
+"""The number format of the forward pass, chosen for a network on a machine by timing a few steps of each."""
+
+import time
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Precision
+
+FILMS, ROUNDS = 8, 2
+"""Films a timed step (fewer would time the weights rather than the films), and steps in each format."""
+WORTH_IT = 1.1
+"""How many times faster 16 bits must be to be chosen: less would be decided by chance."""
+
+_TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of a forward pass in this precision."""
+    return torch.autocast(device.type, dtype=_TYPES.get(precision, torch.bfloat16), enabled=precision in _TYPES)
+
+
+def choose_precision(
+    wanted: Precision, network: nn.Module, *, shape: tuple[int, int], device: torch.device
+) -> Precision:
+    """Return `wanted`, or for `auto` the faster format for films of this shape (H, W); the network stays as it was."""
+    if wanted is Precision.FLOAT16 and device.type != "cuda":
+        raise ConfigError(f"hyperparameter precision={wanted} needs a GPU; use bfloat16 or float32 on a CPU")
+    if wanted is not Precision.AUTO:
+        return wanted
+    if device.type == "cuda":
+        return Precision.BFLOAT16 if torch.cuda.is_bf16_supported() else Precision.FLOAT16
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    threads = torch.get_num_threads()
+    # One thread and its processor time: what else the machine does should not decide what a run computes.
+    torch.set_num_threads(1)
+    try:
+        seconds = _measure(network.train(), torch.zeros(FILMS, 1, *shape).to(memory_format=torch.channels_last))
+    finally:
+        torch.set_num_threads(threads)
+        network.load_state_dict(state)
+        network.zero_grad(set_to_none=True)
+    faster = seconds[Precision.BFLOAT16] * WORTH_IT < seconds[Precision.FLOAT32]
+    return Precision.BFLOAT16 if faster else Precision.FLOAT32
+
+
+def _measure(network: nn.Module, images: torch.Tensor) -> dict[Precision, float]:
+    """Return the shortest seconds of a step in each format, which took turns."""
+    seconds = {precision: float("inf") for precision in (Precision.FLOAT32, Precision.BFLOAT16)}
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(ROUNDS):
+            for precision in seconds:
+                seconds[precision] = min(seconds[precision], _step_seconds(network, images, precision))
+    return seconds
+
+
+def _step_seconds(network: nn.Module, images: torch.Tensor, precision: Precision) -> float:
+    start = time.process_time()
+    with autocast(precision, images.device):
+        logits = network(images)
+    logits.float().square().mean().backward()
+    return time.process_time() - start
