@@ -1,7 +1,7 @@
 """The packages of the wheel: `mammopipe` and, below it, what lies in the four folders beside this file.
 
-`tool.setuptools.package-dir` in pyproject.toml says which folder is which package; this lists them, so that a new folder
-needs no line anywhere.
+`tool.setuptools.package-dir` in pyproject.toml says which folder is which package; this lists them, so that a new
+folder needs no line anywhere.
 """
 
 from setuptools import find_packages, setup

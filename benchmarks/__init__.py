@@ -1,1 +1,1 @@
-"""Measurements: each module prints rows of figures; `python -m benchmarks` runs them all and writes `benchmarks.json`."""
+"""Measurements: each module prints rows of figures. `python -m benchmarks` runs all and writes `benchmarks.json`."""

@@ -150,7 +150,7 @@ def table_of(patients: Sequence[Patient]) -> Table:
 def weeks_of(
     quiet: Table, shifted: Table, rng: np.random.Generator, *, machines: Sequence[str]
 ) -> dict[str, list[Week]]:
-    """Return every group's windows as `mammopipe.inference.monitoring.drift.gather` makes them of requests, many times sooner.
+    """Return every group's windows as `monitoring.drift.gather` makes them of requests, many times sooner.
 
     After `QUIET` weeks the named machines send shifted films.
     """

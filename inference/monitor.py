@@ -3,7 +3,8 @@
 Reads the processing inputs `captures` (what data capture wrote), `model` (`model.tar.gz`, or a model directory) and,
 where there is one, `baseline` (`baseline.json`: distributions that someone has accepted); writes the processing output
 `monitor`: `drift.json`, `drift.html`, and `baseline.json` of these captures, to be accepted or not. The metric goes out
-as a log line in CloudWatch's embedded metric format, so that the job needs no network (`mammopipe.inference.server.cloudwatch`).
+as a log line in CloudWatch's embedded metric format, so that the job needs no network
+(`mammopipe.inference.server.cloudwatch`).
 """
 
 import argparse

@@ -70,8 +70,8 @@ class ServerSettings:
     metrics: bool = False
     """Whether log lines carry CloudWatch metrics (`mammopipe.inference.server.cloudwatch`)."""
     capture: str = ""
-    """Folder where requests and answers are kept (`mammopipe.inference.server.capture`), on the loopback interface only; empty:
-    none are. On SageMaker the endpoint's configuration does that."""
+    """Folder where requests and answers are kept (`mammopipe.inference.server.capture`), on the loopback interface
+    only; empty: none are. On SageMaker the endpoint's configuration does that."""
     capture_gb: float = 5.0
     """Gigabytes (10^9 bytes) of captures that are kept; above them the oldest go."""
     capture_days: int = 90

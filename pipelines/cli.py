@@ -1,4 +1,4 @@
-"""Console script `mammopipe`: the arguments of every command. What the commands do is in `mammopipe.pipelines.commands.run`.
+"""Console script `mammopipe`: the arguments of every command. `mammopipe.pipelines.commands` does the work.
 
 Exit codes: 0 done; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
 arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 a fault of this program (with its

@@ -7,7 +7,8 @@
     ├── LeakageError               information crosses from one split into another
     ├── QuarantineError            more images were refused than the stated share allows
     ├── StorageError               an S3 location or endpoint cannot be used
-    └── ImageError                 an image file cannot become a mammogram (its subclasses: `mammopipe.processing.images.mammogram`)
+    └── ImageError                 an image file cannot become a mammogram (its subclasses:
+    `mammopipe.processing.images.mammogram`)
 
 A message names the file, the tag or field, the value and the rule it breaks. It never holds a patient's identity.
 Anything that is not a `MammopipeError` is a fault of this program and keeps its traceback.

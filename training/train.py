@@ -1,8 +1,8 @@
 """The training job, console script `train`: hyperparameters and channels in, a model directory out.
 
 Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. With the
-hyperparameter `folds` both channels together are cross-validated (`mammopipe.training.fitting.cross_validation`). The test
-split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
+hyperparameter `folds` both channels together are cross-validated (`mammopipe.training.fitting.cross_validation`). The
+test split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
 Information" (SageMaker Developer Guide).
 """
 
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def read_inputs(paths: ContainerPaths) -> Inputs:
-    """Return the job's inputs; raises `mammopipe.processing.errors.MammopipeError` subclasses naming what is wrong with them."""
+    """Return the job's inputs; raises `MammopipeError` subclasses that name what is wrong with them."""
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)

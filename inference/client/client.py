@@ -5,8 +5,8 @@
     if answer.referral.refer: ...                  # the model abstains: a reader must judge
     exam = client.predict_exam([Path("lcc.dcm"), ExamImage(png, laterality="R", view="MLO")])
 
-The answers are in `mammopipe.inference.client.answers`, the errors (one tree below `InferenceError`) in `mammopipe.inference.client.errors`.
-Importing it loads neither torch nor the server.
+The answers are in `mammopipe.inference.client.answers`, the errors (one tree below `InferenceError`) in
+`mammopipe.inference.client.errors`. Importing it loads neither torch nor the server.
 """
 
 import ipaddress

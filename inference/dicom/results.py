@@ -49,8 +49,8 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     `sources` are the DICOM files that were judged, in the order of the answer's images. The report is PARTIAL,
     UNVERIFIED and PRELIMINARY: a machine's, for a reader to judge.
 
-    Raises `NoSourceIdentityError` and `MixedPatientsError` (`mammopipe.inference.contract.errors`), naming the tag and no value;
-    `ValueError` where an image of the answer is not that of its source.
+    Raises `NoSourceIdentityError` and `MixedPatientsError` (`mammopipe.inference.contract.errors`), naming the tag
+    and no value; `ValueError` where an image of the answer is not that of its source.
     """
     facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
     images = _matched(read_sources(sources), facts.get("images") or [facts])

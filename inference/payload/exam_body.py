@@ -1,8 +1,8 @@
 """From the body of a request to the files in it; what it announces is refused before it is unpacked.
 
     one image       the body itself
-    JSON            the images in the order of the list: base64, or S3 objects (`mammopipe.inference.payload.s3_objects`)
-    multipart       the file parts in their order (RFC 7578)
+    JSON            the images in the order of the list: base64, or S3 objects
+    (`mammopipe.inference.payload.s3_objects`) multipart       the file parts in their order (RFC 7578)
     zip             the files in the sorted order of their names, folders included; what systems add (directories, names
                     that begin with a dot, `__MACOSX`) is passed over
 

@@ -1,7 +1,8 @@
 """From views to breasts to the exam, by the rule and the thresholds that the model's training stored.
 
-The arithmetic is that of training (`mammopipe.training.model.exam_scores.combine`): a breast's score is made of its views' by the stored
-rule, the exam's is that of its most suspicious breast. A model that compares breasts (`mammopipe.training.comparison`) scores the
+The arithmetic is that of training (`mammopipe.training.model.exam_scores.combine`): a breast's score is made of its
+views' by the stored rule, the exam's is that of its most suspicious breast. A model that compares breasts
+(`mammopipe.training.comparison`) scores the
 two of an exam beside each other; an exam that does not show both is scored as by a model that does not.
 """
 

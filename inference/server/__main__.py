@@ -1,11 +1,13 @@
 """Console script `serve`: what SageMaker starts in an inference container, and what answers on a laptop.
 
     GET  /ping                        200 when a worker has answered its warm-up image, else and while stopping 503
-    POST /invocations                 image or exam in, answer out: `mammopipe.inference.contract.schema`; refusals: `mammopipe.inference.contract.errors`
+    POST /invocations                 image or exam in, answer out: `mammopipe.inference.contract.schema`; refusals:
+    `mammopipe.inference.contract.errors`
     GET  /                            with `--demo`, and on the loopback interface only: a page to try it with
     POST /endpoints/NAME/invocations  the same for a `sagemaker-runtime` client; errors are wrapped as AWS wraps them
 
-This process takes requests in and has neither torch nor an image reader; worker processes answer (`mammopipe.inference.workers.pool`).
+This process takes requests in and has neither torch nor an image reader; worker processes answer
+(`mammopipe.inference.workers.pool`).
 Settings come from the environment (`mammopipe.inference.settings`). Standard output is JSON lines and nothing else.
 Source: "Custom Inference Code with Hosting Services" (SageMaker Developer Guide).
 """

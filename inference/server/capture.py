@@ -1,7 +1,7 @@
 """What data capture does on SageMaker, done by the server on one's own machine: requests and answers in a folder.
 
-The lines are those of `mammopipe.inference.monitoring.captures`, each in a file of its own, so that the oldest can go when there are too
-many. On SageMaker the endpoint's configuration captures, never the container.
+The lines are those of `mammopipe.inference.monitoring.captures`, each in a file of its own, so that the oldest can go
+when there are too many. On SageMaker the endpoint's configuration captures, never the container.
 """
 
 import asyncio

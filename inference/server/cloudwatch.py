@@ -39,8 +39,8 @@ UNITS: Mapping[str, Unit] = {
 def embedded(facts: Mapping[str, Any], *, status: int, total_ms: float, time_s: float, model: str) -> dict[str, Any]:
     """Return what makes a request's log line a document of metrics: `_aws`, the values and the dimension.
 
-    `facts` are those of `mammopipe.inference.contract.task.Reply`; `time_s` is in seconds since 1970. Where `model`, at most 1024
-    characters, is not empty, each metric is kept for the model, too.
+    `facts` are those of `mammopipe.inference.contract.task.Reply`; `time_s` is in seconds since 1970. Where `model`,
+    at most 1024 characters, is not empty, each metric is kept for the model, too.
     """
     busy = status == HTTPStatus.SERVICE_UNAVAILABLE
     values: dict[str, float] = {

@@ -1,4 +1,6 @@
-"""The process that workers are forked from: `python -m mammopipe.inference.workers.fork_server DESCRIPTOR`, started by `mammopipe.inference.workers.fork_server_client`.
+"""The process that workers are forked from: `python -m mammopipe.inference.workers.fork_server DESCRIPTOR`.
+
+`mammopipe.inference.workers.fork_server_client` starts it.
 
 It imports torch and the image reader once and computes nothing, so it has one thread and may fork: a worker is there in
 milliseconds, and all workers share the memory of what was imported. On its channel it takes

@@ -1,7 +1,8 @@
 """The workers as the server sees them: places, a line of waiting requests, and whoever dies is replaced.
 
 A worker that dies costs the request in it and no other. One that is given up, because its request took too long, is
-killed: nothing else stops a decoder or a forward that hangs. Workers are forked from a nursery (`mammopipe.inference.workers.fork_server_client`).
+killed: nothing else stops a decoder or a forward that hangs. Workers are forked from a fork server
+(`mammopipe.inference.workers.fork_server_client`).
 """
 
 import asyncio

@@ -1,6 +1,7 @@
 """Async inference on this machine: the runtime's async API over loopback, in front of one container.
 
-    python -m mammopipe.pipelines.backends.async_runtime --name NAME --container http://127.0.0.1:8080 --output s3://... --failure s3://...
+    python -m mammopipe.pipelines.backends.async_runtime --name NAME --container http://127.0.0.1:8080
+        --output s3://... --failure s3://...
 
 `POST /endpoints/NAME/async-invocations` answers 202 and where the result will lie; the object at
 `X-Amzn-SageMaker-InputLocation` is then posted to the container's `/invocations`, and what the container answers is

@@ -4,8 +4,8 @@ The SDK resolves each step's request and runs jobs with Docker Compose, one afte
 model, the endpoint's configuration and the endpoint, a container of its own; inputs that are prefixes and no folders;
 logs that are whole; the reason that a failed job wrote; and that nothing is left, whether the run ends well or not.
 
-What of the SDK is private is named here alone, for the version that pyproject.toml pins; tests/pipelines/backends/test_docker.py
-says what has changed where another no longer has it.
+What of the SDK is private is named here alone, for the version that pyproject.toml pins;
+tests/pipelines/backends/test_docker.py says what has changed where another no longer has it.
 """
 
 import copy

@@ -38,7 +38,7 @@ class Execution(ABC):
 
     @abstractmethod
     def server(self, step: str, container: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the `environment` and the `command` with which `mammopipe.pipelines.backends.local_endpoint.serve` starts a step's container."""
+        """Return the `environment` and the `command` with which `local_endpoint.serve` starts a step's container."""
 
     def serve(self, step: str, request: Mapping[str, Any]) -> None:
         """Start what an endpoint step serves, and the async API before it where it has one."""

@@ -1,7 +1,8 @@
 """The `process` backend: interprets the compiled definition, the JSON that AWS would get, with jobs as local processes.
 
 Every request goes through a boto3 client first, so the service's own model checks it. Steps that wait for nothing run
-side by side, as many as the cores allow. What cannot be run is refused before anything starts (`mammopipe.pipelines.backends.supported`).
+side by side, as many as the cores allow. What cannot be run is refused before anything starts
+(`mammopipe.pipelines.backends.supported`).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A local process that never outlives us unless asked: each runs under a `mammopipe.pipelines.backends.supervise` of its own."""
+"""Local processes that never outlive us unless asked: each runs under a `supervise` process of its own."""
 
 import os
 import signal
@@ -140,7 +140,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_supervisor(pid: int) -> bool:
-    """Return whether `pid` is alive and runs `mammopipe.pipelines.backends.supervise`: ids are used again, so ask before stopping one."""
+    """Return whether `pid` is alive and runs `supervise`: ids are used again, so ask before stopping one."""
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return Path(supervise.__file__).name in shown.stdout
 

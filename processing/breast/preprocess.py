@@ -140,8 +140,8 @@ def reduce_height(
 def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable[Lesion] = ()) -> Preprocessed:
     """Return the network's input: breast found, rest blackened, oriented, cropped, scaled, padded, normalised.
 
-    Lesions are in pixel coordinates of `mammogram` and move along. Raises `mammopipe.processing.errors.ImageError` where there is
-    no breast.
+    Lesions are in pixel coordinates of `mammogram` and move along. Raises `mammopipe.processing.errors.ImageError`
+    where there is no breast.
     """
     pixels = reduce_height(mammogram.pixels, config.max_height)
     region = segment_breast(pixels, laterality=mammogram.laterality, view=mammogram.view)

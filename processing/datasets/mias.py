@@ -22,7 +22,8 @@ FILM_SIZE = 1024
 PIXEL_SPACING_MM = 0.2
 LABEL_TABLE = "Info.txt"
 PHANTOM_NOTICE = "SYNTHETIC FILMS MADE BY MAMMOPIPE: no patient, no film of the MIAS database"
-"""First line of the label table of synthetic films (`mammopipe.processing.phantoms.mias_tree`), which no real table has."""
+"""First line of the label table of synthetic films (`mammopipe.processing.phantoms.mias_tree`), which no real table
+has."""
 RELEASE_COUNTS = {Label.NORMAL: 207, Label.BENIGN: 63, Label.MALIGNANT: 52}
 """Films of each class in the release of 1995, the worst finding of a film deciding."""
 RELEASE_FILMS = sum(RELEASE_COUNTS.values())

@@ -1,8 +1,8 @@
 """The attributes of a DICOM data set that the reader may see, and typed reading of their raw bytes.
 
 Only attributes named in `Tag` (or asked for by number) are kept, so nothing that identifies a patient is ever held.
-pydicom finds the elements (`mammopipe.processing.dicom.file`); their values are read here, because pydicom's own conversion warns
-and guesses where a value is malformed. Source: PS3.5 6.2 (value representations).
+pydicom finds the elements (`mammopipe.processing.dicom.file`); their values are read here, because pydicom's own
+conversion warns and guesses where a value is malformed. Source: PS3.5 6.2 (value representations).
 """
 
 import re

@@ -32,8 +32,8 @@ class DicomImage:
 def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) -> DicomImage:
     """Return the mammogram in a DICOM file's bytes; `where` names the file in errors.
 
-    Raises the `ImageError` subclasses of `mammopipe.processing.read_config`. Everything that can be refused from the attributes
-    is refused before pixel data are decoded.
+    Raises the `ImageError` subclasses of `mammopipe.processing.read_config`. Everything that can be refused from the
+    attributes is refused before pixel data are decoded.
     """
     file = parse(data, where=where, limits=config.limits)
     tags = file.tags

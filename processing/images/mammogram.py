@@ -82,8 +82,8 @@ def identity_fields(
     """Return the keywords of the attributes in a DICOM file that identify a person and are filled; never their values.
 
     () for PGM and PNG, which carry none that this reader keeps. `PatientID` counts only where `patient_id` is true,
-    because collections keep a pseudonym there. The list is that of `mammopipe.processing.dicom.deidentification`. Raises as
-    `read_mammogram` does where the file's attributes cannot be read.
+    because collections keep a pseudonym there. The list is that of `mammopipe.processing.dicom.deidentification`.
+    Raises as `read_mammogram` does where the file's attributes cannot be read.
     """
     where, data = _load(source, config.limits)
     if not is_dicom(data):

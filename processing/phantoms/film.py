@@ -49,7 +49,8 @@ class Film:
     """A synthetic mammogram and the truth about it; every mask has the shape of `pixels`."""
 
     pixels: npt.NDArray[np.uint16]
-    """Grey over the full 16-bit scale, 0 = air, as `mammopipe.processing.images.mammogram.read_mammogram` would give it."""
+    """Grey over the full 16-bit scale, 0 = air, as `mammopipe.processing.images.mammogram.read_mammogram` would give
+    it."""
     breast: Mask
     """The breast with its pectoral muscle, where no artefact covers it."""
     pectoral: Mask

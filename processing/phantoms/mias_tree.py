@@ -3,7 +3,8 @@
     make_film          one film with its truth (`mammopipe.processing.phantoms.film`)
     mias_films         the films of a synthetic MIAS tree, with their truth
     write_mias_tree    the same films as `mdb001.pgm` ... and `Info.txt`
-    write_rsna_tree    exams of several DICOM views as `train.csv` and `train_images/` (`mammopipe.processing.phantoms.rsna_tree`)
+    write_rsna_tree    exams of several DICOM views as `train.csv` and `train_images/`
+    (`mammopipe.processing.phantoms.rsna_tree`)
 
 Nothing here is a patient's: the films serve to try and to test every stage.
 """
@@ -104,7 +105,7 @@ def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0) -> None:
 
 
 def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: int | None = 700) -> None:
-    """Write `train.csv` and `train_images/PATIENT/IMAGE.dcm` into `folder`; see `mammopipe.processing.phantoms.rsna_tree`."""
+    """Write `train.csv` and `train_images/PATIENT/IMAGE.dcm` into `folder`; see `phantoms.rsna_tree`."""
     # Imported here so that synthetic MIAS films need neither pydicom nor a JPEG 2000 encoder.
     from mammopipe.processing.phantoms import rsna_tree
 

@@ -1,6 +1,7 @@
 """Which image may be used for what: split by patient before any pixel is touched.
 
-The other protocols divide something else (`mammopipe.processing.datasets.manifest.SplitProtocol`); they are there to be measured beside it.
+The other protocols divide something else (`mammopipe.processing.datasets.manifest.SplitProtocol`); they are there to
+be measured beside it.
 """
 
 import hashlib

@@ -2,7 +2,8 @@
 
 Local features (ORB: E. Rublee et al. 2011, ICCV) of two pictures must agree on one similarity transform (RANSAC).
 Rotated, scaled, deformed, re-exposed and re-encoded copies of a film agree on dozens of features, different films of
-one patient on fewer than `SAME_FILM`. Which pictures are worth comparing says `mammopipe.processing.splits.duplicate_index`.
+one patient on fewer than `SAME_FILM`. Which pictures are worth comparing says
+`mammopipe.processing.splits.duplicate_index`.
 """
 
 from dataclasses import dataclass

@@ -79,7 +79,8 @@ class Scripts:
     """Writes job scripts; each starts with `paths` (its ContainerPaths) and `arguments` at hand."""
 
     HEAD = (
-        "import json, os, sys, time\nfrom pathlib import Path\nfrom mammopipe.processing.container.paths import ContainerPaths\n"
+        "import json, os, sys, time\nfrom pathlib import Path\n"
+        "from mammopipe.processing.container.paths import ContainerPaths\n"
         "paths, arguments = ContainerPaths.from_environment(), sys.argv[1:]\n"
     )
 

@@ -8,7 +8,8 @@ from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.backends.supported import all_steps
 
 HEAD = (
-    "import json, os, signal, sys\nfrom pathlib import Path\nfrom mammopipe.processing.container.paths import ContainerPaths\n"
+    "import json, os, signal, sys\nfrom pathlib import Path\n"
+    "from mammopipe.processing.container.paths import ContainerPaths\n"
     "paths = ContainerPaths.from_environment()\n"
     "def write(folder, *names):\n"
     "    for name in names:\n"

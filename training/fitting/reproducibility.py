@@ -1,4 +1,7 @@
-"""Whether two runs came to the same `evaluation.json`: `python -m mammopipe.training.fitting.reproducibility FIRST SECOND [--tolerance X]`.
+"""Compares the `evaluation.json` of two runs.
+
+    python -m mammopipe.training.fitting.reproducibility FIRST SECOND [--tolerance X]
+
 
 The same seed on the same machine gives the same bytes but for `TIMES`. Another processor, or another number of threads,
 adds in another order: the same weights then give figures within `TOLERANCE`, and training, which amplifies such
@@ -18,7 +21,8 @@ TIMES = ("seconds",)
 TOLERANCE = 1e-3
 """By how much a figure of the same weights on the same films may differ on another machine.
 
-Measured with other convolution kernels and another number of threads (`tests/training/fitting/test_reproducibility.py`): 2.4e-5 at
+Measured with other convolution kernels and another number of threads
+(`tests/training/fitting/test_reproducibility.py`): 2.4e-5 at
 most, and but for one point of a plot below 1e-5. The rest is for other processors.
 """
 STATEMENT = (

@@ -1,10 +1,11 @@
 """`model.json`, which says of a model all that its files do not: read and checked, without torch.
 
-Optional are `pooling` (`mammopipe.training.config.Pooling`; the mean where it is missing) with `top_places`, `stride` (pixels
-from place to place; 32 where it is missing), `reference` (what the model's answers are compared with,
-`mammopipe.training.model.reference`), `calibration.comparison` (how breasts are compared, `mammopipe.training.comparison`), `engines` (the
-network in other formats than the weights, by name, `mammopipe.training.networks.openvino_export`) and `fitted` (of which films what was made by the
-evaluation, `mammopipe.training.evaluation.fit_audit`).
+Optional are `pooling` (`mammopipe.training.config.Pooling`; the mean where it is missing) with `top_places`, `stride`
+(pixels from place to place; 32 where it is missing), `reference` (what the model's answers are compared with,
+`mammopipe.training.model.reference`), `calibration.comparison` (how breasts are compared,
+`mammopipe.training.comparison`), `engines` (the
+network in other formats than the weights, by name, `mammopipe.training.networks.openvino_export`) and `fitted` (of
+which films what was made by the evaluation, `mammopipe.training.evaluation.fit_audit`).
 """
 
 import json
@@ -55,7 +56,8 @@ _OPTIONAL: dict[str, type] = {
 }
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
-"""An optional key of `reference`: how the figures that are watched are distributed (`mammopipe.training.model.drift_features`)."""
+"""An optional key of `reference`: how the figures that are watched are distributed
+(`mammopipe.training.model.drift_features`)."""
 _ENGINE_KEYS = {"files", "outputs", "activation_map", "precision", "largest_difference", "images"}
 
 

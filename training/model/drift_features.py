@@ -1,7 +1,8 @@
 """The figures of films that are watched once a model is served, and their distributions where it learnt.
 
     image          the tissue's levels before normalisation, and its detail   `mammopipe.processing.tissue_levels`
-    segmentation   what was found of breast and muscle, and whether anything looked wrong   `mammopipe.processing.breast.segmentation`
+    segmentation   what was found of breast and muscle, and whether anything looked wrong
+    `mammopipe.processing.breast.segmentation`
     score          the calibrated malignancy score and the entropy, of validation films alone
 
 They lie in `model.json` under `reference.distributions`: by name, then for all films, each machine and each site.

@@ -1,7 +1,7 @@
 """The chosen network as OpenVINO runs it: converted, compared with torch on the validation films, shipped if it agrees.
 
-A film whose score is a close call (`mammopipe.training.model.near_threshold`) is computed again in float32 where the model is served, so
-here, too: what is compared are the decisions that will be given.
+A film whose score is a close call (`mammopipe.training.model.near_threshold`) is computed again in float32 where the
+model is served, so here, too: what is compared are the decisions that will be given.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
