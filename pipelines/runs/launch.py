@@ -20,15 +20,15 @@ from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import Workshop
-from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.pipelines.runs.progress import waiting
-from mammopipe.pipelines.graph.parameters import (resolve_parameters)
-from mammopipe.pipelines.runs.folder import (RunFolder, make_work, new_run)
+from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
-from mammopipe.pipelines.runs.sources import (Source, bring)
-from mammopipe.processing.errors import (ConfigError, MammopipeError)
+from mammopipe.pipelines.runs.sources import Source, bring
+from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.container.job import cores
 

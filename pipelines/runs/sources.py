@@ -13,14 +13,6 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.datasets.manifest import Dataset
 
 
-
-
-
-
-
-
-
-
 @dataclass(frozen=True)
 class Source:
     """Where a run's films come from."""
@@ -96,6 +88,3 @@ def _existing(uri: str, services: LocalServices) -> str:
             f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
         )
     return uri
-
-
-
