@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from mammopipe.pipelines.data import staging
-from mammopipe.pipelines.config.pipeline import PipelineConfig
+
 from mammopipe.pipelines.backends.sessions import LocalServices
-from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data import staging
 from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
 
 
 @dataclass(frozen=True)
