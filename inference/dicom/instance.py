@@ -18,6 +18,7 @@ from uuid import UUID, uuid5
 
 from highdicom import SOPClass
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom.source import KEPT, Source
@@ -80,9 +81,9 @@ def _set_uids(result: SOPClass) -> None:
     for equipment in result.get("ContributingEquipmentSequence", []):
         # highdicom's own time, which is optional and in the machine's zone.
         equipment.pop("ContributionDateTime", None)
-    uid = derive("instance", hashlib.sha256(_file(result)).hexdigest())
+    uid = UID(derive("instance", hashlib.sha256(_file(result)).hexdigest()))
     result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = uid
-    result.SeriesInstanceUID = derive("series", uid)
+    result.SeriesInstanceUID = UID(derive("series", uid))
 
 
 def _set_times(result: Dataset, now: datetime) -> None:

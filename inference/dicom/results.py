@@ -19,8 +19,8 @@ from highdicom.sr import (
     ObservationContext,
     ObserverContext,
 )
+from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from mammopipe.inference.contract.errors import MixedPatientsError, NoSourceIdentityError
@@ -140,7 +140,7 @@ def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]
         yield writer.judged(f"image {index}", part, [source], part["image"]["laterality"])
 
 
-def _measurements(writer: Writer, images: Images) -> Iterable[Dataset]:
+def _measurements(writer: Writer, images: Images) -> Iterable[ContentItem]:
     """Yield the groups of all regions; a sentence where there are none, because readers expect an item."""
     found = [
         item

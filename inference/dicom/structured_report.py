@@ -31,7 +31,7 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
-from pydicom.dataset import Dataset
+from highdicom.sr.value_types import ContentItem
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
@@ -142,7 +142,7 @@ class Writer:
         )
 
 
-def section(name: Code, items: Iterable[Dataset]) -> ContainerContentItem:
+def section(name: Code, items: Iterable[ContentItem]) -> ContainerContentItem:
     """Return a section of the document with the given content items."""
     container = ContainerContentItem(name, relationship_type="CONTAINS")
     container.ContentSequence = ContentSequence(list(items))
