@@ -10,9 +10,9 @@ from mammopipe.inference.contract.schema import OperatingPoint
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.dicom.file import is_dicom, parse
-from mammopipe.processing.errors import ImageError
+from mammopipe.processing.errors import CorruptImageError, ImageError
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
-from mammopipe.processing.read_config import DEFAULT_CONFIG, CorruptImageError
+from mammopipe.processing.read_config import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     import pandas as pd
