@@ -57,11 +57,11 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
     images = _matched(read_sources(sources), facts.get("images") or [facts])
     writer = Writer(facts["model"], _digest(images, facts), derive)
-    first, *others = _judgements(writer, images, facts)
+    judgements = list(_judgements(writer, images, facts))
     content = MeasurementReport(
         observation_context=ObservationContext(ObserverContext(codes.DCM.Device, _observer(facts["model"]))),
         procedure_reported=codes.SCT.Mammography,
-        imaging_measurements=[first],
+        imaging_measurements=judgements[:1],
     )
     report = ComprehensiveSR(
         evidence=[source.evidence() for source, _ in images],
@@ -72,7 +72,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     report.CompletionFlagDescription = NOTICE
     # Not before: the constructor copies and searches all that it is given, which doubles the time of a large exam.
     measurements = report.ContentSequence[-1]
-    findings = section(codes.DCM.Findings, [first[0], *(item for group in others for item in group)])
+    findings = section(codes.DCM.Findings, [item for group in judgements for item in group])
     measurements.ContentSequence = ContentSequence(list(_measurements(writer, images)))
     library = image_library([(source, part["image"]) for source, part in images])
     report.ContentSequence = ContentSequence([*report.ContentSequence[:-1], library, findings, measurements])
