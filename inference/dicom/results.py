@@ -153,7 +153,8 @@ def _groups(images: Sequence[tuple[Source, Facts]], facts: Facts, document_uid: 
         exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
         yield writer.judged("exam", exam, [source for source, _ in images], None)
     for number, breast in enumerate(facts.get("breasts") or []):
-        seen = [images[index][0] for index in breast["images"]]
+        # An exam's indices have gaps where files were skipped.
+        seen = [source for source, part in images if part["index"] in breast["images"]]
         yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
     for index, (source, part) in enumerate(images):
         side = part["image"]["laterality"]
