@@ -5,21 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from mammopipe.pipelines.data import staging
-from mammopipe.pipelines.config.pipeline import PipelineConfig
+
 from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data import staging
+from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.trees import write_phantoms
-from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.datasets.registry import dataset_named
-
-
-
-
-
-
-
-
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,9 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
     if source.place.startswith("s3://"):
         return _existing(source.place, services)
     if source.place != PHANTOMS:
-        staged = staging.stage(dataset_named(dataset), Path(source.place), config.storage.uri("raw", dataset), services.storage)
+        staged = staging.stage(
+            dataset_named(dataset), Path(source.place), config.storage.uri("raw", dataset), services.storage
+        )
     else:
         say(
             f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
@@ -89,6 +84,3 @@ def _existing(uri: str, services: LocalServices) -> str:
             f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
         )
     return uri
-
-
-

@@ -57,7 +57,7 @@ class Dataset:
 
     def read(self, path: Path) -> Table:
         """Return the label table at `path`, the file itself or the folder that holds it."""
-        return self.read_table(path / self.label_table if path.is_dir() else path)
+        return self.read_table(path if path.is_file() else path / self.label_table)
 
     def find(self, folder: Path, *, shown: Path | None = None) -> Path:
         """Return the folder in `folder` that holds the label table, the uppermost one.

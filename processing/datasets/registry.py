@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mammopipe.processing.datasets import mias, rsna
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.datasets.mias import DATASET as MIAS
+from mammopipe.processing.datasets.rsna import DATASET as RSNA
 from mammopipe.processing.errors import ConfigError, LabelError
 
 MAX_REFUSED = 0.01
@@ -13,8 +14,8 @@ MAX_REFUSED = 0.01
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
-        mias.DATASET,
-        rsna.DATASET,
+        MIAS,
+        RSNA,
     )
 }
 

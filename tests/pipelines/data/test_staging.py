@@ -76,7 +76,10 @@ def test_a_source_that_is_not_there_is_refused(services: LocalServices, tmp_path
 @pytest.mark.parametrize("content", [b"no archive", b""])
 def test_a_file_that_is_no_tarball_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mias.tar.gz").write_bytes(content)
-    with pytest.raises((ConfigError, LabelError), match="mias.tar.gz"), opened(tmp_path / "mias.tar.gz", "Info.txt"):
+    with (
+        pytest.raises((ConfigError, LabelError), match="mias.tar.gz"),
+        opened(tmp_path / "mias.tar.gz", DATASETS["mias"]),
+    ):
         pass
 
 
@@ -88,11 +91,11 @@ def test_nothing_in_a_tarball_leaves_its_folder(tmp_path: Path, name: str) -> No
             item.size = 4
             tar.addfile(item, io.BytesIO(b"evil"))
     if name.startswith("/"):
-        with opened(tmp_path / "evil.tar", "Info.txt") as folder:
+        with opened(tmp_path / "evil.tar", DATASETS["mias"]) as folder:
             assert (folder / name.lstrip("/")).is_file()
         assert not Path(name).exists()
     else:
-        with pytest.raises(ConfigError, match="cannot be unpacked"), opened(tmp_path / "evil.tar", "Info.txt"):
+        with pytest.raises(ConfigError, match="cannot be unpacked"), opened(tmp_path / "evil.tar", DATASETS["mias"]):
             pass
 
 
