@@ -14,8 +14,7 @@ import numpy as np
 from mammopipe.inference.contract.schema import BreastAnswer, ExamResult, OperatingPoint, QualityWarning, Referral
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
-from mammopipe.processing.datasets.manifest import Label, Laterality
-from mammopipe.processing.datasets.rsna import UNKNOWN_SIDE
+from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Label, Laterality
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats, softmax
 
