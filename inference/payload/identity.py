@@ -231,7 +231,9 @@ def _text(tags: Tags, tag: int) -> str:
         warnings.simplefilter("ignore")
         try:
             sets = tags.data(CHARACTER_SET).decode("ascii").strip(" \0").split("\\")
-            text = decode_bytes(value, convert_encodings([each.strip() for each in sets]), {ord("\\"), ord("^"), ord("=")})
+            text = decode_bytes(
+                value, convert_encodings([each.strip() for each in sets]), {ord("\\"), ord("^"), ord("=")}
+            )
         except (LookupError, UnicodeError, ValueError):
             # Equal bytes stay equal, different ones different.
             text = value.decode("latin-1")
