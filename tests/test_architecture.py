@@ -135,7 +135,7 @@ def test_the_command_line_starts_without_the_heavy_packages(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("module", ["mammopipe.training.train", "mammopipe.training.evaluate"])
 def test_a_job_imports_at_its_start_what_every_job_needs(module: str, tmp_path: Path) -> None:
-    late = ("torchvision", "sklearn", "captum", "pandas", "matplotlib", "timm", "openvino", "sagemaker", "torch._dynamo")
+    late = ("torchvision", "sklearn", "captum", "pandas", "matplotlib", "timm", "openvino", "torch._dynamo")
     code = f"import sys, {module}; print([name for name in {late} if name in sys.modules])"
     assert run(code, tmp_path) == "[]"
 
