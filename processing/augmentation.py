@@ -6,12 +6,13 @@ training draws them afresh on the segmented images instead.
 
 import hashlib
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,13 @@ from numpy.typing import NDArray
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
+
+
+# albumentations asks the package index for a newer version at its import, and imports torch, which takes two seconds
+# and which nothing here uses.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
+import albumentations as A  # noqa: E402
 
 
 @dataclass(frozen=True)
