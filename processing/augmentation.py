@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import cv2
@@ -21,12 +22,11 @@ from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
-
 # albumentations asks the package index for a newer version at its import, and imports torch, which takes two seconds
 # and which nothing here uses.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
-import albumentations as A  # noqa: E402
+A = import_module("albumentations")
 
 
 @dataclass(frozen=True)
