@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,7 +26,10 @@ from mammopipe.processing.errors import ConfigError
 # and which nothing here uses.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
-A = import_module("albumentations")
+if TYPE_CHECKING:
+    import albumentations as A
+else:
+    A = import_module("albumentations")
 
 
 @dataclass(frozen=True)
