@@ -119,8 +119,8 @@ def build_model(
     dropout: float = 0.0,
     seed: int = 0,
     pooling: Pooling = Pooling.MEAN,
-    top_places: int = TrainConfig.top_places,
-    stride: int = TrainConfig.stride,
+    top_places: int = TrainConfig().top_places,
+    stride: int = TrainConfig().stride,
 ) -> FilmNetwork:
     """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
 
