@@ -134,7 +134,8 @@ def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]
         exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
         yield writer.judged("exam", exam, [source for source, _ in images], None)
     for number, breast in enumerate(facts.get("breasts") or []):
-        seen = [images[index][0] for index in breast["images"]]
+        # An exam's indices have gaps where files were skipped.
+        seen = [source for source, part in images if part["index"] in breast["images"]]
         yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
     for index, (source, part) in enumerate(images):
         yield writer.judged(f"image {index}", part, [source], part["image"]["laterality"])

@@ -184,9 +184,11 @@ class Predictor:
         """Yield the rows of `predict_table` one by one, for more images than fit into memory as a table."""
         return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
 
-    def combine(self, views: Sequence[ViewScore], operating_point: OperatingPoint) -> Combined:
-        """Return breasts and exam of the views of one patient."""
-        return combine_views(views, self._thresholds, operating_point)
+    def combine(
+        self, views: Sequence[ViewScore], operating_point: OperatingPoint, indices: Sequence[int] | None = None
+    ) -> Combined:
+        """Return breasts and exam of the views of one patient; `indices` name the views, from 0 where not given."""
+        return combine_views(views, self._thresholds, operating_point, indices)
 
     def is_close(self, combined: Combined) -> bool:
         """Return whether the engine's rounding could tip a decision on several views: judge them again, exactly.
