@@ -29,7 +29,8 @@ Images = Sequence[tuple[Source, Facts]]
 _NAMESPACE = UUID("6f0b7a52-64e4-4b0e-9d0c-1c8d5c7f2f53")
 _UNKNOWN = "2.25.0"
 """Stands for the UIDs of an instance until its content is complete."""
-_DATES, _TIMES = ("InstanceCreationDate", "ContentDate"), ("InstanceCreationTime", "ContentTime")
+_DATES = ("InstanceCreationDate", "ContentDate", "PresentationCreationDate")
+_TIMES = ("InstanceCreationTime", "ContentTime", "PresentationCreationTime")
 
 
 class ResultSeries(IntEnum):

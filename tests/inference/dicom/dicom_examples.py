@@ -179,7 +179,7 @@ def numbers(group: Dataset) -> dict[str, float]:
     return {
         name_of(item): float(item.MeasuredValueSequence[0].NumericValue)
         for item in items(group)
-        if item.ValueType == "NUM"
+        if item.get("ValueType") == "NUM"
     }
 
 
