@@ -31,7 +31,7 @@ from pydicom.valuerep import DA
 
 from mammopipe.inference.contract.errors import NoSourceIdentityError
 from mammopipe.inference.contract.schema import NOTICE
-from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers
+from mammopipe.inference.dicom.instance import Images, ResultSeries, identifiers, places
 from mammopipe.inference.dicom.source import Source
 from mammopipe.inference.dicom.structured_report import VIEWS
 from mammopipe.inference.dicom.wording import Facts, plain, sentences, validation
@@ -117,9 +117,10 @@ class _Tree:
             if findings:
                 yield self._impression(facts, facts["image"]["laterality"], findings)
             return
+        place = places(self.images)
         for breast in facts["breasts"]:
             suspicious = _is_suspicious(breast)
-            found = {index: self._findings(index, suspicious) for index in breast["images"]}
+            found = {index: self._findings(place[index], suspicious) for index in breast["images"]}
             if any(found.values()):
                 yield self._impression(breast, breast["laterality"], [self._feature(breast, found)])
 
@@ -173,7 +174,7 @@ class _Tree:
         )
 
     def _findings(self, index: int, suspicious: bool) -> list[Dataset]:
-        """Return the single image findings (TID 4006) of an image: its heatmap's regions with their geometry."""
+        """Return the single image findings (TID 4006) of the image at a place: its heatmap's regions."""
         part = self.images[index][1]
         heatmap = part.get("heatmap") or {"regions": []}
         return [

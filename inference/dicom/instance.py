@@ -47,6 +47,11 @@ def derive(*names: str) -> str:
     return f"2.25.{uuid5(_NAMESPACE, chr(10).join(names)).int}"
 
 
+def places(images: Images) -> dict[int, int]:
+    """Return where the image of each index lies: indices count the request's files, some of which are no images."""
+    return {part.get("index", place): place for place, (_, part) in enumerate(images)}
+
+
 def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:
     """Return the arguments of highdicom's classes that identify the instance and the equipment (PS3.3 C.7.5.1)."""
     return {

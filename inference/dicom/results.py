@@ -30,7 +30,7 @@ from mammopipe.inference.contract.media_types import error_body
 from mammopipe.inference.contract.schema import NOTICE, Answer, ExamAnswer
 from mammopipe.inference.dicom import presentation_state as grayscale
 from mammopipe.inference.dicom.cad_report import cad_report
-from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, written
+from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, places, written
 from mammopipe.inference.dicom.secondary_capture import capture
 from mammopipe.inference.dicom.source import Source, read_source, read_sources
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
@@ -217,10 +217,13 @@ def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]
     if facts.get("exam"):
         exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
         yield writer.judged("exam", exam, [source for source, _ in images], None)
+    place = places(images)
     for number, breast in enumerate(facts.get("breasts") or []):
-        seen = [images[index][0] for index in breast["images"]]
+        # An exam's indices have gaps where files were skipped.
+        seen = [images[place[index]][0] for index in breast["images"]]
         yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
-    for index, (source, part) in enumerate(images):
+    for index, at in place.items():
+        source, part = images[at]
         yield writer.judged(f"image {index}", part, [source], part["image"]["laterality"])
 
 
@@ -228,7 +231,7 @@ def _measurements(writer: Writer, images: Images) -> Iterable[ContentItem]:
     """Yield the groups of all regions; a sentence where there are none, because readers expect an item."""
     found = [
         item
-        for index, (source, part) in enumerate(images)
+        for index, (source, part) in zip(places(images), images, strict=True)
         for number, region in enumerate((part.get("heatmap") or {}).get("regions", []))
         for item in writer.region(
             f"image {index} region {number}", region, part["heatmap"]["target"], source, part["image"]["laterality"]

@@ -197,7 +197,7 @@ def referred(group: Dataset) -> list[str]:
     return [
         str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
         for item in items(group)
-        if item.ValueType == "IMAGE"
+        if item.get("ValueType") == "IMAGE"
     ]
 
 
