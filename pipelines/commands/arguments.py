@@ -16,7 +16,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # the only name that argparse gives its type
+    Subparsers = argparse._SubParsersAction["Parser"]  # the only name that argparse gives its type
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.names += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **settings)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse arguments; a command refuses unknown ones itself, since it knows its own options."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 def configured(parser: argparse.ArgumentParser) -> None:
     """Add the options that make a configuration; see `configuration`."""
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config explain KEY explains it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
     parser.add_argument("--dataset", choices=[*DATASETS])
     parser.add_argument(

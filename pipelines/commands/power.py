@@ -49,7 +49,9 @@ def power(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return 0
-    print(f"{'malignant':>9} {'others':>7}  95 % interval is   9 of 10 sets measure   power against {options.against:g}")
+    print(
+        f"{'malignant':>9} {'others':>7}  95 % interval is   9 of 10 sets measure   power against {options.against:g}"
+    )
     for row in rows:
         print(
             f"{row.malignant:>9} {row.others:>7}  {row.width:.3f} wide         {row.low:.3f} to {row.high:.3f}"

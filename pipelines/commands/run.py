@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import configuration, one_of, parameters_of, refuse
 from mammopipe.processing.datasets.registry import dataset_named
@@ -15,7 +15,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    pass
 
 
 def stage(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """How many images are enough: the power of a test set, by simulation.
 
-Scores are drawn from two normal distributions whose AUC is the assumed one (the binormal model); each drawn set gets its
-AUC and the interval of DeLong et al. 1988. The images count as independent; images of one patient are not, so a set with
-several images a patient says less than its number of images.
+Scores are drawn from two normal distributions whose AUC is the assumed one (the binormal model); each drawn set gets
+its AUC and the interval of DeLong et al. 1988. The images count as independent; images of one patient are not, so a set
+with several images a patient says less than its number of images.
 """
 
 import math

@@ -1,6 +1,6 @@
 """One mammogram from a file or its bytes: pixels on one scale, side, view, spacing, and facts that identify nobody.
 
-The only reader of DICOM, PGM and PNG in the project: training and serving both come through `read_mammogram`.
+The only reader of DICOM, PGM, PNG and TIFF in the project: training and serving both come through `read_mammogram`.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from mammopipe.processing.errors import (
     UnsupportedImageError,
 )
 from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
+from mammopipe.processing.images.tiff import TIFF_SIGNATURES, read_tiff
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 
 MIN_SHARE = 0.62
@@ -62,7 +63,7 @@ class Mammogram:
 def read_mammogram(
     source: Path | bytes, *, record: ImageRecord | None = None, config: ReadConfig = DEFAULT_CONFIG
 ) -> Mammogram:
-    """Return the mammogram in a DICOM, PGM or PNG file, or in the bytes of one.
+    """Return the mammogram in a DICOM, PGM, PNG or TIFF file, or in the bytes of one.
 
     `record` fills in laterality, view and spacing where the file says nothing of them; where both name a side or a view
     and they differ, the file is refused. A side that neither gives is inferred from the image where that shows it
@@ -114,7 +115,11 @@ def _decode(data: bytes, where: str, config: ReadConfig) -> Mammogram:
     if data[:1] == b"P" and data[1:2].isdigit():
         pixels, facts = read_pgm(data, where=where, limits=config.limits)
         return Mammogram(pixels, facts=facts)
-    raise UnsupportedImageError(f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:4].hex(' ')!r}")
+    if data.startswith(TIFF_SIGNATURES):
+        pixels, facts = read_tiff(data, where=where, limits=config.limits)
+        return Mammogram(pixels, facts=facts)
+    start = data[:4].hex(" ")
+    raise UnsupportedImageError(f"{where}: neither DICOM, PGM, PNG nor TIFF: it starts with the bytes {start!r}")
 
 
 def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
