@@ -19,7 +19,7 @@ from mammopipe.training.evaluation.calibration import (
     operating_point,
 )
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.classification import f1_at, sensitivity_at
+from mammopipe.training.metrics.thresholds import f1_at, sensitivity_at
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, malignancy
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 

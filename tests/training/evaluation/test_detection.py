@@ -8,7 +8,7 @@ from mammopipe.training.evaluation.calibration import Goal, fit_thresholds
 from mammopipe.training.evaluation.candidates import by_level
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
-from mammopipe.training.metrics.classification import ppv_at
+from mammopipe.training.metrics.thresholds import ppv_at
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
 from mammopipe.training.model.predictions import ValidationPredictions
 
