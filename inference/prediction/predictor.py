@@ -1,21 +1,21 @@
 """From films to predictions: the preprocessing of training, the deployed network, calibration, thresholds, referral."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from mammopipe.inference.contract.schema import Decision, ModelInfo, OperatingPoint, QualityWarning, Referral
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
-from mammopipe.inference.prediction import referral
+from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
-from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -23,6 +23,9 @@ from mammopipe.training.model.description import DESCRIPTION_FILE, read_descript
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import Floats, softmax
 from mammopipe.training.model.reference import Reference
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WARNINGS: Mapping[str, str] = {
     "coverage-low": "the breast covers less of the film than usual; the segmentation may have lost some of it",
@@ -50,6 +53,8 @@ class Prediction:
     """Of the score among those of the validation films, 1 to 10; `None` where the model has no reference."""
     entropy: float
     """Of the probabilities, in nats."""
+    strangeness: float | None
+    """How unlike the training images it is; `None` where the model has no reference."""
     decision: Decision | None
     """What the operating point says; `None` where the model has none."""
     referral: Referral
@@ -101,6 +106,11 @@ class Predictor:
         )
 
     @property
+    def classes(self) -> tuple[Label, ...]:
+        """The model's classes, in the order of its outputs."""
+        return self._classes
+
+    @property
     def engine(self) -> str:
         """What computes the network, and in which number format."""
         return f"{self._engine.name} {self._engine.precision}"
@@ -140,6 +150,40 @@ class Predictor:
             combined = self.combine([image.as_view for image in images], operating_point)
         return ExamPrediction(tuple(images), combined)
 
+    def predict_table(
+        self,
+        images: Iterable[Path | str],
+        *,
+        records: Iterable[ImageRecord | None] | None = None,
+        operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
+        explain: bool = False,
+    ) -> "pd.DataFrame":
+        """Return the predictions of many images, one row an image, in their order.
+
+        Args:
+            images: files, DICOM, PGM or PNG.
+            records: what is known of each image besides its file, in the same order: side, view, spacing, ids.
+            operating_point: the threshold that decides.
+            explain: whether to add the strongest place of the heatmap for malignant.
+
+        Returns:
+            The columns of `prediction.table`. An image that cannot be judged is a row with `error`, "code: message",
+            and without scores.
+        """
+        rows = self.predict_rows(images, records=records, operating_point=operating_point, explain=explain)
+        return table.predict_table(self, rows)
+
+    def predict_rows(
+        self,
+        images: Iterable[Path | str],
+        *,
+        records: Iterable[ImageRecord | None] | None = None,
+        operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
+        explain: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `predict_table` one by one, for more images than fit into memory as a table."""
+        return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
+
     def combine(self, views: Sequence[ViewScore], operating_point: OperatingPoint) -> Combined:
         """Return breasts and exam of the views of one patient."""
         return combine_views(views, self._thresholds, operating_point)
@@ -177,6 +221,7 @@ class Predictor:
             malignancy_score=100 * malignant,
             decile=self._reference.decile(malignant) if self._reference else None,
             entropy=entropy,
+            strangeness=self._reference.strangeness(forward.features) if self._reference else None,
             decision=decision,
             referral=referral.judge(
                 prepared.quality,

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.backends.step_status import Status
-from mammopipe.pipelines.runs.results import RESULTS
-from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.backends.sessions import aws_errors
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.results import RESULTS
 from mammopipe.processing.files import write_json
 
 BACKEND = "aws"

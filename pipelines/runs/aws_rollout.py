@@ -16,14 +16,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError, WaiterError
 
+from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.expressions import Scope, resolve
+from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT, aws_errors
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.definition import build_pipeline
-from mammopipe.pipelines.config.endpoint import EndpointMode
-from mammopipe.pipelines.backends.expressions import (Scope, resolve)
-from mammopipe.pipelines.backends.supported import all_steps
-from mammopipe.pipelines.backends.control_plane import is_missing
-from mammopipe.pipelines.graph.parameters import (resolve_parameters)
-from mammopipe.pipelines.backends.sessions import (PLACEHOLDER_ACCOUNT, aws_errors)
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.processing.errors import ConfigError
 
 PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mammopipe.pipelines.runs import aws
-from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
-from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.backends.sessions import (TransientError, aws_errors)
+from mammopipe.pipelines.backends.sessions import TransientError, aws_errors
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs import aws
+from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.errors import ConfigError
 
 POLL_SECONDS = 10.0

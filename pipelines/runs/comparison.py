@@ -1,6 +1,6 @@
 """Runs side by side: their figures, the settings in which they differ, and whether a difference is more than chance.
 
-Of the same films the difference is measured on each draw of patients (`mammopipe.pipelines.runs.paired_comparison`). Where the films are not the
+Of the same films the difference is measured on each draw of patients (`paired_comparison`). Where the films are not the
 same, or a run did not keep what it said of each, the interval of a difference is made of the two (Zou and Donner 2008,
 the method of variance estimates recovery), as if the runs were of different patients. On the same films that is too
 wide: what is beyond chance there is so all the more.
@@ -168,7 +168,7 @@ def against(
 ) -> dict[str, Any]:
     """Return the figures of `other` less those of `first`, for each split, and whether its films are the same.
 
-    `paired` has the differences that were measured film by film, by split and figure (`mammopipe.pipelines.runs.paired_comparison`); they prove
+    `paired` has the differences that were measured film by film, by split and figure (`paired_comparison`); they prove
     the films to be the same. `same_films` is None where a run of an earlier version does not tell how it was divided.
     """
     made: dict[str, Any] = {"run": first["id"]}

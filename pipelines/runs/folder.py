@@ -23,8 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.backends.processes import is_alive
+from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 

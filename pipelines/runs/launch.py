@@ -11,26 +11,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.graph import sdk
-from mammopipe.pipelines.runs import results
 from mammopipe.pipelines.backends import sessions
-from mammopipe.pipelines.runs import mlflow
-from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import Workshop
-from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
-from mammopipe.pipelines.backends.process import Interpreter
-from mammopipe.processing.phantoms import FILMS, PHANTOMS
-from mammopipe.pipelines.runs.progress import waiting
-from mammopipe.pipelines.graph.parameters import (resolve_parameters)
-from mammopipe.pipelines.runs.folder import (RunFolder, make_work, new_run)
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
-from mammopipe.pipelines.runs.sources import (Source, bring)
-from mammopipe.processing.errors import (ConfigError, MammopipeError)
-from mammopipe.processing.files import write_bytes
+from mammopipe.pipelines.backends.process import Interpreter
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph import sdk
+from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.pipelines.runs import mlflow, results
+from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
+from mammopipe.pipelines.runs.progress import waiting
+from mammopipe.pipelines.runs.sources import Source, bring
 from mammopipe.processing.container.job import cores
+from mammopipe.processing.errors import ConfigError, MammopipeError
+from mammopipe.processing.files import write_bytes
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 
 class Backend(StrEnum):
@@ -99,7 +98,7 @@ def start(
     hears of every step (default: a live table), and `say` takes each line for the user. Where `MLFLOW_TRACKING_URI` is
     set, a run of this machine is tracked there; one on AWS is by what watches it.
 
-    Raises `mammopipe.processing.errors.MammopipeError` for what the caller can mend before anything has run; a step that fails is
+    Raises `MammopipeError` for what the caller can mend before anything has run; a step that fails is
     no exception but the run's status and reason.
     """
     config = replace(config, pretrained=True) if weights else config

@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.runs.progress import log_of
-from mammopipe.processing.errors import (ConfigError, MammopipeError)
+from mammopipe.processing.errors import ConfigError, MammopipeError
 
 VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "mammopipe"

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.training.model.predictions import (Floats, Integers)
-from mammopipe.training.metrics.bootstrap import (MetricError, Resamples)
-from mammopipe.training.metrics.classification import (Metric, accuracy, balanced_accuracy, expected_calibration_error, macro_auc, malignant_auc)
-from mammopipe.training.model.predictions import FILE
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples
+from mammopipe.training.metrics.classification import (
+    Metric,
+    accuracy,
+    balanced_accuracy,
+    expected_calibration_error,
+    macro_auc,
+    malignant_auc,
+)
+from mammopipe.training.model.predictions import FILE, Floats, Integers
 
 METRICS: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, accuracy, expected_calibration_error)
 LEVEL, RESAMPLES, SEED = 0.95, 1000, 0

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from mammopipe.pipelines.backends.jobs import (last_line, tail)
-from mammopipe.pipelines.backends.step_status import (Status, StepRecord)
+from mammopipe.pipelines.backends.jobs import last_line, tail
+from mammopipe.pipelines.backends.step_status import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
 FOLD = re.compile(r"^fold=(\d+) ")

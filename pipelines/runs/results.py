@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mammopipe.inference.client.client import (Answer, Delivery, MammographyClient, Uploads)
+from mammopipe.inference.client.client import Answer, Delivery, MammographyClient, Uploads
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
-from mammopipe.processing.container.s3_uri import (S3Uri)
-from mammopipe.pipelines.data.s3 import (S3Object, Storage)
+from mammopipe.pipelines.data.s3 import S3Object, Storage
+from mammopipe.processing.container.s3_uri import S3Uri
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, read_manifest
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.files import write_json
-from mammopipe.processing.datasets.manifest import (ImageRecord, Split, read_manifest)
 
 RESULTS: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("evaluation.json", "report.html", "predictions.csv", "model_card.md", "model_card.json"),

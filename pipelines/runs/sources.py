@@ -5,20 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from mammopipe.pipelines.data import staging
-from mammopipe.pipelines.config.pipeline import PipelineConfig
+
 from mammopipe.pipelines.backends.sessions import LocalServices
-from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data import staging
 from mammopipe.processing.datasets.manifest import Dataset
-
-
-
-
-
-
-
-
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,3 @@ def _existing(uri: str, services: LocalServices) -> str:
             f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
         )
     return uri
-
-
-

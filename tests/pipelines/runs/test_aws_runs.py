@@ -24,7 +24,6 @@ from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.launch import Run
 from mammopipe.pipelines.runs.results import WHOLE
 from mammopipe.processing.errors import ConfigError
-
 from tests.pipelines.scripted import EVALUATION
 
 REGION, ID = "eu-central-1", "abcd1234efgh"

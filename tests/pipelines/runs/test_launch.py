@@ -19,7 +19,6 @@ from mammopipe.pipelines.runs import launch
 from mammopipe.pipelines.runs.folder import find_run, list_runs
 from mammopipe.pipelines.runs.launch import Run, start
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
-
 from tests.pipelines.scripted import CONFIG, EVALUATION, Compiled, compile_scripted
 
 Start = Callable[..., Run]

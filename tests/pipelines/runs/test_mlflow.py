@@ -10,7 +10,6 @@ from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.mlflow import TAG, showing, track, track_if_asked
 from mammopipe.processing.errors import ConfigError
-
 from tests.pipelines.scripted import EVALUATION
 
 mlflow = pytest.importorskip("mlflow.tracking")

@@ -1,0 +1,1 @@
+"""Runs: start, follow, results, comparison, tracking, roll-out."""
