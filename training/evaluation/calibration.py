@@ -145,4 +145,5 @@ def _between(scores: Floats) -> Floats:
     levels = np.unique(scores)[::-1]
     above, below = np.append(1.0, levels), np.append(levels, 0.0)
     found = np.append(np.maximum((above + below)[:-1] / 2, np.nextafter(levels, 2.0)), levels[-1] / 2)
-    return np.clip(found, SMALLEST_THRESHOLD, LARGEST_THRESHOLD)
+    thresholds: Floats = np.clip(found, SMALLEST_THRESHOLD, LARGEST_THRESHOLD)
+    return thresholds

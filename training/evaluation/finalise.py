@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
-from mammopipe.processing.files import write_json
 from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
@@ -41,8 +40,7 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
     if export.shipped:
         description["engines"] = export.described(folder)
-    model_directory.check_description(description, folder / model_directory.DESCRIPTION_FILE)
-    write_json(folder / model_directory.DESCRIPTION_FILE, description)
+    model_directory.write_description(folder, description)
     print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
     return {**evaluation, **whole, "export": export.as_dict()}
 

@@ -133,8 +133,8 @@ class Resamples:
 
         The same seed and groups give the same draws on every machine. Raises `MetricError` for no image or `n` below 1.
         """
-        if len(groups) == 0 or n < 1:
-            raise MetricError(f"{n} resamples of {len(groups)} images: at least one of each is needed")
+        if len(groups) == 0 or n < 2:
+            raise MetricError(f"{n} resamples of {len(groups)} images: two of an image at the least")
         names, index = np.unique(np.asarray(groups), return_inverse=True)
         picked = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
         return cls(picked.astype(np.uint16)[:, index], index)
@@ -154,13 +154,15 @@ class Resamples:
         figures = self._figures(metric, truth, scores)
         defined = figures[np.isfinite(figures)]
         missing = len(figures) - len(defined)
-        freedom = self._freedom(metric, truth, scores)
-        if freedom < 1 or len(truth) < metric.least_images or len(defined) < _LEAST_DEFINED * len(figures):
+        enough = self.patients >= 2 and len(truth) >= metric.least_images
+        if not enough or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
-        spread = float(defined.std(ddof=1)) if len(defined) > 1 else 0.0
+        spread, freedom = float(defined.std(ddof=1)), self._freedom(metric, truth, scores)
         if spread == 0 or not np.isfinite(metric.scale.to(np.array([value]))[0]):
             exact = self._exact(metric, truth, scores, value, level)
             return Interval(value, exact[0], exact[1], missing)
+        if freedom < 1:
+            return Interval(value, None, None, missing)
         reach = student.ppf((1 + level) / 2, freedom) * spread * metric.scale.slope(value)
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-reach, reach]))
@@ -189,7 +191,7 @@ class Resamples:
         freedom = min(self._freedom(metric, truth, scores) for scores in values)
         if freedom < 1 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
-        spread = float(defined.std(ddof=1)) if len(defined) > 1 else 0.0
+        spread = float(defined.std(ddof=1))
         if spread == 0 and value != 0:
             # Too few patients to differ: such an interval would call anything more than chance.
             return Interval(value, None, None, missing)

@@ -24,7 +24,11 @@ class Tally:
         """Add up the weights, (resamples, images)."""
         called, positive = scores >= threshold, labels == 1
         cells = np.stack([called & positive, called, positive, np.ones_like(called)], axis=1).astype(np.float64)
-        self.hits, self.called, self.positive, self.everything = (weights @ cells).T
+        counts: Floats = weights @ cells
+        self.hits: Floats = counts[:, 0]
+        self.called: Floats = counts[:, 1]
+        self.positive: Floats = counts[:, 2]
+        self.everything: Floats = counts[:, 3]
 
     @property
     def negative(self) -> Floats:

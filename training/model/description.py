@@ -138,11 +138,11 @@ def check_description(description: Any, where: Path) -> None:
     _check_calibration(description["calibration"], description["classes"], where)
     read_operating_points(description, where)
     read_compared_points(description, where)
-    _check_files(description, where)
     if "reference" in description:
         _check_reference(description["reference"], where)
     if "engines" in description:
         _check_engines(description["engines"], where)
+    _check_files(description, where)
 
 
 def _check_values(description: dict[str, Any], where: Path) -> None:
@@ -172,7 +172,7 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
     key = "calibration"
     unknown = set(calibration) - _CALIBRATION_KEYS
     _require(
-        not unknown, where, key, sorted(unknown), f"without other keys than {', '.join(sorted(_CALIBRATION_KEYS))}"
+        not unknown, where, key, sorted(unknown), "an object of known keys: " + ", ".join(sorted(_CALIBRATION_KEYS))
     )
     _check_scaling(calibration, key, classes, where)
     rule, rules = calibration.get("breast_rule"), [str(rule) for rule in BreastRule]
@@ -194,7 +194,11 @@ def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where
 def _check_scaling(stated: Mapping[str, Any], key: str, classes: list[str], where: Path) -> None:
     temperature, intercepts = stated.get("temperature"), stated.get("intercepts")
     _require(
-        _is_number(temperature) and temperature > 0, where, f"{key}.temperature", temperature, "a finite number above 0"
+        _is_number(temperature) and temperature != 0,
+        where,
+        f"{key}.temperature",
+        temperature,
+        "a finite number above 0",
     )
     if intercepts is not None:
         whole = isinstance(intercepts, dict) and set(intercepts) == set(classes)
@@ -207,10 +211,10 @@ def _check_files(description: Mapping[str, Any], where: Path) -> None:
     files = description["files"]
     _require_files(files, where, "files")
     relied = {WEIGHTS_FILE: description["weights_sha256"]}
-    engine = description.get("engines", {}).get(OPENVINO, {})
-    relied |= engine.get("files", {}) if isinstance(engine, dict) else {}
-    strangeness = description.get("reference", {}).get("strangeness", {})
-    if isinstance(strangeness, dict) and {"file", "sha256"} <= set(strangeness):
+    if "engines" in description:
+        relied |= description["engines"][OPENVINO]["files"]
+    if "reference" in description:
+        strangeness = description["reference"]["strangeness"]
         relied[strangeness["file"]] = strangeness["sha256"]
     for name, digest in relied.items():
         _require(files.get(name) == digest, where, f"files.{name}", files.get(name), f"{digest!r}, as stated elsewhere")

@@ -179,13 +179,13 @@ def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoi
             raise ConfigError(
                 f"{where}: {key}: {counts} must be whole numbers, patients and malignant from 1 to the number of cases"
             )
-        rates = {name: _rate(values, name) for name in RATES}
+        sensitivity, specificity, recall_rate, ppv = (_rate(values, name) for name in RATES)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{where}: {key}={values!r} must have threshold, cases, malignant, patients, {', '.join(RATES)} and the "
             f"interval of each: {error}"
         ) from None
-    return OperatingPoint(float(threshold), TARGETS.get(goal), **rates, **counts)
+    return OperatingPoint(float(threshold), TARGETS.get(goal), sensitivity, specificity, recall_rate, ppv, **counts)
 
 
 def _rate(values: Mapping[str, Any], name: str) -> Rate:

@@ -89,8 +89,11 @@ def require_validation(predictions: Predictions, what: str) -> None:
 
 def pick(predictions: Kind, places: Integers) -> Kind:
     """Return the predictions of some of the images, by their places."""
-    names = {
-        name: tuple(getattr(predictions, name)[place] for place in places)
-        for name in ("image_ids", "patients", "breasts")
-    }
-    return replace(predictions, **names, labels=predictions.labels[places], logits=predictions.logits[places])
+    return replace(
+        predictions,
+        image_ids=tuple(predictions.image_ids[place] for place in places),
+        patients=tuple(predictions.patients[place] for place in places),
+        breasts=tuple(predictions.breasts[place] for place in places),
+        labels=predictions.labels[places],
+        logits=predictions.logits[places],
+    )

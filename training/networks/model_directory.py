@@ -43,6 +43,8 @@ __all__ = [
     "save",
     "unpack",
     "verified",
+    "verify_files",
+    "write_description",
 ]
 
 
@@ -91,7 +93,7 @@ class LoadedModel:
 
 
 def save(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write the model directory; `schema`, `weights_sha256` and `files` are set here, the other keys of `model.json` are given.
+    """Write the model directory; `schema`, `weights_sha256` and `files` of `model.json` are set here.
 
     The weights come first and `model.json`, which vouches for them, last. Raises `ConfigError` for a description that
     `load` would refuse.

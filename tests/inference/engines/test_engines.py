@@ -68,8 +68,7 @@ def opened(folder: Path, kind: EngineKind = EngineKind.AUTO, precision: Precisio
 
 
 def score(folder: Path, logits: np.ndarray) -> float:
-    temperature = model_directory.load(folder).temperature
-    return float(torch.softmax(torch.from_numpy(logits) / temperature, 0)[2])
+    return float(model_directory.load(folder).calibration.probabilities(logits[None])[0, 2])
 
 
 def test_the_exported_network_is_taken_where_there_is_one(small: Path, base: Path) -> None:

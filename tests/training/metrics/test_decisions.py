@@ -6,8 +6,7 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
-from mammopipe.training.metrics.bootstrap import MetricError
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples, bootstrap_interval
 from mammopipe.training.metrics.thresholds import (
     AT_A_THRESHOLD,
     f1_at,
