@@ -91,6 +91,8 @@ def deploy(**parameters: str) -> Account:
         "Undelivered.Arn": f"arn:aws:sqs:{REGION}:123456789012:mammopipe-undelivered-approvals",
         "Approved.Arn": f"arn:aws:events:{REGION}:123456789012:rule/mammopipe-approved",
     }
+    duties = ("Pipeline", "Processing", "Training", "Serving")
+    names |= {f"{duty}Role.Arn": outputs[f"{duty}Role"] for duty in duties}
     account = Account(outputs, Template(parameters, names), frozenset(skipped))
     attach(account)
     return account

@@ -76,6 +76,8 @@ class Template:
         ((name, argument),) = condition.items()
         if name == "Fn::Not":
             return not self.holds(argument[0])
+        if name == "Fn::And":
+            return all(self.holds(item) for item in argument)
         assert name == "Fn::Equals", name
         left, right = (self.resolve(item) for item in argument)
         return str(left) == str(right)
@@ -87,7 +89,7 @@ class Template:
         return self.resolve(argument[1] if self.holds(self.raw["Conditions"][argument[0]]) else argument[2])
 
     def _join(self, argument: list[Any]) -> str:
-        return str(argument[0]).join(self.resolve(argument[1]))
+        return str(argument[0]).join(str(item) for item in self.resolve(argument[1]))
 
     def _sub(self, argument: Any) -> str:
         text, own = argument if isinstance(argument, list) else (argument, {})

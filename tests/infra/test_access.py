@@ -60,7 +60,13 @@ ROLES = ("processing", "training", "serving", "pipeline", "deployment", "approva
         ("serving", "sagemaker:CreateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", False),
         ("pipeline", "sagemaker:CreateTrainingJob", f"{SAGEMAKER}:training-job/pipelines-abc-Train", True),
         ("pipeline", "sagemaker:CreateTrainingJob", f"{SAGEMAKER}:training-job/of-someone-else", False),
-        ("pipeline", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", True),
+        ("pipeline", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe-candidate", True),
+        ("pipeline", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", False),
+        ("pipeline", "sagemaker:CreateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", False),
+        ("deployment", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", True),
+        ("deployment", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/mammopipe-candidate", False),
+        ("deployment", "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/mammopipe", False),
+        ("deployment", "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/mammopipe-candidate", True),
         ("pipeline", "sagemaker:UpdateEndpoint", f"{SAGEMAKER}:endpoint/of-someone-else", False),
         ("pipeline", "s3:GetObject", f"{RUN}/evaluation/evaluation.json", True),
         ("pipeline", "s3:GetObject", f"{RUN}/prepared/images/test/a.png", False),
@@ -76,12 +82,16 @@ def test_a_role_may_do_its_duty_and_no_more(
     assert allowed(account.role_documents(duty), action, resource) is expected
 
 
-@pytest.mark.parametrize(
-    ("duty", "image"), [(duty, image) for duty in ROLES[:3] for image in ("processing", "training", "serving")]
-)
-def test_a_role_pulls_its_own_image_only(account: Account, duty: str, image: str) -> None:
-    repository = f"arn:aws:ecr:eu-central-1:123456789012:repository/mammopipe/{image}"
-    assert allowed(account.role_documents(duty), "ecr:BatchGetImage", repository) is (duty == image)
+PULLS = {"processing": {"processing", "training"}, "training": {"training"}, "serving": {"serving"}}
+"""The images that each duty runs: Evaluate is a processing job with the training image."""
+
+
+@pytest.mark.parametrize("duty", ROLES)
+def test_a_role_pulls_the_images_that_it_runs_and_no_other(account: Account, duty: str) -> None:
+    for image in ("processing", "training", "serving"):
+        repository = f"arn:aws:ecr:eu-central-1:123456789012:repository/mammopipe/{image}"
+        may = allowed(account.role_documents(duty), "ecr:BatchGetImage", repository)
+        assert may is (image in PULLS.get(duty, set())), image
 
 
 @pytest.mark.parametrize("prefix", ["mammopipe/raw/mias/", "mammopipe/executions/abc/data_segmentation/images/train/"])
@@ -131,6 +141,28 @@ def test_only_a_service_of_this_account_takes_a_role(account: Account, duty: str
     services = {"deployment": "states.amazonaws.com", "approval": "events.amazonaws.com"}
     assert statement["Principal"] == {"Service": services.get(duty, "sagemaker.amazonaws.com")}
     assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+
+
+def test_a_clinical_client_asks_the_approved_endpoint_and_nothing_else(account: Account) -> None:
+    policy = account.template.resources("AWS::IAM::ManagedPolicy")["ClientPolicy"]["PolicyDocument"]
+    for name, expected in (("mammopipe", True), ("mammopipe-async", True), ("mammopipe-candidate", False)):
+        assert allowed([policy], "sagemaker:InvokeEndpoint", f"{SAGEMAKER}:endpoint/{name}") is expected
+    assert allowed([policy], "s3:PutObject", f"{FILES}/async/mammopipe/input/a.dcm")
+    assert allowed([policy], "s3:GetObject", f"{FILES}/async/mammopipe/output/a.out")
+    assert not allowed([policy], "s3:GetObject", f"{FILES}/async/mammopipe/input/a.dcm"), "no one else's request"
+    assert not allowed([policy], "s3:GetObject", f"{FILES}/raw/mias/mdb001.pgm")
+    assert not allowed([policy], "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/mammopipe")
+
+
+def test_an_operator_runs_approves_and_deletes_but_becomes_no_other_role(account: Account) -> None:
+    policy = account.template.resources("AWS::IAM::ManagedPolicy")["OperatorPolicy"]["PolicyDocument"]
+    assert allowed([policy], "sagemaker:StartPipelineExecution", f"{SAGEMAKER}:pipeline/mammopipe")
+    assert allowed([policy], "sagemaker:UpdateModelPackage", f"{SAGEMAKER}:model-package/mammopipe/3")
+    assert allowed([policy], "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/mammopipe-candidate")
+    service = {"iam__PassedToService": "sagemaker.amazonaws.com"}
+    assert allowed([policy], "iam:PassRole", "arn:aws:iam::123456789012:role/mammopipe-pipeline", **service)
+    assert not allowed([policy], "iam:PassRole", "arn:aws:iam::123456789012:role/mammopipe-serving", **service)
+    assert not allowed([policy], "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/of-someone-else")
 
 
 def test_metrics_go_to_their_own_namespaces(account: Account) -> None:

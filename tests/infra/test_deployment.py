@@ -12,6 +12,8 @@ from botocore.validate import ParamValidator
 from moto.core.config import default_user_config
 
 from .conftest import Account, definition
+from .simulated import SageMaker
+from .states_language import Machine
 
 GROUP = "mammopipe"
 ENDPOINT = "endpoint/mammopipe/variant/AllTraffic"
@@ -36,24 +38,35 @@ def package(account: Account) -> str:
 
 
 def tasks(machine: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Yield name, service, action and parameters of each call to AWS."""
+    """Yield name, service, action and parameters of each call to AWS, those inside of maps included."""
     for name, state in machine["States"].items():
+        if state["Type"] == "Map":
+            yield from tasks(state["ItemProcessor"])
         if state["Type"] == "Task":
             match = re.fullmatch(r"arn:aws:states:::aws-sdk:(\w+):(\w+)", state["Resource"])
             assert match is not None, state["Resource"]
             yield name, match[1], match[2], state["Parameters"]
 
 
-def test_every_call_of_the_state_machine_fits_its_services_model(account: Account) -> None:
-    services = {"sagemaker": "sagemaker", "applicationautoscaling": "application-autoscaling"}
+@pytest.mark.parametrize("mode", ["realtime", "async", "both", "serverless"])
+@pytest.mark.parametrize("logical", ["Deployment", "Expiry"])
+def test_every_call_of_the_state_machines_fits_its_services_model(account: Account, mode: str, logical: str) -> None:
+    services = {"applicationautoscaling": "application-autoscaling"}
+    template = type(account.template)({"Mode": mode}, account.template.names)
+    machine = json.loads(template.resources("AWS::StepFunctions::StateMachine")[logical]["DefinitionString"])
     seen = set()
-    for name, service, action, parameters in tasks(definition(account)):
-        model = botocore.session.get_session().get_service_model(services[service])
+    for name, service, action, parameters in tasks(machine):
+        model = botocore.session.get_session().get_service_model(services.get(service, service))
         operation = model.operation_model(action[0].upper() + action[1:])
         report = ParamValidator().validate(filled(parameters), operation.input_shape)
         assert not report.has_errors(), f"{name}: {report.generate_report()}"
         seen.add(action)
-    assert {"createModel", "createEndpoint", "updateEndpoint", "putScalingPolicy"} <= seen
+    expected = {"createModel", "createEndpoint", "updateEndpoint", "putScalingPolicy"}
+    assert (expected if logical == "Deployment" else {"deleteEndpoint"}) <= seen
+
+
+LISTS = {"Alarms", "AlarmActions"}
+"""Members whose value, taken from the state, is a list."""
 
 
 def filled(value: Any) -> Any:
@@ -61,64 +74,37 @@ def filled(value: Any) -> Any:
     if isinstance(value, list):
         return [filled(item) for item in value]
     if isinstance(value, dict):
-        return {key.removesuffix(".$"): "a-name" if key.endswith(".$") else filled(item) for key, item in value.items()}
+        return {
+            key.removesuffix(".$"): sample(key) if key.endswith(".$") else filled(item) for key, item in value.items()
+        }
     return value
 
 
-def test_the_update_moves_all_traffic_at_once_and_goes_back_by_the_alarms(account: Account) -> None:
-    update = definition(account)["States"]["UpdateEndpoint"]["Parameters"]
-    config = update["DeploymentConfig"]
-    assert config["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["WaitIntervalInSeconds"] == 600
-    alarms = [item["AlarmName"] for item in config["AutoRollbackConfiguration"]["Alarms"]]
-    assert alarms == account.outputs["RollbackAlarms"].split(",")
-    assert update["RetainAllVariantProperties"] is True, "the number of instances that scaling has reached"
+def sample(key: str) -> Any:
+    name = key.removesuffix(".$")
+    return ([{"AlarmName": "a"}] if name == "Alarms" else ["arn"]) if name in LISTS else "a-name"
 
 
 def test_the_models_walls_are_those_of_the_network(account: Account) -> None:
-    model = definition(account)["States"]["CreateModel"]["Parameters"]
+    states = {name: parameters for name, _, _, parameters in tasks(definition(account))}
+    model = states["ModelInVpc"]
     assert model["EnableNetworkIsolation"] is True
     walls = {"Subnets": account.outputs["Subnets"].split(","), "SecurityGroupIds": [account.outputs["SecurityGroup"]]}
     assert model["VpcConfig"] == walls and model["ExecutionRoleArn"] == account.outputs["ServingRole"]
+    assert "VpcConfig" not in states["ModelServerless"], "serverless takes none"
 
 
-@pytest.mark.parametrize("state", ["Creating", "Updating", "SystemUpdating", "RollingBack"])
-def test_it_waits_for_what_is_still_moving(account: Account, state: str) -> None:
-    assert judged(account, state, "other") == "Wait"
-
-
-@pytest.mark.parametrize(
-    ("status", "config", "following"),
-    [
-        ("InService", "ours", "Register"),
-        ("InService", "the one before", "NotServed"),
-        ("Failed", "ours", "NotServed"),
-        ("UpdateRollbackFailed", "ours", "NotServed"),
-    ],
-)
-def test_an_endpoint_that_was_rolled_back_is_no_success(
-    account: Account, status: str, config: str, following: str
-) -> None:
-    assert judged(account, status, config) == following
-
-
-def judged(account: Account, status: str, config: str) -> str:
-    """Run the machine from its judgement on an endpoint that stands so, and return the state after it."""
-    machine = definition(account)
-    ends = ("Register", "Wait", "NotServed")
-    states = {"Judge": machine["States"]["Judge"]} | {name: {"Type": "Succeed"} for name in ends}
-    found = {"name": "ours", "now": {"status": status, "config": config}}
-    history = execute(account, {"StartAt": "Judge", "States": states}, found)[1]
-    return [name for name in history if name in ends][0]
-
-
-def test_an_approved_package_is_served_and_scales(account: Account, package: str) -> None:
-    machine = definition(account)
-    machine["States"]["Wait"]["Seconds"] = 0
-    for name in ("Register", "Follow"):  # the emulator looks services up by boto3's names, AWS by its own
-        state = machine["States"][name]
-        state["Resource"] = state["Resource"].replace("applicationautoscaling", "application-autoscaling")
-    status, history = execute(account, machine, {"package": package})
-    assert (status, history[-1]) == ("SUCCEEDED", "Follow")
+def test_the_emulators_interpreter_agrees_with_ours(account: Account, package: str) -> None:
+    text = json.dumps(definition(account)).replace('"Seconds": 60', '"Seconds": 0')
+    # The emulator looks services up by boto3's names, AWS by its own.
+    machine = json.loads(text.replace(":applicationautoscaling:", ":application-autoscaling:"))
+    given = {"package": package, "time": "2026-01-01T00:00:00Z"}
+    status, entered = execute(account, machine, given)
+    cloud = SageMaker(lasts=0)
+    cloud.add(package)
+    ours = Machine(lambda service, operation, given: cloud.answer(operation, given))
+    ours.run(machine, given)
+    assert (status, entered) == ("SUCCEEDED", ours.entered)
     sagemaker = account.client("sagemaker")
     found = sagemaker.describe_endpoint(EndpointName="mammopipe")
     config = sagemaker.describe_endpoint_config(EndpointConfigName=found["EndpointConfigName"])
@@ -179,6 +165,7 @@ def test_the_rule_hands_the_package_to_the_state_machine(account: Account) -> No
     (target,) = account.client("events").list_targets_by_rule(Rule="mammopipe-approved")["Targets"]
     assert target["Arn"] == account.outputs["Deployment"]
     given = target["InputTransformer"]
-    assert given["InputPathsMap"] == {"package": "$.detail.ModelPackageArn"}
-    assert json.loads(given["InputTemplate"].replace("<package>", "arn")) == {"package": "arn"}
+    assert given["InputPathsMap"] == {"package": "$.detail.ModelPackageArn", "time": "$.time"}
+    template = given["InputTemplate"].replace("<package>", "arn").replace("<time>", "now")
+    assert json.loads(template) == {"package": "arn", "time": "now"}
     assert target["DeadLetterConfig"]["Arn"].endswith(":mammopipe-undelivered-approvals")

@@ -13,9 +13,6 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
-from scipy.optimize import brentq, minimize
-from scipy.special import logsumexp
-from sklearn.isotonic import IsotonicRegression
 
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import (
@@ -100,6 +97,8 @@ def log_prior(labels: Integers, classes: int) -> Floats:
 
 def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float:
     """Return the best temperature; the likelihood is convex in 1 / temperature, so its slope has one root at most."""
+    from scipy.optimize import brentq
+
     true = logits[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
@@ -117,6 +116,9 @@ def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float
 
 def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
     """Return the best temperature and class intercepts, whose mean is 0; the likelihood is convex in both."""
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
     classes = logits.shape[1]
     true, truth = logits[np.arange(len(labels)), labels], np.eye(classes)[labels].mean(axis=0)
 
@@ -137,6 +139,8 @@ def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
 
 
 def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
+    from sklearn.isotonic import IsotonicRegression
+
     given = softmax(validation.logits)
     steps = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)

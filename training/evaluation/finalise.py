@@ -16,7 +16,7 @@ from mammopipe.training.evaluation.fit_audit import Fit, audited
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.drift_features import fit_usual
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.operating_points import RATES
+from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference, fit_reference, some
 from mammopipe.training.networks import model_directory
@@ -105,7 +105,7 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
             **({"comparison": comparison} if comparison else {}),
         },
         "operating_points": {
-            goal: image_point(point["target"], images, goal) for goal, point in selected["operating_points"].items()
+            goal: _image_point(point["target"], images, goal) for goal, point in selected["operating_points"].items()
         },
         "metrics": {
             "profile": evaluation["profile"],
@@ -118,26 +118,12 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     }
 
 
-def image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[str, Any]:
-    """Return an operating point of images as `model.json` holds it (`training.model.operating_points`).
-
-    Args:
-        target: the rate that was asked for.
-        images: the figures of validation's images: cases, malignant, patients and operating points.
-        goal: which of the operating points.
-    """
+def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[str, Any]:
+    """Return an operating point of images as `model.json` holds it, from the figures of validation's images."""
     figures = images["operating_points"][goal]
-    return {
-        "threshold": figures["threshold"],
-        "target": target,
-        **{name: figures[name]["value"] for name in RATES},
-        "intervals": {
-            name: None if figures[name]["low"] is None else [figures[name]["low"], figures[name]["high"]]
-            for name in RATES
-        },
-        **{name: images[name] for name in ("cases", "malignant", "patients")},
-        "prevalence": images["malignant"] / images["cases"],
-    }
+    rates = (Rate.of(figures[name]) for name in RATES)
+    counts = (images[name] for name in ("cases", "malignant", "patients"))
+    return OperatingPoint(figures["threshold"], target, *rates, *counts).as_dict()
 
 
 def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:

@@ -11,11 +11,11 @@ or 1 has no spread: it gets the exact bounds of Clopper and Pearson (1934).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
 
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.predictions import Floats, Integers
@@ -163,7 +163,7 @@ class Resamples:
             return Interval(value, exact[0], exact[1], missing)
         if freedom < 1:
             return Interval(value, None, None, missing)
-        reach = student.ppf((1 + level) / 2, freedom) * spread * metric.scale.slope(value)
+        reach = _student((1 + level) / 2, freedom) * spread * metric.scale.slope(value)
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-reach, reach]))
         return Interval(value, float(low), float(high), missing)
@@ -195,7 +195,7 @@ class Resamples:
         if spread == 0 and value != 0:
             # Too few patients to differ: such an interval would call anything more than chance.
             return Interval(value, None, None, missing)
-        reach = float(student.ppf((1 + level) / 2, freedom)) * spread
+        reach = _student((1 + level) / 2, freedom) * spread
         return Interval(value, value - reach, value + reach, missing)
 
     def _exact(
@@ -217,6 +217,14 @@ class Resamples:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
         parts = (self.counts[start : start + step] for start in range(0, len(self.counts), step))
         return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
+
+
+@cache
+def _student(probability: float, freedom: int) -> float:
+    """Return a quantile of Student's t distribution."""
+    from scipy.stats import t as student  # takes 0.3 s to import, and many users of this module need no interval
+
+    return float(student.ppf(probability, freedom))
 
 
 def bootstrap_interval(

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
-from sklearn.metrics import precision_recall_curve as curve_of
 
 from mammopipe.training.metrics.bootstrap import Scale
 from mammopipe.training.metrics.classification import BOTH
@@ -111,6 +109,8 @@ def reliability_of_malignant(labels: Integers, scores: Floats) -> list[dict[str,
         Of each bin {"predicted": mean probability, "observed": share of positive cases, "low", "high": its exact 95 %
         interval (Clopper and Pearson 1934, cases taken as independent), "images", "malignant"}.
     """
+    from scipy.stats import beta
+
     bins = max(1, min(MOST_BINS, len(scores) // LEAST_IN_A_BIN))
     points = []
     for members in _equal_bins(scores, bins):
@@ -186,6 +186,8 @@ def net_benefit(
 
 def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, list[float]] | None:
     """Return {"recall", "precision"}, recall rising, at most 200 points; `None` without a positive case."""
+    from sklearn.metrics import precision_recall_curve as curve_of
+
     if not np.asarray(labels).any():
         return None
     precision, recall, _ = curve_of(labels, scores)

@@ -46,9 +46,10 @@ class Rate:
             if number is not None and not (_is_number(number) and 0 <= number <= 1):
                 raise ValueError(f"{number!r} must be a share, from 0 to 1")
 
-    def as_dict(self) -> dict[str, float | None]:
-        """Return the rate as JSON values."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    @classmethod
+    def of(cls, figure: Mapping[str, Any]) -> Self:
+        """Return the rate of a figure {"value", "low", "high"} of `evaluation.json`."""
+        return cls(figure["value"], figure["low"], figure["high"])
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,20 @@ class OperatingPoint:
     def prevalence(self) -> float:
         """Return the share of the cases that are malignant: recall rate and PPV hold for it alone."""
         return self.malignant / self.cases
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON values of `operating_points` of `model.json`, which `read_operating_points` reads."""
+        rates = {name: getattr(self, name) for name in RATES}
+        return {
+            "threshold": self.threshold,
+            "target": self.target,
+            **{name: rate.value for name, rate in rates.items()},
+            "intervals": {name: None if rate.low is None else [rate.low, rate.high] for name, rate in rates.items()},
+            "cases": self.cases,
+            "malignant": self.malignant,
+            "patients": self.patients,
+            "prevalence": self.prevalence,
+        }
 
     @property
     def offered(self) -> bool:
@@ -192,7 +207,7 @@ def _rate(values: Mapping[str, Any], name: str) -> Rate:
     """Return a rate of a figure {"value", "low", "high"}, or of a number whose interval lies under `intervals`."""
     stored = values[name]
     if isinstance(stored, Mapping):
-        return Rate(stored["value"], stored["low"], stored["high"])
+        return Rate.of(stored)
     low, high = values["intervals"][name] or (None, None)
     return Rate(stored, low, high)
 

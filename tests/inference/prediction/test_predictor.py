@@ -13,12 +13,13 @@ from mammopipe.inference.contract.schema import Finding, OperatingPoint
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes, write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.networks import model_directory
+from tests.points import image_point, level_figures
 
 CONFIG = PreprocessConfig(height=96, width=64)
 
@@ -29,12 +30,14 @@ def predictor(base: Path) -> Predictor:
 
 
 def film(films: Any) -> Any:
-    return dataclasses.replace(read_mammogram(films.pgm), laterality=Laterality.RIGHT, view=View.MLO)
+    found = read_mammogram(films.pgm)
+    facts = {**found.facts, "laterality_inferred": False}
+    return dataclasses.replace(found, laterality=Laterality.RIGHT, view=View.MLO, facts=facts)
 
 
 def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, predictor: Predictor) -> None:
     """The film through the files that Prepare and Segment leave, and through training's dataset."""
-    record = ImageRecord("p1", "p", Dataset.MIAS, Laterality.RIGHT, View.MLO, Label.MALIGNANT)
+    record = ImageRecord("p1", "p", "mias", Laterality.RIGHT, View.MLO, Label.MALIGNANT)
     source = tmp_path / "p1.pgm"
     write_bytes(source, films.pgm)
     write_png(tmp_path / "prepared" / "p1.png", read_mammogram(source, record=record).pixels)
@@ -79,7 +82,8 @@ def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path,
     [
         {"sensitivity": {"threshold": 0.5}},
         {"sensitivity": 3},
-        {"speed": {"threshold": 0.5, "sensitivity": 1, "specificity": 1}},
+        {"speed": image_point(0.5)},
+        {"sensitivity": image_point(0.5) | {"threshold": 2.0}},
     ],
 )
 def test_malformed_operating_points_are_refused(base: Path, tmp_path: Path, points: dict[str, Any]) -> None:
@@ -187,8 +191,7 @@ def comparing(model: Path, directory: Path) -> Path:
     for path in model.iterdir():
         write_bytes(directory / path.name, path.read_bytes())
     description = model_directory.read_description(directory)
-    point = {"threshold": 0.4, "sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
-    level = {"operating_points": {str(name): point for name in OperatingPoint}}
+    level = level_figures(**{str(name): 0.4 for name in OperatingPoint})
     description["calibration"] |= {"breast_rule": "mean", "comparison": {"weight": 1.0, "temperature": 1.0}}
     description["metrics"] = {"compared": {"validation": {"breast": level, "patient": level}}}
     write_json(directory / model_directory.DESCRIPTION_FILE, description)
