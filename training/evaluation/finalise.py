@@ -121,9 +121,10 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
 def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[str, Any]:
     """Return an operating point of images as `model.json` holds it, from the figures of validation's images."""
     figures = images["operating_points"][goal]
-    rates = (Rate.of(figures[name]) for name in RATES)
-    counts = (images[name] for name in ("cases", "malignant", "patients"))
-    return OperatingPoint(figures["threshold"], target, *rates, *counts).as_dict()
+    sensitivity, specificity, recall_rate, ppv = (Rate.of(figures[name]) for name in RATES)
+    counts = {name: int(images[name]) for name in ("cases", "malignant", "patients")}
+    point = OperatingPoint(figures["threshold"], target, sensitivity, specificity, recall_rate, ppv, **counts)
+    return point.as_dict()
 
 
 def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:

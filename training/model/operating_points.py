@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.exam_scores import Level

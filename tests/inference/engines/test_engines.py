@@ -22,6 +22,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import grad_cam
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
+from tests.points import image_point
 
 ROOT = Path(__file__).parents[3]
 SHAPE = (96, 64)
@@ -175,7 +176,6 @@ engine.activation_map(film, engine.run(film), 0)
 import threading
 print([name for name in ("torch", "openvino_telemetry") if sys.modules.get(name)], threading.active_count())
 """
-from tests.points import image_point
 
 
 def test_openvino_loads_no_torch_and_calls_nobody(small: Path, tmp_path: Path) -> None:

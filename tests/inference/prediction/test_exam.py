@@ -11,6 +11,7 @@ from mammopipe.inference.prediction.exam import ViewScore, combine_views
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 from tests.points import image_point, level_figures
@@ -160,7 +161,7 @@ def test_the_endpoint_scores_an_exam_as_the_evaluation_scored_it(rule: BreastRul
         tuple("abcde"), ("p",) * 5, tuple(f"p-{side}" for side in sides), np.array([2, 0, 2, 0, 0]), logits
     )
     kept, _ = compared(predictions, 0.5)
-    expected = cases_of(kept, 2.0, rule)[Level.BREAST].scores
+    expected = cases_of(kept, Calibration(2.0), rule)[Level.BREAST].scores
     views = [view(Laterality(side), 0.5, FINE, row) for side, row in zip(sides, logits, strict=True)]
     combined = combine_views(views, comparing(rule=rule), OperatingPoint.SENSITIVITY)
     assert [breast.malignancy_score for breast in combined.breasts] == pytest.approx(list(100 * expected))

@@ -134,7 +134,7 @@ def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: f
             "limit": limit,
         },
     }
-    write_json(target / "model.json", model_directory.read_description(source) | {"reference": reference})
+    model_directory.write_description(target, model_directory.read_description(source) | {"reference": reference})
     return target
 
 
