@@ -8,7 +8,7 @@ all of them trained to the end (`mammopipe.training.config.Final`; Wortsman et a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -116,7 +116,7 @@ def cross_validate(
         _require_every_class(learnt, f"without fold {fold}")
         _require_every_class(told, f"fold {fold}")
         # Measured once: folds in other number formats would not be folds of one network.
-        settings = replace(config, precision=done[0].precision) if done else config
+        settings = config.replace(precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
     progress = _together(given, held_out, done, config.final)
     network = build()

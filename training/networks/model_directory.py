@@ -119,8 +119,8 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
             description["architecture"],
             classes=description["classes"],
             pooling=Pooling(description.get("pooling", Pooling.MEAN)),
-            top_places=description.get("top_places", TrainConfig.top_places),
-            stride=description.get("stride", TrainConfig.stride),
+            top_places=description.get("top_places", TrainConfig().top_places),
+            stride=description.get("stride", TrainConfig().stride),
         )
 
 
