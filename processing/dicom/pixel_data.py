@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mammopipe.processing.dicom import jpeg, jpeg2000
 from mammopipe.processing.dicom.attributes import OVERLAY_BIT_POSITIONS, Tag, Tags, label, quoted
 from mammopipe.processing.dicom.codecs import Announced, Codec
+from mammopipe.processing.dicom.codestreams import jpeg, jpeg2000
+from mammopipe.processing.dicom.codestreams.encapsulation import decode_rle, only_frame
 from mammopipe.processing.dicom.data_set import UNDEFINED
-from mammopipe.processing.dicom.encapsulation import decode_rle, only_frame
 from mammopipe.processing.dicom.file import DicomFile
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.codecs import Codec
+from mammopipe.processing.dicom.codestreams.jpeg2000 import is_jp2, unboxed
 from mammopipe.processing.dicom.data_set import UNDEFINED
-from mammopipe.processing.dicom.jpeg2000 import is_jp2, unboxed
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 MAX_SURPLUS = 64
