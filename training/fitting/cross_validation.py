@@ -27,7 +27,7 @@ from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import EpochResult, Progress, State, fit, measure, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
 from mammopipe.training.model.architecture import Precision
-from mammopipe.training.networks.registry import FilmNetwork
+from mammopipe.training.networks.network import FilmNetwork
 
 Build = Callable[[], FilmNetwork]
 """Makes the network as every fold starts with it; it has seen no film."""
