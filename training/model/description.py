@@ -18,7 +18,7 @@ from typing import Any
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
-from mammopipe.training.model.architecture import SMALLEST_SIDE, Cnn, Pooling
+from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
 from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import read_compared_points, read_operating_points
 
@@ -148,10 +148,12 @@ def check_description(description: Any, where: Path) -> None:
 def _check_values(description: dict[str, Any], where: Path) -> None:
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
-    known, pooling = [str(cnn) for cnn in Cnn], [str(pooling) for pooling in Pooling]
-    strides = [16, 32] if description["architecture"] == Cnn.EFFICIENTNET_LITE0 else [32]
+    pooling = [str(pooling) for pooling in Pooling]
+    try:
+        strides = list(find_architecture(description["architecture"]).strides)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: architecture: {error}") from None
     rules = [
-        ("architecture", description["architecture"] in known, f"one of {', '.join(known)}"),
         ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
         ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
         ("stride", description.get("stride", 32) in strides, f"one of {strides}"),

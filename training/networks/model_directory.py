@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
-from mammopipe.training.config import TrainConfig
-from mammopipe.training.model.architecture import Pooling
+from mammopipe.training.model.architecture import Pooling, find_architecture
 from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import (
@@ -29,7 +28,8 @@ from mammopipe.training.model.description import (
     verify_files,
     write_description,
 )
-from mammopipe.training.networks.registry import FilmNetwork, build_model
+from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.registry import build_model
 
 __all__ = [
     "DESCRIPTION_FILE",
@@ -124,14 +124,15 @@ def load(directory: Path) -> LoadedModel:
 
 
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
-    # Without memory and without initial values: both come from the file.
-    with torch.device("meta"):
+    architecture = find_architecture(description["architecture"])
+    # Without memory and without initial values: both come from the file. timm keeps tables that no file holds.
+    with torch.device("cpu" if architecture.of_timm else "meta"):
         return build_model(
-            description["architecture"],
+            architecture.name,
             classes=description["classes"],
             pooling=Pooling(description.get("pooling", Pooling.MEAN)),
-            top_places=description.get("top_places", TrainConfig.top_places),
-            stride=description.get("stride", TrainConfig.stride),
+            top_places=description.get("top_places", 3),
+            stride=description.get("stride", 32),
         )
 
 

@@ -178,7 +178,7 @@ def test_a_missing_file_is_named(saved, name):
         (lambda told: told.update(classes=["a", "a"]), "in this order"),
         (lambda told: told["classes"].reverse(), "\\['normal', 'benign', 'malignant'\\] or .*, in this order"),
         (lambda told: told.update(classes=["malignant", "negative"]), "in this order"),
-        (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
+        (lambda told: told.update(architecture="vgg"), "cnn='vgg' must be one of"),
         (lambda told: told["input"].update(height=97), "the size that preprocess states"),
         (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
         *(
