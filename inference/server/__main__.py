@@ -19,7 +19,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mammopipe.inference.settings import ServerSettings, from_environment
+from mammopipe.inference.settings import ServerSettings, describe, from_environment
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.errors import ConfigError, MammopipeError
 
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT; raises `ConfigError` where settings, address or model cannot be used."""
     parser = argparse.ArgumentParser(
         prog="serve",
-        description="Answer on /ping and /invocations; settings are environment variables (inference/settings.py).",
+        description="Answers mammograms on POST /invocations; GET /ping says whether it can.",
+        epilog=f"settings, read from environment variables:\n{describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--demo",
@@ -49,10 +51,10 @@ def main(arguments: Sequence[str]) -> None:
     if not description.is_file():
         raise ConfigError(f"{description}: is missing; a model directory holds it and weights.safetensors")
     with _listen(settings) as listener:
-        # Only now: what is wrong so far has been told without waiting for the web server's modules.
+        # Imported late: a mistake in the settings is reported without waiting for the web server's modules.
         from mammopipe.inference.server.lifecycle import serve
 
-        # What arrives is read in pieces of 256 KB, each of which would be taken from the system and given back.
+        # Bodies arrive in pieces of 256 KB; without this each would be memory taken from the system and given back.
         keep_heap()
         asyncio.run(serve(settings, listener))
 
