@@ -51,6 +51,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
     },
     415: {
         "unsupported_type": "Content-Type is none that is read",
+        "unsupported_encoding": "Content-Encoding is not identity",
         "content_type_mismatch": "the image is of another type than was said",
     },
     422: {
