@@ -10,7 +10,6 @@ of the frozen test split are never read.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -103,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for repeat in range(options.repeats):
         outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))
         for way, settings in WAYS.items():
-            config = replace(LOCATED.config, folds=FOLDS, seed=repeat, **settings)
+            config = LOCATED.config.replace(folds=FOLDS, seed=repeat, **settings)
             pairs = [judged_outside(LOCATED, config, films, outer, fold, options.weights) for fold in range(FOLDS)]
             for share in SHARES:
                 found.setdefault(f"{way}, {share:g} of the other breast", []).append(figures(pairs, share))

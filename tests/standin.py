@@ -108,8 +108,9 @@ class Answering:
             return self.replies.pop(0)
         if headers.get("accept") == "image/png":
             return 200, b"\x89PNG overlay"
-        if headers.get("accept") == "application/dicom":
-            return 200, b"DICOM " + headers.get("x-amzn-sagemaker-custom-attributes", "").encode()
+        forms = {"application/dicom": b"DICOM ", "application/zip": b"ZIP "}
+        if (said := forms.get(headers.get("accept", ""))) is not None:
+            return 200, said + headers.get("x-amzn-sagemaker-custom-attributes", "").encode()
         exam = headers.get("content-type", "").split(";")[0] in ("application/json", "application/zip")
         return 200, exam_json() if exam else image_json()
 

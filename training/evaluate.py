@@ -63,12 +63,12 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     config = EvaluationConfig(
-        Profile(options.profile),
-        options.min_macro_auc,
-        options.bootstrap,
-        options.seed,
-        BreastRule(options.breast_rule),
-        options.other_breast,
+        profile=Profile(options.profile),
+        min_macro_auc=options.min_macro_auc,
+        bootstrap=options.bootstrap,
+        seed=options.seed,
+        breast_rule=BreastRule(options.breast_rule),
+        other_breast=options.other_breast,
     )
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))

@@ -186,16 +186,69 @@ class MammographyClient:
         return self._ask(source, AnswerType.OVERLAY, {"laterality": laterality, "view": view, "target": target})
 
     def dicom_report(
-        self, source: Source | Sequence[ExamImage | Source], *, operating_point: str | None = None
+        self,
+        source: Source | Sequence[ExamImage | Source],
+        *,
+        operating_point: str | None = None,
+        regions: bool = True,
+        target: str | None = None,
     ) -> bytes:
-        """Return the measurements of a DICOM image, or of an exam of them, as a DICOM structured report.
+        """Return the measurements of a DICOM image, or of an exam of them, as a DICOM structured report (TID 1500).
 
-        Raises the subclasses of `InferenceError`; `no_source_identity` where an image is no DICOM file.
+        Args:
+            source: The image, or the images of one exam.
+            operating_point: The threshold that decides: `sensitivity` (default) or `specificity`.
+            regions: Whether the report has the regions of the heatmaps.
+            target: The class whose evidence they show (default: malignant).
+
+        Raises:
+            InferenceError: One of its subclasses; code `no_source_identity` where an image is no DICOM file.
         """
-        options = {"operating_point": operating_point}
+        options = {"operating_point": operating_point, "heatmap": "true" if regions else None, "target": target}
+        return self._dicom(source, options)
+
+    def dicom_cad_report(
+        self,
+        source: Source | Sequence[ExamImage | Source],
+        *,
+        operating_point: str | None = None,
+        target: str | None = None,
+    ) -> bytes:
+        """Return a Mammography CAD SR (TID 4000) with the regions of the heatmaps.
+
+        Arguments and errors are those of `dicom_report`; `no_view` where a laterality or view is unknown.
+        """
+        return self._dicom(source, {"operating_point": operating_point, "target": target, "result": "cad-sr"})
+
+    def dicom_presentation_state(
+        self, source: Source | Sequence[ExamImage | Source], *, target: str | None = None
+    ) -> bytes:
+        """Return a Grayscale Softcopy Presentation State with the regions of the heatmaps.
+
+        Arguments and errors are those of `dicom_report`; `not_acceptable` where the images need several states.
+        """
+        return self._dicom(source, {"target": target, "result": "gsps"})
+
+    def dicom_results(
+        self,
+        source: Source | Sequence[ExamImage | Source],
+        *,
+        operating_point: str | None = None,
+        target: str | None = None,
+    ) -> bytes:
+        """Return a ZIP archive of all DICOM results and the JSON answer; arguments and errors as of `dicom_report`."""
+        options = {"operating_point": operating_point, "target": target, "result": "all"}
+        return self._dicom(source, options, AnswerType.ZIP)
+
+    def _dicom(
+        self,
+        source: Source | Sequence[ExamImage | Source],
+        options: "_Options",
+        form: AnswerType = AnswerType.DICOM,
+    ) -> bytes:
         if isinstance(source, Path | str | bytes):
-            return self._ask(source, AnswerType.DICOM, options)
-        return self._send(self._exam(source), AnswerType.DICOM, options)
+            return self._ask(source, form, options)
+        return self._send(self._exam(source), form, options)
 
     def dicom_overlay(
         self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None

@@ -65,6 +65,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "mixed_studies": "the exam's images are of several studies",
         "excluded_view": "the model is not for this kind of image, and the deployment refuses it",
         "no_source_identity": "a DICOM result needs DICOM images",
+        "no_view": "a Mammography CAD SR needs laterality and view of every image",
     },
     500: {"internal": "a fault of the server"},
     503: {
@@ -233,7 +234,10 @@ def _success() -> dict[str, Any]:
         "content": {
             str(AnswerType.JSON): {"schema": {"oneOf": [_of(Answer), _of(ExamAnswer)]}},
             str(AnswerType.OVERLAY): {"schema": {"type": "string", "contentMediaType": str(AnswerType.OVERLAY)}},
-            str(AnswerType.DICOM): {"schema": {"type": "string", "contentMediaType": str(AnswerType.DICOM)}},
+            **{
+                str(form): {"schema": {"type": "string", "contentMediaType": str(form)}}
+                for form in (AnswerType.DICOM, AnswerType.ZIP)
+            },
         },
     }
 

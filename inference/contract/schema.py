@@ -39,7 +39,13 @@ class DicomResult(StrEnum):
     """What an answer as `application/dicom` is."""
 
     REPORT = "report"
-    """A structured report with the measurements."""
+    """A structured report with the measurements (TID 1500)."""
+    CAD_REPORT = "cad-sr"
+    """A Mammography CAD SR (TID 4000) with the heatmap's regions, for mammography workstations."""
+    PRESENTATION_STATE = "gsps"
+    """A Grayscale Softcopy Presentation State with the heatmap's regions."""
+    ALL = "all"
+    """Every result and the JSON answer in one ZIP archive, answered as `application/zip`."""
     OVERLAY = "overlay"
     """A secondary capture: the film with its heat in colour; of one image only."""
 

@@ -10,7 +10,6 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
@@ -25,19 +24,11 @@ from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.read_config import Phi
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
 BURNT_IN = "BurnedInAnnotation"
-
-
-class Phi(StrEnum):
-    """What to do with an image whose header names its patient."""
-
-    REFUSE = "refuse"
-    """Quarantine it."""
-    DROP = "drop"
-    """Take the pixels and leave the header behind."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
-from mammopipe.training.model.architecture import SMALLEST_SIDE, Cnn, Pooling
+from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
@@ -108,10 +108,12 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
     temperature = description["calibration"].get("temperature")
-    known, pooling = [str(cnn) for cnn in Cnn], [str(pooling) for pooling in Pooling]
-    strides = [16, 32] if description["architecture"] == Cnn.EFFICIENTNET_LITE0 else [32]
+    pooling = [str(pooling) for pooling in Pooling]
+    try:
+        strides = list(find_architecture(description["architecture"]).strides)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: architecture: {error}") from None
     rules = [
-        ("architecture", description["architecture"] in known, f"one of {', '.join(known)}"),
         ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
         ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
         ("stride", description.get("stride", 32) in strides, f"one of {strides}"),

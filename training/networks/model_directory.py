@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes, write_json
-from mammopipe.training.config import TrainConfig
-from mammopipe.training.model.architecture import Pooling
+from mammopipe.training.model.architecture import Pooling, find_architecture
 from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
@@ -25,7 +24,8 @@ from mammopipe.training.model.description import (
     read_description,
     verified,
 )
-from mammopipe.training.networks.registry import FilmNetwork, build_model
+from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.registry import build_model
 
 __all__ = [
     "DESCRIPTION_FILE",
@@ -113,14 +113,15 @@ def load(directory: Path) -> LoadedModel:
 
 
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
-    # Without memory and without initial values: both come from the file.
-    with torch.device("meta"):
+    architecture = find_architecture(description["architecture"])
+    # Without memory and without initial values: both come from the file. timm keeps tables that no file holds.
+    with torch.device("cpu" if architecture.of_timm else "meta"):
         return build_model(
-            description["architecture"],
+            architecture.name,
             classes=description["classes"],
             pooling=Pooling(description.get("pooling", Pooling.MEAN)),
-            top_places=description.get("top_places", TrainConfig.top_places),
-            stride=description.get("stride", TrainConfig.stride),
+            top_places=description.get("top_places", 3),
+            stride=description.get("stride", 32),
         )
 
 

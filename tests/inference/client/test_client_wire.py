@@ -103,12 +103,18 @@ def test_an_exam_needs_images_of_known_types(endpoint: Answering) -> None:
 
 def test_dicom_results_are_asked_for(endpoint: Answering) -> None:
     client = client_of(endpoint)
-    assert client.dicom_report(DICOM) == b"DICOM "
-    assert client.dicom_report([DICOM, DICOM]) == b"DICOM "
+    assert client.dicom_report(DICOM) == b"DICOM heatmap=true", "with regions, unless told otherwise"
+    assert client.dicom_report([DICOM, DICOM], regions=False) == b"DICOM "
+    assert client.dicom_cad_report([DICOM, DICOM]) == b"DICOM result=cad-sr"
+    assert client.dicom_presentation_state(DICOM, target="benign") == b"DICOM target=benign,result=gsps"
+    assert client.dicom_results([DICOM, DICOM], operating_point="specificity") == (
+        b"ZIP operating_point=specificity,result=all"
+    )
     assert client.dicom_overlay(DICOM, target="malignant") == b"DICOM target=malignant,result=overlay"
     assert client.overlay(PGM) == b"\x89PNG overlay"
     kinds = [headers["content-type"] for _, headers, _ in endpoint.requests]
-    assert kinds == ["application/dicom", "application/zip", "application/dicom", "image/x-portable-graymap"]
+    one, exam = "application/dicom", "application/zip"
+    assert kinds == [one, exam, exam, one, exam, one, "image/x-portable-graymap"]
 
 
 def test_the_image_that_is_the_reason_is_named(endpoint: Answering) -> None:

@@ -29,7 +29,9 @@ def predictor(base: Path) -> Predictor:
 
 
 def film(films: Any) -> Any:
-    return dataclasses.replace(read_mammogram(films.pgm), laterality=Laterality.RIGHT, view=View.MLO)
+    found = read_mammogram(films.pgm)
+    facts = {**found.facts, "laterality_inferred": False}
+    return dataclasses.replace(found, laterality=Laterality.RIGHT, view=View.MLO, facts=facts)
 
 
 def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, predictor: Predictor) -> None:

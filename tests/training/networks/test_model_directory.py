@@ -110,7 +110,7 @@ def test_a_missing_file_is_named(saved, name):
         (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
         (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
         (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
-        (lambda told: told.update(architecture="vgg"), "architecture='vgg' must be one of"),
+        (lambda told: told.update(architecture="vgg"), "cnn='vgg' must be one of"),
         (lambda told: told["input"].update(height=97), "the size that preprocess states"),
         (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
         (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
