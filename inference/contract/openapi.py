@@ -47,6 +47,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
     413: {
         "too_large": "more bytes than the limit",
         "too_many_views": "more images than the limit",
+        "answer_too_large": "the answer has more bytes than the deployment passes on",
         "image_too_large": "an image announces more pixels than the limit",
     },
     415: {

@@ -180,6 +180,12 @@ class Application:
                 sha256=body.sha256,
             )
             reply, waited = await self._run(request, task, body)
+        size, limit = len(reply.body), self._settings.max_answer_bytes
+        if 0 < limit < size:
+            raise TooLargeError(
+                "answer_too_large",
+                f"the answer has {size} bytes, the limit is {limit}; ask for it without heatmaps, or by async inference",
+            )
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply
 
