@@ -70,6 +70,7 @@ ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
     "finding": lambda record: (record.finding or "none",),
     "lesion size": lambda record: (_lesion_size(record),),
     "film flags": lambda record: _film_flags(record.quality),
+    "image flags": lambda record: record.image_flags or ("none",),
 }
 """What images are divided by; an image has one value of each, or several flags."""
 
