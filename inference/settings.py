@@ -72,7 +72,7 @@ class ServerSettings(BaseSettings):
     max_answer_bytes: int = Field(
         default=0,
         ge=0,
-        description="bytes of an answer, above which it is refused with 413; 0: no limit; serverless inference passes 4 MB",
+        description="bytes of an answer, above which it is refused (413); 0: no limit; serverless passes 4 MB",
     )
     max_pixels: int = Field(default=Limits.max_pixels, gt=0, description="pixels that an image may announce")
     max_waiting: int = Field(

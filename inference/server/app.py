@@ -184,7 +184,7 @@ class Application:
         if 0 < limit < size:
             raise TooLargeError(
                 "answer_too_large",
-                f"the answer has {size} bytes, the limit is {limit}; ask for it without heatmaps, or by async inference",
+                f"the answer has {size} bytes, the limit is {limit}; ask for no heatmaps, or use async inference",
             )
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply
