@@ -24,13 +24,6 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
-        self.names: list[str] = []
-        """Names of the commands, or of this command's options."""
-
-    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an argument, and remember its options for suggestions."""
-        self.names += [name for name in names if name.startswith("--")]
-        return super().add_argument(*names, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse arguments; a command refuses unknown ones itself, since it knows its own options."""
@@ -45,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message)
         close: Sequence[str] = ()
         if unknown:
-            close = close_to(unknown[1], self.names)
+            close = close_to(unknown[1], re.findall(r"--[\w-]+", self.format_usage()))
         elif choice:
             close = close_to(choice[1], choice[2].replace("'", "").split(", "))
         super().error(message + (f"; did you mean {' or '.join(close)}?" if close else ""))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import configuration, one_of, parameters_of, refuse
-from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
@@ -29,8 +28,10 @@ def stage(options: argparse.Namespace) -> int:
     if options.what == "weights":
         staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
     else:
-        dataset = dataset_named(options.what)
-        staged = staging.stage(dataset, options.source, options.to or config.storage.uri("raw", dataset.name), storage)
+        from mammopipe.pipelines.runs.sources import stage_source
+
+        uri = options.to or config.storage.uri("raw", options.what)
+        staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
     print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
     return 0
 

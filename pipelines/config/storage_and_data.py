@@ -8,6 +8,7 @@ from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import Phi
 from mammopipe.processing.settings import Settings
+from mammopipe.processing.splits.assignment import SplitConfig
 
 
 class StorageConfig(Settings):
@@ -75,6 +76,11 @@ class DataConfig(Settings):
                 f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0"
             )
         return self
+
+    @property
+    def split(self) -> SplitConfig:
+        """How patients are divided."""
+        return SplitConfig(self.test_fraction, self.folds, self.validation_fold, self.seed)
 
 
 class AugmentationConfig(Settings):

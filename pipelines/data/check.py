@@ -10,9 +10,7 @@ from typing import Any
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ImageError, LabelError
-
-FEWEST_PATIENTS = 5
-"""Patients of a class below which folds and a test split cannot all have one."""
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,14 @@ class Look:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
-def look(table: Table, images: Path, *, read: bool = True, folds: int = 5) -> Look:
+def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True) -> Look:
     """Return what a label table and its images hold.
 
     Args:
         table: The label table.
         images: Folder that the records' paths are relative to.
+        split: How a run would divide the patients.
         read: Whether each image is read, too; else only that it is there.
-        folds: Folds that the development set will be divided into.
     """
     records = table.records
     refused = [reason for _, reason in table.refused]
@@ -65,46 +63,31 @@ def look(table: Table, images: Path, *, read: bool = True, folds: int = 5) -> Lo
         refused=refused,
         duplicates=_duplicates(records, images),
         synthetic=sum(record.synthetic for record in records),
-        problems=list(problems(records, folds=folds)),
+        problems=list(problems(records, split)),
     )
 
 
-def problems(records: Sequence[ImageRecord], *, folds: int) -> Iterator[str]:
-    """Yield what the table alone shows would keep a run from succeeding."""
+def problems(records: Sequence[ImageRecord], split: SplitConfig) -> Iterator[str]:
+    """Yield what the table alone shows would keep a run from succeeding: the division is made as Prepare makes it."""
+    try:
+        placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
+    except LabelError as error:
+        yield str(error)
+        return
     patients: dict[Label, set[str]] = {}
     for record in records:
         patients.setdefault(record.label, set()).add(record.patient_id)
-    for label in Label:
-        found = len(patients.get(label, ()))
-        if found < max(FEWEST_PATIENTS, folds + 1):
-            yield (
-                f"class {label}: {found} patients; a test split and {folds} folds need at least "
-                f"{max(FEWEST_PATIENTS, folds + 1)} of each class"
-            )
-    stated = {record.split for record in records}
-    if None in stated and len(stated) > 1:
-        yield "some images have a split and some have none; give one for all of them or for none"
-    if None not in stated:
-        yield from _split_problems(records)
-
-
-def _split_problems(records: Sequence[ImageRecord]) -> Iterator[str]:
-    splits: dict[str, set[Split | None]] = {}
-    for record in records:
-        splits.setdefault(record.patient_id, set()).add(record.split)
-    crossing = sum(len(found) > 1 for found in splits.values())
-    if crossing:
-        yield f"{crossing} patients are in more than one split; all images of a patient belong to one"
-    for split in (Split.TRAIN, Split.TEST):
-        labels = {record.label for record in records if record.split is split}
-        lacking = [str(label) for label in Label if label not in labels]
+    for part in Split:
+        labels = {record.label for record in placed if record.split is part}
+        lacking = [label for label in Label if label not in labels]
         if lacking:
-            yield f"split {split} has no image of class {', '.join(lacking)}"
+            held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
+            yield f"split {part} would have no image of class {held}; each split needs every class"
 
 
-def require_trainable(records: Sequence[ImageRecord], *, folds: int, where: str) -> None:
+def require_trainable(records: Sequence[ImageRecord], split: SplitConfig, *, where: str) -> None:
     """Raise `LabelError`, with all reasons, where a run on these images could not succeed."""
-    found = list(problems(records, folds=folds))
+    found = list(problems(records, split))
     if found:
         raise LabelError(f"{where}: {'; '.join(found)}")
 

@@ -74,7 +74,7 @@ def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> N
 
 
 def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, shown: int = 32) -> None:
-    """Write a montage of up to `shown` images of a dataset as they are, lesions in yellow; unreadable ones are left out.
+    """Write a montage of up to `shown` images of a dataset as they are; unreadable ones are left out.
 
     Rare classes come first, so that a large set shows all of its classes.
     """
