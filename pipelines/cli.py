@@ -6,6 +6,7 @@ traceback); 130 interrupted.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -30,6 +31,10 @@ EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or
 Research use only: nothing here is a diagnosis."""
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What is wrong with a disk, not with this program: full, over its quota, read-only."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
@@ -48,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has seen enough; without this, Python complains again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in DISK:
+            traceback.print_exc()
+            return 3
+        print(f"error: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
+        return 2
     except Exception:
         traceback.print_exc()
         return 3

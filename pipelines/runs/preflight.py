@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -38,6 +38,7 @@ SPARE_BYTES = 2**30
 
 def check(config: PipelineConfig, source: str, weights: str, parameters: Mapping[str, Any], runs: Path) -> None:
     """Raise `MammopipeError` for what would make a run fail later, as far as it can be known before it starts."""
+    _check_folder(runs)
     with_parameters(config, parameters)
     _check_training(config, weights)
     if weights and not weights.startswith("s3://"):
@@ -46,6 +47,15 @@ def check(config: PipelineConfig, source: str, weights: str, parameters: Mapping
     if place != PHANTOMS and not place.startswith("s3://"):
         _check_disk(Path(place), runs)
         _check_source(config, Path(place))
+
+
+def _check_folder(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{runs}: the folder of runs cannot be written: {error.strerror}") from None
 
 
 def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> PipelineConfig:
@@ -137,5 +147,5 @@ def _labels(source: Path, label_table: str) -> Iterator[Path]:
                         (Path(scratch) / label_table).write_bytes(stream.read())
                         break
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {error}") from None
+            raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {str(error).splitlines()[0]}") from None
         yield Path(scratch)
