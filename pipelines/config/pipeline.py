@@ -28,9 +28,8 @@ from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
-from mammopipe.training.config import TrainConfig
+from mammopipe.training.config import EvaluationConfig, TrainConfig
 from mammopipe.training.model.architecture import Cnn
-from mammopipe.training.model.exam_scores import BreastRule
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
@@ -73,28 +72,6 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 }
 """What each profile sets: `quick` tries the machinery on all of mini-MIAS within minutes of two cores and opens the
 metric limit (never the leakage audit); `full` is a training worth judging."""
-
-
-class EvaluationConfig(Settings):
-    """The gate and its measures."""
-
-    min_macro_auc: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
-    )
-    bootstrap: int = Field(default=500, ge=100, description="bootstrap samples, by patient, behind each interval")
-    breast_rule: BreastRule = Field(
-        default=BreastRule.MEAN, description="how the scores of a breast's views become one"
-    )
-    other_breast: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
-        "nothing",
-    )
 
 
 class ImagesConfig(Settings):
