@@ -1,6 +1,7 @@
 """ComputeConfig: the instances of the jobs on AWS, their limits, and what is special about some instance types."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,6 +9,25 @@ from mammopipe.pipelines.config.toml import require
 
 LONGEST_KEEP_ALIVE = 21_600
 """Seconds that SageMaker keeps an instance warm at most (`KeepAlivePeriodInSeconds`)."""
+
+GPUS: Mapping[str, Mapping[str, int]] = {
+    "g4dn": {"xlarge": 1, "2xlarge": 1, "4xlarge": 1, "8xlarge": 1, "12xlarge": 4, "16xlarge": 1},
+    **dict.fromkeys(
+        ("g5", "g6", "g6e"),
+        {
+            **dict.fromkeys(("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge"), 1),
+            "12xlarge": 4,
+            "24xlarge": 4,
+            "48xlarge": 8,
+        },
+    ),
+    "p3": {"2xlarge": 1, "8xlarge": 4, "16xlarge": 8},
+    "p3dn": {"24xlarge": 8},
+    **dict.fromkeys(("p4d", "p4de"), {"24xlarge": 8}),
+    "p5": {"4xlarge": 1, "48xlarge": 8},
+    **dict.fromkeys(("p5e", "p5en", "p6-b200", "p6-b300"), {"48xlarge": 8}),
+}
+"""GPUS of the instance types, by family and size."""
 
 
 class Distribution(StrEnum):
@@ -29,10 +49,15 @@ class ComputeConfig:
     training_instance_count: int = 1
     spot: bool = False
     """Whether training uses managed spot instances, resuming from its checkpoints."""
-    volume_gb: int = 50
-    max_runtime_seconds: int = 6 * 3600
-    """The time after which SageMaker stops a job."""
-    max_wait_seconds: int = 12 * 3600
+    processing_volume_gb: int = 50
+    """Disk of a processing instance, in GB."""
+    training_volume_gb: int = 50
+    """Disk of a training instance, in GB."""
+    processing_max_runtime_seconds: int = 6 * 3600
+    """The time after which SageMaker stops a processing job; it takes 9 days at most."""
+    training_max_runtime_seconds: int = 24 * 3600
+    """The time after which SageMaker stops a training job; it takes 28 days at most."""
+    max_wait_seconds: int = 36 * 3600
     """With spot: the time that waiting and running may take together."""
     keep_alive_seconds: int = 0
     """How long training instances are kept warm for the next job; 0: not at all. They cost as much as when working."""
@@ -42,9 +67,11 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         """Refuse limits that SageMaker would refuse."""
         require(
-            not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
-            f"compute.max_wait_seconds={self.max_wait_seconds} is below max_runtime_seconds={self.max_runtime_seconds}",
+            not self.spot or self.max_wait_seconds >= self.training_max_runtime_seconds,
+            f"compute.max_wait_seconds={self.max_wait_seconds} is below "
+            f"training_max_runtime_seconds={self.training_max_runtime_seconds}",
         )
+        require_divided(self.processing_instance_count, self.distribution)
         require(
             0 <= self.keep_alive_seconds <= LONGEST_KEEP_ALIVE,
             f"compute.keep_alive_seconds={self.keep_alive_seconds}: 0 to {LONGEST_KEEP_ALIVE}",
@@ -57,6 +84,34 @@ class ComputeConfig:
             not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
             f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty",
         )
+
+
+def require_divided(instances: int, distribution: str) -> None:
+    """Refuse several processing instances that would each do all of the work, and overwrite each other's results."""
+    require(
+        instances <= 1 or distribution == Distribution.SHARDED,
+        f"compute.processing_instance_count={instances} needs compute.distribution={Distribution.SHARDED}, not "
+        f"{distribution}: each instance would prepare every image",
+    )
+
+
+def gpus_of(instance_type: str) -> int:
+    """Return how many GPUs the instances of a type have, as `ml.g5.12xlarge`; 0 where they have none.
+
+    Source: "Amazon EC2 accelerated computing instances" (EC2 User Guide).
+    """
+    family, _, size = instance_type.removeprefix("ml.").partition(".")
+    return GPUS.get(family, {}).get(size, 0)
+
+
+def require_even_batch(batch_size: int, instance_type: str, instances: int) -> None:
+    """Refuse a batch that the processes of a training job, one for each GPU or host, cannot share evenly."""
+    processes = max(1, gpus_of(instance_type)) * instances
+    require(
+        batch_size % processes == 0,
+        f"training.batch_size={batch_size} is no multiple of the {processes} processes of {instances} x "
+        f"{instance_type}, one for each GPU",
+    )
 
 
 def has_local_disks(instance_type: str) -> bool:

@@ -5,13 +5,16 @@ Autoscaling is not here: a pipeline has no step for it. The state machine of inf
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from mammopipe.processing.errors import ConfigError
 
 ASYNC_SUFFIX = "-async"
-LONGEST_NAME = 40
+CANDIDATE_SUFFIX = "-candidate"
+LONGEST_NAME = 24
+"""Letters of an endpoint's name. What serves it has longer ones: a run adds 25 letters and SageMaker Pipelines a suffix
+of its own, an approval up to 39; SageMaker takes 63."""
 MOST_ALARMS = 10
 LIMITS: Mapping[str, tuple[int, int]] = {
     "async_concurrent": (1, 1000),
@@ -88,8 +91,11 @@ class EndpointConfig:
             raise ConfigError(f"endpoint.capture_percent={self.capture_percent}: not in mode {self.mode}")
         if len(self.rollback_alarms) > MOST_ALARMS:
             raise ConfigError(f"endpoint.rollback_alarms: {len(self.rollback_alarms)} of them; at most {MOST_ALARMS}")
-        if self.mode is EndpointMode.BOTH and len(self.async_name) > LONGEST_NAME:
-            raise ConfigError(f"endpoint.name={self.name!r}: {self.async_name} is longer than {LONGEST_NAME} letters")
+
+    @property
+    def candidate(self) -> "EndpointConfig":
+        """The endpoint that a run leaves: nothing that a run does touches the one that a clinic calls."""
+        return replace(self, name=f"{self.name}{CANDIDATE_SUFFIX}", rollback_alarms=())
 
     @property
     def async_name(self) -> str:
@@ -98,7 +104,7 @@ class EndpointConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the endpoints that a run leaves."""
+        """Names of the endpoints: two in the mode `both`."""
         return (self.name, self.async_name) if self.mode is EndpointMode.BOTH else (self.name,)
 
     @property

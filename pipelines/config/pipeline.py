@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.config.compute import ComputeConfig
-from mammopipe.pipelines.config.endpoint import EndpointConfig
+from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
     AugmentationConfig,
@@ -125,7 +125,9 @@ class PipelineConfig:
     pretrained: bool = False
     """Whether training reads staged weights (the channel `weights`, pipeline parameter WeightsUri)."""
     deploy: bool = True
-    """Whether the registered model is served by an endpoint."""
+    """Whether the registered model is served, on AWS at `<endpoint.name>-candidate`."""
+    deploy_quick: bool = False
+    """Whether a run of the profile `quick` serves its model on AWS, too; offline every run does."""
     region: str = "us-east-1"
     """The region a session is made for where the environment names none."""
     tags: Mapping[str, str] = field(default_factory=lambda: {"project": "mammopipe"})
@@ -149,12 +151,16 @@ class PipelineConfig:
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
-            ("endpoint.name", self.endpoint.name),
         ):
             require(
                 re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
                 f"{name}={value!r}: up to 40 letters, digits and hyphens",
             )
+        require(
+            re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", self.endpoint.name) is not None
+            and len(self.endpoint.name) <= LONGEST_NAME,
+            f"endpoint.name={self.endpoint.name!r}: up to {LONGEST_NAME} letters, digits and hyphens",
+        )
         require(
             len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
             f"cnns={list(self.cnns)}: at least one, none twice",
@@ -166,9 +172,18 @@ class PipelineConfig:
         )
         for name in self.per_cnn:
             require(name in list(Cnn), f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+        require_even_batch(
+            self.training.batch_size, self.compute.training_instance_type, self.compute.training_instance_count
+        )
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
             self.training_of(cnn)
+
+    def on_aws(self) -> "PipelineConfig":
+        """Return the configuration of a run on AWS: a quick one serves nothing unless it was told to."""
+        if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
+            return replace(self, deploy=False)
+        return self
 
     def training_of(self, cnn: Cnn) -> TrainConfig:
         """Return the hyperparameters of a network's training job; raises `ConfigError` for one that it has not."""

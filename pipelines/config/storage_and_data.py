@@ -1,10 +1,14 @@
 """Where a run keeps its files, and what it does with the images before training."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 
 from mammopipe.pipelines.config.toml import require
 from mammopipe.processing.datasets.manifest import SplitProtocol
+
+SHORTEST_SALT = 16
+"""Characters of a salt: a shorter one can be found by trying."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class DataConfig:
     phi: str = "refuse"
     """What Prepare does with an image that carries a patient's identity: `refuse` or `drop` the attributes."""
     patient_salt: str = ""
-    """When set, patient ids are hashed with this salt in everything that Prepare writes."""
+    """When set, patient ids are hashed with this secret in everything that Prepare writes: at least 16 characters. It
+    travels as a file below `secrets/`, which Prepare's role alone reads, and stands in no request."""
 
     def __post_init__(self) -> None:
         """Refuse shares outside their range and a validation fold that does not exist."""
@@ -66,6 +71,16 @@ class DataConfig:
             f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0",
         )
         require(self.phi in ("refuse", "drop"), f"data.phi={self.phi!r}: refuse or drop")
+        require(
+            not self.patient_salt or len(self.patient_salt) >= SHORTEST_SALT,
+            f"data.patient_salt: {len(self.patient_salt)} characters; at least {SHORTEST_SALT}",
+        )
+
+    @property
+    def salt_name(self) -> str:
+        """The name of the salt's file: another one for another salt, and slow to guess the salt from."""
+        slow = hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8)
+        return slow.hex()
 
 
 @dataclass(frozen=True)

@@ -217,18 +217,21 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
 
 def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
     """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
-    limit = config.compute.max_runtime_seconds / 3600
-    found = [
-        f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
-        "compute.max_runtime_seconds, or use more instances"
-        for line in lines
-        if line.hours > limit
-    ]
+    found = []
+    for line in lines:
+        kind = "training" if line.step.startswith("Train-") else "processing"
+        key = f"{kind}_max_runtime_seconds"
+        limit = getattr(config.compute, key) / 3600
+        if line.hours > limit:
+            found.append(
+                f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise compute.{key}, or "
+                "use more instances"
+            )
     gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    if gigabytes > config.compute.volume_gb:
+    if gigabytes > config.compute.training_volume_gb:
         found.append(
-            f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
-            f"{config.compute.volume_gb}"
+            f"the images of an epoch are {gigabytes:,.0f} GB without compression, and compute.training_volume_gb is "
+            f"{config.compute.training_volume_gb}"
         )
     memory = MEMORY_GB.get(config.compute.training_instance_type)
     if memory is not None and gigabytes > memory:
