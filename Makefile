@@ -33,7 +33,7 @@ typing-links:
 run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or phantoms without it; PROFILE=quick|full
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
-test: venv .services/venv/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
+test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine
@@ -64,6 +64,12 @@ services-down: venv ## Stop them
 .services/venv/.installed: infra/localstack.py | venv
 	$(BIN)/python infra/localstack.py install
 	@touch $@
+
+# OHIF's and dcmjs's readers of structured reports, which the tests run in node.
+.services/viewers/.installed: tests/inference/dicom/viewers/package.json
+	@mkdir -p $(@D) && cp $< $(@D)
+	@(cd $(@D) && npm install --silent --legacy-peer-deps --no-package-lock --no-audit --no-fund --ignore-scripts \
+		&& touch .installed) || echo "npm could not install the viewers: their tests are skipped"
 
 clean: ## Remove .venv, caches and builds; runs/ stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ from benchmarks.table import fill_in
 from mammopipe.processing.files import write_bytes
 
 FOLDER = Path(__file__).parent
-ROOT = FOLDER.parents[1]
+ROOT = FOLDER.parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,15 +25,15 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks.json")
-    parser.add_argument("--readme", action="store_true", help="also put the figures into README.md's table")
+    parser.add_argument("--page", action="store_true", help="also put the figures into the table of docs/BENCHMARKS.md")
     parser.add_argument("--rsna", type=Path, help="folder with train_images, for the benchmarks that read mammograms")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(found):
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
     rows = [row for name in options.names or found for row in run(found[name], options.rsna)]
     write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
-    if options.readme:
-        fill_in(ROOT / "README.md", rows)
+    if options.page:
+        fill_in(ROOT / "docs" / "BENCHMARKS.md", rows)
     for row in rows:
         verdict = "ok  " if holds(row) else "MISS"
         print(f"{verdict} {row['name']:<72} {row['value']:>9.3f} {row['unit']:<10} bar {row['bar']}")

@@ -26,11 +26,11 @@ from mammopipe.processing.datasets.manifest import (
     Label,
     Split,
     SplitProtocol,
+    breast_id,
     read_manifest,
     write_manifest,
 )
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
-from mammopipe.processing.datasets.rsna import breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, assign_splits

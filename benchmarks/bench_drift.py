@@ -1,7 +1,7 @@
 """How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
 
 Run `python -m benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, or
-the table of docs/DRIFT.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
+the table of how-to/drift.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
 stderr.
 
 Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
@@ -258,7 +258,7 @@ def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the table of docs/DRIFT.md: of each shift the median weeks to the alarm, and the slowest run's."""
+    """Return the table of docs/how-to/drift.md: of each shift the median weeks to the alarm, and the slowest run's."""
     found: dict[str, dict[str, str]] = {}
     for each in rows:
         shift, _, who = each["name"].removeprefix("drift, ").partition(":")[0].rpartition(", ")
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
     parser.add_argument("--quiet-runs", type=int, default=200, help="times 100 weeks without one")
     parser.add_argument("--allowances", action="store_true", help="measure other allowances of the CUSUM instead")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/DRIFT.md instead of JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/how-to/drift.md, not JSON")
     options = parser.parse_args()
     if options.allowances and options.markdown:
         parser.error("--markdown is the table of shifts, not of allowances")

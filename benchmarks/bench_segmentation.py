@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rows import Row, row
-from mammopipe.processing.breast import segmentation
+from mammopipe.processing.breast import segmentation, working_copy
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
@@ -70,7 +70,7 @@ def plain(film: Mammogram) -> None:
 def overlap(film: Mammogram) -> float:
     """Return the Dice coefficient of the mask and the one that is found without reducing the film first."""
     reduced = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
-    with patch.object(segmentation, "WORKING_SIZE", max(film.pixels.shape)):
+    with patch.object(working_copy, "WORKING_SIZE", max(film.pixels.shape)):
         full = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
     return dice(reduced, full)
 

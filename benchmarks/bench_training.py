@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.rows import Row, row
 from mammopipe.processing.container.memory import keep_heap
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
@@ -46,7 +46,7 @@ def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
     """Return films of noise inside a bright half: content does not change the time of anything here."""
     random = np.random.default_rng(0)
     records = [
-        ImageRecord(f"film{number}", str(number), Dataset.MIAS, None, None, list(Label)[number % 3])
+        ImageRecord(f"film{number}", str(number), "mias", None, None, list(Label)[number % 3])
         for number in range(count)
     ]
     for record in records:

@@ -20,8 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs
-from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
-from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig

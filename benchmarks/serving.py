@@ -27,7 +27,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PGM = "image/x-portable-graymap"
 SIDE = 224
 TEMPERATURE = 50.0

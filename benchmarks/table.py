@@ -1,4 +1,4 @@
-"""The README's table of figures, made from benchmark rows and from nothing else."""
+"""The table of docs/BENCHMARKS.md, made from benchmark rows and from nothing else."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 _SIGNS = {"lower": "at most", "higher": "at least"}
 
 
-def fill_in(readme: Path, rows: Sequence[Row]) -> None:
-    """Replace what stands between the README's two marks by the table; `ConfigError` where a mark is missing."""
-    text = readme.read_text(encoding="utf-8")
+def fill_in(page: Path, rows: Sequence[Row]) -> None:
+    """Replace what stands between the page's two marks by the table; `ConfigError` where a mark is missing."""
+    text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"{readme}: {BEGIN} and {END} must each stand in it once")
+        raise ConfigError(f"{page}: {BEGIN} and {END} must each stand in it once")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    write_bytes(readme, f"{before}{BEGIN}\n{table(rows)}{END}{after}".encode())
+    write_bytes(page, f"{before}{BEGIN}\n{table(rows)}{END}{after}".encode())
 
 
 def table(rows: Sequence[Row]) -> str:

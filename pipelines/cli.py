@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands import run, runs
 from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
-from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
@@ -97,7 +97,7 @@ def _configured(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config/pipeline.py for every key"
     )
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
-    parser.add_argument("--dataset", choices=[*map(str, Dataset)])
+    parser.add_argument("--dataset", choices=[*DATASETS])
     parser.add_argument(
         "--protocol",
         choices=["patient", "film", "published"],
@@ -115,7 +115,7 @@ def _stage(subparsers: "Subparsers") -> None:
         "check a dataset, or pretrained weights, and upload what S3 lacks of it",
         "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
     )
-    parser.add_argument("what", choices=[*map(str, Dataset), "weights"])
+    parser.add_argument("what", choices=[*DATASETS, "weights"])
     parser.add_argument(
         "source", type=Path, help="mias: tarball or folder; rsna: folder with train.csv; weights: file or folder"
     )
@@ -366,7 +366,7 @@ def _cost(subparsers: "Subparsers") -> None:
     parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
-    parser.add_argument("--dataset", choices=[*map(str, Dataset)])
+    parser.add_argument("--dataset", choices=[*DATASETS])
     as_json(parser)
     in_runs(parser)
 

@@ -6,12 +6,14 @@ training draws them afresh on the segmented images instead.
 
 import hashlib
 import math
+import os
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,15 @@ from numpy.typing import NDArray
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
+
+# albumentations asks the package index for a newer version at its import, and imports torch, which takes two seconds
+# and which nothing here uses.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
+if TYPE_CHECKING:
+    import albumentations as A
+else:
+    A = import_module("albumentations")
 
 
 @dataclass(frozen=True)

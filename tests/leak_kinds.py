@@ -16,7 +16,7 @@ import numpy as np
 from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View, write_manifest
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View, write_manifest
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.splits.assignment import Finding, audit_leakage
@@ -399,7 +399,7 @@ def phantom_set(folder: Path, patients: int, config: PreprocessConfig) -> CleanS
         record = ImageRecord(
             name,
             f"p{number // 2}",
-            Dataset.MIAS,
+            "mias",
             list(Laterality)[number % 2],
             View.MLO,
             film.label,

@@ -133,6 +133,18 @@ def test_the_command_line_starts_without_the_heavy_packages(tmp_path: Path) -> N
     assert run(code, tmp_path) == "[]"
 
 
+@pytest.mark.parametrize("module", ["mammopipe.training.train", "mammopipe.training.evaluate"])
+def test_a_job_imports_at_its_start_what_every_job_needs(module: str, tmp_path: Path) -> None:
+    late = ("torchvision", "sklearn", "captum", "pandas", "matplotlib", "timm", "openvino", "torch._dynamo")
+    code = f"import sys, {module}; print([name for name in {late} if name in sys.modules])"
+    assert run(code, tmp_path) == "[]"
+
+
+def test_augmentation_needs_no_torch(tmp_path: Path) -> None:
+    code = "import sys, mammopipe.processing.jobs.augment; print([name for name in ('torch',) if name in sys.modules])"
+    assert run(code, tmp_path) == "[]"
+
+
 def test_the_public_names_are_there() -> None:
     for name in mammopipe.__all__:
         assert getattr(mammopipe, name) is not None

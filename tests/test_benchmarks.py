@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: which figures hold, and the table that the README shows."""
+"""The benchmarks' own arithmetic: which figures hold, and the table that docs/BENCHMARKS.md shows."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_table_replaces_what_stands_between_the_marks(tmp_path: Path) -> Non
     assert readme.read_text(encoding="utf-8") == f"before\n{BEGIN}\n{table([FAST])}{END}\nafter\n"
 
 
-def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("nothing here", encoding="utf-8")
     with pytest.raises(ConfigError, match="benchmarks: begin"):
@@ -49,8 +49,8 @@ def test_a_readme_without_marks_is_left_alone(tmp_path: Path) -> None:
     assert readme.read_text(encoding="utf-8") == "nothing here"
 
 
-def test_the_readme_has_the_place_for_its_table() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_page_has_the_place_for_its_table() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "BENCHMARKS.md").read_text(encoding="utf-8")
     assert text.index(BEGIN) < text.index(END)
 
 
@@ -96,6 +96,6 @@ def test_the_table_of_drift_is_made_of_its_rows() -> None:
         )
     table_ = bench_drift.markdown(rows).splitlines()
     assert table_[2:] == ["| other machine | 1 (50) | 3.5 (never) |"]
-    page = (Path(__file__).parents[1] / "docs" / "DRIFT.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "drift.md").read_text(encoding="utf-8")
     assert "\n".join(table_[:2]) in page
     assert all(f"| {shift} |" in page for shift in bench_drift.SHIFTS)

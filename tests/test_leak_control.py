@@ -15,7 +15,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
@@ -38,9 +38,7 @@ def records(request: pytest.FixtureRequest) -> list[ImageRecord]:
         labels = [label for label, count in RELEASE_COUNTS.items() for _ in range(count)]
         order = np.random.default_rng(0).permutation(len(labels))
         return [
-            ImageRecord(
-                f"mdb{number + 1:03d}", f"p{number // 2}", Dataset.MIAS, Laterality.LEFT, View.MLO, labels[place]
-            )
+            ImageRecord(f"mdb{number + 1:03d}", f"p{number // 2}", "mias", Laterality.LEFT, View.MLO, labels[place])
             for number, place in enumerate(order)
         ]
 

@@ -11,7 +11,10 @@
     ├── UnsupportedTypeError  415     the Content-Type is none that is read, or not what the body is
     ├── UnusableImageError    422     the reader's or the segmentation's reason
     │   ├── NoSourceIdentityError     a DICOM result was asked for, and the source does not say whose it is
-    │   └── MixedPatientsError        the images of an exam are of several patients or studies
+    │   ├── MixedPatientsError        the images of an exam are of several patients
+    │   ├── MixedStudiesError         the images of an exam are of several studies
+    │   ├── DuplicateImageError       an image is in an exam twice
+    │   └── ExcludedViewError         the model is not for this kind of image, and the deployment refuses it
     ├── InternalError         500     a fault of this program; no details
     ├── UnavailableError      503     starting, busy, stopping, or the worker died over it: try again
     └── TimeLimitError        504     the answer took longer than the limit
@@ -50,9 +53,13 @@ class RequestError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, self.detail)
 
-    def at(self, image: int) -> "RequestError":
-        """Return the same refusal, naming the image of the exam, counted from 0, that it is about."""
-        return type(self)(self.code, self.message, {"image": image})
+    def at(self, image: int, place: str = "") -> "RequestError":
+        """Return the same refusal, naming the image of the exam, counted from 0, that it is about.
+
+        `place` says in words where in the request it is, such as `file 3 (.dcm)`; the message then begins with it.
+        """
+        message = f"{place}: {self.message}" if place else self.message
+        return type(self)(self.code, message, {**(self.detail or {}), "image": image})
 
 
 class BadOptionError(RequestError):
@@ -114,7 +121,19 @@ class NoSourceIdentityError(UnusableImageError):
 
 
 class MixedPatientsError(UnusableImageError):
-    """The images of an exam are of several studies or patients."""
+    """The images of an exam are of several patients."""
+
+
+class MixedStudiesError(UnusableImageError):
+    """The images of an exam are of several studies."""
+
+
+class DuplicateImageError(UnusableImageError):
+    """An image is in an exam twice: its breast would be weighed twice."""
+
+
+class ExcludedViewError(UnusableImageError):
+    """The model is not for this kind of image, and the deployment refuses it (`contract.exclusions`)."""
 
 
 class InternalError(RequestError):

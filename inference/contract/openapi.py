@@ -61,6 +61,8 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "unusable_image": "any other reason of the image reader",
         "duplicate_image": "the exam has an image twice",
         "mixed_patients": "the exam's images are of several patients",
+        "mixed_studies": "the exam's images are of several studies",
+        "excluded_view": "the model is not for this kind of image, and the deployment refuses it",
         "no_source_identity": "a DICOM result needs DICOM images",
     },
     500: {"internal": "a fault of the server"},

@@ -48,6 +48,30 @@ class OverlayLayer(StrEnum):
     """The film alone, as it was read: for programs that cannot draw the formats that are sent."""
 
 
+class Priors(StrEnum):
+    """What is done with images of an earlier study of the same patient."""
+
+    REFUSE = "refuse"
+    """The request is answered 422, `mixed_studies`."""
+    IGNORE = "ignore"
+    """The latest study is judged; the answer names the images that were left out."""
+
+
+class SkipReason(StrEnum):
+    """Why a file of an exam was not judged."""
+
+    STRUCTURED_REPORT = "structured-report"
+    PRESENTATION_STATE = "presentation-state"
+    DICOMDIR = "dicomdir"
+    OTHER_OBJECT = "other-object"
+    """A DICOM object that holds no image."""
+    DOCUMENT = "document"
+    TEXT = "text"
+    PROGRAM = "program"
+    PRIOR = "prior"
+    """An image of an earlier study, with `priors=ignore`."""
+
+
 class ReferralCode(StrEnum):
     """Why a case is left to a reader."""
 
@@ -75,6 +99,7 @@ class RequestOptions(_Model):
     target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
     result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
     overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
+    priors: Priors = Field(default=Priors.REFUSE, description="what is done with images of earlier studies; of an exam")
 
 
 class ExamImage(_Model):
@@ -250,10 +275,19 @@ class ExamResult(_Model):
     referral: Referral = Field(description="that of any of its images")
 
 
+class Skipped(_Model):
+    """A file of an exam that was not judged."""
+
+    index: int = Field(ge=0, description="its place in the request, counted as that of the images")
+    place: str = Field(description="the same in words; of an archive's file with its extension, never its name")
+    reason: SkipReason
+
+
 class ExamAnswer(_Envelope):
     """The JSON answer to an exam."""
 
     images: list[ImageAnswer]
+    skipped: list[Skipped] = Field(default=[], description="files that were not judged; their indices lack above")
     breasts: list[BreastAnswer] = Field(description="left before right")
     exam: ExamResult
     warnings: list[QualityWarning] = Field(description="of breasts and exam; those of an image lie there")

@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom.source import OF_PIXELS, Source
-from mammopipe.inference.dicom.structured_report import Facts, plain
+from mammopipe.inference.dicom.wording import Facts, plain
 
 TEXT_WIDTH = 0.42
 """Share of the picture's columns that the longest line may take: a corner opposite the chest wall is air."""
@@ -39,11 +39,11 @@ def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **docu
         patient_orientation=("L", "F"),
         laterality=facts["image"]["laterality"],
         study_instance_uid=source.study,
-        instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         pixel_spacing=source.pixel_spacing,
         **document,
     )
+    image.ConversionType = "WSD"
     _derivation(image, source, facts)
     _compress(image, np.asarray(picture, np.uint8))
     return image
@@ -90,7 +90,11 @@ def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
     ]
     image.SourceImageSequence = [reference]
     image.DerivationDescription = f"{NOTICE}; heatmap of {_target(facts)} by model {plain(facts['model']['id'])}"[:1024]
-    image.BurnedInAnnotation = "YES" if source.burned_in else "NO"
+    # The text that is drawn here identifies nobody, so that the source's own statement holds; none where it has none.
+    if source.burned_in:
+        image.BurnedInAnnotation = source.burned_in
+    else:
+        image.pop("BurnedInAnnotation", None)
     image.LossyImageCompression = "01" if source.lossy else "00"
     image.add_new("PatientOrientation", "CS", None)
     source.give(image, OF_PIXELS)

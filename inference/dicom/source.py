@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta, timezone
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -33,6 +34,7 @@ def _numbers(keywords: str) -> tuple[int, ...]:
 
 
 STUDY, SERIES, INSTANCE, SOP_CLASS = _numbers("StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID")
+(TIMEZONE,) = _numbers("TimezoneOffsetFromUTC")
 KEPT = _numbers(
     "SpecificCharacterSet TimezoneOffsetFromUTC "
     "PatientName PatientID IssuerOfPatientID IssuerOfPatientIDQualifiersSequence TypeOfPatientID PatientBirthDate "
@@ -83,10 +85,20 @@ class Source:
     """The attributes of `KEPT` and `OF_PIXELS` that the file has, undecoded."""
     pixel_spacing: tuple[float, float] | None
     """Pixel Spacing (0028,0030) in millimetres: between rows, between columns."""
-    burned_in: bool
-    """Whether the file says that its pixels identify the patient: Burned In Annotation (0028,0301) is YES."""
+    burned_in: str
+    """Burned In Annotation (0028,0301), whether the pixels identify the patient: YES, NO or empty for not stated."""
     lossy: bool
     """Whether the file says that its pixels were ever compressed with a loss."""
+
+    @property
+    def zone(self) -> timezone | None:
+        """The time zone of the source's dates and times, Timezone Offset From UTC (0008,0201); `None` if not stated."""
+        element = self.kept.get_item(TIMEZONE) if TIMEZONE in self.kept else None
+        stated = re.fullmatch(rb"([+-])(\d\d)([0-5]\d) *\0*", bytes(element.value or b"") if element else b"")
+        if stated is None:
+            return None
+        offset = timedelta(hours=int(stated[2]), minutes=int(stated[3])) * (-1 if stated[1] == b"-" else 1)
+        return timezone(offset) if timedelta(hours=-12) <= offset <= timedelta(hours=14) else None
 
     def evidence(self) -> Dataset:
         """Return what highdicom wants to know of the image: references, no identity."""
@@ -100,7 +112,7 @@ class Source:
     def give(self, result: Dataset, tags: Iterable[int]) -> None:
         """Put attributes of the source into a result, in place of whatever it has of them."""
         for tag in tags:
-            if tag in self.kept:
+            if tag in self.kept and (tag != TIMEZONE or self.zone is not None):
                 result[tag] = self.kept.get_item(tag)
 
 
@@ -162,9 +174,13 @@ def _source(file: DicomFile, digest: str) -> Source:
         sha256=digest,
         kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
         pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
-        burned_in=tags.text(Tag.BURNED_IN_ANNOTATION) == "YES",
+        burned_in=_yes_or_no(tags.text(Tag.BURNED_IN_ANNOTATION)),
         lossy=file.syntax.lossy or tags.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01",
     )
+
+
+def _yes_or_no(text: str) -> str:
+    return text if text in ("YES", "NO") else ""
 
 
 def _uid(tags: Tags, tag: int, in_meta: str = "") -> str:

@@ -1,10 +1,14 @@
-"""The words and numbers of a structured report: one measurement group for an exam, a breast, an image or a region.
+"""The content of a structured report: one measurement group for an exam, a breast, an image or a region.
 
 Groups follow TID 1501 and, for regions, TID 1410 of PS3.16. What the standard has a code for is coded with it; the rest
 has codes of the private scheme `99MAMMOPIPE`, whose meanings are written out beside them.
+
+Viewers take every group below "Imaging Measurements" for something to draw: OHIF 3.13 throws on a group without
+coordinates. Groups of regions therefore stand there alone. The groups of exam, breasts and images have no coordinates;
+they stand below "Findings", a section that TID 1500, which is extensible, allows beside it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from highdicom.sr import (
     CodeContentItem,
     ContainerContentItem,
     ContentSequence,
+    CoordinatesForMeasurement,
     FindingSite,
     ImageContentItem,
     ImageRegion,
@@ -26,15 +31,14 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
+from highdicom.sr.value_types import ContentItem
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom.source import Source
+from mammopipe.inference.dicom.wording import Facts, plain, sentences
 from mammopipe.processing.datasets.manifest import Laterality, View
 
-Facts = Mapping[str, Any]
-"""A part of an answer as JSON values: what it says, without the request it answered."""
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
 
 SCHEME = "99MAMMOPIPE"
@@ -55,6 +59,8 @@ MODALITIES = {
     "MG": codes.cid29.Mammography,
 }
 """PS3.16 CID 29."""
+DRAWN_AS = "cornerstoneTools@^4.0.0:RectangleRoi"
+"""How the Tracking Identifier of a region begins: dcmjs chooses the tool that draws a group by this text."""
 _PERCENT = Code("%", "UCUM", "Percent")
 _PLAIN = Code("1", "UCUM", "no units")
 _NAT = Code("{nat}", "UCUM", "nat")
@@ -64,11 +70,6 @@ _PIXELS = Code("{pixels}", "UCUM", "Pixels")
 def private(value: str, meaning: str) -> Code:
     """Return a concept of the private scheme; `value` has at most 16 characters (PS3.3 8.1)."""
     return Code(value, SCHEME, meaning)
-
-
-def plain(text: str) -> str:
-    """Return text that every character set of DICOM can hold: the result's is that of its source."""
-    return text.encode("ascii", "replace").decode()
 
 
 class Writer:
@@ -92,29 +93,41 @@ class Writer:
             qualitative_evaluations=list(_evaluations(facts)),
             source_images=[SourceImageForMeasurementGroup(image.sop_class, image.instance) for image in images],
         )
-        group[0].ContentSequence.extend(_comment(text) for text in _sentences(facts))
+        group[0].ContentSequence.extend(comment(text) for text in sentences(facts))
         return group
 
     def region(self, name: str, facts: Facts, target: str, image: Source, side: str | None) -> Group:
-        r"""Return the group of a heatmap's region: its box as a closed polyline, its peak's place and strength.
+        r"""Return the group of a heatmap's region: its box as a closed polyline, its area, and its peak.
 
         Coordinates are (column, row) with 0\0 at the top left corner of the top left pixel (PS3.3 C.18.6.1.1), so
         that the centre of a pixel is half a pixel further.
         """
         left, top, right, bottom = (facts[key] for key in ("left", "top", "right", "bottom"))
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float32)
-        return PlanarROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(name),
+        area, unit = _area(right - left, bottom - top, image.pixel_spacing)
+        group = PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=self._tracking(f"{DRAWN_AS}:{name}"),
             referenced_region=ImageRegion("POLYLINE", corners, SourceImageForRegion(image.sop_class, image.instance)),
             finding_category=private("HEATMAP-REGION", f"Where the evidence for {target} lies, not a lesion outline"),
             algorithm_id=self._algorithm(),
             finding_sites=[_site(side)],
             measurements=[
+                _number(codes.SCT.Area, area, unit),
                 _number(private("HEAT", "Heat at the peak, 0 to 1"), facts["strength"], _PLAIN),
                 _number(private("PEAK-COLUMN", "Column of the peak"), facts["peak_x"] + 0.5, _PIXELS),
                 _number(private("PEAK-ROW", "Row of the peak"), facts["peak_y"] + 0.5, _PIXELS),
             ],
         )
+        first = next(item for item in group[0].ContentSequence if item.ValueType == "NUM")
+        # dcmjs and Cornerstone's adapters read the coordinates below the first number, not those beside it.
+        first.ContentSequence = ContentSequence(
+            [
+                CoordinatesForMeasurement(
+                    "POLYLINE", corners, SourceImageForRegion(image.sop_class, image.instance), codes.DCM.ImageRegion
+                )
+            ]
+        )
+        return group
 
     def _tracking(self, name: str) -> TrackingIdentifier:
         return TrackingIdentifier(uid=self._derive("tracking", self._document, name), identifier=name)
@@ -129,13 +142,22 @@ class Writer:
         )
 
 
+def section(name: Code, items: Iterable[ContentItem]) -> ContainerContentItem:
+    """Return a section of the document with the given content items."""
+    container = ContainerContentItem(name, relationship_type="CONTAINS")
+    container.ContentSequence = ContentSequence(list(items))
+    return container
+
+
+def comment(text: str) -> TextContentItem:
+    """Return a sentence of the document."""
+    return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")
+
+
 def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentItem:
     """Return the image library (TID 1600): every source, with modality, side, view and size as coded concepts."""
-    group = ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type="CONTAINS")
-    group.ContentSequence = ContentSequence([_entry(source, facts) for source, facts in images])
-    library = ContainerContentItem(codes.DCM.ImageLibrary, relationship_type="CONTAINS")
-    library.ContentSequence = ContentSequence([group])
-    return library
+    group = section(codes.DCM.ImageLibraryGroup, [_entry(source, facts) for source, facts in images])
+    return section(codes.DCM.ImageLibrary, [group])
 
 
 def _entry(source: Source, facts: Facts) -> ImageContentItem:
@@ -208,21 +230,8 @@ def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
         yield QualitativeEvaluation(private("DECISION", "What the operating point says"), said)
 
 
-def _sentences(facts: Facts) -> Iterable[str]:
-    """Yield the notice, why a reader must judge it, what to trust less, and how good the threshold is."""
-    yield NOTICE
-    for reason in (facts.get("referral") or {}).get("reasons", []):
-        yield f"Refer to reader: {reason['message']} ({reason['code']})"
-    for warning in facts.get("warnings", []):
-        yield f"Warning: {warning['message']} ({warning['code']})"
-    decision = facts.get("decision")
-    if decision is None:
-        yield "No decision: the model has no operating point for this"
-        return
-    known = [f"{name} {decision[name]:.3f}" for name in ("sensitivity", "specificity") if decision[name] is not None]
-    if known:
-        yield f"The threshold in validation: {', '.join(known)}"
-
-
-def _comment(text: str) -> TextContentItem:
-    return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")
+def _area(columns: int, rows: int, spacing: tuple[float, float] | None) -> tuple[float, Code]:
+    """Return the area of a box of pixels: in square millimetres where the spacing is known."""
+    if spacing is None:
+        return columns * rows, _PIXELS
+    return columns * spacing[1] * rows * spacing[0], codes.cid7461.SquareMillimeter

@@ -1,12 +1,13 @@
 """From the body of a request to the files in it; what it announces is refused before it is unpacked.
 
     one image       the body itself
-    JSON            the images in the order of the list: base64, or S3 objects
-    (`mammopipe.inference.payload.s3_objects`) multipart       the file parts in their order (RFC 7578)
+    JSON            the images in the order of the list: base64, or S3 objects (`payload.s3_objects`)
+    multipart       the file parts in their order (RFC 7578)
     zip             the files in the sorted order of their names, folders included; what systems add (directories, names
                     that begin with a dot, `__MACOSX`) is passed over
 
-A file's name says nothing here, and nothing repeats it: people call files after patients.
+What is no image is skipped and named (`payload.contents`). A file's name says nothing here and is never repeated:
+people name files after patients.
 """
 
 import base64
@@ -18,23 +19,20 @@ from functools import cached_property
 
 from mammopipe.inference.contract.errors import (
     BadBodyError,
+    DuplicateImageError,
     RequestError,
     TooLargeError,
     UnsupportedTypeError,
-    UnusableImageError,
-    from_image_error,
 )
 from mammopipe.inference.contract.media_types import ImageType, sniff
-from mammopipe.inference.contract.schema import ExamImage, RequestOptions, read_exam
+from mammopipe.inference.contract.schema import ExamImage, RequestOptions, Skipped, read_exam
 from mammopipe.inference.contract.task import ExamType, body_type
 from mammopipe.inference.payload import multipart, s3_objects, zip
+from mammopipe.inference.payload.contents import skip_reason
 from mammopipe.inference.payload.limits import HandlerLimits
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.file import is_dicom, parse
-from mammopipe.processing.errors import ImageError
-from mammopipe.processing.read_config import Limits
 
-_PATIENT_ID = 0x00100020
+_NO_OPTIONS = RequestOptions()
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,17 @@ class Source:
     view: View | None = None
     digest: str = ""
     """SHA-256 of the file in hexadecimal, where it is known already; empty: it is made when it is asked for."""
+    index: int = 0
+    """Its place in the request, from 0; files that are skipped count."""
+    extension: str = ""
+    """Of an archive's file, where it is a usual one."""
+    archived: bool = False
+    """Whether it came in an archive."""
+
+    @property
+    def place(self) -> str:
+        """Where in an archive it is, as messages say it: `file 3 (.dcm)`; "" elsewhere."""
+        return zip.place(self.index, self.extension) if self.archived else ""
 
     @cached_property
     def sha256(self) -> str:
@@ -63,6 +72,8 @@ class Parcel:
     is_exam: bool
     options: RequestOptions = RequestOptions()
     """Those of a JSON body."""
+    skipped: tuple[Skipped, ...] = ()
+    """Files of an exam that are no images."""
 
 
 def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
@@ -82,8 +93,14 @@ def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
         return Parcel((Source(body),), is_exam=False)
     if kind is ExamType.JSON:
         return _json(body, limits)
-    files = zip.read(body, limits) if kind is ExamType.ZIP else multipart.read(content_type, body, limits)
-    return Parcel(_distinct([Source(data) for data in files]), is_exam=True)
+    if kind is ExamType.MULTIPART:
+        parts = multipart.read(content_type, body, limits)
+        return _images([Source(data, index=index) for index, data in enumerate(parts)], limits)
+    files = zip.read(body, limits)
+    return _images(
+        [Source(file.data, index=index, extension=file.extension, archived=True) for index, file in enumerate(files)],
+        limits,
+    )
 
 
 def _check_size(data: bytes, limits: HandlerLimits) -> None:
@@ -101,8 +118,7 @@ def _json(body: bytes, limits: HandlerLimits) -> Parcel:
     request = read_exam(body)
     if len(request.images) > limits.max_views:
         raise TooLargeError("too_many_views", f"{len(request.images)} images are over the limit of {limits.max_views}")
-    sources = _distinct(list(_sources(request.images, limits)))
-    return Parcel(sources, is_exam=True, options=request.options)
+    return _images(list(_sources(request.images, limits)), limits, request.options)
 
 
 def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[Source]:
@@ -114,7 +130,7 @@ def _sources(images: Sequence[ExamImage], limits: HandlerLimits) -> Iterator[Sou
         else:
             data = _fetch(str(image.s3_uri), limits.s3_prefix, allowed, index)
         room -= len(data)
-        yield Source(data, image.laterality, image.view)
+        yield Source(data, image.laterality, image.view, index=index)
 
 
 def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
@@ -134,37 +150,26 @@ def _decode(text: str, allowed: int, index: int) -> bytes:
         raise BadBodyError("bad_base64", "data must be base64 (RFC 4648, section 4)").at(index) from None
 
 
-def _distinct(sources: Sequence[Source]) -> tuple[Source, ...]:
-    """Return the images; `UnusableImageError` where one is there twice: its breast would be weighed twice."""
-    seen: dict[str, int] = {}
-    for index, source in enumerate(sources):
-        first = seen.setdefault(source.sha256, index)
-        if first != index:
-            raise UnusableImageError("duplicate_image", f"the same file as image {first}").at(index)
+def _images(files: Sequence[Source], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Parcel:
+    """Return the images among an exam's files, and what was skipped.
+
+    Raises `DuplicateImageError` where a file is there twice, `TooLargeError` for more images than the limit,
+    `BadBodyError` where there is none.
+    """
+    sources, skipped, seen = [], [], set()
+    for source in files:
+        reason = skip_reason(source.data, archived=source.archived, extension=source.extension)
+        if reason is not None:
+            skipped.append(Skipped(index=source.index, place=source.place or f"image {source.index}", reason=reason))
+            continue
+        if source.sha256 in seen:
+            raise DuplicateImageError("duplicate_image", "the same file as an earlier image").at(
+                source.index, source.place
+            )
+        seen.add(source.sha256)
+        sources.append(source)
+    if len(sources) > limits.max_views:
+        raise TooLargeError("too_many_views", f"{len(sources)} images are over the limit of {limits.max_views}")
     if not sources:
         raise BadBodyError("no_images", "an exam needs at least one image")
-    return tuple(sources)
-
-
-def check_one_patient(sources: Sequence[Source], limits: Limits) -> None:
-    """Raise `UnusableImageError`, without naming either, where DICOM files state different Patient IDs (0010,0020).
-
-    Files that state none, and PGM and PNG, are taken as the same patient's: their sender says so.
-    """
-    first = b""
-    for index, source in enumerate(sources):
-        found = _patient(source.data, limits, index)
-        first = first or found
-        if found and found != first:
-            raise UnusableImageError(
-                "mixed_patients", "the DICOM files state different Patient IDs (0010,0020); an exam is one patient's"
-            ).at(index)
-
-
-def _patient(data: bytes, limits: Limits, index: int) -> bytes:
-    if not is_dicom(data):
-        return b""
-    try:
-        return parse(data, where="<bytes>", limits=limits, tags=(_PATIENT_ID,)).tags.data(_PATIENT_ID).strip(b" \0")
-    except ImageError as error:
-        raise from_image_error(error).at(index) from None
+    return Parcel(tuple(sources), is_exam=True, options=options, skipped=tuple(skipped))

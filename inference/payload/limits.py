@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from mammopipe.inference.contract.task import Task
 from mammopipe.processing.errors import ConfigError
 
+FILES_AN_IMAGE = 8
+"""Reports, presentation states, texts and the files of a viewer that come with an image, on average at most."""
+
 
 @dataclass(frozen=True)
 class HandlerLimits:
@@ -30,6 +33,11 @@ class HandlerLimits:
             raise ConfigError(f"HandlerLimits.s3_prefix={self.s3_prefix!r} must be s3://BUCKET or s3://BUCKET/FOLDER")
         if self.s3_prefix and not self.s3_prefix.startswith("s3://"):
             raise ConfigError(f"HandlerLimits.s3_prefix={self.s3_prefix!r} must begin with s3://")
+
+    @property
+    def max_files(self) -> int:
+        """Files that an archive may hold: the images, and what a PACS adds to them."""
+        return FILES_AN_IMAGE * self.max_views
 
     @property
     def exam_bytes(self) -> int:

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 
@@ -24,8 +25,43 @@ _ENCRYPTED = 0x1
 _FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError, OverflowError)
 """What `zipfile` raises of damaged archives; `NotImplementedError` is a `RuntimeError`."""
 
+IMAGE_EXTENSIONS = (".dcm", ".dic", ".dicom", ".ima", ".pgm", ".png")
+PROGRAM_EXTENSIONS = (
+    *(".exe", ".dll", ".jar", ".app", ".bat", ".cmd", ".sh", ".com", ".msi", ".ico", ".gif", ".svg"),
+    *(".css", ".js", ".class", ".ttf", ".so", ".dylib", ".cfg", ".ini", ".inf"),
+)
+DOCUMENT_EXTENSIONS = (".pdf", ".doc", ".docx", ".rtf", ".odt", ".htm", ".html", ".xml", ".json", ".csv")
+TEXT_EXTENSIONS = (".txt", ".md", ".log", ".nfo")
+_USUAL = {
+    *IMAGE_EXTENSIONS,
+    *PROGRAM_EXTENSIONS,
+    *DOCUMENT_EXTENSIONS,
+    *TEXT_EXTENSIONS,
+    *(".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".zip", ".gz"),
+}
 
-def read(body: bytes, limits: HandlerLimits) -> list[bytes]:
+
+def extension(name: str) -> str:
+    """Return a name's extension where it is a usual one: `ANNA.MUELLER` is a name, and so is what follows its dot."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix in _USUAL else ""
+
+
+def place(index: int, suffix: str) -> str:
+    """Return how a message names a file of an archive: by its place and what kind of name it has, never by its name."""
+    return f"file {index} ({suffix})" if suffix else f"file {index}"
+
+
+@dataclass(frozen=True)
+class ArchiveFile:
+    """One file of an archive; its name is not kept, since people name files after patients."""
+
+    data: bytes
+    extension: str
+    """Of its name, lower case with the dot, where it is a usual one; "" otherwise."""
+
+
+def read(body: bytes, limits: HandlerLimits) -> list[ArchiveFile]:
     """Return the archive's files in the sorted order of their names.
 
     Raises `BadBodyError` for what is no plain archive, is encrypted, names a file twice or outside of itself, or is
@@ -36,7 +72,7 @@ def read(body: bytes, limits: HandlerLimits) -> list[bytes]:
     try:
         with zipfile.ZipFile(BytesIO(body)) as archive:
             entries = _entries(archive.infolist(), limits)
-            return [_unpack(archive, entry) for entry in entries]
+            return [ArchiveFile(_unpack(archive, entry), extension(entry.filename)) for entry in entries]
     except _FAULTS:
         raise BadBodyError("bad_zip", "the archive is damaged") from None
 
@@ -59,19 +95,22 @@ def _check_directory(body: bytes) -> None:
 
 
 def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zipfile.ZipInfo]:
-    """Return the entries that are images, sorted by name; all that they announce obeys the rules."""
+    """Return the entries that are files, sorted by name; all that they announce obeys the rules."""
     _check_names([info.filename for info in infos])
     entries = sorted((info for info in infos if not _passed_over(info)), key=lambda info: info.filename)
-    if len(entries) > limits.max_views:
-        raise TooLargeError("too_many_views", f"{len(entries)} files are over the limit of {limits.max_views}")
+    if len(entries) > limits.max_files:
+        raise TooLargeError("too_many_views", f"{len(entries)} files are over the limit of {limits.max_files}")
     for index, info in enumerate(entries):
+        where = place(index, extension(info.filename))
         if info.flag_bits & _ENCRYPTED:
-            raise BadBodyError("bad_zip", "the file is encrypted").at(index)
+            raise BadBodyError("bad_zip", "the file is encrypted").at(index, where)
         if info.compress_type not in _METHODS:
-            raise BadBodyError("bad_zip", f"compression method {info.compress_type}; only deflate is read").at(index)
+            raise BadBodyError("bad_zip", f"compression method {info.compress_type}; only deflate is read").at(
+                index, where
+            )
         if info.file_size > limits.max_bytes:
             raise TooLargeError("too_large", f"{info.file_size} bytes are over the limit of {limits.max_bytes}").at(
-                index
+                index, where
             )
     if (total := sum(info.file_size for info in entries)) > limits.exam_bytes:
         raise TooLargeError("too_large", f"{total} bytes unpacked are over the limit of {limits.exam_bytes}")

@@ -14,8 +14,7 @@ import numpy as np
 from mammopipe.inference.contract.schema import BreastAnswer, ExamResult, OperatingPoint, QualityWarning, Referral
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
-from mammopipe.processing.datasets.manifest import Label, Laterality
-from mammopipe.processing.datasets.rsna import UNKNOWN_SIDE
+from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Label, Laterality
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats, softmax
 
@@ -51,8 +50,14 @@ class Combined:
     warnings: tuple[QualityWarning, ...]
 
 
-def combine_views(views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint) -> Combined:
-    """Return breasts and exam of one or more views, in the order of the request, at the named operating point."""
+def combine_views(
+    views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, indices: Sequence[int] | None = None
+) -> Combined:
+    """Return breasts and exam of one or more views, in the order of the request, at the named operating point.
+
+    `indices` are the views' places in the request, by which breasts and reasons name them; 0, 1, ... where not given.
+    """
+    named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
     rule = thresholds.breast_rule or BreastRule.MEAN
     sides = [view.laterality or "" for view in views]
     compared = _beside_each_other(views, sides, thresholds)
@@ -60,14 +65,14 @@ def combine_views(views: Sequence[ViewScore], thresholds: Thresholds, name: Oper
     images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), scores, np.arange(len(views)))
     by_breast = combine(images, np.array(sides), Level.BREAST, rule)
     breasts = tuple(
-        _breast(score, side, views, thresholds, name, compared=compared is not None)
+        _breast(score, side, named, thresholds, name, compared=compared is not None)
         for score, side in zip(by_breast.scores, sorted(set(sides)), strict=True)
     )
     highest = float(by_breast.scores.max())
     exam = ExamResult(
         malignancy_score=100 * highest,
         decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
-        referral=referral.of_images([(index, view.referral) for index, view in enumerate(views)]),
+        referral=referral.of_images([(index, view.referral) for index, view in named]),
     )
     return Combined(breasts, exam, _warnings(breasts, exam, thresholds))
 
@@ -84,18 +89,24 @@ def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresho
 
 
 def _breast(
-    score: float, side: str, views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, *, compared: bool
+    score: float,
+    side: str,
+    views: Sequence[tuple[int, ViewScore]],
+    thresholds: Thresholds,
+    name: OperatingPoint,
+    *,
+    compared: bool,
 ) -> BreastAnswer:
-    indices = [index for index, view in enumerate(views) if (view.laterality or "") == side]
+    own = [(index, view) for index, view in views if (view.laterality or "") == side]
     probability = float(score)
     return BreastAnswer(
         laterality=Laterality(side) if side else None,
-        images=indices,
+        images=[index for index, _ in own],
         rule=thresholds.breast_rule or BreastRule.MEAN,
         compared=compared,
         malignancy_score=100 * probability,
         decision=thresholds.decide(Level.BREAST, probability, name, compared=compared),
-        referral=referral.of_images([(index, views[index].referral) for index in indices]),
+        referral=referral.of_images([(index, view.referral) for index, view in own]),
     )
 
 

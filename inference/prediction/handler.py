@@ -1,9 +1,16 @@
 """One request's work in a worker: bytes in, the answer's bytes out, and what the log may know of it."""
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mammopipe.inference.contract.errors import BadOptionError, NotAcceptableError, RequestError
+from mammopipe.inference.contract.errors import (
+    BadOptionError,
+    DuplicateImageError,
+    NotAcceptableError,
+    RequestError,
+)
 from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
 from mammopipe.inference.contract.schema import (
     Answer,
@@ -12,13 +19,16 @@ from mammopipe.inference.contract.schema import (
     ExamAnswer,
     ImageAnswer,
     OverlayLayer,
+    QualityWarning,
     Referral,
     RequestOptions,
+    Skipped,
     join_options,
 )
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task
-from mammopipe.inference.payload.exam_body import Parcel, Source, check_one_patient, unpack
+from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
+from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
 from mammopipe.inference.prediction.exam import Combined, ViewScore
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
@@ -35,7 +45,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
     _check(task.form, options, parcel)
     work = _Work(task, Reader(predictor, reading, options, clock))
     if parcel.is_exam:
-        return work.exam(parcel.sources)
+        return work.exam(parcel)
     return work.image(replace(parcel.sources[0], digest=task.sha256, laterality=options.laterality, view=options.view))
 
 
@@ -46,6 +56,8 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
     if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
         raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
     if not parcel.is_exam:
+        if "priors" in options.model_fields_set:
+            raise BadOptionError("bad_option", "option 'priors' is of an exam; a single image has no others beside it")
         return
     if form is AnswerType.OVERLAY or options.result is DicomResult.OVERLAY:
         raise NotAcceptableError("not_acceptable", "an overlay is of a single image; send the images one by one")
@@ -94,36 +106,51 @@ class _Work:
             return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
         return structured_report([film.source.data], said)
 
-    def exam(self, sources: tuple[Source, ...]) -> Reply:
-        """Return the reply to the images of one patient."""
-        check_one_patient(sources, self.reader.reading.limits)
-        images, combined = self._judge(sources, exact=self.reader.predictor.compares_breasts)
+    def exam(self, parcel: Parcel) -> Reply:
+        """Return the reply to the images of one patient's study."""
+        options = self.reader.options
+        exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
+        images, combined = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
         if self.reader.predictor.is_close(combined):
-            images, combined = self._judge(sources, exact=True)
+            images, combined = self._judge(exam.sources, exact=True)
+        skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
         said = ExamAnswer(
             **self._envelope(),
             images=images,
+            skipped=skipped,
             breasts=list(combined.breasts),
             exam=combined.exam,
-            warnings=list(combined.warnings),
+            warnings=[*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped)],
         )
-        body = self.reader.clock.time("encode", lambda: self._exam_body(sources, said))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(exam.sources, said))
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
         return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
 
     def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined]:
-        """Return what is said of each image, one after the other: only one has its pixels in memory."""
+        """Return what is said of each image, one after the other: only one has its pixels in memory.
+
+        Raises `DuplicateImageError` where two images show the network the same picture: the same image as PNG and as
+        DICOM, under another instance UID, or mirrored.
+        """
         options = self.reader.options
         images: list[ImageAnswer] = []
         views: list[ViewScore] = []
-        for index, source in enumerate(sources):
+        seen: set[bytes] = set()
+        for source in sources:
             try:
                 film = self.reader.film(source, explain=options.heatmap, exact=exact)
             except RequestError as error:
-                raise error.at(index) from None
-            images.append(ImageAnswer(index=index, **film.scores(film.heatmap(options.target))))
+                raise error.at(source.index, source.place) from None
+            picture = hashlib.sha256(film.prediction.prepared.image.tobytes()).digest()
+            if picture in seen:
+                raise DuplicateImageError("duplicate_image", "the same picture as an earlier image").at(
+                    source.index, source.place
+                )
+            seen.add(picture)
+            images.append(ImageAnswer(index=source.index, **film.scores(film.heatmap(options.target))))
             views.append(film.prediction.as_view)
-        return images, self.reader.predictor.combine(views, options.operating_point)
+        indices = [source.index for source in sources]
+        return images, self.reader.predictor.combine(views, options.operating_point, indices)
 
     def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer) -> bytes:
         if self.task.form is AnswerType.JSON:
@@ -144,6 +171,14 @@ class _Work:
         if decision is not None:
             values |= {"operating_point": decision.operating_point, "finding": decision.finding}
         return pack_attributes(values | {"refer": str(referral.refer).lower()})
+
+
+def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
+    if not skipped:
+        return []
+    counts = Counter(str(each.reason) for each in skipped)
+    named = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    return [QualityWarning(code="skipped-files", message=f"files that are no images were not judged: {named}")]
 
 
 def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:

@@ -28,17 +28,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WARNINGS: Mapping[str, str] = {
-    "coverage-low": "the breast covers less of the film than usual; the segmentation may have lost some of it",
-    "coverage-high": "the breast covers more of the film than usual; the segmentation may hold something else",
-    "skin-cut-off": "the breast runs into the edge of the film opposite the chest wall; some of it is missing",
-    "chest-side-unclear": "the picture does not show clearly on which side the chest wall lies",
-    "chest-side-against-laterality": "the chest wall lies on the other side than the laterality says",
+    "coverage-low": "the breast covers less of the image than usual; the segmentation may have lost some of it",
+    "coverage-high": "the breast covers more of the image than usual; the segmentation may hold something else",
+    "skin-cut-off": "the breast runs into the edge of the image opposite the chest wall; some of it is missing",
+    "chest-side-unclear": "the picture does not show clearly that the chest wall lies on the side that was taken",
+    "chest-side-against-laterality": "nothing of the breast touches the side that the laterality says",
     "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
+    "view-inferred": "neither the file nor the request says which view this is; it was taken from the picture",
+    "view-unclear": "nothing says which view this is, and the picture does not show it for sure; no muscle was removed",
+    "implant": "the breast holds an implant, which hides tissue",
     "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
     "no-operating-point": "the model has no such operating point; it gives a score but no decision",
     "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
 }
-"""What a warning means; the first six are the flags of `mammopipe.processing.breast.segmentation`."""
+"""What a warning means; the first nine are `mammopipe.processing.breast.quality.Flag`."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,11 @@ class Predictor:
         """Yield the rows of `predict_table` one by one, for more images than fit into memory as a table."""
         return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
 
-    def combine(self, views: Sequence[ViewScore], operating_point: OperatingPoint) -> Combined:
-        """Return breasts and exam of the views of one patient."""
-        return combine_views(views, self._thresholds, operating_point)
+    def combine(
+        self, views: Sequence[ViewScore], operating_point: OperatingPoint, indices: Sequence[int] | None = None
+    ) -> Combined:
+        """Return breasts and exam of the views of one patient; `indices` name the views, from 0 where not given."""
+        return combine_views(views, self._thresholds, operating_point, indices)
 
     def is_close(self, combined: Combined) -> bool:
         """Return whether the engine's rounding could tip a decision on several views: judge them again, exactly.

@@ -9,7 +9,7 @@ makes it less sure is a warning. Of the flags of `mammopipe.processing.breast.se
                                     shown the film the wrong way round
     skin-cut-off with coverage-high refers: with no air beyond the skin on a full film, either tissue was not imaged or
                                     the outline holds something else; 4 of the 322 films of MIAS
-    coverage-high alone             does not: it is a large breast, 57 of the 322 films
+    coverage-high alone             does not: it is a large breast
     coverage-low                    does not by itself: small breasts on a large detector cover a quarter of it and
                                     less. Below `LEAST_COVERAGE` most of the breast has been lost
     skin-cut-off, pectoral-not-found, laterality-inferred: positioning, or a label; the score is of what is seen

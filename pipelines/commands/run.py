@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.commands.arguments import refuse
-from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
@@ -29,8 +29,8 @@ def stage(options: argparse.Namespace) -> int:
     if options.what == "weights":
         staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
     else:
-        dataset = Dataset(options.what)
-        staged = staging.stage(dataset, options.source, options.to or config.storage.uri("raw", dataset), storage)
+        dataset = dataset_named(options.what)
+        staged = staging.stage(dataset, options.source, options.to or config.storage.uri("raw", dataset.name), storage)
     print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
     return 0
 

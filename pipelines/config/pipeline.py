@@ -21,7 +21,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import build, convert, fitted, overlay, read_toml, require
-from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.model.architecture import Cnn
@@ -119,7 +119,8 @@ class PipelineConfig:
     name: str = "mammopipe"
     """The pipeline's name."""
     profile: Profile = Profile.QUICK
-    dataset: Dataset = Dataset.MIAS
+    dataset: str = "mias"
+    """The dataset, a key of `mammopipe.processing.datasets.registry.DATASETS`."""
     cnns: tuple[Cnn, ...] = (Cnn.RESNET50, Cnn.ALEXNET, Cnn.MODIFIED_CNN)
     """The candidates; each becomes a training step. Where cores are few the first starts first: slow ones lead."""
     pretrained: bool = False
@@ -148,6 +149,7 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that SageMaker would refuse, repeated candidates, and captures in clear."""
+        dataset_named(self.dataset)
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -15,17 +15,10 @@ from tqdm import tqdm
 
 from mammopipe.pipelines.data.s3 import S3Object, Storage, together
 from mammopipe.processing.container.s3_uri import S3Uri
-from mammopipe.processing.datasets import mias, rsna
-from mammopipe.processing.datasets.manifest import Dataset
-from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
 
-PATTERNS: Mapping[Dataset, Sequence[str]] = {
-    Dataset.MIAS: ("Info.txt", "Licence.txt", "*.pgm"),
-    Dataset.RSNA: ("train.csv", "train_images/*/*.dcm"),
-}
-"""What of a dataset's folder goes to S3."""
-LABEL_TABLES: Mapping[Dataset, str] = {Dataset.MIAS: mias.LABEL_TABLE, Dataset.RSNA: rsna.LABEL_TABLE}
 WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
 WHEEL = "*.whl"
 
@@ -53,12 +46,12 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
     Raises `ConfigError` for a source that cannot be read, `LabelError` naming the difference for one that is not the
     dataset, `StorageError` for S3.
     """
-    with opened(source, LABEL_TABLES[dataset]) as folder:
-        _CHECKS[dataset](folder)
-        files = sorted(path for pattern in PATTERNS[dataset] for path in folder.glob(pattern))
-        synthetic = dataset is Dataset.MIAS and mias.is_phantom(folder / LABEL_TABLES[dataset])
-        sent = _send(folder, files, uri, storage, title=f"Stage {dataset}")
-        return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent), synthetic)
+    with opened(source, dataset) as folder:
+        table = dataset.check(folder)
+        files = dataset.files(folder)
+        sent = _send(folder, files, uri, storage, title=f"Stage {dataset.name}")
+        size = sum(path.stat().st_size for path in sent)
+        return Staged(uri, len(files), len(sent), size, dataset.is_synthetic(folder, table))
 
 
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
@@ -102,17 +95,17 @@ def _weights_in(path: Path, folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(source: Path, marker: str) -> Iterator[Path]:
-    """Yield the folder in `source` that holds the file `marker`, unpacking a tarball to a temporary folder first.
+def opened(source: Path, dataset: Dataset) -> Iterator[Path]:
+    """Yield the folder in `source` that holds the dataset, unpacking a tarball to a temporary folder first.
 
     Nothing in a tarball can leave that folder: absolute names, `..` and links out of it are refused.
     """
     if source.is_dir():
-        yield _folder_of(source, marker)
+        yield dataset.find(source)
     elif source.is_file():
         with TemporaryDirectory() as scratch:
             _unpack(source, Path(scratch))
-            yield _folder_of(Path(scratch), marker, shown=source)
+            yield dataset.find(Path(scratch), shown=source)
     else:
         raise ConfigError(f"{source}: no such file or folder")
 
@@ -123,24 +116,6 @@ def _unpack(source: Path, folder: Path) -> None:
             extract(tar, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {error}") from None
-
-
-def _folder_of(folder: Path, marker: str, shown: Path | None = None) -> Path:
-    found = sorted(folder.rglob(marker), key=lambda path: len(path.parts))
-    if not found:
-        raise LabelError(f"{shown or folder}: no {marker} here; the dataset's folder holds it beside the images")
-    return found[0].parent
-
-
-def _check_rsna(folder: Path) -> None:
-    rsna.read_labels(folder / LABEL_TABLES[Dataset.RSNA])
-    if not any((folder / "train_images").glob("*/*.dcm")):
-        raise LabelError(
-            f"{folder}: no train_images/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside train.csv"
-        )
-
-
-_CHECKS: Mapping[Dataset, Callable[[Path], object]] = {Dataset.MIAS: mias.check_release, Dataset.RSNA: _check_rsna}
 
 
 def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, title: str) -> list[Path]:

@@ -20,13 +20,13 @@ from mammopipe.pipelines.data.staging import opened
 from mammopipe.pipelines.experiment import tables as experiment_tables
 from mammopipe.pipelines.experiment.figures import write_figures
 from mammopipe.pipelines.runs.launch import start
-from mammopipe.pipelines.runs.sources import make_phantoms
-from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
-from mammopipe.processing.datasets.mias import LABEL_TABLE
+from mammopipe.processing.datasets import mias
+from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.noise import write_noise_tree
+from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.training.model.architecture import Cnn
 
 KEPT = ("evaluation.json", "report.html", "execution.json")
@@ -65,7 +65,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuse what the matrix is not made for."""
-        if self.config.dataset is not Dataset.MIAS:
+        if self.config.dataset != "mias":
             raise ConfigError(f"dataset={self.config.dataset}: the experiment is one on mias")
         if self.source.startswith("s3://"):
             raise ConfigError(f"{self.source}: the experiment reads a local folder or tarball, or phantoms")
@@ -185,10 +185,10 @@ def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         if experiment.source == PHANTOMS:
-            make_phantoms(Dataset.MIAS, scratch / PHANTOMS, experiment.films)
+            write_phantoms("mias", scratch / PHANTOMS, experiment.films)
         source = scratch / PHANTOMS if experiment.source == PHANTOMS else Path(experiment.source)
-        with opened(source, LABEL_TABLE) as folder:
-            write_noise_tree(folder / LABEL_TABLE, scratch / "noise", seed=experiment.config.data.seed)
+        with opened(source, mias.DATASET) as folder:
+            write_noise_tree(folder / mias.LABEL_TABLE, scratch / "noise", seed=experiment.config.data.seed)
         yield str(scratch / "noise")
 
 
@@ -200,5 +200,5 @@ def _identity(path: Path) -> str:
     if not files:
         raise ConfigError(f"{path}: no such file, or a folder without files")
     said = [[item.relative_to(path).as_posix(), item.stat().st_size] for item in files]
-    tables = [sha256(item) for item in files if item.name == LABEL_TABLE]
+    tables = [sha256(item) for item in files if item.name == mias.LABEL_TABLE]
     return hashlib.sha256(json.dumps([said, tables]).encode()).hexdigest()

@@ -34,8 +34,8 @@ from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets import mias, rsna
-from mammopipe.processing.datasets.manifest import Dataset, SplitProtocol
+from mammopipe.processing.datasets.manifest import SplitProtocol
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.training.model.architecture import Cnn
 
 METRICS = (
@@ -47,11 +47,6 @@ METRICS = (
     "seconds",
 )
 """The figures on the line that `train` prints after each epoch, as `name=number`."""
-RAW: Mapping[Dataset, tuple[str, str]] = {
-    Dataset.MIAS: (mias.LABEL_TABLE, ""),
-    Dataset.RSNA: (rsna.LABEL_TABLE, f"{rsna.IMAGE_FOLDER}/"),
-}
-"""The label table and the image tree of each dataset, below its raw folder."""
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
 RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
 
@@ -59,7 +54,8 @@ RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
 def prepare(context: Context) -> ProcessingStep:
     """Return the step that makes 16-bit images and a manifest with splits of the raw dataset."""
     config, raw = context.config, context.parameters.input_data_uri
-    labels, images = RAW[config.dataset]
+    dataset = dataset_named(config.dataset)
+    images = f"{dataset.image_folder}/" if dataset.image_folder else ""
     arguments = {
         "--dataset": str(config.dataset),
         "--protocol": str(config.data.protocol),
@@ -77,7 +73,7 @@ def prepare(context: Context) -> ProcessingStep:
     inputs = [
         # A file, not an argument: whoever may describe the job would read the secret there.
         *([request_parts.source("salt", config.storage.uri("secrets", config.data.salt_name))] if salt else []),
-        request_parts.source("labels", below(raw, labels)),
+        request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
     ]
     return _processing(context, "Prepare", "mammopipe.processing.jobs.prepare", arguments, inputs, ["prepared"])

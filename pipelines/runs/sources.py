@@ -10,9 +10,10 @@ from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.secrets import stage_salt
-from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import FILMS, PHANTOMS, mias_tree
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms.trees import write_phantoms
 
 
 @dataclass(frozen=True)
@@ -50,29 +51,23 @@ def bring(
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in places.items()}
 
 
-def make_phantoms(dataset: Dataset, folder: Path, films: int) -> None:
-    """Write about as many synthetic films as `films` into `folder`, in the layout of `dataset`."""
-    if dataset is Dataset.MIAS:
-        mias_tree.write_mias_tree(folder, films=films)
-    else:
-        mias_tree.write_rsna_tree(folder, patients=max(2, films // 4))
-
-
 def _films(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
     dataset = config.dataset
     if source.place.startswith("s3://"):
         return _existing(source.place, services)
     if source.place != PHANTOMS:
-        staged = staging.stage(dataset, Path(source.place), config.storage.uri("raw", dataset), services.storage)
+        staged = staging.stage(
+            dataset_named(dataset), Path(source.place), config.storage.uri("raw", dataset), services.storage
+        )
     else:
         say(
             f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
             "no figure of this run says anything about real mammograms."
         )
         with TemporaryDirectory() as scratch:
-            make_phantoms(dataset, Path(scratch), source.films)
+            write_phantoms(dataset, Path(scratch), source.films)
             uri = config.storage.uri("raw", f"{dataset}-phantoms")
-            staged = staging.stage(dataset, Path(scratch), uri, services.storage)
+            staged = staging.stage(dataset_named(dataset), Path(scratch), uri, services.storage)
     say(f"Staged {staged}")
     return staged.uri
 

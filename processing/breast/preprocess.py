@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.processing.breast.quality import Flag
 from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
 from mammopipe.processing.datasets.manifest import Lesion
 from mammopipe.processing.errors import ConfigError
@@ -144,7 +145,7 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
     where there is no breast.
     """
     pixels = reduce_height(mammogram.pixels, config.max_height)
-    region = segment_breast(pixels, laterality=mammogram.laterality, view=mammogram.view)
+    region = _region(pixels, mammogram)
     tissue = region.mask & ~region.pectoral if config.remove_pectoral else region.mask
     geometry, box = _fit(
         tissue, region.chest_side, pixels.shape[0] / mammogram.pixels.shape[0], mammogram.pixels.shape[1], config
@@ -159,6 +160,16 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
         region=region,
         quality={**region.quality, **tissue_levels(inside, weight >= 128)},
     )
+
+
+def _region(pixels: NDArray[np.uint16], mammogram: Mammogram) -> BreastRegion:
+    """Return the breast; a side that was itself inferred from the picture is never said to contradict the picture."""
+    region = segment_breast(pixels, laterality=mammogram.laterality, view=mammogram.view)
+    against, unclear = str(Flag.CHEST_SIDE_AGAINST_LATERALITY), str(Flag.CHEST_SIDE_UNCLEAR)
+    if not mammogram.facts.get("laterality_inferred") or against not in region.quality["flags"]:
+        return region
+    flags = [unclear if flag == against else flag for flag in region.quality["flags"]]
+    return replace(region, quality={**region.quality, "flags": flags})
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,19 @@
-"""Datasets: label tables, image records and manifests. Each dataset is one adapter in one file."""
+"""Datasets: label tables, image records and manifests. Each dataset is one object in one file, listed in `registry`."""
+
+from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
+from mammopipe.processing.datasets.registry import DATASETS, read_labels
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "ImageRecord",
+    "Label",
+    "Laterality",
+    "Lesion",
+    "Split",
+    "Table",
+    "Terms",
+    "View",
+    "read_labels",
+]

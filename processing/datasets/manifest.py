@@ -15,13 +15,6 @@ from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.files import write_bytes
 
 
-class Dataset(StrEnum):
-    """Which label table and image tree an image comes from."""
-
-    MIAS = "mias"
-    RSNA = "rsna"
-
-
 class Label(StrEnum):
     """The three classes of both datasets, from the least to the most serious."""
 
@@ -118,7 +111,8 @@ class ImageRecord:
 
     image_id: str
     patient_id: str
-    dataset: Dataset
+    dataset: str
+    """Name of the dataset, a key of `mammopipe.processing.datasets.registry.DATASETS`."""
     laterality: Laterality | None
     view: View | None
     label: Label
@@ -156,6 +150,20 @@ class ImageRecord:
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
         return ImageRecord(*values)
+
+
+UNKNOWN_SIDE = "unknown"
+"""In place of the laterality in what names a breast (`breast_id`)."""
+
+
+def breast_id(record: ImageRecord) -> str:
+    """Return what names the breast of an image: its labels hold for all views of that breast."""
+    return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
+
+
+def shows_side(breast: str) -> bool:
+    """Return whether what names a breast (`breast_id`) says which of the two it is."""
+    return not breast.endswith(f"-{UNKNOWN_SIDE}")
 
 
 COLUMNS = [item.name for item in fields(ImageRecord)]
@@ -216,7 +224,6 @@ def _lesions(text: str) -> tuple[Lesion, ...]:
 _BOOLEANS = {"": None, "True": True, "False": False}
 
 _READERS: dict[str, Any] = {
-    "dataset": Dataset,
     "laterality": lambda text: Laterality(text) if text else None,
     "view": lambda text: View(text) if text else None,
     "label": Label,

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, View
+from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
 
 FILM_SIZE = 1024
@@ -105,7 +106,7 @@ def _record(film: str, rows: list[_Row], synthetic: bool) -> ImageRecord:
     return ImageRecord(
         image_id=film,
         patient_id=f"mias{(number + 1) // 2:03d}",
-        dataset=Dataset.MIAS,
+        dataset="mias",
         laterality=Laterality.LEFT if number % 2 == 0 else Laterality.RIGHT,
         view=View.MLO,
         label=worst.label,
@@ -174,3 +175,26 @@ def _check_table(table: Path, records: list[ImageRecord]) -> None:
 def _table_digest(table: Path) -> str:
     rows = [" ".join(line.split()) for line in table.read_text(encoding="ascii").splitlines() if _ROW.match(line)]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def _checked(folder: Path) -> Table:
+    return Table(check_release(folder))
+
+
+def _table(path: Path) -> Table:
+    return Table(read_labels(path))
+
+
+DATASET = Dataset(
+    name="mias",
+    terms=Terms(
+        "mini-MIAS, 322 digitised films of 161 women, United Kingdom.",
+        "Research only: it may not be sold or rented.",
+        "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
+        "Medica, International Congress Series 1069, 375-378.",
+    ),
+    label_table=LABEL_TABLE,
+    patterns=(LABEL_TABLE, "Licence.txt", "*.pgm"),
+    read_table=_table,
+    check=_checked,
+)

@@ -7,11 +7,11 @@ view.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import LabelError
 
 LABEL_TABLE = "train.csv"
@@ -22,8 +22,6 @@ COLUMNS = (
 )  # fmt: skip
 MAX_REFUSED = 0.01
 """Share of rows that `read_labels` may leave out before the table as a whole is refused."""
-UNKNOWN_SIDE = "unknown"
-"""In place of the laterality in what names a breast (`breast_id`)."""
 Meaning = TypeVar("Meaning")
 
 _IMAGE_ID = COLUMNS.index("image_id")
@@ -35,15 +33,6 @@ _LATERALITY = {side.value: side for side in Laterality}
 _VIEW = {view.value: view for view in View}
 _DENSITY = {letter: letter for letter in ("", "A", "B", "C", "D")}
 _BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a label table says, and which of its rows cannot be used."""
-
-    records: list[ImageRecord]
-    refused: list[tuple[str, str]]
-    """Image id and reason of each row left out."""
 
 
 def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRecord]:
@@ -103,7 +92,7 @@ def _record(cells: Sequence[str]) -> ImageRecord:
     return ImageRecord(
         image_id=image_id,
         patient_id=patient_id,
-        dataset=Dataset.RSNA,
+        dataset="rsna",
         laterality=_choice(row, "laterality", _LATERALITY),
         view=_choice(row, "view", _VIEW),
         label=Label.MALIGNANT if cancer else Label.BENIGN if biopsy else Label.NORMAL,
@@ -141,11 +130,26 @@ def _age(text: str) -> float | None:
     return age
 
 
-def breast_id(record: ImageRecord) -> str:
-    """Return what names the breast of an image: its labels hold for all views of that breast."""
-    return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
+def check_release(folder: Path) -> Table:
+    """Return the label table of a folder with `train.csv` and the images; raises `LabelError` where it is none."""
+    read_labels(folder / LABEL_TABLE)
+    if not any((folder / IMAGE_FOLDER).glob("*/*.dcm")):
+        raise LabelError(
+            f"{folder}: no {IMAGE_FOLDER}/PATIENT/IMAGE.dcm here; an RSNA folder holds them beside {LABEL_TABLE}"
+        )
+    return read_table(folder / LABEL_TABLE)
 
 
-def shows_side(breast: str) -> bool:
-    """Return whether what names a breast (`breast_id`) says which of the two it is."""
-    return not breast.endswith(f"-{UNKNOWN_SIDE}")
+DATASET = Dataset(
+    name="rsna",
+    terms=Terms(
+        "RSNA Screening Mammography Breast Cancer Detection challenge 2023, screening exams from Australia and the "
+        "United States.",
+        "Non-commercial research only.",
+    ),
+    label_table=LABEL_TABLE,
+    image_folder=IMAGE_FOLDER,
+    patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/*/*.dcm"),
+    read_table=read_table,
+    check=check_release,
+)

@@ -17,8 +17,8 @@ from pathlib import Path
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets import mias, rsna
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Lesion, SplitProtocol
+from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ConfigError, ImageError, LabelError
 from mammopipe.processing.files import sha256
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
     split = SplitConfig(options.test_fraction, options.folds, options.validation_fold, options.seed)
-    records, refused = _read_labels(paths.processing_input("labels"), Dataset(options.dataset))
+    table = DATASETS[options.dataset].read(paths.processing_input("labels"))
+    records = table.records
     protocol = SplitProtocol(options.protocol)
     if protocol is not SplitProtocol.PUBLISHED:
         records = assign_splits(records, split, protocol)
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     images = paths.processing_input("images")
     prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
     if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
-        stage.quarantined += refused
+        stage.quarantined += table.refused
     if salt := _salt(paths.processing_input("salt")):
         stage.records = [_pseudonymous(record, salt) for record in stage.records]
     stage.close(max_quarantine=options.max_quarantine)
@@ -169,19 +170,11 @@ def _scaled(lesion: Lesion, scale: float) -> Lesion:
     )
 
 
-def _read_labels(folder: Path, dataset: Dataset) -> tuple[list[ImageRecord], list[tuple[str, str]]]:
-    """Return the records, and image id and reason of each row that cannot be used."""
-    if dataset is Dataset.MIAS:
-        return mias.read_labels(folder / mias.LABEL_TABLE), []
-    table = rsna.read_table(folder / rsna.LABEL_TABLE)
-    return table.records, table.refused
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.prepare", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--dataset", required=True, choices=[str(dataset) for dataset in Dataset])
+    parser.add_argument("--dataset", required=True, choices=[*DATASETS])
     parser.add_argument(
         "--protocol",
         choices=[str(protocol) for protocol in SplitProtocol],

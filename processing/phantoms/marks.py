@@ -1,6 +1,6 @@
 """What is laid over a phantom's anatomy: lesions in the tissue, and labels, tape and borders on the film."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -117,12 +117,19 @@ def scatter_calcifications(place: Mask, depth: Grey, rng: np.random.Generator) -
 
 
 def draw_marks(
-    breast: Mask, rng: np.random.Generator, *, laterality: Laterality, view: View, film_edges: bool
+    breast: Mask,
+    rng: np.random.Generator,
+    *,
+    laterality: Laterality,
+    view: View,
+    film_edges: bool,
+    only: Collection[str] | None = None,
 ) -> Marks:
     """Return the label, digits, tape and scanner border of a film with the chest wall at the left.
 
     Label and digits stay clear of `breast`; tape and border may cover it. A detector (`film_edges` false) has only a
-    burnt-in label. Nothing here depends on the film's class.
+    burnt-in label. `only` names which of `label`, `digits`, `tape` and `border` are drawn; without it chance decides.
+    Nothing here depends on the film's class.
     """
     marks = Marks(np.zeros(breast.shape, np.float32), np.zeros(breast.shape, np.bool_))
     chances = rng.random(4)
@@ -130,15 +137,22 @@ def draw_marks(
     if not film_edges:
         _burnt_in(marks, keep_off, laterality, view)
         return marks
-    if chances[0] < 0.75:
+    drawn = {name: chance < limit for (name, limit), chance in zip(_CHANCES.items(), chances, strict=True)}
+    if only is not None:
+        drawn = {name: name in only for name in drawn}
+    if drawn["label"]:
         _sticker(marks, keep_off, rng, f"{laterality}", f"{view}"[:2])
-    if chances[1] < 0.5:
+    if drawn["digits"]:
         _digits(marks, keep_off, rng)
-    if chances[2] < 0.25:
+    if drawn["tape"]:
         _tape(marks, rng)
-    if chances[3] < 0.3:
+    if drawn["border"]:
         _border(marks, rng)
     return marks
+
+
+_CHANCES = {"label": 0.75, "digits": 0.5, "tape": 0.25, "border": 0.3}
+"""How often a film carries each mark."""
 
 
 def _stamp(marks: Marks, keep_off: Mask, tile: Grey, cover: Mask, x: int, y: int) -> bool:

@@ -1,40 +1,42 @@
-"""Films looked up by what they show, in bounded memory: features on disk, candidates by hashed descriptors.
+"""Images looked up by what they show, in bounded memory: features on disk, candidate pairs by hashed descriptors.
 
-Keys of `_BITS` bits are taken from a binary descriptor, `_TABLES` of them (locality-sensitive hashing: P. Indyk and
-R. Motwani 1998, STOC). Features of two pictures of one film differ in few of 256 bits (half of them in 8 or fewer,
-measured on mini-MIAS and altered copies), so that most share a key. Films that share many are compared in full.
+Keys of some bits are taken from every binary descriptor, several times with other bits (locality-sensitive hashing:
+P. Indyk and R. Motwani 1998, STOC). Features of two pictures of one film differ in few of 256 bits (half of them in 8
+or fewer, measured on mini-MIAS and altered copies), so that most share a key. The keys of all images are sorted
+together, one table after the other, so that the time grows with the number of images and of pairs that share keys, not
+with the number of all pairs.
 """
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.container.job import cores
-from mammopipe.processing.splits.near_duplicates import SAME_FILM, Features, agreement
+from mammopipe.processing.splits.near_duplicates import Features
 
-SHARD = 2048
-"""Films whose keys are in memory at a time: about 30 MB."""
+VOTES = 4
+"""Shared keys, over all tables, that make two images a candidate pair."""
+CANDIDATES = 3
+"""Candidate pairs that an image starts at most: those that share most keys."""
 _TABLES = 8
 _BITS = 24
+"""Bits of a key for up to `_FEW` descriptors; one more for each doubling, so that chance shares as few keys."""
+_FEW = 2048 * 300
+_MOST_BITS = 32
 _CROWDED = 64
-"""Descriptors with one key from which on the key says nothing: rims and noise look alike in every film."""
-_VOTES = 4
-"""Shared keys that make a film a candidate."""
-_CANDIDATES = 5
-"""Films of a shard that are compared in full with a query."""
-_CHUNK = 16384
+"""Descriptors with one key from which on the key says nothing: rims and noise look alike in every image."""
+_CHUNK = 65536
 """Descriptors that are cut into keys at a time."""
-_CHOSEN = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)[:, :_BITS].ravel()
-_WEIGHTS = np.uint32(1) << np.arange(_BITS, dtype=np.uint32)
+_ORDER = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)
+
+Codes = NDArray[np.int64]
 
 
 class FeatureStore(Mapping[str, Features]):
-    """The features of many films, 12 KB each, in a temporary file that goes when it is closed."""
+    """The features of many images, 12 KB each, in a temporary file that is removed when it is closed."""
 
     def __init__(self) -> None:
         """Open an empty store in the machine's folder for temporary files (`TMPDIR`)."""
@@ -49,7 +51,7 @@ class FeatureStore(Mapping[str, Features]):
         self._file.close()
 
     def add(self, name: str, item: Features) -> None:
-        """Keep the features of one more film; not for several threads at once."""
+        """Keep the features of one more image; not for several threads at once."""
         data = item.points.tobytes() + item.descriptors.tobytes()
         os.pwrite(self._file.fileno(), data, self._end)
         self._places[name] = (self._end, len(item.points))
@@ -68,70 +70,103 @@ class FeatureStore(Mapping[str, Features]):
         return len(self._places)
 
 
-class HashIndex:
-    """The keys of at most `SHARD` films, sorted, with the film of each."""
+def candidate_pairs(images: Mapping[str, Features], groups: Sequence[Hashable]) -> list[tuple[str, str]]:
+    """Return pairs of images of different groups that share many features, in the order of the images.
 
-    def __init__(self, films: Iterable[Features]) -> None:
-        """Index the films, which are then known by their place in the order given."""
-        descriptors = [item.descriptors for item in films]
-        self.size = len(descriptors)
-        counts = [len(each) for each in descriptors]
-        keys = _keys(np.concatenate([np.zeros((0, 32), np.uint8), *descriptors]))
-        films_of_keys = np.repeat(np.arange(self.size, dtype=np.uint16), counts)
-        self._tables = []
-        for column in keys.T:
-            order = np.argsort(column, kind="stable")
-            self._tables.append((column[order], films_of_keys[order]))
+    Args:
+        images: The features of each image, by name.
+        groups: For each image the group, such as its split, within which it may resemble others.
 
-    def candidates(self, item: Features) -> list[int]:
-        """Return the places of the films that share most keys with a picture, the likeliest first."""
-        votes = np.zeros(self.size, np.int64)
-        for column, (keys, films) in zip(_keys(item.descriptors).T, self._tables, strict=True):
-            first = np.searchsorted(keys, column, "left")
-            count = np.searchsorted(keys, column, "right") - first
-            count[count > _CROWDED] = 0
-            starts = first - np.cumsum(count) + count
-            hits = films[np.repeat(starts, count) + np.arange(count.sum())]
-            # A film has one vote for each of the picture's features, however many of its own share the key.
-            voters = np.repeat(np.arange(len(column), dtype=np.int64), count)
-            votes += np.bincount(np.unique(voters * self.size + hits) % self.size, minlength=self.size)
-        likeliest = np.argsort(-votes, kind="stable")[:_CANDIDATES]
-        return [int(place) for place in likeliest if votes[place] >= _VOTES]
+    Returns:
+        Pairs of names. Of each image its `CANDIDATES` likeliest partners are among them.
+    """
+    names = list(images)
+    counts = np.array([len(images[name].points) for name in names], np.int64)
+    if len(names) < 2 or not counts.sum():
+        return []
+    _, group_of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)
+    bits = min(_MOST_BITS, _BITS + max(0, int(np.ceil(np.log2(counts.sum() / _FEW)))))
+    owners = np.repeat(np.arange(len(names), dtype=np.int64), counts)
+    codes, votes = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for table in range(_TABLES):
+        keys = _keys(images, names, int(counts.sum()), _ORDER[table, :bits])
+        found, times = np.unique(_shared(keys, owners, group_of), return_counts=True)
+        codes, votes = _added(codes, votes, found, times)
+    enough = votes >= VOTES
+    return [(names[first], names[second]) for first, second in _likeliest(codes[enough], votes[enough], len(names))]
 
 
-def _keys(descriptors: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """Return the keys (n, tables) of descriptors (n, 32)."""
-    keys = np.zeros((len(descriptors), _TABLES), np.uint32)
-    for start in range(0, len(descriptors), _CHUNK):
-        part = descriptors[start : start + _CHUNK]
-        bits = (part[:, _CHOSEN >> 3] >> (_CHOSEN & 7).astype(np.uint8)) & 1
-        keys[start : start + _CHUNK] = bits.reshape(len(part), _TABLES, _BITS) @ _WEIGHTS
+def _keys(
+    images: Mapping[str, Features], names: Sequence[str], total: int, chosen: NDArray[np.int64]
+) -> NDArray[np.uint32]:
+    """Return a key of the chosen bits for each descriptor of all images, in their order."""
+    keys = np.empty(total, np.uint32)
+    weights = (np.uint32(1) << np.arange(len(chosen), dtype=np.uint32)).astype(np.uint32)
+    start = 0
+    for block in _blocks(images, names):
+        bits = (block[:, chosen >> 3] >> (chosen & 7).astype(np.uint8)) & 1
+        keys[start : start + len(block)] = bits @ weights
+        start += len(block)
     return keys
 
 
-def find_same_film(
-    films: Mapping[str, Features], queries: Sequence[str], indexed: Sequence[str]
-) -> Iterator[tuple[str, str, int]]:
-    """Yield (query, indexed, agreement) for each two of the films, by name, that are found to be the same.
+def _blocks(images: Mapping[str, Features], names: Sequence[str]) -> Iterator[NDArray[np.uint8]]:
+    waiting: list[NDArray[np.uint8]] = []
+    for name in names:
+        waiting.append(images[name].descriptors)
+        if sum(map(len, waiting)) >= _CHUNK:
+            yield np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield np.concatenate(waiting)
 
-    Every query is looked up in every shard of the index, so that it finds as much among many films as among few. The
-    time grows with the product of their numbers, about 16 ms for a query and `SHARD` films (one core): two hours of one
-    core for the splits of 54,706 films.
+
+def _shared(keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArray[np.int64]) -> Codes:
+    """Return a code, first image x images + second image, for each two features of different groups with one key.
+
+    A feature of the first image counts once for a second image, however many of its features have the key.
     """
-    for start in range(0, len(indexed), SHARD):
-        yield from _find_in_shard(films, queries, indexed[start : start + SHARD])
+    order = np.argsort(keys, kind="stable")
+    keys, owners = keys[order], owners[order]
+    first_of_run = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    lengths = np.diff(np.concatenate([first_of_run, [len(keys)]]))
+    usable = np.repeat((lengths > 1) & (lengths <= _CROWDED), lengths)
+    left = np.flatnonzero(usable)
+    found = []
+    for distance in range(1, _CROWDED):
+        # What has no partner at this distance has none farther away: equal keys stand together.
+        left = left[left + distance < len(keys)]
+        left = left[keys[left] == keys[left + distance]]
+        if not len(left):
+            break
+        low, high = owners[left], owners[left + distance]
+        apart = group_of[low] != group_of[high]
+        found.append(np.stack([low[apart] * len(group_of) + high[apart], order[left[apart]]]))
+    if not found or not sum(part.shape[1] for part in found):
+        return np.zeros(0, np.int64)
+    code, feature = np.concatenate(found, axis=1)
+    by = np.lexsort((code, feature))
+    code, feature = code[by], feature[by]
+    fresh = np.concatenate([[True], (code[1:] != code[:-1]) | (feature[1:] != feature[:-1])])
+    return np.asarray(code[fresh], np.int64)
 
 
-def _find_in_shard(
-    films: Mapping[str, Features], queries: Sequence[str], names: Sequence[str]
-) -> Iterator[tuple[str, str, int]]:
-    shard = HashIndex(films[name] for name in names)
+def _added(codes: Codes, votes: Codes, found: Codes, times: NDArray[np.int64]) -> tuple[Codes, Codes]:
+    """Return both lists of codes as one, without repetition, with the sums of their votes."""
+    every, place = np.unique(np.concatenate([codes, found]), return_inverse=True)
+    return every, np.bincount(place, np.concatenate([votes, times]), minlength=len(every)).astype(np.int64)
 
-    def matches(query: str) -> list[tuple[str, str, int]]:
-        item = films[query]
-        found = [(query, names[place], agreement(item, films[names[place]])) for place in shard.candidates(item)]
-        return [match for match in found if match[2] >= SAME_FILM]
 
-    with ThreadPoolExecutor(cores()) as pool:
-        for found in pool.map(matches, queries):
-            yield from found
+def _likeliest(codes: Codes, votes: Codes, images: int) -> list[tuple[int, int]]:
+    """Return the pairs that are among the `CANDIDATES` with most votes of one of their images."""
+    first, second = codes // images, codes % images
+    kept = np.zeros(len(codes), bool)
+    for side in (first, second):
+        order = np.lexsort((codes, -votes, side))
+        ordered = side[order]
+        starts = (
+            np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(order) else np.zeros(0, int)
+        )
+        rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(order)]])))
+        kept[order[rank < CANDIDATES]] = True
+    return list(zip(first[kept].tolist(), second[kept].tolist(), strict=True))

@@ -11,8 +11,14 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.processing.splits.duplicate_index import FeatureStore, find_same_film
-from mammopipe.processing.splits.near_duplicates import SAME_FILM, Features, agreement, features
+from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
+from mammopipe.processing.splits.near_duplicates import SAME_FILM, Features, Match, agreement, features, match
+from mammopipe.processing.splits.pixel_confirmation import Confirmation, correlation, detail
+
+_DIFFERENT_FEATURES = 8
+"""Agreeing features from which on a pair of different images says what pixels of such pairs correlate like."""
+_DIFFERENT_PAIRS = 200
+"""Such pairs that are measured."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class LeakageReport:
     """What `audit_leakage` found and how much it looked at."""
 
     findings: tuple[Finding, ...]
-    checked: Mapping[str, int]
+    checked: Mapping[str, float]
 
     @property
     def passed(self) -> bool:
@@ -73,7 +79,8 @@ def audit_leakage(
     findings += _equal_files(whole)
     with FeatureStore() as seen:
         unmatched = _look_at(whole, images, seen)
-        findings += _same_films(whole, seen)
+        same, confirmation = _same_films(whole, images, seen)
+    findings += same
     checked = {
         "images": len(records),
         "patients": len({(record.dataset, record.patient_id) for record in records}),
@@ -81,6 +88,9 @@ def audit_leakage(
         "copies": sum(bool(record.source_image_id) for record in records),
         "copies_unlike_their_source": len(unmatched),
         "features_of_one_film": SAME_FILM,
+        "pairs_compared_by_pixels": confirmation.pairs,
+        "correlation_limit": round(confirmation.limit, 3),
+        "expected_false_alarms": float(f"{confirmation.expected_false_alarms:.2g}"),
     }
     return LeakageReport(tuple(findings), checked)
 
@@ -164,21 +174,44 @@ def _look_at(records: Sequence[ImageRecord], images: Path, seen: FeatureStore) -
     return [name for name in seen if name not in stored]
 
 
-def _same_films(records: Sequence[ImageRecord], seen: Mapping[str, Features]) -> Iterator[Finding]:
-    """Compare every original, and every copy that does not show its own source, across the splits."""
-    by_split = {
-        split: [record.image_id for record in records if record.split is split and record.image_id in seen]
-        for split in Split
-    }
-    for indexed, queried in (
-        (Split.TRAIN, Split.VALIDATION),
-        (Split.TRAIN, Split.TEST),
-        (Split.VALIDATION, Split.TEST),
-    ):
-        for query, name, agreed in find_same_film(seen, by_split[queried], by_split[indexed]):
-            yield Finding(
-                "same-film",
-                (name, query),
-                f"images {name} ({indexed}) and {query} ({queried}) show the same "
-                f"film: {agreed} features agree, different films have fewer than {SAME_FILM}",
-            )
+def _same_films(
+    records: Sequence[ImageRecord], images: Path, seen: Mapping[str, Features]
+) -> tuple[list[Finding], Confirmation]:
+    """Compare the originals, and the copies that do not show their own source, across the splits.
+
+    A pair is a finding where the features agree and the pixels, too.
+    """
+    by_id = {record.image_id: record for record in records}
+    pairs = candidate_pairs(seen, [str(by_id[name].split) for name in seen])
+
+    def correlated(pair: tuple[str, str], found: Match) -> float | None:
+        if found.transform is None:
+            return None
+        first, second = (detail(read_mammogram(images / by_id[name].path).pixels) for name in pair)
+        return correlation(first, second, found.transform)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        matches = list(pool.map(lambda pair: match(seen[pair[0]], seen[pair[1]]), pairs))
+        alike = [place for place, found in enumerate(matches) if found.agreeing >= SAME_FILM]
+        other = [place for place, found in enumerate(matches) if _DIFFERENT_FEATURES <= found.agreeing < SAME_FILM]
+        other = other[:: -(-len(other) // _DIFFERENT_PAIRS) or 1]
+        measured = list(pool.map(lambda place: correlated(pairs[place], matches[place]), [*alike, *other]))
+    different = [value for value in measured[len(alike) :] if value is not None]
+    confirmation = Confirmation.of(different, len(alike))
+    findings = []
+    for place, value in zip(alike, measured, strict=False):
+        # Without a common block the pixels cannot say anything: the features alone decide then.
+        if value is None or value >= confirmation.limit:
+            findings.append(_same_film([by_id[name] for name in pairs[place]], matches[place], value))
+    return findings, confirmation
+
+
+def _same_film(pair: Sequence[ImageRecord], found: Match, value: float | None) -> Finding:
+    first, second = sorted(pair, key=lambda record: list(Split).index(record.split or Split.TEST))
+    pixels = "they share no whole block of pixels" if value is None else f"their pixels correlate by {value:.2f}"
+    return Finding(
+        "same-film",
+        (first.image_id, second.image_id),
+        f"images {first.image_id} ({first.split}) and {second.image_id} ({second.split}) show the same film: "
+        f"{found.agreeing} features agree, different films have fewer than {SAME_FILM}, and {pixels}",
+    )

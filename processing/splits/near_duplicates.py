@@ -24,6 +24,8 @@ most 17 between different films.
 """
 _TOLERANCE = 4.0
 """Pixels by which a feature may miss the common transform; elastic deformation needs some."""
+_ITERATIONS = 500
+"""Of RANSAC."""
 _RIM = 9
 """Pixels along the outline of the breast that are left out, for outlines resemble each other."""
 
@@ -52,15 +54,37 @@ def features(pixels: NDArray[np.uint16]) -> Features:
     )
 
 
-def agreement(first: Features, second: Features) -> int:
-    """Return how many features of two pictures agree on one similarity transform; the same in every run."""
+@dataclass(frozen=True)
+class Match:
+    """How two images agree."""
+
+    agreeing: int
+    """Features that agree on one transform."""
+    transform: NDArray[np.float64] | None
+    """Of points (x, y) of the first image into the second, 2 x 3, both at `HEIGHT` rows; `None` where there is none."""
+
+
+NO_MATCH = Match(0, None)
+
+
+def match(first: Features, second: Features) -> Match:
+    """Return how many features of two images agree on one similarity transform, and which; the same in every run."""
     if min(len(first.points), len(second.points)) < 4:
-        return 0
+        return NO_MATCH
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(first.descriptors, second.descriptors)
     if len(matches) < 4:
-        return 0
-    source = np.array([first.points[match.queryIdx] for match in matches], np.float32)
-    target = np.array([second.points[match.trainIdx] for match in matches], np.float32)
+        return NO_MATCH
+    source = np.array([first.points[pair.queryIdx] for pair in matches], np.float32)
+    target = np.array([second.points[pair.trainIdx] for pair in matches], np.float32)
     cv2.setRNGSeed(0)
-    _, agreeing = cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=_TOLERANCE, maxIters=500)
-    return 0 if agreeing is None else int(np.count_nonzero(agreeing))
+    transform, agreeing = cv2.estimateAffinePartial2D(
+        source, target, ransacReprojThreshold=_TOLERANCE, maxIters=_ITERATIONS
+    )
+    if transform is None or agreeing is None:
+        return NO_MATCH
+    return Match(int(np.count_nonzero(agreeing)), np.asarray(transform, np.float64))
+
+
+def agreement(first: Features, second: Features) -> int:
+    """Return how many features of two images agree on one similarity transform."""
+    return match(first, second).agreeing

@@ -14,7 +14,6 @@ import torch
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
-    Dataset,
     ImageRecord,
     Label,
     Laterality,
@@ -136,7 +135,7 @@ def _mias_row(split: Split, index: int) -> ImageRecord:
     label, side = list(Label)[index % 3], list(Laterality)[index % 2]
     lesions = () if label is Label.NORMAL else (Lesion(30.5, 40.0, 9.0, label, "CIRC"),)
     return ImageRecord(
-        f"{split}{index:03d}", f"{split}-{index // 2}", Dataset.MIAS, side, View.MLO, label, split, lesions=lesions
+        f"{split}{index:03d}", f"{split}-{index // 2}", "mias", side, View.MLO, label, split, lesions=lesions
     )
 
 
@@ -156,7 +155,7 @@ def _rsna_row(split: Split, patient: int, number: int, side: Laterality, view: V
     return ImageRecord(
         f"{split}{patient:03d}{number}",
         f"{split}{patient:03d}",
-        Dataset.RSNA,
+        "rsna",
         side,
         view,
         label,
@@ -273,7 +272,7 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
     return ImageRecord(
         name,
         name,
-        Dataset.MIAS,
+        "mias",
         Laterality.LEFT,
         View.MLO,
         label,

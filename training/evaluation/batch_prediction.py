@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mammopipe.processing.datasets.manifest import ImageRecord
-from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind
 from mammopipe.training.networks.grad_cam import WithMaps

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
 
 from mammopipe.training.evaluation.calibration import fit_temperature
 from mammopipe.training.metrics import classification
@@ -58,6 +57,8 @@ def fit(method: Method, validation: ValidationPredictions) -> Probabilities:
 
 
 def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
+    from sklearn.isotonic import IsotonicRegression  # imported where it is used: scikit-learn takes a second
+
     given = validation.probabilities(1.0)
     steps = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)

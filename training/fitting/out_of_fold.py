@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label
-from mammopipe.processing.datasets.rsna import breast_id
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
 from mammopipe.training.model.description import DESCRIPTION_FILE, verify

@@ -30,7 +30,8 @@ SMALLEST_SHIFT = 0.5
 """Standard deviations of the reference: a lasting shift of this size is to be found, smaller ones are not sought."""
 REFERENCE_ERRORS = 1.25
 """Standard errors of the reference's mean that are no shift, either: more would hide small shifts for months, fewer
-bring more false alarms than the budget holds, since a reference is drawn unluckily at times (`docs/DRIFT.md`)."""
+bring more false alarms than the budget holds, since a reference is drawn unluckily at times
+(`docs/how-to/drift.md`)."""
 _USUAL_SPREAD = 0.9
 """Deviation of the scores of ten equal bins, rounded down."""
 _HALF = 0.5

@@ -7,8 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import Label
-from mammopipe.processing.datasets.rsna import shows_side
+from mammopipe.processing.datasets.manifest import Label, shows_side
 from mammopipe.training.model.predictions import Floats, Integers, Kind, Predictions, pick
 
 

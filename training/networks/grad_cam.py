@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from captum.attr import LayerGradCam
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -31,6 +30,8 @@ def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[
     """
     if images.ndim != 4 or images.shape[0] != 1:
         raise ValueError(f"images must be one film, (1, 1, H, W), not {tuple(images.shape)}")
+    from captum.attr import LayerGradCam  # a second of import that training does not need
+
     attribution = LayerGradCam(network, network.cam_layer)
     with torch.enable_grad():
         evidence = attribution.attribute(images, target=class_index, relu_attributions=True)

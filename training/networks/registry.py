@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import alexnet, resnet50
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
@@ -186,6 +185,8 @@ def _convolution(before: int, after: int, *, kernel: int = 3, stride: int = 1) -
 
 def _alexnet(classes: int, dropout: float) -> FilmNetwork:
     """Krizhevsky 2014 as torchvision builds it; its adaptive pooling takes films of any size."""
+    from torchvision.models import alexnet  # here: its import takes as long as torch itself
+
     body = alexnet(weights=None)
     body.classifier[0], body.classifier[3] = Dropout(dropout), Dropout(dropout)
     body.classifier[6] = nn.Linear(4096, classes)
@@ -194,6 +195,8 @@ def _alexnet(classes: int, dropout: float) -> FilmNetwork:
 
 def _resnet50(classes: int, dropout: float) -> FilmNetwork:
     """He et al. 2016 as torchvision builds it, with dropout before the classifier."""
+    from torchvision.models import resnet50  # here: its import takes as long as torch itself
+
     body = resnet50(weights=None)
     body.fc = _head(2048, classes, dropout)
     return FilmNetwork("resnet50", body, head="fc", cam_layer="layer4", normalise=_imagenet(), pool="avgpool")

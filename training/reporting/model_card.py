@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.reporting.package_card import package_card
@@ -21,14 +22,6 @@ from mammopipe.training.reporting.reporting_guidelines import checklist
 TEMPLATE = "model_card.md.j2"
 CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
 
-LICENCES: Mapping[str, str] = {
-    "mias": "mini-MIAS, 322 digitised films of 161 women, United Kingdom. Research only: it may not be sold or rented. "
-    "Cite J. Suckling et al. 1994, The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta "
-    "Medica, International Congress Series 1069, 375-378.",
-    "rsna": "RSNA Screening Mammography Breast Cancer Detection challenge 2023, screening exams from Australia and the "
-    "United States. Non-commercial research only.",
-}
-"""By the dataset's name in the manifest."""
 SYNTHETIC = "Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
 
 INTENDED = (
@@ -104,7 +97,7 @@ def data_licences(evaluation: Mapping[str, Any]) -> list[str]:
     """Return a sentence on each dataset, its licence and whom to cite; synthetic ones are no patient's."""
     if evaluation["synthetic"]:
         return [f"{evaluation['dataset'].upper()}: {SYNTHETIC}"]
-    return [LICENCES[name] for name in evaluation["dataset"].split("+")]
+    return [str(DATASETS[name].terms) for name in evaluation["dataset"].split("+")]
 
 
 def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:

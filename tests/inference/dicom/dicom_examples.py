@@ -160,9 +160,15 @@ def items(container: Dataset) -> Iterator[Dataset]:
 
 
 def groups(report: Dataset) -> dict[str, Dataset]:
-    """Return the measurement groups by their tracking identifiers."""
+    """Return the measurement groups by their tracking identifiers, without the part that names a drawing tool."""
     found = [item for item in items(report) if item.ValueType == "CONTAINER" and name_of(item) == "125007"]
-    return {str(group.ContentSequence[0].TextValue): group for group in found}
+    return {str(group.ContentSequence[0].TextValue).rpartition(":")[2]: group for group in found}
+
+
+def section(report: Dataset, code: Any) -> Dataset:
+    """Return the section of the document with this concept name."""
+    [found] = [item for item in report.ContentSequence if name_of(item) == code.value]
+    return found
 
 
 def name_of(item: Dataset) -> str:

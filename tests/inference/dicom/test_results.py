@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID
 
 from mammopipe.inference.contract.schema import NOTICE
+from mammopipe.inference.dicom import wording
 from mammopipe.inference.dicom.results import overlay_capture, structured_report
 from mammopipe.processing.images.mammogram import read_mammogram
 from tests.inference.dicom.dicom_examples import (
@@ -34,6 +36,7 @@ from tests.inference.dicom.dicom_examples import (
     phantom_exams,
     referred,
     results,
+    section,
     words,
 )
 
@@ -133,7 +136,51 @@ def test_regions_are_planar_rois_in_pixels_of_their_own_source(exams: list[list[
     assert box.graphic_type.value == "POLYLINE"
     assert box.value.tolist() == [[10, 20], [110, 20], [110, 220], [10, 220], [10, 20]]
     assert box.ContentSequence[0].referenced_sop_instance_uid == uids[2]
-    assert numbers(rois[2][0]) == {"HEAT": 0.9312, "PEAK-COLUMN": 60.5, "PEAK-ROW": 99.5}
+    area = codes.SCT.Area.value
+    assert numbers(rois[2][0]) == {area: 20000, "HEAT": 0.9312, "PEAK-COLUMN": 60.5, "PEAK-ROW": 99.5}
+
+
+def test_an_area_is_in_square_millimetres_where_the_spacing_is_known(exams: list[list[bytes]]) -> None:
+    data = changed(exams[0][1], PixelSpacing=[0.1, 0.1])
+    group = groups(opened(structured_report([data], one(data))))["image 0 region 0"]
+    area = next(item for item in items(group) if item.ValueType == "NUM")
+    [measured] = area.MeasuredValueSequence
+    assert (float(measured.NumericValue), measured.MeasurementUnitsCodeSequence[0].CodeValue) == (200, "mm2")
+
+
+def test_what_has_no_coordinates_stands_apart_from_the_measurements(exams: list[list[bytes]]) -> None:
+    files = exams[1]
+    report = opened(structured_report(files, exam(files)))
+    found = section(report, codes.DCM.Findings).ContentSequence
+    assert len(found) == 1 + 2 + len(files), "exam, breasts, images"
+    for group in section(report, codes.DCM.ImagingMeasurements).ContentSequence:
+        assert name_of(group) == codes.DCM.MeasurementGroup.value
+        assert [item.ValueType for item in group.ContentSequence].count("SCOORD") == 1
+
+
+@pytest.mark.parametrize(("heatmap", "said"), [(None, "not asked for"), ({"regions": []}, "no region")])
+def test_a_report_without_regions_says_why(exams: list[list[bytes]], heatmap: dict[str, Any] | None, said: str) -> None:
+    data = exams[0][0]
+    given = {**image_facts(data)["heatmap"], **heatmap} if heatmap else None
+    report = structured_report([data], one(data, heatmap=given))
+    [item] = section(opened(report), codes.DCM.ImagingMeasurements).ContentSequence
+    assert item.ValueType == "TEXT" and said in item.TextValue
+    assert srread(BytesIO(report)).content.get_planar_roi_measurement_groups() == []
+
+
+def test_the_threshold_says_what_it_did_in_validation(exams: list[list[bytes]]) -> None:
+    decision = {
+        "sensitivity": 0.92,
+        "sensitivity_interval": [0.71, 0.98],
+        "recall_rate": 0.2,
+        "n": 52,
+        "positives": 8,
+        "prevalence": 0.154,
+    }
+    assert wording.validation(decision) == (
+        "sensitivity 0.920 (95 % interval 0.710 to 0.980), recall rate 0.200, on 52 cases, 8 of them malignant, "
+        "prevalence 0.154"
+    )
 
 
 def test_the_image_library_codes_side_and_view(exams: list[list[bytes]]) -> None:
@@ -184,6 +231,54 @@ def test_the_same_question_gives_the_same_instance(exams: list[list[bytes]]) -> 
     assert all(UID(other).is_valid and other.startswith("2.25.") for other in others)
 
 
+def test_another_source_attribute_gives_another_instance(exams: list[list[bytes]]) -> None:
+    """What is kept of the source is content, too: the same pixels under another accession number are other results."""
+    data = exams[0][0]
+    answers = [one(other) for other in (data, changed(data, AccessionNumber="ACC-1"))]
+    reports = [
+        structured_report([data], answers[0]),
+        structured_report([changed(data, AccessionNumber="ACC-1")], answers[1]),
+    ]
+    assert len({str(opened(report).SOPInstanceUID) for report in reports}) == 2
+
+
+def test_an_instance_with_equal_uid_differs_in_times_alone(exams: list[list[bytes]]) -> None:
+    first, second = (opened(results(exams[0][0])[0]) for _ in range(2))
+    assert first.SOPInstanceUID == second.SOPInstanceUID
+    for report in (first, second):
+        for keyword in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
+            setattr(report, keyword, "")
+    assert first == second
+
+
+@pytest.mark.parametrize(("offset", "hours"), [("+0900", 9), ("-0330", -3.5), ("+1400", 14)])
+def test_times_are_in_the_zone_of_the_source(exams: list[list[bytes]], offset: str, hours: float) -> None:
+    data = changed(exams[0][0], TimezoneOffsetFromUTC=offset)
+    there = timezone(timedelta(hours=hours))
+    for result in map(opened, results(data)):
+        assert result.TimezoneOffsetFromUTC == offset
+        for day, time in (("ContentDate", "ContentTime"), ("InstanceCreationDate", "InstanceCreationTime")):
+            if day in result:
+                written = datetime.strptime(f"{result[day].value}{result[time].value}", "%Y%m%d%H%M%S.%f")
+                assert abs(written.replace(tzinfo=there) - datetime.now(there)) < timedelta(minutes=5)
+    assert "ContentTime" in opened(results(data)[0])
+
+
+@pytest.mark.parametrize("offset", [None, "UTC+9", "+2500", "0900", ""])
+def test_a_zone_that_is_not_stated_or_unusable_is_left_out(exams: list[list[bytes]], offset: str | None) -> None:
+    data = exams[0][0] if offset is None else changed(exams[0][0], TimezoneOffsetFromUTC=offset)
+    for result in map(opened, results(data)):
+        assert "TimezoneOffsetFromUTC" not in result
+
+
+@pytest.mark.parametrize(("stated", "kept"), [("YES", "YES"), ("NO", "NO"), (None, None), ("MAYBE", None)])
+def test_burned_in_annotation_is_what_the_source_says(
+    exams: list[list[bytes]], stated: str | None, kept: str | None
+) -> None:
+    data = changed(exams[0][0], BurnedInAnnotation=stated)
+    assert opened(results(data)[1]).get("BurnedInAnnotation") == kept
+
+
 def test_each_result_is_a_series_of_its_own(exams: list[list[bytes]]) -> None:
     series = [opened(result).SeriesInstanceUID for data in exams[0][:2] for result in results(data)]
     assert len(set(series)) == 4
@@ -205,7 +300,8 @@ def test_the_capture_shows_the_overlay_and_the_notice_in_air(
     assert 0.002 < written.mean() < 0.1
     assert np.median(mammogram.pixels[written]) < 0.02 * 65535
     assert capture.file_meta.TransferSyntaxUID.name == "JPEG 2000 Image Compression (Lossless Only)"
-    assert (capture.LossyImageCompression, capture.BurnedInAnnotation) == ("00", "NO")
+    assert capture.LossyImageCompression == "00"
+    assert capture.ConversionType == "WSD", "a workstation made it"
 
 
 def test_the_capture_refers_to_its_source(exams: list[list[bytes]]) -> None:

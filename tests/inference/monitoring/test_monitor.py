@@ -20,7 +20,7 @@ from mammopipe.inference.monitoring.captures import Captures
 from mammopipe.inference.monitoring.drift import DriftConfig, Verdict
 from mammopipe.inference.server import capture
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.datasets.rsna import read_labels
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
@@ -81,7 +81,7 @@ def record(patient: int) -> ImageRecord:
     return ImageRecord(
         f"film{patient}",
         str(patient),
-        Dataset.MIAS,
+        "mias",
         Laterality.LEFT,
         View.MLO,
         Label.NORMAL,

@@ -130,7 +130,7 @@ def test_the_answer_to_an_exam_obeys_its_schema(predictor: Predictor, pgms: list
     assert said.breasts[0].malignancy_score == pytest.approx(max(scores[0], scores[2]))
     assert said.exam.malignancy_score == pytest.approx(max(scores))
     assert said.exam.decision is not None and said.exam.decision.threshold == 0.1
-    assert said.warnings == []
+    assert [warning.code for warning in said.warnings] == ["identity-incomplete"], "these files have no header"
     single = Answer.model_validate_json(run(predictor, PGM, pgms[1]).body)
     assert single.probabilities == said.images[1].probabilities
 
@@ -182,6 +182,88 @@ def test_an_exam_is_one_patient_s(predictor: Predictor, dicoms: list[bytes]) -> 
     patient = pydicom.dcmread(io.BytesIO(dicoms[2])).PatientID
     assert patient and patient not in error.message
     assert len(ExamAnswer.model_validate_json(run(predictor, JSON, exam(dicoms[:2])).body).images) == 2
+
+
+def changed(data: bytes, **attributes: Any) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    target = io.BytesIO()
+    dataset.save_as(target, enforce_file_format=True)
+    return target.getvalue()
+
+
+def bodies(images: list[bytes]) -> list[tuple[str, bytes]]:
+    """Return the same images as JSON, as an archive and as a form."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as target:
+        for index, data in enumerate(images):
+            target.writestr(f"{index}.dcm", data)
+    head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n'
+    form = b"".join(head + data + b"\r\n" for data in images) + b"--b--\r\n"
+    return [(JSON, exam(images)), (ZIP, archive.getvalue()), ("multipart/form-data; boundary=b", form)]
+
+
+@pytest.mark.parametrize("form", [AnswerType.JSON, AnswerType.DICOM])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"PatientID": "", "PatientName": "Roe^Mary"}, "mixed_patients"),
+        ({"PatientBirthDate": "19500101"}, "mixed_patients"),
+        ({"StudyInstanceUID": "1.2.3"}, "mixed_studies"),
+        ({"SOPInstanceUID": "1.2.3"}, "duplicate_image"),
+    ],
+)
+def test_every_form_of_body_and_answer_has_the_same_rule(
+    predictor: Predictor, dicoms: list[bytes], form: AnswerType, change: dict[str, str], code: str
+) -> None:
+    named = {"PatientName": "Doe^Jane", "PatientBirthDate": "19610203", "SOPInstanceUID": "1.2.3"}
+    second = {name: value for name, value in named.items() if name != "SOPInstanceUID"}
+    for kind, body in bodies([changed(dicoms[0], **named), changed(dicoms[1], **(second | change))]):
+        error = refused(predictor, kind, body, form=form)
+        assert (error.status, error.code, error.detail) == (422, code, {"image": 1})
+        assert not any(value in error.message for value in ("Doe", "Roe", "1961", "1950", "1.2.3"))
+        assert ("file 1 (.dcm)" in error.message) is (kind == ZIP)
+
+
+def test_one_picture_in_two_files_is_a_duplicate(predictor: Predictor, pgms: list[bytes], dicoms: list[bytes]) -> None:
+    pixels = cv2.imdecode(np.frombuffer(cv2.imencode(".png", film_of(pgms[0]))[1], np.uint8), cv2.IMREAD_UNCHANGED)
+    as_png = cv2.imencode(".png", pixels)[1].tobytes()
+    other_instance = changed(dicoms[0], SOPInstanceUID="1.2.3")
+    for pair in ([pgms[0], as_png], [dicoms[0], other_instance]):
+        error = refused(predictor, JSON, exam(pair))
+        assert (error.code, error.detail) == ("duplicate_image", {"image": 1})
+
+
+def film_of(pgm: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(pgm, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def test_a_study_from_an_archive_is_judged_and_what_was_skipped_is_named(
+    predictor: Predictor, dicoms: list[bytes]
+) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, data in (("DOE.dcm", dicoms[0]), ("README.txt", b"of Jane Doe"), ("a/DOE.dcm", dicoms[1])):
+            target.writestr(name, data)
+    said = ExamAnswer.model_validate_json(run(predictor, ZIP, archive.getvalue()).body)
+    assert [image.index for image in said.images] == [0, 2]
+    assert sorted(index for breast in said.breasts for index in breast.images) == [0, 2]
+    assert [(each.index, each.place, each.reason) for each in said.skipped] == [(1, "file 1 (.txt)", "text")]
+    assert "skipped-files" in {warning.code for warning in said.warnings}
+    report = run(predictor, ZIP, archive.getvalue(), form=AnswerType.DICOM)
+    assert pydicom.dcmread(io.BytesIO(report.body)).Modality == "SR"
+
+
+def test_priors_are_left_out_on_request(predictor: Predictor, dicoms: list[bytes]) -> None:
+    current = changed(dicoms[0], StudyDate="20260101")
+    prior = changed(dicoms[1], StudyDate="20160101", StudyInstanceUID="1.2.3")
+    said = ExamAnswer.model_validate_json(
+        run(predictor, JSON, exam([prior, current], options={"priors": "ignore"})).body
+    )
+    assert [image.index for image in said.images] == [1] and said.breasts[0].images == [1]
+    assert [each.reason for each in said.skipped] == ["prior"]
+    assert refused(predictor, DICOM, current, priors="ignore").code == "bad_option"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from mammopipe.inference.contract.schema import Finding, OperatingPoint
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes, write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
@@ -29,12 +29,14 @@ def predictor(base: Path) -> Predictor:
 
 
 def film(films: Any) -> Any:
-    return dataclasses.replace(read_mammogram(films.pgm), laterality=Laterality.RIGHT, view=View.MLO)
+    found = read_mammogram(films.pgm)
+    facts = {**found.facts, "laterality_inferred": False}
+    return dataclasses.replace(found, laterality=Laterality.RIGHT, view=View.MLO, facts=facts)
 
 
 def test_input_is_bit_for_bit_what_training_reads(films: Any, tmp_path: Path, predictor: Predictor) -> None:
     """The film through the files that Prepare and Segment leave, and through training's dataset."""
-    record = ImageRecord("p1", "p", Dataset.MIAS, Laterality.RIGHT, View.MLO, Label.MALIGNANT)
+    record = ImageRecord("p1", "p", "mias", Laterality.RIGHT, View.MLO, Label.MALIGNANT)
     source = tmp_path / "p1.pgm"
     write_bytes(source, films.pgm)
     write_png(tmp_path / "prepared" / "p1.png", read_mammogram(source, record=record).pixels)

@@ -97,7 +97,7 @@ def test_a_type_without_a_price_and_a_wrong_key_are_one_line(tmp_path: Path, cap
 
 
 def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs" / "SCALE.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "growing.md").read_text()
     blocks = re.findall(r"^    \$ mammopipe (.*)\n((?:(?:    .*)?\n)+?)(?=^\S)", page, re.MULTILINE)
     assert len(blocks) == 2
     for command, shown in blocks:

@@ -8,10 +8,11 @@ import pytest
 
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.data.staging import opened, stage, stage_weights
-from mammopipe.processing.datasets.manifest import Dataset
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree, write_rsna_tree
+from mammopipe.processing.phantoms.trees import WRITERS, write_phantoms
 from tests.pipelines.conftest import BUCKET
 
 
@@ -32,7 +33,7 @@ def packed(folder: Path, archive: Path) -> Path:
 def test_every_form_of_source_is_staged(services: LocalServices, films: Path, tmp_path: Path, form: str) -> None:
     source = {"folder": films, "folder above": films.parent}.get(form) or packed(films, tmp_path / "mias.tar.gz")
     uri = f"s3://{BUCKET}/staged/{form.replace(' ', '-')}"
-    staged = stage(Dataset.MIAS, source, uri, services.storage)
+    staged = stage(DATASETS["mias"], source, uri, services.storage)
     assert (staged.files, staged.sent, staged.synthetic) == (5, 5, True)
     names = [item.key.rpartition("/")[2] for item in services.storage.list(f"{uri}/")]
     assert names == ["Info.txt", "mdb001.pgm", "mdb002.pgm", "mdb003.pgm", "mdb004.pgm"]
@@ -40,12 +41,12 @@ def test_every_form_of_source_is_staged(services: LocalServices, films: Path, tm
 
 def test_only_what_changed_is_sent_again(services: LocalServices, films: Path) -> None:
     uri = f"s3://{BUCKET}/staged/again"
-    stage(Dataset.MIAS, films, uri, services.storage)
-    assert stage(Dataset.MIAS, films, uri, services.storage).sent == 0
+    stage(DATASETS["mias"], films, uri, services.storage)
+    assert stage(DATASETS["mias"], films, uri, services.storage).sent == 0
     key = "staged/again/mdb002.pgm"
     size = (films / "mdb002.pgm").stat().st_size
     services.storage.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(size))
-    assert stage(Dataset.MIAS, films, uri, services.storage).sent == 1
+    assert stage(DATASETS["mias"], films, uri, services.storage).sent == 1
     head = services.storage.client.head_object(Bucket=BUCKET, Key=key)
     assert head["ContentType"] == "image/x-portable-graymap"
 
@@ -58,24 +59,27 @@ def test_an_altered_label_table_is_refused_and_nothing_is_sent(
     table.write_text(table.read_text().split("\n", 1)[1])  # without the line that owns up to being synthetic
     uri = f"s3://{BUCKET}/staged/altered"
     with pytest.raises(LabelError, match="instead of 207"):
-        stage(Dataset.MIAS, tmp_path / "altered", uri, services.storage)
+        stage(DATASETS["mias"], tmp_path / "altered", uri, services.storage)
     assert services.storage.list(f"{uri}/") == []
 
 
 def test_an_empty_folder_is_refused(services: LocalServices, tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=f"^{tmp_path}: no Info.txt here"):
-        stage(Dataset.MIAS, tmp_path, f"s3://{BUCKET}/x", services.storage)
+        stage(DATASETS["mias"], tmp_path, f"s3://{BUCKET}/x", services.storage)
 
 
 def test_a_source_that_is_not_there_is_refused(services: LocalServices, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or folder"):
-        stage(Dataset.MIAS, tmp_path / "absent.tar.gz", f"s3://{BUCKET}/x", services.storage)
+        stage(DATASETS["mias"], tmp_path / "absent.tar.gz", f"s3://{BUCKET}/x", services.storage)
 
 
 @pytest.mark.parametrize("content", [b"no archive", b""])
 def test_a_file_that_is_no_tarball_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mias.tar.gz").write_bytes(content)
-    with pytest.raises((ConfigError, LabelError), match="mias.tar.gz"), opened(tmp_path / "mias.tar.gz", "Info.txt"):
+    with (
+        pytest.raises((ConfigError, LabelError), match="mias.tar.gz"),
+        opened(tmp_path / "mias.tar.gz", DATASETS["mias"]),
+    ):
         pass
 
 
@@ -87,11 +91,11 @@ def test_nothing_in_a_tarball_leaves_its_folder(tmp_path: Path, name: str) -> No
             item.size = 4
             tar.addfile(item, io.BytesIO(b"evil"))
     if name.startswith("/"):
-        with opened(tmp_path / "evil.tar", "Info.txt") as folder:
+        with opened(tmp_path / "evil.tar", DATASETS["mias"]) as folder:
             assert (folder / name.lstrip("/")).is_file()
         assert not Path(name).exists()
     else:
-        with pytest.raises(ConfigError, match="cannot be unpacked"), opened(tmp_path / "evil.tar", "Info.txt"):
+        with pytest.raises(ConfigError, match="cannot be unpacked"), opened(tmp_path / "evil.tar", DATASETS["mias"]):
             pass
 
 
@@ -99,22 +103,28 @@ def test_an_rsna_folder_without_images_is_refused(services: LocalServices, tmp_p
     write_rsna_tree(tmp_path, patients=2, height=256)
     shutil.rmtree(tmp_path / "train_images")
     with pytest.raises(LabelError, match="no train_images"):
-        stage(Dataset.RSNA, tmp_path, f"s3://{BUCKET}/x", services.storage)
+        stage(DATASETS["rsna"], tmp_path, f"s3://{BUCKET}/x", services.storage)
 
 
 def test_an_rsna_table_with_other_columns_is_refused(services: LocalServices, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("patient_id\n")
     with pytest.raises(LabelError, match="columns must be"):
-        stage(Dataset.RSNA, tmp_path, f"s3://{BUCKET}/x", services.storage)
+        stage(DATASETS["rsna"], tmp_path, f"s3://{BUCKET}/x", services.storage)
 
 
 def test_an_rsna_folder_is_staged_as_it_is(services: LocalServices, tmp_path: Path) -> None:
     write_rsna_tree(tmp_path, patients=2, height=256)
     uri = f"s3://{BUCKET}/raw/rsna"
-    staged = stage(Dataset.RSNA, tmp_path, uri, services.storage)
+    staged = stage(DATASETS["rsna"], tmp_path, uri, services.storage)
     keys = {item.key.removeprefix("raw/rsna/") for item in services.storage.list(f"{uri}/")}
     assert keys == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert staged.sent == staged.files == len(keys)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_staged_phantoms_are_known_to_be_synthetic(services: LocalServices, tmp_path: Path, name: str) -> None:
+    write_phantoms(name, tmp_path, 8)
+    assert stage(DATASETS[name], tmp_path, f"s3://{BUCKET}/synthetic/{name}", services.storage).synthetic
 
 
 def test_weights_are_staged_with_their_sums(services: LocalServices, tmp_path: Path) -> None:

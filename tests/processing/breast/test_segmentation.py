@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mammopipe.processing.breast.segmentation import NoBreastError, Side, segment_breast
+from mammopipe.processing.breast.segmentation import Side, segment_breast
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
-from mammopipe.processing.errors import ImageError
+from mammopipe.processing.errors import ImageError, NoBreastError
 from mammopipe.processing.jobs.contact_sheets import draw_contours
 
 
@@ -119,7 +119,7 @@ def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
 def test_the_reduced_copy_tells_what_the_whole_film_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     film = make_film(1024, 1024, label=True)
     reduced = segment_breast(film.pixels, view=View.MLO)
-    monkeypatch.setattr("mammopipe.processing.breast.segmentation.WORKING_SIZE", 1024)
+    monkeypatch.setattr("mammopipe.processing.breast.working_copy.WORKING_SIZE", 1024)
     whole = segment_breast(film.pixels, view=View.MLO)
     assert dice(reduced.mask, whole.mask) > 0.98
     assert dice(reduced.pectoral, whole.pectoral) > 0.97
@@ -158,9 +158,17 @@ def test_a_craniocaudal_view_keeps_its_bright_corner() -> None:
     assert region.quality["flags"] == []
 
 
-def test_an_unknown_view_is_searched_and_not_flagged() -> None:
-    assert segment_breast(make_film().pixels).pectoral.any()
-    assert segment_breast(make_film(muscle=False).pixels).quality["flags"] == []
+def test_an_unknown_view_is_inferred_and_the_answer_says_so() -> None:
+    oblique = segment_breast(make_film().pixels)
+    assert oblique.pectoral.any()
+    assert oblique.quality["view_inferred"] == "MLO" and oblique.quality["view_confidence"] >= 0.9
+    assert oblique.quality["flags"] == ["view-inferred"]
+
+
+def test_no_muscle_is_removed_where_the_view_is_unclear() -> None:
+    unclear = segment_breast(make_film(muscle=False).pixels)
+    assert not unclear.pectoral.any()
+    assert unclear.quality["flags"] == ["view-unclear"]
 
 
 def test_a_chest_wall_against_the_laterality_is_flagged() -> None:

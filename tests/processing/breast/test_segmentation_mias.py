@@ -40,7 +40,7 @@ def test_lesions_stay_inside(regions: list[tuple[ImageRecord, BreastRegion]]) ->
             before += int((inside & region.mask).sum())
             after += int((inside & region.mask & ~region.pectoral).sum())
     assert total > 1_000_000
-    assert before / total >= 0.99
+    assert before / total >= 0.995
     assert after / total >= 0.99
 
 
@@ -48,7 +48,7 @@ def test_coverage_is_plausible_or_flagged(regions: list[tuple[ImageRecord, Breas
     for record, region in regions:
         coverage = region.quality["coverage"]
         assert 0.3 < coverage < 0.95, record.image_id
-        assert ("coverage-high" in region.quality["flags"]) == (coverage > 0.75), record.image_id
+        assert ("coverage-high" in region.quality["flags"]) == (coverage > 0.9), record.image_id
     assert 0.55 < np.median([region.quality["coverage"] for _, region in regions]) < 0.75
 
 
@@ -69,3 +69,9 @@ def test_the_breast_is_one_piece(regions: list[tuple[ImageRecord, BreastRegion]]
     for record, region in regions:
         count, _ = cv2.connectedComponents(region.mask.astype(np.uint8))
         assert count == 2, record.image_id
+
+
+def test_flags_are_rare(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:
+    raised = [flag for _, region in regions for flag in region.quality["flags"]]
+    assert max(raised.count(flag) for flag in set(raised)) <= 0.05 * len(regions)
+    assert not {"chest-side-unclear", "chest-side-against-laterality", "implant"} & set(raised)

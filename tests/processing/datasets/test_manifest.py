@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from mammopipe.processing.datasets.manifest import (
     COLUMNS,
-    Dataset,
     ImageRecord,
     Label,
     Laterality,
@@ -21,7 +20,7 @@ from mammopipe.processing.datasets.manifest import (
 )
 from mammopipe.processing.errors import ManifestError
 
-RECORD = ImageRecord("a1", "p1", Dataset.MIAS, Laterality.LEFT, View.MLO, Label.BENIGN, Split.TRAIN, 3, "images/a1.png")
+RECORD = ImageRecord("a1", "p1", "mias", Laterality.LEFT, View.MLO, Label.BENIGN, Split.TRAIN, 3, "images/a1.png")
 finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
 lesions = st.builds(
     Lesion, st.integers(-50, 6000), st.integers(-50, 6000), st.integers(1, 500), st.sampled_from(Label), st.text()
@@ -30,7 +29,7 @@ records = st.builds(
     ImageRecord,
     image_id=st.text(min_size=1),
     patient_id=st.text(min_size=1),
-    dataset=st.sampled_from(Dataset),
+    dataset=st.sampled_from(["mias", "rsna"]),
     laterality=st.none() | st.sampled_from(Laterality),
     view=st.none() | st.sampled_from(View),
     label=st.sampled_from(Label),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mammopipe.processing.images.mammogram as imaging
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError, ImageError, MammopipeError
 from mammopipe.processing.images.mammogram import CorruptImageError, ReadConfig, read_mammogram
 
@@ -17,7 +17,7 @@ FLAT = np.full((16, 16), 700, np.uint16)
 
 def record(**values: object) -> ImageRecord:
     fields: dict[str, object] = {"laterality": None, "view": None, **values}
-    return ImageRecord("1", "1", Dataset.RSNA, label=Label.NORMAL, **fields)  # type: ignore[arg-type]
+    return ImageRecord("1", "1", "rsna", label=Label.NORMAL, **fields)  # type: ignore[arg-type]
 
 
 def half_breast(left: bool) -> bytes:

@@ -11,7 +11,6 @@ import pytest
 
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import (
-    Dataset,
     ImageRecord,
     Label,
     Laterality,
@@ -29,7 +28,7 @@ from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 
 J2K = "1.2.840.10008.1.2.4.90"
 RECORD = ImageRecord(
-    "7", "3", Dataset.RSNA, Laterality.LEFT, View.CC, Label.MALIGNANT, Split.TRAIN,
+    "7", "3", "rsna", Laterality.LEFT, View.CC, Label.MALIGNANT, Split.TRAIN,
     lesions=(Lesion(60.0, 100.0, 9.0, Label.MALIGNANT),),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
 
@@ -13,7 +13,7 @@ labels = st.lists(st.lists(st.sampled_from(Label), min_size=1, max_size=5), min_
 
 def build(patients: list[list[Label]]) -> list[ImageRecord]:
     return [
-        ImageRecord(f"i{number}-{place}", f"p{number}", Dataset.RSNA, None, None, label)
+        ImageRecord(f"i{number}-{place}", f"p{number}", "rsna", None, None, label)
         for number, images in enumerate(patients)
         for place, label in enumerate(images)
     ]

@@ -4,7 +4,7 @@ import pytest
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.splits import duplicate_index
-from mammopipe.processing.splits.duplicate_index import FeatureStore, find_same_film
+from mammopipe.processing.splits.duplicate_index import CANDIDATES, FeatureStore, candidate_pairs
 from mammopipe.processing.splits.near_duplicates import Features, features
 
 FILMS = 14
@@ -33,30 +33,54 @@ def test_a_store_gives_back_what_it_was_given(films: dict[str, Features]) -> Non
             store["another"]
 
 
-@pytest.mark.parametrize("shard", [3, 2048])
-def test_a_film_is_found_in_whatever_shard_it_is(
-    films: dict[str, Features], monkeypatch: pytest.MonkeyPatch, shard: int
-) -> None:
-    monkeypatch.setattr(duplicate_index, "SHARD", shard)
-    indexed = [f"film{number}" for number in range(FILMS)] + ["blank"]
-    found = {(query, name) for query, name, _ in find_same_film(films, ["brighter", "film3", "blank"], indexed)}
-    assert found == {("brighter", "film9"), ("film3", "film3")}
+def test_images_of_one_film_are_candidates_and_few_others(films: dict[str, Features]) -> None:
+    groups = ["test" if name == "brighter" else "train" for name in films]
+    pairs = candidate_pairs(films, groups)
+    assert ("film9", "brighter") in pairs
+    assert all("brighter" in pair for pair in pairs), "only images of different groups are compared"
+    assert len(pairs) <= CANDIDATES * len(films)
+
+
+def test_each_image_keeps_its_likeliest_partners(films: dict[str, Features], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicate_index, "CANDIDATES", 1)
+    twins = films | {f"{name}-twin": item for name, item in films.items()}
+    pairs = candidate_pairs(twins, [name.endswith("-twin") for name in twins])
+    assert {(f"film{number}", f"film{number}-twin") for number in range(FILMS)} <= set(pairs)
+    assert len(pairs) <= 2 * len(films)
 
 
 def test_nothing_is_found_in_nothing(films: dict[str, Features]) -> None:
-    assert list(find_same_film(films, ["film1"], [])) == []
-    assert list(find_same_film(films, ["film1"], ["blank"])) == []
-    assert list(find_same_film(films, [], ["film1"])) == []
+    assert candidate_pairs({}, []) == []
+    assert candidate_pairs({"film1": films["film1"]}, ["train"]) == []
+    assert candidate_pairs({"blank": films["blank"], "again": films["blank"]}, ["train", "test"]) == []
+    assert candidate_pairs({"film1": films["film1"], "blank": films["blank"]}, ["train", "test"]) == []
 
 
-def test_a_key_that_every_film_has_costs_no_time_and_hides_no_film(films: dict[str, Features]) -> None:
+def test_a_key_that_every_image_has_costs_no_time_and_hides_no_image(films: dict[str, Features]) -> None:
     same = np.zeros((250, 32), np.uint8)
     crowd = {
-        f"crowd{number}": Features(
+        name: Features(
             np.concatenate([item.points, np.zeros((250, 2), np.float32)]), np.concatenate([item.descriptors, same])
         )
-        for number, item in enumerate(films.values())
+        for name, item in films.items()
     }
-    index = duplicate_index.HashIndex(crowd.values())
-    assert index.candidates(Features(np.zeros((250, 2), np.float32), same)) == []
-    assert index.candidates(crowd["crowd5"])[0] == 5
+    rims = {"rim": Features(np.zeros((250, 2), np.float32), same)}
+    groups = ["test" if name in ("brighter", "rim") else "train" for name in (*crowd, *rims)]
+    pairs = candidate_pairs(crowd | rims, groups)
+    assert ("film9", "brighter") in pairs
+    assert not any("rim" in pair for pair in pairs)
+
+
+def test_the_number_of_pairs_grows_with_the_images_not_with_their_square() -> None:
+    random = np.random.default_rng(0)
+    sizes = {}
+    for count in (100, 400):
+        images = {
+            str(number): Features(np.zeros((50, 2), np.float32), random.integers(0, 256, (50, 32)).astype(np.uint8))
+            for number in range(count)
+        }
+        images["copy"] = images["7"]
+        pairs = candidate_pairs(images, [name == "copy" for name in images])
+        assert pairs == [("7", "copy")]
+        sizes[count] = len(candidate_pairs(images, list(images)))
+    assert sizes[400] <= CANDIDATES * 401

@@ -10,7 +10,7 @@ import pytest
 
 from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Split, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram, write_png
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -43,7 +43,7 @@ def segmented(pixels: np.ndarray) -> np.ndarray:
 def clean(films: Films, tmp_path: Path) -> list[ImageRecord]:
     records = []
     for number, (name, pixels) in enumerate(films.items()):
-        record = ImageRecord(name, f"p{number}", Dataset.MIAS, Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
+        record = ImageRecord(name, f"p{number}", "mias", Laterality.LEFT, View.MLO, Label.NORMAL, SPLITS[number])
         records.append(store(tmp_path, record, segmented(pixels)))
     for index in range(3):
         copied, record = Augmenter().copy(films["film0"], records[0], index)
@@ -91,7 +91,7 @@ CHANGES: dict[str, Change] = {
 def test_a_copy_of_a_training_film_under_another_name_is_found_in_the_test(
     clean: list[ImageRecord], films: Films, tmp_path: Path, change: str
 ) -> None:
-    record = ImageRecord("new", "p99", Dataset.MIAS, None, View.MLO, Label.MALIGNANT, Split.TEST)
+    record = ImageRecord("new", "p99", "mias", None, View.MLO, Label.MALIGNANT, Split.TEST)
     leaked = store(tmp_path, record, segmented(CHANGES[change](films["film1"])))
     report = audit_leakage([*clean, leaked], tmp_path)
     assert not report.passed
@@ -130,7 +130,7 @@ def test_what_the_table_gives_away_is_found_by_kind(clean: list[ImageRecord], tm
 def test_one_file_in_two_splits_is_found_even_where_it_shows_nothing(clean: list[ImageRecord], tmp_path: Path) -> None:
     blank = np.zeros((CONFIG.height, CONFIG.width), np.uint16)
     records = [
-        store(tmp_path, ImageRecord(name, name, Dataset.MIAS, None, None, Label.NORMAL, split), blank)
+        store(tmp_path, ImageRecord(name, name, "mias", None, None, Label.NORMAL, split), blank)
         for name, split in (("blank1", Split.TRAIN), ("blank2", Split.TEST))
     ]
     report = audit_leakage([*clean, *records], tmp_path)
@@ -141,7 +141,7 @@ def test_the_two_films_of_a_patient_are_not_taken_for_one(films: Films, tmp_path
     records = []
     for number, side in enumerate(Laterality):
         pixels = make_film(40 + number, label=Label.NORMAL, laterality=side, patient_seed=40).pixels
-        record = ImageRecord(f"pair{number}", f"p{number}", Dataset.MIAS, side, View.MLO, Label.NORMAL,
+        record = ImageRecord(f"pair{number}", f"p{number}", "mias", side, View.MLO, Label.NORMAL,
                              (Split.TRAIN, Split.TEST)[number])  # fmt: skip
         records.append(store(tmp_path, record, segmented(pixels)))
     assert audit_leakage(records, tmp_path).passed

@@ -9,7 +9,6 @@ import pytest
 
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import (
-    Dataset,
     ImageRecord,
     Label,
     Laterality,
@@ -32,7 +31,7 @@ FILMS = 20
 def rows(patients: int = 60) -> list[ImageRecord]:
     """Return two films a patient, the classes in turn."""
     return [
-        ImageRecord(f"f{number:03d}", f"p{number // 2:03d}", Dataset.MIAS, Laterality.LEFT, View.MLO,
+        ImageRecord(f"f{number:03d}", f"p{number // 2:03d}", "mias", Laterality.LEFT, View.MLO,
                     list(Label)[number % 3])
         for number in range(2 * patients)
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, Split, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.evaluation import pointing_game as pointing
 from mammopipe.training.evaluation.pointing_game import inside_circles, peak, pointing_game
@@ -29,7 +29,7 @@ def film(folder, name: str, label: Label, spot: tuple[int, int] | None, circles:
     return ImageRecord(
         name,
         name,
-        Dataset.MIAS,
+        "mias",
         Laterality.LEFT,
         View.MLO,
         label,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, Lesion, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.subgroups import LEAST_PATIENTS, subgroups
@@ -21,7 +21,7 @@ def rows() -> list[ImageRecord]:
         ImageRecord(
             f"{patient:02d}{view}",
             f"p{patient:02d}",
-            Dataset.RSNA,
+            "rsna",
             Laterality.LEFT,
             view,
             Label.MALIGNANT if patient % 3 == 0 else Label.NORMAL,

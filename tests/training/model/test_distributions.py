@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.distributions import (
     Distribution,
@@ -110,7 +110,7 @@ def record(number: int, machine: str) -> ImageRecord:
     return ImageRecord(
         f"i{number}",
         f"p{number // 2}",
-        Dataset.RSNA,
+        "rsna",
         None,
         None,
         Label.NORMAL,

@@ -1,0 +1,47 @@
+"""What a result says in sentences: the notice, the referral, the warnings, and how reliable the decision is."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mammopipe.inference.contract.schema import NOTICE
+
+Facts = Mapping[str, Any]
+"""A part of an answer as JSON values: what it says, without the request it answered."""
+_RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "recall_rate": "recall rate"}
+
+
+def plain(text: str) -> str:
+    """Return text that every character set of DICOM can hold: the result's is that of its source."""
+    return text.encode("ascii", "replace").decode()
+
+
+def sentences(facts: Facts) -> Iterable[str]:
+    """Yield the notice, why a reader must judge it, what to trust less, and what the threshold did in validation."""
+    yield NOTICE
+    for reason in (facts.get("referral") or {}).get("reasons", []):
+        yield f"Refer to reader: {reason['message']} ({reason['code']})"
+    for warning in facts.get("warnings", []):
+        yield f"Warning: {warning['message']} ({warning['code']})"
+    decision = facts.get("decision")
+    if decision is None:
+        yield "No decision: the model has no operating point for this"
+        return
+    if known := validation(decision):
+        yield f"The threshold in validation: {known}"
+
+
+def validation(decision: Facts) -> str:
+    """Return what an operating point did on its validation cases, with intervals; empty where nothing is known."""
+    known = [_rate(decision, name, title) for name, title in _RATES.items() if decision.get(name) is not None]
+    if decision.get("n") is not None:
+        malignant = f", {decision['positives']} of them malignant" if decision.get("positives") is not None else ""
+        known.append(f"on {decision['n']} cases{malignant}")
+    if decision.get("prevalence") is not None:
+        known.append(f"prevalence {decision['prevalence']:.3f}")
+    return ", ".join(known)
+
+
+def _rate(decision: Facts, name: str, title: str) -> str:
+    interval = decision.get(f"{name}_interval")
+    between = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{title} {decision[name]:.3f}{between}"

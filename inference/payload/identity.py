@@ -1,0 +1,260 @@
+"""Whose images a request holds: one rule for every form of body and of answer.
+
+An exam is one patient and one study, and holds no instance twice. Each attribute below that two images state must say
+the same in both; what contradicts is refused. What only some images state proves nothing, and the answer then carries
+the warning `identity-incomplete`. No value reaches a message: only attributes and the places of images do.
+
+Sources: PS3.3 C.7.1.1 (Patient), C.7.2.1 (General Study), C.12.1 (SOP Common); PS3.5 6.2 and 6.2.1 (padding, names).
+"""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import combinations
+
+from pydicom.charset import convert_encodings, decode_bytes
+
+from mammopipe.inference.contract.errors import (
+    DuplicateImageError,
+    MixedPatientsError,
+    MixedStudiesError,
+    from_image_error,
+)
+from mammopipe.inference.contract.schema import Priors, QualityWarning, Skipped, SkipReason
+from mammopipe.inference.payload.exam_body import Source
+from mammopipe.processing.dicom.attributes import Tags, label
+from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.read_config import Limits
+
+CHARACTER_SET = 0x00080005
+SOP_INSTANCE, STUDY_INSTANCE = 0x00080018, 0x0020000D
+PATIENT_ID, ISSUER, NAME, BIRTH_DATE, SEX = 0x00100020, 0x00100021, 0x00100010, 0x00100030, 0x00100040
+ISSUER_QUALIFIERS, UNIVERSAL_ENTITY_ID = 0x00100024, 0x00400032
+STUDY_DATE, ACCESSION, STUDY_ID, ACQUISITION_DATE = 0x00080020, 0x00080050, 0x00200010, 0x00080022
+_TAGS = (
+    *(CHARACTER_SET, SOP_INSTANCE, STUDY_INSTANCE, PATIENT_ID, ISSUER, NAME, BIRTH_DATE, SEX),
+    *(ISSUER_QUALIFIERS, UNIVERSAL_ENTITY_ID, STUDY_DATE, ACCESSION, STUDY_ID, ACQUISITION_DATE),
+)
+_NAME_GROUPS = ("", ", ideographic", ", phonetic")
+"""The component groups of a person name (PS3.5 6.2.1): each is compared with its like only."""
+_OF_PATIENT = (PATIENT_ID, ISSUER, ISSUER_QUALIFIERS, NAME, BIRTH_DATE, SEX)
+_DAYS_OF_A_STUDY = 1
+"""An examination may run past midnight."""
+
+Stated = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one image says of its patient, its study and itself; empty for PGM and PNG, which say nothing."""
+
+    patient: Stated
+    """By attribute, comparable: without padding, and a name without the ways in which it can be written."""
+    study: Stated
+    instance: str
+    day: date | None
+    """Of the study, else of the acquisition; `None` where neither is stated."""
+
+
+@dataclass(frozen=True)
+class OneExam:
+    """The images of one patient's one study."""
+
+    sources: tuple[Source, ...]
+    skipped: tuple[Skipped, ...]
+    """Priors, where the request says that they are to be ignored."""
+    warnings: tuple[QualityWarning, ...]
+
+
+def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
+    """Return the images that are judged together.
+
+    Raises `DuplicateImageError`, `MixedPatientsError` and `MixedStudiesError`, each naming the later of the two images,
+    and what reading a header raises. With `Priors.IGNORE` the latest study is kept and the earlier ones are skipped.
+    """
+    headers = [_read(source, limits) for source in sources]
+    _check_instances(sources, headers)
+    for before, after in combinations(range(len(headers)), 2):
+        if different := _contradiction(headers[before].patient, headers[after].patient):
+            raise MixedPatientsError(
+                "mixed_patients", f"{different} is not that of an earlier image; an exam is of one patient"
+            ).at(sources[after].index, sources[after].place)
+    kept, skipped = _one_study(sources, headers, priors)
+    found = [_incomplete(sources, headers)] if len(sources) > 1 else []
+    if skipped:
+        found.append(
+            QualityWarning(code="priors-ignored", message=f"{len(skipped)} images of earlier studies were left out")
+        )
+    return OneExam(kept, skipped, tuple(each for each in found if each is not None))
+
+
+def _check_instances(sources: Sequence[Source], headers: Sequence[Header]) -> None:
+    seen: set[str] = set()
+    for source, header in zip(sources, headers, strict=True):
+        if header.instance and header.instance in seen:
+            raise DuplicateImageError(
+                "duplicate_image", f"{label(SOP_INSTANCE)} is that of an earlier image: the same instance twice"
+            ).at(source.index, source.place)
+        seen.add(header.instance)
+
+
+def _contradiction(one: Stated, other: Stated) -> str:
+    """Return the first attribute that both state and that differs, or ""."""
+    return next((name for name, value in one.items() if other.get(name, value) != value), "")
+
+
+def _one_study(
+    sources: Sequence[Source], headers: Sequence[Header], priors: Priors
+) -> tuple[tuple[Source, ...], tuple[Skipped, ...]]:
+    """Return the images of the one study, or of the latest, and the priors that were skipped."""
+    studies: list[list[int]] = []
+    for index, header in enumerate(headers):
+        fitting = [study for study in studies if all(_same_study(headers[other], header) for other in study)]
+        if len(fitting) > 1:
+            raise _mixed_studies("the image does not say to which of the exam's studies it belongs", sources[index])
+        if fitting:
+            fitting[0].append(index)
+        else:
+            studies.append([index])
+    if len(studies) == 1:
+        return tuple(sources), ()
+    if priors is Priors.REFUSE:
+        raise _mixed_studies(
+            "the image is of another study than an earlier one; an exam is one study, or state priors=ignore",
+            sources[studies[1][0]],
+        )
+    current = set(_latest(studies, headers, sources))
+    return (
+        tuple(source for index, source in enumerate(sources) if index in current),
+        tuple(
+            Skipped(index=source.index, place=source.place or f"image {source.index}", reason=SkipReason.PRIOR)
+            for index, source in enumerate(sources)
+            if index not in current
+        ),
+    )
+
+
+def _same_study(one: Header, other: Header) -> bool:
+    """Return whether nothing says that two images are of different studies.
+
+    Where both state a Study Instance UID it decides, together with the study's date. Elsewhere every other attribute of
+    the study counts, and days of acquisition that lie further apart than a night.
+    """
+    uid, dated = label(STUDY_INSTANCE), label(STUDY_DATE)
+    if uid in one.study and uid in other.study:
+        return one.study[uid] == other.study[uid] and not _contradiction(
+            {name: value for name, value in one.study.items() if name == dated}, other.study
+        )
+    if _contradiction(one.study, other.study):
+        return False
+    return one.day is None or other.day is None or abs((one.day - other.day).days) <= _DAYS_OF_A_STUDY
+
+
+def _latest(studies: Sequence[list[int]], headers: Sequence[Header], sources: Sequence[Source]) -> list[int]:
+    days = [max((day for index in study if (day := headers[index].day)), default=None) for study in studies]
+    for study, day in zip(studies, days, strict=True):
+        if day is None:
+            raise _mixed_studies(
+                "the image has no study date, so that no study is known to be the latest", sources[study[0]]
+            )
+    newest = max(day for day in days if day is not None)
+    if days.count(newest) > 1:
+        raise _mixed_studies(
+            "several studies are of the latest day, so that none is known to be the current one", sources[studies[1][0]]
+        )
+    return studies[days.index(newest)]
+
+
+def _mixed_studies(message: str, source: Source) -> Exception:
+    return MixedStudiesError("mixed_studies", message).at(source.index, source.place)
+
+
+def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> QualityWarning | None:
+    """Return the warning that names what only some images state, or what must be stated and is not."""
+    missing: list[str] = []
+    names = dict.fromkeys(
+        [label(PATIENT_ID), label(STUDY_INSTANCE), *(name for each in headers for name in each.patient)]
+    )
+    for name in names:
+        without = [
+            source.index
+            for source, header in zip(sources, headers, strict=True)
+            if name not in header.patient and name not in header.study
+        ]
+        if without:
+            missing.append(f"{name} (image {', '.join(map(str, without))})")
+    if not missing:
+        return None
+    return QualityWarning(
+        code="identity-incomplete",
+        message="that all images are one patient's and one study's is the sender's word; not stated: "
+        + "; ".join(missing),
+    )
+
+
+def _read(source: Source, limits: Limits) -> Header:
+    if not is_dicom(source.data):
+        return Header({}, {}, "", None)
+    try:
+        file = parse(source.data, where="<bytes>", limits=limits, tags=_TAGS)
+        tags = file.tags
+        texts = {tag: _text(tags, tag) for tag in (*_OF_PATIENT, STUDY_INSTANCE, STUDY_DATE, ACCESSION, STUDY_ID)}
+        days = [_day(_text(tags, tag)) for tag in (STUDY_DATE, ACQUISITION_DATE)]
+        instance = tags.text(SOP_INSTANCE) or file.sop_instance
+    except ImageError as error:
+        raise from_image_error(error).at(source.index, source.place) from None
+
+    patient = {label(tag): texts[tag] for tag in _OF_PATIENT if tag != NAME}
+    patient |= {label(NAME) + group: name for group, name in zip(_NAME_GROUPS, _names(texts[NAME]), strict=True)}
+    patient[label(BIRTH_DATE)] = _digits(patient[label(BIRTH_DATE)])
+    patient[label(SEX)] = patient[label(SEX)].upper()
+    study = {label(tag): texts[tag] for tag in (STUDY_INSTANCE, ACCESSION, STUDY_ID)}
+    study[label(STUDY_DATE)] = _digits(texts[STUDY_DATE])
+    return Header(_stated(patient), _stated(study), instance, days[0] or days[1])
+
+
+def _stated(texts: Stated) -> Stated:
+    return {name: text for name, text in texts.items() if text}
+
+
+def _text(tags: Tags, tag: int) -> str:
+    """Return a text attribute in its character set, without padding; "" where it is missing or empty."""
+    if tag == ISSUER_QUALIFIERS:
+        return next((item.text(UNIVERSAL_ENTITY_ID) for item in tags.items(tag)), "")
+    value = tags.data(tag)
+    with warnings.catch_warnings():
+        # pydicom warns of character sets that it does not know, and names the value.
+        warnings.simplefilter("ignore")
+        try:
+            sets = tags.data(CHARACTER_SET).decode("ascii").strip(" \0").split("\\")
+            text = decode_bytes(
+                value, convert_encodings([each.strip() for each in sets]), {ord("\\"), ord("^"), ord("=")}
+            )
+        except (LookupError, UnicodeError, ValueError):
+            # Equal bytes stay equal, different ones different.
+            text = value.decode("latin-1")
+    return unicodedata.normalize("NFC", text).strip(" \0")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the three component groups of a person name in one way of writing: case, accents and separators aside."""
+    groups = (text.split("=") + ["", ""])[:3]
+    # An accent is a way of writing in the alphabetic group only: in the others the same marks make another sound.
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", groups[0]) if not unicodedata.combining(sign))
+    return tuple(" ".join(re.findall(r"\w+", group.casefold())) for group in (plain, *groups[1:]))
+
+
+def _digits(text: str) -> str:
+    """Return a date without the separators of old files (PS3.5 6.2, DA: yyyy.mm.dd)."""
+    return re.sub(r"[.\-/ ]", "", text)
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(_digits(text)[:8])
+    except ValueError:
+        return None

@@ -1,0 +1,194 @@
+"""The breast's outline: the one object that is tissue, without labels, tape, borders, fog and the abdomen."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.breast.air import Air
+from mammopipe.processing.breast.working_copy import Grey, Mask
+from mammopipe.processing.errors import NoBreastError
+
+Objects = NDArray[np.uint8]
+
+KINK = 0.03
+"""Depth of the kink between breast and abdomen, in the breast's greatest width, at least."""
+NARROW_BELOW = 0.35
+"""Width of the breast at the kink, in its greatest width, at most."""
+NARROW_ABOVE = 0.2
+"""The same at the upper end, where the axilla is narrow, too, and belongs to the breast."""
+STRIP = 0.12
+"""Width in the breast's greatest width, below which a strip of some length is no breast."""
+STEEP = 0.8
+"""Columns a row by which the outline approaches the chest wall above the kink, at least."""
+
+
+def breast_outline(grey: Grey, air: Air) -> Mask:
+    """Return the largest object that is tissue, parted from what touches it by a thin bridge, without holes.
+
+    Args:
+        grey: The working copy, float32, (rows, columns), 0..1.
+        air: Its background.
+
+    Returns:
+        The breast, of the shape of `grey`.
+
+    Raises:
+        NoBreastError: Nothing but air, labels and borders is in the image.
+    """
+    # A frame of air: fog along the film's edge is as thin there as it looks.
+    framed = np.pad(grey, 1)
+    objects = (framed > air.threshold).astype(np.uint8)
+    objects[0] = objects[-1] = objects[:, 0] = objects[:, -1] = 0
+    unit = max(objects.shape) / 100
+    objects &= 1 - _labels(framed, unit)
+    core = _largest(_opened(objects, 2.0 * unit), framed)
+    # What opening takes off is given back close to the core: corners and the nipple.
+    near = _grown(core, 1.6 * unit) & _opened(objects, 0.4 * unit)
+    if air.fog:
+        # Fog along the film's edge is dim: only what lies near something brighter can be skin.
+        near &= _grown(_opened(core & (framed > air.threshold + 0.06), unit), 3.5 * unit)
+    near = _largest(near, framed)
+    closed = _octagon(_grown(near, 0.8 * unit), 0.8 * unit, cv2.MORPH_ERODE)
+    return _without_holes(closed | near)[1:-1, 1:-1].astype(np.bool_)
+
+
+def _without_holes(objects: Objects) -> Objects:
+    outline, _ = cv2.findContours(objects, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(np.zeros_like(objects), outline, -1, 1, cv2.FILLED), np.uint8)
+
+
+def without_pockets(mask: Mask, *, chest_left: bool) -> Mask:
+    """Return the mask with the dark pockets that it encloses together with the chest wall or the upper edge filled."""
+    turned = mask if chest_left else mask[:, ::-1]
+    framed = np.pad(turned, 1).astype(np.uint8)
+    for line, edge in ((framed[:, 0], turned[:, 0]), (framed[0], turned[0])):
+        touching = np.flatnonzero(edge)
+        if touching.size:
+            line[touching[0] + 1 : touching[-1] + 2] = 1
+    filled = _without_holes(framed)[1:-1, 1:-1].astype(np.bool_)
+    return np.ascontiguousarray(filled if chest_left else filled[:, ::-1])
+
+
+def _octagon(objects: Objects, radius: float, morph: int) -> Objects:
+    """Dilate or erode by an octagon: a square and a diamond in turn cost a tenth of a disk of that size."""
+    steps = max(1, round(radius))
+    square = round(0.414 * steps)
+    diamond = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    result = cv2.morphologyEx(objects, morph, diamond, iterations=steps - square)
+    return np.asarray(cv2.morphologyEx(result, morph, np.ones((2 * square + 1, 2 * square + 1), np.uint8)), np.uint8)
+
+
+def _grown(objects: Objects, radius: float) -> Objects:
+    return _octagon(objects, radius, cv2.MORPH_DILATE)
+
+
+def _opened(objects: Objects, radius: float) -> Objects:
+    """Return the objects without what is thinner than the octagon."""
+    return _grown(_octagon(objects, radius, cv2.MORPH_ERODE), radius)
+
+
+def _labels(grey: Grey, unit: float) -> Objects:
+    """Return the lead letters' white plates with a margin: small, white, and dark all round.
+
+    Bright tissue fades into fat before it reaches air, and muscle is cut off by the film's edge, where no air follows.
+    """
+    white = (grey > 0.8).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=4)
+    plates = np.zeros_like(white)
+    margin = max(2, round(0.8 * unit))
+    for index in range(1, count):
+        x, y, width, height, area = (int(value) for value in stats[index])
+        if not 4 * unit <= area <= 150 * unit**2 or area < 0.5 * width * height:
+            continue
+        box = np.s_[max(y - margin, 0) : y + height + margin, max(x - margin, 0) : x + width + margin]
+        plate = (labels[box] == index).astype(np.uint8)
+        distance = np.rint(cv2.distanceTransform(1 - plate, cv2.DIST_L2, 3))
+        if (grey[box][distance == margin] < 0.35).mean() > 0.8:
+            plates[box] |= distance <= margin
+    return plates
+
+
+def _largest(objects: Objects, grey: Grey) -> Objects:
+    """Return the largest object that is neither a label nor a scanner's border.
+
+    Both are evenly white; a label fills its rectangle, and a border is an angle or a strip. A breast with an implant is
+    evenly white, too, but round.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(objects, connectivity=4)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    for index in sorted(range(1, count), key=lambda item: -int(areas[item])):
+        chosen = np.asarray(labels == index, np.uint8)
+        if np.count_nonzero(chosen.view(np.bool_) & (grey < 0.9)) > 0.2 * areas[index] or _is_round(
+            chosen, int(areas[index])
+        ):
+            return chosen
+    raise NoBreastError("no breast: nothing but air, labels and borders in the image")
+
+
+def _is_round(chosen: Objects, area: int) -> bool:
+    points = cv2.findNonZero(chosen)
+    hull = cv2.contourArea(cv2.convexHull(points))
+    (_, (width, height), _) = cv2.minAreaRect(points)
+    return area > 0.8 * hull and hull < 0.9 * width * height and min(width, height) > 0.2 * max(width, height)
+
+
+def row_ends(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows that hold breast, with the first and the last column of each."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    return rows, mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
+
+
+def without_abdomen(mask: Mask) -> Mask:
+    """Return the mask without the strip or fold of abdomen below the breast along the chest wall, and the like above.
+
+    There the outline, which ran along the breast's lower side, turns at a kink and runs down the chest wall.
+    """
+    cut = mask.copy()
+    widths = mask.sum(axis=1).astype(np.float64)
+    rows = np.flatnonzero(widths)
+    widest = int(widths.argmax())
+    below, above = widths[widest : rows[-1] + 1], widths[rows[0] : widest + 1][::-1]
+    cut[widest + _kink(below, rows.size, NARROW_BELOW) :] = False
+    cut[: widest + 1 - _kink(above, rows.size, NARROW_ABOVE)] = False
+    return cut
+
+
+def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:
+    """Return how many rows, from the breast's widest one on, come before a narrow strip; all where there is none.
+
+    The kink is the row that lies deepest below the straight line from the widest row to the last one. A strip too
+    narrow to be breast needs none.
+    """
+    if widths.size < 4:
+        return widths.size
+    reach = max(2, round(0.04 * height))
+    depth = np.linspace(widths[0], widths[-1], widths.size) - widths
+    kink = int(depth.argmax())
+    fall = (widths[max(kink - reach, 0)] - widths[kink]) / reach
+    rest = (widths[kink] - widths[min(kink + reach, widths.size - 1)]) / reach
+    is_deep = depth[kink] > KINK * widths[0] and widths[kink] < narrow * widths[0]
+    is_kink = is_deep and fall > STEEP and rest < 0.4 * fall
+    if is_kink and widths.size - kink >= 0.02 * height:
+        return kink + 1
+    strip = np.flatnonzero(widths < STRIP * widths[0])
+    if strip.size and widths.size - strip[0] >= reach:
+        return int(strip[0])
+    return widths.size
+
+
+def without_overhang(mask: Mask, *, chest_left: bool) -> Mask:
+    """Return the mask without what juts out along the film's upper and lower edge: tape, fog, the rest of a label.
+
+    There the skin recedes, or spreads at a slant towards the arm, but it never jumps.
+    """
+    turned = mask if chest_left else mask[:, ::-1]
+    rows, _, last = row_ends(turned)
+    limits = last.astype(np.float64)
+    zone = max(1, round(0.1 * rows.size))
+    for order in (range(zone, -1, -1), range(rows.size - zone - 1, rows.size)):
+        bound = np.inf
+        for row in order:
+            bound = limits[row] = min(limits[row], bound + 1.5)
+    cut = turned.copy()
+    cut[rows] &= np.arange(mask.shape[1])[None, :] <= limits[:, None]
+    return np.ascontiguousarray(cut if chest_left else cut[:, ::-1])

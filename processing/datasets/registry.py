@@ -1,0 +1,55 @@
+"""The datasets that the pipeline knows. A new one is one module and one line here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.datasets.mias import DATASET as MIAS
+from mammopipe.processing.datasets.rsna import DATASET as RSNA
+from mammopipe.processing.errors import ConfigError, LabelError
+
+MAX_REFUSED = 0.01
+"""Share of a label table's rows that cannot be used, above which the whole table is refused."""
+DATASETS: Mapping[str, Dataset] = {
+    dataset.name: dataset
+    for dataset in (
+        MIAS,
+        RSNA,
+    )
+}
+
+
+def dataset_named(name: str) -> Dataset:
+    """Return a dataset by its name; raises `ConfigError`, with names that are close, where there is none."""
+    if name not in DATASETS:
+        raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:
+    """Return the records of a dataset's label table, sorted by image id.
+
+    Args:
+        dataset: The dataset or its name.
+        path: The label table, or the folder that holds it.
+
+    Raises:
+        ConfigError: There is no such dataset.
+        LabelError: The table cannot be read, or too many of its rows cannot be used.
+    """
+    known = dataset if isinstance(dataset, Dataset) else dataset_named(dataset)
+    table = known.read(path)
+    require_usable(table, path)
+    return table.records
+
+
+def require_usable(table: Table, path: Path) -> None:
+    """Raise `LabelError` where more of a table's rows were left out than `MAX_REFUSED`."""
+    rows = len(table.records) + len(table.refused)
+    if len(table.refused) > MAX_REFUSED * rows:
+        image_id, reason = table.refused[0]
+        raise LabelError(
+            f"{path}: {len(table.refused)} of {rows} rows cannot be used, more than {MAX_REFUSED:.0%}; "
+            f"the first is image {image_id}: {reason}"
+        )

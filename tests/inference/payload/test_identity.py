@@ -1,0 +1,273 @@
+"""One rule on whose images a request holds: the form of the body does not matter."""
+
+import base64
+import io
+import json
+import zipfile
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.contract.schema import Priors
+from mammopipe.inference.payload.exam_body import Source, unpack
+from mammopipe.inference.payload.identity import OneExam, check_exam
+from mammopipe.inference.payload.limits import HandlerLimits
+from mammopipe.processing.read_config import Limits
+
+MAMMOGRAPHY = UID("1.2.840.10008.5.1.4.1.1.1.2")
+WOMAN = {
+    "PatientID": "MRN-4711",
+    "IssuerOfPatientID": "ST MARY",
+    "PatientName": "Doe^Jane",
+    "PatientBirthDate": "19610203",
+    "PatientSex": "F",
+    "StudyInstanceUID": "1.2.3",
+    "StudyDate": "20260101",
+}
+NOT_TO_BE_NAMED = ("4711", "DOE", "Doe", "JANE", "19610203", "1.2.3", "20160101", "MARY", "4712", "ROE")
+
+
+def dicom(number: int, **attributes: Any) -> bytes:
+    """Return a header with two pixels; the instance's UID follows from `number`, so that each file is another one."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = MAMMOGRAPHY
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID(f"1.2.3.{number}")
+    for keyword, value in {**WOMAN, **attributes}.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.SamplesPerPixel = 1, 2, 8, 1
+    dataset.PixelData = np.uint8([1, number % 250]).tobytes()
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def exam_of(*files: bytes, priors: Priors = Priors.REFUSE) -> OneExam:
+    return check_exam([Source(data, index=index) for index, data in enumerate(files)], Limits(), priors=priors)
+
+
+def pair(first: dict[str, Any], second: dict[str, Any], **options: Any) -> OneExam:
+    return exam_of(dicom(1, **first), dicom(2, **second), **options)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ({}, {"PatientID": "MRN-4712"}, "mixed_patients"),
+        ({}, {"PatientID": "mrn-4711"}, "mixed_patients"),
+        ({"PatientID": None}, {"PatientID": "", "PatientName": "Roe^Mary"}, "mixed_patients"),
+        ({"PatientID": None}, {"PatientID": None, "PatientBirthDate": "19610204"}, "mixed_patients"),
+        ({}, {"PatientID": None, "PatientName": "Roe^Mary"}, "mixed_patients"),
+        ({}, {"IssuerOfPatientID": "ST ANNE"}, "mixed_patients"),
+        ({}, {"PatientName": "Doe^Janet"}, "mixed_patients"),
+        ({}, {"PatientName": "Doe"}, "mixed_patients"),
+        ({}, {"PatientBirthDate": "19610204"}, "mixed_patients"),
+        ({}, {"PatientSex": "M"}, "mixed_patients"),
+        ({}, {"StudyInstanceUID": "1.2.4"}, "mixed_studies"),
+        ({}, {"StudyDate": "20160101"}, "mixed_studies"),
+        ({"StudyInstanceUID": None}, {"StudyDate": "20160101"}, "mixed_studies"),
+        ({"StudyInstanceUID": None, "AccessionNumber": "A1"}, {"AccessionNumber": "A2"}, "mixed_studies"),
+        (
+            {"StudyInstanceUID": None, "StudyDate": None, "AcquisitionDate": "20160101"},
+            {"AcquisitionDate": "20260101"},
+            "mixed_studies",
+        ),
+        ({"SOPInstanceUID": "1.2.3.1"}, {"SOPInstanceUID": "1.2.3.1"}, "duplicate_image"),
+    ],
+)
+def test_a_contradiction_is_refused_whichever_image_comes_first(
+    first: dict[str, Any], second: dict[str, Any], code: str
+) -> None:
+    for one, other in ((first, second), (second, first)):
+        with pytest.raises(RequestError) as caught:
+            pair(one, other)
+        assert (caught.value.status, caught.value.code, caught.value.detail) == (422, code, {"image": 1})
+        assert not any(value in caught.value.message for value in NOT_TO_BE_NAMED)
+
+
+def test_a_contradiction_with_any_earlier_image_counts() -> None:
+    with pytest.raises(RequestError, match="PatientName") as caught:
+        exam_of(dicom(1), dicom(2, PatientName=None), dicom(3, PatientName="Roe^Mary"))
+    assert caught.value.detail == {"image": 2}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {},
+        {"PatientID": "MRN-4711 "},
+        {"PatientName": "DOE^JANE^^^"},
+        {"PatientName": "Doe, Jane"},
+        {"PatientName": "Döe^Jane", "SpecificCharacterSet": "ISO_IR 192"},
+        {"PatientName": "Doe^Jane=X^Y"},
+        {"AcquisitionDate": "20260102"},
+    ],
+)
+def test_one_woman_written_in_two_ways_is_one(second: dict[str, Any]) -> None:
+    found = pair({"AcquisitionDate": "20260101"}, second)
+    assert len(found.sources) == 2 and found.skipped == ()
+    assert {warning.code for warning in found.warnings} <= {"identity-incomplete"}
+
+
+def test_two_character_sets_of_one_name_agree() -> None:
+    found = pair(
+        {"PatientName": "Müller^Ana", "SpecificCharacterSet": "ISO_IR 100"},
+        {"PatientName": "Müller^Ana", "SpecificCharacterSet": "ISO_IR 192"},
+    )
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"PatientID": None}, {}, "PatientID (0010,0020) (image 0)"),
+        ({}, {"PatientID": ""}, "PatientID (0010,0020) (image 1)"),
+        ({}, {"IssuerOfPatientID": None}, "IssuerOfPatientID (0010,0021) (image 1)"),
+        ({}, {"PatientBirthDate": None}, "PatientBirthDate (0010,0030) (image 1)"),
+        ({"StudyInstanceUID": None}, {}, "StudyInstanceUID (0020,000D) (image 0)"),
+    ],
+)
+def test_what_is_missing_is_said(first: dict[str, Any], second: dict[str, Any], named: str) -> None:
+    found = pair(first, second)
+    (warning,) = found.warnings
+    assert warning.code == "identity-incomplete" and named in warning.message
+    assert not any(value in warning.message for value in NOT_TO_BE_NAMED)
+
+
+def test_complete_headers_are_not_warned_of_and_neither_is_a_single_image() -> None:
+    assert pair({}, {}).warnings == ()
+    deidentified = dict.fromkeys(("PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"))
+    assert pair(deidentified, deidentified).warnings == (), "a pseudonym and a study in every file"
+    assert exam_of(dicom(1, PatientID=None)).warnings == ()
+
+
+def test_pictures_without_a_header_are_the_sender_s_word() -> None:
+    (warning,) = exam_of(b"P5 1 1 255\n\0", b"P5 1 1 255\n\1").warnings
+    assert warning.code == "identity-incomplete" and "(image 0, 1)" in warning.message
+    assert [warning.code for warning in exam_of(dicom(1), b"P5 1 1 255\n\0").warnings] == ["identity-incomplete"]
+
+
+def test_the_universal_issuer_counts_too() -> None:
+    def issued(entity: str) -> dict[str, Any]:
+        item = Dataset()
+        item.UniversalEntityID, item.UniversalEntityIDType = entity, "ISO"
+        return {"IssuerOfPatientID": None, "IssuerOfPatientIDQualifiersSequence": Sequence([item])}
+
+    assert pair(issued("1.2"), issued("1.2")).warnings == ()
+    with pytest.raises(RequestError) as caught:
+        pair(issued("1.2"), issued("1.3"))
+    assert caught.value.code == "mixed_patients"
+
+
+# --- priors
+
+
+PRIOR = {"StudyInstanceUID": "1.2.0", "StudyDate": "20160101"}
+
+
+def test_priors_are_left_out_where_the_request_says_so() -> None:
+    found = exam_of(dicom(1, **PRIOR), dicom(2), dicom(3, **PRIOR), dicom(4), priors=Priors.IGNORE)
+    assert [source.index for source in found.sources] == [1, 3]
+    assert [(each.index, each.reason) for each in found.skipped] == [(0, "prior"), (2, "prior")]
+    assert [warning.code for warning in found.warnings] == ["priors-ignored"]
+
+
+@pytest.mark.parametrize(
+    ("prior", "code"),
+    [
+        ({**PRIOR, "PatientID": "MRN-4712"}, "mixed_patients"),
+        ({**PRIOR, "StudyDate": None}, "mixed_studies"),
+        ({**PRIOR, "StudyDate": "20260101"}, "mixed_studies"),
+    ],
+)
+def test_a_prior_must_be_the_patient_s_and_be_known_to_be_older(prior: dict[str, Any], code: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        exam_of(dicom(1), dicom(2, **prior), priors=Priors.IGNORE)
+    assert caught.value.code == code
+
+
+def test_an_image_that_could_be_of_either_study_is_refused() -> None:
+    with pytest.raises(RequestError, match="to which of the exam's studies"):
+        exam_of(dicom(1), dicom(2, **PRIOR), b"P5 1 1 255\n\0", priors=Priors.IGNORE)
+
+
+# --- what is no image
+
+
+def report(sop_class: str) -> bytes:
+    dataset = pydicom.dcmread(io.BytesIO(dicom(9)))
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID(sop_class)
+    del dataset.PixelData
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+LIMITS = HandlerLimits(max_views=3)
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+def test_what_a_pacs_adds_to_a_study_is_skipped_and_named_by_its_place() -> None:
+    files = {
+        "A/DOE_JANE.1.dcm": dicom(1),
+        "A/DOE_JANE.2.dcm": dicom(2),
+        "B/CAD.dcm": report(f"{STORAGE}88.50"),
+        "B/GSPS.dcm": report(f"{STORAGE}11.1"),
+        "B/ORDER.dcm": report(f"{STORAGE}104.1"),
+        "DICOMDIR": report("1.2.840.10008.1.3.10"),
+        "README": b"Images of Jane Doe\n",
+        "README.TXT": b"Images of Jane Doe\n",
+        "VIEWER/RUN.EXE": b"MZ\x90\0\3",
+        "VIEWER/index.JANE": b"<html>",
+        "report.pdf": b"%PDF-1.7\n%\xe2\xe3",
+    }
+    parcel = unpack("application/zip", zipped(files), LIMITS)
+    assert [source.index for source in parcel.sources] == [0, 1]
+    assert [(each.index, each.place, each.reason) for each in parcel.skipped] == [
+        (2, "file 2 (.dcm)", "structured-report"),
+        (3, "file 3 (.dcm)", "presentation-state"),
+        (4, "file 4 (.dcm)", "document"),
+        (5, "file 5", "dicomdir"),
+        (6, "file 6", "text"),
+        (7, "file 7 (.txt)", "text"),
+        (8, "file 8 (.exe)", "program"),
+        (9, "file 9", "text"),
+        (10, "file 10 (.pdf)", "document"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.png", "a"])
+def test_a_file_that_could_be_an_image_is_never_skipped(name: str) -> None:
+    damaged = b"DICM is missing here" if name != "a" else bytes(200)
+    parcel = unpack("application/zip", zipped({name: damaged, "b.dcm": dicom(1)}), LIMITS)
+    assert len(parcel.sources) == 2 and parcel.skipped == ()
+
+
+def test_an_exam_without_an_image_is_refused() -> None:
+    with pytest.raises(RequestError) as caught:
+        unpack("application/zip", zipped({"README": b"text"}), LIMITS)
+    assert caught.value.code == "no_images"
+
+
+def test_objects_without_images_are_skipped_in_json_too_but_texts_are_not() -> None:
+    files = [dicom(1), report(f"{STORAGE}88.33"), b"text"]
+    images = [{"data": base64.b64encode(data).decode()} for data in files]
+    parcel = unpack("application/json", json.dumps({"images": images}).encode(), LIMITS)
+    assert [source.index for source in parcel.sources] == [0, 2]
+    assert [(each.index, each.place) for each in parcel.skipped] == [(1, "image 1")]

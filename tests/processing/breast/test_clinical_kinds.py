@@ -1,0 +1,117 @@
+"""The breast is found on every kind of image that hospitals send: detectors, films, implants, cut-off breasts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
+from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.phantoms.clinical import ClinicalPhantom, Kind, make_clinical_phantom
+
+IMAGES = 8
+"""Of each kind: both sides and both views in turn."""
+NO_SIDE = (Kind.FULL_FIELD, Kind.CUT_OFF)
+"""Kinds that touch both sides of the image: there nothing but a header shows the chest wall."""
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A phantom, and what was found with its true header."""
+
+    phantom: ClinicalPhantom
+    region: BreastRegion
+
+
+def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    return float(2 * (first & second).sum() / max(int(first.sum() + second.sum()), 1))
+
+
+@pytest.fixture(scope="module")
+def segmented() -> dict[Kind, list[Segmented]]:
+    found: dict[Kind, list[Segmented]] = {kind: [] for kind in Kind}
+    for kind in Kind:
+        for seed in range(IMAGES):
+            phantom = make_clinical_phantom(
+                seed,
+                kind,
+                laterality=list(Laterality)[seed % 2],
+                view=(View.MLO, View.CC)[seed // 2 % 2],
+                bits=(8, 12, 16)[seed % 3],
+                rows=320,
+                columns=240,
+            )
+            region = segment_breast(phantom.pixels, laterality=phantom.laterality, view=phantom.view)
+            found[kind].append(Segmented(phantom, region))
+    return found
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_breast_is_found_whole(segmented: dict[Kind, list[Segmented]], kind: Kind) -> None:
+    assert min(dice(each.region.mask, each.phantom.breast) for each in segmented[kind]) >= 0.97
+
+
+def test_a_true_header_is_never_contradicted(segmented: dict[Kind, list[Segmented]]) -> None:
+    for each in (each for found in segmented.values() for each in found):
+        assert each.region.chest_side is Side.of(each.phantom.laterality), each.phantom.kind
+        assert not {"chest-side-unclear", "chest-side-against-laterality"} & set(each.region.quality["flags"])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in NO_SIDE])
+def test_the_picture_shows_the_side_where_the_header_is_mirrored_or_missing(
+    segmented: dict[Kind, list[Segmented]], kind: Kind
+) -> None:
+    for each in segmented[kind][:4]:
+        phantom = each.phantom
+        for laterality, flags in ((phantom.laterality.other, {"chest-side-against-laterality"}), (None, set())):
+            region = segment_breast(phantom.pixels, laterality=laterality, view=phantom.view)
+            assert region.chest_side is Side.of(phantom.laterality)
+            assert {flag for flag in region.quality["flags"] if flag.startswith("chest-side")} == flags
+
+
+def test_a_header_wins_where_the_breast_touches_both_sides(segmented: dict[Kind, list[Segmented]]) -> None:
+    for each in segmented[Kind.CUT_OFF][:4]:
+        region = segment_breast(each.phantom.pixels, laterality=each.phantom.laterality.other, view=each.phantom.view)
+        assert region.chest_side is not Side.of(each.phantom.laterality)
+        assert "chest-side-against-laterality" not in region.quality["flags"]
+
+
+def test_flags_say_what_is_there_and_nothing_else(segmented: dict[Kind, list[Segmented]]) -> None:
+    expected = {
+        Kind.IMPLANT: {"implant"},
+        Kind.CUT_OFF: {"skin-cut-off"},
+        Kind.FULL_FIELD: {"skin-cut-off", "coverage-high"},
+    }
+    watched = {"implant", "skin-cut-off", "coverage-high", "coverage-low", "chest-side-unclear", "view-unclear"}
+    for each in (each for found in segmented.values() for each in found):
+        flags = set(each.region.quality["flags"]) & watched
+        assert flags == expected.get(each.phantom.kind, set()), each.phantom.kind
+
+
+def test_a_craniocaudal_view_without_a_name_keeps_all_of_its_tissue(segmented: dict[Kind, list[Segmented]]) -> None:
+    for each in (each for found in segmented.values() for each in found if each.phantom.view is View.CC):
+        region = segment_breast(each.phantom.pixels, laterality=each.phantom.laterality)
+        assert not region.pectoral.any(), each.phantom.kind
+        assert {"view-inferred", "view-unclear"} & set(region.quality["flags"])
+
+
+def test_an_oblique_view_without_a_name_is_recognised(segmented: dict[Kind, list[Segmented]]) -> None:
+    oblique = [
+        segment_breast(each.phantom.pixels, laterality=each.phantom.laterality).quality
+        for kind, found in segmented.items()
+        for each in found
+        if each.phantom.view is View.MLO and kind not in NO_SIDE
+    ]
+    assert np.mean([quality["view_inferred"] == "MLO" for quality in oblique]) == 1.0
+    assert np.mean(["view-inferred" in quality["flags"] for quality in oblique]) >= 0.9
+
+
+def test_the_edge_of_a_cut_that_was_padded_later_is_no_skin() -> None:
+    phantom = make_clinical_phantom(1, Kind.DARK_FAT, laterality=Laterality.LEFT, rows=320, columns=240)
+    last = int(np.flatnonzero(phantom.breast.any(axis=0))[-1])
+    cut = phantom.pixels.copy()
+    cut[:, int(0.6 * last) :] = 0
+    assert "skin-cut-off" in segment_breast(cut, laterality=Laterality.LEFT, view=View.MLO).quality["flags"]
+    whole = segment_breast(phantom.pixels, laterality=Laterality.LEFT, view=View.MLO)
+    assert "skin-cut-off" not in whole.quality["flags"]
