@@ -16,6 +16,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
 
@@ -311,10 +312,12 @@ def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
 def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:
     """Return the configuration with other numbers of instances."""
     compute = config.compute
+    shared = Distribution.SHARDED if processing and processing > 1 else compute.distribution
     return replace(
         config,
         compute=replace(
             compute,
+            distribution=shared,
             processing_instance_count=processing or compute.processing_instance_count,
             training_instance_count=training or compute.training_instance_count,
         ),

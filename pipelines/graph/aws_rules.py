@@ -44,7 +44,8 @@ def check(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         parameters: The value of each of its parameters.
     """
     faults = list(_definition(definition))
-    for asked in requests(definition, parameters):
+    # What stands where no value is may not be resolved.
+    for asked in requests(definition, parameters) if not faults else ():
         faults += [f"step {asked.step}: {fault}" for fault in _model(asked)]
         faults += [f"step {asked.step}: {fault}" for rule in RULES.get(asked.kind, ()) for fault in rule(asked.request)]
     if faults:
@@ -172,6 +173,13 @@ def _training(request: Mapping[str, Any]) -> Iterator[str]:
         yield f"ResourceConfig.InstanceCount={resources['InstanceCount']}: at least 1"
 
 
+def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
+    cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
+    key = str(cluster.get("VolumeKmsKeyId") or "")
+    if "alias/" in key:
+        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+
+
 def _arguments(request: Mapping[str, Any]) -> Iterator[str]:
     for item in request.get("ProcessingInputs", []):
         uri = item["S3Input"]["S3Uri"]
@@ -201,8 +209,8 @@ def _endpoint_config(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
-    "Processing": (_images, _arguments),
-    "Training": (_images, _training, _channels),
+    "Processing": (_images, _volume_key, _arguments),
+    "Training": (_images, _volume_key, _training, _channels),
     "Model": (_images,),
     "EndpointConfig": (_endpoint_config,),
 }

@@ -1,9 +1,10 @@
 """The requests that a compiled definition stands for, with every reference replaced: what AWS would be asked.
 
-A reference to another step's result is replaced by a value of the shape that the service's model gives it.
+A reference to another step's result is replaced by where that step's request says the result lies, or by a value of the
+shape that the service's model gives it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -69,31 +70,39 @@ def service_model() -> Any:
     return botocore.session.get_session().get_service_model("sagemaker")
 
 
-def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[Asked]:
-    """Yield the request of every step that asks SageMaker for something.
+def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Asked]:
+    """Return the request of every step that asks SageMaker for something, in the order of the definition.
 
     Args:
         definition: A compiled definition.
         parameters: The value of each of its parameters.
     """
-    steps = [step for step in all_steps(definition["Steps"]) if step["Type"] in CALLS]
-    scope = Scope(parameters, EXECUTION, {step["Name"]: properties(step) for step in steps})
-    for step in steps:
+    return resolved(definition, Scope(parameters, EXECUTION))
+
+
+def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
+    """Return the requests, and leave samples of every step's properties in `scope`."""
+    found = []
+    for step in all_steps(list(definition["Steps"])):
+        if step["Type"] not in CALLS:
+            continue
         call = CALLS[step["Type"]]
         request = dict(call.names) | resolve(step["Arguments"], scope)
-        yield Asked(step["Name"], step["Type"], call.operation, request)
+        found.append(Asked(step["Name"], step["Type"], call.operation, request))
+        scope.steps[step["Name"]] = properties(step["Type"], request)
+    return found
 
 
-def properties(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sample values of a step's properties, its outputs named as the request names them."""
-    shape = service_model().operation_model(CALLS[step["Type"]].described).output_shape
-    made: dict[str, Any] = sample(shape)
-    outputs = step["Arguments"].get("ProcessingOutputConfig", {}).get("Outputs", [])
-    if outputs:
-        made["ProcessingOutputConfig"]["Outputs"] = [
-            {"OutputName": item["OutputName"], "S3Output": {"S3Uri": f"s3://bucket/{item['OutputName']}"}}
-            for item in outputs
-        ]
+def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sample values of a step's properties; what the job writes lies where its request says."""
+    made: dict[str, Any] = sample(service_model().operation_model(CALLS[kind].described).output_shape)
+    job = f"pipelines-{EXECUTION['PipelineExecutionId']}-step"
+    if kind == "Processing":
+        outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", [])
+        made |= {"ProcessingJobName": job, "ProcessingOutputConfig": {"Outputs": outputs}}
+    if kind == "Training":
+        folder = request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+        made["ModelArtifacts"] = {"S3ModelArtifacts": f"{folder}/{job}/output/model.tar.gz"}
     return made
 
 

@@ -126,7 +126,7 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[endpoint]\nasync_max_bytes = 2000000000", "endpoint.async_max_bytes=2000000000: 1 to 1073741824"),
         ("[endpoint]\nasync_max_seconds = 4000", "endpoint.async_max_seconds=4000: 1 to 3600"),
         ("[endpoint]\nasync_error_topic = 'films'", "endpoint.async_error_topic='films': an ARN as"),
-        (f"[endpoint]\nmode = 'both'\nname = '{'a' * 36}'", "is longer than 40 letters"),
+        (f"[endpoint]\nname = '{'a' * 25}'", "up to 24 letters"),
         ("profile = ", "not a readable TOML file"),
     ],
 )
