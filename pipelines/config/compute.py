@@ -1,10 +1,12 @@
 """ComputeConfig: the instances of the jobs on AWS, their limits, and what is special about some instance types."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
-from mammopipe.pipelines.config.toml import require
+from pydantic import Field, model_validator
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings
 
 LONGEST_KEEP_ALIVE = 21_600
 """Seconds that SageMaker keeps an instance warm at most (`KeepAlivePeriodInSeconds`)."""
@@ -17,46 +19,55 @@ class Distribution(StrEnum):
     SHARDED = "ShardedByS3Key"
 
 
-@dataclass(frozen=True)
-class ComputeConfig:
+class ComputeConfig(Settings):
     """Instances, time limits and caching on AWS; the local backends use this machine whatever stands here."""
 
-    processing_instance_type: str = "ml.m5.xlarge"
-    processing_instance_count: int = 1
-    distribution: Distribution = Distribution.REPLICATED
-    """How images spread over several processing instances (pipeline parameter DataDistribution)."""
-    training_instance_type: str = "ml.g4dn.xlarge"
-    training_instance_count: int = 1
-    spot: bool = False
-    """Whether training uses managed spot instances, resuming from its checkpoints."""
-    volume_gb: int = 50
-    max_runtime_seconds: int = 6 * 3600
-    """The time after which SageMaker stops a job."""
-    max_wait_seconds: int = 12 * 3600
-    """With spot: the time that waiting and running may take together."""
-    keep_alive_seconds: int = 0
-    """How long training instances are kept warm for the next job; 0: not at all. They cost as much as when working."""
-    cache: str = ""
-    """ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run."""
+    processing_instance_type: str = Field(
+        default="ml.m5.xlarge", description="instance type of Prepare, Augment, Segment and Evaluate"
+    )
+    processing_instance_count: int = Field(
+        default=1, ge=1, description="instances of Prepare, Augment and Segment; Evaluate has one"
+    )
+    distribution: Distribution = Field(
+        default=Distribution.REPLICATED,
+        description="how images spread over several processing instances (parameter DataDistribution)",
+    )
+    training_instance_type: str = Field(default="ml.g4dn.xlarge", description="instance type of the training jobs")
+    training_instance_count: int = Field(default=1, ge=1, description="instances of each training job")
+    spot: bool = Field(
+        default=False, description="whether training uses managed spot instances, resuming from its checkpoints"
+    )
+    volume_gb: int = Field(default=50, ge=1, description="disk of an instance, in GB")
+    max_runtime_seconds: int = Field(default=6 * 3600, ge=1, description="seconds after which SageMaker stops a job")
+    max_wait_seconds: int = Field(
+        default=12 * 3600, ge=1, description="with spot: seconds that waiting and running may take together"
+    )
+    keep_alive_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=LONGEST_KEEP_ALIVE,
+        description="seconds that training instances are kept warm for the next job; they cost as much as when working",
+    )
+    cache: str = Field(
+        default="",
+        description="ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run",
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> "ComputeConfig":
         """Refuse limits that SageMaker would refuse."""
-        require(
-            not self.spot or self.max_wait_seconds >= self.max_runtime_seconds,
-            f"compute.max_wait_seconds={self.max_wait_seconds} is below max_runtime_seconds={self.max_runtime_seconds}",
-        )
-        require(
-            0 <= self.keep_alive_seconds <= LONGEST_KEEP_ALIVE,
-            f"compute.keep_alive_seconds={self.keep_alive_seconds}: 0 to {LONGEST_KEEP_ALIVE}",
-        )
-        require(
-            not (self.spot and self.keep_alive_seconds),
-            f"compute.keep_alive_seconds={self.keep_alive_seconds}: SageMaker keeps no spot instances warm",
-        )
-        require(
-            not self.cache or re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is not None,
-            f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty",
-        )
+        if self.spot and self.max_wait_seconds < self.max_runtime_seconds:
+            raise ConfigError(
+                f"compute.max_wait_seconds={self.max_wait_seconds} is below "
+                f"max_runtime_seconds={self.max_runtime_seconds}"
+            )
+        if self.spot and self.keep_alive_seconds:
+            raise ConfigError(
+                f"compute.keep_alive_seconds={self.keep_alive_seconds}: SageMaker keeps no spot instances warm"
+            )
+        if self.cache and re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is None:
+            raise ConfigError(f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
+        return self
 
 
 def has_local_disks(instance_type: str) -> bool:

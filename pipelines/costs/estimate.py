@@ -10,7 +10,7 @@ Machine time grows with pixels in training, with copies in Augment and Segment, 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -308,10 +308,8 @@ def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
 def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:
     """Return the configuration with other numbers of instances."""
     compute = config.compute
-    return replace(
-        config,
-        compute=replace(
-            compute,
+    return config.replace(
+        compute=compute.replace(
             processing_instance_count=processing or compute.processing_instance_count,
             training_instance_count=training or compute.training_instance_count,
         ),
