@@ -1,10 +1,14 @@
 """The arguments that several commands of `mammopipe` share."""
 
 import argparse
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import suggestion
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # the only name that argparse gives its type
@@ -34,3 +38,10 @@ def in_runs(parser: argparse.ArgumentParser) -> None:
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
+
+
+def one_of(choices: type[Choice], word: str, name: str) -> Choice:
+    """Return the member of an enum that a word names; raises `ConfigError` with the option's name and the choices."""
+    if word not in list(choices):
+        raise ConfigError(f"{name} {word!r}: must be one of {', '.join(choices)}{suggestion(word, choices)}")
+    return choices(word)

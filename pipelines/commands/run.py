@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import refuse
+from mammopipe.pipelines.commands.arguments import one_of, refuse
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
@@ -105,14 +105,13 @@ def run(options: argparse.Namespace) -> int:
 def experiment(options: argparse.Namespace) -> int:
     """Run the matrix of networks and protocols, as far as it has not been run, and say where its tables are."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.pipelines.config.toml import convert
     from mammopipe.pipelines.experiment import matrix
     from mammopipe.processing.datasets.manifest import SplitProtocol
     from mammopipe.training.model.architecture import Cnn
 
     config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
-    protocols = convert(options.protocols, tuple[SplitProtocol, ...], "--protocols")
-    noise = convert(options.noise or str(config.cnns[0]), Cnn, "--noise") if options.noise != "none" else None
+    protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
+    noise = one_of(Cnn, options.noise or str(config.cnns[0]), "--noise") if options.noise != "none" else None
     films = _films(options, made=options.source == PHANTOMS)
     plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)

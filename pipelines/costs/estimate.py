@@ -10,13 +10,13 @@ Machine time grows with pixels in training, with copies in Augment and Segment, 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from mammopipe.pipelines.config.compute import Distribution
+from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
 
@@ -313,10 +313,12 @@ def scaled(config: PipelineConfig, *, processing: int | None = None, training: i
     """Return the configuration with other numbers of instances."""
     compute = config.compute
     shared = Distribution.SHARDED if processing and processing > 1 else compute.distribution
-    return replace(
-        config,
-        compute=replace(
-            compute,
+    # The batch that so many processes would share; it has no part in the estimate.
+    processes = (training or 1) * max(1, gpus_of(compute.training_instance_type))
+    batch = -(-config.training.batch_size // processes) * processes
+    return config.replace(
+        training=config.training.replace(batch_size=batch),
+        compute=compute.replace(
             distribution=shared,
             processing_instance_count=processing or compute.processing_instance_count,
             training_instance_count=training or compute.training_instance_count,

@@ -104,7 +104,7 @@ def start(
     Raises `MammopipeError` for what the caller can mend before anything has run; a step that fails is
     no exception but the run's status and reason.
     """
-    config = replace(config, pretrained=True) if weights else config
+    config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
@@ -160,7 +160,7 @@ def _execution(
     account.parameters = resolve_parameters(definition, given)
     check_run(config, definition, account.parameters)
     for cnn in config.cnns:  # refuses what the training jobs would refuse later
-        replace(config.training_of(cnn), epochs=account.parameters["Epochs"])
+        config.training_of(cnn, epochs=account.parameters["Epochs"])
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
     execution = {
         "PipelineExecutionId": run.id,

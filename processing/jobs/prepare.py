@@ -11,7 +11,6 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
@@ -26,19 +25,12 @@ from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.read_config import Phi
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
+from mammopipe.processing.turn import Turn
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
 BURNT_IN = "BurnedInAnnotation"
-
-
-class Phi(StrEnum):
-    """What to do with an image whose header names its patient."""
-
-    REFUSE = "refuse"
-    """Quarantine it."""
-    DROP = "drop"
-    """Take the pixels and leave the header behind."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
         path=path.as_posix(),
         laterality=mammogram.laterality,
         view=mammogram.view,
-        lesions=tuple(_scaled(lesion, scale) for lesion in record.lesions) if scale != 1 else record.lesions,
+        lesions=tuple(_placed(lesion, mammogram.turn, scale) for lesion in record.lesions),
         height=mammogram.pixels.shape[0],
         width=mammogram.pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm,
@@ -134,6 +126,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
         site_id=site or record.site_id,
         sha256=sha256(task.folder / path),
         synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
+        quality={**record.quality, "image_flags": [str(flag) for flag in mammogram.flags]},
     )
     return [prepared]
 
@@ -163,11 +156,13 @@ def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
     return replace(record, patient_id=digest[:16])
 
 
-def _scaled(lesion: Lesion, scale: float) -> Lesion:
+def _placed(lesion: Lesion, turn: Turn, scale: float) -> Lesion:
+    """Return a lesion of the file's pixels in those that are written, turned and scaled as they are."""
+    if not turn and scale == 1:
+        return lesion
+    x, y = turn.from_stored(lesion.x, lesion.y)
     # Pixel centres lie at whole numbers, so the image's corner is at -0.5 before and after.
-    return replace(
-        lesion, x=(lesion.x + 0.5) * scale - 0.5, y=(lesion.y + 0.5) * scale - 0.5, radius=lesion.radius * scale
-    )
+    return replace(lesion, x=(x + 0.5) * scale - 0.5, y=(y + 0.5) * scale - 0.5, radius=lesion.radius * scale)
 
 
 def _parser() -> argparse.ArgumentParser:

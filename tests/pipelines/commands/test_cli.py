@@ -221,7 +221,7 @@ def test_asking_an_endpoint_that_is_not_there_is_one_line(tmp_path: Path, capsys
     assert "unreachable" in failed(capsys, "invoke", str(tmp_path / "a.pgm"), "--endpoint", "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("statement", ["import mammopipe.pipelines.cli", "import pipelines; pipelines.PipelineConfig"])
+@pytest.mark.parametrize("statement", ["import mammopipe.pipelines.cli", "import mammopipe; mammopipe.PipelineConfig"])
 def test_commands_that_need_neither_sagemaker_nor_torch_do_not_wait_for_them(statement: str) -> None:
     code = f"{statement}; import sys; print(sorted({{'sagemaker', 'torch', 'moto', 'boto3'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -231,7 +231,7 @@ def test_commands_that_need_neither_sagemaker_nor_torch_do_not_wait_for_them(sta
 def test_building_works_where_torch_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pipelines import PipelineConfig, build_pipeline, start\n"
+        "from mammopipe import PipelineConfig, build_pipeline, start\n"
         "print(len(build_pipeline(PipelineConfig()).definition()) > 1000)"
     )
     done = subprocess.run(

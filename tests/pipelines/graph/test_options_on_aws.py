@@ -135,10 +135,10 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
         ({"endpoint": {"capture_percent": 5}}, "set security.kms_key"),
         ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "not in mode serverless"),
         ({"endpoint": {"serverless_memory_mb": 1500}}, "a multiple of 1024"),
-        ({"endpoint": {"serverless_concurrency": 0}}, "1 to 200"),
+        ({"endpoint": {"serverless_concurrency": 0}}, "between 1 and 200"),
         ({"endpoint": {"rollback_alarms": [f"a{number}" for number in range(11)]}}, "at most 10"),
         ({"compute": {"spot": True, "keep_alive_seconds": 60}}, "keeps no spot instances warm"),
-        ({"compute": {"keep_alive_seconds": 30_000}}, "0 to 21600"),
+        ({"compute": {"keep_alive_seconds": 30_000}}, "between 0 and 21600"),
         ({"security": {"training_role": "admin"}}, "security.training_role='admin'"),
     ],
 )

@@ -121,8 +121,8 @@ ROW = b"\0" + bytes(4)
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (png(4, 1, 8, 2, b"\0" + bytes(12)), NotAMammogramError, r"colour type 2 \(truecolour\)"),
-        (png(4, 1, 8, 3, ROW, chunk(b"PLTE", bytes(3))), NotAMammogramError, r"colour type 3 \(palette\)"),
+        (png(4, 1, 8, 2, b"\0" + bytes(range(12))), NotAMammogramError, r"colour type 2 \(truecolour\)"),
+        (png(4, 1, 8, 3, ROW, chunk(b"PLTE", b"abc")), NotAMammogramError, r"colour type 3 \(palette\)"),
         (png(4, 1, 8, 4, b"\0" + bytes(8)), NotAMammogramError, "greyscale with alpha"),
         (png(4, 1, 4, 0, b"\0" + bytes(2)), UnsupportedImageError, "bit depth 4"),
         (png(4, 1, 8, 0, ROW, chunk(b"acTL", struct.pack(">II", 2, 0))), NotAMammogramError, "animated PNG"),
