@@ -177,7 +177,7 @@ def test_a_recipe_lies_below_the_file_and_an_assignment_over_it(tmp_path: Path) 
         ("cnns=alexnet, resnet50", ("cnns",), (Cnn.ALEXNET, Cnn.RESNET50)),
         ('cnns=["alexnet"]', ("cnns",), (Cnn.ALEXNET,)),
         ("deploy=false", ("deploy",), False),
-        ("data.patient_salt=123", ("data", "patient_salt"), "123"),
+        ("data.patient_salt=1234567890123456", ("data", "patient_salt"), "1234567890123456"),
         ("tags.site=7", ("tags",), {"project": "mammopipe", "site": "7"}),
         ("per_cnn.alexnet.learning_rate=1e-3", ("per_cnn",), {"alexnet": {"learning_rate": 1e-3}}),
         ("compute.cache=P30D", ("compute", "cache"), "P30D"),
