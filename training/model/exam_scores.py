@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import shows_side
+from mammopipe.training.model.architecture import BreastRule as BreastRule
+from mammopipe.training.model.architecture import Level as Level
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.levels import BreastRule as BreastRule
-from mammopipe.training.model.levels import Level as Level
 from mammopipe.training.model.predictions import Floats, Integers, Kind, Predictions, pick
 
 
