@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mammopipe.pipelines.config.compute import ComputeConfig
-from mammopipe.pipelines.config.endpoint import EndpointConfig
+from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
@@ -116,7 +116,13 @@ class PipelineConfig(Settings):
     pretrained: bool = Field(
         default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
     )
-    deploy: bool = Field(default=True, description="whether the registered model is served by an endpoint")
+    deploy: bool = Field(
+        default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
+    )
+    deploy_quick: bool = Field(
+        default=False,
+        description="whether a run of the profile `quick` serves its model on AWS, too; offline every run does",
+    )
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"
     )
@@ -156,10 +162,12 @@ class PipelineConfig(Settings):
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
-            ("endpoint.name", self.endpoint.name),
         ):
             if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is None:
                 raise ConfigError(f"{name}={value!r}: up to 40 letters, digits and hyphens")
+        name = self.endpoint.name
+        if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
+            raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
         if self.endpoint.capture_percent and not self.security.kms_key:
@@ -170,9 +178,17 @@ class PipelineConfig(Settings):
         for name in self.per_cnn:
             if name not in list(Cnn):
                 raise ConfigError(f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+        compute = self.compute
+        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
             self.training_of(cnn)
+        return self
+
+    def on_aws(self) -> "PipelineConfig":
+        """Return the configuration of a run on AWS: a quick one serves nothing unless it was told to."""
+        if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
+            return self.replace(deploy=False)
         return self
 
     def training_of(self, cnn: Cnn, **changes: Any) -> TrainConfig:
