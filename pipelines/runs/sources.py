@@ -10,6 +10,7 @@ from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.runs.preflight import check_division
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.registry import dataset_named
@@ -43,6 +44,7 @@ def bring(
     A place that the caller has `given` as a parameter is left as it is.
     """
     services.storage.ensure_bucket(config.storage.bucket)
+    stage_salt(config, services.storage)
     places = dict(parameters)
     if "InputDataUri" not in given:
         places["InputDataUri"] = _films(config, source, services, say)
