@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mammopipe.inference.contract.errors import BadBodyError, BadOptionError
 from mammopipe.inference.contract.media_types import unpack_attributes
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
-from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.architecture import BreastRule
 
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"

@@ -44,7 +44,7 @@ def compile_definition(options: argparse.Namespace) -> int:
     with waiting("compiling"):
         from mammopipe.pipelines.graph.definition import build_pipeline
 
-        definition = build_pipeline(config).definition()
+        definition = build_pipeline(config.on_aws()).definition()
     write_bytes(options.output, definition.encode())
     print(f"Compiled {options.output} ({len(definition)} bytes)")
     return 0
@@ -197,9 +197,10 @@ def _deploy_on_aws(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.runs import aws_rollout
 
     config = _config(options)
-    sagemaker = sessions.caller_session(config).client("sagemaker")
+    session = sessions.caller_session(config)
+    sagemaker, scaling = session.client("sagemaker"), session.client("application-autoscaling")
     package = options.package or aws_rollout.previous(config, sagemaker)
-    aws_rollout.deploy(config, sagemaker, package, wait=not options.no_wait, say=print)
+    aws_rollout.deploy(config, sagemaker, scaling, package, wait=not options.no_wait, say=print)
     return 0
 
 

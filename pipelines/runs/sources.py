@@ -9,6 +9,7 @@ from typing import Any
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
+from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
@@ -40,6 +41,7 @@ def bring(
     A place that the caller has `given` as a parameter is left as it is.
     """
     services.storage.ensure_bucket(config.storage.bucket)
+    stage_salt(config, services.storage)
     places = dict(parameters)
     if "InputDataUri" not in given:
         places["InputDataUri"] = _films(config, source, services, say)

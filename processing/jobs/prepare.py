@@ -1,8 +1,9 @@
 """The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
 
-Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`) and `images` (the image tree); writes the
-processing output `prepared`. The split is made from the label table alone, before any pixel is read; by the protocol
-`published` there is none yet, for Segment makes it of the pictures, augmented ones among them.
+Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), `images` (the image tree) and, where
+patient ids are to be hashed, `salt` (one file with the secret); writes the processing output `prepared`. The split is
+made from the label table alone, before any pixel is read; by the protocol `published` there is none yet, for Segment
+makes it of the pictures, augmented ones among them.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.dicom.header import origin
-from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.errors import ConfigError, ImageError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
@@ -66,8 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
     if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
         stage.quarantined += table.refused
-    if options.patient_salt:
-        stage.records = [_pseudonymous(record, options.patient_salt) for record in stage.records]
+    if salt := _salt(paths.processing_input("salt")):
+        stage.records = [_pseudonymous(record, salt) for record in stage.records]
     stage.close(max_quarantine=options.max_quarantine)
 
 
@@ -139,6 +140,17 @@ def _check_identity(task: PrepareTask) -> None:
         raise ImageError(f"{task.source.path}: {', '.join(filled)} must not be filled where phi={task.phi}")
 
 
+def _salt(folder: Path) -> str:
+    """Return the secret in the processing input `salt`; empty where the job has no such input."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if len(files) > 1:
+        raise ConfigError(f"{folder}: {len(files)} files, where the salt of the patient ids is one")
+    salt = files[0].read_text(encoding="utf-8").strip() if files else ""
+    if files and not salt:
+        raise ConfigError(f"{files[0]}: the salt of the patient ids is empty")
+    return salt
+
+
 def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
     digest = hashlib.sha256(f"{salt}/{record.dataset}/{record.patient_id}".encode()).hexdigest()
     return replace(record, patient_id=digest[:16])
@@ -179,9 +191,6 @@ def _parser() -> argparse.ArgumentParser:
         "difference is measured, written into stage.json and refused where it is large",
     )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
-    parser.add_argument(
-        "--patient-salt", default="", help="hash patient ids with this salt in everything that the job writes"
-    )
     parser.add_argument(
         "--phi",
         choices=[str(phi) for phi in Phi],

@@ -2,32 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import shows_side
+from mammopipe.training.model.architecture import BreastRule as BreastRule
+from mammopipe.training.model.architecture import Level as Level
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import Floats, Integers, Kind, Predictions, pick
-
-
-class Level(StrEnum):
-    """What is called malignant or not; each level is made of the one before."""
-
-    IMAGE = "image"
-    BREAST = "breast"
-    PATIENT = "patient"
-
-
-class BreastRule(StrEnum):
-    """How the scores of a breast's views become the score of the breast."""
-
-    MEAN = "mean"
-    MAX = "max"
-    """The most suspicious view decides."""
-    NOISY_OR = "noisy-or"
-    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""
 
 
 @dataclass(frozen=True)
