@@ -282,7 +282,10 @@ def _invoke(subparsers: "Subparsers") -> None:
         "ask an endpoint about one image, or about the images of one exam",
         "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
+    parser.add_argument("--dicomweb", metavar="URL", help="ask about a study of this DICOMweb server instead of files")
+    parser.add_argument("--study", metavar="UID", help="Study Instance UID, with --dicomweb")
+    parser.add_argument("--store", action="store_true", help="store all DICOM results in the study, with --dicomweb")
     parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
     parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
     per_file = "where the files do not say it: one for all, or one for each, as {}; an empty one says nothing"
