@@ -83,25 +83,25 @@ _PLAIN = TrainConfig(
     learning_rate=5e-4,
     precision=Precision.FLOAT32,
 )
-_HEAD = replace(_PLAIN, learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
-_FINE = replace(_HEAD, stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
+_HEAD = _PLAIN.replace(learns=Learns.HEAD, epochs=8, head_learning_rate=3e-3, dropout=0.0)
+_FINE = _HEAD.replace(stride=16, pooling=Pooling.TOP, top_places=3, location_weight=1.0)
 _LARGE = PreprocessConfig(height=768, width=480)
 _FINEST = PreprocessConfig(height=1024, width=640)
 LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
 """What README.md recommends."""
 ROWS = (
     Row("fine-tuning", _PLAIN),
-    Row("fine-tuning, peaks, circles", replace(_PLAIN, pooling=Pooling.PEAKS, location_weight=1.0)),
+    Row("fine-tuning, peaks, circles", _PLAIN.replace(pooling=Pooling.PEAKS, location_weight=1.0)),
     Row("head alone", _HEAD),
-    Row("head alone, top 3, circles", replace(_FINE, stride=32)),
+    Row("head alone, top 3, circles", _FINE.replace(stride=32)),
     Row("head alone, stride 16, top 3, circles", _FINE),
     LOCATED,
-    Row("head alone, stride 16, mean, circles, 768 rows", replace(_FINE, pooling=Pooling.MEAN), _LARGE),
-    Row("head alone, stride 16, peaks, circles, 768 rows", replace(_FINE, pooling=Pooling.PEAKS), _LARGE),
-    Row("head alone, stride 16, top 3, 768 rows", replace(_FINE, location_weight=0.0), _LARGE),
-    Row("head alone, stride 16, top 1, circles, 768 rows", replace(_FINE, top_places=1), _LARGE),
-    Row("head alone, stride 16, top 10, circles, 768 rows", replace(_FINE, top_places=10), _LARGE),
-    Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", replace(_FINE, label_smoothing=0.0), _LARGE),
+    Row("head alone, stride 16, mean, circles, 768 rows", _FINE.replace(pooling=Pooling.MEAN), _LARGE),
+    Row("head alone, stride 16, peaks, circles, 768 rows", _FINE.replace(pooling=Pooling.PEAKS), _LARGE),
+    Row("head alone, stride 16, top 3, 768 rows", _FINE.replace(location_weight=0.0), _LARGE),
+    Row("head alone, stride 16, top 1, circles, 768 rows", _FINE.replace(top_places=1), _LARGE),
+    Row("head alone, stride 16, top 10, circles, 768 rows", _FINE.replace(top_places=10), _LARGE),
+    Row("head alone, stride 16, top 3, circles, 768 rows, no smoothing", _FINE.replace(label_smoothing=0.0), _LARGE),
     Row("head alone, stride 16, top 3, circles, 768 rows, flips", _FINE, _LARGE, flips=True),
     Row("head alone, stride 16, top 3, circles, 768 rows, half of the other breast", _FINE, _LARGE, other_breast=0.5),
     Row("head alone, stride 16, top 3, circles, 768 rows, all of the other breast", _FINE, _LARGE, other_breast=1.0),

@@ -10,7 +10,6 @@ of the frozen test split are never read.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +23,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, b
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
-from mammopipe.training.evaluation.calibration import Aim, calibrate
+from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import ALONE
@@ -32,6 +31,7 @@ from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.exam_scores import compared
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 
 FOLDS = 5
@@ -77,10 +77,10 @@ def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], shar
     labels, probabilities, called = [], [], []
     for inside, outside in pairs:
         (inside, _), (outside, _) = compared(inside, share), compared(outside, share)
-        calibration = calibrate(inside)
-        probabilities.append(outside.probabilities(calibration.temperature))
+        fitted = calibrate(inside)
+        probabilities.append(outside.probabilities(fitted.calibration))
         labels.append(outside.labels)
-        called.append(probabilities[-1][:, 2] >= calibration.operating_points[Aim.SPECIFICITY].threshold)
+        called.append(probabilities[-1][:, 2] >= fitted.operating_points[Goal.SPECIFICITY].threshold)
     truth, shares, calls = np.concatenate(labels), np.concatenate(probabilities), np.concatenate(called)
     return {
         "macro_auc": macro_auc(truth, shares),
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for repeat in range(options.repeats):
         outer = np.array(assign_folds(records, FOLDS, seed=repeat, protocol=SplitProtocol.PATIENT))
         for way, settings in WAYS.items():
-            config = replace(LOCATED.config, folds=FOLDS, seed=repeat, **settings)
+            config = LOCATED.config.replace(folds=FOLDS, seed=repeat, **settings)
             pairs = [judged_outside(LOCATED, config, films, outer, fold, options.weights) for fold in range(FOLDS)]
             for share in SHARES:
                 found.setdefault(f"{way}, {share:g} of the other breast", []).append(figures(pairs, share))

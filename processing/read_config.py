@@ -11,8 +11,18 @@ Messages name the file (`<bytes>` for bytes), the attribute and the rule, and on
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, ImageTooLargeError
+
+
+class Phi(StrEnum):
+    """What Prepare does with an image whose header names its patient."""
+
+    REFUSE = "refuse"
+    """Quarantine it."""
+    DROP = "drop"
+    """Take the pixels and leave the header behind."""
 
 
 @dataclass(frozen=True)

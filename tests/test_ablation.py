@@ -1,7 +1,6 @@
 """The scripts that compare ways to train: every development film judged once, no test film read, folds kept."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,8 @@ SMALL = PreprocessConfig(height=96, width=64)
 ROWS = (
     ablation.Row("plain", CONFIG, SMALL),
     ablation.Row("flips", CONFIG, SMALL, flips=True),
-    ablation.Row("head", replace(CONFIG, learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
-    ablation.Row("head, flips", replace(CONFIG, learns=Learns.HEAD), SMALL, flips=True),
+    ablation.Row("head", CONFIG.replace(learns=Learns.HEAD, pooling=Pooling.TOP, location_weight=1.0), SMALL),
+    ablation.Row("head, flips", CONFIG.replace(learns=Learns.HEAD), SMALL, flips=True),
     ablation.Row("half of the other breast", CONFIG, SMALL, other_breast=0.5),
 )
 

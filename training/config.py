@@ -1,13 +1,14 @@
 """The settings of one training job, from the strings that SageMaker passes as hyperparameters."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field, ValidationError, model_validator
+
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.exam_scores import BreastRule
@@ -60,90 +61,114 @@ PLATFORM_KEYS = frozenset(
 )
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
-_COUNTS = {
-    "epochs": 1,
-    "head_epochs": 0,
-    "batch_size": 2,
-    "patience": 1,
-    "seed": 0,
-    "workers": 0,
-    "holes": 0,
-    "folds": 0,
-    "top_places": 1,
-}
-_LIMITS = {
-    "learning_rate": (1e-8, 1.0),
-    "head_learning_rate": (1e-8, 1.0),
-    "weight_decay": (0.0, 1.0),
-    "warmup_epochs": (0.0, 1000.0),
-    "label_smoothing": (0.0, 0.9),
-    "dropout": (0.0, 0.95),
-    "noise": (0.0, 0.5),
-    "location_weight": (0.0, 100.0),
-}
 
-
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Everything that shapes a training run but the data; the defaults suit 250 to 2,000 training images."""
 
-    cnn: Cnn = Cnn.RESNET50
-    """The network."""
-    epochs: int = 20
-    """Passes over the training images, those of `head_epochs` included."""
-    head_epochs: int = 2
-    """First epochs that train the new classifier alone; without pretrained weights all layers train from the start."""
-    batch_size: int = 16
-    """Images a step, over all processes together, so that their number changes nothing but the speed."""
-    learning_rate: float = 3e-4
-    """Highest rate of the body; of all layers when there are no pretrained weights."""
-    head_learning_rate: float = 1e-3
-    """Highest rate of the classifier of a pretrained network."""
-    weight_decay: float = 0.01
-    """AdamW's decoupled decay of weight matrices and kernels; biases and normalisation are spared."""
-    warmup_epochs: float = 1.0
-    """Epochs over which the rate rises before it falls along a cosine; counted again when the body joins the head."""
-    label_smoothing: float = 0.05
-    """Share of the target probability that is spread over all classes."""
-    dropout: float = 0.3
-    """Probability that a feature is dropped before the classifier."""
-    patience: int = 8
-    """Epochs without a better validation macro AUC after which training stops."""
-    sampling: Sampling = Sampling.BALANCED
-    """What an epoch does about rare classes."""
-    precision: Precision = Precision.AUTO
-    """The number format of the forward pass."""
-    noise: float = 0.02
-    """Highest standard deviation of the noise drawn afresh for each training image, as a share of full scale."""
-    holes: int = 2
-    """Most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer side."""
-    pooling: Pooling = Pooling.MEAN
-    """How the places of a film become its logits; AlexNet, whose classifier sees all places at once, has only mean."""
-    top_places: int = 3
-    """How many places make a film's logit of a lesion's class, with pooling=top."""
-    stride: int = 32
-    """Pixels from place to place; 16 takes EfficientNet-Lite0's maps before its last reduction, and is its alone."""
-    learns: Learns = Learns.ALL
-    """Which layers learn; `head` needs pretrained weights, and `head_epochs` and `learning_rate` say nothing then."""
-    location_weight: float = 0.0
-    """Weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them unused."""
-    seed: int = 0
-    """All randomness derives from it, the epoch and the step."""
-    folds: int = 0
-    """Folds of the cross-validation over the development films; 0 trains on `train` and measures on `validation`."""
-    final: Final = Final.REFIT
-    """What the folds end in; `mean` needs learns=head, folds, and spends no patience."""
-    workers: int = 0
-    """Processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few."""
+    cnn: Cnn = Field(default=Cnn.RESNET50, description="the network")
+    epochs: int = Field(
+        default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
+    )
+    head_epochs: int = Field(
+        default=2,
+        ge=0,
+        description="first epochs that train the new classifier alone; without pretrained weights all layers train "
+        "from the start",
+    )
+    batch_size: int = Field(
+        default=16,
+        ge=2,
+        description="images a step, over all processes together, so that their number changes nothing but the speed",
+    )
+    learning_rate: float = Field(
+        default=3e-4,
+        ge=1e-8,
+        le=1,
+        description="highest rate of the body; of all layers when there are no pretrained weights",
+    )
+    head_learning_rate: float = Field(
+        default=1e-3, ge=1e-8, le=1, description="highest rate of the classifier of a pretrained network"
+    )
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="AdamW's decoupled decay of weight matrices and kernels; biases and normalisation are spared",
+    )
+    warmup_epochs: float = Field(
+        default=1.0,
+        ge=0,
+        le=1000,
+        description="epochs over which the rate rises before it falls along a cosine; counted again when the body "
+        "joins the head",
+    )
+    label_smoothing: float = Field(
+        default=0.05, ge=0, le=0.9, description="share of the target probability that is spread over all classes"
+    )
+    dropout: float = Field(
+        default=0.3, ge=0, le=0.95, description="probability that a feature is dropped before the classifier"
+    )
+    patience: int = Field(
+        default=8, ge=1, description="epochs without a better validation macro AUC after which training stops"
+    )
+    sampling: Sampling = Field(default=Sampling.BALANCED, description="what an epoch does about rare classes")
+    precision: Precision = Field(default=Precision.AUTO, description="the number format of the forward pass")
+    noise: float = Field(
+        default=0.02,
+        ge=0,
+        le=0.5,
+        description="highest standard deviation of the noise drawn afresh for each training image, as a share of full "
+        "scale",
+    )
+    holes: int = Field(
+        default=2,
+        ge=0,
+        description="most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer "
+        "side",
+    )
+    pooling: Pooling = Field(
+        default=Pooling.MEAN,
+        description="how the places of a film become its logits; AlexNet, whose classifier sees all places at once, "
+        "has only mean",
+    )
+    top_places: int = Field(
+        default=3, ge=1, description="how many places make a film's logit of a lesion's class, with pooling=top"
+    )
+    stride: int = Field(
+        default=32,
+        description="pixels from place to place; 16 takes EfficientNet-Lite0's maps before its last reduction, and is "
+        "its alone",
+    )
+    learns: Learns = Field(
+        default=Learns.ALL,
+        description="which layers learn; `head` needs pretrained weights, and `head_epochs` and `learning_rate` say "
+        "nothing then",
+    )
+    location_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them "
+        "unused",
+    )
+    seed: int = Field(default=0, ge=0, description="all randomness derives from it, the epoch and the step")
+    folds: int = Field(
+        default=0,
+        ge=0,
+        description="folds of the cross-validation over the development films; 0 trains on `train` and measures on "
+        "`validation`",
+    )
+    final: Final = Field(
+        default=Final.REFIT,
+        description="what the folds end in; `mean` needs learns=head, folds, and spends no patience",
+    )
+    workers: int = Field(
+        default=0, ge=0, description="processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few"
+    )
 
-    def __post_init__(self) -> None:
-        for name, lowest in _COUNTS.items():
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"hyperparameter {name}={getattr(self, name)} must be at least {lowest}")
-        for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise ConfigError(f"hyperparameter {name}={value} must lie between {low} and {high}")
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        """Refuse settings that contradict each other."""
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
@@ -163,6 +188,7 @@ class TrainConfig:
             )
 
         self._check_places()
+        return self
 
     def _check_places(self) -> None:
         if self.stride not in (16, 32):
@@ -183,35 +209,20 @@ class TrainConfig:
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
         """Return the config in SageMaker's hyperparameters, all strings; raises `ConfigError` for a broken rule."""
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = [field.name for field in fields(cls)]
-        for key in given:
+        names = list(cls.model_fields)
+        for key, text in given.items():
             if key not in names:
-                raise ConfigError(f"hyperparameter {key}={given[key]!r} is unknown; known are {', '.join(names)}")
-        return cls(
-            **{
-                field.name: _read(field.name, given[field.name], field.type)
-                for field in fields(cls)
-                if field.name in given
-            }
-        )
+                raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")
+            if not isinstance(text, str):
+                raise ConfigError(f"hyperparameter {key}={text!r} must be a string, as SageMaker passes it")
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError(f"hyperparameter {explained(error, cls)}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return {name: str(value) if isinstance(value, StrEnum) else value for name, value in asdict(self).items()}
-
-
-_RULES: dict[Any, str] = {int: "a whole number", float: "a number"}
-
-
-def _read(name: str, text: object, kind: Any) -> Any:
-    if not isinstance(text, str):
-        raise ConfigError(f"hyperparameter {name}={text!r} must be a string, as SageMaker passes it")
-    reader: Callable[[str], Any] = kind
-    try:
-        return reader(text)
-    except ValueError:
-        rule = _RULES.get(kind) or f"one of {', '.join(kind)}"
-        raise ConfigError(f"hyperparameter {name}={text!r} must be {rule}") from None
+        return self.model_dump(mode="json")
 
 
 class Profile(StrEnum):
@@ -222,32 +233,35 @@ class Profile(StrEnum):
     FULL = "full"
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What shapes an evaluation but the data and the candidates."""
+class EvaluationConfig(Settings):
+    """The gate and its measures."""
 
-    profile: Profile = Profile.FULL
-    """Shown in the report and kept in `evaluation.json`."""
-    min_macro_auc: float = 0.6
-    """The limit that the gate compares the chosen model's validation macro AUC with; 0 is open."""
-    bootstrap: int = 1000
-    """Resamples of each interval."""
-    seed: int = 0
-    """Of the resamples."""
-    breast_rule: BreastRule = BreastRule.MEAN
-    """How the scores of a breast's views become one."""
-    other_breast: float = 0.0
-    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
+    min_macro_auc: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
+    )
+    bootstrap: int = Field(
+        default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"
+    )
+    breast_rule: BreastRule = Field(
+        default=BreastRule.MEAN, description="how the scores of a breast's views become one"
+    )
+    other_breast: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
+        "nothing",
+    )
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_macro_auc <= 1:
-            raise ConfigError(f"min_macro_auc={self.min_macro_auc} must lie in 0..1")
-        if not 100 <= self.bootstrap <= 100_000:
-            raise ConfigError(f"bootstrap={self.bootstrap} must lie in 100..100000 resamples")
-        if not 0 <= self.other_breast <= 1:
-            raise ConfigError(f"other_breast={self.other_breast} must lie in 0..1")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must not be below 0")
+
+class EvaluationJobConfig(EvaluationConfig):
+    """What shapes an evaluation job but the data and the candidates."""
+
+    profile: Profile = Field(default=Profile.FULL, description="shown in the report and kept in `evaluation.json`")
+    seed: int = Field(default=0, ge=0, description="seed of the resamples")
 
     def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
         """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""

@@ -41,8 +41,9 @@ from mammopipe.training.fitting.distributed import World, joined, launch, launch
 from mammopipe.training.fitting.loop import Progress, fit
 from mammopipe.training.fitting.stopping import StopRequest
 from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
-from mammopipe.training.networks.registry import FilmNetwork, build_model
+from mammopipe.training.networks.registry import build_model
 
 _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
 

@@ -24,7 +24,9 @@ class AnswerType(StrEnum):
     OVERLAY = "image/png"
     """The film in its original geometry with the heat in colour; of one image only."""
     DICOM = "application/dicom"
-    """A structured report, or a secondary capture of the overlay; of DICOM images only."""
+    """A structured report, a presentation state, or a secondary capture of the overlay; of DICOM images only."""
+    ZIP = "application/zip"
+    """All DICOM results and the JSON answer in one archive; of DICOM images only."""
 
 
 def sniff(data: bytes) -> ImageType | None:

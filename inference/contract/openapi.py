@@ -47,10 +47,12 @@ CODES: Mapping[int, Mapping[str, str]] = {
     413: {
         "too_large": "more bytes than the limit",
         "too_many_views": "more images than the limit",
+        "answer_too_large": "the answer has more bytes than the deployment passes on",
         "image_too_large": "an image announces more pixels than the limit",
     },
     415: {
         "unsupported_type": "Content-Type is none that is read",
+        "unsupported_encoding": "Content-Encoding is not identity",
         "content_type_mismatch": "the image is of another type than was said",
     },
     422: {
@@ -64,6 +66,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
         "mixed_studies": "the exam's images are of several studies",
         "excluded_view": "the model is not for this kind of image, and the deployment refuses it",
         "no_source_identity": "a DICOM result needs DICOM images",
+        "no_view": "a Mammography CAD SR needs laterality and view of every image",
     },
     500: {"internal": "a fault of the server"},
     503: {
@@ -232,7 +235,10 @@ def _success() -> dict[str, Any]:
         "content": {
             str(AnswerType.JSON): {"schema": {"oneOf": [_of(Answer), _of(ExamAnswer)]}},
             str(AnswerType.OVERLAY): {"schema": {"type": "string", "contentMediaType": str(AnswerType.OVERLAY)}},
-            str(AnswerType.DICOM): {"schema": {"type": "string", "contentMediaType": str(AnswerType.DICOM)}},
+            **{
+                str(form): {"schema": {"type": "string", "contentMediaType": str(form)}}
+                for form in (AnswerType.DICOM, AnswerType.ZIP)
+            },
         },
     }
 

@@ -29,7 +29,8 @@ Images = Sequence[tuple[Source, Facts]]
 _NAMESPACE = UUID("6f0b7a52-64e4-4b0e-9d0c-1c8d5c7f2f53")
 _UNKNOWN = "2.25.0"
 """Stands for the UIDs of an instance until its content is complete."""
-_DATES, _TIMES = ("InstanceCreationDate", "ContentDate"), ("InstanceCreationTime", "ContentTime")
+_DATES = ("InstanceCreationDate", "ContentDate", "PresentationCreationDate")
+_TIMES = ("InstanceCreationTime", "ContentTime", "PresentationCreationTime")
 
 
 class ResultSeries(IntEnum):
@@ -44,6 +45,11 @@ class ResultSeries(IntEnum):
 def derive(*names: str) -> str:
     """Return the UID that belongs to these names."""
     return f"2.25.{uuid5(_NAMESPACE, chr(10).join(names)).int}"
+
+
+def places(images: Images) -> dict[int, int]:
+    """Return where the image of each index lies: indices count the request's files, some of which are no images."""
+    return {part.get("index", place): place for place, (_, part) in enumerate(images)}
 
 
 def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:

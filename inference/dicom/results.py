@@ -7,7 +7,9 @@ to the same model gives the same instance again (`inference.dicom.instance`).
 import hashlib
 import json
 import logging
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 
 import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -23,15 +25,28 @@ from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
-from mammopipe.inference.contract.errors import MixedPatientsError, NoSourceIdentityError
+from mammopipe.inference.contract.errors import MixedPatientsError, NoSourceIdentityError, NotAcceptableError
+from mammopipe.inference.contract.media_types import error_body
 from mammopipe.inference.contract.schema import NOTICE, Answer, ExamAnswer
-from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, written
+from mammopipe.inference.dicom import presentation_state as grayscale
+from mammopipe.inference.dicom.cad_report import cad_report
+from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, places, written
 from mammopipe.inference.dicom.secondary_capture import capture
 from mammopipe.inference.dicom.source import Source, read_source, read_sources
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
 from mammopipe.inference.dicom.wording import Facts
 
-__all__ = ["MixedPatientsError", "NoSourceIdentityError", "overlay_capture", "structured_report"]
+__all__ = [
+    "MixedPatientsError",
+    "NoSourceIdentityError",
+    "mammography_cad_report",
+    "NotAcceptableError",
+    "all_results",
+    "overlay_capture",
+    "presentation_state",
+    "presentation_states",
+    "structured_report",
+]
 
 # At level INFO highdicom logs the UIDs of what it refers to.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
@@ -54,7 +69,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
         MixedPatientsError: The sources are of several patients or studies.
         ValueError: An image of the answer is not that of its source.
     """
-    facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
+    facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
     writer = Writer(facts["model"], _digest(images, facts), derive)
     judgements = list(_judgements(writer, images, facts))
@@ -79,6 +94,70 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     return written(report, images[0][0])
 
 
+def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
+    """Return a Mammography CAD SR (TID 4000) of an answer, as a DICOM file; arguments as of `structured_report`.
+
+    Raises:
+        NoSourceIdentityError: As `structured_report`; also where an image's laterality or view is unknown (`no_view`).
+    """
+    facts = _facts(answer)
+    images = _matched(read_sources(sources), facts.get("images") or [facts])
+    return written(cad_report(images, facts), images[0][0])
+
+
+def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> list[bytes]:
+    """Return Grayscale Softcopy Presentation States with an answer's regions; arguments as of `structured_report`.
+
+    Returns:
+        DICOM files: one for all images that share modality LUT and polarity, which the images of one machine do.
+    """
+    facts = _facts(answer)
+    images = _matched(read_sources(sources), facts.get("images") or [facts])
+    return [written(state, images[0][0]) for state in grayscale.presentation_states(images, sources, facts)]
+
+
+def presentation_state(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
+    """Return the one presentation state of an answer; arguments and errors as of `structured_report`.
+
+    Raises:
+        NotAcceptableError: The images differ in modality LUT or polarity and need several states.
+    """
+    states = presentation_states(sources, answer)
+    if len(states) > 1:
+        rule = "the images differ in modality LUT or polarity and need several presentation states; ask for result=all"
+        raise NotAcceptableError("not_acceptable", rule)
+    return states[0]
+
+
+def all_results(sources: Sequence[bytes], answer: Answer | ExamAnswer, overlays: Sequence[bytes]) -> bytes:
+    """Return a ZIP archive of all results of an answer and the answer itself; arguments as of `structured_report`.
+
+    Args:
+        sources: The DICOM files that were judged.
+        answer: What the endpoint says of them.
+        overlays: The overlays of `overlay_capture`, in the order of the images.
+
+    Returns:
+        An archive of `answer.json`, `report.dcm`, `cad-report.dcm`, `presentation-state-N.dcm` and `overlay-N.dcm`.
+        Where an image's laterality or view is unknown, `cad-report.json` says so in place of the CAD report.
+    """
+    members = {"answer.json": answer.model_dump_json().encode(), "report.dcm": structured_report(sources, answer)}
+    try:
+        members["cad-report.dcm"] = mammography_cad_report(sources, answer)
+    except NoSourceIdentityError as error:
+        members["cad-report.json"] = error_body(error.code, error.message, error.detail)
+    for number, state in enumerate(presentation_states(sources, answer)):
+        members[f"presentation-state-{number}.dcm"] = state
+    members |= {f"overlay-{number}.dcm": data for number, data in enumerate(overlays)}
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in members.items():
+            # The overlays are compressed already.
+            method = zipfile.ZIP_STORED if name.startswith("overlay") else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name), data, compress_type=method, compresslevel=1)
+    return packed.getvalue()
+
+
 def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answer) -> bytes:
     """Return a Secondary Capture of an overlay as a DICOM file, JPEG 2000 lossless, with the notice in the picture.
 
@@ -94,11 +173,16 @@ def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answe
         NoSourceIdentityError: The source is no DICOM file or lacks a UID.
         ValueError: The answer or the overlay is not of the source.
     """
-    facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
+    facts = _facts(answer)
     [(read, _)] = _matched([read_source(source)], [facts])
     if overlay_bgr.shape != (read.rows, read.columns, 3):
         raise ValueError(f"an overlay of shape {overlay_bgr.shape} over an image of {read.rows} x {read.columns}")
     return written(capture(overlay_bgr, read, facts, **identifiers(ResultSeries.OVERLAY, facts["model"])), read)
+
+
+def _facts(answer: Answer | ExamAnswer) -> Facts:
+    facts: Facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
+    return facts
 
 
 def _digest(images: Images, facts: Facts) -> str:
@@ -133,11 +217,13 @@ def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]
     if facts.get("exam"):
         exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
         yield writer.judged("exam", exam, [source for source, _ in images], None)
+    place = places(images)
     for number, breast in enumerate(facts.get("breasts") or []):
         # An exam's indices have gaps where files were skipped.
-        seen = [source for source, part in images if part["index"] in breast["images"]]
+        seen = [images[place[index]][0] for index in breast["images"]]
         yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
-    for index, (source, part) in enumerate(images):
+    for index, at in place.items():
+        source, part = images[at]
         yield writer.judged(f"image {index}", part, [source], part["image"]["laterality"])
 
 
@@ -145,7 +231,7 @@ def _measurements(writer: Writer, images: Images) -> Iterable[ContentItem]:
     """Yield the groups of all regions; a sentence where there are none, because readers expect an item."""
     found = [
         item
-        for index, (source, part) in enumerate(images)
+        for index, (source, part) in zip(places(images), images, strict=True)
         for number, region in enumerate((part.get("heatmap") or {}).get("regions", []))
         for item in writer.region(
             f"image {index} region {number}", region, part["heatmap"]["target"], source, part["image"]["laterality"]

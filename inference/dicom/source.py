@@ -100,6 +100,11 @@ class Source:
         offset = timedelta(hours=int(stated[2]), minutes=int(stated[3])) * (-1 if stated[1] == b"-" else 1)
         return timezone(offset) if timedelta(hours=-12) <= offset <= timedelta(hours=14) else None
 
+    def text(self, tag: int) -> str:
+        """Return an attribute that results take over, as text without padding; empty where the file lacks it."""
+        element = self.kept.get_item(tag) if tag in self.kept else None
+        return bytes(element.value or b"").decode("ascii", "replace").strip(" \0") if element is not None else ""
+
     def evidence(self) -> Dataset:
         """Return what highdicom wants to know of the image: references, no identity."""
         dataset = Dataset()

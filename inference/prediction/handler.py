@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +52,9 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
 
 def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
     """Refuse options that the body or the answer's form gives no meaning."""
-    if "result" in options.model_fields_set and form is not AnswerType.DICOM:
+    if form is AnswerType.ZIP and options.result is not DicomResult.ALL and "result" in options.model_fields_set:
+        raise BadOptionError("bad_option", f"option 'result' is {DicomResult.ALL} where Accept is {AnswerType.ZIP}")
+    if "result" in options.model_fields_set and form not in (AnswerType.DICOM, AnswerType.ZIP):
         raise BadOptionError("bad_option", f"option 'result' needs Accept: {AnswerType.DICOM}")
     if "overlay" in options.model_fields_set and form is not AnswerType.OVERLAY:
         raise BadOptionError("bad_option", f"option 'overlay' needs Accept: {AnswerType.OVERLAY}")
@@ -68,10 +71,11 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
             )
 
 
-def _draws_heat(form: AnswerType, options: RequestOptions) -> bool:
-    if form is AnswerType.OVERLAY:
-        return options.overlay is OverlayLayer.HEAT
-    return form is AnswerType.DICOM and options.result is DicomResult.OVERLAY
+def _result(form: AnswerType, options: RequestOptions) -> DicomResult | None:
+    """Return which DICOM result is asked for; `None` for the other forms of an answer."""
+    if form is AnswerType.ZIP:
+        return DicomResult.ALL
+    return options.result if form is AnswerType.DICOM else None
 
 
 @dataclass(frozen=True)
@@ -81,38 +85,72 @@ class _Work:
     task: Task
     reader: Reader
 
+    @property
+    def result(self) -> DicomResult | None:
+        """Which DICOM result is asked for; `None` for the other forms of an answer."""
+        return _result(self.task.form, self.reader.options)
+
+    @property
+    def form(self) -> AnswerType:
+        """The media type of the answer: all results are an archive, whichever of its two names was accepted."""
+        return AnswerType.ZIP if self.result is DicomResult.ALL else self.task.form
+
+    @property
+    def shows_regions(self) -> bool:
+        """Whether the answer holds the heatmap's regions: where they were asked for, and in results made of them."""
+        made_of_regions = (DicomResult.CAD_REPORT, DicomResult.PRESENTATION_STATE, DicomResult.ALL)
+        return self.reader.options.heatmap or self.result in made_of_regions
+
     def image(self, source: Source) -> Reply:
         """Return the reply to one image."""
-        options, form = self.reader.options, self.task.form
-        drawn = _draws_heat(form, options)
-        film = self.reader.film(source, explain=options.heatmap or drawn)
+        options = self.reader.options
+        drawn = self.task.form is AnswerType.OVERLAY and options.overlay is OverlayLayer.HEAT
+        drawn = drawn or self.result is DicomResult.OVERLAY
+        film = self.reader.film(source, explain=self.shows_regions or drawn)
         body = self.reader.clock.time("encode", lambda: self._image_body(film, drawn))
         predicted = film.prediction
         attributes = self._attributes(predicted.malignancy_score, predicted.decision, predicted.referral)
-        return Reply(body, form, attributes, _image_facts(film, self.reader))
+        return Reply(body, self.form, attributes, _image_facts(film, self.reader))
 
     def _image_body(self, film: Film, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
             pixels = film.mammogram.pixels
             return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
-        wanted = self.reader.options.heatmap
-        said = Answer(**self._envelope(), **film.scores(film.heatmap(self.reader.options.target) if wanted else None))
-        if self.task.form is AnswerType.JSON:
+        heatmap = film.heatmap(self.reader.options.target) if self.shows_regions else None
+        said = Answer(**self._envelope(), **film.scores(heatmap))
+        if self.result is None:
             return said.model_dump_json().encode()
-        # Only here: highdicom takes longer to load than an image to be answered.
-        from mammopipe.inference.dicom.results import overlay_capture, structured_report
+        return self._dicom([film.source.data], said, lambda: [self._capture(film, said)])
 
-        if drawn and film.seen is not None:
-            return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
-        return structured_report([film.source.data], said)
+    def _capture(self, film: Film, said: Answer) -> bytes:
+        from mammopipe.inference.dicom.results import overlay_capture
+
+        if film.seen is None:
+            raise ValueError("an overlay of an image that was not explained")
+        return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
+
+    def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
+        """Return the DICOM result that is asked for; `overlays` makes the secondary captures where they are needed."""
+        # Only here: highdicom takes longer to load than an image to be answered.
+        from mammopipe.inference.dicom import results
+
+        if self.result is DicomResult.OVERLAY:
+            return overlays()[0]
+        if self.result is DicomResult.CAD_REPORT:
+            return results.mammography_cad_report(files, said)
+        if self.result is DicomResult.PRESENTATION_STATE:
+            return results.presentation_state(files, said)
+        if self.result is DicomResult.ALL:
+            return results.all_results(files, said, overlays())
+        return results.structured_report(files, said)
 
     def exam(self, parcel: Parcel) -> Reply:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
-        images, combined = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
+        images, combined, overlays = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
         if self.reader.predictor.is_close(combined):
-            images, combined = self._judge(exam.sources, exact=True)
+            images, combined, overlays = self._judge(exam.sources, exact=True)
         skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
         said = ExamAnswer(
             **self._envelope(),
@@ -122,23 +160,28 @@ class _Work:
             exam=combined.exam,
             warnings=[*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped)],
         )
-        body = self.reader.clock.time("encode", lambda: self._exam_body(exam.sources, said))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(exam.sources, said, overlays))
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
-        return Reply(body, self.task.form, attributes, _exam_facts(said, self.reader))
+        return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
 
-    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined]:
+    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined, list[bytes]]:
         """Return what is said of each image, one after the other: only one has its pixels in memory.
 
+        The last part is each image's overlay as a DICOM file, where all results are asked for.
         Raises `DuplicateImageError` where two images show the network the same picture: the same image as PNG and as
         DICOM, under another instance UID, or mirrored.
         """
         options = self.reader.options
         images: list[ImageAnswer] = []
         views: list[ViewScore] = []
+        overlays: list[bytes] = []
         seen: set[bytes] = set()
         for source in sources:
             try:
-                film = self.reader.film(source, explain=options.heatmap, exact=exact)
+                film = self.reader.film(source, explain=self.shows_regions, exact=exact)
+                scores = film.scores(film.heatmap(options.target))
+                if self.result is DicomResult.ALL:
+                    overlays.append(self._capture(film, Answer(**self._envelope(), **scores)))
             except RequestError as error:
                 raise error.at(source.index, source.place) from None
             picture = hashlib.sha256(film.prediction.prepared.image.tobytes()).digest()
@@ -147,17 +190,15 @@ class _Work:
                     source.index, source.place
                 )
             seen.add(picture)
-            images.append(ImageAnswer(index=source.index, **film.scores(film.heatmap(options.target))))
+            images.append(ImageAnswer(index=source.index, **scores))
             views.append(film.prediction.as_view)
         indices = [source.index for source in sources]
-        return images, self.reader.predictor.combine(views, options.operating_point, indices)
+        return images, self.reader.predictor.combine(views, options.operating_point, indices), overlays
 
-    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer) -> bytes:
-        if self.task.form is AnswerType.JSON:
+    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer, overlays: list[bytes]) -> bytes:
+        if self.result is None:
             return said.model_dump_json().encode()
-        from mammopipe.inference.dicom.results import structured_report
-
-        return structured_report([source.data for source in sources], said)
+        return self._dicom([source.data for source in sources], said, lambda: overlays)
 
     def _envelope(self) -> dict[str, Any]:
         return {

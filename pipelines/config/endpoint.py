@@ -5,24 +5,19 @@ Autoscaling is not here: a pipeline has no step for it. The state machine of inf
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import Field, model_validator
+
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings
 
 ASYNC_SUFFIX = "-async"
-LONGEST_NAME = 40
+CANDIDATE_SUFFIX = "-candidate"
+LONGEST_NAME = 24
+"""Letters of an endpoint's name. What serves it has longer ones: a run adds 25 letters and SageMaker Pipelines a suffix
+of its own, an approval up to 39; SageMaker takes 63."""
 MOST_ALARMS = 10
-LIMITS: Mapping[str, tuple[int, int]] = {
-    "async_concurrent": (1, 1000),
-    "async_max_bytes": (1, 2**30),
-    "async_max_seconds": (1, 3600),
-    "bake_seconds": (0, 3600),
-    "capture_percent": (0, 100),
-    "serverless_concurrency": (1, 200),
-    "serverless_memory_mb": (1024, 6144),
-}
-"""Smallest and largest value of each number, as SageMaker takes them."""
 
 
 class EndpointMode(StrEnum):
@@ -41,55 +36,83 @@ class EndpointMode(StrEnum):
     choosing this mode is consent to that."""
 
 
-@dataclass(frozen=True)
-class EndpointConfig:
-    """The endpoint that answers with the registered model."""
+class EndpointConfig(Settings):
+    """The endpoint that answers with the registered model. The ranges are those that SageMaker takes."""
 
-    name: str = "mammopipe"
-    instance_type: str = "ml.m5.large"
-    instance_count: int = 1
-    mode: EndpointMode = EndpointMode.REALTIME
-    """At once, through a queue, or both."""
-    capture_percent: int = 0
-    """Share of real-time requests and answers kept on S3, encrypted with `security.kms_key`; 0: none are. They hold
-    patients' images."""
-    rollback_alarms: tuple[str, ...] = ()
-    """CloudWatch alarms that take an update back; the stack's output RollbackAlarms names two."""
-    bake_seconds: int = 600
-    """How long an update is watched for these alarms before the old instances go."""
-    serverless_memory_mb: int = 6144
-    """Memory of a serverless container; its share of a CPU grows with it."""
-    serverless_concurrency: int = 5
-    """Requests that are answered at once in serverless mode."""
-    async_concurrent: int = 2
-    """Requests that SageMaker hands to one async instance at a time."""
-    async_max_bytes: int = 2**30
-    """Bytes of a request's body that an async container takes; SageMaker's own limit is 1 GB."""
-    async_max_seconds: int = 840
-    """Seconds that an async container works on a request; SageMaker gives up after 900 unless a request says else."""
-    async_success_topic: str = ""
-    """ARN of the SNS topic that hears of each result; empty: none does."""
-    async_error_topic: str = ""
-    """ARN of the SNS topic that hears of each failure; empty: none does."""
+    name: str = Field(
+        default="mammopipe", description="name of the endpoint that a clinic calls; a run serves at `NAME-candidate`"
+    )
+    instance_type: str = Field(default="ml.m5.large", description="instance type of the endpoint")
+    instance_count: int = Field(default=1, ge=1, description="instances of the endpoint")
+    mode: EndpointMode = Field(
+        default=EndpointMode.REALTIME, description="at once, through a queue, both, or without standing instances"
+    )
+    capture_percent: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="share of real-time requests and answers kept on S3, encrypted with `security.kms_key`; they hold "
+        "patients' images",
+    )
+    rollback_alarms: tuple[str, ...] = Field(
+        default=(),
+        max_length=MOST_ALARMS,
+        description="CloudWatch alarms that take an update back; the stack's output RollbackAlarms names two",
+    )
+    bake_seconds: int = Field(
+        default=600,
+        ge=0,
+        le=3600,
+        description="seconds that an update is watched for these alarms before the old instances go",
+    )
+    serverless_memory_mb: int = Field(
+        default=6144,
+        ge=1024,
+        le=6144,
+        multiple_of=1024,
+        description="memory of a serverless container, in MB; its share of a CPU grows with it",
+    )
+    serverless_concurrency: int = Field(
+        default=5, ge=1, le=200, description="requests that are answered at once in serverless mode"
+    )
+    async_concurrent: int = Field(
+        default=2, ge=1, le=1000, description="requests that SageMaker hands to one async instance at a time"
+    )
+    async_max_bytes: int = Field(
+        default=2**30,
+        ge=1,
+        le=2**30,
+        description="bytes of a request's body that an async container takes; SageMaker's own limit is 1 GB",
+    )
+    async_max_seconds: int = Field(
+        default=840,
+        ge=1,
+        le=3600,
+        description="seconds that an async container works on a request; SageMaker gives up after 900 unless a request "
+        "says else",
+    )
+    async_success_topic: str = Field(
+        default="", description="ARN of the SNS topic that hears of each result; empty: none does"
+    )
+    async_error_topic: str = Field(
+        default="", description="ARN of the SNS topic that hears of each failure; empty: none does"
+    )
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> "EndpointConfig":
         """Refuse what SageMaker would refuse, and limits under which no request could be answered."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"endpoint.{name}={value}: {low} to {high}")
         for name in ("async_success_topic", "async_error_topic"):
             value = getattr(self, name)
             if value and re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w.-]+", value) is None:
                 raise ConfigError(f"endpoint.{name}={value!r}: an ARN as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty")
-        if self.serverless_memory_mb % 1024:
-            raise ConfigError(f"endpoint.serverless_memory_mb={self.serverless_memory_mb}: a multiple of 1024")
         if self.capture_percent and self.mode in (EndpointMode.SERVERLESS, EndpointMode.ASYNC):
             raise ConfigError(f"endpoint.capture_percent={self.capture_percent}: not in mode {self.mode}")
-        if len(self.rollback_alarms) > MOST_ALARMS:
-            raise ConfigError(f"endpoint.rollback_alarms: {len(self.rollback_alarms)} of them; at most {MOST_ALARMS}")
-        if self.mode is EndpointMode.BOTH and len(self.async_name) > LONGEST_NAME:
-            raise ConfigError(f"endpoint.name={self.name!r}: {self.async_name} is longer than {LONGEST_NAME} letters")
+        return self
+
+    @property
+    def candidate(self) -> "EndpointConfig":
+        """The endpoint that a run leaves: nothing that a run does touches the one that a clinic calls."""
+        return self.replace(name=f"{self.name}{CANDIDATE_SUFFIX}", rollback_alarms=())
 
     @property
     def async_name(self) -> str:
@@ -98,7 +121,7 @@ class EndpointConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the endpoints that a run leaves."""
+        """Names of the endpoints: two in the mode `both`."""
         return (self.name, self.async_name) if self.mode is EndpointMode.BOTH else (self.name,)
 
     @property

@@ -1,18 +1,22 @@
-"""PipelineConfig: everything that shapes a pipeline, from one TOML file.
+"""PipelineConfig: everything that shapes a pipeline.
 
-Three layers, each over the one before: the defaults below, the profile's values (`PROFILES`), the file. What a run may
-still change without compiling again are the pipeline's parameters (`mammopipe.pipelines.graph.parameters`).
+Layers, each over the one before: the defaults below, the profile's values (`PROFILES`), a recipe, a TOML file, single
+keys (`--set`). What a run may still change without compiling again are the pipeline's parameters
+(`mammopipe.pipelines.graph.parameters`).
 """
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from mammopipe.pipelines.config.compute import ComputeConfig
-from mammopipe.pipelines.config.endpoint import EndpointConfig
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
+from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
     AugmentationConfig,
@@ -20,10 +24,12 @@ from mammopipe.pipelines.config.storage_and_data import (
     SegmentationConfig,
     StorageConfig,
 )
-from mammopipe.pipelines.config.toml import build, convert, fitted, overlay, read_toml, require
-from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.processing.datasets.own import OwnTable
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import TrainConfig
+from mammopipe.processing.settings import Settings, explained
+from mammopipe.training.config import EvaluationConfig, TrainConfig
 from mammopipe.training.model.architecture import Cnn
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
@@ -31,7 +37,7 @@ SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
-    "folds": "training.folds, for all networks: they are compared on the same films",
+    "folds": "training.folds, for all networks: they are compared on the same images",
 }
 """Hyperparameters that one network cannot have to itself, and what sets them."""
 
@@ -69,135 +75,178 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 metric limit (never the leakage audit); `full` is a training worth judging."""
 
 
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """The gate and its measures."""
-
-    min_macro_auc: float = 0.0
-    """The validation macro AUC below which nothing is registered (pipeline parameter MinMacroAuc)."""
-    bootstrap: int = 500
-    """Bootstrap samples, by patient, behind each interval."""
-    breast_rule: str = "mean"
-    """How the scores of a breast's views become one: `mean`, `max` or `noisy-or`."""
-    other_breast: float = 0.0
-    """Share of the other breast's mean logits that is taken off before breasts are scored; 0 compares nothing."""
-
-    def __post_init__(self) -> None:
-        """Refuse a limit outside the measure's range, and intervals from too few samples."""
-        require(self.bootstrap >= 100, f"evaluation.bootstrap={self.bootstrap}: at least 100")
-        require(0 <= self.min_macro_auc <= 1, f"evaluation.min_macro_auc={self.min_macro_auc}: between 0 and 1")
-        require(0 <= self.other_breast <= 1, f"evaluation.other_breast={self.other_breast}: between 0 and 1")
-        rules = ("mean", "max", "noisy-or")
-        require(self.breast_rule in rules, f"evaluation.breast_rule={self.breast_rule!r}: one of {', '.join(rules)}")
-
-
-@dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(Settings):
     """The container images that carry the code."""
 
-    processing: str = "mammopipe/processing:latest"
-    training: str = "mammopipe/training:latest"
-    serving: str = "mammopipe/serving:latest"
+    processing: str = Field(default="mammopipe/processing:latest", description="image of Prepare, Augment and Segment")
+    training: str = Field(default="mammopipe/training:latest", description="image of training and Evaluate")
+    serving: str = Field(default="mammopipe/serving:latest", description="image of the endpoint")
 
 
-@dataclass(frozen=True)
-class RegistryConfig:
+class RegistryConfig(Settings):
     """Where the chosen model is registered."""
 
-    group: str = "mammopipe"
-    """Name of the model package group."""
-    approval: Approval = Approval.PENDING
-    """The package's first status (pipeline parameter ApprovalStatus)."""
-    model_card: bool = True
-    """Whether the package carries the model card that the run wrote, as a draft; its files are on S3 in any case."""
+    group: str = Field(default="mammopipe", description="name of the model package group")
+    approval: Approval = Field(
+        default=Approval.PENDING, description="the package's first status (parameter ApprovalStatus)"
+    )
+    model_card: bool = Field(
+        default=True,
+        description="whether the package carries the model card that the run wrote, as a draft; its files are on S3 in "
+        "any case",
+    )
 
 
-@dataclass(frozen=True)
-class PipelineConfig:
+class PipelineConfig(Settings):
     """What shapes a pipeline: `PipelineConfig.load(path)` reads a TOML file, `PipelineConfig()` is all defaults."""
 
-    name: str = "mammopipe"
-    """The pipeline's name."""
-    profile: Profile = Profile.QUICK
-    dataset: str = "mias"
-    """The dataset, a key of `mammopipe.processing.datasets.registry.DATASETS`."""
-    cnns: tuple[Cnn, ...] = (Cnn.RESNET50, Cnn.ALEXNET, Cnn.MODIFIED_CNN)
-    """The candidates; each becomes a training step. Where cores are few the first starts first: slow ones lead."""
-    pretrained: bool = False
-    """Whether training reads staged weights (the channel `weights`, pipeline parameter WeightsUri)."""
-    deploy: bool = True
-    """Whether the registered model is served by an endpoint."""
-    region: str = "us-east-1"
-    """The region a session is made for where the environment names none."""
-    tags: Mapping[str, str] = field(default_factory=lambda: {"project": "mammopipe"})
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    training: TrainConfig = field(default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]))
-    """The hyperparameters of every training job (pipeline parameter Epochs for the first of them)."""
-    per_cnn: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What one network has in place of that, by its name: `[per_cnn.alexnet]` with `learning_rate = 1e-4`."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    compute: ComputeConfig = field(default_factory=ComputeConfig)
-    images: ImagesConfig = field(default_factory=ImagesConfig)
-    security: SecurityConfig = field(default_factory=SecurityConfig)
-    registry: RegistryConfig = field(default_factory=RegistryConfig)
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    name: str = Field(default="mammopipe", description="the pipeline's name")
+    profile: Profile = Field(
+        default=Profile.QUICK, description="`quick` tries the machinery, `full` is a training worth judging"
+    )
+    dataset: str = Field(
+        default="mias",
+        description="the dataset that is read",
+        json_schema_extra={"enum": list(DATASETS)},
+    )
+    cnns: tuple[Cnn, ...] = Field(
+        default=(Cnn.RESNET50, Cnn.ALEXNET, Cnn.MODIFIED_CNN),
+        description="the candidates; each becomes a training step. Where cores are few the first starts first: slow "
+        "ones lead",
+    )
+    pretrained: bool = Field(
+        default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
+    )
+    deploy: bool = Field(
+        default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
+    )
+    deploy_quick: bool = Field(
+        default=False,
+        description="whether a run of the profile `quick` serves its model on AWS, too; offline every run does",
+    )
+    region: str = Field(
+        default="us-east-1", description="the region a session is made for where the environment names none"
+    )
+    tags: Mapping[str, str] = Field(
+        default_factory=lambda: {"project": "mammopipe"}, description="tags of every job, model and endpoint"
+    )
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
+    data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
+    own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
+    augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
+    segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
+    training: TrainConfig = Field(
+        default_factory=lambda: TrainConfig(**PROFILES[Profile.QUICK]["training"]),
+        description="the hyperparameters of every training job (parameter Epochs for one of them)",
+    )
+    per_cnn: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict,
+        description="what one network has in place of that, by its name: `[per_cnn.alexnet]` with "
+        "`learning_rate = 1e-4`",
+    )
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="the gate and its measures")
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="instances, limits, caching")
+    images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
+    security: SecurityConfig = Field(default_factory=SecurityConfig, description="roles, keys, network")
+    registry: RegistryConfig = Field(default_factory=RegistryConfig, description="model registry")
+    endpoint: EndpointConfig = Field(default_factory=EndpointConfig, description="the endpoint")
 
-    def __post_init__(self) -> None:
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, name: str) -> str:
+        if name not in DATASETS:
+            raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(DATASETS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> "PipelineConfig":
         """Refuse names that SageMaker would refuse, repeated candidates, and captures in clear."""
-        dataset_named(self.dataset)
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
-            ("endpoint.name", self.endpoint.name),
         ):
-            require(
-                re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is not None,
-                f"{name}={value!r}: up to 40 letters, digits and hyphens",
+            if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is None:
+                raise ConfigError(f"{name}={value!r}: up to 40 letters, digits and hyphens")
+        name = self.endpoint.name
+        if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
+            raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
+        if not self.cnns or len(set(self.cnns)) < len(self.cnns):
+            raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
+        if self.endpoint.capture_percent and not self.security.kms_key:
+            raise ConfigError(
+                f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
+                "security.kms_key"
             )
-        require(
-            len(self.cnns) > 0 and len(set(self.cnns)) == len(self.cnns),
-            f"cnns={list(self.cnns)}: at least one, none twice",
-        )
-        require(
-            not self.endpoint.capture_percent or bool(self.security.kms_key),
-            f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
-            "security.kms_key",
-        )
         for name in self.per_cnn:
-            require(name in list(Cnn), f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+            if name not in list(Cnn):
+                raise ConfigError(f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+        compute = self.compute
+        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
             self.training_of(cnn)
+        return self
 
-    def training_of(self, cnn: Cnn) -> TrainConfig:
-        """Return the hyperparameters of a network's training job; raises `ConfigError` for one that it has not."""
+    def on_aws(self) -> "PipelineConfig":
+        """Return the configuration of a run on AWS: a quick one serves nothing unless it was told to."""
+        if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
+            return self.replace(deploy=False)
+        return self
+
+    def training_of(self, cnn: Cnn, **changes: Any) -> TrainConfig:
+        """Return the hyperparameters of a network's training job, with `changes`.
+
+        Raises `ConfigError` for one that the network has not, or that breaks a rule.
+        """
         own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
         for key in SET_FOR_ALL.keys() & own.keys():
             raise ConfigError(f"{where}{key} is set by {SET_FOR_ALL[key]}")
-        return replace(self.training, cnn=cnn, **fitted(TrainConfig, own, where))
+        values = {**self.training.to_json(), **own, "cnn": str(cnn), **changes}
+        try:
+            return TrainConfig.model_validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            raise ConfigError(explained(error, TrainConfig, above=where if own else "training.")) from None
 
     @classmethod
-    def load(cls, path: Path | str | None = None, **changes: Any) -> "PipelineConfig":
+    def load(
+        cls,
+        path: Path | str | None = None,
+        *,
+        recipe: str | None = None,
+        assignments: Sequence[str] = (),
+        **changes: Any,
+    ) -> "PipelineConfig":
         """Return the configuration of a TOML file, or the defaults when `path` is None, with `changes` on top.
 
-        `changes` are top-level keys (`profile="full"`, `data={"protocol": "film"}`); None changes nothing. Raises
-        `ConfigError` naming the file and the key that is unknown, of the wrong type or in contradiction with another.
+        Args:
+            path: A TOML file.
+            recipe: A shipped recipe below the file (`mammopipe recipes` lists them).
+            assignments: `KEY=VALUE` texts over all else, as `training.learning_rate=1e-4`.
+            changes: Top-level keys (`profile="full"`, `data={"protocol": "film"}`); None changes nothing.
+
+        Raises:
+            ConfigError: Names the file and the key that is unknown, of the wrong type or in contradiction with another.
         """
-        values = read_toml(Path(path)) if path is not None else {}
+        values: Mapping[str, Any] = read_recipe(recipe) if recipe is not None else {}
+        values = overlay(values, read_toml(Path(path)) if path is not None else {})
         values = overlay(values, {key: value for key, value in changes.items() if value is not None})
+        values = overlay(values, assigned(cls, assignments))
         try:
-            profile = convert(values.get("profile", Profile.QUICK), Profile, "profile")
-            for key in SET_ELSEWHERE.keys() & dict(values.get("training", {})).keys():
-                raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
-            merged = overlay(PROFILES[profile], values)
-            # Some settings suit one network alone: they are judged beside a candidate, not beside the default one.
-            candidates = [cnn for cnn in merged.get("cnns", ()) if cnn in list(Cnn)]
-            if candidates:
-                merged = overlay(merged, {"training": {"cnn": candidates[0]}})
-            config: PipelineConfig = build(cls, merged, "")
-            return config
+            return cls.from_values(_layered(values))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}" if path is not None else str(error)) from None
+
+
+def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values over those of their profile, and the first candidate beside the settings of training."""
+    profile = values.get("profile", Profile.QUICK)
+    if profile not in list(Profile):
+        raise ConfigError(f"profile = {profile!r}: must be one of {', '.join(Profile)}")
+    training = values.get("training")
+    for key in SET_ELSEWHERE.keys() & (training.keys() if isinstance(training, Mapping) else set()):
+        raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
+    merged = overlay(PROFILES[Profile(profile)], values)
+    # Some settings suit one network alone: they are judged beside a candidate, not beside the default one.
+    named = merged.get("cnns", ())
+    candidates = [cnn for cnn in named if cnn in list(Cnn)] if isinstance(named, list | tuple) else []
+    return overlay(merged, {"training": {"cnn": candidates[0]}}) if candidates and training else merged

@@ -1,10 +1,12 @@
 """SecurityConfig: who runs the jobs, and behind which walls."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import Field, model_validator
+
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings
 
 ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/.+"
 
@@ -17,26 +19,26 @@ class Duty(StrEnum):
     SERVING = "serving"
 
 
-@dataclass(frozen=True)
-class SecurityConfig:
+class SecurityConfig(Settings):
     """Who runs the jobs, and behind which walls."""
 
-    role: str = "arn:aws:iam::000000000000:role/mammopipe"
-    """ARN of the pipeline's own role, and of every duty without a role; this default serves the local backends only."""
-    processing_role: str = ""
-    """ARN of the role of processing jobs; empty: `role`."""
-    training_role: str = ""
-    """ARN of the role of training jobs; empty: `role`."""
-    serving_role: str = ""
-    """ARN of the role of models behind endpoints; empty: `role`."""
-    kms_key: str = ""
-    """Key of volumes and outputs; when set, it becomes the default of the pipeline parameter KmsKeyId."""
-    network_isolation: bool = True
-    """Whether containers run without any network of their own."""
-    subnets: tuple[str, ...] = ()
-    security_groups: tuple[str, ...] = ()
+    role: str = Field(
+        default="arn:aws:iam::000000000000:role/mammopipe",
+        description="ARN of the pipeline's own role, and of every duty without a role; the default serves the local "
+        "backends only",
+    )
+    processing_role: str = Field(default="", description="ARN of the role of processing jobs; empty: `role`")
+    training_role: str = Field(default="", description="ARN of the role of training jobs; empty: `role`")
+    serving_role: str = Field(default="", description="ARN of the role of models behind endpoints; empty: `role`")
+    kms_key: str = Field(
+        default="", description="key of volumes and outputs; when set, the default of the parameter KmsKeyId"
+    )
+    network_isolation: bool = Field(default=True, description="whether containers run without any network of their own")
+    subnets: tuple[str, ...] = Field(default=(), description="subnets of the jobs' VPC; with `security_groups`")
+    security_groups: tuple[str, ...] = Field(default=(), description="security groups of the jobs; with `subnets`")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> "SecurityConfig":
         """Refuse half a VPC and a role that is no ARN."""
         if bool(self.subnets) != bool(self.security_groups):
             raise ConfigError("security: subnets and security_groups go together")
@@ -44,6 +46,7 @@ class SecurityConfig:
             value = getattr(self, name)
             if (value or name == "role") and re.fullmatch(ROLE, value) is None:
                 raise ConfigError(f"security.{name}={value!r}: an ARN as arn:aws:iam::123456789012:role/NAME")
+        return self
 
     def role_for(self, duty: Duty) -> str:
         """Return the ARN of the role that a duty is done in."""

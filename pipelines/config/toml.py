@@ -1,30 +1,34 @@
-"""Frozen dataclasses from TOML: every key known, every value of its type, errors that name key, value and rule."""
+"""Settings from TOML files and from `KEY=VALUE`: read, laid over each other, and found by their dotted key."""
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from mammopipe.processing.errors import ConfigError
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise `ConfigError` with the message where the rule does not hold."""
-    if not holds:
-        raise ConfigError(message)
+from mammopipe.processing.settings import close_to, field_at, table_of
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the tables of a TOML file; raises `ConfigError` when it is missing or broken."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml_text(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def read_toml_text(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of a TOML text; `where` names it in the `ConfigError` for a broken one."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not a readable TOML file: {error}") from None
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,49 +40,68 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def build(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
-    """Return the dataclass `cls` made of `values`, every key known and every value of its field's type."""
-    return cls(**fitted(cls, values, where))
+def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every key of a model with its field, tables first by themselves and then by their keys."""
+    for name, field in model.model_fields.items():
+        yield above + name, field
+        table = table_of(field.annotation)
+        if table is not None:
+            yield from keys(table, f"{above}{name}.")
 
 
-def fitted(cls: type, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return some of the fields of the dataclass `cls`, every key known and every value of its field's type."""
-    hints = get_type_hints(cls)
-    names = [item.name for item in fields(cls)]
-    for key in values:
-        require(key in names, f"unknown key {where + key!r}{_near(key, names)}")
-    return {key: convert(value, hints[key], where + key) for key, value in values.items()}
+def unknown_key(model: type[BaseModel], key: str) -> ConfigError:
+    """Return the error for a key that there is not, with the keys that are close to it."""
+    known = [name for name, _ in keys(model)]
+    last = key.rpartition(".")[2]
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    close = same[:3] or close_to(key, known) or close_to(last, [name.rpartition(".")[2] for name in known])
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; mammopipe config show lists all keys"
+    return ConfigError(f"unknown key {key!r}{hint}")
 
 
-def convert(value: Any, kind: Any, where: str) -> Any:
-    """Return `value` as the type `kind`, or raise `ConfigError` naming the key, the value and the type."""
-    origin = get_origin(kind)
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
-        return build(kind, value, f"{where}.")  # type: ignore[arg-type]
-    if origin is tuple:
-        require(isinstance(value, list | tuple), f"{where} = {value!r}: must be a list")
-        return tuple(convert(item, get_args(kind)[0], where) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        require(isinstance(value, Mapping), f"{where} = {value!r}: must be a table")
-        return {str(key): convert(item, get_args(kind)[1], f"{where}.{key}") for key, item in value.items()}
-    if issubclass(kind, StrEnum):
-        choices = [str(item) for item in kind]
-        require(value in choices, f"{where} = {value!r}: must be one of {', '.join(choices)}")
-        return kind(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    require(type(value) is kind, f"{where} = {value!r}: must be {_TYPE_NAMES[kind]}")
-    return value
+def assigned(model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the tables that `KEY=VALUE` texts set; a later one wins.
+
+    A value is read as its field's type wants it: the text itself, a TOML value, or, for a list, words with commas
+    between them. Raises `ConfigError` for an unknown key and a text without a value.
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not (key and equals):
+            raise ConfigError(f"--set {text}: must be KEY=VALUE")
+        place = key.split(".")
+        table: dict[str, Any] = {place[-1]: _value(model, place, value.strip())}
+        for part in reversed(place[:-1]):
+            table = {part: table}
+        values = overlay(values, table)
+    return values
 
 
-_TYPE_NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+def _value(model: type[BaseModel], place: Sequence[str], text: str) -> Any:
+    field = field_at(model, place)
+    if field is not None:
+        if table_of(field.annotation) is not None:
+            raise ConfigError(f"{'.'.join(place)}: is a table; set one of its keys, as {'.'.join(place)}.KEY=VALUE")
+        return typed(field.annotation, text)
+    for depth in range(len(place) - 1, 0, -1):
+        above = field_at(model, place[:depth])
+        annotation: Any = above.annotation if above is not None else None
+        if get_origin(annotation) is not None and issubclass(get_origin(annotation), Mapping):
+            for _ in range(len(place) - depth):
+                annotation = get_args(annotation)[1] if get_origin(annotation) is not None else Any
+            return typed(annotation, text)
+    raise unknown_key(model, ".".join(place))
 
 
-def _near(word: str, names: Iterable[str]) -> str:
-    """Return `; did you mean ...?` with the names close to `word`, or the choices when none is close."""
-    names = list(names)
-    close = difflib.get_close_matches(word, names, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(names)}"
+def typed(annotation: Any, text: str) -> Any:
+    """Return a text as the value that a field of this type takes from a TOML file."""
+    if annotation is str or (isinstance(annotation, type) and issubclass(annotation, StrEnum)):
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    if get_origin(annotation) is tuple and not text.startswith("["):
+        return [typed(get_args(annotation)[0], word.strip()) for word in text.split(",") if word.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

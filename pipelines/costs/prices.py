@@ -1,26 +1,27 @@
 """Two dated, replaceable files behind every estimate: what an instance-hour costs, and what the work takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from mammopipe.pipelines.config.toml import build, read_toml
+from pydantic import Field
+
+from mammopipe.pipelines.config.toml import read_toml
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.settings import Settings
 
 FOLDER = Path(__file__).parent
+File = TypeVar("File", bound=Settings)
 PRICES, THROUGHPUT = FOLDER / "prices.toml", FOLDER / "throughput.toml"
 
 
-@dataclass(frozen=True)
-class StoragePrices:
+class StoragePrices(Settings):
     """What files cost."""
 
     s3_gb_month: float = 0.023
 
 
-@dataclass(frozen=True)
-class Prices:
+class Prices(Settings):
     """US dollars an instance-hour."""
 
     dated: str
@@ -29,13 +30,12 @@ class Prices:
     processing: Mapping[str, float]
     training: Mapping[str, float]
     hosting: Mapping[str, float]
-    storage: StoragePrices = field(default_factory=StoragePrices)
+    storage: StoragePrices = Field(default_factory=StoragePrices)
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prices":
         """Return the prices of a file, or those that come with this version; `ConfigError` where a key is wrong."""
-        prices: Prices = _load(cls, path or PRICES)
-        return prices
+        return _load(cls, path or PRICES)
 
     def hour(self, kind: str, instance_type: str) -> float:
         """Return the price of an hour of `processing`, `training` or `hosting`; `ConfigError` for an unknown type."""
@@ -45,8 +45,7 @@ class Prices:
         return table[instance_type]
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(Settings):
     """What one unit of work takes."""
 
     name: str
@@ -57,22 +56,19 @@ class Work:
     """The measurement that it is from."""
 
 
-@dataclass(frozen=True)
-class TrainingSize:
+class TrainingSize(Settings):
     """The input at which training was measured."""
 
     pixels: int
 
 
-@dataclass(frozen=True)
-class JobOverhead:
+class JobOverhead(Settings):
     """What every job takes beside its work."""
 
     overhead_seconds: float
 
 
-@dataclass(frozen=True)
-class DatasetSize:
+class DatasetSize(Settings):
     """What a dataset is like."""
 
     images: int
@@ -81,8 +77,7 @@ class DatasetSize:
     gigabytes: float
 
 
-@dataclass(frozen=True)
-class Throughput:
+class Throughput(Settings):
     """What the work takes, and on which instances."""
 
     dated: str
@@ -97,8 +92,7 @@ class Throughput:
     @classmethod
     def load(cls, path: Path | None = None) -> "Throughput":
         """Return the measurements of a file, or those that come with this version; `ConfigError` for a wrong key."""
-        throughput: Throughput = _load(cls, path or THROUGHPUT)
-        return throughput
+        return _load(cls, path or THROUGHPUT)
 
     def of(self, name: str) -> Work:
         """Return the work of a name; `ConfigError` where it was not measured."""
@@ -118,11 +112,8 @@ class Throughput:
         return float(self.vcpus[instance_type]), True
 
 
-def _load(cls: type, path: Path) -> Any:
+def _load(cls: type[File], path: Path) -> File:
     try:
-        values = read_toml(path)
-        return build(cls, values)
-    except TypeError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        return cls.from_values(read_toml(path))
     except ConfigError as error:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,16 +83,16 @@ class Experiment:
 
     def config_of(self, cells: Sequence[Cell]) -> PipelineConfig:
         """Return the configuration of the run of cells that differ in their network; it ends before an endpoint."""
-        data = replace(self.config.data, protocol=cells[0].protocol)
+        data = self.config.data.replace(protocol=cells[0].protocol)
         cnns = tuple(cell.cnn for cell in cells)
         # What another network has to itself decides nothing of these.
         own = {name: table for name, table in self.config.per_cnn.items() if name in cnns}
-        return replace(self.config, data=data, cnns=cnns, per_cnn=own, deploy=False)
+        return self.config.replace(data=data, cnns=cnns, per_cnn=own, deploy=False)
 
     def identity(self, cell: Cell) -> str:
         """Return the SHA-256 over all that decides what a cell measures but the code."""
         weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
-        said = [asdict(self.config_of([cell])), cell.noise, self._films(), weights]
+        said = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._films(), weights]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def _films(self) -> str:
@@ -135,7 +135,9 @@ def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | N
         )
         figures = write_figures(rows, out)
         experiment_tables.write_csv_table(rows, out / "results.csv")
-        facts = experiment_tables.facts(next(iter(found.values())), asdict(experiment.config), len(found), len(done))
+        facts = experiment_tables.facts(
+            next(iter(found.values())), experiment.config.model_dump(mode="json"), len(found), len(done)
+        )
         experiment_tables.write_markdown(rows, facts, figures, out / "results.md")
 
 

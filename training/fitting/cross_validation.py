@@ -8,7 +8,7 @@ all of them trained to the end (`mammopipe.training.config.Final`; Wortsman et a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -27,7 +27,7 @@ from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import EpochResult, Progress, State, fit, measure, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
 from mammopipe.training.model.architecture import Precision
-from mammopipe.training.networks.registry import FilmNetwork
+from mammopipe.training.networks.network import FilmNetwork
 
 Build = Callable[[], FilmNetwork]
 """Makes the network as every fold starts with it; it has seen no film."""
@@ -116,7 +116,7 @@ def cross_validate(
         _require_every_class(learnt, f"without fold {fold}")
         _require_every_class(told, f"fold {fold}")
         # Measured once: folds in other number formats would not be folds of one network.
-        settings = replace(config, precision=done[0].precision) if done else config
+        settings = config.replace(precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
     progress = _together(given, held_out, done, config.final)
     network = build()

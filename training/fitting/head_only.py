@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.sampling import Draw
-from mammopipe.training.networks.registry import FilmNetwork, place_logits
+from mammopipe.training.networks.network import FilmNetwork
 
 MapItem = tuple[Tensor, int, str]
 """Maps (channels, h, w) float32, class index (`Label.rank`), image id."""
@@ -25,18 +25,18 @@ class HeadAlone(nn.Module):
     """The classifier of a network as a network of its own, from maps to logits; its parameters are the network's."""
 
     def __init__(self, network: FilmNetwork) -> None:
-        """Take the network; how it makes a film's logits of its places is kept, too."""
+        """Take the network, whose pooling counts here, too."""
         super().__init__()
         self.head = network.head
-        self.pool = network.pool
+        self.classify, self.classify_with_places = network.classify, network.classify_with_places
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the (N, classes) logits of maps, (N, channels, h, w)."""
-        return self.pool(self.places(maps))
+        return self.classify(maps)
 
-    def places(self, maps: Tensor) -> Tensor:
-        """Return the logits of every place, (N, classes, h, w)."""
-        return place_logits(self.head, maps)
+    def maps(self, maps: Tensor) -> Tensor:
+        """Return the maps as they are: they were computed before."""
+        return maps
 
 
 class FilmMaps(Dataset[MapItem]):

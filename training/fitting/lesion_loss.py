@@ -13,7 +13,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.sampling import Draw
-from mammopipe.training.networks.registry import FilmNetwork
+from mammopipe.training.networks.network import FilmNetwork
 
 UNKNOWN = -1
 """Target of a place of which the annotations do not say what it shows; it does not count."""
@@ -92,8 +92,7 @@ class WithPlaces(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return both for images (N, 1, H, W), or for maps where the classifier learns alone."""
-        places = self.network.places(images)
-        return self.network.pool(places), places
+        return self.network.classify_with_places(self.network.maps(images))
 
 
 def grid_of(network: FilmNetwork, shape: tuple[int, int]) -> tuple[int, int]:

@@ -30,8 +30,8 @@ from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoc
 from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
+from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.precision import autocast, choose_precision
-from mammopipe.training.networks.registry import FilmNetwork
 
 State = dict[str, Tensor]
 

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mammopipe.training.networks.layers import Normalise
+from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State, classifier
+
 MEAN, DEVIATION = 127 / 255, 128 / 255
 """Of every channel of an image in [0, 1]: the Lite networks were trained on (value - 127) / 128 of 8 bits."""
 
@@ -26,7 +29,7 @@ _NARROW_BLOCKS = 11
 NARROW = 112 * len(_WINDOWS)
 """Maps of the network at a stride of 16 pixels: those of the last block before the last reduction, averaged twice."""
 
-CUT = (*(f"_blocks.{index}." for index in range(_NARROW_BLOCKS, 16)), "_conv_head.", "_bn1.")
+_CUT = (*(f"_blocks.{index}." for index in range(_NARROW_BLOCKS, 16)), "_conv_head.", "_bn1.")
 """What names of parameters begin with that the network at a stride of 16 lacks."""
 
 _EPSILON = 1e-3
@@ -53,39 +56,40 @@ _STAGES = (
 )
 
 
-def efficientnet_lite0(classifier: nn.Module) -> nn.Sequential:
-    """Return the network, images (N, 3, H, W) to logits, its layers in the order in which they compute.
+def build(name: str, options: BuildOptions) -> FilmNetwork:
+    """Return the network in our frame, its layers in the order in which they compute.
 
-    `_last` gives the maps, (N, 1280, H / 32, W / 32), and `_fc`, the classifier, takes their means, (N, 1280).
+    `_last` gives the maps: (N, 1280, H / 32, W / 32), or, at a stride of 16, those before the last reduction with four
+    times the places, (N, 224, H / 16, W / 16). `_fc` is the classifier.
     """
-    return nn.Sequential(
-        OrderedDict[str, nn.Module](
-            _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2),
-            _bn0=_normalisation(_STEM_WIDTH),
-            _relu=nn.ReLU6(inplace=True),
-            _blocks=nn.Sequential(*_blocks(_STAGES)),
-            _conv_head=_Convolution(_STAGES[-1].width, FEATURES, kernel=1),
-            _bn1=_normalisation(FEATURES),
-            _last=nn.ReLU6(inplace=True),
-            _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            _fc=classifier,
-        )
+    narrow = options.stride == 16
+    layers = OrderedDict[str, nn.Module](
+        _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2),
+        _bn0=_normalisation(_STEM_WIDTH),
+        _relu=nn.ReLU6(inplace=True),
+        _blocks=nn.Sequential(*(_blocks(_STAGES)[:_NARROW_BLOCKS] if narrow else _blocks(_STAGES))),
+    )
+    if narrow:
+        layers["_last"] = Surroundings()
+    else:
+        layers["_conv_head"] = _Convolution(_STAGES[-1].width, FEATURES, kernel=1)
+        layers["_bn1"] = _normalisation(FEATURES)
+        layers["_last"] = nn.ReLU6(inplace=True)
+    layers["_pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers["_fc"] = classifier(NARROW if narrow else FEATURES, options)
+    return FilmNetwork(
+        name,
+        nn.Sequential(layers),
+        head="_fc",
+        cam_layer="_last",
+        normalise=Normalise((MEAN,) * 3, (DEVIATION,) * 3),
+        pool="_pool",
+        convert=_without_last_blocks if narrow else None,
     )
 
 
-def lite0_at_16(classifier: nn.Module) -> nn.Sequential:
-    """Return the network up to its last reduction; `_last` gives the maps, (N, 224, H / 16, W / 16)."""
-    return nn.Sequential(
-        OrderedDict[str, nn.Module](
-            _conv_stem=_Convolution(3, _STEM_WIDTH, kernel=3, stride=2),
-            _bn0=_normalisation(_STEM_WIDTH),
-            _relu=nn.ReLU6(inplace=True),
-            _blocks=nn.Sequential(*_blocks(_STAGES)[:_NARROW_BLOCKS]),
-            _last=Surroundings(),
-            _pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            _fc=classifier,
-        )
-    )
+def _without_last_blocks(state: State) -> State:
+    return {name: value for name, value in state.items() if not name.startswith(_CUT)}
 
 
 class Surroundings(nn.Module):

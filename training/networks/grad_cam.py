@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mammopipe.training.model.class_activation import head_map, spread, within_tissue
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.networks.registry import FilmNetwork
+from mammopipe.training.networks.network import FilmNetwork
 
 _AGREE = 1e-3
 """How far two maps in 0..1 may be apart anywhere and still be the same."""

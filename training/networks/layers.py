@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mammopipe.processing.errors import ConfigError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -43,6 +45,11 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.deviation
 
 
+def imagenet() -> Normalise:
+    """Return the normalisation of networks that were trained on ImageNet."""
+    return Normalise(IMAGENET_MEAN, IMAGENET_DEVIATION)
+
+
 class Dropout(nn.Dropout):
     """Dropout whose mask is drawn for the whole batch, so that it does not depend on the number of processes."""
 
@@ -54,6 +61,25 @@ class Dropout(nn.Dropout):
         rows = input.shape[0]
         drawn = torch.rand((rows * size, *input.shape[1:]), device=input.device)[rank * rows : (rank + 1) * rows]
         return input * (drawn >= self.p).to(input.dtype) / (1 - self.p)
+
+
+class SharedDropPath(nn.Module):
+    """Stochastic depth (https://arxiv.org/abs/1603.09382), drawn for the whole batch as `Dropout` is."""
+
+    def __init__(self, p: float, *, scale: bool = True) -> None:
+        """Take the probability that a block is skipped, and whether the others are scaled up for it."""
+        super().__init__()
+        self.p, self.scale = p, scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `input` with some images' rows set to 0 while training; unchanged otherwise."""
+        if not self.training or self.p == 0:
+            return input
+        rank, size = world()
+        rows = input.shape[0]
+        drawn = torch.rand(rows * size, device=input.device)[rank * rows : (rank + 1) * rows]
+        kept = (drawn >= self.p).to(input.dtype).view(rows, *[1] * (input.ndim - 1))
+        return input * (kept / (1 - self.p) if self.scale else kept)
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -102,14 +128,37 @@ def _total(values: Tensor) -> Tensor:
     return cast(Tensor, _Total.apply(values))
 
 
+class SharedBatchNormAct(SharedBatchNorm):
+    """timm's batch normalisation with its activation, over the batch of all processes."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input after dropout and activation."""
+        activated: Tensor = self.act(self.drop(super().forward(input)))
+        return activated
+
+
 def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network with every batch normalisation made to count the batch of all processes."""
+    """Return the network with every batch normalisation made to count the batch of all processes.
+
+    Raises:
+        ConfigError: The network has a kind of batch normalisation that is not known here.
+    """
     if world()[1] == 1:
         return network
-    if device.type == "cuda":
+    kinds = {type(module) for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    if device.type == "cuda" and kinds <= {nn.BatchNorm2d}:
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
     for module in network.modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or isinstance(module, SharedBatchNorm):
+            continue
+        # Same parameters, buffers and state-dict keys: only `forward` differs.
         if type(module) is nn.BatchNorm2d:
-            # Same parameters, buffers and state-dict keys: only `forward` differs.
             module.__class__ = SharedBatchNorm
+        elif type(module).__name__ == "BatchNormAct2d":
+            module.__class__ = SharedBatchNormAct
+        else:
+            raise ConfigError(f"{type(module).__name__}: several processes cannot share its statistics; train on one")
     return network

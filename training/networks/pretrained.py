@@ -2,19 +2,20 @@
 
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
+from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
+from mammopipe.training.networks.network import FilmNetwork
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
 _OPTIONAL = ".num_batches_tracked"
 """A counter that torchvision's older files lack; it has no part in what a network computes."""
 
@@ -32,6 +33,15 @@ _UNREADABLE = (
 """What torch's restricted unpickler raises on bytes that are no state dict."""
 
 
+_WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.", "body.", "trunk.", "_orig_mod.")
+"""What other programs put before the names of a network: DataParallel, Lightning, torch.compile, and our own frame."""
+_NESTED = ("state_dict", "model_state_dict", "model", "network")
+"""Keys under which a checkpoint holds its state dict."""
+
+
+State = dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class StagedWeights:
     """One file of pretrained weights."""
@@ -45,19 +55,26 @@ class StagedWeights:
 
 
 def find_weights(folder: Path, name: str) -> StagedWeights | None:
-    """Return the file `<name>*.pth` (or .pt, .safetensors) in `folder`; `None` where there is none.
+    """Return the file of a network's weights in `folder`; `None` where the folder has no weights of this network.
 
-    Published files may write the name's underscores as hyphens (`efficientnet-lite0-57934424.pth`).
-    Its SHA-256 must be the one that `SHA256SUMS` or `<file>.sha256` beside it states, and must begin with the digits
-    that torchvision puts in its file names (`resnet50-0676ba61.pth`). Raises `ConfigError` when it is another one, or
-    when several files fit.
+    The file's name begins with the network's (`mammopipe.training.model.architecture.fits_weights`). Its SHA-256 must
+    be the one that `SHA256SUMS` or `<file>.sha256` beside it states, and must begin with the digits that torchvision
+    puts in its file names (`resnet50-0676ba61.pth`).
+
+    Raises:
+        ConfigError: The SHA-256 is another one, several files fit, or a file fits no network at all: its name is wrong,
+            and training would start from scratch instead.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    fitting = [
-        path
-        for path in files
-        if path.suffix in SUFFIXES and path.name.replace("-", "_").startswith(name.replace("-", "_"))
-    ]
+    strangers = [path.name for path in files if path.suffix in SUFFIXES and not _fits_any(path.name)]
+    if strangers:
+        raise ConfigError(
+            f"{folder}: {', '.join(strangers)}: weights of no known network; a file's name must begin with the name of "
+            f"the network that it is for"
+        )
+    fitting = [path for path in files if fits_weights(path.name, name)]
+    exact = [path for path in fitting if path.stem.replace("-", "_") == name.replace("-", "_")]
+    fitting = exact if len(exact) == 1 else fitting
     if len(fitting) > 1:
         raise ConfigError(f"{folder}: {', '.join(path.name for path in fitting)} all fit cnn={name}; stage one of them")
     if not fitting:
@@ -67,6 +84,10 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
         if not digest.startswith(stated):
             raise ConfigError(f"{fitting[0]}: its SHA-256 is {digest}, but it must begin with {stated}")
     return StagedWeights(fitting[0], digest)
+
+
+def _fits_any(file_name: str) -> bool:
+    return any(fits_weights(file_name, network) for network in (*ARCHITECTURES, *timm_names()))
 
 
 def _stated_sums(path: Path) -> list[str]:
@@ -79,27 +100,59 @@ def _stated_sums(path: Path) -> list[str]:
     return sums
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a torch or safetensors file; nothing in it is executed. Raises `ConfigError`."""
+def read_weights(path: Path) -> State:
+    """Return the state dict in a torch or safetensors file, also inside of a checkpoint; nothing in it is executed.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no state dict.
+    """
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, SafetensorError) as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise ConfigError(f"{path}: not a file of weights: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    inner = (
+        next((state[key] for key in _NESTED if key in state and isinstance(state[key], dict)), state)
+        if isinstance(state, dict)
+        else state
+    )
+    if not isinstance(inner, dict) or not inner or not all(isinstance(value, Tensor) for value in inner.values()):
         raise ConfigError(f"{path}: must hold a state dict, names to tensors, and nothing else")
-    return dict(state)
+    return dict(inner)
 
 
-def load_body(body: nn.Module, state: dict[str, Tensor], *, head: str, where: Path, cut: Sequence[str] = ()) -> None:
-    """Load `state` into `body`, all but the layer `head`; raises `ConfigError` naming what does not fit.
+def unwrapped(state: State, wanted: Collection[str]) -> State:
+    """Return a state dict without the prefixes that other programs put before the `wanted` names.
 
-    `cut` are the beginnings of the names of layers that the file has and the body lacks.
+    A prefix goes where more wanted names appear without it, or where all names have it and none is wanted. What did not
+    have it then belongs to the wrapper, such as the weights of a loss.
     """
-    own = body.state_dict()
-    kept = {key: value for key, value in state.items() if not key.startswith((f"{head}.", *cut))}
-    wanted = {key: value for key, value in own.items() if not key.startswith(f"{head}.")}
+    wanted = set(wanted)
+    while True:
+        for prefix in _WRAPPERS:
+            inner = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            gains = len(wanted & inner.keys()) > len(wanted & state.keys())
+            if gains or (inner and len(inner) == len(state) and not wanted & state.keys()):
+                state = inner
+                break
+        else:
+            return state
+
+
+def load_body(network: FilmNetwork, state: State, *, where: Path) -> None:
+    """Load a published state dict into a network's body, all but its classifier.
+
+    Raises:
+        ConfigError: Names or shapes do not fit; the message has the first of them.
+    """
+    own, head = network.body.state_dict(), f"{network.head_path}."
+    wanted = {key: value for key, value in own.items() if not key.startswith(head)}
+    try:
+        state = network.convert(unwrapped(state, wanted))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    kept = {key: value for key, value in state.items() if not key.startswith(head)}
     missing = [key for key in wanted if key not in kept and not key.endswith(_OPTIONAL)]
     unknown = [key for key in kept if key not in wanted]
     misshapen = [
@@ -113,4 +166,4 @@ def load_body(body: nn.Module, state: dict[str, Tensor], *, head: str, where: Pa
                 f"{where}: does not fit the network: it {what} {', '.join(keys[:5])}"
                 + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             )
-    body.load_state_dict({**own, **kept}, strict=True)
+    network.body.load_state_dict({**own, **kept}, strict=True)

@@ -179,7 +179,7 @@ def numbers(group: Dataset) -> dict[str, float]:
     return {
         name_of(item): float(item.MeasuredValueSequence[0].NumericValue)
         for item in items(group)
-        if item.ValueType == "NUM"
+        if item.get("ValueType") == "NUM"
     }
 
 
@@ -197,7 +197,7 @@ def referred(group: Dataset) -> list[str]:
     return [
         str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
         for item in items(group)
-        if item.ValueType == "IMAGE"
+        if item.get("ValueType") == "IMAGE"
     ]
 
 

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from mammopipe.inference.contract.schema import NOTICE
 from mammopipe.inference.dicom import wording
-from mammopipe.inference.dicom.results import overlay_capture, structured_report
+from mammopipe.inference.dicom.results import mammography_cad_report, overlay_capture, structured_report
 from mammopipe.processing.images.mammogram import read_mammogram
 from tests.inference.dicom.dicom_examples import (
     MODEL,
@@ -106,6 +106,21 @@ def test_an_exam_goes_from_the_whole_to_its_parts(exams: list[list[bytes]]) -> N
     assert coded(found["breast L"])["370129005"] == "RULE-MEAN"
     assert coded(found["breast R"])["272741003"] == codes.SCT.Right.value
     assert "No decision: the model has no operating point for this" in words(found["breast L"])
+
+
+def test_indices_may_skip_files_that_are_no_images(exams: list[list[bytes]]) -> None:
+    """An answer counts the files of the request; of a study with a report in it, the index of an image is no place."""
+    files = exams[0]
+    said = exam(files)
+    images = [image.model_copy(update={"index": 2 * image.index + 1}) for image in said.images]
+    breasts = [one.model_copy(update={"images": [2 * index + 1 for index in one.images]}) for one in said.breasts]
+    skipping = said.model_copy(update={"images": images, "breasts": breasts})
+    found, uids = groups(opened(structured_report(files, skipping))), instances(files)
+    assert referred(found["breast R"]) == uids[2:] and referred(found["image 5"]) == uids[2:3]
+    assert set(referred(found["image 5 region 0"])) == {uids[2]}
+    report = opened(mammography_cad_report(files, skipping))
+    held = [item.ReferencedContentItemIdentifier for item in items(report) if item.RelationshipType == "SELECTED FROM"]
+    assert [list(one) for one in held[::4]] == [[1, 2, place] for place in (2, 3, 4)]
 
 
 def test_a_breast_scored_beside_the_other_says_so(exams: list[list[bytes]]) -> None:

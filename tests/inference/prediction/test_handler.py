@@ -25,18 +25,13 @@ from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.images.mammogram import ReadConfig
 from mammopipe.processing.phantoms.mias_tree import make_film, write_rsna_tree
 from mammopipe.training.networks import model_directory
+from tests.points import level_figures
 
 PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "application/zip", "application/dicom"
 
 
 def figures(sensitive: float, specific: float) -> dict[str, Any]:
-    rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
-    return {
-        "operating_points": {
-            "sensitivity": {"threshold": sensitive, **rates},
-            "specificity": {"threshold": specific, **rates},
-        }
-    }
+    return level_figures(sensitivity=sensitive, specificity=specific)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor
         described
         | {
             "calibration": {**described["calibration"], "breast_rule": "max"},
-            "metrics": {"validation": {"breast": figures(0.0, 1.0), "patient": figures(0.1, 0.9)}},
+            "metrics": {"validation": {"breast": figures(1e-9, 1 - 1e-9), "patient": figures(0.1, 0.9)}},
         },
     )
     return Predictor(folder, engine=EngineSettings(EngineKind.TORCH))
@@ -68,11 +63,18 @@ def pgms() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def dicoms(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """The views of two patients, two and two."""
+    """The views of two patients, two and two; each file says its view."""
     folder = tmp_path_factory.mktemp("rsna")
     write_rsna_tree(folder, patients=2, height=400)
     patients = sorted(path for path in (folder / "train_images").iterdir())
-    return [path.read_bytes() for patient in patients for path in sorted(patient.iterdir())[:2]]
+    return [with_view(path) for patient in patients for path in sorted(patient.iterdir())[:2]]
+
+
+def with_view(path: Path) -> bytes:
+    dataset, stream = pydicom.dcmread(path), io.BytesIO()
+    dataset.ViewPosition = "MLO"
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
 def run(
@@ -290,7 +292,15 @@ def test_overlay_has_the_film_s_geometry(predictor: Predictor, pgms: list[bytes]
     assert reply.form is AnswerType.OVERLAY and "malignancy_score=" in reply.attributes
 
 
-@pytest.mark.parametrize(("result", "kind"), [("report", "SR"), ("overlay", "Secondary Capture")])
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [
+        ("report", "Comprehensive SR"),
+        ("overlay", "Secondary Capture"),
+        ("cad-sr", "Mammography CAD SR"),
+        ("gsps", "Grayscale Softcopy Presentation State"),
+    ],
+)
 def test_dicom_results_keep_the_source_s_study(
     predictor: Predictor, dicoms: list[bytes], result: str, kind: str
 ) -> None:
@@ -308,9 +318,36 @@ def test_a_dicom_result_needs_a_dicom_source(predictor: Predictor, pgms: list[by
     assert (error.status, error.code) == (422, "no_source_identity")
 
 
-def test_an_exam_s_report_is_one(predictor: Predictor, dicoms: list[bytes]) -> None:
-    reply = run(predictor, JSON, exam(dicoms[:2]), form=AnswerType.DICOM)
-    assert pydicom.dcmread(io.BytesIO(reply.body)).Modality == "SR"
+@pytest.mark.parametrize(("result", "modality"), [("report", "SR"), ("cad-sr", "SR"), ("gsps", "PR")])
+def test_an_exam_s_result_is_one(predictor: Predictor, dicoms: list[bytes], result: str, modality: str) -> None:
+    reply = run(predictor, JSON, exam(dicoms[:2]), form=AnswerType.DICOM, result=result)
+    made = pydicom.dcmread(io.BytesIO(reply.body))
+    assert made.Modality == modality
+    assert ("Graphic Data" in str(made)) is (result != "report"), "regions of a report are asked for by `heatmap`"
+
+
+@pytest.mark.parametrize("form", [AnswerType.DICOM, AnswerType.ZIP])
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_results_are_one_archive(predictor: Predictor, dicoms: list[bytes], form: AnswerType, count: int) -> None:
+    options = {"result": "all"} if form is AnswerType.DICOM else {}
+    body, kind = (dicoms[0], DICOM) if count == 1 else (exam(dicoms[:2]), JSON)
+    reply = run(predictor, kind, body, form=form, **options)
+    assert reply.form is AnswerType.ZIP
+    names = zipfile.ZipFile(io.BytesIO(reply.body)).namelist()
+    assert names == [
+        "answer.json",
+        "report.dcm",
+        "cad-report.dcm",
+        "presentation-state-0.dcm",
+        *(f"overlay-{index}.dcm" for index in range(count)),
+    ]
+    answered = json.loads(zipfile.ZipFile(io.BytesIO(reply.body)).read("answer.json"))
+    assert all(image["heatmap"]["regions"] for image in answered.get("images", [answered]))
+
+
+def test_an_archive_holds_all_results_and_no_single_one(predictor: Predictor, dicoms: list[bytes]) -> None:
+    error = refused(predictor, DICOM, dicoms[0], form=AnswerType.ZIP, result="report")
+    assert (error.status, error.code) == (400, "bad_option") and "application/zip" in error.message
 
 
 def test_what_the_log_may_know_identifies_nobody(predictor: Predictor, dicoms: list[bytes]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.prediction.table import columns
-from mammopipe.processing.datasets.manifest import Dataset, ImageRecord, Label, Laterality, View
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram
 
@@ -39,7 +39,7 @@ def test_records_say_what_the_file_does_not_and_the_peak_is_a_place_of_the_image
     predictor: Predictor, films: Any, tmp_path: Path
 ) -> None:
     write_bytes(tmp_path / "a.pgm", films.pgm)
-    record = ImageRecord("image-1", "patient-1", Dataset.MIAS, Laterality.RIGHT, View.MLO, Label.NORMAL)
+    record = ImageRecord("image-1", "patient-1", "mias", Laterality.RIGHT, View.MLO, Label.NORMAL)
     table = predictor.predict_table([tmp_path / "a.pgm"], records=[record], explain=True)
     row = table.iloc[0]
     assert (row["image_id"], row["patient_id"], row["laterality"], row["view"]) == ("image-1", "patient-1", "R", "MLO")

@@ -1,9 +1,11 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mammopipe.pipelines.config import reference
 from mammopipe.pipelines.config.pipeline import PROFILES, PipelineConfig, Profile
+from mammopipe.pipelines.config.recipes import recipes
+from mammopipe.pipelines.config.toml import keys
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.model.architecture import Cnn
@@ -63,7 +65,7 @@ learns = "head"
         16,
         Learns.HEAD,
     )
-    assert config.training_of(Cnn.RESNET50) == replace(config.training, cnn=Cnn.RESNET50)
+    assert config.training_of(Cnn.RESNET50) == config.training_of(Cnn.RESNET50, seed=0)
 
 
 @pytest.mark.parametrize("profile", Profile)
@@ -101,7 +103,7 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[per_cnn.vgg]\nepochs = 3", "per_cnn.vgg: must be one of modified_cnn, alexnet"),
         ("[per_cnn.alexnet]\nlearning_rat = 1e-4", "unknown key 'per_cnn.alexnet.learning_rat'; did you mean learn"),
         ("[per_cnn.alexnet]\nlearning_rate = '1'", "per_cnn.alexnet.learning_rate = '1': must be a number"),
-        ("[per_cnn.alexnet]\nlearning_rate = 2.0", "learning_rate=2.0 must lie between"),
+        ("[per_cnn.alexnet]\nlearning_rate = 2.0", "learning_rate = 2.0: between 1e-08 and 1"),
         ("[per_cnn.alexnet]\nepochs = 3", "per_cnn.alexnet.epochs is set by training.epochs, for all networks"),
         ("[per_cnn.alexnet]\nfolds = 3", "per_cnn.alexnet.folds is set by training.folds"),
         ("[per_cnn.alexnet]\nseed = 3", "per_cnn.alexnet.seed is set by data.seed"),
@@ -110,11 +112,11 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
         ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
         ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
-        ("cnns = []", "cnns=[]: at least one"),
+        ("cnns = []", "at least one, none twice"),
         ("cnns = ['alexnet', 'alexnet']", "none twice"),
-        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap=50: at least 100"),
-        ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc=1.5: between 0 and 1"),
-        ("[augmentation]\ncopies = -1", "augmentation.copies=-1: at least 0"),
+        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: between 100 and 100000"),
+        ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc = 1.5: between 0 and 1"),
+        ("[augmentation]\ncopies = -1", "augmentation.copies = -1: at least 0"),
         ("storage = 3", "storage = 3: must be a table"),
         ("[storage]\nbucket = 'Films'", "storage.bucket='Films'"),
         ("[storage]\nprefix = 'a//b'", "storage.prefix='a//b'"),
@@ -122,11 +124,11 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[compute]\nspot = true\nmax_wait_seconds = 60", "compute.max_wait_seconds=60"),
         ("[compute]\ncache = '30 days'", "compute.cache='30 days'"),
         ("[endpoint]\nmode = 'batch'", "endpoint.mode = 'batch': must be one of realtime, async, both"),
-        ("[endpoint]\nasync_concurrent = 0", "endpoint.async_concurrent=0: 1 to 1000"),
-        ("[endpoint]\nasync_max_bytes = 2000000000", "endpoint.async_max_bytes=2000000000: 1 to 1073741824"),
-        ("[endpoint]\nasync_max_seconds = 4000", "endpoint.async_max_seconds=4000: 1 to 3600"),
+        ("[endpoint]\nasync_concurrent = 0", "endpoint.async_concurrent = 0: between 1 and 1000"),
+        ("[endpoint]\nasync_max_bytes = 2000000000", "endpoint.async_max_bytes = 2000000000: between 1 and 1073741824"),
+        ("[endpoint]\nasync_max_seconds = 4000", "endpoint.async_max_seconds = 4000: between 1 and 3600"),
         ("[endpoint]\nasync_error_topic = 'films'", "endpoint.async_error_topic='films': an ARN as"),
-        (f"[endpoint]\nmode = 'both'\nname = '{'a' * 36}'", "is longer than 40 letters"),
+        (f"[endpoint]\nname = '{'a' * 25}'", "up to 24 letters"),
         ("profile = ", "not a readable TOML file"),
     ],
 )
@@ -142,3 +144,70 @@ def test_what_breaks_a_rule_is_named_with_file_key_and_rule(tmp_path: Path, text
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="absent.toml: no such configuration file"):
         PipelineConfig.load(tmp_path / "absent.toml")
+
+
+def test_every_key_is_explained_and_the_reference_page_is_what_the_models_say() -> None:
+    for key, field in keys(PipelineConfig):
+        assert field.description, key
+        assert key.rpartition(".")[2] in reference.explain(key)
+    page = Path(__file__).parents[3] / "docs" / "reference" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == reference.page(), "python -m mammopipe.pipelines.config.reference > it"
+
+
+def test_what_is_shown_gives_the_same_configuration(tmp_path: Path) -> None:
+    for recipe in recipes():
+        config = PipelineConfig.load(recipe=recipe.name, assignments=["tags.site=x", "evaluation.bootstrap=100"])
+        assert PipelineConfig.load(write(tmp_path, reference.show(config))) == config
+        assert recipe.about and not set(recipe.values) - set(PipelineConfig.model_fields)
+
+
+def test_a_recipe_lies_below_the_file_and_an_assignment_over_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 9\ndropout = 0.1\n")
+    config = PipelineConfig.load(path, recipe="mias-located", assignments=["training.dropout=0.2"])
+    assert (config.training.epochs, config.training.dropout, config.training.stride) == (9, 0.2, 16)
+    assert config.segmentation.height == 768
+    with pytest.raises(ConfigError, match="recipe 'mias-lokated': no such recipe; did you mean mias-located"):
+        PipelineConfig.load(recipe="mias-lokated")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("training.learning_rate=1e-4", ("training", "learning_rate"), 1e-4),
+        ("cnns=alexnet, resnet50", ("cnns",), (Cnn.ALEXNET, Cnn.RESNET50)),
+        ('cnns=["alexnet"]', ("cnns",), (Cnn.ALEXNET,)),
+        ("deploy=false", ("deploy",), False),
+        ("data.patient_salt=1234567890123456", ("data", "patient_salt"), "1234567890123456"),
+        ("tags.site=7", ("tags",), {"project": "mammopipe", "site": "7"}),
+        ("per_cnn.alexnet.learning_rate=1e-3", ("per_cnn",), {"alexnet": {"learning_rate": 1e-3}}),
+        ("compute.cache=P30D", ("compute", "cache"), "P30D"),
+        ("profile=full", ("segmentation", "height"), 384),
+    ],
+)
+def test_any_key_can_be_assigned(assignment: str, key: tuple[str, ...], value: object) -> None:
+    found: object = PipelineConfig.load(assignments=[assignment], tags={"project": "mammopipe"})
+    for part in key:
+        found = getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("training.learning_rat=1", "unknown key 'training.learning_rat'; did you mean training.learning_rate"),
+        ("learning_rate=1", "unknown key 'learning_rate'; did you mean training.learning_rate"),
+        ("segmentation.hight=200", "did you mean segmentation.height"),
+        ("training.pooling=max", "training.pooling = 'max': must be one of mean, peaks, top"),
+        ("training.epochs=many", "training.epochs = 'many': must be a whole number"),
+        ("deploy=maybe", "deploy = 'maybe': must be true or false"),
+        ("security=3", "security: is a table; set one of its keys"),
+        ("dataset=mais", "dataset = 'mais': must be one of mias, rsna"),
+        ("profile=quik", "profile = 'quik': must be one of quick, full"),
+        ("epochs", "--set epochs: must be KEY=VALUE"),
+    ],
+)
+def test_an_assignment_that_breaks_a_rule_is_one_line(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PipelineConfig.load(assignments=[assignment])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value) and "<" not in str(caught.value)

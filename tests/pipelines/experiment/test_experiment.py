@@ -28,6 +28,7 @@ folds = 2
 [data]
 folds = 2
 test_fraction = 0.3
+max_height = 256
 [segmentation]
 height = 64
 width = 64
@@ -163,12 +164,12 @@ def test_the_experiment_refuses_what_it_is_not_made_for() -> None:
     with pytest.raises(ConfigError, match="at least one, none twice"):
         Experiment(config, (SplitProtocol.FILM, SplitProtocol.FILM))
     plan = Experiment(config)
-    other = replace(plan, config=replace(config, data=replace(config.data, seed=1)))
+    other = replace(plan, config=config.replace(data=config.data.replace(seed=1)))
     assert plan.identity(plan.cells()[0]) != other.identity(other.cells()[0])
 
 
 def test_what_another_network_has_to_itself_leaves_a_cell_what_it_was() -> None:
     config = PipelineConfig.load(cnns=["alexnet", "resnet50"])
-    plan, other = Experiment(config), Experiment(replace(config, per_cnn={"alexnet": {"learning_rate": 1e-4}}))
+    plan, other = Experiment(config), Experiment(config.replace(per_cnn={"alexnet": {"learning_rate": 1e-4}}))
     same = [plan.identity(cell) == other.identity(cell) for cell in plan.cells()]
     assert same == [cell.cnn is Cnn.RESNET50 for cell in plan.cells()]

@@ -109,19 +109,14 @@ def test_instance_types_with_disks_of_their_own(instance_type: str, disks: bool)
     assert has_local_disks(instance_type) is disks
 
 
-def test_captures_are_encrypted_and_an_update_can_go_back(definitions: dict[str, Compiled]) -> None:
+def test_captures_are_encrypted_and_a_candidate_has_no_guardrails(definitions: dict[str, Compiled]) -> None:
     requests = definitions["cluster"].requests()
     capture = requests["EndpointConfig"]["DataCaptureConfig"]
     assert (capture["InitialSamplingPercentage"], capture["KmsKeyId"]) == (10, KEY)
-    assert capture["DestinationS3Uri"] == "s3://mammopipe/mammopipe/capture/mammopipe"
+    assert capture["DestinationS3Uri"] == "s3://mammopipe/mammopipe/capture/mammopipe-candidate"
     assert requests["EndpointConfig"]["KmsKeyId"] == KEY
-    rollout = requests["Endpoint"]["DeploymentConfig"]
-    assert [item["AlarmName"] for item in rollout["AutoRollbackConfiguration"]["Alarms"]] == [
-        "mammopipe-5xx",
-        "mammopipe-latency",
-    ]
-    longest = rollout["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"]
-    assert longest > rollout["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["WaitIntervalInSeconds"]
+    assert requests["Endpoint"]["EndpointName"] == "mammopipe-candidate"
+    assert "DeploymentConfig" not in requests["Endpoint"]
     assert "DataCaptureConfig" not in definitions["gpu"].requests()["EndpointConfig"]
 
 
@@ -140,10 +135,10 @@ def test_a_serverless_model_has_what_serverless_takes(definitions: dict[str, Com
         ({"endpoint": {"capture_percent": 5}}, "set security.kms_key"),
         ({"endpoint": {"capture_percent": 5, "mode": "serverless"}}, "not in mode serverless"),
         ({"endpoint": {"serverless_memory_mb": 1500}}, "a multiple of 1024"),
-        ({"endpoint": {"serverless_concurrency": 0}}, "1 to 200"),
+        ({"endpoint": {"serverless_concurrency": 0}}, "between 1 and 200"),
         ({"endpoint": {"rollback_alarms": [f"a{number}" for number in range(11)]}}, "at most 10"),
         ({"compute": {"spot": True, "keep_alive_seconds": 60}}, "keeps no spot instances warm"),
-        ({"compute": {"keep_alive_seconds": 30_000}}, "0 to 21600"),
+        ({"compute": {"keep_alive_seconds": 30_000}}, "between 0 and 21600"),
         ({"security": {"training_role": "admin"}}, "security.training_role='admin'"),
     ],
 )

@@ -146,7 +146,7 @@ def test_the_modified_cnn_is_small():
     assert 1_000_000 <= size <= 3_000_000
 
 
-@pytest.mark.parametrize(("name", "classes", "rule"), [("vgg", 3, "known are modified_cnn"), ("alexnet", 1, "two")])
+@pytest.mark.parametrize(("name", "classes", "rule"), [("vgg", 3, "did you mean vgg19"), ("alexnet", 1, "two")])
 def test_what_cannot_be_built_is_refused(name, classes, rule):
     with pytest.raises(ConfigError, match=rule):
         build_model(name, classes=classes)

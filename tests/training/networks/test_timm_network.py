@@ -1,0 +1,174 @@
+"""Networks of timm behave as our own do: maps, places, pooling, activation maps, published weights, export."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Pooling, find_architecture, fits_weights, timm_names
+from mammopipe.training.networks import layers
+from mammopipe.training.networks.grad_cam import grad_cam, head_weights
+from mammopipe.training.networks.layers import Dropout, SharedBatchNormAct, SharedDropPath, share_batch_statistics
+from mammopipe.training.networks.pretrained import find_weights
+from mammopipe.training.networks.registry import build_model
+
+FAMILIES = ("convnext_atto", "mobilenetv3_small_050", "regnetx_002", "mambaout_femto", "resnet50", "modified_cnn")
+"""Normalisation behind the pooling; a head of its own; plain; channels last; torchvision's; our own."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_mean_of_the_places_is_the_image(name):
+    network = build_model(name, classes=3, seed=2).eval()
+    with torch.no_grad():
+        network.head.get_submodule("1").weight.mul_(30)
+        images = torch.rand(2, 1, 96, 64)
+        places, logits = network.places(images), network(images)
+    assert places.shape[:2] == (2, 3) and places.shape[2:] == (3, 2)
+    torch.testing.assert_close(places.mean(dim=(2, 3)), logits, rtol=1e-4, atol=1e-5)
+    assert logits.std() > 0, "a network that says nothing would pass"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_classifiers_weights_make_the_activation_map(name):
+    network = build_model(name, classes=3, seed=1).eval()
+    image = torch.rand(1, 1, 96, 64)
+    weights = head_weights(network, image)
+    assert weights is not None and weights.shape[0] == 3
+    heat = grad_cam(network, image, 1)
+    assert heat.shape == (96, 64) and np.isfinite(heat).all()
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("name", ["convnext_atto", "modified_cnn"])
+def test_every_pooling_learns_from_every_batch(name, pooling):
+    network = build_model(name, classes=2, pooling=pooling, top_places=2)
+    logits = network(torch.rand(2, 1, 96, 64))
+    assert logits.shape == (2, 2)
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_max_and_generalised_mean_judge_the_pooled_maps():
+    network = build_model("modified_cnn", classes=2, seed=1).eval()
+    maps = torch.rand(2, 256, 3, 2)
+    for pooling, expected in (
+        (Pooling.MAX, maps.amax(dim=(2, 3))),
+        (Pooling.GEM, maps.pow(3).mean(dim=(2, 3)).pow(1 / 3)),
+    ):
+        network.pooling = pooling
+        torch.testing.assert_close(network.classify(maps), network.head(expected))
+        torch.testing.assert_close(network.classify_with_places(maps)[0], network.head(expected))
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(8, (12, 8)), (16, (6, 4))])
+def test_maps_of_an_earlier_stage(stride, grid):
+    network = build_model("convnext_atto", classes=3, stride=stride)
+    images = torch.rand(1, 1, 96, 64)
+    assert network.maps(images).shape[2:] == grid
+    network(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters()), "later layers are dropped"
+
+
+def test_a_vision_transformer_has_maps_at_its_patches():
+    network = build_model("vit_tiny_patch16_224", classes=3, stride=16).eval()
+    assert network.places(torch.rand(1, 1, 96, 64)).shape == (1, 3, 6, 4)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.module.", "body.trunk.network."])
+def test_published_weights_fit_under_the_names_that_programs_give_them(tmp_path, prefix):
+    published = timm.create_model("convnext_atto", num_classes=7)
+    state = {f"{prefix}{key}": value.clone() for key, value in published.state_dict().items()}
+    if prefix == "module.":
+        torch.save({"epoch": 3, "state_dict": state}, tmp_path / "convnext_atto.pth")
+    else:
+        save_file(state, tmp_path / "convnext_atto.d2_in1k.safetensors")
+    found = find_weights(tmp_path, "convnext_atto")
+    assert found is not None
+    network = build_model("convnext_atto", classes=3, weights=found.path)
+    stem = network.body.get_parameter("trunk.network.stem.0.weight")
+    assert torch.equal(stem, published.state_dict()["stem.0.weight"])
+    norm = network.body.get_parameter("trunk.network.head.norm.weight")
+    assert torch.equal(norm, published.state_dict()["head.norm.weight"]), "the norm of its head is part of the body"
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "convnext_atto.safetensors")
+    with pytest.raises(ConfigError, match="do not fit cnn=convnext_atto|does not fit"):
+        build_model("convnext_atto", classes=3, weights=tmp_path / "convnext_atto.safetensors")
+
+
+def test_weights_of_no_known_network_are_never_passed_over(tmp_path):
+    (tmp_path / "resnet5O-0676ba61.pth").write_bytes(b"weights")
+    with pytest.raises(ConfigError, match="resnet5O-0676ba61.pth: weights of no known network"):
+        find_weights(tmp_path, "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "fits"),
+    [
+        ("resnet50-0676ba61.pth", "resnet50", True),
+        ("resnet50.pth", "resnet50", True),
+        ("resnet50.a1_in1k.safetensors", "resnet50", False),
+        ("resnet50.a1_in1k.safetensors", "resnet50.a1_in1k", True),
+        ("resnet50d-1234.pth", "resnet50", False),
+        ("efficientnet-lite0-57934424.pth", "efficientnet_lite0", True),
+        ("convnext_small.fb_in22k_ft_in1k_384.safetensors", "convnext_small", True),
+        ("convnext_small.fb_in22k_ft_in1k_384.safetensors", "convnext_small.fb_in22k_ft_in1k_384", True),
+        ("convnext_small.safetensors", "convnext_small.fb_in22k_ft_in1k_384", False),
+        ("SHA256SUMS", "resnet50", False),
+    ],
+)
+def test_a_file_fits_by_its_name(file, name, fits):
+    assert fits_weights(file, name) is fits
+
+
+def test_the_list_of_names_is_that_of_the_installed_timm():
+    assert timm_names() == {*timm.list_models(), *timm.list_models(pretrained=True)}
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean convnext_small"):
+        find_architecture("convnext_smal")
+
+
+def test_what_a_network_cannot_do_is_said():
+    with pytest.raises(ConfigError, match="cnn=densenet121: .*drop_path_rate"):
+        build_model("densenet121", classes=3, drop_path=0.2)
+    with pytest.raises(ConfigError, match="cnn=vgg11: its output .* feature maps"):
+        build_model("vgg11", classes=3)
+    with pytest.raises(ConfigError, match="stride=4: cnn=resnet50"):
+        build_model("resnet50", classes=3, stride=4)
+
+
+def test_stochastic_depth_of_two_processes_is_that_of_one(monkeypatch):
+    network = build_model("convnext_atto", classes=3, drop_path=0.5, dropout=0.3)
+    assert any(isinstance(module, SharedDropPath) for module in network.modules())
+    assert all(isinstance(module, Dropout) for module in network.modules() if isinstance(module, torch.nn.Dropout))
+    layer, rows = SharedDropPath(0.5).train(), torch.rand(8, 5, 2, 2) + 1
+    torch.manual_seed(0)
+    whole = layer(rows)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr(layers, "world", lambda rank=rank: (rank, 2))
+        torch.manual_seed(0)
+        parts.append(layer(rows[rank * 4 : rank * 4 + 4]))
+    assert torch.equal(torch.cat(parts), whole)
+    dropped = (whole == 0).flatten(1).all(dim=1)
+    assert 0 < dropped.sum() < 8 and torch.equal(whole[~dropped], rows[~dropped] * 2)
+    assert torch.equal(layer.eval()(rows), rows)
+
+
+def test_normalisation_with_activation_is_shared_and_an_unknown_kind_is_refused(monkeypatch):
+    monkeypatch.setattr(layers, "world", lambda: (0, 2))
+    network = share_batch_statistics(build_model("mobilenetv3_small_050", classes=3), torch.device("cpu"))
+    kinds = {type(module) for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    assert kinds == {SharedBatchNormAct}
+    with pytest.raises(ConfigError, match="BatchNorm1d: several processes cannot share"):
+        share_batch_statistics(torch.nn.Sequential(torch.nn.BatchNorm1d(3)), torch.device("cpu"))

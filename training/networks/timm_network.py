@@ -1,0 +1,150 @@
+"""Any network of timm that makes feature maps (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
+
+timm builds the trunk without pooling and classifier. Whatever normalisation its own head has behind the pooling
+(ConvNeXt) then works on each place, before the pooling, so that the mean of the places' logits is the image's logit.
+"""
+
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.networks.layers import Dropout, Normalise, SharedDropPath
+from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State, classifier
+from mammopipe.training.networks.pretrained import unwrapped
+
+_VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+"""What is asked of timm, in this order, so that a network takes images of any size."""
+_PROBE = (1, 3, 128, 96)
+
+
+class Trunk(nn.Module):
+    """A network of timm up to its last feature maps, or to those at a given stride."""
+
+    def __init__(self, name: str, network: nn.Module, stride: int) -> None:
+        """Take timm's network without pooling and classifier; layers beyond the stride are dropped."""
+        super().__init__()
+        self.network = network
+        self._taken: int | None = None
+        self._last = False
+        if stride != 32:
+            self._taken, self._last = _stage_at(name, network, stride)
+            network.prune_intermediate_layers(  # type: ignore[operator]
+                [self._taken], prune_norm=not self._last, prune_head=True
+            )
+        with torch.inference_mode():
+            shape = tuple(self._raw(torch.zeros(_PROBE)).shape)
+        self._transposed, self.channels = _layout(name, shape, stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the feature maps, (N, channels, h, w), of normalised images, (N, 3, H, W)."""
+        maps = self._raw(images)
+        return maps.permute(0, 3, 1, 2) if self._transposed else maps
+
+    def _raw(self, images: Tensor) -> Tensor:
+        if self._taken is None:
+            maps: Tensor = self.network(images)
+            return maps
+        taken: Tensor = self.network.forward_intermediates(  # type: ignore[operator]
+            images, indices=[self._taken], norm=self._last, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )[0]
+        return taken
+
+
+def build(name: str, options: BuildOptions) -> FilmNetwork:
+    """Return a network of timm in our frame; raises `ConfigError` for one that makes no feature maps."""
+    trunk = _trunk(name, options)
+    own: Any = trunk.network.pretrained_cfg
+    body = nn.Sequential(
+        OrderedDict[str, nn.Module](
+            trunk=trunk,
+            pool=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            head=classifier(trunk.channels, options),
+        )
+    )
+    normalise = Normalise(own["mean"], own["std"])
+    return FilmNetwork(
+        name,
+        body,
+        head="head",
+        cam_layer="trunk",
+        normalise=normalise,
+        pool="pool",
+        convert=partial(_convert, name, trunk),
+    )
+
+
+def _trunk(name: str, options: BuildOptions) -> Trunk:
+    stochastic: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+    reasons = []
+    for variant in _VARIANTS:
+        try:
+            network = timm.create_model(
+                name, pretrained=False, num_classes=0, global_pool="", **stochastic, **variant
+            ).eval()
+            trunk = Trunk(name, network, options.stride)
+        except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+            reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            continue
+        _share_randomness(trunk)
+        return trunk.train()
+    raise ConfigError(
+        f"cnn={name}: this network of timm cannot be used with drop_path={options.drop_path} and "
+        f"stride={options.stride}: {'; '.join(dict.fromkeys(reasons))}"
+    )
+
+
+def _stage_at(name: str, network: nn.Module, stride: int) -> tuple[int, bool]:
+    """Return the last of a network's stages with this stride, and whether it is its last stage of all."""
+    stages = getattr(network, "feature_info", None)
+    found = [index for index, stage in enumerate(stages or []) if stage["reduction"] == stride]
+    if not found or not hasattr(network, "forward_intermediates"):
+        raise ConfigError(f"stride={stride}: cnn={name} has no feature maps at that distance")
+    return found[-1], found[-1] == len(stages or []) - 1
+
+
+def _layout(name: str, shape: tuple[int, ...], stride: int) -> tuple[bool, int]:
+    """Return whether channels come last, and how many there are; `ConfigError` for an output that is no map."""
+    expected = tuple(-(-side // stride) for side in _PROBE[2:])
+    if len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1):
+        if shape[1:3] == expected and shape[2:] != expected:
+            return True, shape[3]
+        return False, shape[1]
+    raise ConfigError(
+        f"cnn={name}: its output for an image of {_PROBE[2]} x {_PROBE[3]} pixels has the shape {shape}; "
+        f"feature maps (N, channels, h, w) are needed; vision transformers have them with stride=16"
+    )
+
+
+def _share_randomness(trunk: nn.Module) -> None:
+    """Replace dropout and stochastic depth by ours, which do not depend on the number of processes."""
+    for module in list(trunk.modules()):
+        for child_name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, child_name, SharedDropPath(child.drop_prob, scale=child.scale_by_keep))
+            elif type(child) is nn.Dropout:
+                setattr(module, child_name, Dropout(child.p))
+
+
+def _convert(name: str, trunk: Trunk, state: State) -> State:
+    """Return a published state dict under the names of our body, as timm itself converts old files."""
+    own = set(trunk.network.state_dict())
+    state = unwrapped(state, own)
+    convert = getattr(sys.modules[type(trunk.network).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and not own <= set(state):
+        try:
+            state = convert(*[state, trunk.network][: len(inspect.signature(convert).parameters)])
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"weights do not fit cnn={name}: timm cannot convert them: {error}") from None
+    with torch.device("meta"):
+        published = set(timm.create_model(name, pretrained=False).state_dict())
+    # Its classifier, and the layers beyond the stride, are not ours.
+    return {f"trunk.network.{key}": value for key, value in state.items() if key in own or key not in published}
