@@ -29,7 +29,7 @@ STRAY = 0.20
 LARGEST_SHARE = 0.65
 """Share of the breast: a larger corner is not muscle alone."""
 EXCESS = 0.12
-"""Least sum of the step at a muscle's edge and of what it is brighter as a whole than beside it (medians, grey 0..1)."""
+"""Least step at a muscle's edge plus how much brighter it is as a whole than beside it (medians, grey 0..1)."""
 FLATTEST = 0.15
 """Columns a row by which an edge approaches the chest wall beyond its last point, at least."""
 HALF = 0.04
