@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.processing.datasets.own import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
@@ -131,6 +132,7 @@ class PipelineConfig(Settings):
     )
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
+    own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(

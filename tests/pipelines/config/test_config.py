@@ -114,7 +114,7 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
         ("cnns = []", "at least one, none twice"),
         ("cnns = ['alexnet', 'alexnet']", "none twice"),
-        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: at least 100"),
+        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: between 100 and 100000"),
         ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc = 1.5: between 0 and 1"),
         ("[augmentation]\ncopies = -1", "augmentation.copies = -1: at least 0"),
         ("storage = 3", "storage = 3: must be a table"),
