@@ -154,7 +154,7 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"pooling": "peaks", "location_weight": "1"}])
 def test_two_processes_are_one_but_for_rounding(make_job, tmp_path, options):
     paths = make_job(**SETTINGS | {"dropout": "0.3", "sampling": "weighted", "noise": "0.1"} | options)
-    script = str(Path(__file__).with_name("fit_in_float64.py"))
+    script = str(Path(__file__).parent / "fitting" / "fit_in_float64.py")
     figures = []
     for count in (1, 2):
         target = tmp_path / f"{count}.json"
