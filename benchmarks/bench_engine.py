@@ -23,10 +23,8 @@ from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
-from mammopipe.processing.files import write_json
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.predictions import softmax
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import grad_cam
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -77,7 +75,7 @@ def export(folder: Path, cnn: str, config: PreprocessConfig, films: Films) -> tu
     done = export_network(model, folder, model.description, lambda places: (films[at] for at in places), logits)
     if not done.shipped:
         raise SystemExit(f"{cnn}: {done.reason}")
-    write_json(folder / model_directory.DESCRIPTION_FILE, {**model.description, "engines": done.described(folder)})
+    model_directory.write_description(folder, {**model.description, "engines": done.described(folder)})
     return model, logits
 
 
@@ -124,8 +122,8 @@ def measure(cnn: str, height: int, width: int, options: argparse.Namespace) -> l
             films,
             options.repeats,
         )
-    shares = softmax(np.array([forward.logits for forward in held]) / model.temperature)
-    difference = float(np.abs(shares - softmax(logits / model.temperature)).max())
+    shares = model.calibration.probabilities(np.array([forward.logits for forward in held]))
+    difference = float(np.abs(shares - model.calibration.probabilities(logits)).max())
     peers = {f"{member}_ms": round(1000 * value, 3) for member, value in seconds.items()}
     heatmap_bar = HEATMAP_BAR if cnn != "alexnet" else None
     return [

@@ -23,7 +23,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, b
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
-from mammopipe.training.evaluation.calibration import Aim, calibrate
+from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import ALONE
@@ -31,6 +31,7 @@ from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.exam_scores import compared
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 
 FOLDS = 5
@@ -76,10 +77,10 @@ def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], shar
     labels, probabilities, called = [], [], []
     for inside, outside in pairs:
         (inside, _), (outside, _) = compared(inside, share), compared(outside, share)
-        calibration = calibrate(inside)
-        probabilities.append(outside.probabilities(calibration.temperature))
+        fitted = calibrate(inside)
+        probabilities.append(outside.probabilities(fitted.calibration))
         labels.append(outside.labels)
-        called.append(probabilities[-1][:, 2] >= calibration.operating_points[Aim.SPECIFICITY].threshold)
+        called.append(probabilities[-1][:, 2] >= fitted.operating_points[Goal.SPECIFICITY].threshold)
     truth, shares, calls = np.concatenate(labels), np.concatenate(probabilities), np.concatenate(called)
     return {
         "macro_auc": macro_auc(truth, shares),

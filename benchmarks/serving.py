@@ -1,7 +1,6 @@
 """What the benchmarks of the server share: a model, the server and a plain loop as processes, clients, memory."""
 
 import http.client
-import json
 import os
 import re
 import socket
@@ -19,10 +18,9 @@ import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import Label, Laterality
-from mammopipe.processing.files import write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.description import DESCRIPTION_FILE
+from mammopipe.training.model.operating_points import OperatingPoint, Rate
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
@@ -44,7 +42,7 @@ def save_model(directory: Path, *, export: bool) -> str:
     """Write a ResNet-50 with random weights, exported if asked and if the export holds, and return the engine."""
     config = PreprocessConfig(height=SIDE, width=SIDE)
     points = {
-        name: {"threshold": level, "target": 0.9, "sensitivity": 0.9, "specificity": 0.5}
+        name: OperatingPoint(level, 0.9, *[Rate(0.5, 0.4, 0.6)] * 4, 200, 20, 100).as_dict()
         for name, level in (("sensitivity", 0.001), ("specificity", 0.999))
     }
     description = {
@@ -71,9 +69,7 @@ def save_model(directory: Path, *, export: bool) -> str:
     print(outcome.reason, file=sys.stderr)
     if not outcome.shipped:
         return "torch"
-    written = json.loads((directory / DESCRIPTION_FILE).read_text())
-    written["engines"] = outcome.described(directory)
-    write_bytes(directory / DESCRIPTION_FILE, json.dumps(written).encode())
+    model_directory.write_description(directory, {**model.description, "engines": outcome.described(directory)})
     return f"openvino {outcome.precision}"
 
 

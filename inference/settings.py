@@ -1,25 +1,30 @@
-"""The server's settings, read from the environment: a container has no other place for them."""
+"""The server's settings, read from environment variables: a container has no other place for them.
 
-import math
+`serve --help` prints every setting with its variable, its default and its meaning.
+"""
+
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import Limits, ReadConfig
 
-PORT_VARIABLE = "SAGEMAKER_BIND_TO_PORT"
+PREFIX, PORT_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = "0.0.0.0"
 PLACES_PER_WORKER = 8
 LARGEST_BODY = 2**31 - 4096
 """Bytes that one read(2) returns at most; SageMaker's async inference sends up to 1 GB."""
-T = TypeVar("T")
 
 
 class EngineKind(StrEnum):
@@ -31,88 +36,141 @@ class EngineKind(StrEnum):
     TORCH = "torch"
 
 
-@dataclass(frozen=True)
-class ServerSettings:
+class ServerSettings(BaseSettings):
     """Where the server listens and how much it takes on."""
 
-    model: Path
-    """The model directory."""
-    model_id: str = ""
-    """What answers name as the model, e.g. a model package's ARN; empty: architecture and weights digest."""
-    host: str = EVERY_INTERFACE
-    """Address to listen on."""
-    port: int = 8080
-    """TCP port to listen on; 0 takes a free one, which the `listening` line names."""
-    max_bytes: int = 64 * 2**20
-    """Bytes of a request's body."""
-    max_pixels: int = Limits.max_pixels
-    """Pixels that an image may announce."""
-    max_waiting: int = 0
-    """Requests that may be in the server at once, those being answered included; more are answered 503 at once.
-    0: 8 for each worker; the last of them waits for seven others, some 15 seconds where all are the largest films."""
-    max_seconds: float = 60.0
-    """Seconds from a request's first byte to its answer; InvokeEndpoint itself gives up after 60."""
-    stop_seconds: float = 28.0
-    """Seconds that running requests have after SIGTERM; SageMaker kills the container after 30."""
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        populate_by_name=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
 
-    workers: int = 0
-    """Processes that answer; 0: one for each core that this process may use, or for each `threads` of them."""
-    threads: int = 1
-    """Threads with which each worker computes."""
-    engine: EngineKind = EngineKind.AUTO
-    """What computes the forward pass."""
-    max_views: int = 16
-    """Images that an exam may have."""
-    s3_prefix: str = ""
-    """Where S3 objects that a request names may lie, `s3://BUCKET/PREFIX`; empty: no request may name one."""
-    demo: bool = False
-    """Whether `GET /` shows a page to try the server with; on the loopback interface only."""
-    metrics: bool = False
-    """Whether log lines carry CloudWatch metrics (`mammopipe.inference.server.cloudwatch`)."""
-    capture: str = ""
-    """Folder where requests and answers are kept (`mammopipe.inference.server.capture`), on the loopback interface
-    only; empty: none are. On SageMaker the endpoint's configuration does that."""
-    capture_gb: float = 5.0
-    """Gigabytes (10^9 bytes) of captures that are kept; above them the oldest go."""
-    capture_days: int = 90
-    """Days that captures are kept."""
+    model: Path = Field(description="model directory: model.json, the weights and what else model.json names")
+    model_id: str = Field(
+        default="",
+        max_length=1024,
+        description="what answers name as the model, such as a model package's ARN; empty: architecture and "
+        "weights digest",
+    )
+    host: str = Field(
+        default=EVERY_INTERFACE,
+        description=f"address to listen on; outside of a container (MAMMOPIPE_BASE is set) the default is {LOOPBACK}",
+    )
+    port: int = Field(
+        default=8080,
+        ge=0,
+        le=65535,
+        validation_alias=PORT_VARIABLE,
+        description="TCP port to listen on; 0 takes a free one, which the log line `listening` names",
+    )
+    max_bytes: int = Field(
+        default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
+    )
+    max_answer_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="bytes of an answer, above which it is refused (413); 0: no limit; serverless passes 4 MB",
+    )
+    max_pixels: int = Field(default=Limits.max_pixels, gt=0, description="pixels that an image may announce")
+    max_waiting: int = Field(
+        default=0,
+        ge=0,
+        description="requests in the server at once, those being answered included; more are answered 503 at once; "
+        f"0: {PLACES_PER_WORKER} for each worker",
+    )
+    max_connections: int = Field(
+        default=512,
+        gt=0,
+        description="open connections; a new one above that replaces an idle one or is answered 503; at most what the "
+        "limit on open files leaves",
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="seconds from a connection's start, or a request's first byte, to the end of its header; then 408",
+    )
+    max_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="seconds from the end of a request's header to its answer; InvokeEndpoint itself gives up after 60",
+    )
+    stop_seconds: float = Field(
+        default=28.0,
+        gt=0,
+        description="seconds that running requests have after SIGTERM; SageMaker kills the container after 30",
+    )
+    workers: int = Field(
+        default=0, ge=0, description="processes that answer; 0: one for each core, or for each `threads` of them"
+    )
+    threads: int = Field(default=1, gt=0, description="threads with which each worker computes")
+    engine: EngineKind = Field(
+        default=EngineKind.AUTO,
+        description="what computes the forward pass: auto, openvino or torch; auto: OpenVINO where the model brings it "
+        "and there is no GPU",
+    )
+    max_views: int = Field(default=16, gt=0, description="images of an exam")
+    s3_prefix: str = Field(
+        default="",
+        description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
+    )
+    prevalence: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="share of the women examined here who have cancer, for which probabilities then hold; empty: "
+        "they hold for the model's validation data",
+    )
+    demo: bool = Field(
+        default=False, description="whether GET / shows a page to try the server with; on the loopback interface only"
+    )
+    metrics: bool = Field(
+        default=True,
+        description="whether log lines carry CloudWatch metrics; outside of a container the default is false",
+    )
+    capture: str = Field(
+        default="",
+        description="folder where requests and answers are kept, on the loopback interface only; empty: none are; on "
+        "SageMaker the endpoint's configuration does that",
+    )
+    capture_gb: float = Field(
+        default=5.0, gt=0, description="gigabytes (10^9 bytes) of captures that are kept; above them the oldest go"
+    )
+    capture_days: int = Field(default=90, gt=0, description="days that captures are kept")
 
-    def __post_init__(self) -> None:
-        """Refuse settings under which no request could be answered, or that contradict each other."""
-        for name in (
-            "max_bytes",
-            "max_pixels",
-            "max_seconds",
-            "stop_seconds",
-            "threads",
-            "max_views",
-            "capture_gb",
-            "capture_days",
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the constructor alone: `from_environment` names the environment that it reads."""
+        return (init_settings,)
+
+    @field_validator("s3_prefix")
+    @classmethod
+    def _names_a_bucket(cls, value: str) -> str:
+        if value and not (value.startswith("s3://") and value.removeprefix("s3://").split("/")[0]):
+            raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX")
+        return value
+
+    @model_validator(mode="after")
+    def _stays_on_this_machine(self) -> Self:
+        for name, reason in (
+            ("demo", "the page is for the machine it runs on"),
+            ("capture", "captures hold patients' images; on SageMaker the endpoint's configuration keeps them"),
         ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{_spell(name)}={value} must be above 0")
-        for name in ("workers", "max_waiting"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{_spell(name)}={getattr(self, name)} must be 0 or above")
-        if self.max_bytes > LARGEST_BODY:
-            raise ConfigError(f"{_spell('max_bytes')}={self.max_bytes} must be at most {LARGEST_BODY}")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"{_spell('port')}={self.port} must be a TCP port, 0 to 65535")
-        if self.s3_prefix and not self.s3_prefix.removeprefix("s3://").split("/")[0]:
-            raise ConfigError(f"{_spell('s3_prefix')}={self.s3_prefix!r} must name a bucket")
-        if self.s3_prefix and not self.s3_prefix.startswith("s3://"):
-            raise ConfigError(f"{_spell('s3_prefix')}={self.s3_prefix!r} must begin with s3://")
-        if self.demo and self.host != LOOPBACK:
-            raise ConfigError(
-                f"{_spell('demo')}=true needs {_spell('host')}={LOOPBACK}, not {self.host}: "
-                "the page is for the machine it runs on"
-            )
-        if self.capture and self.host != LOOPBACK:
-            raise ConfigError(
-                f"{_spell('capture')}={self.capture} needs {_spell('host')}={LOOPBACK}, not {self.host}: "
-                "captures hold patients' images; on SageMaker the endpoint's configuration keeps them"
-            )
+            if getattr(self, name) and self.host != LOOPBACK:
+                raise ValueError(
+                    f"{variable(name)}={str(getattr(self, name)).lower() if name == 'demo' else self.capture} needs "
+                    f"{variable('host')}={LOOPBACK}, not {self.host}: {reason}"
+                )
+        return self
 
     @property
     def worker_count(self) -> int:
@@ -130,67 +188,50 @@ class ServerSettings:
         return ReadConfig(limits=Limits(max_pixels=self.max_pixels))
 
 
-def from_environment(environment: Mapping[str, str]) -> ServerSettings:
-    """Return the settings that the environment names, defaults elsewhere; `ConfigError` names a bad variable.
-
-    `SAGEMAKER_BIND_TO_PORT` is SageMaker's own. The host is every interface in a container; where `MAMMOPIPE_BASE` says
-    that this is no container, it is the loopback interface, and there metrics are off. `MAMMOPIPE_HOST` and
-    `MAMMOPIPE_METRICS` override both.
-    """
-    outside_container = bool(environment.get(BASE_VARIABLE))
-    read = _Reader(environment)
-    return ServerSettings(
-        model=ContainerPaths(Path(environment[BASE_VARIABLE])).model if outside_container else ContainerPaths().model,
-        model_id=environment.get(_spell("model_id"), ""),
-        host=environment.get(_spell("host")) or (LOOPBACK if outside_container else EVERY_INTERFACE),
-        port=read.integer("port", ServerSettings.port),
-        max_bytes=read.integer("max_bytes", ServerSettings.max_bytes),
-        max_pixels=read.integer("max_pixels", ServerSettings.max_pixels),
-        max_waiting=read.integer("max_waiting", ServerSettings.max_waiting),
-        max_seconds=read.number("max_seconds", ServerSettings.max_seconds),
-        stop_seconds=read.number("stop_seconds", ServerSettings.stop_seconds),
-        workers=read.integer("workers", ServerSettings.workers),
-        threads=read.integer("threads", ServerSettings.threads),
-        engine=read.engine("engine", ServerSettings.engine),
-        max_views=read.integer("max_views", ServerSettings.max_views),
-        s3_prefix=environment.get(_spell("s3_prefix"), ServerSettings.s3_prefix),
-        demo=read.switch("demo", ServerSettings.demo),
-        metrics=read.switch("metrics", not outside_container),
-        capture=environment.get(_spell("capture"), ServerSettings.capture),
-        capture_gb=read.number("capture_gb", ServerSettings.capture_gb),
-        capture_days=read.integer("capture_days", ServerSettings.capture_days),
-    )
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Values from environment variables; an empty one counts as not set."""
-
-    environment: Mapping[str, str]
-
-    def integer(self, name: str, default: int) -> int:
-        return self._read(name, default, int, "a whole number")
-
-    def number(self, name: str, default: float) -> float:
-        return self._read(name, default, float, "a number")
-
-    def engine(self, name: str, default: EngineKind) -> EngineKind:
-        return self._read(name, default, EngineKind, f"one of {', '.join(EngineKind)}")
-
-    def switch(self, name: str, default: bool) -> bool:
-        return self._read(name, default, lambda text: {"true": True, "false": False}[text.lower()], "true or false")
-
-    def _read(self, name: str, default: T, kind: Callable[[str], T], rule: str) -> T:
-        text = self.environment.get(_spell(name), "")
-        try:
-            return kind(text) if text else default
-        except (ValueError, KeyError):
-            raise ConfigError(f"{_spell(name)}={text!r} must be {rule}") from None
-
-
-def _spell(name: str) -> str:
+def variable(name: str) -> str:
     """Return the environment variable of a setting."""
-    return PORT_VARIABLE if name == "port" else f"MAMMOPIPE_{name.upper()}"
+    return PORT_VARIABLE if name == "port" else f"{PREFIX}{name.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> ServerSettings:
+    """Return the settings that the environment names, defaults elsewhere; an empty variable counts as not set.
+
+    The host is every interface in a container. Where `MAMMOPIPE_BASE` says that this is no container, it is the
+    loopback interface, the model lies below that folder, and metrics are off; each can be set nevertheless.
+
+    Raises:
+        ConfigError: a value breaks its rule; the message names the variable.
+    """
+    base = environment.get(BASE_VARIABLE)
+    defaults: dict[str, Any] = {"model": (ContainerPaths(Path(base)) if base else ContainerPaths()).model}
+    if base:
+        defaults |= {"host": LOOPBACK, "metrics": False}
+    source = EnvSettingsSource(ServerSettings, env_ignore_empty=True)
+    source.env_vars = {name.lower(): value for name, value in environment.items() if value}
+    try:
+        return ServerSettings(**(defaults | source()))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_problem(each, environment) for each in error.errors(include_url=False))) from None
+
+
+def describe() -> str:
+    """Return every setting with its variable, its default and its meaning, as `serve --help` prints them."""
+    lines = []
+    for name, field in ServerSettings.model_fields.items():
+        default = "" if field.is_required() else str(field.default)
+        lines.append(f"  {variable(name)}{f' (default {default})' if default else ''}")
+        lines += textwrap.wrap(str(field.description), 76, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
+    """Return what is wrong with one setting, by the name of its variable."""
+    rule = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not error["loc"]:
+        return rule
+    place = str(error["loc"][0])
+    named = place if place == PORT_VARIABLE else variable(place)
+    return f"{named}={environment.get(named, error['input'])!r} must be {rule.removeprefix('must be ')}"
 
 
 def _cores() -> int:

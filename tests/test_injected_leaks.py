@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.training.evaluation.calibration import fit_temperature, fit_thresholds
-from mammopipe.training.evaluation.calibration_methods import Method, fit
+from mammopipe.training.evaluation.calibration import fit_thresholds
+from mammopipe.training.evaluation.calibration_methods import Method, fit, fit_temperature
 from mammopipe.training.evaluation.fit_audit import Fit, audit_fits, training_digest
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import LeakError
 from tests.leak_kinds import (
@@ -58,7 +59,7 @@ def test_a_clean_run_raises_nothing(clean: CleanSet, tmp_path: Path) -> None:
 def test_the_evaluation_says_of_which_films_everything_was_fitted(clean: CleanSet, tmp_path: Path) -> None:
     found = evaluation(clean, tmp_path)
     assert [(item["what"], item["splits"]) for item in found["fitted"]] == [
-        ("temperature and thresholds of modified_cnn", {"validation": 6}),
+        ("calibration and thresholds of modified_cnn", {"validation": 6}),
         ("choice of the network", {"validation": 6}),
         ("mean and covariance of the features", {"train": 6}),
         ("limits of entropy and strangeness", {"validation": 6}),
@@ -80,7 +81,7 @@ def test_nothing_is_fitted_on_predictionspredictions_of_test(clean: CleanSet, tm
     test = predictions_of_test(clean, tmp_path)
     for attempt in (
         lambda: fit_temperature(test),
-        lambda: fit_thresholds(test, 1.0, BreastRule.MEAN),
+        lambda: fit_thresholds(test, Calibration(), BreastRule.MEAN),
         *(lambda method=method: fit(method, test) for method in Method),
     ):
         with pytest.raises(LeakError, match="predictions of split=test; only those of validation may be"):

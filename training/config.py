@@ -348,14 +348,17 @@ class Profile(StrEnum):
 
 
 class EvaluationConfig(Settings):
-    """What shapes an evaluation but the data and the candidates."""
+    """The gate and its measures."""
 
-    profile: Profile = Field(default=Profile.FULL, description="shown in the report and kept in `evaluation.json`")
     min_macro_auc: float = Field(
-        default=0.6, ge=0, le=1, description="limit of the chosen model's validation macro AUC; 0 is open"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
     )
-    bootstrap: int = Field(default=1000, ge=100, le=100_000, description="resamples of each interval")
-    seed: int = Field(default=0, ge=0, description="seed of the resamples")
+    bootstrap: int = Field(
+        default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"
+    )
     breast_rule: BreastRule = Field(
         default=BreastRule.MEAN, description="how the scores of a breast's views become one"
     )
@@ -366,6 +369,13 @@ class EvaluationConfig(Settings):
         description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
         "nothing",
     )
+
+
+class EvaluationJobConfig(EvaluationConfig):
+    """What shapes an evaluation job but the data and the candidates."""
+
+    profile: Profile = Field(default=Profile.FULL, description="shown in the report and kept in `evaluation.json`")
+    seed: int = Field(default=0, ge=0, description="seed of the resamples")
 
     def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
         """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""

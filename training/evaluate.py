@@ -20,9 +20,9 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProt
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
-from mammopipe.training.config import EvaluationConfig, Profile
-from mammopipe.training.evaluation import calibration_methods
+from mammopipe.training.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
@@ -62,7 +62,7 @@ _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = EvaluationConfig(
+    config = EvaluationJobConfig(
         profile=Profile(options.profile),
         min_macro_auc=options.min_macro_auc,
         bootstrap=options.bootstrap,
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(
-    data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig
+    data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return `evaluation.json` and the rows of `predictions.csv`.
 
@@ -131,12 +131,12 @@ def evaluate(
         for name in sorted(models)
     }
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
-    temperature = choice.candidates[choice.selected].calibration.temperature
+    calibration = choice.candidates[choice.selected].fit.calibration
     films = [
         row
         for name in sorted(models)
         for said in (validation[name], test[name])
-        for row in predictions.told(name, said, choice.candidates[name].calibration.temperature)
+        for row in predictions.prediction_rows(name, said, choice.candidates[name].fit.calibration)
     ]
     return {
         "schema": SCHEMA,
@@ -162,14 +162,14 @@ def evaluate(
             **selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
             **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {}),
         },
-        "calibration": calibration_methods.compare(
+        "calibration": calibration_figures(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
         ),
         "pointing": {
             str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
             for split, records in rows.items()
         },
-        "examples": pick_examples(chosen, temperature, CLASSES),
+        "examples": pick_examples(chosen, calibration, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
 
@@ -185,13 +185,13 @@ def _fits(
     choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
 ) -> tuple[list[Fit], list[Finding]]:
     """Return what the choice was made of, and which of its values validation does not give."""
-    names = [f"temperature and thresholds of {name}" for name in validation]
+    names = [f"calibration and thresholds of {name}" for name in validation]
     fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
     findings = [
         finding
         for name, said in validation.items()
-        for finding in audit_calibration(name, choice.candidates[name].calibration, said)
+        for finding in audit_calibration(name, choice.candidates[name].fit, said)
         + audit_comparison(name, choice.candidates[name].comparison, said, rule)
     ]
     return fits, findings
@@ -215,6 +215,7 @@ def _text(figure: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    defaults = EvaluationJobConfig()
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
     )
@@ -222,11 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-macro-auc",
         type=float,
-        default=EvaluationConfig.min_macro_auc,
+        default=defaults.min_macro_auc,
         help="limit of the gate, shown in the report; 0 is open",
     )
-    parser.add_argument("--bootstrap", type=int, default=EvaluationConfig.bootstrap, help="resamples of each interval")
-    parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
+    parser.add_argument("--bootstrap", type=int, default=defaults.bootstrap, help="resamples of each interval")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the resamples")
     parser.add_argument(
         "--breast-rule",
         choices=[str(rule) for rule in BreastRule],
@@ -236,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--other-breast",
         type=float,
-        default=EvaluationConfig.other_breast,
+        default=defaults.other_breast,
         metavar="SHARE",
         help="of the other breast's mean logits, taken off before breasts are scored",
     )

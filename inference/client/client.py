@@ -9,18 +9,12 @@ The answers are in `mammopipe.inference.client.answers`, the errors (one tree be
 `mammopipe.inference.client.errors`. Importing it loads neither torch nor the server.
 """
 
-import ipaddress
-import json
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import boto3
-from botocore import UNSIGNED
 from botocore.config import Config
 
 from mammopipe.inference.client.answers import (
@@ -48,7 +42,17 @@ from mammopipe.inference.client.errors import (
     calling,
 )
 from mammopipe.inference.client.retry import Deadline, Retry
-from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
+from mammopipe.inference.client.transport import (
+    Options,
+    json_object,
+    object_place,
+    read_answer,
+    request_members,
+    runtime,
+    service,
+)
+from mammopipe.inference.client.transport import endpoint_name as checked_name
+from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.processing.errors import ConfigError
 
 __all__ = [
@@ -75,15 +79,14 @@ __all__ = [
     "Uploads",
 ]
 
-REALTIME_BYTES = 6_291_456
-"""Body of a real-time InvokeEndpoint call on AWS (SageMaker endpoints and quotas)."""
+REALTIME_BYTES, SERVERLESS_BYTES = 6_291_456, 4 * 2**20
+"""Body of a real-time InvokeEndpoint call on AWS, and of one to a serverless endpoint (endpoints and quotas)."""
 REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
 """Deadlines where the caller sets none."""
-READ_SECONDS, CONNECT_SECONDS = 70.0, 5.0
+READ_SECONDS = 70.0
 """InvokeEndpoint itself answers, or fails, within 60 seconds."""
 HEAD_BYTES = 132
 """As much of a file as says its type."""
-_Options = Mapping[str, str | None]
 
 
 class Delivery(StrEnum):
@@ -102,7 +105,8 @@ class MammographyClient:
     `uploads` allows async calls, on the endpoint `async_endpoint` (default: the name with `-async`), at
     `async_endpoint_url` where that is another one than `endpoint_url`; `delivery` says when they are made.
     `attempts` and `backoff_seconds` bound how calls are tried again (`mammopipe.inference.client.retry.Retry`);
-    `deadline_seconds` bounds a request with all its attempts and waits (default: 180, async 900).
+    `deadline_seconds` bounds a whole call: loading, all attempts, the waits between, and reading the answer (default:
+    180; 900 where `uploads` allows async calls). `serverless`: the endpoint is one, whose bodies may have 4 MB.
     `container_reads_s3`: whether the endpoint was deployed without network isolation, so that it may fetch an exam's
     S3 objects itself; else the client fetches them. `storage` is a boto3 S3 client for where the one that the
     environment describes will not do.
@@ -121,6 +125,7 @@ class MammographyClient:
         uploads: Uploads | None = None,
         async_endpoint: str | None = None,
         async_endpoint_url: str | None = None,
+        serverless: bool = False,
         container_reads_s3: bool = False,
         storage: Any = None,
     ) -> None:
@@ -128,7 +133,8 @@ class MammographyClient:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if delivery is Delivery.ASYNC and uploads is None:
             raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
-        self._name, self._url, self._region = endpoint_name, endpoint_url, region
+        self._name, self._url, self._region = checked_name(endpoint_name), endpoint_url, region
+        self._largest_body = SERVERLESS_BYTES if serverless else REALTIME_BYTES
         self._retry = Retry(attempts, backoff_seconds)
         self._deadline_seconds, self._delivery = deadline_seconds, delivery
         self._uploads, self._container_reads_s3 = uploads, container_reads_s3
@@ -159,7 +165,7 @@ class MammographyClient:
             "heatmap": "true" if heatmap else None,
             "target": target,
         }
-        return Answer.from_json(_json(self._ask(source, AnswerType.JSON, options)))
+        return Answer.from_json(json_object(self._ask(source, AnswerType.JSON, options)))
 
     def predict_exam(
         self,
@@ -174,7 +180,7 @@ class MammographyClient:
         Raises the subclasses of `InferenceError`; where one image is the reason, `detail["image"]` is its index.
         """
         options = {"operating_point": operating_point, "heatmap": "true" if heatmap else None, "target": target}
-        return ExamAnswer.from_json(_json(self._send(self._exam(images), AnswerType.JSON, options)))
+        return ExamAnswer.from_json(json_object(self._ask_exam(images, AnswerType.JSON, options)))
 
     def overlay(
         self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None
@@ -243,12 +249,12 @@ class MammographyClient:
     def _dicom(
         self,
         source: Source | Sequence[ExamImage | Source],
-        options: "_Options",
+        options: Options,
         form: AnswerType = AnswerType.DICOM,
     ) -> bytes:
         if isinstance(source, Path | str | bytes):
             return self._ask(source, form, options)
-        return self._send(self._exam(source), form, options)
+        return self._ask_exam(source, form, options)
 
     def dicom_overlay(
         self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None
@@ -260,46 +266,64 @@ class MammographyClient:
         options = {"laterality": laterality, "view": view, "target": target, "result": "overlay"}
         return self._ask(source, AnswerType.DICOM, options)
 
-    def _exam(self, images: Sequence[ExamImage | Source]) -> Body:
+    def _ask(self, source: Source, form: AnswerType, options: Options) -> bytes:
+        """Return the container's answer to one image."""
+        request = request_members("", form, options)
+
+        def work(deadline: Deadline) -> bytes:
+            large = self._large_object(source)
+            if large is not None:
+                content_type = image_body(self._head(large)).content_type
+                return self._send_async(large, request | {"ContentType": content_type}, deadline)
+            return self._send(image_body(self._load(source)), request, deadline)
+
+        return self._bounded(work)
+
+    def _ask_exam(self, images: Sequence[ExamImage | Source], form: AnswerType, options: Options) -> bytes:
+        """Return the container's answer to several images."""
+        request = request_members("", form, options)
         named = [image if isinstance(image, ExamImage) else ExamImage(image) for image in images]
-        return exam_body(named, self._load, by_reference=self._container_reads_s3)
 
-    def _ask(self, source: Source, form: AnswerType, options: _Options) -> bytes:
-        large = self._large_object(source)
-        if large is not None:
-            return self._send_async(large, image_body(self._head(large)).content_type, form, options)
-        return self._send(image_body(self._load(source)), form, options)
+        def work(deadline: Deadline) -> bytes:
+            body = exam_body(named, self._load, by_reference=self._container_reads_s3)
+            return self._send(body, request, deadline)
 
-    def _send(self, body: Body, form: AnswerType, options: _Options) -> bytes:
+        return self._bounded(work)
+
+    def _bounded(self, work: Callable[[Deadline], bytes]) -> bytes:
+        """Return what `work` returns within the deadline: loading, sending, waiting and reading together."""
+        seconds = self._deadline_seconds or (REALTIME_SECONDS if self._uploads is None else ASYNC_SECONDS)
+        deadline = Deadline(seconds)
+        return deadline.bound(lambda: work(deadline))
+
+    def _send(self, body: Body, request: Mapping[str, str], deadline: Deadline) -> bytes:
         """Return the container's answer to a body, asked in the way that the body's size or the caller says."""
+        request = {**request, "ContentType": body.content_type}
         if self._delivery is Delivery.ASYNC or (self._delivery is Delivery.BY_SIZE and self._is_large(len(body.data))):
-            return self._send_async(body, body.content_type, form, options)
-        if self._url is None and len(body.data) > REALTIME_BYTES:
-            rule = f"{len(body.data)} bytes; a real-time call takes {REALTIME_BYTES}, an async call (uploads) more"
+            return self._send_async(body, request, deadline)
+        if self._url is None and len(body.data) > self._largest_body:
+            rule = f"{len(body.data)} bytes; a real-time call takes {self._largest_body}, an async call (uploads) more"
             raise RequestRefusedError("too_large", rule, 413)
-        deadline = self._deadline(REALTIME_SECONDS)
-        request = _request(body.content_type, form, options)
 
         def call() -> bytes:
             runtime = self._runtime_within(deadline.left)
             return calling(
-                lambda: bytes(
-                    runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"].read()
+                lambda: read_answer(
+                    runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"], deadline
                 )
             )
 
         return self._retry.run(call, deadline)
 
-    def _send_async(self, body: Body | str, content_type: str, form: AnswerType, options: _Options) -> bytes:
+    def _send_async(self, body: Body | str, request: Mapping[str, str], deadline: Deadline) -> bytes:
         if self._uploads is None:
             raise RequestRefusedError("too_large", "an async call needs uploads, the place on S3 for the bodies", 413)
         endpoint = AsyncEndpoint(self._async_name, self._async_runtime, self._storage, self._uploads)
-        request, deadline = _request(content_type, form, options), self._deadline(ASYNC_SECONDS)
         return endpoint.invoke(body, request, self._retry, deadline)
 
     def _is_large(self, size: int) -> bool:
         """Return whether a body goes through async inference; a local server takes more than AWS in one call."""
-        return self._uploads is not None and size > REALTIME_BYTES
+        return self._uploads is not None and size > self._largest_body
 
     def _large_object(self, source: Source) -> str | None:
         """Return the URI of an image that is sent as the object it is: large, and where the endpoint's role can read.
@@ -309,16 +333,16 @@ class MammographyClient:
         uploads = self._uploads
         if uploads is None or not isinstance(source, str) or self._delivery is Delivery.REALTIME:
             return None
-        if not source.startswith(f"s3://{_place(uploads.prefix)['Bucket']}/"):
+        if not source.startswith(f"s3://{object_place(uploads.prefix)['Bucket']}/"):
             return None
-        size = calling(lambda: self._storage.head_object(**_place(source))["ContentLength"])
+        size = calling(lambda: self._storage.head_object(**object_place(source))["ContentLength"])
         return source if self._delivery is Delivery.ASYNC or self._is_large(size) else None
 
     def _load(self, source: Source) -> bytes:
         if isinstance(source, bytes):
             return source
         if isinstance(source, str) and source.startswith("s3://"):
-            return calling(lambda: bytes(self._storage.get_object(**_place(source))["Body"].read()))
+            return calling(lambda: bytes(self._storage.get_object(**object_place(source))["Body"].read()))
         try:
             return Path(source).read_bytes()
         except OSError as error:
@@ -327,75 +351,23 @@ class MammographyClient:
     def _head(self, uri: str) -> bytes:
         """Return the beginning of an object, which says what it is."""
         piece = f"bytes=0-{HEAD_BYTES - 1}"
-        return calling(lambda: bytes(self._storage.get_object(**_place(uri), Range=piece)["Body"].read()))
-
-    def _deadline(self, default: float) -> Deadline:
-        return Deadline(self._deadline_seconds or default)
+        return calling(lambda: bytes(self._storage.get_object(**object_place(uri), Range=piece)["Body"].read()))
 
     @cached_property
     def _runtime(self) -> Any:
-        return _runtime(self._url, self._region, READ_SECONDS)
+        return runtime(self._url, self._region, READ_SECONDS)
 
     @cached_property
     def _async_runtime(self) -> Any:
-        return _runtime(self._async_url, self._region, READ_SECONDS)
+        return runtime(self._async_url, self._region, READ_SECONDS)
 
     def _runtime_within(self, seconds: float) -> Any:
         """Return a client whose calls end by then; one of its own is made where the time left is short."""
-        return self._runtime if seconds >= READ_SECONDS else _runtime(self._url, self._region, seconds)
+        return self._runtime if seconds >= READ_SECONDS else runtime(self._url, self._region, seconds)
 
     @cached_property
     def _storage(self) -> Any:
         if self._given_storage is not None:
             return self._given_storage
         settings = Config(retries={"mode": "standard", "total_max_attempts": self._retry.attempts})
-        return calling(lambda: boto3.client("s3", region_name=self._region, config=settings))
-
-
-def _runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
-    # Every attempt is counted by `Retry`: botocore's own would multiply them and not know of the deadline.
-    settings: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": 1},
-        "connect_timeout": min(CONNECT_SECONDS, read_seconds),
-        "read_timeout": read_seconds,
-    }
-    if url is None or not _is_loopback(url):
-        config = Config(**settings)
-        return calling(lambda: boto3.client("sagemaker-runtime", region_name=region, endpoint_url=url, config=config))
-    # Placeholder keys keep botocore from searching the machine and its network for real ones.
-    return boto3.client(
-        "sagemaker-runtime",
-        region_name=region or "us-east-1",
-        endpoint_url=url,
-        aws_access_key_id="local",
-        aws_secret_access_key="local",
-        config=Config(signature_version=UNSIGNED, proxies={}, **settings),
-    )
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _request(content_type: str, form: AnswerType, options: _Options) -> dict[str, str]:
-    """Return the members that real-time and async calls share; the inference id is in SageMaker's logs, too."""
-    given = {name: value for name, value in options.items() if value is not None}
-    request = {"ContentType": content_type, "Accept": str(form), "InferenceId": str(uuid.uuid4())}
-    return request | ({"CustomAttributes": pack_attributes(given)} if given else {})
-
-
-def _json(body: bytes) -> Mapping[str, Any]:
-    try:
-        values = json.loads(body)
-    except ValueError as error:
-        raise EndpointFaultError("unreadable_answer", f"the answer is no JSON: {error}") from None
-    return values if isinstance(values, Mapping) else {}
-
-
-def _place(uri: str) -> dict[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return {"Bucket": bucket, "Key": key}
+        return service("s3", region_name=self._region, config=settings)

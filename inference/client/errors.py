@@ -4,7 +4,8 @@ The tree:
 
     InferenceError               code and message; `status` is the HTTP status that the model's server gave
     ├── RequestRefusedError      an image or an option cannot be used; sending it again will not help
-    ├── EndpointBusyError        busy, throttled, starting or stopping, still so after all attempts
+    ├── EndpointBusyError        busy, throttled, starting, stopping, behind a proxy that does not reach it; still so
+    │                            after all attempts
     ├── EndpointFaultError       a fault of the server, or an answer that cannot be understood
     ├── EndpointUnreachableError no endpoint of that name, no permission, no connection
     └── DeadlineError            no answer within the caller's deadline
@@ -43,6 +44,8 @@ _BUSY = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
+_GATEWAY = (502, 503, 504)
+"""What a proxy answers where the server behind it restarts or is slow: the same call may succeed."""
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 """No connection, a connection that broke, or an answer of which a part is missing."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
@@ -109,7 +112,7 @@ def from_service(error: ClientError) -> InferenceError:
     if code == "ModelError":
         return from_container(int(response.get("OriginalStatusCode", 500)), str(response.get("OriginalMessage", "")))
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    kind = EndpointBusyError if code in _BUSY or status == 503 else EndpointUnreachableError
+    kind = EndpointBusyError if code in _BUSY or status in _GATEWAY else EndpointUnreachableError
     return kind(code, " ".join(message.split()), status)
 
 
@@ -120,7 +123,7 @@ def from_container(status: int, body: str) -> InferenceError:
         code, message, detail = str(error["code"]), str(error["message"]), error.get("detail")
     except (ValueError, KeyError, TypeError, AttributeError):
         code, message, detail = "unknown", "the endpoint's answer is no error of this server", None
-    if status == 503:
+    if status == 503 or (code == "unknown" and status in _GATEWAY):
         kind: type[InferenceError] = EndpointBusyError
     else:
         kind = RequestRefusedError if 400 <= status < 500 else EndpointFaultError

@@ -1,8 +1,11 @@
 """How long the client tries: attempts with full jitter, all of them and the waits between within one deadline."""
 
 import random
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotDoneError
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,6 +13,8 @@ from mammopipe.inference.client.errors import BrokenConnectionError, DeadlineErr
 from mammopipe.processing.errors import ConfigError
 
 T = TypeVar("T")
+GRACE_SECONDS = 0.2
+"""How long past a deadline the call itself may take to say why it failed."""
 
 
 class Deadline:
@@ -22,10 +27,34 @@ class Deadline:
     @property
     def left(self) -> float:
         """Seconds until then; `DeadlineError` when it has passed."""
-        left = self._end - time.monotonic()
-        if left <= 0:
+        self.check()
+        return self._end - time.monotonic()
+
+    def check(self) -> None:
+        """Raise `DeadlineError` when the deadline has passed."""
+        if self._end <= time.monotonic():
             raise DeadlineError("deadline", f"no answer within {self.seconds:g} seconds")
-        return left
+
+    def bound(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`, or raise `DeadlineError` once the deadline has passed, whatever it waits for.
+
+        A socket's timeout starts anew with every byte, so that it bounds no call: a server that sends one byte a second
+        would be listened to for ever. `work` therefore runs in a thread, which is left to itself when time is up; what
+        it does next that looks at the deadline ends it.
+        """
+        outcome: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(work())
+            except BaseException as error:  # whatever it is, the caller's thread raises it
+                outcome.set_exception(error)
+
+        threading.Thread(target=run, name="mammopipe-client", daemon=True).start()
+        try:
+            return outcome.result(self.left + GRACE_SECONDS)
+        except NotDoneError:
+            raise DeadlineError("deadline", f"no answer within {self.seconds:g} seconds") from None
 
     def sleep(self, seconds: float) -> None:
         """Wait, or raise `DeadlineError` at once where the deadline would pass meanwhile."""

@@ -47,10 +47,12 @@ CODES: Mapping[int, Mapping[str, str]] = {
     413: {
         "too_large": "more bytes than the limit",
         "too_many_views": "more images than the limit",
+        "answer_too_large": "the answer has more bytes than the deployment passes on",
         "image_too_large": "an image announces more pixels than the limit",
     },
     415: {
         "unsupported_type": "Content-Type is none that is read",
+        "unsupported_encoding": "Content-Encoding is not identity",
         "content_type_mismatch": "the image is of another type than was said",
     },
     422: {

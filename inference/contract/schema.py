@@ -1,6 +1,8 @@
 """The endpoint's contract as pydantic models: the options and the JSON body of a request, the JSON of the answers."""
 
+import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -9,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mammopipe.inference.contract.errors import BadBodyError, BadOptionError
 from mammopipe.inference.contract.media_types import unpack_attributes
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
-from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.architecture import BreastRule
 
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
+_LIKE = 0.8
+"""How like an option's name (difflib's ratio) another name is that is taken for a slip of the pen."""
 _SHOWN = 60
 """Characters of a name or value that a message repeats to its sender."""
 
@@ -311,6 +315,28 @@ class ErrorAnswer(_Model):
     """The JSON body of every error."""
 
     error: ErrorInfo
+
+
+def split_attributes(header: str) -> tuple[str, str]:
+    """Return what a custom attributes header says to this server, and what is the caller's own.
+
+    AWS describes the header as an opaque value, such as an id that the caller follows a request by, and hands it on as
+    it is. A list of `name=value` whose names are words is options, and so is what names an option or nearly does: it is
+    refused where it breaks a rule. Everything else, and what calls itself an id or a trace, is the caller's own. One of
+    the two is always "".
+
+    Source: SageMaker Runtime API, InvokeEndpoint, CustomAttributes.
+    """
+    parts = [part.strip() for part in header.replace(";", ",").split(",") if part.strip()]
+    names = [part.partition("=")[0].strip() for part in parts]
+    known = list(RequestOptions.model_fields)
+    if any(get_close_matches(name.lower(), known, 1, _LIKE) for name in names):
+        return header, ""
+    listed = all(re.fullmatch(r"[A-Za-z_]+=[^=]*", part) for part in parts)
+    traced = any(
+        re.search(r"(^|_)(id|ids|uuid|trace|request|correlation|span)(_|$)|id$", name.lower()) for name in names
+    )
+    return (header, "") if listed and not traced else ("", header.strip())
 
 
 def read_options(attributes: str, query: Iterable[tuple[str, str]]) -> RequestOptions:

@@ -16,7 +16,7 @@ from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Label, Laterality
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
-from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.model.predictions import Floats
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",
@@ -84,7 +84,7 @@ def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresho
         return None
     logits = np.array([view.logits for view in views], np.float64)
     compared = beside_other(logits, exam, breasts, thresholds.compared.weight)
-    probabilities: Floats = softmax(compared / thresholds.compared.temperature)[:, Label.MALIGNANT.rank]
+    probabilities: Floats = thresholds.compared.calibration.probabilities(compared)[:, Label.MALIGNANT.rank]
     return probabilities
 
 

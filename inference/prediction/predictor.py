@@ -19,9 +19,10 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.description import DESCRIPTION_FILE, read_description
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.description import DESCRIPTION_FILE, read_description, verify_files
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
 
 if TYPE_CHECKING:
@@ -93,11 +94,12 @@ class Predictor:
     def __init__(self, model_dir: Path, *, model_id: str = "", engine: EngineSettings | None = None) -> None:
         """Load the model; `ConfigError` where a file is missing, altered or does not fit."""
         description = read_description(model_dir)
+        verify_files(model_dir, description)
         where = str(model_dir / DESCRIPTION_FILE)
         self._classes = _classes(description["classes"], where)
         self._thresholds = Thresholds.read(description, where)
         self._preprocess = PreprocessConfig.from_json(description["preprocess"])
-        self._temperature = float(description["calibration"]["temperature"])
+        self._calibration = Calibration.of(description)
         self._reference = Reference.read(model_dir, description)
         self._engine = open_engine(model_dir, description, engine or EngineSettings())
         digest, architecture = str(description["weights_sha256"]), str(description["architecture"])
@@ -217,7 +219,7 @@ class Predictor:
     ) -> Prediction:
         """Return what the model says of a film that has been prepared; `exact` computes in float32 at any cost."""
         forward = self._engine.run(prepared.image, exact=exact)
-        shares = softmax(forward.logits[None] / self._temperature)[0]
+        shares = self._calibration.probabilities(forward.logits[None])[0]
         probabilities = {label: float(share) for label, share in zip(self._classes, shares, strict=True)}
         malignant, entropy = probabilities[Label.MALIGNANT], referral.entropy(probabilities.values())
         decision = self._thresholds.decide(Level.IMAGE, malignant, operating_point)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mammopipe.inference.contract.schema import Decision, Finding, OperatingPoint
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level
 
 
@@ -28,7 +29,7 @@ class ComparedBreasts:
 
     weight: float
     """Share of the other breast's mean logits that is taken off, 0 to 1."""
-    temperature: float
+    calibration: Calibration
     """Of the logits that are left."""
     points: Points
     """Of breasts and patients that were compared."""
@@ -105,7 +106,7 @@ def _compared(description: Mapping[str, Any], where: str) -> ComparedBreasts | N
             f"{where}: metrics.compared.validation must hold the levels breast and patient, since "
             f"calibration.comparison says that breasts are compared"
         ) from None
-    return ComparedBreasts(float(stored["weight"]), float(stored["temperature"]), points)
+    return ComparedBreasts(float(stored["weight"]), Calibration.read(stored, description["classes"]), points)
 
 
 def _level_points(

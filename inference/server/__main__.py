@@ -19,7 +19,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mammopipe.inference.settings import ServerSettings, from_environment
+from mammopipe.inference.server.log import Log
+from mammopipe.inference.settings import ServerSettings, describe, from_environment
+from mammopipe.inference.workers.process import prevent_core_files
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.errors import ConfigError, MammopipeError
 
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until SIGTERM or SIGINT; raises `ConfigError` where settings, address or model cannot be used."""
     parser = argparse.ArgumentParser(
         prog="serve",
-        description="Answer on /ping and /invocations; settings are environment variables (inference/settings.py).",
+        description="Answers mammograms on POST /invocations; GET /ping says whether it can.",
+        epilog=f"settings, read from environment variables:\n{describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--demo",
@@ -48,13 +52,26 @@ def main(arguments: Sequence[str]) -> None:
     description = settings.model / "model.json"
     if not description.is_file():
         raise ConfigError(f"{description}: is missing; a model directory holds it and weights.safetensors")
+    log = Log.standard_output()
+    _open_standard_streams()
+    prevent_core_files()
     with _listen(settings) as listener:
-        # Only now: what is wrong so far has been told without waiting for the web server's modules.
+        # Imported late: a mistake in the settings is reported without waiting for the web server's modules.
         from mammopipe.inference.server.lifecycle import serve
 
-        # What arrives is read in pieces of 256 KB, each of which would be taken from the system and given back.
+        # Bodies arrive in pieces of 256 KB; without this each would be memory taken from the system and given back.
         keep_heap()
-        asyncio.run(serve(settings, listener))
+        asyncio.run(serve(settings, listener, log))
+
+
+def _open_standard_streams() -> None:
+    """Have descriptors 0 to 2 taken, where the process was started without them.
+
+    The next socket would get their numbers, and what a library prints would be sent to a client.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

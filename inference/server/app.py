@@ -1,8 +1,6 @@
 """The web application: what is refused before the image is looked at, and one log line for every request."""
 
 import asyncio
-import json
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +10,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mammopipe.inference.contract.errors import (
@@ -28,9 +26,12 @@ from mammopipe.inference.contract.errors import (
     fault_trace,
 )
 from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType, acceptable, sniff
-from mammopipe.inference.contract.schema import RequestOptions, read_options
+from mammopipe.inference.contract.schema import RequestOptions, read_options, split_attributes
 from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, body_type
+from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
+from mammopipe.inference.server.connections import IN_LINE
+from mammopipe.inference.server.log import Log
 from mammopipe.inference.server.responses import Caller, LingeringResponse, error_response
 from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import Body
@@ -41,20 +42,26 @@ PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
 Facts = dict[str, Any]
 
 
-def log(event: str, **facts: Any) -> None:
-    """Write one JSON line to standard output."""
-    line = {"event": event, "time": round(time.time(), 3), **facts}
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
 class Application:
     """The endpoint's paths over a pool of workers."""
 
-    def __init__(self, settings: ServerSettings, pool: Pool, *, more: Sequence[Route] = ()) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        pool: Pool,
+        log: Log,
+        *,
+        captures: CaptureFolder | None = None,
+        more: Sequence[Route] = (),
+    ) -> None:
         self._settings = settings
         self._pool = pool
+        self._write = log
+        self._captures = captures
         self._more = more
+        self._abandoned: set[asyncio.Task[tuple[Reply, float]]] = set()
+        self.requests = 0
+        """Requests for an answer so far."""
         self.stopping = False
         """Set when the process has been asked to end: nothing new is taken on, what runs is finished."""
 
@@ -65,7 +72,7 @@ class Application:
 
     def asgi(self) -> Starlette:
         """Return the ASGI application."""
-        return Starlette(
+        application = Starlette(
             routes=[
                 Route("/ping", self._ping, methods=["GET"]),
                 Route("/invocations", self._endpoint(Caller.CONTAINER), methods=["POST"]),
@@ -74,10 +81,20 @@ class Application:
             ],
             exception_handlers={HTTPException: self._no_route},
         )
+        # A redirect to the path without its last slash would name the host that the request names.
+        application.router.redirect_slashes = False
+        return application
 
     async def _ping(self, request: Request) -> Response:
+        """Answer 200 where requests are answered, and say what else does not work."""
         healthy = self._pool.healthy and not self.stopping
-        return Response(status_code=HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE)
+        parts = {"log": self._write.degraded, "capture": self._captures is not None and self._captures.degraded}
+        degraded = [name for name, fails in parts.items() if fails]
+        status = "unavailable" if not healthy else "degraded" if degraded else "ok"
+        return JSONResponse(
+            {"status": status, "degraded": degraded},
+            status_code=HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE,
+        )
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -96,6 +113,7 @@ class Application:
         return invocations
 
     async def _invoke(self, request: Request, caller: Caller) -> Response:
+        self.requests += 1
         begun, request_id = time.perf_counter(), str(uuid.uuid4())
         facts: Facts = {"request_id": request_id, "caller": str(caller)}
         try:
@@ -108,6 +126,7 @@ class Application:
             facts["fault"] = fault_trace(fault)
             response, code, status = error_response(InternalError(), caller), "internal", 500
         response.headers[REQUEST_ID_HEADER] = request_id
+        _echo(request, response)
         if self.stopping:
             response.headers["connection"] = "close"
         self._log(facts, code, status, begun)
@@ -115,11 +134,15 @@ class Application:
 
     def _log(self, facts: Facts, code: str, status: int, begun: float) -> None:
         total_ms = round((time.perf_counter() - begun) * 1000, 2)
+        if self._write.dropped:
+            facts["dropped_log_lines"] = self._write.dropped
+        if self._captures is not None and (dropped := self._captures.take_dropped()):
+            facts["dropped_captures"] = dropped
         metrics: Facts = {}
         if self._settings.metrics:
             model = self._settings.model_id
             metrics = embedded(facts, status=status, total_ms=total_ms, time_s=time.time(), model=model)
-        log("request", **facts, code=code, status=status, total_ms=total_ms, **metrics)
+        self._write("request", **facts, code=code, status=status, total_ms=total_ms, **metrics)
 
     async def _answer(self, request: Request, request_id: str, facts: Facts) -> Response:
         if self.stopping:
@@ -156,13 +179,63 @@ class Application:
                 max_bytes=self._settings.max_bytes,
                 sha256=body.sha256,
             )
-            reply, waited = await self._pool.run(task, body)
+            reply, waited = await self._run(request, task, body)
+        size, limit = len(reply.body), self._settings.max_answer_bytes
+        if 0 < limit < size:
+            raise TooLargeError(
+                "answer_too_large",
+                f"the answer has {size} bytes, the limit is {limit}; ask for no heatmaps, or use async inference",
+            )
         facts |= reply.facts | {"wait_ms": round(waited * 1000, 2), "answer_bytes": len(reply.body)}
         return reply
+
+    async def _run(self, request: Request, task: Task, body: Body) -> tuple[Reply, float]:
+        """Return the answer and the seconds that its worker was waited for; `ClientDisconnect` if the client has gone.
+
+        A request whose client has gone leaves the line. A worker that has it already finishes it, since a new worker
+        takes longer to start than most answers take; the request's place is free at once.
+        """
+        state = request.scope.setdefault("state", {})
+        state[IN_LINE] = True
+        running = asyncio.create_task(self._pool.run(task, body, lambda: state.update({IN_LINE: False})))
+        gone = asyncio.create_task(_until_gone(request))
+        try:
+            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            if not state[IN_LINE]:
+                self._finish_later(running)
+            raise ClientDisconnect
+        finally:
+            gone.cancel()
+            if running not in self._abandoned:
+                running.cancel()
+
+    def _finish_later(self, running: "asyncio.Task[tuple[Reply, float]]") -> None:
+        """Have a worker finish what nobody waits for, within the limit of every request."""
+        self._abandoned.add(running)
+        timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, running.cancel)
+
+        def end(task: "asyncio.Task[tuple[Reply, float]]") -> None:
+            timer.cancel()
+            self._abandoned.discard(task)
+            if not task.cancelled():
+                task.exception()
+
+        running.add_done_callback(end)
+
+
+async def _until_gone(request: Request) -> None:
+    """Return when the client has closed its connection, or its network has."""
+    while (await request.receive())["type"] != "http.disconnect":
+        await asyncio.sleep(0.05)
 
 
 def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
     """Return what the headers and the query say, or refuse it by name."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedTypeError("unsupported_encoding", "Content-Encoding must be identity: send the body as it is")
     kind = body_type(request.headers.get("content-type", ""))
     if kind is None:
         kinds = ", ".join((*ImageType, *ExamType))
@@ -170,8 +243,16 @@ def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
     form = acceptable(request.headers.get("accept", ""))
     if form is None:
         raise NotAcceptableError("not_acceptable", f"Accept must allow one of {', '.join(AnswerType)}")
-    attributes = request.headers.get(CUSTOM_ATTRIBUTES_HEADER, "")
+    attributes, _ = split_attributes(request.headers.get(CUSTOM_ATTRIBUTES_HEADER, ""))
     return kind, form, read_options(attributes, request.query_params.multi_items())
+
+
+def _echo(request: Request, response: Response) -> None:
+    """Give a caller's own custom attribute back behind the server's: AWS forwards it as an opaque value."""
+    _, opaque = split_attributes(request.headers.get(CUSTOM_ATTRIBUTES_HEADER, ""))
+    if opaque:
+        own = response.headers.get(CUSTOM_ATTRIBUTES_HEADER, "")
+        response.headers[CUSTOM_ATTRIBUTES_HEADER] = f"{own},{opaque}" if own else opaque
 
 
 async def _receive(request: Request, body: Body, limit: int) -> None:

@@ -21,6 +21,8 @@ from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER
 from mammopipe.inference.monitoring.windows import SUFFIX, day_of
 
 TEXT = "application/json"
+UNFINISHED = ".part"
+"""Suffix of a file that is being written: what has the other one is whole."""
 _LEFT = 0.9
 """Share of the bytes that is left when there are too many, so that not every request has to clear up."""
 
@@ -32,17 +34,36 @@ class CaptureFolder:
     folder: Path
     most_bytes: int
     most_days: int
+    degraded: bool = False
+    """Whether the last line could not be kept."""
+    _dropped: int = 0
     _bytes: int | None = None
     _day: date = date.min
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, line: dict[str, Any], today: date) -> None:
-        """Keep a line, and drop what is too old, or the oldest where all together are too large."""
+        """Keep a line, and drop what is too old, or the oldest where all together are too large.
+
+        A line that cannot be written, on a full disk for example, is dropped and counted: the request that it is of has
+        been answered.
+        """
         with self._lock:
-            size = append(self.folder, line)
-            self._bytes = None if self._bytes is None else self._bytes + size
-            if self._bytes is None or self._bytes > self.most_bytes or self._day != today:
-                self._bytes, self._day = self._clear(today), today
+            try:
+                size = append(self.folder, line)
+                self._bytes = None if self._bytes is None else self._bytes + size
+                if self._bytes is None or self._bytes > self.most_bytes or self._day != today:
+                    self._bytes, self._day = self._clear(today), today
+            except OSError:
+                self._dropped += 1
+                self.degraded = True
+            else:
+                self.degraded = False
+
+    def take_dropped(self) -> int:
+        """Return how many lines were dropped since this was last asked."""
+        with self._lock:
+            dropped, self._dropped = self._dropped, 0
+            return dropped
 
     def _clear(self, today: date) -> int:
         """Return the bytes that are left."""
@@ -131,8 +152,14 @@ def append(folder: Path, line: dict[str, Any]) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = (json.dumps(line) + "\n").encode()
-    with open(path, "wb", opener=_private) as stream:
-        stream.write(content)
+    unfinished = path.with_suffix(UNFINISHED)
+    try:
+        with open(unfinished, "wb", opener=_private) as stream:
+            stream.write(content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     return len(content)
 
 

@@ -2,7 +2,8 @@
 
 CloudWatch Logs takes the values named under `_aws` out of a JSON line. Each request adds to
 Requests, ClientErrors (4xx), ServerErrors (5xx except 503), Busy (503), and, where they exist,
-Latency and WaitTime (ms), MalignancyScore (0 to 100) and Referrals (0 or 1).
+Latency and WaitTime (ms), MalignancyScore (0 to 100) and Referrals (0 or 1). DroppedLogLines and DroppedCaptures count
+what could not be written since the last line that was.
 Source: "Specification: Embedded metric format" (Amazon CloudWatch User Guide).
 """
 
@@ -32,6 +33,8 @@ UNITS: Mapping[str, Unit] = {
     "WaitTime": Unit.MILLISECONDS,
     "MalignancyScore": Unit.NONE,
     "Referrals": Unit.COUNT,
+    "DroppedLogLines": Unit.COUNT,
+    "DroppedCaptures": Unit.COUNT,
 }
 """Every metric's unit."""
 
@@ -56,6 +59,9 @@ def embedded(facts: Mapping[str, Any], *, status: int, total_ms: float, time_s: 
         values["MalignancyScore"] = facts["score"]
     if "refer" in facts:
         values["Referrals"] = int(facts["refer"])
+    for name, fact in (("DroppedLogLines", "dropped_log_lines"), ("DroppedCaptures", "dropped_captures")):
+        if fact in facts:
+            values[name] = facts[fact]
     directive = {
         "Namespace": NAMESPACE,
         "Dimensions": [[], [DIMENSION]] if model else [[]],

@@ -12,7 +12,6 @@ milliseconds, and all workers share the memory of what was imported. On its chan
 It ends when the channel does, and the system kills it with its parent and its workers with it (Linux).
 """
 
-import ctypes
 import gc
 import os
 import select
@@ -20,19 +19,20 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import Order, Report, receive, send
+from mammopipe.inference.workers.process import end_with_parent, prevent_core_files
 
-_SET_PARENT_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 Share = Callable[[ServerSettings], None]
 Work = Callable[[socket.socket, ServerSettings], None]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Fork and kill workers as told, until the channel ends."""
-    _end_with_parent()
+    end_with_parent()
+    prevent_core_files()
     for number in (signal.SIGINT, signal.SIGTERM):
         # A signal to the whole group is for the server alone, which finishes what runs and then ends its workers.
         signal.signal(number, signal.SIG_IGN)
@@ -79,7 +79,7 @@ def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequ
         return child
     code = 1
     try:
-        _end_with_parent(parent)
+        end_with_parent(parent)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for one in inherited:
@@ -92,7 +92,8 @@ def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequ
     except BaseException:  # the last frame of the process: after it only the exit code speaks
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
         os._exit(code)
 
 
@@ -115,16 +116,6 @@ def _alarm_for_children() -> socket.socket:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
     return ours
-
-
-def _end_with_parent(parent: int | None = None) -> None:
-    """Have the system kill this process when its parent ends, however that ends; elsewhere than on Linux do nothing."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    # The parent may have gone before that call; then the channel's end says so, but not to a worker that computes.
-    if parent is not None and os.getppid() != parent:
-        os._exit(0)
 
 
 if __name__ == "__main__":

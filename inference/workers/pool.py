@@ -69,8 +69,10 @@ class Pool:
         """Give a place back."""
         self.held -= 1
 
-    async def run(self, task: Task, body: Body) -> tuple[Reply, float]:
+    async def run(self, task: Task, body: Body, begun: Callable[[], None] = lambda: None) -> tuple[Reply, float]:
         """Return the answer of the next worker that is free, and the seconds it was waited for.
+
+        `begun` is called once a worker has the task.
 
         Raises the worker's `RequestError`, `UnavailableError` where the worker dies over the task, and `WorkerFault`.
         A cancelled wait leaves the line; one whose worker has begun has the worker killed and replaced.
@@ -80,6 +82,7 @@ class Pool:
         while not worker.hand(task, body):
             worker = await self._next()
         waited = time.perf_counter() - asked
+        begun()
         try:
             outcome = await worker.outcome()
         except WorkerLostError:

@@ -1,6 +1,7 @@
 """ComputeConfig: the instances of the jobs on AWS, their limits, and what is special about some instance types."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 
 from pydantic import Field, model_validator
@@ -10,6 +11,26 @@ from mammopipe.processing.settings import Settings
 
 LONGEST_KEEP_ALIVE = 21_600
 """Seconds that SageMaker keeps an instance warm at most (`KeepAlivePeriodInSeconds`)."""
+
+
+GPUS: Mapping[str, Mapping[str, int]] = {
+    "g4dn": {"xlarge": 1, "2xlarge": 1, "4xlarge": 1, "8xlarge": 1, "12xlarge": 4, "16xlarge": 1},
+    **dict.fromkeys(
+        ("g5", "g6", "g6e"),
+        {
+            **dict.fromkeys(("xlarge", "2xlarge", "4xlarge", "8xlarge", "16xlarge"), 1),
+            "12xlarge": 4,
+            "24xlarge": 4,
+            "48xlarge": 8,
+        },
+    ),
+    "p3": {"2xlarge": 1, "8xlarge": 4, "16xlarge": 8},
+    "p3dn": {"24xlarge": 8},
+    **dict.fromkeys(("p4d", "p4de"), {"24xlarge": 8}),
+    "p5": {"4xlarge": 1, "48xlarge": 8},
+    **dict.fromkeys(("p5e", "p5en", "p6-b200", "p6-b300"), {"48xlarge": 8}),
+}
+"""GPUS of the instance types, by family and size."""
 
 
 class Distribution(StrEnum):
@@ -37,10 +58,16 @@ class ComputeConfig(Settings):
     spot: bool = Field(
         default=False, description="whether training uses managed spot instances, resuming from its checkpoints"
     )
-    volume_gb: int = Field(default=50, ge=1, description="disk of an instance, in GB")
-    max_runtime_seconds: int = Field(default=6 * 3600, ge=1, description="seconds after which SageMaker stops a job")
+    processing_volume_gb: int = Field(default=50, ge=1, description="disk of a processing instance, in GB")
+    training_volume_gb: int = Field(default=50, ge=1, description="disk of a training instance, in GB")
+    processing_max_runtime_seconds: int = Field(
+        default=6 * 3600, ge=1, le=777_600, description="seconds after which SageMaker stops a processing job"
+    )
+    training_max_runtime_seconds: int = Field(
+        default=24 * 3600, ge=1, le=2_419_200, description="seconds after which SageMaker stops a training job"
+    )
     max_wait_seconds: int = Field(
-        default=12 * 3600, ge=1, description="with spot: seconds that waiting and running may take together"
+        default=36 * 3600, ge=1, description="with spot: seconds that waiting and running may take together"
     )
     keep_alive_seconds: int = Field(
         default=0,
@@ -56,11 +83,12 @@ class ComputeConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> "ComputeConfig":
         """Refuse limits that SageMaker would refuse."""
-        if self.spot and self.max_wait_seconds < self.max_runtime_seconds:
+        if self.spot and self.max_wait_seconds < self.training_max_runtime_seconds:
             raise ConfigError(
                 f"compute.max_wait_seconds={self.max_wait_seconds} is below "
-                f"max_runtime_seconds={self.max_runtime_seconds}"
+                f"training_max_runtime_seconds={self.training_max_runtime_seconds}"
             )
+        require_divided(self.processing_instance_count, self.distribution)
         if self.spot and self.keep_alive_seconds:
             raise ConfigError(
                 f"compute.keep_alive_seconds={self.keep_alive_seconds}: SageMaker keeps no spot instances warm"
@@ -68,6 +96,34 @@ class ComputeConfig(Settings):
         if self.cache and re.fullmatch(r"P(?=.)(\d+[YMWD])*(T(?=.)(\d+[HMS])+)?", self.cache) is None:
             raise ConfigError(f"compute.cache={self.cache!r}: an ISO 8601 duration such as P30D, or empty")
         return self
+
+
+def require_divided(instances: int, distribution: str) -> None:
+    """Refuse several processing instances that would each do all of the work, and overwrite each other's results."""
+    if instances > 1 and distribution != Distribution.SHARDED:
+        raise ConfigError(
+            f"compute.processing_instance_count={instances} needs compute.distribution={Distribution.SHARDED}, not "
+            f"{distribution}: each instance would prepare every image",
+        )
+
+
+def gpus_of(instance_type: str) -> int:
+    """Return how many GPUs the instances of a type have, as `ml.g5.12xlarge`; 0 where they have none.
+
+    Source: "Amazon EC2 accelerated computing instances" (EC2 User Guide).
+    """
+    family, _, size = instance_type.removeprefix("ml.").partition(".")
+    return GPUS.get(family, {}).get(size, 0)
+
+
+def require_even_batch(batch_size: int, instance_type: str, instances: int) -> None:
+    """Refuse a batch that the processes of a training job, one for each GPU or host, cannot share evenly."""
+    processes = max(1, gpus_of(instance_type)) * instances
+    if batch_size % processes:
+        raise ConfigError(
+            f"training.batch_size={batch_size} is no multiple of the {processes} processes of {instances} x "
+            f"{instance_type}, one for each GPU",
+        )
 
 
 def has_local_disks(instance_type: str) -> bool:

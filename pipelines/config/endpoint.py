@@ -13,7 +13,10 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
 
 ASYNC_SUFFIX = "-async"
-LONGEST_NAME = 40
+CANDIDATE_SUFFIX = "-candidate"
+LONGEST_NAME = 24
+"""Letters of an endpoint's name. What serves it has longer ones: a run adds 25 letters and SageMaker Pipelines a suffix
+of its own, an approval up to 39; SageMaker takes 63."""
 MOST_ALARMS = 10
 
 
@@ -36,7 +39,9 @@ class EndpointMode(StrEnum):
 class EndpointConfig(Settings):
     """The endpoint that answers with the registered model. The ranges are those that SageMaker takes."""
 
-    name: str = Field(default="mammopipe", description="name of the endpoint")
+    name: str = Field(
+        default="mammopipe", description="name of the endpoint that a clinic calls; a run serves at `NAME-candidate`"
+    )
     instance_type: str = Field(default="ml.m5.large", description="instance type of the endpoint")
     instance_count: int = Field(default=1, ge=1, description="instances of the endpoint")
     mode: EndpointMode = Field(
@@ -102,9 +107,12 @@ class EndpointConfig(Settings):
                 raise ConfigError(f"endpoint.{name}={value!r}: an ARN as arn:aws:sns:REGION:ACCOUNT:TOPIC, or empty")
         if self.capture_percent and self.mode in (EndpointMode.SERVERLESS, EndpointMode.ASYNC):
             raise ConfigError(f"endpoint.capture_percent={self.capture_percent}: not in mode {self.mode}")
-        if self.mode is EndpointMode.BOTH and len(self.async_name) > LONGEST_NAME:
-            raise ConfigError(f"endpoint.name={self.name!r}: {self.async_name} is longer than {LONGEST_NAME} letters")
         return self
+
+    @property
+    def candidate(self) -> "EndpointConfig":
+        """The endpoint that a run leaves: nothing that a run does touches the one that a clinic calls."""
+        return self.replace(name=f"{self.name}{CANDIDATE_SUFFIX}", rollback_alarms=())
 
     @property
     def async_name(self) -> str:
@@ -113,7 +121,7 @@ class EndpointConfig(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the endpoints that a run leaves."""
+        """Names of the endpoints: two in the mode `both`."""
         return (self.name, self.async_name) if self.mode is EndpointMode.BOTH else (self.name,)
 
     @property

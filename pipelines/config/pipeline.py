@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mammopipe.pipelines.config.compute import ComputeConfig
-from mammopipe.pipelines.config.endpoint import EndpointConfig
+from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
@@ -25,12 +25,12 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.processing.datasets.own import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
-from mammopipe.training.config import NetworkName, TrainConfig
+from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
-from mammopipe.training.model.exam_scores import BreastRule
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
@@ -75,28 +75,6 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
 metric limit (never the leakage audit); `full` is a training worth judging."""
 
 
-class EvaluationConfig(Settings):
-    """The gate and its measures."""
-
-    min_macro_auc: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
-    )
-    bootstrap: int = Field(default=500, ge=100, description="bootstrap samples, by patient, behind each interval")
-    breast_rule: BreastRule = Field(
-        default=BreastRule.MEAN, description="how the scores of a breast's views become one"
-    )
-    other_breast: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
-        "nothing",
-    )
-
-
 class ImagesConfig(Settings):
     """The container images that carry the code."""
 
@@ -139,7 +117,13 @@ class PipelineConfig(Settings):
     pretrained: bool = Field(
         default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
     )
-    deploy: bool = Field(default=True, description="whether the registered model is served by an endpoint")
+    deploy: bool = Field(
+        default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
+    )
+    deploy_quick: bool = Field(
+        default=False,
+        description="whether a run of the profile `quick` serves its model on AWS, too; offline every run does",
+    )
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"
     )
@@ -148,6 +132,7 @@ class PipelineConfig(Settings):
     )
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
+    own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(
@@ -179,10 +164,12 @@ class PipelineConfig(Settings):
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
-            ("endpoint.name", self.endpoint.name),
         ):
             if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,39}", value) is None:
                 raise ConfigError(f"{name}={value!r}: up to 40 letters, digits and hyphens")
+        name = self.endpoint.name
+        if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
+            raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
         if self.endpoint.capture_percent and not self.security.kms_key:
@@ -195,9 +182,17 @@ class PipelineConfig(Settings):
                 find_architecture(name)
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
+        compute = self.compute
+        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
             # Refused here rather than by the job, which would be an hour later: settings that this network has not.
             self.training_of(cnn)
+        return self
+
+    def on_aws(self) -> "PipelineConfig":
+        """Return the configuration of a run on AWS: a quick one serves nothing unless it was told to."""
+        if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
+            return self.replace(deploy=False)
         return self
 
     def training_of(self, cnn: str, **changes: Any) -> TrainConfig:

@@ -1,5 +1,6 @@
 """Where the files lie, how the data is split, and what Prepare, Augment and Segment make of it."""
 
+import hashlib
 import re
 
 from pydantic import Field, model_validator
@@ -8,6 +9,10 @@ from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import Phi
 from mammopipe.processing.settings import Settings
+from mammopipe.processing.splits.assignment import SplitConfig
+
+SHORTEST_SALT = 16
+"""Characters of a salt: a shorter one can be found by trying."""
 
 
 class StorageConfig(Settings):
@@ -64,7 +69,9 @@ class DataConfig(Settings):
     )
     patient_salt: str = Field(
         default="",
-        description="when set, patient ids are hashed with this salt in everything that Prepare writes",
+        repr=False,
+        description="when set, patient ids are hashed with this secret in everything that Prepare writes: at least 16 "
+        "characters. It travels as a file below `secrets/`, which Prepare's role alone reads, and stands in no request",
     )
 
     @model_validator(mode="after")
@@ -74,7 +81,20 @@ class DataConfig(Settings):
             raise ConfigError(
                 f"data.validation_fold={self.validation_fold}: one of the {self.folds} folds, counted from 0"
             )
+        if self.patient_salt and len(self.patient_salt) < SHORTEST_SALT:
+            raise ConfigError(f"data.patient_salt: {len(self.patient_salt)} characters; at least {SHORTEST_SALT}")
         return self
+
+    @property
+    def split(self) -> SplitConfig:
+        """How patients are divided."""
+        return SplitConfig(self.test_fraction, self.folds, self.validation_fold, self.seed)
+
+    @property
+    def salt_name(self) -> str:
+        """The name of the salt's file: another one for another salt, and slow to guess the salt from."""
+        slow = hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8)
+        return slow.hex()
 
 
 class AugmentationConfig(Settings):

@@ -16,6 +16,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
 
@@ -217,18 +218,21 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
 
 def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
     """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
-    limit = config.compute.max_runtime_seconds / 3600
-    found = [
-        f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise "
-        "compute.max_runtime_seconds, or use more instances"
-        for line in lines
-        if line.hours > limit
-    ]
+    found = []
+    for line in lines:
+        kind = "training" if line.step.startswith("Train-") else "processing"
+        key = f"{kind}_max_runtime_seconds"
+        limit = getattr(config.compute, key) / 3600
+        if line.hours > limit:
+            found.append(
+                f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise compute.{key}, or "
+                "use more instances"
+            )
     gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    if gigabytes > config.compute.volume_gb:
+    if gigabytes > config.compute.training_volume_gb:
         found.append(
-            f"the films of an epoch are {gigabytes:,.0f} GB without compression, and compute.volume_gb is "
-            f"{config.compute.volume_gb}"
+            f"the images of an epoch are {gigabytes:,.0f} GB without compression, and compute.training_volume_gb is "
+            f"{config.compute.training_volume_gb}"
         )
     memory = MEMORY_GB.get(config.compute.training_instance_type)
     if memory is not None and gigabytes > memory:
@@ -308,8 +312,14 @@ def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
 def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:
     """Return the configuration with other numbers of instances."""
     compute = config.compute
+    shared = Distribution.SHARDED if processing and processing > 1 else compute.distribution
+    # The batch that so many processes would share; it has no part in the estimate.
+    processes = (training or 1) * max(1, gpus_of(compute.training_instance_type))
+    batch = -(-config.training.batch_size // processes) * processes
     return config.replace(
+        training=config.training.replace(batch_size=batch),
         compute=compute.replace(
+            distribution=shared,
             processing_instance_count=processing or compute.processing_instance_count,
             training_instance_count=training or compute.training_instance_count,
         ),

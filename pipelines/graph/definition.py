@@ -6,9 +6,11 @@ Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Ga
     Gate refused: Fail, with the reason
 """
 
+import json
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from mammopipe.pipelines.config.endpoint import EndpointConfig
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.sdk import compile_session, prepare_sdk, quiet_sdk
 
@@ -21,20 +23,41 @@ def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
 
     `session` is a `PipelineSession`; without one, the pipeline can be compiled but not started. The definition holds no
     time and no upload path, so compiling twice gives the same bytes.
+
+    Raises:
+        ConfigError: AWS would refuse the pipeline, with the step, the member, the value and the rule.
     """
+    return _checked(config, session, config.endpoint.candidate)
+
+
+def build_promotion(config: PipelineConfig) -> "Pipeline":
+    """Return the pipeline with its last steps at the endpoint that a clinic calls.
+
+    It is never run: the requests that deploy an approved package are read from it.
+    """
+    return _checked(config, None, config.endpoint)
+
+
+def _checked(config: PipelineConfig, session: Any, endpoint: EndpointConfig) -> "Pipeline":
     prepare_sdk(config.region)
     with quiet_sdk(), TemporaryDirectory() as scratch:
-        return _build(config, session or compile_session(config), scratch)
+        pipeline = _build(config, session or compile_session(config), scratch, endpoint)
+    from mammopipe.pipelines.graph import aws_rules
+    from mammopipe.pipelines.graph.parameters import resolve_parameters
+
+    definition = json.loads(pipeline.definition())
+    aws_rules.check(definition, resolve_parameters(definition, {}))
+    return pipeline
 
 
-def _build(config: PipelineConfig, session: Any, scratch: str) -> "Pipeline":
+def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: EndpointConfig) -> "Pipeline":
     from sagemaker.mlops.workflow.pipeline import Pipeline
 
     from mammopipe.pipelines.graph import serving_steps, steps
     from mammopipe.pipelines.graph.parameters import Parameters
     from mammopipe.pipelines.graph.request_parts import Context
 
-    context = Context(config, Parameters.of(config), session, scratch)
+    context = Context(config, Parameters.of(config), session, scratch, endpoint)
     prepared = steps.prepare(context)
     augmented = steps.augment(context, prepared)
     segmented = steps.segment(context, prepared, augmented)

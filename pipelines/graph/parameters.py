@@ -98,7 +98,9 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
             close = difflib.get_close_matches(name, declared, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(declared)}"
             raise ConfigError(f"unknown pipeline parameter {name}; {hint}")
-    return {name: _value(item, given.get(name, item.get("DefaultValue"))) for name, item in declared.items()}
+    values = {name: _value(item, given.get(name, item.get("DefaultValue"))) for name, item in declared.items()}
+    # Without the slash at the end: the definition joins file names on.
+    return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in values.items()}
 
 
 def _value(declared: Mapping[str, Any], value: Any) -> Any:

@@ -30,14 +30,13 @@ from sagemaker.mlops.workflow.retry import (
 from sagemaker.mlops.workflow.steps import CacheConfig, ProcessingStep
 
 from mammopipe.pipelines.config.compute import Distribution, has_local_disks
+from mammopipe.pipelines.config.endpoint import EndpointConfig
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.parameters import Parameters
 from mammopipe.processing.container.paths import ContainerPaths
 
 EVALUATION = PropertyFile(name="EvaluationReport", output_name="evaluation", path="evaluation.json")
-"""The file that the gate, the registry and the reason of a refusal read."""
-REGISTRATION = PropertyFile(name="Registration", output_name="evaluation", path="registration.json")
-"""The model card as one string: what a pipeline takes from a file, and a request for a package, are strings alone."""
+"""The file that the gate reads."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Context:
     """A `PipelineSession`."""
     scratch: str
     """A folder that the SDK's model builder may leave files in."""
+    endpoint: EndpointConfig
+    """The endpoint that the last steps make: in a run, the candidate's."""
 
 
 def source(name: str, uri: Any, *, folder: str | None = None, distribution: Any = None) -> ProcessingInput:
@@ -106,16 +107,6 @@ def below(folder: Any, path: str) -> Join:
 def value(step: ProcessingStep, path: str) -> JsonGet:
     """Return a reference to a value of the evaluation, as `selected.cnn`."""
     return JsonGet(step_name=step.name, property_file=EVALUATION, json_path=path)
-
-
-def text(step: ProcessingStep, path: str) -> Join:
-    """Return a value of the evaluation as a string, where a request takes nothing else."""
-    return Join(on="", values=[value(step, path)])
-
-
-def card(step: ProcessingStep) -> JsonGet:
-    """Return a reference to the model card, in AWS's schema for the card of a model package."""
-    return JsonGet(step_name=step.name, property_file=REGISTRATION, json_path="model_card")
 
 
 def tags(context: Context) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import boto3
@@ -29,6 +30,10 @@ def prepare_sdk(region: str) -> None:
     with quiet_sdk():
         import sagemaker.mlops.workflow.pipeline  # noqa: F401
         from sagemaker.core.telemetry import telemetry_logging
+        from sagemaker.mlops.workflow import steps
+    # Each processing step makes a local client, and a session for it, only to read the name of a method.
+    if not hasattr(steps.LocalSagemakerClient, "cache_info"):
+        steps.LocalSagemakerClient = cache(steps.LocalSagemakerClient)
     telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
 
 
@@ -52,8 +57,17 @@ def quiet_sdk() -> Iterator[None]:
 
 
 def compile_session(config: PipelineConfig) -> Any:
-    """Return a `PipelineSession` to build with: it has no credentials of anyone's and makes no call."""
-    return _pipeline_session(config, boto3.Session(region_name=_region(config), **OFFLINE))
+    """Return a `PipelineSession` to build with: it has no credentials of anyone's and makes no call.
+
+    One for each place: making its clients takes most of the time of a compilation, and it keeps nothing of a pipeline.
+    """
+    key = (_region(config), config.storage.bucket, config.storage.prefix)
+    if key not in _SESSIONS:
+        _SESSIONS[key] = _pipeline_session(config, boto3.Session(region_name=_region(config), **OFFLINE))
+    return _SESSIONS[key]
+
+
+_SESSIONS: dict[tuple[str, str, str], Any] = {}
 
 
 def aws_session(config: PipelineConfig) -> Any:

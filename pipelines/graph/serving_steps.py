@@ -29,7 +29,7 @@ def create_model(
     context: Context, evaluated: ProcessingStep, registered: ModelStep, *, asynchronous: bool = False
 ) -> ModelStep:
     """Return the step that makes the registered artefact a model that an endpoint can load."""
-    settings = context.config.endpoint
+    settings = context.endpoint
     environment = settings.async_environment if asynchronous else settings.environment
     return ModelStep(
         name=_serving_name("Model", asynchronous),
@@ -41,14 +41,15 @@ def create_model(
 
 def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = False) -> EndpointConfigStep:
     """Return the step that says on which instances the model is served and, where through a queue, with what limits."""
-    settings, serverless = context.config.endpoint, context.config.endpoint.mode is EndpointMode.SERVERLESS
+    settings, serverless = context.endpoint, context.endpoint.mode is EndpointMode.SERVERLESS
     variant = {
         "VariantName": "AllTraffic",
         "ModelName": model.properties.ModelName,
         "InitialVariantWeight": 1,
         **(_no_instances(context) if serverless else _instances(context)),
     }
-    name = settings.async_name if asynchronous else settings.name
+    # Short, since SageMaker Pipelines adds a suffix of its own to make it unique (sagemaker-python-sdk, pull 6224).
+    name = f"{settings.name}-a" if asynchronous else settings.name
     arguments = context.session.create_endpoint_config(
         name=Join(on="-", values=[name, ExecutionVariables.PIPELINE_EXECUTION_ID]),
         production_variants=[variant],
@@ -62,22 +63,24 @@ def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = 
 
 
 def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bool = False) -> EndpointStep:
-    """Return the step that creates the endpoint, or moves it to the new model when it exists."""
-    config = context.config.endpoint
+    """Return the step that creates the run's own endpoint, or moves it to the new model when it exists.
+
+    It has no retry policy, which SageMaker Pipelines takes for no endpoint step (the SDK's `EndpointStep`), and no
+    guardrails: nobody depends on it, and a candidate that was rolled back would show an older model than the run's.
+    """
+    config = context.endpoint
     arguments = context.session.create_endpoint(
         endpoint_name=config.async_name if asynchronous else config.name,
         config_name=settings.properties.EndpointConfigName,
         tags=request_parts.tags(context),
     )
-    if config.rollback_alarms and not asynchronous:
-        arguments.args["DeploymentConfig"] = _rollout(context)
     return EndpointStep(name=_serving_name("Endpoint", asynchronous), step_args=arguments)
 
 
 def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -> list[Step]:
     """Return the steps that serve the registered model: at once, through a queue, or both."""
     steps: list[Step] = []
-    for asynchronous in MODES[context.config.endpoint.mode]:
+    for asynchronous in MODES[context.endpoint.mode]:
         model = create_model(context, evaluated, registered, asynchronous=asynchronous)
         settings = endpoint_config(context, model, asynchronous=asynchronous)
         steps += [model, settings, endpoint(context, settings, asynchronous=asynchronous)]
@@ -86,7 +89,7 @@ def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -
 
 def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[str, str]) -> ModelBuilder:
     """Return what makes a model, or a package, of the chosen candidate; `environment` is its container's."""
-    serverless = context.config.endpoint.mode is EndpointMode.SERVERLESS
+    serverless = context.endpoint.mode is EndpointMode.SERVERLESS
     # `dependencies=None`: its default looks up the bucket on S3 while the pipeline is being built.
     return ModelBuilder(
         image_uri=context.config.images.serving,
@@ -114,14 +117,14 @@ def _instances(context: Context) -> dict[str, Any]:
 
 
 def _no_instances(context: Context) -> dict[str, Any]:
-    settings = context.config.endpoint
+    settings = context.endpoint
     limits = {"MemorySizeInMB": settings.serverless_memory_mb, "MaxConcurrency": settings.serverless_concurrency}
     return {"ServerlessConfig": limits}
 
 
 def _capture(context: Context) -> dict[str, Any] | None:
     """Return where requests and answers are kept, encrypted, or None where none are."""
-    settings = context.config.endpoint
+    settings = context.endpoint
     if not settings.capture_percent:
         return None
     return {
@@ -134,25 +137,9 @@ def _capture(context: Context) -> dict[str, Any] | None:
     }
 
 
-def _rollout(context: Context) -> dict[str, Any]:
-    """Return how an update goes: new instances beside the old, all traffic at once, and back when an alarm goes off.
-
-    A canary would need a second instance, which an endpoint at rest may not have.
-    """
-    settings = context.config.endpoint
-    return {
-        "BlueGreenUpdatePolicy": {
-            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_seconds},
-            "TerminationWaitInSeconds": 300,
-            "MaximumExecutionTimeoutInSeconds": settings.bake_seconds + 3600,
-        },
-        "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in settings.rollback_alarms]},
-    }
-
-
 def _async_inference(context: Context) -> dict[str, Any]:
     """Return where results and failures go, below the prefix but outside of executions, which an endpoint outlives."""
-    settings, kms_key = context.config.endpoint, context.parameters.kms_key_id
+    settings, kms_key = context.endpoint, context.parameters.kms_key_id
     topics = {"SuccessTopic": settings.async_success_topic, "ErrorTopic": settings.async_error_topic}
     chosen = {name: topic for name, topic in topics.items() if topic}
     output = {

@@ -3,6 +3,8 @@
 Those that serve the model are in `mammopipe.pipelines.graph.serving_steps`.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +14,6 @@ from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
     CheckpointConfig,
     MetricDefinition,
-    ModelPackageModelCard,
     OutputDataConfig,
     ProcessingInput,
     StoppingCondition,
@@ -67,9 +68,10 @@ def prepare(context: Context) -> ProcessingStep:
     }
     if config.data.reduced_decode:
         arguments["--reduced-decode"] = "true"
-    if config.data.patient_salt:
-        arguments["--patient-salt"] = config.data.patient_salt
+    salt = config.data.patient_salt
     inputs = [
+        # A file, not an argument: whoever may describe the job would read the secret there.
+        *([request_parts.source("salt", config.storage.uri("secrets", config.data.salt_name))] if salt else []),
         request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
     ]
@@ -136,7 +138,9 @@ def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep
         channels["weights"] = below(context.parameters.weights_uri, "")
     return TrainingStep(
         name=step_name(cnn),
-        step_args=_trainer(context, cnn).train([request_parts.channel(name, uri) for name, uri in channels.items()]),
+        step_args=_trainer(context, cnn, segmented).train(
+            [request_parts.channel(name, uri) for name, uri in channels.items()]
+        ),
         cache_config=request_parts.cache(context),
         retry_policies=request_parts.job_retries(),
     )
@@ -167,26 +171,29 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         ["evaluation", "model"],
         image=config.images.training,
         instances=1,
-        property_files=[request_parts.EVALUATION, request_parts.REGISTRATION],
+        property_files=[request_parts.EVALUATION],
     )
 
 
 def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
-    """Return the step that registers the chosen model with its measures and the limits that it was held to."""
+    """Return the step that registers the chosen model, with where its measures lie and the limits it was held to.
+
+    The package names files, and no figure out of them: AWS documents values of a property file for conditions alone.
+    """
     config, parameters = context.config, context.parameters
-    report = below(request_parts.output(evaluated, "evaluation"), "evaluation.json")
-    card = ModelPackageModelCard(model_card_content=request_parts.card(evaluated), model_card_status="Draft")
+    results = request_parts.output(evaluated, "evaluation")
+    report = below(results, "evaluation.json")
     facts = {
         "profile": str(config.profile),
         "dataset": str(config.dataset),
-        "protocol": request_parts.text(evaluated, "protocol"),
+        "protocol": str(config.data.protocol),
         "min_macro_auc": parameters.min_macro_auc.to_string(),
-        "cnn": request_parts.text(evaluated, "selected.cnn"),
-        "validation_macro_auc": request_parts.text(evaluated, "selected.validation.macro_auc.value"),
-        "test_macro_auc": request_parts.text(evaluated, "selected.test.macro_auc.value"),
-        "leakage_audit_passed": request_parts.text(evaluated, "leakage.passed"),
+        "networks": " ".join(config.cnns),
         "intended_use": "research only",
-        "model_card": below(request_parts.output(evaluated, "evaluation"), "model_card.md"),
+        "evaluation": report,
+        "report": below(results, "report.html"),
+        "model_card": below(results, "model_card.md"),
+        "registration": below(results, "registration.json"),
     }
     arguments = serving_steps.builder(context, evaluated, {}).register(
         model_package_group_name=config.registry.group,
@@ -196,7 +203,6 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
         inference_instances=[parameters.endpoint_instance_type],
         model_metrics=ModelMetrics(model_statistics=MetricsSource("application/json", report)),
         customer_metadata_properties=facts,
-        model_card=card if config.registry.model_card else None,
     )
     return ModelStep(name="Register", step_args=arguments, retry_policies=[request_parts.call_retry()])
 
@@ -216,25 +222,23 @@ def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], re
 
 
 def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
-    """Return the step that ends a run whose gate stays closed, with the figure, the limit and the audit's verdict."""
+    """Return the step that ends a run whose gate stays closed, with the limit and where the figures are.
+
+    The message holds parameters and no figure: AWS documents values of a property file for conditions alone.
+    """
     sentence = [
-        "Nothing was registered: the best candidate, ",
-        request_parts.value(evaluated, "selected.cnn"),
-        ", has a validation macro AUC of ",
-        request_parts.value(evaluated, "selected.figure"),
-        " where MinMacroAuc is ",
+        "Nothing was registered: the best candidate must be split by patient, pass the leakage audit and have a macro "
+        "AUC of at least MinMacroAuc=",
         context.parameters.min_macro_auc.to_string(),
-        "; protocol: ",
-        request_parts.value(evaluated, "protocol_verdict"),
-        "; leakage audit: ",
-        request_parts.value(evaluated, "leakage.verdict"),
+        "; evaluation.json says which it failed, in ",
+        request_parts.execution_folder(context, "evaluation"),
     ]
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))
 
 
 def step_name(cnn: str) -> str:
     """Return the name of a candidate's training step; step names take no underscore."""
-    return f"Train-{re.sub(r'[._]', '-', cnn)}"
+    return f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
 
 
 def _processing(
@@ -256,10 +260,10 @@ def _processing(
         role=config.security.role_for(Duty.PROCESSING),
         instance_type=parameters.processing_instance_type,
         instance_count=instances or parameters.processing_instance_count,
-        volume_size_in_gb=config.compute.volume_gb,
+        volume_size_in_gb=config.compute.processing_volume_gb,
         volume_kms_key=request_parts.volume_key(context, config.compute.processing_instance_type),
         output_kms_key=parameters.kms_key_id,
-        max_runtime_in_seconds=config.compute.max_runtime_seconds,
+        max_runtime_in_seconds=config.compute.processing_max_runtime_seconds,
         sagemaker_session=context.session,
         tags=request_parts.tags(context),
         network_config=request_parts.network_config(context),
@@ -275,7 +279,21 @@ def _processing(
     )
 
 
-def _trainer(context: Context, cnn: str) -> ModelTrainer:
+def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
+    """Return the S3 folder of a training job's checkpoints: one for each network, settings, code and data.
+
+    The data are named by the job that made them, which a step that the cache skips hands on as it is: executions side
+    by side meet only where they train the same network with the same settings on the same files.
+    """
+    settings = {**context.config.training_of(cnn).to_json(), "image": context.config.images.training}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    parameters = context.parameters
+    run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
+    base = context.config.storage.uri("checkpoints", cnn)
+    return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
+
+
+def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrainer:
     config, parameters, compute = context.config, context.parameters, context.config.compute
     kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
     # Spot without a limit on waiting is refused by the service, and the limit without spot as well.
@@ -289,18 +307,18 @@ def _trainer(context: Context, cnn: str) -> ModelTrainer:
         compute=Compute(
             instance_type=parameters.training_instance_type,
             instance_count=parameters.training_instance_count,
-            volume_size_in_gb=compute.volume_gb,
+            volume_size_in_gb=compute.training_volume_gb,
             volume_kms_key_id=request_parts.volume_key(context, compute.training_instance_type),
             enable_managed_spot_training=compute.spot,
             keep_alive_period_in_seconds=compute.keep_alive_seconds or None,
         ),
         networking=request_parts.networking(context),
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.max_runtime_seconds, **waiting),
+        stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.training_max_runtime_seconds, **waiting),
         output_data_config=OutputDataConfig(
             s3_output_path=request_parts.execution_folder(context, f"models/{cnn}"), **kms
         ),
         checkpoint_config=CheckpointConfig(
-            s3_uri=config.storage.uri("checkpoints", cnn), local_path=str(ContainerPaths().checkpoints)
+            s3_uri=_checkpoints(context, cnn, segmented), local_path=str(ContainerPaths().checkpoints)
         ),
         tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
     )

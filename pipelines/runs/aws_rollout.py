@@ -22,7 +22,7 @@ from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT, aws_error
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.graph.definition import build_pipeline
+from mammopipe.pipelines.graph.definition import build_promotion
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.processing.errors import ConfigError
 
@@ -40,11 +40,14 @@ class Rollout:
     endpoint: Mapping[str, Any]
 
 
-def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, say: Callable[[str], None]) -> None:
+def deploy(
+    config: PipelineConfig, sagemaker: Any, scaling: Any, package: str, *, wait: bool, say: Callable[[str], None]
+) -> None:
     """Serve the package of an ARN on the endpoints of `config`, which are created, or updated without down time.
 
-    `sagemaker` is a boto3 client. With `wait`, returns once they serve it. Raises `ConfigError` for what is no package,
-    one that nobody approved, an endpoint that is busy or failed, and an update that was rolled back.
+    `sagemaker` and `scaling` are boto3 clients (the latter of Application Auto Scaling). With `wait`, returns once they
+    serve it. Raises `ConfigError` for what is no package, one that nobody approved, an endpoint that is busy, failed or
+    of another mode, and an update that was rolled back.
     """
     if PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(f"security.role={config.security.role}: set the role of your account")
@@ -57,7 +60,7 @@ def deploy(config: PipelineConfig, sagemaker: Any, package: str, *, wait: bool, 
         for name, rollout in rollouts.items():
             _create(sagemaker.create_model, rollout.model)
             _create(sagemaker.create_endpoint_config, rollout.endpoint_config)
-            _point(sagemaker, name, rollout, config, say)
+            _point(sagemaker, scaling, name, rollout, config, say)
         for name, rollout in rollouts.items() if wait else ():
             _await(sagemaker, name, str(rollout.endpoint_config["EndpointConfigName"]), say)
 
@@ -91,9 +94,9 @@ def _version(package: str) -> int:
 
 def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, Rollout]:
     """Return, by endpoint, what the pipeline of `config` would request for it, with this package as the model."""
-    definition = json.loads(build_pipeline(config).definition())
+    definition = json.loads(build_promotion(config).definition())
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
-    execution = {"PipelineExecutionId": f"v{version}", "PipelineName": config.name}
+    execution = {"PipelineExecutionId": str(version), "PipelineName": config.name}
     scope = Scope(resolve_parameters(definition, {}), execution)
     suffixes = [suffix for suffix in ("", "-async") if f"Model{suffix}" in steps]
     if not suffixes:
@@ -134,7 +137,40 @@ def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
             raise
 
 
-def _point(sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]) -> None:
+def mode_of(settings: Mapping[str, Any]) -> EndpointMode:
+    """Return how the endpoint of an endpoint configuration serves."""
+    if settings["ProductionVariants"][0].get("ServerlessConfig"):
+        return EndpointMode.SERVERLESS
+    return EndpointMode.ASYNC if settings.get("AsyncInferenceConfig") else EndpointMode.REALTIME
+
+
+def _require_same_mode(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuse another mode of serving, which SageMaker can give no endpoint ("Update a serverless endpoint")."""
+    if mode_of(before) is not mode_of(after):
+        raise ConfigError(
+            f"endpoint {name}: it serves {mode_of(before)}, the configuration says {mode_of(after)}; SageMaker changes "
+            f"the mode of no endpoint. Delete it (mammopipe delete --endpoint {name}), then deploy again"
+        )
+
+
+def _changes_instances(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    return len({settings["ProductionVariants"][0].get("InstanceType") for settings in (before, after)}) > 1
+
+
+def _stop_scaling(scaling: Any, name: str) -> None:
+    """Take a variant out of autoscaling, which refuses another instance type ("endpoint-scaling-update").
+
+    An approval, or the state machine started with the package's ARN, registers it again.
+    """
+    target = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
+    resource = f"endpoint/{name}/variant/AllTraffic"
+    if scaling.describe_scalable_targets(ResourceIds=[resource], **target)["ScalableTargets"]:
+        scaling.deregister_scalable_target(ResourceId=resource, **target)
+
+
+def _point(
+    sagemaker: Any, scaling: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]
+) -> None:
     """Create the endpoint, or move it to the new configuration."""
     settings = str(rollout.endpoint_config["EndpointConfigName"])
     try:
@@ -151,6 +187,9 @@ def _point(sagemaker: Any, name: str, rollout: Rollout, config: PipelineConfig, 
     if now["EndpointStatus"] != "InService":
         raise ConfigError(f"endpoint {name}: it is {now['EndpointStatus']}, which cannot be updated; see doctor --aws")
     before = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])
+    _require_same_mode(name, before, rollout.endpoint_config)
+    if _changes_instances(before, rollout.endpoint_config):
+        _stop_scaling(scaling, name)
     sagemaker.update_endpoint(**_update(rollout, config, before))
     say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
 
@@ -167,7 +206,29 @@ def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any])
         changed = ["DataCaptureConfig", *(["DesiredInstanceCount"] if len(counts) > 1 else [])]
         request["RetainAllVariantProperties"] = True
         request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": name} for name in changed]
+        request |= _guardrails(str(request["EndpointName"]), config)
     return request
+
+
+def _guardrails(name: str, config: PipelineConfig) -> dict[str, Any]:
+    """Return how an update goes: new instances beside the old, all traffic at once, and back when an alarm goes off.
+
+    Real-time and async endpoints take it, serverless ones do not ("Deployment guardrails"). A canary would need a
+    second instance, which an endpoint at rest may not have.
+    """
+    settings = config.endpoint
+    alarms = settings.rollback_alarms
+    if name != settings.name:  # the stack names the alarms of the async endpoint as those of the other
+        alarms = tuple(f"{name}-5xx" for alarm in alarms if alarm == f"{settings.name}-5xx")
+    if not alarms:
+        return {}
+    policy = {
+        "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_seconds},
+        "TerminationWaitInSeconds": 300,
+        "MaximumExecutionTimeoutInSeconds": settings.bake_seconds + 3600,
+    }
+    rollback = {"Alarms": [{"AlarmName": alarm} for alarm in alarms]}
+    return {"DeploymentConfig": {"BlueGreenUpdatePolicy": policy, "AutoRollbackConfiguration": rollback}}
 
 
 def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None]) -> None:

@@ -19,11 +19,14 @@ from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.graph import sdk
+from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.runs import mlflow, results
+from mammopipe.pipelines.runs import mlflow, preflight, results
 from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
+from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.sources import Source, bring
 from mammopipe.processing.container.job import cores
@@ -103,6 +106,7 @@ def start(
     """
     config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
+    preflight.check(config, "" if choice is Backend.AWS else source, weights, given, Path(runs))
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
@@ -155,6 +159,7 @@ def _execution(
     """Return what executes this run, its parameters and every step found fit to run."""
     run, config, definition = account.run, account.config, json.loads(pipeline.definition())
     account.parameters = resolve_parameters(definition, given)
+    check_run(config, definition, account.parameters)
     for cnn in config.cnns:  # refuses what the training jobs would refuse later
         config.training_of(cnn, epochs=account.parameters["Epochs"])
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
@@ -270,11 +275,17 @@ class _Account:
         failed = [record for record in records if record.status is Status.FAILED]
         if failed and not self.reason:
             name, reason = failed[0].name, failed[0].reason
-            self.reason = reason if failed[0].type == "Fail" else f"{name}: {reason}"
+            self.reason = self._closed(reason) if failed[0].type == "Fail" else f"{name}: {reason}"
         self.changed(records)
         if self.status is Status.SUCCEEDED or any(record.type == "Fail" for record in failed):
             self.run.become_latest()
         return Run(self.run.id, self.status, self.reason, self.run.path)
+
+    def _closed(self, reason: str) -> str:
+        """Return why the gate stayed closed; the pipeline's own words where the run left no evaluation."""
+        if not (self.run.path / "evaluation.json").is_file():
+            return reason
+        return why_closed(self.run.document("evaluation.json"), self.parameters["MinMacroAuc"])
 
 
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
@@ -294,11 +305,17 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
         raise ConfigError(
             f"security.role={config.security.role}: set the execution role of your account for --backend aws"
         )
+    config = config.on_aws()
     session = sdk.aws_session(config)
     pipeline = build_pipeline(config, session)
-    values = resolve_parameters(json.loads(pipeline.definition()), given)
+    definition = json.loads(pipeline.definition())
+    values = resolve_parameters(definition, given)
+    check_run(config, definition, values)
+    stage_salt(config, sessions.caller_storage(config))
     with sessions.aws_errors():
-        pipeline.upsert(role_arn=config.security.role)
-        execution = pipeline.start(parameters=values)
+        made = pipeline.upsert(role_arn=config.security.role)
+        # Of the version that was just written: another one may be written before the start. A new pipeline has one.
+        version = {"pipeline_version_id": made["PipelineVersionId"]} if made.get("PipelineVersionId") else {}
+        execution = pipeline.start(parameters=values, **version)
     say(f"Started {execution.arn}, which reads {values['InputDataUri']}")
     return Run(execution.arn.rpartition("/")[2], Status.EXECUTING, arn=execution.arn)

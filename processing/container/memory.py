@@ -19,3 +19,9 @@ def keep_heap() -> bool:
     libc = ctypes.CDLL(None)
     # Both or neither: either alone switches glibc's own adaptation off, which is slower than leaving all as it is.
     return bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1) and libc.mallopt(_MMAP_MAX, 0))
+
+
+def release_heap() -> None:
+    """Give the heap's free pages back to the system, once (malloc_trim(3)); for a process that has nothing to do."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

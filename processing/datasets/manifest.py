@@ -141,6 +141,11 @@ class ImageRecord:
     quality: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def image_flags(self) -> tuple[str, ...]:
+        """What the reader warned of (`mammopipe.processing.image_flags`), kept under `image_flags` in `quality`."""
+        return tuple(self.quality.get("image_flags", ()))
+
+    @property
     def original_id(self) -> str:
         """The image that these pixels were taken from: the source of a copy, or the image itself."""
         return self.source_image_id or self.image_id

@@ -1,23 +1,34 @@
 """What is a DICOM image but not a mammogram of one breast in one 2-D view: refused, with the attribute that tells.
 
 Missing attributes refuse nothing: de-identified collections strip Modality, SOP Class and View Position.
-Sources: PS3.3 C.8.11.7 (Mammography Image Module; Image Type in C.8.11.7.1.4), PS3.16 CID 4014 and CID 4015.
+Sources: PS3.3 C.8.11.7 (Mammography Image Module; Image Type in C.8.11.7.1.4), C.8.6.1 (Conversion Type), C.8.11.2
+(Presentation Intent Type), C.7.6.1 (Quality Control Image, Calibration Image); PS3.16 CID 4013 (anatomic region),
+CID 4014 (views) and CID 4015 (view modifiers), annex L (Body Part Examined).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.view_text import read_view_text
 from mammopipe.processing.errors import NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-_SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "7", "7.2", "7.3")}
-"""CR, DX and Digital Mammography (for presentation and for processing), and Secondary Capture, which holds old ones."""
+_TOMOSYNTHESIS = _STORAGE + "13.1.3"
+FOR_PROCESSING_CLASSES = {_STORAGE + suffix for suffix in ("1.1.1", "1.2.1", "13.1.5")}
+"""DX, Digital Mammography and Breast Projection images for processing."""
+_SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.2", "7", "7.2", "7.3", "13.1.4")} | {_TOMOSYNTHESIS}
+"""CR, DX, Digital Mammography and Breast Projection for presentation; Secondary Capture, which holds old mammograms;
+and tomosynthesis, where a single generated 2-D image may be stored."""
 
 _BIOPSY_TYPES = ("STEREO", "PREFIRE", "POSTFIRE", "POSTBIOPSY", "POSTMARKER", "TOMO_SCOUT")
 _GENERATED_2D = ("GENERATED_2D", "TOMO_2D")
+_SYNTHETIC_WORDS = re.compile(
+    r"\b([SC][-_ ]?VIEW|V[-_ ]?PREVIEW|INSIGHT 2D|INTELLIGENT 2D|SYNTH\w*|GENERATED[-_ ]?2D|SM2D|S2D)\b"
+)
+"""Names under which manufacturers store 2-D images that are computed from tomosynthesis."""
 MAX_MAGNIFICATION = 1.35
 """Contact views reach 1.1 for a thick breast; magnification views are taken at 1.4 and more."""
 
@@ -31,43 +42,151 @@ REFUSED_CODES = {
     "R-102D7": "spot compression view",
     "399161006": "cleavage view of both breasts",
     "R-102D2": "cleavage view of both breasts",
+    "399110001": "tangential view",
+    "R-102C2": "tangential view",
+    "442580003": "view of the axillary tissue",
+    "R-40AB2": "view of the axillary tissue",
+    "442593008": "view of the infra-mammary fold",
+    "R-40ABE": "view of the infra-mammary fold",
 }
+_REFUSED_MEANINGS = re.compile(
+    r"\b(MAGNIF\w*|SPOT|CLEAVAGE|VALLEY|TANGENTIAL|SPECIMEN|AXILLARY TISSUE|INFRA-?MAMMARY FOLD|STEREO\w*)\b"
+)
+"""What the meaning of a code says of a view that is not a whole breast, whatever scheme the code is of."""
+_BREAST_CODES = ("76752008", "T-04000", "80248007", "T-04030", "73056007", "T-04020", "63762007")
+BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST")
+_UNKNOWN_PARTS = ("", "UNKNOWN", "OTHER", "NONE", "UNDEFINED", "N/A", "NA", "MG")
+_PADDLE_WORDS = re.compile(
+    r"(?P<spot>SPOT)|(?P<magnification>(?<!I)MAG(?!E))|(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID)"
+)
+_DESCRIPTION_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
+    ("a spot compression view", re.compile(r"\b(SPOT|SPOT[-_ ]?COMP\w*|CONE[-_ ]?COMP\w*)\b")),
+    ("a tangential or cleavage view", re.compile(r"\b(TANGENTIAL|TANG|CLEAVAGE)\b")),
+    ("a specimen", re.compile(r"\b(SPECIMEN|SURGICAL SPEC)\b")),
+    ("an image of a biopsy or another intervention", re.compile(r"\b(STEREO\w*|NEEDLE|WIRE|GALACTO\w*|DUCTO\w*)\b")),
+    ("a mask or a part of an image", re.compile(r"\b(ROI MASK\w*|MASK IMAGES?|CROPPED( IMAGES?)?)\b")),
+    ("an image of quality control", re.compile(r"\b(FLAT[-_ ]?FIELD\w*|CALIBRATION|PHANTOM|QC|GAIN MAP)\b")),
+    ("a screenshot", re.compile(r"\bSCREEN[-_ ]?(SAVE|SHOT|CAPTURE)\b")),
+    (
+        "a contrast-enhanced image other than its low-energy one",
+        re.compile(r"\b(RECOMB\w*|SUBTRACT\w*|HIGH[-_ ]?ENERGY)\b"),
+    ),
+)
+_TOMO_SLICES = re.compile(r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b")
 
 
-def check_is_mammogram(tags: Tags) -> None:
-    """Raise `NotAMammogramError`, with the attribute and its value, for anything but one 2-D view of one breast."""
+def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
+    """Raise `NotAMammogramError`, with the attribute and its value, for anything but one 2-D view of one breast.
+
+    Args:
+        tags: the attributes, those of functional groups among them.
+        sop_class: the storage class of the file meta information, for data sets that were stripped of theirs.
+    """
     for rule in _RULES:
         reason = rule(tags)
         if reason:
             raise NotAMammogramError(f"{tags.where}: {reason}")
+    if not tags.has(Tag.SOP_CLASS_UID) and sop_class in FOR_PROCESSING_CLASSES:
+        raise NotAMammogramError(f"{tags.where}: MediaStorageSOPClassUID (0002,0002) is {_named(sop_class)}: {_RAW}")
+
+
+def is_synthetic(tags: Tags) -> bool:
+    """Return whether the image was computed from tomosynthesis: by Image Type, or by a manufacturer's name for it."""
+    kinds = tags.codes(Tag.IMAGE_TYPE)
+    return any(kind in _GENERATED_2D for kind in kinds) or bool(_SYNTHETIC_WORDS.search(_descriptions(tags)))
+
+
+def _descriptions(tags: Tags) -> str:
+    """Return the free text that describes the image: searched for words, never shown."""
+    texts = (tags.code(tag) for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME))
+    return " / ".join(re.sub(r"[_]+", " ", text) for text in texts)
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
     return f"{label(tag)} is {quoted(chr(92).join(tags.texts(tag)))}: {meaning}"
 
 
+def _named(uid: str) -> str:
+    known = re.fullmatch(r"[0-9.]{1,64}", uid) and UID(uid).name != uid
+    return UID(uid).name if known else quoted(uid)
+
+
 def _modality(tags: Tags) -> str:
-    wrong = tags.text(Tag.MODALITY) not in ("", "MG")
-    return _says(tags, Tag.MODALITY, "a mammogram is MG") if wrong else ""
+    modality = tags.code(Tag.MODALITY)
+    if modality in ("", "MG") or (modality in ("CR", "DX", "RG") and _names_breast(tags)):
+        return ""
+    return _says(tags, Tag.MODALITY, "a mammogram is MG, or CR or DX of a body part that is the breast")
+
+
+def _names_breast(tags: Tags) -> bool:
+    regions = tags.items(Tag.ANATOMIC_REGION_SEQUENCE)
+    return (
+        bool(BREAST_WORDS.search(tags.code(Tag.BODY_PART_EXAMINED)))
+        or any(_is_breast(region) for region in regions)
+        or tags.has(Tag.VIEW_CODE_SEQUENCE)
+        or read_view_text(tags.code(Tag.VIEW_POSITION)).view is not None
+    )
+
+
+def _is_breast(region: Tags) -> bool:
+    return region.code(Tag.CODE_VALUE) in _BREAST_CODES or bool(BREAST_WORDS.search(region.code(Tag.CODE_MEANING)))
 
 
 def _sop_class(tags: Tags) -> str:
     uid = tags.text(Tag.SOP_CLASS_UID)
-    if not uid or uid in _SOP_CLASSES:
+    if uid == _TOMOSYNTHESIS and not is_synthetic(tags):
+        return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: not a generated 2-D image"
+    if not uid or uid in _SOP_CLASSES or uid in FOR_PROCESSING_CLASSES:
         return ""
-    name = UID(uid).name if UID(uid).name != uid else quoted(uid)
-    return f"{label(Tag.SOP_CLASS_UID)} is {name}: not the storage class of a 2-D mammogram"
+    return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: not the storage class of a 2-D mammogram"
+
+
+_RAW = "raw pixels for processing; the manufacturer's images for presentation are read"
+
+
+def _for_processing(tags: Tags) -> str:
+    uid = tags.text(Tag.SOP_CLASS_UID)
+    if uid in FOR_PROCESSING_CLASSES:
+        return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
+    raw = tags.code(Tag.PRESENTATION_INTENT_TYPE) == "FOR PROCESSING"
+    return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW) if raw else ""
 
 
 def _image_type(tags: Tags) -> str:
-    kinds = [value.upper() for value in tags.texts(Tag.IMAGE_TYPE)]
+    kinds = tags.codes(Tag.IMAGE_TYPE)
+    meaning = ""
     if any(kind.startswith(_BIOPSY_TYPES) for kind in kinds):
-        return _says(tags, Tag.IMAGE_TYPE, "an image of a biopsy")
-    if any(kind.startswith("TOMO") for kind in kinds) and not any(kind in _GENERATED_2D for kind in kinds):
-        return _says(tags, Tag.IMAGE_TYPE, "a tomosynthesis image")
-    if {"SUBTRACTION", "ADDITION", "HIGH_ENERGY", "RECOMBINED"} & set(kinds):
-        return _says(tags, Tag.IMAGE_TYPE, "a contrast-enhanced image other than its low-energy one")
-    return _says(tags, Tag.IMAGE_TYPE, "a specimen") if any("SPECIMEN" in kind for kind in kinds) else ""
+        meaning = "an image of a biopsy"
+    elif any(re.match(r"TOMO|SLICE|SLAB|VOLUME|MIP\b|MPR\b", kind) for kind in kinds) and not is_synthetic(tags):
+        meaning = "a tomosynthesis image"
+    elif any(re.match(r"SUBTRACT|ADDITION|HIGH[_ ]?ENERGY|RECOMB|DES\b|DUAL[_ ]?ENERGY", kind) for kind in kinds):
+        meaning = "a contrast-enhanced image other than its low-energy one"
+    elif any("SPECIMEN" in kind for kind in kinds):
+        meaning = "a specimen"
+    elif any(re.match(r"SCREEN[ _-]?(SAVE|SHOT|CAP)|LOCALIZER|REPORT|CAD\b", kind) for kind in kinds):
+        meaning = "a screenshot or a secondary result"
+    elif any(re.match(r"FLAT[ _-]?FIELD|CALIB|PHANTOM|QC\b|MASK\b", kind) for kind in kinds):
+        meaning = "an image of quality control or a mask"
+    return _says(tags, Tag.IMAGE_TYPE, meaning) if meaning else ""
+
+
+def _tomosynthesis(tags: Tags) -> str:
+    """Find a slice or projection of tomosynthesis that is stored as a single image."""
+    if is_synthetic(tags):
+        return ""
+    if tags.code(Tag.VOLUMETRIC_PROPERTIES) in ("VOLUME", "SAMPLED"):
+        return _says(tags, Tag.VOLUMETRIC_PROPERTIES, "a slice of tomosynthesis")
+    height, thickness = tags.number(Tag.TOMO_LAYER_HEIGHT), tags.number(Tag.SLICE_THICKNESS)
+    if height is not None:
+        return f"{label(Tag.TOMO_LAYER_HEIGHT)} is {height:g}: a slice of tomosynthesis"
+    if thickness and tags.code(Tag.IMAGE_TYPE) != "ORIGINAL":
+        return f"{label(Tag.SLICE_THICKNESS)} is {thickness:g}: a slice of tomosynthesis"
+    for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME):
+        match = _TOMO_SLICES.search(tags.code(tag))
+        if match:
+            return f"{label(tag)} holds {match[0]!r}: a tomosynthesis image"
+    return ""
 
 
 def _specimen(tags: Tags) -> str:
@@ -75,7 +194,7 @@ def _specimen(tags: Tags) -> str:
         if tags.has(tag):
             return f"{label(tag)} is present: a specimen"
     for tag in (Tag.BODY_PART_EXAMINED, Tag.VIEW_POSITION):
-        if "SPECIMEN" in tags.text(tag).upper():
+        if "SPECIMEN" in tags.code(tag):
             return _says(tags, tag, "a specimen")
     return ""
 
@@ -84,48 +203,118 @@ def _biopsy(tags: Tags) -> str:
     for tag in (Tag.BIOPSY_TARGET_SEQUENCE, Tag.INTERVENTION_SEQUENCE):
         if tags.has(tag):
             return f"{label(tag)} is present: an image of a biopsy or another intervention"
-    stereo = "STEREO" in tags.text(Tag.VIEW_POSITION).upper()
-    return _says(tags, Tag.VIEW_POSITION, "an image of a biopsy") if stereo else ""
-
-
-def _coded_view(tags: Tags) -> str:
-    for view in tags.items(Tag.VIEW_CODE_SEQUENCE):
-        modifiers = view.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)
-        for tag, item in [(Tag.VIEW_CODE_SEQUENCE, view), *((Tag.VIEW_MODIFIER_CODE_SEQUENCE, it) for it in modifiers)]:
-            code = item.text(Tag.CODE_VALUE)
-            if code in REFUSED_CODES:
-                return f"{label(tag)} has the code {code!r}: {REFUSED_CODES[code]}"
     return ""
 
 
+def _body_part(tags: Tags) -> str:
+    part = tags.code(Tag.BODY_PART_EXAMINED)
+    if part not in _UNKNOWN_PARTS and not BREAST_WORDS.search(part):
+        return _says(tags, Tag.BODY_PART_EXAMINED, "not a breast")
+    for region in tags.items(Tag.ANATOMIC_REGION_SEQUENCE):
+        if (region.has(Tag.CODE_VALUE) or region.has(Tag.CODE_MEANING)) and not _is_breast(region):
+            return f"{label(Tag.ANATOMIC_REGION_SEQUENCE)} has the code {quoted(_code_of(region))}: not a breast"
+    return ""
+
+
+def _code_of(item: Tags) -> str:
+    """Return the code of a coded concept: Code Value, or one that is too long for it (PS3.3 8.1 and 8.2)."""
+    tags = (Tag.CODE_VALUE, Tag.LONG_CODE_VALUE, Tag.URN_CODE_VALUE)
+    return next((item.text(tag) for tag in tags if item.has(tag)), "")
+
+
+def _coded_view(tags: Tags) -> str:
+    for tag, item in _coded_items(tags):
+        code = _code_of(item)
+        if code in REFUSED_CODES:
+            return f"{label(tag)} has the code {code!r}: {REFUSED_CODES[code]}"
+        match = _REFUSED_MEANINGS.search(item.code(Tag.CODE_MEANING))
+        if match:
+            return f"{label(tag)} has the code {quoted(code)}, which means {match[0].lower()}: not a whole breast"
+    return ""
+
+
+def _coded_items(tags: Tags) -> Iterator[tuple[Tag, Tags]]:
+    """Yield each coded view and modifier; some writers put the modifiers beside the view, not into its item."""
+    for view in tags.items(Tag.VIEW_CODE_SEQUENCE):
+        yield Tag.VIEW_CODE_SEQUENCE, view
+        for modifier in view.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE):
+            yield Tag.VIEW_MODIFIER_CODE_SEQUENCE, modifier
+    for modifier in tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE):
+        yield Tag.VIEW_MODIFIER_CODE_SEQUENCE, modifier
+
+
+def _view_position(tags: Tags) -> str:
+    refused = read_view_text(tags.code(Tag.VIEW_POSITION)).refused
+    return _says(tags, Tag.VIEW_POSITION, refused) if refused else ""
+
+
 def _magnification(tags: Tags) -> str:
-    factor = tags.number(Tag.ESTIMATED_MAGNIFICATION)
+    factor, tag = tags.number(Tag.ESTIMATED_MAGNIFICATION), Tag.ESTIMATED_MAGNIFICATION
+    if factor is None:
+        # C.8.11.7: both distances are measured from the source, the second to the breast support.
+        detector, patient = tags.number(Tag.DISTANCE_SOURCE_TO_DETECTOR), tags.number(Tag.DISTANCE_SOURCE_TO_PATIENT)
+        if detector and patient and detector >= patient > 0:
+            factor, tag = detector / patient, Tag.DISTANCE_SOURCE_TO_PATIENT
     if factor is not None and factor > MAX_MAGNIFICATION:
-        return (
-            f"{label(Tag.ESTIMATED_MAGNIFICATION)} is {factor:g}: a magnification view (more than {MAX_MAGNIFICATION})"
-        )
-    small = re.search(r"\b(SPOT|MAG|MAGNIFICATION)\b", tags.text(Tag.PADDLE_DESCRIPTION).upper())
-    return _says(tags, Tag.PADDLE_DESCRIPTION, "a magnification or spot compression view") if small else ""
+        shown = f"{label(tag)} is {factor:g}"
+        if tag is Tag.DISTANCE_SOURCE_TO_PATIENT:
+            shown = f"{label(Tag.DISTANCE_SOURCE_TO_DETECTOR)} is {factor:.2f} times {label(tag)}"
+        return f"{shown}: a magnification view (more than {MAX_MAGNIFICATION})"
+    return ""
+
+
+def _paddle(tags: Tags) -> str:
+    match = _PADDLE_WORDS.search(tags.code(Tag.PADDLE_DESCRIPTION))
+    if not match:
+        return ""
+    biopsy = match.lastgroup == "biopsy"
+    meaning = "an image of a biopsy or localisation" if biopsy else "a magnification or spot compression view"
+    return _says(tags, Tag.PADDLE_DESCRIPTION, meaning)
+
+
+def _described(tags: Tags) -> str:
+    for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME):
+        text = tags.code(tag).replace("_", " ")
+        for meaning, words in _DESCRIPTION_WORDS:
+            match = words.search(text)
+            if match:
+                return f"{label(tag)} holds {match[0]!r}: {meaning}"
+    return ""
+
+
+def _conversion(tags: Tags) -> str:
+    """Conversion Type (C.8.6.1): a scanned document or a drawing is no mammogram; a digitised film is."""
+    kind = tags.code(Tag.CONVERSION_TYPE)
+    return _says(tags, Tag.CONVERSION_TYPE, "a document or a drawing") if kind in ("SD", "DRW") else ""
 
 
 def _both_breasts(tags: Tags) -> str:
-    both = tags.text(Tag.IMAGE_LATERALITY) == "B"
+    both = tags.code(Tag.IMAGE_LATERALITY) == "B"
     return _says(tags, Tag.IMAGE_LATERALITY, "both breasts in one image") if both else ""
 
 
 def _quality_control(tags: Tags) -> str:
-    control = tags.text(Tag.QUALITY_CONTROL_IMAGE) == "YES"
-    return _says(tags, Tag.QUALITY_CONTROL_IMAGE, "an image of a phantom") if control else ""
+    for tag in (Tag.QUALITY_CONTROL_IMAGE, Tag.QUALITY_CONTROL_SUBJECT, Tag.CALIBRATION_IMAGE):
+        if tags.code(tag) == "YES":
+            return _says(tags, tag, "an image of a phantom or of quality control")
+    return ""
 
 
 _RULES: tuple[Callable[[Tags], str], ...] = (
     _modality,
     _sop_class,
+    _for_processing,
     _image_type,
+    _tomosynthesis,
     _specimen,
     _biopsy,
+    _body_part,
     _coded_view,
+    _view_position,
     _magnification,
+    _paddle,
+    _described,
+    _conversion,
     _both_breasts,
     _quality_control,
 )

@@ -1,42 +1,77 @@
 """The attributes of a DICOM data set that the reader may see, and typed reading of their raw bytes.
 
-Only attributes named in `Tag` (or asked for by number) are kept, so nothing that identifies a patient is ever held.
-pydicom finds the elements (`mammopipe.processing.dicom.file`); their values are read here, because pydicom's own
-conversion warns and guesses where a value is malformed. Source: PS3.5 6.2 (value representations).
+Only attributes named in `Tag` (or asked for by number) are kept. `mammopipe.processing.dicom.data_set` finds them;
+their values are read here, because pydicom's own conversion warns and guesses where a value is malformed.
+Sources: PS3.5 6.2 (value representations), 7.4 (an empty value means absent or unknown); PS3.3 C.7.6.16 (functional
+groups).
 """
 
+import math
 import re
 import struct
-from collections.abc import Mapping
 from enum import IntEnum
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
-from pydicom.dataelem import RawDataElement
 
+from mammopipe.processing.dicom.data_set import Element, Elements
 from mammopipe.processing.errors import CorruptImageError
 
 
 class Tag(IntEnum):
-    """The attributes that the reader uses; none of them identifies a patient."""
+    """The attributes that the reader uses.
+
+    None of them names a patient. The two descriptions are free text, which is searched for words and never shown; of
+    dates, age and sex only the flags `under-18` and `male` leave the reader.
+    """
 
     IMAGE_TYPE = 0x00080008
+    STUDY_DATE = 0x00080020
     SOP_CLASS_UID = 0x00080016
     MODALITY = 0x00080060
+    CONVERSION_TYPE = 0x00080064
     PRESENTATION_INTENT_TYPE = 0x00080068
     MANUFACTURER = 0x00080070
     CODE_VALUE = 0x00080100
     CODING_SCHEME_DESIGNATOR = 0x00080102
+    CODE_MEANING = 0x00080104
+    LONG_CODE_VALUE = 0x00080119
+    URN_CODE_VALUE = 0x00080120
+    SERIES_DESCRIPTION = 0x0008103E
     MANUFACTURER_MODEL_NAME = 0x00081090
+    ANATOMIC_REGION_SEQUENCE = 0x00082218
+    ANATOMIC_REGION_MODIFIER_SEQUENCE = 0x00082220
+    PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE = 0x00082228
+    PRIMARY_ANATOMIC_STRUCTURE_MODIFIER_SEQUENCE = 0x00082230
+    VOLUMETRIC_PROPERTIES = 0x00089206
+    PATIENT_BIRTH_DATE = 0x00100030
+    PATIENT_SEX = 0x00100040
+    PATIENT_AGE = 0x00101010
+    QUALITY_CONTROL_SUBJECT = 0x00100200
     BODY_PART_EXAMINED = 0x00180015
     INTERVENTION_SEQUENCE = 0x00180036
+    SLICE_THICKNESS = 0x00180050
+    PROTOCOL_NAME = 0x00181030
+    DISTANCE_SOURCE_TO_DETECTOR = 0x00181110
+    DISTANCE_SOURCE_TO_PATIENT = 0x00181111
     ESTIMATED_MAGNIFICATION = 0x00181114
     IMAGER_PIXEL_SPACING = 0x00181164
     PADDLE_DESCRIPTION = 0x001811A4
+    TOMO_LAYER_HEIGHT = 0x00181460
+    SHUTTER_SHAPE = 0x00181600
+    SHUTTER_LEFT = 0x00181602
+    SHUTTER_RIGHT = 0x00181604
+    SHUTTER_UPPER = 0x00181606
+    SHUTTER_LOWER = 0x00181608
+    SHUTTER_CENTER = 0x00181610
+    SHUTTER_RADIUS = 0x00181612
+    SHUTTER_VERTICES = 0x00181620
     BIOPSY_TARGET_SEQUENCE = 0x00182041
     VIEW_POSITION = 0x00185101
     PATIENT_ORIENTATION = 0x00200020
     LATERALITY = 0x00200060
     IMAGE_LATERALITY = 0x00200062
+    FRAME_ANATOMY_SEQUENCE = 0x00209071
+    FRAME_LATERALITY = 0x00209072
     SAMPLES_PER_PIXEL = 0x00280002
     PHOTOMETRIC_INTERPRETATION = 0x00280004
     NUMBER_OF_FRAMES = 0x00280008
@@ -60,18 +95,29 @@ class Tag(IntEnum):
     BREAST_IMPLANT_PRESENT = 0x00281300
     PARTIAL_VIEW = 0x00281350
     LOSSY_IMAGE_COMPRESSION = 0x00282110
+    LOSSY_IMAGE_COMPRESSION_RATIO = 0x00282112
     MODALITY_LUT_SEQUENCE = 0x00283000
     LUT_DESCRIPTOR = 0x00283002
     LUT_DATA = 0x00283006
     VOI_LUT_SEQUENCE = 0x00283010
+    PIXEL_MEASURES_SEQUENCE = 0x00289110
+    FRAME_VOI_LUT_SEQUENCE = 0x00289132
+    PIXEL_VALUE_TRANSFORMATION_SEQUENCE = 0x00289145
     CONTAINER_IDENTIFIER = 0x00400512
     SPECIMEN_SEQUENCE = 0x00400550
     SPECIMEN_DESCRIPTION_SEQUENCE = 0x00400560
+    CALIBRATION_IMAGE = 0x00500004
     VIEW_CODE_SEQUENCE = 0x00540220
     VIEW_MODIFIER_CODE_SEQUENCE = 0x00540222
     PRESENTATION_LUT_SHAPE = 0x20500020
+    SHARED_FUNCTIONAL_GROUPS_SEQUENCE = 0x52009229
+    PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE = 0x52009230
+    EXTENDED_OFFSET_TABLE = 0x7FE00001
 
 
+OVERLAY_BIT_POSITIONS = tuple(0x60000102 | group << 17 for group in range(16))
+"""Overlay Bit Position (60xx,0102) of each overlay group; its bit may lie in unused bits of the pixels (retired)."""
+_FUNCTIONAL_GROUPS = (Tag.SHARED_FUNCTIONAL_GROUPS_SEQUENCE, Tag.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)
 _BINARY = {
     "US": "H",
     "SS": "h",
@@ -86,6 +132,8 @@ _BINARY = {
     "US or SS or OW": "H",
 }
 _DECIMAL = ("DS", "IS")
+_DECIMAL_TEXT = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
+"""PS3.5 6.2: a Decimal String or an Integer String, with blanks around it."""
 
 
 def label(tag: int) -> str:
@@ -96,7 +144,8 @@ def label(tag: int) -> str:
 class Tags:
     """Typed reading of one data set's attributes; a value that breaks its type raises `CorruptImageError`."""
 
-    def __init__(self, elements: Mapping[int, "RawDataElement | list[Tags]"], where: str) -> None:
+    def __init__(self, elements: Elements, where: str) -> None:
+        """Take the elements of a data set; `where` names the file in errors."""
         self._elements = elements
         self.where = where
 
@@ -104,7 +153,22 @@ class Tags:
         """Return the error that names the file, the attribute and the rule it breaks."""
         return CorruptImageError(f"{self.where}: {label(tag)} {rule}")
 
-    def _raw(self, tag: int) -> RawDataElement | None:
+    def with_functional_groups(self) -> "Tags":
+        """Return the attributes with those of the one frame's functional groups among them (C.7.6.16).
+
+        An attribute of the data set itself counts before one of a group, and a frame's own group before a shared one.
+        """
+        merged: Elements = {}
+        for sequence in _FUNCTIONAL_GROUPS:
+            for groups in self.items(sequence)[:1]:
+                for macro in groups._elements:
+                    if isinstance(groups._elements[macro], list):
+                        for item in groups.items(macro)[:1]:
+                            merged |= item._elements
+        filled = {tag: value for tag, value in self._elements.items() if tag not in merged or self.has(tag)}
+        return Tags(merged | filled, self.where)
+
+    def _raw(self, tag: int) -> Element | None:
         element = self._elements.get(tag)
         if isinstance(element, list):
             raise self.corrupt(tag, "is a sequence; a value is needed")
@@ -113,12 +177,17 @@ class Tags:
     def data(self, tag: int) -> bytes:
         """Return the value's bytes, as they are in the file; empty when it is missing."""
         element = self._raw(tag)
-        return bytes(element.value or b"") if element else b""
+        return element.value if element else b""
 
     def has(self, tag: int) -> bool:
-        """Return whether the attribute is there with a value: text other than blanks, or a sequence with items."""
+        """Return whether the attribute is there with a value: text other than blanks, or a sequence with items.
+
+        PS3.5 7.4: an attribute of type 2 or 3 without a value is unknown or absent.
+        """
         element = self._elements.get(tag)
-        return bool(element if element is None or isinstance(element, list) else self.data(tag).strip(b" \0"))
+        if not isinstance(element, Element):
+            return bool(element)
+        return bool(element.value if self.vr(tag) in _BINARY else element.value.strip(b" \0"))
 
     def texts(self, tag: int) -> tuple[str, ...]:
         """Return the values of a text attribute, without padding; () when missing or blank."""
@@ -129,30 +198,40 @@ class Tags:
         """Return the first value of a text attribute, "" when missing or blank."""
         return next(iter(self.texts(tag)), "")
 
+    def codes(self, tag: int) -> tuple[str, ...]:
+        """Return the values of a code attribute in capital letters: some writers break the rule of CS (PS3.5 6.2)."""
+        return tuple(text.upper() for text in self.texts(tag))
+
+    def code(self, tag: int) -> str:
+        """Return the first value of a code attribute in capital letters, "" when missing or blank."""
+        return self.text(tag).upper()
+
     def vr(self, tag: int) -> str:
         """Return the value representation: the file's, or the dictionary's where the file has none."""
         element = self._raw(tag)
-        return str(element.VR if element and element.VR and element.VR != "UN" else dictionary_VR(tag))
+        return element.vr if element and element.vr not in ("", "UN") else dictionary_VR(tag)
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """Return the values of a numeric attribute; () when missing or blank."""
-        vr = self.vr(tag)
+        """Return the values of a numeric attribute, all finite; () when missing or blank."""
+        vr, data = self.vr(tag), self.data(tag)
         if vr in _DECIMAL:
             return tuple(self._decimal(tag, part) for part in self.texts(tag))
+        if not data:
+            return ()
         if vr not in _BINARY:
             raise self.corrupt(tag, f"has value representation {vr!r}; a numeric one is needed")
-        element, data = self._raw(tag), self.data(tag)
-        order = "<" if element is None or element.is_little_endian else ">"
+        order = "<" if self.little_endian(tag) else ">"
         width = struct.calcsize(order + _BINARY[vr])
         if len(data) % width:
             raise self.corrupt(tag, f"has {len(data)} bytes; {vr} values take {width} each")
-        return struct.unpack(f"{order}{len(data) // width}{_BINARY[vr]}", data)
+        values = struct.unpack(f"{order}{len(data) // width}{_BINARY[vr]}", data)
+        for value in values:
+            if not math.isfinite(value):
+                raise self.corrupt(tag, f"is {value:g}; a finite number is needed")
+        return values
 
     def _decimal(self, tag: int, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
+        value = float(text) if _DECIMAL_TEXT.fullmatch(text) else math.nan
         if not abs(value) < 1e300:
             raise self.corrupt(tag, f"is {quoted(text)}; a finite number is needed")
         return value
@@ -164,21 +243,29 @@ class Tags:
     def integer(self, tag: int) -> int:
         """Return the first value of a numeric attribute that must be there and be whole."""
         value = self.number(tag)
-        if value is None or value != int(value):
-            raise self.corrupt(tag, "is missing" if value is None else f"is {value:g}; a whole number is needed")
+        if value is None:
+            raise self.corrupt(tag, "is empty; it must have a value" if tag in self._elements else "is missing")
+        if value != int(value):
+            raise self.corrupt(tag, f"is {value:g}; a whole number is needed")
         return int(value)
 
     def little_endian(self, tag: int) -> bool:
         """Return the byte order of the value as it is in the file."""
         element = self._raw(tag)
-        return element is None or element.is_little_endian
+        return element is None or element.little_endian
 
     def items(self, tag: int) -> tuple["Tags", ...]:
         """Return the items of a sequence; () when missing or empty."""
         element = self._elements.get(tag, [])
-        if not isinstance(element, list):
-            raise self.corrupt(tag, "is not a sequence")
-        return tuple(element)
+        if isinstance(element, Element):
+            if element.value:
+                raise self.corrupt(tag, "is not a sequence")
+            return ()
+        return tuple(Tags(item, self.where) for item in element)
+
+    def sequences(self) -> tuple[int, ...]:
+        """Return the tags of the sequences that are kept."""
+        return tuple(tag for tag, element in self._elements.items() if isinstance(element, list))
 
 
 def quoted(text: str) -> str:
@@ -187,5 +274,7 @@ def quoted(text: str) -> str:
     A damaged length makes one attribute's value run into the next, which may be the patient's name.
     """
     if all(re.fullmatch(r"[A-Z0-9_ .+-]{0,20}", part) for part in text.split("\\")) and len(text) <= 64:
+        return repr(text)
+    if len(text) == 1 and text.isprintable():
         return repr(text)
     return f"text of {len(text)} characters that is no code"

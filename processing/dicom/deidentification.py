@@ -1,65 +1,132 @@
 """Which attributes that identify a person are filled in a DICOM file: their names, never their values.
 
 The list is the direct identifiers among the attributes that the Basic Application Level Confidentiality Profile removes
-(PS3.15 table E.1-1): persons, their numbers, addresses and dates of birth, and the institution. Not in it are the
-profile's dates of examination, instance UIDs and device descriptions, which every usable collection keeps in some form.
+or empties (PS3.15 table E.1-1, names and tags as there): persons, their numbers, addresses and dates of birth, their
+free-text comments, the institution, and who ordered, performed and read the examination. Not in it are the profile's
+dates of examination, instance UIDs and device descriptions, which every usable collection keeps in some form.
 """
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
-from mammopipe.processing.dicom.attributes import Tag
+from mammopipe.processing.dicom.attributes import Tag, Tags
 from mammopipe.processing.dicom.file import parse
 from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
 
-PATIENT_ID = 0x00100020
 IDENTIFYING = (
-    0x00080050,
-    0x00080080,
-    0x00080081,
-    0x00080090,
-    0x00080092,
-    0x00080094,
-    0x00080096,
-    0x00081048,
-    0x00081049,
-    0x00081050,
-    0x00081060,
-    0x00081062,
-    0x00081070,
-    0x00100010,
-    0x00100021,
-    0x00100030,
-    0x00100032,
-    0x00100050,
-    0x00101000,
-    0x00101001,
-    0x00101002,
-    0x00101005,
-    0x00101040,
-    0x00101050,
-    0x00101060,
-    0x00101080,
-    0x00101081,
-    0x00101090,
-    0x00102150,
-    0x00102152,
-    0x00102154,
-    0x00102155,
-    0x001021B0,
-    0x00102297,
-    0x00102299,
-    0x00104000,
-    0x00200010,
-    0x00321032,
-    0x00380010,
-    0x00380300,
-    0x00380400,
-    0x00400006,
-    0x00400253,
-    0x00402016,
-    0x00402017,
-    0x0040A123,
+    "AccessionNumber",  # (0008,0050)
+    "IssuerOfAccessionNumberSequence",  # (0008,0051)
+    "InstitutionName",  # (0008,0080)
+    "InstitutionAddress",  # (0008,0081)
+    "ReferringPhysicianName",  # (0008,0090)
+    "ReferringPhysicianAddress",  # (0008,0092)
+    "ReferringPhysicianTelephoneNumbers",  # (0008,0094)
+    "ReferringPhysicianIdentificationSequence",  # (0008,0096)
+    "ConsultingPhysicianName",  # (0008,009C)
+    "ConsultingPhysicianIdentificationSequence",  # (0008,009D)
+    "InstitutionalDepartmentName",  # (0008,1040)
+    "PhysiciansOfRecord",  # (0008,1048)
+    "PhysiciansOfRecordIdentificationSequence",  # (0008,1049)
+    "PerformingPhysicianName",  # (0008,1050)
+    "PerformingPhysicianIdentificationSequence",  # (0008,1052)
+    "NameOfPhysiciansReadingStudy",  # (0008,1060)
+    "PhysiciansReadingStudyIdentificationSequence",  # (0008,1062)
+    "OperatorsName",  # (0008,1070)
+    "OperatorIdentificationSequence",  # (0008,1072)
+    "ReferencedPatientSequence",  # (0008,1120)
+    "PatientName",  # (0010,0010)
+    "IssuerOfPatientID",  # (0010,0021)
+    "IssuerOfPatientIDQualifiersSequence",  # (0010,0024)
+    "PatientBirthDate",  # (0010,0030)
+    "PatientBirthTime",  # (0010,0032)
+    "PatientBirthDateInAlternativeCalendar",  # (0010,0033)
+    "PatientDeathDateInAlternativeCalendar",  # (0010,0034)
+    "PatientInsurancePlanCodeSequence",  # (0010,0050)
+    "OtherPatientIDs",  # (0010,1000)
+    "OtherPatientNames",  # (0010,1001)
+    "OtherPatientIDsSequence",  # (0010,1002)
+    "PatientBirthName",  # (0010,1005)
+    "PatientAddress",  # (0010,1040)
+    "InsurancePlanIdentification",  # (0010,1050)
+    "PatientMotherBirthName",  # (0010,1060)
+    "MilitaryRank",  # (0010,1080)
+    "BranchOfService",  # (0010,1081)
+    "MedicalRecordLocator",  # (0010,1090)
+    "ReferencedPatientPhotoSequence",  # (0010,1100)
+    "CountryOfResidence",  # (0010,2150)
+    "RegionOfResidence",  # (0010,2152)
+    "PatientTelephoneNumbers",  # (0010,2154)
+    "PatientTelecomInformation",  # (0010,2155)
+    "Occupation",  # (0010,2180)
+    "AdditionalPatientHistory",  # (0010,21B0)
+    "PatientReligiousPreference",  # (0010,21F0)
+    "ResponsiblePerson",  # (0010,2297)
+    "ResponsibleOrganization",  # (0010,2299)
+    "PatientComments",  # (0010,4000)
+    "StudyID",  # (0020,0010)
+    "ImageComments",  # (0020,4000)
+    "RequestingPhysicianIdentificationSequence",  # (0032,1031)
+    "RequestingPhysician",  # (0032,1032)
+    "RequestingService",  # (0032,1033)
+    "AdmissionID",  # (0038,0010)
+    "IssuerOfAdmissionID",  # (0038,0011)
+    "IssuerOfAdmissionIDSequence",  # (0038,0014)
+    "ScheduledPatientInstitutionResidence",  # (0038,001E)
+    "ServiceEpisodeID",  # (0038,0060)
+    "IssuerOfServiceEpisodeIDSequence",  # (0038,0064)
+    "CurrentPatientLocation",  # (0038,0300)
+    "PatientInstitutionResidence",  # (0038,0400)
+    "VisitComments",  # (0038,4000)
+    "ScheduledPerformingPhysicianName",  # (0040,0006)
+    "ScheduledProcedureStepID",  # (0040,0009)
+    "ScheduledPerformingPhysicianIdentificationSequence",  # (0040,000B)
+    "PerformedProcedureStepID",  # (0040,0253)
+    "RequestedProcedureID",  # (0040,1001)
+    "PatientTransportArrangements",  # (0040,1004)
+    "RequestedProcedureLocation",  # (0040,1005)
+    "NamesOfIntendedRecipientsOfResults",  # (0040,1010)
+    "IntendedRecipientsOfResultsIdentificationSequence",  # (0040,1011)
+    "PersonIdentificationCodeSequence",  # (0040,1101)
+    "PersonAddress",  # (0040,1102)
+    "PersonTelephoneNumbers",  # (0040,1103)
+    "PersonTelecomInformation",  # (0040,1104)
+    "RequestedProcedureComments",  # (0040,1400)
+    "OrderEnteredBy",  # (0040,2008)
+    "OrderEntererLocation",  # (0040,2009)
+    "OrderCallbackPhoneNumber",  # (0040,2010)
+    "OrderCallbackTelecomInformation",  # (0040,2011)
+    "PlacerOrderNumberImagingServiceRequest",  # (0040,2016)
+    "FillerOrderNumberImagingServiceRequest",  # (0040,2017)
+    "ImagingServiceRequestComments",  # (0040,2400)
+    "ConfidentialityConstraintOnPatientDataDescription",  # (0040,3001)
+    "ScheduledHumanPerformersSequence",  # (0040,4034)
+    "ActualHumanPerformersSequence",  # (0040,4035)
+    "HumanPerformerOrganization",  # (0040,4036)
+    "HumanPerformerName",  # (0040,4037)
+    "VerifyingOrganization",  # (0040,A027)
+    "VerifyingObserverSequence",  # (0040,A073)
+    "VerifyingObserverName",  # (0040,A075)
+    "AuthorObserverSequence",  # (0040,A078)
+    "ParticipantSequence",  # (0040,A07A)
+    "CustodialOrganizationSequence",  # (0040,A07C)
+    "VerifyingObserverIdentificationCodeSequence",  # (0040,A088)
+    "PersonName",  # (0040,A123)
+    "ContentCreatorName",  # (0070,0084)
+    "ContentCreatorIdentificationCodeSequence",  # (0070,0086)
+    "ReviewerName",  # (300E,0008)
+    "ResultsIDIssuer",  # (4008,0042)
+    "InterpretationRecorder",  # (4008,0102)
+    "InterpretationTranscriber",  # (4008,010A)
+    "InterpretationAuthor",  # (4008,010C)
+    "InterpretationApproverSequence",  # (4008,0111)
+    "PhysicianApprovingInterpretation",  # (4008,0114)
+    "ResultsDistributionListSequence",  # (4008,0118)
+    "DistributionName",  # (4008,0119)
+    "DistributionAddress",  # (4008,011A)
+    "InterpretationIDIssuer",  # (4008,0202)
 )
+"""Keywords of the attributes that identify a person, in the order of their tags."""
+PATIENT_ID = 0x00100020
+_NUMBERS = frozenset(tag for keyword in IDENTIFYING if (tag := tag_for_keyword(keyword)) is not None)
 
 
 def identity_fields(
@@ -67,12 +134,27 @@ def identity_fields(
 ) -> tuple[str, ...]:
     """Return the keywords of the filled identifying attributes, in tag order; () when there is none.
 
-    `BurnedInAnnotation` is among them where it is YES: then the pixels may show what the attributes do not.
-    `PatientID` is reported only when asked for: collections keep a pseudonym there. Raises as reading the file does.
+    Attributes inside sequences count as those of the image do: Original Attributes Sequence holds the values that a
+    pseudonym replaced, Request Attributes Sequence the numbers of the order. `BurnedInAnnotation` is among the keywords
+    where it is YES: then the pixels may show what the attributes do not. `PatientID` of the image is reported only when
+    asked for: collections keep a pseudonym there. Raises as reading the file does.
     """
-    wanted = IDENTIFYING + ((PATIENT_ID,) if patient_id else ())
-    tags = parse(data, where=where, limits=config.limits, tags=(*wanted, Tag.BURNED_IN_ANNOTATION)).tags
-    names = [keyword_for_tag(tag) for tag in sorted(wanted) if tags.has(tag)]
-    if tags.text(Tag.BURNED_IN_ANNOTATION) == "YES":
+    wanted = _NUMBERS | {PATIENT_ID, Tag.BURNED_IN_ANNOTATION}
+    tags = parse(data, where=where, limits=config.limits, tags=wanted, everywhere=True).tags
+    found = _filled(tags, top=True, patient_id=patient_id)
+    names = [keyword_for_tag(tag) for tag in sorted(found)]
+    if tags.code(Tag.BURNED_IN_ANNOTATION) == "YES":
         names.append(keyword_for_tag(Tag.BURNED_IN_ANNOTATION))
     return tuple(names)
+
+
+def _filled(tags: Tags, *, top: bool, patient_id: bool) -> set[int]:
+    """Return the identifying attributes with a value here and in the items of all sequences."""
+    found = {tag for tag in _NUMBERS if tags.has(tag)}
+    if tags.has(PATIENT_ID) and (patient_id or not top):
+        found.add(PATIENT_ID)
+    for sequence in tags.sequences():
+        if sequence not in _NUMBERS:  # A filled sequence of identifiers is named itself.
+            for item in tags.items(sequence):
+                found |= _filled(item, top=False, patient_id=patient_id)
+    return found

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.pixel_data import Layout
-from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.errors import UnsupportedImageError
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import ReadConfig
 
 Values = NDArray[np.float64]
@@ -163,55 +164,65 @@ Choice = TypeVar("Choice")
 Facts = dict[str, str | int | float | bool]
 
 
-def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts]:
-    """Return the chain from stored to presentation values, and facts that record each choice in it.
+def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts, set[ImageFlag]]:
+    """Return the chain from stored to presentation values, facts that record each choice in it, and flags.
 
     Raises `CorruptImageError` where an attribute breaks a rule of PS3.3 C.11, `UnsupportedImageError` where the file
-    has no window or LUT of the configured number.
+    has no window or LUT of the configured number. A pair of attributes of which one is missing or empty says nothing
+    and counts as absent (PS3.5 7.4), with a flag.
     """
     facts: Facts = {}
-    low = -(1 << layout.bits_stored - 1) if layout.signed else 0
-    high = low + (1 << layout.bits_stored) - 1
-    modality = _modality(tags, low, facts)
-    voi = _voi(tags, modality.scale(low, high)[0], config, facts)
-    shape = tags.text(Tag.PRESENTATION_LUT_SHAPE)
+    flags: set[ImageFlag] = set()
+    low, high = _stored_range(layout.bits_stored, layout.signed)
+    modality = _modality(tags, low, facts, flags)
+    voi = _voi(tags, modality.scale(low, high)[0], config, facts, flags)
+    shape = tags.code(Tag.PRESENTATION_LUT_SHAPE)
     if shape not in ("", "IDENTITY", "INVERSE"):
         raise UnsupportedImageError(
             f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {quoted(shape)}; IDENTITY and INVERSE are read"
         )
-    photometric = tags.text(Tag.PHOTOMETRIC_INTERPRETATION)
+    photometric = tags.code(Tag.PHOTOMETRIC_INTERPRETATION)
     # C.8.11.3.1.2 asks for INVERSE with MONOCHROME1: both say the same thing, so they invert once together.
     inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
-    padding = _padding(tags, layout)
+    padding = _padding(tags, layout, flags)
     facts |= {"photometric": photometric, "presentation_lut_shape": shape, "inverted": inverted}
     if padding:
         facts |= {"padding_low": padding[0], "padding_high": padding[1]}
-    return Chain(modality, voi, inverted, padding), facts
+    return Chain(modality, voi, inverted, padding), facts, flags
 
 
-def _modality(tags: Tags, lowest_input: int, facts: Facts) -> Rescale | Lut:
+def _modality(tags: Tags, lowest_input: int, facts: Facts, flags: set[ImageFlag]) -> Rescale | Lut:
     """Read the modality stage; a Modality LUT Sequence excludes rescaling (C.11.1)."""
-    items = tags.items(Tag.MODALITY_LUT_SEQUENCE)
+    luts = _filled_luts(tags, Tag.MODALITY_LUT_SEQUENCE)
     slope, intercept = tags.number(Tag.RESCALE_SLOPE), tags.number(Tag.RESCALE_INTERCEPT)
-    if items:
+    if luts:
         facts["modality_transform"] = "LUT"
-        return _lut(items[0], lowest_input)
-    if slope is None and intercept is None:
+        return _lut(luts[0], lowest_input)
+    if slope is None or intercept is None:
+        if slope is not None or intercept is not None:
+            flags.add(ImageFlag.RESCALE_UNUSABLE)
         facts["modality_transform"] = "IDENTITY"
         return Rescale()
-    if slope is None or intercept is None:
-        raise tags.corrupt(Tag.RESCALE_SLOPE, f"and {label(Tag.RESCALE_INTERCEPT)} must be given together")
     if slope == 0:
         raise tags.corrupt(Tag.RESCALE_SLOPE, "is 0; every pixel would have the same value")
     facts |= {"modality_transform": "RESCALE", "rescale_slope": slope, "rescale_intercept": intercept}
     return Rescale(slope, intercept)
 
 
-def _voi(tags: Tags, lowest_input: float, config: ReadConfig, facts: Facts) -> Window | Lut | None:
-    luts, windows = tags.items(Tag.VOI_LUT_SEQUENCE), _windows(tags)
+def _filled_luts(tags: Tags, sequence: Tag) -> tuple[Tags, ...]:
+    """Return the items of a LUT sequence that hold a LUT; an empty item is an empty value."""
+    return tuple(item for item in tags.items(sequence) if item.has(Tag.LUT_DESCRIPTOR) or item.has(Tag.LUT_DATA))
+
+
+def _voi(
+    tags: Tags, lowest_input: float, config: ReadConfig, facts: Facts, flags: set[ImageFlag]
+) -> Window | Lut | None:
+    luts, windows = _filled_luts(tags, Tag.VOI_LUT_SEQUENCE), _windows(tags, flags)
+    if len(luts) < len(tags.items(Tag.VOI_LUT_SEQUENCE)):
+        flags.add(ImageFlag.WINDOW_UNUSABLE)
     facts |= {"voi_windows": len(windows), "voi_luts": len(luts)}
     if luts and (config.prefer_lut or not windows):
-        lut = _lut(_select(luts, config.lut_index, Tag.VOI_LUT_SEQUENCE, tags), lowest_input)
+        lut = _lut(_select(luts, config.lut_index, Tag.VOI_LUT_SEQUENCE, tags), lowest_input, fit=True)
         facts |= {"voi_function": "LUT", "voi_index": config.lut_index, "voi_lut_bits": lut.bits}
         return lut
     if windows:
@@ -237,8 +248,12 @@ def _select(choices: tuple[Choice, ...], index: int, tag: Tag, tags: Tags) -> Ch
     return choices[index]
 
 
-def _windows(tags: Tags) -> tuple[tuple[float, float], ...]:
+def _windows(tags: Tags, flags: set[ImageFlag]) -> tuple[tuple[float, float], ...]:
     centers, widths = tags.numbers(Tag.WINDOW_CENTER), tags.numbers(Tag.WINDOW_WIDTH)
+    if not (centers and widths):
+        if centers or widths:
+            flags.add(ImageFlag.WINDOW_UNUSABLE)
+        return ()
     if len(centers) != len(widths):
         raise tags.corrupt(
             Tag.WINDOW_CENTER,
@@ -248,7 +263,7 @@ def _windows(tags: Tags) -> tuple[tuple[float, float], ...]:
 
 
 def _window(tags: Tags, center: float, width: float) -> Window:
-    name = tags.text(Tag.VOI_LUT_FUNCTION) or VoiFunction.LINEAR
+    name = tags.code(Tag.VOI_LUT_FUNCTION) or VoiFunction.LINEAR
     if name not in list(VoiFunction):
         raise UnsupportedImageError(
             f"{tags.where}: {label(Tag.VOI_LUT_FUNCTION)} is {quoted(name)}; {', '.join(VoiFunction)} are read"
@@ -259,8 +274,13 @@ def _window(tags: Tags, center: float, width: float) -> Window:
     return Window(VoiFunction(name), center, width)
 
 
-def _lut(item: Tags, lowest_input: float) -> Lut:
-    """Read LUT Descriptor and LUT Data (C.11.1.1.1)."""
+def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:
+    """Read LUT Descriptor and LUT Data (C.11.1.1.1).
+
+    Writers state fewer bits than their entries have, or more: 12-bit entries in a descriptor of 16 bits give an image
+    that is nearly black. So more bits count where entries have more, and, with `fit` (VOI LUTs, whose greatest output
+    is white), fewer where two or more are never used.
+    """
     descriptor = [int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR)]
     if len(descriptor) != 3:
         raise item.corrupt(Tag.LUT_DESCRIPTOR, f"has {len(descriptor)} values; 3 are needed")
@@ -271,8 +291,8 @@ def _lut(item: Tags, lowest_input: float) -> Lut:
     if not 8 <= bits <= 16:
         raise item.corrupt(Tag.LUT_DESCRIPTOR, f"says {bits} bits an entry; it must be between 8 and 16")
     entries = _entries(item, count)
-    # Some writers state fewer bits than their entries have; the entries are what they meant.
-    return Lut(first, max(bits, int(entries.max()).bit_length()), entries)
+    needed = max(8, int(entries.max()).bit_length())
+    return Lut(first, needed if needed > bits or (fit and needed <= bits - 2) else bits, entries)
 
 
 def _entries(item: Tags, count: int) -> Any:
@@ -285,14 +305,12 @@ def _entries(item: Tags, count: int) -> Any:
     raise item.corrupt(Tag.LUT_DATA, f"has {len(data)} bytes; {count} entries of 16 bits are announced")
 
 
-def _padding(tags: Tags, layout: Layout) -> tuple[int, int] | None:
+def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, int] | None:
     """Read the stored values of padding: one, or a range in either order (C.7.5.1.1.2)."""
     value, limit = tags.number(Tag.PIXEL_PADDING_VALUE), tags.number(Tag.PIXEL_PADDING_RANGE_LIMIT)
     if value is None:
-        if limit is not None:
-            raise CorruptImageError(
-                f"{tags.where}: {label(Tag.PIXEL_PADDING_RANGE_LIMIT)} needs {label(Tag.PIXEL_PADDING_VALUE)}"
-            )
+        if limit is not None:  # Type 1C: the limit alone says nothing.
+            flags.add(ImageFlag.ATTRIBUTE_IGNORED)
         return None
     ends = [_as_stored(int(end), layout.signed) for end in (value, value if limit is None else limit)]
     return min(ends), max(ends)

@@ -1,19 +1,24 @@
-"""Side, view and pixel spacing as the DICOM attributes give them.
+"""Side, view, pixel spacing and warnings as the DICOM attributes give them.
 
-Sources: PS3.3 C.8.11.7 (Image Laterality, View Code Sequence), C.7.3.1 (Laterality), 10.7.1.3 (spacing of projections);
-PS3.16 CID 4014 and CID 4015, in SNOMED CT and in the older SNOMED RT codes.
+Sources: PS3.3 C.8.11.7 (Image Laterality, View Code Sequence), C.7.3.1 (Laterality), C.7.6.16.2.8 (Frame Anatomy),
+10.7.1.3 (spacing of projections), C.7.6.3.1.7 (Pixel Aspect Ratio); PS3.16 CID 244 (laterality), CID 4014 and CID 4015,
+in SNOMED CT and in the older SNOMED RT codes.
 """
 
 import hashlib
 import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.dicom.acceptance import is_synthetic
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.dicom.file import is_dicom, parse
+from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
+from mammopipe.processing.dicom.view_text import ViewText, find_view, read_view_text
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 
 Facts = dict[str, str | int | float | bool]
+Flags = set[ImageFlag]
 
 _VIEW_CODES = {
     "399162004": View.CC,
@@ -39,102 +44,229 @@ _OTHER_VIEW_CODES = {
     "399101009": "XCCM",
     "R-1024B": "XCCM",
 }
+_MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}
+_MORE_SPECIFIC |= {("MLO", "SIO"), ("LMO", "ISO")}
+"""Pairs of views of which the second is a kind of the first."""
 _AXILLARY_TAIL = ("399011000", "R-102D1")
 _IMPLANT_DISPLACED = ("399209000", "R-102D5")
+_SIDE_CODES = {
+    **dict.fromkeys(("7771000", "G-A101", "80248007", "T-04030"), Laterality.LEFT),
+    **dict.fromkeys(("24028007", "G-A100", "73056007", "T-04020"), Laterality.RIGHT),
+}
+"""Left and right (CID 244), and left and right breast."""
+_SIDE_WORDS = (
+    (re.compile(r"\b(LEFT|LBREAST|LT)\b"), Laterality.LEFT),
+    (re.compile(r"\b(RIGHT|RBREAST|RT)\b"), Laterality.RIGHT),
+)
+HIGH_RATIO = 15.0
+"""Lossy Image Compression Ratio above which a mammogram's detail is at risk."""
+_ADULT_YEARS = 18
+INSTITUTION_NAME = 0x00080080
+_NAME_LETTERS = 40
 
 
-def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts]:
-    """Return the breast's side and which attribute gave it.
+def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
+    """Return the breast's side, which attribute gave it, and flags.
 
-    Raises `CorruptImageError` where Image Laterality and Laterality name different sides, or neither side.
+    The side attributes are, in this order, Image Laterality, Frame Laterality, the anatomic region and its modifiers,
+    Laterality of the series, Body Part Examined. A side in the view position or in a description counts where none of
+    them names one. Raises `CorruptImageError` where two side attributes name different sides.
     """
-    sides = {tag: _side(tags, tag) for tag in (Tag.IMAGE_LATERALITY, Tag.LATERALITY)}
-    given = {tag: side for tag, side in sides.items() if side}
+    given: dict[Tag, Laterality] = {}
+    for tag in (Tag.IMAGE_LATERALITY, Tag.FRAME_LATERALITY, Tag.ANATOMIC_REGION_SEQUENCE, Tag.LATERALITY):
+        side = _coded_side(tags) if tag is Tag.ANATOMIC_REGION_SEQUENCE else _side(tags, tag)
+        if side:
+            given[tag] = side
+    part = tags.code(Tag.BODY_PART_EXAMINED)
+    named = {side for words, side in _SIDE_WORDS if words.search(part)}
+    if len(named) == 1:
+        given[Tag.BODY_PART_EXAMINED] = named.pop()
     if len(set(given.values())) > 1:
-        raise tags.corrupt(
-            Tag.IMAGE_LATERALITY,
-            f"is {sides[Tag.IMAGE_LATERALITY]} but {label(Tag.LATERALITY)} is {sides[Tag.LATERALITY]}",
-        )
+        (first, one), *others = given.items()
+        second, other = next(pair for pair in others if pair[1] is not one)
+        raise tags.corrupt(first, f"is {one} but {label(second)} is {other}")
+    hints = {
+        Tag.VIEW_POSITION: read_view_text(tags.code(Tag.VIEW_POSITION)).side,
+        Tag.SERIES_DESCRIPTION: find_view(tags.code(Tag.SERIES_DESCRIPTION)).side,
+    }
     for tag, side in given.items():
-        return side, {"laterality_source": label(tag)}
-    return None, {}
+        conflict = any(hint and hint is not side for hint in hints.values())
+        return side, {"laterality_source": label(tag)}, {ImageFlag.LATERALITY_CONFLICT} if conflict else set()
+    for tag, side in hints.items():
+        if side:
+            return side, {"laterality_source": label(tag)}, set()
+    return None, {}, set()
 
 
 def _side(tags: Tags, tag: Tag) -> Laterality | None:
-    text = tags.text(tag)
-    if text in ("", "U"):
+    """Return the side in a code; unpaired (U) and, of a series or a frame, both (B) say nothing of the image's."""
+    text = tags.code(tag)
+    if text in ("", "U") or (text == "B" and tag is not Tag.IMAGE_LATERALITY):
         return None
     if text not in list(Laterality):
-        raise tags.corrupt(tag, f"is {quoted(text)}; it must be L, R, or empty")
+        raise tags.corrupt(tag, f"is {quoted(tags.text(tag))}; it must be L, R, or empty")
     return Laterality(text)
 
 
-def read_view(tags: Tags) -> tuple[View | None, Facts]:
-    """Return the view and facts on it; `None` for a view outside `View`, whose name is then in the facts.
+def _coded_side(tags: Tags) -> Laterality | None:
+    """Return the side that the coded anatomy names (PS3.3 tables 10-5 and 10-6); `None` where it names both."""
+    items: list[Tags] = []
+    for sequence, modifiers in (
+        (Tag.ANATOMIC_REGION_SEQUENCE, Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE),
+        (Tag.PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE, Tag.PRIMARY_ANATOMIC_STRUCTURE_MODIFIER_SEQUENCE),
+    ):
+        for region in tags.items(sequence):
+            items += [region, *region.items(modifiers)]
+    sides = {_SIDE_CODES[code] for item in items if (code := item.code(Tag.CODE_VALUE)) in _SIDE_CODES}
+    return sides.pop() if len(sides) == 1 else None
 
-    Raises `CorruptImageError` where View Position and View Code Sequence name different views.
+
+def read_view(tags: Tags) -> tuple[View | None, Facts, Flags]:
+    """Return the view, facts on it and flags; `None` for a view outside `View`, whose name is then in the facts.
+
+    View Code Sequence and View Position state it. Where they name views of which one is a kind of the other, the more
+    specific counts, with a flag; `CorruptImageError` where they contradict each other. Where they name none, a view in
+    the series description counts, with the flag that it was inferred.
     """
-    position, facts = tags.text(Tag.VIEW_POSITION), Facts()
-    stated = View(position) if position in list(View) else None
-    coded, other, modifiers = _coded(tags)
-    if any(code in _IMPLANT_DISPLACED for code in modifiers):
+    facts, flags = Facts(), Flags()
+    stated = read_view_text(tags.code(Tag.VIEW_POSITION))
+    coded, modifiers = _coded(tags)
+    if stated.implant_displaced or any(code in _IMPLANT_DISPLACED for code in modifiers):
         facts["implant_displaced"] = True
-    if any(code in _AXILLARY_TAIL for code in modifiers) or stated is View.AT:
-        return View.AT, facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if modifiers else Tag.VIEW_POSITION)}
-    if stated and (other or (coded and coded is not stated)):
-        raise CorruptImageError(
-            f"{tags.where}: {label(Tag.VIEW_POSITION)} is {stated} but "
-            f"{label(Tag.VIEW_CODE_SEQUENCE)} means {coded or other}"
+        flags.add(ImageFlag.IMPLANT_DISPLACED)
+    if any(code in _AXILLARY_TAIL for code in modifiers) or stated.view is View.AT:
+        return (
+            View.AT,
+            facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if modifiers else Tag.VIEW_POSITION)},
+            flags,
         )
-    if coded or stated:
-        return coded or stated, facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if coded else Tag.VIEW_POSITION)}
-    reported = other or position
+    name, source = _one_view(tags, stated.view or stated.other, coded, flags)
+    if not name:
+        described = find_view(tags.code(Tag.SERIES_DESCRIPTION))
+        name, source = described.view or described.other, label(Tag.SERIES_DESCRIPTION)
+        if name:
+            flags.add(ImageFlag.VIEW_INFERRED)
+    if name.startswith("XCC"):
+        flags.add(ImageFlag.EXAGGERATED_VIEW)
+    if name in list(View):
+        return View(name), facts | {"view_source": source}, flags
+    reported = name or tags.code(Tag.VIEW_POSITION)
     if re.fullmatch(r"[A-Z]{2,8}", reported):
         facts["view_reported"] = reported
-    return None, facts
+    return None, facts, flags
 
 
-def _coded(tags: Tags) -> tuple[View | None, str, list[str]]:
-    """Return the coded view, the name of one outside `View`, and the codes of its modifiers."""
+def _one_view(tags: Tags, stated: str, coded: str, flags: Flags) -> tuple[str, str]:
+    """Return the name of the view that the two attributes agree on, and the attribute that gave it."""
+    if stated and coded and stated != coded:
+        if (coded, stated) not in _MORE_SPECIFIC and (stated, coded) not in _MORE_SPECIFIC:
+            raise CorruptImageError(
+                f"{tags.where}: {label(Tag.VIEW_POSITION)} is {stated} but "
+                f"{label(Tag.VIEW_CODE_SEQUENCE)} means {coded}"
+            )
+        flags.add(ImageFlag.VIEW_CONFLICT)
+        if (coded, stated) in _MORE_SPECIFIC:
+            return stated, label(Tag.VIEW_POSITION)
+    return coded or stated, label(Tag.VIEW_CODE_SEQUENCE if coded else Tag.VIEW_POSITION)
+
+
+def _coded(tags: Tags) -> tuple[str, list[str]]:
+    """Return the name of the coded view, "" where there is none that is known, and the codes of its modifiers."""
+    outside = [item.text(Tag.CODE_VALUE) for item in tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)]
     for item in tags.items(Tag.VIEW_CODE_SEQUENCE):
         code = item.text(Tag.CODE_VALUE)
         modifiers = [each.text(Tag.CODE_VALUE) for each in item.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)]
-        return _VIEW_CODES.get(code), _OTHER_VIEW_CODES.get(code, ""), modifiers
-    return None, "", []
+        meaning = ViewText() if code in _VIEW_CODES | _OTHER_VIEW_CODES else read_view_text(item.code(Tag.CODE_MEANING))
+        name = _VIEW_CODES.get(code) or _OTHER_VIEW_CODES.get(code) or meaning.view or meaning.other
+        return str(name), modifiers + outside
+    return "", outside
 
 
-def read_spacing(tags: Tags) -> tuple[float | None, Facts]:
-    """Return millimetres a pixel and which attribute gave them: Pixel Spacing, else Imager Pixel Spacing.
+def read_spacing(tags: Tags) -> tuple[float | None, Facts, Flags]:
+    """Return millimetres a pixel, which attribute gave them (Pixel Spacing, else Imager Pixel Spacing), and flags.
 
-    Pixel Spacing is the calibrated one of a projection; Imager Pixel Spacing is that of the detector (10.7.1.3).
-    Raises `UnsupportedImageError` where pixels are not square, `CorruptImageError` where a spacing is not positive.
+    Pixel Spacing is the calibrated one of a projection; Imager Pixel Spacing is that of the detector (10.7.1.3). A
+    spacing that cannot be used (one value, 0, no number) costs measurements, not the image: it is `None`, with a flag.
+    Raises `UnsupportedImageError` where pixels are plainly not square.
     """
-    aspect = tags.numbers(Tag.PIXEL_ASPECT_RATIO)
-    if aspect and (len(aspect) != 2 or aspect[0] != aspect[1]):
+    flags = Flags()
+    aspect = _usable(tags, Tag.PIXEL_ASPECT_RATIO, flags)
+    if aspect and aspect[0] != aspect[1]:
         raise UnsupportedImageError(
-            f"{tags.where}: {label(Tag.PIXEL_ASPECT_RATIO)} is "
-            f"{':'.join(f'{value:g}' for value in aspect[:3])}; square pixels are read"
+            f"{tags.where}: {label(Tag.PIXEL_ASPECT_RATIO)} is {aspect[0]:g}:{aspect[1]:g}; square pixels are read"
         )
     for tag in (Tag.PIXEL_SPACING, Tag.IMAGER_PIXEL_SPACING):
-        spacing = tags.numbers(tag)
-        if spacing:
-            return _square(tags, tag, spacing), {"spacing_source": label(tag)}
-    return None, {}
+        spacing = _usable(tags, tag, flags)
+        if not spacing:
+            continue
+        if abs(spacing[0] - spacing[1]) <= 0.011 * spacing[0]:
+            return spacing[0], {"spacing_source": label(tag)}, flags
+        if not aspect and max(spacing) > 1.05 * min(spacing):
+            raise UnsupportedImageError(
+                f"{tags.where}: {label(tag)} is {spacing[0]:g} and {spacing[1]:g} mm; square pixels are read"
+            )
+        flags.add(ImageFlag.SPACING_UNUSABLE)
+    return None, {}, flags
 
 
-def _square(tags: Tags, tag: Tag, spacing: tuple[float, ...]) -> float:
-    if len(spacing) != 2 or min(spacing) <= 0:
-        raise tags.corrupt(tag, "must be two positive numbers, the spacing of rows and that of columns")
-    if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
-        raise UnsupportedImageError(
-            f"{tags.where}: {label(tag)} is {spacing[0]:g} and {spacing[1]:g} mm; square pixels are read"
-        )
-    return spacing[0]
+def _usable(tags: Tags, tag: Tag, flags: Flags) -> tuple[float, float] | None:
+    """Return a pair of positive numbers, `None` where there is none, with a flag where something else is stated."""
+    if not tags.has(tag):
+        return None
+    try:
+        values = tags.numbers(tag)
+    except CorruptImageError:
+        values = ()
+    if len(values) == 2 and min(values) > 0:
+        return values[0], values[1]
+    flags.add(ImageFlag.SPACING_UNUSABLE)
+    return None
 
 
-INSTITUTION_NAME = 0x00080080
+def read_flags(file: DicomFile, tags: Tags) -> Flags:
+    """Return what the attributes warn of, besides side, view and spacing."""
+    kinds, conversion = tags.codes(Tag.IMAGE_TYPE), tags.code(Tag.CONVERSION_TYPE)
+    sop_class = tags.text(Tag.SOP_CLASS_UID) or file.sop_class
+    secondary = sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or "SECONDARY" in kinds[1:2]
+    ratios = _ratios(tags)
+    lossy = (
+        file.syntax.lossy or tags.code(Tag.LOSSY_IMAGE_COMPRESSION) in ("01", "1", "YES") or max(ratios, default=1) > 1
+    )
+    stated = {
+        ImageFlag.SYNTHETIC_2D: is_synthetic(tags),
+        ImageFlag.DIGITISED: conversion in ("DF", "SI") or tags.code(Tag.MODALITY) == "RG",
+        ImageFlag.SECONDARY_CAPTURE: secondary or bool(conversion),
+        ImageFlag.BURNED_IN: tags.code(Tag.BURNED_IN_ANNOTATION) == "YES",
+        ImageFlag.PARTIAL_VIEW: tags.code(Tag.PARTIAL_VIEW) == "YES",
+        ImageFlag.IMPLANT: tags.code(Tag.BREAST_IMPLANT_PRESENT) == "YES",
+        ImageFlag.LOW_ENERGY: any(re.match(r"LOW[_ ]?ENERGY", kind) for kind in kinds),
+        ImageFlag.LOSSY: lossy,
+        ImageFlag.LOSSY_HIGH_RATIO: max(ratios, default=1) > HIGH_RATIO,
+        ImageFlag.MALE: tags.code(Tag.PATIENT_SEX) == "M",
+        ImageFlag.UNDER_18: _is_under_age(tags),
+        ImageFlag.NO_PREAMBLE: file.bare,
+    }
+    return {flag for flag, holds in stated.items() if holds}
 
-_NAME_LETTERS = 40
+
+def _ratios(tags: Tags) -> tuple[float, ...]:
+    """Return the ratios of the lossy compressions that the image has been through; () where none can be read."""
+    try:
+        return tags.numbers(Tag.LOSSY_IMAGE_COMPRESSION_RATIO)
+    except CorruptImageError:
+        return ()
+
+
+def _is_under_age(tags: Tags) -> bool:
+    """Return whether the patient was a minor by Patient's Age (AS, PS3.5 6.2), else by the dates of birth and study."""
+    age = re.fullmatch(r"(\d{3})([DWMY])", tags.code(Tag.PATIENT_AGE))
+    if age:
+        years = int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1}[age[2]]
+        return years < _ADULT_YEARS
+    birth, study = tags.text(Tag.PATIENT_BIRTH_DATE), tags.text(Tag.STUDY_DATE)
+    if not (re.fullmatch(r"(19|20)\d{6}", birth) and re.fullmatch(r"(19|20)\d{6}", study)):
+        return False
+    return 0 <= int(study) - int(birth) < _ADULT_YEARS * 10_000
 
 
 def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:

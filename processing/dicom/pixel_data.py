@@ -4,6 +4,7 @@ One named decoder a transfer syntax; when it fails the file is refused, and no o
 Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 8.1 and 8.2.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.dicom.codecs import Announced, Codec, announced, check_rle_header, only_frame
-from mammopipe.processing.dicom.file import UNDEFINED, DicomFile
+from mammopipe.processing.dicom.attributes import OVERLAY_BIT_POSITIONS, Tag, Tags, label, quoted
+from mammopipe.processing.dicom.codecs import Announced, Codec
+from mammopipe.processing.dicom.codestreams import jpeg, jpeg2000
+from mammopipe.processing.dicom.codestreams.encapsulation import decode_rle, only_frame
+from mammopipe.processing.dicom.data_set import UNDEFINED
+from mammopipe.processing.dicom.file import DicomFile
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 
@@ -37,7 +41,14 @@ _DECODER_FAILURES = (
     NotImplementedError,
     OSError,
     SyntaxError,
+    struct.error,
 )
+
+
+SMALL_IMAGE = 2**20
+"""Pixels up to which nothing is asked of the bytes that hold them."""
+MOST_PIXELS_PER_BYTE = 2**12
+"""Pixels of a large image that one byte may stand for; film and detector noise alone need a thousand times as much."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,11 @@ class Layout:
     high_bit: int
     signed: bool
 
+    @property
+    def shift(self) -> int:
+        """The lowest bit of the stored value in its cell."""
+        return self.high_bit + 1 - self.bits_stored
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -62,12 +78,16 @@ class Cells:
     shift: int
     reduction: int = 1
     """How many pixels of the file's frame one cell stands for, in each direction."""
+    beyond: bool = False
+    """Whether values lie beyond what the stored bits can hold."""
 
 
 def read_layout(tags: Tags, limits: Limits) -> Layout:
     """Return the frame's layout; raises where it is colour, several frames, too large or contradicts itself."""
     samples, frames = tags.integer(Tag.SAMPLES_PER_PIXEL), tags.number(Tag.NUMBER_OF_FRAMES)
-    photometric = tags.text(Tag.PHOTOMETRIC_INTERPRETATION)
+    photometric = tags.code(Tag.PHOTOMETRIC_INTERPRETATION)
+    if not photometric:
+        raise tags.corrupt(Tag.PHOTOMETRIC_INTERPRETATION, "is missing or empty; it must have a value")
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotAMammogramError(
             f"{tags.where}: {label(Tag.SAMPLES_PER_PIXEL)} is {samples} and "
@@ -111,27 +131,49 @@ def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG)
     """Return the stored values of the frame, decoded by the one decoder of its transfer syntax.
 
     Where `config.enough_rows` allows it, a JPEG 2000 frame is decoded at half the resolution (`Cells.reduction` 2).
-    Raises `CorruptImageError` where pixel data are missing or undecodable, or announce another image than the
-    attributes do.
+    Raises `CorruptImageError` where pixel data are missing, damaged or undecodable, or announce another image than the
+    attributes do; `NotAMammogramError` where they hold several frames; `ImageTooLargeError` where decoding would cost
+    more than a mammogram may.
     """
-    where, codec = file.tags.where, file.syntax.codec
-    shift = layout.high_bit + 1 - layout.bits_stored
+    tags, codec = file.tags, file.syntax.codec
     if codec is Codec.NATIVE:
-        return Cells(_native(file, layout), layout.bits_stored, shift)
+        return _uncompressed(_native(file, layout), layout, tags)
     if file.pixel_length != UNDEFINED:
         raise CorruptImageError(
-            f"{where}: Pixel Data (7FE0,0010) has a given length; transfer syntax "
+            f"{tags.where}: Pixel Data (7FE0,0010) has a given length; transfer syntax "
             f"{file.syntax.name} encapsulates it in fragments"
         )
-    frame = only_frame(file.pixel_data, "<", where)
+    frame = only_frame(tags, file.pixel_data, codec)
     if codec is Codec.RLE:
-        return Cells(_run_lengths(frame, layout, where), layout.bits_stored, shift)
-    if shift:
+        cells = decode_rle(frame, layout.rows, layout.columns, layout.bits_allocated // 8, tags.where)
+        return _uncompressed(cells, layout, tags)
+    if layout.shift:
         raise UnsupportedImageError(
-            f"{where}: {label(Tag.HIGH_BIT)} is {layout.high_bit} in a compressed image of "
+            f"{tags.where}: {label(Tag.HIGH_BIT)} is {layout.high_bit} in a compressed image of "
             f"{layout.bits_stored} bits stored; {layout.bits_stored - 1} is read"
         )
-    return _codestream(frame, codec, layout, config, where)
+    return _codestream(frame, codec, layout, config, tags.where)
+
+
+def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
+    """Return cells with the bits that count: those above the stored ones, too, where nothing else explains them.
+
+    Unused bits must be 0 today (PS3.5 8.1.1); they held overlays once, which then are declared. An unsigned value
+    beyond the stored bits is taken as it is, as in a codestream, so that it is brighter still and does not wrap.
+    """
+    bits, shift = layout.bits_stored, layout.shift
+    if shift and array.max() < 1 << bits and (array & ((1 << shift) - 1)).any():
+        raise tags.corrupt(
+            Tag.HIGH_BIT,
+            f"is {layout.high_bit} with {bits} bits stored, but all values fit in the lowest {bits} bits: "
+            f"they are aligned to the right, as {label(Tag.HIGH_BIT)} {bits - 1} would be",
+        )
+    overlay = any(tags.number(tag) for tag in OVERLAY_BIT_POSITIONS)
+    if layout.signed or overlay or shift + bits == layout.bits_allocated:
+        return Cells(array, bits, shift)
+    if int(array.max()) >> shift < 1 << bits:
+        return Cells(array, bits, shift)
+    return Cells(array, layout.bits_allocated - shift, shift, beyond=True)
 
 
 def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
@@ -146,6 +188,7 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
             f"{where}: Pixel Data (7FE0,0010) has {present} bytes; {layout.rows} x "
             f"{layout.columns} pixels of {layout.bits_allocated} bits need {needed}"
         )
+    _check_surplus(file, needed, present)
     if width == 2:
         order = ">u2" if file.syntax.big_endian else "<u2"
         cells = np.frombuffer(file.pixel_data, order, needed // 2).astype(np.uint16, copy=False)
@@ -159,25 +202,41 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
     return np.frombuffer(data, np.uint8, needed).reshape(layout.rows, layout.columns)
 
 
-def _run_lengths(frame: bytes, layout: Layout, where: str) -> NDArray[Any]:
-    width = layout.bits_allocated // 8
-    check_rle_header(frame, width, where)
-    cells: Any = np.zeros(layout.rows * layout.columns * width, np.uint8)
-    try:
-        decoded = imagecodecs.dicomrle_decode(frame, "<u2" if width == 2 else "u1", out=cells)
-    except _DECODER_FAILURES:
-        decoded = b""
-    if len(decoded) != cells.size:
-        raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010): RLE data do not decode to {cells.size} bytes")
-    return np.asarray(cells.view("<u2" if width == 2 else np.uint8).reshape(layout.rows, layout.columns))
+def _check_surplus(file: DicomFile, needed: int, present: int) -> None:
+    """Raise where pixel data hold more than the frame: a second frame, or bytes that are not padding with zeros."""
+    where, surplus = file.tags.where, present - needed
+    if surplus > 1 and surplus >= needed:
+        raise NotAMammogramError(
+            f"{where}: Pixel Data (7FE0,0010) has {present} bytes, enough for {present // needed} frames of {needed}; "
+            "a mammogram is one frame"
+        )
+    if surplus > 1 and np.frombuffer(file.pixel_data, np.uint8, surplus, needed).any():
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) has {surplus} bytes beyond the {needed} that the attributes say, "
+            "and they are no padding"
+        )
 
 
 def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, where: str) -> Cells:
-    head = announced(frame, codec, where)
+    is_2000 = codec is Codec.JPEG_2000
+    head = jpeg2000.announced(frame, where) if is_2000 else jpeg.announced(frame, codec, where)
     _check_announced(head, layout, where)
+    if head.rows * head.columns > max(SMALL_IMAGE, MOST_PIXELS_PER_BYTE * len(frame)):
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) announces {head.rows} x {head.columns} pixels in {len(frame)} bytes; "
+            f"more than {MOST_PIXELS_PER_BYTE} pixels a byte are no mammogram"
+        )
+    if is_2000:
+        jpeg2000.check_cost(frame, where)
     reduction = 2 if _may_halve(head, layout, config) else 1
+
+    def whole(data: bytes) -> NDArray[Any]:
+        return np.asarray(_DECODERS[codec](data, config.threads))
+
     try:
-        decoded = _half(frame, head) if reduction > 1 else np.asarray(_DECODERS[codec](frame, config.threads))
+        decoded = _half(frame, head) if reduction > 1 else whole(frame)
+        if codec in (Codec.JPEG, Codec.JPEG_LOSSLESS):
+            jpeg.check_coded_data(frame, decoded, whole, codec, where)
     except _DECODER_FAILURES:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be decoded by {codec}") from None
     if decoded.shape != (-(-layout.rows // reduction), -(-layout.columns // reduction)) or decoded.dtype.itemsize > 2:
@@ -187,7 +246,9 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
     bits = layout.bits_stored if layout.signed else max(head.precision, layout.bits_stored)
     if decoded.dtype == np.int8 and bits > 8:
         decoded = decoded.astype(np.int16)
-    return Cells(decoded.view(f"u{decoded.dtype.itemsize}"), bits, 0, reduction)
+    cells = decoded.view(f"u{decoded.dtype.itemsize}")
+    beyond = bits > layout.bits_stored and int(cells.max()) >= 1 << layout.bits_stored
+    return Cells(cells, bits, 0, reduction, beyond)
 
 
 def _check_announced(head: Announced, layout: Layout, where: str) -> None:
@@ -205,9 +266,8 @@ def _check_announced(head: Announced, layout: Layout, where: str) -> None:
 def _may_halve(head: Announced, layout: Layout, config: ReadConfig) -> bool:
     """Return whether half the rows are still enough; Pillow's decoder is for unsigned samples and its size limit."""
     enough = config.enough_rows is not None and layout.rows >= 2 * config.enough_rows
-    return (
-        enough and head.levels > 0 and not layout.signed and head.rows * head.columns <= (Image.MAX_IMAGE_PIXELS or 0)
-    )
+    unsigned = not (layout.signed or head.signed)
+    return enough and unsigned and head.levels > 0 and head.rows * head.columns <= (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def _half(frame: bytes, head: Announced) -> NDArray[Any]:

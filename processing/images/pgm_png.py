@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.errors import ConfigError, CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.files import write_bytes
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import Limits
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -47,6 +48,9 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         raise CorruptImageError(
             f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples, {max(0, len(data) - start)} are there"
         )
+    following = data[start + needed : start + needed + 4096].lstrip()
+    if re.match(rb"P[1-7]\s", following):
+        raise NotAMammogramError(f"{where}: a second Netpbm image follows the first; a mammogram is one frame")
     samples = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
     if samples.max() > maxval:
         raise CorruptImageError(f"{where}: PGM sample {int(samples.max())} is above its maxval {maxval}")
@@ -75,18 +79,17 @@ def _to_full_scale(samples: NDArray[Any], maxval: int) -> NDArray[np.uint16]:
     return np.asarray(table.astype(np.uint16)[samples])
 
 
-def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any]]:
-    """Return the pixels of a greyscale PNG on the full 16-bit scale, and the facts of its header.
+def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any], set[ImageFlag]]:
+    """Return the pixels of a PNG on the full 16-bit scale, the facts of its header, and flags.
 
-    The header and every chunk's length and checksum are verified before a pixel is decoded. Raises
-    `NotAMammogramError` (colour, animation), `UnsupportedImageError`, `CorruptImageError` and `ImageTooLargeError`.
+    A picture in colour is read where it is plainly a grey one: its channels are equal and it is opaque. The header and
+    every chunk's length and checksum are verified before a pixel is decoded. Raises `NotAMammogramError` (colour,
+    animation), `UnsupportedImageError`, `CorruptImageError` and `ImageTooLargeError`.
     """
     columns, rows, depth, colour = _png_header(data, where)
     limits.check_size(rows, columns, where)
-    if colour != 0:
-        raise NotAMammogramError(
-            f"{where}: PNG colour type {colour} ({_PNG_COLOURS.get(colour, 'unknown')}); a mammogram is greyscale (0)"
-        )
+    if colour not in (0, *_PNG_COLOURS):
+        raise CorruptImageError(f"{where}: PNG colour type {colour} is unknown")
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
     _check_png_chunks(data, where)
@@ -94,10 +97,25 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
-    if image is None or image.shape != (rows, columns) or image.dtype != (np.uint16 if depth == 16 else np.uint8):
+    if image is None or image.shape[:2] != (rows, columns) or image.dtype != (np.uint16 if depth == 16 else np.uint8):
         raise CorruptImageError(f"{where}: the PNG's data cannot be decoded to {rows} x {columns} of {depth} bits")
+    flags: set[ImageFlag] = set()
+    if image.ndim == 3:
+        image, flags = _grey(image, colour, where), {ImageFlag.COLOUR_REMOVED}
     pixels = _to_full_scale(image, 255) if depth == 8 else np.ascontiguousarray(image, dtype=np.uint16)
-    return pixels, {"format": "PNG", "bits_stored": depth}
+    return pixels, {"format": "PNG", "bits_stored": depth}, flags
+
+
+def _grey(image: NDArray[Any], colour: int, where: str) -> NDArray[Any]:
+    """Return the one channel of a picture in colour; raises `NotAMammogramError` unless its channels are equal."""
+    first, *others = (image[..., index] for index in range(min(3, image.shape[2])))
+    opaque = image.shape[2] < 4 or bool((image[..., 3] == np.iinfo(image.dtype).max).all())
+    if not opaque or not all(np.array_equal(first, other) for other in others):
+        wrong = "channels that differ" if opaque else "transparency"
+        raise NotAMammogramError(
+            f"{where}: PNG colour type {colour} ({_PNG_COLOURS[colour]}) with {wrong}; a mammogram is greyscale"
+        )
+    return np.ascontiguousarray(first)
 
 
 def _png_header(data: bytes, where: str) -> tuple[int, int, int, int]:

@@ -1,8 +1,9 @@
 """The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
 
-Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`) and `images` (the image tree); writes the
-processing output `prepared`. The split is made from the label table alone, before any pixel is read; by the protocol
-`published` there is none yet, for Segment makes it of the pictures, augmented ones among them.
+Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), `images` (the image tree) and, where
+patient ids are to be hashed, `salt` (one file with the secret); writes the processing output `prepared`. The split is
+made from the label table alone, before any pixel is read; by the protocol `published` there is none yet, for Segment
+makes it of the pictures, augmented ones among them.
 """
 
 import argparse
@@ -18,16 +19,17 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, SplitProtocol
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.dicom.header import origin
-from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.errors import ConfigError, ImageError, LabelError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.read_config import Phi
-from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
+from mammopipe.processing.turn import Turn
 
-IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
+IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
 
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     records = table.records
     protocol = SplitProtocol(options.protocol)
     if protocol is not SplitProtocol.PUBLISHED:
-        records = assign_splits(records, split, protocol)
+        records = keep_splits(records, split) if states_splits(records) else assign_splits(records, split, protocol)
     said = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi}
     config = {**said, "protocol": str(protocol), "split": asdict(split)}
     half = options.reduced_decode == "true"
@@ -65,8 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
     if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
         stage.quarantined += table.refused
-    if options.patient_salt:
-        stage.records = [_pseudonymous(record, options.patient_salt) for record in stage.records]
+    if salt := _salt(paths.processing_input("salt")):
+        stage.records = [_pseudonymous(record, salt) for record in stage.records]
     stage.close(max_quarantine=options.max_quarantine)
 
 
@@ -109,6 +111,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     _check_identity(task)
     mammogram, scale = read_reduced(task.source)
     machine, site = origin(task.source.path.read_bytes(), where=str(task.source.path))
+    _check_lesions(record, mammogram.pixels.shape, scale)
     path = "images" / image_place(record)
     write_png(task.folder / path, mammogram.pixels)
     prepared = replace(
@@ -116,7 +119,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
         path=path.as_posix(),
         laterality=mammogram.laterality,
         view=mammogram.view,
-        lesions=tuple(_scaled(lesion, scale) for lesion in record.lesions) if scale != 1 else record.lesions,
+        lesions=tuple(_placed(lesion, mammogram.turn, scale) for lesion in record.lesions),
         height=mammogram.pixels.shape[0],
         width=mammogram.pixels.shape[1],
         pixel_spacing_mm=mammogram.pixel_spacing_mm,
@@ -124,6 +127,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
         site_id=site or record.site_id,
         sha256=sha256(task.folder / path),
         synthetic=record.synthetic or bool(mammogram.facts.get("phantom", False)),
+        quality={**record.quality, "image_flags": [str(flag) for flag in mammogram.flags]},
     )
     return [prepared]
 
@@ -137,16 +141,40 @@ def _check_identity(task: PrepareTask) -> None:
         raise ImageError(f"{task.source.path}: {', '.join(filled)} must not be filled where phi={task.phi}")
 
 
+def _check_lesions(record: ImageRecord, shape: tuple[int, ...], scale: float) -> None:
+    """Refuse an image whose table puts a lesion outside it: the coordinates are then of something else."""
+    rows, columns = shape[0] / scale, shape[1] / scale
+    for lesion in record.lesions:
+        if not (-0.5 <= lesion.x <= columns and -0.5 <= lesion.y <= rows):
+            raise ImageError(
+                f"{record.path}: the table puts a lesion at x={lesion.x:g}, y={lesion.y:g}, outside the image of "
+                f"{rows:.0f} rows and {columns:.0f} columns"
+            )
+
+
+def _salt(folder: Path) -> str:
+    """Return the secret in the processing input `salt`; empty where the job has no such input."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if len(files) > 1:
+        raise ConfigError(f"{folder}: {len(files)} files, where the salt of the patient ids is one")
+    salt = files[0].read_text(encoding="utf-8").strip() if files else ""
+    if files and not salt:
+        raise ConfigError(f"{files[0]}: the salt of the patient ids is empty")
+    return salt
+
+
 def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
     digest = hashlib.sha256(f"{salt}/{record.dataset}/{record.patient_id}".encode()).hexdigest()
     return replace(record, patient_id=digest[:16])
 
 
-def _scaled(lesion: Lesion, scale: float) -> Lesion:
+def _placed(lesion: Lesion, turn: Turn, scale: float) -> Lesion:
+    """Return a lesion of the file's pixels in those that are written, turned and scaled as they are."""
+    if not turn and scale == 1:
+        return lesion
+    x, y = turn.from_stored(lesion.x, lesion.y)
     # Pixel centres lie at whole numbers, so the image's corner is at -0.5 before and after.
-    return replace(
-        lesion, x=(lesion.x + 0.5) * scale - 0.5, y=(lesion.y + 0.5) * scale - 0.5, radius=lesion.radius * scale
-    )
+    return replace(lesion, x=(x + 0.5) * scale - 0.5, y=(y + 0.5) * scale - 0.5, radius=lesion.radius * scale)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,9 +203,6 @@ def _parser() -> argparse.ArgumentParser:
         "difference is measured, written into stage.json and refused where it is large",
     )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
-    parser.add_argument(
-        "--patient-salt", default="", help="hash patient ids with this salt in everything that the job writes"
-    )
     parser.add_argument(
         "--phi",
         choices=[str(phi) for phi in Phi],

@@ -101,7 +101,7 @@ def segment_image(task: SegmentTask) -> list[ImageRecord]:
         width=task.config.width,
         pixel_spacing_mm=spacing,
         sha256=sha256(task.folder / path),
-        quality=result.quality,
+        quality={**result.quality, "image_flags": list(task.record.image_flags)},
     )
     return [segmented]
 

@@ -4,16 +4,18 @@ import hashlib
 import json
 import platform
 import shutil
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, write_manifest
-from mammopipe.processing.errors import QuarantineError
+from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
 from mammopipe.processing.files import write_csv, write_json
 from mammopipe.processing.jobs.journal import NAME as JOURNAL
 from mammopipe.processing.jobs.journal import Journal
@@ -60,7 +62,9 @@ class Stage:
     def work(self, function: Callable[[AnyTask], list[ImageRecord]], tasks: Sequence[AnyTask]) -> None:
         """Collect the records that `function` makes of each task, on all cores, and quarantine what it refuses.
 
-        What an earlier start of this job left finished and whole in the folder is taken as it is.
+        Whatever `function` raises costs its image a row in the quarantine, with the exception's name, and never the
+        job; an error of the job's settings (`MammopipeError` other than `ImageError`) still ends it. What an earlier
+        start of this job left finished and whole in the folder is taken as it is.
         """
         journal = Journal(self.folder, self._fingerprint())
         try:
@@ -69,7 +73,7 @@ class Stage:
                 print(
                     f"{self.name}: {len(tasks) - len(waiting)} of {len(tasks)} images were finished before", flush=True
                 )
-            for task, result in map_images(function, waiting, total=len(waiting), title=self.name):
+            for task, result in map_images(partial(_attempt, function), waiting, total=len(waiting), title=self.name):
                 if isinstance(result, Refused):
                     self.quarantine(task.record.image_id, result.reason)
                 else:
@@ -123,6 +127,21 @@ class Stage:
             "digest": records_digest(self.records),
             **self.measured,
         }
+
+
+def _attempt(function: Callable[[AnyTask], list[ImageRecord]], task: AnyTask) -> list[ImageRecord]:
+    """Do the work in the worker, where a fault becomes a refusal of its image.
+
+    The text of a fault is not told, for it could hold what a header says of a person; its place goes to the log.
+    """
+    try:
+        return function(task)
+    except MammopipeError:
+        raise
+    except Exception as error:
+        traceback.print_tb(error.__traceback__)
+        name = type(error).__name__
+        raise ImageError(f"{name}: a fault while working on this image; its place is in the log") from None
 
 
 def _remove(path: Path) -> None:

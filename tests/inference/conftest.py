@@ -24,11 +24,12 @@ from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
+from tests.points import image_point
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = {
-    "sensitivity": {"threshold": 0.0, "target": 0.9, "sensitivity": 0.92, "specificity": 0.4},
-    "specificity": {"threshold": 1.0, "target": 0.9, "sensitivity": 0.3, "specificity": 0.91},
+    "sensitivity": image_point(1e-9, 0.92, 0.4),
+    "specificity": image_point(1 - 1e-9, 0.3, 0.91),
 }
 PGM, PNG = "image/x-portable-graymap", "image/png"
 

@@ -1,11 +1,14 @@
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mammopipe.inference.contract import errors
-from mammopipe.inference.settings import EngineKind, ServerSettings, from_environment
+from mammopipe.inference.settings import EngineKind, ServerSettings, from_environment, variable
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.errors import ConfigError
 
@@ -49,21 +52,25 @@ def test_more_threads_make_fewer_workers() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("MAMMOPIPE_WORKERS", "two", "a whole number"),
-        ("MAMMOPIPE_WORKERS", "-1", "0 or above"),
-        ("MAMMOPIPE_THREADS", "0", "above 0"),
-        ("MAMMOPIPE_ENGINE", "onnx", "auto, openvino, torch"),
-        ("MAMMOPIPE_MAX_VIEWS", "0", "above 0"),
-        ("MAMMOPIPE_MAX_WAITING", "-2", "0 or above"),
-        ("MAMMOPIPE_MAX_SECONDS", "nan", "above 0"),
-        ("MAMMOPIPE_MAX_BYTES", str(2**31), "at most"),
-        ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://"),
-        ("MAMMOPIPE_S3_PREFIX", "s3:///", "name a bucket"),
-        ("MAMMOPIPE_DEMO", "yes", "true or false"),
-        ("MAMMOPIPE_CAPTURE_GB", "0", "above 0"),
-        ("MAMMOPIPE_CAPTURE_DAYS", "1.5", "a whole number"),
-        ("MAMMOPIPE_METRICS", "1", "true or false"),
-        ("SAGEMAKER_BIND_TO_PORT", "70000", "TCP port"),
+        ("MAMMOPIPE_WORKERS", "two", "a valid integer"),
+        ("MAMMOPIPE_WORKERS", "-1", "greater than or equal to 0"),
+        ("MAMMOPIPE_THREADS", "0", "greater than 0"),
+        ("MAMMOPIPE_ENGINE", "onnx", "'auto', 'openvino' or 'torch'"),
+        ("MAMMOPIPE_MAX_VIEWS", "0", "greater than 0"),
+        ("MAMMOPIPE_MAX_WAITING", "-2", "greater than or equal to 0"),
+        ("MAMMOPIPE_MAX_SECONDS", "nan", "a finite number"),
+        ("MAMMOPIPE_MAX_BYTES", str(2**31), "less than or equal to"),
+        ("MAMMOPIPE_HEADER_SECONDS", "0", "greater than 0"),
+        ("MAMMOPIPE_MAX_CONNECTIONS", "0", "greater than 0"),
+        ("MAMMOPIPE_PREVALENCE", "1", "less than 1"),
+        ("MAMMOPIPE_PREVALENCE", "0", "greater than 0"),
+        ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://BUCKET"),
+        ("MAMMOPIPE_S3_PREFIX", "s3:///", "s3://BUCKET"),
+        ("MAMMOPIPE_DEMO", "maybe", "a valid boolean"),
+        ("MAMMOPIPE_CAPTURE_GB", "0", "greater than 0"),
+        ("MAMMOPIPE_CAPTURE_DAYS", "1.5", "a valid integer"),
+        ("MAMMOPIPE_METRICS", "2", "a valid boolean"),
+        ("SAGEMAKER_BIND_TO_PORT", "70000", "less than or equal to 65535"),
     ],
 )
 def test_a_bad_value_is_named_with_its_variable(name: str, value: str, rule: str) -> None:
@@ -76,6 +83,30 @@ def test_the_demo_page_stays_on_the_loopback_interface() -> None:
     with pytest.raises(ConfigError, match="MAMMOPIPE_DEMO=true needs MAMMOPIPE_HOST"):
         from_environment({"MAMMOPIPE_DEMO": "true"})
     assert from_environment({"MAMMOPIPE_DEMO": "true", "MAMMOPIPE_HOST": "127.0.0.1"}).demo
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert from_environment(LAPTOP | {"MAMMOPIPE_WORKERS": "", "MAMMOPIPE_PREVALENCE": ""}) == from_environment(LAPTOP)
+
+
+def test_every_bad_value_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_environment(LAPTOP | {"MAMMOPIPE_WORKERS": "two", "MAMMOPIPE_THREADS": "0"})
+    assert "MAMMOPIPE_WORKERS" in str(caught.value) and "MAMMOPIPE_THREADS" in str(caught.value)
+
+
+def test_help_names_every_setting_and_writes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mammopipe.inference.server", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, BASE_VARIABLE: str(tmp_path), "MAMMOPIPE_WORKERS": "broken"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name, field in ServerSettings.model_fields.items():
+        assert variable(name) in done.stdout and str(field.description).split()[0] in done.stdout
+    assert done.stderr == "" and list(tmp_path.iterdir()) == []
 
 
 def test_settings_travel_to_the_workers() -> None:

@@ -4,23 +4,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import botocore.session
-
 from mammopipe.pipelines import PipelineConfig, build_pipeline
-from mammopipe.pipelines.backends.expressions import Scope, resolve
+from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.pipelines.graph.requests import CALLS, EXECUTION, resolved
 
-MODEL = botocore.session.get_session().get_service_model("sagemaker")
-OPERATIONS = {
-    "Processing": ("CreateProcessingJob", {"ProcessingJobName": "job"}, "DescribeProcessingJob"),
-    "Training": ("CreateTrainingJob", {"TrainingJobName": "job"}, "DescribeTrainingJob"),
-    "Model": ("CreateModel", {"ModelName": "model"}, "DescribeModel"),
-    "RegisterModel": ("CreateModelPackage", {}, "DescribeModelPackage"),
-    "EndpointConfig": ("CreateEndpointConfig", {}, "DescribeEndpointConfig"),
-    "Endpoint": ("CreateEndpoint", {}, "DescribeEndpoint"),
-}
-"""Of each step type: the call it makes, the names that Pipelines adds, and the call whose answer are its properties."""
 KEY = "arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 ROLE = "arn:aws:iam::123456789012:role/mammopipe-"
 CLOSED: Mapping[str, Any] = {
@@ -65,19 +54,18 @@ class Compiled:
         self.text = build_pipeline(self.config).definition()
         self.definition = json.loads(self.text)
         self.steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
-        execution = {"PipelineExecutionId": "abcdefghijkl", "PipelineName": self.config.name}
-        known = {name: properties(step) for name, step in self.steps.items() if step["Type"] in OPERATIONS}
-        documents = {(name, file["PropertyFileName"]): DOCUMENTS[file["FilePath"]]
-                     for name, step in self.steps.items() for file in step.get("PropertyFiles", [])}  # fmt: skip
-        self.scope = Scope(resolve_parameters(self.definition, {}), execution, known, documents)
+        documents = {
+            (name, file["PropertyFileName"]): DOCUMENTS[file["FilePath"]]
+            for name, step in self.steps.items()
+            for file in step.get("PropertyFiles", [])
+        }
+        self.parameters = resolve_parameters(self.definition, {})
+        self.scope = Scope(self.parameters, EXECUTION, {}, documents)
+        self.asked = resolved(self.definition, self.scope)
 
     def requests(self, *kinds: str) -> dict[str, dict[str, Any]]:
         """Return the request of every step of these types, complete."""
-        return {
-            name: OPERATIONS[step["Type"]][1] | resolve(step["Arguments"], self.scope)
-            for name, step in self.steps.items()
-            if step["Type"] in (kinds or OPERATIONS)
-        }
+        return {item.step: item.request for item in self.asked if item.kind in (kinds or CALLS)}
 
 
 EVALUATION = {
@@ -93,24 +81,3 @@ EVALUATION = {
 }
 DOCUMENTS = {"evaluation.json": EVALUATION, "registration.json": {"model_card": "{}"}}
 """What the jobs write, by the name of the file."""
-
-
-def properties(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of a step's properties that are shaped as the service's answer and named as the request names."""
-    shape = MODEL.operation_model(OPERATIONS[step["Type"]][2]).output_shape
-    made: dict[str, Any] = sample(shape)
-    outputs = step["Arguments"].get("ProcessingOutputConfig", {}).get("Outputs", [])
-    if outputs:
-        made["ProcessingOutputConfig"]["Outputs"] = [
-            {"OutputName": item["OutputName"], "S3Output": {"S3Uri": f"s3://bucket/{item['OutputName']}"}}
-            for item in outputs
-        ]
-    return made
-
-
-def sample(shape: Any, depth: int = 0) -> Any:
-    """Return a value of a botocore shape: every member of a structure, nothing in lists and maps."""
-    if shape.type_name == "structure":
-        return {name: sample(member, depth + 1) for name, member in shape.members.items()} if depth < 5 else {}
-    values: dict[str, Any] = {"list": [], "map": {}, "integer": 1, "long": 1, "float": 1.0, "boolean": True}
-    return values.get(shape.type_name, f"s3://bucket/{shape.name}" if "S3" in shape.name else "a-name")

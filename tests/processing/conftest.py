@@ -84,9 +84,13 @@ LOSSLESS = (
 LOSSY = tuple(PREFIX + suffix for suffix in (".4.50", ".4.51", ".4.81", ".4.91"))
 
 
+REPEATING = {"OverlayBitPosition": 0x60000102, "OverlayBitsAllocated": 0x60000100}
+"""Attributes of repeating groups, which pydicom's dictionary does not know by keyword, in the first group."""
+
+
 def element(keyword: str, value: Any, vr: str | None = None) -> DataElement:
     """Return a data element that pydicom does not check, so that a test can write what no scanner should."""
-    tag = tag_for_keyword(keyword)
+    tag = tag_for_keyword(keyword) or REPEATING.get(keyword)
     assert tag is not None, keyword
     return DataElement(tag, vr or dictionary_VR(tag).split(" ")[0], value, validation_mode=0)
 

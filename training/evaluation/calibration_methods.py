@@ -1,65 +1,147 @@
-"""What calibration does to a model's probabilities: none, temperature and isotonic regression side by side.
+"""Ways of turning logits into probabilities, fitted on validation, and the choice among them.
 
-On validation every film is judged by what was fitted without its patient (cross-fitting by patient), on test by what
-was fitted on all of validation. Sources: Guo et al. 2017 (temperature), Zadrozny and Elkan 2002 (isotonic regression,
-one class against the rest, then normalised).
+A network that trains on classes drawn equally often answers as if they were equally frequent. `LOG_PRIOR` adds the
+logarithm of the class frequencies to the scaled logits; `INTERCEPTS` fits a constant for each class instead. Which of
+them is served is decided by cross-fitted log loss: each image is judged by what was fitted without its patient.
+
+Sources: Guo et al. 2017 (temperature, vector scaling); Zadrozny and Elkan 2002 (isotonic regression, one class against
+the rest, then normalised); Varma and Simon 2006 (why the choice itself is nested for the figures that are reported).
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
-from mammopipe.training.evaluation.calibration import fit_temperature
-from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.scorecard import figure
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import (
     Floats,
     Integers,
     Predictions,
-    TestPredictions,
     ValidationPredictions,
     pick,
     require_validation,
+    softmax,
 )
 
 FOLDS = 5
 """Parts of validation, by patient."""
+TEMPERATURES = (0.05, 20.0)
+"""The bounds of the search: a validation split that is separable, or not at all, would drive it to 0 or infinity."""
+LARGEST_INTERCEPT = 10.0
+"""Bound of each class's intercept; e^10 is about 22,000 in odds. A class without images would drive it to infinity."""
 
 
 class Method(StrEnum):
-    """What is done to the probabilities."""
+    """What is done to the logits."""
 
     NONE = "none"
-    """The softmax of the logits."""
+    """Nothing: the softmax of the logits."""
     TEMPERATURE = "temperature"
-    """The logits divided by one number first; what is served."""
+    """Divided by one number."""
+    LOG_PRIOR = "log_prior"
+    """Divided by one number, plus the logarithm of each class's frequency in validation."""
+    INTERCEPTS = "intercepts"
+    """Divided by one number, plus one fitted number for each class."""
     ISOTONIC = "isotonic"
-    """Each class's probability through a rising step function, then normalised."""
+    """Each class's probability through a rising step function, then normalised; shown beside the others only."""
 
+
+SERVED = (Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS)
+"""What may be served: they keep the order of the images for each pair of classes. Of equals the first is taken."""
 
 Probabilities = Callable[[Predictions], Floats]
-MEASURED = (classification.expected_calibration_error, classification.brier, classification.log_loss)
 
 
 def fit(method: Method, validation: ValidationPredictions) -> Probabilities:
-    """Return what makes probabilities (images, classes) of predictions, fitted on validation."""
+    """Return what makes probabilities, (images, classes), of predictions; fitted on validation."""
     require_validation(validation, f"calibration by {method}")
+    if method is Method.ISOTONIC:
+        return _fit_isotonic(validation)
+    calibration = fit_calibration(validation, method)
+    return lambda predictions: predictions.probabilities(calibration)
+
+
+def fit_calibration(validation: ValidationPredictions, method: Method) -> Calibration:
+    """Return the calibration that minimises the negative log-likelihood of validation.
+
+    Args:
+        validation: what to fit on.
+        method: any but `ISOTONIC`, which is no function of this form.
+
+    Raises:
+        LeakError: the predictions are not those of validation.
+    """
+    require_validation(validation, f"calibration by {method}")
+    labels, logits = validation.labels, validation.logits
     if method is Method.NONE:
-        return lambda predictions: predictions.probabilities(1.0)
-    if method is Method.TEMPERATURE:
-        temperature = fit_temperature(validation)
-        return lambda predictions: predictions.probabilities(temperature)
-    return _fit_isotonic(validation)
+        return Calibration(1.0, (0.0,) * logits.shape[1])
+    if method is Method.INTERCEPTS:
+        return _fit_intercepts(labels, logits)
+    offsets = np.zeros(logits.shape[1]) if method is Method.TEMPERATURE else log_prior(labels, logits.shape[1])
+    return Calibration(_fit_temperature(labels, logits, offsets), tuple(offsets.tolist()))
+
+
+def fit_temperature(validation: ValidationPredictions) -> float:
+    """Return the temperature, within `TEMPERATURES`, that minimises the negative log-likelihood of validation."""
+    return fit_calibration(validation, Method.TEMPERATURE).temperature
+
+
+def log_prior(labels: Integers, classes: int) -> Floats:
+    """Return the logarithms of the class frequencies, (classes,), with mean 0; no image of a class counts as half."""
+    logarithms = np.log(np.maximum(np.bincount(labels, minlength=classes), 0.5))
+    centred: Floats = logarithms - logarithms.mean()
+    return centred
+
+
+def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float:
+    """Return the best temperature; the likelihood is convex in 1 / temperature, so its slope has one root at most."""
+    from scipy.optimize import brentq
+
+    true = logits[np.arange(len(labels)), labels]
+
+    def slope(inverse: float) -> float:
+        """Return how the mean negative log-likelihood changes with 1 / temperature."""
+        expected = (softmax(logits * inverse + offsets) * logits).sum(axis=1)
+        return float((expected - true).mean())
+
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    if slope(low) >= 0:
+        return 1 / low
+    if slope(high) <= 0:
+        return 1 / high
+    return 1 / float(brentq(slope, low, high, xtol=1e-15, rtol=1e-14))
+
+
+def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
+    """Return the best temperature and class intercepts, whose mean is 0; the likelihood is convex in both."""
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    classes = logits.shape[1]
+    true, truth = logits[np.arange(len(labels)), labels], np.eye(classes)[labels].mean(axis=0)
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        """Return the mean negative log-likelihood and its gradient at 1 / temperature and intercepts."""
+        scaled = logits * values[0] + values[1:]
+        likelihood = logsumexp(scaled, axis=1)
+        shares = np.exp(scaled - likelihood[:, np.newaxis])
+        value = likelihood.mean() - values[0] * true.mean() - truth @ values[1:]
+        slope = (shares * logits).sum(axis=1).mean() - true.mean()
+        return float(value), np.concatenate([[slope], shares.mean(axis=0) - truth])
+
+    start = np.concatenate([[1.0], log_prior(labels, classes)])
+    bounds = [(1 / TEMPERATURES[1], 1 / TEMPERATURES[0]), *[(-LARGEST_INTERCEPT, LARGEST_INTERCEPT)] * classes]
+    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return Calibration(1 / float(found[0]), tuple((found[1:] - found[1:].mean()).tolist()))
 
 
 def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
-    from sklearn.isotonic import IsotonicRegression  # imported where it is used: scikit-learn takes a second
+    from sklearn.isotonic import IsotonicRegression
 
-    given = validation.probabilities(1.0)
+    given = softmax(validation.logits)
     steps = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(given[:, index], validation.labels == index)
         for index in range(given.shape[1])
@@ -68,9 +150,9 @@ def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
 
     def answer(predictions: Predictions) -> Floats:
         """Return probabilities (images, classes), each class's through its own steps."""
-        raw = predictions.probabilities(1.0)
+        raw = softmax(predictions.logits)
         found = np.stack([step.predict(raw[:, index]) for index, step in enumerate(steps)], axis=1).astype(np.float64)
-        # A film that every class is denied is called as often as the classes occur.
+        # An image that every class is denied is called as often as the classes occur.
         found[found.sum(axis=1) == 0] = frequencies
         shares: Floats = found / found.sum(axis=1, keepdims=True)
         return shares
@@ -88,34 +170,39 @@ def patient_folds(predictions: Predictions, folds: int = FOLDS) -> Integers:
     return np.array([of_patient[patient] for patient in predictions.patients], np.int64)
 
 
-def cross_fitted(method: Method, validation: ValidationPredictions, folds: int = FOLDS) -> Floats:
-    """Return the probabilities (images, classes) of validation, each film's fitted on the other folds' patients."""
+def cross_fitted(
+    fitting: Callable[[ValidationPredictions], Probabilities], validation: ValidationPredictions, folds: int = FOLDS
+) -> Floats:
+    """Return the probabilities (images, classes) of validation, each image's fitted on the other folds' patients."""
     fold = patient_folds(validation, folds)
     found = np.empty_like(validation.logits)
     for number in np.unique(fold):
         inside, outside = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-        found[inside] = fit(method, pick(validation, outside))(pick(validation, inside))
+        found[inside] = fitting(pick(validation, outside))(pick(validation, inside))
     return found
 
 
-def compare(validation: ValidationPredictions, test: TestPredictions, draws: Mapping[str, Resamples]) -> dict[str, Any]:
-    """Return {"served", "folds", "validation" and "test": {method: calibration error, Brier, log loss, reliability}}.
+def choose_method(validation: ValidationPredictions) -> Method:
+    """Return the method of `SERVED` with the lowest cross-fitted log loss; of equals the first.
 
-    `draws` are those of either split, by its name.
+    With fewer patients than two a fold there is nothing to compare on: the temperature alone.
     """
-    on_validation = {
-        str(method): _measured(validation.labels, cross_fitted(method, validation), draws["validation"])
-        for method in Method
-    }
-    on_test = {str(method): _measured(test.labels, fit(method, validation)(test), draws["test"]) for method in Method}
-    return {
-        "served": str(Method.TEMPERATURE),
-        "folds": int(patient_folds(validation).max()) + 1,
-        "validation": on_validation,
-        "test": on_test,
-    }
+    require_validation(validation, "choice of the calibration")
+    if len(set(validation.patients)) < 2 * FOLDS:
+        return Method.TEMPERATURE
+    losses = {method: _log_loss(validation, method) for method in SERVED}
+    return min(SERVED, key=lambda method: (losses[method], SERVED.index(method)))
 
 
-def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict[str, Any]:
-    figures: dict[str, Any] = {metric.name: figure(metric, labels, probabilities, draws) for metric in MEASURED}
-    return {"images": len(labels), **figures, "reliability": classification.calibration_bins(labels, probabilities)}
+def _log_loss(validation: ValidationPredictions, method: Method) -> float:
+    shares = cross_fitted(lambda part: fit(method, part), validation)
+    true = shares[np.arange(len(validation.labels)), validation.labels]
+    return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
+
+
+def fit_served(validation: ValidationPredictions) -> Probabilities:
+    """Return what makes probabilities by the method that `choose_method` takes on the same images.
+
+    Cross-fitted, this nests the choice: the figures of what is served do not owe anything to having chosen on them.
+    """
+    return fit(choose_method(validation), validation)

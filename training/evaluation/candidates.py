@@ -8,15 +8,16 @@ import numpy as np
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import ManifestError
 from mammopipe.training.config import Learns
-from mammopipe.training.evaluation.calibration import COMPARED, TARGETS, Aim, Calibration, Comparison, Goal
+from mammopipe.training.evaluation.calibration import COMPARED, Comparison, FittedCalibration
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.selection import RULE, Candidate, Choice
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.classification import AT_A_THRESHOLD, sensitivity_at, specificity_at
 from mammopipe.training.metrics.scorecard import figure, scorecard, undefined, without_plots
 from mammopipe.training.metrics.subgroups import subgroups
+from mammopipe.training.metrics.thresholds import AT_A_THRESHOLD, sensitivity_at, specificity_at
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, cases_of, compared, image_cases, malignancy
+from mammopipe.training.model.operating_points import TARGETS, Goal
 from mammopipe.training.model.predictions import Floats, Predictions, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
 
@@ -36,12 +37,12 @@ def candidate_figures(
 
     `compared` is what it reaches where each breast is scored beside the other, and null where breasts are not compared.
     """
-    training, temperature = model.description["training"], judged.calibration.temperature
+    training, calibration = model.description["training"], judged.fit.calibration
     measured = {
-        split: by_level(cases_of(predictions, temperature, rule), judged.thresholds, draws[split])
+        split: by_level(cases_of(predictions, calibration, rule), judged.thresholds, draws[split])
         for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))
     }
-    on_test = scorecard(test.labels, test.probabilities(temperature), classes=CLASSES, resamples=draws[Split.TEST])
+    on_test = scorecard(test.labels, test.probabilities(calibration), classes=CLASSES, resamples=draws[Split.TEST])
     return {
         "architecture": model.description["architecture"],
         "initialisation": model.description["initialisation"],
@@ -51,7 +52,8 @@ def candidate_figures(
         "best_epoch": training["best_epoch"],
         "history": training["history"],
         "seconds": training["seconds"],
-        "temperature": temperature,
+        **calibration.as_dict(CLASSES),
+        "calibration_method": str(judged.fit.method),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
         "compared": _compared(judged.comparison, (validation, test), draws, rule) if judged.comparison else None,
@@ -59,16 +61,20 @@ def candidate_figures(
 
 
 def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draws, rule: BreastRule) -> dict[str, Any]:
-    """Return weight, temperature and, of each split, the figures of the patients with both breasts."""
-    found: dict[str, Any] = {"weight": comparison.weight, "temperature": comparison.temperature}
+    """Return weight, calibration and, of each split, the figures of the patients with both breasts."""
+    found: dict[str, Any] = {
+        "weight": comparison.weight,
+        **comparison.calibration.as_dict(CLASSES),
+        "calibration_method": str(comparison.method),
+    }
     for predictions in judged:
         kept, places = compared(predictions, comparison.weight)
         if len(places) == 0:
             found[str(kept.split)] = None
             continue
         drawn = draws[kept.split].of(places)
-        cases = cases_of(kept, comparison.temperature, rule)
-        images = scorecard(kept.labels, kept.probabilities(comparison.temperature), classes=CLASSES, resamples=drawn)
+        cases = cases_of(kept, comparison.calibration, rule)
+        images = scorecard(kept.labels, kept.probabilities(comparison.calibration), classes=CLASSES, resamples=drawn)
         levels = by_level({level: cases[level] for level in COMPARED}, comparison.thresholds, drawn)
         found[str(kept.split)] = {**without_plots(images), **levels}
     return found
@@ -98,26 +104,26 @@ def selected_figures(
         "figure": figure,
         **figures,
         "compared": candidate["compared"],
-        "operating_points": _operating_points(judged.calibration, chosen, draws),
+        "operating_points": _operating_points(judged.fit, chosen, draws),
     }
 
 
 def _subgroups(
     judged: Candidate, predictions: Predictions, rows: Sequence[ImageRecord], draws: Resamples
 ) -> dict[str, Any]:
-    images = image_cases(predictions, judged.calibration.temperature)
-    right = (predictions.logits.argmax(axis=1) == predictions.labels).astype(np.int64)
+    images = image_cases(predictions, judged.fit.calibration)
+    right = (predictions.probabilities(judged.fit.calibration).argmax(axis=1) == predictions.labels).astype(np.int64)
     return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
 
 
-def _operating_points(calibration: Calibration, chosen: Mapping[Split, Predictions], draws: Draws) -> dict[str, Any]:
+def _operating_points(fit: FittedCalibration, chosen: Mapping[Split, Predictions], draws: Draws) -> dict[str, Any]:
     """Return each operating point as it was fixed on validation, and what it does on either split, with intervals."""
     points: dict[str, Any] = {}
-    for aim, point in calibration.as_dict().items():
-        points[aim] = dict(point)
+    for goal, point in fit.points_as_dict().items():
+        points[goal] = dict(point)
         for split, predictions in chosen.items():
-            malignant, scores = malignancy(predictions, calibration.temperature)
-            points[aim][f"on_{split}"] = {
+            malignant, scores = malignancy(predictions, fit.calibration)
+            points[goal][f"on_{split}"] = {
                 metric.name: figure(metric, malignant, scores, draws[split])
                 for metric in (sensitivity_at(point["threshold"]), specificity_at(point["threshold"]))
             }
@@ -163,8 +169,8 @@ def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resampl
     """
     malignant, scores = cases.malignant, cases.scores
     held = {
-        "sensitivity_at_specificity": (classification.sensitivity_at_specificity, TARGETS[Aim.SPECIFICITY]),
-        "specificity_at_sensitivity": (classification.specificity_at_sensitivity, TARGETS[Aim.SENSITIVITY]),
+        "sensitivity_at_specificity": (classification.sensitivity_at_specificity, TARGETS[Goal.SPECIFICITY]),
+        "specificity_at_sensitivity": (classification.specificity_at_sensitivity, TARGETS[Goal.SENSITIVITY]),
     }
     return {
         "cases": len(scores),

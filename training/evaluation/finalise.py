@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
-from mammopipe.processing.files import write_json
 from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.drift_features import fit_usual
-from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.model.exam_scores import Level
+from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
+from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference, fit_reference, some
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -38,8 +40,7 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
     if export.shipped:
         description["engines"] = export.described(folder)
-    model_directory.check_description(description, folder / model_directory.DESCRIPTION_FILE)
-    write_json(folder / model_directory.DESCRIPTION_FILE, description)
+    model_directory.write_description(folder, description)
     print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
     return {**evaluation, **whole, "export": export.as_dict()}
 
@@ -56,8 +57,9 @@ def _reference(
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     usual = rows if held else some(data.originals(Split.TRAIN))
     trained_on = features if held else _logits_and_features(model, data, usual)[1]
-    temperature = evaluation["candidates"][evaluation["selected"]["cnn"]]["temperature"]
-    probabilities, malignant = softmax((held.logits if held else logits) / temperature), CLASSES.index(Label.MALIGNANT)
+    calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], CLASSES)
+    probabilities = calibration.probabilities(held.logits if held else logits)
+    malignant = CLASSES.index(Label.MALIGNANT)
     reference = fit_reference(
         trained_on, features, probabilities, malignant=malignant, folds=held.folds if held else None
     )
@@ -87,21 +89,23 @@ def _read(
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chosen model's `model.json` with temperature, operating points and metrics filled in."""
+    """Return the chosen model's `model.json` with calibration, operating points and metrics filled in."""
     selected = evaluation["selected"]
     side_by_side = selected["compared"]
-    comparison = {"comparison": {key: side_by_side[key] for key in ("weight", "temperature")}} if side_by_side else {}
-    fitted = ("threshold", "target", "sensitivity", "specificity")
+    comparison = {key: side_by_side[key] for key in ("weight", "temperature", "intercepts")} if side_by_side else None
+    candidate, images = evaluation["candidates"][selected["cnn"]], selected["validation"][Level.IMAGE]
     return {
         **description,
         "calibration": {
-            "temperature": evaluation["candidates"][selected["cnn"]]["temperature"],
+            **{key: candidate[key] for key in ("temperature", "intercepts")},
+            "method": candidate["calibration_method"],
+            "prevalence": _prevalence(selected["validation"]),
             "fitted_on": "out-of-fold" if evaluation["validation_folds"] else str(Split.VALIDATION),
             "breast_rule": evaluation["breast_rule"],
-            **comparison,
+            **({"comparison": comparison} if comparison else {}),
         },
         "operating_points": {
-            aim: {key: point[key] for key in fitted} for aim, point in selected["operating_points"].items()
+            goal: _image_point(point["target"], images, goal) for goal, point in selected["operating_points"].items()
         },
         "metrics": {
             "profile": evaluation["profile"],
@@ -112,3 +116,21 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
             "compared": side_by_side,
         },
     }
+
+
+def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[str, Any]:
+    """Return an operating point of images as `model.json` holds it, from the figures of validation's images."""
+    figures = images["operating_points"][goal]
+    sensitivity, specificity, recall_rate, ppv = (Rate.of(figures[name]) for name in RATES)
+    counts = {name: int(images[name]) for name in ("cases", "malignant", "patients")}
+    point = OperatingPoint(figures["threshold"], target, sensitivity, specificity, recall_rate, ppv, **counts)
+    return point.as_dict()
+
+
+def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:
+    """Return the share of malignant images, breasts and patients; a level that is one before it shares its figures."""
+    shares = {}
+    for level in Level:
+        found = levels[levels[level].get("same_as", level)]
+        shares[str(level)] = found["malignant"] / found["cases"]
+    return shares

@@ -15,9 +15,10 @@ from typing import Any
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import sha256
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport
-from mammopipe.training.evaluation.calibration import Calibration, Comparison, calibrate, fit_comparison
+from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
 from mammopipe.training.fitting.checkpoint import data_digest
 from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import Predictions, ValidationPredictions, require_validation
 
@@ -75,14 +76,14 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
     return findings
 
 
-def audit_calibration(name: str, used: Calibration, validation: ValidationPredictions) -> list[Finding]:
+def audit_calibration(name: str, used: FittedCalibration, validation: ValidationPredictions) -> list[Finding]:
     """Return a finding for each of a candidate's values that fitting on validation again does not give."""
     require_validation(validation, f"calibration of {name}")
     fitted = calibrate(validation)
-    pairs = [("temperature", used.temperature, fitted.temperature)]
+    pairs = _pairs("", used.calibration, fitted.calibration)
     pairs += [
-        (f"threshold of the operating point {aim}", used.operating_points[aim].threshold, point.threshold)
-        for aim, point in fitted.operating_points.items()
+        (f"threshold of the operating point {goal}", used.operating_points[goal].threshold, point.threshold)
+        for goal, point in fitted.operating_points.items()
     ]
     return _not_from(validation, name, pairs)
 
@@ -97,13 +98,21 @@ def audit_comparison(
     fitted = fit_comparison(validation, used.weight, rule)
     if fitted is None:
         return [Finding("not-from-validation", (), f"{name}: breasts are compared, and validation has none to compare")]
-    pairs = [("temperature of compared breasts", used.temperature, fitted.temperature)]
+    pairs = _pairs(" of compared breasts", used.calibration, fitted.calibration)
     pairs += [
         (f"threshold {goal} of the compared {level}", value, fitted.thresholds[level].get(goal, math.nan))
         for level, thresholds in used.thresholds.items()
         for goal, value in thresholds.items()
     ]
     return _not_from(validation, name, pairs)
+
+
+def _pairs(of: str, used: Calibration, fitted: Calibration) -> list[tuple[str, float, float]]:
+    pairs = [(f"temperature{of}", used.temperature, fitted.temperature)]
+    return pairs + [
+        (f"intercept {place}{of}", mine, expected)
+        for place, (mine, expected) in enumerate(zip(used.intercepts, fitted.intercepts, strict=True))
+    ]
 
 
 def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:

@@ -16,8 +16,8 @@ import torch
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.classification import Metric, ratio
+from mammopipe.training.metrics.bootstrap import Resamples, Scale
+from mammopipe.training.metrics.metric import Metric, all_alike, ratio
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.predictions import Floats, Integers
 from mammopipe.training.networks.grad_cam import heatmap
@@ -31,18 +31,22 @@ hit_share = Metric(
     needs="a film with an annotated lesion",
     binary=True,
     share=True,
+    kinds=all_alike,
 )
 chance_level = Metric(
     "chance",
     lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
     needs="a film with an annotated lesion",
     binary=True,
+    kinds=all_alike,
 )
 above_chance = Metric(
     "above_chance",
     lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
     needs="a film with an annotated lesion",
     binary=True,
+    scale=Scale.REAL,
+    kinds=all_alike,
 )
 """Share of films that are hit, less the chance level of the same films."""
 

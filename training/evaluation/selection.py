@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mammopipe.training.evaluation.calibration import (
-    Calibration,
     Comparison,
-    Goal,
+    FittedCalibration,
     calibrate,
     fit_comparison,
     fit_thresholds,
@@ -19,6 +18,7 @@ from mammopipe.training.evaluation.calibration import (
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.scorecard import scorecard
 from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import ValidationPredictions
 
 RULE = "highest validation macro AUC"
@@ -28,7 +28,8 @@ RULE = "highest validation macro AUC"
 class Candidate:
     """A trained model as validation shows it."""
 
-    calibration: Calibration
+    fit: FittedCalibration
+    """Calibration and operating points."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
     """Of the calibrated score of an image, a breast and a patient."""
     validation: Mapping[str, Any]
@@ -60,12 +61,12 @@ def choose(
     """
     candidates = {}
     for name, predictions in sorted(validation.items()):
-        calibration = calibrate(predictions)
-        probabilities = predictions.probabilities(calibration.temperature)
+        fit = calibrate(predictions)
+        probabilities = predictions.probabilities(fit.calibration)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
-        thresholds = fit_thresholds(predictions, calibration.temperature, breast_rule)
+        thresholds = fit_thresholds(predictions, fit.calibration, breast_rule)
         comparison = fit_comparison(predictions, other_breast, breast_rule)
-        candidates[name] = Candidate(calibration, thresholds, figures, comparison)
+        candidates[name] = Candidate(fit, thresholds, figures, comparison)
     return Choice(candidates, max(candidates, key=lambda name: _macro_auc(candidates[name])))
 
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.classification import Metric, ratio, sensitivity_at, specificity_at
+from mammopipe.training.metrics.metric import Metric, all_alike, ratio
 from mammopipe.training.metrics.scorecard import figure, undefined
+from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
 from mammopipe.training.model.exam_scores import Cases
 from mammopipe.training.model.predictions import Integers
 
@@ -35,6 +36,7 @@ right_share = Metric(
     needs="at least one image",
     binary=True,
     share=True,
+    kinds=all_alike,
 )
 """The share of images whose most probable class is the true one, of 0 or 1 an image."""
 
@@ -70,6 +72,7 @@ ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
     "finding": lambda record: (record.finding or "none",),
     "lesion size": lambda record: (_lesion_size(record),),
     "film flags": lambda record: _film_flags(record.quality),
+    "image flags": lambda record: record.image_flags or ("none",),
 }
 """What images are divided by; an image has one value of each, or several flags."""
 

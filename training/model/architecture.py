@@ -141,3 +141,21 @@ def weights_of_no_network(names: Iterable[str], networks: Iterable[str]) -> list
 def _split(file_name: str) -> tuple[str, str]:
     match = re.fullmatch(r"(.*)(\.[a-z]+)", file_name)
     return (match[1].replace("-", "_"), match[2]) if match else (file_name, "")
+
+
+class Level(StrEnum):
+    """What is called malignant or not; each level is made of the one before."""
+
+    IMAGE = "image"
+    BREAST = "breast"
+    PATIENT = "patient"
+
+
+class BreastRule(StrEnum):
+    """How the scores of a breast's views become the score of the breast."""
+
+    MEAN = "mean"
+    MAX = "max"
+    """The most suspicious view decides."""
+    NOISY_OR = "noisy-or"
+    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""

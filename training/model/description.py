@@ -1,11 +1,12 @@
 """`model.json`, which says of a model all that its files do not: read and checked, without torch.
 
-Optional are `pooling` (`mammopipe.training.config.Pooling`; the mean where it is missing) with `top_places`, `stride`
-(pixels from place to place; 32 where it is missing), `reference` (what the model's answers are compared with,
-`mammopipe.training.model.reference`), `calibration.comparison` (how breasts are compared,
-`mammopipe.training.comparison`), `engines` (the
-network in other formats than the weights, by name, `mammopipe.training.networks.openvino_export`) and `fitted` (of
-which films what was made by the evaluation, `mammopipe.training.evaluation.fit_audit`).
+`files` holds the SHA-256 of every file beside it. `calibration` holds temperature and class intercepts
+(`training.model.calibration`), the prevalence that probabilities are for (`training.model.prevalence`) and, where
+breasts are scored beside each other, a calibration of that. Optional are `pooling` (the mean where it is missing) with
+`top_places`, `stride` (pixels from place to place; 32 where it is missing), `reference` (what the model's answers are
+compared with, `training.model.reference`), `engines` (the network in other formats than the weights, by name,
+`training.networks.openvino_export`) and `fitted` (which images each fitted value used,
+`training.evaluation.fit_audit`).
 """
 
 import json
@@ -16,13 +17,17 @@ from typing import Any
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256
+from mammopipe.processing.files import sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
+from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.operating_points import read_compared_points, read_operating_points
 
 SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "model.json"
 
+CLASSES = (("normal", "benign", "malignant"), ("negative", "malignant"))
+"""The classes that a model may have, in the order of its logits."""
 OPENVINO = "openvino"
 """The one key of `engines`."""
 HEAD = "head"
@@ -44,6 +49,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "training": dict,
     "metrics": dict,
     "weights_sha256": str,
+    "files": dict,
     "versions": dict,
 }
 _OPTIONAL: dict[str, type] = {
@@ -53,6 +59,15 @@ _OPTIONAL: dict[str, type] = {
     "reference": dict,
     "engines": dict,
     "fitted": list,
+}
+_CALIBRATION_KEYS = {
+    "temperature",
+    "intercepts",
+    "method",
+    "prevalence",
+    "fitted_on",
+    "breast_rule",
+    "comparison",
 }
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
@@ -86,6 +101,28 @@ def verify(path: Path, digest: str, named: str) -> None:
         raise ConfigError(f"{path}: its SHA-256 is not the {named}")
 
 
+def verify_files(directory: Path, description: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` where a file that `model.json` names is missing or altered; others are not looked at."""
+    for name, digest in description["files"].items():
+        verify(directory / name, digest, f"files.{name} of {DESCRIPTION_FILE}")
+
+
+def write_description(directory: Path, description: Mapping[str, Any]) -> None:
+    """Write `model.json` with the digest of every other file of the directory; it vouches for them, so it comes last.
+
+    Raises:
+        ConfigError: `read_description` would refuse it.
+    """
+    files = {
+        path.relative_to(directory).as_posix(): sha256(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != DESCRIPTION_FILE
+    }
+    described = {**description, "schema": SCHEMA, "weights_sha256": files.get(WEIGHTS_FILE, ""), "files": files}
+    check_description(described, directory / DESCRIPTION_FILE)
+    write_json(directory / DESCRIPTION_FILE, described)
+
+
 def check_description(description: Any, where: Path) -> None:
     """Raise `ConfigError`, naming `where` and the key, unless this describes a model of this schema."""
     if not isinstance(description, dict) or description.get("schema") != SCHEMA:
@@ -98,16 +135,19 @@ def check_description(description: Any, where: Path) -> None:
         if key in description and not isinstance(description[key], kind):
             raise ConfigError(f"{where}: {key}={description[key]!r} is of the wrong type")
     _check_values(description, where)
+    _check_calibration(description["calibration"], description["classes"], where)
+    read_operating_points(description, where)
+    read_compared_points(description, where)
     if "reference" in description:
         _check_reference(description["reference"], where)
     if "engines" in description:
         _check_engines(description["engines"], where)
+    _check_files(description, where)
 
 
 def _check_values(description: dict[str, Any], where: Path) -> None:
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
-    temperature = description["calibration"].get("temperature")
     pooling = [str(pooling) for pooling in Pooling]
     try:
         strides = list(find_architecture(description["architecture"]).strides)
@@ -117,40 +157,69 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
         ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
         ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
         ("stride", description.get("stride", 32) in strides, f"one of {strides}"),
-        ("classes", _distinct_names(description["classes"]), "two or more different names"),
+        (
+            "classes",
+            tuple(description["classes"]) in CLASSES,
+            " or ".join(f"{list(names)}" for names in CLASSES) + ", in this order",
+        ),
         ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
         ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),
         ("initialisation", description["initialisation"] in ("pretrained", "scratch"), "pretrained or scratch"),
-        ("calibration", isinstance(temperature, float | int) and temperature > 0, "a temperature above 0"),
     ]
     for key, holds, rule in rules:
         _require(holds, where, key, description.get(key), rule)
-    if "comparison" in description["calibration"]:
-        _check_comparison(description["calibration"]["comparison"], where)
 
 
-def _check_comparison(comparison: Any, where: Path) -> None:
-    key = "calibration.comparison"
-    _require(isinstance(comparison, dict), where, key, comparison, "an object")
-    _require_keys(comparison, {"weight", "temperature"}, where, key)
+def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where: Path) -> None:
+    key = "calibration"
+    unknown = set(calibration) - _CALIBRATION_KEYS
     _require(
-        _is_share(comparison["weight"]) and comparison["weight"] > 0,
-        where,
-        f"{key}.weight",
-        comparison["weight"],
-        "above 0 and at most 1",
+        not unknown, where, key, sorted(unknown), "an object of known keys: " + ", ".join(sorted(_CALIBRATION_KEYS))
     )
+    _check_scaling(calibration, key, classes, where)
+    rule, rules = calibration.get("breast_rule"), [str(rule) for rule in BreastRule]
+    _require(rule is None or rule in rules, where, f"{key}.breast_rule", rule, f"one of {', '.join(rules)}")
+    shares = calibration.get("prevalence", {})
+    _require(isinstance(shares, dict), where, f"{key}.prevalence", shares, "an object")
+    stated = all(level in set(Level) and _is_share(share) for level, share in shares.items())
+    _require(stated, where, f"{key}.prevalence", shares, "a share, 0 to 1, of malignant images, breasts and patients")
+    if "comparison" in calibration:
+        comparison, key = calibration["comparison"], "calibration.comparison"
+        _require(isinstance(comparison, dict), where, key, comparison, "an object")
+        needed = {"weight", "temperature", *(["intercepts"] if "intercepts" in comparison else [])}
+        _require_keys(comparison, needed, where, key)
+        weight = comparison["weight"]
+        _require(_is_share(weight) and weight > 0, where, f"{key}.weight", weight, "above 0 and at most 1")
+        _check_scaling(comparison, key, classes, where)
+
+
+def _check_scaling(stated: Mapping[str, Any], key: str, classes: list[str], where: Path) -> None:
+    temperature, intercepts = stated.get("temperature"), stated.get("intercepts")
     _require(
-        _is_number(comparison["temperature"]) and comparison["temperature"] > 0,
+        _is_number(temperature) and temperature != 0,
         where,
         f"{key}.temperature",
-        comparison["temperature"],
-        "a number above 0",
+        temperature,
+        "a finite number above 0",
     )
+    if intercepts is not None:
+        whole = isinstance(intercepts, dict) and set(intercepts) == set(classes)
+        finite = whole and all(_is_finite(value) for value in intercepts.values())
+        _require(finite, where, f"{key}.intercepts", intercepts, "a finite number for each class")
 
 
-def _distinct_names(classes: list[Any]) -> bool:
-    return len(classes) >= 2 and all(isinstance(name, str) for name in classes) and len(set(classes)) == len(classes)
+def _check_files(description: Mapping[str, Any], where: Path) -> None:
+    """Check that `files` names the weights and whatever else the description relies on, with the same digests."""
+    files = description["files"]
+    _require_files(files, where, "files")
+    relied = {WEIGHTS_FILE: description["weights_sha256"]}
+    if "engines" in description:
+        relied |= description["engines"][OPENVINO]["files"]
+    if "reference" in description:
+        strangeness = description["reference"]["strangeness"]
+        relied[strangeness["file"]] = strangeness["sha256"]
+    for name, digest in relied.items():
+        _require(files.get(name) == digest, where, f"files.{name}", files.get(name), f"{digest!r}, as stated elsewhere")
 
 
 def _check_reference(reference: Mapping[str, Any], where: Path) -> None:
@@ -223,8 +292,12 @@ def _require_keys(value: Mapping[str, Any], keys: set[str], where: Path, key: st
         )
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return _is_finite(value) and bool(value >= 0)
 
 
 def _is_share(value: Any) -> bool:

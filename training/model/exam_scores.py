@@ -2,31 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import Label, shows_side
+from mammopipe.processing.datasets.manifest import shows_side
+from mammopipe.training.model.architecture import BreastRule as BreastRule
+from mammopipe.training.model.architecture import Level as Level
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import Floats, Integers, Kind, Predictions, pick
-
-
-class Level(StrEnum):
-    """What is called malignant or not; each level is made of the one before."""
-
-    IMAGE = "image"
-    BREAST = "breast"
-    PATIENT = "patient"
-
-
-class BreastRule(StrEnum):
-    """How the scores of a breast's views become the score of the breast."""
-
-    MEAN = "mean"
-    MAX = "max"
-    """The most suspicious view decides."""
-    NOISY_OR = "noisy-or"
-    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +26,25 @@ class Cases:
     """(cases,) the place of one image of each case: patients are drawn whole, so it is drawn as often as its case."""
 
 
-def malignancy(predictions: Predictions, temperature: float) -> tuple[Integers, Floats]:
+def malignancy(predictions: Predictions, calibration: Calibration) -> tuple[Integers, Floats]:
     """Return for each image whether it is malignant (0 or 1) and its calibrated probability of being so."""
-    rank = Label.MALIGNANT.rank
-    return (predictions.labels == rank).astype(np.int64), predictions.probabilities(temperature)[:, rank]
+    malignant = predictions.malignant_index
+    return (predictions.labels == malignant).astype(np.int64), predictions.probabilities(calibration)[:, malignant]
 
 
-def image_cases(predictions: Predictions, temperature: float) -> Cases:
+def image_cases(predictions: Predictions, calibration: Calibration) -> Cases:
     """Return every image as a case, in the order of the predictions."""
-    malignant, scores = malignancy(predictions, temperature)
+    malignant, scores = malignancy(predictions, calibration)
     return Cases(Level.IMAGE, malignant, scores, np.arange(len(scores)))
 
 
-def cases_of(predictions: Predictions, temperature: float, rule: BreastRule) -> dict[Level, Cases]:
+def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRule) -> dict[Level, Cases]:
     """Return the cases of each level: images, breasts by the rule, patients by their most suspicious breast.
 
     Images are in the order of the predictions, breasts and patients in that of their names. Images of a patient whose
     laterality is unknown count as one breast.
     """
-    images = image_cases(predictions, temperature)
+    images = image_cases(predictions, calibration)
     breasts = combine(images, np.array(predictions.breasts), Level.BREAST, rule)
     owners = np.array(predictions.patients)[breasts.images]
     return {

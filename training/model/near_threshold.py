@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mammopipe.processing.datasets.manifest import Label
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import Level
-from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.model.predictions import Floats
 
 TOLERANCE = 1e-2
 """How far a probability may be from that of float32 in any format that is deployed."""
@@ -19,7 +20,7 @@ class CloseCalls:
     """The thresholds of a model and how near to one a malignancy score is a close call."""
 
     thresholds: tuple[float, ...]
-    temperature: float
+    calibration: Calibration
     malignant: int
     """Place of the malignant class among the logits."""
     margin: float
@@ -32,7 +33,7 @@ class CloseCalls:
         known = str(Label.MALIGNANT) in classes
         return cls(
             tuple(sorted(set(_thresholds(description)))) if known else (),
-            float(description["calibration"]["temperature"]),
+            Calibration.of(description),
             classes.index(Label.MALIGNANT) if known else 0,
             margin,
         )
@@ -49,7 +50,7 @@ class CloseCalls:
         return tuple(self._score(logits) >= threshold for threshold in self.thresholds)
 
     def _score(self, logits: Floats) -> float:
-        return float(softmax(logits[None] / self.temperature)[0, self.malignant])
+        return float(self.calibration.probabilities(logits[None])[0, self.malignant])
 
 
 def _thresholds(description: Mapping[str, Any]) -> Iterator[float]:

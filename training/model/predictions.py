@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.calibration import Floats as Floats
+from mammopipe.training.model.calibration import softmax as softmax
 
-Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 FILE = "predictions.csv"
@@ -35,19 +37,21 @@ class Predictions:
     """(images,) class index."""
     logits: Floats
     """(images, classes)."""
+    malignant_index: int = Label.MALIGNANT.rank
+    """Place of the malignant class among the classes."""
 
     split: ClassVar[Split]
     """Which split these are predictions of."""
 
-    def probabilities(self, temperature: float) -> Floats:
-        """Return the softmax of the logits divided by the temperature, float64 (images, classes)."""
-        return softmax(self.logits / temperature)
+    def probabilities(self, calibration: Calibration) -> Floats:
+        """Return the calibrated probabilities, float64 (images, classes)."""
+        return calibration.probabilities(self.logits)
 
 
-def told(network: str, predictions: Predictions, temperature: float) -> Iterator[dict[str, str]]:
+def prediction_rows(network: str, predictions: Predictions, calibration: Calibration) -> Iterator[dict[str, str]]:
     """Yield the rows of `FILE` of a network's calibrated predictions, in their order."""
     of_class = dict(enumerate(Label))
-    for place, shares in enumerate(predictions.probabilities(temperature)):
+    for place, shares in enumerate(predictions.probabilities(calibration)):
         yield {
             "network": network,
             "split": str(predictions.split),
@@ -85,16 +89,11 @@ def require_validation(predictions: Predictions, what: str) -> None:
 
 def pick(predictions: Kind, places: Integers) -> Kind:
     """Return the predictions of some of the images, by their places."""
-    names = {
-        name: tuple(getattr(predictions, name)[place] for place in places)
-        for name in ("image_ids", "patients", "breasts")
-    }
-    return replace(predictions, **names, labels=predictions.labels[places], logits=predictions.logits[places])
-
-
-def softmax(logits: npt.ArrayLike) -> Floats:
-    """Return the probabilities of each row of logits, float64; rows sum to 1 however large the logits."""
-    values = np.asarray(logits, np.float64)
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    shares: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    return replace(
+        predictions,
+        image_ids=tuple(predictions.image_ids[place] for place in places),
+        patients=tuple(predictions.patients[place] for place in places),
+        breasts=tuple(predictions.breasts[place] for place in places),
+        labels=predictions.labels[places],
+        logits=predictions.logits[places],
+    )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256, write_bytes, write_json
+from mammopipe.processing.files import write_bytes
 from mammopipe.training.model.architecture import Pooling, find_architecture
 from mammopipe.training.model.archive import pack, unpack
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
     SCHEMA,
@@ -23,6 +25,8 @@ from mammopipe.training.model.description import (
     check_description,
     read_description,
     verified,
+    verify_files,
+    write_description,
 )
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.registry import build_model
@@ -39,6 +43,8 @@ __all__ = [
     "save",
     "unpack",
     "verified",
+    "verify_files",
+    "write_description",
 ]
 
 
@@ -67,9 +73,9 @@ class LoadedModel:
         return PreprocessConfig.from_json(self.description["preprocess"])
 
     @property
-    def temperature(self) -> float:
-        """What the logits are divided by before the softmax; 1 where nothing was fitted."""
-        return float(self.description["calibration"]["temperature"])
+    def calibration(self) -> Calibration:
+        """What turns the logits into probabilities."""
+        return Calibration.of(self.description)
 
     def predict_logits(self, images: Tensor) -> Tensor:
         """Return (N, classes) float32 logits of (N, 1, H, W) float32 images in [0, 1]; `ValueError` for other sizes."""
@@ -82,25 +88,30 @@ class LoadedModel:
 
     def predict_probabilities(self, images: Tensor) -> Tensor:
         """Return (N, classes) float32 calibrated probabilities, whose rows sum to 1; input as for `predict_logits`."""
-        return torch.softmax(self.predict_logits(images) / self.temperature, dim=1)
+        probabilities = self.calibration.probabilities(self.predict_logits(images).numpy().astype(np.float64))
+        return torch.from_numpy(probabilities).float()
 
 
 def save(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write the model directory; `schema` and `weights_sha256` are set here, the other keys of `model.json` are given.
+    """Write the model directory; `schema`, `weights_sha256` and `files` of `model.json` are set here.
 
     The weights come first and `model.json`, which vouches for them, last. Raises `ConfigError` for a description that
     `load` would refuse.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    described = {"schema": SCHEMA, **description, "weights_sha256": ""}
-    check_description(described, directory / DESCRIPTION_FILE)
+    check_description(_with_digests(description, "0" * 64), directory / DESCRIPTION_FILE)
     write_bytes(directory / WEIGHTS_FILE, save_tensors(state))
-    write_json(directory / DESCRIPTION_FILE, {**described, "weights_sha256": sha256(directory / WEIGHTS_FILE)})
+    write_description(directory, description)
+
+
+def _with_digests(description: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    return {**description, "schema": SCHEMA, "weights_sha256": digest, "files": {WEIGHTS_FILE: digest}}
 
 
 def load(directory: Path) -> LoadedModel:
     """Return the model in a directory; raises `ConfigError` where a file is missing, damaged, or of another schema."""
     description = read_description(directory)
+    verify_files(directory, description)
     network = _build(description)
     path = directory / WEIGHTS_FILE
     try:

@@ -16,10 +16,11 @@ from safetensors.numpy import save as save_arrays
 
 from mammopipe.processing.files import sha256, write_bytes
 from mammopipe.training.model.architecture import Precision
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, OUTPUTS
 from mammopipe.training.model.near_threshold import CAUTION, TOLERANCE, CloseCalls
 from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_precision, load_openvino, read_network
-from mammopipe.training.model.predictions import Floats, softmax
+from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.grad_cam import WithMaps, head_weights
 from mammopipe.training.networks.model_directory import LoadedModel
 
@@ -140,8 +141,8 @@ def compare(
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
     fast = _run(quick, read(range(len(logits))))
-    temperature = float(description["calibration"]["temperature"])
-    difference = float(np.abs(softmax(fast / temperature) - softmax(logits / temperature)).max())
+    calibration = Calibration.of(description)
+    difference = float(np.abs(calibration.probabilities(fast) - calibration.probabilities(logits)).max())
     margin = 0.0 if precision is Precision.FLOAT32 else CAUTION * difference
     calls = CloseCalls.of(description, margin)
     close = [index for index, row in enumerate(fast) if calls.near(row)]

@@ -14,6 +14,7 @@ import torch
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import Floats, Integers, Predictions
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -46,7 +47,7 @@ class Picture:
 
 
 def pick_examples(
-    chosen: Mapping[Split, Predictions], temperature: float, classes: Sequence[str]
+    chosen: Mapping[Split, Predictions], calibration: Calibration, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return, of each class in test and in validation, the film most surely called right and the one most surely wrong.
 
@@ -55,7 +56,7 @@ def pick_examples(
     examples = []
     for split in (Split.TEST, Split.VALIDATION):
         predictions = chosen[split]
-        probabilities = predictions.probabilities(temperature)
+        probabilities = predictions.probabilities(calibration)
         for label in sorted(Label, key=lambda label: -label.rank):
             for correct in (True, False):
                 index = _surest(predictions.labels, probabilities, label.rank, correct)

@@ -105,19 +105,27 @@ def test_refusals_carry_code_and_message(client: MammographyClient, source: Any,
     assert caught.value.message and "\n" not in str(caught.value) and isinstance(caught.value, MammopipeError)
 
 
+def other_view(films: Any) -> bytes:
+    """Return another picture of the same breast: the same one twice is refused."""
+    pixels = (films.pixels[: films.pixels.shape[0] * 9 // 10] >> 8).astype("uint8")
+    return b"P5\n%d %d\n255\n" % pixels.shape[::-1] + pixels.tobytes()
+
+
 def test_an_exam_is_judged_by_image_by_breast_and_as_a_whole(client: MammographyClient, films: Any) -> None:
-    answer = client.predict_exam([films.pgm, films.png], heatmap=True)
-    alone = client.predict(films.pgm)
+    other = other_view(films)
+    answer = client.predict_exam([films.pgm, other], heatmap=True)
+    alone = [client.predict(film) for film in (films.pgm, other)]
     assert [image.index for image in answer.images] == [0, 1]
-    assert all(image.probabilities == alone.probabilities for image in answer.images)
+    assert [image.probabilities for image in answer.images] == [image.probabilities for image in alone]
     assert all(image.heatmap_png is not None for image in answer.images)
     assert [breast.images for breast in answer.breasts] == [(0, 1)]
-    assert answer.exam.malignancy_score == pytest.approx(alone.malignancy_score)
-    assert (answer.model, len(answer.request_id)) == (alone.model, 36)
+    scores = [image.malignancy_score for image in alone]
+    assert min(scores) - 1e-6 <= answer.exam.malignancy_score <= max(scores) + 1e-6
+    assert (answer.model, len(answer.request_id)) == (alone[0].model, 36)
 
 
 def test_what_is_said_of_an_exam_s_images_survives(client: MammographyClient, films: Any) -> None:
-    answer = client.predict_exam([ExamImage(films.pgm, "R", "CC"), ExamImage(films.png, "R", "MLO")])
+    answer = client.predict_exam([ExamImage(films.pgm, "R", "CC"), ExamImage(other_view(films), "R", "MLO")])
     assert [(image.laterality, image.view) for image in answer.images] == [("R", "CC"), ("R", "MLO")]
     assert [(breast.laterality, breast.images) for breast in answer.breasts] == [("R", (0, 1))]
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import random
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,10 +151,58 @@ def test_a_fault_of_the_server_is_not_tried_again(endpoint: Answering, status: i
 
 
 def test_what_is_no_answer_of_this_server_is_a_fault(endpoint: Answering) -> None:
-    endpoint.replies = [(200, b"<html>"), (200, b"[]"), (502, b"<html>")]
+    endpoint.replies = [(200, b"<html>"), (200, b"[]"), (500, b"<html>")]
     for message in ("no JSON", "schema_version=None", "no error of this server"):
         with pytest.raises(EndpointFaultError, match=message):
             client_of(endpoint).predict(PGM)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_proxy_says_of_a_server_it_does_not_reach_is_tried_again(
+    endpoint: Answering, status: int, wrapped: bool
+) -> None:
+    """Plain from a proxy before the runtime, or as the error that SageMaker passes on from one before the container."""
+    (endpoint.replies if wrapped else endpoint.proxy).append((status, b"<html>Bad Gateway</html>"))
+    assert client_of(endpoint, attempts=2).predict(PGM).malignancy_score == 70.0
+    endpoint.proxy = [(status, b"<html>")] * 2
+    with pytest.raises(EndpointBusyError):
+        client_of(endpoint, attempts=2).predict(PGM)
+
+
+def test_the_deadline_bounds_the_reading_of_an_answer_that_drips(endpoint: Answering) -> None:
+    """Every byte starts a socket's timeout anew: without more, this answer would be read for ever."""
+    endpoint.drips = True
+    begun = time.monotonic()
+    with pytest.raises(DeadlineError, match="no answer within 0.4 seconds"):
+        client_of(endpoint, deadline_seconds=0.4).predict(PGM)
+    assert time.monotonic() - begun < 2
+
+
+def test_the_deadline_bounds_the_loading_of_an_exam(endpoint: Answering) -> None:
+    class Slow:
+        def get_object(self, **_: Any) -> Any:
+            assert endpoint.closed.wait(30)
+            raise AssertionError("the client has long gone")
+
+    with pytest.raises(DeadlineError):
+        client_of(endpoint, deadline_seconds=0.2, storage=Slow()).predict_exam(["s3://films/a.dcm"])
+
+
+@pytest.mark.parametrize("value", ["L\n", "L\r\nX-Evil: 1", "a,b=c", "a;b", "", "é"])
+def test_an_option_that_no_header_can_carry_is_a_usage_error(endpoint: Answering, value: str) -> None:
+    client = client_of(endpoint)
+    with pytest.raises(ConfigError, match="option laterality="):
+        client.predict(PGM, laterality=value)
+    with pytest.raises(ConfigError, match="option target="):
+        client.dicom_report([DICOM], target=value)
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a b", "-a", "a/b", "a" * 64])
+def test_a_name_that_no_endpoint_can_have_is_a_usage_error(name: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint_name="):
+        MammographyClient(name)
 
 
 def test_the_deadline_ends_a_request_that_hangs(endpoint: Answering) -> None:
@@ -185,7 +234,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stubber, Mammogra
     runtime = boto3.client(
         "sagemaker-runtime", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    monkeypatch.setattr(module, "_runtime", lambda *_: runtime)
+    monkeypatch.setattr(module, "runtime", lambda *_: runtime)
     with Stubber(runtime) as stubber:
         yield stubber, MammographyClient("breast", backoff_seconds=0)
 
@@ -239,6 +288,11 @@ def test_a_large_body_needs_uploads() -> None:
     with pytest.raises(RequestRefusedError, match=r"6291456.*uploads") as caught:
         MammographyClient("breast", region="eu-west-1").predict(PGM + bytes(6_291_456))
     assert caught.value.status == 413
+
+
+def test_a_serverless_endpoint_takes_smaller_bodies() -> None:
+    with pytest.raises(RequestRefusedError, match="takes 4194304"):
+        MammographyClient("breast", region="eu-west-1", serverless=True).predict(PGM + bytes(4 * 2**20))
 
 
 def test_a_name_without_a_region_says_what_to_do_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import grad_cam
 from mammopipe.training.networks.openvino_export import export_network
 from mammopipe.training.networks.registry import build_model
+from tests.points import image_point
 
 ROOT = Path(__file__).parents[3]
 SHAPE = (96, 64)
@@ -40,7 +41,7 @@ def save(directory: Path, base: Path, name: str) -> None:
     logits = model.predict_logits(torch.from_numpy(FILMS)[:, None]).double().numpy()
     done = export_network(model, directory, model.description, lambda places: (FILMS[at] for at in places), logits)
     assert done.shipped, done.reason
-    write_json(directory / "model.json", {**model.description, "engines": done.described(directory)})
+    model_directory.write_description(directory, {**model.description, "engines": done.described(directory)})
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +69,7 @@ def opened(folder: Path, kind: EngineKind = EngineKind.AUTO, precision: Precisio
 
 
 def score(folder: Path, logits: np.ndarray) -> float:
-    temperature = model_directory.load(folder).temperature
-    return float(torch.softmax(torch.from_numpy(logits) / temperature, 0)[2])
+    return float(model_directory.load(folder).calibration.probabilities(logits[None])[0, 2])
 
 
 def test_the_exported_network_is_taken_where_there_is_one(small: Path, base: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_close_call_is_computed_in_float32(altered: Callable[..., Path], small
     torch_engine = opened(small, EngineKind.TORCH, Precision.BFLOAT16)
     fast, exact = torch_engine.run(FILMS[0]).logits, torch_engine.run(FILMS[0], exact=True).logits
     assert (fast != exact).any()
-    at = {"threshold": score(small, fast) + 0.9 * TOLERANCE, "target": 0.9, "sensitivity": 0.9, "specificity": 0.5}
+    at = image_point(score(small, fast) + 0.9 * TOLERANCE)
     near = opened(altered(operating_points={"sensitivity": at}), EngineKind.TORCH, Precision.BFLOAT16)
     assert near.margin == TOLERANCE
     np.testing.assert_array_equal(near.run(FILMS[0]).logits, exact)
@@ -118,7 +118,7 @@ def test_openvino_decides_a_close_call_in_float32(altered: Callable[..., Path], 
         pytest.skip("this processor has no bfloat16: every call is in float32")
     exact = engine.run(FILMS[0], exact=True).logits
     assert (engine.run(FILMS[0]).logits != exact).any() and 0 < engine.margin <= 2 * TOLERANCE
-    at = {"threshold": score(small, exact), "target": 0.9, "sensitivity": 0.9, "specificity": 0.5}
+    at = image_point(score(small, exact))
     near = opened(altered(operating_points={"sensitivity": at}))
     np.testing.assert_array_equal(near.run(FILMS[0]).logits, exact)
     np.testing.assert_array_equal(near.run(FILMS[1]).logits, engine.run(FILMS[1]).logits)
@@ -199,7 +199,7 @@ def test_only_one_module_imports_openvino() -> None:
         for path in (ROOT / folder).rglob("*.py")
         if "import openvino\n" in path.read_text(encoding="utf-8")
     ]
-    assert [path.name for path in places] == ["compiled.py"]
+    assert [path.name for path in places] == ["openvino_runtime.py"]
 
 
 def test_a_network_with_a_classifier_of_several_layers_gets_its_maps_without_torch(base: Path, tmp_path: Path) -> None:

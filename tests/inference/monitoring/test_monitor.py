@@ -104,6 +104,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "strangeness": strangeness,
         "distributions": usual,
     }
+    description["files"][strangeness["file"]] = strangeness["sha256"]
     (folder / "model.json").write_text(json.dumps(description))
     return folder
 

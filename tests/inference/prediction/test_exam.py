@@ -11,8 +11,10 @@ from mammopipe.inference.prediction.exam import ViewScore, combine_views
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
+from tests.points import image_point, level_figures
 
 L, R = Laterality.LEFT, Laterality.RIGHT
 FINE = Referral(refer=False, reasons=[])
@@ -20,15 +22,18 @@ POOR = Referral(refer=True, reasons=[Reason(code=ReferralCode.SEGMENTATION, mess
 
 
 def figures(sensitive: float | None, specific: float | None) -> dict[str, Any]:
-    rows = {"sensitivity": sensitive, "specificity": specific, "f1": 0.5}
-    rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.4}}
-    return {"operating_points": {name: {"threshold": value, **rates} for name, value in rows.items()}}
+    return level_figures(sensitivity=sensitive, specificity=specific, f1=0.5)
 
 
 def described(rule: str | None = "mean", **validation: Any) -> dict[str, Any]:
-    points = {"sensitivity": {"threshold": 0.2, "sensitivity": 0.91, "specificity": 0.5}}
+    points = {"sensitivity": image_point(0.2, 0.91)}
     calibration = {"temperature": 1.0, "fitted_on": "validation"} | ({"breast_rule": rule} if rule else {})
-    return {"operating_points": points, "calibration": calibration, "metrics": {"validation": validation}}
+    return {
+        "classes": ["normal", "benign", "malignant"],
+        "operating_points": points,
+        "calibration": calibration,
+        "metrics": {"validation": validation},
+    }
 
 
 def thresholds(rule: str | None = "mean", **validation: Any) -> Thresholds:
@@ -156,7 +161,7 @@ def test_the_endpoint_scores_an_exam_as_the_evaluation_scored_it(rule: BreastRul
         tuple("abcde"), ("p",) * 5, tuple(f"p-{side}" for side in sides), np.array([2, 0, 2, 0, 0]), logits
     )
     kept, _ = compared(predictions, 0.5)
-    expected = cases_of(kept, 2.0, rule)[Level.BREAST].scores
+    expected = cases_of(kept, Calibration(2.0), rule)[Level.BREAST].scores
     views = [view(Laterality(side), 0.5, FINE, row) for side, row in zip(sides, logits, strict=True)]
     combined = combine_views(views, comparing(rule=rule), OperatingPoint.SENSITIVITY)
     assert [breast.malignancy_score for breast in combined.breasts] == pytest.approx(list(100 * expected))
@@ -177,7 +182,7 @@ def test_a_model_that_compares_without_thresholds_for_it_is_refused() -> None:
         described(breast={"same_as": "lesion"}),
         described(patient={"operating_points": {"sensitivity": {"threshold": "high"}}}),
         described(breast=[]),
-        {**described(), "operating_points": {"speed": {"threshold": 0.5}}},
+        {**described(), "operating_points": {"speed": image_point(0.5)}},
     ],
 )
 def test_malformed_thresholds_are_refused_by_name(wrong: dict[str, Any]) -> None:

@@ -25,18 +25,13 @@ from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.images.mammogram import ReadConfig
 from mammopipe.processing.phantoms.mias_tree import make_film, write_rsna_tree
 from mammopipe.training.networks import model_directory
+from tests.points import level_figures
 
 PGM, JSON, ZIP, DICOM = "image/x-portable-graymap", "application/json", "application/zip", "application/dicom"
 
 
 def figures(sensitive: float, specific: float) -> dict[str, Any]:
-    rates = {"sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
-    return {
-        "operating_points": {
-            "sensitivity": {"threshold": sensitive, **rates},
-            "specificity": {"threshold": specific, **rates},
-        }
-    }
+    return level_figures(sensitivity=sensitive, specificity=specific)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def predictor(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor
         described
         | {
             "calibration": {**described["calibration"], "breast_rule": "max"},
-            "metrics": {"validation": {"breast": figures(0.0, 1.0), "patient": figures(0.1, 0.9)}},
+            "metrics": {"validation": {"breast": figures(1e-9, 1 - 1e-9), "patient": figures(0.1, 0.9)}},
         },
     )
     return Predictor(folder, engine=EngineSettings(EngineKind.TORCH))

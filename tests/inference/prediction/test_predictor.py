@@ -19,6 +19,7 @@ from mammopipe.processing.files import sha256, write_bytes, write_json
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.networks import model_directory
+from tests.points import image_point, level_figures
 
 CONFIG = PreprocessConfig(height=96, width=64)
 
@@ -81,7 +82,8 @@ def test_without_operating_points_there_is_a_warning_and_no_decision(base: Path,
     [
         {"sensitivity": {"threshold": 0.5}},
         {"sensitivity": 3},
-        {"speed": {"threshold": 0.5, "sensitivity": 1, "specificity": 1}},
+        {"speed": image_point(0.5)},
+        {"sensitivity": image_point(0.5) | {"threshold": 2.0}},
     ],
 )
 def test_malformed_operating_points_are_refused(base: Path, tmp_path: Path, points: dict[str, Any]) -> None:
@@ -132,7 +134,7 @@ def with_reference(source: Path, target: Path, *, entropy_limit: float, limit: f
             "limit": limit,
         },
     }
-    write_json(target / "model.json", model_directory.read_description(source) | {"reference": reference})
+    model_directory.write_description(target, model_directory.read_description(source) | {"reference": reference})
     return target
 
 
@@ -189,8 +191,7 @@ def comparing(model: Path, directory: Path) -> Path:
     for path in model.iterdir():
         write_bytes(directory / path.name, path.read_bytes())
     description = model_directory.read_description(directory)
-    point = {"threshold": 0.4, "sensitivity": {"value": 0.9}, "specificity": {"value": 0.5}}
-    level = {"operating_points": {str(name): point for name in OperatingPoint}}
+    level = level_figures(**{str(name): 0.4 for name in OperatingPoint})
     description["calibration"] |= {"breast_rule": "mean", "comparison": {"weight": 1.0, "temperature": 1.0}}
     description["metrics"] = {"compared": {"validation": {"breast": level, "patient": level}}}
     write_json(directory / model_directory.DESCRIPTION_FILE, description)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +15,6 @@ from starlette.routing import Route
 
 from mammopipe.inference.server.capture import CaptureFolder, captured, capturing
 from mammopipe.inference.settings import ServerSettings
-from mammopipe.processing.errors import ConfigError
 
 
 async def answer(request: Request) -> Response:
@@ -82,9 +82,9 @@ def test_refusals_and_other_paths_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_captures_are_for_one_machine_only(tmp_path: Path) -> None:
-    ServerSettings(tmp_path, host="127.0.0.1", capture=str(tmp_path))
-    with pytest.raises(ConfigError, match="MAMMOPIPE_CAPTURE"):
-        ServerSettings(tmp_path, host="0.0.0.0", capture=str(tmp_path))
+    ServerSettings(model=tmp_path, host="127.0.0.1", capture=str(tmp_path))
+    with pytest.raises(ValidationError, match="MAMMOPIPE_CAPTURE"):
+        ServerSettings(model=tmp_path, host="0.0.0.0", capture=str(tmp_path))
 
 
 def kept(folder: Path) -> list[str]:

@@ -28,6 +28,7 @@ folds = 2
 [data]
 folds = 2
 test_fraction = 0.3
+max_height = 256
 [segmentation]
 height = 64
 width = 64

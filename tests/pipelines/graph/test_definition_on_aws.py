@@ -1,45 +1,18 @@
 """The compiled definition held against what AWS checks, for every way to configure a run on AWS."""
 
-from typing import Any
-
 import pytest
-from botocore.validate import ParamValidator
 
 from mammopipe.pipelines import build_pipeline
 from mammopipe.pipelines.backends.expressions import Scope, all_references, references, walk
 from mammopipe.pipelines.backends.supported import check
-from tests.pipelines.compiled import MODEL, OPERATIONS, Compiled
+from tests.pipelines.compiled import Compiled
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
-def test_every_request_fits_the_services_own_model(compiled: Compiled) -> None:
-    made = compiled.requests()
-    assert {compiled.steps[name]["Type"] for name in made} == set(OPERATIONS)
-    for name, request in made.items():
-        shape = MODEL.operation_model(OPERATIONS[compiled.steps[name]["Type"]][0]).input_shape
-        report = ParamValidator().validate(request, shape)
-        assert not report.has_errors(), f"{name}: {report.generate_report()}"
-        assert not patterns_broken(request, shape), name
-
-
-def patterns_broken(value: Any, shape: Any, where: str = "") -> list[str]:
-    """Return the texts that are too long, or none of the enumerated values: botocore checks neither."""
-    if shape.type_name == "structure":
-        return [
-            fault
-            for key, item in value.items()
-            for fault in patterns_broken(item, shape.members[key], f"{where}.{key}")
-        ]
-    if shape.type_name == "list":
-        return [fault for item in value for fault in patterns_broken(item, shape.member, f"{where}[]")]
-    if shape.type_name == "map":
-        return [fault for item in value.values() for fault in patterns_broken(item, shape.value, f"{where}{{}}")]
-    if shape.type_name == "string":
-        long = len(value) > shape.metadata.get("max", len(value))
-        foreign = bool(shape.enum) and value not in shape.enum
-        return [f"{where}={value}"] if long or foreign else []
-    return []
+def test_every_step_that_a_run_has_is_asked_for(definitions: dict[str, Compiled]) -> None:
+    kinds = {item.kind for compiled in definitions.values() for item in compiled.asked}
+    assert kinds == {"Processing", "Training", "RegisterModel", "Model", "EndpointConfig", "Endpoint"}
 
 
 def test_every_reference_names_a_step_and_a_property_that_its_service_returns(compiled: Compiled) -> None:

@@ -109,19 +109,14 @@ def test_instance_types_with_disks_of_their_own(instance_type: str, disks: bool)
     assert has_local_disks(instance_type) is disks
 
 
-def test_captures_are_encrypted_and_an_update_can_go_back(definitions: dict[str, Compiled]) -> None:
+def test_captures_are_encrypted_and_a_candidate_has_no_guardrails(definitions: dict[str, Compiled]) -> None:
     requests = definitions["cluster"].requests()
     capture = requests["EndpointConfig"]["DataCaptureConfig"]
     assert (capture["InitialSamplingPercentage"], capture["KmsKeyId"]) == (10, KEY)
-    assert capture["DestinationS3Uri"] == "s3://mammopipe/mammopipe/capture/mammopipe"
+    assert capture["DestinationS3Uri"] == "s3://mammopipe/mammopipe/capture/mammopipe-candidate"
     assert requests["EndpointConfig"]["KmsKeyId"] == KEY
-    rollout = requests["Endpoint"]["DeploymentConfig"]
-    assert [item["AlarmName"] for item in rollout["AutoRollbackConfiguration"]["Alarms"]] == [
-        "mammopipe-5xx",
-        "mammopipe-latency",
-    ]
-    longest = rollout["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"]
-    assert longest > rollout["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["WaitIntervalInSeconds"]
+    assert requests["Endpoint"]["EndpointName"] == "mammopipe-candidate"
+    assert "DeploymentConfig" not in requests["Endpoint"]
     assert "DataCaptureConfig" not in definitions["gpu"].requests()["EndpointConfig"]
 
 

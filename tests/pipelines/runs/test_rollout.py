@@ -28,6 +28,22 @@ def config(**endpoint: Any) -> PipelineConfig:
     return PipelineConfig.load(**CONFIG, endpoint={"instance_type": "ml.m5.large", **endpoint})
 
 
+class Scaling:
+    """Application Auto Scaling, with or without a target."""
+
+    def __init__(self, *registered: str):
+        self.registered = set(registered)
+
+    def describe_scalable_targets(self, ResourceIds: list[str], **rest: str) -> dict[str, Any]:  # noqa: N803
+        return {"ScalableTargets": [name for name in ResourceIds if name in self.registered]}
+
+    def deregister_scalable_target(self, ResourceId: str, **rest: str) -> None:  # noqa: N803
+        self.registered.remove(ResourceId)
+
+
+SCALING = Scaling()
+
+
 @pytest.fixture
 def sagemaker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
@@ -53,7 +69,7 @@ def add_package(sagemaker: Any, number: int, status: str = "Approved") -> str:
 
 def test_a_package_gets_the_pipelines_own_endpoint(sagemaker: Any) -> None:
     package, said = add_package(sagemaker, 1), list[str]()
-    aws_rollout.deploy(config(), sagemaker, package, wait=True, say=said.append)
+    aws_rollout.deploy(config(), sagemaker, SCALING, package, wait=True, say=said.append)
     now = sagemaker.describe_endpoint(EndpointName="mammopipe")
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
     model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
@@ -61,7 +77,7 @@ def test_a_package_gets_the_pipelines_own_endpoint(sagemaker: Any) -> None:
     assert model["PrimaryContainer"]["ModelPackageName"] == package
     assert model["ExecutionRoleArn"] == f"{ROLE}serving"
     assert said[-1] == f"Endpoint mammopipe: serves {now['EndpointConfigName']}"
-    assert re.fullmatch(r"mammopipe-v1-[0-9a-f]{8}", now["EndpointConfigName"])
+    assert re.fullmatch(r"mammopipe-1-[0-9a-f]{8}", now["EndpointConfigName"])
 
 
 def serving(sagemaker: Any) -> str:
@@ -71,14 +87,12 @@ def serving(sagemaker: Any) -> str:
 def test_deploying_the_same_package_again_changes_nothing(sagemaker: Any) -> None:
     package, said = add_package(sagemaker, 1), list[str]()
     for _ in range(2):
-        aws_rollout.deploy(config(), sagemaker, package, wait=False, say=said.append)
+        aws_rollout.deploy(config(), sagemaker, SCALING, package, wait=False, say=said.append)
     name = serving(sagemaker)
     assert said == [f"Endpoint mammopipe: being created with {name}", f"Endpoint mammopipe: has {name} already"]
 
 
-@pytest.mark.parametrize(
-    "changed", [{"instance_type": "ml.m5.xlarge"}, {"capture_percent": 50}, {"mode": "serverless"}]
-)
+@pytest.mark.parametrize("changed", [{"instance_type": "ml.m5.xlarge"}, {"capture_percent": 50}, {"instance_count": 2}])
 def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
     sagemaker: Any, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
@@ -86,7 +100,7 @@ def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
     monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: moved.append(request["EndpointConfigName"]))
     package = add_package(sagemaker, 1)
     for settings in ({}, changed, {}):
-        aws_rollout.deploy(config(**settings), sagemaker, package, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(**settings), sagemaker, SCALING, package, wait=False, say=lambda line: None)
     (name,) = moved
     assert name != serving(sagemaker)
     new = sagemaker.describe_endpoint_config(EndpointConfigName=name)
@@ -98,14 +112,52 @@ def test_changed_settings_of_the_same_package_get_a_configuration_of_their_own(
 
 
 def test_both_endpoints_of_a_configuration_serve_the_package(sagemaker: Any) -> None:
-    aws_rollout.deploy(config(mode="both"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None)
+    aws_rollout.deploy(
+        config(mode="both"), sagemaker, SCALING, add_package(sagemaker, 1), wait=True, say=lambda line: None
+    )
     found = {item["EndpointName"] for item in sagemaker.list_endpoints()["Endpoints"]}
     assert found == {"mammopipe", "mammopipe-async"}
 
 
+MODES = {"realtime": {}, "async": {"mode": "async"}, "both": {"mode": "both"}, "serverless": {"mode": "serverless"}}
+SAME = {("realtime", "both"), ("both", "realtime"), *((mode, mode) for mode in MODES)}
+"""The pairs of modes whose endpoints of one name serve alike."""
+
+
+@pytest.mark.parametrize("before", MODES)
+@pytest.mark.parametrize("after", MODES)
+def test_a_mode_changes_only_into_what_sagemaker_takes(
+    sagemaker: Any, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    moved: list[dict[str, Any]] = []
+    monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: moved.append(request))
+    packages = [add_package(sagemaker, 1), add_package(sagemaker, 2)]
+    settings = {"rollback_alarms": ["mammopipe-5xx"]}
+    for mode, package in ((before, packages[0]), (after, packages[1])):
+        changed = config(**MODES[mode], **settings)
+        if mode == after and moved is not None and package == packages[1] and (before, after) not in SAME:
+            with pytest.raises(ConfigError, match="SageMaker changes the mode of no endpoint. Delete it"):
+                aws_rollout.deploy(changed, sagemaker, SCALING, package, wait=False, say=lambda line: None)
+            assert not moved
+            return
+        aws_rollout.deploy(changed, sagemaker, SCALING, package, wait=False, say=lambda line: None)
+    assert moved and all(("DeploymentConfig" in request) == (after != "serverless") for request in moved)
+
+
+def test_an_autoscaled_variant_is_deregistered_before_its_instance_type_changes(
+    sagemaker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sagemaker, "update_endpoint", lambda **request: None)
+    package, target = add_package(sagemaker, 1), "endpoint/mammopipe/variant/AllTraffic"
+    for kind, left in (("ml.m5.large", {target}), ("ml.m5.xlarge", set())):
+        scaling = Scaling(target)
+        aws_rollout.deploy(config(instance_type=kind), sagemaker, scaling, package, wait=False, say=lambda line: None)
+        assert scaling.registered == left
+
+
 def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
     aws_rollout.deploy(
-        config(mode="serverless"), sagemaker, add_package(sagemaker, 1), wait=True, say=lambda line: None
+        config(mode="serverless"), sagemaker, SCALING, add_package(sagemaker, 1), wait=True, say=lambda line: None
     )
     variant = sagemaker.describe_endpoint_config(EndpointConfigName=serving(sagemaker))["ProductionVariants"][0]
     assert variant["ServerlessConfig"] == {"MemorySizeInMB": 6144, "MaxConcurrency": 5}
@@ -117,24 +169,24 @@ def test_a_serverless_endpoint_has_no_instances(sagemaker: Any) -> None:
 def test_what_nobody_approved_is_not_deployed(sagemaker: Any) -> None:
     package = add_package(sagemaker, 1, "PendingManualApproval")
     with pytest.raises(ConfigError, match="its status is PendingManualApproval; only an approved package"):
-        aws_rollout.deploy(config(), sagemaker, package, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(), sagemaker, SCALING, package, wait=False, say=lambda line: None)
 
 
 @pytest.mark.parametrize("name", ["mammopipe", ARN, f"{ARN}x"])
 def test_what_is_no_package_is_named(sagemaker: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="an ARN as arn:aws:sagemaker:"):
-        aws_rollout.deploy(config(), sagemaker, name, wait=False, say=lambda line: None)
+        aws_rollout.deploy(config(), sagemaker, SCALING, name, wait=False, say=lambda line: None)
 
 
 def test_the_placeholder_role_deploys_nothing(sagemaker: Any) -> None:
     with pytest.raises(ConfigError, match="set the role of your account"):
-        aws_rollout.deploy(PipelineConfig(), sagemaker, f"{ARN}1", wait=False, say=lambda line: None)
+        aws_rollout.deploy(PipelineConfig(), sagemaker, SCALING, f"{ARN}1", wait=False, say=lambda line: None)
 
 
 def test_the_package_before_is_the_newest_approved_one_that_is_older(sagemaker: Any) -> None:
     packages = [add_package(sagemaker, 1), add_package(sagemaker, 2), add_package(sagemaker, 3, "Rejected")]
     packages.append(add_package(sagemaker, 4))
-    aws_rollout.deploy(config(), sagemaker, packages[3], wait=True, say=lambda line: None)
+    aws_rollout.deploy(config(), sagemaker, SCALING, packages[3], wait=True, say=lambda line: None)
     assert aws_rollout.previous(config(), sagemaker) == packages[1]
 
 
@@ -150,13 +202,13 @@ def test_a_model_that_a_pipeline_made_is_known_by_its_artefact(sagemaker: Any) -
 
 def test_there_is_nothing_before_the_first(sagemaker: Any) -> None:
     package = add_package(sagemaker, 1)
-    aws_rollout.deploy(config(), sagemaker, package, wait=True, say=lambda line: None)
+    aws_rollout.deploy(config(), sagemaker, SCALING, package, wait=True, say=lambda line: None)
     with pytest.raises(ConfigError, match="there is no approved package before it"):
         aws_rollout.previous(config(), sagemaker)
 
 
 GUARDED = config(rollback_alarms=["mammopipe-5xx"])
-OLD = "mammopipe-v1-01234567"
+OLD = "mammopipe-1-01234567"
 
 
 @cache
@@ -165,7 +217,7 @@ def new_name() -> str:
     with mock_aws():
         client = boto3.client("sagemaker", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
         packages = [add_package(client, number) for number in (1, 2)]
-        aws_rollout.deploy(GUARDED, client, packages[1], wait=False, say=lambda line: None)
+        aws_rollout.deploy(GUARDED, client, SCALING, packages[1], wait=False, say=lambda line: None)
         return serving(client)
 
 
@@ -201,7 +253,7 @@ class Moving:
 
     def deploy(self) -> list[str]:
         said: list[str] = []
-        aws_rollout.deploy(GUARDED, self.client, f"{ARN}2", wait=True, say=said.append)
+        aws_rollout.deploy(GUARDED, self.client, SCALING, f"{ARN}2", wait=True, say=said.append)
         return said
 
 

@@ -91,7 +91,10 @@ def exams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_prepare_reads_exams_and_hashes_patients_when_asked(exams: Path) -> None:
-    prepare.main(["--dataset", "rsna", "--patient-salt", "pepper"])
+    salt = exams / "processing" / "input" / "salt" / "name"
+    salt.parent.mkdir()
+    salt.write_text("-pepper, and no argument")
+    prepare.main(["--dataset", "rsna"])
     records = read_manifest(exams / "processing" / "output" / "prepared")
     assert len(records) == len(list((exams / "tree").rglob("*.dcm")))
     assert all(record.synthetic for record in records)

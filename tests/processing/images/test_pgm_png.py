@@ -65,8 +65,8 @@ def test_pgm_headers_may_hold_comments() -> None:
         (b"P5 20000 1 255\n", ImageTooLargeError, "16384 a side"),
         (b"P2 2 1 255\n1 2\n", UnsupportedImageError, "magic 'P2'; only binary PGM"),
         (b"P6 1 1 255\nabc", UnsupportedImageError, "magic 'P6'"),
-        (b"Dear all,\n", UnsupportedImageError, "neither DICOM, PGM nor PNG"),
-        (b"", UnsupportedImageError, "neither DICOM, PGM nor PNG"),
+        (b"Dear all,\n", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
+        (b"", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
     ],
 )
 def test_pgm_refusals(data: bytes, error: type[Exception], message: str) -> None:
@@ -121,8 +121,8 @@ ROW = b"\0" + bytes(4)
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (png(4, 1, 8, 2, b"\0" + bytes(12)), NotAMammogramError, r"colour type 2 \(truecolour\)"),
-        (png(4, 1, 8, 3, ROW, chunk(b"PLTE", bytes(3))), NotAMammogramError, r"colour type 3 \(palette\)"),
+        (png(4, 1, 8, 2, b"\0" + bytes(range(12))), NotAMammogramError, r"colour type 2 \(truecolour\)"),
+        (png(4, 1, 8, 3, ROW, chunk(b"PLTE", b"abc")), NotAMammogramError, r"colour type 3 \(palette\)"),
         (png(4, 1, 8, 4, b"\0" + bytes(8)), NotAMammogramError, "greyscale with alpha"),
         (png(4, 1, 4, 0, b"\0" + bytes(2)), UnsupportedImageError, "bit depth 4"),
         (png(4, 1, 8, 0, ROW, chunk(b"acTL", struct.pack(">II", 2, 0))), NotAMammogramError, "animated PNG"),

@@ -64,7 +64,7 @@ def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
     def run(hosts: int) -> Stages:
         prepared = job("prepare", hosts, {"labels": tree}, {"images": tree},
-                       lambda: prepare.main(["--dataset", "mias"]), "prepared")  # fmt: skip
+                       lambda: prepare.main(["--dataset", "mias", "--max-height", "256"]), "prepared")  # fmt: skip
         copied = job("augment", hosts, {"manifest": prepared, "stage": prepared}, {"images": prepared / "images"},
                      lambda: augment.main(["--copies", "1"]), "data_augmentation")  # fmt: skip
         segmented = job(

@@ -1,4 +1,4 @@
-"""Temperature and operating points: right on cases that can be worked out, and fitted on validation only."""
+"""Calibration and operating points: right on cases that can be worked out, and fitted on validation only."""
 
 import inspect
 
@@ -8,19 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from mammopipe.training.evaluation import calibration
-from mammopipe.training.evaluation.calibration import (
-    Aim,
-    Goal,
-    best_f1,
-    calibrate,
+from mammopipe.training.evaluation.calibration import best_f1, calibrate, fit_thresholds, operating_point
+from mammopipe.training.evaluation.calibration_methods import (
+    TEMPERATURES,
+    choose_method,
+    fit_calibration,
     fit_temperature,
-    fit_thresholds,
-    operating_point,
 )
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.classification import f1_at, sensitivity_at
+from mammopipe.training.metrics.thresholds import f1_at, sensitivity_at
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, malignancy
+from mammopipe.training.model.operating_points import TARGETS, Goal
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 
 
@@ -47,20 +46,20 @@ def test_the_temperature_is_the_minimum_of_the_likelihood_and_calibrates():
     predictions = drawn(4.0, images=300)
     found = fit_temperature(predictions)
     best = minimize_scalar(
-        lambda value: classification.log_loss(predictions.labels, predictions.probabilities(value)),
+        lambda value: classification.log_loss(predictions.labels, predictions.probabilities(Calibration(value))),
         bounds=(1, 10),
         method="bounded",
         options={"xatol": 1e-9},
     )
     assert found == pytest.approx(best.x, rel=1e-3)
-    assert classification.expected_calibration_error(predictions.labels, predictions.probabilities(found)) < 0.3 * (
-        classification.expected_calibration_error(predictions.labels, predictions.probabilities(1))
-    )
+    assert classification.expected_calibration_error(
+        predictions.labels, predictions.probabilities(Calibration(found))
+    ) < 0.3 * (classification.expected_calibration_error(predictions.labels, predictions.probabilities(Calibration())))
 
 
 def test_the_temperature_stays_within_bounds():
     labels = np.array([0, 1, 2] * 4)
-    low, high = calibration.TEMPERATURES
+    low, high = TEMPERATURES
     assert fit_temperature(validation(np.eye(3)[labels] * 9, labels)) == pytest.approx(low, rel=0.01)
     assert fit_temperature(validation(-np.eye(3)[labels] * 9, labels)) == pytest.approx(high, rel=0.01)
 
@@ -71,34 +70,41 @@ def test_probabilities_of_large_logits_are_finite():
 
 def test_operating_points_by_hand():
     positive, scores = np.array([0] * 8 + [1, 1]), np.array([0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.8, 0.35, 0.9])
-    high = operating_point(Aim.SENSITIVITY, 0.9, positive, scores)
+    high = operating_point(Goal.SENSITIVITY, 0.9, positive, scores)
     assert (high.threshold, high.sensitivity, high.specificity) == (pytest.approx(0.325), 1, 0.75)
-    low = operating_point(Aim.SPECIFICITY, 0.85, positive, scores)
+    low = operating_point(Goal.SPECIFICITY, 0.85, positive, scores)
     assert (low.threshold, low.sensitivity, low.specificity) == (pytest.approx(0.85), 0.5, 1.0)
     assert low.target == 0.85
 
 
 def test_an_operating_point_may_call_nothing_or_everything_positive():
-    assert operating_point(Aim.SPECIFICITY, 1.0, np.array([0, 1]), np.array([1.0, 0.5])).sensitivity == 0
-    everything = operating_point(Aim.SENSITIVITY, 1.0, np.array([0, 1]), np.array([0.5, 0.0]))
-    assert (everything.threshold, everything.specificity) == (0, 0)
+    assert operating_point(Goal.SPECIFICITY, 1.0, np.array([0, 1]), np.array([0.9, 0.5])).sensitivity == 0
+    everything = operating_point(Goal.SENSITIVITY, 1.0, np.array([0, 1]), np.array([0.5, 1e-9]))
+    assert everything.sensitivity == 1 and everything.specificity == 0
+
+
+@pytest.mark.parametrize("scores", [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+@pytest.mark.parametrize("goal", TARGETS)
+def test_every_threshold_lies_above_0_and_below_1(goal, scores):
+    assert 0 < operating_point(goal, 1.0, np.array([0, 1]), np.array(scores)).threshold < 1
+    assert 0 < best_f1(np.array([0, 1]), np.array(scores)) < 1
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=2, max_size=30), st.floats(0, 1))
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(1e-6, 1 - 1e-6)), min_size=2, max_size=30), st.floats(0, 1))
 def test_operating_points_reach_their_target_at_the_least_cost(rows, target):
     positive, scores = np.array([0, 1, *(row[0] for row in rows)]), np.array([0.3, 0.6, *(row[1] for row in rows)])
-    first = operating_point(Aim.SENSITIVITY, target, positive, scores)
+    first = operating_point(Goal.SENSITIVITY, target, positive, scores)
     assert first.sensitivity >= target - 1e-12
     assert first.specificity == pytest.approx(classification.specificity_at_sensitivity(target)(positive, scores))
-    second = operating_point(Aim.SPECIFICITY, target, positive, scores)
+    second = operating_point(Goal.SPECIFICITY, target, positive, scores)
     assert second.specificity >= target - 1e-12
     assert second.sensitivity == pytest.approx(classification.sensitivity_at_specificity(target)(positive, scores))
 
 
 def test_what_cannot_be_chosen_is_refused():
     with pytest.raises(classification.MetricError, match="target=1.2"):
-        operating_point(Aim.SENSITIVITY, 1.2, np.array([0, 1]), np.array([0.1, 0.2]))
+        operating_point(Goal.SENSITIVITY, 1.2, np.array([0, 1]), np.array([0.1, 0.2]))
     with pytest.raises(classification.MetricError, match="both classes"):
         calibrate(validation(np.zeros((2, 3)), np.array([0, 1])))
 
@@ -106,10 +112,11 @@ def test_what_cannot_be_chosen_is_refused():
 def test_calibrate_fills_what_the_model_carries():
     predictions = drawn(2.0, images=200)
     found = calibrate(predictions)
-    assert found.temperature == fit_temperature(predictions)
-    malignant, scores = malignancy(predictions, found.temperature)
-    point = found.as_dict()["sensitivity"]
-    assert set(found.as_dict()) == {"sensitivity", "specificity"}
+    assert found.method is choose_method(predictions)
+    assert found.calibration == fit_calibration(predictions, found.method)
+    malignant, scores = malignancy(predictions, found.calibration)
+    point = found.points_as_dict()["sensitivity"]
+    assert set(found.points_as_dict()) == {"sensitivity", "specificity"}
     assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
     assert point["sensitivity"] == sensitivity_at(point["threshold"])(malignant, scores) >= 0.9
 
@@ -124,7 +131,7 @@ def test_the_best_f1_by_hand():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=2, max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(1e-6, 1 - 1e-6)), min_size=2, max_size=30))
 def test_no_threshold_has_a_higher_f1(rows):
     positive, scores = np.array([0, 1, *(row[0] for row in rows)]), np.array([0.3, 0.6, *(row[1] for row in rows)])
     best = f1_at(best_f1(positive, scores))(positive, scores)
@@ -139,18 +146,18 @@ def exams(labels: list[int], breasts: list[str]) -> ValidationPredictions:
 
 def test_each_level_has_thresholds_of_its_own_scores():
     given_ = exams([2, 2, 0, 1, 0, 0, 2, 0], ["aL", "aL", "aR", "aR", "bL", "bL", "cR", "dL"])
-    found = fit_thresholds(given_, 1.5, BreastRule.MEAN)
-    for level, cases in cases_of(given_, 1.5, BreastRule.MEAN).items():
+    warm = Calibration(1.5, (0.3, 0.0, -0.3))
+    found = fit_thresholds(given_, warm, BreastRule.MEAN)
+    for level, cases in cases_of(given_, warm, BreastRule.MEAN).items():
         assert set(found[level]) == set(Goal)
         assert found[level][Goal.F1] == best_f1(cases.malignant, cases.scores)
-        for aim in Aim:
-            point = operating_point(aim, 0.9, cases.malignant, cases.scores)
-            assert found[level][Goal(aim)] == point.threshold
-    assert fit_thresholds(given_, 1.5, BreastRule.MAX)[Level.BREAST] != found[Level.BREAST]
+        for goal, target in TARGETS.items():
+            assert found[level][goal] == operating_point(goal, target, cases.malignant, cases.scores).threshold
+    assert fit_thresholds(given_, warm, BreastRule.MAX)[Level.BREAST] != found[Level.BREAST]
 
 
 def test_a_level_at_which_all_are_malignant_has_no_threshold():
-    found = fit_thresholds(exams([2, 0, 2, 0], ["aL", "aR", "bL", "bR"]), 1.0, BreastRule.MEAN)
+    found = fit_thresholds(exams([2, 0, 2, 0], ["aL", "aR", "bL", "bR"]), Calibration(), BreastRule.MEAN)
     assert found[Level.PATIENT] == {} and set(found[Level.BREAST]) == set(Goal)
 
 
@@ -158,4 +165,4 @@ def test_a_level_at_which_all_are_malignant_has_no_threshold():
 def test_fitting_takes_validation_predictions_and_nothing_else(function):
     annotations = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
     assert annotations[0] is ValidationPredictions
-    assert set(annotations[1:]) <= {float, BreastRule}, "a temperature and a rule, no other predictions"
+    assert set(annotations[1:]) <= {Calibration, BreastRule}, "a calibration and a rule, no other predictions"

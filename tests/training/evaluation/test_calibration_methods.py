@@ -1,14 +1,27 @@
 """Calibration compared: what is cross-fitted sees no film of the patient it answers about, and figures are right."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
-from mammopipe.training.evaluation.calibration import fit_temperature
-from mammopipe.training.evaluation.calibration_methods import FOLDS, Method, compare, cross_fitted, fit, patient_folds
+from mammopipe.training.evaluation.calibration_figures import calibration_figures
+from mammopipe.training.evaluation.calibration_methods import (
+    FOLDS,
+    LARGEST_INTERCEPT,
+    Method,
+    choose_method,
+    cross_fitted,
+    fit,
+    fit_calibration,
+    fit_served,
+    patient_folds,
+)
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions, pick, softmax
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, pick, softmax
 
 PATIENTS = 60
 
@@ -41,7 +54,7 @@ def test_both_films_of_a_patient_are_in_one_fold_and_folds_are_alike(validation)
 
 @pytest.mark.parametrize("method", Method)
 def test_an_answer_does_not_depend_on_the_patients_own_labels(validation, method):
-    folds, before = patient_folds(validation), cross_fitted(method, validation)
+    folds, before = patient_folds(validation), cross_fitted(partial(fit, method), validation)
     changed = validation.labels.copy()
     changed[folds == 2] = np.roll(changed[folds == 2], 1)
     # The same worst labels by patient would be needed to keep the folds: they are pinned instead.
@@ -58,22 +71,22 @@ def test_an_answer_does_not_depend_on_the_patients_own_labels(validation, method
 def test_temperature_and_isotonic_help_an_overconfident_model(validation):
     test = made(TestPredictions, 5)
     draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (validation, test)}
-    found = compare(validation, test, draws)
-    assert found["served"] == "temperature" and found["folds"] == FOLDS
+    found = calibration_figures(validation, test, draws)
+    assert found["served"] == str(choose_method(validation)) and found["folds"] == FOLDS
     for split in ("validation", "test"):
         for key in ("expected_calibration_error", "brier"):
             values = {method: found[split][method][key]["value"] for method in ("none", "temperature", "isotonic")}
             assert values["temperature"] < values["none"] and values["isotonic"] < values["none"], (split, key)
-        assert found[split]["none"]["expected_calibration_error"]["low"] is not None
+        assert found[split]["none"]["expected_calibration_error"]["low"] is None, "too few images"
         assert sum(item["images"] for item in found[split]["temperature"]["reliability"]) == 2 * PATIENTS
     assert found["test"]["temperature"]["brier"]["value"] == classification.brier(
-        test.labels, test.probabilities(fit_temperature(validation))
+        test.labels, test.probabilities(fit_calibration(validation, Method.TEMPERATURE))
     )
 
 
 def test_isotonic_is_scikit_learns_of_each_class_normalised(validation):
-    given, test = validation.probabilities(1.0), made(TestPredictions, 6)
-    raw = test.probabilities(1.0)
+    given, test = validation.probabilities(Calibration()), made(TestPredictions, 6)
+    raw = test.probabilities(Calibration())
     steps = [
         IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         .fit(given[:, index], validation.labels == index)
@@ -93,6 +106,80 @@ def test_a_film_that_every_class_is_denied_is_called_as_often_as_the_classes_occ
     validation = ValidationPredictions(names, names, names, np.array([0, 1, 2, 0]), logits)
     asked = TestPredictions(names[:1], names[:1], names[:1], np.array([0]), np.log([[0.09, 0.09, 0.09]]) * 0 - 1.0)
     low = np.array([[1 / 3, 1 / 3, 1 / 3]])
-    np.testing.assert_allclose(asked.probabilities(1.0), low)
+    np.testing.assert_allclose(asked.probabilities(Calibration()), low)
     found = fit(Method.ISOTONIC, validation)(asked)
     np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def balanced(kind, seed: int, patients: int = 600):
+    """Return predictions of a network that takes rare classes for as frequent as the others."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(3, 2 * patients, p=[0.65, 0.2, 0.15])
+    logits = 1.2 * np.eye(3)[labels] + random.normal(0, 1, (2 * patients, 3))
+    names = tuple(f"{kind.split}-{index}" for index in range(2 * patients))
+    return kind(names, tuple(f"{index // 2}" for index in range(2 * patients)), names, labels, logits)
+
+
+def test_intercepts_undo_what_balanced_classes_do_to_the_prior():
+    given, test = balanced(ValidationPredictions, 0), balanced(TestPredictions, 1)
+    malignant, losses, promised = test.labels == 2, {}, {}
+    for method in (Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS):
+        shares = fit(method, given)(test)
+        losses[method] = classification.log_loss(test.labels, shares)
+        promised[method] = shares[:, 2].sum() / malignant.sum()
+    assert promised[Method.TEMPERATURE] > 1.4
+    for method in (Method.LOG_PRIOR, Method.INTERCEPTS):
+        assert promised[method] == pytest.approx(1, abs=0.2)
+        assert losses[method] < losses[Method.TEMPERATURE] - 0.05
+    assert choose_method(given) in (Method.LOG_PRIOR, Method.INTERCEPTS)
+
+
+def test_intercepts_are_those_of_the_highest_likelihood_and_right_on_average():
+    given = balanced(ValidationPredictions, 2)
+    found = fit_calibration(given, Method.INTERCEPTS)
+    shares = found.probabilities(given.logits)
+    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(given.labels) / len(given.labels), atol=1e-6)
+    assert sum(found.intercepts) == pytest.approx(0)
+    best = classification.log_loss(given.labels, shares)
+    for temperature, step in ((1.02, 0), (0.98, 0), (1, 0.02), (1, -0.02)):
+        moved = Calibration(found.temperature * temperature, tuple(np.add(found.intercepts, [step, 0, -step])))
+        assert classification.log_loss(given.labels, moved.probabilities(given.logits)) > best
+
+
+def test_a_class_without_images_leaves_everything_finite():
+    given = balanced(ValidationPredictions, 3)
+    two = pick(given, np.flatnonzero(given.labels < 2))
+    for method in (Method.LOG_PRIOR, Method.INTERCEPTS):
+        found = fit_calibration(two, method)
+        assert np.isfinite(found.intercepts).all() and max(map(abs, found.intercepts)) <= 2 * LARGEST_INTERCEPT
+
+
+def test_what_a_model_that_is_right_needs_is_the_temperature_alone():
+    assert choose_method(made(ValidationPredictions, 0, sharpness=3.0)) is Method.TEMPERATURE
+
+
+def test_the_choice_of_the_method_is_nested():
+    given = balanced(ValidationPredictions, 4, patients=60)
+    folds, found = patient_folds(given), cross_fitted(fit_served, given)
+    for number in range(FOLDS):
+        inside, outside = np.flatnonzero(folds == number), np.flatnonzero(folds != number)
+        part = pick(given, outside)
+        np.testing.assert_allclose(found[inside], fit(choose_method(part), part)(pick(given, inside)))
+
+
+@pytest.mark.parametrize("fitting", [choose_method, partial(fit_calibration, method=Method.INTERCEPTS)])
+def test_nothing_is_fitted_on_test(fitting):
+    with pytest.raises(LeakError):
+        fitting(balanced(TestPredictions, 0))
+
+
+def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
+    given, test = balanced(ValidationPredictions, 0), balanced(TestPredictions, 1)
+    draws = {str(kind.split): Resamples.draw(kind.patients, n=100, seed=0) for kind in (given, test)}
+    found = calibration_figures(given, test, draws)["of_malignant"]
+    for split in ("validation", "test"):
+        assert found[split]["log_loss"]["value"] < found[split]["log_loss_of_frequencies"]["value"]
+        assert found[split]["expected_over_observed"]["value"] == pytest.approx(1, abs=0.25)
+        assert found[split]["calibration_slope"]["low"] < 1 < found[split]["calibration_slope"]["high"]
+        assert found[split]["calibration_intercept"]["low"] < 0 < found[split]["calibration_intercept"]["high"]
+        assert found[split]["malignant"] == sum(point["malignant"] for point in found[split]["reliability"])

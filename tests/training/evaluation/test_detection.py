@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from mammopipe.training.evaluation.calibration import Goal, fit_thresholds
+from mammopipe.training.evaluation.calibration import fit_thresholds
 from mammopipe.training.evaluation.candidates import by_level
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
-from mammopipe.training.metrics.classification import ppv_at
+from mammopipe.training.metrics.thresholds import ppv_at
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import ValidationPredictions
 
 
@@ -29,7 +31,10 @@ def screening(patients: int = 30, *, views: int = 2, malignant: int = 3) -> Vali
 
 
 def measured(predictions: ValidationPredictions, rule: BreastRule = BreastRule.MEAN):
-    cases, thresholds = cases_of(predictions, 1.3, rule), fit_thresholds(predictions, 1.3, rule)
+    cases, thresholds = (
+        cases_of(predictions, Calibration(1.3), rule),
+        fit_thresholds(predictions, Calibration(1.3), rule),
+    )
     return by_level(cases, thresholds, Resamples.draw(predictions.patients, n=200, seed=4)), cases, thresholds
 
 

@@ -17,7 +17,8 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container import job
 from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.files import sha256
-from mammopipe.training.config import EvaluationConfig
+from mammopipe.training.config import EvaluationConfig as PipelineEvaluation
+from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
@@ -26,6 +27,7 @@ from mammopipe.training.evaluation.selection import choose
 from mammopipe.training.metrics.classification import MetricError, Resamples
 from mammopipe.training.metrics.scorecard import scorecard
 from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 from mammopipe.training.model.reference import Reference
@@ -116,7 +118,7 @@ def test_figures_are_those_of_the_model_on_the_files(evaluated, tmp_path, name):
     candidate = evaluated.evaluation["candidates"][name]
     for split in (Split.VALIDATION, Split.TEST):
         labels, logits = logits_of(evaluated, name, split, tmp_path / str(split))
-        probabilities = torch.softmax(torch.from_numpy(logits) / candidate["temperature"], 1).numpy()
+        probabilities = Calibration.read(candidate, CLASSES).probabilities(logits)
         predicted, figures = probabilities.argmax(1), candidate[str(split)]
         assert figures["confusion_matrix"] == reference.confusion_matrix(labels, predicted, labels=[0, 1, 2]).tolist()
         assert figures["images"] == len(labels)
@@ -144,12 +146,19 @@ def test_the_packed_model_carries_calibration_and_figures(evaluated, tmp_path):
     assert best.description["weights_sha256"] == trained.description["weights_sha256"]
     assert best.description["calibration"] == {
         "temperature": evaluation["candidates"][name]["temperature"],
+        "intercepts": evaluation["candidates"][name]["intercepts"],
+        "method": evaluation["calibration"]["served"],
+        "prevalence": {"image": 6 / 18, "breast": 6 / 18, "patient": 6 / 9},
         "fitted_on": "validation",
         "breast_rule": "mean",
     }
     for aim in ("sensitivity", "specificity"):
         point, measured = best.description["operating_points"][aim], evaluation["selected"]["operating_points"][aim]
-        assert set(point) == {"threshold", "target", "sensitivity", "specificity"}
+        assert (point["cases"], point["malignant"], point["patients"]) == (18, 6, 9)
+        figures = evaluation["selected"]["validation"]["image"]["operating_points"][aim]
+        for rate in ("sensitivity", "specificity", "recall_rate", "ppv"):
+            assert point[rate] == figures[rate]["value"]
+            assert point["intervals"][rate] == [figures[rate]["low"], figures[rate]["high"]]
         assert point[aim] >= point["target"] == 0.9
         assert measured["on_validation"]["sensitivity"]["value"] == pytest.approx(point["sensitivity"])
         assert measured["on_validation"]["specificity"]["value"] == pytest.approx(point["specificity"])
@@ -180,6 +189,7 @@ def without_test(evaluation: dict) -> dict:
     """Return an evaluation without the figures that are measured on test."""
     kept = copy.deepcopy(evaluation)
     parts = [kept[name] for name in ("baseline", "selected", "counts", "calibration", "pointing")]
+    parts.append(kept["calibration"]["of_malignant"])
     for holder in (*kept["candidates"].values(), *parts):
         del holder["test"]
     for point in kept["selected"]["operating_points"].values():
@@ -346,14 +356,14 @@ def predictions(seed: int, labels: np.ndarray) -> ValidationPredictions:
     return ValidationPredictions(names, names, names, labels, logits)
 
 
-def test_choose_measures_each_candidate_at_its_own_temperature():
+def test_choose_measures_each_candidate_with_its_own_calibration():
     labels = np.arange(30) % 3
     given = {name: predictions(seed, labels) for name, seed in (("b", 1), ("a", 2))}
     draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
     choice = choose(given, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
     for name, candidate in choice.candidates.items():
-        assert candidate.calibration == calibrate(given[name])
-        at = given[name].probabilities(candidate.calibration.temperature)
+        assert candidate.fit == calibrate(given[name])
+        at = given[name].probabilities(candidate.fit.calibration)
         assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
     with pytest.raises(MetricError):
         choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
@@ -384,7 +394,5 @@ def test_a_stored_roc_curve_is_short_and_keeps_its_area():
         assert area == pytest.approx(figures["auc"][name]["value"], abs=0.002)
 
 
-def test_the_defaults_are_those_of_a_full_run():
-    assert EvaluationConfig() == EvaluationConfig(
-        profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0, breast_rule="mean"
-    )
+def test_the_defaults_of_the_job_are_those_of_the_configuration():
+    assert EvaluationJobConfig() == EvaluationJobConfig(profile="full", seed=0, **dict(PipelineEvaluation()))

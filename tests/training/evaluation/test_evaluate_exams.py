@@ -15,7 +15,9 @@ import torch
 from mammopipe.processing.container import job
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.training.evaluate import main
+from mammopipe.training.evaluation.data import CLASSES
 from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
 from mammopipe.training.reporting.report import render
 from tests.training.conftest import EvaluationBase
@@ -31,8 +33,8 @@ def scored(tree, name: str, split: Split, folder):
     films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
         logits = torch.stack([network(torch.from_numpy(film)[None, None])[0].double() for film in films])
-    temperature = tree.evaluation["candidates"][name]["temperature"]
-    return rows, np.array([row.label.rank == 2 for row in rows]), torch.softmax(logits / temperature, 1)[:, 2].numpy()
+    calibration = Calibration.read(tree.evaluation["candidates"][name], CLASSES)
+    return rows, np.array([row.label.rank == 2 for row in rows]), calibration.probabilities(logits.numpy())[:, 2]
 
 
 def combined(rows, truth, scores, rule=np.mean):

@@ -6,10 +6,9 @@ import sklearn.metrics as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
-from mammopipe.training.metrics.classification import (
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples, bootstrap_interval
+from mammopipe.training.metrics.thresholds import (
     AT_A_THRESHOLD,
-    MetricError,
     f1_at,
     ppv_at,
     recall_rate_at,

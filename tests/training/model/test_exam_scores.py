@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of
 from mammopipe.training.model.predictions import TestPredictions
 
@@ -42,7 +43,7 @@ ANY_EXAM = st.lists(
     ],
 )
 def test_an_exam_by_hand(rule, breasts, patients):
-    found = cases_of(EXAM, 1.0, rule)
+    found = cases_of(EXAM, Calibration(), rule)
     assert found[Level.IMAGE].scores == pytest.approx([0.1, 0.2, 0.5, 0.7, 0.6, 0.25])
     assert found[Level.BREAST].scores == pytest.approx(breasts), "aL, aR, bL, bR"
     assert found[Level.BREAST].malignant.tolist() == [1, 0, 0, 0]
@@ -51,15 +52,15 @@ def test_an_exam_by_hand(rule, breasts, patients):
 
 
 def test_a_case_is_stood_for_by_one_of_its_images():
-    for level, cases in cases_of(EXAM, 1.0, BreastRule.MAX).items():
+    for level, cases in cases_of(EXAM, Calibration(), BreastRule.MAX).items():
         names = {Level.IMAGE: EXAM.image_ids, Level.BREAST: EXAM.breasts, Level.PATIENT: EXAM.patients}[level]
         expected = list(EXAM.image_ids) if level is Level.IMAGE else sorted(set(names))
         assert [names[image] for image in cases.images] == expected
 
 
 def test_scores_are_calibrated_before_they_are_combined():
-    tempered = cases_of(EXAM, 2.0, BreastRule.MEAN)[Level.BREAST].scores
-    probabilities = EXAM.probabilities(2.0)[:, 2]
+    tempered = cases_of(EXAM, Calibration(2.0), BreastRule.MEAN)[Level.BREAST].scores
+    probabilities = EXAM.probabilities(Calibration(2.0))[:, 2]
     assert tempered[0] == pytest.approx((probabilities[1] + probabilities[4]) / 2)
 
 
@@ -67,7 +68,7 @@ def test_scores_are_calibrated_before_they_are_combined():
 @given(ANY_EXAM, st.sampled_from(BreastRule))
 def test_a_breast_lies_where_its_rule_says_between_its_views(views, rule):
     predictions = exam(views)
-    images, breasts = (cases_of(predictions, 1.0, rule)[level] for level in (Level.IMAGE, Level.BREAST))
+    images, breasts = (cases_of(predictions, Calibration(), rule)[level] for level in (Level.IMAGE, Level.BREAST))
     for place, name in enumerate(sorted(set(predictions.breasts))):
         own = images.scores[np.array(predictions.breasts) == name]
         score = breasts.scores[place]
@@ -86,7 +87,7 @@ def test_a_breast_lies_where_its_rule_says_between_its_views(views, rule):
 def test_the_order_of_images_changes_no_breast_and_no_patient(views, rule, random):
     shuffled = list(views)
     random.shuffle(shuffled)
-    first, second = cases_of(exam(views), 1.0, rule), cases_of(exam(shuffled), 1.0, rule)
+    first, second = cases_of(exam(views), Calibration(), rule), cases_of(exam(shuffled), Calibration(), rule)
     for level in (Level.BREAST, Level.PATIENT):
         assert first[level].scores == pytest.approx(second[level].scores)
         assert first[level].malignant.tolist() == second[level].malignant.tolist()
@@ -96,9 +97,11 @@ def test_the_order_of_images_changes_no_breast_and_no_patient(views, rule, rando
 @given(ANY_EXAM)
 def test_repeated_views_change_neither_mean_nor_maximum_and_raise_a_noisy_or(views):
     for rule in (BreastRule.MEAN, BreastRule.MAX):
-        once, twice = (cases_of(exam(taken), 1.0, rule)[Level.BREAST].scores for taken in (views, views * 2))
+        once, twice = (cases_of(exam(taken), Calibration(), rule)[Level.BREAST].scores for taken in (views, views * 2))
         assert once == pytest.approx(twice)
-    once, twice = (cases_of(exam(taken), 1.0, BreastRule.NOISY_OR)[Level.BREAST].scores for taken in (views, views * 2))
+    once, twice = (
+        cases_of(exam(taken), Calibration(), BreastRule.NOISY_OR)[Level.BREAST].scores for taken in (views, views * 2)
+    )
     assert (twice >= once - 1e-12).all()
 
 
@@ -106,7 +109,7 @@ def test_repeated_views_change_neither_mean_nor_maximum_and_raise_a_noisy_or(vie
 @given(ANY_EXAM, st.sampled_from(BreastRule))
 def test_what_is_malignant_stays_so_upwards(views, rule):
     predictions = exam(views)
-    cases = cases_of(predictions, 1.0, rule)
+    cases = cases_of(predictions, Calibration(), rule)
     malignant = [name for name, label in zip(predictions.breasts, predictions.labels, strict=True) if label == 2]
     assert cases[Level.BREAST].malignant.sum() == len(set(malignant))
     assert cases[Level.PATIENT].malignant.sum() == len({name[0] for name in malignant})

@@ -16,12 +16,14 @@ from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.container import job
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
-from mammopipe.training.evaluation.calibration import COMPARED, Goal, fit_comparison
-from mammopipe.training.evaluation.data import SegmentedData, read_candidates
+from mammopipe.training.evaluation.calibration import COMPARED, fit_comparison
+from mammopipe.training.evaluation.data import CLASSES, SegmentedData, read_candidates
 from mammopipe.training.evaluation.fit_audit import audit_comparison
 from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, beside_other, both_breasts, compared
-from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, softmax
+from mammopipe.training.model.operating_points import Goal
+from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions
 from mammopipe.training.networks import model_directory
 from mammopipe.training.reporting.model_card import render_card
 
@@ -113,7 +115,7 @@ def test_a_comparison_that_validation_does_not_give_is_found():
     validation = predictions(ValidationPredictions, BOTH)
     fitted = fit_comparison(validation, WEIGHT, BreastRule.MEAN)
     assert audit_comparison("net", fitted, validation, BreastRule.MEAN) == []
-    warmer = replace(fitted, temperature=fitted.temperature * 1.01)
+    warmer = replace(fitted, calibration=replace(fitted.calibration, temperature=fitted.calibration.temperature * 1.01))
     assert [one.kind for one in audit_comparison("net", warmer, validation, BreastRule.MEAN)] == ["not-from-validation"]
     points = {**fitted.thresholds[Level.BREAST], Goal.F1: 0.123456}
     moved = replace(fitted, thresholds={**fitted.thresholds, Level.BREAST: points})
@@ -148,7 +150,7 @@ def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
         said = predict_split(kind, {name: model}, rows, data.films(kind.split), shape=(96, 64))[name]
         # Two films a patient, left and right in turn: the other breast is the neighbour.
         other = said.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
-        probabilities = softmax((said.logits - WEIGHT * other) / found["temperature"])
+        probabilities = Calibration.read(found, CLASSES).probabilities(said.logits - WEIGHT * other)
         figures = found[str(kind.split)]
         assert figures["images"] == len(rows)
         assert figures["macro_auc"]["value"] == pytest.approx(
@@ -167,7 +169,7 @@ def test_what_one_image_is_given_stays_what_it_was(side_by_side, evaluated):
     ours, theirs = side_by_side.evaluation["candidates"], evaluated.evaluation["candidates"]
     for name in theirs:
         assert theirs[name]["compared"] is None
-        assert ours[name]["temperature"] == theirs[name]["temperature"]
+        assert all(ours[name][key] == theirs[name][key] for key in ("temperature", "intercepts"))
         assert ours[name]["test"]["macro_auc"]["value"] == theirs[name]["test"]["macro_auc"]["value"]
         assert ours[name]["validation"]["breast"] == theirs[name]["validation"]["breast"]
 
@@ -178,7 +180,8 @@ def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_p
     compared_figures = side_by_side.evaluation["selected"]["compared"]
     read = Thresholds.read(description, "model.json").compared
     assert read is not None and set(read.points) == set(COMPARED)
-    assert (read.weight, read.temperature) == (WEIGHT, compared_figures["temperature"])
+    assert (read.weight, read.calibration) == (WEIGHT, Calibration.read(compared_figures, CLASSES))
+    assert read.calibration == Calibration.of_comparison(description)
     stored = compared_figures["validation"]["breast"]["operating_points"]["specificity"]
     point = read.points[Level.BREAST][OperatingPoint.SPECIFICITY]
     assert (point.threshold, point.specificity) == (stored["threshold"], stored["specificity"]["value"])
@@ -190,6 +193,7 @@ def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_p
         {"weight": 0, "temperature": 1.0},
         {"weight": 1.5, "temperature": 1.0},
         {"weight": 0.5, "temperature": 0},
+        {"weight": 0.5, "temperature": 1.0, "intercepts": {"malignant": 0.0}},
         {"weight": 0.5},
         0.5,
     ],

@@ -12,6 +12,9 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.model.archive import pack, unpack
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.exam_scores import Level
+from mammopipe.training.model.operating_points import Rate, read_operating_points
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import NAMES, build_model
 
@@ -57,7 +60,7 @@ def test_a_loaded_model_answers_as_the_saved_one(tmp_path, name):
 def test_what_the_model_says_of_itself(saved):
     model = model_directory.load(saved)
     assert model.preprocess == PREPROCESS and model.input_shape == (96, 64)
-    assert model.classes == ("normal", "benign", "malignant") and model.temperature == 2.0
+    assert model.classes == ("normal", "benign", "malignant") and model.calibration == Calibration(2.0)
     films = torch.rand(2, 1, 96, 64)
     expected = torch.softmax(model.predict_logits(films) / 2, dim=1)
     torch.testing.assert_close(model.predict_probabilities(films), expected)
@@ -79,7 +82,9 @@ def test_an_altered_weight_is_noticed(saved):
     content = bytearray((saved / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (saved / "weights.safetensors").write_bytes(content)
-    with pytest.raises(ConfigError, match="weights.safetensors: its SHA-256 is not the weights_sha256"):
+    with pytest.raises(
+        ConfigError, match="weights.safetensors: its SHA-256 is not the files.weights.safetensors of model.json"
+    ):
         model_directory.load(saved)
 
 
@@ -92,6 +97,67 @@ def test_weights_of_another_network_are_refused(saved, tmp_path):
         with pytest.raises(ConfigError, match="does not fit") as caught:
             model_directory.load(folder)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_every_file_beside_the_description_is_vouched_for(saved, missing):
+    (saved / "out_of_fold.csv").write_text("image_id\n")
+    model_directory.write_description(saved, model_directory.read_description(saved))
+    assert set(model_directory.read_description(saved)["files"]) == {"out_of_fold.csv", "weights.safetensors"}
+    model_directory.load(saved)
+    if missing:
+        (saved / "out_of_fold.csv").unlink()
+    else:
+        (saved / "out_of_fold.csv").write_text("image_id,fold\n")
+    with pytest.raises(ConfigError, match="out_of_fold.csv"):
+        model_directory.load(saved)
+
+
+POINT = {
+    "threshold": 0.3,
+    "target": 0.9,
+    **dict.fromkeys(("sensitivity", "specificity", "recall_rate", "ppv"), 0.5),
+    "intervals": dict.fromkeys(("sensitivity", "specificity", "recall_rate", "ppv"), [0.4, 0.6]),
+    "cases": 20,
+    "malignant": 4,
+    "patients": 10,
+    "prevalence": 0.2,
+}
+
+
+def test_an_operating_point_says_on_how_many_cases_it_rests(tmp_path):
+    network = build_model("modified_cnn", classes=3)
+    model_directory.save(tmp_path, network, description(operating_points={"sensitivity": POINT}))
+    point = read_operating_points(model_directory.read_description(tmp_path), "model.json")[Level.IMAGE]["sensitivity"]
+    assert (point.threshold, point.target, point.prevalence, point.offered) == (0.3, 0.9, 0.2, True)
+    assert point.sensitivity == point.ppv == Rate(0.5, 0.4, 0.6) and (point.cases, point.malignant) == (20, 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"threshold": value} for value in (0, 1, 2.0, -1, "0.5", None, float("nan"), True)),
+        {"sensitivity": 1.1},
+        {"intervals": {}},
+        {"cases": 0},
+        {"malignant": 21},
+        {"patients": 2.5},
+    ],
+)
+@pytest.mark.parametrize("level", ["image", "breast"])
+def test_an_operating_point_out_of_range_is_refused(saved, change, level):
+    told = model_directory.read_description(saved)
+    wrong = {**POINT, **change}
+    if level == "image":
+        told["operating_points"] = {"sensitivity": wrong}
+    elif wrong["threshold"] is not None:
+        counts = {name: wrong[name] for name in ("cases", "malignant", "patients")}
+        told["metrics"] = {"validation": {"breast": {**counts, "operating_points": {"sensitivity": wrong}}}}
+    else:
+        return  # a level on which validation could not fix a threshold has none
+    (saved / "model.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"{'operating_points' if level == 'image' else 'breast'}.*sensitivity"):
+        model_directory.read_description(saved)
 
 
 @pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
@@ -109,11 +175,28 @@ def test_a_missing_file_is_named(saved, name):
         (lambda told: told.update(extra=1), "unknown keys \\['extra'\\]"),
         (lambda told: told.pop("metrics"), "missing keys \\['metrics'\\]"),
         (lambda told: told.update(classes="normal"), "classes='normal' is of the wrong type"),
-        (lambda told: told.update(classes=["a", "a"]), "two or more different names"),
+        (lambda told: told.update(classes=["a", "a"]), "in this order"),
+        (lambda told: told["classes"].reverse(), "\\['normal', 'benign', 'malignant'\\] or .*, in this order"),
+        (lambda told: told.update(classes=["malignant", "negative"]), "in this order"),
         (lambda told: told.update(architecture="vgg"), "cnn='vgg' must be one of"),
         (lambda told: told["input"].update(height=97), "the size that preprocess states"),
         (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
-        (lambda told: told["calibration"].update(temperature=0), "a temperature above 0"),
+        *(
+            (lambda told, value=value: told["calibration"].update(temperature=value), "a finite number above 0")
+            for value in (0, -1, "2.0", None, float("inf"), float("nan"), True)
+        ),
+        (lambda told: told["calibration"].update(intercepts={"normal": 0.0}), "calibration.intercepts"),
+        (
+            lambda told: told["calibration"].update(intercepts=dict.fromkeys(told["classes"], "1")),
+            "a finite number for",
+        ),
+        (lambda told: told["calibration"].update(prevalence={"image": 1.5}), "calibration.prevalence"),
+        (lambda told: told["calibration"].update(prevalence={"woman": 0.1}), "calibration.prevalence"),
+        (lambda told: told["calibration"].update(breast_rule="median"), "breast_rule='median' must be one of"),
+        (lambda told: told["calibration"].update(temprature=1.0), "an object of known keys"),
+        (lambda told: told["files"].clear(), "files.weights.safetensors=None must be"),
+        (lambda told: told["files"].update({"../x": "0" * 64}), "plain file names"),
+        (lambda told: told["files"].update({"weights.safetensors": "0" * 64}), "as stated elsewhere"),
         (lambda told: told.update(pooling="most"), "pooling='most' must be one of mean, peaks, top"),
         (lambda told: told.update(top_places=0), "top_places=0 must be at least 1"),
         (lambda told: told.update(stride=16), "stride=16 must be one of \\[32\\]"),
@@ -226,7 +309,13 @@ ENGINE = {
     ],
 )
 def test_optional_keys_are_as_strict(tmp_path, key, value, message):
-    told = {"schema": 1, "weights_sha256": "", **description(reference=REFERENCE, engines={"openvino": ENGINE})}
+    files = {name: DIGEST for name in ("weights.safetensors", "reference.safetensors", *ENGINE["files"])}
+    told = {
+        "schema": 1,
+        "weights_sha256": DIGEST,
+        "files": files,
+        **description(reference=REFERENCE, engines={"openvino": ENGINE}),
+    }
     model_directory.check_description(told, tmp_path)
     with pytest.raises(ConfigError, match=message):
         model_directory.check_description({**told, key: value}, tmp_path)

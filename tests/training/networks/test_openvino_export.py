@@ -106,4 +106,6 @@ def test_files_of_a_shipped_network(model, tmp_path):
     stated = outcome.described(tmp_path)["openvino"]
     assert set(stated["files"]) == {path.name for path in tmp_path.iterdir()} == {*NETWORK_FILES, "head.safetensors"}
     assert stated["images"] == 3 and 0 < stated["largest_difference"] < 1e-2
-    model_directory.check_description(model.description | {"engines": outcome.described(tmp_path)}, tmp_path)
+    engines = outcome.described(tmp_path)
+    files = {**model.description["files"], **engines["openvino"]["files"]}
+    model_directory.check_description(model.description | {"engines": engines, "files": files}, tmp_path)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mammopipe.processing.datasets.manifest import Split
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 from mammopipe.training.reporting import svg_plots
 from mammopipe.training.reporting.examples import Circle, Picture, overlay, pick_examples
@@ -252,7 +253,9 @@ def test_examples_are_the_surest_right_and_wrong_film_of_each_class():
     names = tuple("abcde")
     test = TestPredictions(names, names, names, np.array([0, 0, 0, 2, 2]), logits)
     validation = ValidationPredictions(names[:1], names[:1], names[:1], np.array([0]), logits[:1])
-    examples = pick_examples({Split.VALIDATION: validation, Split.TEST: test}, 1.0, ["normal", "benign", "malignant"])
+    examples = pick_examples(
+        {Split.VALIDATION: validation, Split.TEST: test}, Calibration(), ["normal", "benign", "malignant"]
+    )
     keys = ("split", "image_id", "truth", "predicted", "correct")
     assert [tuple(item[key] for key in keys) for item in examples] == [
         ("test", "e", "malignant", "malignant", True),

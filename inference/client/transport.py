@@ -1,0 +1,109 @@
+"""How the client reaches AWS or a server that speaks its API: boto3 clients, a request's members, an answer's body."""
+
+import ipaddress
+import json
+import re
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+
+from mammopipe.inference.client.errors import EndpointFaultError, calling
+from mammopipe.inference.client.retry import Deadline
+from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
+from mammopipe.processing.errors import ConfigError
+
+CONNECT_SECONDS = 5.0
+CHUNK_BYTES = 16 * 2**10
+"""How much of an answer is read between two looks at the deadline."""
+Options = Mapping[str, str | None]
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+"""EndpointName (SageMaker API Reference, InvokeEndpoint)."""
+_VALUE = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]+")
+"""An option's value: visible ASCII without the comma and the semicolon that part the custom attributes."""
+_CREATING = threading.Lock()
+
+
+def endpoint_name(name: str) -> str:
+    """Return the name of an endpoint; `ConfigError` for one that no endpoint can have."""
+    if _NAME.fullmatch(name) is None:
+        raise ConfigError(f"endpoint_name={name!r}: must be 1 to 63 letters, digits and hyphens, no hyphen at an end")
+    return name
+
+
+def runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
+    """Return a boto3 `sagemaker-runtime` client that tries once; a loopback URL needs neither keys nor region."""
+    # Every attempt is counted by `Retry`: botocore's own would multiply them and not know of the deadline.
+    settings: dict[str, Any] = {
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+        "connect_timeout": min(CONNECT_SECONDS, read_seconds),
+        "read_timeout": read_seconds,
+    }
+    if url is None or not _is_loopback(url):
+        return service("sagemaker-runtime", region_name=region, endpoint_url=url, config=Config(**settings))
+    # Placeholder keys keep botocore from searching the machine and its network for real ones.
+    return service(
+        "sagemaker-runtime",
+        region_name=region or "us-east-1",
+        endpoint_url=url,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(signature_version=UNSIGNED, proxies={}, **settings),
+    )
+
+
+def service(name: str, **settings: Any) -> Any:
+    """Return a boto3 client: one thread at a time, because making one is not safe in several."""
+    with _CREATING:
+        return calling(lambda: boto3.client(name, **settings))
+
+
+def request_members(content_type: str, form: AnswerType, options: Options) -> dict[str, str]:
+    """Return the members that real-time and async calls share; the inference id is in SageMaker's logs, too.
+
+    Raises `ConfigError` for an option whose value no header can carry.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if _VALUE.fullmatch(value) is None:
+            raise ConfigError(f"option {name}={value!r}: must be visible ASCII without spaces, commas and semicolons")
+    request = {"ContentType": content_type, "Accept": str(form), "InferenceId": str(uuid.uuid4())}
+    return request | ({"CustomAttributes": pack_attributes(given)} if given else {})
+
+
+def read_answer(stream: Any, deadline: Deadline) -> bytes:
+    """Return the whole of an answer's body; `DeadlineError` where it is still arriving when time is up."""
+
+    def read() -> bytes:
+        deadline.check()
+        return bytes(stream.read(CHUNK_BYTES))
+
+    return b"".join(iter(read, b""))
+
+
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """Return the JSON object of an answer; an empty one for any other JSON."""
+    try:
+        values = json.loads(body)
+    except ValueError as error:
+        raise EndpointFaultError("unreadable_answer", f"the answer is no JSON: {error}") from None
+    return values if isinstance(values, Mapping) else {}
+
+
+def object_place(uri: str) -> dict[str, str]:
+    """Return the bucket and the key of an `s3://` URI, as boto3 wants them."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,199 @@
+"""HTTP/1.1 connections with deadlines, a limit on how many are open, and clients that have gone or half closed.
+
+uvicorn limits neither the time that a header takes nor the number of silent connections, and it takes a client that has
+closed its sending side for one that is gone. This is its connection with these three mended.
+
+Sources: RFC 9112, 9.5 and 9.6 (failures and tear-down); RFC 9110, 15.2.1 (a client discards an unexpected 100) and
+15.5.9 (408); tcp(7), TCP_INFO.
+"""
+
+import asyncio
+import resource
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mammopipe.inference.contract.media_types import error_body
+
+RESERVED_FILES = 128
+"""Descriptors kept for the listener, the workers and the bodies of running requests."""
+LOOK_SECONDS = 0.02
+"""Between looks at a connection whose client has closed its sending side."""
+PROBE_SECONDS = 3.0
+"""After which a client that has closed its sending side is probed, even while a worker has its request."""
+TCP_CLOSE = 7
+"""State of a connection that was reset (Linux, net/tcp_states.h)."""
+IN_LINE = "in_line"
+"""Key of an ASGI scope's `state`: true while the request waits for a worker."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+Log = Callable[..., None]
+
+
+def connection_limit(wanted: int, places: int) -> int:
+    """Return how many connections may be open: at most `wanted`, and no more than open files allow.
+
+    The limit on open files of this process is raised as far as it may be (getrlimit(2), RLIMIT_NOFILE).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted + RESERVED_FILES + places
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - RESERVED_FILES - places))
+
+
+def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11Protocol]:
+    """Return the class of a server's connections.
+
+    Args:
+        most: connections that may be open; a further one replaces one that is idle, or is refused with 503.
+        header_seconds: from a connection's start, or from a request's first byte, to the end of the request's header.
+        log: called with an event for each connection that is refused or over its time.
+    """
+    return type(
+        "LimitedConnection", (Connection,), {"most": most, "header_seconds": header_seconds, "log": staticmethod(log)}
+    )
+
+
+class Connection(H11Protocol):
+    """One connection; `connection_class` sets its limits."""
+
+    most = 512
+    header_seconds = 10.0
+    log: Log = staticmethod(lambda event, **facts: None)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._half_closed_at = 0.0
+        self._probed = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or refuse it where too many are open."""
+        super().connection_made(transport)
+        if len(self.connections) > self.most and not self._replace_an_idle_one():
+            self.log("connection_refused", connections=len(self.connections) - 1)
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"{self.most} connections are open, which is the limit"
+            )
+            return
+        self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, and watch the time while a header is incomplete."""
+        super().data_received(data)
+        self._watch_header()
+
+    def on_response_complete(self) -> None:
+        """End a request; the next one's beginning may have arrived already."""
+        super().on_response_complete()
+        self._watch_header()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep a connection open for its answer where the client has only closed its sending side."""
+        if self.conn.their_state is not h11.DONE or self.cycle is None or self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False
+        self._half_closed_at = self.loop.time()
+        self._look_for_client()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all clocks."""
+        for timer in (self._deadline, self._look):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as every other error is answered, unless an answer has begun."""
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()
+            return
+        self._refuse(HTTPStatus.BAD_REQUEST, "bad_http", msg)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in it; a header may have begun."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch_header(self) -> None:
+        """Have the clock run from a header's first byte to its last, and only then."""
+        in_header = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if self.transport.is_closing() or not in_header:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+        elif self._deadline is None:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.header_seconds, self._over_time)
+
+    def _over_time(self) -> None:
+        self._deadline = None
+        if not self.conn.trailing_data[0]:
+            self.transport.close()
+            return
+        self.log("header_timeout", seconds=self.header_seconds)
+        self._refuse(
+            HTTPStatus.REQUEST_TIMEOUT,
+            "header_timeout",
+            f"no complete header within {self.header_seconds:g} seconds, the limit",
+        )
+
+    def _refuse(self, status: HTTPStatus, code: str, message: str) -> None:
+        """Answer, and close."""
+        body = error_body(code, message)
+        lines = (
+            f"HTTP/1.1 {int(status)} {status.phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            *(("retry-after: 1",) if status is HTTPStatus.SERVICE_UNAVAILABLE else ()),
+            "connection: close",
+        )
+        self.transport.write("\r\n".join((*lines, "", "")).encode() + body)
+        self.transport.close()
+
+    def _replace_an_idle_one(self) -> bool:
+        """Close a connection that is kept for a next request, and return whether there was one."""
+        for other in self.connections:
+            if other is not self and isinstance(other, Connection) and other.idle and other.cycle is not None:
+                other.transport.close()
+                self.connections.discard(other)
+                return True
+        return False
+
+    def _look_for_client(self) -> None:
+        """Find out whether the client of a half-closed connection is still there, and end the connection if not.
+
+        A client that has closed its socket and one that has only finished sending look the same until something is
+        sent to them. A client that waits for a worker is therefore sent a 100, which every client discards and a
+        closed socket answers with a reset. A request that a worker has already got is answered without one if that
+        takes no longer than a few seconds.
+        """
+        if self.transport.is_closing() or self.cycle.response_started:
+            return
+        if _was_reset(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+            return
+        waits = self.cycle.scope.get("state", {}).get(IN_LINE, False)
+        late = self.loop.time() - self._half_closed_at > PROBE_SECONDS
+        if not self._probed and (waits or late) and self.cycle.scope["http_version"] == "1.1":
+            self._probed = True
+            self.transport.write(CONTINUE)
+        self._look = self.loop.call_later(LOOK_SECONDS, self._look_for_client)
+
+
+def _was_reset(connection: socket.socket | None) -> bool:
+    if connection is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+    except OSError:
+        return True

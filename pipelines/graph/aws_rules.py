@@ -1,0 +1,217 @@
+"""What AWS would refuse of a compiled definition, found before anything is paid.
+
+Two sources: botocore's model of SageMaker (members, types, enumerated values, patterns, lengths and ranges), and the
+rules in `RULES`, which only the documentation states. docs/how-to/aws.md lists each rule with its page.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from botocore.validate import ParamValidator
+
+from mammopipe.pipelines.backends.supported import all_steps
+from mammopipe.pipelines.config.compute import require_divided, require_even_batch
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.requests import Asked, requests, service_model
+from mammopipe.processing.errors import ConfigError
+
+MOST_TRAINING_SECONDS = 28 * 24 * 3600
+LARGEST_TRAINING_VOLUME_GB = 16_384
+MOST_PARAMETERS = 200
+MOST_STEPS = 50
+LONGEST_CONFIG_NAME = 63 - 16
+"""SageMaker Pipelines makes the name of an endpoint configuration unique by a suffix of its own."""
+CLASSES: Mapping[str, str] = {
+    r"\p{L}": "a-zA-Z\u00c0-\uffff",
+    r"\p{M}": "\u0300-\u036f",
+    r"\p{Z}": " \u00a0",
+    r"\p{N}": "0-9",
+    r"\p{S}": "$+<=>^`|~",
+    r"\p{P}": r"!-#%-*,-/:;?@\[-\]_{}",
+    r"\p{Alnum}": "a-zA-Z0-9",
+    r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
+}
+"""Classes of characters of the service's patterns, as Python writes them inside of brackets."""
+ONLY_IN_CONDITIONS = "Std:JsonGet"
+
+
+def check(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` naming every step, member, value and rule that AWS would refuse.
+
+    Args:
+        definition: A compiled definition.
+        parameters: The value of each of its parameters.
+    """
+    faults = list(_definition(definition))
+    # What stands where no value is may not be resolved.
+    for asked in requests(definition, parameters) if not faults else ():
+        faults += [f"step {asked.step}: {fault}" for fault in _model(asked)]
+        faults += [f"step {asked.step}: {fault}" for rule in RULES.get(asked.kind, ()) for fault in rule(asked.request)]
+    if faults:
+        raise ConfigError("AWS would refuse this pipeline: " + "; ".join(dict.fromkeys(faults)))
+
+
+def check_run(config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for values of parameters that AWS would refuse, or that contradict each other.
+
+    Args:
+        config: What the definition was compiled from.
+        definition: The compiled definition.
+        parameters: The run's value of each parameter.
+    """
+    require_divided(parameters["ProcessingInstanceCount"], parameters["DataDistribution"])
+    require_even_batch(
+        config.training.batch_size, parameters["TrainingInstanceType"], parameters["TrainingInstanceCount"]
+    )
+    check(definition, parameters)
+
+
+def _definition(definition: Mapping[str, Any]) -> Iterator[str]:
+    steps = list(all_steps(list(definition["Steps"])))
+    if len(steps) > MOST_STEPS:
+        yield f"{len(steps)} steps; a pipeline has at most {MOST_STEPS}"
+    if len(definition.get("Parameters", [])) > MOST_PARAMETERS:
+        yield f"{len(definition['Parameters'])} parameters; a pipeline has at most {MOST_PARAMETERS}"
+    for step in steps:
+        own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
+        if step["Type"] != "Condition" and _holds_key(own, ONLY_IN_CONDITIONS):
+            yield f"step {step['Name']}: {ONLY_IN_CONDITIONS} is documented for conditions only"
+        if step["Type"] == "Endpoint" and step.get("RetryPolicies"):
+            yield f"step {step['Name']}: SageMaker Pipelines takes no retry policy for an endpoint step"
+        if step["Type"] == "Condition" and any(item["Type"] == "Condition" for item in _branches(step)):
+            yield f"step {step['Name']}: a condition inside of a condition is not supported"
+
+
+def _branches(step: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [*step["Arguments"].get("IfSteps", []), *step["Arguments"].get("ElseSteps", [])]
+
+
+def _holds_key(value: Any, key: str) -> bool:
+    if isinstance(value, list):
+        return any(_holds_key(item, key) for item in value)
+    return isinstance(value, dict) and (key in value or any(_holds_key(item, key) for item in value.values()))
+
+
+def _model(asked: Asked) -> Iterator[str]:
+    """Yield what botocore's model of the operation does not take."""
+    shape = service_model().operation_model(asked.operation).input_shape
+    report = ParamValidator().validate(asked.request, shape)
+    if report.has_errors():
+        yield " ".join(report.generate_report().split())
+        return
+    yield from _limits(asked.request, shape, "")
+
+
+def _limits(value: Any, shape: Any, where: str) -> Iterator[str]:
+    """Yield what is too long, too large, of another pattern or not enumerated: botocore itself checks only minima."""
+    if shape.type_name == "structure":
+        for key, item in value.items():
+            yield from _limits(item, shape.members[key], f"{where}.{key}".lstrip("."))
+        return
+    most, least = shape.metadata.get("max"), shape.metadata.get("min")
+    size = value if isinstance(value, int | float) else len(value)
+    if most is not None and size > most:
+        yield f"{where}={_short(value)}: at most {most}"
+    if least is not None and size < least:
+        yield f"{where}={_short(value)}: at least {least}"
+    if shape.type_name == "list":
+        for item in value:
+            yield from _limits(item, shape.member, f"{where}[]")
+    elif shape.type_name == "map":
+        for key, item in value.items():
+            yield from _limits(item, shape.value, f"{where}.{key}")
+    elif shape.type_name == "string":
+        yield from _text(value, shape, where)
+
+
+def _text(value: str, shape: Any, where: str) -> Iterator[str]:
+    if shape.enum and value not in shape.enum:
+        yield f"{where}={value!r}: not known to SageMaker ({shape.name})"
+    pattern = shape.metadata.get("pattern")
+    if pattern and re.fullmatch(_python_pattern(pattern), value) is None:
+        yield f"{where}={value!r}: must match {pattern}"
+
+
+def _python_pattern(pattern: str) -> str:
+    """Return a pattern of the service's model as Python reads it, which lacks Java's names of classes of letters."""
+    for java, python in CLASSES.items():
+        pattern = pattern.replace(java, python)
+    # Some end in a count behind the end of the line, which means nothing; the lengths stand beside the pattern.
+    return re.sub(r"\$\{\d+,\d+\}$", "", pattern)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _images(request: Mapping[str, Any]) -> Iterator[str]:
+    places = {
+        "AppSpecification.ImageUri": request.get("AppSpecification", {}).get("ImageUri"),
+        "AlgorithmSpecification.TrainingImage": request.get("AlgorithmSpecification", {}).get("TrainingImage"),
+        "PrimaryContainer.Image": request.get("PrimaryContainer", {}).get("Image"),
+    }
+    for where, image in places.items():
+        if image is not None and not re.fullmatch(r"\S+", image):
+            yield f"{where}={image!r}: an image is needed"
+
+
+def _training(request: Mapping[str, Any]) -> Iterator[str]:
+    limits, resources = request["StoppingCondition"], request["ResourceConfig"]
+    spot = bool(request.get("EnableManagedSpotTraining"))
+    for name in ("MaxRuntimeInSeconds", "MaxWaitTimeInSeconds"):
+        if limits.get(name, 0) > MOST_TRAINING_SECONDS:
+            yield f"StoppingCondition.{name}={limits[name]}: at most {MOST_TRAINING_SECONDS} (28 days)"
+    if spot != ("MaxWaitTimeInSeconds" in limits):
+        yield "StoppingCondition.MaxWaitTimeInSeconds goes with managed spot training, and with it alone"
+    if limits.get("MaxWaitTimeInSeconds", limits["MaxRuntimeInSeconds"]) < limits["MaxRuntimeInSeconds"]:
+        yield "StoppingCondition.MaxWaitTimeInSeconds must be at least MaxRuntimeInSeconds"
+    if resources["VolumeSizeInGB"] > LARGEST_TRAINING_VOLUME_GB:
+        yield f"ResourceConfig.VolumeSizeInGB={resources['VolumeSizeInGB']}: at most {LARGEST_TRAINING_VOLUME_GB}"
+    if resources["InstanceCount"] < 1:
+        yield f"ResourceConfig.InstanceCount={resources['InstanceCount']}: at least 1"
+
+
+def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
+    cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
+    key = str(cluster.get("VolumeKmsKeyId") or "")
+    if "alias/" in key:
+        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+
+
+def _arguments(request: Mapping[str, Any]) -> Iterator[str]:
+    for item in request.get("ProcessingInputs", []):
+        uri = item["S3Input"]["S3Uri"]
+        if "//" in uri.removeprefix("s3://"):
+            yield f"input {item['InputName']}: {uri} has an empty folder; InputDataUri and WeightsUri end in no slash"
+    words = request["AppSpecification"].get("ContainerArguments", [])
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        if value.startswith("-"):
+            yield f"argument {name}={value!r}: a value must not begin with a hyphen"
+
+
+def _channels(request: Mapping[str, Any]) -> Iterator[str]:
+    for channel in request.get("InputDataConfig", []):
+        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        if "//" in uri.removeprefix("s3://"):
+            yield f"channel {channel['ChannelName']}: {uri} has an empty folder; WeightsUri ends in no slash"
+
+
+def _endpoint_config(request: Mapping[str, Any]) -> Iterator[str]:
+    name = request["EndpointConfigName"]
+    if len(name) > LONGEST_CONFIG_NAME:
+        yield f"EndpointConfigName={name}: at most {LONGEST_CONFIG_NAME}, since SageMaker Pipelines adds a suffix"
+    serverless = any("ServerlessConfig" in item for item in request["ProductionVariants"])
+    for member in ("KmsKeyId", "DataCaptureConfig", "AsyncInferenceConfig"):
+        if serverless and request.get(member) is not None:
+            yield f"{member}: serverless endpoints take none"
+
+
+RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
+    "Processing": (_images, _volume_key, _arguments),
+    "Training": (_images, _volume_key, _training, _channels),
+    "Model": (_images,),
+    "EndpointConfig": (_endpoint_config,),
+}
+"""What the service's model does not state, by the type of the step."""

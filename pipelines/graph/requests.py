@@ -1,0 +1,114 @@
+"""The requests that a compiled definition stands for, with every reference replaced: what AWS would be asked.
+
+A reference to another step's result is replaced by where that step's request says the result lies, or by a value of the
+shape that the service's model gives it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import botocore.session
+
+from mammopipe.pipelines.backends.expressions import Scope, resolve
+from mammopipe.pipelines.backends.supported import all_steps
+
+ACCOUNT = "123456789012"
+EXECUTION = {
+    "PipelineExecutionId": "abcdefghijkl",
+    "PipelineExecutionArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:pipeline/name/execution/abcdefghijkl",
+    "PipelineName": "name",
+    "PipelineArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:pipeline/name",
+    "StartDateTime": "2026-01-01T00:00:00Z",
+    "CurrentDateTime": "2026-01-01T00:00:00Z",
+}
+"""Values of the execution variables, as long as AWS's own."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a step asks of SageMaker."""
+
+    operation: str
+    names: Mapping[str, str]
+    """The names that SageMaker Pipelines adds."""
+    described: str
+    """The operation whose answer is the step's properties."""
+
+
+CALLS: Mapping[str, Call] = {
+    "Processing": Call("CreateProcessingJob", {"ProcessingJobName": "job"}, "DescribeProcessingJob"),
+    "Training": Call("CreateTrainingJob", {"TrainingJobName": "job"}, "DescribeTrainingJob"),
+    "Tuning": Call(
+        "CreateHyperParameterTuningJob",
+        {"HyperParameterTuningJobName": "job"},
+        "DescribeHyperParameterTuningJob",
+    ),
+    "Transform": Call("CreateTransformJob", {"TransformJobName": "job"}, "DescribeTransformJob"),
+    "Model": Call("CreateModel", {"ModelName": "model"}, "DescribeModel"),
+    "RegisterModel": Call("CreateModelPackage", {}, "DescribeModelPackage"),
+    "EndpointConfig": Call("CreateEndpointConfig", {}, "DescribeEndpointConfig"),
+    "Endpoint": Call("CreateEndpoint", {}, "DescribeEndpoint"),
+}
+"""The call behind each type of step."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    step: str
+    kind: str
+    operation: str
+    request: dict[str, Any]
+
+
+@cache
+def service_model() -> Any:
+    """Return botocore's model of SageMaker."""
+    return botocore.session.get_session().get_service_model("sagemaker")
+
+
+def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Asked]:
+    """Return the request of every step that asks SageMaker for something, in the order of the definition.
+
+    Args:
+        definition: A compiled definition.
+        parameters: The value of each of its parameters.
+    """
+    return resolved(definition, Scope(parameters, EXECUTION))
+
+
+def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
+    """Return the requests, and leave samples of every step's properties in `scope`."""
+    found = []
+    for step in all_steps(list(definition["Steps"])):
+        if step["Type"] not in CALLS:
+            continue
+        call = CALLS[step["Type"]]
+        request = dict(call.names) | resolve(step["Arguments"], scope)
+        found.append(Asked(step["Name"], step["Type"], call.operation, request))
+        scope.steps[step["Name"]] = properties(step["Type"], request)
+    return found
+
+
+def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return sample values of a step's properties; what the job writes lies where its request says."""
+    made: dict[str, Any] = sample(service_model().operation_model(CALLS[kind].described).output_shape)
+    job = f"pipelines-{EXECUTION['PipelineExecutionId']}-step"
+    if kind == "Processing":
+        outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", [])
+        made |= {"ProcessingJobName": job, "ProcessingOutputConfig": {"Outputs": outputs}}
+    if kind == "Training":
+        folder = request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+        made["ModelArtifacts"] = {"S3ModelArtifacts": f"{folder}/{job}/output/model.tar.gz"}
+    return made
+
+
+def sample(shape: Any, depth: int = 0) -> Any:
+    """Return a value of a botocore shape: every member of a structure, nothing in lists and maps."""
+    if shape.type_name == "structure":
+        return {name: sample(member, depth + 1) for name, member in shape.members.items()} if depth < 5 else {}
+    values: dict[str, Any] = {"list": [], "map": {}, "integer": 1, "long": 1, "float": 1.0, "boolean": True}
+    return values.get(shape.type_name, f"s3://bucket/{shape.name}" if "S3" in shape.name else "a-name")

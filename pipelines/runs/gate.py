@@ -1,0 +1,19 @@
+"""Why a run's gate stayed closed, out of its evaluation: the pipeline's own message may hold no figure of a file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def why_closed(evaluation: Mapping[str, Any], limit: object) -> str:
+    """Return one sentence with the best candidate's figure, the limit and the verdicts of the other conditions.
+
+    Args:
+        evaluation: The content of `evaluation.json`.
+        limit: The value of the pipeline's parameter MinMacroAuc.
+    """
+    best = evaluation["selected"]
+    return (
+        f"Nothing was registered: the best candidate, {best['cnn']}, has a validation macro AUC of {best['figure']} "
+        f"where MinMacroAuc is {limit}; protocol: {evaluation['protocol_verdict']}; "
+        f"leakage audit: {evaluation['leakage']['verdict']}"
+    )

@@ -1,0 +1,1 @@
+"""Compressed pixel data before a decoder sees them: one frame, whole, and affordable."""

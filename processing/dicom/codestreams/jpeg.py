@@ -1,0 +1,142 @@
+"""JPEG, JPEG Lossless and JPEG-LS codestreams: what their header announces, where they end, whether they are whole.
+
+libjpeg fills what damaged data lack with zeros and merely warns. So the entropy-coded data are checked here: they must
+determine every pixel, and no more than the pixels. Sources: ISO/IEC 10918-1 B.1 and B.2 (markers, frame and scan
+headers), F.1.2.3 (padding before a marker), F.2.2.5 (what a decoder may do at a marker); 14495-1 C.2.2 (SOF55).
+"""
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.dicom.codecs import Announced, Codec
+from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
+
+Decoder = Callable[[bytes], Any]
+_PIXELS = "Pixel Data (7FE0,0010)"
+_SOF_OF = {Codec.JPEG: (0xC0, 0xC1), Codec.JPEG_LOSSLESS: (0xC3,), Codec.JPEG_LS: (0xF7,)}
+_START = b"\xff\xd8"
+_END = b"\xff\xd9"
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+# In JPEG a byte FF of the coded data is followed by 00; in JPEG-LS, by a byte below 80 (14495-1 A.1).
+_MARKER = {Codec.JPEG_LS: re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")}
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_LAST = 4
+"""Bytes at the end of the coded data of which one at least must be needed for the pixels."""
+_AFTER = (b"\x55\xaa" * 8, b"\xb6\x6d\x3b" * 5)
+"""Bits to append, or to put in place of the last bytes: unlike the zeros that libjpeg makes up, and each other."""
+
+
+def announced(data: bytes, codec: Codec, where: str) -> Announced:
+    """Return what the frame header (SOF) of a JPEG or JPEG-LS codestream announces.
+
+    Raises `CorruptImageError` where there is none of the transfer syntax, or no end of image (EOI), and
+    `NotAMammogramError` where another codestream follows the end of the first. Padding may follow it.
+    """
+    try:
+        head = _frame_header(data, _SOF_OF[codec])
+        end = _scan(data, codec)[1]
+    except (struct.error, ValueError) as error:
+        reason = "its header is truncated" if isinstance(error, struct.error) else error
+        raise CorruptImageError(f"{where}: {_PIXELS} cannot be read by {codec}: {reason}") from None
+    if data.find(_START + b"\xff", end) >= 0:
+        raise NotAMammogramError(f"{where}: {_PIXELS} holds several codestreams; a mammogram is one frame")
+    return head
+
+
+def _frame_header(data: bytes, wanted: tuple[int, ...]) -> Announced:
+    if data[:2] != _START:
+        raise ValueError("it does not start with the SOI marker")
+    for marker, position in _segments(data):
+        if marker in wanted:
+            precision, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
+            return Announced(rows, columns, components, precision)
+        if marker == 0xDA or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            raise ValueError(f"marker FF{marker:02X} where the frame header of this transfer syntax must stand")
+    raise ValueError("its header is truncated")
+
+
+def _segments(data: bytes) -> Any:
+    """Yield each marker of the header, up to the first scan, and its position."""
+    position, marker = 2, 0
+    while marker != 0xDA:
+        prefix, marker = struct.unpack_from(">BB", data, position)
+        if prefix != 0xFF:
+            raise ValueError("a marker is missing in its header")
+        if marker == 0xFF:
+            position += 1
+            continue
+        yield marker, position
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        if length < 2:
+            raise ValueError("a segment of its header has no length")
+        position += 2 + length
+
+
+def _scan(data: bytes, codec: Codec) -> tuple[int, int]:
+    """Return where the coded data of the first scan start and end; after them stands the end-of-image marker."""
+    position = 0
+    for marker, start in _segments(data):
+        if marker == 0xDA:
+            position = start + 2 + struct.unpack_from(">H", data, start + 2)[0]
+    match = _MARKER.get(codec, _JPEG_MARKER).search(data, position)
+    if match is None:
+        raise ValueError("it does not end with the EOI marker: truncated")
+    if match[0] != _END:
+        raise ValueError(f"marker {match[0].hex().upper()} in its coded data; one scan and the EOI marker are read")
+    return position, match.start()
+
+
+def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: Codec, where: str) -> None:
+    """Raise `CorruptImageError` unless the coded data of a JPEG determine its pixels, and nothing but its pixels.
+
+    Two decodes tell it. Other bits after the data must change no pixel: where they do, the decoder wanted more data
+    than there are. Other bits in place of the last bytes must change a pixel: where they do not, the decoder needed
+    fewer, as it does where data were inserted or lost in between.
+
+    Args:
+        data: the codestream.
+        pixels: what `decode` makes of it.
+        decode: the decoder of the transfer syntax.
+        codec: JPEG or JPEG Lossless.
+        where: the name of the file in errors.
+    """
+    start, end = _scan(data, codec)
+    # Fill bytes (FF) may stand before a marker (10918-1 B.1.1.2).
+    pieces = [piece.rstrip(b"\xff") for piece in _RESTART.split(data[start:end])]
+    marks = _RESTART.findall(data[start:end])
+    if [mark[1] & 7 for mark in marks] != [number % 8 for number in range(_restarts(data, pixels.shape, codec))]:
+        raise CorruptImageError(f"{where}: {_PIXELS}: restart markers are missing in the coded data: damaged")
+
+    def changed(change: Callable[[bytes], bytes]) -> bool:
+        coded = b"".join(change(piece) + mark for piece, mark in zip(pieces, [*marks, b""], strict=True))
+        return not np.array_equal(decode(data[:start] + coded + data[end:]), pixels)
+
+    if changed(lambda piece: piece + _AFTER[0]):
+        raise CorruptImageError(f"{where}: {_PIXELS}: the coded data end before the last pixel: truncated or damaged")
+    needed = changed(lambda piece: _without_last(piece) + _AFTER[0])
+    if not needed and pixels.any() and not changed(lambda piece: _without_last(piece) + _AFTER[1]):
+        raise CorruptImageError(f"{where}: {_PIXELS}: coded data are left after the last pixel: damaged")
+
+
+def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
+    """Return how many restart markers the data must have: one between intervals of coded units (10918-1 B.2.4.4)."""
+    interval = 0
+    for marker, position in _segments(data):
+        if marker == 0xDD:
+            interval = struct.unpack_from(">H", data, position + 4)[0]
+    if not interval:
+        return 0
+    side = 1 if codec is Codec.JPEG_LOSSLESS else 8
+    units = -(-shape[0] // side) * -(-shape[1] // side)
+    return -(-units // interval) - 1
+
+
+def _without_last(piece: bytes) -> bytes:
+    """Return coded data without their last bytes; a stuffed pair (FF 00) is not torn apart."""
+    kept = piece[:-_LAST]
+    return kept[:-1] if kept.endswith(b"\xff") else kept

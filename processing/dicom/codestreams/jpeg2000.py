@@ -1,0 +1,239 @@
+"""JPEG 2000 codestreams: what their headers announce, and whether a decoder can afford it.
+
+A few hundred bytes can announce millions of code-blocks or precincts, for each of which a decoder allocates. So they
+are counted before any decoder sees the codestream. Sources: ISO/IEC 15444-1 A.4.2 (SOT), A.5.1 (SIZ), A.6.1 (COD),
+A.6.2 (COC), A.6.6 (POC), B.6 (precincts), B.7 (code-blocks), I.4 (boxes).
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from mammopipe.processing.dicom.codecs import Announced, Codec
+from mammopipe.processing.errors import CorruptImageError, ImageTooLargeError, NotAMammogramError
+
+MAX_TILES = 4096
+"""Tiles of one image; 128 x 128 pixels each for the largest detectors."""
+MAX_CODE_BLOCKS = 2**19
+"""Code-blocks of one image: 16 x 16 samples each for the largest detectors. Writers use 64 x 64."""
+MAX_PACKETS = 2**19
+"""Packets of one image: layers times precincts. Writers give one to some thousands."""
+MAX_LEVELS = 32
+"""Decomposition levels (table A.15)."""
+_PIXELS = "Pixel Data (7FE0,0010)"
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_SIZ_START = b"\xff\x4f\xff\x51"
+_COD, _COC, _POC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x5F, 0x90, 0x93, 0xD9
+_NO_SEGMENT = (0x4F, 0x93, 0xD9, *range(0x30, 0x40))
+"""Markers without a length (table A.1)."""
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The SIZ segment."""
+
+    x1: int
+    y1: int
+    x0: int
+    y0: int
+    tile_columns: int
+    tile_rows: int
+    components: int
+    depth: int
+
+    @property
+    def tiles(self) -> int:
+        return self.tile_columns * self.tile_rows
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """What a COD or COC segment says of each tile: how its samples fall into precincts and code-blocks."""
+
+    layers: int
+    levels: int
+    block_width: int
+    """Exponents of two, as are the precincts'."""
+    block_height: int
+    precincts: tuple[tuple[int, int], ...]
+    """Width and height of each resolution's, the lowest first; () is 2 to the 15, the greatest."""
+
+
+def is_jp2(data: bytes) -> bool:
+    """Return whether the bytes are a JP2 file rather than a codestream."""
+    return data.startswith(_JP2_SIGNATURE)
+
+
+def unboxed(data: bytes, where: str) -> bytes:
+    """Return the codestream in a JP2 file: DICOM asks for the bare one, but many writers leave the boxes around it."""
+    position = 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        header = 8
+        if length == 1 and position + 16 <= len(data):
+            length, header = int.from_bytes(data[position + 8 : position + 16], "big"), 16
+        end = len(data) if length == 0 else position + length
+        if kind == b"jp2c":
+            return data[position + header : end]
+        if length < header:
+            break
+        position = end
+    raise CorruptImageError(f"{where}: {_PIXELS} is a JP2 file without a codestream (jp2c)")
+
+
+def announced(data: bytes, where: str) -> Announced:
+    """Return what the SIZ segment of a codestream announces; raises `CorruptImageError` where it is damaged."""
+    with _damage(where):
+        size, levels = _siz(data), 0
+        for marker, body, _ in _segments(data, where):
+            if marker == _COD:
+                levels = _coding(body, marker, None, size.components).levels
+                break
+    precision, signed = (size.depth & 0x7F) + 1, bool(size.depth & 0x80)
+    return Announced(size.y1 - size.y0, size.x1 - size.x0, size.components, precision, signed, levels)
+
+
+@contextmanager
+def _damage(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError) as error:
+        reason = "its header is truncated" if isinstance(error, struct.error) else error
+        raise CorruptImageError(f"{where}: {_PIXELS} cannot be read by {Codec.JPEG_2000}: {reason}") from None
+
+
+def check_cost(data: bytes, where: str) -> None:
+    """Raise unless a decoder can afford the codestream: its parts are counted from all its headers.
+
+    Raises `CorruptImageError` where its headers are damaged or no packet follows them, `ImageTooLargeError` where it
+    announces more tiles, code-blocks or packets than the limits of this module, `NotAMammogramError` where a second
+    codestream follows the first.
+    """
+    with _damage(where):
+        _check_headers(data, _siz(data), where)
+
+
+def _siz(data: bytes) -> _Size:
+    """Read the SIZ segment, which must be the first of the codestream."""
+    if not data.startswith(_SIZ_START):
+        raise ValueError("it does not start with the SOC and SIZ markers")
+    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0, components = struct.unpack_from(">8IH", data, 8)
+    depth, step_x, step_y = struct.unpack_from(">3B", data, 42)
+    if not (tile_x and tile_y and x0 < x1 and y0 < y1 and tile_x0 <= x0 and tile_y0 <= y0 and components):
+        raise ValueError("its SIZ segment is not consistent")
+    if (step_x, step_y) != (1, 1):
+        raise ValueError(f"subsampling {step_x} x {step_y}; 1 x 1 is read")
+    tiles = (-(-(x1 - tile_x0) // tile_x), -(-(y1 - tile_y0) // tile_y))
+    return _Size(x1, y1, x0, y0, *tiles, components, depth)
+
+
+def _check_headers(data: bytes, size: _Size, where: str) -> None:
+    """Raise where the main header or that of a tile-part announces too much, or no packet follows."""
+    if size.tiles > MAX_TILES:
+        raise ImageTooLargeError(f"{where}: {_PIXELS} announces {size.tiles} tiles; at most {MAX_TILES} are read")
+    main: _Coding | None = None
+    packets = False
+    for marker, body, in_tile in _segments(data, where):
+        if marker == _SOD:
+            packets = packets or bool(body)
+        elif marker in (_COD, _COC):
+            coding = _coding(body, marker, main, size.components)
+            _check_cost(coding, size, where)
+            if marker == _COD and not in_tile:
+                main = main or coding
+        elif marker == _POC and len(body) > 7 * 32:
+            raise ValueError(f"its POC segment has {len(body)} bytes")
+    if main is None:
+        raise ValueError("its main header has no COD segment")
+    if not packets:
+        raise ValueError("no packet follows its headers: truncated")
+
+
+def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield the marker segments of all headers: marker, body, whether in a tile-part; packets come as SOD's body."""
+    position, in_tile, tile_end = 2, False, 0
+    while True:
+        prefix, marker = struct.unpack_from(">BB", data, position)
+        if prefix != 0xFF:
+            raise ValueError("a marker is missing in its headers")
+        if marker == _EOC:
+            if data.find(_SIZ_START, position + 2) >= 0:
+                raise NotAMammogramError(f"{where}: {_PIXELS} holds several codestreams; a mammogram is one frame")
+            return
+        if marker == _SOD:
+            end = tile_end or len(data)
+            yield marker, data[position + 2 : min(end, position + 18)].removesuffix(b"\xff\xd9"), in_tile
+            if not tile_end or end >= len(data):
+                return  # The last tile-part: to the end of the codestream. The decoder finds what is missing.
+            position = end
+            continue
+        if marker in _NO_SEGMENT:
+            raise ValueError(f"marker FF{marker:02X} in its headers")
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        body = data[position + 4 : position + 2 + length]
+        if length < 2 or len(body) < length - 2:
+            raise ValueError("a segment of its headers is truncated")
+        if marker == _SOT:
+            part = struct.unpack_from(">HIBB", body)[1]
+            tile_end = position + part if part else 0
+            if part and part < 14:
+                raise ValueError("a tile-part is shorter than its own header")
+            in_tile = True
+        yield marker, body, in_tile
+        position += 2 + length
+
+
+def _coding(body: bytes, marker: int, main: _Coding | None, components: int) -> _Coding:
+    """Read a COD segment, or a COC segment with the layers of the main header's COD."""
+    if marker == _COD:
+        style, _, layers = struct.unpack_from(">BBH", body)
+        position = 5
+    else:
+        position = 2 if components < 257 else 3
+        style, layers = body[position - 1], main.layers if main else 1
+    levels, width, height = struct.unpack_from(">BBB", body, position)
+    if levels > MAX_LEVELS or not layers:
+        raise ValueError(f"{levels} decomposition levels and {layers} layers")
+    sizes = body[position + 5 : position + 6 + levels] if style & 1 else b""
+    if style & 1 and len(sizes) != levels + 1:
+        raise ValueError("its COD segment is truncated")
+    return _Coding(layers, levels, (width & 15) + 2, (height & 15) + 2, tuple((s & 15, s >> 4) for s in sizes))
+
+
+def _check_cost(coding: _Coding, size: _Size, where: str) -> None:
+    """Raise `ImageTooLargeError` where the image would fall into too many code-blocks or packets.
+
+    An image of one tile is counted; each further tile adds at most one row and column of cut pieces.
+    """
+    blocks = packets = 0
+    for resolution in range(coding.levels + 1):
+        reduction = coding.levels - resolution
+        width, height = (max(1, -((-side) >> reduction)) for side in (size.x1 - size.x0, size.y1 - size.y0))
+        precinct = coding.precincts[resolution] if coding.precincts else (15, 15)
+        # A precinct of 2^0 has no sample in the sub-bands above the lowest: B.6 halves it there.
+        bands = 1 if resolution == 0 else 3
+        halved = 0 if resolution == 0 else 1
+        block = [
+            min(exponent, max(0, side - halved))
+            for exponent, side in zip((coding.block_width, coding.block_height), precinct, strict=True)
+        ]
+        band_width, band_height = (max(1, -((-side) >> halved)) for side in (width, height))
+        blocks += (
+            bands * _pieces(band_width, block[0], size.tile_columns) * _pieces(band_height, block[1], size.tile_rows)
+        )
+        packets += (
+            coding.layers
+            * _pieces(width, precinct[0], size.tile_columns)
+            * _pieces(height, precinct[1], size.tile_rows)
+        )
+    for count, limit, name in ((blocks, MAX_CODE_BLOCKS, "code-blocks"), (packets, MAX_PACKETS, "packets")):
+        if count * size.components > limit:
+            raise ImageTooLargeError(
+                f"{where}: {_PIXELS} announces {count * size.components} {name}; at most {limit} are read"
+            )
+
+
+def _pieces(side: int, exponent: int, tiles: int) -> int:
+    """Return into how many pieces of 2^exponent samples a side falls, cut at tile borders, too."""
+    return -((-side) >> exponent) + tiles

@@ -1,0 +1,98 @@
+"""The view in a text: View Position (0018,5101) and descriptions, in the spellings that mammography writes.
+
+The abbreviations are those of the ACR (Mammography Quality Control Manual), which PS3.16 CID 4014 and CID 4015 name
+beside their codes: a side, prefixes for magnification (M), spot compression (S) and tangential views (TAN), the view,
+and suffixes for rolled (RL, RM, RI, RS), implant-displaced (ID), axillary tail (AT) and other modifiers.
+"""
+
+import re
+from dataclasses import dataclass
+
+from mammopipe.processing.datasets.manifest import Laterality, View
+
+_SPELLED = (
+    (re.compile(r"CRANIO[- ]?CAUDAL|CRANIAL[- ]?CAUDAL"), "CC"),
+    (re.compile(r"MEDIO[- ]?LATERAL[- ]?OBLIQUE"), "MLO"),
+    (re.compile(r"LATERO[- ]?MEDIAL[- ]?OBLIQUE"), "LMO"),
+    (re.compile(r"MEDIO[- ]?LATERAL"), "ML"),
+    (re.compile(r"LATERO[- ]?MEDIAL"), "LM"),
+)
+_ABBREVIATION = re.compile(
+    r"(?P<side>LEFT|RIGHT|L|R)?[ ]?"
+    r"(?P<prefix>MAG|SPOT|TAN|TANG|MS|SM|M|S|ID)?[ ]?"
+    r"(?P<view>XCCL|XCCM|XCC|CC|MLO|LMO|ML|LM|FB|SIO|ISO|AT)"
+    r"(?P<suffix>(?:[ ]?(?:ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]))*)[ ]?[0-9]?"
+)
+_REFUSED_WORDS = (
+    (re.compile(r"SPOT|CONE|\bS\b"), "a spot compression view"),
+    (re.compile(r"(?<!I)MAG(?!E)|\bM\b"), "a magnification view"),
+    (re.compile(r"TAN"), "a tangential view"),
+    (re.compile(r"\b[LR]?CV\b|CLEAVAGE|VALLEY"), "a cleavage view of both breasts"),
+    (re.compile(r"STEREO|BIOP|NEEDLE|WIRE|\bLOC|LOCALI"), "an image of a biopsy or localisation"),
+    (re.compile(r"SPECIMEN"), "a specimen"),
+    (re.compile(r"AXILLARY TISSUE|\bAXT\b|\bAXILLA\b|\bIMF\b|INFRA"), "not a whole breast"),
+    (re.compile(r"SCOUT|QC\b|PHANTOM|FLAT ?FIELD|CALIBRATION"), "an image of quality control or a scout"),
+)
+_REFUSED_PREFIXES = {
+    **dict.fromkeys(("MAG", "M", "MS", "SM"), "a magnification view"),
+    **dict.fromkeys(("SPOT", "S"), "a spot compression view"),
+    **dict.fromkeys(("TAN", "TANG"), "a tangential view"),
+}
+
+
+@dataclass(frozen=True)
+class ViewText:
+    """What a text says of the view."""
+
+    view: View | None = None
+    other: str = ""
+    """The abbreviation of a view outside `View`, such as XCCL."""
+    side: Laterality | None = None
+    implant_displaced: bool = False
+    refused: str = ""
+    """Why the view is not one of a whole breast; empty for all others."""
+
+
+def read_view_text(text: str) -> ViewText:
+    """Return what a view position says, whatever its spelling: `MLO`, `R CC`, `LMLOID`, `medio-lateral oblique`."""
+    words = re.sub(r"[^A-Z0-9]+", " ", text.upper()).strip()
+    for pattern, abbreviation in _SPELLED:
+        words = pattern.sub(abbreviation, words)
+    match = _ABBREVIATION.fullmatch(words)
+    if match is None:
+        refused = next((reason for pattern, reason in _REFUSED_WORDS if pattern.search(words)), "")
+        return ViewText(refused=refused)
+    suffixes = re.findall(r"ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]", match["suffix"])
+    refused = next((_REFUSED_PREFIXES[each] for each in (match["prefix"], *suffixes) if each in _REFUSED_PREFIXES), "")
+    side = {"L": Laterality.LEFT, "R": Laterality.RIGHT}.get((match["side"] or "")[:1])
+    name = match["view"]
+    if name == "CC" and (exaggerated := {"XL", "XM"} & set(suffixes)):
+        name = "XCC" + exaggerated.pop()[1]
+    view = View.AT if "AT" in suffixes else View(name) if name in list(View) else None
+    displaced = match["prefix"] == "ID" or "ID" in suffixes
+    return ViewText(view, "" if view else name, side, displaced, refused)
+
+
+def find_view(text: str) -> ViewText:
+    """Return the one view that a description names (`Mammo R CC`); nothing where it names none, or several."""
+    words = re.split(r"[^A-Z0-9]+", text.upper())
+    found = [read_view_text(word) for word in words if word not in _ENGLISH]
+    views = {each.view or each.other for each in found if each.view or each.other}
+    if len(views) != 1:
+        return ViewText()
+    sides = {each.side for each in found if each.side}
+    sides |= {side for word, side in _SIDE_WORDS.items() if word in words}
+    first = next(each for each in found if each.view or each.other)
+    return ViewText(first.view, first.other, sides.pop() if len(sides) == 1 else None, first.implant_displaced)
+
+
+_ENGLISH = ("AT", "ISO", "LM", "FB")
+"""Abbreviations that are words of other meaning in a description."""
+_SIDE_WORDS = {
+    "L": Laterality.LEFT,
+    "LT": Laterality.LEFT,
+    "LEFT": Laterality.LEFT,
+    "R": Laterality.RIGHT,
+    "RT": Laterality.RIGHT,
+    "RIGHT": Laterality.RIGHT,
+}

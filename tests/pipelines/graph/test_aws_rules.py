@@ -1,0 +1,240 @@
+"""What AWS would refuse is refused at compile time: by the service's own model, and by the rules beside it."""
+
+import copy
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mammopipe.pipelines import PipelineConfig, build_pipeline
+from mammopipe.pipelines.graph import aws_rules
+from mammopipe.pipelines.graph.aws_rules import check, check_run
+from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.pipelines.graph.requests import service_model
+from mammopipe.processing.errors import ConfigError
+from tests.pipelines.compiled import CLOSED, Compiled
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+@pytest.fixture(scope="module")
+def plain(no_network: None) -> Compiled:
+    return Compiled({"cnns": ["alexnet"], "security": CLOSED, "endpoint": {"mode": "both"}, "pretrained": True})
+
+
+def step(definition: dict[str, Any], name: str) -> Any:
+    branches = [item for item in definition["Steps"] if item["Name"] == "Gate"][0]["Arguments"]["IfSteps"]
+    return next(item for item in [*definition["Steps"], *branches] if item["Name"] == name)["Arguments"]
+
+
+def processing(definition: dict[str, Any]) -> Any:
+    return step(definition, "Prepare")
+
+
+def training(definition: dict[str, Any]) -> Any:
+    return step(definition, "Train-alexnet")
+
+
+FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "an empty image": (lambda d: processing(d)["AppSpecification"].update(ImageUri=""), "an image is needed"),
+    "a long argument": (
+        lambda d: processing(d)["AppSpecification"]["ContainerArguments"].append("a" * 257),
+        "at most 256",
+    ),
+    "an argument with a hyphen": (
+        lambda d: processing(d)["AppSpecification"]["ContainerArguments"].extend(["--name", "-x"]),
+        "must not begin with a hyphen",
+    ),
+    "nine days and more": (
+        lambda d: processing(d)["StoppingCondition"].update(MaxRuntimeInSeconds=777_601),
+        "at most 777600",
+    ),
+    "no time": (lambda d: processing(d)["StoppingCondition"].update(MaxRuntimeInSeconds=0), "at least 1|valid min"),
+    "28 days and more": (
+        lambda d: training(d)["StoppingCondition"].update(MaxRuntimeInSeconds=28 * 86400 + 1),
+        "28 days",
+    ),
+    "waiting without spot": (
+        lambda d: training(d)["StoppingCondition"].update(MaxWaitTimeInSeconds=10**6),
+        "goes with managed spot training",
+    ),
+    "spot without waiting": (lambda d: training(d).update(EnableManagedSpotTraining=True), "managed spot training"),
+    "a large disk": (
+        lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(VolumeSizeInGB=16_385),
+        "at most 16384",
+    ),
+    "a large training disk": (lambda d: training(d)["ResourceConfig"].update(VolumeSizeInGB=20_000), "at most 16384"),
+    "many instances": (
+        lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(InstanceCount=101),
+        "at most 100",
+    ),
+    "no training instance": (lambda d: training(d)["ResourceConfig"].update(InstanceCount=0), "at least 1"),
+    "51 tags": (
+        lambda d: training(d).update(Tags=[{"Key": str(n), "Value": "v"} for n in range(51)]),
+        "at most 50",
+    ),
+    "17 subnets": (
+        lambda d: training(d)["VpcConfig"].update(Subnets=[f"subnet-{n}" for n in range(17)]),
+        "at most 16",
+    ),
+    "6 groups": (
+        lambda d: training(d)["VpcConfig"].update(SecurityGroupIds=[f"sg-{n}" for n in range(6)]),
+        "at most 5",
+    ),
+    "a key with a space": (
+        lambda d: processing(d)["ProcessingOutputConfig"].update(KmsKeyId="my key"),
+        "must match",
+    ),
+    "an alias for a volume": (
+        lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(VolumeKmsKeyId="alias/a"),
+        "no alias",
+    ),
+    "an unknown instance type": (
+        lambda d: training(d)["ResourceConfig"].update(InstanceType="ml.g5.huge"),
+        "not known to SageMaker",
+    ),
+    "a type that processing has not": (
+        lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.trn1.2xlarge"),
+        "not known to SageMaker",
+    ),
+    "a role that is none": (lambda d: training(d).update(RoleArn="arn:aws:iam::1:role/x" + "y" * 9), "must match"),
+    "eleven inputs": (
+        lambda d: processing(d).update(ProcessingInputs=[processing(d)["ProcessingInputs"][0]] * 11),
+        "at most 10",
+    ),
+    "a member that is none": (lambda d: training(d).update(Cheap=True), "Cheap"),
+    "a long name of a configuration": (
+        lambda d: step(d, "EndpointConfig").update(EndpointConfigName="e" * 60),
+        "adds a suffix",
+    ),
+    "a key for serverless": (
+        lambda d: step(d, "EndpointConfig")["ProductionVariants"][0].update(
+            ServerlessConfig={"MemorySizeInMB": 2048, "MaxConcurrency": 1}
+        ),
+        "serverless endpoints take none",
+    ),
+    "JsonGet in Register": (
+        lambda d: step(d, "Register")["CustomerMetadataProperties"].update(
+            auc={"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Evaluate.PropertyFiles.EvaluationReport"}, "Path": "a"}}
+        ),
+        "documented for conditions only",
+    ),
+    "long metadata": (
+        lambda d: step(d, "Register")["CustomerMetadataProperties"].update(note="n" * 300),
+        "at most 256",
+    ),
+    "a retry of the endpoint": (
+        lambda d: next(item for item in d["Steps"][-1]["Arguments"]["IfSteps"] if item["Type"] == "Endpoint").update(
+            RetryPolicies=[{}]
+        ),
+        "takes no retry policy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_aws_would_refuse_is_refused_at_compile_time(plain: Compiled, name: str) -> None:
+    definition = copy.deepcopy(plain.definition)
+    change, message = FAULTS[name]
+    change(definition)
+    with pytest.raises(ConfigError, match=message):
+        check(definition, plain.parameters)
+
+
+def test_the_definition_as_it_is_passes(plain: Compiled) -> None:
+    check(plain.definition, plain.parameters)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ProcessingInstanceType": "ml.m5.huge"}, "not known to SageMaker"),
+        ({"ProcessingInstanceCount": 2}, "each instance would prepare every image"),
+        ({"TrainingInstanceType": "ml.g5.12xlarge", "TrainingInstanceCount": 3}, "no multiple of the 12 processes"),
+        ({"EndpointInstanceType": "m5.large"}, "not known to SageMaker"),
+        ({"KmsKeyId": "a key"}, "must match"),
+    ],
+)
+def test_a_runs_own_values_are_held_to_the_same_rules(plain: Compiled, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_run(plain.config, plain.definition, resolve_parameters(plain.definition, values))
+
+
+def test_a_slash_at_the_end_of_a_folder_is_taken_off(plain: Compiled) -> None:
+    values = resolve_parameters(plain.definition, {"InputDataUri": "s3://bucket/raw/mias/"})
+    assert values["InputDataUri"] == "s3://bucket/raw/mias"
+    check(plain.definition, values)
+    with pytest.raises(ConfigError, match="an empty folder"):
+        check(plain.definition, {**values, "InputDataUri": "s3://bucket/raw/mias/"})
+
+
+def test_every_pattern_of_the_services_model_is_one_that_python_reads() -> None:
+    model = service_model()
+    patterns = [model.shape_for(name).metadata.get("pattern") for name in model.shape_names]
+    for pattern in filter(None, patterns):
+        re.compile(aws_rules._python_pattern(pattern))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"compute": {"processing_instance_count": 2}}, "needs compute.distribution=ShardedByS3Key"),
+        (
+            {"compute": {"training_instance_type": "ml.g5.48xlarge"}, "training": {"batch_size": 12}},
+            "training.batch_size=12 is no multiple of the 8 processes",
+        ),
+        ({"compute": {"spot": True, "max_wait_seconds": 3600}}, "is below training_max_runtime_seconds"),
+        ({"data": {"patient_salt": "short"}}, "5 characters; at least 16"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PipelineConfig.load(**values)
+
+
+def test_a_salt_stands_in_no_request() -> None:
+    salt = "-a secret of the clinic"
+    text = build_pipeline(PipelineConfig.load(cnns=["alexnet"], data={"patient_salt": salt})).definition()
+    assert "secret" not in text.replace("/secrets/", "") and "--patient-salt" not in text
+    other = build_pipeline(PipelineConfig.load(cnns=["alexnet"], data={"patient_salt": salt + "."})).definition()
+    assert other != text, "another salt makes other ids: the step cache must not take one for the other"
+
+
+def test_a_quick_run_on_aws_serves_nothing_unless_it_was_told_to() -> None:
+    assert not PipelineConfig.load(profile="quick").on_aws().deploy
+    assert PipelineConfig.load(profile="quick", deploy_quick=True).on_aws().deploy
+    assert PipelineConfig.load(profile="full").on_aws().deploy
+    assert PipelineConfig.load(profile="quick").deploy, "offline it serves on this machine"
+
+
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "mode": [{"endpoint": {"mode": mode}} for mode in ("realtime", "async", "both", "serverless")]
+    + [{"deploy": False}],
+    "walls": [{"security": CLOSED}, {}],
+    "compute": [
+        {},
+        {"compute": {"spot": True, "cache": "P30D", "training_instance_type": "ml.p3.2xlarge"}},
+        {
+            "compute": {
+                "processing_instance_count": 4,
+                "distribution": "ShardedByS3Key",
+                "training_instance_type": "ml.g5.12xlarge",
+                "training_instance_count": 2,
+                "keep_alive_seconds": 1800,
+            }
+        },
+        {"compute": {"processing_max_runtime_seconds": 777_600, "training_max_runtime_seconds": 2_419_200}},
+    ],
+}
+COMBINATIONS = list(itertools.product(*OPTIONS.values()))
+
+
+def test_forty_configurations_pass() -> None:
+    assert len(COMBINATIONS) == 40
+    for number, parts in enumerate(COMBINATIONS):
+        values: dict[str, Any] = {"cnns": ["alexnet"], "pretrained": number % 2 == 0}
+        for part in parts:
+            values |= part
+        build_pipeline(PipelineConfig.load(**values))

@@ -1,0 +1,113 @@
+"""What calibration does to the selected model's probabilities, and whether those of malignant mean what they say.
+
+On validation every image is judged by what was fitted without its patient (cross-fitting by patient), the choice of the
+method included; on test by what was fitted on all of validation.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mammopipe.training.evaluation.calibration_methods import (
+    SERVED,
+    Method,
+    choose_method,
+    cross_fitted,
+    fit,
+    fit_served,
+    patient_folds,
+)
+from mammopipe.training.metrics import calibration, classification
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.scorecard import figure
+from mammopipe.training.model.predictions import (
+    Floats,
+    Integers,
+    Predictions,
+    TestPredictions,
+    ValidationPredictions,
+)
+
+MEASURED = (classification.expected_calibration_error, classification.brier, classification.log_loss)
+
+
+def calibration_figures(
+    validation: ValidationPredictions, test: TestPredictions, draws: Mapping[str, Resamples]
+) -> dict[str, Any]:
+    """Return `calibration` of `evaluation.json`.
+
+    Args:
+        validation: what calibration is fitted on.
+        test: what it is measured on.
+        draws: those of either split, by its name.
+
+    Returns:
+        {"served": the method that is served, "may_be_served", "folds", "validation" and "test": {method: calibration
+        error, Brier score, log loss, reliability}, "of_malignant": {split: see `_of_malignant`}}.
+    """
+    served = choose_method(validation)
+    on_validation = {
+        str(method): _measured(validation.labels, cross_fitted(partial(fit, method), validation), draws["validation"])
+        for method in Method
+    }
+    on_test = {str(method): _measured(test.labels, fit(method, validation)(test), draws["test"]) for method in Method}
+    return {
+        "served": str(served),
+        "may_be_served": [str(method) for method in SERVED],
+        "folds": int(patient_folds(validation).max()) + 1,
+        "validation": on_validation,
+        "test": on_test,
+        "of_malignant": {
+            "validation": _of_malignant(
+                validation, cross_fitted(fit_served, validation), _held_out_frequencies(validation), draws["validation"]
+            ),
+            "test": _of_malignant(test, fit(served, validation)(test), _frequencies(validation, test), draws["test"]),
+        },
+    }
+
+
+def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict[str, Any]:
+    figures: dict[str, Any] = {metric.name: figure(metric, labels, probabilities, draws) for metric in MEASURED}
+    return {"images": len(labels), **figures, "reliability": classification.calibration_bins(labels, probabilities)}
+
+
+def _of_malignant(
+    predictions: Predictions, probabilities: Floats, frequencies: Floats, draws: Resamples
+) -> dict[str, Any]:
+    """Return whether the served probability of malignant means what it says, and what acting on it is worth.
+
+    Args:
+        predictions: the images.
+        probabilities: (images, classes), as served.
+        frequencies: (images, classes), those of answering the class frequencies.
+        draws: of the images.
+
+    Returns:
+        Figures with intervals: log loss beside that of the class frequencies, expected over observed, calibration
+        intercept and slope, average precision; without: the points of the plots and the parts of the Brier score.
+    """
+    malignant = (predictions.labels == predictions.malignant_index).astype(np.int64)
+    scores = probabilities[:, predictions.malignant_index]
+    return {
+        "images": len(malignant),
+        "malignant": int(malignant.sum()),
+        "prevalence": float(malignant.mean()),
+        "log_loss": figure(classification.log_loss, predictions.labels, probabilities, draws),
+        "log_loss_of_frequencies": figure(classification.log_loss, predictions.labels, frequencies, draws),
+        **{metric.name: figure(metric, malignant, scores, draws) for metric in calibration.OF_MALIGNANT},
+        **calibration.of_malignant(malignant, scores),
+    }
+
+
+def _frequencies(fitted_on: ValidationPredictions, predictions: Predictions) -> Floats:
+    """Return the class frequencies of validation for every image."""
+    classes = predictions.logits.shape[1]
+    shares = np.bincount(fitted_on.labels, minlength=classes) / len(fitted_on.labels)
+    return np.tile(shares, (len(predictions.labels), 1))
+
+
+def _held_out_frequencies(validation: ValidationPredictions) -> Floats:
+    """Return for each image the class frequencies of the other folds, as its calibration was fitted on them."""
+    return cross_fitted(lambda part: partial(_frequencies, part), validation)

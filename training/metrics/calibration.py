@@ -1,0 +1,208 @@
+"""Whether probabilities of cancer mean what they say, and what acting on them is worth.
+
+    labels (n,) 0 or 1, scores (n,) probabilities      expected_over_observed, calibration_intercept, calibration_slope,
+                                                       average_precision
+    points for plots                                   reliability_of_malignant, brier_decomposition, net_benefit,
+                                                       precision_recall_curve
+
+Sources: Cox 1958 (intercept and slope); Van Calster et al. 2019, "Calibration: the Achilles heel of predictive
+analytics"; Murphy 1973 (decomposition of the Brier score); Vickers and Elkin 2006 (net benefit).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mammopipe.training.metrics.bootstrap import Scale
+from mammopipe.training.metrics.classification import BOTH
+from mammopipe.training.metrics.metric import Metric, ratio
+from mammopipe.training.model.predictions import Floats, Integers
+
+MOST_BINS, LEAST_IN_A_BIN = 10, 10
+"""A reliability plot has tenths of the cases, or fewer bins, each of at least so many cases."""
+THRESHOLD_PROBABILITIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Probabilities of cancer from which on a reader would act, for the decision curve."""
+_LEAST, _MOST = 1e-6, 1 - 1e-6
+"""Probabilities are kept within these before their logit is taken."""
+_STEPS, _LARGEST_STEP = 25, 4.0
+"""Newton steps of the logistic fits; they converge in fewer than ten where they converge at all."""
+_CURVE_POINTS = 200
+
+
+def _expected_over_observed(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+    return ratio(weights @ scores, weights @ labels.astype(np.float64))
+
+
+def _logits(scores: Floats) -> Floats:
+    kept = np.clip(scores, _LEAST, _MOST)
+    found: Floats = np.log(kept / (1 - kept))
+    return found
+
+
+def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+    """Return the constant that makes the logits right on average, for each row of weights (Newton)."""
+    logits, positives = _logits(scores), weights @ labels.astype(np.float64)
+    found = np.zeros(len(weights))
+    for _ in range(_STEPS):
+        shares = 1 / (1 + np.exp(-(logits + found[:, np.newaxis])))
+        slope = (weights * shares).sum(axis=1) - positives
+        curvature = (weights * shares * (1 - shares)).sum(axis=1)
+        found -= np.clip(slope / np.maximum(curvature, 1e-12), -_LARGEST_STEP, _LARGEST_STEP)
+    return np.where((positives > 0) & (positives < weights.sum(axis=1)), found, np.nan)
+
+
+def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+    """Return the slope of a logistic regression of the truth on the logits, for each row of weights (Newton)."""
+    logits, truth = _logits(scores), labels.astype(np.float64)
+    constant, slope = np.zeros(len(weights)), np.ones(len(weights))
+    for _ in range(_STEPS):
+        shares = 1 / (1 + np.exp(-(slope[:, np.newaxis] * logits + constant[:, np.newaxis])))
+        residual, spread = weights * (shares - truth), weights * shares * (1 - shares)
+        first, second = residual.sum(axis=1), residual @ logits
+        a, b, c = spread.sum(axis=1), spread @ logits, spread @ logits**2
+        determinant = np.maximum(a * c - b * b, 1e-12)
+        constant -= np.clip((c * first - b * second) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
+        slope -= np.clip((a * second - b * first) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
+    # A separable resample has no finite slope: the steps never end.
+    settled = np.abs(slope) < _STEPS * _LARGEST_STEP / 2
+    positives = weights @ truth
+    defined = settled & (positives > 0) & (positives < weights.sum(axis=1))
+    return np.where(defined, slope, np.nan)
+
+
+def _average_precision(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    drawn = weights[:, order]
+    called = np.cumsum(drawn, axis=1)[:, ends]
+    found = np.cumsum(drawn * labels[order], axis=1)[:, ends]
+    gained = np.diff(found, axis=1, prepend=0.0)
+    precision = np.where(called > 0, found / np.maximum(called, 1e-300), 0.0)
+    return ratio((gained * precision).sum(axis=1), found[:, -1])
+
+
+expected_over_observed = Metric(
+    "expected_over_observed", _expected_over_observed, needs="a positive case", binary=True, scale=Scale.POSITIVE
+)
+"""The sum of the probabilities over the number of positive cases: 1 is right on average, 2 promises twice as many."""
+calibration_intercept = Metric("calibration_intercept", _intercept, needs=BOTH, binary=True, scale=Scale.REAL)
+"""What must be added to the logits to be right on average (calibration in the large); 0 is right, below 0 too high."""
+calibration_slope = Metric("calibration_slope", _slope, needs=BOTH, binary=True, scale=Scale.REAL)
+"""The slope of the truth on the logits: 1 is right, below 1 the probabilities are too extreme."""
+average_precision = Metric("average_precision", _average_precision, needs="a positive case", binary=True)
+"""The area under the precision-recall curve, by steps; the share of positive cases is what chance reaches."""
+
+OF_MALIGNANT = (expected_over_observed, calibration_intercept, calibration_slope, average_precision)
+"""What the report says of the probability of malignant."""
+
+
+def reliability_of_malignant(labels: Integers, scores: Floats) -> list[dict[str, float | int]]:
+    """Return the points of a reliability plot of a probability, in bins of about equally many cases.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,) probabilities.
+
+    Returns:
+        Of each bin {"predicted": mean probability, "observed": share of positive cases, "low", "high": its exact 95 %
+        interval (Clopper and Pearson 1934, cases taken as independent), "images", "malignant"}.
+    """
+    from scipy.stats import beta
+
+    bins = max(1, min(MOST_BINS, len(scores) // LEAST_IN_A_BIN))
+    points = []
+    for members in _equal_bins(scores, bins):
+        n, k = len(members), int(labels[members].sum())
+        points.append(
+            {
+                "predicted": float(scores[members].mean()),
+                "observed": k / n,
+                "low": float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0,
+                "high": float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0,
+                "images": n,
+                "malignant": k,
+            }
+        )
+    return points
+
+
+def _equal_bins(scores: Floats, bins: int) -> list[Integers]:
+    """Return the places of each bin; equal scores are never parted."""
+    edges = np.unique(np.quantile(scores, np.arange(1, bins) / bins)) if bins > 1 else np.array([])
+    index = np.searchsorted(edges, scores, side="right")
+    return [np.flatnonzero(index == number) for number in np.unique(index)]
+
+
+def brier_decomposition(labels: Integers, scores: Floats) -> dict[str, float]:
+    """Return Murphy's parts of the Brier score of one probability, over the bins of `reliability_of_malignant`.
+
+    Returns:
+        {"brier", "reliability": mean squared gap between probability and share (0 is calibrated), "resolution": how far
+        the bins' shares lie from the overall one (more is better), "uncertainty": share times (1 - share), "remainder":
+        what the spread within bins adds}; brier = reliability - resolution + uncertainty + remainder.
+    """
+    share, truth = float(labels.mean()), labels.astype(np.float64)
+    reliability = resolution = 0.0
+    for point in reliability_of_malignant(labels, scores):
+        weight = point["images"] / len(labels)
+        reliability += weight * (point["predicted"] - point["observed"]) ** 2
+        resolution += weight * (point["observed"] - share) ** 2
+    brier, uncertainty = float(np.square(scores - truth).mean()), share * (1 - share)
+    return {
+        "brier": brier,
+        "reliability": reliability,
+        "resolution": resolution,
+        "uncertainty": uncertainty,
+        "remainder": brier - reliability + resolution - uncertainty,
+    }
+
+
+def net_benefit(
+    labels: Integers, scores: Floats, at: Sequence[float] = THRESHOLD_PROBABILITIES
+) -> list[dict[str, float]]:
+    """Return the decision curve: what recalling at or above each probability is worth, in true positives a case.
+
+    Returns:
+        Of each {"threshold", "model", "all": recalling everyone, "none": 0}; a false positive costs the odds of the
+        threshold. All of it holds for the prevalence of these cases.
+    """
+    share = float(labels.mean())
+    curve = []
+    for threshold in at:
+        odds, called = threshold / (1 - threshold), scores >= threshold
+        hits, alarms = float((called & (labels == 1)).mean()), float((called & (labels == 0)).mean())
+        curve.append(
+            {
+                "threshold": threshold,
+                "model": hits - odds * alarms,
+                "all": share - odds * (1 - share),
+                "none": 0.0,
+            }
+        )
+    return curve
+
+
+def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, list[float]] | None:
+    """Return {"recall", "precision"}, recall rising, at most 200 points; `None` without a positive case."""
+    from sklearn.metrics import precision_recall_curve as curve_of
+
+    if not np.asarray(labels).any():
+        return None
+    precision, recall, _ = curve_of(labels, scores)
+    precision, recall = precision[::-1], recall[::-1]
+    if len(recall) > _CURVE_POINTS:
+        kept = np.linspace(0, len(recall) - 1, _CURVE_POINTS).round().astype(int)
+        precision, recall = precision[kept], recall[kept]
+    return {"recall": recall.tolist(), "precision": precision.tolist()}
+
+
+def of_malignant(labels: Integers, scores: Floats) -> dict[str, Any]:
+    """Return the points and parts that plots and tables of the probability of malignant show; no intervals."""
+    return {
+        "reliability": reliability_of_malignant(labels, scores),
+        "brier": brier_decomposition(labels, scores),
+        "decision_curve": net_benefit(labels, scores),
+        "precision_recall": precision_recall_curve(labels, scores),
+    }

@@ -1,0 +1,221 @@
+"""The operating points of `model.json`: thresholds, and what each reached on how many validation cases.
+
+An operating point of images lies in `operating_points`, one of breasts and patients in the level's figures under
+`metrics.validation`, one of breasts scored beside each other under `metrics.compared.validation`. This module reads
+all of them into one form and checks them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.exam_scores import Level
+
+
+class Goal(StrEnum):
+    """What the threshold of an operating point was fixed for."""
+
+    SENSITIVITY = "sensitivity"
+    """The sensitivity of `TARGETS`, at the highest specificity."""
+    SPECIFICITY = "specificity"
+    """The specificity of `TARGETS`, at the highest sensitivity."""
+    F1 = "f1"
+    """The highest F1 on validation."""
+
+
+TARGETS = {Goal.SENSITIVITY: 0.90, Goal.SPECIFICITY: 0.90}
+"""The rate that an operating point must reach on validation, for malignant against the rest."""
+
+RATES = ("sensitivity", "specificity", "recall_rate", "ppv")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of validation cases with its 95 % confidence interval."""
+
+    value: float | None
+    """`None` where no case defines it, such as the PPV where no case is called positive."""
+    low: float | None
+    high: float | None
+
+    def __post_init__(self) -> None:
+        for number in (self.value, self.low, self.high):
+            if number is not None and not (_is_number(number) and 0 <= number <= 1):
+                raise ValueError(f"{number!r} must be a share, from 0 to 1")
+
+    @classmethod
+    def of(cls, figure: Mapping[str, Any]) -> Self:
+        """Return the rate of a figure {"value", "low", "high"} of `evaluation.json`."""
+        return cls(figure["value"], figure["low"], figure["high"])
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on the calibrated probability of cancer, and what calling at or above it reached on validation."""
+
+    threshold: float
+    """Above 0 and below 1; at validation's prevalence."""
+    target: float | None
+    """The rate that was asked for; `None` for the highest F1."""
+    sensitivity: Rate
+    specificity: Rate
+    recall_rate: Rate
+    """Share of all cases that are called positive."""
+    ppv: Rate
+    """Share of the cases called positive that are malignant; at validation's prevalence."""
+    cases: int
+    """Images, breasts or patients of validation."""
+    malignant: int
+    """Cases among them that are malignant."""
+    patients: int
+    """Whose cases they are; intervals are by patient."""
+
+    @property
+    def prevalence(self) -> float:
+        """Return the share of the cases that are malignant: recall rate and PPV hold for it alone."""
+        return self.malignant / self.cases
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON values of `operating_points` of `model.json`, which `read_operating_points` reads."""
+        rates = {name: getattr(self, name) for name in RATES}
+        return {
+            "threshold": self.threshold,
+            "target": self.target,
+            **{name: rate.value for name, rate in rates.items()},
+            "intervals": {name: None if rate.low is None else [rate.low, rate.high] for name, rate in rates.items()},
+            "cases": self.cases,
+            "malignant": self.malignant,
+            "patients": self.patients,
+            "prevalence": self.prevalence,
+        }
+
+    @property
+    def offered(self) -> bool:
+        """Return whether the point finds any cancer: one of sensitivity 0 is not offered."""
+        return bool(self.sensitivity.value)
+
+
+Points = dict[Level, dict[Goal, OperatingPoint]]
+
+
+def read_operating_points(description: Mapping[str, Any], where: Path | str) -> Points:
+    """Return the points of images, breasts and patients that a `model.json` states.
+
+    Args:
+        description: `model.json`.
+        where: names the file in errors.
+
+    Returns:
+        By level and goal. A model that was not evaluated has none; a level is empty where validation could not fix any.
+
+    Raises:
+        ConfigError: a point lacks a key, a threshold is not above 0 and below 1, or a rate is no share.
+    """
+    images = {
+        Goal(name): _point(Goal(name), values, f"operating_points.{name}", where)
+        for name, values in description["operating_points"].items()
+        if _known(name, where)
+    }
+    validation = description["metrics"].get("validation")
+    levels = validation if isinstance(validation, Mapping) else {}
+    points: Points = {Level.IMAGE: images, **_levels(levels, "metrics.validation", where, images)}
+    return points
+
+
+def read_compared_points(description: Mapping[str, Any], where: Path | str) -> Points:
+    """Return the points of breasts and patients scored beside each other; empty where breasts are not compared.
+
+    Raises:
+        ConfigError: as `read_operating_points`, and where `calibration.comparison` has no figures to go with it.
+    """
+    if description["calibration"].get("comparison") is None:
+        return {}
+    key = "metrics.compared.validation"
+    try:
+        levels = description["metrics"]["compared"]["validation"]
+        if not isinstance(levels, Mapping) or not {str(Level.BREAST), str(Level.PATIENT)} <= set(levels):
+            raise KeyError
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"{where}: {key} must hold the levels breast and patient, since calibration.comparison says that breasts "
+            f"are compared"
+        ) from None
+    return _levels(levels, key, where, {})
+
+
+def _known(name: str, where: Path | str) -> bool:
+    if name not in set(Goal):
+        raise ConfigError(f"{where}: operating_points has {name!r}; a point is one of {', '.join(Goal)}")
+    return True
+
+
+def _levels(levels: Mapping[str, Any], key: str, where: Path | str, images: dict[Goal, OperatingPoint]) -> Points:
+    """Return the points of breasts and patients; a level whose cases are those of one before only names that one."""
+    found: Points = {Level.IMAGE: images}
+    for level in (Level.BREAST, Level.PATIENT):
+        stored = levels.get(str(level))
+        if stored is None:
+            found[level] = {}
+            continue
+        if "same_as" in stored:
+            found[level] = found.get(_same(stored["same_as"], f"{key}.{level}", where), {})
+            continue
+        try:
+            rows = stored["operating_points"]
+            counts = {name: stored[name] for name in ("cases", "malignant", "patients")}
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{where}: {key}.{level} must hold operating_points, cases, malignant and patients, or same_as"
+            ) from None
+        found[level] = {
+            goal: _point(goal, {**counts, **rows[str(goal)]}, f"{key}.{level}.operating_points.{goal}", where)
+            for goal in Goal
+            if str(goal) in rows and rows[str(goal)].get("threshold", 0) is not None
+        }
+    return {level: points for level, points in found.items() if level is not Level.IMAGE}
+
+
+def _same(name: Any, key: str, where: Path | str) -> Level:
+    if name not in set(Level):
+        raise ConfigError(f"{where}: {key}.same_as={name!r} must be one of {', '.join(Level)}")
+    return Level(name)
+
+
+def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoint:
+    try:
+        threshold = values["threshold"]
+        if not (_is_number(threshold) and 0 < threshold < 1):
+            raise ConfigError(f"{where}: {key}.threshold={threshold!r} must be a number above 0 and below 1")
+        counts = {name: values[name] for name in ("cases", "malignant", "patients")}
+        if not _are_counts(counts):
+            raise ConfigError(
+                f"{where}: {key}: {counts} must be whole numbers, patients and malignant from 1 to the number of cases"
+            )
+        sensitivity, specificity, recall_rate, ppv = (_rate(values, name) for name in RATES)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: {key}={values!r} must have threshold, cases, malignant, patients, {', '.join(RATES)} and the "
+            f"interval of each: {error}"
+        ) from None
+    return OperatingPoint(float(threshold), TARGETS.get(goal), sensitivity, specificity, recall_rate, ppv, **counts)
+
+
+def _rate(values: Mapping[str, Any], name: str) -> Rate:
+    """Return a rate of a figure {"value", "low", "high"}, or of a number whose interval lies under `intervals`."""
+    stored = values[name]
+    if isinstance(stored, Mapping):
+        return Rate.of(stored)
+    low, high = values["intervals"][name] or (None, None)
+    return Rate(stored, low, high)
+
+
+def _are_counts(counts: Mapping[str, Any]) -> bool:
+    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in counts.values())
+    return whole and 1 <= counts["malignant"] <= counts["cases"] and 1 <= counts["patients"] <= counts["cases"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
