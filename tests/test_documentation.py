@@ -1,6 +1,7 @@
 """The examples of the documents run, and their links lead somewhere."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -41,11 +42,10 @@ def test_the_dataset_of_the_example_reads_its_table(tmp_path: Path) -> None:
 
 
 def test_the_job_of_the_example_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, records = example("step"), []
+    job = example("step")
     table = tmp_path / "labels.csv"
     write_bytes(table, b"image,patient,side,view,label\na,p1,L,MLO,normal\nb,p2,R,CC,malignant\n")
-    for record in read_labels(example("dataset").DATASET, tmp_path):
-        records.append(type(record)(**{**vars(record), "split": Split.TEST}))
+    records = [replace(record, split=Split.TEST) for record in read_labels(example("dataset").DATASET, tmp_path)]
     folder = tmp_path / "processing" / "input" / "manifest"
     folder.mkdir(parents=True)
     write_manifest(records, folder / "manifest.csv")
