@@ -20,7 +20,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.splits.assignment import Finding, audit_leakage
-from mammopipe.training.config import EvaluationConfig
+from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
@@ -139,7 +139,7 @@ class Outcome:
 
 
 Planted = Callable[[CleanSet, Path], Outcome]
-CONFIG = EvaluationConfig(bootstrap=100)
+CONFIG = EvaluationJobConfig(bootstrap=100)
 
 
 def rotated(pixels: Pixels) -> Pixels:

@@ -21,7 +21,7 @@ from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
-from mammopipe.training.config import EvaluationConfig, Profile
+from mammopipe.training.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
@@ -63,7 +63,7 @@ _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
-    config = EvaluationConfig(
+    config = EvaluationJobConfig(
         profile=Profile(options.profile),
         min_macro_auc=options.min_macro_auc,
         bootstrap=options.bootstrap,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(
-    data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationConfig
+    data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return `evaluation.json` and the rows of `predictions.csv`.
 
@@ -217,6 +217,7 @@ def _text(figure: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    defaults = EvaluationJobConfig()
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
     )
@@ -224,11 +225,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--min-macro-auc",
         type=float,
-        default=EvaluationConfig.min_macro_auc,
+        default=defaults.min_macro_auc,
         help="limit of the gate, shown in the report; 0 is open",
     )
-    parser.add_argument("--bootstrap", type=int, default=EvaluationConfig.bootstrap, help="resamples of each interval")
-    parser.add_argument("--seed", type=int, default=EvaluationConfig.seed, help="of the resamples")
+    parser.add_argument("--bootstrap", type=int, default=defaults.bootstrap, help="resamples of each interval")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the resamples")
     parser.add_argument(
         "--breast-rule",
         choices=[str(rule) for rule in BreastRule],
@@ -238,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--other-breast",
         type=float,
-        default=EvaluationConfig.other_breast,
+        default=defaults.other_breast,
         metavar="SHARE",
         help="of the other breast's mean logits, taken off before breasts are scored",
     )

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mammopipe.inference.contract.errors import BadOptionError, from_image_error
 from mammopipe.inference.contract.schema import Heatmap, ImageInfo, QualityWarning, RequestOptions
 from mammopipe.inference.payload.exam_body import Source
@@ -40,12 +43,18 @@ class Film:
     mammogram: Mammogram
     prediction: Prediction
     seen: Evidence | None
-    """`None` where nobody asked where the evidence lies."""
+    """`None` where nobody asked where the evidence lies; over the pixels as the file has them."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint16]:
+        """The image as it lies in the file, which is how every viewer shows it; the model sees it turned."""
+        return self.mammogram.turn.undo(self.mammogram.pixels)
 
     @property
     def info(self) -> ImageInfo:
         """What was read."""
-        rows, columns = self.mammogram.pixels.shape
+        shape = self.mammogram.pixels.shape
+        rows, columns = reversed(shape) if self.mammogram.turn.transposed else shape
         return ImageInfo(
             sha256=self.source.sha256,
             rows=rows,
@@ -112,6 +121,7 @@ class Reader:
             judged, target = prediction, self.options.target
             seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
             prediction = _with_warning(prediction, seen)
+            seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
         return Film(source, mammogram, prediction, seen)
 
 

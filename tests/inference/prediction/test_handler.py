@@ -373,3 +373,47 @@ def test_limits_of_the_task_are_obeyed(predictor: Predictor, pgms: list[bytes]) 
         answer(predictor, task, ReadConfig())
     with pytest.raises(RequestError, match="more than 9 bytes"):
         answer(predictor, dataclasses.replace(task, max_views=3, max_bytes=9), ReadConfig())
+
+
+@pytest.mark.parametrize("how", ["mirrored", "upside down", "lying"])
+def test_a_turned_file_s_answer_is_in_its_own_pixels(predictor: Predictor, dicoms: list[bytes], how: str) -> None:
+    """The model sees the breast as it sees every other; a viewer shows, and a report refers to, the file's pixels."""
+    upright = pydicom.dcmread(io.BytesIO(dicoms[0]))
+    left = upright.ImageLaterality == "L"
+    pixels = upright.pixel_array
+    turned, orientation = {
+        "mirrored": (pixels[:, ::-1], ["P" if left else "A", "FR" if left else "FL"]),
+        "upside down": (pixels[::-1, ::-1], ["P" if left else "A", "HL" if left else "HR"]),
+        "lying": (pixels.T, ["FR" if left else "FL", "A" if left else "P"]),
+    }[how]
+    upright.PatientOrientation = ["A", "FR"] if left else ["P", "FL"]
+    as_usual = Answer.model_validate_json(run(predictor, DICOM, native(upright, pixels), heatmap="true").body)
+    upright.PatientOrientation = orientation
+    body = native(upright, turned)
+    said = Answer.model_validate_json(run(predictor, DICOM, body, heatmap="true").body)
+    assert said.malignancy_score == pytest.approx(as_usual.malignancy_score)
+    assert (said.image.rows, said.image.columns) == turned.shape
+    assert said.heatmap is not None and as_usual.heatmap is not None
+    heats = [cv2.imdecode(np.frombuffer(base64.b64decode(one.heatmap.png), np.uint8), -1) for one in (as_usual, said)]
+    expected = {"mirrored": heats[0][:, ::-1], "upside down": heats[0][::-1, ::-1], "lying": heats[0].T}[how]
+    assert np.array_equal(heats[1], expected)
+    for region in said.heatmap.regions:
+        assert (
+            heats[1][region.peak_y, region.peak_x]
+            == heats[1][region.top : region.bottom, region.left : region.right].max()
+        )
+    assert run(predictor, DICOM, body, form=AnswerType.ZIP).form is AnswerType.ZIP
+    picture = run(predictor, DICOM, body, form=AnswerType.OVERLAY, overlay="none").body
+    assert cv2.imdecode(np.frombuffer(picture, np.uint8), -1).shape == turned.shape
+
+
+def native(dataset: pydicom.Dataset, pixels: Any) -> bytes:
+    """Return the file with other pixels, uncompressed."""
+    stream = io.BytesIO()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset["PixelData"].is_undefined_length = False
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()

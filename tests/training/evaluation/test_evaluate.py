@@ -17,7 +17,8 @@ from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container import job
 from mammopipe.processing.datasets.manifest import Label, Split
 from mammopipe.processing.files import sha256
-from mammopipe.training.config import EvaluationConfig
+from mammopipe.training.config import EvaluationConfig as PipelineEvaluation
+from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
@@ -393,7 +394,5 @@ def test_a_stored_roc_curve_is_short_and_keeps_its_area():
         assert area == pytest.approx(figures["auc"][name]["value"], abs=0.002)
 
 
-def test_the_defaults_are_those_of_a_full_run():
-    assert EvaluationConfig() == EvaluationConfig(
-        profile="full", min_macro_auc=0.6, bootstrap=1000, seed=0, breast_rule="mean"
-    )
+def test_the_defaults_of_the_job_are_those_of_the_configuration():
+    assert EvaluationJobConfig() == EvaluationJobConfig(profile="full", seed=0, **dict(PipelineEvaluation()))
