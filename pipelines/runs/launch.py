@@ -301,6 +301,7 @@ class _Account:
                 "protocol": str(self.config.data.protocol),
                 "started": self.started,
                 "seconds": round(time.monotonic() - self._clock, 3),
+                "configuration": self.config.record(),
                 "parameters": dict(self.parameters),
                 "steps": [record.as_dict() for record in records],
             }

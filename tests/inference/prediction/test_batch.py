@@ -80,3 +80,17 @@ def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
 def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Path, tmp_path: Path) -> None:
     broken = str(own / "images" / "z-broken.png")
     assert cli.main(["predict", str(base / "model"), broken, "-o", str(tmp_path / "out.csv")]) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own imports warn of each other
+def test_mlflow_loads_the_model_as_a_pyfunc_that_predicts(base: Path, own: Path, tmp_path: Path) -> None:
+    pyfunc = pytest.importorskip("mlflow.pyfunc")
+    pandas = pytest.importorskip("pandas")
+    from mammopipe.pipelines.runs.mlflow import _flavour
+
+    pack(base / "model", tmp_path / "model.tar.gz")
+    model = pyfunc.load_model(str(_flavour(tmp_path / "model.tar.gz", tmp_path / "scratch")))
+    path = str(own / "images" / "p000-L.png")
+    found = model.predict(pandas.DataFrame({"path": [path], "laterality": ["L"], "view": ["MLO"]}))
+    expected = Predictor(base / "model").predict_table([path])
+    assert found["malignancy"][0] == pytest.approx(expected["malignancy"][0]) and found["view"][0] == "MLO"
