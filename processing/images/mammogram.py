@@ -180,10 +180,10 @@ def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammog
     pixels = turn.apply(image.pixels)
     shown = infer_laterality(pixels)
     if turn.left_right and image.laterality and shown and shown is not image.laterality:
-        raise CorruptImageError(
-            f"{where}: PatientOrientation (0020,0020) says that the image of the {image.laterality} breast is "
-            "mirrored, but the picture shows that it is not"
-        )
+        # Side and picture agree that nothing is mirrored: some writers put the same orientation into every file.
+        untouched = Turn(rows=dicom.rows, columns=dicom.columns)
+        flags = in_order({*image.flags, ImageFlag.ORIENTATION_CONFLICT})
+        return replace(image, turn=untouched, flags=flags)
     flags = in_order({*image.flags, ImageFlag.TURNED})
     return replace(image, pixels=pixels, turn=turn, facts=facts, flags=flags)
 
