@@ -33,6 +33,7 @@ MIN_SHARE = 0.62
 """The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""
 
 _STEP = 8
+_SPARSE = 32
 SMALLEST_MASK = 128 * 128
 """Pixels below which a picture of two values is not taken for a mask."""
 
@@ -220,7 +221,7 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
 
 def _check_not_mask(pixels: NDArray[np.uint16], where: str) -> None:
     """Raise `NotAMammogramError` for a picture of two values: a mask of a finding, or a bitmap."""
-    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_STEP, ::_STEP])) > 2:
+    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_SPARSE, ::_SPARSE])) > 2:
         return
     high = pixels.max()
     if high and not pixels.min() and bool(((pixels == 0) | (pixels == high)).all()):
