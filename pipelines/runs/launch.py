@@ -24,7 +24,7 @@ from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.runs import mlflow, results
+from mammopipe.pipelines.runs import mlflow, preflight, results
 from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
@@ -106,6 +106,7 @@ def start(
     """
     config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
+    preflight.check(config, "" if choice is Backend.AWS else source, weights, given, Path(runs))
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
