@@ -108,11 +108,11 @@ def experiment(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.experiment import matrix
     from mammopipe.processing.datasets.manifest import SplitProtocol
-    from mammopipe.training.model.architecture import Cnn
+    from mammopipe.training.model.architecture import find_architecture
 
     config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
     protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
-    noise = one_of(Cnn, options.noise or str(config.cnns[0]), "--noise") if options.noise != "none" else None
+    noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
     films = _films(options, made=options.source == PHANTOMS)
     plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)
