@@ -268,6 +268,42 @@ def test_priors_are_left_out_on_request(predictor: Predictor, dicoms: list[bytes
     assert refused(predictor, DICOM, current, priors="ignore").code == "bad_option"
 
 
+# --- images that the model is not for
+
+
+def test_a_referred_view_refers_its_breast_and_its_exam_and_the_answer_names_it(
+    predictor: Predictor, dicoms: list[bytes]
+) -> None:
+    images = [changed(dicoms[0], BreastImplantPresent="YES"), dicoms[1]]
+    for kind, body in bodies(images):
+        said = ExamAnswer.model_validate_json(run(predictor, kind, body).body)
+        assert [each.flag for each in said.images[0].exclusions] == ["implant"]
+        assert "implant" in said.images[0].flags
+        for case in (said.images[0], said.breasts[0], said.exam):
+            assert case.referral.refer
+            assert any(reason.code == "excluded" and "implant" in reason.message for reason in case.referral.reasons)
+    single = Answer.model_validate_json(run(predictor, DICOM, images[0]).body)
+    assert single.referral.refer and single.exclusions[0].action == "refer"
+    assert "implant" in {warning.code for warning in single.warnings}
+
+
+@pytest.mark.parametrize("form", [AnswerType.JSON, AnswerType.DICOM])
+def test_a_refused_view_is_answered_422_and_named(predictor: Predictor, dicoms: list[bytes], form: AnswerType) -> None:
+    child = changed(dicoms[1], PatientAge="016Y")
+    error = refused(predictor, DICOM, child, form=form)
+    assert (error.status, error.code, error.detail) == (422, "excluded_view", {"flag": "under-18"})
+    for kind, body in bodies([dicoms[0], child]):
+        error = refused(predictor, kind, body, form=form)
+        assert (error.code, error.detail) == ("excluded_view", {"flag": "under-18", "image": 1})
+        assert "016Y" not in error.message
+
+
+def test_a_lossy_image_is_warned_of_and_scored(predictor: Predictor, dicoms: list[bytes]) -> None:
+    said = Answer.model_validate_json(run(predictor, DICOM, changed(dicoms[0], LossyImageCompression="01")).body)
+    assert [(each.flag, each.action) for each in said.exclusions] == [("lossy", "warn")]
+    assert not any(reason.code == "excluded" for reason in said.referral.reasons)
+
+
 @pytest.mark.parametrize(
     ("form", "options", "status", "code"),
     [
