@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
-2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired while a
+run on AWS goes on; 130 interrupted.
 Research use only: nothing here is a diagnosis."""
 
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except MammopipeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("error: interrupted; every job was stopped", file=sys.stderr)
         return 130

@@ -90,6 +90,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     inputs = [
         request_parts.source("manifest", below(folder, "manifest")),
         request_parts.source("stage", below(folder, "stage")),
+        request_parts.source("unseen", below(folder, "unseen")),
         request_parts.sharded(context, "images", below(folder, "images/")),
     ]
     return _processing(
@@ -118,6 +119,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         request_parts.source("prepared-stage", below(originals, "stage")),
         request_parts.sharded(context, "prepared-images", below(originals, "images/")),
         request_parts.source("augmented-manifest", below(copies, "manifest")),
+        request_parts.source("augmented-unseen", below(copies, "unseen")),
         request_parts.sharded(context, "augmented-images", below(copies, "images/")),
     ]
     return _processing(

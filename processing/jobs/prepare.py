@@ -92,10 +92,12 @@ def prepare(
     for path in sorted(present - {record.path for record in records}):
         if Path(path).suffix in IMAGE_SUFFIXES:
             stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
+    unseen = [record for record in records if record.path not in present]
     if len(stage.hosts) == 1:
-        for record in records:
-            if record.path not in present:
-                stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
+        for record in unseen:
+            stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
+    else:  # perhaps another instance has it: whoever reads what all of them wrote can tell
+        stage.unseen = [record.image_id for record in unseen]
     sources = [Source(record, images / record.path, max_height, half) for record in mine]
     if half:
         stage.measured["reduced_decode"] = measure(sources)

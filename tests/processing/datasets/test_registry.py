@@ -1,7 +1,6 @@
 """A dataset is one object: whatever the pipeline asks of one, it asks of that object."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -64,15 +63,3 @@ def test_the_folder_of_a_dataset_is_the_uppermost_one_with_its_label_table(tmp_p
     assert TINY.find(tmp_path) == tmp_path / "b/above"
     with pytest.raises(LabelError, match="no labels.txt here; the folder of tiny holds it"):
         TINY.find(tmp_path / "a/deep/below/none")
-
-
-def test_the_example_of_contributing_is_a_dataset(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    block = text.partition("## Add a dataset")[2].partition("2. `processing/datasets/registry.py`")[0]
-    code = "\n".join(line[7:] for line in block.splitlines() if line.startswith("       ") or not line.strip())
-    example: dict[str, Any] = {}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), example)
-    (tmp_path / "labels.csv").write_text("image,patient,side,view,label\n1,P,L,CC,benign\n2,P,L,CC,huge\n")
-    table = example["DATASET"].read(tmp_path)
-    assert [(record.image_id, record.dataset, record.path) for record in table.records] == [("1", "clinic", "1.dcm")]
-    assert table.refused == [("2", "labels.csv, line 3: 'huge' is not a valid Label")]
