@@ -39,6 +39,7 @@ from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_ever
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
+from mammopipe.training.fitting.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork
@@ -90,9 +91,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"train takes no arguments, not {' '.join(arguments)!r}: its settings are hyperparameters")
     paths = ContainerPaths.from_environment()
     current, hosts = paths.hosts()
-    command = launch_command(hosts, current, gpus=torch.cuda.device_count(), environment=os.environ)
+    resources, gpus = paths.resources(), torch.cuda.device_count()
+    require_gpus(resources, gpus)
+    command = launch_command(hosts, current, gpus=gpus, environment=os.environ)
     if command is not None:
-        raise SystemExit(launch(command))
+        if first := meeting_point(hosts, current):
+            await_host(first)
+        raise SystemExit(launch(command, network_environment(resources, os.environ)))
     keep_heap()
     stop = StopRequest().listen()
     with joined() as world:
