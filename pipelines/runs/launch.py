@@ -180,7 +180,9 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
+        # Containers reach S3 by its API alone; processes of this machine share its disk.
+        folder = work / "s3" if options.backend is Backend.PROCESS else None
+        services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
         account.parameters = with_digests(account.parameters, given, services.storage)
