@@ -23,6 +23,7 @@ import torch
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
+from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
     Label,
@@ -39,7 +40,6 @@ from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_ever
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.fitting.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.fitting.network import await_host, meeting_point, network_environment, require_gpus
 
 RESOURCES = {"network_interface_name": "eth0", "current_instance_type": "ml.g5.12xlarge"}
 
