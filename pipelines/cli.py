@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands import run, runs
+from mammopipe.pipelines.commands import evaluate, run, runs
 from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import MammopipeError
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         _compare,
         _deploy,
         _invoke,
+        evaluate.add,
         _delete,
         _doctor,
         _images,
