@@ -10,7 +10,7 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv typing-links run test test-docker lint bench mutants recordings images services services-down clean
+.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ bench: venv ## Run every benchmark and write benchmarks.json
 mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="--only PATH"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
+
+docs: venv ## Write the generated pages of docs/reference again
+	$(BIN)/python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md
+	$(BIN)/python -m mammopipe.pipelines.commands.reference
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
 	$(BIN)/python -m tests.recordings $(ARGS)

@@ -37,7 +37,8 @@ from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, as
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.head_only import Films, learner
-from mammopipe.training.fitting.loop import predict, refit
+from mammopipe.training.fitting.loop import refit
+from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.bootstrap import bootstrap_interval
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.architecture import Cnn, Pooling, Precision

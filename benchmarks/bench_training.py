@@ -29,9 +29,9 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
-from mammopipe.training.fitting.loop import train_step
 from mammopipe.training.fitting.optimiser import make_optimiser
 from mammopipe.training.fitting.sampling import EpochBatches, epoch_order
+from mammopipe.training.fitting.step import train_step
 from mammopipe.training.model.architecture import Cnn, Precision
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import NAMES, build_model
@@ -62,7 +62,7 @@ def batches(films: FilmDataset, config: TrainConfig) -> Iterator[Batch]:
     while True:
         epoch += 1
         order = epoch_order(films.labels, config.sampling, seed=0, epoch=epoch, batch_size=config.batch_size)
-        sampler = EpochBatches(order, epoch=epoch, batch_size=config.batch_size)
+        sampler = EpochBatches(batch_size=config.batch_size).start(order, epoch=epoch)
         loader = DataLoader(TrainingFilms(films, config), batch_sampler=sampler, num_workers=config.workers)
         yield from ((images, labels) for images, labels, _ in loader)
 

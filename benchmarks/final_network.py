@@ -28,7 +28,7 @@ from mammopipe.training.fitting.cross_validation import Surroundings, cross_vali
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.head_only import Films, learner
-from mammopipe.training.fitting.loop import predict
+from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc
 from mammopipe.training.model.exam_scores import compared
 from mammopipe.training.model.operating_points import Goal

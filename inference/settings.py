@@ -9,12 +9,13 @@ import textwrap
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, ExclusionPolicy
 from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import Limits, ReadConfig
@@ -41,6 +42,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
+        arbitrary_types_allowed=True,
         extra="forbid",
         env_prefix=PREFIX,
         populate_by_name=True,
@@ -116,6 +118,11 @@ class ServerSettings(BaseSettings):
         default="",
         description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
     )
+    exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
+        default=DEFAULT_POLICY,
+        description="what is done with images that the model is not for, where stricter than the default table: "
+        "FLAG=refuse|refer|warn,..., such as implant=refuse,lossy=refer",
+    )
     prevalence: float | None = Field(
         default=None,
         gt=0,
@@ -158,6 +165,14 @@ class ServerSettings(BaseSettings):
         if value and not (value.startswith("s3://") and value.removeprefix("s3://").split("/")[0]):
             raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX")
         return value
+
+    @field_validator("exclusions", mode="before")
+    @classmethod
+    def _reads_exclusions(cls, value: Any) -> Any:
+        try:
+            return ExclusionPolicy.parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            raise ValueError(f"FLAG=ACTION, stricter than the default table: {error}") from None
 
     @model_validator(mode="after")
     def _stays_on_this_machine(self) -> Self:
@@ -222,6 +237,16 @@ def describe() -> str:
         lines.append(f"  {variable(name)}{f' (default {default})' if default else ''}")
         lines += textwrap.wrap(str(field.description), 76, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
+
+
+def table() -> str:
+    """Return the same as Markdown, as docs/reference/endpoint.md shows it."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in ServerSettings.model_fields.items():
+        default = "" if field.is_required() or field.default in (None, "") else str(field.default)
+        cells = (f"`{variable(name)}`", f"`{default}`" if default else "", str(field.description).replace("|", "\\|"))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:

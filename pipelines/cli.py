@@ -6,17 +6,19 @@ traceback); 130 interrupted.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands import evaluate, run, runs
-from mammopipe.pipelines.commands.arguments import as_json, command, in_runs
+from mammopipe.pipelines.commands import config, data, evaluate, power, predict, run, runs
+from mammopipe.pipelines.commands.arguments import Parser, as_json, command, configured, in_runs
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
@@ -25,8 +27,13 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
-2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired while a
+run on AWS goes on; 130 interrupted.
 Research use only: nothing here is a diagnosis."""
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What is wrong with a disk, not with this program: full, over its quota, read-only."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except MammopipeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("error: interrupted; every job was stopped", file=sys.stderr)
         return 130
@@ -47,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has seen enough; without this, Python complains again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in DISK:
+            traceback.print_exc()
+            return 3
+        print(f"error: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
+        return 2
     except Exception:
         traceback.print_exc()
         return 3
@@ -63,12 +76,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="mammopipe",
-        description="From mammograms to a model on an endpoint, offline or on AWS.",
-        epilog=EPILOG,
-        allow_abbrev=False,
+    parser = Parser(
+        prog="mammopipe", description="From mammograms to a model on an endpoint, offline or on AWS.", epilog=EPILOG
     )
+    parser.add_argument("--version", action="version", version=f"mammopipe {version('mammopipe')}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in (
         _stage,
@@ -88,25 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
         _cost,
         _monitor,
         _completion,
+        config.add,
+        data.add,
+        power.add,
+        predict.add,
     ):
         add(subparsers)
     return parser
-
-
-def _configured(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file; see pipelines/config/pipeline.py for every key"
-    )
-    parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
-    parser.add_argument("--dataset", choices=[*DATASETS])
-    parser.add_argument(
-        "--protocol",
-        choices=["patient", "film", "published"],
-        help="what is divided into splits (default: patient); the others are to be measured, and are never registered",
-    )
-    parser.add_argument(
-        "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
-    )
 
 
 def _stage(subparsers: "Subparsers") -> None:
@@ -134,7 +133,7 @@ def _compile(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("pipeline.json"), metavar="FILE")
     parser.add_argument("--pretrained", action="store_true", help="with the channel of staged weights")
-    _configured(parser)
+    configured(parser)
     parser.set_defaults(command=run.compile_definition)
 
 
@@ -152,19 +151,10 @@ def _run(subparsers: "Subparsers") -> None:
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="Parameter=Value",
-        type=_pair,
-        dest="parameters",
-        help="a pipeline parameter, as MinMacroAuc=0.6; may be repeated",
-    )
-    parser.add_argument(
         "--keep-endpoint", action="store_true", help="leave the endpoint running; mammopipe delete ID ends it"
     )
     parser.add_argument("--detach", action="store_true", help="on AWS: start it and come back at once")
-    _configured(parser)
+    configured(parser)
     in_runs(parser)
     parser.set_defaults(command=run.run)
 
@@ -265,7 +255,7 @@ def _deploy(subparsers: "Subparsers") -> None:
     aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without down time")
     aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
     parser.add_argument("--no-wait", action="store_true", help="with --package or --rollback: do not wait for the end")
-    _configured(parser)
+    configured(parser)
     parser.set_defaults(command=run.deploy)
 
 
@@ -294,7 +284,10 @@ def _invoke(subparsers: "Subparsers") -> None:
         "ask an endpoint about one image, or about the images of one exam",
         "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
+    parser.add_argument("--dicomweb", metavar="URL", help="ask about a study of this DICOMweb server instead of files")
+    parser.add_argument("--study", metavar="UID", help="Study Instance UID, with --dicomweb")
+    parser.add_argument("--store", action="store_true", help="store all DICOM results in the study, with --dicomweb")
     parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
     parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
     per_file = "where the files do not say it: one for all, or one for each, as {}; an empty one says nothing"
@@ -337,7 +330,7 @@ def _doctor(subparsers: "Subparsers") -> None:
     parser.add_argument("--aws", action="store_true", help="the account of the credentials in use, not this machine")
     as_json(parser)
     in_runs(parser)
-    _configured(parser)
+    configured(parser)
     parser.set_defaults(command=run.doctor, runs=None)
 
 
@@ -346,13 +339,6 @@ def _identified(parser: argparse.ArgumentParser, *, default: str | None = "lates
         "id", nargs="?", default=default, metavar="ID", help="a run's id, the beginning of one, or latest (the default)"
     )
     in_runs(parser)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} must be Parameter=Value")
-    return name, value
 
 
 def _cost(subparsers: "Subparsers") -> None:
@@ -412,9 +398,9 @@ def monitor(options: argparse.Namespace) -> int:
 
 def completion(options: argparse.Namespace) -> int:
     """Print the script of a shell."""
-    from mammopipe.pipelines.commands.shell_completion import script
+    import shtab
 
-    print(script(build_parser(), options.shell), end="")
+    print(shtab.complete(build_parser(), shell=options.shell))
     return 0
 
 

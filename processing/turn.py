@@ -1,6 +1,7 @@
 """How the pixels of a file were mirrored or turned to lie as mammograms are read, and the way back."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,12 @@ class Turn:
         turned = turned[:, ::-1] if self.left_right else turned
         turned = turned[::-1] if self.top_bottom else turned
         return np.ascontiguousarray(turned)
+
+    def undo(self, turned: NDArray[Any]) -> NDArray[Any]:
+        """Return pixels of the turned image as they lie in the file, C-contiguous; the way back of `apply`."""
+        stored = turned[::-1] if self.top_bottom else turned
+        stored = stored[:, ::-1] if self.left_right else stored
+        return np.ascontiguousarray(stored.T if self.transposed else stored)
 
     def to_stored(self, x: float, y: float) -> tuple[float, float]:
         """Return where a point of the turned image lies in the file's own pixel matrix.

@@ -23,6 +23,7 @@ LIGHT = (
     "mammopipe.training.metrics",
     "mammopipe.training.model",
     "mammopipe.inference.client",
+    "mammopipe.inference.prediction.batch",
     "mammopipe.inference.monitoring.windows",
 )
 """What pipelines may take from the other folders: datasets, phantoms, hyperparameters, measures, models, the client."""

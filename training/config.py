@@ -2,15 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.model.architecture import Cnn, Pooling, Precision
+from mammopipe.training.model.architecture import (
+    ARCHITECTURES,
+    TIMM_STRIDES,
+    Cnn,
+    Pooling,
+    Precision,
+    find_architecture,
+)
 from mammopipe.training.model.exam_scores import BreastRule
 
 
@@ -32,6 +39,25 @@ class Final(StrEnum):
     No epoch is chosen then, and five classifiers vary less than one."""
 
 
+class OptimiserKind(StrEnum):
+    """The rule by which weights follow their gradients."""
+
+    ADAMW = "adamw"
+    SGD = "sgd"
+    """Stochastic gradient descent with Nesterov momentum."""
+
+
+class Cache(StrEnum):
+    """Where decoded training images are kept."""
+
+    AUTO = "auto"
+    """In memory where they take less than a quarter of the host's memory; else they are decoded when needed."""
+    MEMORY = "memory"
+    """In memory; the processes of a host share one copy."""
+    DISK = "disk"
+    """Nowhere: each image is decoded when it is needed, so that memory does not grow with their number."""
+
+
 class Sampling(StrEnum):
     """What an epoch does about rare classes."""
 
@@ -41,6 +67,8 @@ class Sampling(StrEnum):
     """Each image comes once; its loss counts in inverse proportion to the size of its class."""
     PLAIN = "plain"
     """Each image comes once and counts alike."""
+    RATIO = "ratio"
+    """The most serious class makes up `positive_share` of the images; the others come as often as they are."""
 
 
 PLATFORM_KEYS = frozenset(
@@ -62,10 +90,25 @@ PLATFORM_KEYS = frozenset(
 """Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
 
 
+def _known_network(name: str) -> str:
+    try:
+        return find_architecture(name).name
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+NetworkName = Annotated[str, AfterValidator(_known_network)]
+"""One of our own networks (`Cnn`), or a network of timm with its tag, such as `convnext_small.fb_in22k_ft_in1k_384`."""
+
+
 class TrainConfig(Settings):
     """Everything that shapes a training run but the data; the defaults suit 250 to 2,000 training images."""
 
-    cnn: Cnn = Field(default=Cnn.RESNET50, description="the network")
+    cnn: NetworkName = Field(
+        default=Cnn.RESNET50.value,
+        description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
+        "and tag",
+    )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
     )
@@ -80,6 +123,15 @@ class TrainConfig(Settings):
         ge=2,
         description="images a step, over all processes together, so that their number changes nothing but the speed",
     )
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="equal parts in which the images of a step are computed one after the other, to save memory",
+    )
+    optimiser: OptimiserKind = Field(
+        default=OptimiserKind.ADAMW, description="the rule by which weights follow their gradients"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum of optimiser=sgd")
     learning_rate: float = Field(
         default=3e-4,
         ge=1e-8,
@@ -89,11 +141,27 @@ class TrainConfig(Settings):
     head_learning_rate: float = Field(
         default=1e-3, ge=1e-8, le=1, description="highest rate of the classifier of a pretrained network"
     )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor of the rate from each layer of the body to the one before it; 1 is none",
+    )
     weight_decay: float = Field(
         default=0.01,
         ge=0,
         le=1,
-        description="AdamW's decoupled decay of weight matrices and kernels; biases and normalisation are spared",
+        description="decay of weight matrices and kernels, decoupled with optimiser=adamw; biases and normalisation "
+        "are spared",
+    )
+    clip_norm: float = Field(
+        default=0.0, ge=0, le=1000, description="largest norm of the gradient of a step; 0 does not limit it"
+    )
+    average_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay, a step, of the moving average of the weights, which is evaluated in their place; 0 is none",
     )
     warmup_epochs: float = Field(
         default=1.0,
@@ -108,10 +176,28 @@ class TrainConfig(Settings):
     dropout: float = Field(
         default=0.3, ge=0, le=0.95, description="probability that a feature is dropped before the classifier"
     )
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="stochastic depth of a network of timm: probability that its last block is skipped",
+    )
     patience: int = Field(
         default=8, ge=1, description="epochs without a better validation macro AUC after which training stops"
     )
     sampling: Sampling = Field(default=Sampling.BALANCED, description="what an epoch does about rare classes")
+    positive_share: float = Field(
+        default=0.125, gt=0, lt=1, description="share of the most serious class in each epoch, with sampling=ratio"
+    )
+    positive_target: float = Field(
+        default=1.0,
+        ge=0.5,
+        le=1,
+        description="target probability of the most serious class for its own images; the rest goes to the first",
+    )
+    compile: bool = Field(
+        default=False, description="whether torch.compile translates the network for this machine first"
+    )
     precision: Precision = Field(default=Precision.AUTO, description="the number format of the forward pass")
     noise: float = Field(
         default=0.02,
@@ -162,8 +248,21 @@ class TrainConfig(Settings):
         default=Final.REFIT,
         description="what the folds end in; `mean` needs learns=head, folds, and spends no patience",
     )
+    cache: Cache = Field(
+        default=Cache.AUTO,
+        description="where decoded images are kept: memory, disk only, or auto: memory where a quarter is enough",
+    )
     workers: int = Field(
-        default=0, ge=0, description="processes that prepare batches; 0 is fastest on a CPU, a GPU wants a few"
+        default=0,
+        ge=0,
+        description="processes that read and prepare batches, for each training process; 0 is fastest on a CPU, a GPU "
+        "wants a few",
+    )
+    checkpoint_minutes: float = Field(
+        default=10.0,
+        gt=0,
+        le=1440,
+        description="minutes between checkpoints in the middle of an epoch; each epoch ends in one",
     )
 
     @model_validator(mode="after")
@@ -187,23 +286,34 @@ class TrainConfig(Settings):
                 f"or the rate never reaches its height"
             )
 
-        self._check_places()
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"hyperparameter batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}"
+            )
+        self._check_network()
         return self
 
-    def _check_places(self) -> None:
-        if self.stride not in (16, 32):
-            raise ConfigError(f"hyperparameter stride={self.stride} must be 16 or 32")
-        if self.stride == 16 and self.cnn is not Cnn.EFFICIENTNET_LITE0:
-            raise ConfigError(f"hyperparameter stride=16 needs cnn={Cnn.EFFICIENTNET_LITE0}, not {self.cnn}")
-        if self.cnn is Cnn.ALEXNET and (self.pooling, self.location_weight, self.learns) != (
-            Pooling.MEAN,
-            0,
-            Learns.ALL,
-        ):
-            raise ConfigError(
-                "hyperparameter cnn=alexnet has no logits of single places, which pooling=peaks and top, "
-                "location_weight and learns=head need; leave these out"
+    def _check_network(self) -> None:
+        network = find_architecture(self.cnn)
+        if self.stride not in network.strides:
+            able = [own.name for own in ARCHITECTURES.values() if self.stride in own.strides]
+            known = self.stride in TIMM_STRIDES
+            rule = (
+                f"needs cnn={', '.join([*able, 'one of timm'])}, not {self.cnn}" if known else "must be 4, 8, 16 or 32"
             )
+            raise ConfigError(f"hyperparameter stride={self.stride} {rule}")
+        needs = {
+            "pooling": self.pooling is not Pooling.MEAN,
+            "location_weight": self.location_weight > 0,
+            "learns": self.learns is Learns.HEAD,
+        }
+        if not network.has_places and any(needs.values()):
+            asked = ", ".join(f"{name}={getattr(self, name)}" for name, needed in needs.items() if needed)
+            raise ConfigError(
+                f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
+            )
+        if self.drop_path and not network.of_timm:
+            raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
 
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
@@ -223,6 +333,10 @@ class TrainConfig(Settings):
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
         return self.model_dump(mode="json")
+
+
+WITHOUT_EFFECT = frozenset({"cache", "workers", "checkpoint_minutes"})
+"""Settings that change how fast a training is, and nothing of what it ends in: checkpoints fit whatever they are."""
 
 
 class Profile(StrEnum):

@@ -18,6 +18,7 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.config import EvaluationJobConfig, Profile
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
+    refuse_missed(data.folder, data.folder, "segment", len(data.records))
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)

@@ -25,7 +25,6 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
-    ImageRecord,
     Label,
     Split,
     SplitProtocol,
@@ -33,13 +32,14 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Learns, TrainConfig
-from mammopipe.training.fitting.checkpoint import CheckpointStore, code_digest, data_digest, run_digest
+from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
 from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate
 from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
-from mammopipe.training.fitting.distributed import World, joined, launch, launch_command
-from mammopipe.training.fitting.loop import Progress, fit
-from mammopipe.training.fitting.stopping import StopRequest
+from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
+from mammopipe.training.fitting.image_cache import choose_cache
+from mammopipe.training.fitting.loop import fit
+from mammopipe.training.fitting.run import Progress
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
@@ -76,7 +76,7 @@ class Inputs:
     def digest(self) -> str:
         """Of everything that decides how the run ends; its checkpoints carry it."""
         return run_digest(
-            hyperparameters=self.config.to_json(),
+            hyperparameters=self.config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
             preprocess=self.preprocess.to_json(),
             weights=self.weights.to_json() if self.weights else None,
             data=self.data_digest,
@@ -96,10 +96,10 @@ def main(arguments: Sequence[str]) -> None:
     keep_heap()
     stop = StopRequest().listen()
     with joined() as world:
-        train(paths, read_inputs(paths), world, stop)
+        train(paths, read_inputs(paths, world), world, stop)
 
 
-def read_inputs(paths: ContainerPaths) -> Inputs:
+def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     """Return the job's inputs; raises `MammopipeError` subclasses that name what is wrong with them."""
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
@@ -107,15 +107,28 @@ def read_inputs(paths: ContainerPaths) -> Inputs:
     records = learnt(
         read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds), protocol=protocol
     )
-    films = {split: _read_films(paths, records, split, preprocess) for split in (Split.TRAIN, Split.VALIDATION)}
-    if not config.folds:
-        for split, dataset in films.items():
-            require_every_class(dataset, split)
     weights = find_weights(paths.channel("weights"), config.cnn)
     if weights is None and config.learns is Learns.HEAD:
         raise ConfigError(
             f"hyperparameter learns=head needs pretrained weights; {paths.channel('weights')} has no {config.cnn}*"
         )
+    used = [record for record in records if record.split in (Split.TRAIN, Split.VALIDATION)]
+    shape = (preprocess.height, preprocess.width)
+    cache = choose_cache(config.cache, len(used), shape)
+    films = {
+        split: FilmDataset(
+            [record for record in used if record.split is split],
+            paths.channel(split),
+            shape=shape,
+            description=f"{split} images",
+            cache=cache,
+            world=world,
+        )
+        for split in (Split.TRAIN, Split.VALIDATION)
+    }
+    if not config.folds:
+        for split, dataset in films.items():
+            require_every_class(dataset, split)
     return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
 
 
@@ -163,15 +176,6 @@ def _stage_parts(paths: ContainerPaths) -> list[Path]:
     return parts
 
 
-def _read_films(
-    paths: ContainerPaths, records: Sequence[ImageRecord], split: Split, preprocess: PreprocessConfig
-) -> FilmDataset:
-    rows = [record for record in records if record.split is split]
-    return FilmDataset(
-        rows, paths.channel(split), shape=(preprocess.height, preprocess.width), description=f"{split} films"
-    )
-
-
 def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:
     """Train and, in the first process, write the model directory."""
     start = time.perf_counter()
@@ -216,6 +220,7 @@ def build_network(inputs: Inputs) -> FilmNetwork:
         classes=list(Label),
         weights=inputs.weights.path if inputs.weights else None,
         dropout=config.dropout,
+        drop_path=config.drop_path,
         seed=config.seed,
         pooling=config.pooling,
         top_places=config.top_places,

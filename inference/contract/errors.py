@@ -27,6 +27,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from mammopipe.inference.contract.exclusions import ExcludedImageError
 from mammopipe.processing.errors import (
     CorruptImageError,
     ImageError,
@@ -168,6 +169,8 @@ _IMAGE_CODES: dict[type[ImageError], str] = {
 
 def from_image_error(error: ImageError) -> RequestError:
     """Return the refusal for what the image reader or the preprocessing said, in its own words."""
+    if isinstance(error, ExcludedImageError):
+        return ExcludedViewError("excluded_view", str(error), {"flag": str(error.flag)})
     if isinstance(error, ImageTooLargeError):
         return TooLargeError("image_too_large", str(error))
     code = next((code for kind, code in _IMAGE_CODES.items() if isinstance(error, kind)), "unusable_image")

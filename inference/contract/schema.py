@@ -9,12 +9,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mammopipe.inference.contract.errors import BadBodyError, BadOptionError
+from mammopipe.inference.contract.exclusions import Action
 from mammopipe.inference.contract.media_types import unpack_attributes
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
-from mammopipe.training.model.architecture import BreastRule
+from mammopipe.processing.image_flags import ImageFlag
+from mammopipe.training.model.architecture import BreastRule, Level
 
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
+Interval = tuple[float, float]
 _LIKE = 0.8
 """How like an option's name (difflib's ratio) another name is that is taken for a slip of the pen."""
 _SHOWN = 60
@@ -91,6 +94,8 @@ class ReferralCode(StrEnum):
     """The image is less like the training images than the model's stored limit."""
     SEGMENTATION = "segmentation"
     """What the model was shown may not be the breast, or not the right way round."""
+    EXCLUDED = "excluded"
+    """The model is not for this kind of image (`contract.exclusions`)."""
 
 
 class _Model(BaseModel):
@@ -164,8 +169,41 @@ class Decision(_Model):
     operating_point: OperatingPoint
     threshold: float
     finding: Finding
+    level: Level | None = Field(default=None, description="of the case, and of the validation cases below")
+    n: int | None = Field(default=None, description="validation cases of this level")
+    positives: int | None = Field(default=None, description="of them malignant; the sensitivity rests on these alone")
     sensitivity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+    sensitivity_interval: Interval | None = Field(default=None, description="95 %: low, high")
     specificity: float | None = Field(default=None, description="of the threshold, on this level's validation cases")
+    specificity_interval: Interval | None = Field(default=None, description="95 %: low, high")
+    recall_rate: float | None = Field(default=None, description="share of all validation cases called suspicious")
+    recall_rate_interval: Interval | None = Field(default=None, description="95 %: low, high")
+    prevalence: float | None = Field(default=None, description="share of the validation cases that are malignant")
+
+
+class PrevalenceSource(StrEnum):
+    """Whose prevalence it is that probabilities hold for."""
+
+    VALIDATION = "validation"
+    DEPLOYMENT = "deployment"
+    """The deployment states its own (`MAMMOPIPE_PREVALENCE`)."""
+
+
+class Prevalence(_Model):
+    """For which share of malignant cases the probabilities of an answer hold; elsewhere they must be moved."""
+
+    value: float | None = Field(description="0 to 1; null where the model does not state it")
+    of: PrevalenceSource
+    level: Level
+
+
+class ImageExclusion(_Model):
+    """Why the model is not for an image, although the image was scored."""
+
+    flag: ImageFlag
+    action: Action
+    attribute: str = Field(description="where the image says so")
+    message: str
 
 
 class QualityWarning(_Model):
@@ -230,9 +268,15 @@ class _Scores(_Model):
         description="of the score among those of the validation images: 10 is the "
         "most suspicious tenth; null where the model has no reference",
     )
-    entropy: float = Field(ge=0, description="of the probabilities, in nats: 0 is certain, ln 3 = 1.10 undecided")
+    entropy: float = Field(
+        ge=0,
+        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided",
+    )
     decision: Decision | None = Field(description="null where the model has no such operating point")
     referral: Referral
+    flags: list[ImageFlag] = Field(default=[], description="what the image reader warns of")
+    exclusions: list[ImageExclusion] = Field(default=[], description="why the model is not for this image")
+    prevalence: Prevalence | None = Field(default=None, description="that the probabilities of this image hold for")
     warnings: list[QualityWarning]
     heatmap: Heatmap | None = None
 
@@ -264,6 +308,8 @@ class ImageAnswer(_Scores):
 class BreastAnswer(_Model):
     """What is said of one breast, from all its views."""
 
+    prevalence: Prevalence | None = Field(default=None, description="that the breast's probability holds for")
+
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
     rule: BreastRule = Field(description="how the scores of the views became one")
@@ -279,6 +325,8 @@ class BreastAnswer(_Model):
 
 class ExamResult(_Model):
     """What is said of the whole exam: its most suspicious breast."""
+
+    prevalence: Prevalence | None = Field(default=None, description="that the exam's probability holds for")
 
     malignancy_score: float = Field(ge=0, le=100)
     decision: Decision | None = Field(description="by the model's threshold for patients; null where it has none")

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mammopipe.inference.contract.schema import BreastAnswer, ExamResult, OperatingPoint, QualityWarning, Referral
+from mammopipe.inference.contract.schema import (
+    BreastAnswer,
+    ExamResult,
+    OperatingPoint,
+    Prevalence,
+    PrevalenceSource,
+    QualityWarning,
+    Referral,
+)
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
-from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Label, Laterality
+from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Laterality
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats
 
@@ -35,10 +43,10 @@ class ViewScore:
 
     laterality: Laterality | None
     probability: float
-    """Of malignant, calibrated, 0 to 1."""
+    """Of malignant, calibrated, at validation's prevalence, 0 to 1."""
     referral: Referral
     logits: Floats
-    """(classes,), in the order of `Label`: what breasts are compared by."""
+    """(classes,), in the order of the model's classes: what breasts are compared by."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Combined:
     breasts: tuple[BreastAnswer, ...]
     exam: ExamResult
     warnings: tuple[QualityWarning, ...]
+    closest: float = np.inf
+    """Least change of every view's score, 0 to 1, that could change a decision; infinite where none decides."""
 
 
 def combine_views(
@@ -70,11 +80,24 @@ def combine_views(
     )
     highest = float(by_breast.scores.max())
     exam = ExamResult(
-        malignancy_score=100 * highest,
+        prevalence=shown_for(Level.PATIENT, thresholds),
+        malignancy_score=100 * thresholds.shift.malignancy(Level.PATIENT, highest),
         decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
         referral=referral.of_images([(index, view.referral) for index, view in named]),
     )
-    return Combined(breasts, exam, _warnings(breasts, exam, thresholds))
+    distances = [
+        thresholds.distance(Level.BREAST, float(score), name, compared=compared is not None) / _spread(breast)
+        for score, breast in zip(by_breast.scores, breasts, strict=True)
+    ]
+    of_exam = thresholds.distance(Level.PATIENT, highest, name, compared=compared is not None)
+    closest = min(*distances, of_exam / max(map(_spread, breasts)))
+    return Combined(breasts, exam, _warnings(breasts, exam, thresholds), closest)
+
+
+def shown_for(level: Level, thresholds: Thresholds) -> Prevalence:
+    """Return which prevalence the probabilities of a level are shown for."""
+    source = PrevalenceSource.VALIDATION if thresholds.shift.stated is None else PrevalenceSource.DEPLOYMENT
+    return Prevalence(value=thresholds.shift.prevalence.get(level), of=source, level=level)
 
 
 def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds) -> Floats | None:
@@ -84,7 +107,7 @@ def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresho
         return None
     logits = np.array([view.logits for view in views], np.float64)
     compared = beside_other(logits, exam, breasts, thresholds.compared.weight)
-    probabilities: Floats = thresholds.compared.calibration.probabilities(compared)[:, Label.MALIGNANT.rank]
+    probabilities: Floats = thresholds.compared.calibration.probabilities(compared)[:, thresholds.malignant]
     return probabilities
 
 
@@ -104,7 +127,8 @@ def _breast(
         images=[index for index, _ in own],
         rule=thresholds.breast_rule or BreastRule.MEAN,
         compared=compared,
-        malignancy_score=100 * probability,
+        prevalence=shown_for(Level.BREAST, thresholds),
+        malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, probability),
         decision=thresholds.decide(Level.BREAST, probability, name, compared=compared),
         referral=referral.of_images([(index, view.referral) for index, view in own]),
     )
@@ -128,17 +152,7 @@ def is_close(combined: Combined, margin: float) -> bool:
 
     Mean and maximum are off by no more than their views, 1 - product of (1 - score) by no more than the views' sum.
     """
-    if margin == 0:
-        return False
-    widest = margin * max(map(_spread, combined.breasts))
-    return _distance(combined.exam) <= widest or any(
-        _distance(breast) <= margin * _spread(breast) for breast in combined.breasts
-    )
-
-
-def _distance(case: BreastAnswer | ExamResult) -> float:
-    """Return how far a score, 0 to 1, lies from the threshold that decided."""
-    return abs(case.malignancy_score / 100 - case.decision.threshold) if case.decision else np.inf
+    return margin > 0 and combined.closest <= margin
 
 
 def _spread(breast: BreastAnswer) -> int:

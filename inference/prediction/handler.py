@@ -114,7 +114,7 @@ class _Work:
 
     def _image_body(self, film: Film, drawn: bool) -> bytes:
         if self.task.form is AnswerType.OVERLAY:
-            pixels = film.mammogram.pixels
+            pixels = film.pixels
             return png(overlay(pixels, film.seen.heat) if drawn and film.seen is not None else eight_bits(pixels))
         heatmap = film.heatmap(self.reader.options.target) if self.shows_regions else None
         said = Answer(**self._envelope(), **film.scores(heatmap))
@@ -127,7 +127,7 @@ class _Work:
 
         if film.seen is None:
             raise ValueError("an overlay of an image that was not explained")
-        return overlay_capture(film.source.data, overlay(film.mammogram.pixels, film.seen.heat), said)
+        return overlay_capture(film.source.data, overlay(film.pixels, film.seen.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
         """Return the DICOM result that is asked for; `overlays` makes the secondary captures where they are needed."""
@@ -224,7 +224,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
 
 def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
     """Return what the log may know of one image: sizes, scores and codes."""
-    rows, columns = film.mammogram.pixels.shape
+    rows, columns = film.pixels.shape
     predicted = film.prediction
     return {
         "images": 1,

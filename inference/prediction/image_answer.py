@@ -6,14 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mammopipe.inference.contract.errors import BadOptionError, from_image_error
-from mammopipe.inference.contract.schema import Heatmap, ImageInfo, QualityWarning, RequestOptions
+from mammopipe.inference.contract.schema import (
+    Heatmap,
+    ImageExclusion,
+    ImageInfo,
+    Prevalence,
+    QualityWarning,
+    RequestOptions,
+)
 from mammopipe.inference.payload.exam_body import Source
 from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
 from mammopipe.inference.prediction.predictor import Prediction, Predictor
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
+from mammopipe.training.model.exam_scores import Level
 
 T = TypeVar("T")
 
@@ -40,12 +51,20 @@ class Film:
     mammogram: Mammogram
     prediction: Prediction
     seen: Evidence | None
-    """`None` where nobody asked where the evidence lies."""
+    """`None` where nobody asked where the evidence lies; over the pixels as the file has them."""
+    prevalence: Prevalence
+    """That the probabilities hold for."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint16]:
+        """The image as it lies in the file, which is how every viewer shows it; the model sees it turned."""
+        return self.mammogram.turn.undo(self.mammogram.pixels)
 
     @property
     def info(self) -> ImageInfo:
         """What was read."""
-        rows, columns = self.mammogram.pixels.shape
+        shape = self.mammogram.pixels.shape
+        rows, columns = reversed(shape) if self.mammogram.turn.transposed else shape
         return ImageInfo(
             sha256=self.source.sha256,
             rows=rows,
@@ -66,6 +85,12 @@ class Film:
             "entropy": predicted.entropy,
             "decision": predicted.decision,
             "referral": predicted.referral,
+            "flags": list(self.mammogram.flags),
+            "exclusions": [
+                ImageExclusion(flag=each.flag, action=each.action, attribute=each.where, message=each.reason)
+                for each in predicted.exclusions
+            ],
+            "prevalence": self.prevalence,
             "warnings": list(predicted.warnings),
             "heatmap": heatmap,
         }
@@ -99,20 +124,21 @@ class Reader:
         try:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
+            prediction = self.clock.time(
+                "infer",
+                lambda: self.predictor.judge(
+                    mammogram, prepared, operating_point=self.options.operating_point, exact=exact
+                ),
+            )
         except ImageError as error:
             raise from_image_error(error) from None
-        prediction = self.clock.time(
-            "infer",
-            lambda: self.predictor.judge(
-                mammogram, prepared, operating_point=self.options.operating_point, exact=exact
-            ),
-        )
         seen = None
         if explain:
             judged, target = prediction, self.options.target
             seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
             prediction = _with_warning(prediction, seen)
-        return Film(source, mammogram, prediction, seen)
+            seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
+        return Film(source, mammogram, prediction, seen, self.predictor.shown_for(Level.IMAGE))
 
 
 def _read(source: Source, reading: ReadConfig) -> Mammogram:

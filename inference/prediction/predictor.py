@@ -7,16 +7,25 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from mammopipe.inference.contract.schema import Decision, ModelInfo, OperatingPoint, QualityWarning, Referral
+from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, Exclusion, ExclusionPolicy
+from mammopipe.inference.contract.schema import (
+    Decision,
+    ModelInfo,
+    OperatingPoint,
+    Prevalence,
+    QualityWarning,
+    Referral,
+)
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.prediction import referral, table
-from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close
+from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.model.calibration import Calibration
@@ -50,19 +59,23 @@ class Prediction:
     """What the model says of one film."""
 
     probabilities: Mapping[Label, float]
-    """Calibrated, by class; they sum to 1."""
+    """Calibrated, by class, for the prevalence that answers are shown for; they sum to 1."""
+    malignancy: float
+    """Calibrated probability of malignant at validation's prevalence, 0 to 1: thresholds and breasts are made of it."""
     malignancy_score: float
     """100 times the probability of malignant."""
     decile: int | None
     """Of the score among those of the validation films, 1 to 10; `None` where the model has no reference."""
     entropy: float
-    """Of the probabilities, in nats."""
+    """Of the probabilities at validation's prevalence, in nats."""
     strangeness: float | None
     """How unlike the training images it is; `None` where the model has no reference."""
     decision: Decision | None
     """What the operating point says; `None` where the model has none."""
     referral: Referral
     """Whether a reader should judge, whatever the score says."""
+    exclusions: tuple[Exclusion, ...]
+    """Why the model is not for this image, although it was scored."""
     warnings: tuple[QualityWarning, ...]
     laterality: Laterality | None
     prepared: Preprocessed
@@ -70,12 +83,12 @@ class Prediction:
     forward: Forward
     """What the network made of it."""
     logits: Floats
-    """(classes,), in the order of `Label`."""
+    """(classes,), in the order of the model's classes."""
 
     @property
     def as_view(self) -> ViewScore:
         """What its breast is made of."""
-        return ViewScore(self.laterality, self.probabilities[Label.MALIGNANT], self.referral, self.logits)
+        return ViewScore(self.laterality, self.malignancy, self.referral, self.logits)
 
 
 @dataclass(frozen=True)
@@ -91,13 +104,34 @@ class ExamPrediction:
 class Predictor:
     """A model directory, loaded and verified; not thread-safe, and fastest in the thread that made it."""
 
-    def __init__(self, model_dir: Path, *, model_id: str = "", engine: EngineSettings | None = None) -> None:
-        """Load the model; `ConfigError` where a file is missing, altered or does not fit."""
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        model_id: str = "",
+        engine: EngineSettings | None = None,
+        prevalence: float | None = None,
+        exclusions: ExclusionPolicy = DEFAULT_POLICY,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            model_dir: `model.json` and the files that it names.
+            model_id: what answers name as the model; "": the architecture and the weights' digest.
+            engine: what computes the network; `None`: what suits model and machine.
+            prevalence: share of the women examined who have cancer, which probabilities are then shown for; `None`:
+                they hold for the model's validation data.
+            exclusions: what is done with images that the model is not for.
+
+        Raises:
+            ConfigError: a file is missing, altered or does not fit, or the model does not allow a prevalence.
+        """
         description = read_description(model_dir)
         verify_files(model_dir, description)
         where = str(model_dir / DESCRIPTION_FILE)
         self._classes = _classes(description["classes"], where)
-        self._thresholds = Thresholds.read(description, where)
+        self._thresholds = Thresholds.read(description, where, prevalence=prevalence)
+        self._exclusions = exclusions
         self._preprocess = PreprocessConfig.from_json(description["preprocess"])
         self._calibration = Calibration.of(description)
         self._reference = Reference.read(model_dir, description)
@@ -114,6 +148,10 @@ class Predictor:
     def classes(self) -> tuple[Label, ...]:
         """The model's classes, in the order of its outputs."""
         return self._classes
+
+    def shown_for(self, level: Level) -> Prevalence:
+        """Return which prevalence the probabilities of a level are shown for."""
+        return shown_for(level, self._thresholds)
 
     @property
     def engine(self) -> str:
@@ -134,7 +172,8 @@ class Predictor:
     ) -> Prediction | ExamPrediction:
         """Return what the model says of a film, or of an exam: the films of one patient.
 
-        Raises `ImageError` where there is no breast in a film, `ConfigError` for an exam without films.
+        Raises `ImageError` where there is no breast in an image or the exclusions refuse it, `ConfigError` for an exam
+        without images.
         """
         if isinstance(mammogram, Mammogram):
             return self.judge(mammogram, self.prepare(mammogram), operating_point=operating_point)
@@ -217,15 +256,21 @@ class Predictor:
     def judge(
         self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint, exact: bool = False
     ) -> Prediction:
-        """Return what the model says of a film that has been prepared; `exact` computes in float32 at any cost."""
+        """Return what the model says of an image that has been prepared; `exact` computes in float32 at any cost.
+
+        Raises `ExcludedImageError` where the exclusions refuse the image.
+        """
+        exclusions = self._exclusions.apply(_flags(mammogram, prepared))
         forward = self._engine.run(prepared.image, exact=exact)
         shares = self._calibration.probabilities(forward.logits[None])[0]
-        probabilities = {label: float(share) for label, share in zip(self._classes, shares, strict=True)}
-        malignant, entropy = probabilities[Label.MALIGNANT], referral.entropy(probabilities.values())
+        malignant, entropy = float(shares[self._thresholds.malignant]), referral.entropy(map(float, shares))
+        shown = self._thresholds.shift.classes(shares[None], malignant=self._thresholds.malignant)[0]
+        probabilities = {label: float(share) for label, share in zip(self._classes, shown, strict=True)}
         decision = self._thresholds.decide(Level.IMAGE, malignant, operating_point)
         return Prediction(
             probabilities=probabilities,
-            malignancy_score=100 * malignant,
+            malignancy=malignant,
+            malignancy_score=100 * probabilities[Label.MALIGNANT],
             decile=self._reference.decile(malignant) if self._reference else None,
             entropy=entropy,
             strangeness=self._reference.strangeness(forward.features) if self._reference else None,
@@ -236,12 +281,14 @@ class Predictor:
                 entropy_nats=entropy,
                 features=forward.features,
                 reference=self._reference,
+                exclusions=exclusions,
             ),
-            warnings=self._warnings(mammogram, prepared, decision),
+            exclusions=exclusions,
+            warnings=self._warnings(mammogram, prepared, decision, exclusions),
             laterality=mammogram.laterality,
             prepared=prepared,
             forward=forward,
-            logits=np.array([forward.logits[self._classes.index(label)] for label in Label], np.float64),
+            logits=np.asarray(forward.logits, np.float64),
         )
 
     def explain(self, prediction: Prediction, mammogram: Mammogram, target: Label) -> Evidence:
@@ -256,19 +303,33 @@ class Predictor:
         self.explain(self.predict(mammogram), mammogram, Label.MALIGNANT)
 
     def _warnings(
-        self, mammogram: Mammogram, prepared: Preprocessed, decision: Decision | None
+        self,
+        mammogram: Mammogram,
+        prepared: Preprocessed,
+        decision: Decision | None,
+        exclusions: Sequence[Exclusion],
     ) -> tuple[QualityWarning, ...]:
-        codes = list(prepared.quality["flags"])
+        excluded = {str(each.flag): each.reason for each in exclusions}
+        codes = [code for code in prepared.quality["flags"] if code not in excluded]
         if mammogram.facts.get("laterality_inferred"):
             codes.append("laterality-inferred")
         if decision is None:
             codes.append("no-operating-point")
         if self._reference is None:
             codes.append("no-reference")
-        return tuple(QualityWarning(code=code, message=WARNINGS[code]) for code in codes)
+        texts = excluded | {code: WARNINGS[code] for code in codes}
+        return tuple(QualityWarning(code=code, message=message) for code, message in texts.items())
+
+
+def _flags(mammogram: Mammogram, prepared: Preprocessed) -> list[ImageFlag]:
+    """Return the reader's flags, and those that the picture itself raises, as an implant does."""
+    of_picture = [ImageFlag(code) for code in prepared.quality["flags"] if code in set(ImageFlag)]
+    return list(dict.fromkeys((*mammogram.flags, *of_picture)))
 
 
 def _classes(names: Sequence[str], where: str) -> tuple[Label, ...]:
-    if set(names) != set(Label):
-        raise ConfigError(f"{where}: classes={list(names)} must be {', '.join(Label)} to be served")
+    if not set(names) <= set(Label) or Label.MALIGNANT not in names or len(names) < 2:
+        raise ConfigError(
+            f"{where}: classes={list(names)} must be {', '.join(Label)}, malignant among them, to be served"
+        )
     return tuple(map(Label, names))

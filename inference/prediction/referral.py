@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.inference.contract.exclusions import Action, Exclusion
 from mammopipe.inference.contract.schema import Reason, Referral, ReferralCode
 from mammopipe.training.model.reference import Reference
 
@@ -47,13 +48,19 @@ def judge(
     entropy_nats: float,
     features: NDArray[np.float64],
     reference: Reference | None,
+    exclusions: Sequence[Exclusion] = (),
 ) -> Referral:
     """Return whether one image is left to a reader.
 
     `quality` is the segmentation's; `features` (channels,) is the spatial mean of the network's maps. A model without
     a reference refers for its segmentation alone, which its answers warn of.
     """
-    reasons = [_segmentation(text) for text in _untrustworthy(quality, side_known)]
+    reasons = [
+        Reason(code=ReferralCode.EXCLUDED, message=f"{each.flag}: {each.reason}")
+        for each in exclusions
+        if each.action is Action.REFER
+    ]
+    reasons += [_segmentation(text) for text in _untrustworthy(quality, side_known)]
     if reference is not None:
         reasons += _unlike_validation(entropy_nats, features, reference)
     return Referral(refer=bool(reasons), reasons=reasons)

@@ -59,7 +59,13 @@ def load(settings: ServerSettings) -> Predictor:
     """Return a predictor that has answered its warm-up image, or raise `CannotServeError` with the reason."""
     try:
         engine = EngineSettings(settings.engine, settings.threads)
-        predictor = Predictor(settings.model, model_id=settings.model_id, engine=engine)
+        predictor = Predictor(
+            settings.model,
+            model_id=settings.model_id,
+            engine=engine,
+            prevalence=settings.prevalence,
+            exclusions=settings.exclusions,
+        )
         predictor.warm_up()
     except MammopipeError as error:
         raise CannotServeError(str(error)) from None

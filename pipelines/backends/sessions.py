@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -26,6 +33,14 @@ class TransientError(ConfigError):
     """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
 
 
+class ExpiredCredentialsError(ConfigError):
+    """The caller's credentials were good once and are no longer: what runs on AWS goes on without them."""
+
+    exit_code = 4
+
+
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+"""Codes of refusals that a new login mends."""
 BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -45,7 +60,10 @@ def aws_errors() -> Iterator[None]:
     except ClientError as error:
         told, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
+        kind = ExpiredCredentialsError if told["Code"] in EXPIRED else kind
         raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
+    except (CredentialRetrievalError, SSOError, TokenRetrievalError) as error:
+        raise ExpiredCredentialsError(f"AWS credentials: {' '.join(str(error).split())}") from None
     except BotoCoreError as error:
         kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError
         raise kind(f"AWS cannot be reached: {' '.join(str(error).split())}") from None

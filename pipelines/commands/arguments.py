@@ -1,17 +1,95 @@
-"""The arguments that several commands of `mammopipe` share."""
+"""The parser of `mammopipe`, and the arguments that several commands share."""
 
 import argparse
+import re
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.settings import suggestion
+from mammopipe.processing.settings import close_to, suggestion
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
 if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # the only name that argparse gives its type
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+    Subparsers = argparse._SubParsersAction["Parser"]  # the only name that argparse gives its type
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that says which command, option or choice may have been meant."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse arguments; a command refuses unknown ones itself, since it knows its own options."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage, what is wrong and what may have been meant, and exit with code 2."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        choice = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message)
+        close: Sequence[str] = ()
+        if unknown:
+            close = close_to(unknown[1], re.findall(r"--[\w-]+", self.format_usage()))
+        elif choice:
+            close = close_to(choice[1], choice[2].replace("'", "").split(", "))
+        super().error(message + (f"; did you mean {' or '.join(close)}?" if close else ""))
+
+
+def configured(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make a configuration; see `configuration`."""
+    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
+    parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
+    parser.add_argument("--dataset", choices=[*DATASETS])
+    parser.add_argument(
+        "--protocol",
+        choices=["patient", "film", "published"],
+        help="what is divided into splits (default: patient); the others are to be measured, and are never registered",
+    )
+    parser.add_argument(
+        "--cnns", metavar="A,B", type=lambda text: text.split(","), help="candidates, separated by commas"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="any key of the configuration, as training.learning_rate=1e-4; may be repeated",
+    )
+
+
+def configuration(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
+    """Return the configuration of the options that `configured` adds; raises `ConfigError`."""
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+    data = {"protocol": options.protocol} if options.protocol else None
+    given = {"profile": options.profile, "dataset": options.dataset, "cnns": options.cnns, "data": data, **changes}
+    return PipelineConfig.load(options.config, recipe=options.recipe, assignments=keys_of(options), **given)
+
+
+def keys_of(options: argparse.Namespace) -> list[str]:
+    """Return the assignments to keys of the configuration."""
+    return [text for text in options.assignments if not _is_parameter(text)]
+
+
+def parameters_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the assignments to pipeline parameters, which begin with a capital, as MinMacroAuc=0.6."""
+    pairs = (text.partition("=") for text in options.assignments if _is_parameter(text))
+    return {name: value for name, _, value in pairs}
+
+
+def _is_parameter(text: str) -> bool:
+    return text[:1].isupper() and "=" in text
 
 
 def command(subparsers: "Subparsers", name: str, text: str, example: str) -> argparse.ArgumentParser:

@@ -1,19 +1,31 @@
-"""`mammopipe invoke`: an image, or the images of an exam, to an endpoint; the answer as tables or JSON and as files."""
+"""`mammopipe invoke`: an image, or the images of an exam, to an endpoint; the answer as tables or JSON and as files.
+
+With `--dicomweb` the exam is a study of a DICOMweb server, and `--store` puts the DICOM results back into it.
+The command needs the base install alone; tables need rich, without which the answer is printed as JSON.
+"""
 
 import argparse
+import io
 import json
+import os
+import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mammopipe.inference.client.client import Delivery, ExamImage, MammographyClient, Uploads
+from mammopipe.inference.client.answers import Answer
+from mammopipe.inference.client.client import Delivery, ExamAnswer, ExamImage, MammographyClient, Uploads
+from mammopipe.inference.client.dicomweb import DicomWeb, result_files
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 
 CHOICES: Mapping[str, type[StrEnum]] = {"laterality": Laterality, "view": View}
 """What may be said of a file."""
+TOKEN_VARIABLE = "MAMMOPIPE_DICOMWEB_TOKEN"
+"""Environment variable with a bearer token for the DICOMweb server: no argument, which every process may read."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class Film:
 
 def invoke(options: argparse.Namespace) -> int:
     """Ask the endpoint, show the answer and save what was asked for."""
+    _check_source(options)
+    if options.dicomweb is not None:
+        return _ask_study(_client(options), options)
     films, client = _films(options), _client(options)
     if len(films) == 1:
         _ask_image(films[0], client, options)
@@ -45,24 +60,65 @@ def _ask_image(film: Film, client: MammographyClient, options: argparse.Namespac
     answer = client.predict(
         film.path, laterality=film.laterality, view=film.view, heatmap=True, operating_point=options.operating_point
     )
-    if options.json:
-        print(json.dumps(answer.raw, indent=2))
-        return
-    from mammopipe.pipelines.commands.answer_table import image_table
-    from mammopipe.pipelines.runs.progress import console
-
-    console().print(image_table(answer, film.path.name))
+    _show(answer, [film.path.name], as_json=options.json)
 
 
 def _ask_exam(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:
     answer = client.predict_exam([film.image for film in films], heatmap=True, operating_point=options.operating_point)
-    if options.json:
-        print(json.dumps(answer.raw, indent=2))
-        return
-    from mammopipe.pipelines.commands.answer_table import exam_tables
-    from mammopipe.pipelines.runs.progress import console
+    _show(answer, [film.path.name for film in films], as_json=options.json)
 
-    console().print(exam_tables(answer, [film.path.name for film in films]))
+
+def _check_source(options: argparse.Namespace) -> None:
+    """Refuse arguments of files beside those of a study."""
+    if options.dicomweb is None:
+        if options.study is not None or options.store:
+            raise ConfigError("--study and --store need --dicomweb URL")
+        if not options.files:
+            raise ConfigError("invoke needs FILEs, or --dicomweb URL and --study UID")
+        return
+    if options.study is None:
+        raise ConfigError("--dicomweb needs --study UID")
+    for name in ("files", "laterality", "view", "dicom"):
+        if getattr(options, name):
+            given = "FILEs" if name == "files" else f"--{name}"
+            raise ConfigError(f"{given} cannot be given with --dicomweb: the study's own files say it")
+
+
+def _ask_study(client: MammographyClient, options: argparse.Namespace) -> int:
+    """Ask about the mammograms of a study, and store the DICOM results where that is asked for."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    pacs = DicomWeb(options.dicomweb, headers={"Authorization": f"Bearer {token}"} if token else None)
+    images = pacs.mammograms(options.study)
+    names = [f"of {len(images)}"] * len(images)
+    if not options.store:
+        answer = client.predict_exam(images, heatmap=True, operating_point=options.operating_point)
+        _show(answer, names, as_json=options.json)
+        return 0
+    archive = client.dicom_results(images, operating_point=options.operating_point)
+    results = result_files(archive)
+    pacs.store(results, options.study)
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        answer = ExamAnswer.from_json(json.loads(members.read("answer.json")))
+        if "cad-report.json" in members.namelist():
+            print(f"no CAD report: {json.loads(members.read('cad-report.json'))['error']['message']}", file=sys.stderr)
+    _show(answer, names, as_json=options.json)
+    print(f"stored {len(results)} results in the study", file=sys.stderr if options.json else sys.stdout)
+    return 0
+
+
+def _show(answer: Answer | ExamAnswer, names: Sequence[str], *, as_json: bool) -> None:
+    """Print an answer as tables; as JSON where that is asked for, or where rich is not installed."""
+    if not as_json:
+        try:
+            from mammopipe.pipelines.commands.answer_table import exam_tables, image_table
+            from mammopipe.pipelines.runs.progress import console
+        except ModuleNotFoundError as error:
+            note = f"tables need {error.name} (pip install 'mammopipe[pipelines]'); the answer as JSON:"
+            print(note, file=sys.stderr)
+        else:
+            console().print(image_table(answer, names[0]) if isinstance(answer, Answer) else exam_tables(answer, names))
+            return
+    print(json.dumps(answer.raw, indent=2))
 
 
 def _save(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:

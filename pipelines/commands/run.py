@@ -7,15 +7,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import one_of, refuse
-from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.pipelines.commands.arguments import configuration, one_of, parameters_of, refuse
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 if TYPE_CHECKING:
-    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    pass
 
 
 def stage(options: argparse.Namespace) -> int:
@@ -29,8 +28,10 @@ def stage(options: argparse.Namespace) -> int:
     if options.what == "weights":
         staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
     else:
-        dataset = dataset_named(options.what)
-        staged = staging.stage(dataset, options.source, options.to or config.storage.uri("raw", dataset.name), storage)
+        from mammopipe.pipelines.runs.sources import stage_source
+
+        uri = options.to or config.storage.uri("raw", options.what)
+        staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
     print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
     return 0
 
@@ -40,7 +41,7 @@ def compile_definition(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.runs.progress import waiting
     from mammopipe.processing.files import write_bytes
 
-    config = _config(options, pretrained=options.pretrained or None)
+    config = configuration(options, pretrained=options.pretrained or None)
     with waiting("compiling"):
         from mammopipe.pipelines.graph.definition import build_pipeline
 
@@ -57,7 +58,7 @@ def doctor(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.doctor.aws import Verdict, examine
     from mammopipe.pipelines.runs.progress import waiting
 
-    config = _config(options)
+    config = configuration(options)
     if options.aws:
         refuse(options, "runs", rule="of this machine; --aws looks at an account")
         with waiting("asking AWS"):
@@ -80,14 +81,14 @@ def run(options: argparse.Namespace) -> int:
     if options.backend != "aws":
         refuse(options, "detach", rule=f"only with --backend aws, not {options.backend}")
     made = options.backend != "aws" and options.source in ("", PHANTOMS)
-    config = _config(options)
+    config = configuration(options)
     done = start(
         config,
         backend=options.backend,
         source=options.source,
         films=_films(options, made=made),
         weights=options.weights,
-        parameters=dict(options.parameters),
+        parameters=parameters_of(options),
         runs=options.runs,
         keep_endpoint=options.keep_endpoint,
     )
@@ -107,11 +108,11 @@ def experiment(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.experiment import matrix
     from mammopipe.processing.datasets.manifest import SplitProtocol
-    from mammopipe.training.model.architecture import Cnn
+    from mammopipe.training.model.architecture import find_architecture
 
     config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
     protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
-    noise = one_of(Cnn, options.noise or str(config.cnns[0]), "--noise") if options.noise != "none" else None
+    noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
     films = _films(options, made=options.source == PHANTOMS)
     plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
     failures = matrix.run(plan, options.out)
@@ -187,7 +188,7 @@ def deploy(options: argparse.Namespace) -> int:
                 f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says what is served"
             )
     else:
-        of_aws = ("no_wait", "config", "profile", "dataset", "protocol", "cnns")
+        of_aws = ("no_wait", "recipe", "config", "profile", "dataset", "protocol", "cnns")
         refuse(options, *of_aws, rule="only with --package or --rollback")
     return _deploy_on_aws(options) if on_aws else _deploy_here(options)
 
@@ -196,7 +197,7 @@ def _deploy_on_aws(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.backends import sessions
     from mammopipe.pipelines.runs import aws_rollout
 
-    config = _config(options)
+    config = configuration(options)
     session = sessions.caller_session(config)
     sagemaker, scaling = session.client("sagemaker"), session.client("application-autoscaling")
     package = options.package or aws_rollout.previous(config, sagemaker)
@@ -262,12 +263,3 @@ def delete(options: argparse.Namespace) -> int:
     shutil.rmtree(folder.path / "endpoint", ignore_errors=True)
     print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'was gone already'}")
     return 0
-
-
-def _config(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
-    from mammopipe.pipelines.config.pipeline import PipelineConfig
-
-    data = {"protocol": options.protocol} if options.protocol else None
-    return PipelineConfig.load(
-        options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns, data=data, **changes
-    )

@@ -25,11 +25,12 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.processing.datasets.own import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
-from mammopipe.training.config import EvaluationConfig, TrainConfig
-from mammopipe.training.model.architecture import Cnn
+from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
+from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
 """Hyperparameters that the pipeline sets itself, and from what."""
@@ -108,8 +109,8 @@ class PipelineConfig(Settings):
         description="the dataset that is read",
         json_schema_extra={"enum": list(DATASETS)},
     )
-    cnns: tuple[Cnn, ...] = Field(
-        default=(Cnn.RESNET50, Cnn.ALEXNET, Cnn.MODIFIED_CNN),
+    cnns: tuple[NetworkName, ...] = Field(
+        default=(Cnn.RESNET50.value, Cnn.ALEXNET.value, Cnn.MODIFIED_CNN.value),
         description="the candidates; each becomes a training step. Where cores are few the first starts first: slow "
         "ones lead",
     )
@@ -131,6 +132,7 @@ class PipelineConfig(Settings):
     )
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
     data: DataConfig = Field(default_factory=DataConfig, description="how the data is split")
+    own: OwnTable = Field(default_factory=OwnTable, description="how the table of dataset `own` is read")
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig, description="stored copies")
     segmentation: SegmentationConfig = Field(default_factory=SegmentationConfig, description="the network's input")
     training: TrainConfig = Field(
@@ -176,8 +178,10 @@ class PipelineConfig(Settings):
                 "security.kms_key"
             )
         for name in self.per_cnn:
-            if name not in list(Cnn):
-                raise ConfigError(f"per_cnn.{name}: must be one of {', '.join(Cnn)}")
+            try:
+                find_architecture(name)
+            except ConfigError as error:
+                raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
         require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
@@ -191,7 +195,7 @@ class PipelineConfig(Settings):
             return self.replace(deploy=False)
         return self
 
-    def training_of(self, cnn: Cnn, **changes: Any) -> TrainConfig:
+    def training_of(self, cnn: str, **changes: Any) -> TrainConfig:
         """Return the hyperparameters of a network's training job, with `changes`.
 
         Raises `ConfigError` for one that the network has not, or that breaks a rule.
@@ -204,6 +208,17 @@ class PipelineConfig(Settings):
             return TrainConfig.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
             raise ConfigError(explained(error, TrainConfig, above=where if own else "training.")) from None
+
+    def record(self) -> dict[str, Any]:
+        """Return the configuration as JSON values for a run's `execution.json`; of a secret only that there is one."""
+        values = self.model_dump(mode="json")
+        if values["data"]["patient_salt"]:
+            values["data"]["patient_salt"] = "set"
+        values["networks"] = {
+            str(cnn): {key: value for key, value in self.training_of(cnn).to_json().items() if key not in SET_ELSEWHERE}
+            for cnn in self.cnns
+        }
+        return values
 
     @classmethod
     def load(
@@ -246,5 +261,5 @@ def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
     merged = overlay(PROFILES[Profile(profile)], values)
     # Some settings suit one network alone: they are judged beside a candidate, not beside the default one.
     named = merged.get("cnns", ())
-    candidates = [cnn for cnn in named if cnn in list(Cnn)] if isinstance(named, list | tuple) else []
+    candidates = [cnn for cnn in named if is_network(cnn)] if isinstance(named, list | tuple) else []
     return overlay(merged, {"training": {"cnn": candidates[0]}}) if candidates and training else merged

@@ -9,6 +9,7 @@ from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import Phi
 from mammopipe.processing.settings import Settings
+from mammopipe.processing.splits.assignment import SplitConfig
 
 SHORTEST_SALT = 16
 """Characters of a salt: a shorter one can be found by trying."""
@@ -83,6 +84,11 @@ class DataConfig(Settings):
         if self.patient_salt and len(self.patient_salt) < SHORTEST_SALT:
             raise ConfigError(f"data.patient_salt: {len(self.patient_salt)} characters; at least {SHORTEST_SALT}")
         return self
+
+    @property
+    def split(self) -> SplitConfig:
+        """How patients are divided."""
+        return SplitConfig(self.test_fraction, self.folds, self.validation_fold, self.seed)
 
     @property
     def salt_name(self) -> str:

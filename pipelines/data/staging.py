@@ -16,6 +16,9 @@ from tqdm import tqdm
 from mammopipe.pipelines.data.s3 import S3Object, Storage, together
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.datasets.own import NAME as OWN
+from mammopipe.processing.datasets.own import OwnTable, arrange
+from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
 
@@ -38,6 +41,17 @@ class Staged:
     def __str__(self) -> str:
         """Return one line for the user."""
         return f"{self.files} files at {self.uri}, {self.sent} of them sent ({self.bytes_sent / 1e6:.1f} MB)"
+
+
+def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> Staged:
+    """Bring a site's own table and images to `uri`, in the layout of dataset `own`.
+
+    Raises `LabelError` for a table that cannot be used or of which too many rows would be refused.
+    """
+    with TemporaryDirectory() as scratch:
+        table = arrange(source, Path(scratch), mapping)
+        require_usable(table, source)
+        return stage(DATASETS[OWN], Path(scratch), uri, storage)
 
 
 def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:

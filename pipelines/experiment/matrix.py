@@ -27,7 +27,6 @@ from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.noise import write_noise_tree
 from mammopipe.processing.phantoms.trees import write_phantoms
-from mammopipe.training.model.architecture import Cnn
 
 KEPT = ("evaluation.json", "report.html", "execution.json")
 """What stays of a cell's run; its models would fill a disk and serve nobody."""
@@ -39,7 +38,7 @@ class Cell:
     """One run of the matrix."""
 
     protocol: SplitProtocol
-    cnn: Cnn
+    cnn: str
     noise: bool = False
     """Whether its films are noise."""
 
@@ -55,7 +54,7 @@ class Experiment:
 
     config: PipelineConfig
     protocols: Sequence[SplitProtocol] = tuple(SplitProtocol)
-    noise: Cnn | None = None
+    noise: str | None = None
     """The network of the noise controls; None leaves them out."""
     source: str = PHANTOMS
     """A folder or tarball of MIAS, or `phantoms`."""

@@ -7,7 +7,6 @@ from typing import Any
 
 from mammopipe.processing.datasets.manifest import Label, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv
-from mammopipe.training.model.architecture import Cnn
 
 MEASURES: Mapping[str, str] = {
     "accuracy": "accuracy",
@@ -55,7 +54,7 @@ class Row:
     patients: int | None = None
 
 
-def rows(cells: Sequence[tuple[SplitProtocol, Cnn, bool, Mapping[str, Any]]]) -> list[Row]:
+def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) -> list[Row]:
     """Return the rows of the cells (protocol, network, noise, evaluation), a majority row each protocol, the published.
 
     Of each split; the published row stands among those of `test`.

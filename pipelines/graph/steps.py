@@ -36,7 +36,6 @@ from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
-from mammopipe.training.model.architecture import Cnn
 
 METRICS = (
     "train_loss",
@@ -91,6 +90,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     inputs = [
         request_parts.source("manifest", below(folder, "manifest")),
         request_parts.source("stage", below(folder, "stage")),
+        request_parts.source("unseen", below(folder, "unseen")),
         request_parts.sharded(context, "images", below(folder, "images/")),
     ]
     return _processing(
@@ -119,6 +119,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         request_parts.source("prepared-stage", below(originals, "stage")),
         request_parts.sharded(context, "prepared-images", below(originals, "images/")),
         request_parts.source("augmented-manifest", below(copies, "manifest")),
+        request_parts.source("augmented-unseen", below(copies, "unseen")),
         request_parts.sharded(context, "augmented-images", below(copies, "images/")),
     ]
     return _processing(
@@ -126,7 +127,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
     )
 
 
-def train(context: Context, cnn: Cnn, segmented: ProcessingStep) -> TrainingStep:
+def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep:
     """Return the step that trains one candidate; the test split's images never reach it."""
     data = request_parts.output(segmented, "data_segmentation")
     channels = {
@@ -147,7 +148,7 @@ def train(context: Context, cnn: Cnn, segmented: ProcessingStep) -> TrainingStep
     )
 
 
-def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[Cnn, TrainingStep]) -> ProcessingStep:
+def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, TrainingStep]) -> ProcessingStep:
     """Return the step that measures every candidate and chooses the best by its validation figures."""
     config, data = context.config, request_parts.output(segmented, "data_segmentation")
     arguments = {
@@ -237,7 +238,7 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))
 
 
-def step_name(cnn: Cnn) -> str:
+def step_name(cnn: str) -> str:
     """Return the name of a candidate's training step; step names take no underscore."""
     return f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
 
@@ -280,7 +281,7 @@ def _processing(
     )
 
 
-def _checkpoints(context: Context, cnn: Cnn, segmented: ProcessingStep) -> Join:
+def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
     """Return the S3 folder of a training job's checkpoints: one for each network, settings, code and data.
 
     The data are named by the job that made them, which a step that the cache skips hands on as it is: executions side
@@ -294,7 +295,7 @@ def _checkpoints(context: Context, cnn: Cnn, segmented: ProcessingStep) -> Join:
     return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
 
 
-def _trainer(context: Context, cnn: Cnn, segmented: ProcessingStep) -> ModelTrainer:
+def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrainer:
     config, parameters, compute = context.config, context.parameters, context.config.compute
     kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
     # Spot without a limit on waiting is refused by the service, and the limit without spot as well.
@@ -327,7 +328,7 @@ def _trainer(context: Context, cnn: Cnn, segmented: ProcessingStep) -> ModelTrai
     return trainer.with_metric_definitions(metrics)
 
 
-def _hyperparameters(context: Context, cnn: Cnn) -> dict[str, Any]:
+def _hyperparameters(context: Context, cnn: str) -> dict[str, Any]:
     parameters = context.parameters
     fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
     return fixed | {

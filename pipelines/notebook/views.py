@@ -23,8 +23,8 @@ from mammopipe.pipelines.commands import runs as run_views
 from mammopipe.pipelines.commands.answer_table import NOTICE, image_rows
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.estimate import Line, within
-from mammopipe.pipelines.notebook import graph_picture
-from mammopipe.pipelines.runs import comparison, paired_comparison, roc_picture
+from mammopipe.pipelines.notebook import graph_picture, roc_picture
+from mammopipe.pipelines.runs import comparison, paired_comparison
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.launch import Run
 from mammopipe.pipelines.runs.progress import STYLES

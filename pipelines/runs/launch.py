@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.backends.execution import Execution
@@ -24,8 +24,8 @@ from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.runs import mlflow, results
-from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
+from mammopipe.pipelines.runs import frames, mlflow, preflight, results
+from mammopipe.pipelines.runs.folder import LATEST, RunFolder, find_run, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.sources import Source, bring
@@ -33,6 +33,9 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class Backend(StrEnum):
@@ -63,6 +66,43 @@ class Run:
         if self.folder is None:
             raise ConfigError(f"run {self.id} is on AWS; its {name} lies in the execution's folder on S3")
         return RunFolder(self.folder.parent, self.folder.name).document(name)
+
+    @classmethod
+    def open(cls, name: str = LATEST, runs: Path | str = "runs") -> "Run":
+        """Return a run of this machine by its id, the beginning of one, or `latest`; raises `ConfigError`."""
+        folder = find_run(Path(runs), name)
+        execution = folder.execution()
+        return cls(folder.id, Status(execution["status"]), execution["reason"], folder.path)
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file; raises `ConfigError` where the run did not come that far."""
+        path = self._folder / "report.html"
+        if not path.is_file():
+            raise ConfigError(f"run {self.id} has no report.html: it did not come that far")
+        return path
+
+    def manifest(self) -> "pandas.DataFrame":
+        """Return a row an image, stored copies among them: labels, split, fold, quality, lesions."""
+        return frames.manifest(self._folder)
+
+    def predictions(self) -> "pandas.DataFrame":
+        """Return a row an image that was judged and network: truth, probabilities, and what the manifest says of it."""
+        return frames.predictions(self._folder)
+
+    def history(self) -> "pandas.DataFrame":
+        """Return a row an epoch and network: losses, figures, learning rate, seconds."""
+        return frames.history(self._folder)
+
+    def metrics(self) -> "pandas.DataFrame":
+        """Return a row a network, split and measure: the value and its 95 % interval."""
+        return frames.metrics(self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        if self.folder is None:
+            raise ConfigError(f"run {self.id} is on AWS; mammopipe status {self.id} fetches its results")
+        return self.folder
 
 
 @dataclass(frozen=True)
@@ -106,6 +146,7 @@ def start(
     """
     config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
+    preflight.check(config, "" if choice is Backend.AWS else source, weights, given, Path(runs))
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
@@ -260,6 +301,7 @@ class _Account:
                 "protocol": str(self.config.data.protocol),
                 "started": self.started,
                 "seconds": round(time.monotonic() - self._clock, 3),
+                "configuration": self.config.record(),
                 "parameters": dict(self.parameters),
                 "steps": [record.as_dict() for record in records],
             }

@@ -9,9 +9,12 @@ from typing import Any
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
+from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
+from mammopipe.pipelines.runs.preflight import check_division
+from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.registry import dataset_named
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.trees import write_phantoms
 
@@ -51,14 +54,19 @@ def bring(
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in places.items()}
 
 
+def stage_source(config: PipelineConfig, source: Path, uri: str, storage: Storage) -> staging.Staged:
+    """Check a folder, tarball or table of the configuration's dataset and bring it to `uri`; raises `LabelError`."""
+    if config.dataset == OWN:
+        return staging.stage_own(source, uri, storage, config.own)
+    return staging.stage(dataset_named(config.dataset), source, uri, storage)
+
+
 def _films(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
     dataset = config.dataset
     if source.place.startswith("s3://"):
         return _existing(source.place, services)
     if source.place != PHANTOMS:
-        staged = staging.stage(
-            dataset_named(dataset), Path(source.place), config.storage.uri("raw", dataset), services.storage
-        )
+        staged = stage_source(config, Path(source.place), config.storage.uri("raw", dataset), services.storage)
     else:
         say(
             f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
@@ -66,6 +74,10 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
         )
         with TemporaryDirectory() as scratch:
             write_phantoms(dataset, Path(scratch), source.films)
+            try:
+                check_division(config, dataset_named(dataset).read(Path(scratch)).records, PHANTOMS)
+            except LabelError as error:
+                raise ConfigError(f"--films {source.films}: too few: {error}") from None
             uri = config.storage.uri("raw", f"{dataset}-phantoms")
             staged = staging.stage(dataset_named(dataset), Path(scratch), uri, services.storage)
     say(f"Staged {staged}")

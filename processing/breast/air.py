@@ -23,8 +23,8 @@ FAINTEST_TISSUE = 0.006
 """Grey above exact black from which on a pixel is tissue where the air is exactly black: 1.5 steps of 8 bits."""
 FILLED = 0.965
 """Share of its enclosing rectangle from which on what is not black counts as a whole rectangle."""
-SPECKS = 0.003
-"""Share of specks from which on black is a film's: 0.007 and more on mini-MIAS, 0.000 on detectors."""
+SPECKS = 0.0015
+"""Share of specks from which on black is a film's: 0.002 and more on mini-MIAS, 0.000 on detectors."""
 STRIP = 17
 """Working pixels: what is no wider is a strip of tape or a scanner's border."""
 FINE = 1 / 1020
@@ -33,6 +33,8 @@ NEAR_FAT = 0.10
 """How far (grey) above the air a second peak is sought."""
 FAT_SHARE = 0.03
 """Share of the image that a second peak must hold."""
+BOTH_SIDES = 0.05
+"""Share of the rows at each side that what is brighter than a gap may cover at one side, if it is fat."""
 DEPTH = 4.0
 """How many times lower the gap must be than both peaks beside it."""
 LEAST_OUTSIDE = 0.001
@@ -186,4 +188,8 @@ def _valley(grey: Grey, level: float) -> float | None:
         depth = min(lower, upper) / max(counts[at], 0.02 * min(lower, upper), 1e-9)
         if mass > FAT_SHARE * grey.size and depth > best:
             best, found = depth, at
-    return found * FINE if found is not None and best >= DEPTH else None
+    if found is None or best < DEPTH:
+        return None
+    # Fat touches the image's edge at the chest wall; what touches both sides is fog of two levels.
+    sides = [(grey[:, columns] > found * FINE).mean() for columns in (slice(2, 4), slice(-4, -2))]
+    return found * FINE if min(sides) < BOTH_SIDES else None

@@ -1,33 +1,39 @@
-"""The pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall, its edge near-straight.
+"""The pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall.
 
-First the best straight edge is sought among all lines that cut off the corner, then a shortest path through the
-gradient around that line follows the muscle's real, slightly curved border. Weak evidence means no muscle: cutting into
-glandular tissue is worse than leaving muscle in.
+Curves of one family, which run from the image's upper edge to the chest wall, are compared by the step from bright to
+dark across them. Around the best of them a shortest path follows the muscle's real edge, and the path with the best
+evidence is taken. Weak evidence means no muscle: cutting into glandular tissue is worse than leaving muscle in.
 """
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
-Grey = NDArray[np.float32]
+from mammopipe.processing.breast.pectoral_curves import Curves, best_curves
+from mammopipe.processing.breast.working_copy import Grey, Mask
 
-ANGLES = np.radians(np.arange(4.0, 64.0, 4.0))
-"""Angles between the muscle's edge and the vertical: oblique films show 10 to 45 degrees, tilted ones more."""
-SEARCH_SIZE = 112
-"""Pixels of the longer side of the copy on which the straight edge is sought."""
-STEEPEST = 0.03
-"""Grey (0..1) per search pixel: a steeper step counts no more, so that no single vessel or scratch carries a line."""
-SHEAR = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-SIDESTEP = 0.004
-"""What one column to the side costs a path, in the units of its gain."""
-CANDIDATES = 8
-"""Lines that are followed before the muscle is given up."""
-LARGEST_SHARE = 0.42
+Floats = NDArray[np.float32]
+
+LENGTH = 96
+"""Points of a curve that is followed."""
+REACH = 14
+"""Working pixels that the followed edge may lie off its curve."""
+BAND = 6
+"""Working pixels on both sides of an edge that are compared."""
+SIDESTEP = 0.10
+"""What one working pixel to the side costs a path, in points of the strongest step."""
+STRAY = 0.20
+"""What lying `REACH` off the curve costs a path at each point, in points of the strongest step."""
+LARGEST_SHARE = 0.65
 """Share of the breast: a larger corner is not muscle alone."""
+EXCESS = 0.12
+"""Least step at a muscle's edge plus how much brighter it is as a whole than beside it (medians, grey 0..1)."""
+FLATTEST = 0.15
+"""Columns a row by which an edge approaches the chest wall beyond its last point, at least."""
+HALF = 0.04
+"""Step in grey (0..1) that counts half: strong ones count little more, so that no vessel or scratch attracts a path."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,33 @@ class Pectoral:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """The edge `x = top - slope * y`, in pixels of the search copy."""
+class _Edges:
+    """Followed edges, one a row."""
 
-    top: float
-    slope: float
-    score: float
+    x: Floats
+    y: Floats
+    step: NDArray[np.float32]
+    """Mean step in grey across each edge."""
+    steady: NDArray[np.float32]
+    """Share of each edge's points where the muscle's side is the brighter."""
+    excess: NDArray[np.float32]
+    """How much brighter the band on the muscle's side is than the one on the other (medians)."""
+    length: NDArray[np.float32]
+    """Share of each edge's points that have breast on both sides."""
 
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What speaks for a muscle on the inner side of an edge."""
-
-    step: float
-    """Mean step in grey across the edge."""
-    steady: float
-    """Share of rows where the muscle's side is the brighter."""
-    excess: float
-    """How much brighter the muscle is as a whole than the breast beside it (medians)."""
-
-    @property
-    def enough(self) -> bool:
-        """Whether it is a muscle; the limits were set on the 322 films of mini-MIAS."""
-        return self.step >= 0.04 and self.steady >= 0.7 and self.excess >= 0.10
+    def clear(self) -> NDArray[np.bool_]:
+        """Say which edges may be a muscle's; the limits were set on the 322 films of mini-MIAS."""
+        clear = (self.step >= 0.04) & (self.steady >= 0.7) | (self.step >= 0.025) & (self.steady >= 0.88)
+        return clear & (self.excess >= 0.05) & (self.length >= 0.25)
 
 
 def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | None:
-    """Return the pectoral muscle (mask of the shape of `mask`), or `None` when the evidence for one is weak.
+    """Return the pectoral muscle, or `None` where the evidence for one is weak.
 
-    `grey` is 0..1.
+    Args:
+        grey: The working copy, float32, (rows, columns), 0..1.
+        mask: The breast, of the same shape.
+        chest_left: Whether the chest wall lies at the left.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -83,128 +87,128 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
 
 def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
     """Seek the muscle at the upper left of a breast that fills the frame."""
-    scale = min(1.0, SEARCH_SIZE / max(mask.shape))
-    size = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
-    small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.float32)
-    inside = np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    smooth = _blurred(small, 1.0)
-    for line in _lines(_blurred(small, 1.5), inside)[:CANDIDATES]:
-        edge = _follow(smooth, inside, line)
-        evidence = _evidence(small, inside, edge)
-        if evidence.enough:
-            return Pectoral(mask & _left_of(edge, size, mask.shape), evidence.step)
+    curves = best_curves(grey, mask, LENGTH)
+    if curves is None:
+        return None
+    edges = _followed(grey, mask, curves)
+    merit = curves.score * np.sqrt(np.maximum(edges.step * edges.steady * edges.length, 0))
+    for index in np.argsort(-merit)[: np.count_nonzero(merit)]:
+        if not edges.clear()[index]:
+            continue
+        muscle = mask & _inside(edges.x[index], edges.y[index], mask.shape)
+        if _stands_out(grey, mask, muscle, float(edges.step[index])):
+            return Pectoral(muscle, float(edges.step[index]))
     return None
 
 
-def _left_of(edge: NDArray[np.float64], size: tuple[int, int], shape: tuple[int, ...]) -> Mask:
-    """Return which pixels of the breast lie on the muscle's side of an edge that was followed on a copy of `size`."""
-    heights = (np.arange(shape[0]) + 0.5) * size[1] / shape[0] - 0.5
-    limit = (np.interp(heights, np.arange(edge.size), edge) + 0.5) * shape[1] / size[0] - 0.5
-    return np.asarray(np.arange(shape[1])[None, :] <= limit[:, None])
+def _stands_out(grey: Grey, mask: Mask, muscle: Mask, step: float) -> bool:
+    """Say whether a muscle is brighter than the breast beside it as a whole; the larger, the clearer its edge must be.
 
-
-def _blurred(grey: Grey, sigma: float) -> Grey:
-    return np.asarray(cv2.GaussianBlur(grey, (0, 0), sigma), np.float32)
-
-
-def _falls(grey: Grey) -> tuple[Grey, Grey]:
-    """Return how much darker it gets per pixel to the right and downwards."""
-    right = -np.asarray(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=0.125), np.float32)
-    return right, -np.asarray(cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=0.125), np.float32)
-
-
-def _interior(inside: NDArray[np.uint8], depth: int) -> Grey:
-    """Return 1 where there is breast `depth` pixels to the right and below: not at the skin, the strongest edge."""
-    result = np.zeros(inside.shape, np.float32)
-    result[:-depth, :-depth] = inside[depth:, depth:] & inside[:-depth, depth:] & inside[:-depth, :-depth]
-    return result
-
-
-def _lines(grey: Grey, inside: NDArray[np.uint8]) -> list[_Line]:
-    """Return for each angle the line with the strongest steady step from bright (upper left) to dark, best first."""
-    height, width = grey.shape
-    first = round(0.08 * width)
-    area = inside.cumsum(axis=1, dtype=np.float32) / max(int(inside.sum()), 1)
-    beyond = ((0, 0), (0, width))
-    steps = [np.pad(layer, beyond) for layer in (*_falls(grey), _interior(inside, 8))]
-    layers = cv2.merge([*steps, np.pad(area, beyond, mode="edge")])
-    found = []
-    for angle in ANGLES.tolist():
-        slope = math.tan(angle)
-        # An edge that starts further to the chest's far side would leave the breast below its lower end.
-        tops = np.arange(first, min(round(1.6 * width), math.ceil(0.95 * slope * height)))
-        if not tops.size:
-            continue
-        shear, size = np.array([[1, -slope, first], [0, 1, 0]]), (tops.size, height)
-        sheared = cv2.warpAffine(layers, shear, size, flags=SHEAR)
-        right, down, valid, share = (sheared[..., index] for index in range(4))
-        step = np.clip(right * math.cos(angle) + down * math.sin(angle), -STEEPEST, STEEPEST) * valid
-        length = valid.sum(axis=0) / math.cos(angle)
-        possible = (length > 0.15 * height) & (share.sum(axis=0) < LARGEST_SHARE)
-        score = np.where(possible, step.sum(axis=0) / math.cos(angle) / np.sqrt(np.maximum(length, 1)), -1)
-        index = int(score.argmax())
-        if score[index] > 0:
-            found.append(_Line(float(tops[index]), slope, float(score[index])))
-    return sorted(found, key=lambda line: -line.score)
-
-
-def _follow(grey: Grey, inside: NDArray[np.uint8], line: _Line, reach: int = 5) -> NDArray[np.float64]:
-    """Return for each row the column of the muscle's edge: a smooth path of strong steps at most `reach` from the line.
-
-    Below the row where the path leaves the breast at the chest wall there is no muscle: -1.
+    Within dense tissue there are long steady edges, too, but what lies on their two sides is alike.
     """
-    rows = np.arange(min(grey.shape[0], int((line.top + reach) / line.slope) + 2))
-    straight = line.top - line.slope * rows
-    offsets = np.arange(-reach, reach + 1)
-    x = np.rint(straight[:, None] + offsets).astype(np.intp)
-    on = (x >= 0) & (x < grey.shape[1])
-    x = np.clip(x, 0, grey.shape[1] - 1)
-    right, down = _falls(grey)
-    step = ((right + line.slope * down) * _interior(inside, 4) / np.hypot(1, line.slope))[rows[:, None], x]
-    gain = np.where(on, step / (1 + np.abs(step) / STEEPEST), 0) - 0.0004 * offsets**2
-    path = offsets[_path(gain)].astype(np.float64)[:, None]
-    edge = np.full(grey.shape[0], -1.0)
-    edge[: rows.size] = straight + cv2.GaussianBlur(path, (1, 13), 3.0)[:, 0]
-    edge[int(np.flatnonzero(np.append(edge, -1.0) < 0)[0]) :] = -1
-    return edge
+    share = np.count_nonzero(muscle) / np.count_nonzero(mask)
+    if not 0 < share <= LARGEST_SHARE or step < 0.10 * (share - 0.25) + 0.04 * (share > 0.25):
+        return False
+    ends = muscle.shape[1] - muscle[:, ::-1].argmax(axis=1)
+    across = np.arange(mask.shape[1])[None, :] - ends[:, None]
+    beside = (across >= 1) & (across < 0.25 * mask.shape[1]) & mask & muscle.any(axis=1, keepdims=True)
+    return bool(beside.any() and np.median(grey[muscle]) - np.median(grey[beside]) + step >= EXCESS)
 
 
-def _path(gain: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Return the column of each row on the way down with the highest sum; a sidestep of one column costs a little."""
-    rows = gain.tolist()
-    # Eleven columns a row: Python's own numbers are four times as fast here as arrays.
-    total, last, back = rows[0], len(rows[0]) - 1, []
-    for row in rows[1:]:
-        sums, moves = [], []
-        for column, here in enumerate(row):
-            best, move = total[column], column
-            if column and total[column - 1] - SIDESTEP >= best:
-                best, move = total[column - 1] - SIDESTEP, column - 1
-            if column < last and total[column + 1] - SIDESTEP > best:
-                best, move = total[column + 1] - SIDESTEP, column + 1
-            sums.append(best + here)
-            moves.append(move)
-        total = sums
-        back.append(moves)
-    path = [total.index(max(total))]
-    for moves in reversed(back):
-        path.append(moves[path[-1]])
-    return np.array(path[::-1], np.intp)
+def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
+    """Return, for each curve, the path of strong steps around it, and the evidence along the path."""
+    across = np.arange(-REACH - BAND, REACH + BAND + 1, dtype=np.float32)
+    count = curves.x.shape[0]
+    x = curves.x[:, :, None] + curves.normal_x[:, :, None] * across
+    y = curves.y[:, :, None] + curves.normal_y[:, :, None] * across
+    shape = (count * LENGTH, across.size)
+    where = x.reshape(shape).astype(np.float32), y.reshape(shape).astype(np.float32)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
+    strip = np.asarray(cv2.remap(smooth, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+    strip = strip.reshape(x.shape)
+    inside = cv2.remap(mask.astype(np.uint8), *where, cv2.INTER_NEAREST, borderValue=0).reshape(x.shape) > 0
+    step, valid = _steps(strip, inside)
+    offsets = np.arange(-REACH, REACH + 1)
+    gain = np.where(valid, step / (np.abs(step) + HALF), 0) - STRAY * (offsets / REACH) ** 2
+    path = cv2.GaussianBlur(
+        _paths(gain.astype(np.float32)).astype(np.float32),
+        (0, 1),
+        sigmaX=4.0,
+        sigmaY=0.1,
+        borderType=cv2.BORDER_REPLICATE,
+    )
+    at = np.rint(path).astype(np.intp)[:, :, None] + REACH
+    on = np.take_along_axis(valid, at, axis=2)[:, :, 0]
+    steps = np.where(on, np.take_along_axis(step, at, axis=2)[:, :, 0], 0)
+    points = np.maximum(on.sum(axis=1), 1)
+    return _Edges(
+        x=curves.x + curves.normal_x * path,
+        y=curves.y + curves.normal_y * path,
+        step=(steps.sum(axis=1) / points).astype(np.float32),
+        steady=((steps > 0.01).sum(axis=1) / points).astype(np.float32),
+        excess=_excess(strip, inside, at, on),
+        length=(on.mean(axis=1)).astype(np.float32),
+    )
 
 
-def _evidence(grey: Grey, inside: NDArray[np.uint8], edge: NDArray[np.float64]) -> _Evidence:
-    """Measure the edge where both its sides lie in the breast."""
-    height, width = grey.shape
-    rows, columns = np.arange(height), np.rint(edge).astype(np.intp)
-    on = (columns >= 1) & (columns + 4 < width)
-    on &= (inside[rows, np.clip(columns - 1, 0, width - 1)] & inside[rows, np.clip(columns + 4, 0, width - 1)]) > 0
-    if on.sum() < 0.09 * height:
-        return _Evidence(0, 0, 0)
-    rows, columns = rows[on], columns[on]
-    bright = np.mean([grey[rows, np.maximum(columns - k, 0)] for k in (1, 2, 3)], axis=0)
-    dark = np.mean([grey[rows, columns + k] for k in (2, 3, 4)], axis=0)
-    across = np.arange(width)[None, :] - edge[:, None]
-    muscle = (across <= -1) & (inside > 0)
-    beside = (across > 1) & (across <= 0.25 * width) & (inside > 0) & muscle.any(axis=1, keepdims=True)
-    excess = float(np.median(grey[muscle]) - np.median(grey[beside])) if muscle.any() and beside.any() else 0.0
-    return _Evidence(float((bright - dark).mean()), float((bright > dark).mean()), excess)
+def _steps(strip: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the step from bright to dark at each offset of each point, and whether the breast lies on both sides."""
+    half, size = BAND // 2, 2 * REACH + 1
+    sums = np.concatenate([np.zeros_like(strip[:, :, :1]), np.cumsum(strip, axis=2)], axis=2)
+    centre = np.arange(size) + BAND
+    bright = (sums[:, :, centre] - sums[:, :, centre - half]) / half
+    dark = (sums[:, :, centre + 1 + half] - sums[:, :, centre + 1]) / half
+    return bright - dark, inside[:, :, centre - half - 1] & inside[:, :, centre + BAND]
+
+
+def _excess(strip: Floats, inside: NDArray[np.bool_], at: NDArray[np.intp], on: NDArray[np.bool_]) -> Floats:
+    offsets = np.arange(2, BAND + 1)
+    bright = np.take_along_axis(strip, at + BAND - offsets, axis=2)
+    dark = np.take_along_axis(strip, at + BAND + offsets, axis=2)
+    found = [
+        float(np.median(one[where]) - np.median(other[where])) if where.any() else 0.0
+        for one, other, where in zip(bright, dark, on, strict=True)
+    ]
+    return np.array(found, np.float32)
+
+
+def _paths(gain: Floats) -> NDArray[np.intp]:
+    """Return the offset of each point on the way along a curve with the highest sum, for each curve (first axis).
+
+    A sidestep of one pixel between neighbouring points costs `SIDESTEP`; larger ones are not allowed.
+    """
+    count, points, size = gain.shape
+    total = gain[:, 0].copy()
+    moves = np.zeros((count, points, size), np.int8)
+    padded = np.full((count, size + 2), -np.inf, np.float32)
+    for point in range(1, points):
+        padded[:, 1:-1] = total
+        choices = np.stack([padded[:, :-2] - SIDESTEP, total, padded[:, 2:] - SIDESTEP])
+        best = choices.argmax(axis=0)
+        moves[:, point] = best - 1
+        total = choices.max(axis=0) + gain[:, point]
+    path = np.zeros((count, points), np.intp)
+    path[:, -1] = total.argmax(axis=1)
+    every = np.arange(count)
+    for point in range(points - 1, 0, -1):
+        path[:, point - 1] = path[:, point] + moves[every, point, path[:, point]]
+    return path - REACH
+
+
+def _inside(x: Floats, y: Floats, shape: tuple[int, ...]) -> Mask:
+    """Return what lies on the muscle's side of an edge, which is prolonged to the chest wall and to the upper edge."""
+    first, last = _prolonged(x[:8], y[:8], start=True), _prolonged(x[-24:], y[-24:], start=False)
+    corner = np.array([[-1.0, max(last[1], float(y[-1]))], [-1.0, -1.0], [first[0], -1.0]])
+    outline = np.concatenate([corner, [first], np.stack([x, y], axis=1), [last]])
+    shift = 4
+    fixed = np.rint(outline * 2**shift).astype(np.int32)
+    return cv2.fillPoly(np.zeros(shape, np.uint8), [fixed], 1, shift=shift) > 0
+
+
+def _prolonged(x: Floats, y: Floats, *, start: bool) -> tuple[float, float]:
+    """Return where the edge's first or last points lead: to the upper edge (y = -1) or to the chest wall (x = -1)."""
+    run, fall = float(x[-1] - x[0]), max(float(y[-1] - y[0]), 1e-3)
+    if start:
+        return float(x[0]) - run / fall * (float(y[0]) + 1), -1.0
+    slant = max(-run / fall, FLATTEST)
+    return -1.0, float(y[-1]) + (float(x[-1]) + 1) / slant

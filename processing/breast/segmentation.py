@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.air import Air, find_air, full_of_tissue, is_air
 from mammopipe.processing.breast.chest_side import ChestSide, Side, find_chest_side
+from mammopipe.processing.breast.focal import focal_structures
 from mammopipe.processing.breast.implant import find_implant
 from mammopipe.processing.breast.outline import breast_outline, without_abdomen, without_overhang, without_pockets
 from mammopipe.processing.breast.pectoral import Pectoral, find_pectoral
@@ -83,10 +84,10 @@ def segment_breast(
         )
     inferred = infer_view(grey, mask, chest_left=found.chest_left) if view is None else None
     implant = find_implant(grey, mask)
-    pectoral = _sought(grey, found, view, inferred)
-    muscle = np.zeros_like(mask) if pectoral is None else pectoral.mask
-    if implant is not None:
-        muscle = muscle & ~implant
+    pectoral = _sought(grey, mask if implant is None else mask & ~implant, found.chest_left, view, inferred)
+    muscle = np.zeros_like(mask)
+    if pectoral is not None:
+        muscle = pectoral.mask & ~focal_structures(grey, mask, pectoral.mask, pectoral.contrast)
     quality: dict[str, Any] = {
         "coverage": round(coverage(mask, found.air, chest_left=found.chest_left), 4),
         "air_level": round(found.air.level, 4),
@@ -111,12 +112,14 @@ def segment_breast(
     return BreastRegion(full, enlarge(muscle, pixels.shape, within=full), found.chest.side, quality)
 
 
-def _sought(grey: Grey, found: _Found, view: View | None, inferred: InferredView | None) -> Pectoral | None:
+def _sought(
+    grey: Grey, mask: Mask, chest_left: bool, view: View | None, inferred: InferredView | None
+) -> Pectoral | None:
     """Return the pectoral muscle where the view shows one for certain."""
     seen = inferred.view if inferred is not None and inferred.sure else view
     if seen is None or not seen.shows_pectoral:
         return None
-    return find_pectoral(grey, found.mask, chest_left=found.chest_left)
+    return find_pectoral(grey, mask, chest_left=chest_left)
 
 
 def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:

@@ -7,6 +7,7 @@ from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.inbreast import DATASET as INBREAST
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.mias import DATASET as MIAS
+from mammopipe.processing.datasets.own import DATASET as OWN
 from mammopipe.processing.datasets.rsna import DATASET as RSNA
 from mammopipe.processing.errors import ConfigError, LabelError
 
@@ -17,6 +18,7 @@ DATASETS: Mapping[str, Dataset] = {
     for dataset in (
         MIAS,
         RSNA,
+        OWN,
     )
 }
 EVALUATED: Mapping[str, Dataset] = {**DATASETS, INBREAST.name: INBREAST}

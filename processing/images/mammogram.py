@@ -1,6 +1,6 @@
 """One mammogram from a file or its bytes: pixels on one scale, side, view, spacing, and facts that identify nobody.
 
-The only reader of DICOM, PGM and PNG in the project: training and serving both come through `read_mammogram`.
+The only reader of DICOM, PGM, PNG and TIFF in the project: training and serving both come through `read_mammogram`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,6 +26,7 @@ from mammopipe.processing.errors import (
 )
 from mammopipe.processing.image_flags import ImageFlag, in_order
 from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
+from mammopipe.processing.images.tiff import TIFF_SIGNATURES, read_tiff
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 from mammopipe.processing.turn import Turn
 
@@ -33,6 +34,7 @@ MIN_SHARE = 0.62
 """The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""
 
 _STEP = 8
+_SPARSE = 32
 SMALLEST_MASK = 128 * 128
 """Pixels below which a picture of two values is not taken for a mask."""
 
@@ -73,7 +75,7 @@ class Mammogram:
 def read_mammogram(
     source: Path | bytes, *, record: ImageRecord | None = None, config: ReadConfig = DEFAULT_CONFIG
 ) -> Mammogram:
-    """Return the mammogram in a DICOM, PGM or PNG file, or in the bytes of one.
+    """Return the mammogram in a DICOM, PGM, PNG or TIFF file, or in the bytes of one.
 
     A DICOM image that Patient Orientation says is mirrored or turned is brought to lie as mammograms are read; `turn`
     and the flag `turned` say so. A side that neither file nor record gives is inferred from the image where that shows
@@ -155,10 +157,12 @@ def _decode(data: bytes, where: str, config: ReadConfig, record: ImageRecord | N
     elif data[:1] == b"P" and data[1:2].isdigit():
         pixels, facts = read_pgm(data, where=where, limits=config.limits)
         flags = set()
+    elif data.startswith(TIFF_SIGNATURES):
+        pixels, facts = read_tiff(data, where=where, limits=config.limits)
+        flags = set()
     else:
-        raise UnsupportedImageError(
-            f"{where}: neither DICOM, PGM nor PNG: it starts with the bytes {data[:4].hex(' ')!r}"
-        )
+        start = data[:4].hex(" ")
+        raise UnsupportedImageError(f"{where}: neither DICOM, PGM, PNG nor TIFF: it starts with the bytes {start!r}")
     image = Mammogram(
         pixels, facts=facts, flags=in_order(flags), turn=Turn(rows=pixels.shape[0], columns=pixels.shape[1])
     )
@@ -180,10 +184,10 @@ def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammog
     pixels = turn.apply(image.pixels)
     shown = infer_laterality(pixels)
     if turn.left_right and image.laterality and shown and shown is not image.laterality:
-        raise CorruptImageError(
-            f"{where}: PatientOrientation (0020,0020) says that the image of the {image.laterality} breast is "
-            "mirrored, but the picture shows that it is not"
-        )
+        # Side and picture agree that nothing is mirrored: some writers put the same orientation into every file.
+        untouched = Turn(rows=dicom.rows, columns=dicom.columns)
+        flags = in_order({*image.flags, ImageFlag.ORIENTATION_CONFLICT})
+        return replace(image, turn=untouched, flags=flags)
     flags = in_order({*image.flags, ImageFlag.TURNED})
     return replace(image, pixels=pixels, turn=turn, facts=facts, flags=flags)
 
@@ -220,7 +224,7 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
 
 def _check_not_mask(pixels: NDArray[np.uint16], where: str) -> None:
     """Raise `NotAMammogramError` for a picture of two values: a mask of a finding, or a bitmap."""
-    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_STEP, ::_STEP])) > 2:
+    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_SPARSE, ::_SPARSE])) > 2:
         return
     high = pixels.max()
     if high and not pixels.min() and bool(((pixels == 0) | (pixels == high)).all()):

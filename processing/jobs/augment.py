@@ -1,8 +1,8 @@
 """The Augment job: copies of the training films, made so that every class ends equally large.
 
 For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
-Reads the processing inputs `manifest`, `stage` and `images` (those of `prepared`); writes the processing output
-`data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
+Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing
+output `data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.jobs.contact_sheets import contact_sheet
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
 
@@ -68,9 +69,13 @@ def main(arguments: Sequence[str]) -> None:
     if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
         raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
     records = read_manifest(paths.processing_input("manifest"), division.protocol)
+    manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
+    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=options.max_quarantine)
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
+    if stage.host == stage.hosts[0]:
+        stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
     plan = plan_copies(records, options.copies, copied.splits)
     if not any(plan.values()):
         # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
@@ -87,7 +92,11 @@ def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Ma
     tasks = []
     for record in records:
         source = images / image_place(record)
-        if plan.get(record.image_id) and source.is_file():
+        if not plan.get(record.image_id):
+            continue
+        if not source.is_file():
+            stage.unseen.append(record.image_id)
+        else:
             tasks.append(AugmentTask(record, source, stage.folder, plan[record.image_id], seed))
     stage.work(augment_image, tasks)
     if stage.records:

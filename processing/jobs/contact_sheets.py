@@ -1,5 +1,6 @@
 """Pictures for the eye: the contact sheet of augmented copies and the montage of segmented films."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.segmentation import BreastRegion
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
+from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.split_settings import image_place
@@ -69,6 +71,27 @@ def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> N
     ]
     if rows:
         write_picture(target, np.vstack(rows))
+
+
+def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, shown: int = 32) -> None:
+    """Write a montage of up to `shown` images of a dataset as they are; unreadable ones are left out.
+
+    Rare classes come first, so that a large set shows all of its classes.
+    """
+    frequency = Counter(record.label for record in records)
+    cells = []
+    for record in sorted(records, key=lambda item: (frequency[item.label], item.image_id)):
+        try:
+            cells.append(_cell(_film(images / record.path, record), record))
+        except ImageError:
+            continue
+        if len(cells) == shown:
+            break
+    if not cells:
+        raise LabelError(f"{images}: none of the {len(records)} images can be read")
+    columns = min(8, len(cells))
+    rows = [_row(cells[start : start + columns], columns) for start in range(0, len(cells), columns)]
+    write_picture(target, np.vstack(rows))
 
 
 def write_picture(path: Path, picture: Picture) -> None:

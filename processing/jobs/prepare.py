@@ -26,10 +26,10 @@ from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.read_config import Phi
-from mammopipe.processing.splits.assignment import SplitConfig, assign_splits
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
 
-IMAGE_SUFFIXES = (".dcm", ".pgm", ".png")
+IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     records = table.records
     protocol = SplitProtocol(options.protocol)
     if protocol is not SplitProtocol.PUBLISHED:
-        records = assign_splits(records, split, protocol)
+        records = keep_splits(records, split) if states_splits(records) else assign_splits(records, split, protocol)
     said = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi}
     config = {**said, "protocol": str(protocol), "split": asdict(split)}
     half = options.reduced_decode == "true"
@@ -92,10 +92,12 @@ def prepare(
     for path in sorted(present - {record.path for record in records}):
         if Path(path).suffix in IMAGE_SUFFIXES:
             stage.quarantine(Path(path).stem, f"{path}: no row in the label table names this image")
+    unseen = [record for record in records if record.path not in present]
     if len(stage.hosts) == 1:
-        for record in records:
-            if record.path not in present:
-                stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
+        for record in unseen:
+            stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
+    else:  # perhaps another instance has it: whoever reads what all of them wrote can tell
+        stage.unseen = [record.image_id for record in unseen]
     sources = [Source(record, images / record.path, max_height, half) for record in mine]
     if half:
         stage.measured["reduced_decode"] = measure(sources)
@@ -111,6 +113,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
     _check_identity(task)
     mammogram, scale = read_reduced(task.source)
     machine, site = origin(task.source.path.read_bytes(), where=str(task.source.path))
+    _check_lesions(record, mammogram.pixels.shape, scale)
     path = "images" / image_place(record)
     write_png(task.folder / path, mammogram.pixels)
     prepared = replace(
@@ -138,6 +141,17 @@ def _check_identity(task: PrepareTask) -> None:
         filled = tuple(name for name in filled if name == BURNT_IN)
     if filled:
         raise ImageError(f"{task.source.path}: {', '.join(filled)} must not be filled where phi={task.phi}")
+
+
+def _check_lesions(record: ImageRecord, shape: tuple[int, ...], scale: float) -> None:
+    """Refuse an image whose table puts a lesion outside it: the coordinates are then of something else."""
+    rows, columns = shape[0] / scale, shape[1] / scale
+    for lesion in record.lesions:
+        if not (-0.5 <= lesion.x <= columns and -0.5 <= lesion.y <= rows):
+            raise ImageError(
+                f"{record.path}: the table puts a lesion at x={lesion.x:g}, y={lesion.y:g}, outside the image of "
+                f"{rows:.0f} rows and {columns:.0f} columns"
+            )
 
 
 def _salt(folder: Path) -> str:

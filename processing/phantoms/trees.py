@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from mammopipe.processing.datasets import own
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import mias_tree
+from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 
 def write_phantoms(dataset: str, folder: Path, images: int) -> None:
@@ -33,5 +36,15 @@ def _rsna(folder: Path, images: int) -> None:
     mias_tree.write_rsna_tree(folder, patients=max(2, images // 4))
 
 
-WRITERS: Mapping[str, Callable[[Path, int], None]] = {"mias": _mias, "rsna": _rsna}
+def _own(folder: Path, images: int) -> None:
+    with TemporaryDirectory() as scratch:
+        write_own_tree(Path(scratch), images=images)
+        own.arrange(Path(scratch), folder)
+        for link in (folder / own.IMAGE_FOLDER).rglob("*.png"):
+            data = link.read_bytes()
+            link.unlink()
+            link.write_bytes(data)
+
+
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {"mias": _mias, "rsna": _rsna, "own": _own}
 """By the dataset's name."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, LabelError
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, audit_leakage
 
 __all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
@@ -60,6 +60,46 @@ def assign_splits(
     units = [protocol.unit(record) for record in records]
     places = _places(_worst_labels(records, units), config)
     return [record.placed(*places[unit]) for record, unit in zip(records, units, strict=True)]
+
+
+def states_splits(records: Sequence[ImageRecord]) -> bool:
+    """Return whether the label table says the split of each image; raises `LabelError` where it does of some only."""
+    stated = sum(record.split is not None for record in records)
+    if stated not in (0, len(records)):
+        raise LabelError(f"{stated} of {len(records)} images have a split; give one for all of them or for none")
+    return stated > 0
+
+
+def keep_splits(records: Sequence[ImageRecord], config: SplitConfig) -> list[ImageRecord]:
+    """Return the records in the splits that their table states, with folds of the development set.
+
+    Where the table has no validation split, the validation fold of its training images becomes one. Raises `LabelError`
+    where a patient is in two splits, or a split that is needed has no image.
+    """
+    of_patient: dict[Unit, Split | None] = {}
+    for record in records:
+        unit = SplitProtocol.PATIENT.unit(record)
+        if of_patient.setdefault(unit, record.split) is not record.split:
+            raise LabelError(
+                f"image {record.image_id}: the table puts its patient in the splits {record.split} and "
+                f"{of_patient[unit]}; all images of a patient belong to one split"
+            )
+    for split in (Split.TRAIN, Split.TEST):
+        if not any(record.split is split for record in records):
+            raise LabelError(f"the table's split column has no image in {split}")
+    validates = any(record.split is Split.VALIDATION for record in records)
+    folds = [fold for fold in range(config.folds) if not validates or fold != config.validation_fold]
+    training = [record for record in records if record.split is Split.TRAIN]
+    dealt = assign_folds(training, len(folds), seed=config.seed, protocol=SplitProtocol.PATIENT)
+    fold_of = {record.image_id: folds[fold] for record, fold in zip(training, dealt, strict=True)}
+
+    def place(record: ImageRecord) -> ImageRecord:
+        if record.split is Split.TEST:
+            return record.placed(Split.TEST, None)
+        fold = fold_of.get(record.image_id, config.validation_fold)
+        return record.placed(Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
+
+    return [place(record) for record in records]
 
 
 def assign_folds(records: Sequence[ImageRecord], folds: int, *, seed: int, protocol: SplitProtocol) -> list[int]:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from mammopipe.inference.contract import errors
-from mammopipe.inference.settings import EngineKind, ServerSettings, from_environment, variable
+from mammopipe.inference.contract.exclusions import Action, ExclusionPolicy
+from mammopipe.inference.settings import EngineKind, ServerSettings, from_environment, table, variable
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.image_flags import ImageFlag
 
 LAPTOP = {BASE_VARIABLE: "/tmp/base"}
 
@@ -38,10 +40,13 @@ def test_what_the_environment_says() -> None:
             "MAMMOPIPE_METRICS": "True",
             "MAMMOPIPE_MAX_WAITING": "5",
             "MAMMOPIPE_MAX_BYTES": str(2**30),
+            "MAMMOPIPE_EXCLUSIONS": "implant=refuse",
+            "MAMMOPIPE_PREVALENCE": "0.006",
         }
     )
     assert (settings.worker_count, settings.threads, settings.engine) == (3, 2, EngineKind.TORCH)
     assert (settings.max_views, settings.s3_prefix, settings.demo) == (4, "s3://bucket/exams/", True)
+    assert settings.exclusions == ExclusionPolicy({ImageFlag.IMPLANT: Action.REFUSE}) and settings.prevalence == 0.006
     assert (settings.places, settings.metrics, settings.max_bytes) == (5, True, 2**30)
 
 
@@ -64,6 +69,8 @@ def test_more_threads_make_fewer_workers() -> None:
         ("MAMMOPIPE_MAX_CONNECTIONS", "0", "greater than 0"),
         ("MAMMOPIPE_PREVALENCE", "1", "less than 1"),
         ("MAMMOPIPE_PREVALENCE", "0", "greater than 0"),
+        ("MAMMOPIPE_EXCLUSIONS", "implant=warn", "milder"),
+        ("MAMMOPIPE_EXCLUSIONS", "hat=refuse", "FLAG=ACTION"),
         ("MAMMOPIPE_S3_PREFIX", "bucket/exams", "s3://BUCKET"),
         ("MAMMOPIPE_S3_PREFIX", "s3:///", "s3://BUCKET"),
         ("MAMMOPIPE_DEMO", "maybe", "a valid boolean"),
@@ -107,6 +114,11 @@ def test_help_names_every_setting_and_writes_nothing(tmp_path: Path) -> None:
     for name, field in ServerSettings.model_fields.items():
         assert variable(name) in done.stdout and str(field.description).split()[0] in done.stdout
     assert done.stderr == "" and list(tmp_path.iterdir()) == []
+
+
+def test_the_documentation_has_every_setting() -> None:
+    document = Path(__file__).parents[2] / "docs" / "reference" / "endpoint.md"
+    assert table() in document.read_text(encoding="utf-8")
 
 
 def test_settings_travel_to_the_workers() -> None:

@@ -16,10 +16,10 @@ import torch
 
 from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
-from mammopipe.training.fitting.loop import predict
-from mammopipe.training.fitting.stopping import StopRequest
+from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
 from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory

@@ -1,13 +1,18 @@
-"""Checkpoints that are whole or absent: complete, bound to one run by its digest, and checked before they are used."""
+"""Checkpoints that are whole or absent, bound to one run by its digest; and SIGTERM, which asks for one.
+
+SIGTERM is noted, and obeyed between two steps, never in the middle of a file.
+"""
 
 import hashlib
 import io
 import json
 import os
 import pickle
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any, cast
 
 import torch
@@ -108,3 +113,27 @@ def data_digest(records: list[ImageRecord], files: Mapping[str, str]) -> str:
 def run_digest(**parts: Any) -> str:
     """Return the SHA-256 over everything that decides how a run ends; values must be JSON."""
     return hashlib.sha256(json.dumps({**parts, "torch": str(torch.__version__)}, sort_keys=True).encode()).hexdigest()
+
+
+SIGTERM_EXIT = 128 + signal.SIGTERM
+
+
+class StopRequest:
+    """Whether SIGTERM came; SageMaker sends it 120 seconds before it kills, and when a spot instance is taken away."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def listen(self) -> "StopRequest":
+        """Note SIGTERM from now on instead of dying of it."""
+        signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+
+    def check(self) -> None:
+        """Raise `SystemExit` when SIGTERM came: the job writes a checkpoint, ends, and resumes from there."""
+        if self.received:
+            print("stopped by SIGTERM; the next start resumes from this step", flush=True)
+            raise SystemExit(SIGTERM_EXIT)

@@ -24,8 +24,10 @@ from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import Films, learner
-from mammopipe.training.fitting.loop import EpochResult, Progress, State, fit, measure, refit
+from mammopipe.training.fitting.loop import fit, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
+from mammopipe.training.fitting.run import Progress
+from mammopipe.training.fitting.step import EpochResult, State, measure
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.network import FilmNetwork
 

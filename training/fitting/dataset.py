@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from mammopipe.processing.breast.preprocess import to_unit
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.errors import ManifestError
-from mammopipe.processing.files import sha256
-from mammopipe.processing.images.mammogram import read_mammogram
-from mammopipe.training.config import TrainConfig
+from mammopipe.training.config import Cache, TrainConfig
+from mammopipe.training.fitting.distributed import ALONE, World
+from mammopipe.training.fitting.image_cache import ImageCache, ImagesInMemory, ImagesOnDisk, choose_cache
 from mammopipe.training.fitting.sampling import Draw, generator
 
 Item = tuple[Tensor, int, str]
@@ -25,82 +24,71 @@ Item = tuple[Tensor, int, str]
 
 
 class FilmDataset(Dataset[Item]):
-    """The films of some manifest rows, exactly as they lie on disk; `dataset[i]` is an `Item`."""
+    """The images of some manifest rows, exactly as they lie on disk; `dataset[i]` is an `Item`."""
 
     def __init__(
-        self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int], description: str = "films"
+        self,
+        records: Sequence[ImageRecord],
+        folder: Path,
+        *,
+        shape: tuple[int, int],
+        description: str = "images",
+        cache: Cache = Cache.MEMORY,
+        world: World = ALONE,
     ) -> None:
-        """Decode `<folder>/<image_id>.png` of every record, with a progress bar on a terminal.
+        """Find `<folder>/<image_id>.png` of every record and, with `Cache.MEMORY`, decode it.
 
         Raises `ManifestError` where a file is missing or has another shape (H, W), and
-        `mammopipe.processing.errors.ImageError` where it cannot be decoded.
+        `processing.errors.ImageError` where it cannot be decoded; with `Cache.DISK` partly when the image is used.
         """
         self.records = tuple(records)
         self.labels: NDArray[np.int64] = np.array([record.label.rank for record in self.records], np.int64)
-        self.pixels: NDArray[np.uint16] = np.empty((len(self.records), *shape), np.uint16)
+        self.shape: tuple[int, int] = shape
+        """(H, W) of every image, in pixels."""
+        kept: ImageCache = (
+            ImagesOnDisk(records, folder, shape=shape, description=description)
+            if choose_cache(cache, len(self.records), shape) is Cache.DISK
+            else ImagesInMemory(records, folder, shape=shape, description=description, world=world)
+        )
+        self.caches: tuple[ImageCache, ...] = (kept,)
         self.rows: NDArray[np.int64] = np.arange(len(self.records))
-        """Of each film its row in `pixels`, which parts of a dataset share (`part`)."""
-        digest = hashlib.sha256()
-        for index, record in enumerate(tqdm(self.records, desc=f"reading {description}", unit="film", disable=None)):
-            path = folder / f"{record.image_id}.png"
-            digest.update(_file_digest(path, record))
-            self.pixels[index] = _decode(path, record, shape)
-        self.sha256 = digest.hexdigest()
+        """Of each image its number among those of all caches."""
+        self.sha256 = hashlib.sha256(b"".join(kept.sums)).hexdigest()
         """Of the files' own SHA-256 sums, in the order of the records."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of every film, in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[2]
-
     def __len__(self) -> int:
-        """Return the number of films."""
+        """Return the number of images."""
         return len(self.records)
 
     def __getitem__(self, index: int) -> Item:
-        """Return the film at `index`, the pixels divided by 65535 and nothing else."""
-        image = torch.from_numpy(to_unit(self.pixels[self.rows[index]])[None])
-        return image, int(self.labels[index]), self.records[index].image_id
+        """Return the image at `index`, the pixels divided by 65535 and nothing else."""
+        row = int(self.rows[index])
+        for cache in self.caches:
+            if row < len(cache):
+                image = torch.from_numpy(to_unit(cache.read(row))[None])
+                return image, int(self.labels[index]), self.records[index].image_id
+            row -= len(cache)
+        raise IndexError(index)
 
     def part(self, places: Sequence[int]) -> "FilmDataset":
-        """Return the films at these places as a dataset that shares the pixels."""
+        """Return the images at these places as a dataset that shares the pixels."""
         part = copy(self)
         part.records = tuple(self.records[place] for place in places)
         part.labels, part.rows = self.labels[list(places)], self.rows[list(places)]
         return part
 
     def joined(self, other: "FilmDataset") -> "FilmDataset":
-        """Return these films, then those of another dataset; all three share the pixels."""
+        """Return these images, then those of another dataset; all three share the pixels."""
         whole = copy(self)
         whole.records = self.records + other.records
         whole.labels = np.concatenate([self.labels, other.labels])
-        whole.rows = np.concatenate([self.rows, other.rows + len(self.pixels)])
-        whole.pixels = np.concatenate([self.pixels, other.pixels])
-        self.pixels, other.pixels = np.split(whole.pixels, [len(self.pixels)])
+        whole.rows = np.concatenate([self.rows, other.rows + sum(map(len, self.caches))])
+        whole.caches = self.caches + other.caches
         return whole
 
     def counts(self) -> dict[Label, int]:
-        """Return how many films each class has."""
+        """Return how many images each class has."""
         return {label: int((self.labels == label.rank).sum()) for label in Label}
-
-
-def _file_digest(path: Path, record: ImageRecord) -> bytes:
-    try:
-        return bytes.fromhex(sha256(path))
-    except OSError as error:
-        raise ManifestError(
-            f"{path}: image_id={record.image_id} of split {record.split} cannot be read "
-            f"({error.strerror}); each row of the manifest has its file"
-        ) from None
-
-
-def _decode(path: Path, record: ImageRecord, shape: tuple[int, int]) -> NDArray[np.uint16]:
-    pixels = read_mammogram(path, record=record).pixels
-    if pixels.shape != shape:
-        raise ManifestError(
-            f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; the stage says {shape[0]} x {shape[1]}"
-        )
-    return pixels
 
 
 def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: SplitProtocol) -> list[ImageRecord]:

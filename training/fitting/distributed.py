@@ -28,6 +28,10 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
+    local_rank: int = 0
+    """Number of the process among those of its host."""
+    local_size: int = 1
+    """Processes of the host."""
 
     @property
     def leads(self) -> bool:
@@ -98,7 +102,8 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
+        local_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+        yield World(dist.get_rank(), dist.get_world_size(), device, local_rank, local_size)
     finally:
         dist.destroy_process_group()
 
@@ -122,3 +127,9 @@ def agree(value: Any, world: World) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, device=world.device)
     return values[0]
+
+
+def wait_for_all(world: World) -> None:
+    """Return once every process has come here."""
+    if world.size > 1:
+        dist.barrier()

@@ -77,6 +77,7 @@ class Architecture:
 
 
 TIMM = "timm_network"
+TIMM_STRIDES = (4, 8, 16, 32)
 OWN = (
     Architecture(Cnn.MODIFIED_CNN.value, "modified_cnn"),
     Architecture(Cnn.ALEXNET.value, "alexnet", has_places=False),
@@ -97,11 +98,16 @@ def find_architecture(name: str) -> Architecture:
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if name in timm_names():
-        return Architecture(name, TIMM, strides=(4, 8, 16, 32))
+        return Architecture(name, TIMM, strides=TIMM_STRIDES)
     own = ", ".join(ARCHITECTURES)
-    near = difflib.get_close_matches(name, [*ARCHITECTURES, *timm_names()], n=3)
+    near = difflib.get_close_matches(name, sorted({*ARCHITECTURES, *timm_names()}), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(f"cnn={name!r} must be one of {own}, or a network of timm{hint}")
+
+
+def is_network(name: object) -> bool:
+    """Return whether this is the name of a network."""
+    return isinstance(name, str) and (name in ARCHITECTURES or name in timm_names())
 
 
 SUFFIXES = (".pth", ".pt", ".safetensors")

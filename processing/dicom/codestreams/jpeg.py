@@ -109,6 +109,8 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     # Fill bytes (FF) may stand before a marker (10918-1 B.1.1.2).
     pieces = [piece.rstrip(b"\xff") for piece in _RESTART.split(data[start:end])]
     marks = _RESTART.findall(data[start:end])
+    if [mark[1] & 7 for mark in marks] != [number % 8 for number in range(_restarts(data, pixels.shape, codec))]:
+        raise CorruptImageError(f"{where}: {_PIXELS}: restart markers are missing in the coded data: damaged")
 
     def changed(change: Callable[[bytes], bytes]) -> bool:
         coded = b"".join(change(piece) + mark for piece, mark in zip(pieces, [*marks, b""], strict=True))
@@ -119,6 +121,19 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     needed = changed(lambda piece: _without_last(piece) + _AFTER[0])
     if not needed and pixels.any() and not changed(lambda piece: _without_last(piece) + _AFTER[1]):
         raise CorruptImageError(f"{where}: {_PIXELS}: coded data are left after the last pixel: damaged")
+
+
+def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
+    """Return how many restart markers the data must have: one between intervals of coded units (10918-1 B.2.4.4)."""
+    interval = 0
+    for marker, position in _segments(data):
+        if marker == 0xDD:
+            interval = struct.unpack_from(">H", data, position + 4)[0]
+    if not interval:
+        return 0
+    side = 1 if codec is Codec.JPEG_LOSSLESS else 8
+    units = -(-shape[0] // side) * -(-shape[1] // side)
+    return -(-units // interval) - 1
 
 
 def _without_last(piece: bytes) -> bytes:

@@ -65,6 +65,12 @@ def phantom_exams() -> list[list[bytes]]:
         ]
 
 
+def oriented(data: bytes, **attributes: Any) -> bytes:
+    """Return a phantom's file with the Patient Orientation in which it lies, and other attributes."""
+    side = opened(data).ImageLaterality
+    return changed(data, PatientOrientation=["A", "FR"] if side == "L" else ["P", "FL"], **attributes)
+
+
 def changed(data: bytes, **attributes: Any) -> bytes:
     """Return a DICOM file with other attributes; `None` takes one out, of the file meta information, too."""
     dataset = pydicom.dcmread(BytesIO(data))

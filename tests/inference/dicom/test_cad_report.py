@@ -17,7 +17,6 @@ from tests.inference.dicom.dicom_examples import (
     FINE,
     REGIONS,
     SECRETS,
-    changed,
     exam,
     image_facts,
     instances,
@@ -26,6 +25,7 @@ from tests.inference.dicom.dicom_examples import (
     numbers,
     one,
     opened,
+    oriented,
     phantom_exams,
 )
 
@@ -230,11 +230,7 @@ CALM = {**DECISION, "finding": "not_suspicious"}
 
 @pytest.fixture(scope="module")
 def files() -> list[bytes]:
-    orientation = ["A", "R"]
-    return [
-        changed(data, **SECRETS, PatientOrientation=orientation, PixelSpacing=[0.07, 0.07])
-        for data in phantom_exams()[0]
-    ]
+    return [oriented(data, **SECRETS, PixelSpacing=[0.07, 0.07]) for data in phantom_exams()[0]]
 
 
 def of_exam(files: list[bytes]) -> Dataset:

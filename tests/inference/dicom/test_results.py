@@ -33,6 +33,7 @@ from tests.inference.dicom.dicom_examples import (
     numbers,
     one,
     opened,
+    oriented,
     phantom_exams,
     referred,
     results,
@@ -337,7 +338,7 @@ def test_the_capture_refers_to_its_source(exams: list[list[bytes]]) -> None:
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
 @pytest.mark.parametrize("machine", [0, 1])
 def test_a_validator_finds_no_error(exams: list[list[bytes]], machine: int, tmp_path: Path) -> None:
-    files = [changed(data, **SECRETS, PatientOrientation=["A", "R"]) for data in exams[machine]]
+    files = [oriented(data, **SECRETS) for data in exams[machine]]
     for number, result in enumerate(
         [structured_report(files, exam(files)), *results(files[0]), *results(exams[machine][1])]
     ):

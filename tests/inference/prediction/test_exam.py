@@ -5,7 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mammopipe.inference.contract.schema import Decision, Finding, OperatingPoint, Reason, Referral, ReferralCode
+from mammopipe.inference.contract.schema import (
+    Decision,
+    Finding,
+    OperatingPoint,
+    Prevalence,
+    PrevalenceSource,
+    Reason,
+    Referral,
+    ReferralCode,
+)
 from mammopipe.inference.prediction import exam, referral
 from mammopipe.inference.prediction.exam import ViewScore, combine_views
 from mammopipe.inference.prediction.thresholds import Thresholds
@@ -13,6 +22,7 @@ from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import ValidationPredictions, softmax
 from tests.points import image_point, level_figures
 
@@ -74,8 +84,16 @@ def test_each_level_has_its_own_threshold() -> None:
         operating_point=OperatingPoint.SENSITIVITY,
         threshold=0.4,
         finding=Finding.NOT_SUSPICIOUS,
+        level=Level.PATIENT,
+        n=200,
+        positives=20,
         sensitivity=0.9,
+        sensitivity_interval=(0.8, 1.0),
         specificity=0.4,
+        specificity_interval=(0.4 - 0.1, 0.4 + 0.1),
+        recall_rate=0.6,
+        recall_rate_interval=(0.6 - 0.1, 0.6 + 0.1),
+        prevalence=0.1,
     )
     specific = combine_views(views, WHOLE, OperatingPoint.SPECIFICITY)
     assert specific.breasts[0].decision is not None and specific.breasts[0].decision.threshold == 0.6
@@ -84,7 +102,50 @@ def test_each_level_has_its_own_threshold() -> None:
 def test_a_level_that_is_the_same_as_one_before_has_its_thresholds() -> None:
     model = thresholds(breast={"same_as": "image"}, patient=figures(0.4, None))
     assert model.points[Level.BREAST] == model.points[Level.IMAGE]
-    assert set(model.points[Level.PATIENT]) == {OperatingPoint.SENSITIVITY}
+    assert set(model.points[Level.PATIENT]) == {Goal.SENSITIVITY, Goal.F1}
+
+
+def test_a_probability_that_equals_the_threshold_is_suspicious() -> None:
+    for probability, finding in ((0.3, Finding.SUSPICIOUS), (np.nextafter(0.3, 0), Finding.NOT_SUSPICIOUS)):
+        decision = WHOLE.decide(Level.BREAST, float(probability), OperatingPoint.SENSITIVITY)
+        assert decision is not None and decision.finding is finding
+
+
+def test_a_point_that_found_no_cancer_is_not_offered() -> None:
+    blind = figures(0.4, 0.7)
+    blind["operating_points"]["specificity"]["sensitivity"] = {"value": 0.0, "low": 0.0, "high": 0.1}
+    model = thresholds(breast=figures(0.3, 0.6), patient=blind)
+    combined = combine_views([view(L, 0.9, FINE), view(R, 0.1, FINE)], model, OperatingPoint.SPECIFICITY)
+    assert combined.exam.decision is None and combined.breasts[0].decision is not None
+    assert "no-exam-operating-point" in {warning.code for warning in combined.warnings}
+
+
+def test_a_stated_prevalence_moves_what_is_shown_and_no_decision() -> None:
+    description = described(breast=figures(0.3, 0.6), patient=figures(0.4, 0.7))
+    description["calibration"]["prevalence"] = {"image": 0.1, "breast": 0.15, "patient": 0.25}
+    views = [view(L, 0.41, FINE), view(R, 0.29, FINE)]
+    here = combine_views(views, Thresholds.read(description, "model.json"), OperatingPoint.SENSITIVITY)
+    rare = Thresholds.read(description, "model.json", prevalence=0.01)
+    there = combine_views(views, rare, OperatingPoint.SENSITIVITY)
+    cases = [(here.exam, there.exam), *zip(here.breasts, there.breasts, strict=True)]
+    for before, after in cases:
+        assert before.decision is not None and after.decision is not None
+        assert after.decision.finding is before.decision.finding
+        assert after.malignancy_score < before.malignancy_score and after.decision.threshold < before.decision.threshold
+        assert after.decision.prevalence == before.decision.prevalence == 0.1, "that of the validation cases"
+    factor = (0.01 / 0.99) / (0.25 / 0.75)
+    odds = 0.41 / 0.59 * factor
+    assert there.exam.malignancy_score == pytest.approx(100 * odds / (1 + odds))
+    assert there.exam.prevalence == Prevalence(value=0.01, of=PrevalenceSource.DEPLOYMENT, level=Level.PATIENT)
+    assert here.exam.prevalence == Prevalence(value=0.25, of=PrevalenceSource.VALIDATION, level=Level.PATIENT)
+    assert there.closest == here.closest
+
+
+def test_a_model_that_does_not_state_its_prevalence_cannot_be_moved() -> None:
+    with pytest.raises(ConfigError, match="prevalence"):
+        Thresholds.read(described(), "model.json", prevalence=0.01)
+    combined = combine_views([view(L, 0.5, FINE)], WHOLE, OperatingPoint.SENSITIVITY)
+    assert combined.exam.prevalence is not None and combined.exam.prevalence.value is None
 
 
 def test_without_thresholds_there_are_scores_and_warnings_but_no_decisions() -> None:

@@ -268,6 +268,42 @@ def test_priors_are_left_out_on_request(predictor: Predictor, dicoms: list[bytes
     assert refused(predictor, DICOM, current, priors="ignore").code == "bad_option"
 
 
+# --- images that the model is not for
+
+
+def test_a_referred_view_refers_its_breast_and_its_exam_and_the_answer_names_it(
+    predictor: Predictor, dicoms: list[bytes]
+) -> None:
+    images = [changed(dicoms[0], BreastImplantPresent="YES"), dicoms[1]]
+    for kind, body in bodies(images):
+        said = ExamAnswer.model_validate_json(run(predictor, kind, body).body)
+        assert [each.flag for each in said.images[0].exclusions] == ["implant"]
+        assert "implant" in said.images[0].flags
+        for case in (said.images[0], said.breasts[0], said.exam):
+            assert case.referral.refer
+            assert any(reason.code == "excluded" and "implant" in reason.message for reason in case.referral.reasons)
+    single = Answer.model_validate_json(run(predictor, DICOM, images[0]).body)
+    assert single.referral.refer and single.exclusions[0].action == "refer"
+    assert "implant" in {warning.code for warning in single.warnings}
+
+
+@pytest.mark.parametrize("form", [AnswerType.JSON, AnswerType.DICOM])
+def test_a_refused_view_is_answered_422_and_named(predictor: Predictor, dicoms: list[bytes], form: AnswerType) -> None:
+    child = changed(dicoms[1], PatientAge="016Y")
+    error = refused(predictor, DICOM, child, form=form)
+    assert (error.status, error.code, error.detail) == (422, "excluded_view", {"flag": "under-18"})
+    for kind, body in bodies([dicoms[0], child]):
+        error = refused(predictor, kind, body, form=form)
+        assert (error.code, error.detail) == ("excluded_view", {"flag": "under-18", "image": 1})
+        assert "016Y" not in error.message
+
+
+def test_a_lossy_image_is_warned_of_and_scored(predictor: Predictor, dicoms: list[bytes]) -> None:
+    said = Answer.model_validate_json(run(predictor, DICOM, changed(dicoms[0], LossyImageCompression="01")).body)
+    assert [(each.flag, each.action) for each in said.exclusions] == [("lossy", "warn")]
+    assert not any(reason.code == "excluded" for reason in said.referral.reasons)
+
+
 @pytest.mark.parametrize(
     ("form", "options", "status", "code"),
     [
@@ -373,3 +409,47 @@ def test_limits_of_the_task_are_obeyed(predictor: Predictor, pgms: list[bytes]) 
         answer(predictor, task, ReadConfig())
     with pytest.raises(RequestError, match="more than 9 bytes"):
         answer(predictor, dataclasses.replace(task, max_views=3, max_bytes=9), ReadConfig())
+
+
+@pytest.mark.parametrize("how", ["mirrored", "upside down", "lying"])
+def test_a_turned_file_s_answer_is_in_its_own_pixels(predictor: Predictor, dicoms: list[bytes], how: str) -> None:
+    """The model sees the breast as it sees every other; a viewer shows, and a report refers to, the file's pixels."""
+    upright = pydicom.dcmread(io.BytesIO(dicoms[0]))
+    left = upright.ImageLaterality == "L"
+    pixels = upright.pixel_array
+    turned, orientation = {
+        "mirrored": (pixels[:, ::-1], ["P" if left else "A", "FR" if left else "FL"]),
+        "upside down": (pixels[::-1, ::-1], ["P" if left else "A", "HL" if left else "HR"]),
+        "lying": (pixels.T, ["FR" if left else "FL", "A" if left else "P"]),
+    }[how]
+    upright.PatientOrientation = ["A", "FR"] if left else ["P", "FL"]
+    as_usual = Answer.model_validate_json(run(predictor, DICOM, native(upright, pixels), heatmap="true").body)
+    upright.PatientOrientation = orientation
+    body = native(upright, turned)
+    said = Answer.model_validate_json(run(predictor, DICOM, body, heatmap="true").body)
+    assert said.malignancy_score == pytest.approx(as_usual.malignancy_score)
+    assert (said.image.rows, said.image.columns) == turned.shape
+    assert said.heatmap is not None and as_usual.heatmap is not None
+    heats = [cv2.imdecode(np.frombuffer(base64.b64decode(one.heatmap.png), np.uint8), -1) for one in (as_usual, said)]
+    expected = {"mirrored": heats[0][:, ::-1], "upside down": heats[0][::-1, ::-1], "lying": heats[0].T}[how]
+    assert np.array_equal(heats[1], expected)
+    for region in said.heatmap.regions:
+        assert (
+            heats[1][region.peak_y, region.peak_x]
+            == heats[1][region.top : region.bottom, region.left : region.right].max()
+        )
+    assert run(predictor, DICOM, body, form=AnswerType.ZIP).form is AnswerType.ZIP
+    picture = run(predictor, DICOM, body, form=AnswerType.OVERLAY, overlay="none").body
+    assert cv2.imdecode(np.frombuffer(picture, np.uint8), -1).shape == turned.shape
+
+
+def native(dataset: pydicom.Dataset, pixels: Any) -> bytes:
+    """Return the file with other pixels, uncompressed."""
+    stream = io.BytesIO()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.PixelData = np.ascontiguousarray(pixels).tobytes()
+    dataset["PixelData"].VR = "OW"
+    dataset["PixelData"].is_undefined_length = False
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()

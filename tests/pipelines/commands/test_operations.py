@@ -14,7 +14,6 @@ from mammopipe.inference.monitoring.windows import Windows
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.commands import monitor as monitor_command
-from mammopipe.pipelines.commands.shell_completion import script
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.doctor import machine
@@ -198,20 +197,25 @@ def test_a_monitor_without_model_or_captures_is_one_line(runs: Path, tmp_path: P
     assert "can be read" in capsys.readouterr().err
 
 
+def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(["completion", shell]) == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_every_command_and_option(shell: str) -> None:
-    text = script(cli.build_parser(), shell)
-    for word in ("monitor", "--captures", "cost", "--images", "doctor", "--aws"):
+def test_completion_knows_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = script(shell, capsys)
+    for word in ("monitor", "captures", "cost", "images", "doctor", "aws"):
         assert word in text
     program = shutil.which(shell)
     if program:
         assert subprocess.run([program, "-n"], input=text, text=True, capture_output=True).stderr == ""
 
 
-def test_bash_completes() -> None:
+def test_bash_completes(capsys: pytest.CaptureFixture[str]) -> None:
     asked = (
-        "COMP_WORDS=(mammopipe mon); COMP_CWORD=1; _mammopipe; echo ${COMPREPLY[@]};"
-        "COMP_WORDS=(mammopipe run --backend p); COMP_CWORD=3; _mammopipe; echo ${COMPREPLY[@]}"
+        "COMP_WORDS=(mammopipe mon); COMP_CWORD=1; _shtab_mammopipe; echo ${COMPREPLY[@]};"
+        "COMP_WORDS=(mammopipe run --backend p); COMP_CWORD=3; _shtab_mammopipe; echo ${COMPREPLY[@]}"
     )
-    done = subprocess.run(["bash", "-c", script(cli.build_parser(), "bash") + asked], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script("bash", capsys) + asked], capture_output=True, text=True)
     assert done.stdout.split() == ["monitor", "process"]

@@ -37,7 +37,7 @@ def test_settings_of_one_network_are_taken_where_it_is_the_candidate(tmp_path: P
     path.write_text('cnns = ["efficientnet_lite0"]\n[training]\nstride = 16\nlearns = "head"\npooling = "top"\n')
     config = PipelineConfig.load(path)
     assert (config.training.stride, config.training.learns, config.training.pooling) == (16, "head", "top")
-    with pytest.raises(ConfigError, match="stride=16 needs cnn=efficientnet_lite0, not resnet50"):
+    with pytest.raises(ConfigError, match="stride=16 needs cnn=efficientnet_lite0, one of timm, not resnet50"):
         PipelineConfig.load(path, cnns=["efficientnet_lite0", "resnet50"])
 
 
@@ -100,21 +100,21 @@ def test_a_file_lies_over_its_profile_and_an_argument_over_the_file(tmp_path: Pa
         ("[training]\nepochs = '3'", "training.epochs = '3': must be a whole number"),
         ("[training]\nseed = 3", "training.seed is set by data.seed"),
         ("[training]\nepochs = 3\nhead_epochs = 3", "head_epochs=3 must be below epochs=3"),
-        ("[per_cnn.vgg]\nepochs = 3", "per_cnn.vgg: must be one of modified_cnn, alexnet"),
+        ("[per_cnn.vgg]\nepochs = 3", "per_cnn.vgg: cnn='vgg' must be one of modified_cnn, alexnet"),
         ("[per_cnn.alexnet]\nlearning_rat = 1e-4", "unknown key 'per_cnn.alexnet.learning_rat'; did you mean learn"),
         ("[per_cnn.alexnet]\nlearning_rate = '1'", "per_cnn.alexnet.learning_rate = '1': must be a number"),
         ("[per_cnn.alexnet]\nlearning_rate = 2.0", "learning_rate = 2.0: between 1e-08 and 1"),
         ("[per_cnn.alexnet]\nepochs = 3", "per_cnn.alexnet.epochs is set by training.epochs, for all networks"),
         ("[per_cnn.alexnet]\nfolds = 3", "per_cnn.alexnet.folds is set by training.folds"),
         ("[per_cnn.alexnet]\nseed = 3", "per_cnn.alexnet.seed is set by data.seed"),
-        ("[per_cnn.alexnet]\nstride = 16", "stride=16 needs cnn=efficientnet_lite0, not alexnet"),
+        ("[per_cnn.alexnet]\nstride = 16", "stride=16 needs cnn=efficientnet_lite0, one of timm, not alexnet"),
         ("[per_cnn]\nalexnet = 3", "per_cnn.alexnet = 3: must be a table"),
         ("[data]\ntest_fraction = true", "data.test_fraction = True: must be a number"),
         ("[data]\nvalidation_fold = 5", "data.validation_fold=5: one of the 5 folds"),
-        ("cnns = ['resnet5']", "cnns = 'resnet5': must be one of modified_cnn, alexnet, resnet50"),
+        ("cnns = ['resnet5']", "cnns: cnn='resnet5' must be one of modified_cnn, alexnet, resnet50"),
         ("cnns = []", "at least one, none twice"),
         ("cnns = ['alexnet', 'alexnet']", "none twice"),
-        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: at least 100"),
+        ("[evaluation]\nbootstrap = 50", "evaluation.bootstrap = 50: between 100 and 100000"),
         ("[evaluation]\nmin_macro_auc = 1.5", "evaluation.min_macro_auc = 1.5: between 0 and 1"),
         ("[augmentation]\ncopies = -1", "augmentation.copies = -1: at least 0"),
         ("storage = 3", "storage = 3: must be a table"),
@@ -197,7 +197,7 @@ def test_any_key_can_be_assigned(assignment: str, key: tuple[str, ...], value: o
         ("training.learning_rat=1", "unknown key 'training.learning_rat'; did you mean training.learning_rate"),
         ("learning_rate=1", "unknown key 'learning_rate'; did you mean training.learning_rate"),
         ("segmentation.hight=200", "did you mean segmentation.height"),
-        ("training.pooling=max", "training.pooling = 'max': must be one of mean, peaks, top"),
+        ("training.pooling=median", "training.pooling = 'median': must be one of mean, peaks, top, max, gem"),
         ("training.epochs=many", "training.epochs = 'many': must be a whole number"),
         ("deploy=maybe", "deploy = 'maybe': must be true or false"),
         ("security=3", "security: is a table; set one of its keys"),
@@ -211,3 +211,17 @@ def test_an_assignment_that_breaks_a_rule_is_one_line(assignment: str, message: 
         PipelineConfig.load(assignments=[assignment])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value) and "<" not in str(caught.value)
+
+
+def test_any_network_of_timm_can_be_a_candidate(tmp_path: Path) -> None:
+    name = "convnext_small.fb_in22k_ft_in1k_384"
+    path = tmp_path / "timm.toml"
+    path.write_text(
+        f'cnns = ["{name}"]\n[training]\nstride = 16\ndrop_path = 0.2\n[per_cnn."{name}"]\npooling = "max"\n'
+    )
+    config = PipelineConfig.load(path)
+    assert (config.training_of(name).cnn, config.training_of(name).pooling) == (name, "max")
+    with pytest.raises(ConfigError, match="cnns.*did you mean convnext_small"):
+        PipelineConfig.load(cnns=["convnext_smal"])
+    with pytest.raises(ConfigError, match="per_cnn.vgg: "):
+        PipelineConfig.load(per_cnn={"vgg": {"pooling": "max"}})

@@ -115,3 +115,27 @@ def test_the_edge_of_a_cut_that_was_padded_later_is_no_skin() -> None:
     assert "skin-cut-off" in segment_breast(cut, laterality=Laterality.LEFT, view=View.MLO).quality["flags"]
     whole = segment_breast(phantom.pixels, laterality=Laterality.LEFT, view=View.MLO)
     assert "skin-cut-off" not in whole.quality["flags"]
+
+
+def test_the_muscle_is_followed_to_the_chest_wall(segmented: dict[Kind, list[Segmented]]) -> None:
+    overlaps = [
+        dice(each.region.pectoral, each.phantom.pectoral)
+        for found in segmented.values()
+        for each in found
+        if each.phantom.view is View.MLO
+    ]
+    assert np.median(overlaps) >= 0.93
+    assert np.percentile(overlaps, 20) >= 0.86
+
+
+def test_a_mass_on_the_muscle_is_kept() -> None:
+    phantom = make_clinical_phantom(4, Kind.DARK_FAT, laterality=Laterality.LEFT, rows=320, columns=240)
+    rows, columns = np.nonzero(phantom.pectoral)
+    y, x = int(np.percentile(rows, 30)), int(columns.max() * 0.35)
+    distance = np.hypot(*np.meshgrid(np.arange(240) - x, np.arange(320) - y))
+    mass = np.clip(phantom.pixels * (1 + 0.8 * np.exp(-((distance / 8) ** 2))), 0, 65535).astype(np.uint16)
+    plain = segment_breast(phantom.pixels, laterality=phantom.laterality, view=View.MLO)
+    with_mass = segment_breast(mass, laterality=phantom.laterality, view=View.MLO)
+    assert plain.pectoral[y, x]
+    assert not with_mass.pectoral[distance < 6].any()
+    assert dice(with_mass.pectoral, plain.pectoral) > 0.8

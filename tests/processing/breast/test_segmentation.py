@@ -113,7 +113,7 @@ def test_every_size_gives_the_same_masks(height: int, width: int) -> None:
     film = make_film(height, width, padding=0.0 if width < height else 0.15)
     region = segment_breast(film.pixels, view=View.MLO)
     assert dice(region.mask, film.breast) > 0.97
-    assert dice(region.pectoral, film.muscle) > 0.94
+    assert dice(region.pectoral, film.muscle) > 0.93
 
 
 def test_the_reduced_copy_tells_what_the_whole_film_tells(monkeypatch: pytest.MonkeyPatch) -> None:

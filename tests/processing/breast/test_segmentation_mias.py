@@ -41,7 +41,7 @@ def test_lesions_stay_inside(regions: list[tuple[ImageRecord, BreastRegion]]) ->
             after += int((inside & region.mask & ~region.pectoral).sum())
     assert total > 1_000_000
     assert before / total >= 0.995
-    assert after / total >= 0.99
+    assert after / total >= 0.992
 
 
 def test_coverage_is_plausible_or_flagged(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:
@@ -73,5 +73,8 @@ def test_the_breast_is_one_piece(regions: list[tuple[ImageRecord, BreastRegion]]
 
 def test_flags_are_rare(regions: list[tuple[ImageRecord, BreastRegion]]) -> None:
     raised = [flag for _, region in regions for flag in region.quality["flags"]]
-    assert max(raised.count(flag) for flag in set(raised)) <= 0.05 * len(regions)
+    others = [flag for flag in raised if flag != "pectoral-not-found"]
+    assert max(others.count(flag) for flag in set(others)) <= 0.05 * len(regions)
+    # On some of the films there is none to be seen.
+    assert raised.count("pectoral-not-found") <= 0.06 * len(regions)
     assert not {"chest-side-unclear", "chest-side-against-laterality", "implant"} & set(raised)

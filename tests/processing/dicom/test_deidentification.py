@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from mammopipe.processing.dicom.deidentification import IDENTIFYING
 from mammopipe.processing.images.mammogram import CorruptImageError, identity_fields, write_png
 
 CELLS = np.zeros((4, 4), np.uint16)
@@ -26,6 +28,36 @@ def test_filled_identifying_attributes_are_named(
         PatientAge="050Y",
     )
     assert identity_fields(data) == ("PatientName", "PatientBirthDate", "OtherPatientIDsSequence")
+
+
+@pytest.mark.parametrize("keyword", IDENTIFYING)
+def test_each_identifying_attribute_is_named_at_any_depth(
+    make_dicom: Callable[..., bytes], make_item: Callable[..., Any], keyword: str
+) -> None:
+    """PS3.15 table E.1-1; the values that a pseudonym replaced lie in Original Attributes Sequence."""
+    vr = dictionary_VR(keyword)
+    value: Any = {"SQ": [make_item(CodeValue="1")], "DA": "19500101", "TM": "120000"}.get(vr, "1")
+    assert identity_fields(make_dicom(CELLS, **{keyword: value})) == (keyword,)
+    inner = make_item(**{keyword: value})
+    for sequences in (
+        {"RequestAttributesSequence": [inner]},
+        {"OriginalAttributesSequence": [make_item(ModifiedAttributesSequence=[inner])]},
+    ):
+        assert identity_fields(make_dicom(CELLS, **sequences)) == (keyword,)
+    assert identity_fields(make_dicom(CELLS, **{keyword: [] if vr == "SQ" else ""})) == ()
+
+
+def test_a_patients_number_in_a_sequence_is_the_real_one(
+    make_dicom: Callable[..., bytes], make_item: Callable[..., Any]
+) -> None:
+    original = make_item(ModifiedAttributesSequence=[make_item(PatientID="4711")])
+    data = make_dicom(CELLS, PatientID="pseudonym", OriginalAttributesSequence=[original])
+    assert identity_fields(data) == ("PatientID",)
+
+
+def test_the_list_is_in_the_order_of_tags_and_of_known_attributes() -> None:
+    tags = [tag_for_keyword(keyword) for keyword in IDENTIFYING]
+    assert None not in tags and tags == sorted(set(tags), key=lambda tag: tag or 0)
 
 
 def test_burned_in_text_counts(make_dicom: Callable[..., bytes]) -> None:

@@ -65,8 +65,8 @@ def test_pgm_headers_may_hold_comments() -> None:
         (b"P5 20000 1 255\n", ImageTooLargeError, "16384 a side"),
         (b"P2 2 1 255\n1 2\n", UnsupportedImageError, "magic 'P2'; only binary PGM"),
         (b"P6 1 1 255\nabc", UnsupportedImageError, "magic 'P6'"),
-        (b"Dear all,\n", UnsupportedImageError, "neither DICOM, PGM nor PNG"),
-        (b"", UnsupportedImageError, "neither DICOM, PGM nor PNG"),
+        (b"Dear all,\n", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
+        (b"", UnsupportedImageError, "neither DICOM, PGM, PNG nor TIFF"),
     ],
 )
 def test_pgm_refusals(data: bytes, error: type[Exception], message: str) -> None:

@@ -11,9 +11,9 @@ from mammopipe.processing.datasets.manifest import Split, read_manifest, write_m
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE
 from mammopipe.training.fitting.out_of_fold import OutOfFold
-from mammopipe.training.fitting.stopping import StopRequest
 from mammopipe.training.networks import model_directory
 from mammopipe.training.train import read_inputs, train
 

@@ -10,8 +10,9 @@ from mammopipe.training.config import Sampling, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, run_digest
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import World
-from mammopipe.training.fitting.loop import fit, measure, predict
+from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
+from mammopipe.training.fitting.step import measure, predict
 from mammopipe.training.model.architecture import Cnn, Precision
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import build_model

@@ -1,0 +1,132 @@
+"""A study from a DICOMweb server and results back to it: QIDO-RS, WADO-RS and STOW-RS (PS3.18), by `dicomweb-client`.
+
+    pacs = DicomWeb("https://pacs.example/dicom-web", headers={"Authorization": "Bearer ..."})
+    archive = MammographyClient("mammopipe").dicom_results(pacs.mammograms(study))
+    pacs.store(result_files(archive), study)
+
+Needs the extra `dicomweb`. The endpoint itself needs no network: the caller fetches and stores.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mammopipe.inference.client.errors import EndpointUnreachableError, RequestRefusedError
+from mammopipe.processing.errors import ConfigError
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+PRESENTATION_CLASSES = (f"{_STORAGE}1.2", f"{_STORAGE}1.1", f"{_STORAGE}1")
+"""Mammography and digital X-ray images for presentation, and computed radiographs: what a reader looks at.
+
+Images for processing are the same exposures before that, and secondary captures may be earlier results of ours.
+"""
+TIMEOUT_SECONDS = 60.0
+ATTEMPTS, BACKOFF_MILLISECONDS = 3, 200
+SOP_CLASS, SOP_INSTANCE, SERIES, NUMBER = "00080016", "00080018", "0020000E", "00200013"
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class DicomWeb:
+    """A DICOMweb server.
+
+    Args:
+        url: Its base URL, below which `studies` lies.
+        headers: HTTP headers of every request, such as Authorization.
+        timeout_seconds: How long one request may wait for the server.
+
+    Raises:
+        ConfigError: The extra `dicomweb` is not installed, or the URL is none.
+    """
+
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str] | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"dicomweb={url!r}: must be the http:// or https:// URL of a DICOMweb server")
+        try:
+            from dicomweb_client import DICOMwebClient
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"DICOMweb needs {error.name}: pip install 'mammopipe[dicomweb]'") from None
+        self._client = DICOMwebClient(url, headers=dict(headers or {}), timeout=timeout_seconds)
+        # Its own five attempts take half a minute where there is no server.
+        self._client.set_http_retry_params(max_attempts=ATTEMPTS, wait_exponential_multiplier=BACKOFF_MILLISECONDS)
+
+    def mammograms(self, study: str) -> list[bytes]:
+        """Return the images for presentation of a study as DICOM files, in the order of their instance numbers.
+
+        Args:
+            study: Study Instance UID.
+
+        Raises:
+            ConfigError: `study` is no UID.
+            RequestRefusedError: `no_images`: the study has none; the message names the classes that it has.
+            EndpointUnreachableError: The server cannot be reached, or refuses.
+        """
+        if _UID.fullmatch(study) is None:
+            raise ConfigError(f"study={study!r}: must be a Study Instance UID, digits and points")
+        with _reaching("QIDO-RS"):
+            found = self._client.search_for_instances(study, fields=[SOP_CLASS, SOP_INSTANCE, SERIES, NUMBER])
+        images = [one for one in found if _value(one, SOP_CLASS) in PRESENTATION_CLASSES]
+        if not images:
+            classes = ", ".join(sorted({_value(one, SOP_CLASS) for one in found})) or "none"
+            raise RequestRefusedError(
+                "no_images", f"the study has no image for presentation; its classes are {classes}"
+            )
+        images.sort(key=lambda one: (int(_value(one, NUMBER) or 0), _value(one, SOP_INSTANCE)))
+        return [self._retrieve(study, _value(one, SERIES), _value(one, SOP_INSTANCE)) for one in images]
+
+    def store(self, results: Sequence[bytes], study: str) -> None:
+        """Store DICOM files in a study.
+
+        Raises:
+            EndpointUnreachableError: The server cannot be reached, or does not store every file.
+        """
+        from pydicom import dcmread
+
+        with _reaching("STOW-RS"):
+            stored = self._client.store_instances([dcmread(io.BytesIO(data)) for data in results], study)
+        failed = [str(item.FailureReason) for item in stored.get("FailedSOPSequence") or []]
+        if failed:
+            rule = (
+                f"the server did not store {len(failed)} of {len(results)} results; failure reasons {', '.join(failed)}"
+            )
+            raise EndpointUnreachableError("dicomweb_store", rule)
+
+    def _retrieve(self, study: str, series: str, instance: str) -> bytes:
+        with _reaching("WADO-RS"):
+            # As it is stored: whatever its transfer syntax is, the endpoint reads it.
+            dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
+            stream = io.BytesIO()
+            dataset.save_as(stream, enforce_file_format=True)
+        return stream.getvalue()
+
+
+def result_files(archive: bytes) -> list[bytes]:
+    """Return the DICOM files in the archive of `MammographyClient.dicom_results`."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        return [members.read(name) for name in members.namelist() if name.endswith(".dcm")]
+
+
+@contextmanager
+def _reaching(service: str) -> Iterator[None]:
+    """Turn the errors of the transport into the client's own, without the address and what identifies the study."""
+    from requests import HTTPError, RequestException
+
+    try:
+        yield
+    except HTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        raise EndpointUnreachableError("dicomweb", f"{service}: the server answered {status}", status) from None
+    except RequestException as error:
+        raise EndpointUnreachableError("dicomweb", f"{service}: {type(error).__name__}") from None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise EndpointUnreachableError("dicomweb", f"{service}: no DICOMweb answer ({type(error).__name__})") from None
+
+
+def _value(instance: Mapping[str, Any], tag: str) -> str:
+    """Return the first value of an attribute in the DICOM JSON model (PS3.18 F.2)."""
+    values: Iterable[Any] = instance.get(tag, {}).get("Value") or [""]
+    return str(next(iter(values)))

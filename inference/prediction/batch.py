@@ -1,0 +1,199 @@
+"""Many images, no server: predictions in worker processes, one row an image, and one a breast and a patient.
+
+Importing this module loads neither a network nor a reader: the workers do that.
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.errors import ImageError
+
+if TYPE_CHECKING:
+    from mammopipe.inference.prediction.predictor import Predictor
+
+EXAM_COLUMNS = (
+    "patient_id",
+    "level",
+    "laterality",
+    "images",
+    "malignancy",
+    "finding",
+    "threshold",
+    "referred",
+    "error",
+)
+
+_EXAM_TAGS = (0x00100020, 0x0020000D)
+"""Patient ID and Study Instance UID."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is done to each image."""
+
+    model: Path
+    """The model directory."""
+    operating_point: str = "sensitivity"
+    heatmaps: Path | None = None
+    """Folder of the overlays; None writes none."""
+    exams: bool = False
+    """Whether rows of breasts and patients are made as well."""
+    threads: int = 1
+    """Of one worker's forward pass."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image and what a table says of it."""
+
+    path: Path
+    record: ImageRecord | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one group of images."""
+
+    images: list[dict[str, Any]]
+    exams: list[dict[str, Any]]
+
+
+_worker: "tuple[Batch, Predictor] | None" = None
+"""What a worker process was started with."""
+
+
+def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes: int) -> Iterator[Rows]:
+    """Yield the rows of each group of images, in the order of the groups, as they are judged.
+
+    Args:
+        batch: The model, and what is done.
+        groups: Images that belong together: those of one patient where exams are wanted, else one image a group.
+        processes: Worker processes; one works in this process.
+
+    Raises:
+        ConfigError: The model cannot be used.
+    """
+    if processes == 1 or len(groups) == 1:
+        _start(batch)
+        yield from map(_judge, groups)
+        return
+    # Forked from a server without threads; a fork of this process could copy a lock that nobody opens any more.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(min(processes, len(groups)), context, _start, (batch,)) as pool:
+        chunk = max(1, min(8, len(groups) // (4 * processes)))
+        yield from pool.map(_judge, groups, chunksize=chunk)
+
+
+def by_exam(images: Sequence[Image]) -> list[list[Image]]:
+    """Return the images grouped by patient and study, the groups in the order of their first images.
+
+    A table's patient counts before a file's. An image without a patient is a group of its own.
+    """
+    groups: dict[tuple[str, ...], list[Image]] = {}
+    for image in images:
+        groups.setdefault(_exam_of(image) or (str(image.path),), []).append(image)
+    return list(groups.values())
+
+
+def _exam_of(image: Image) -> tuple[str, ...] | None:
+    from mammopipe.processing.dicom.file import is_dicom, parse
+    from mammopipe.processing.read_config import DEFAULT_CONFIG
+
+    if image.record is not None and image.record.patient_id:
+        return "table", image.record.patient_id
+    try:
+        data = image.path.read_bytes()
+        if not is_dicom(data):
+            return None
+        tags = parse(data, where=str(image.path), limits=DEFAULT_CONFIG.limits, tags=_EXAM_TAGS).tags
+    except (OSError, ImageError):
+        return None  # its own row says why
+    patient, study = (tags.text(tag) for tag in _EXAM_TAGS)
+    return ("file", patient, study) if patient else None
+
+
+def model_columns(batch: Batch) -> tuple[str, list[str]]:
+    """Return the model's id and the columns of its image rows; `ConfigError` where the model cannot be used."""
+    from mammopipe.inference.prediction.table import columns
+
+    _start(batch)
+    assert _worker is not None
+    return _worker[1].info.id, columns(_worker[1])
+
+
+def _start(batch: Batch) -> None:
+    from mammopipe.inference.engines.base import EngineSettings
+    from mammopipe.inference.prediction.predictor import Predictor
+
+    global _worker
+    if _worker is None or _worker[0] != batch:
+        _worker = batch, Predictor(batch.model, engine=EngineSettings(threads=batch.threads))
+
+
+def _judge(group: Sequence[Image]) -> Rows:
+    from mammopipe.inference.contract.schema import OperatingPoint
+
+    assert _worker is not None
+    batch, predictor = _worker
+    point = OperatingPoint(batch.operating_point)
+    paths, records = [image.path for image in group], [image.record for image in group]
+    rows = list(
+        predictor.predict_rows(paths, records=records, operating_point=point, explain=batch.heatmaps is not None)
+    )
+    judged = [image for image, row in zip(group, rows, strict=True) if not row["error"]]
+    if batch.heatmaps is not None:
+        for image in judged:
+            _draw(predictor, image, batch.heatmaps)
+    return Rows(rows, _exam(predictor, judged, rows, point) if batch.exams else [])
+
+
+def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
+    from mammopipe.inference.prediction.heatmap import overlay, png
+    from mammopipe.processing.datasets.manifest import Label
+    from mammopipe.processing.files import write_bytes
+    from mammopipe.processing.images.mammogram import read_mammogram
+
+    mammogram = read_mammogram(image.path, record=image.record)
+    seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.MALIGNANT)
+    name = image.record.image_id if image.record else image.path.stem
+    write_bytes(folder / f"{name}.png", png(overlay(mammogram.pixels, seen.heat)))
+
+
+def _exam(
+    predictor: "Predictor", images: Sequence[Image], rows: Sequence[dict[str, Any]], point: Any
+) -> list[dict[str, Any]]:
+    """Return a row for each breast of a patient's images and one for the patient."""
+    from mammopipe.processing.images.mammogram import read_mammogram
+
+    patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")
+    common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"patient_id": patient}
+    if not patient or not images:
+        reason = "no image could be judged" if patient else "no patient id: views of one patient cannot be told"
+        return [common | {"level": "patient", "images": len(images), "error": reason}]
+    try:
+        found = predictor.predict(
+            [read_mammogram(image.path, record=image.record) for image in images], operating_point=point
+        ).combined
+    except ImageError as error:
+        return [common | {"level": "patient", "images": len(images), "error": str(error)}]
+    breasts = [
+        common | _verdict(breast) | {"level": "breast", "laterality": str(breast.laterality or ""),
+                                     "images": len(breast.images)}
+        for breast in found.breasts
+    ]  # fmt: skip
+    return [*breasts, common | _verdict(found.exam) | {"level": "patient", "images": len(images)}]
+
+
+def _verdict(level: Any) -> dict[str, Any]:
+    decision = level.decision
+    return {
+        "malignancy": level.malignancy_score / 100,
+        "finding": str(decision.finding) if decision else "",
+        "threshold": decision.threshold if decision else "",
+        "referred": level.referral.refer,
+    }

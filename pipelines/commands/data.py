@@ -1,0 +1,75 @@
+"""`mammopipe data check`: a first look at a site's own table and images."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import as_json, command
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+    from mammopipe.pipelines.data.check import Look
+
+SHOWN = 10
+"""Refusals that are printed; all are in --json."""
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `data`."""
+    text = (
+        "look at a table and its images: counts, what is missing, what will be refused; exit code 1 where a run fails"
+    )
+    parser = command(subparsers, "data", text, "data check labels.csv --config own.toml --montage montage.png")
+    parser.add_argument("action", choices=["check"])
+    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV or Parquet, or the folder that holds one")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with [own], which maps the columns")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assignments")
+    parser.add_argument("--table-only", action="store_true", help="do not read the images")
+    parser.add_argument("--montage", type=Path, metavar="PNG", help="also draw up to 32 of the images")
+    as_json(parser)
+    parser.set_defaults(command=check)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print what is there and what stands against a run; 1 where something does."""
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.data.check import look
+    from mammopipe.processing.datasets.own import find_table, images_of, read_own
+
+    if options.table_only and options.montage:
+        raise ConfigError("--montage: needs the images, which --table-only leaves unread")
+    config = PipelineConfig.load(options.config, assignments=options.assignments)
+    table = read_own(options.table, config.own)
+    images = images_of(find_table(options.table), config.own)
+    found = look(table, images, config.data.split, read=not options.table_only)
+    if options.montage:
+        from mammopipe.processing.jobs.contact_sheets import overview
+
+        overview(table.records, images, options.montage)
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        _print(found)
+    return int(bool(found.problems))
+
+
+def _print(found: "Look") -> None:
+    print(f"{found.images} images of {found.patients} patients, {found.lesions} lesions" + (
+        f"; {found.synthetic} images are synthetic" if found.synthetic else ""
+    ))  # fmt: skip
+    for name in ("labels", "sides", "views", "splits", "missing"):
+        counts = getattr(found, name)
+        if counts:
+            print(f"{name:<10} {', '.join(f'{word} {number}' for word, number in counts.items())}")
+    for group in found.duplicates[:SHOWN]:
+        print(f"duplicates {', '.join(group)}")
+    print(f"refused    {len(found.refused)}")
+    for reason in found.refused[:SHOWN]:
+        print(f"  {reason}")
+    if len(found.refused) > SHOWN:
+        print(f"  and {len(found.refused) - SHOWN} more (--json lists all)")
+    for problem in found.problems:
+        print(f"problem    {problem}")
+    print("A run on this table would fail." if found.problems else "A run on this table can start.")

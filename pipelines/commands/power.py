@@ -1,0 +1,61 @@
+"""`mammopipe power`: how many images are enough."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import as_json, command
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+TIMES = (1, 2, 4, 8)
+"""Sizes of the test set that are shown, as multiples of what was asked for."""
+OTHERS = 5
+"""Other images for each malignant one where nobody says: about those of mini-MIAS (270 to 52)."""
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `power`."""
+    text = "simulate what a test set can show: the interval's width, and how often it excludes another AUC"
+    parser = command(subparsers, "power", text, "power --auc 0.75 --malignant 52")
+    parser.add_argument("--auc", type=float, required=True, help="AUC that is hoped for, malignant against the rest")
+    parser.add_argument("--malignant", type=int, required=True, metavar="N", help="malignant images of the test set")
+    parser.add_argument("--others", type=int, metavar="N", help=f"its other images (default: {OTHERS} times as many)")
+    parser.add_argument("--against", type=float, default=0.5, help="AUC that is to be excluded (default: 0.5)")
+    parser.add_argument("--draws", type=int, default=1000, metavar="N", help="test sets that are drawn (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0)
+    as_json(parser)
+    parser.set_defaults(command=power)
+
+
+def power(options: argparse.Namespace) -> int:
+    """Print the table."""
+    from mammopipe.pipelines.experiment.power import simulate
+
+    others = OTHERS * options.malignant if options.others is None else options.others
+    rows = [
+        simulate(
+            options.auc,
+            options.malignant * times,
+            others * times,
+            against=options.against,
+            draws=options.draws,
+            seed=options.seed,
+        )
+        for times in TIMES
+    ]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return 0
+    print(
+        f"{'malignant':>9} {'others':>7}  95 % interval is   9 of 10 sets measure   power against {options.against:g}"
+    )
+    for row in rows:
+        print(
+            f"{row.malignant:>9} {row.others:>7}  {row.width:.3f} wide         {row.low:.3f} to {row.high:.3f}"
+            f"         {row.power:>6.0%}"
+        )
+    print("Images count as independent; several of one patient say less. Research use only.")
+    return 0

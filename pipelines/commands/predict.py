@@ -1,0 +1,180 @@
+"""`mammopipe predict`: a model's predictions of many images as CSV, without a server."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mammopipe.inference.prediction.batch import Image
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+MODEL = "model.tar.gz"
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `predict`."""
+    text = "write a model's predictions of images as CSV, one row an image; resumes where it was stopped"
+    parser = command(subparsers, "predict", text, "predict latest images/ -o predictions.csv")
+    parser.add_argument("model", metavar="MODEL", help="a run's ID, a model.tar.gz, or the folder of an unpacked one")
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGES", help="a folder, files, or one table (CSV, Parquet)"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="where the rows go")
+    parser.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write each image with its heatmap, as PNG")
+    parser.add_argument("--exams", action="store_true", help="also write rows of breasts and patients, to CSV-exams")
+    parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], default="sensitivity")
+    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (default: the cores)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with [own], which maps a table's columns"
+    )
+    in_runs(parser)
+    parser.set_defaults(command=predict)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Predict what is not in the output yet; 1 where no image could be judged."""
+    from mammopipe.inference.prediction.batch import Batch, by_exam, model_columns, predict_groups
+    from mammopipe.pipelines.runs.progress import waiting
+    from mammopipe.processing.container.job import cores
+
+    processes = cores() if options.processes is None else options.processes
+    if processes < 1:
+        raise ConfigError(f"--processes {processes}: must be at least 1")
+    images = _images(options.images, options.config)
+    with _model(options.model, options.runs) as directory:
+        batch = Batch(directory, options.operating_point, options.heatmaps, options.exams)
+        with waiting("loading the model"):
+            model, columns = model_columns(batch)
+        groups = by_exam(images) if options.exams else [[image] for image in images]
+        with _Table(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
+            left = [group for group in groups if not {str(image.path) for image in group} <= table.done]
+            if len(left) < len(groups):
+                print(f"{len(groups) - len(left)} of {len(groups)} were predicted before", file=sys.stderr)
+            for rows in _shown(predict_groups(batch, left, processes=processes), left):
+                table.add([row for row in rows.images if row["path"] not in table.done])
+                if exams is not None:
+                    exams.add(rows.exams)
+    print(f"{options.output}: {table.written} images predicted, {table.refused} refused (column error)")
+    return int(table.written + table.refused > 0 and table.written == 0)
+
+
+def _shown(found: Iterator[Any], groups: Sequence[Any]) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    yield from tqdm(found, total=len(groups), desc="predict", disable=not sys.stderr.isatty())
+
+
+def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
+    """Return the images of folders, files, or one table; raises `ConfigError` where there is none."""
+    from mammopipe.inference.prediction.batch import Image
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.processing.datasets.own import find_table, images_of, read_own
+
+    if any(path.suffix.lower() in TABLE_SUFFIXES for path in given):
+        if len(given) > 1:
+            raise ConfigError(f"{given[0]}: give one table, or images; not both")
+        mapping = PipelineConfig.load(config).own
+        table = read_own(given[0], mapping, labelled=False)
+        folder = images_of(find_table(given[0]), mapping)
+        for _, reason in table.refused:
+            print(f"left out: {reason}", file=sys.stderr)
+        return [Image(folder / record.path, record) for record in table.records]
+    found: list[Path] = []
+    for path in given:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [item for item in inside if path.is_file() or item.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise ConfigError(f"{given[0]}: no images here; they end in {', '.join(IMAGE_SUFFIXES)}")
+    return [Image(path) for path in dict.fromkeys(found)]
+
+
+@contextmanager
+def _model(name: str, runs: Path) -> Iterator[Path]:
+    """Yield the directory of a model: a folder, a `model.tar.gz`, or that of a run."""
+    from mammopipe.pipelines.runs.folder import find_run
+    from mammopipe.training.model.archive import unpack
+
+    path = Path(name)
+    if (path / "model.json").is_file():
+        yield path
+        return
+    if path.is_dir() and not (path / MODEL).is_file():
+        raise ConfigError(f"{path}: neither model.json nor {MODEL} here")
+    archive = path / MODEL if path.is_dir() else path if path.is_file() else find_run(runs, name).path / MODEL
+    if not archive.is_file():
+        raise ConfigError(f"run {name} has no {MODEL}: it did not come that far (mammopipe status {name})")
+    with TemporaryDirectory() as scratch:
+        unpack(archive, Path(scratch))
+        yield Path(scratch)
+
+
+def _exam_table(options: argparse.Namespace, model: str) -> "Any":
+    from contextlib import nullcontext
+
+    from mammopipe.inference.prediction.batch import EXAM_COLUMNS
+
+    if not options.exams:
+        return nullcontext()
+    output: Path = options.output
+    return _Table(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
+
+
+class _Table:
+    """A CSV file that rows are added to, and the rows that it has already."""
+
+    def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
+        self._path, self._columns, self._model = path, columns, model
+        self.done: set[str] = set()
+        """Paths of the images that have a row."""
+        self.written = self.refused = 0
+
+    def __enter__(self) -> "_Table":
+        try:
+            kept = self._kept()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # What a stopped run left of a row is written over.
+            self._file: TextIO = self._path.open("w", encoding="utf-8", newline="")
+            self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
+            self._writer.writeheader()
+            self._writer.writerows(kept)
+            self._file.flush()
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows; they are on disk when this returns."""
+        try:
+            for row in rows:
+                self._writer.writerow({"model": self._model, **row})
+                self.refused += bool(row["error"])
+                self.written += not row["error"]
+            self._file.flush()
+        except OSError as error:
+            raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
+
+    def _kept(self) -> list[dict[str, str]]:
+        """Return the whole rows of an earlier run; `ConfigError` where they are another model's."""
+        if not self._path.is_file() or not self._path.stat().st_size:
+            return []
+        with self._path.open(encoding="utf-8", newline="") as stream:
+            lines = stream.readlines()
+        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+        if rows and (list(rows[0]) != list(self._columns) or {row["model"] for row in rows} != {self._model}):
+            raise ConfigError(f"{self._path}: holds other columns, or another model's predictions; give another file")
+        self.done = {row["path"] for row in rows if "path" in row}
+        return rows

@@ -1,0 +1,139 @@
+"""A first look at a dataset before anything starts: what is there, what is missing, what will be refused."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look found."""
+
+    images: int
+    patients: int
+    labels: Mapping[str, int]
+    sides: Mapping[str, int]
+    views: Mapping[str, int]
+    splits: Mapping[str, int]
+    lesions: int
+    missing: Mapping[str, int]
+    """Images without a value, by the field's name."""
+    refused: Sequence[str]
+    """What will be refused, one sentence an image."""
+    duplicates: Sequence[tuple[str, ...]]
+    """Images whose files are equal byte by byte."""
+    synthetic: int
+    problems: Sequence[str] = field(default_factory=list)
+    """What would keep a run from succeeding."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the look as JSON values."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+
+
+def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True) -> Look:
+    """Return what a label table and its images hold.
+
+    Args:
+        table: The label table.
+        images: Folder that the records' paths are relative to.
+        split: How a run would divide the patients.
+        read: Whether each image is read, too; else only that it is there.
+    """
+    records = table.records
+    refused = [reason for _, reason in table.refused]
+    refused += [reason for record in records if (reason := _refusal(record, images, read=read))]
+    return Look(
+        images=len(records),
+        patients=len({record.patient_id for record in records}),
+        labels=_count(record.label for record in records),
+        sides=_count(record.laterality for record in records),
+        views=_count(record.view for record in records),
+        splits=_count(record.split for record in records),
+        lesions=sum(len(record.lesions) for record in records),
+        missing=_missing(records),
+        refused=refused,
+        duplicates=_duplicates(records, images),
+        synthetic=sum(record.synthetic for record in records),
+        problems=list(problems(records, split)),
+    )
+
+
+def problems(records: Sequence[ImageRecord], split: SplitConfig) -> Iterator[str]:
+    """Yield what the table alone shows would keep a run from succeeding: the division is made as Prepare makes it."""
+    try:
+        placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
+    except LabelError as error:
+        yield str(error)
+        return
+    patients: dict[Label, set[str]] = {}
+    for record in records:
+        patients.setdefault(record.label, set()).add(record.patient_id)
+    for part in Split:
+        labels = {record.label for record in placed if record.split is part}
+        lacking = [label for label in Label if label not in labels]
+        if lacking:
+            held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
+            yield f"split {part} would have no image of class {held}; each split needs every class"
+
+
+def require_trainable(records: Sequence[ImageRecord], split: SplitConfig, *, where: str) -> None:
+    """Raise `LabelError`, with all reasons, where a run on these images could not succeed."""
+    found = list(problems(records, split))
+    if found:
+        raise LabelError(f"{where}: {'; '.join(found)}")
+
+
+def _count(values: Any) -> dict[str, int]:
+    return {str(value): number for value, number in sorted(Counter(str(v or "unknown") for v in values).items())}
+
+
+def _missing(records: Sequence[ImageRecord]) -> dict[str, int]:
+    names = ("laterality", "view", "age", "density", "machine_id", "site_id", "pixel_spacing_mm")
+    empty = {name: sum(getattr(record, name) in (None, "") for record in records) for name in names}
+    return {name: number for name, number in empty.items() if number}
+
+
+def _refusal(record: ImageRecord, images: Path, *, read: bool) -> str:
+    path = images / record.path
+    if not path.is_file():
+        return f"{record.path}: no such file in {images}"
+    if not read:
+        return ""
+    from mammopipe.processing.images.mammogram import identity_fields, read_mammogram
+
+    try:
+        named = identity_fields(path)
+        mammogram = read_mammogram(path, record=record)
+    except ImageError as error:
+        return str(error)
+    rows, columns = mammogram.pixels.shape
+    outside = [lesion for lesion in record.lesions if not (0 <= lesion.x < columns and 0 <= lesion.y < rows)]
+    if outside:
+        return (
+            f"{record.path}: a lesion at x={outside[0].x:g}, y={outside[0].y:g} lies outside {rows} x {columns} pixels"
+        )
+    return f"{record.path}: {', '.join(named)} name a patient (data.phi)" if named else ""
+
+
+def _duplicates(records: Sequence[ImageRecord], images: Path) -> list[tuple[str, ...]]:
+    sizes: dict[int, list[Path]] = {}
+    for record in records:
+        path = images / record.path
+        if path.is_file():
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    equal: dict[str, list[str]] = {}
+    for paths in sizes.values():
+        for path in paths if len(paths) > 1 else ():
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            equal.setdefault(digest, []).append(path.relative_to(images).as_posix())
+    return [tuple(names) for names in equal.values() if len(names) > 1]

@@ -1,0 +1,151 @@
+"""What can be said before the first step: whether a source, weights, parameters and this disk can make a run at all."""
+
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data import staging
+from mammopipe.pipelines.data.check import require_trainable
+from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
+from mammopipe.processing.datasets.own import NAME as OWN
+from mammopipe.processing.datasets.own import find_table, read_own
+from mammopipe.processing.datasets.registry import dataset_named, require_usable
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms import PHANTOMS
+from mammopipe.training.config import Learns
+from mammopipe.training.model.architecture import fits_weights
+
+OF_PARAMETERS: Mapping[str, str] = {
+    "AugmentationCopies": "augmentation.copies",
+    "Epochs": "training.epochs",
+    "ImageHeight": "segmentation.height",
+    "ImageWidth": "segmentation.width",
+    "MinMacroAuc": "evaluation.min_macro_auc",
+    "ProcessingInstanceCount": "compute.processing_instance_count",
+    "Seed": "data.seed",
+    "TrainingInstanceCount": "compute.training_instance_count",
+}
+"""The key of the configuration whose rules hold for a pipeline parameter, too."""
+SPARE_BYTES = 2**30
+"""Free disk that a run needs beside its images."""
+
+
+def check(config: PipelineConfig, source: str, weights: str, parameters: Mapping[str, Any], runs: Path) -> None:
+    """Raise `MammopipeError` for what would make a run fail later, as far as it can be known before it starts."""
+    _check_folder(runs)
+    with_parameters(config, parameters)
+    _check_training(config, weights)
+    if weights and not weights.startswith("s3://"):
+        _check_weights(config, Path(weights))
+    place = source or PHANTOMS
+    if place != PHANTOMS and not place.startswith("s3://"):
+        _check_disk(Path(place), runs)
+        _check_source(config, Path(place))
+
+
+def _check_folder(runs: Path) -> None:
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=runs):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{runs}: the folder of runs cannot be written: {error.strerror}") from None
+
+
+def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> PipelineConfig:
+    """Return the configuration as pipeline parameters change it; raises `ConfigError` where that breaks a rule."""
+    for name, value in parameters.items():
+        if name in OF_PARAMETERS:
+            table, _, key = OF_PARAMETERS[name].partition(".")
+            try:
+                config = config.replace(**{table: getattr(config, table).replace(**{key: value})})
+            except ConfigError as error:
+                raise ConfigError(f"pipeline parameter {name}={value}: {error}") from None
+    return config
+
+
+def check_division(config: PipelineConfig, records: Sequence[ImageRecord], where: str) -> None:
+    """Raise `LabelError` where a split would lack a class."""
+    if config.data.protocol is not SplitProtocol.PUBLISHED:
+        require_trainable(records, config.data.split, where=where)
+
+
+def _check_training(config: PipelineConfig, weights: str) -> None:
+    for cnn in config.cnns:
+        if config.training_of(cnn).learns is Learns.HEAD and not (weights or config.pretrained):
+            raise ConfigError(f"cnns={cnn}, learns=head: a head learns on pretrained weights; give --weights")
+
+
+def _check_weights(config: PipelineConfig, source: Path) -> None:
+    if not source.exists():
+        raise ConfigError(f"{source}: no such file or folder of weights")
+    names = list(_weight_names([source] if source.is_file() else sorted(source.iterdir())))
+    if not names:
+        raise ConfigError(f"{source}: no weights here; they end in {', '.join(staging.WEIGHTS)}")
+    if not any(fits_weights(name, str(cnn)) for name in names for cnn in config.cnns):
+        raise ConfigError(
+            f"{source}: {', '.join(names)} fit none of the candidates {', '.join(config.cnns)}; a file's name begins "
+            "with the name of its network"
+        )
+
+
+def _weight_names(paths: Sequence[Path]) -> Iterator[str]:
+    for path in paths:
+        members = [path.name]
+        if path.match(staging.WHEEL):
+            try:
+                with ZipFile(path) as wheel:
+                    members = wheel.namelist()
+            except (BadZipFile, OSError) as error:
+                raise ConfigError(f"{path}: cannot be unpacked as a wheel: {error}") from None
+        yield from (PurePath(name).name for name in members if any(PurePath(name).match(w) for w in staging.WEIGHTS))
+
+
+def _check_disk(source: Path, runs: Path) -> None:
+    if not source.exists():
+        raise ConfigError(f"{source}: no such file or folder")
+    above = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
+    folder = source if source.is_dir() else source.parent
+    files = folder.rglob("*") if source.is_dir() else [source]
+    needed = sum(path.stat().st_size for path in files if path.is_file()) + SPARE_BYTES
+    free = shutil.disk_usage(above).free
+    if free < needed:
+        raise ConfigError(f"{above}: {free / 1e9:.1f} GB are free; a run on {source} needs about {needed / 1e9:.1f} GB")
+
+
+def _check_source(config: PipelineConfig, source: Path) -> None:
+    if config.dataset == OWN:
+        table, where = read_own(source, config.own), find_table(source)
+        require_usable(table, where)
+    else:
+        dataset = dataset_named(config.dataset)
+        with _labels(source, dataset.label_table) as folder:
+            where = dataset.find(folder, shown=source)
+            table = dataset.read(where)
+            where = source
+    check_division(config, table.records, str(where))
+
+
+@contextmanager
+def _labels(source: Path, label_table: str) -> Iterator[Path]:
+    """Yield a folder that holds a source's label table: its own, or one with what a tarball has of that name."""
+    if source.is_dir():
+        yield source
+        return
+    with TemporaryDirectory() as scratch:
+        try:
+            with tarfile.open(source) as archive:
+                for member in archive:
+                    stream = archive.extractfile(member) if PurePath(member.name).name == label_table else None
+                    if stream is not None:
+                        (Path(scratch) / label_table).write_bytes(stream.read())
+                        break
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ConfigError(f"{source}: cannot be unpacked as a tar archive: {str(error).splitlines()[0]}") from None
+        yield Path(scratch)

@@ -1,0 +1,164 @@
+"""The family of curves that a pectoral muscle's edge resembles, and the best of them in an image."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.breast.working_copy import Grey, Mask
+
+Floats = NDArray[np.float32]
+
+GRID = (96, 64)
+"""Rows and columns of the grid, over the breast's bounding box, on which the curves are compared."""
+WIDTHS = np.linspace(0.12, 1.50, 29)
+"""Where a curve leaves the upper edge, in widths of the box."""
+HEIGHTS = np.concatenate([np.linspace(0.16, 1.0, 22), [1.1, 1.25, 1.5, 2.0]])
+"""Where it reaches the chest wall, in heights of the box."""
+POWERS = (0.85, 1.0, 1.25)
+"""How it bends, `x = width (1 - y / height) ** power`: below 1 it bulges into the breast."""
+SAMPLES = 32
+"""Points of a curve that are compared."""
+STEEPEST = 0.03
+"""Grey (0..1) per grid cell: a steeper step counts no more, so that no single vessel or scratch carries a curve."""
+CANDIDATES = 8
+"""Curves that are followed."""
+LARGEST_SHARE = 0.48
+"""Share of the box: a larger corner is not muscle alone."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Curves in pixels of the box, from the upper edge to the chest wall, with their normals into the breast."""
+
+    x: Floats
+    """(curves, points)"""
+    y: Floats
+    normal_x: Floats
+    normal_y: Floats
+    score: Floats
+    """(curves,): how strong and steady the step across each is, falling."""
+
+
+@dataclass(frozen=True)
+class _Family:
+    """All the curves at the same number of points each, in cells of the grid."""
+
+    at: NDArray[np.intp]
+    """(curves, points): flat index of the grid's cell."""
+    normal_x: Floats
+    normal_y: Floats
+    weight: Floats
+    """Length of the curve that each point stands for."""
+    parameters: Floats
+    """(curves, 3): width, height, power."""
+
+
+def best_curves(grey: Grey, mask: Mask, length: int) -> Curves | None:
+    """Return the curves with the strongest steady step from bright (upper left) to dark, best first, or `None`.
+
+    Args:
+        grey: The box around a breast, chest wall at the left, float32, (rows, columns), 0..1.
+        mask: The breast, of the same shape.
+        length: Points of each curve that is returned.
+    """
+    family = _family()
+    small = cv2.resize(grey, GRID[::-1], interpolation=cv2.INTER_AREA)
+    inside = np.asarray(cv2.resize(mask.astype(np.uint8), GRID[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    smooth = cv2.GaussianBlur(small, (0, 0), 1.5)
+    right, down = (-cv2.Sobel(smooth, cv2.CV_32F, *way, scale=0.125).ravel() for way in ((1, 0), (0, 1)))
+    valid = _interior(inside, 5).ravel()[family.at] * family.weight
+    step = right[family.at] * family.normal_x + down[family.at] * family.normal_y
+    length_inside = valid.sum(axis=1)
+    total = (np.clip(step, -STEEPEST, STEEPEST) * valid).sum(axis=1)
+    score = np.where(length_inside > 0.15 * GRID[0], total / np.sqrt(np.maximum(length_inside, 1.0)), -1.0)
+    score = score * _prior(family.parameters)
+    chosen = _distinct(score, family.parameters)
+    if not chosen:
+        return None
+    return _drawn(family.parameters[chosen], mask.shape, length, score[chosen])
+
+
+@cache
+def _family() -> _Family:
+    """Return the family; the grid is the same for every image."""
+    parameters = np.array(
+        [(w, h, p) for w in WIDTHS for h in HEIGHTS for p in POWERS if _share(w, h, p) < LARGEST_SHARE]
+    )
+    x, y = _points(parameters, SAMPLES)
+    x, y = x * GRID[1], y * GRID[0]
+    normal_x, normal_y = _normals(x, y)
+    weight = np.hypot(np.gradient(x, axis=1), np.gradient(y, axis=1))
+    on = (x < GRID[1]) & (y < GRID[0])
+    at = np.minimum(y.astype(np.intp), GRID[0] - 1) * GRID[1] + np.minimum(x.astype(np.intp), GRID[1] - 1)
+    return _Family(at, *(part.astype(np.float32) for part in (normal_x, normal_y, weight * on, parameters)))
+
+
+def _share(width: float, height: float, power: float) -> float:
+    """Return the share of the box on a curve's inner side."""
+    y = np.linspace(0, 1, 41)
+    return float(np.minimum(width * np.maximum(1 - y / height, 0) ** power, 1).mean())
+
+
+def _points(parameters: NDArray[np.floating], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y (curves, count), in sizes of the box, at about equal distances."""
+    width, height, power = (parameters[:, index, None].astype(np.float64) for index in range(3))
+    fine = np.linspace(0, 1, 4 * count)[None, :]
+    y = fine * np.minimum(height, 1.0)
+    x = width * np.maximum(1 - y / height, 0) ** power
+    way = np.concatenate([np.zeros((len(x), 1)), np.cumsum(np.hypot(np.diff(x), np.diff(y)), axis=1)], axis=1)
+    wanted = np.linspace(0, 1, count)
+    spread = [np.interp(wanted * along[-1], along, np.arange(4 * count)) for along in way]
+    return tuple(  # type: ignore[return-value]
+        np.stack([np.interp(at, np.arange(4 * count), row) for at, row in zip(spread, values, strict=True)])
+        for values in (x, np.broadcast_to(y, x.shape))
+    )
+
+
+def _normals(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the unit normals towards the breast: to the right and down."""
+    run, fall = np.gradient(x, axis=1), np.gradient(y, axis=1)
+    size = np.maximum(np.hypot(run, fall), 1e-9)
+    return fall / size, -run / size
+
+
+def _prior(parameters: Floats) -> Floats:
+    """Return how usual each curve is, up to 1: muscles end in the middle half of the breast's height."""
+    width, height, _ = parameters.T
+    tall = np.maximum(height - 0.85, 0) / 0.6
+    low = np.maximum(0.30 - height, 0) / 0.3
+    slim = np.maximum(0.22 - width, 0) / 0.22
+    return np.asarray(1 / (1 + tall**2 + low**2 + slim**2), np.float32)
+
+
+def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
+    """Return 1 where there is breast `depth` cells to the right and below: not at the skin, the strongest edge."""
+    result = np.zeros(inside.shape, np.float32)
+    result[:-depth, :-depth] = inside[depth:, depth:] & inside[:-depth, depth:] & inside[:-depth, :-depth]
+    result[:, :2] = 0  # The copy's blur darkens the image's edge.
+    return result
+
+
+def _distinct(score: Floats, parameters: Floats) -> list[int]:
+    """Return the best curves, each at some distance from those before it."""
+    chosen: list[int] = []
+    left = score.copy()
+    while len(chosen) < CANDIDATES:
+        best = int(left.argmax())
+        if left[best] <= 0:
+            break
+        chosen.append(best)
+        near = np.abs(parameters[:, :2] - parameters[best, :2])
+        left[(near[:, 0] < 0.11) & (near[:, 1] < 0.10)] = -1
+    return chosen
+
+
+def _drawn(parameters: Floats, shape: tuple[int, ...], length: int, score: Floats) -> Curves:
+    """Return curves in pixels of a box of this shape."""
+    x, y = _points(parameters, length)
+    # Cell centres: a curve that leaves the box at its side is drawn on outside of it.
+    x, y = x * shape[1] - 0.5, y * shape[0] - 0.5
+    normal_x, normal_y = _normals(x, y)
+    return Curves(*(part.astype(np.float32) for part in (x, y, normal_x, normal_y, score)))

@@ -1,0 +1,421 @@
+"""A site's own images: a table (CSV or Parquet) and images beside it, brought into one layout before they are staged.
+
+The table has a row an image, or a row a lesion. Its columns and values are mapped by `OwnTable`, the settings `[own]`;
+what is staged is the table in the manifest's own form, `manifest.csv`, and the images below `images/`.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.manifest import (
+    ImageRecord,
+    Label,
+    Laterality,
+    Lesion,
+    Split,
+    View,
+    read_manifest,
+    write_manifest,
+)
+from mammopipe.processing.errors import LabelError
+from mammopipe.processing.settings import Settings, suggestion
+
+if TYPE_CHECKING:
+    import pandas
+
+NAME = "own"
+LABEL_TABLE = "manifest.csv"
+IMAGE_FOLDER = "images"
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
+
+REQUIRED = ("image", "patient", "label")
+CIRCLE = ("lesion_x", "lesion_y", "lesion_radius")
+BOX = ("lesion_x_min", "lesion_y_min", "lesion_x_max", "lesion_y_max")
+FIELDS: Mapping[str, str] = {
+    "image": "the image's file, relative to the folder of images; the suffix may be left out",
+    "patient": "pseudonym of the patient: splits keep a patient's images together by it",
+    "label": "normal, benign or malignant",
+    "side": "L or R",
+    "view": "CC, MLO, ML, LM, LMO, AT",
+    "split": "train, validation or test; kept where every row has one",
+    "age": "years",
+    "density": "breast density, as the site writes it",
+    "site": "where the image was made",
+    "machine": "the device that made it",
+    "birads": "BI-RADS assessment",
+    "finding": "kind of lesion",
+    "implant": "true or false",
+    "pixel_spacing_mm": "millimetres from pixel to pixel",
+    "synthetic": "true for images that no patient is behind",
+    "lesions": "JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}, in pixels from the top left",
+    **dict.fromkeys(CIRCLE, "a circle around a lesion, in pixels from the top left; several rows are several lesions"),
+    **dict.fromkeys(BOX, "a box around a lesion, in pixels from the top left; several rows are several lesions"),
+    "lesion_label": "benign or malignant; empty: the image's label",
+}
+"""What a table may hold, by the name that `[own.columns]` maps a column to."""
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "side": {"l": "L", "left": "L", "r": "R", "right": "R"},
+    "label": {str(label): str(label) for label in Label},
+    "lesion_label": {str(label): str(label) for label in Label},
+    "view": {str(view).lower(): str(view) for view in View},
+    "split": {str(split): str(split) for split in Split} | {"val": "validation", "valid": "validation"},
+    "implant": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
+    "synthetic": {"true": "true", "1": "true", "false": "false", "0": "false"},
+}
+"""The words that are understood without a mapping, in lower case."""
+_ID = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class OwnTable(Settings):
+    """How the columns and values of a site's own table are read."""
+
+    columns: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="column of the table for each of our names (image, patient, label, side, view, ...), where the "
+        'table calls it otherwise: patient = "PatientNo"',
+    )
+    values: Mapping[str, Mapping[str, str]] = Field(
+        default_factory=dict,
+        description='for each of our names, what the table\'s values mean: [own.values.label] "1" = "malignant"',
+    )
+    images: str = Field(default="", description="folder of the images; empty: the folder of the table")
+
+    def checked(self) -> "OwnTable":
+        """Return the mapping; raises `LabelError` for a name that is none of ours."""
+        for table, names in (("columns", self.columns), ("values", self.values)):
+            for name in names:
+                if name not in FIELDS:
+                    raise LabelError(f"own.{table}.{name}: no such name{suggestion(name, FIELDS)}")
+        return self
+
+
+AS_THEY_ARE = OwnTable()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the table by our names, all values as text."""
+
+    line: int
+    values: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> str:
+        return self.values.get(name, "")
+
+
+def find_table(source: Path) -> Path:
+    """Return the table that a source is or, a folder, holds; raises `LabelError` where that is none or several."""
+    if source.is_file():
+        if source.suffix.lower() not in TABLE_SUFFIXES:
+            raise LabelError(f"{source}: a table ends in {', '.join(TABLE_SUFFIXES)}")
+        return source
+    found = (
+        sorted(path for path in source.glob("*") if path.suffix.lower() in TABLE_SUFFIXES) if source.is_dir() else []
+    )
+    if len(found) != 1:
+        names = f"; here are {', '.join(path.name for path in found)}" if found else ""
+        raise LabelError(f"{source}: must be a table ({', '.join(TABLE_SUFFIXES)}) or a folder that holds one{names}")
+    return found[0]
+
+
+def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = True) -> Table:
+    """Return the records of a site's own table, their paths relative to the folder of images.
+
+    Args:
+        source: The table, CSV or Parquet, or the folder that holds it.
+        mapping: Which column is what, and what its values mean.
+        labelled: Whether each row needs a label; without, the label of what has none means nothing.
+
+    Raises:
+        LabelError: The table cannot be read, lacks a column, or no row can be used.
+    """
+    path = find_table(source)
+    rows = _rows(path, mapping.checked(), labelled=labelled)
+    files = _Files(images_of(path, mapping))
+    grouped: dict[str, list[_Row]] = {}
+    refused: list[tuple[str, str]] = []
+    for row in rows:
+        grouped.setdefault(row["image"], []).append(row)
+    records: dict[str, ImageRecord] = {}
+    for image, group in grouped.items():
+        try:
+            record = _record(group, files.find(image), labelled=labelled)
+            if record.image_id in records:
+                raise ValueError(f"image {image!r}: another image has the id {record.image_id}, too")
+            records[record.image_id] = record
+        except ValueError as error:
+            refused.append((_image_id(image), f"{path.name}, line {group[0].line}: {error}"))
+    if not records:
+        reason = f"; the first: {refused[0][1]}" if refused else ""
+        raise LabelError(f"{path}: no usable row{reason}")
+    return Table(sorted(records.values(), key=lambda record: record.image_id), refused)
+
+
+def images_of(table: Path, mapping: OwnTable) -> Path:
+    """Return the folder of the images of a table."""
+    return (table.parent / mapping.images) if mapping.images else table.parent
+
+
+def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Table:
+    """Write a site's own table as `manifest.csv` into `folder`, with links to its images below `images/`.
+
+    Returns the table, with what was refused of it. Raises `LabelError` as `read_own` does.
+    """
+    table = read_own(source, mapping)
+    images = images_of(find_table(source), mapping)
+    for record in table.records:
+        link = folder / IMAGE_FOLDER / record.path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((images / record.path).resolve())
+    write_manifest(table.records, folder / LABEL_TABLE)
+    return table
+
+
+def _frame(path: Path) -> "pandas.DataFrame":
+    import pandas
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pandas.read_parquet(path)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            text = stream.read()
+        first = text.partition("\n")[0]
+        separator = max(",;\t", key=first.count)
+        return pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except ImportError:
+        raise LabelError(f"{path}: a Parquet table needs pyarrow; pip install 'mammopipe[parquet]'") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise LabelError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+
+
+def _rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[_Row]:
+    """Return the rows by our names, the values mapped."""
+    frame = _frame(path)
+    columns: dict[str, str] = {}
+    for name in FIELDS:
+        column = mapping.columns.get(name, name)
+        if column in frame.columns:
+            columns[name] = column
+        elif name in mapping.columns:
+            hint = suggestion(column, map(str, frame.columns))
+            raise LabelError(f"{path}: no column {column!r}, which own.columns.{name} names{hint}")
+    for name in REQUIRED if labelled else ("image",):
+        if name not in columns:
+            raise LabelError(
+                f"{path}: no column {name!r}; its columns are {', '.join(map(str, frame.columns))}: say which one it "
+                f'is by [own.columns] {name} = "..."'
+            )
+    if frame.empty:
+        raise LabelError(f"{path}: has no rows")
+    texts = {name: [_text(value) for value in frame[column]] for name, column in columns.items()}
+    found = []
+    for index in range(len(frame)):
+        values = {name: _mapped(name, texts[name][index], mapping) for name in columns}
+        found.append(_Row(index + 2, values))
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a cell as text; what is missing is empty, and a whole number has no point."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str):
+        return value.strip()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return json.dumps(value) if isinstance(value, list | dict) else str(value).strip()
+
+
+def _mapped(name: str, text: str, mapping: OwnTable) -> str:
+    meanings = mapping.values.get(name, {})
+    text = meanings.get(text, text)
+    return _WORDS.get(name, {}).get(text.lower(), text)
+
+
+class _Files:
+    """The images of a folder, found by their name with or without its suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str:
+        """Return an image's path relative to the folder; raises `ValueError` where it is none, or several."""
+        if not name:
+            raise ValueError("image is empty")
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                f"image {name!r} must lie in the folder of images, {self._folder}; own.images names another"
+            )
+        if (self._folder / path).is_file():
+            return path.as_posix()
+        found = self._stems().get(path.as_posix(), []) or self._stems().get(path.name, [])
+        if len(found) != 1:
+            raise ValueError(f"image {name!r}: {'several files are' if found else 'no such file'} in {self._folder}")
+        return found[0]
+
+    def _stems(self) -> dict[str, list[str]]:
+        if self._by_stem is None:
+            self._by_stem = {}
+            for path in sorted(self._folder.rglob("*")):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    place = path.relative_to(self._folder)
+                    for name in {place.with_suffix("").as_posix(), place.stem}:
+                        self._by_stem.setdefault(name, []).append(place.as_posix())
+        return self._by_stem
+
+
+def _record(rows: Sequence[_Row], path: str, *, labelled: bool) -> ImageRecord:
+    """Return the record of an image, from its one row or from the rows of its lesions."""
+    row = rows[0]
+    for other in rows[1:]:
+        for name, value in other.values.items():
+            if not name.startswith("lesion") and value != row[name]:
+                raise ValueError(
+                    f"image {row['image']!r} has {name} {row[name]!r} and, in line {other.line}, {value!r}"
+                )
+    label = _label(row, labelled=labelled)
+    return ImageRecord(
+        image_id=_image_id(path),
+        patient_id=_patient(row, path, labelled=labelled),
+        dataset=NAME,
+        laterality=Laterality(_word(row, "side", Laterality)) if row["side"] else None,
+        view=View(_word(row, "view", View)) if row["view"] else None,
+        label=label,
+        split=Split(_word(row, "split", Split)) if row["split"] else None,
+        path=path,
+        age=_age(row["age"]),
+        density=row["density"],
+        machine_id=row["machine"],
+        site_id=row["site"],
+        finding=row["finding"],
+        lesions=tuple(lesion for each in rows for lesion in _lesions(each, label)),
+        pixel_spacing_mm=_number(row, "pixel_spacing_mm", above=0) if row["pixel_spacing_mm"] else None,
+        birads=row["birads"],
+        implant=_flag(row, "implant"),
+        synthetic=bool(_flag(row, "synthetic")),
+    )
+
+
+def _label(row: _Row, *, labelled: bool) -> Label:
+    if not row["label"] and not labelled:
+        return Label.NORMAL
+    if not row["label"]:
+        raise ValueError("label is empty")
+    return Label(_word(row, "label", Label, hint=' (own.values.label says what a value means: "1" = "malignant")'))
+
+
+def _patient(row: _Row, path: str, *, labelled: bool) -> str:
+    if row["patient"]:
+        return row["patient"]
+    if labelled:
+        raise ValueError("patient is empty; without it a patient's images could come into two splits")
+    return _image_id(path)
+
+
+def _word(row: _Row, name: str, choices: type, *, hint: str = "") -> str:
+    words = [str(item) for item in choices]  # type: ignore[attr-defined]
+    if row[name] not in words:
+        raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(words)}{hint}")
+    return row[name]
+
+
+def _flag(row: _Row, name: str) -> bool | None:
+    if not row[name]:
+        return None
+    if row[name] not in ("true", "false"):
+        raise ValueError(f"{name} {row[name]!r} must be true or false")
+    return row[name] == "true"
+
+
+def _age(text: str) -> float | None:
+    if not text:
+        return None
+    # DICOM writes an age as 055Y (PS3.5, Age String).
+    age = float(text[:-1]) if re.fullmatch(r"\d{3}Y", text) else float(text)
+    if not 0 < age <= 120:
+        raise ValueError(f"age {text!r} must lie between 0 and 120 years")
+    return age
+
+
+def _number(row: _Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
+    try:
+        value = float(row[name])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{name} must be a number") from None
+    if not math.isfinite(value) or (above is not None and value <= above):
+        raise ValueError(f"{name} {value:g} must be finite" + ("" if above is None else f" and above {above:g}"))
+    return value
+
+
+def _lesions(row: _Row, label: Label) -> Iterator[Lesion]:
+    said = row["lesion_label"]
+    own = Label(_word(row, "lesion_label", Label)) if said else label
+    if row["lesions"]:
+        try:
+            items = json.loads(row["lesions"])
+        except ValueError:
+            raise ValueError("lesions must be a JSON list") from None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise ValueError(
+                "lesions must be a JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}"
+            )
+        for item in items:
+            yield _lesion(item, Label(item["label"]) if "label" in item else own, str(item.get("finding", "")))
+    for names in (CIRCLE, BOX):
+        given = [name for name in names if row[name]]
+        if given and len(given) < len(names):
+            raise ValueError(f"{', '.join(name for name in names if name not in given)} must be given with {given[0]}")
+        if given:
+            yield _lesion({name.removeprefix("lesion_"): row[name] for name in names}, own, row["finding"])
+
+
+def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
+    """Return a circle, or the circle of a box: around its centre, with half its longer side."""
+    if "radius" in item:
+        return Lesion(_number(item, "x"), _number(item, "y"), _number(item, "radius", above=0), label, finding)
+    left, top, right, bottom = (_number(item, name.removeprefix("lesion_")) for name in BOX)
+    if right <= left or bottom <= top:
+        raise ValueError(f"lesion box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) must end after it begins")
+    return Lesion((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) / 2, label, finding)
+
+
+def _image_id(path: str) -> str:
+    return _ID.sub("_", PurePosixPath(path).with_suffix("").as_posix().replace("/", "_")).strip("_.") or "image"
+
+
+def _read_staged(path: Path) -> Table:
+    return Table(read_manifest(path))
+
+
+def _check_staged(folder: Path) -> Table:
+    table = _read_staged(folder / LABEL_TABLE)
+    for record in table.records:
+        if not (folder / IMAGE_FOLDER / record.path).is_file():
+            raise LabelError(f"{folder}: {record.path} has a row in {LABEL_TABLE} but no file")
+    return table
+
+
+DATASET = Dataset(
+    name=NAME,
+    terms=Terms("Images of the site's own, from a table that it made.", "The site answers for the right to use them."),
+    label_table=LABEL_TABLE,
+    image_folder=IMAGE_FOLDER,
+    patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),
+    read_table=_read_staged,
+    check=_check_staged,
+)

@@ -1,0 +1,128 @@
+"""Plausible mistakes at the command line: what is said, in one line, and the exit code; nothing has started by then."""
+
+import errno
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.commands import config
+from mammopipe.processing.phantoms.own_tree import write_own_tree
+
+OWN = "image,patient,label\n1.png,P1,malignant\n2.png,P2,normal\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the mistakes name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "few"):
+        (tmp_path / name).mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "few" / name).touch()
+    (tmp_path / "few" / "labels.csv").write_text(OWN)
+    (tmp_path / "few" / "nolabel.txt").write_text("")
+    (tmp_path / "text.tar.gz").write_text("no archive")
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "few" / "labels.csv", "labels.csv")
+    (tmp_path / "bad.toml").write_text("[training]\nepoch = 3\n")
+    (tmp_path / "own.toml").write_text('dataset = "own"\n[own.columns]\nlabel = "class"\n')
+    (tmp_path / "broken.toml").write_text("profile = ")
+    (tmp_path / "vgg16.pth").write_bytes(b"weights")
+    return tmp_path
+
+
+RUN = "run --dataset mias --source few"
+MISTAKES = [
+    ("rnu", "did you mean run"),
+    ("run --profil quick", "did you mean --profile"),
+    ("run --profile quik", "did you mean quick"),
+    ("run --dataset mais", "did you mean mias"),
+    ("run --backend proces", "did you mean process"),
+    ("run --cnns resnet5", "resnet50"),
+    ("run --set training.learning_rat=1e-4", "did you mean training.learning_rate"),
+    ("run --set learning_rate=1e-4", "did you mean training.learning_rate"),
+    ("run --set training.epochs=many", "must be a whole number"),
+    ("run --set training.learning_rate=5", "between 1e-08 and 1"),
+    ("run --set segmentation.height=0", "segmentation.height = 0: at least 64"),
+    ("run --set evaluation.min_macro_auc=60", "between 0 and 1"),
+    ("run --set MinMacroAuc=60", "pipeline parameter MinMacroAuc=60: min_macro_auc = "),
+    ("run --set ImageHeight=0", "pipeline parameter ImageHeight=0: height = "),
+    ("run --set MinMacroAuk=0.6", "did you mean MinMacroAuc"),
+    ("run --set epochs", "must be KEY=VALUE"),
+    ("run --set training.learns=head --cnns resnet50", "a head learns on pretrained weights; give --weights"),
+    ("run --config none.toml", "none.toml: no such configuration file"),
+    ("run --config bad.toml", "unknown key 'training.epoch'; did you mean epochs"),
+    ("run --config broken.toml", "broken.toml: not a readable TOML file"),
+    ("run --recipe mias-lokated", "did you mean mias-located"),
+    ("run --source none", "none: no such file or folder"),
+    ("run --source empty", "no Info.txt here"),
+    ("run --source text.tar.gz", "cannot be unpacked as a tar archive"),
+    ("run --source other.tar.gz", "no Info.txt here"),
+    ("run --dataset rsna --source few", "no train.csv here"),
+    ("run --dataset own --source empty", "must be a table"),
+    ("run --dataset own --source few", "would have no image of class benign"),
+    ("run --config own.toml --source few", "no column 'class', which own.columns.label names"),
+    ("run --weights none.pth", "none.pth: no such file or folder of weights"),
+    ("run --weights vgg16.pth", "fit none of the candidates resnet50, alexnet, modified_cnn"),
+    ("run --films 4 --source few", "--films: how many phantoms to make"),
+    ("predict none few -o out.csv", "no run"),
+    ("predict few few -o out.csv", "neither model.json nor model.tar.gz"),
+    ("data check few/nolabel.txt", "a table ends in .csv"),
+    ("data check few --set own.columns.label=class", "which own.columns.label names"),
+    ("config explain segmentation.hight", "did you mean segmentation.height"),
+    ("config show extra", "takes no KEY"),
+    ("power --auc 1.5 --malignant 10", "--auc 1.5: must be above 0.5 and below 1"),
+    ("power --auc 0.75 --malignant -3", "--malignant -3: must be at least 5"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[words for words, _ in MISTAKES])
+def test_a_mistake_is_named_in_one_line_before_anything_starts(
+    here: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main(words.split())
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (code, "error: " in said) == (2, True), said
+    assert message in said and "<" not in said.replace("<mammopipe", "")
+    assert not list(here.glob("runs/*/execution.json")) and not (here / "out.csv").exists()
+
+
+def test_a_read_only_folder_of_runs_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "runs").write_text("a file where the folder should be")
+    assert cli.main(["run"]) == 2
+    assert "runs" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_table_that_can_be_used_is_counted_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_own_tree(tmp_path, images=36, height=160, width=130)
+    assert cli.main(["data", "check", str(tmp_path), "--montage", str(tmp_path / "montage.png")]) == 0
+    said = capsys.readouterr().out
+    assert "36 images of 18 patients, 12 lesions; 36 images are synthetic" in said
+    assert "benign 6, malignant 6, normal 24" in said and "A run on this table can start." in said
+    assert (tmp_path / "montage.png").stat().st_size > 10_000
+    (tmp_path / "images" / "p000-R.png").write_bytes((tmp_path / "images" / "p001-R.png").read_bytes())
+    (tmp_path / "images" / "p002-R.png").write_bytes(b"no picture")
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "duplicates images/p000-R.png, images/p001-R.png" in said
+    assert "refused    1" in said and "p002-R.png: neither DICOM, PGM, PNG nor TIFF" in said
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x.json")
+
+    monkeypatch.setattr(config, "recipes", full)
+    assert cli.main(["recipes"]) == 2
+    assert capsys.readouterr().err == "error: runs/x.json: No space left on device\n"
+
+
+def test_the_version_and_every_help_need_no_torch_and_no_sagemaker(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("mammopipe ")

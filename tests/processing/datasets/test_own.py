@@ -1,0 +1,137 @@
+"""A site's own table: columns and values as it has them, images found, what cannot be used refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, View
+from mammopipe.processing.datasets.own import OwnTable, arrange, find_table, read_own
+from mammopipe.processing.errors import LabelError
+
+HEAD = "image,patient,label"
+
+
+def table(folder: Path, text: str, *images: str, name: str = "labels.csv") -> Path:
+    for image in images:
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image).touch()
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_words_sides_views_and_numbers_are_read(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        f"{HEAD},side,view,age,implant,pixel_spacing_mm,synthetic\n1.png,P1,Malignant,Left,mlo,061Y,no,0.07,TRUE\n",
+        "1.png",
+    )
+    (record,) = read_own(path).records
+    assert (record.label, record.laterality, record.view) == (Label.MALIGNANT, Laterality.LEFT, View.MLO)
+    assert (record.age, record.implant, record.pixel_spacing_mm, record.synthetic) == (61, False, 0.07, True)
+
+
+def test_columns_and_values_are_mapped_and_the_folder_of_images_too(tmp_path: Path) -> None:
+    path = table(tmp_path, "File;PatNo;Cancer\n1;7;1\n2;8;0\n", "films/1.pgm", "films/2.pgm")
+    mapping = OwnTable(
+        columns={"image": "File", "patient": "PatNo", "label": "Cancer"},
+        values={"label": {"0": "normal", "1": "malignant"}},
+        images="films",
+    )
+    records = read_own(path, mapping).records
+    assert [(record.path, record.label) for record in records] == [("1.pgm", "malignant"), ("2.pgm", "normal")]
+
+
+def test_several_rows_of_an_image_are_its_lesions_as_circles_or_boxes(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        f"{HEAD},lesion_x_min,lesion_y_min,lesion_x_max,lesion_y_max,lesion_label\n"
+        "1.png,P1,malignant,10,20,30,60,\n1.png,P1,malignant,1,1,3,3,benign\n",
+        "1.png",
+    )
+    (record,) = read_own(path).records
+    first, second = record.lesions
+    assert (first.x, first.y, first.radius, first.label) == (20, 40, 20, Label.MALIGNANT)
+    assert (second.radius, second.label) == (1, Label.BENIGN)
+    circles = json.dumps([{"x": 5, "y": 6, "radius": 2}]).replace('"', '""')
+    (record,) = read_own(table(tmp_path, f'{HEAD},lesions\n1.png,P1,benign,"{circles}"\n')).records
+    assert (record.lesions[0].x, record.lesions[0].radius, record.lesions[0].label) == (5, 2, Label.BENIGN)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("2.png,P2,benigne,,,", "label 'benigne' must be one of normal, benign, malignant"),
+        ("2.png,,benign,,,", "patient is empty"),
+        ("2.png,P2,,,,", "label is empty"),
+        ("none.png,P2,benign,,,", "image 'none.png': no such file"),
+        ("../2.png,P2,benign,,,", "must lie in the folder of images"),
+        ("2.png,P2,benign,4,,", "lesion_y, lesion_radius must be given with lesion_x"),
+        ("2.png,P2,benign,4,5,0", "radius 0 must be finite and above 0"),
+        ("2.png,P2,benign,4,5,nan", "radius nan must be finite"),
+        ("2.png,P2,benign,4,x,5", "y must be a number"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_left_out_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
+    text = f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,normal,,,\n{row}\n"
+    found = read_own(table(tmp_path, text, "1.png", "2.png"))
+    assert [record.image_id for record in found.records] == ["1"]
+    ((_, said),) = found.refused
+    assert said.startswith("labels.csv, line 3: ") and reason in said
+
+
+def test_rows_that_contradict_each_other_are_left_out(tmp_path: Path) -> None:
+    path = table(tmp_path, f"{HEAD}\n1.png,P1,normal\n1.png,P1,benign\n2.png,P1,normal\n", "1.png", "2.png")
+    ((_, said),) = read_own(path).refused
+    assert "image '1.png' has label 'normal' and, in line 3, 'benign'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "mapping", "message"),
+    [
+        ("File,patient,label\n1,2,3\n", {}, "no column 'image'; its columns are File, patient, label"),
+        (f"{HEAD}\n", {}, "has no rows"),
+        (f"{HEAD}\n1.png,P,normal\n", {"columns": {"patient": "Pat"}}, "no column 'Pat', which own.columns.patient"),
+        (
+            f"{HEAD}\n1.png,P,normal\n",
+            {"columns": {"pateint": "P"}},
+            "own.columns.pateint: no such name; did you mean",
+        ),
+        (f"{HEAD}\n1.png,P,normal\n", {}, "no usable row; the first: labels.csv, line 2: image '1.png': no such file"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, mapping: dict, message: str) -> None:
+    with pytest.raises(LabelError, match="labels.csv|own") as caught:
+        read_own(table(tmp_path, text), OwnTable(**mapping))
+    assert message in str(caught.value)
+
+
+def test_a_parquet_table_says_the_same(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    (tmp_path / "1.png").touch()
+    frame = pandas.DataFrame({"image": ["1"], "patient": [7], "label": ["normal"], "age": [None], "lesion_x": [None]})
+    frame.to_parquet(tmp_path / "labels.parquet")
+    (record,) = read_own(tmp_path).records
+    assert (record.patient_id, record.age, record.lesions) == ("7", None, ())
+
+
+def test_the_folder_of_a_table_must_hold_one(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="must be a table"):
+        find_table(tmp_path)
+    table(tmp_path, HEAD)
+    table(tmp_path, HEAD, name="more.csv")
+    with pytest.raises(LabelError, match="here are labels.csv, more.csv"):
+        find_table(tmp_path)
+
+
+def test_what_is_arranged_is_read_as_the_dataset_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    path = table(tmp_path / "mine", f"{HEAD},split\na/1.png,P1,normal,train\n", "a/1.png")
+    arranged = arrange(path, tmp_path / "out").records
+    assert DATASETS["own"].read(tmp_path / "out").records == arranged
+    assert [item.relative_to(tmp_path / "out").as_posix() for item in DATASETS["own"].files(tmp_path / "out")] == [
+        "images/a/1.png",
+        "manifest.csv",
+    ]
+    assert arranged[0].split is Split.TRAIN

@@ -1,0 +1,114 @@
+"""A run resumes in the middle of an epoch, and ends the same wherever its images are kept and however they are read."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mammopipe.processing.files import write_json
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
+from mammopipe.training.fitting.distributed import ALONE
+from mammopipe.training.train import read_inputs, train
+
+SETTINGS = {
+    "epochs": "3",
+    "head_epochs": "0",
+    "batch_size": "8",
+    "dropout": "0.3",
+    "precision": "float32",
+    "learning_rate": "0.002",
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+class StopAfter(StopRequest):
+    """Asks the run to stop at its `checks`-th question."""
+
+    def __init__(self, checks: int) -> None:
+        super().__init__()
+        self.left = checks
+
+    def check(self) -> None:
+        self.left -= 1
+        self.received = self.left == 0
+        super().check()
+
+
+def finish(paths, stop=None):
+    train(paths, read_inputs(paths), ALONE, stop or StopRequest())
+    return json.loads((paths.model / "model.json").read_text())
+
+
+def figures(description):
+    history = description["training"]["history"]
+    return description["weights_sha256"], [{**epoch, "seconds": 0} for epoch in history]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"average_decay": "0.9", "clip_norm": "1", "accumulate": "2"},
+        {"optimiser": "sgd", "sampling": "ratio", "positive_share": "0.25", "positive_target": "0.9"},
+        {"location_weight": "0.5", "pooling": "max", "sampling": "plain"},
+    ],
+)
+@pytest.mark.parametrize("checks", [2, 5])
+def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(make_job, capsys, more, checks):
+    settings = SETTINGS | more
+    undisturbed, disturbed = make_job(**settings), make_job(**settings)
+    expected = finish(undisturbed)
+    with pytest.raises(SystemExit):
+        finish(disturbed, StopAfter(checks))
+    # An epoch asks after each of its 3 steps, then while it measures.
+    assert not (disturbed.model / "model.json").exists()
+    capsys.readouterr()
+    found = finish(disturbed)
+    assert "and step" in capsys.readouterr().out
+    assert figures(found) == figures(expected)
+
+
+@pytest.mark.parametrize(
+    "other", [{"cache": "disk"}, {"cache": "disk", "workers": "2"}, {"checkpoint_minutes": "1e-9"}]
+)
+def test_how_images_are_read_changes_no_weight(make_job, other):
+    expected = finish(make_job(**SETTINGS, cache="memory"))
+    assert figures(finish(make_job(**SETTINGS, **other))) == figures(expected)
+
+
+def test_a_run_goes_on_with_other_ways_of_reading(make_job):
+    paths = make_job(**SETTINGS)
+    expected = finish(make_job(**SETTINGS))
+    with pytest.raises(SystemExit):
+        finish(paths, StopAfter(2))
+    hyperparameters = json.loads(paths.hyperparameters.read_text())
+    write_json(paths.hyperparameters, {**hyperparameters, "cache": "disk", "workers": "1"})
+    assert figures(finish(paths)) == figures(expected)
+
+
+def test_a_checkpoint_in_the_middle_of_an_epoch_says_where_it_is(make_job):
+    paths = make_job(**SETTINGS)
+    with pytest.raises(SystemExit):
+        finish(paths, StopAfter(2))
+    saved = CheckpointStore(paths.checkpoints, read_inputs(paths).digest).load()
+    assert saved is not None
+    assert (saved["epoch"], saved["partial"]["epoch"], saved["partial"]["step"]) == (0, 1, 2)
+
+
+def test_every_setting_changes_what_a_run_ends_in_but_those_of_reading(make_job):
+    inputs = read_inputs(make_job(**SETTINGS))
+    for change in ({"cache": "disk"}, {"workers": 3}, {"checkpoint_minutes": 1.0}):
+        assert replace(inputs, config=inputs.config.replace(**change)).digest == inputs.digest
+    assert replace(inputs, config=inputs.config.replace(average_decay=0.5)).digest != inputs.digest
+
+
+def test_the_defaults_change_nothing_of_older_runs():
+    config = TrainConfig()
+    assert (config.optimiser, config.average_decay, config.accumulate, config.clip_norm) == ("adamw", 0, 1, 0)
+    assert (config.layer_decay, config.positive_target, config.drop_path, config.compile) == (1, 1, 0, False)

@@ -1,0 +1,331 @@
+"""A run over its epochs: train, measure on validation, and go on from a checkpoint, also in the middle of an epoch.
+
+Everything random derives from (seed, epoch, position), so a run that was killed and resumed ends as one that was not.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import Final, TrainConfig
+from mammopipe.training.fitting.checkpoint import CheckpointStore
+from mammopipe.training.fitting.dataset import TrainingFilms
+from mammopipe.training.fitting.distributed import World, agree
+from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner
+from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, require_circles
+from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
+from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
+from mammopipe.training.fitting.step import EpochResult, State, WeightAverage, measure, predict, train_step
+from mammopipe.training.model.architecture import Precision
+from mammopipe.training.networks.layers import share_batch_statistics
+from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.precision import choose_precision
+
+
+@dataclass
+class Progress:
+    """How far a run is; what a checkpoint holds beside the network and the optimiser."""
+
+    precision: Precision
+    history: list[EpochResult] = field(default_factory=list)
+    best: State = field(default_factory=dict)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    """Of each epoch, (films, classes) on validation; kept for cross-validation alone."""
+    takes_last: bool = False
+    """Whether the last epoch counts as the best whatever its figures: then nothing is chosen by them."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best validation figures, or the last one; 0 before the first."""
+        if self.takes_last:
+            return len(self.history)
+        return max(self.history, key=lambda result: result.rank).epoch if self.history else 0
+
+    def finished(self, config: TrainConfig) -> bool:
+        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        return len(self.history) >= config.epochs or len(self.history) - self.best_epoch >= config.patience
+
+    def described(self) -> dict[str, Any]:
+        """Return what `training` of `model.json` says beyond the epochs."""
+        return {}
+
+
+class TrainingRun:
+    """What stays the same over the epochs of one run."""
+
+    def __init__(
+        self,
+        network: Learner,
+        train: Films,
+        validation: Films,
+        config: TrainConfig,
+        pretrained: bool,
+        world: World,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self.network, self.films, self.validation, self.config, self.world = network, train, validation, config, world
+        self.check_stop = check_stop
+        share_batch_statistics(network, world.device)
+        self.grid: tuple[int, int] | None = None
+        if config.location_weight:
+            require_circles(train, f"location_weight={config.location_weight}")
+            if isinstance(train, FilmMaps):
+                self.grid = train.grid
+            elif isinstance(network, FilmNetwork):
+                self.grid = grid_of(network, train.shape)
+        self.optimiser = make_optimiser(network, config)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
+        self.average = WeightAverage(network, config.average_decay) if config.average_decay else None
+        steps = -(-len(train) // config.batch_size)
+        self.schedule = Schedule(config, steps, pretrained)
+        classes = len(train.counts())
+        self.loss_weights = loss_weights(train.labels, config.sampling, classes).to(world.device)
+        self.batches = EpochBatches(batch_size=config.batch_size, rank=world.rank, world_size=world.size)
+        self.loader = self._loader()
+        self.partial: dict[str, Any] | None = None
+        """How far an epoch was when the checkpoint was written, to go on from there."""
+
+    def resume(self, checkpoints: CheckpointStore | None) -> Progress:
+        """Return the progress of this run's checkpoint, loaded into network and optimiser, or that of a fresh start."""
+        saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
+        if saved is None:
+            chosen = Precision.FLOAT32
+            if isinstance(self.network, FilmNetwork):
+                chosen = choose_precision(
+                    self.config.precision, self.network, shape=self.films.shape, device=self.world.device
+                )
+            return Progress(agree(chosen, self.world), takes_last=self.config.final is Final.MEAN)
+        if self.world.leads:
+            partial = saved.get("partial")
+            print(
+                f"resumed from epoch {saved['epoch']}"
+                + (f" and step {partial['step']} of the next" if partial else ""),
+                flush=True,
+            )
+        return self._restore(saved)
+
+    def _restore(self, saved: Mapping[str, Any]) -> Progress:
+        progress = Progress(
+            Precision(saved["precision"]),
+            [EpochResult(**item) for item in saved["history"]],
+            saved["best"] or saved["network"],
+            [part.numpy() for part in saved["logits"]],
+            self.config.final is Final.MEAN,
+        )
+        if saved["network"] is None:
+            self.network.load_state_dict(progress.best)
+        else:
+            self.load(saved)
+        return progress
+
+    def load(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take network, optimiser, scaler and average from a checkpoint, and return it."""
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.updates = saved["average"]["updates"]
+            self.average.state = {
+                name: value.to(self.world.device) for name, value in saved["average"]["state"].items()
+            }
+        self.partial = saved.get("partial")
+        return saved
+
+    def state(self) -> dict[str, Any]:
+        """Return network, optimiser, scaler and average as `load` takes them."""
+        average = self.average
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if average is None else {"updates": average.updates, "state": average.state},
+            "partial": self.partial,
+        }
+
+    def snapshot(self, progress: Progress) -> dict[str, Any]:
+        """Return all that `resume` needs, as tensors and plain values, nothing twice."""
+        done = progress.finished(self.config)
+        is_best = progress.best_epoch == len(progress.history) and self.average is None and self.partial is None
+        return {
+            "epoch": len(progress.history),
+            "history": [asdict(result) for result in progress.history],
+            "precision": str(progress.precision),
+            "logits": [torch.from_numpy(part) for part in progress.logits],
+            "best": None if is_best and not done else progress.best,
+            **({"network": None} if done else self.state()),
+        }
+
+    def epoch(
+        self, epoch: int, precision: Precision, save: Callable[[], None]
+    ) -> tuple[EpochResult, NDArray[np.float32], State]:
+        """Train one epoch and measure the network on validation.
+
+        Returns the result, what the network said there, (images, classes), and the weights that said it. `save` writes
+        a checkpoint in the middle of the epoch.
+        """
+        start = time.perf_counter()
+        train_loss, rate = self.train(epoch, precision, save)
+        try:
+            with self.average.applied(self.network) if self.average is not None else nullcontext():
+                logits = predict(
+                    self.network,
+                    self.validation,
+                    batch_size=self.config.batch_size,
+                    precision=precision,
+                    world=self.world,
+                    workers=self.config.workers,
+                    check_stop=self.check_stop,
+                )
+        except SystemExit:
+            save()
+            raise
+        self.partial = None
+        said_by = self.average.state if self.average is not None else self.network.state_dict()
+        loss, auc, accuracy = measure(logits, self.validation.labels)
+        result = EpochResult(epoch, train_loss, loss, auc, accuracy, rate, round(time.perf_counter() - start, 3))
+        return result, logits, said_by
+
+    def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
+        """Return the mean loss over the epoch and the last learning rate; goes on in the middle of a resumed epoch."""
+        set_phase(self.network, trains_body=self.schedule.trains_body(epoch))
+        model = self._parallel()
+        total, rate, first = self._begin(epoch)
+        steps = self._start_loader(epoch, first)
+        saved_at = time.monotonic()
+        bar = tqdm(self.loader, desc=f"epoch {epoch}", disable=self._bar, leave=False, total=steps, initial=first)
+        for step, (images, labels, _, *wanted) in enumerate(bar, first):
+            rate = self.schedule.apply(self.optimiser, epoch, step)
+            if not self.schedule.pretrained:
+                hasten_statistics(self.network, (epoch - 1) * steps + step)
+            total += self._over_processes(self._step(model, images, labels, wanted, precision))
+            if self.average is not None:
+                self.average.update(self.network)
+            self._mark(epoch, step + 1, total, rate)
+            self._stop_or_go_on(save)
+            if time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+                save()
+                saved_at = time.monotonic()
+        mean = float(total) / steps
+        if not np.isfinite(mean):
+            raise ConfigError(
+                f"epoch {epoch}: the training loss is {mean}; lower learning_rate="
+                f"{self.config.learning_rate} or head_learning_rate={self.config.head_learning_rate}"
+            )
+        return mean, rate
+
+    def _begin(self, epoch: int) -> tuple[Tensor, float, int]:
+        """Return the loss so far, the last rate and the first step of an epoch, with torch's generator as it was there.
+
+        Only dropout draws from that generator; its key makes epochs independent of what ran before.
+        """
+        partial = self.partial
+        if partial is None or partial["epoch"] != epoch:
+            torch.manual_seed(derived_seed(self.config.seed, epoch))
+            # A loader once drew this number; figures of runs before depend on it.
+            torch.empty((), dtype=torch.int64).random_()
+            return torch.zeros((), device=self.world.device), 0.0, 0
+        torch.set_rng_state(partial["rng"])
+        if self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(partial["device_rng"], self.world.device)
+        return partial["total"].to(self.world.device).clone(), partial["rate"], partial["step"]
+
+    def _mark(self, epoch: int, step: int, total: Tensor, rate: float) -> None:
+        """Note how far the epoch is, for a checkpoint; the notes are read only when one is written."""
+        on_gpu = self.world.device.type == "cuda"
+        self.partial = {
+            "epoch": epoch,
+            "step": step,
+            "total": total,
+            "rate": rate,
+            "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.world.device) if on_gpu else None,
+        }
+
+    def _stop_or_go_on(self, save: Callable[[], None]) -> None:
+        try:
+            self.check_stop()
+        except SystemExit:
+            save()
+            raise
+
+    def _step(
+        self, model: nn.Module, images: Tensor, labels: Tensor, wanted: Sequence[Tensor], precision: Precision
+    ) -> Tensor:
+        config = self.config
+        return train_step(
+            model,
+            images,
+            labels,
+            optimiser=self.optimiser,
+            scaler=self.scaler,
+            weights=self.loss_weights,
+            smoothing=config.label_smoothing,
+            precision=precision,
+            wanted=wanted,
+            location_weight=config.location_weight,
+            positive_target=config.positive_target,
+            accumulate=config.accumulate,
+            clip_norm=config.clip_norm,
+        )
+
+    def _over_processes(self, loss: Tensor) -> Tensor:
+        """Return the mean of a step's losses in all processes."""
+        if self.world.size > 1:
+            torch.distributed.all_reduce(loss)
+            loss = loss / self.world.size
+        return loss
+
+    @property
+    def _bar(self) -> bool | None:
+        """What tqdm's `disable` wants: `None` is a bar on a terminal only."""
+        return None if self.world.leads else True
+
+    def _parallel(self) -> nn.Module:
+        model: nn.Module = WithPlaces(self.network) if self.config.location_weight else self.network
+        if self.world.size > 1:
+            # Made anew each epoch, for it fixes at that moment which parameters train.
+            ids = [self.world.device] if self.world.device.type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=ids)
+        if self.config.compile:
+            model.compile()
+        return model
+
+    def _start_loader(self, epoch: int, first: int) -> int:
+        """Set the loader to an epoch, from its step `first` on, and return how many steps the epoch has."""
+        order = epoch_order(
+            self.films.labels,
+            self.config.sampling,
+            seed=self.config.seed,
+            epoch=epoch,
+            batch_size=self.config.batch_size,
+            positive_share=self.config.positive_share,
+        )
+        self.batches.start(order, epoch=epoch, first=first)
+        return len(order) // self.config.batch_size
+
+    def _loader(self) -> DataLoader[Any]:
+        """Return the loader of all epochs, whose workers live as long as the run."""
+        config = self.config
+        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
+        if self.grid is not None:
+            films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
+        return DataLoader(
+            films,
+            batch_sampler=self.batches,
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
+            pin_memory=self.world.device.type == "cuda",
+            # Of its own: what it draws must not move the generator of dropout.
+            generator=torch.Generator(),
+        )

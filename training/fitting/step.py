@@ -1,0 +1,195 @@
+"""One step of the weights, their moving average over many steps, and what a network says of a set of images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Subset
+
+from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
+from mammopipe.training.fitting.head_only import Films, Learner
+from mammopipe.training.fitting.lesion_loss import location_loss
+from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
+from mammopipe.training.model.architecture import Precision
+from mammopipe.training.networks.precision import autocast
+
+State = dict[str, Tensor]
+_SLOW_START = 10
+"""Steps over which the moving average forgets the first weights, whatever its decay."""
+
+
+def train_step(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    optimiser: Optimizer,
+    scaler: torch.amp.GradScaler,
+    weights: Tensor,
+    smoothing: float,
+    precision: Precision,
+    wanted: Sequence[Tensor] = (),
+    location_weight: float = 0.0,
+    positive_target: float = 1.0,
+    accumulate: int = 1,
+    clip_norm: float = 0.0,
+) -> Tensor:
+    """Make one step on a batch and return its loss, detached.
+
+    Args:
+        model: Images to logits; `WithPlaces` where `wanted` is given.
+        images: (N, 1, H, W) float32.
+        labels: (N,) class indices.
+        optimiser: Steps once.
+        scaler: Scales the loss for gradients in float16.
+        weights: (classes,) weight of each class in the loss.
+        smoothing: Share of the target probability that is spread over all classes.
+        precision: Of the forward pass.
+        wanted: The targets of the places, (N, h, w), where the location of lesions counts.
+        location_weight: Weight of the places' loss.
+        positive_target: Target probability of the last class for its images; the rest goes to the first class.
+        accumulate: Parts in which the batch is computed, one after the other.
+        clip_norm: Largest norm of the gradient; 0 does not limit it.
+    """
+    device = weights.device
+    optimiser.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=device)
+    parts = list(zip(*(tensor.chunk(accumulate) for tensor in (images, labels, *wanted)), strict=True))
+    for index, (part_images, part_labels, *part_wanted) in enumerate(parts):
+        part_images = part_images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        part_labels = part_labels.to(device, non_blocking=True)
+        with _gradients_stay_here(model, waits=index + 1 < len(parts)):
+            with autocast(precision, device):
+                answered = model(part_images)
+            logits, places = answered if wanted else (answered, None)
+            losses = image_losses(logits.float(), part_labels, smoothing, positive_target)
+            loss = (losses * weights[part_labels]).mean()
+            if places is not None:
+                loss = loss + location_weight * location_loss(places, part_wanted[0].to(device, non_blocking=True))
+            loss = loss / len(parts)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    if clip_norm:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    scaler.step(optimiser)
+    scaler.update()
+    return total
+
+
+def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_target: float = 1.0) -> Tensor:
+    """Return the cross-entropy of each image, (N,), of logits (N, classes).
+
+    With two classes it is the binary cross-entropy of the difference of their logits.
+    """
+    if positive_target == 1:
+        return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    targets = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    positive = labels == logits.shape[1] - 1
+    targets[positive, -1], targets[positive, 0] = positive_target, 1 - positive_target
+    return functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+
+
+def _gradients_stay_here(model: nn.Module, *, waits: bool) -> AbstractContextManager[None]:
+    """Return the context in which several processes do not add up their gradients yet."""
+    return model.no_sync() if waits and isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+class WeightAverage:
+    """The exponential moving average of a network's weights and statistics, which varies less than the weights.
+
+    Source: Polyak and Juditsky 1992; with a slow start as timm's ModelEma has it.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Start from the network's weights as they are."""
+        self.decay, self.updates = decay, 0
+        self.state: State = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights after one more step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (_SLOW_START + self.updates))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+    @contextmanager
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """Give the network the average, and its own weights back at the end."""
+        own = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch did; `line` is what SageMaker's metric definitions read."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_macro_auc: float
+    validation_balanced_accuracy: float
+    learning_rate: float
+    seconds: float
+
+    def line(self) -> str:
+        """Return the epoch as one line of `name=value` pairs."""
+        return (
+            f"epoch={self.epoch} train_loss={self.train_loss:.4f} validation_loss={self.validation_loss:.4f} "
+            f"validation_macro_auc={self.validation_macro_auc:.4f} "
+            f"validation_balanced_accuracy={self.validation_balanced_accuracy:.4f} "
+            f"learning_rate={self.learning_rate:.5f} seconds={self.seconds:.1f}"
+        )
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """What makes an epoch the best: validation macro AUC, then, between equals, the loss."""
+        return self.validation_macro_auc, -self.validation_loss
+
+
+def predict(
+    network: Learner,
+    films: Films,
+    *,
+    batch_size: int,
+    precision: Precision,
+    world: World = ALONE,
+    workers: int = 0,
+    check_stop: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """Return the (N, classes) logits of all films, computed by all processes; the films are used as they are.
+
+    A `HeadAlone` takes their maps, `FilmMaps`.
+    """
+    network.eval()
+    part = Subset(films, list(range(world.rank, len(films), world.size)))
+    rows = [np.empty((0, len(films.counts())), np.float32)]
+    with torch.inference_mode(), autocast(precision, world.device):
+        for images, _, _ in DataLoader(part, batch_size, num_workers=workers):
+            images = images.to(world.device, memory_format=torch.channels_last)
+            rows.append(network(images).float().cpu().numpy())
+            check_stop()
+    return gather_rows(np.concatenate(rows), world)
+
+
+def measure(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Return the cross-entropy, the macro AUC and the balanced accuracy of (N, classes) logits."""
+    exact = torch.from_numpy(logits).double()
+    loss = float(functional.cross_entropy(exact, torch.from_numpy(labels)))
+    probabilities = torch.softmax(exact, dim=1).numpy()
+    return loss, macro_auc(labels, probabilities), balanced_accuracy(labels, probabilities)
