@@ -23,6 +23,7 @@ LIGHT = (
     "mammopipe.training.metrics",
     "mammopipe.training.model",
     "mammopipe.inference.client",
+    "mammopipe.inference.evaluation.run",
     "mammopipe.inference.prediction.batch",
     "mammopipe.inference.monitoring.windows",
 )

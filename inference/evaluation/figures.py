@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mammopipe.pipelines.external.judging import Judged, Judgement
+from mammopipe.inference.evaluation.judging import Judged, Judgement
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.evaluation.detection import detection
