@@ -31,6 +31,13 @@ function explanation({ decision, referral }) {
   return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
 }
 
+/* A probability holds for the share of malignant cases among those it was calibrated on, and for no other. */
+function holdsFor({ prevalence }) {
+  if (prevalence?.value == null) return null;
+  const whose = prevalence.of === "deployment" ? "this deployment" : "the validation cases";
+  return make("p", { className: "small" }, `The score holds where ${percent(prevalence.value)} are malignant, as in ${whose}.`);
+}
+
 /* What the threshold did in validation: each rate with its 95 % interval, and on how many cases. */
 function validated({ decision }) {
   const rate = (title, key) => {
@@ -66,7 +73,7 @@ function judgement(title, level, id) {
       make("p", { className: "score" }, make("span", { id: `${id}-score` }, score(level.malignancy_score)),
         make("small", {}, " of 100"))),
     reasons(level.referral.reasons),
-    make("p", {}, explanation(level)), scale(level.malignancy_score, level.decision), validated(level));
+    make("p", {}, explanation(level)), holdsFor(level), scale(level.malignancy_score, level.decision), validated(level));
 }
 
 function examTable({ breasts, images, warnings }) {
@@ -118,7 +125,7 @@ function regionList(index, regions) {
 }
 
 function filmDetails(index) {
-  const { image, probabilities, decile, entropy, heatmap, warnings } = state.answer.images[index];
+  const { image, probabilities, decile, entropy, heatmap, warnings, exclusions } = state.answer.images[index];
   return [
     regionList(index, heatmap?.regions ?? []),
     card("Numbers of this image", facts([
@@ -126,6 +133,8 @@ function filmDetails(index) {
       ...Object.entries(probabilities).map(([label, share]) => [`Probability ${label}`, share.toFixed(3)]),
       ["Entropy", entropy == null ? "not known" : `${entropy.toFixed(3)} nats`],
     ]), toldControls(state.films[index], image)),
+    ...(exclusions?.length ? [card("The model is not for this image", reasons(exclusions.map(
+      ({ flag, message }) => ({ code: flag, message }))))] : []),
     card("Warnings", warnings.length ? reasons(warnings) : make("p", { className: "small" }, "None.")),
   ];
 }
