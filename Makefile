@@ -48,7 +48,7 @@ lint: venv ## Check style and types
 bench: venv ## Run every benchmark and write benchmarks.json
 	$(BIN)/python -m benchmarks $(ARGS)
 
-mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="--only PATH"
+mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="thresholds.py"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
