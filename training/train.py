@@ -23,6 +23,7 @@ import torch
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
+from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
     Label,
@@ -90,9 +91,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"train takes no arguments, not {' '.join(arguments)!r}: its settings are hyperparameters")
     paths = ContainerPaths.from_environment()
     current, hosts = paths.hosts()
-    command = launch_command(hosts, current, gpus=torch.cuda.device_count(), environment=os.environ)
+    resources, gpus = paths.resources(), torch.cuda.device_count()
+    require_gpus(resources, gpus)
+    command = launch_command(hosts, current, gpus=gpus, environment=os.environ)
     if command is not None:
-        raise SystemExit(launch(command))
+        if first := meeting_point(hosts, current):
+            await_host(first)
+        raise SystemExit(launch(command, network_environment(resources, os.environ)))
     keep_heap()
     stop = StopRequest().listen()
     with joined() as world:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.backends.checkpoints import held, job_digest
 from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.data.s3 import Storage
@@ -107,7 +108,7 @@ def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threa
             _provide(shop, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
         _make([paths.model, paths.output / "data"])
         target = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
-        with _checkpoints(request.get("CheckpointConfig"), paths, shop):
+        with _checkpoints(request, paths, shop):
             _run(job, shop)
             shop.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), f"{target}/model.tar.gz")
         return f"{target}/model.tar.gz"
@@ -260,22 +261,21 @@ def _pack(folder: Path, archive: Path) -> Path:
 
 
 @contextmanager
-def _checkpoints(config: Mapping[str, str] | None, paths: ContainerPaths, shop: Workshop) -> Iterator[None]:
+def _checkpoints(request: Mapping[str, Any], paths: ContainerPaths, shop: Workshop) -> Iterator[None]:
     """Give a training job its checkpoint folder, which survives job, run and SIGKILL until the job succeeds."""
+    config = request.get("CheckpointConfig")
     if config is None:
         yield
         return
     uri = config["S3Uri"].rstrip("/")
-    kept = shop.checkpoints / S3Uri.parse(uri).key.rpartition("/")[2]
-    kept.mkdir(parents=True, exist_ok=True)
-    if shop.durable_storage and not any(kept.iterdir()):
-        shop.storage.download(f"{uri}/", kept)
-    # A link, not a copy: what the job has written when we are killed is already where it must be.
-    link = paths.local(config["LocalPath"]) if "LocalPath" in config else paths.checkpoints
-    link.symlink_to(kept.resolve(), target_is_directory=True)
-    try:
-        yield
-    finally:
-        if shop.durable_storage:
-            shop.storage.upload(kept, uri)
-    shutil.rmtree(kept)
+    with held(shop.checkpoints, job_digest(request, paths)) as kept:
+        if shop.durable_storage and not any(kept.iterdir()):
+            shop.storage.download(f"{uri}/", kept)
+        # A link, not a copy: what the job has written when we are killed is already where it must be.
+        link = paths.local(config["LocalPath"]) if "LocalPath" in config else paths.checkpoints
+        link.symlink_to(kept.resolve(), target_is_directory=True)
+        try:
+            yield
+        finally:
+            if shop.durable_storage:
+                shop.storage.upload(kept, uri)

@@ -180,7 +180,8 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_from_its_checkpoint
         "print('resumed'); write(paths.model, 'model.json')\n"
     )
     driver = (
-        "import sys\nfrom pathlib import Path\nfrom pipelines import PipelineConfig, launch\n"
+        "import sys\nfrom pathlib import Path\nfrom mammopipe.pipelines import PipelineConfig\n"
+        "from mammopipe.pipelines.runs import launch\n"
         "from tests.pipelines.scripted import CONFIG, Compiled\n"
         "compiled = Compiled(Path(sys.argv[1]).read_text())\n"
         "launch.build_pipeline = lambda config: compiled\n"
