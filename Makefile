@@ -10,7 +10,7 @@ DOCKER ?= docker
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv typing-links run test test-docker lint bench mutants recordings images services services-down clean
+.PHONY: help venv typing-links run test test-docker lint bench mutants docs recordings images services services-down clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or pha
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine
 	$(MAKE) images
@@ -48,9 +48,13 @@ lint: venv ## Check style and types
 bench: venv ## Run every benchmark and write benchmarks.json
 	$(BIN)/python -m benchmarks $(ARGS)
 
-mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="--only PATH"
+mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="thresholds.py"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
+
+docs: venv ## Write the generated pages of docs/reference again
+	$(BIN)/python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md
+	$(BIN)/python -m mammopipe.pipelines.commands.reference
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
 	$(BIN)/python -m tests.recordings $(ARGS)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands import config, data, power, predict, run, runs
+from mammopipe.pipelines.commands import config, data, evaluate, power, predict, run, runs, tune
 from mammopipe.pipelines.commands.arguments import Parser, as_json, command, configured, in_runs
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import MammopipeError
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 EPILOG = """exit codes: 0 done; 1 a run failed or its gate refused the model, or doctor or monitor found something;
-2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 130 interrupted.
+2 arguments, configuration, data or S3 cannot be used; 3 a fault of this program; 4 the credentials have expired while a
+run on AWS goes on; 130 interrupted.
 Research use only: nothing here is a diagnosis."""
 
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except MammopipeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("error: interrupted; every job was stopped", file=sys.stderr)
         return 130
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         _compare,
         _deploy,
         _invoke,
+        evaluate.add,
         _delete,
         _doctor,
         _images,
@@ -101,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         data.add,
         power.add,
         predict.add,
+        tune.add,
     ):
         add(subparsers)
     return parser

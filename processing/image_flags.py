@@ -44,6 +44,8 @@ class ImageFlag(StrEnum):
     """The view position or a description names the other side; the side attributes count."""
     TURNED = "turned"
     """The pixels were mirrored or turned, as Patient Orientation asks."""
+    ORIENTATION_CONFLICT = "orientation-conflict"
+    """Patient Orientation says that the image is mirrored, but side and picture agree that it is not."""
     SHUTTER = "shutter"
     """A display shutter was applied: what lies outside is air."""
     SPACING_UNUSABLE = "spacing-unusable"

@@ -18,6 +18,7 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
 from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.config import EvaluationJobConfig, Profile
@@ -40,9 +41,10 @@ from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.reporting.examples import draw_examples, pick_examples
+from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, draw_examples, missed_cancers, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
 from mammopipe.training.reporting.report import render
 
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
+    refuse_missed(data.folder, data.folder, "segment", len(data.records))
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
@@ -81,7 +84,10 @@ def main(arguments: Sequence[str]) -> None:
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
-        page = render(evaluation, draw_examples(evaluation["examples"], data, model))
+        page = render(
+            evaluation,
+            draw_examples([*evaluation["examples"], *evaluation["missed_cancers"][:MOST_MISSED_SHOWN]], data, model),
+        )
         pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
@@ -130,6 +136,7 @@ def evaluate(
         )
         for name in sorted(models)
     }
+    threshold = choice.candidates[choice.selected].fit.operating_points[Goal.SENSITIVITY].threshold
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     calibration = choice.candidates[choice.selected].fit.calibration
     films = [
@@ -170,6 +177,7 @@ def evaluate(
             for split, records in rows.items()
         },
         "examples": pick_examples(chosen, calibration, CLASSES),
+        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
 

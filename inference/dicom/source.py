@@ -62,6 +62,8 @@ STORAGE_CLASSES = {
     f"{_STORAGE}1.1.1": "DX",
     f"{_STORAGE}1.2": "MG",
     f"{_STORAGE}1.2.1": "MG",
+    f"{_STORAGE}13.1.3": "MG",
+    f"{_STORAGE}13.1.4": "MG",
     f"{_STORAGE}7": "OT",
     f"{_STORAGE}7.2": "OT",
     f"{_STORAGE}7.3": "OT",

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.folder_storage import FolderStorage
 from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
 from mammopipe.pipelines.graph.sdk import OFFLINE, _region
 from mammopipe.processing.errors import ConfigError
@@ -26,6 +34,14 @@ class TransientError(ConfigError):
     """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
 
 
+class ExpiredCredentialsError(ConfigError):
+    """The caller's credentials were good once and are no longer: what runs on AWS goes on without them."""
+
+    exit_code = 4
+
+
+EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
+"""Codes of refusals that a new login mends."""
 BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -45,7 +61,10 @@ def aws_errors() -> Iterator[None]:
     except ClientError as error:
         told, status = error.response["Error"], error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
+        kind = ExpiredCredentialsError if told["Code"] in EXPIRED else kind
         raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
+    except (CredentialRetrievalError, SSOError, TokenRetrievalError) as error:
+        raise ExpiredCredentialsError(f"AWS credentials: {' '.join(str(error).split())}") from None
     except BotoCoreError as error:
         kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError
         raise kind(f"AWS cannot be reached: {' '.join(str(error).split())}") from None
@@ -71,12 +90,14 @@ class LocalServices:
 
 
 @contextmanager
-def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
+def local_services(
+    config: PipelineConfig, cache: Path | None = None, folder: Path | None = None
+) -> Iterator[LocalServices]:
     """Start an in-process moto server for what the environment names no service for.
 
     `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The server stops at the
     end and its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy
-    (`mammopipe.pipelines.data.s3`).
+    (`mammopipe.pipelines.data.s3`). With `folder`, and without a service of the environment's, S3 lies there instead.
     """
     from moto.server import ThreadedMotoServer
 
@@ -90,7 +111,8 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
         own = boto3.Session(region_name=region, **OFFLINE)
         external = os.environ.get("AWS_ENDPOINT_URL_S3")
         caller = _credentials(region) if external else own
-        storage = Storage(s3_client(caller, external or url), cache)
+        client = s3_client(caller, external or url)
+        storage = FolderStorage(client, root=folder) if folder and not external else Storage(client, cache)
         keys = caller.get_credentials().get_frozen_credentials()
         yield LocalServices(
             storage,

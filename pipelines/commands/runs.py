@@ -119,7 +119,7 @@ def compare(options: argparse.Namespace) -> int:
     for folder in folders:
         _up_to_date(folder)
     if options.roc:
-        from mammopipe.pipelines.runs.roc_picture import draw
+        from mammopipe.pipelines.notebook.roc_picture import draw
         from mammopipe.processing.files import write_bytes
 
         pairs = [(folder.id, folder.document("evaluation.json")) for folder in folders]

@@ -209,6 +209,17 @@ class PipelineConfig(Settings):
         except ValidationError as error:
             raise ConfigError(explained(error, TrainConfig, above=where if own else "training.")) from None
 
+    def record(self) -> dict[str, Any]:
+        """Return the configuration as JSON values for a run's `execution.json`; of a secret only that there is one."""
+        values = self.model_dump(mode="json")
+        if values["data"]["patient_salt"]:
+            values["data"]["patient_salt"] = "set"
+        values["networks"] = {
+            str(cnn): {key: value for key, value in self.training_of(cnn).to_json().items() if key not in SET_ELSEWHERE}
+            for cnn in self.cnns
+        }
+        return values
+
     @classmethod
     def load(
         cls,

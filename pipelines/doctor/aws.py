@@ -3,6 +3,7 @@
 Nothing is changed and nothing started. Each finding is one line that says what to do.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT
-from mammopipe.pipelines.config.endpoint import EndpointMode
+from mammopipe.pipelines.config.endpoint import ASYNC_SUFFIX, EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.data.s3 import QUICK
+from mammopipe.processing.errors import ConfigError
 
 ECR_IMAGE = re.compile(
     r"(?P<registry>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
@@ -246,28 +248,103 @@ def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
         needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * len(config.cnns))
     if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
         count = endpoint.instance_count * len(endpoint.names)
-        # An update runs old and new instances side by side.
-        needed[f"{endpoint.instance_type} for endpoint usage"] = (count, 2 * count)
+        # The candidate stands beside the clinic's endpoint, and an update runs old and new instances side by side.
+        needed[f"{endpoint.instance_type} for endpoint usage"] = (2 * count, 3 * count)
     return needed
 
 
 def _check_endpoints(account: Account) -> Iterator[Finding]:
+    """Look at the run's own endpoints, and at those that an approval serves."""
     config, sagemaker = account.config, account.client("sagemaker")
-    for name in config.endpoint.names if config.deploy else ():
-        subject, answer = f"endpoint {name}", _look(sagemaker.describe_endpoint, EndpointName=name)
-        if answer is None:
-            yield Finding(Verdict.GOOD, subject, "the name is free")
+    for settings in (config.endpoint.candidate, config.endpoint) if config.deploy else ():
+        for name in settings.names:
+            yield from _check_endpoint(account, sagemaker, name, promoted=settings is config.endpoint)
+
+
+def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bool) -> Iterator[Finding]:
+    config = account.config
+    subject, answer = f"endpoint {name}", _look(sagemaker.describe_endpoint, EndpointName=name)
+    if answer is None:
+        yield Finding(Verdict.GOOD, subject, "the name is free")
+        return
+    tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
+    status = answer["EndpointStatus"]
+    if not config.tags.items() <= tags.items():
+        text = "something else's: it lacks this project's tags; choose another endpoint.name"
+        yield Finding(Verdict.BLOCKS, subject, text)
+    elif status != "InService":
+        advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
+        yield Finding(Verdict.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
+    elif (other := _other_mode(config, sagemaker, name, answer["EndpointConfigName"])) is not None:
+        text = f"it serves {other}, endpoint.mode={config.endpoint.mode}; SageMaker changes the mode of no endpoint"
+        yield Finding(Verdict.BLOCKS, subject, f"{text}. Delete it, or set endpoint.mode (and the stack's Mode) back")
+    else:
+        who = "an approval" if promoted else "the run"
+        yield Finding(Verdict.GOOD, subject, f"in service; {who} will update it without down time")
+
+
+def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str) -> EndpointMode | None:
+    """Return how an endpoint serves, where that is not what the configuration says."""
+    from mammopipe.pipelines.runs.aws_rollout import mode_of
+
+    before = mode_of(sagemaker.describe_endpoint_config(EndpointConfigName=settings))
+    wanted = config.endpoint.mode
+    if wanted is EndpointMode.BOTH:
+        wanted = EndpointMode.ASYNC if name.endswith(ASYNC_SUFFIX) else EndpointMode.REALTIME
+    return None if before is wanted else before
+
+
+MOST_ASKED = 100
+"""Resources that `iam:SimulatePrincipalPolicy` is asked about at once."""
+
+
+def _check_permissions(account: Account) -> Iterator[Finding]:
+    """Ask IAM whether each role may do all that the compiled pipeline needs."""
+    from mammopipe.pipelines.graph.definition import build_pipeline
+    from mammopipe.pipelines.graph.parameters import resolve_parameters
+    from mammopipe.pipelines.graph.permissions import Place, needed
+
+    config, iam = account.config, account.client("iam")
+    try:
+        definition = json.loads(build_pipeline(config.on_aws()).definition())
+    except ConfigError as error:
+        yield Finding(Verdict.BLOCKS, "pipeline", str(error))
+        return
+    place = Place(account.number, account.session.region_name)
+    groups: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
+    for need in needed(config, definition, resolve_parameters(definition, {}), place):
+        groups.setdefault((need.role, need.action, tuple(sorted(need.context.items()))), set()).add(need.resource)
+    refused: dict[str, list[str]] = {}
+    for (role, action, context), resources in groups.items():
+        if PLACEHOLDER_ACCOUNT in role or role.split(":")[4] != account.number:
             continue
-        tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=answer["EndpointArn"])["Tags"]}
-        status = answer["EndpointStatus"]
-        if not config.tags.items() <= tags.items():
-            text = "something else's: it lacks this project's tags; choose another endpoint.name"
+        found = _simulated(iam, role, action, context, sorted(resources)[:MOST_ASKED])
+        refused.setdefault(role, []).extend(f"{action} on {resource}" for resource in found)
+    for role, lacks in refused.items():
+        subject = f"permissions of {role.rpartition('/')[2]}"
+        if lacks:
+            text = f"{len(lacks)} are missing: {'; '.join(lacks[:3])}; deploy infra/stack.yaml again"
             yield Finding(Verdict.BLOCKS, subject, text)
-        elif status != "InService":
-            advice = "delete it" if status in ("Failed", "OutOfService") else "wait until it is InService"
-            yield Finding(Verdict.BLOCKS, subject, f"it is {status}, which cannot be updated; {advice}")
         else:
-            yield Finding(Verdict.GOOD, subject, "in service; the run will update it without down time")
+            yield Finding(Verdict.GOOD, subject, "all that this pipeline needs")
+
+
+def _simulated(
+    iam: Any, role: str, action: str, context: tuple[tuple[str, str], ...], resources: list[str]
+) -> list[str]:
+    """Return the resources that a role may not do an action on."""
+    entries = [
+        {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
+    ]
+    answer = _look(
+        iam.simulate_principal_policy,
+        PolicySourceArn=role,
+        ActionNames=[action],
+        ResourceArns=resources,
+        ContextEntries=entries,
+    )
+    results = answer["EvaluationResults"] if answer is not None else []
+    return [item["EvalResourceName"] for item in results if item["EvalDecision"] != "allowed"]
 
 
 def _check_alarms(account: Account) -> Iterator[Finding]:
@@ -289,6 +366,7 @@ CHECKS: dict[str, Callable[[Account], Iterator[Finding]]] = {
     "key": _check_key,
     "network": _check_network,
     "images": _check_images,
+    "permissions": _check_permissions,
     "quotas": _check_quotas,
     "endpoint": _check_endpoints,
     "rollback alarms": _check_alarms,

@@ -64,6 +64,7 @@ def prepare(context: Context) -> ProcessingStep:
         "--validation-fold": str(config.data.validation_fold),
         "--max-height": str(config.data.max_height),
         "--max-quarantine": str(config.data.max_quarantine),
+        "--data-digest": context.parameters.data_digest,
         "--phi": config.data.phi,
     }
     if config.data.reduced_decode:
@@ -84,12 +85,14 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     arguments = {
         "--copies": context.parameters.augmentation_copies.to_string(),
         "--copies-of": _copied(context.config),
+        "--balance": str(context.config.augmentation.balance).lower(),
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
     inputs = [
         request_parts.source("manifest", below(folder, "manifest")),
         request_parts.source("stage", below(folder, "stage")),
+        request_parts.source("unseen", below(folder, "unseen")),
         request_parts.sharded(context, "images", below(folder, "images/")),
     ]
     return _processing(
@@ -118,6 +121,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         request_parts.source("prepared-stage", below(originals, "stage")),
         request_parts.sharded(context, "prepared-images", below(originals, "images/")),
         request_parts.source("augmented-manifest", below(copies, "manifest")),
+        request_parts.source("augmented-unseen", below(copies, "unseen")),
         request_parts.sharded(context, "augmented-images", below(copies, "images/")),
     ]
     return _processing(
@@ -303,6 +307,7 @@ def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrai
         role=config.security.role_for(Duty.TRAINING),
         base_job_name=step_name(cnn),
         training_image=config.images.training,
+        environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
         hyperparameters=_hyperparameters(context, cnn),
         compute=Compute(
             instance_type=parameters.training_instance_type,

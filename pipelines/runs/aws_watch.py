@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mammopipe.pipelines.backends.sessions import TransientError, aws_errors
+from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, TransientError, aws_errors
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.runs import aws
@@ -65,7 +65,8 @@ def watch(
     Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
     question; without it, as where nobody can be asked, the execution goes on.
 
-    Raises `ConfigError` where AWS refuses, or has not answered for `LONGEST_SILENCE`.
+    Raises `ConfigError` where AWS refuses, or has not answered for `LONGEST_SILENCE`, and its subclass
+    `ExpiredCredentialsError` where the credentials have expired meanwhile.
     """
     execution = folder.document("execution.json")
     shown: set[str] = set()
@@ -102,6 +103,12 @@ def _look(
     while True:
         try:
             return aws.refresh(folder, clients.sagemaker, execution)
+        except ExpiredCredentialsError as error:
+            run = execution["id"]
+            raise ExpiredCredentialsError(
+                f"{error}; {run} goes on on AWS without us. Log in again (aws sso login), then mammopipe status {run} "
+                "--watch shows it again"
+            ) from None
         except TransientError as error:
             if waited >= LONGEST_SILENCE:
                 run = execution["id"]

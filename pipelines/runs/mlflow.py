@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.runs.progress import log_of
 from mammopipe.processing.errors import ConfigError, MammopipeError
+from mammopipe.training.model.archive import unpack
 
 VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "mammopipe"
@@ -39,12 +41,16 @@ EPOCH_FIGURES = (
 ARTEFACTS = (
     "report.html",
     "evaluation.json",
+    "predictions.csv",
     "execution.json",
     "pipeline.json",
     "model_card.md",
     "invocation.json",
     "model.tar.gz",
 )
+FLAVOUR = "model"
+"""Folder of the model as MLflow loads it."""
+LOADER = "mammopipe.inference.prediction.pyfunc"
 _SECRET = re.compile(r"//[^/@]*@")
 """User and password of a server or database, which no message may show."""
 _FIGURE = re.compile(r"(\w+)=([0-9.e+-]+|nan)(?:\s|$)")
@@ -152,6 +158,8 @@ class _Store:
         if (folder / "evaluation.json").is_file():
             evaluation = _read(folder / "evaluation.json")
             self._selected(parent, evaluation)
+            for key, value in _flat(_data_facts(evaluation)).items():
+                self.client.log_param(parent, key, value)
             candidates = evaluation.get("candidates", {})
             for run in self._runs(execution) if candidates else []:
                 if run.info.run_id != parent:
@@ -214,7 +222,10 @@ class _Store:
     ) -> None:
         run = self._child(parent, execution, name, selected=selected)
         for key in ("architecture", "initialisation", "best_epoch", "epochs_run", "temperature"):
-            self.client.log_param(run, key, candidate[key])
+            if key in candidate:
+                self.client.log_param(run, key, candidate[key])
+        for key, text in _flat(_hyperparameters(execution, name)).items():
+            self.client.log_param(run, key, text)
         end = self._history(run, execution, candidate["history"])
         for split in ("validation", "test"):
             for figure, value in _figures(candidate[split], split).items():
@@ -247,6 +258,21 @@ class _Store:
         for name in ("pictures", "stages", "logs"):
             if (folder / name).is_dir():
                 self.client.log_artifacts(parent, str(folder / name), name)
+        if (folder / "model.tar.gz").is_file():
+            with TemporaryDirectory() as scratch:
+                self.client.log_artifacts(parent, str(_flavour(folder / "model.tar.gz", Path(scratch))), FLAVOUR)
+
+
+def _flavour(archive: Path, scratch: Path) -> Path:
+    """Return a folder with the model as an MLflow pyfunc model, which `mlflow.pyfunc.load_model` loads."""
+    import mlflow.pyfunc
+
+    unpack(archive, scratch / "data")
+    folder = scratch / FLAVOUR
+    mlflow.pyfunc.save_model(
+        str(folder), loader_module=LOADER, data_path=str(scratch / "data"), pip_requirements=["mammopipe[serving]"]
+    )
+    return folder
 
 
 def _epochs(log: Path) -> list[Mapping[str, Any]]:
@@ -254,6 +280,19 @@ def _epochs(log: Path) -> list[Mapping[str, Any]]:
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     found = [dict(_FIGURE.findall(line)) for line in lines if line.startswith("epoch=")]
     return [{name: float(value) for name, value in epoch.items()} for epoch in found if {*EPOCH_FIGURES} <= {*epoch}]
+
+
+def _hyperparameters(execution: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return all hyperparameters of a candidate, with what the pipeline's parameters made of them."""
+    found = dict(execution.get("configuration", {}).get("networks", {}).get(name, {}))
+    if found and "Epochs" in execution["parameters"]:
+        found["epochs"] = execution["parameters"]["Epochs"]
+    return found
+
+
+def _data_facts(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    stage = evaluation.get("stage", {})
+    return {f"data/{key}": stage[key] for key in ("digest", "input_digest") if key in stage}
 
 
 def _facts(execution: Mapping[str, Any]) -> dict[str, Any]:

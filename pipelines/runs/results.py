@@ -59,7 +59,7 @@ def _place_of(output: str, name: str) -> Path | None:
         return Path(name)
     if path.suffix == ".png":
         return Path("pictures", f"{output}-{name}")
-    if path.suffix == ".json" or name.startswith("quarantine"):
+    if path.suffix == ".json" or name.startswith(("quarantine", "manifest")):
         return Path("stages", f"{output}-{name}")
     return None
 

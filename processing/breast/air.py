@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.processing.breast.objects import by_size
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 BLACK = 0.0015
@@ -110,17 +111,18 @@ def empty_columns(lit: Mask) -> tuple[int, int]:
 
 def _largest(lit: Mask) -> Mask:
     """Return the largest object without strips: tape, a scanner's border or a marker has edges of its own."""
-    opened = cv2.morphologyEx(lit.astype(np.uint8), cv2.MORPH_OPEN, np.ones((STRIP, STRIP), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
-    return labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 1 else lit
+    square = np.ones((STRIP, STRIP), np.uint8)
+    opened = np.asarray(cv2.morphologyEx(lit.astype(np.uint8), cv2.MORPH_OPEN, square), np.uint8)
+    largest = next(by_size(opened), None)
+    return lit if largest is None else largest.view(np.bool_)
 
 
 def _is_rectangle(lit: Mask) -> bool:
     """Say whether what is not black fills a rectangle, upright or turned, as far as it lies in the image."""
-    points = cv2.findNonZero(lit.astype(np.uint8))
-    if points is None:
+    outlines, _ = cv2.findContours(lit.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
         return False
-    box = cv2.boxPoints(cv2.minAreaRect(points)).round().astype(np.int32)
+    box = cv2.boxPoints(cv2.minAreaRect(np.concatenate(outlines))).round().astype(np.int32)
     rectangle = cv2.fillConvexPoly(np.zeros(lit.shape, np.uint8), box, 1)
     return bool(lit.sum() > FILLED * max(int(rectangle.sum()), 1))
 
@@ -146,11 +148,12 @@ def _specks(grey: Grey) -> float:
 
     A detector's air has none; the darkest film's fog leaves specks.
     """
-    objects = cv2.morphologyEx((grey > FAINTEST_TISSUE).astype(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(objects, connectivity=4)
+    tissue = (grey > FAINTEST_TISSUE).astype(np.uint8)
+    objects = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)), np.uint8)
     known = (grey > 0.1).astype(np.uint8)
-    if count > 1:
-        known |= labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    largest = next(by_size(objects), None)
+    if largest is not None:
+        known |= largest
     far = cv2.dilate(known, np.ones((31, 31), np.uint8)) == 0
     return float((far & (grey > 0)).sum() / max(int(far.sum()), 1))
 

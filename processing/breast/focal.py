@@ -26,8 +26,8 @@ MARGIN_BESIDE = 2.5
 """The same where its centre lies beside the muscle: there it hides where the muscle ends."""
 
 
-def focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
-    """Return the disks around bright focal structures in or beside a muscle, of the shape of `muscle`.
+def without_focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
+    """Return a muscle without the disks around bright focal structures in it or beside it.
 
     A structure is focal where its centre is brighter than every point of a ring around it. Fibres, folds and the
     muscle's own wedge are not: along them, or towards the muscle's inside, it stays bright.
@@ -38,9 +38,18 @@ def focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> M
         muscle: The pectoral muscle, a part of it.
         contrast: Step in grey at the muscle's edge; a structure must stand out as much.
     """
+    x, y, width, height = cv2.boundingRect(muscle.astype(np.uint8))
+    reach = BESIDE + RADII[-1] + 3
+    box = np.s_[max(y - reach, 0) : y + height + reach, max(x - reach, 0) : x + width + reach]
+    result = muscle.copy()
+    result[box] &= ~_disks(grey[box], mask[box], muscle[box], contrast)
+    return result
+
+
+def _disks(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
     smooth = cv2.GaussianBlur(grey, (0, 0), 2.0)
     near = cv2.dilate(muscle.astype(np.uint8), np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8)) > 0
-    peaks = near & (smooth >= cv2.dilate(smooth, np.ones((7, 7), np.uint8)))
+    peaks = near & (smooth >= cv2.dilate(smooth, np.ones((11, 11), np.uint8)))
     rows, columns = np.nonzero(peaks)
     deep = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0) > 0
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.processing.breast.objects import opened
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 WHITE = 0.80
@@ -38,7 +39,7 @@ def find_implant(grey: Grey, mask: Mask) -> Mask | None:
         return None
     slope = cv2.magnitude(*(cv2.Sobel(grey, cv2.CV_32F, *way, scale=0.125) for way in ((1, 0), (0, 1))))
     even = (white & (slope < EVEN)).astype(np.uint8)
-    body = cv2.morphologyEx(even, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13)))
+    body = opened(even, 6)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(body, connectivity=4)
     if count < 2:
         return None

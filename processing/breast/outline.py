@@ -5,10 +5,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.air import Air
+from mammopipe.processing.breast.objects import Objects, by_size, dilated, eroded, opened, without_holes
 from mammopipe.processing.breast.working_copy import Grey, Mask
 from mammopipe.processing.errors import NoBreastError
-
-Objects = NDArray[np.uint8]
 
 KINK = 0.03
 """Depth of the kink between breast and abdomen, in the breast's greatest width, at least."""
@@ -41,20 +40,15 @@ def breast_outline(grey: Grey, air: Air) -> Mask:
     objects[0] = objects[-1] = objects[:, 0] = objects[:, -1] = 0
     unit = max(objects.shape) / 100
     objects &= 1 - _labels(framed, unit)
-    core = _largest(_opened(objects, 2.0 * unit), framed)
+    core = _largest(opened(objects, 2.0 * unit), framed)
     # What opening takes off is given back close to the core: corners and the nipple.
-    near = _grown(core, 1.6 * unit) & _opened(objects, 0.4 * unit)
+    near = dilated(core, 1.6 * unit) & opened(objects, 0.4 * unit)
     if air.fog:
         # Fog along the film's edge is dim: only what lies near something brighter can be skin.
-        near &= _grown(_opened(core & (framed > air.threshold + 0.06), unit), 3.5 * unit)
+        near &= dilated(opened(core & (framed > air.threshold + 0.06), unit), 3.5 * unit)
     near = _largest(near, framed)
-    closed = _octagon(_grown(near, 0.8 * unit), 0.8 * unit, cv2.MORPH_ERODE)
-    return _without_holes(closed | near)[1:-1, 1:-1].astype(np.bool_)
-
-
-def _without_holes(objects: Objects) -> Objects:
-    outline, _ = cv2.findContours(objects, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return np.asarray(cv2.drawContours(np.zeros_like(objects), outline, -1, 1, cv2.FILLED), np.uint8)
+    closed = eroded(dilated(near, 0.8 * unit), 0.8 * unit)
+    return without_holes(closed | near)[1:-1, 1:-1].astype(np.bool_)
 
 
 def without_pockets(mask: Mask, *, chest_left: bool) -> Mask:
@@ -65,26 +59,8 @@ def without_pockets(mask: Mask, *, chest_left: bool) -> Mask:
         touching = np.flatnonzero(edge)
         if touching.size:
             line[touching[0] + 1 : touching[-1] + 2] = 1
-    filled = _without_holes(framed)[1:-1, 1:-1].astype(np.bool_)
+    filled = without_holes(framed)[1:-1, 1:-1].astype(np.bool_)
     return np.ascontiguousarray(filled if chest_left else filled[:, ::-1])
-
-
-def _octagon(objects: Objects, radius: float, morph: int) -> Objects:
-    """Dilate or erode by an octagon: a square and a diamond in turn cost a tenth of a disk of that size."""
-    steps = max(1, round(radius))
-    square = round(0.414 * steps)
-    diamond = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    result = cv2.morphologyEx(objects, morph, diamond, iterations=steps - square)
-    return np.asarray(cv2.morphologyEx(result, morph, np.ones((2 * square + 1, 2 * square + 1), np.uint8)), np.uint8)
-
-
-def _grown(objects: Objects, radius: float) -> Objects:
-    return _octagon(objects, radius, cv2.MORPH_DILATE)
-
-
-def _opened(objects: Objects, radius: float) -> Objects:
-    """Return the objects without what is thinner than the octagon."""
-    return _grown(_octagon(objects, radius, cv2.MORPH_ERODE), radius)
 
 
 def _labels(grey: Grey, unit: float) -> Objects:
@@ -114,13 +90,10 @@ def _largest(objects: Objects, grey: Grey) -> Objects:
     Both are evenly white; a label fills its rectangle, and a border is an angle or a strip. A breast with an implant is
     evenly white, too, but round.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(objects, connectivity=4)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    for index in sorted(range(1, count), key=lambda item: -int(areas[item])):
-        chosen = np.asarray(labels == index, np.uint8)
-        if np.count_nonzero(chosen.view(np.bool_) & (grey < 0.9)) > 0.2 * areas[index] or _is_round(
-            chosen, int(areas[index])
-        ):
+    for chosen in by_size(objects):
+        area = int(np.count_nonzero(chosen))
+        dark = np.count_nonzero(chosen.view(np.bool_) & (grey < 0.9))
+        if area and (dark > 0.2 * area or _is_round(chosen, area)):
             return chosen
     raise NoBreastError("no breast: nothing but air, labels and borders in the image")
 

@@ -11,13 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.breast.pectoral_curves import Curves, best_curves
+from mammopipe.processing.breast.pectoral_curves import LENGTH, Curves, best_curves
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 Floats = NDArray[np.float32]
 
-LENGTH = 96
-"""Points of a curve that is followed."""
 REACH = 14
 """Working pixels that the followed edge may lie off its curve."""
 BAND = 6
@@ -56,7 +54,7 @@ class _Edges:
     steady: NDArray[np.float32]
     """Share of each edge's points where the muscle's side is the brighter."""
     excess: NDArray[np.float32]
-    """How much brighter the band on the muscle's side is than the one on the other (medians)."""
+    """How much brighter the band on the muscle's side is than the one on the other (means)."""
     length: NDArray[np.float32]
     """Share of each edge's points that have breast on both sides."""
 
@@ -87,7 +85,7 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
 
 def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
     """Seek the muscle at the upper left of a breast that fills the frame."""
-    curves = best_curves(grey, mask, LENGTH)
+    curves = best_curves(grey, mask)
     if curves is None:
         return None
     edges = _followed(grey, mask, curves)
@@ -146,7 +144,7 @@ def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
         y=curves.y + curves.normal_y * path,
         step=(steps.sum(axis=1) / points).astype(np.float32),
         steady=((steps > 0.01).sum(axis=1) / points).astype(np.float32),
-        excess=_excess(strip, inside, at, on),
+        excess=_excess(strip, at, on),
         length=(on.mean(axis=1)).astype(np.float32),
     )
 
@@ -161,15 +159,12 @@ def _steps(strip: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, NDArray[np
     return bright - dark, inside[:, :, centre - half - 1] & inside[:, :, centre + BAND]
 
 
-def _excess(strip: Floats, inside: NDArray[np.bool_], at: NDArray[np.intp], on: NDArray[np.bool_]) -> Floats:
+def _excess(strip: Floats, at: NDArray[np.intp], on: NDArray[np.bool_]) -> Floats:
+    """Return how much brighter the band on each edge's muscle side is than the one on the other side (means)."""
     offsets = np.arange(2, BAND + 1)
-    bright = np.take_along_axis(strip, at + BAND - offsets, axis=2)
-    dark = np.take_along_axis(strip, at + BAND + offsets, axis=2)
-    found = [
-        float(np.median(one[where]) - np.median(other[where])) if where.any() else 0.0
-        for one, other, where in zip(bright, dark, on, strict=True)
-    ]
-    return np.array(found, np.float32)
+    bright = np.take_along_axis(strip, at + BAND - offsets, axis=2).mean(axis=2)
+    dark = np.take_along_axis(strip, at + BAND + offsets, axis=2).mean(axis=2)
+    return np.asarray(((bright - dark) * on).sum(axis=1) / np.maximum(on.sum(axis=1), 1), np.float32)
 
 
 def _paths(gain: Floats) -> NDArray[np.intp]:

@@ -19,11 +19,13 @@ HEIGHTS = np.concatenate([np.linspace(0.16, 1.0, 22), [1.1, 1.25, 1.5, 2.0]])
 """Where it reaches the chest wall, in heights of the box."""
 POWERS = (0.85, 1.0, 1.25)
 """How it bends, `x = width (1 - y / height) ** power`: below 1 it bulges into the breast."""
-SAMPLES = 32
+LENGTH = 64
+"""Points of a curve that is followed."""
+SAMPLES = 24
 """Points of a curve that are compared."""
 STEEPEST = 0.03
 """Grey (0..1) per grid cell: a steeper step counts no more, so that no single vessel or scratch carries a curve."""
-CANDIDATES = 8
+CANDIDATES = 6
 """Curves that are followed."""
 LARGEST_SHARE = 0.48
 """Share of the box: a larger corner is not muscle alone."""
@@ -54,15 +56,16 @@ class _Family:
     """Length of the curve that each point stands for."""
     parameters: Floats
     """(curves, 3): width, height, power."""
+    drawn: Floats
+    """(2, curves, LENGTH): x and y in sizes of the box, of the points at which a curve is followed."""
 
 
-def best_curves(grey: Grey, mask: Mask, length: int) -> Curves | None:
+def best_curves(grey: Grey, mask: Mask) -> Curves | None:
     """Return the curves with the strongest steady step from bright (upper left) to dark, best first, or `None`.
 
     Args:
         grey: The box around a breast, chest wall at the left, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
-        length: Points of each curve that is returned.
     """
     family = _family()
     small = cv2.resize(grey, GRID[::-1], interpolation=cv2.INTER_AREA)
@@ -78,7 +81,7 @@ def best_curves(grey: Grey, mask: Mask, length: int) -> Curves | None:
     chosen = _distinct(score, family.parameters)
     if not chosen:
         return None
-    return _drawn(family.parameters[chosen], mask.shape, length, score[chosen])
+    return _drawn(family.drawn[:, chosen], mask.shape, score[chosen])
 
 
 @cache
@@ -93,7 +96,8 @@ def _family() -> _Family:
     weight = np.hypot(np.gradient(x, axis=1), np.gradient(y, axis=1))
     on = (x < GRID[1]) & (y < GRID[0])
     at = np.minimum(y.astype(np.intp), GRID[0] - 1) * GRID[1] + np.minimum(x.astype(np.intp), GRID[1] - 1)
-    return _Family(at, *(part.astype(np.float32) for part in (normal_x, normal_y, weight * on, parameters)))
+    drawn = np.stack(_points(parameters, LENGTH))
+    return _Family(at, *(part.astype(np.float32) for part in (normal_x, normal_y, weight * on, parameters, drawn)))
 
 
 def _share(width: float, height: float, power: float) -> float:
@@ -155,10 +159,9 @@ def _distinct(score: Floats, parameters: Floats) -> list[int]:
     return chosen
 
 
-def _drawn(parameters: Floats, shape: tuple[int, ...], length: int, score: Floats) -> Curves:
+def _drawn(points: Floats, shape: tuple[int, ...], score: Floats) -> Curves:
     """Return curves in pixels of a box of this shape."""
-    x, y = _points(parameters, length)
-    # Cell centres: a curve that leaves the box at its side is drawn on outside of it.
-    x, y = x * shape[1] - 0.5, y * shape[0] - 0.5
+    # Pixel centres: a curve that leaves the box at its side is drawn on outside of it.
+    x, y = points[0] * shape[1] - 0.5, points[1] * shape[0] - 0.5
     normal_x, normal_y = _normals(x, y)
     return Curves(*(part.astype(np.float32) for part in (x, y, normal_x, normal_y, score)))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mammopipe.processing.breast.air import Air, find_air, full_of_tissue, is_air
 from mammopipe.processing.breast.chest_side import ChestSide, Side, find_chest_side
-from mammopipe.processing.breast.focal import focal_structures
+from mammopipe.processing.breast.focal import without_focal_structures
 from mammopipe.processing.breast.implant import find_implant
 from mammopipe.processing.breast.outline import breast_outline, without_abdomen, without_overhang, without_pockets
 from mammopipe.processing.breast.pectoral import Pectoral, find_pectoral
@@ -87,7 +87,7 @@ def segment_breast(
     pectoral = _sought(grey, mask if implant is None else mask & ~implant, found.chest_left, view, inferred)
     muscle = np.zeros_like(mask)
     if pectoral is not None:
-        muscle = pectoral.mask & ~focal_structures(grey, mask, pectoral.mask, pectoral.contrast)
+        muscle = without_focal_structures(grey, mask, pectoral.mask, pectoral.contrast)
     quality: dict[str, Any] = {
         "coverage": round(coverage(mask, found.air, chest_left=found.chest_left), 4),
         "air_level": round(found.air.level, 4),

@@ -20,6 +20,8 @@ from mammopipe.processing.read_config import ReadConfig
 
 Values = NDArray[np.float64]
 FULL_SCALE = 65535
+SMALLEST, GREATEST = 1e-12, 1e12
+"""The magnitudes of slopes and widths, and the greatest of intercepts and centers, that can be meant."""
 AIR = FULL_SCALE // 256
 """Presentation values up to this are black in 8 bits."""
 
@@ -205,6 +207,8 @@ def _modality(tags: Tags, lowest_input: int, facts: Facts, flags: set[ImageFlag]
         return Rescale()
     if slope == 0:
         raise tags.corrupt(Tag.RESCALE_SLOPE, "is 0; every pixel would have the same value")
+    _check_magnitude(tags, Tag.RESCALE_SLOPE, slope, least=SMALLEST)
+    _check_magnitude(tags, Tag.RESCALE_INTERCEPT, intercept)
     facts |= {"modality_transform": "RESCALE", "rescale_slope": slope, "rescale_intercept": intercept}
     return Rescale(slope, intercept)
 
@@ -271,7 +275,15 @@ def _window(tags: Tags, center: float, width: float) -> Window:
     if not (width >= 1 if name == VoiFunction.LINEAR else width > 0):
         least = "at least 1" if name == VoiFunction.LINEAR else "greater than 0"
         raise tags.corrupt(Tag.WINDOW_WIDTH, f"is {width:g}; it must be {least} for a {name} window")
+    _check_magnitude(tags, Tag.WINDOW_WIDTH, width, least=SMALLEST)
+    _check_magnitude(tags, Tag.WINDOW_CENTER, center)
     return Window(VoiFunction(name), center, width)
+
+
+def _check_magnitude(tags: Tags, tag: Tag, value: float, least: float = 0.0) -> None:
+    """Raise where a number is of no scale that pixel values of 16 bits can be on; arithmetic would overflow."""
+    if not least <= abs(value) <= GREATEST:
+        raise tags.corrupt(tag, f"is {value:g}; its magnitude must be from {least:g} to {GREATEST:g}")
 
 
 def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:

@@ -131,8 +131,10 @@ def _rectangle(tags: Tags, rows: int, columns: int) -> NDArray[np.bool_]:
 
 def _circle(tags: Tags, rows: int, columns: int) -> NDArray[np.bool_]:
     (y, x), radius = _values(tags, Tag.SHUTTER_CENTER, 2)[:2], _values(tags, Tag.SHUTTER_RADIUS, 1)[0]
-    row, column = np.arange(1, rows + 1)[:, None] - y, np.arange(1, columns + 1)[None] - x
-    return np.asarray(row**2 + column**2 <= radius**2)
+    # Half the width of the circle in each row; -1 where the row does not meet it.
+    squares = radius**2 - (np.arange(1, rows + 1) - y) ** 2
+    half = np.where(squares >= 0, np.sqrt(squares.clip(0)), -1)
+    return np.asarray(np.abs(np.arange(1, columns + 1) - x)[None] <= half[:, None])
 
 
 def _polygon(tags: Tags, rows: int, columns: int) -> NDArray[np.bool_]:

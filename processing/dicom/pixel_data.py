@@ -47,8 +47,9 @@ _DECODER_FAILURES = (
 
 SMALL_IMAGE = 2**20
 """Pixels up to which nothing is asked of the bytes that hold them."""
-MOST_PIXELS_PER_BYTE = 2**12
-"""Pixels of a large image that one byte may stand for; film and detector noise alone need a thousand times as much."""
+MOST_PIXELS_PER_BYTE = {Codec.JPEG_LOSSLESS: 8, Codec.JPEG: 256, Codec.JPEG_LS: 2**12, Codec.JPEG_2000: 2**12}
+"""Pixels of a large image that one byte may stand for. JPEG Lossless has a bit a pixel at least, JPEG two bits a block
+of 64; the others have no least, but film and detector noise alone need a thousand times as much."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,11 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
     is_2000 = codec is Codec.JPEG_2000
     head = jpeg2000.announced(frame, where) if is_2000 else jpeg.announced(frame, codec, where)
     _check_announced(head, layout, where)
-    if head.rows * head.columns > max(SMALL_IMAGE, MOST_PIXELS_PER_BYTE * len(frame)):
+    most = MOST_PIXELS_PER_BYTE[codec]
+    if head.rows * head.columns > max(SMALL_IMAGE, most * len(frame)):
         raise CorruptImageError(
             f"{where}: Pixel Data (7FE0,0010) announces {head.rows} x {head.columns} pixels in {len(frame)} bytes; "
-            f"more than {MOST_PIXELS_PER_BYTE} pixels a byte are no mammogram"
+            f"by {codec}, a byte holds {most} at most"
         )
     if is_2000:
         jpeg2000.check_cost(frame, where)

@@ -55,13 +55,13 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
         view, view_facts = orientation.view, view_facts | {"view_source": label(Tag.PATIENT_ORIENTATION)}
         view_flags.add(ImageFlag.VIEW_INFERRED)
     spacing, spacing_facts, spacing_flags = read_spacing(tags)
-    visible, shutter_flags = read_shutter(tags, layout.rows, layout.columns)
     # Half a decode blends padding with what it borders on, and a blend with bright padding looks like tissue.
     bright = padding_shows(layout.bits_stored, layout.signed, chain)
     cells = decode(file, layout, replace(config, enough_rows=None) if bright else config)
     pixels = apply(
         cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
     )
+    visible, shutter_flags = read_shutter(tags, layout.rows, layout.columns)
     if visible is not None:
         darken(pixels, visible)
     flags |= laterality_flags | view_flags | spacing_flags | shutter_flags | orientation.flags | read_flags(file, tags)

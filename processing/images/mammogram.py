@@ -34,6 +34,7 @@ MIN_SHARE = 0.62
 """The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""
 
 _STEP = 8
+_SPARSE = 32
 SMALLEST_MASK = 128 * 128
 """Pixels below which a picture of two values is not taken for a mask."""
 
@@ -183,10 +184,10 @@ def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammog
     pixels = turn.apply(image.pixels)
     shown = infer_laterality(pixels)
     if turn.left_right and image.laterality and shown and shown is not image.laterality:
-        raise CorruptImageError(
-            f"{where}: PatientOrientation (0020,0020) says that the image of the {image.laterality} breast is "
-            "mirrored, but the picture shows that it is not"
-        )
+        # Side and picture agree that nothing is mirrored: some writers put the same orientation into every file.
+        untouched = Turn(rows=dicom.rows, columns=dicom.columns)
+        flags = in_order({*image.flags, ImageFlag.ORIENTATION_CONFLICT})
+        return replace(image, turn=untouched, flags=flags)
     flags = in_order({*image.flags, ImageFlag.TURNED})
     return replace(image, pixels=pixels, turn=turn, facts=facts, flags=flags)
 
@@ -223,7 +224,7 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
 
 def _check_not_mask(pixels: NDArray[np.uint16], where: str) -> None:
     """Raise `NotAMammogramError` for a picture of two values: a mask of a finding, or a bitmap."""
-    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_STEP, ::_STEP])) > 2:
+    if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_SPARSE, ::_SPARSE])) > 2:
         return
     high = pixels.max()
     if high and not pixels.min() and bool(((pixels == 0) | (pixels == high)).all()):

@@ -1,8 +1,8 @@
 """The Augment job: copies of the training films, made so that every class ends equally large.
 
 For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
-Reads the processing inputs `manifest`, `stage` and `images` (those of `prepared`); writes the processing output
-`data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
+Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing
+output `data_augmentation`: the copies alone, their manifest, and a contact sheet to look at.
 """
 
 import argparse
@@ -18,9 +18,10 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256
+from mammopipe.processing.files import sha256, write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.jobs.contact_sheets import contact_sheet
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
 
@@ -68,11 +69,19 @@ def main(arguments: Sequence[str]) -> None:
     if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
         raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
     records = read_manifest(paths.processing_input("manifest"), division.protocol)
+    manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
+    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=options.max_quarantine)
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
+    balance = options.balance == "true"
+    said["balance"] = balance
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
-    plan = plan_copies(records, options.copies, copied.splits)
-    if not any(plan.values()):
+    if stage.host == stage.hosts[0]:
+        stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
+    plan = plan_copies(records, options.copies, copied.splits, balance=balance)
+    if not options.copies and not balance:
+        _write_placeholder(stage)
+    elif not any(plan.values()):
         # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
         raise ConfigError(
             f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
@@ -82,12 +91,23 @@ def main(arguments: Sequence[str]) -> None:
     stage.close(max_quarantine=options.max_quarantine)
 
 
+def _write_placeholder(stage: Stage) -> None:
+    """Leave one file where the copies would lie: SageMaker fails the next job where its input prefix holds nothing."""
+    if stage.host == stage.hosts[0]:
+        text = "No copies were asked for (copies=0, balance=false): images are varied while a network trains.\n"
+        write_bytes(stage.folder / "images" / "no-copies.txt", text.encode())
+
+
 def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int) -> None:
     """Write as many copies as planned, of this host's share of the originals, into the stage's folder."""
     tasks = []
     for record in records:
         source = images / image_place(record)
-        if plan.get(record.image_id) and source.is_file():
+        if not plan.get(record.image_id):
+            continue
+        if not source.is_file():
+            stage.unseen.append(record.image_id)
+        else:
             tasks.append(AugmentTask(record, source, stage.folder, plan[record.image_id], seed))
     stage.work(augment_image, tasks)
     if stage.records:
@@ -128,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=[str(copied) for copied in Copied],
         default=str(Copied.TRAIN),
         help="films that get copies: train; development, for cross-validation; all, for the protocol published alone",
+    )
+    parser.add_argument(
+        "--balance",
+        choices=["true", "false"],
+        default="true",
+        help="bring the rarer classes to the size of the most frequent one; false with --copies 0 copies nothing",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")

@@ -18,6 +18,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, r
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.jobs.contact_sheets import CELL, draw_contours, montage, write_picture
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import THUMBNAILS, Stage
 from mammopipe.processing.splits.assignment import assign_splits
@@ -60,6 +61,9 @@ def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord,
     records: list[ImageRecord] = []
     for name in ("prepared", "augmented"):
         found = read_manifest(paths.processing_input(f"{name}-manifest"), division.protocol)
+        if name == "augmented":
+            manifest, lists = (paths.processing_input(f"augmented-{part}") for part in ("manifest", "unseen"))
+            refuse_missed(manifest, lists, "augment", len(found))
         sources += [paths.processing_input(f"{name}-images") / image_place(record) for record in found]
         records += found
     if division.protocol is SplitProtocol.PUBLISHED:
@@ -74,7 +78,9 @@ def segment(
     tasks = []
     originals = 0
     for record, source in films:
-        if source.is_file():
+        if not source.is_file():
+            stage.unseen.append(record.image_id)
+        else:
             wanted = not record.source_image_id and originals < montage_films
             originals += wanted
             tasks.append(SegmentTask(record, source, stage.folder, config, thumbnail=wanted))

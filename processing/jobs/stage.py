@@ -19,6 +19,8 @@ from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineEr
 from mammopipe.processing.files import write_csv, write_json
 from mammopipe.processing.jobs.journal import NAME as JOURNAL
 from mammopipe.processing.jobs.journal import Journal
+from mammopipe.processing.jobs.missed import COLUMN
+from mammopipe.processing.jobs.missed import STEM as UNSEEN
 from mammopipe.processing.jobs.parallel import Refused, map_images
 
 THUMBNAILS = ".thumbnails"
@@ -48,6 +50,8 @@ class Stage:
     input_digest: str
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    """Ids of images that this host was told of and has no file of (`mammopipe.processing.jobs.missed`)."""
     measured: dict[str, Any] = field(default_factory=dict)
     """What the job measured of itself, by name, for `stage.json`."""
 
@@ -108,6 +112,11 @@ class Stage:
                 f"{len(rows)} of {seen} images were refused, more than "
                 f"max_quarantine={max_quarantine:.0%}; the first is {rows[0]['image_id']}: {rows[0]['reason']}"
             )
+        if self.unseen and len(self.hosts) == 1:
+            raise QuarantineError(
+                f"{self.name}: {len(self.unseen)} images of the manifest have no file; the first is {self.unseen[0]}"
+            )
+        write_csv(self.part(UNSEEN, "csv"), [COLUMN], [{COLUMN: image_id} for image_id in sorted(self.unseen)])
         write_json(self.part("stage", "json"), self._account())
         write_manifest(self.records, self.part("manifest", "csv"))
         for leftover in (THUMBNAILS, JOURNAL):

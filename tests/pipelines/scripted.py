@@ -16,7 +16,9 @@ HEAD = (
     "        (folder / name).parent.mkdir(parents=True, exist_ok=True)\n"
     "        (folder / name).write_text('{}')\n"
 )
-STAGE = "write(paths.processing_output({output!r}), 'manifest.csv', 'stage.json', 'montage.png', {images})\n"
+STAGE = (
+    "write(paths.processing_output({output!r}), 'manifest.csv', 'stage.json', 'unseen.csv', 'montage.png', {images})\n"
+)
 SPLITS = "'images/train/a.png', 'images/validation/b.png', 'images/test/c.png'"
 EVALUATION = {
     "profile": "quick",

@@ -30,9 +30,9 @@ DUTIES = ("processing", "training", "serving")
 class Session(boto3.Session):
     """The emulated account, but for service quotas, which the emulator has none of."""
 
-    def __init__(self, quotas: dict[str, float]):
+    def __init__(self, quotas: dict[str, float], forbidden: set[str]):
         super().__init__(region_name=REGION)
-        self.quotas = quotas
+        self.quotas, self.forbidden = quotas, forbidden
 
     def client(self, service_name: str, **options: Any) -> Any:
         client = super().client(service_name, **options)
@@ -41,7 +41,20 @@ class Session(boto3.Session):
             found = [{"QuotaName": name, "Value": value} for name, value in self.quotas.items()]
             stub.add_response("list_service_quotas", {"Quotas": found}, {"ServiceCode": "sagemaker"})
             stub.activate()
+        if service_name == "iam":
+            client.simulate_principal_policy = self.simulate
         return client
+
+    def simulate(self, **request: Any) -> dict[str, Any]:
+        """Answer as IAM would for roles that may do all but what this account forbids; the emulator cannot."""
+        (action,) = request["ActionNames"]
+        decision = "implicitDeny" if action in self.forbidden else "allowed"
+        return {
+            "EvaluationResults": [
+                {"EvalActionName": action, "EvalResourceName": resource, "EvalDecision": decision}
+                for resource in request["ResourceArns"]
+            ]
+        }
 
 
 class Account:
@@ -49,6 +62,7 @@ class Account:
 
     def __init__(self, folder: Path):
         self.quotas: dict[str, float] = dict(QUOTAS)
+        self.forbidden: set[str] = set()
         self.file = folder / "pipeline.toml"
         self.client = lambda service: boto3.client(service, region_name=REGION)
         for duty in ("pipeline", *DUTIES):
@@ -114,7 +128,7 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Account
         monkeypatch.setenv(name, "offline")
     with mock_aws():
         made = Account(tmp_path)
-        monkeypatch.setattr(sessions, "caller_session", lambda config: Session(made.quotas))
+        monkeypatch.setattr(sessions, "caller_session", lambda config: Session(made.quotas, made.forbidden))
         yield made
 
 
@@ -168,6 +182,15 @@ def with_a_disabled_key(account: Account) -> None:
     account.client("kms").disable_key(KeyId=account.key.rpartition("/")[2])
 
 
+def without_a_permission(account: Account) -> None:
+    account.forbidden.add("ecr:BatchGetImage")
+
+
+def with_another_mode(account: Account) -> None:
+    account.endpoint(tags={"project": "mammopipe"})
+    account.write(endpoint='[endpoint]\nmode = "serverless"')
+
+
 def with_two_networks(account: Account) -> None:
     ec2 = account.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
@@ -200,6 +223,8 @@ def with_two_networks(account: Account) -> None:
         (without_image, "images.training", "is no tagged ECR image"),
         (with_a_small_quota, "ml.g4dn.xlarge for training job usage", "ask for more"),
         (lambda account: account.endpoint(tags={"project": "other"}), "endpoint mammopipe", "another endpoint.name"),
+        (without_a_permission, "permissions of mammopipe-training", "deploy infra/stack.yaml again"),
+        (with_another_mode, "endpoint mammopipe", "it serves realtime, endpoint.mode=serverless"),
         (without_alarm, "rollback alarms", "there is no mammopipe-latency"),
     ],
 )
@@ -221,7 +246,7 @@ def test_an_endpoint_of_this_project_is_updated(account: Account, capsys: pytest
     account.endpoint(tags={"project": "mammopipe"})
     code, lines = run_doctor(account, capsys)
     assert code == 0
-    assert "ok      endpoint mammopipe: in service; the run will update it without down time" in lines
+    assert "ok      endpoint mammopipe: in service; an approval will update it without down time" in lines
 
 
 def test_candidates_that_must_wait_for_each_other_are_a_warning(
@@ -241,7 +266,7 @@ def test_candidates_that_must_wait_for_each_other_are_a_warning(
     [
         ("spot = true", "ml.g4dn.xlarge for spot training job usage"),
         ("keep_alive_seconds = 60", "ml.g4dn.xlarge for training warm pool usage"),
-        ('processing_instance_type = "ml.c5.large"', "ml.c5.large for processing job usage"),
+        ('processing_instance_type = "ml.c5.xlarge"', "ml.c5.xlarge for processing job usage"),
     ],
 )
 def test_each_way_to_run_has_its_own_quota(
@@ -267,7 +292,7 @@ def test_what_may_not_be_looked_at_is_said(
                 stub.activate()
             return client
 
-    monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas))
+    monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas, account.forbidden))
     code, lines = run_doctor(account, capsys)
     assert code == 0
     refused = "warning roles: GetRole was refused (AccessDenied), so this is not known; ask for that permission"

@@ -15,8 +15,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs import estimate
 from mammopipe.pipelines.costs.prices import Prices, Throughput
 from mammopipe.pipelines.graph.definition import build_pipeline
-from mammopipe.pipelines.notebook import graph_picture
-from mammopipe.pipelines.runs import roc_picture
+from mammopipe.pipelines.notebook import graph_picture, roc_picture
 from mammopipe.pipelines.runs.launch import Run
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -63,6 +63,7 @@ def folder(tmp_path: Path) -> Path:
             "started": "2026-01-01T00:00:00+00:00",
             "seconds": 80.0,
             "parameters": {"Epochs": 3, "MinMacroAuc": 0.0},
+            "configuration": {"networks": {"alexnet": {"learning_rate": 1e-4, "epochs": 9, "sampling": "balanced"}}},
             "steps": steps,
         }
     )
@@ -97,6 +98,8 @@ def test_an_execution_is_one_parent_with_its_candidates(folder: Path, uri: str) 
     assert top.data.metrics["validation_interval/macro_auc_low"] == 0.4 and top.data.metrics["seconds/Prepare"] == 9.5
     assert (top.info.status, top.info.end_time - top.info.start_time) == ("FINISHED", 80_000)
     assert {item.path for item in client.list_artifacts(top.info.run_id)} >= {"report.html", "evaluation.json"}
+    (alexnet,) = [run for run in children if run.data.tags["mlflow.runName"].startswith("alexnet")]
+    assert {"learning_rate": "0.0001", "epochs": "3", "sampling": "balanced"}.items() <= alexnet.data.params.items()
     history = client.get_metric_history(children[0].info.run_id, "validation_macro_auc")
     assert [(point.step, point.value) for point in history] == [(1, 0.52), (2, 0.54), (3, 0.56)]
     assert [point.timestamp - top.info.start_time for point in history] == [2500, 5000, 7500]

@@ -1,6 +1,7 @@
 """Several instances of a job, and a job that is started again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import read_manifest
+from mammopipe.processing.errors import QuarantineError
 from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 FILMS = 18
@@ -62,15 +65,20 @@ def run_on(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
                     path.rename(target)
         return union
 
-    def run(hosts: int) -> Stages:
-        prepared = job("prepare", hosts, {"labels": tree}, {"images": tree},
-                       lambda: prepare.main(["--dataset", "mias", "--max-height", "256"]), "prepared")  # fmt: skip
-        copied = job("augment", hosts, {"manifest": prepared, "stage": prepared}, {"images": prepared / "images"},
-                     lambda: augment.main(["--copies", "1"]), "data_augmentation")  # fmt: skip
+    def run(hosts: int, source: Path = tree, quarantine: str = "0.05") -> Stages:
+        words, limit = ["--dataset", "mias", "--max-height", "256"], ["--max-quarantine", quarantine]
+        prepared = job("prepare", hosts, {"labels": source}, {"images": source},
+                       lambda: prepare.main([*words, *limit]), "prepared")  # fmt: skip
+        lists = dict.fromkeys(("manifest", "stage", "unseen"), prepared)
+        copied = job("augment", hosts, lists, {"images": prepared / "images"},
+                     lambda: augment.main(["--copies", "1", *limit]), "data_augmentation")  # fmt: skip
         segmented = job(
             "segment",
             hosts,
-            {"prepared-manifest": prepared, "prepared-stage": prepared, "augmented-manifest": copied},
+            {
+                **dict.fromkeys(("prepared-manifest", "prepared-stage"), prepared),
+                **dict.fromkeys(("augmented-manifest", "augmented-unseen"), copied),
+            },
             {"prepared-images": prepared / "images", "augmented-images": copied / "images"},
             lambda: segment.main(["--height", "96", "--width", "64"]),
             "data_segmentation",
@@ -91,6 +99,46 @@ def test_three_instances_make_what_one_makes(run_on: Callable[[int], Stages]) ->
         assert len(parts) == HOSTS
         rows = [line for part in parts for line in part.read_text().splitlines()[1:]]
         assert sorted(rows) == sorted((one[name] / "manifest.csv").read_text().splitlines()[1:])
+
+
+@pytest.mark.parametrize("hosts", [1, 2, HOSTS])
+def test_a_film_of_the_table_that_no_instance_saw_is_missed(
+    run_on: Callable[..., Stages], tree: Path, tmp_path: Path, hosts: int
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tree, source)
+    for path in sorted(source.glob("*.pgm"))[:2]:
+        path.unlink()
+    with pytest.raises(QuarantineError, match=f"2 of {FILMS} images"):
+        run_on(hosts, source)
+    shutil.rmtree(tmp_path / f"{hosts}-hosts")
+    stages = run_on(hosts, source, "0.5")
+    name = "prepared" if hosts == 1 else "augmented"
+    rows = [row for path in stages[name].glob("quarantine*.csv") for row in path.read_text().splitlines()[1:]]
+    assert len(rows) == 2 and all(row.startswith("mdb00") for row in rows), "those that are tolerated are told"
+
+
+def test_a_picture_that_vanished_between_two_stages_is_missed(
+    run_on: Callable[..., Stages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = augment.main
+
+    def lose(arguments: list[str]) -> None:
+        original(arguments)
+        sorted((tmp_path / "1-hosts" / "prepared" / "images" / "test").glob("*.png"))[0].unlink()
+
+    monkeypatch.setattr(augment, "main", lose)
+    with pytest.raises(QuarantineError, match="1 images of the manifest have no file"):
+        run_on(1)
+
+
+def test_only_what_stands_in_every_instances_list_is_missed(tmp_path: Path) -> None:
+    for host, ids in (("algo-1", "a b"), ("algo-2", "b c")):
+        (tmp_path / f"manifest-{host}.csv").touch()
+        (tmp_path / f"unseen-{host}.csv").write_text("image_id\n" + "\n".join(ids.split()))
+    with pytest.raises(QuarantineError, match="segment: 1 of 10 images were seen by none of its instances"):
+        refuse_missed(tmp_path, tmp_path, "segment", 9)
+    assert refuse_missed(tmp_path, tmp_path, "prepare", 9, max_share=0.1) == ["b"]
 
 
 def make_container(tree: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

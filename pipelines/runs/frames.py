@@ -1,0 +1,91 @@
+"""A run's results as pandas tables: its manifest, predictions, learning curves and figures."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+
+MANIFESTS = ("data_segmentation", "prepared")
+"""The stages whose manifest a run keeps, the one that knows more first."""
+OF_MANIFEST = ("patient_id", "laterality", "view", "fold", "path", "density", "site_id", "machine_id", "synthetic")
+"""What of the manifest stands beside each prediction."""
+SPLITS = ("validation", "test")
+
+
+def manifest(folder: Path) -> "pandas.DataFrame":
+    """Return a row an image, copies among them, with split, fold and quality; raises `ConfigError` without one."""
+    import pandas
+
+    for stage in MANIFESTS:
+        parts = sorted((folder / "stages").glob(f"{stage}-manifest*.csv"))
+        if parts:
+            text = {name: str for name in ("image_id", "patient_id", "source_image_id", "machine_id", "site_id")}
+            frames = [
+                pandas.read_csv(part, dtype=text, keep_default_na=False, na_values={"fold": [""]}) for part in parts
+            ]
+            found = pandas.concat(frames, ignore_index=True)
+            found["fold"] = pandas.to_numeric(found["fold"].replace("", None)).astype("Int64")
+            found["quality"] = [json.loads(text or "{}") for text in found["quality"]]
+            found["lesions"] = [json.loads(text or "[]") for text in found["lesions"]]
+            return found
+    raise ConfigError(f"{folder}: this run kept no manifest: Prepare did not come to its end")
+
+
+def predictions(folder: Path) -> "pandas.DataFrame":
+    """Return `predictions.csv` with patient, side, view, fold and path beside each row; raises `ConfigError`."""
+    import pandas
+
+    path = folder / "predictions.csv"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: this run has no predictions.csv: Evaluate did not come to its end")
+    found = pandas.read_csv(path, dtype={"image_id": str, "patient_id": str})
+    try:
+        known = manifest(folder)
+    except ConfigError:
+        return found
+    columns = ["image_id", *(name for name in OF_MANIFEST if name in known and name not in found)]
+    return found.merge(known[columns], on="image_id", how="left", validate="many_to_one")
+
+
+def history(folder: Path) -> "pandas.DataFrame":
+    """Return a row an epoch and network, with the figures that training printed; raises `ConfigError`."""
+    import pandas
+
+    candidates = _evaluation(folder).get("candidates", {})
+    return pandas.DataFrame(
+        [{"network": name, **epoch} for name, item in candidates.items() for epoch in item.get("history", [])]
+    )
+
+
+def metrics(folder: Path) -> "pandas.DataFrame":
+    """Return a row a network, split and measure: its value and the bounds of its 95 % interval."""
+    import pandas
+
+    evaluation = _evaluation(folder)
+    selected = evaluation["selected"]["cnn"]
+    networks = evaluation.get("candidates") or {selected: evaluation["selected"]}
+    rows = [
+        {"network": name, "selected": name == selected, "split": split, **row}
+        for name, item in networks.items()
+        for split in SPLITS
+        for row in _figures(item.get(split) or {})
+    ]
+    return pandas.DataFrame(rows, columns=["network", "selected", "split", "measure", "value", "low", "high"])
+
+
+def _figures(scorecard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, figure in scorecard.items():
+        if isinstance(figure, Mapping) and isinstance(figure.get("value"), int | float):
+            yield {"measure": name, **{key: figure.get(key) for key in ("value", "low", "high")}}
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: this run has no evaluation.json: Evaluate did not come to its end")
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,96 @@
+"""Predictions of many images without a server: the rows are those of the predictor, resumed, in several processes."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.pipelines import cli
+from mammopipe.processing.phantoms.own_tree import write_own_tree
+from mammopipe.training.model.archive import pack
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    write_own_tree(folder, images=4, height=256, width=200)
+    (folder / "images" / "z-broken.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_folder_has_a_row_an_image_equal_to_the_predictors_table(base: Path, own: Path, tmp_path: Path) -> None:
+    output, heatmaps = tmp_path / "out" / "predictions.csv", tmp_path / "heat"
+    words = ["predict", str(base / "model"), str(own / "images"), "-o", str(output), "--processes", "1"]
+    assert cli.main([*words, "--heatmaps", str(heatmaps)]) == 0
+    rows = rows_of(output)
+    table = Predictor(base / "model").predict_table(sorted((own / "images").iterdir()))
+    assert [row["path"] for row in rows] == list(table["path"])
+    assert [float(row["malignancy"]) for row in rows[:4]] == pytest.approx(list(table["malignancy"][:4]))
+    assert rows[4]["error"].endswith("it starts with the bytes '6e 6f 20 70'") and not rows[4]["malignancy"]
+    assert sorted(path.name for path in heatmaps.iterdir()) == [f"p00{n}-{side}.png" for n in (0, 1) for side in "LR"]
+
+
+def test_a_stopped_prediction_goes_on_where_it_was(
+    base: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "predictions.csv"
+    pack(base / "model", tmp_path / "model.tar.gz")
+    words = ["predict", str(tmp_path / "model.tar.gz"), str(own / "images"), "-o", str(output), "--processes", "1"]
+    assert cli.main(words) == 0
+    whole = output.read_text()
+    lines = whole.splitlines(keepends=True)
+    output.write_text("".join(lines[:3]) + lines[3][:20])
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    assert "2 of 5 were predicted before" in capsys.readouterr().err
+    assert output.read_text() == whole
+    output.write_text(whole.replace(whole.splitlines()[1].split(",")[0], "another-model"))
+    assert cli.main(words) == 2
+    assert "another model's predictions" in capsys.readouterr().err
+
+
+def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
+    base: Path, own: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "predictions.csv"
+    words = ["predict", str(base / "model"), str(own / "labels.csv"), "-o", str(output), "--exams", "--processes", "2"]
+    assert cli.main(words) == 0
+    rows, exams = rows_of(output), rows_of(tmp_path / "predictions-exams.csv")
+    assert [row["patient_id"] for row in rows] == ["P000", "P000", "P001", "P001"]
+    assert [(row["patient_id"], row["level"], row["laterality"]) for row in exams[:3]] == [
+        ("P000", "breast", "L"),
+        ("P000", "breast", "R"),
+        ("P000", "patient", ""),
+    ]
+    of_images = {(row["patient_id"], row["laterality"]): float(row["malignancy"]) for row in rows}
+    for row in exams:
+        if row["level"] == "breast":
+            expected = of_images[row["patient_id"], row["laterality"]]
+        else:
+            expected = max(score for (patient, _), score in of_images.items() if patient == row["patient_id"])
+        assert float(row["malignancy"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Path, tmp_path: Path) -> None:
+    broken = str(own / "images" / "z-broken.png")
+    assert cli.main(["predict", str(base / "model"), broken, "-o", str(tmp_path / "out.csv")]) == 1
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own imports warn of each other
+def test_mlflow_loads_the_model_as_a_pyfunc_that_predicts(base: Path, own: Path, tmp_path: Path) -> None:
+    pyfunc = pytest.importorskip("mlflow.pyfunc")
+    pandas = pytest.importorskip("pandas")
+    from mammopipe.pipelines.runs.mlflow import _flavour
+
+    pack(base / "model", tmp_path / "model.tar.gz")
+    model = pyfunc.load_model(str(_flavour(tmp_path / "model.tar.gz", tmp_path / "scratch")))
+    path = str(own / "images" / "p000-L.png")
+    found = model.predict(pandas.DataFrame({"path": [path], "laterality": ["L"], "view": ["MLO"]}))
+    expected = Predictor(base / "model").predict_table([path])
+    assert found["malignancy"][0] == pytest.approx(expected["malignancy"][0]) and found["view"][0] == "MLO"
