@@ -115,10 +115,12 @@ def audit_leakage(
 def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = (Split.TRAIN,)) -> list[Finding]:
     """Return the leaks that the manifest alone shows: ids and the SHA-256 of files; it takes no time.
 
-    They are looked for before training, so that such a leak costs minutes and not the whole run.
+    They are looked for before training, so that such a leak costs minutes and not the whole run: ids, equal files, and
+    labels that were edited after the split.
     """
     records = sorted(manifest, key=lambda record: record.image_id)
-    return [*_table_findings(records, copied), *_equal_files(records)]
+    splits = {record.image_id: str(record.split) for record in records}
+    return [*_table_findings(records, copied), *_equal_files(records, splits), *_changed_labels(records)]
 
 
 def _file_findings(records: Iterable[ImageRecord], images: Path) -> Iterator[Finding]:
@@ -271,14 +273,14 @@ def _same_films(
         measured = list(pool.map(lambda place: correlated(pairs[place], matches[place]), [*alike, *other]))
     different = [value for value in measured[len(alike) :] if value is not None]
     confirmation = Confirmation.of(different, len(alike))
-    findings = []
+    findings: list[Finding] = []
     for place, value in zip(alike, measured, strict=False):
         # Without a common block the pixels cannot say anything: the features alone decide then.
         if value is None or value >= confirmation.limit:
-            found = _same_film([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
+            finding = _same_film([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
             # A copy may agree under two variants, such as a symmetric one: the first says it all.
-            if all(other.images != found.images for other in findings):
-                findings.append(found)
+            if all(before.images != finding.images for before in findings):
+                findings.append(finding)
     return findings, confirmation
 
 
