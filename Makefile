@@ -34,7 +34,7 @@ run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or pha
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine
 	$(MAKE) images
@@ -48,7 +48,7 @@ lint: venv ## Check style and types
 bench: venv ## Run every benchmark and write benchmarks.json
 	$(BIN)/python -m benchmarks $(ARGS)
 
-mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="--only PATH"
+mutants: venv ## Change the deciding code one thing at a time: which changes does no test notice? ARGS="thresholds.py"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt mutmut
 	$(BIN)/python -m benchmarks.mutants $(ARGS)
 

@@ -1,8 +1,8 @@
-"""Mutation testing of the code that decides: `python -m benchmarks.mutants [--only PATH]`, or `make mutants`.
+"""Mutation testing of the code that decides: `python -m benchmarks.mutants [MODULE ...]`, or `make mutants`.
 
 mutmut changes one thing at a time (a sign, a comparison, a constant) and runs the tests that reach it; a mutant that no
-test notices survives. Which modules are mutated, and by which tests, stands in pyproject.toml under `tool.mutmut`.
-Prints the share of killed mutants of each module, the names of the survivors, and ends with 1 below `LEAST_KILLED`.
+test notices survives. Which modules are mutated, and with which tests, stands in pyproject.toml under `tool.mutants`.
+Prints the share of killed mutants of each module and the names of the survivors; ends with 1 below `LEAST_KILLED`.
 
 mutmut expects the packages to lie under the names by which they are imported, so it works on a copy that has them so.
 """
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,40 +27,52 @@ KILLED = {1, 3, 36, 24, 152}
 
 def main(arguments: Sequence[str]) -> int:
     """Return 1 where less than `LEAST_KILLED` of the mutants are killed, 0 otherwise."""
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutants"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__)
-    parser.add_argument("--only", metavar="PATH", help="one module, as mammopipe/training/metrics/scorecard.py")
-    parser.add_argument("-o", "--output", type=Path, help="also write the survivors as JSON")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="the end of a path; default: all")
     options = parser.parse_args(arguments)
+    chosen = {
+        module: tests
+        for module, tests in configured.items()
+        if not options.modules or module.endswith(tuple(options.modules))
+    }
+    if not chosen:
+        parser.error(f"no module ends with {', '.join(options.modules)}; there are {', '.join(configured)}")
+    killed = total = 0
+    for module, tests in chosen.items():
+        codes = mutate(module, tests)
+        survivors = [mutant for mutant, code in codes.items() if code not in KILLED]
+        killed, total = killed + len(codes) - len(survivors), total + len(codes)
+        print(f"{1 - len(survivors) / max(len(codes), 1):6.1%} of {len(codes):>4}  {module}", flush=True)
+        print(*(f"         survived: {mutant}" for mutant in survivors), sep="\n", flush=True)
+    print(f"{killed / max(total, 1):6.1%} of {total:>4} mutants killed; at least {LEAST_KILLED:.0%} is wanted")
+    return 0 if killed >= LEAST_KILLED * total > 0 else 1
+
+
+def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
+    """Return the exit code of the tests of each mutant of a module, by the mutant's name."""
     with tempfile.TemporaryDirectory() as name:
-        tree = copy_tree(Path(name), options.only)
-        subprocess.run([sys.executable, "-m", "mutmut", "run", "--max-children", "2"], cwd=tree, check=False)
+        tree = Path(name)
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
+        shutil.copytree(ROOT / "mammopipe", tree / "mammopipe", ignore=ignore)
+        for folder in FOLDERS:
+            shutil.copytree(ROOT / folder, tree / "mammopipe" / folder, ignore=ignore)
+        shutil.copytree(ROOT / "tests", tree / "tests", ignore=ignore)
+        settings = {
+            "source_paths": ["mammopipe"],
+            "only_mutate": [module],
+            "also_copy": ["tests"],
+            "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider"],
+            "pytest_add_cli_args_test_selection": tests,
+        }
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        (tree / "pyproject.toml").write_text("\n".join([text, "[tool.mutmut]", *lines, ""]), encoding="utf-8")
+        done = subprocess.run([sys.executable, "-m", "mutmut", "run"], cwd=tree, check=False, stdout=subprocess.PIPE)
         found = outcomes(tree / "mutants")
-    killed, survivors = Counter[str](), dict[str, list[str]]()
-    for module, mutants in found.items():
-        killed[module] = sum(code in KILLED for code in mutants.values())
-        survivors[module] = [mutant for mutant, code in mutants.items() if code not in KILLED]
-        print(f"{killed[module] / max(len(mutants), 1):6.1%} of {len(mutants):>4}  {module}")
-        print(*(f"         survived: {mutant}" for mutant in survivors[module]), sep="\n")
-    total = sum(map(len, found.values()))
-    print(f"{killed.total() / max(total, 1):6.1%} of {total:>4} mutants killed; at least {LEAST_KILLED:.0%} is wanted")
-    if options.output:
-        options.output.write_text(json.dumps(survivors, indent=2) + "\n", encoding="utf-8")
-    return 0 if killed.total() >= LEAST_KILLED * total > 0 else 1
-
-
-def copy_tree(folder: Path, only: str | None) -> Path:
-    """Copy packages, tests and configuration into `folder`, the packages under their import names; return it."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
-    shutil.copytree(ROOT / "mammopipe", folder / "mammopipe", ignore=ignore)
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / "mammopipe" / name, ignore=ignore)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    if only:
-        before, after = text.split("only_mutate = [", 1)
-        text = f"{before}only_mutate = {json.dumps([only])}\n{after.split(']', 1)[1]}"
-    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
-    return folder
+        if module not in found:
+            sys.exit(f"mutmut made no mutants of {module}:\n{done.stdout.decode(errors='replace')[-3000:]}")
+        return found[module]
 
 
 def outcomes(mutants: Path) -> dict[str, Mapping[str, Any]]:

@@ -22,6 +22,11 @@ DECISION = schema.Decision(
     finding=schema.Finding.SUSPICIOUS,
     sensitivity=0.92,
     specificity=0.4,
+    sensitivity_interval=(0.71, 0.98),
+    recall_rate=0.25,
+    n=52,
+    positives=8,
+    prevalence=0.154,
 )
 REGION = schema.Region(left=10, top=20, right=60, bottom=90, peak_x=30, peak_y=40, strength=0.75)
 

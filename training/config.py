@@ -212,6 +212,21 @@ class TrainConfig(Settings):
         description="most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer "
         "side",
     )
+    augment: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="strength of the variations drawn afresh for each use of a training image; 0 is none",
+    )
+    augment_crop: bool = Field(default=True, description="blacken all but a window of 50 % to 100 % of the area")
+    augment_flip: bool = Field(default=True, description="mirror craniocaudal views top to bottom")
+    augment_affine: bool = Field(
+        default=True, description="turn by up to 30 degrees, scale by up to 15 % and shift by up to 5 %"
+    )
+    augment_elastic: bool = Field(default=True, description="deform elastically")
+    augment_tone: bool = Field(default=True, description="change gamma, contrast and brightness by up to 20 %")
+    augment_blur: bool = Field(default=True, description="blur by a Gaussian of up to 1.5 pixels")
+    augment_downscale: bool = Field(default=True, description="reduce the resolution by up to a half")
     pooling: Pooling = Field(
         default=Pooling.MEAN,
         description="how the places of a film become its logits; AlexNet, whose classifier sees all places at once, "
@@ -311,6 +326,10 @@ class TrainConfig(Settings):
             asked = ", ".join(f"{name}={getattr(self, name)}" for name, needed in needs.items() if needed)
             raise ConfigError(
                 f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
+            )
+        if self.augment and self.learns is Learns.HEAD:
+            raise ConfigError(
+                f"hyperparameter augment={self.augment} must be 0 with learns=head, which computes feature maps once"
             )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")

@@ -41,9 +41,10 @@ from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.reporting.examples import draw_examples, pick_examples
+from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, draw_examples, missed_cancers, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
 from mammopipe.training.reporting.report import render
 
@@ -83,7 +84,10 @@ def main(arguments: Sequence[str]) -> None:
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
-        page = render(evaluation, draw_examples(evaluation["examples"], data, model))
+        page = render(
+            evaluation,
+            draw_examples([*evaluation["examples"], *evaluation["missed_cancers"][:MOST_MISSED_SHOWN]], data, model),
+        )
         pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
@@ -132,6 +136,7 @@ def evaluate(
         )
         for name in sorted(models)
     }
+    threshold = choice.candidates[choice.selected].fit.operating_points[Goal.SENSITIVITY].threshold
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     calibration = choice.candidates[choice.selected].fit.calibration
     films = [
@@ -172,6 +177,7 @@ def evaluate(
             for split, records in rows.items()
         },
         "examples": pick_examples(chosen, calibration, CLASSES),
+        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
 

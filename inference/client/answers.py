@@ -11,6 +11,8 @@ from mammopipe.inference.client.errors import EndpointFaultError
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
+Interval = tuple[float, float]
+_RATES = ("sensitivity", "specificity", "recall_rate")
 
 SCHEMA_VERSION = 2
 """The version of the answers that this client reads."""
@@ -34,6 +36,18 @@ class Decision:
     sensitivity: float | None
     """Of the threshold on the validation data of the same level: images, breasts or patients."""
     specificity: float | None
+    sensitivity_interval: Interval | None = None
+    """95 %: low and high; of the malignant validation cases alone, of which there may be few."""
+    specificity_interval: Interval | None = None
+    recall_rate: float | None = None
+    """Share of all validation cases that the threshold calls suspicious."""
+    recall_rate_interval: Interval | None = None
+    n: int | None = None
+    """Validation cases of the level."""
+    positives: int | None = None
+    """Of them malignant."""
+    prevalence: float | None = None
+    """Share of the validation cases that are malignant."""
 
     @classmethod
     def from_json(cls, values: Json | None) -> "Decision | None":
@@ -46,7 +60,48 @@ class Decision:
             Finding(values["finding"]),
             values.get("sensitivity"),
             values.get("specificity"),
+            **{f"{rate}_interval": _interval(values.get(f"{rate}_interval")) for rate in _RATES},
+            recall_rate=values.get("recall_rate"),
+            n=values.get("n"),
+            positives=values.get("positives"),
+            prevalence=values.get("prevalence"),
         )
+
+
+def _interval(values: Any) -> Interval | None:
+    return None if values is None else (float(values[0]), float(values[1]))
+
+
+@dataclass(frozen=True)
+class Prevalence:
+    """The share of malignant cases for which a probability holds; where it is another, the probability is another."""
+
+    value: float | None
+    """0 to 1; `None` where the model does not state it."""
+    of: str
+    """`validation`, or `deployment` where the deployment states its own."""
+    level: str
+    """image, breast or patient."""
+
+    @classmethod
+    def from_json(cls, values: Json | None) -> "Prevalence | None":
+        """Return the typed form; `None` of an answer that does not say it."""
+        return None if values is None else cls(values["value"], str(values["of"]), str(values["level"]))
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Why the model is not for an image that it scored all the same."""
+
+    flag: str
+    action: str
+    """`refer` where a reader must judge, `warn` otherwise."""
+    message: str
+
+    @classmethod
+    def from_json(cls, values: Json) -> "Exclusion":
+        """Return the typed form."""
+        return cls(str(values["flag"]), str(values["action"]), str(values["message"]))
 
 
 @dataclass(frozen=True)
@@ -123,6 +178,12 @@ class ImageAnswer:
     """8-bit greyscale PNG of the image's size, where a heatmap was asked for."""
     index: int = 0
     """The image's place in the request."""
+    flags: tuple[str, ...] = ()
+    """What the image reader warns of, such as `implant` or `lossy`."""
+    exclusions: tuple[Exclusion, ...] = ()
+    """Why the model is not for this image."""
+    prevalence: Prevalence | None = None
+    """For which the probabilities hold."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ImageAnswer":
@@ -156,12 +217,14 @@ class ExamScore:
     """0 to 100."""
     decision: Decision | None
     referral: Referral
+    prevalence: Prevalence | None = None
+    """For which the score, a probability, holds."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ExamScore":
         """Return the typed form."""
-        decision = Decision.from_json(values["decision"])
-        return cls(values["malignancy_score"], decision, Referral.from_json(values["referral"]))
+        decision, prevalence = Decision.from_json(values["decision"]), Prevalence.from_json(values.get("prevalence"))
+        return cls(values["malignancy_score"], decision, Referral.from_json(values["referral"]), prevalence)
 
 
 @dataclass(frozen=True)
@@ -180,6 +243,8 @@ class BreastAnswer:
     referral: Referral
     compared: bool = False
     """Whether the breast was scored beside the other one, which its images never are."""
+    prevalence: Prevalence | None = None
+    """For which the score, a probability, holds."""
 
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
@@ -192,6 +257,7 @@ class BreastAnswer:
             Decision.from_json(values["decision"]),
             Referral.from_json(values["referral"]),
             bool(values.get("compared", False)),
+            Prevalence.from_json(values.get("prevalence")),
         )
 
 
@@ -252,6 +318,9 @@ def _image_fields(values: Json) -> dict[str, Any]:
         "regions": tuple(Region.from_json(region) for region in heatmap["regions"]) if heatmap else (),
         "heatmap_png": base64.b64decode(heatmap["png"], validate=True) if heatmap else None,
         "index": int(values.get("index", 0)),
+        "flags": tuple(map(str, values.get("flags", []))),
+        "exclusions": tuple(map(Exclusion.from_json, values.get("exclusions", []))),
+        "prevalence": Prevalence.from_json(values.get("prevalence")),
     }
 
 

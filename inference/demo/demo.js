@@ -2,15 +2,13 @@
 
 const SCHEMA_VERSION = 2;
 const TRIES = 4;
-const HEAT_SIDE = 1024;
-const SVG = "http://www.w3.org/2000/svg";
 const SIDES = { L: "Left", R: "Right" };
 const VIEWS = ["CC", "MLO", "ML", "LM", "LMO", "AT"];
-// Dark to light in one sweep, so that more evidence is brighter for every kind of colour vision.
-const RAMP = [[0, 0, 0], [91, 26, 69], [184, 64, 47], [232, 149, 59], [247, 231, 176]];
+// The colours of the PNG overlay and of the DICOM overlay, by the level of heat; the server puts them in.
+const COLOURS = /* colours */[];
 
 const $ = (id) => document.getElementById(id);
-const state = { films: [], answer: null, selected: 0, running: null };
+const state = { films: [], answer: null, selected: 0, single: false, running: null };
 
 class Refusal extends Error {
   constructor(code, message, status, index) {
@@ -58,21 +56,21 @@ async function refusal(response) {
   return new Refusal(error.code, error.message, response.status, error.detail?.image);
 }
 
-const point = () => document.querySelector("input[name=point]:checked").value;
+const operatingPoint = () => document.querySelector("input[name=point]:checked").value;
 
 function told(film) {
   return Object.fromEntries(["laterality", "view"].filter((name) => film[name]).map((name) => [name, film[name]]));
 }
 
 async function askFilm(film, signal) {
-  const query = new URLSearchParams({ heatmap: "true", operating_point: point(), ...told(film) });
+  const query = new URLSearchParams({ heatmap: "true", operating_point: operatingPoint(), ...told(film) });
   const answer = await (await ask(`/invocations?${query}`, film.type, "application/json", film.file, signal)).json();
   return { ...answer, images: [{ ...answer, index: 0 }], breasts: [], exam: null };
 }
 
 async function askExam(films, signal) {
   const images = await Promise.all(films.map(async (film) => ({ data: await base64(film.file), ...told(film) })));
-  const body = JSON.stringify({ images, options: { heatmap: true, operating_point: point() } });
+  const body = JSON.stringify({ images, options: { heatmap: true, operating_point: operatingPoint() } });
   return (await ask("/invocations", "application/json", "application/json", body, signal)).json();
 }
 
@@ -89,9 +87,16 @@ async function fetchPictures(films, signal) {
   for (const film of films.filter((one) => !one.url)) {
     const response = await ask("/invocations?overlay=none", film.type, "image/png", film.file, signal);
     film.url = URL.createObjectURL(await response.blob());
-    showStrip();
-    if (films[state.selected] === film) showFilm();
+    showPicture(films.indexOf(film));
   }
+}
+
+/* Files that were no images are not judged: the images that were stay, and indices count them alone. */
+function withoutSkipped(answer) {
+  const kept = answer.images.map(({ index }) => index);
+  state.films = kept.map((index) => state.films[index]);
+  for (const breast of answer.breasts) breast.images = breast.images.map((index) => kept.indexOf(index));
+  return answer;
 }
 
 async function read() {
@@ -101,16 +106,16 @@ async function read() {
   $("error").replaceChildren();
   $("buttons").hidden = false;
   state.answer = null;
-  progress(films.length === 1 ? "Reading the film" : `Reading ${films.length} films`);
+  progress(films.length === 1 ? "Reading the image" : `Reading ${films.length} images`);
   try {
     for (const film of films) film.type ??= await contentType(film.file);
     const answer = await (films.length === 1 ? askFilm(films[0], signal) : askExam(films, signal));
     if (answer.schema_version !== SCHEMA_VERSION) {
       throw new Refusal("unknown_answer", `schema_version ${answer.schema_version}; this page reads ${SCHEMA_VERSION}`);
     }
-    state.answer = answer;
+    state.answer = withoutSkipped(answer);
     showAnswer();
-    await fetchPictures(films, signal);
+    await fetchPictures(state.films, signal);
     progress("");
   } catch (error) {
     if (!signal.aborted) showError(error);
@@ -127,113 +132,10 @@ function choose(files) {
 function clear() {
   state.running?.abort();
   for (const film of state.films) if (film.url) URL.revokeObjectURL(film.url);
-  Object.assign(state, { films: [], answer: null, selected: 0, running: null });
+  Object.assign(state, { films: [], answer: null, selected: 0, single: false, running: null });
   $("buttons").hidden = true;
   $("error").replaceChildren();
-  $("answer").replaceChildren(make("p", { className: "hint" }, "No film has been read."));
+  $("answer").replaceChildren(make("p", { className: "hint" }, "No image has been read."));
   hideFilms();
   progress("");
-}
-
-/* The viewer: the film as the server's reader shows it, heat and boxes as layers above it. */
-
-const progress = (text) => { $("progress").textContent = text; };
-
-function name(index) {
-  const { laterality, view } = state.answer.images[index].image;
-  const number = state.films.length > 1 ? `Film ${index + 1}` : "Film";
-  return [number, [laterality, view].filter(Boolean).join(" ")].filter(Boolean).join(" · ");
-}
-
-function showStrip() {
-  const thumb = (film, index) => make("label", {},
-    make("input", { type: "radio", name: "film", checked: index === state.selected, onchange: () => select(index) }),
-    make("span", { className: "thumb" }, film.url ? make("img", { src: film.url, alt: "" }) : ""), name(index));
-  const focused = $("strip").contains(document.activeElement);
-  $("strip").hidden = state.films.length < 2;
-  $("strip").replaceChildren($("strip").firstElementChild, ...state.films.map(thumb));
-  if (focused) $("strip").querySelector("input:checked").focus();
-}
-
-function select(index) {
-  state.selected = index;
-  if (!state.answer) return;
-  showFilm();
-  showReport();
-}
-
-function hideFilms() {
-  for (const id of ["frame", "strip", "tools"]) $(id).hidden = true;
-  $("picture").removeAttribute("src");
-  $("empty").hidden = false;
-}
-
-async function showFilm() {
-  const { url } = state.films[state.selected];
-  const { image, heatmap } = state.answer.images[state.selected];
-  $("empty").hidden = true;
-  $("frame").hidden = $("tools").hidden = false;
-  if (url) $("picture").src = url;
-  else $("picture").removeAttribute("src");
-  $("picture").alt = `${name(state.selected)}, ${image.columns} by ${image.rows} pixels`;
-  $("heat").width = 0;
-  showBoxes(image, heatmap?.regions ?? []);
-  layout();
-  if (heatmap) await paintHeat(heatmap);
-}
-
-function layout() {
-  if (!state.answer) return;
-  const { rows, columns } = state.answer.images[state.selected].image;
-  const { clientWidth, clientHeight } = $("stage");
-  const actual = $("pixels").checked;
-  const scale = actual ? 1 / devicePixelRatio : Math.min((clientWidth - 24) / columns, (clientHeight - 24) / rows);
-  $("frame").classList.toggle("pixels", actual);
-  Object.assign($("film").style, { width: `${columns * scale}px`, height: `${rows * scale}px` });
-  for (const text of $("boxes").querySelectorAll("text")) text.setAttribute("font-size", 13 / scale);
-  for (const text of $("boxes").querySelectorAll("text")) text.setAttribute("stroke-width", 3 / scale);
-  $("heat").hidden = !$("overlay").checked;
-  $("heat").style.opacity = $("opacity").value / 100;
-  $("opacity").disabled = !$("overlay").checked;
-  $("boxes").style.display = $("regions").checked ? "" : "none";
-}
-
-async function paintHeat(heatmap) {
-  const { png, rows, columns } = heatmap;
-  const canvas = $("heat");
-  const bytes = Uint8Array.from(atob(png), (letter) => letter.charCodeAt(0));
-  const shrink = Math.min(1, HEAT_SIDE / Math.max(rows, columns));
-  const [width, height] = [Math.round(columns * shrink), Math.round(rows * shrink)];
-  const size = { resizeWidth: width, resizeHeight: height };
-  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), size);
-  if (heatmap !== state.answer?.images[state.selected].heatmap) return; // another film was chosen meanwhile
-  Object.assign(canvas, { width, height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const pixels = context.getImageData(0, 0, width, height);
-  for (let at = 0; at < pixels.data.length; at += 4) pixels.data.set(colour(pixels.data[at]), at);
-  context.putImageData(pixels, 0, 0);
-}
-
-const COLOURS = Array.from({ length: 256 }, (_, level) => {
-  const [step, part] = [Math.min(3, Math.floor(level / 63.75)), level / 63.75];
-  const mixed = RAMP[step].map((low, band) => Math.round(low + (RAMP[step + 1][band] - low) * (part - step)));
-  return [...mixed, level];
-});
-const colour = (level) => COLOURS[level];
-
-function showBoxes({ rows, columns }, regions) {
-  const draw = (kind, attributes, text = "") => {
-    const shape = document.createElementNS(SVG, kind);
-    for (const [key, value] of Object.entries(attributes)) shape.setAttribute(key, value);
-    shape.textContent = text;
-    return shape;
-  };
-  const arm = Math.max(rows, columns) / 90;
-  $("boxes").setAttribute("viewBox", `0 0 ${columns} ${rows}`);
-  $("boxes").replaceChildren(...regions.flatMap(({ left, top, right, bottom, peak_x: x, peak_y: y }, index) => [
-    draw("rect", { x: left, y: top, width: right - left, height: bottom - top }),
-    draw("path", { d: `M${x - arm} ${y}H${x + arm}M${x} ${y - arm}V${y + arm}` }),
-    draw("text", { x: left, y: top, dx: "0.35em", dy: "1.1em" }, index + 1),
-  ]));
 }

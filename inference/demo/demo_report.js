@@ -31,11 +31,27 @@ function explanation({ decision, referral }) {
   return `The score ${where} ${score(100 * decision.threshold)}, the ${point} threshold.`;
 }
 
+/* A probability holds for the share of malignant cases among those it was calibrated on, and for no other. */
+function holdsFor({ prevalence }) {
+  if (prevalence?.value == null) return null;
+  const whose = prevalence.of === "deployment" ? "this deployment" : "the validation cases";
+  return make("p", { className: "small" }, `The score holds where ${percent(prevalence.value)} are malignant, as in ${whose}.`);
+}
+
+/* What the threshold did in validation: each rate with its 95 % interval, and on how many cases. */
 function validated({ decision }) {
-  if (decision?.sensitivity == null || decision.specificity == null) return null;
-  const found = `${percent(decision.sensitivity)} of the malignant were above it`;
-  return make("p", { className: "small" },
-    `On the validation set ${found} and ${percent(decision.specificity)} of the others below.`);
+  const rate = (title, key) => {
+    if (decision?.[key] == null) return null;
+    const interval = decision[`${key}_interval`];
+    const between = interval ? ` (${percent(interval[0])} to ${percent(interval[1])})` : "";
+    return [title, `${percent(decision[key])}${between}`];
+  };
+  const of = decision?.positives == null ? "" : `, ${decision.positives} of them malignant`;
+  const cases = decision?.n == null ? null : ["Cases", `${decision.n}${of}`];
+  const known = [rate("Sensitivity", "sensitivity"), rate("Specificity", "specificity"),
+    rate("Recall rate", "recall_rate"), cases].filter(Boolean);
+  if (!known.length) return null;
+  return make("div", { className: "validated" }, make("h3", {}, "This threshold in validation"), facts(known));
 }
 
 function reasons(list) {
@@ -56,8 +72,8 @@ function judgement(title, level, id) {
       make("p", { className: `verdict ${kind}`, id: `${id}-verdict` }, words),
       make("p", { className: "score" }, make("span", { id: `${id}-score` }, score(level.malignancy_score)),
         make("small", {}, " of 100"))),
-    scale(level.malignancy_score, level.decision),
-    make("p", {}, explanation(level)), validated(level), reasons(level.referral.reasons));
+    reasons(level.referral.reasons),
+    make("p", {}, explanation(level)), holdsFor(level), scale(level.malignancy_score, level.decision), validated(level));
 }
 
 function examTable({ breasts, images, warnings }) {
@@ -78,7 +94,7 @@ function examTable({ breasts, images, warnings }) {
     make("tbody", {}, ...rows));
   const beside = breasts.some(({ compared }) => compared) ? ", each beside the other breast" : "";
   const rule = make("p", { className: "small" }, `A breast's score is the ${rules} of its views${beside}.`);
-  return card("Breasts and films", table, rule, reasons(warnings));
+  return card("Breasts and images", table, rule, reasons(warnings));
 }
 
 function facts(pairs) {
@@ -87,7 +103,7 @@ function facts(pairs) {
 
 function toldControls(film, image) {
   const choice = (name, label, values) => {
-    const options = [["", image[name] && !film[name] ? `${image[name]} (from the film)` : "not said"], ...values];
+    const options = [["", image[name] && !film[name] ? `${image[name]} (from the file)` : "not said"], ...values];
     const change = (event) => { film[name] = event.target.value; read(); };
     return make("label", {}, label, make("select", { onchange: change, id: `told-${name}` },
       ...options.map(([value, text]) => make("option", { value, selected: value === film[name] }, text))));
@@ -96,17 +112,29 @@ function toldControls(film, image) {
     choice("view", "View", VIEWS.map((view) => [view, view])));
 }
 
+/* The regions of an image: a button points at its box, and brings it to the middle when pressed. */
+function regionList(index, regions) {
+  const button = (region, at) => make("button", {
+    type: "button", id: `region-${at}`, onclick: () => goTo(index, at), onfocus: () => point(index, at),
+    onmouseenter: () => point(index, at),
+  }, make("b", {}, at + 1), `strength ${region.strength.toFixed(2)}`,
+  make("small", {}, `at ${region.peak_x}, ${region.peak_y}`));
+  const list = make("ol", { id: "region-list" }, ...regions.map((region, at) => make("li", {}, button(region, at))));
+  const note = regions.length ? "Where the evidence lies; not outlines of lesions." : "The heatmap has none.";
+  return card("Regions", regions.length ? list : null, make("p", { className: "small" }, note));
+}
+
 function filmDetails(index) {
-  const { image, probabilities, decile, entropy, heatmap, warnings } = state.answer.images[index];
-  const regions = (heatmap?.regions ?? []).map((region, at) =>
-    `${at + 1}: peak at ${region.peak_x}, ${region.peak_y} (strength ${region.strength.toFixed(2)})`).join("; ");
+  const { image, probabilities, decile, entropy, heatmap, warnings, exclusions } = state.answer.images[index];
   return [
-    card("Numbers of this film", facts([
+    regionList(index, heatmap?.regions ?? []),
+    card("Numbers of this image", facts([
       ["Decile", standing(decile)],
       ...Object.entries(probabilities).map(([label, share]) => [`Probability ${label}`, share.toFixed(3)]),
       ["Entropy", entropy == null ? "not known" : `${entropy.toFixed(3)} nats`],
-      ["Regions", regions || "none"],
     ]), toldControls(state.films[index], image)),
+    ...(exclusions?.length ? [card("The model is not for this image", reasons(exclusions.map(
+      ({ flag, message }) => ({ code: flag, message }))))] : []),
     card("Warnings", warnings.length ? reasons(warnings) : make("p", { className: "small" }, "None.")),
   ];
 }
@@ -132,8 +160,8 @@ function showReport() {
 
 function showAnswer() {
   $("notice").textContent = state.answer.notice;
-  showStrip();
-  showFilm();
+  state.selected = hung()[0];
+  showFilms();
   showReport();
   progress("Loading the picture");
 }
@@ -141,7 +169,7 @@ function showAnswer() {
 function showError(error) {
   progress("");
   const known = error instanceof Refusal;
-  const film = known && error.index != null ? `Film ${error.index + 1} of ${state.films.length}: ` : "";
+  const film = known && error.index != null ? `Image ${error.index + 1} of ${state.films.length}: ` : "";
   const titles = { 4: "The server refused this", 5: "The server could not answer" };
   const title = (known && titles[Math.floor(error.status / 100)]) || "No answer could be shown";
   const code = known ? [error.status, error.code].filter(Boolean).join(" ") : "no_answer";
@@ -157,7 +185,15 @@ function showError(error) {
 for (const button of document.querySelectorAll("[data-choose]")) button.onclick = () => $("files").click();
 $("files").onchange = ({ target }) => { choose(target.files); target.value = ""; };
 $("clear").onclick = () => { clear(); $("empty").querySelector("button").focus(); };
-for (const id of ["overlay", "opacity", "regions", "pixels"]) $(id).oninput = layout;
+for (const id of ["overlay", "opacity", "regions"]) $(id).oninput = layout;
+$("pixels").oninput = () => { Object.assign(view, { x: 0, y: 0 }); layout(); };
+$("all").oninput = ({ target }) => { state.single = !target.checked; showFilms(); };
+for (const id of ["center", "width"]) {
+  $(id).oninput = () => { setWindow($("center").value / 100, $("width").value / 100); layout(); };
+}
+$("closer").onclick = () => zoomAt($("frame").querySelector(".selected"), null, 1.25);
+$("farther").onclick = () => zoomAt($("frame").querySelector(".selected"), null, 0.8);
+$("fit").onclick = () => { $("pixels").checked = false; resetView(); layout(); };
 for (const button of document.querySelectorAll("input[name=point]")) {
   button.onchange = () => { if (state.films.length) read(); };
 }

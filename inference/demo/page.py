@@ -1,4 +1,4 @@
-"""The page at `GET /` of a server on the loopback interface: drop a film, see its overlay, scores and warnings.
+"""The page at `GET /` of a server on the loopback interface: drop an image, see its overlay, scores and warnings.
 
 One answer holds everything (`demo.html` with its style and its scripts put in): the page asks nothing but this server,
 which its Content-Security-Policy enforces, and keeps nothing.
@@ -6,6 +6,7 @@ which its Content-Security-Policy enforces, and keeps nothing.
 
 import base64
 import hashlib
+import json
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
+from mammopipe.inference.contract import heat_colours
+
 FOLDER = Path(__file__).parent
-SCRIPTS = ("demo.js", "demo_report.js")
+SCRIPTS = ("demo.js", "demo_viewer.js", "demo_report.js")
 
 
 def route() -> Route:
@@ -60,11 +63,13 @@ async def _answer(request: Request) -> HTMLResponse:
 
 
 def _style() -> str:
-    return _text("demo.css")
+    steps = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in heat_colours.STEPS)
+    return _text("demo.css").replace("/* legend */", steps)
 
 
 def _script() -> str:
-    return "".join(map(_text, SCRIPTS))
+    colours = json.dumps(heat_colours.table(), separators=(",", ":"))
+    return "".join(map(_text, SCRIPTS)).replace("/* colours */[]", colours)
 
 
 @cache  # so that page and policy fit for as long as the process lives, whatever becomes of the files

@@ -22,6 +22,11 @@ def sentences(facts: Facts) -> Iterable[str]:
         yield f"Refer to reader: {reason['message']} ({reason['code']})"
     for warning in facts.get("warnings", []):
         yield f"Warning: {warning['message']} ({warning['code']})"
+    for exclusion in facts.get("exclusions", []):
+        yield f"The model is not for this image: {exclusion['message']} ({exclusion['flag']})"
+    prevalence = facts.get("prevalence") or {}
+    if prevalence.get("value") is not None:
+        yield f"The probability holds for a prevalence of {prevalence['value']:.3g} ({prevalence['of']})"
     decision = facts.get("decision")
     if decision is None:
         yield "No decision: the model has no operating point for this"

@@ -8,14 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.inference.contract import heat_colours
 from mammopipe.inference.contract.schema import Region
 from mammopipe.processing.breast.preprocess import Preprocessed
 from mammopipe.training.model.class_activation import within_tissue
 
 Heat = NDArray[np.float32]
 
-OPACITY = 0.5
-"""Of the colour where the heat is greatest; the film stays readable below it."""
+_COLOURS = np.array(heat_colours.table(), np.uint8)[:, ::-1]
+"""In OpenCV's order, by the level of an 8-bit heat."""
 REGION_LEVEL = 0.5
 """Share of the greatest heat that a region's pixels reach."""
 LARGEST_REGIONS = 5
@@ -65,8 +66,8 @@ def overlay(pixels: NDArray[np.uint16], heat: Heat) -> NDArray[np.uint8]:
     """
     grey = cv2.cvtColor(eight_bits(pixels), cv2.COLOR_GRAY2BGR)
     eight_bit = _eight_bit(heat)
-    colour = cv2.applyColorMap(eight_bit, cv2.COLORMAP_TURBO)
-    weight = (eight_bit.astype(np.float32) * np.float32(OPACITY / 255))[..., None]
+    colour = _COLOURS[eight_bit]
+    weight = (eight_bit.astype(np.float32) * np.float32(heat_colours.OPACITY / 255))[..., None]
     blended = (grey + (colour.astype(np.float32) - grey) * weight).astype(np.uint8)
     outlines, _ = cv2.findContours(_warm(heat), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(blended, outlines, -1, (255, 255, 255), max(1, round(max(heat.shape) / 512)), cv2.LINE_AA)

@@ -21,6 +21,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.folder_storage import FolderStorage
 from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
 from mammopipe.pipelines.graph.sdk import OFFLINE, _region
 from mammopipe.processing.errors import ConfigError
@@ -89,12 +90,14 @@ class LocalServices:
 
 
 @contextmanager
-def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterator[LocalServices]:
+def local_services(
+    config: PipelineConfig, cache: Path | None = None, folder: Path | None = None
+) -> Iterator[LocalServices]:
     """Start an in-process moto server for what the environment names no service for.
 
     `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The server stops at the
     end and its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy
-    (`mammopipe.pipelines.data.s3`).
+    (`mammopipe.pipelines.data.s3`). With `folder`, and without a service of the environment's, S3 lies there instead.
     """
     from moto.server import ThreadedMotoServer
 
@@ -108,7 +111,8 @@ def local_services(config: PipelineConfig, cache: Path | None = None) -> Iterato
         own = boto3.Session(region_name=region, **OFFLINE)
         external = os.environ.get("AWS_ENDPOINT_URL_S3")
         caller = _credentials(region) if external else own
-        storage = Storage(s3_client(caller, external or url), cache)
+        client = s3_client(caller, external or url)
+        storage = FolderStorage(client, root=folder) if folder and not external else Storage(client, cache)
         keys = caller.get_credentials().get_frozen_credentials()
         yield LocalServices(
             storage,

@@ -131,11 +131,25 @@ def _finding(decision: Decision | None) -> Text:
 
 
 def _worth(decision: Decision) -> str:
-    figures = {"sensitivity": decision.sensitivity, "specificity": decision.specificity}
-    known = [f"{name} {value:.2f}" for name, value in figures.items() if value is not None]
+    """Return what the operating point says, and what it did in validation, with intervals and numbers of cases."""
+    rates = {
+        "sensitivity": (decision.sensitivity, decision.sensitivity_interval),
+        "specificity": (decision.specificity, decision.specificity_interval),
+        "recall rate": (decision.recall_rate, decision.recall_rate_interval),
+    }
+    known = [
+        f"{name} {value:.2f}{_between(interval)}" for name, (value, interval) in rates.items() if value is not None
+    ]
+    if decision.n is not None:
+        malignant = f", {decision.positives} of them malignant" if decision.positives is not None else ""
+        known.append(f"{decision.n} cases{malignant}")
     worth = f"; on validation {', '.join(known)}" if known else ""
     at = f"at {decision.operating_point} (threshold {decision.threshold:.3f}{worth})"
     return f"{_words(decision.finding)} {at}"
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
 
 
 def _words(finding: Finding) -> str:

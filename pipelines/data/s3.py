@@ -1,5 +1,6 @@
 """S3 as folders of files: list, upload, download, with each failure as one line that names the place and the rule."""
 
+import base64
 import hashlib
 import mimetypes
 import os
@@ -98,6 +99,21 @@ class Storage:
                 if not item["Key"].endswith("/")
             ]
 
+    def digest(self, uri: str) -> str:
+        """Return a digest of what lies in a folder: of the names, sizes and entity tags of its objects."""
+        place, digest = S3Uri.parse(f"{uri.rstrip('/')}/"), hashlib.sha256()
+        for item in self.list(str(place)):
+            digest.update(f"{place.name_below(item.key)} {item.size} {item.etag}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def sha256(self, place: S3Uri) -> str | None:
+        """Return the SHA-256 that S3 keeps of a whole object, as hexadecimal digits; None where it keeps none."""
+        with self._errors(str(place)):
+            found = self.client.head_object(Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED")
+        text = found.get("ChecksumSHA256")
+        # Of an object in parts it is the digest of the parts' digests, and ends in their number.
+        return base64.b64decode(text).hex() if text and "-" not in text else None
+
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object."""
         place = S3Uri.parse(uri)
@@ -117,7 +133,11 @@ class Storage:
             else:
                 with path.open("rb") as body:
                     etag = self.client.put_object(
-                        Bucket=place.bucket, Key=place.key, Body=body, ContentType=content_type(path)
+                        Bucket=place.bucket,
+                        Key=place.key,
+                        Body=body,
+                        ContentType=content_type(path),
+                        ChecksumAlgorithm="SHA256",
                     )["ETag"]
         self._remember(path, place, etag.strip('"'))
 

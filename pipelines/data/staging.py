@@ -137,7 +137,13 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
     base = uri.rstrip("/")
     present = {item.key: item for item in storage.list(f"{base}/")}
     prefix = S3Uri.parse(base).key
-    changed = [path for path in files if _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"))]
+    other: dict[Path, bool] = {}
+
+    def compare(path: Path) -> None:
+        other[path] = _differs(path, present.get(f"{prefix}/{path.relative_to(folder).as_posix()}"), base, storage)
+
+    together(compare, files)
+    changed = [path for path in files if other[path]]
     total = sum(path.stat().st_size for path in changed)
     with tqdm(total=total, desc=title, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
 
@@ -149,9 +155,15 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
     return changed
 
 
-def _differs(path: Path, present: S3Object | None) -> bool:
-    """Return whether S3 lacks this file's content; where its ETag is no MD5 (parts, KMS), it counts as different."""
+def _differs(path: Path, present: S3Object | None, base: str, storage: Storage) -> bool:
+    """Return whether S3 lacks this file's content, by the ETag where it is an MD5, else by the object's SHA-256.
+
+    Under SSE-KMS an ETag is no digest of the content ("Checking object integrity", S3 User Guide).
+    """
     if present is None or present.size != path.stat().st_size:
         return True
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest() != present.etag
+        if hashlib.file_digest(stream, "md5").hexdigest() == present.etag:
+            return False
+    kept = storage.sha256(S3Uri(S3Uri.parse(base).bucket, present.key))
+    return kept is None or kept != sha256(path)

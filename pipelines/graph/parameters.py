@@ -11,6 +11,9 @@ from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
 from mammopipe.processing.errors import ConfigError
 
+UNKNOWN = "unknown"
+"""The digest of data that nobody has looked at."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -20,6 +23,10 @@ class Parameters:
     """S3 folder of the raw dataset, without a slash at the end."""
     weights_uri: ParameterString | None
     """S3 folder of staged pretrained weights; None when `pretrained` is off."""
+    data_digest: ParameterString
+    """Digest of what lies in InputDataUri, set when a run starts: the step cache knows files by their address alone."""
+    weights_digest: ParameterString | None
+    """Digest of what lies in WeightsUri; None when `pretrained` is off."""
     processing_instance_type: ParameterString
     processing_instance_count: ParameterInteger
     data_distribution: ParameterString
@@ -44,6 +51,8 @@ class Parameters:
         return cls(
             input_data_uri=ParameterString("InputDataUri", storage.uri("raw", config.dataset)),
             weights_uri=ParameterString("WeightsUri", storage.uri("weights")) if config.pretrained else None,
+            data_digest=ParameterString("DataDigest", UNKNOWN),
+            weights_digest=ParameterString("WeightsDigest", UNKNOWN) if config.pretrained else None,
             processing_instance_type=ParameterString("ProcessingInstanceType", compute.processing_instance_type),
             processing_instance_count=ParameterInteger("ProcessingInstanceCount", compute.processing_instance_count),
             data_distribution=ParameterString(

@@ -64,6 +64,7 @@ def prepare(context: Context) -> ProcessingStep:
         "--validation-fold": str(config.data.validation_fold),
         "--max-height": str(config.data.max_height),
         "--max-quarantine": str(config.data.max_quarantine),
+        "--data-digest": context.parameters.data_digest,
         "--phi": config.data.phi,
     }
     if config.data.reduced_decode:
@@ -84,6 +85,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     arguments = {
         "--copies": context.parameters.augmentation_copies.to_string(),
         "--copies-of": _copied(context.config),
+        "--balance": str(context.config.augmentation.balance).lower(),
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
@@ -305,6 +307,7 @@ def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrai
         role=config.security.role_for(Duty.TRAINING),
         base_job_name=step_name(cnn),
         training_image=config.images.training,
+        environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
         hyperparameters=_hyperparameters(context, cnn),
         compute=Compute(
             instance_type=parameters.training_instance_type,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.backends import sessions
+from mammopipe.pipelines.backends.checkpoints import code_digest
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import Workshop
@@ -19,7 +20,9 @@ from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
@@ -179,9 +182,12 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        services = stack.enter_context(sessions.local_services(config, cache=work / "sent"))
+        # Containers reach S3 by its API alone; processes of this machine share its disk.
+        folder = work / "s3" if options.backend is Backend.PROCESS else None
+        services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        account.parameters = with_digests(account.parameters, given, services.storage)
         execution.scope.parameters = account.parameters
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
         _carry_out(account, execution, services, options)
@@ -212,7 +218,8 @@ def _execution(
         "CurrentDateTime": account.started,
     }
     scope = Scope(account.parameters, execution)
-    shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
+    cache = StepCache(run.root / ".cache", services.storage, code_digest()) if config.compute.cache else None
+    shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable, cache=cache)
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
     common: dict[str, Any] = {
         "scope": scope, "shop": shop, "sagemaker": services.sagemaker, "serving": serving,
@@ -329,6 +336,18 @@ class _Account:
         return why_closed(self.run.document("evaluation.json"), self.parameters["MinMacroAuc"])
 
 
+def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
+    """Return the parameters with the digests of the staged data and weights.
+
+    The step cache knows files by their address: without these, other files there would get an earlier run's results.
+    """
+    found = dict(values)
+    for digest, place in (("DataDigest", "InputDataUri"), ("WeightsDigest", "WeightsUri")):
+        if digest in found and digest not in given:
+            found[digest] = storage.digest(found[place])
+    return found
+
+
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
     """Return the parameters that name the films and the weights of a run on AWS, which must lie on S3."""
     if source == PHANTOMS:
@@ -352,7 +371,9 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     definition = json.loads(pipeline.definition())
     values = resolve_parameters(definition, given)
     check_run(config, definition, values)
-    stage_salt(config, sessions.caller_storage(config))
+    storage = sessions.caller_storage(config)
+    stage_salt(config, storage)
+    values = with_digests(values, given, storage)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
         # Of the version that was just written: another one may be written before the start. A new pipeline has one.

@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mammopipe.processing.errors import ConfigError
 
@@ -67,11 +68,15 @@ class ContainerPaths:
 
     def hosts(self) -> tuple[str, list[str]]:
         """Return this host's name and the names of all hosts of the job; one `algo-1` where nothing says otherwise."""
+        config = self.resources()
+        return str(config.get("current_host", "algo-1")), sorted(map(str, config.get("hosts", ["algo-1"])))
+
+    def resources(self) -> dict[str, Any]:
+        """Return the content of resourceconfig.json: hosts, instance type, network interface; empty without one."""
         for path in (
             self.base / "config" / "resourceconfig.json",
             self.base / "input" / "config" / "resourceconfig.json",
         ):
             if path.is_file():
-                config = json.loads(path.read_text(encoding="utf-8"))
-                return str(config["current_host"]), sorted(map(str, config["hosts"]))
-        return "algo-1", ["algo-1"]
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {}

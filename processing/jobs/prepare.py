@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     half = options.reduced_decode == "true"
     # Named only where it is on, so that what is written without it stays what it always was.
     config |= {"reduced_decode": True} if half else {}
+    config |= {"data_digest": options.data_digest} if options.data_digest else {}
     stage = Stage.open("prepare", paths, "prepared", config, records)
     images = paths.processing_input("images")
     prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
@@ -203,6 +204,11 @@ def _parser() -> argparse.ArgumentParser:
         default="false",
         help="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
         "difference is measured, written into stage.json and refused where it is large",
+    )
+    parser.add_argument(
+        "--data-digest",
+        default="",
+        help="digest of the staged files; it changes nothing but what is remembered of them",
     )
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
     parser.add_argument(

@@ -55,6 +55,7 @@ def test_every_field_is_explained() -> None:
         ("learns", "body", "one of all, head"),
         ("location_weight", "-1", "between"),
         ("pooling", "median", "one of mean, peaks, top, max, gem"),
+        ("augment", "2", "between 0 and 1"),
         ("accumulate", "3", "batch_size=16 must be a multiple of accumulate=3"),
         ("drop_path", "0.1", "needs a network of timm, not cnn=resnet50"),
         ("positive_share", "0", "above 0"),

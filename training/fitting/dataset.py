@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mammopipe.processing.breast.preprocess import to_unit
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, SplitProtocol, View
 from mammopipe.processing.errors import ManifestError
+from mammopipe.processing.variation import Variation, vary
 from mammopipe.training.config import Cache, TrainConfig
 from mammopipe.training.fitting.distributed import ALONE, World
 from mammopipe.training.fitting.image_cache import ImageCache, ImagesInMemory, ImagesOnDisk, choose_cache
@@ -109,18 +110,40 @@ def require_every_class(dataset: FilmDataset, split: Split) -> None:
 
 
 class TrainingFilms(Dataset[Item]):
-    """Training films with noise and holes that are drawn afresh each time one is used; `films[draw]` is an `Item`."""
+    """Training images that are varied afresh each time one is used; `films[draw]` is an `Item`."""
 
     def __init__(self, films: FilmDataset, config: TrainConfig) -> None:
-        """Take the films, and from the config the seed and how strong noise and holes may be."""
+        """Take the images, and from the config the seed and how strongly they may be varied."""
         self.films, self.config = films, config
+        self.variation = Variation(
+            config.augment,
+            config.augment_crop,
+            config.augment_flip,
+            config.augment_affine,
+            config.augment_elastic,
+            config.augment_tone,
+            config.augment_blur,
+            config.augment_downscale,
+        )
 
     def __getitem__(self, draw: Draw) -> Item:
-        """Return the film of the draw, disturbed in a way that depends on seed, epoch and position alone."""
+        """Return the image of the draw, varied in a way that depends on seed, epoch and position alone."""
+        return self.with_lesions(draw)[0]
+
+    def with_lesions(self, draw: Draw) -> tuple[Item, tuple[Lesion, ...]]:
+        """Return the image of the draw and its lesions, which move with its pixels."""
         image, label, image_id = self.films[draw.index]
-        random = generator(self.config.seed, draw.epoch, draw.position)
-        disturb(image[0].numpy(), random, noise=self.config.noise, holes=self.config.holes)
-        return image, label, image_id
+        record = self.films.records[draw.index]
+        lesions = record.lesions
+        key = (self.config.seed, draw.epoch, draw.position)
+        if self.config.augment:
+            # Numbers of their own: noise and holes are what they were without.
+            varied, lesions = vary(
+                image[0].numpy(), lesions, generator(*key, 1), self.variation, craniocaudal=record.view is View.CC
+            )
+            image = torch.from_numpy(varied[None])
+        disturb(image[0].numpy(), generator(*key), noise=self.config.noise, holes=self.config.holes)
+        return (image, label, image_id), lesions
 
 
 def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: float, holes: int) -> None:

@@ -76,9 +76,9 @@ def launch_command(
     ]
 
 
-def launch(command: Sequence[str]) -> int:
-    """Run the command, pass SIGTERM on to it, and return its exit code."""
-    process = subprocess.Popen(command)
+def launch(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run the command with some variables of its own, pass SIGTERM on to it, and return its exit code."""
+    process = subprocess.Popen(command, env={**os.environ, **variables})
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork
@@ -76,10 +77,13 @@ class LocatedFilms(Dataset[LocatedItem]):
         self.films, self.records, self.shape, self.grid = films, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the film of the draw as `films` has it; holes and noise move no circle."""
-        image, label, image_id = self.films[draw]
+        """Return the image of the draw as `films` has it; lesions move where it is varied."""
         record = self.records[draw.index]
-        return image, label, image_id, targets(record.lesions, record.label, shape=self.shape, grid=self.grid)
+        if isinstance(self.films, TrainingFilms):
+            (image, label, image_id), lesions = self.films.with_lesions(draw)
+        else:
+            (image, label, image_id), lesions = self.films[draw], record.lesions
+        return image, label, image_id, targets(lesions, record.label, shape=self.shape, grid=self.grid)
 
 
 class WithPlaces(nn.Module):

@@ -16,6 +16,8 @@ def test_an_image_s_answer_is_typed() -> None:
     assert answer.probabilities == {"normal": 0.1, "benign": 0.2, "malignant": 0.7}
     assert answer.decision is not None and answer.decision.finding is Finding.SUSPICIOUS
     assert (answer.decision.threshold, answer.decision.sensitivity) == (0.31, 0.92)
+    assert (answer.decision.sensitivity_interval, answer.decision.recall_rate) == ((0.71, 0.98), 0.25)
+    assert (answer.decision.n, answer.decision.positives, answer.decision.prevalence) == (52, 8, 0.154)
     assert not answer.referral.refer and answer.referral.reasons == ()
     assert [warning.code for warning in answer.warnings] == ["laterality-inferred"]
     assert (answer.laterality, answer.view, answer.model, answer.request_id) == ("R", "MLO", "model-1", "r-1")

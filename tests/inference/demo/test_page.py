@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,8 +19,11 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 
+from mammopipe.inference.contract import heat_colours
 from mammopipe.inference.demo import page as demo
+from mammopipe.inference.prediction import heatmap
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
+from tests import standin
 from tests.inference.conftest import REPOSITORY, Server, poll, start
 
 PERSON = "DOE^JANE"
@@ -43,13 +47,14 @@ def local(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
 
 @pytest.fixture(scope="module")
 def exam(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """The DICOMs of a phantom's exam, with a name in them."""
+    """The DICOMs of a phantom's exam, with a name in them: LCC, LMLO, RCC, RMLO."""
     folder = tmp_path_factory.mktemp("exam")
     write_rsna_tree(folder, patients=1, height=400)
     films = []
     for path in sorted(folder.rglob("*.dcm")):
         dataset, stream = pydicom.dcmread(path), BytesIO()
         dataset.PatientName = PERSON
+        dataset.ViewPosition = ("CC", "MLO")[len(films) % 2]
         dataset.save_as(stream)
         films.append(stream.getvalue())
     return films
@@ -98,7 +103,9 @@ class Visit:
 
     def picture(self) -> NDArray[np.uint8]:
         """Return what the viewer shows of the film, as colours."""
-        shown = cv2.imdecode(np.frombuffer(self.page.locator("#film").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+        shown = cv2.imdecode(
+            np.frombuffer(self.page.locator(".selected .film").screenshot(), np.uint8), cv2.IMREAD_COLOR
+        )
         return np.asarray(shown, np.uint8)
 
 
@@ -126,7 +133,7 @@ def colourful(picture: NDArray[np.uint8]) -> float:
 
 def test_one_document_holds_everything_and_its_policy_fits() -> None:
     page = demo.page()
-    assert not re.search(r"(?:src|href)=\"(?!data:,)|@import|url\(|https?://(?!www\.w3\.org/2000/svg)", page)
+    assert not re.search(r"(?:src|href)=\"(?!data:,)|@import|url\((?!#)|https?://(?!www\.w3\.org/2000/svg)", page)
     for tag, directive in (("style", "style-src"), ("script", "script-src")):
         content = re.search(f"<{tag}>(.*)</{tag}>", page, re.DOTALL)
         assert content is not None and len(content[1]) > 1000
@@ -173,7 +180,7 @@ def test_a_dropped_film_shows_its_scores_and_its_heat(visit: Callable[..., Visit
         assert warning["message"] in page.text("#answer")
     assert answer["model"]["id"] in page.text("#answer")
     assert page.page.is_visible("text=research use only: not for diagnosis")
-    assert page.page.locator("#boxes rect").count() == len(answer["heatmap"]["regions"]) > 0
+    assert page.page.locator(".boxes rect").count() == len(answer["heatmap"]["regions"]) > 0
     warm = colourful(page.picture())
     page.page.uncheck("#overlay")
     page.page.uncheck("#regions")
@@ -189,14 +196,15 @@ def test_the_film_without_heat_is_the_film(visit: Callable[..., Visit], films: A
     page.page.check("#pixels")
     rows, columns = films.pixels.shape
     shown = page.picture()[:rows, :columns, 0]
-    assert np.array_equal(shown, (films.pixels >> 8).astype(np.uint8))
+    below = slice(40, None)  # the image's name lies above
+    assert np.array_equal(shown[below], (films.pixels >> 8).astype(np.uint8)[below])
 
 
 def test_a_dicom_is_shown_without_its_patient(visit: Callable[..., Visit], exam: list[bytes]) -> None:
     page = visit()
     answer = page.drop(exam[0])
     assert float(page.text("#film-score")) == pytest.approx(answer["malignancy_score"], abs=0.051)
-    assert page.page.evaluate("document.getElementById('picture').naturalWidth") == answer["image"]["columns"]
+    assert page.page.evaluate("document.querySelector('.selected .picture').naturalWidth") == answer["image"]["columns"]
     assert PERSON not in page.page.content()
     names = [request.url + repr(request.headers) for request in page.asked]
     assert not [name for name in names if "DOE" in name]
@@ -208,9 +216,8 @@ def test_an_exam_shows_breasts_films_and_the_chosen_point(visit: Callable[..., V
     answer = page.drop(*exam)
     assert float(page.text("#exam-score")) == pytest.approx(answer["exam"]["malignancy_score"], abs=0.051)
     assert page.page.locator("#levels tbody tr").count() == len(exam) + len(answer["breasts"])
-    assert page.page.locator("#strip img").count() == len(exam)
-    page.page.locator("#strip input").first.focus()
-    page.page.keyboard.press("ArrowDown")
+    assert page.page.locator(".pane").count() == len(exam)
+    page.page.locator(".pane[data-index='1']").focus()
     assert float(page.text("#film-score")) == pytest.approx(answer["images"][1]["malignancy_score"], abs=0.051)
     with page.page.expect_response("**/invocations*") as again:
         page.page.check("input[value=specificity]")
@@ -221,13 +228,112 @@ def test_an_exam_shows_breasts_films_and_the_chosen_point(visit: Callable[..., V
     assert page.said == []
 
 
+def test_views_hang_right_beside_left_and_cc_above_mlo_with_their_backs_together(
+    visit: Callable[..., Visit], exam: list[bytes]
+) -> None:
+    page = visit(viewport={"width": 1400, "height": 900})
+    page.drop(*reversed(exam))
+    labels = page.page.locator(".pane .label").all_inner_texts()
+    assert [label.split(" · ")[1] for label in labels] == ["R CC", "L CC", "R MLO", "L MLO"]
+    panes = [box(page.page.locator(".pane").nth(index)) for index in range(4)]
+    films = [box(page.page.locator(".pane .film").nth(index)) for index in range(4)]
+    assert panes[0]["x"] < panes[1]["x"] and panes[0]["y"] == panes[1]["y"] < panes[2]["y"]
+    for right, left in ((0, 1), (2, 3)):
+        gap = films[left]["x"] - (films[right]["x"] + films[right]["width"])
+        assert abs(gap) <= 2, "chest wall to chest wall"
+
+
+def box(element: Any) -> dict[str, float]:
+    found = element.bounding_box()
+    assert found is not None
+    return dict(found)
+
+
+def test_zoom_pan_and_window_are_those_of_all_images(visit: Callable[..., Visit], exam: list[bytes]) -> None:
+    page = visit(viewport={"width": 1400, "height": 900})
+    page.drop(*exam)
+    first, last = page.page.locator(".pane .film").nth(0), page.page.locator(".pane .film").nth(3)
+    before, beside = box(first), box(last)
+    pane = page.page.locator(".pane").nth(0)
+    pane.hover()
+    page.page.mouse.wheel(0, -100)
+    assert box(first)["width"] == pytest.approx(1.2 * before["width"], abs=1)
+    assert box(last)["width"] == pytest.approx(1.2 * beside["width"], abs=1)
+    zoomed = box(last)
+    page.page.mouse.down()
+    page.page.mouse.move(box(pane)["x"] + 300, box(pane)["y"] + 250)
+    page.page.mouse.up()
+    assert (box(last)["x"], box(last)["y"]) != (zoomed["x"], zoomed["y"])
+    for control in ("#overlay", "#regions"):
+        page.page.uncheck(control)
+    usual = page.picture()
+    page.page.locator("#center").fill("20")
+    page.page.locator("#width").fill("40")
+    brighter = page.picture()
+    assert brighter.mean() > usual.mean() + 10
+    page.page.click("#fit")
+    assert box(first) == before and page.text("#zoom") == "100 %"
+    assert page.said == []
+
+
+def test_a_region_of_the_list_is_that_of_the_image(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    answer = page.drop(films.pgm)
+    listed = page.page.locator("#region-list button")
+    assert listed.count() == len(answer["heatmap"]["regions"]) == page.page.locator(".region").count() > 0
+    listed.first.hover()
+    assert page.page.get_attribute(".region[data-region='0']", "class") == "region pointed"
+    listed.first.click()
+    assert page.text("#zoom") == "200 %"
+    cross, pane = box(page.page.locator(".region[data-region='0'] path")), box(page.page.locator(".pane"))
+    assert cross["x"] + cross["width"] / 2 == pytest.approx(pane["x"] + pane["width"] / 2, abs=3)
+    page.page.click("#fit")
+    page.page.locator(".region[data-region='0'] rect").click()
+    assert page.page.evaluate("document.activeElement.id") == "region-0"
+
+
+def test_page_overlay_and_secondary_capture_share_one_colour_scale(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    page.drop(films.pgm)
+    table = page.page.evaluate("COLOURS")
+    assert table == [list(colour) for colour in heat_colours.table()]
+    overlay = heatmap.overlay(np.zeros((1, 256), np.uint16), np.linspace(0, 1, 256, dtype=np.float32)[None])
+    for level in (60, 100, 120):  # below the outline of the warm half
+        share = heat_colours.OPACITY * level / 255
+        assert overlay[0, level, ::-1] == pytest.approx([share * band for band in table[level]], abs=1.01)
+    assert page.page.input_value("#opacity") == str(round(100 * heat_colours.OPACITY))
+    steps = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in heat_colours.STEPS)
+    assert f"linear-gradient(90deg, {steps})" in demo.page()
+
+
+def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    said = json.loads(standin.image_json(referral=standin.REFERRED))
+    said["prevalence"] = {"value": 0.154, "of": "validation", "level": "image"}
+    said["heatmap"]["png"] = base64.b64encode(films.png).decode()
+
+    def answer(route: Any) -> None:
+        wants_json = route.request.headers["accept"] == "application/json"
+        route.fulfill(json=said) if wants_json else route.continue_()
+
+    page.page.route("**/invocations*", answer)
+    page.drop(films.pgm)
+    card = page.text("#answer section.card")
+    assert card.index("Refer to reader") < card.index("entropy 1.05, limit 0.90") < card.index("Sensitivity")
+    lines = [line for line in card.split("\n") if line]
+    assert lines[lines.index("Sensitivity") + 1] == "92 % (71 % to 98 %)"
+    assert lines[lines.index("Recall rate") + 1] == "25 %"
+    assert lines[lines.index("Cases") + 1] == "52, 8 of them malignant"
+    assert "holds where 15 % are malignant" in card
+
+
 def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], films: Any, exam: list[bytes]) -> None:
     page = visit()
     error = page.drop(b"this is no film", name="notes.txt")["error"]
     assert page.page.get_attribute("#error", "role") == "alert"
     assert error["message"] in page.text("#error") and page.text("#error-code") == f"415 {error['code']}"
     error = page.drop(exam[0], b"P5 9 9 255 ")["error"]
-    assert error["message"] in page.text("#error") and "Film 2 of 2" in page.text("#error")
+    assert error["message"] in page.text("#error") and "Image 2 of 2" in page.text("#error")
     page.drop(films.pgm)
     assert page.text("#error") == "" and page.page.is_visible("#film-score")
     assert [line for line in page.said if "Failed to load resource" not in line] == []
@@ -237,10 +343,11 @@ def test_all_can_be_reached_by_keyboard(visit: Callable[..., Visit], films: Any)
     page = visit()
     page.drop(films.pgm)
     reached = set()
-    for _ in range(25):
+    for _ in range(40):
         page.page.keyboard.press("Tab")
         reached.add(page.page.evaluate("document.activeElement.id || document.activeElement.name"))
-    assert {"frame", "overlay", "opacity", "regions", "pixels", "clear", "point", "told-laterality"} <= reached
+    assert {"overlay", "opacity", "regions", "pixels", "center", "width", "closer", "fit", "clear", "point"} <= reached
+    assert {"region-0", "told-laterality"} <= reached
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

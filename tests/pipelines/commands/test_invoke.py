@@ -47,7 +47,8 @@ def test_an_image_s_answer_is_a_table(endpoint: Answering, films: Path, capsys: 
         "malignancy score 70.0 of 100, decile 9 of 10",
         "malignant 0.70, benign 0.20, normal 0.10",
         "entropy 0.80 nats",
-        "suspicious at sensitivity (threshold 0.310; on validation sensitivity 0.92, specificity 0.40)",
+        "suspicious at sensitivity (threshold 0.310; on validation sensitivity 0.92 (0.71 to 0.98), specificity 0.40, "
+        "recall rate 0.25, 52 cases, 8 of them malignant)",
         "referral none",
         "laterality-inferred: the side was found in the image",
         "x 10 to 60, y 20 to 90; peak at x 30, y 40, strength 0.75",

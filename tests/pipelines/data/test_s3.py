@@ -1,10 +1,12 @@
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
 import pytest
 
 from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.s3 import S3Object, Storage, content_type, s3_client, together
 from mammopipe.pipelines.graph.sdk import OFFLINE
 from mammopipe.processing.container.s3_uri import S3Uri
@@ -118,3 +120,27 @@ def test_the_first_error_ends_a_transfer() -> None:
 )
 def test_content_types(name: str, kind: str) -> None:
     assert content_type(Path(name)) == kind
+
+
+def test_a_folder_has_the_digest_of_what_lies_in_it(services: LocalServices, folder: Path) -> None:
+    services.storage.upload(folder, f"s3://{BUCKET}/a")
+    services.storage.upload(folder, f"s3://{BUCKET}/b")
+    first = services.storage.digest(f"s3://{BUCKET}/a")
+    assert first == services.storage.digest(f"s3://{BUCKET}/a/") == services.storage.digest(f"s3://{BUCKET}/b")
+    next(path for path in sorted(folder.rglob("*")) if path.is_file()).write_bytes(b"other")
+    services.storage.upload(folder, f"s3://{BUCKET}/b")
+    assert services.storage.digest(f"s3://{BUCKET}/b") != first
+
+
+def test_what_lies_there_already_is_not_sent_again_though_its_etag_is_no_digest(
+    services: LocalServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.pgm", "b.pgm"):
+        (tmp_path / name).write_bytes(name.encode())
+    files, uri = sorted(tmp_path.glob("*.pgm")), f"s3://{BUCKET}/kms"
+    assert len(staging._send(tmp_path, files, uri, services.storage, title="")) == 2
+    real = Storage.list
+    monkeypatch.setattr(Storage, "list", lambda self, uri: [replace(item, etag="of-kms") for item in real(self, uri)])
+    assert staging._send(tmp_path, files, uri, services.storage, title="") == []
+    files[0].write_bytes(b"A.pgm")
+    assert staging._send(tmp_path, files, uri, services.storage, title="") == files[:1]

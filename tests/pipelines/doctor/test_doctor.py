@@ -292,7 +292,7 @@ def test_what_may_not_be_looked_at_is_said(
                 stub.activate()
             return client
 
-    monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas))
+    monkeypatch.setattr(sessions, "caller_session", lambda config: Closed(account.quotas, account.forbidden))
     code, lines = run_doctor(account, capsys)
     assert code == 0
     refused = "warning roles: GetRole was refused (AccessDenied), so this is not known; ask for that permission"

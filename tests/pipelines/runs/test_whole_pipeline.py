@@ -17,6 +17,8 @@ from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
+[data]
+max_height = 256
 [training]
 epochs = 2
 head_epochs = 0

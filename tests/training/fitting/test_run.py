@@ -56,7 +56,7 @@ def figures(description):
         {},
         {"average_decay": "0.9", "clip_norm": "1", "accumulate": "2"},
         {"optimiser": "sgd", "sampling": "ratio", "positive_share": "0.25", "positive_target": "0.9"},
-        {"location_weight": "0.5", "pooling": "max", "sampling": "plain"},
+        {"location_weight": "0.5", "pooling": "max", "sampling": "plain", "augment": "0.8"},
     ],
 )
 @pytest.mark.parametrize("checks", [2, 5])

@@ -1,0 +1,51 @@
+"""`mammopipe tune`: search over keys of the configuration."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command, configuration, configured
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `tune`."""
+    text = "search over keys of the configuration by validation, each trial a run; resumes where it was stopped"
+    example = "tune --set 'training.learning_rate=log(1e-5,1e-2)' --set training.epochs=5 --trials 20"
+    parser = command(subparsers, "tune", text, example)
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="trials in all (default: 20)")
+    parser.add_argument("--source", default="", metavar="PATH|phantoms", help="default: phantoms, synthetic images")
+    parser.add_argument("--films", type=int, help="how many phantoms")
+    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    parser.add_argument("--out", type=Path, default=Path("tune"), metavar="DIR", help="folder of the study, its runs, "
+                        "trials.csv and trials.png (default: tune)")  # fmt: skip
+    configured(parser)
+    parser.set_defaults(command=tune)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Run the trials that are missing and say which one is best."""
+    from mammopipe.pipelines.experiment import tune as search
+
+    spaces = [space for space in map(search.Space.parse, options.assignments) if space is not None]
+    fixed = [text for text in options.assignments if search.Space.parse(text) is None]
+    if options.films is not None and options.source not in ("", "phantoms"):
+        raise ConfigError("--films: how many phantoms to make; other images are read as they are")
+
+    def configure(assignments: Sequence[str]) -> "PipelineConfig":
+        return configuration(argparse.Namespace(**{**vars(options), "assignments": [*fixed, *assignments]}))
+
+    study = search.run(
+        search.Search(configure, spaces, options.trials, options.out, options.source, options.films, options.weights)
+    )
+    best = search.rows(study)[0]
+    print(f"\nBest: trial {best['trial']}, run {best['run']}: {best[f'validation_{search.MEASURE}']:.3f}")
+    for key, value in study.best_params.items():
+        print(f"  --set {key}={value}")
+    print(f"All trials in {options.out / search.TABLE} and {options.out / search.PICTURE}; chosen by validation alone.")
+    return 0

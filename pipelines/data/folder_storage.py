@@ -1,0 +1,105 @@
+"""S3 as a folder on this disk: what a run of the process backend keeps while it lasts.
+
+Files come and go by hard link, and by copy where the disks differ: a run on 50 GB takes no memory for them, and no
+second 50 GB of the disk that the source lies on. What is linked is never written to: jobs read their inputs and make
+new files.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mammopipe.pipelines.data.s3 import S3Object, Storage
+from mammopipe.processing.container.s3_uri import S3Uri
+from mammopipe.processing.errors import StorageError
+from mammopipe.processing.files import sha256
+
+CONTENT_BYTES = 2**21
+"""The largest file that is read for a digest: hundreds of gigabytes of them would take an hour."""
+
+
+@dataclass
+class FolderStorage(Storage):
+    """Objects as files below `root/BUCKET`; the client of `Storage` is for the bodies of async requests alone."""
+
+    root: Path = Path()
+
+    @property
+    def endpoint(self) -> str:
+        """Where the objects lie."""
+        return str(self.root)
+
+    def ensure_bucket(self, bucket: str) -> None:
+        """Create the bucket when it is missing, here and behind the client."""
+        super().ensure_bucket(bucket)
+        (self.root / bucket).mkdir(parents=True, exist_ok=True)
+
+    def list(self, uri: str) -> list[S3Object]:
+        """Return the objects whose key starts with that of `uri`, by key."""
+        place = S3Uri.parse(uri)
+        bucket = self._bucket(place)
+        # What a key begins with lies below the last whole folder of it.
+        start = bucket / place.key.rpartition("/")[0]
+        found = []
+        for path in start.rglob("*") if start.is_dir() else ():
+            key = path.relative_to(bucket).as_posix()
+            if key.startswith(place.key) and path.is_file():
+                stat = path.stat()
+                found.append(S3Object(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}"))
+        return sorted(found, key=lambda item: item.key)
+
+    def digest(self, uri: str) -> str:
+        """Return a digest of what lies under a prefix: of small files' content, of large ones' size and time."""
+        place, digest = S3Uri.parse(uri), hashlib.sha256()
+        for item in self.list(uri):
+            path = self._file(S3Uri(place.bucket, item.key))
+            said = sha256(path) if item.size <= CONTENT_BYTES else item.etag
+            digest.update(f"{place.name_below(item.key)} {item.size} {said}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def sha256(self, place: S3Uri) -> str | None:
+        """Return the SHA-256 of an object."""
+        return sha256(self._file(place))
+
+    def read(self, uri: str) -> bytes:
+        """Return the bytes of one object."""
+        return self._file(S3Uri.parse(uri)).read_bytes()
+
+    def put(self, path: Path, uri: str) -> None:
+        """Take one file in."""
+        place = S3Uri.parse(uri)
+        _link(path.resolve(), self._bucket(place) / self._inside(place))
+
+    def fetch(self, place: S3Uri, item: S3Object, target: Path) -> None:
+        """Give one object out as the file `target`."""
+        _link(self._file(S3Uri(place.bucket, item.key)), target)
+
+    def _bucket(self, place: S3Uri) -> Path:
+        folder = self.root / place.bucket
+        if not folder.is_dir():
+            raise StorageError(f"{place}: bucket does not exist (S3 at {self.endpoint})")
+        return folder
+
+    def _inside(self, place: S3Uri) -> PurePosixPath:
+        key = PurePosixPath(place.key)
+        if key.is_absolute() or ".." in key.parts or not key.parts:
+            raise StorageError(f"{place}: no key of a file below the bucket")
+        return key
+
+    def _file(self, place: S3Uri) -> Path:
+        path = self._bucket(place) / self._inside(place)
+        if not path.is_file():
+            raise StorageError(f"{place}: does not exist (S3 at {self.endpoint})")
+        return path
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file, or a copy where the file lies on another disk; what was there goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,217 @@
+"""`mammopipe tune`: a search over keys of the configuration, each trial a run of the pipeline here.
+
+Optuna proposes the values (its tree-structured Parzen estimator, Bergstra et al. 2011) and keeps the study in
+`<out>/study.db`, so a search that was stopped goes on. Trials are chosen by validation alone; what their reports say of
+the test split is not used.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.toml import assigned, unknown_key
+from mammopipe.pipelines.runs.launch import start
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_csv
+from mammopipe.processing.settings import field_at
+
+if TYPE_CHECKING:
+    import optuna
+
+MEASURE = "macro_auc"
+STUDY, TABLE, PICTURE = "study.db", "trials.csv", "trials.png"
+_SPACE = re.compile(r"(log|uniform|int|choice)\((.*)\)")
+
+
+@dataclass(frozen=True)
+class Space:
+    """The values that a key may take."""
+
+    key: str
+    kind: str
+    """`log` and `uniform` numbers, `int` whole numbers, `choice` words."""
+    bounds: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, assignment: str) -> "Space | None":
+        """Return the space in `KEY=log(LOW,HIGH)`; None where the text assigns one value. Raises `ConfigError`."""
+        key, _, text = assignment.partition("=")
+        found = _SPACE.fullmatch(text.strip())
+        if found is None:
+            return None
+        if field_at(PipelineConfig, key.split(".")) is None:
+            raise unknown_key(PipelineConfig, key)
+        words = tuple(word.strip() for word in found[2].split(","))
+        space = cls(key, found[1], words)
+        if space.kind == "choice":
+            if len(words) < 2 or not all(words):
+                raise ConfigError(f"--set {assignment}: choice takes two words or more")
+        else:
+            space.check(assignment)
+        return space
+
+    def check(self, assignment: str) -> None:
+        """Raise `ConfigError` where the bounds are no two rising numbers, or `log` begins at 0."""
+        try:
+            low, high = map(int if self.kind == "int" else float, self.bounds)
+        except ValueError:
+            raise ConfigError(f"--set {assignment}: {self.kind} takes two numbers, LOW and HIGH") from None
+        if low >= high or (self.kind == "log" and low <= 0):
+            above = " and above 0" if self.kind == "log" else ""
+            raise ConfigError(f"--set {assignment}: LOW must be below HIGH{above}")
+
+    def suggest(self, trial: "optuna.Trial") -> str:
+        """Return the value that a trial tries, as text for an assignment."""
+        if self.kind == "choice":
+            return str(trial.suggest_categorical(self.key, self.bounds))
+        if self.kind == "int":
+            return str(trial.suggest_int(self.key, *map(int, self.bounds)))
+        low, high = map(float, self.bounds)
+        return repr(trial.suggest_float(self.key, low, high, log=self.kind == "log"))
+
+    def ends(self) -> Iterator[str]:
+        """Yield the values whose rules are checked before a trial starts."""
+        yield from (f"{self.key}={value}" for value in self.bounds)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and on what."""
+
+    configure: Callable[[Sequence[str]], PipelineConfig]
+    """Makes a configuration of assignments over what all trials share."""
+    spaces: Sequence[Space]
+    trials: int
+    out: Path
+    source: str = ""
+    films: int | None = None
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a search without a space, and bounds that break a rule of their key."""
+        if not self.spaces:
+            raise ConfigError("tune: give a range, as --set training.learning_rate=log(1e-5,1e-2)")
+        if self.trials < 1:
+            raise ConfigError(f"--trials {self.trials}: must be at least 1")
+        for space in self.spaces:
+            for assignment in space.ends():
+                assigned(PipelineConfig, [assignment])
+                self.configure([assignment])
+
+
+def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str], None] = print) -> "optuna.Study":
+    """Carry out the trials that the study lacks, and write its table and picture.
+
+    Args:
+        search: What is searched.
+        begin: Starts a run; `mammopipe.start` unless a test stands in for it.
+        say: Takes each line for the user.
+
+    Returns:
+        The study, its best trial by the validation macro AUC.
+
+    Raises:
+        ConfigError: Optuna is not installed, or no trial has succeeded.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("tune needs optuna; pip install 'mammopipe[pipelines]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search.out.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name="mammopipe",
+        storage=f"sqlite:///{search.out / STUDY}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    # Another seed for another start, or a search that goes on would propose again what it began with.
+    study.sampler = optuna.samplers.TPESampler(seed=search.configure([]).data.seed + done)
+    for number in range(done, search.trials):
+        study.optimize(lambda trial: _trial(trial, search, begin), n_trials=1, catch=(ConfigError,))
+        _write(study, search)
+        last = study.trials[-1]
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in last.params.items())
+        result = "failed" if last.value is None else f"{last.value:.3f}"
+        say(f"Trial {number + 1} of {search.trials}: {shown}: validation macro AUC {result}")
+    if not any(trial.value is not None for trial in study.trials):
+        raise ConfigError(f"{search.out}: none of {len(study.trials)} trials succeeded; see {search.out / TABLE}")
+    return study
+
+
+def _trial(trial: "optuna.Trial", search: Search, begin: Callable[..., Any]) -> float:
+    config = search.configure([f"{space.key}={space.suggest(trial)}" for space in search.spaces])
+    films = {} if search.films is None else {"films": search.films}
+    done = begin(
+        config.replace(deploy=False), source=search.source, weights=search.weights, runs=search.out / "runs", **films
+    )
+    trial.set_user_attr("run", done.id)
+    if done.status is not Status.SUCCEEDED and not (done.folder and (done.folder / "evaluation.json").is_file()):
+        trial.set_user_attr("reason", done.reason)
+        raise ConfigError(f"run {done.id}: {done.reason}")
+    return float(done.document("evaluation.json")["selected"]["validation"][MEASURE]["value"])
+
+
+def rows(study: "optuna.Study") -> list[dict[str, Any]]:
+    """Return a row a trial: its values, run and figure, the best first."""
+    found = [
+        {
+            "trial": trial.number + 1,
+            "run": trial.user_attrs.get("run", ""),
+            f"validation_{MEASURE}": "" if trial.value is None else trial.value,
+            **trial.params,
+            "reason": trial.user_attrs.get("reason", ""),
+        }
+        for trial in study.trials
+    ]
+    return sorted(found, key=lambda row: -(row[f"validation_{MEASURE}"] or 0))
+
+
+def _write(study: "optuna.Study", search: Search) -> None:
+    table = rows(study)
+    columns = ["trial", "run", f"validation_{MEASURE}", *(space.key for space in search.spaces), "reason"]
+    write_csv(search.out / TABLE, columns, [{name: str(row.get(name, "")) for name in columns} for row in table])
+    draw([row for row in table if row[f"validation_{MEASURE}"] != ""], search.spaces, search.out / PICTURE)
+
+
+def draw(table: Sequence[Mapping[str, Any]], spaces: Sequence[Space], target: Path) -> None:
+    """Draw the trials as parallel coordinates: one axis a key and one for the figure, one line a trial."""
+    import matplotlib
+
+    matplotlib.use("Agg", force=False)
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    axes = [space.key for space in spaces] + [f"validation_{MEASURE}"]
+    picture = Figure(figsize=(2.2 * len(axes) + 1, 4), layout="constrained")
+    area = picture.subplots()
+    best = [float(row[axes[-1]]) for row in table]
+    for row, value in zip(table, best, strict=True):
+        heights = [_height(row, name, table, spaces) for name in axes]
+        share = (value - min(best)) / (max(best) - min(best) or 1)
+        area.plot(range(len(axes)), heights, color=colormaps["viridis"](share), alpha=0.8, marker="o", markersize=3)
+    area.set_xticks(range(len(axes)), axes, rotation=15)
+    area.set_yticks([0, 1], ["lowest", "highest"])
+    area.set_title(f"{len(table)} trials; bright: higher validation macro AUC", fontsize=10)
+    picture.savefig(target, dpi=120)
+
+
+def _height(row: Mapping[str, Any], name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> float:
+    """Return where a value lies on its axis, 0 to 1."""
+    import math
+
+    space = next((item for item in spaces if item.key == name), None)
+    if space is not None and space.kind == "choice":
+        return space.bounds.index(str(row[name])) / (len(space.bounds) - 1)
+    scale: Callable[[float], float] = math.log if space is not None and space.kind == "log" else float
+    values = [scale(float(item[name])) for item in table]
+    return (scale(float(row[name])) - min(values)) / (max(values) - min(values) or 1)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,88 @@
+"""A search: values are proposed from ranges, trials are runs, validation alone chooses, a stopped search goes on."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mammopipe.pipelines import cli
+from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.experiment import tune
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.processing.errors import ConfigError
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.filterwarnings("ignore")
+SPACES = ("training.learning_rate=log(1e-5,1e-2)", "training.sampling=choice(balanced,weighted)")
+
+
+class Runs:
+    """Stands where `start` does: a learning rate near 1e-3 is best on validation, and worst on test."""
+
+    def __init__(self, *, fail: bool = False) -> None:
+        self.configs: list[PipelineConfig] = []
+        self.fail = fail
+
+    def __call__(self, config: PipelineConfig, *, runs: Path, **settings: Any) -> Run:
+        self.configs.append(config)
+        run = f"run{len(self.configs)}"
+        if self.fail:
+            return Run(run, Status.FAILED, "Train: out of memory")
+        far = abs(config.training.learning_rate - 1e-3)
+        (runs / run).mkdir(parents=True, exist_ok=True)
+        figures = {"validation": {"macro_auc": {"value": 0.9 - far}}, "test": {"macro_auc": {"value": far}}}
+        (runs / run / "evaluation.json").write_text(json.dumps({"selected": figures}))
+        return Run(run, Status.SUCCEEDED, folder=runs / run)
+
+
+def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Search:
+    found = [space for space in map(tune.Space.parse, spaces) if space is not None]
+    return tune.Search(lambda given: PipelineConfig.load(assignments=["training.epochs=4", *given]), found, trials, out)
+
+
+def test_a_search_finds_what_validation_says_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    runs, said = Runs(), []
+    tune.run(search(tmp_path, 3), begin=runs, say=said.append)
+    study = tune.run(search(tmp_path, 6), begin=runs, say=said.append)
+    assert len(runs.configs) == len(study.trials) == len(said) == 6
+    rates = [config.training.learning_rate for config in runs.configs]
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates) and len(set(rates)) == 6
+    assert {config.training.epochs for config in runs.configs} == {4} and not runs.configs[0].deploy
+    best = min(rates, key=lambda rate: abs(rate - 1e-3))
+    assert study.best_params["training.learning_rate"] == pytest.approx(best)
+    with (tmp_path / "trials.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert float(table[0]["training.learning_rate"]) == pytest.approx(best) and len(table) == 6
+    assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_where_no_trial_succeeds_the_table_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of 2 trials succeeded"):
+        tune.run(search(tmp_path, 2), begin=Runs(fail=True), say=lambda line: None)
+    assert "Train: out of memory" in (tmp_path / "trials.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--trials 3", "tune: give a range"),
+        ("--trials 0 --set training.dropout=uniform(0,0.5)", "--trials 0: must be at least 1"),
+        ("--set training.dropuot=uniform(0,0.5)", "did you mean training.dropout"),
+        ("--set training.dropout=uniform(0.5,0)", "LOW must be below HIGH"),
+        ("--set training.dropout=uniform(0,2)", "dropout = 2: between 0 and 0.95"),
+        ("--set training.learning_rate=log(0,1e-2)", "above 0"),
+        ("--set training.epochs=int(2,x)", "int takes two numbers"),
+        ("--set training.sampling=choice(balanced)", "choice takes two words or more"),
+        ("--set training.sampling=choice(balanced,evenly)", "must be one of balanced"),
+    ],
+)
+def test_a_range_that_breaks_a_rule_is_one_line(
+    tmp_path: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tune", "--out", str(tmp_path), *words.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
