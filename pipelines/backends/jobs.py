@@ -18,6 +18,7 @@ from mammopipe.pipelines.backends.checkpoints import held, job_digest
 from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.processing.container.job import REASON_LIMIT
 from mammopipe.processing.container.paths import OPT_ML, ContainerPaths
 from mammopipe.processing.container.s3_uri import S3Uri
@@ -50,6 +51,8 @@ class Workshop:
     """Folder that outlives the run: training jobs keep their checkpoints there until they succeed."""
     durable_storage: bool = False
     """Whether S3 outlives the run, so that checkpoints are worth a copy there."""
+    cache: StepCache | None = None
+    """Results of earlier runs; None runs every step."""
     processes: RunningProcesses = field(default_factory=RunningProcesses)
     """The jobs that run now."""
 
@@ -96,6 +99,11 @@ def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, thr
                 shop.storage.upload(paths.local(output["LocalPath"]), output["S3Uri"])
 
 
+def model_folder(request: Mapping[str, Any]) -> str:
+    """Return the S3 folder that a training job's `model.tar.gz` goes to."""
+    return f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
+
+
 def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> str:
     """Run a `CreateTrainingJob` request and return the S3 URI of its `model.tar.gz`."""
     with _trees(shop, name, 1) as trees:
@@ -107,7 +115,7 @@ def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threa
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             _provide(shop, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
         _make([paths.model, paths.output / "data"])
-        target = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
+        target = model_folder(request)
         with _checkpoints(request, paths, shop):
             _run(job, shop)
             shop.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), f"{target}/model.tar.gz")

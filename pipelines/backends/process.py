@@ -7,8 +7,9 @@ side by side, as many as the cores allow. What cannot be run is refused before a
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from botocore.exceptions import ClientError, ParamValidationError
 from mammopipe.pipelines.backends import control_plane
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import holds, references, resolve
-from mammopipe.pipelines.backends.jobs import StepFailed, run_processing, run_training
+from mammopipe.pipelines.backends.jobs import StepFailed, model_folder, run_processing, run_training
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Ledger, Status
 from mammopipe.pipelines.backends.supported import all_steps, check
@@ -143,14 +144,38 @@ class Interpreter(Execution):
     def _processing(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, ProcessingJobName=self._job_name(step))
         self.sagemaker.create_processing_job(**request)
-        run_processing(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
+        outputs = request["ProcessingOutputConfig"]["Outputs"]
+        places = {item["OutputName"]: item["S3Output"]["S3Uri"] for item in outputs}
+        with self._reused(step, request, places) as done:
+            if not done:
+                run_processing(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
         return request
 
     def _training(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, TrainingJobName=self._job_name(step))
         self.sagemaker.create_training_job(**request)
-        artefact = run_training(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
-        return request | {"ModelArtifacts": {"S3ModelArtifacts": artefact}}
+        folder = model_folder(request)
+        with self._reused(step, request, {"model": folder}) as done:
+            if not done:
+                run_training(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
+        return request | {"ModelArtifacts": {"S3ModelArtifacts": f"{folder}/model.tar.gz"}}
+
+    @contextmanager
+    def _reused(self, step: Mapping[str, Any], request: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[bool]:
+        """Yield whether an earlier run's results stand for this step's; keep those that the step makes inside."""
+        settings, cache = step.get("CacheConfig") or {}, self.shop.cache
+        if cache is None or not settings.get("Enabled"):
+            yield False
+            return
+        key = cache.key(step["Type"], request)
+        if cache.restore(key, places, settings["ExpireAfter"]):
+            self.shop.logs.mkdir(parents=True, exist_ok=True)
+            log = self.shop.logs / f"{step['Name']}.log"
+            log.write_text(f"reused: an earlier run made the same of the same inputs ({key[:12]})\n", encoding="utf-8")
+            yield True
+            return
+        yield False
+        cache.keep(key, places)
 
     def _condition(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         outcome = all(holds(condition, self.scope) for condition in step["Arguments"]["Conditions"])
