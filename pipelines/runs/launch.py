@@ -239,7 +239,11 @@ def _carry_out(account: "_Account", execution: Execution, services: sessions.Loc
         with options.show(account.run.logs) as progress:
             account.listener = progress.changed
             account.status = execution.run()
-        results.collect(execution.scope.steps, services.storage, account.run.path)
+        steps, storage, folder = execution.scope.steps, services.storage, account.run.path
+        results.collect(steps, storage, folder)
+        if (folder / "evaluation.json").is_file():
+            selected = account.run.document("evaluation.json")["selected"]["cnn"]
+            results.keep(steps, storage, folder, account.config.keep, selected)
         for endpoint in list(execution.endpoints):
             _ask_endpoint(account, execution, endpoint, services, options)
     except MammopipeError as error:
