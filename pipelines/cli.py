@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands import config, data, power, predict, run, runs, tune
+from mammopipe.pipelines.commands import config, data, evaluate, power, predict, run, runs, tune
 from mammopipe.pipelines.commands.arguments import Parser, as_json, command, configured, in_runs
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import MammopipeError
@@ -92,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
         _compare,
         _deploy,
         _invoke,
+        evaluate.add,
         _delete,
         _doctor,
         _images,

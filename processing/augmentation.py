@@ -70,12 +70,17 @@ def copy_id(image_id: str, index: int) -> str:
 
 
 def plan_copies(
-    records: Sequence[ImageRecord], copies: int, of: Collection[Split | None] = (Split.TRAIN,)
+    records: Sequence[ImageRecord],
+    copies: int,
+    of: Collection[Split | None] = (Split.TRAIN,),
+    *,
+    balance: bool = True,
 ) -> dict[str, int]:
-    """Return how many copies each training original gets, by image id, so that every class ends equally large.
+    """Return how many copies each training original gets, by image id.
 
-    An image of the most frequent class gets `copies`; a rarer class is brought to the same total, its images differing
-    by one copy at most. Images outside the splits `of` (`None`: not divided yet) get none and are not in the answer.
+    An image of the most frequent class gets `copies`; with `balance` a rarer class is brought to the same total, its
+    images differing by one copy at most, else its images get as many. Images outside the splits `of` (`None`: not
+    divided yet) get none and are not in the answer.
     """
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
@@ -88,7 +93,7 @@ def plan_copies(
             (record.image_id for record in training if record.label is label),
             key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest(),
         )
-        each, more = divmod(total - count, count)
+        each, more = divmod(total - count, count) if balance else (copies, 0)
         plan |= {image_id: each + (place < more) for place, image_id in enumerate(ids)}
     return plan
 

@@ -8,6 +8,7 @@ leak does not stop it: the verdict goes into `evaluation.json`, where the pipeli
 import argparse
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -41,9 +42,10 @@ from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.reporting.examples import draw_examples, pick_examples
+from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, draw_examples, missed_cancers, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
 from mammopipe.training.reporting.report import render
 
@@ -83,7 +85,10 @@ def main(arguments: Sequence[str]) -> None:
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
-        page = render(evaluation, draw_examples(evaluation["examples"], data, model))
+        page = render(
+            evaluation,
+            draw_examples([*evaluation["examples"], *evaluation["missed_cancers"][:MOST_MISSED_SHOWN]], data, model),
+        )
         pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
@@ -103,7 +108,7 @@ def evaluate(
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
     copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
-    leakage = audit_leakage(list(data.records), data.folder, copied=copied).as_dict()
+    leakage = audit_leakage(list(data.records), data.folder, copied=copied, folds=fold_names(data)).as_dict()
 
     validation = {
         name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()
@@ -132,6 +137,7 @@ def evaluate(
         )
         for name in sorted(models)
     }
+    threshold = choice.candidates[choice.selected].fit.operating_points[Goal.SENSITIVITY].threshold
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     calibration = choice.candidates[choice.selected].fit.calibration
     films = [
@@ -172,8 +178,21 @@ def evaluate(
             for split, records in rows.items()
         },
         "examples": pick_examples(chosen, calibration, CLASSES),
+        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
+
+
+def fold_names(data: SegmentedData) -> dict[str, str]:
+    """Return the fold of each development image by its id; of candidates with folds of their own, all of them."""
+    folds: dict[str, list[str]] = defaultdict(list)
+    for held in data.out_of_fold.values():
+        for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
+            folds[image_id].append(str(fold))
+    return {
+        image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
+        for image_id, numbers in folds.items()
+    }
 
 
 def _predict(

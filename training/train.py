@@ -26,13 +26,15 @@ from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
+    ImageRecord,
     Label,
     Split,
     SplitProtocol,
     read_manifest,
     stated_protocol,
 )
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
 from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate
@@ -109,9 +111,9 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
-    records = learnt(
-        read_manifest(paths.channel("manifest"), protocol), cross_validated=bool(config.folds), protocol=protocol
-    )
+    manifest = read_manifest(paths.channel("manifest"), protocol)
+    _refuse_exact_leaks(manifest, protocol)
+    records = learnt(manifest, cross_validated=bool(config.folds), protocol=protocol)
     weights = find_weights(paths.channel("weights"), config.cnn)
     if weights is None and config.learns is Learns.HEAD:
         raise ConfigError(
@@ -135,6 +137,17 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
         for split, dataset in films.items():
             require_every_class(dataset, split)
     return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
+
+
+def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol) -> None:
+    """Raise `ManifestError` for a leak that ids and hashes show; protocols that divide patients always leak."""
+    if protocol is not SplitProtocol.PATIENT:
+        return
+    # Copies of validation images train the other folds, and are left out without folds.
+    leaks = exact_leaks(manifest, copied=(Split.TRAIN, Split.VALIDATION))
+    if leaks:
+        more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
+        raise ManifestError(f"manifest: {leaks[0].message}{more}; nothing is trained on data that leak")
 
 
 def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:

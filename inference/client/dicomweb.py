@@ -18,8 +18,8 @@ from mammopipe.inference.client.errors import EndpointUnreachableError, RequestR
 from mammopipe.processing.errors import ConfigError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-PRESENTATION_CLASSES = (f"{_STORAGE}1.2", f"{_STORAGE}1.1", f"{_STORAGE}1")
-"""Mammography and digital X-ray images for presentation, and computed radiographs: what a reader looks at.
+PRESENTATION_CLASSES = (f"{_STORAGE}1.2", f"{_STORAGE}13.1.4", f"{_STORAGE}1.1", f"{_STORAGE}1")
+"""Mammography, breast projection and digital X-ray images for presentation, and computed radiographs.
 
 Images for processing are the same exposures before that, and secondary captures may be earlier results of ours.
 """

@@ -48,8 +48,6 @@ class Task:
     """Where the S3 objects that an exam names may lie; empty: nowhere."""
     max_bytes: int = 64 * 2**20
     """Bytes of one image, once it is unpacked or fetched."""
-    sha256: str = ""
-    """Of the body, in hexadecimal, where it was made as the body arrived."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mammopipe.training.model.description import (
     verified,
     verify,
 )
-from mammopipe.training.model.near_threshold import CAUTION, CloseCalls
+from mammopipe.training.model.near_threshold import CAUTION, NearThreshold
 from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_precision, read_network
 
 
@@ -42,7 +42,7 @@ class OpenVinoEngine:
         self._fast = CompiledNetwork(self._network, precision=self._precision, threads=self._threads)
         self._exact = self._fast if self._precision is Precision.FLOAT32 else None
         margin = 0.0 if self._exact else CAUTION * exported["largest_difference"]
-        self._close = CloseCalls.of(description, margin)
+        self._close = NearThreshold.of(description, margin)
         self._weights = _read_head(directory, exported) if exported["activation_map"] == HEAD else None
         # Not at the first heatmap: a caller would wait for it, and the process grow under load.
         alexnet = self._weights is None and description["architecture"] == Cnn.ALEXNET

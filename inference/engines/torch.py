@@ -13,7 +13,7 @@ from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.class_activation import head_map
-from mammopipe.training.model.near_threshold import TOLERANCE, CloseCalls
+from mammopipe.training.model.near_threshold import TOLERANCE, NearThreshold
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.grad_cam import WithMaps, grad_cam, head_weights
 from mammopipe.training.networks.precision import autocast
@@ -35,7 +35,7 @@ class TorchEngine:
         probe = np.random.default_rng(0).random((height, width), np.float32)
         self._weights = head_weights(network, self._tensor(probe))
         self._network = WithMaps(network)
-        self._close = CloseCalls.of(description, 0.0 if self._precision is Precision.FLOAT32 else TOLERANCE)
+        self._close = NearThreshold.of(description, 0.0 if self._precision is Precision.FLOAT32 else TOLERANCE)
 
     @property
     def precision(self) -> str:

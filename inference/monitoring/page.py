@@ -1,14 +1,13 @@
 """`drift.html`: the monitor's report as one page, made of `drift.json` and of nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mammopipe.training import reporting
-from mammopipe.training.reporting.svg_plots import Axes, Line, plot, ticks
+from mammopipe.training.reporting.pages import environment
+from mammopipe.training.reporting.plots import COLOURS, TWO_LINES, Plot
 
 TEMPLATE = "drift.html.j2"
 SHOWN = 6
@@ -17,16 +16,9 @@ SHOWN = 6
 
 def render(report: Mapping[str, Any]) -> str:
     """Return the page."""
-    folders = [Path(__file__).parent, Path(str(reporting.__file__)).parent / "templates"]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(strongest=strongest, over_time=over_time, shares=shares, shade=shade)
-    return environment.get_template(TEMPLATE).render(report=report)
+    pages = environment(Path(__file__).parent)
+    pages.globals.update(strongest=strongest, over_time=over_time, shares=shares, shade=shade)
+    return pages.get_template(TEMPLATE).render(report=report)
 
 
 def strongest(group: Mapping[str, Any]) -> list[str]:
@@ -41,36 +33,23 @@ def over_time(figure: Mapping[str, Any], title: str) -> Markup:
     cusum = [value / figure["cusum_limit"] for value in figure["cusum"]]
     top = min(max([1.25, *index, *cusum]), 10.0)
     numbers = range(1, len(index) + 1)
-    axes = Axes("window", "share of the limit", ticks(0, max(len(index), 2), whole=True), ticks(0, top))
-    one = [(axes.x_ticks[0], 1.0), (axes.x_ticks[-1], 1.0)]
-    lines = [
-        Line(_within(numbers, index, top), "of-train", [2.5] * len(index)),
-        Line(_within(numbers, cusum, top), "of-validation", [2.5] * len(cusum)),
-        Line(one, "limit"),
-    ]
-    return plot(title, axes, lines)
-
-
-def _within(numbers: Sequence[int], values: Sequence[float], top: float) -> list[tuple[float, float]]:
-    return [(float(number), min(value, top)) for number, value in zip(numbers, values, strict=True)]
+    drawn = Plot(title, "window", "share of the limit")
+    for values, look in zip((index, cusum), TWO_LINES, strict=True):
+        drawn.axes.plot(numbers, [min(value, top) for value in values], marker="o", markersize=3, **look)
+    drawn.axes.axhline(1.0, color=COLOURS["bad"], linestyle=(0, (5, 4)), linewidth=1.2)
+    drawn.axes.set(xlim=(0, max(len(index), 2) + 0.2), ylim=(0, 1.05 * top))
+    drawn.whole_x()
+    return drawn.svg()
 
 
 def shares(figure: Mapping[str, Any], title: str) -> Markup:
     """Return the shares of the bins as steps: the reference's and the last window's."""
-    top = max([*figure["reference"], *figure["latest"], 0.1])
-    axes = Axes(
-        "bin of the reference, low to high",
-        "share of films",
-        ticks(0, len(figure["reference"]), whole=True),
-        ticks(0, top),
-    )
-    return plot(
-        title, axes, [Line(_steps(figure["reference"]), "of-train"), Line(_steps(figure["latest"]), "of-validation")]
-    )
-
-
-def _steps(values: Sequence[float]) -> list[tuple[float, float]]:
-    return [(float(edge), value) for place, value in enumerate(values) for edge in (place, place + 1)]
+    drawn = Plot(title, "bin of the reference, low to high", "share of images")
+    for values, look in zip((figure["reference"], figure["latest"]), TWO_LINES, strict=True):
+        drawn.axes.stairs(values, range(len(values) + 1), baseline=None, **look)
+    drawn.axes.set_ylim(bottom=0)
+    drawn.whole_x()
+    return drawn.svg()
 
 
 def shade(strength: float) -> str:

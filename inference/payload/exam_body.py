@@ -14,6 +14,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,8 +45,8 @@ class Source:
     laterality: Laterality | None = None
     """What the request says of it; may not contradict the file."""
     view: View | None = None
-    digest: str = ""
-    """SHA-256 of the file in hexadecimal, where it is known already; empty: it is made when it is asked for."""
+    hashed: "Future[str] | None" = None
+    """SHA-256 of the file in hexadecimal, where it is being made already; `None`: it is made when it is asked for."""
     index: int = 0
     """Its place in the request, from 0; files that are skipped count."""
     extension: str = ""
@@ -61,7 +62,7 @@ class Source:
     @cached_property
     def sha256(self) -> str:
         """Of the file, hexadecimal."""
-        return self.digest or hashlib.sha256(self.data).hexdigest()
+        return self.hashed.result() if self.hashed is not None else hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +39,11 @@ from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.images.mammogram import ReadConfig
 
 
-def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
-    """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used."""
+def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Future[str] | None" = None) -> Reply:
+    """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used.
+
+    `hashed` is the SHA-256 of the body in hexadecimal, which may be made while the image is judged.
+    """
     clock = Clock()
     parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
     options = join_options(task.options, parcel.options)
@@ -47,7 +51,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig) -> Reply:
     work = _Work(task, Reader(predictor, reading, options, clock))
     if parcel.is_exam:
         return work.exam(parcel)
-    return work.image(replace(parcel.sources[0], digest=task.sha256, laterality=options.laterality, view=options.view))
+    return work.image(replace(parcel.sources[0], hashed=hashed, laterality=options.laterality, view=options.view))
 
 
 def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:

@@ -116,6 +116,6 @@ def _patient(data: bytes) -> str:
 
 
 def _peak(predictor: Judges, said: Any, mammogram: Mammogram) -> dict[str, int]:
-    """Return the strongest place of the evidence for malignant, in pixels of the image; nothing where there is none."""
-    found = regions(predictor.explain(said, mammogram, Label.MALIGNANT).heat)
+    """Return the strongest place of the evidence for malignant, in pixels of the file; nothing where there is none."""
+    found = regions(mammogram.turn.undo(predictor.explain(said, mammogram, Label.MALIGNANT).heat))
     return {"peak_x": found[0].peak_x, "peak_y": found[0].peak_y} if found else {}

@@ -162,7 +162,7 @@ class Application:
         facts |= {"content_type": str(kind), "accept": str(form)}
         with Body() as body:
             await _receive(request, body, self._settings.max_bytes)
-            facts |= {"bytes": body.size, "sha256": body.sha256}
+            facts["bytes"] = body.size
             found = sniff(body.head)
             if isinstance(kind, ImageType) and found is not None and found is not kind:
                 says = f"Content-Type says {kind}; the body begins as {found}"
@@ -177,9 +177,12 @@ class Application:
                 max_views=self._settings.max_views,
                 s3_prefix=self._settings.s3_prefix,
                 max_bytes=self._settings.max_bytes,
-                sha256=body.sha256,
             )
-            reply, waited = await self._run(request, task, body)
+            try:
+                reply, waited = await self._run(request, task, body)
+            except RequestError:
+                facts["sha256"] = await asyncio.to_thread(body.sha256)
+                raise
         size, limit = len(reply.body), self._settings.max_answer_bytes
         if 0 < limit < size:
             raise TooLargeError(

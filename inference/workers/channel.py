@@ -19,19 +19,21 @@ from enum import StrEnum
 from typing import Any
 
 _HEAD = struct.Struct("<Q")
+HASHED_AT_ONCE = 2**20
+"""Bytes that are read at a time to make a digest."""
 READ_AT_ONCE = 2**31 - 4096
 """Bytes that one read(2) returns at most on Linux."""
 
 
 class Order(StrEnum):
-    """What the server asks of the nursery."""
+    """What the server asks of the fork server."""
 
     FORK = "fork"
     KILL = "kill"
 
 
 class Report(StrEnum):
-    """What the nursery tells the server."""
+    """What the fork server tells the server."""
 
     FORKED = "forked"
     ENDED = "ended"
@@ -45,10 +47,9 @@ class Body:
 
     def __init__(self) -> None:
         if sys.platform == "linux":
-            self._file = os.fdopen(os.memfd_create("body"), "wb", buffering=0)
+            self._file = os.fdopen(os.memfd_create("body"), "w+b", buffering=0)
         else:
             self._file = tempfile.TemporaryFile(buffering=0)
-        self._digest = hashlib.sha256()
         self.size = 0
         self.head = b""
         """The first bytes, which tell a format."""
@@ -64,15 +65,20 @@ class Body:
         rest = memoryview(chunk)
         while rest:
             rest = rest[self._file.write(rest) :]
-        self._digest.update(chunk)
         if not self.size:
             self.head = bytes(chunk[:256])
         self.size += len(chunk)
 
-    @property
     def sha256(self) -> str:
-        """Return the digest of what has arrived, in hexadecimal."""
-        return self._digest.hexdigest()
+        """Return the digest of what has arrived, in hexadecimal.
+
+        Only a refused body is hashed here: of the others the worker makes the digest beside its work.
+        """
+        digest, place = hashlib.sha256(), 0
+        while piece := os.pread(self._file.fileno(), HASHED_AT_ONCE, place):
+            digest.update(piece)
+            place += len(piece)
+        return digest.hexdigest()
 
     def fileno(self) -> int:
         """Return the file's descriptor."""

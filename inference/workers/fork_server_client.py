@@ -1,4 +1,4 @@
-"""The server's side of the nursery: it has workers forked, hands them tasks, and knows when they end."""
+"""The server's side of the fork server: it has workers forked, hands them tasks, and knows when they end."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str
 """glibc keeps freed memory for the next request up to 128 MiB, since touching fresh pages costs more than the work on
 them; blocks of 32 MiB (the most it takes) and above, those of large films, go back to the system at once."""
 STANDARD_ERROR = 2
-"""Where the nursery's standard output goes: the server's own is JSON lines and nothing else."""
+"""Where the fork server's standard output goes: the server's own is JSON lines and nothing else."""
 LAST_SECONDS = 5.0
 """For killed workers to be gone."""
 
@@ -81,35 +81,35 @@ class Worker:
             self._channel.close()
 
 
-class Nurse:
-    """The nursery process, started when the first worker is wanted and again should it end."""
+class ForkServer:
+    """The fork server process, started when the first worker is wanted and again should it end."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._births: deque[tuple[asyncio.Future[Worker], socket.socket]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Worker], socket.socket]] = deque()
         self._workers: dict[int, Worker] = {}
 
-    async def bear(self) -> Worker:
-        """Return a new worker, which is not ready yet; `WorkerLostError` where the nursery ends before."""
+    async def start_worker(self) -> Worker:
+        """Return a new worker, which is not ready yet; `WorkerLostError` where the fork server ends before."""
         if self._channel is None:
             self._start()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        birth: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._births.append((birth, ours))
+        pending: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._pending.append((pending, ours))
         with theirs:
             self._tell(Order.FORK, self._settings, theirs.fileno())
-        return await birth
+        return await pending
 
     def kill(self, worker: Worker) -> None:
         """End a worker at once."""
         self._tell(Order.KILL, worker.process)
 
     async def stop(self) -> None:
-        """End all workers and the nursery, and return when they are gone."""
+        """End all workers and the fork server, and return when they are gone."""
         workers = list(self._workers.values())
         for worker in workers:
             self.kill(worker)
@@ -121,7 +121,7 @@ class Nurse:
             await self._listener
 
     def _tell(self, order: Order, value: object, descriptor: int | None = None) -> None:
-        # A nursery that has just ended has taken its workers along, and the listener is about to learn of it.
+        # A fork server that has just ended has taken its workers along, and the listener is about to learn of it.
         with suppress(BrokenPipeError):
             if self._channel is not None:
                 post(self._channel, (order, value), descriptor)
@@ -151,23 +151,23 @@ class Nurse:
 
     def _note(self, report: Report, process: int, *rest: Any) -> None:
         if report is Report.FORKED:
-            birth, channel = self._births.popleft()
+            pending, channel = self._pending.popleft()
             self._workers[process] = worker = Worker(process, channel)
-            if birth.cancelled():
+            if pending.cancelled():
                 self.kill(worker)
             else:
-                birth.set_result(worker)
+                pending.set_result(worker)
         else:
             self._workers.pop(process).end(*rest)
 
     def _forget(self, code: int) -> None:
-        """Note that the nursery has ended, and that the system has killed its children with it."""
+        """Note that the fork server has ended, and that the system has killed its children with it."""
         self._channel = None
         for worker in self._workers.values():
             worker.end(code)
         self._workers.clear()
-        for birth, channel in self._births:
+        for pending, channel in self._pending:
             channel.close()
-            if not birth.done():
-                birth.set_exception(WorkerLostError(f"the nursery ended with exit code {code}"))
-        self._births.clear()
+            if not pending.done():
+                pending.set_exception(WorkerLostError(f"the fork server ended with exit code {code}"))
+        self._pending.clear()

@@ -13,7 +13,7 @@ from mammopipe.inference.contract.errors import CannotServeError, RequestError, 
 from mammopipe.inference.contract.task import Reply, Task
 from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import Body
-from mammopipe.inference.workers.fork_server_client import Nurse, Worker, WorkerLostError
+from mammopipe.inference.workers.fork_server_client import ForkServer, Worker, WorkerLostError
 
 PATIENCE = 3
 """Workers that may die, one after the other, before the first has answered its warm-up image."""
@@ -28,7 +28,7 @@ class Pool:
     def __init__(self, settings: ServerSettings, log: Log) -> None:
         self._settings = settings
         self._log = log
-        self._nurse = Nurse(settings)
+        self._fork_server = ForkServer(settings)
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()
         self._able: set[Worker] = set()
         self._begun = time.perf_counter()
@@ -50,7 +50,7 @@ class Pool:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await self._nurse.stop()
+        await self._fork_server.stop()
 
     @property
     def healthy(self) -> bool:
@@ -90,7 +90,7 @@ class Pool:
             raise UnavailableError("worker_lost", "the process that worked on this request ended; try again") from None
         except asyncio.CancelledError:
             self._able.discard(worker)
-            self._nurse.kill(worker)
+            self._fork_server.kill(worker)
             raise
         self._idle.put_nowait(worker)
         if isinstance(outcome, RequestError | WorkerFault):
@@ -120,7 +120,7 @@ class Pool:
     async def _one_life(self) -> Exception | None:
         """Start a worker and return at its end: `None`, or why it never came to answer its warm-up image."""
         try:
-            worker = await self._nurse.bear()
+            worker = await self._fork_server.start_worker()
             await worker.ready()
         except (CannotServeError, WorkerLostError) as reason:
             return reason

@@ -5,11 +5,13 @@ The worker first sends `None` when it has answered the warm-up image, or the `Ca
 takes a `Task` at a time, its body as an open file, and sends a `Reply`, a `RequestError` or a `WorkerFault` for each.
 """
 
+import hashlib
 import importlib
 import logging
 import socket
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -36,12 +38,13 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
         return
     _keep_quiet()
     send(channel, None)
+    hasher = ThreadPoolExecutor(1)
     while (received := receive(channel)) is not None:
         task, descriptor = received
         if descriptor is None:
             raise ValueError("a task must come with an open file, its body")
         # Nothing of a request may stay behind in this frame: a body can be a gigabyte.
-        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), settings))
+        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), settings, hasher))
         del task, received
 
 
@@ -53,6 +56,10 @@ def share(settings: ServerSettings) -> None:
         importlib.import_module(
             "mammopipe.inference.engines.torch" if torch else "mammopipe.inference.engines.openvino"
         )
+        if torch:
+            # The heatmap of the warm-up image needs both: loaded once here, not again in every worker.
+            for name in ("captum.attr", "torch._dynamo"):
+                importlib.import_module(name)
 
 
 def load(settings: ServerSettings) -> Predictor:
@@ -81,10 +88,19 @@ def _keep_quiet() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def _outcome(predictor: Predictor, task: Task, settings: ServerSettings) -> Reply | RequestError | WorkerFault:
+def _outcome(
+    predictor: Predictor, task: Task, settings: ServerSettings, hasher: ThreadPoolExecutor
+) -> Reply | RequestError | WorkerFault:
+    # Beside the work: hashing a body takes no lock of the interpreter's, and the caller does not wait for it.
+    hashed = hasher.submit(_sha256, task.body)
     try:
-        return answer(predictor, task, settings.reading)
+        reply = answer(predictor, task, settings.reading, hashed)
+        return replace(reply, facts={**reply.facts, "sha256": hashed.result()})
     except RequestError as refusal:
         return refusal
     except Exception as fault:  # the boundary: whatever it is, the request gets an answer and the worker lives on
         return WorkerFault(fault_trace(fault))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

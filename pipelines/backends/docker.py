@@ -31,10 +31,10 @@ from sagemaker.mlops.workflow.steps import Step, StepTypeEnum
 
 from mammopipe.pipelines.backends import control_plane
 from mammopipe.pipelines.backends.execution import Execution
-from mammopipe.pipelines.backends.jobs import StepFailed, Workshop, last_line
+from mammopipe.pipelines.backends.jobs import JobContext, StepFailed, last_line
 from mammopipe.pipelines.backends.process import job_name, share_cores
 from mammopipe.pipelines.backends.processes import RunEnding
-from mammopipe.pipelines.backends.step_status import Ledger, Status
+from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.containers import docker_cli
 from mammopipe.processing.container.job import REASON_LIMIT
@@ -65,7 +65,7 @@ class LocalMode(Execution):
         """Refuse what cannot be run: no engine, a missing image, inputs that are shared out."""
         definition = json.loads(self.pipeline.definition())
         steps = list(all_steps(definition["Steps"]))
-        self.ledger = Ledger.of(((step["Name"], step["Type"]) for step in steps), self.changed)
+        self.step_statuses = StepStatuses.of(((step["Name"], step["Type"]) for step in steps), self.changed)
         self.threads = share_cores(definition, self.cores)
         if self.scope.parameters.get("DataDistribution", "FullyReplicated") != "FullyReplicated":
             raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
@@ -80,7 +80,7 @@ class LocalMode(Execution):
 
     def run(self) -> Status:
         """Run the steps to the end, one after another; nothing of Docker is left but endpoints."""
-        session = _session(self.shop, self.environment, self.run_id)
+        session = _session(self.context, self.environment, self.run_id)
         execution = _Execution(
             self.run_id, self.pipeline, PipelineParameters=dict(self.scope.parameters), local_session=session
         )
@@ -88,9 +88,9 @@ class LocalMode(Execution):
             with _completed(self):
                 _Executor(execution, session, self).execute()
         finally:
-            self.ledger.settle()
-            docker_cli.own(self.shop.work, self.images[0])
-        return Status.FAILED if self.ledger.failed else Status.SUCCEEDED
+            self.step_statuses.settle()
+            docker_cli.own(self.context.work, self.images[0])
+        return Status.FAILED if self.step_statuses.failed else Status.SUCCEEDED
 
     def raise_interrupt(self) -> None:
         """Raise what interrupted a job, if anything did."""
@@ -121,7 +121,7 @@ def _images(definition: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:
+def _session(context: JobContext, environment: Mapping[str, str], run: str) -> Any:
     """Return the SDK's local session on the run's S3, its folders below those of the run."""
     session = LocalPipelineSession(
         boto_session=boto3.Session(
@@ -132,11 +132,11 @@ def _session(shop: Workshop, environment: Mapping[str, str], run: str) -> Any:
         ),
         # Not the run's own bucket: the SDK asks who owns its default one before each transfer.
         default_bucket="unused",
-        s3_endpoint_url=shop.storage.endpoint,
+        s3_endpoint_url=context.storage.endpoint,
         sagemaker_config={"SchemaVersion": "1.0"},
     )
     labels = docker_cli.job_labels(run)
-    local = {"container_root": str(shop.work), "local_code": False, "container_config": {"labels": labels}}
+    local = {"container_root": str(context.work), "local_code": False, "container_config": {"labels": labels}}
     session.config = {"local": local}
     return session
 
@@ -162,10 +162,10 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
         self._step_executor_factory = _Factory(self)
 
     def _execute_step(self, step: Step) -> None:
-        ledger = self.mode.ledger
-        if self.mode.shop.processes.stopping.is_set():
+        step_statuses = self.mode.step_statuses
+        if self.mode.context.processes.stopping.is_set():
             raise RunEnding("not started, because the run was ending")
-        ledger.note(step.name, Status.EXECUTING)
+        step_statuses.note(step.name, Status.EXECUTING)
         try:
             super()._execute_step(step)
             self.mode.raise_interrupt()
@@ -173,18 +173,18 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
             self._note_failure(step.name, error.message)
             raise
         except MammopipeError as error:
-            ledger.note(step.name, Status.FAILED, str(error))
+            step_statuses.note(step.name, Status.FAILED, str(error))
             raise StepExecutionException(step.name, str(error)) from None
         except BaseException:
-            ledger.note(step.name, Status.STOPPED, "stopped, because the run was ending")
+            step_statuses.note(step.name, Status.STOPPED, "stopped, because the run was ending")
             raise
-        ledger.note(step.name, Status.SUCCEEDED)
+        step_statuses.note(step.name, Status.SUCCEEDED)
 
     def _note_failure(self, name: str, message: str) -> None:
         if self.mode.interrupt is None:
-            self.mode.ledger.note(name, Status.FAILED, _plain(message))
+            self.mode.step_statuses.note(name, Status.FAILED, _plain(message))
             return
-        self.mode.ledger.note(name, Status.STOPPED, "stopped, because the run was ending")
+        self.mode.step_statuses.note(name, Status.STOPPED, "stopped, because the run was ending")
         self.mode.raise_interrupt()
 
     def evaluate_step_arguments(self, step: Step) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def _completed(mode: LocalMode) -> Iterator[None]:
 
     def download(bucket: str, prefix: str, target: str, session: Any) -> None:
         uri = f"s3://{bucket}/{prefix.lstrip('/')}"
-        if not mode.shop.storage.download(uri, Path(target)):
+        if not mode.context.storage.download(uri, Path(target)):
             raise StepFailed(f"there is no object under {uri}")
 
     common_utils.download_folder = download
@@ -260,10 +260,10 @@ def _completed(mode: LocalMode) -> Iterator[None]:
 
 def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
     """Write a job's output to its log until it ends, remove its containers, and raise `StepFailed` with its reason."""
-    (name,) = (record.name for record in mode.ledger.records.values() if record.status is Status.EXECUTING)
+    (name,) = (record.name for record in mode.step_statuses.records.values() if record.status is Status.EXECUTING)
     command = [str(word) for word in process.args]  # type: ignore[union-attr]
     root = Path(command[command.index("-f") + 1]).parent
-    log = mode.shop.logs / f"{name}.log"
+    log = mode.context.logs / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     seconds = mode.scope.steps[name].get("StoppingCondition", {}).get("MaxRuntimeInSeconds")
     clock = threading.Timer(seconds, process.terminate) if seconds else None
@@ -273,7 +273,7 @@ def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
         with log.open("ab") as written:
             _copy(process.stdout, written)  # type: ignore[arg-type]
         code = process.wait()
-        docker_cli.own(mode.shop.work, mode.images[0])
+        docker_cli.own(mode.context.work, mode.images[0])
         if code:
             over = clock is not None and not clock.is_alive()
             raise StepFailed(f"stopped after MaxRuntimeInSeconds={seconds}" if over else _reason(root, log, code))

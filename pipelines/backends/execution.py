@@ -8,9 +8,9 @@ from typing import Any
 
 from mammopipe.pipelines.backends import control_plane
 from mammopipe.pipelines.backends.expressions import Scope
-from mammopipe.pipelines.backends.jobs import Workshop, fetch_model
+from mammopipe.pipelines.backends.jobs import JobContext, fetch_model
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint, add_async, serve
-from mammopipe.pipelines.backends.step_status import Ledger, Status, StepRecord
+from mammopipe.pipelines.backends.step_status import Status, StepRecord, StepStatuses
 
 
 @dataclass(kw_only=True)
@@ -18,7 +18,7 @@ class Execution(ABC):
     """One run of one pipeline on one of the local backends."""
 
     scope: Scope
-    shop: Workshop
+    context: JobContext
     sagemaker: Any
     """A boto3 client of the emulator that keeps the registry and checks each request."""
     serving: Path
@@ -28,7 +28,7 @@ class Execution(ABC):
     cores: int
     changed: Callable[[list[StepRecord]], None]
     """Called whenever a step starts or ends."""
-    ledger: Ledger = field(init=False)
+    step_statuses: StepStatuses = field(init=False)
     endpoints: list[LocalEndpoint] = field(default_factory=list)
     """The servers that endpoint steps started; stopping them is the caller's."""
 
@@ -43,8 +43,8 @@ class Execution(ABC):
     def serve(self, step: str, request: Mapping[str, Any]) -> None:
         """Start what an endpoint step serves, and the async API before it where it has one."""
         served = control_plane.create_endpoint(self.sagemaker, request)
-        log, processes = self.shop.logs / f"{step}.log", self.shop.processes
-        folder = fetch_model(self.shop.storage, served.container["ModelDataUrl"], self.serving / step)
+        log, processes = self.context.logs / f"{step}.log", self.context.processes
+        folder = fetch_model(self.context.storage, served.container["ModelDataUrl"], self.serving / step)
         how = self.server(step, served.container, folder)
         endpoint = serve(request["EndpointName"], folder, log, processes, threads=self.cores, **how)
         if served.queue:

@@ -18,6 +18,7 @@ from mammopipe.pipelines.backends.checkpoints import held, job_digest
 from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.processing.container.job import REASON_LIMIT
 from mammopipe.processing.container.paths import OPT_ML, ContainerPaths
 from mammopipe.processing.container.s3_uri import S3Uri
@@ -39,7 +40,7 @@ class StepFailed(MammopipeError):
 
 
 @dataclass(frozen=True)
-class Workshop:
+class JobContext:
     """Where jobs run."""
 
     storage: Storage
@@ -50,6 +51,8 @@ class Workshop:
     """Folder that outlives the run: training jobs keep their checkpoints there until they succeed."""
     durable_storage: bool = False
     """Whether S3 outlives the run, so that checkpoints are worth a copy there."""
+    cache: StepCache | None = None
+    """Results of earlier runs; None runs every step."""
     processes: RunningProcesses = field(default_factory=RunningProcesses)
     """The jobs that run now."""
 
@@ -75,11 +78,11 @@ class Job:
         return logs / (f"{self.name}.log" if len(self.trees) == 1 else f"{self.name}-{host}.log")
 
 
-def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> None:
+def run_processing(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> None:
     """Run a `CreateProcessingJob` request on as many local "instances" as it asks for, from inputs to outputs."""
     count = int(request["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
     outputs = [output["S3Output"] for output in request["ProcessingOutputConfig"]["Outputs"]]
-    with _trees(shop, name, count) as trees:
+    with _trees(context, name, count) as trees:
         job = _job(name, trees, request, request["AppSpecification"], "message", max(1, threads // count))
         for host, paths in trees.items():
             write_json(paths.base / "config" / "resourceconfig.json", {"current_host": host, "hosts": list(trees)})
@@ -89,28 +92,33 @@ def run_processing(name: str, request: Mapping[str, Any], shop: Workshop, *, thr
             source = item["S3Input"]
             folders = [paths.local(source["LocalPath"]) for paths in trees.values()]
             sharded = source.get("S3DataDistributionType") == Distribution.SHARDED
-            _provide(shop, item["InputName"], source["S3Uri"], folders, sharded=sharded)
-        _run(job, shop)
+            _provide(context, item["InputName"], source["S3Uri"], folders, sharded=sharded)
+        _run(job, context)
         for paths in trees.values():
             for output in outputs:
-                shop.storage.upload(paths.local(output["LocalPath"]), output["S3Uri"])
+                context.storage.upload(paths.local(output["LocalPath"]), output["S3Uri"])
 
 
-def run_training(name: str, request: Mapping[str, Any], shop: Workshop, *, threads: int) -> str:
+def model_folder(request: Mapping[str, Any]) -> str:
+    """Return the S3 folder that a training job's `model.tar.gz` goes to."""
+    return f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
+
+
+def run_training(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> str:
     """Run a `CreateTrainingJob` request and return the S3 URI of its `model.tar.gz`."""
-    with _trees(shop, name, 1) as trees:
+    with _trees(context, name, 1) as trees:
         (paths,) = trees.values()
         specification = {"ContainerEntrypoint": ["train"], **request["AlgorithmSpecification"]}
         job = _job(name, trees, request, specification, "failure", threads)
         _write_training_config(paths, request)
         for channel in request.get("InputDataConfig", []):
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            _provide(shop, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
+            _provide(context, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
         _make([paths.model, paths.output / "data"])
-        target = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
-        with _checkpoints(request, paths, shop):
-            _run(job, shop)
-            shop.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), f"{target}/model.tar.gz")
+        target = model_folder(request)
+        with _checkpoints(request, paths, context):
+            _run(job, context)
+            context.storage.put(_pack(paths.model, paths.output / "model.tar.gz"), f"{target}/model.tar.gz")
         return f"{target}/model.tar.gz"
 
 
@@ -150,12 +158,14 @@ def last_line(path: Path) -> str:
 
 
 @contextmanager
-def _trees(shop: Workshop, name: str, count: int) -> Iterator[dict[str, ContainerPaths]]:
+def _trees(context: JobContext, name: str, count: int) -> Iterator[dict[str, ContainerPaths]]:
     """Yield the folders of a job's instances, which are removed at the end."""
     try:
-        yield {f"algo-{number}": ContainerPaths(shop.work / name / f"algo-{number}") for number in range(1, count + 1)}
+        yield {
+            f"algo-{number}": ContainerPaths(context.work / name / f"algo-{number}") for number in range(1, count + 1)
+        }
     finally:
-        shutil.rmtree(shop.work / name, ignore_errors=True)
+        shutil.rmtree(context.work / name, ignore_errors=True)
 
 
 def _job(
@@ -193,24 +203,24 @@ def _make(folders: Sequence[Path]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def _provide(shop: Workshop, name: str, uri: str, folders: Sequence[Path], *, sharded: bool) -> None:
+def _provide(context: JobContext, name: str, uri: str, folders: Sequence[Path], *, sharded: bool) -> None:
     """Download an input to each instance's folder: all of it, or every N-th object when it is sharded."""
-    objects = shop.storage.list(uri)
+    objects = context.storage.list(uri)
     if not objects:
         raise StepFailed(f"input {name}: there is no object under {uri}")
     for index, folder in enumerate(folders):
-        shop.storage.download(uri, folder, objects[index :: len(folders)] if sharded else objects)
+        context.storage.download(uri, folder, objects[index :: len(folders)] if sharded else objects)
 
 
-def _run(job: Job, shop: Workshop) -> None:
+def _run(job: Job, context: JobContext) -> None:
     """Run all instances side by side; the first that fails stops the others and gives the reason."""
     running: dict[str, SupervisedProcess] = {}
     failures: list[str] = []
 
     def watch(host: str) -> None:
         """Wait for one instance; the first that fails ends the others."""
-        reason = _outcome(job, host, running[host], shop.logs)
-        shop.processes.ended(running[host])
+        reason = _outcome(job, host, running[host], context.logs)
+        context.processes.ended(running[host])
         if reason and not failures:
             failures.append(reason)
             for other in running.values():
@@ -218,8 +228,12 @@ def _run(job: Job, shop: Workshop) -> None:
 
     try:
         for host, paths in job.trees.items():
-            running[host] = shop.processes.start(
-                job.command, paths.base, job.log(shop.logs, host), threads=job.threads, environment=job.environment
+            running[host] = context.processes.start(
+                job.command,
+                paths.base,
+                job.log(context.logs, host),
+                threads=job.threads,
+                environment=job.environment,
             )
     finally:
         watchers = [threading.Thread(target=watch, args=(host,)) for host in running]
@@ -227,7 +241,7 @@ def _run(job: Job, shop: Workshop) -> None:
             watcher.start()
         for watcher in watchers:
             watcher.join()
-    if failures and shop.processes.stopping.is_set():
+    if failures and context.processes.stopping.is_set():
         raise RunEnding("stopped, because the run was ending")
     if failures:
         raise StepFailed(failures[0])
@@ -261,21 +275,21 @@ def _pack(folder: Path, archive: Path) -> Path:
 
 
 @contextmanager
-def _checkpoints(request: Mapping[str, Any], paths: ContainerPaths, shop: Workshop) -> Iterator[None]:
+def _checkpoints(request: Mapping[str, Any], paths: ContainerPaths, context: JobContext) -> Iterator[None]:
     """Give a training job its checkpoint folder, which survives job, run and SIGKILL until the job succeeds."""
     config = request.get("CheckpointConfig")
     if config is None:
         yield
         return
     uri = config["S3Uri"].rstrip("/")
-    with held(shop.checkpoints, job_digest(request, paths)) as kept:
-        if shop.durable_storage and not any(kept.iterdir()):
-            shop.storage.download(f"{uri}/", kept)
+    with held(context.checkpoints, job_digest(request, paths)) as kept:
+        if context.durable_storage and not any(kept.iterdir()):
+            context.storage.download(f"{uri}/", kept)
         # A link, not a copy: what the job has written when we are killed is already where it must be.
         link = paths.local(config["LocalPath"]) if "LocalPath" in config else paths.checkpoints
         link.symlink_to(kept.resolve(), target_is_directory=True)
         try:
             yield
         finally:
-            if shop.durable_storage:
-                shop.storage.upload(kept, uri)
+            if context.durable_storage:
+                context.storage.upload(kept, uri)

@@ -7,8 +7,9 @@ side by side, as many as the cores allow. What cannot be run is refused before a
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from botocore.exceptions import ClientError, ParamValidationError
 from mammopipe.pipelines.backends import control_plane
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import holds, references, resolve
-from mammopipe.pipelines.backends.jobs import StepFailed, run_processing, run_training
+from mammopipe.pipelines.backends.jobs import StepFailed, model_folder, run_processing, run_training
 from mammopipe.pipelines.backends.processes import RunEnding
-from mammopipe.pipelines.backends.step_status import Ledger, Status
+from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.processing.errors import MammopipeError
 
@@ -69,7 +70,7 @@ class Interpreter(Execution):
         """Refuse what cannot be run, before anything starts."""
         check(self.definition, self.scope)
         self._steps = {step["Name"]: step for step in all_steps(self.definition["Steps"])}
-        self.ledger = Ledger.of(((name, step["Type"]) for name, step in self._steps.items()), self.changed)
+        self.step_statuses = StepStatuses.of(((name, step["Type"]) for name, step in self._steps.items()), self.changed)
         self._pending = [step["Name"] for step in self.definition["Steps"]]
         self._threads = share_cores(self.definition, self.cores)
 
@@ -80,33 +81,35 @@ class Interpreter(Execution):
             try:
                 while True:
                     for name in self._startable(list(running.values())):
-                        self.ledger.note(name, Status.EXECUTING)
+                        self.step_statuses.note(name, Status.EXECUTING)
                         running[pool.submit(self._execute, name)] = name
                     if not running:
                         break
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         self._finish(running.pop(future), future)
-                    if self.ledger.failed:
-                        self.shop.processes.stop()
+                    if self.step_statuses.failed:
+                        self.context.processes.stop()
             except BaseException:
-                self.shop.processes.stop()
+                self.context.processes.stop()
                 wait(running)
                 for future, name in running.items():
                     self._finish(name, future)
                 raise
             finally:
-                self.ledger.settle()
-        return Status.FAILED if self.ledger.failed else Status.SUCCEEDED
+                self.step_statuses.settle()
+        return Status.FAILED if self.step_statuses.failed else Status.SUCCEEDED
 
     def _startable(self, running: list[str]) -> list[str]:
         """Take out of the pending steps those that may start: all they need has succeeded, and cores are free."""
-        if self.ledger.failed:
+        if self.step_statuses.failed:
             return []
         free = self.cores - sum(self._threads[name] for name in running)
         chosen: list[str] = []
         for name in list(self._pending):
-            ready = all(self.ledger.records[other].status is Status.SUCCEEDED for other in needs(self._steps[name]))
+            ready = all(
+                self.step_statuses.records[other].status is Status.SUCCEEDED for other in needs(self._steps[name])
+            )
             if ready and (self._threads[name] <= free or not (running or chosen)):
                 free -= self._threads[name]
                 self._pending.remove(name)
@@ -123,13 +126,15 @@ class Interpreter(Execution):
     def _finish(self, name: str, future: "Future[None]") -> None:
         error = future.exception()
         if error is None:
-            self.ledger.note(name, Status.SUCCEEDED)
+            self.step_statuses.note(name, Status.SUCCEEDED)
         elif isinstance(error, RunEnding):
-            self.ledger.note(name, Status.STOPPED, str(error))
+            self.step_statuses.note(name, Status.STOPPED, str(error))
         elif isinstance(error, MammopipeError):
-            self.ledger.note(name, Status.FAILED, str(error))
+            self.step_statuses.note(name, Status.FAILED, str(error))
         elif isinstance(error, ParamValidationError | ClientError):
-            self.ledger.note(name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}")
+            self.step_statuses.note(
+                name, Status.FAILED, f"SageMaker would refuse the request: {' '.join(str(error).split())}"
+            )
         else:
             raise error
 
@@ -143,14 +148,38 @@ class Interpreter(Execution):
     def _processing(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, ProcessingJobName=self._job_name(step))
         self.sagemaker.create_processing_job(**request)
-        run_processing(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
+        outputs = request["ProcessingOutputConfig"]["Outputs"]
+        places = {item["OutputName"]: item["S3Output"]["S3Uri"] for item in outputs}
+        with self._reused(step, request, places) as done:
+            if not done:
+                run_processing(step["Name"], request, self.context, threads=self._threads[step["Name"]])
         return request
 
     def _training(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         request = self._request(step, TrainingJobName=self._job_name(step))
         self.sagemaker.create_training_job(**request)
-        artefact = run_training(step["Name"], request, self.shop, threads=self._threads[step["Name"]])
-        return request | {"ModelArtifacts": {"S3ModelArtifacts": artefact}}
+        folder = model_folder(request)
+        with self._reused(step, request, {"model": folder}) as done:
+            if not done:
+                run_training(step["Name"], request, self.context, threads=self._threads[step["Name"]])
+        return request | {"ModelArtifacts": {"S3ModelArtifacts": f"{folder}/model.tar.gz"}}
+
+    @contextmanager
+    def _reused(self, step: Mapping[str, Any], request: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[bool]:
+        """Yield whether an earlier run's results stand for this step's; keep those that the step makes inside."""
+        settings, cache = step.get("CacheConfig") or {}, self.context.cache
+        if cache is None or not settings.get("Enabled"):
+            yield False
+            return
+        key = cache.key(step["Type"], request)
+        if cache.restore(key, places, settings["ExpireAfter"]):
+            self.context.logs.mkdir(parents=True, exist_ok=True)
+            log = self.context.logs / f"{step['Name']}.log"
+            log.write_text(f"reused: an earlier run made the same of the same inputs ({key[:12]})\n", encoding="utf-8")
+            yield True
+            return
+        yield False
+        cache.keep(key, places)
 
     def _condition(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
         outcome = all(holds(condition, self.scope) for condition in step["Arguments"]["Conditions"])
@@ -185,7 +214,7 @@ class Interpreter(Execution):
         }
         uri = f"{outputs[file['OutputName']].rstrip('/')}/{file['FilePath']}"
         try:
-            return json.loads(self.shop.storage.read(uri))
+            return json.loads(self.context.storage.read(uri))
         except ValueError as error:
             raise StepFailed(f"property file {uri} is not JSON: {error}") from None
 

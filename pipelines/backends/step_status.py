@@ -39,7 +39,7 @@ class StepRecord:
 
 
 @dataclass
-class Ledger:
+class StepStatuses:
     """The records of one run, in the order of the definition."""
 
     records: dict[str, StepRecord]
@@ -49,8 +49,8 @@ class Ledger:
     """Whether a step has failed, or was stopped."""
 
     @classmethod
-    def of(cls, steps: Iterable[tuple[str, str]], changed: Callable[[list[StepRecord]], None]) -> "Ledger":
-        """Return the ledger of steps that have not started, each a name and a type."""
+    def of(cls, steps: Iterable[tuple[str, str]], changed: Callable[[list[StepRecord]], None]) -> "StepStatuses":
+        """Return the step_statuses of steps that have not started, each a name and a type."""
         return cls({name: StepRecord(name, kind) for name, kind in steps}, changed)
 
     def note(self, name: str, status: Status, reason: str = "") -> None:

@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> int:
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)
-    found = look(table, images, config.data.split, read=not options.table_only)
+    found = look(table, images, config.data.split, read=not options.table_only, phi=config.data.phi)
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
 

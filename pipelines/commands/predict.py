@@ -55,7 +55,7 @@ def predict(options: argparse.Namespace) -> int:
         with waiting("loading the model"):
             model, columns = model_columns(batch)
         groups = by_exam(images) if options.exams else [[image] for image in images]
-        with _Table(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
+        with Table(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
             left = [group for group in groups if not {str(image.path) for image in group} <= table.done]
             if len(left) < len(groups):
                 print(f"{len(groups) - len(left)} of {len(groups)} were predicted before", file=sys.stderr)
@@ -127,10 +127,10 @@ def _exam_table(options: argparse.Namespace, model: str) -> "Any":
     if not options.exams:
         return nullcontext()
     output: Path = options.output
-    return _Table(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
+    return Table(output.with_name(f"{output.stem}-exams{output.suffix}"), ["model", *EXAM_COLUMNS], model)
 
 
-class _Table:
+class Table:
     """A CSV file that rows are added to, and the rows that it has already."""
 
     def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
@@ -139,7 +139,7 @@ class _Table:
         """Paths of the images that have a row."""
         self.written = self.refused = 0
 
-    def __enter__(self) -> "_Table":
+    def __enter__(self) -> "Table":
         try:
             kept = self._kept()
             self._path.parent.mkdir(parents=True, exist_ok=True)

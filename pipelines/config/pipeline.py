@@ -49,6 +49,15 @@ class Profile(StrEnum):
     FULL = "full"
 
 
+class Keep(StrEnum):
+    """What a run of this machine keeps beside its results."""
+
+    MODELS = "models"
+    """The models of the networks that were not chosen."""
+    IMAGES = "images"
+    """The prepared and the segmented images."""
+
+
 class Approval(StrEnum):
     """The status that a model package is registered with (`ModelApprovalStatus`)."""
 
@@ -123,6 +132,11 @@ class PipelineConfig(Settings):
     deploy_quick: bool = Field(
         default=False,
         description="whether a run of the profile `quick` serves its model on AWS, too; offline every run does",
+    )
+    keep: tuple[Keep, ...] = Field(
+        default=(Keep.MODELS,),
+        description="what a run of this machine keeps beside its results: the `models` that were not chosen, the "
+        "prepared and segmented `images`",
     )
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"

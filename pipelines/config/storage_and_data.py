@@ -106,6 +106,11 @@ class AugmentationConfig(Settings):
         description="copies per image of the most frequent class; rarer classes get more, up to as many images "
         "(parameter AugmentationCopies)",
     )
+    balance: bool = Field(
+        default=True,
+        description="whether the rarer classes are brought to the size of the most frequent one by copies; false with "
+        "copies = 0 stores no copy at all, which suits training.augment",
+    )
 
 
 class SegmentationConfig(Settings):

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.training.config import Cache
 
 HOURS_A_MONTH = 730
 BYTES_A_PIXEL = 2
@@ -95,6 +96,8 @@ class Size:
     images: int
     copies: int
     """Copies of each image of the most frequent class."""
+    balance: bool
+    """Whether the rarer classes are copied up to the most frequent one."""
     epochs: int
     pixels: int
     """Of the network's input."""
@@ -111,6 +114,7 @@ class Size:
         return cls(
             images or dataset.images,
             config.augmentation.copies,
+            config.augmentation.balance,
             config.training.epochs,
             config.segmentation.height * config.segmentation.width,
             dataset.largest_class,
@@ -125,7 +129,9 @@ class Size:
 
     @property
     def trained(self) -> float:
-        """Films of an epoch: originals and the copies that make all classes equally large."""
+        """Images of an epoch: originals and their copies."""
+        if not self.balance:
+            return self.learnt * (1 + self.copies)
         return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
 
 
@@ -143,7 +149,9 @@ def estimate(
         ("Segment", "segment", size.images + copies, processing),
     ]
     lines = [_line(prices, throughput, step, name, units, *where) for step, name, units, where in work]
-    lines += [_training(config, prices, throughput, size, f"{cnn}".replace("_", "-")) for cnn in config.cnns]
+    lines += [
+        _training(config, prices, throughput, size, cnn.replace("_", "-").replace(".", "-")) for cnn in config.cnns
+    ]
     judged = size.images * (size.test + size.validation) * len(config.cnns)
     lines.append(_line(prices, throughput, "Evaluate", "evaluate", judged, *one))
     return lines
@@ -235,10 +243,10 @@ def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str
             f"{config.compute.training_volume_gb}"
         )
     memory = MEMORY_GB.get(config.compute.training_instance_type)
-    if memory is not None and gigabytes > memory:
+    if memory is not None and config.training.cache is Cache.MEMORY and gigabytes > memory:
         found.append(
-            f"a training job holds its films in memory, {gigabytes:,.0f} GB, and "
-            f"{config.compute.training_instance_type} has {memory}"
+            f"training.cache=memory holds {gigabytes:,.0f} GB of images in memory, and "
+            f"{config.compute.training_instance_type} has {memory}: use auto or disk"
         )
     return found
 

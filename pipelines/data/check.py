@@ -10,7 +10,10 @@ from typing import Any
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.read_config import Phi
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
+
+BURNT_IN = "BurnedInAnnotation"
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Look:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
-def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True) -> Look:
+def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, phi: Phi = Phi.REFUSE) -> Look:
     """Return what a label table and its images hold.
 
     Args:
@@ -47,10 +50,11 @@ def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True) -
         images: Folder that the records' paths are relative to.
         split: How a run would divide the patients.
         read: Whether each image is read, too; else only that it is there.
+        phi: What a run does with an image whose header names its patient.
     """
     records = table.records
     refused = [reason for _, reason in table.refused]
-    refused += [reason for record in records if (reason := _refusal(record, images, read=read))]
+    refused += [reason for record in records if (reason := _refusal(record, images, phi if read else None))]
     return Look(
         images=len(records),
         patients=len({record.patient_id for record in records}),
@@ -102,11 +106,11 @@ def _missing(records: Sequence[ImageRecord]) -> dict[str, int]:
     return {name: number for name, number in empty.items() if number}
 
 
-def _refusal(record: ImageRecord, images: Path, *, read: bool) -> str:
+def _refusal(record: ImageRecord, images: Path, phi: Phi | None) -> str:
     path = images / record.path
     if not path.is_file():
         return f"{record.path}: no such file in {images}"
-    if not read:
+    if phi is None:
         return ""
     from mammopipe.processing.images.mammogram import identity_fields, read_mammogram
 
@@ -121,7 +125,9 @@ def _refusal(record: ImageRecord, images: Path, *, read: bool) -> str:
         return (
             f"{record.path}: a lesion at x={outside[0].x:g}, y={outside[0].y:g} lies outside {rows} x {columns} pixels"
         )
-    return f"{record.path}: {', '.join(named)} name a patient (data.phi)" if named else ""
+    # What is burnt into the pixels cannot be dropped with the header.
+    kept = [name for name in named if phi is Phi.REFUSE or name == BURNT_IN]
+    return f"{record.path}: {', '.join(kept)} must not be filled where data.phi={phi}" if kept else ""
 
 
 def _duplicates(records: Sequence[ImageRecord], images: Path) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ second 50 GB of the disk that the source lies on. What is linked is never writte
 new files.
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from mammopipe.pipelines.data.s3 import S3Object, Storage
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import StorageError
 from mammopipe.processing.files import sha256
+
+CONTENT_BYTES = 2**21
+"""The largest file that is read for a digest: hundreds of gigabytes of them would take an hour."""
 
 
 @dataclass
@@ -45,6 +49,15 @@ class FolderStorage(Storage):
                 stat = path.stat()
                 found.append(S3Object(key, stat.st_size, f"{stat.st_size:x}-{stat.st_mtime_ns:x}"))
         return sorted(found, key=lambda item: item.key)
+
+    def digest(self, uri: str) -> str:
+        """Return a digest of what lies under a prefix: of small files' content, of large ones' size and time."""
+        place, digest = S3Uri.parse(uri), hashlib.sha256()
+        for item in self.list(uri):
+            path = self._file(S3Uri(place.bucket, item.key))
+            said = sha256(path) if item.size <= CONTENT_BYTES else item.etag
+            digest.update(f"{place.name_below(item.key)} {item.size} {said}\n".encode())
+        return digest.hexdigest()[:16]
 
     def sha256(self, place: S3Uri) -> str | None:
         """Return the SHA-256 of an object."""

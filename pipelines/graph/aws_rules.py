@@ -20,7 +20,7 @@ MOST_TRAINING_SECONDS = 28 * 24 * 3600
 LARGEST_TRAINING_VOLUME_GB = 16_384
 MOST_PARAMETERS = 200
 MOST_STEPS = 50
-LONGEST_CONFIG_NAME = 63 - 16
+LONGEST_CONFIG_NAME = 63 - 12
 """SageMaker Pipelines makes the name of an endpoint configuration unique by a suffix of its own."""
 CLASSES: Mapping[str, str] = {
     r"\p{L}": "a-zA-Z\u00c0-\uffff",

@@ -85,6 +85,7 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
     arguments = {
         "--copies": context.parameters.augmentation_copies.to_string(),
         "--copies-of": _copied(context.config),
+        "--balance": str(context.config.augmentation.balance).lower(),
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from IPython import display as ipython
 
-from mammopipe.inference.client.client import Answer
+from mammopipe.inference.client.client import Answer, MammographyClient
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.commands import runs as run_views
 from mammopipe.pipelines.commands.answer_table import NOTICE, image_rows
@@ -111,7 +111,7 @@ def films(folder: Path, count: int = 6, height: int = 220) -> Any:
             image.thumbnail((4 * height, height))
             target = io.BytesIO()
             image.convert("L").save(target, "PNG")
-        pictures.append(_figure(target.getvalue(), path.name))
+        pictures.append(figure_of(target.getvalue(), path.name))
     return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
 
 
@@ -123,7 +123,7 @@ def pictures(run: Run, width: int = 900) -> Any:
     for path in sorted((_folder(run).path / "pictures").glob("*.png")):
         with Image.open(path) as image:
             wide = max(width, image.width // 2)
-        figure = _figure(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
+        figure = figure_of(path.read_bytes(), CAPTIONS.get(path.stem, path.name), f"width:{wide}px;max-width:none")
         shown.append(f'<div style="overflow:auto;max-height:720px;margin-bottom:12px">{figure}</div>')
     return HTML("".join(shown))
 
@@ -139,11 +139,64 @@ def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
             shown.thumbnail((4 * height, height))
         target = io.BytesIO()
         shown.save(target, "PNG")
-        pictures.append(_figure(target.getvalue(), name))
+        pictures.append(figure_of(target.getvalue(), name))
     table = _html_table([film.name], [(title, [str(value)]) for title, value in image_rows(said)])
     return HTML(
         f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}{table}</div><p>{escape(NOTICE)}</p>'
     )
+
+
+def estimate(config: PipelineConfig) -> Any:
+    """Return what a run of the configuration would cost on AWS, step by step, at the prices of this version."""
+    from mammopipe.pipelines.costs.estimate import estimate as lines_of
+    from mammopipe.pipelines.costs.prices import Prices, Throughput
+
+    prices = Prices.load()
+    print(f"On AWS, at prices of {prices.dated}, {prices.region}")
+    return costs(lines_of(config, prices, Throughput.load()))
+
+
+def images_of(config: PipelineConfig, folder: Path, source: str = "", films: int = 30) -> Path:
+    """Return the folder of a run's images: the source, or, without one, synthetic images written into `folder`."""
+    from mammopipe.processing.phantoms.trees import write_phantoms
+
+    if source:
+        return Path(source)
+    if not folder.exists():
+        write_phantoms(config.dataset, folder, films)
+    return folder
+
+
+def staged(config: PipelineConfig, folder: Path, backend: str) -> str:
+    """Return what a run takes as its source: the folder itself here, on AWS the place that it was uploaded to."""
+    if backend != "aws":
+        return str(folder)
+    from mammopipe.pipelines.backends.sessions import caller_storage
+    from mammopipe.pipelines.runs.sources import stage_source
+
+    uri = config.storage.uri("raw", config.dataset)
+    print(stage_source(config, folder, uri, caller_storage(config)))
+    return uri
+
+
+def client(config: PipelineConfig, run: Run) -> MammographyClient:
+    """Return a client of the endpoint that a run kept here, or of the pipeline's endpoint on AWS."""
+    if _folder(run).execution().get("backend") == "aws":
+        return MammographyClient(config.endpoint.name)
+    kept = run.document("endpoint.json")
+    return MammographyClient(kept["name"], endpoint_url=kept["url"])
+
+
+def delete(config: PipelineConfig, run: Run) -> bool:
+    """End the endpoint that `client` asks; returns whether there was one."""
+    if _folder(run).execution().get("backend") == "aws":
+        import boto3
+
+        boto3.client("sagemaker").delete_endpoint(EndpointName=config.endpoint.name)
+        return True
+    from mammopipe.pipelines.backends.local_endpoint import delete_kept
+
+    return delete_kept(_folder(run).path)
 
 
 def costs(lines: Sequence[Line]) -> Any:
@@ -157,7 +210,8 @@ def costs(lines: Sequence[Line]) -> Any:
     return HTML(_html_table(["instances", "hours", "USD"], [*rows, total]))
 
 
-def _figure(png: bytes, name: str, style: str = "") -> str:
+def figure_of(png: bytes, name: str, style: str = "") -> str:
+    """Return a picture with its name below, as HTML."""
     data = base64.b64encode(png).decode()
     return (
         f'<figure style="margin:0"><img style="{style}" src="data:image/png;base64,{data}" alt="{escape(name)}">'

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.backends import sessions
+from mammopipe.pipelines.backends.checkpoints import code_digest
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import Scope
-from mammopipe.pipelines.backends.jobs import Workshop
+from mammopipe.pipelines.backends.jobs import JobContext
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
@@ -216,10 +218,13 @@ def _execution(
         "CurrentDateTime": account.started,
     }
     scope = Scope(account.parameters, execution)
-    shop = Workshop(services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable)
+    cache = StepCache(run.root / ".cache", services.storage, code_digest()) if config.compute.cache else None
+    context = JobContext(
+        services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable, cache=cache
+    )
     serving = run.path / "endpoint" if options.keep_endpoint else work / "endpoint"
     common: dict[str, Any] = {
-        "scope": scope, "shop": shop, "sagemaker": services.sagemaker, "serving": serving,
+        "scope": scope, "context": context, "sagemaker": services.sagemaker, "serving": serving,
         "environment": services.environment, "cores": cores(), "changed": account.changed,
     }  # fmt: skip
     if options.backend is Backend.PROCESS:
@@ -236,7 +241,11 @@ def _carry_out(account: "_Account", execution: Execution, services: sessions.Loc
         with options.show(account.run.logs) as progress:
             account.listener = progress.changed
             account.status = execution.run()
-        results.collect(execution.scope.steps, services.storage, account.run.path)
+        steps, storage, folder = execution.scope.steps, services.storage, account.run.path
+        results.collect(steps, storage, folder)
+        if (folder / "evaluation.json").is_file():
+            selected = account.run.document("evaluation.json")["selected"]["cnn"]
+            results.keep(steps, storage, folder, account.config.keep, selected)
         for endpoint in list(execution.endpoints):
             _ask_endpoint(account, execution, endpoint, services, options)
     except MammopipeError as error:
@@ -316,7 +325,7 @@ class _Account:
     def end(self, execution: Execution) -> Run:
         """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
         self.listener = None
-        records = list(execution.ledger.records.values())
+        records = list(execution.step_statuses.records.values())
         failed = [record for record in records if record.status is Status.FAILED]
         if failed and not self.reason:
             name, reason = failed[0].name, failed[0].reason

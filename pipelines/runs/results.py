@@ -1,7 +1,7 @@
 """What a run leaves for a person: the results copied from S3, and a test film's answer beside its truth."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -9,6 +9,7 @@ from typing import Any
 
 from mammopipe.inference.client.client import Answer, Delivery, MammographyClient, Uploads
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
+from mammopipe.pipelines.config.pipeline import Keep
 from mammopipe.pipelines.data.s3 import S3Object, Storage
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, read_manifest
@@ -21,6 +22,8 @@ RESULTS: Mapping[str, tuple[str, ...]] = {
 }
 """Of each output of Evaluate the files that lie in the run's folder under their own name."""
 WHOLE = tuple(name for names in RESULTS.values() for name in names)
+IMAGES = ("prepared", "data_segmentation")
+"""The outputs whose images a run may keep."""
 PREPARED = "prepared"
 """The output whose manifest says which films are the test split's."""
 
@@ -48,6 +51,31 @@ def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Pa
             target = _place_of(output.name, place.name_below(item.key))
             if target is not None:
                 storage.fetch(place, item, folder / target)
+
+
+def keep(
+    steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Path, kinds: Collection[Keep], selected: str
+) -> None:
+    """Copy what a run was made of into its folder, as its configuration asks.
+
+    Args:
+        steps: The properties of the steps that have run.
+        storage: The S3 of the run.
+        folder: The run's folder: `models/NETWORK.tar.gz`, `images/prepared/`, `images/data_segmentation/`.
+        kinds: What is kept.
+        selected: The network whose model is the run's `model.tar.gz`; it is not kept twice.
+    """
+    if Keep.MODELS in kinds:
+        for name, properties in steps.items():
+            uri = properties.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
+            network = name.removeprefix("Train-")
+            if uri and network != selected.replace("_", "-"):
+                for item in storage.list(uri):
+                    storage.fetch(S3Uri.parse(uri), item, folder / "models" / f"{network}.tar.gz")
+    if Keep.IMAGES in kinds:
+        for output in outputs(steps):
+            if output.name in IMAGES:
+                storage.download(f"{output.uri}/images/", folder / "images" / output.name)
 
 
 def _place_of(output: str, name: str) -> Path | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.inbreast import DATASET as INBREAST
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.mias import DATASET as MIAS
 from mammopipe.processing.datasets.own import DATASET as OWN
@@ -20,6 +21,28 @@ DATASETS: Mapping[str, Dataset] = {
         OWN,
     )
 }
+EVALUATED: Mapping[str, Dataset] = {**DATASETS, INBREAST.name: INBREAST}
+"""What a trained model can be evaluated on (`mammopipe evaluate`); not all of it can be trained on."""
+
+
+def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
+    """Return the dataset in a folder, and the folder of it that holds the label table.
+
+    Args:
+        folder: Where the dataset lies.
+        name: Which dataset it is; `None` takes the one whose label table is there.
+
+    Raises:
+        ConfigError: There is no such dataset, or no known label table in the folder.
+    """
+    if name is not None and name not in EVALUATED:
+        raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(EVALUATED)}")
+    asked = [EVALUATED[name]] if name is not None else list(EVALUATED.values())
+    for dataset in asked:
+        if any(folder.rglob(dataset.label_table)):
+            return dataset, dataset.find(folder)
+    tables = ", ".join(dataset.label_table for dataset in asked)
+    raise ConfigError(f"{folder}: holds no label table of a known dataset ({tables})")
 
 
 def dataset_named(name: str) -> Dataset:

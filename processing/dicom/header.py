@@ -103,6 +103,7 @@ def _side(tags: Tags, tag: Tag) -> Laterality | None:
     text = tags.code(tag)
     if text in ("", "U") or (text == "B" and tag is not Tag.IMAGE_LATERALITY):
         return None
+    text = {"LEFT": "L", "RIGHT": "R"}.get(text, text)
     if text not in list(Laterality):
         raise tags.corrupt(tag, f"is {quoted(tags.text(tag))}; it must be L, R, or empty")
     return Laterality(text)

@@ -90,6 +90,8 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
     limits.check_size(rows, columns, where)
     if colour not in (0, *_PNG_COLOURS):
         raise CorruptImageError(f"{where}: PNG colour type {colour} is unknown")
+    if colour:  # Three or four channels, so that a picture in colour may have half as many pixels.
+        limits.check_size(2 * rows, columns, where)
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
     _check_png_chunks(data, where)

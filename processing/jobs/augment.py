@@ -18,7 +18,7 @@ from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.files import sha256
+from mammopipe.processing.files import sha256, write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.processing.jobs.contact_sheets import contact_sheet
 from mammopipe.processing.jobs.missed import refuse_missed
@@ -72,12 +72,16 @@ def main(arguments: Sequence[str]) -> None:
     manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
     lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=options.max_quarantine)
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
+    balance = options.balance == "true"
+    said["balance"] = balance
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
     if stage.host == stage.hosts[0]:
         stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
-    plan = plan_copies(records, options.copies, copied.splits)
-    if not any(plan.values()):
+    plan = plan_copies(records, options.copies, copied.splits, balance=balance)
+    if not options.copies and not balance:
+        _write_placeholder(stage)
+    elif not any(plan.values()):
         # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
         raise ConfigError(
             f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
@@ -85,6 +89,13 @@ def main(arguments: Sequence[str]) -> None:
         )
     augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
     stage.close(max_quarantine=options.max_quarantine)
+
+
+def _write_placeholder(stage: Stage) -> None:
+    """Leave one file where the copies would lie: SageMaker fails the next job where its input prefix holds nothing."""
+    if stage.host == stage.hosts[0]:
+        text = "No copies were asked for (copies=0, balance=false): images are varied while a network trains.\n"
+        write_bytes(stage.folder / "images" / "no-copies.txt", text.encode())
 
 
 def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int) -> None:
@@ -137,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=[str(copied) for copied in Copied],
         default=str(Copied.TRAIN),
         help="films that get copies: train; development, for cross-validation; all, for the protocol published alone",
+    )
+    parser.add_argument(
+        "--balance",
+        choices=["true", "false"],
+        default="true",
+        help="bring the rarer classes to the size of the most frequent one; false with --copies 0 copies nothing",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")

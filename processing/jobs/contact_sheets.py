@@ -48,15 +48,28 @@ def draw_contours(
 def contact_sheet(
     originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path, target: Path
 ) -> None:
-    """Write a row for each original, with its copies below `folder` beside it, lesions in yellow."""
-    rows = []
-    for original in originals:
-        cells = [_cell(_film(images / image_place(original), original), original)]
-        own = sorted(
+    """Write a row for each original that has copies, with its copies below `folder` beside it, lesions in yellow.
+
+    Every row shows as many copies as the original with the fewest has, so that no cell is empty. Where no original has
+    copies, the originals stand in one row.
+    """
+    of = {
+        original.image_id: sorted(
             (copy for copy in copies if copy.source_image_id == original.image_id), key=lambda copy: copy.image_id
         )
-        cells += [_cell(_film(folder / copy.path, copy), copy) for copy in own[:COPIES_SHOWN]]
-        rows.append(_row(cells, COPIES_SHOWN + 1))
+        for original in originals
+    }
+    shown = [original for original in originals if of[original.image_id]]
+    if not shown:
+        cells = [_cell(_film(images / image_place(original), original), original) for original in originals]
+        write_picture(target, _row(cells, len(cells)))
+        return
+    count = min(COPIES_SHOWN, *(len(of[original.image_id]) for original in shown))
+    rows = []
+    for original in shown:
+        cells = [_cell(_film(images / image_place(original), original), original)]
+        cells += [_cell(_film(folder / copy.path, copy), copy) for copy in of[original.image_id][:count]]
+        rows.append(_row(cells, count + 1))
     write_picture(target, np.vstack(rows))
 
 

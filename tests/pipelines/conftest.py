@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines.backends.expressions import Scope
-from mammopipe.pipelines.backends.jobs import Workshop
+from mammopipe.pipelines.backends.jobs import JobContext
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.sessions import LocalServices, local_services, reset_emulator
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 
 from .compiled import CONFIGURATIONS, Compiled
@@ -212,6 +213,7 @@ class Runner:
     def __init__(self, services: LocalServices, folder: Path):
         self.services, self.folder = services, folder
         self.status: Status | None = None
+        self.cache: StepCache | None = None
         self.snapshots: list[list[dict[str, Any]]] = []
 
     def interpreter(self, compiled: Mapping[str, Any], *, cores: int = 2, **parameters: Any) -> Interpreter:
@@ -221,7 +223,9 @@ class Runner:
         return Interpreter(
             definition=compiled,
             scope=Scope(resolve_parameters(compiled, parameters), execution),
-            shop=Workshop(self.services.storage, folder / "work", folder / "logs", folder / "checkpoints"),
+            context=JobContext(
+                self.services.storage, folder / "work", folder / "logs", folder / "checkpoints", cache=self.cache
+            ),
             sagemaker=self.services.sagemaker,
             serving=folder / "serving",
             environment=self.services.environment,

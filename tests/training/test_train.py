@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
@@ -410,3 +410,26 @@ def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment
         assert command is None
     else:
         assert set(expected) <= set(command) and command[-2:] == ["-m", "mammopipe.training.train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patient_id": "train-benign-0"}, "patient_id=train-benign-0 is in the splits train .* and validation"),
+        ({"sha256": "a" * 64}, "are one file in two splits"),
+        ({"split": None}, "belongs to no split"),
+    ],
+)
+def test_a_leak_that_ids_and_hashes_show_stops_the_job_before_it_reads_an_image(make_job, change, message):
+    paths = make_job(**SETTINGS)
+    manifest = paths.channel("manifest") / "manifest.csv"
+    records = [
+        replace(record, sha256="a" * 64) if record.image_id == "train-benign-0" else record
+        for record in read_manifest(manifest)
+    ]
+    leaky = [replace(item, **change) if item.image_id == "validation-normal-1" else item for item in records]
+    write_manifest(leaky, manifest)
+    for image in paths.channel("train").iterdir():
+        image.unlink()
+    with pytest.raises(ManifestError, match=message):
+        read_inputs(paths)

@@ -70,7 +70,15 @@ def calibration_figures(
 
 def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict[str, Any]:
     figures: dict[str, Any] = {metric.name: figure(metric, labels, probabilities, draws) for metric in MEASURED}
-    return {"images": len(labels), **figures, "reliability": classification.calibration_bins(labels, probabilities)}
+    malignant = probabilities.shape[1] - 1
+    return {
+        "images": len(labels),
+        **figures,
+        "reliability": classification.calibration_bins(labels, probabilities),
+        "reliability_of_malignant": calibration.reliability_of_malignant(
+            (labels == malignant).astype(np.int64), probabilities[:, malignant]
+        ),
+    }
 
 
 def _of_malignant(

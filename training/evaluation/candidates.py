@@ -10,14 +10,14 @@ from mammopipe.processing.errors import ManifestError
 from mammopipe.training.config import Learns
 from mammopipe.training.evaluation.calibration import COMPARED, Comparison, FittedCalibration
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
+from mammopipe.training.evaluation.detection import by_level
 from mammopipe.training.evaluation.selection import RULE, Candidate, Choice
-from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.scorecard import figure, scorecard, undefined, without_plots
+from mammopipe.training.metrics.scorecard import figure, scorecard, without_plots
 from mammopipe.training.metrics.subgroups import subgroups
-from mammopipe.training.metrics.thresholds import AT_A_THRESHOLD, sensitivity_at, specificity_at
-from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, cases_of, compared, image_cases, malignancy
-from mammopipe.training.model.operating_points import TARGETS, Goal
+from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
+from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared, image_cases, malignancy
+from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Floats, Predictions, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
 
@@ -142,60 +142,3 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
         always = np.tile(frequencies, (len(labels), 1))
         figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
     return figures
-
-
-def by_level(
-    cases: Mapping[Level, Cases], thresholds: Mapping[Level, Mapping[Goal, float]], resamples: Resamples
-) -> dict[str, Any]:
-    """Return the figures of each level; one whose cases are those of a level before it only names that level.
-
-    `thresholds` were fixed on validation; `resamples` are draws of the images.
-    """
-    levels: dict[str, Any] = {}
-    of_size: dict[int, Level] = {}
-    for level, found in cases.items():
-        same = of_size.setdefault(len(found.scores), level)
-        levels[str(level)] = (
-            detection(found, thresholds[level], resamples.of(found.images)) if same is level else {"same_as": str(same)}
-        )
-    return levels
-
-
-def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resamples) -> dict[str, Any]:
-    """Return every figure of malignant against the rest over the cases, with its interval by patient.
-
-    `pf1_floor` is the probabilistic F1 of the score 1 for all: what no score at all reaches. The two rates at a fixed
-    other rate are read off these cases' own ROC curve; those under `operating_points` come from given thresholds.
-    """
-    malignant, scores = cases.malignant, cases.scores
-    held = {
-        "sensitivity_at_specificity": (classification.sensitivity_at_specificity, TARGETS[Goal.SPECIFICITY]),
-        "specificity_at_sensitivity": (classification.specificity_at_sensitivity, TARGETS[Goal.SENSITIVITY]),
-    }
-    return {
-        "cases": len(scores),
-        "malignant": int(malignant.sum()),
-        "patients": resamples.patients,
-        "malignant_auc": figure(classification.roc_auc, malignant, scores, resamples),
-        "pf1": figure(classification.probabilistic_f1, malignant, scores, resamples),
-        "pf1_floor": figure(classification.probabilistic_f1, malignant, np.ones_like(scores), resamples),
-        **{
-            name: {"target": target, **figure(rate(target), malignant, scores, resamples)}
-            for name, (rate, target) in held.items()
-        },
-        "operating_points": {str(goal): _at(thresholds.get(goal), cases, resamples) for goal in Goal},
-    }
-
-
-def _at(threshold: float | None, cases: Cases, resamples: Resamples) -> dict[str, Any]:
-    """Return what calling every case at or above the threshold malignant does."""
-    if threshold is None:
-        reason = f"undefined: validation must have a {cases.level} with and one without the finding"
-        return {"threshold": None, **{metric(0).name: undefined(reason) for metric in AT_A_THRESHOLD}}
-    return {
-        "threshold": threshold,
-        **{
-            metric.name: figure(metric, cases.malignant, cases.scores, resamples)
-            for metric in (of(threshold) for of in AT_A_THRESHOLD)
-        },
-    }

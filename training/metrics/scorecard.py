@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Resamples
-from mammopipe.training.metrics.classification import Metric, MetricError
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples
+from mammopipe.training.metrics.calibration import reliability_of_malignant
+from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.model.predictions import Floats, Integers
 
 LEVEL = 0.95
@@ -34,6 +35,10 @@ _CURVE_POINTS = 200
 """Points that a stored ROC curve has at the most; a plot shows no more."""
 
 
+PLOTTED = ("roc", "reliability", "reliability_of_malignant")
+"""Points of plots, which are only weight where nothing is drawn."""
+
+
 def scorecard(
     labels: Integers, probabilities: Floats, *, classes: Sequence[str], resamples: Resamples
 ) -> dict[str, Any]:
@@ -54,6 +59,10 @@ def scorecard(
         }
     figures["roc"] = {label: _roc(labels == index, probabilities[:, index]) for index, label in enumerate(classes)}
     figures["reliability"] = classification.calibration_bins(labels, probabilities)
+    malignant = probabilities.shape[1] - 1
+    figures["reliability_of_malignant"] = reliability_of_malignant(
+        (labels == malignant).astype(np.int64), probabilities[:, malignant]
+    )
     return figures
 
 
@@ -72,7 +81,7 @@ def undefined(reason: str, *, resamples: int = 0) -> dict[str, Any]:
 
 def without_plots(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return a scorecard's figures alone, for where the points of its plots would only be weight."""
-    return {name: value for name, value in figures.items() if name not in ("roc", "reliability")}
+    return {name: value for name, value in figures.items() if name not in PLOTTED}
 
 
 def _roc(positive: npt.NDArray[np.bool_], scores: Floats) -> dict[str, list[float]] | None:

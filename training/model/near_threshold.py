@@ -16,7 +16,7 @@ CAUTION = 2.0
 
 
 @dataclass(frozen=True)
-class CloseCalls:
+class NearThreshold:
     """The thresholds of a model and how near to one a malignancy score is a close call."""
 
     thresholds: tuple[float, ...]
@@ -27,7 +27,7 @@ class CloseCalls:
     """Of the calibrated probability; 0: no answer is a close call."""
 
     @classmethod
-    def of(cls, description: Mapping[str, Any], margin: float) -> "CloseCalls":
+    def of(cls, description: Mapping[str, Any], margin: float) -> "NearThreshold":
         """Return the close calls of a described model; one that does not know malignant has none."""
         classes = list(description["classes"])
         known = str(Label.MALIGNANT) in classes

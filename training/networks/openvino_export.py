@@ -18,7 +18,7 @@ from mammopipe.processing.files import sha256, write_bytes
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import HEAD, HEAD_FILE, NETWORK_FILES, OPENVINO, OUTPUTS
-from mammopipe.training.model.near_threshold import CAUTION, TOLERANCE, CloseCalls
+from mammopipe.training.model.near_threshold import CAUTION, TOLERANCE, NearThreshold
 from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_precision, load_openvino, read_network
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.networks.grad_cam import WithMaps, head_weights
@@ -144,7 +144,7 @@ def compare(
     calibration = Calibration.of(description)
     difference = float(np.abs(calibration.probabilities(fast) - calibration.probabilities(logits)).max())
     margin = 0.0 if precision is Precision.FLOAT32 else CAUTION * difference
-    calls = CloseCalls.of(description, margin)
+    calls = NearThreshold.of(description, margin)
     close = [index for index, row in enumerate(fast) if calls.near(row)]
     if close:
         exact = CompiledNetwork(given, precision=Precision.FLOAT32, threads=threads)

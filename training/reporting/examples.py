@@ -85,6 +85,37 @@ def _example(
     }
 
 
+MOST_MISSED_SHOWN = 12
+"""Missed cancers that are shown with pictures; all are listed."""
+
+
+def missed_cancers(
+    chosen: Mapping[Split, Predictions],
+    calibration: Calibration,
+    threshold: float,
+    records: Sequence[ImageRecord],
+    classes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return the malignant images whose probability of malignant is below the threshold, the lowest first.
+
+    As `pick_examples`, with "finding", "density" and "lesion_mm", the diameter of the largest lesion.
+    """
+    by_id = {record.image_id: record for record in records}
+    missed = []
+    for split in (Split.TEST, Split.VALIDATION):
+        predictions = chosen[split]
+        probabilities, malignant = predictions.probabilities(calibration), predictions.malignant_index
+        below = (predictions.labels == malignant) & (probabilities[:, malignant] < threshold)
+        for index in np.flatnonzero(below).tolist():
+            record = by_id[predictions.image_ids[index]]
+            spacing = record.pixel_spacing_mm
+            widest = max((2 * lesion.radius for lesion in record.lesions), default=None)
+            example = _example(split, predictions, probabilities, index, classes)
+            size = None if spacing is None or widest is None else spacing * widest
+            missed.append({**example, "finding": record.finding, "density": record.density, "lesion_mm": size})
+    return sorted(missed, key=lambda item: (item["split"] != Split.TEST, item["probabilities"][classes[malignant]]))
+
+
 def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, model: LoadedModel) -> dict[str, Picture]:
     """Return the picture of each example by image id; the map is that of the predicted class."""
     records = {record.image_id: record for record in data.records}

@@ -8,6 +8,7 @@ headers), F.1.2.3 (padding before a marker), F.2.2.5 (what a decoder may do at a
 import re
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,9 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 # In JPEG a byte FF of the coded data is followed by 00; in JPEG-LS, by a byte below 80 (14495-1 A.1).
 _MARKER = {Codec.JPEG_LS: re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")}
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-_LAST = 4
-"""Bytes at the end of the coded data of which one at least must be needed for the pixels."""
-_AFTER = (b"\x55\xaa" * 8, b"\xb6\x6d\x3b" * 5)
-"""Bits to append, or to put in place of the last bytes: unlike the zeros that libjpeg makes up, and each other."""
+FEW_CODES = 3
+_AFTER = (b"\x55\xaa" * 8, b"\xb6\x6d\x3b" * 5, b"\x0c\xe1\x5a" * 5, b"\xe4\x93\x27" * 5)
+"""Bits to append, or to put in place of the last byte: unlike the zeros that libjpeg makes up, and each other."""
 
 
 def announced(data: bytes, codec: Codec, where: str) -> Announced:
@@ -95,8 +95,8 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     """Raise `CorruptImageError` unless the coded data of a JPEG determine its pixels, and nothing but its pixels.
 
     Two decodes tell it. Other bits after the data must change no pixel: where they do, the decoder wanted more data
-    than there are. Other bits in place of the last bytes must change a pixel: where they do not, the decoder needed
-    fewer, as it does where data were inserted or lost in between.
+    than there are. Other bits in place of the last byte must change a pixel: where they do not, the decoder needed
+    fewer, as it does where data were inserted or lost in between. Up to two bytes at the end may be padding.
 
     Args:
         data: the codestream.
@@ -112,15 +112,49 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     if [mark[1] & 7 for mark in marks] != [number % 8 for number in range(_restarts(data, pixels.shape, codec))]:
         raise CorruptImageError(f"{where}: {_PIXELS}: restart markers are missing in the coded data: damaged")
 
-    def changed(change: Callable[[bytes], bytes]) -> bool:
+    def altered(change: Callable[[bytes], bytes]) -> bytes:
         coded = b"".join(change(piece) + mark for piece, mark in zip(pieces, [*marks, b""], strict=True))
-        return not np.array_equal(decode(data[:start] + coded + data[end:]), pixels)
+        return data[:start] + coded + data[end:]
 
-    if changed(lambda piece: piece + _AFTER[0]):
+    if not np.array_equal(decode(altered(lambda piece: piece + _AFTER[0])), pixels):
         raise CorruptImageError(f"{where}: {_PIXELS}: the coded data end before the last pixel: truncated or damaged")
-    needed = changed(lambda piece: _without_last(piece) + _AFTER[0])
-    if not needed and pixels.any() and not changed(lambda piece: _without_last(piece) + _AFTER[1]):
+    others = [altered(partial(_with_last, bits)) for bits in _AFTER]
+    if _has_few_codes(data) or any(not np.array_equal(decode(other), pixels) for other in others):
+        return
+    # No pixel changed: nothing needed the last byte, or the change does not show, because a value is rounded or clipped
+    # (coarse quantisation tells), or because one bit of an end-of-block code was all that it held (a byte more tells).
+    coarse = decode(_coarse(data))
+    more = others + [altered(partial(_with_last, bits, more=1)) for bits in _AFTER]
+    if all(np.array_equal(decode(_coarse(other)), coarse) for other in more):
         raise CorruptImageError(f"{where}: {_PIXELS}: coded data are left after the last pixel: damaged")
+
+
+def _has_few_codes(data: bytes) -> bool:
+    """Return whether a Huffman table (DHT, B.2.4.2) has so few codes that other bits may well mean the same.
+
+    Tables are made for one picture, and such a picture is flat; a mammogram needs a dozen codes and more.
+    """
+    for marker, position in _segments(data):
+        end, place = position + 2 + struct.unpack_from(">H", data, position + 2)[0], position + 4
+        while marker == 0xC4 and place + 17 <= end <= len(data):
+            count = sum(data[place + 1 : place + 17])
+            if count <= FEW_CODES:
+                return True
+            place += 17 + count
+    return False
+
+
+def _coarse(data: bytes) -> bytes:
+    """Return a JPEG whose quantisation tables (DQT) show a step of every coefficient and clip few."""
+    changed = bytearray(data)
+    for marker, position in _segments(data):
+        if marker == 0xDB:
+            end, place = position + 2 + struct.unpack_from(">H", data, position + 2)[0], position + 4
+            while place < end <= len(data):
+                wide = data[place] >> 4
+                changed[place + 1 : place + 65 + 64 * wide] = (b"\0\x08" if wide else b"\x08") * 64
+                place += 65 + 64 * wide
+    return bytes(changed)
 
 
 def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
@@ -136,7 +170,17 @@ def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
     return -(-units // interval) - 1
 
 
-def _without_last(piece: bytes) -> bytes:
-    """Return coded data without their last bytes; a stuffed pair (FF 00) is not torn apart."""
-    kept = piece[:-_LAST]
-    return kept[:-1] if kept.endswith(b"\xff") else kept
+def _with_last(bits: bytes, piece: bytes, more: int = 0) -> bytes:
+    """Return coded data with other bits in place of the last bytes, and of up to two bytes of padding after them.
+
+    Args:
+        bits: what to put there.
+        piece: the coded data.
+        more: bytes besides the last one.
+    """
+    for _ in range(2):
+        # libjpeg-turbo writes a byte 7F of padding where the bits of lossless data end with a byte.
+        piece = piece[:-1] if piece.endswith((b"\0", b"\x7f")) else piece
+    kept = piece[: -1 - more]
+    # A byte FF must not lose its stuffing, which would make a marker of it.
+    return kept.removesuffix(b"\xff") + bits

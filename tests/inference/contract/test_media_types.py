@@ -55,6 +55,7 @@ def test_content_type_ignores_case_and_parameters() -> None:
         ("image/png;q=0", None),
         ("image/png;q=x", None),
         ("application/dicom", AnswerType.DICOM),
+        ("application/zip", AnswerType.ZIP),
         ("application/dicom;q=0.1, */*", AnswerType.JSON),
     ],
 )

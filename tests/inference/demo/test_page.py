@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from mammopipe.inference.contract import heat_colours
 from mammopipe.inference.demo import page as demo
 from mammopipe.inference.prediction import heatmap
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
+from tests import standin
 from tests.inference.conftest import REPOSITORY, Server, poll, start
 
 PERSON = "DOE^JANE"
@@ -302,6 +304,27 @@ def test_page_overlay_and_secondary_capture_share_one_colour_scale(visit: Callab
     assert page.page.input_value("#opacity") == str(round(100 * heat_colours.OPACITY))
     steps = ", ".join(f"rgb({red} {green} {blue})" for red, green, blue in heat_colours.STEPS)
     assert f"linear-gradient(90deg, {steps})" in demo.page()
+
+
+def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    said = json.loads(standin.image_json(referral=standin.REFERRED))
+    said["prevalence"] = {"value": 0.154, "of": "validation", "level": "image"}
+    said["heatmap"]["png"] = base64.b64encode(films.png).decode()
+
+    def answer(route: Any) -> None:
+        wants_json = route.request.headers["accept"] == "application/json"
+        route.fulfill(json=said) if wants_json else route.continue_()
+
+    page.page.route("**/invocations*", answer)
+    page.drop(films.pgm)
+    card = page.text("#answer section.card")
+    assert card.index("Refer to reader") < card.index("entropy 1.05, limit 0.90") < card.index("Sensitivity")
+    lines = [line for line in card.split("\n") if line]
+    assert lines[lines.index("Sensitivity") + 1] == "92 % (71 % to 98 %)"
+    assert lines[lines.index("Recall rate") + 1] == "25 %"
+    assert lines[lines.index("Cases") + 1] == "52, 8 of them malignant"
+    assert "holds where 15 % are malignant" in card
 
 
 def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], films: Any, exam: list[bytes]) -> None:

@@ -36,13 +36,20 @@ def test_json_answer(server: Any, films: Any) -> None:
     assert set(answer["probabilities"]) == {"normal", "benign", "malignant"}
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["malignancy_score"] == pytest.approx(100 * answer["probabilities"]["malignant"])
-    assert answer["decision"] == {
+    assert {name: value for name, value in answer["decision"].items() if "interval" not in name} == {
         "operating_point": "sensitivity",
         "threshold": 1e-9,
         "finding": "suspicious",
+        "level": "image",
+        "n": 200,
+        "positives": 20,
         "sensitivity": 0.92,
         "specificity": 0.4,
+        "recall_rate": 0.5,
+        "prevalence": 0.1,
     }
+    assert answer["decision"]["sensitivity_interval"] == pytest.approx([0.82, 1.0])
+    assert answer["prevalence"] == {"value": None, "of": "validation", "level": "image"}
     assert (answer["image"]["rows"], answer["image"]["columns"]) == films.pixels.shape
     assert (answer["image"]["laterality"], answer["image"]["view"]) == ("R", "MLO")
     assert answer["heatmap"] is None

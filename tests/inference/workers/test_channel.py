@@ -24,7 +24,7 @@ def test_a_body_travels_as_an_open_file(pair: Pair) -> None:
         for chunk in (b"P5 ", b"", b"2 1 255\n", b"\x01\x02"):
             body.write(chunk)
         post(pair[0], ["task"], body.fileno())
-        digest, size = body.sha256, body.size
+        digest, size = body.sha256(), body.size
     received = receive(pair[1])
     assert received is not None
     message, descriptor = received

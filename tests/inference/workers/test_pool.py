@@ -122,15 +122,17 @@ def test_ping_is_503_while_the_only_worker_is_replaced(
     assert server.ping() == 200
 
 
-def test_the_nursery_is_replaced_too(own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]) -> None:
+def test_the_fork_server_is_replaced_too(
+    own_server: Callable[..., Any], films: Any, wait_for: Callable[..., Any]
+) -> None:
     server = own_server()
     (worker,) = server.workers()
-    nursery = parent(worker)
-    assert parent(nursery) == server.process.pid
-    os.kill(nursery, signal.SIGKILL)
+    fork_server = parent(worker)
+    assert parent(fork_server) == server.process.pid
+    os.kill(fork_server, signal.SIGKILL)
     wait_for(lambda: not alive(worker))
     assert server.invoke(films.pgm).status == 200
-    assert parent(server.workers()[0]) != nursery
+    assert parent(server.workers()[0]) != fork_server
     assert server.stop() == 0
 
 
@@ -151,10 +153,10 @@ def test_a_server_that_is_killed_while_starting_leaves_no_process(
 ) -> None:
     server = own_server(ready=False)
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    nursery = int(wait_for(lambda: children.read_text().split())[0])
+    fork_server = int(wait_for(lambda: children.read_text().split())[0])
     server.process.kill()
     server.process.wait(30)
-    wait_for(lambda: not alive(nursery))
+    wait_for(lambda: not alive(fork_server))
 
 
 def test_a_signal_to_the_whole_group_loses_nothing(own_server: Callable[..., Any], films: Any) -> None:

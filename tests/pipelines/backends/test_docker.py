@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines.backends.expressions import Scope
-from mammopipe.pipelines.backends.jobs import StepFailed, Workshop
+from mammopipe.pipelines.backends.jobs import JobContext, StepFailed
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -93,10 +93,10 @@ def mode(engine: Engine, services: LocalServices, tmp_path: Path) -> Make:
         parameters = resolve_parameters(json.loads(built.definition()), given)
         scope = Scope(parameters, {"PipelineExecutionId": "20260101-000000-abcd"})
         (tmp_path / "work").mkdir()
-        shop = Workshop(services.storage, tmp_path / "work", tmp_path / "logs", tmp_path / "checkpoints")
+        context = JobContext(services.storage, tmp_path / "work", tmp_path / "logs", tmp_path / "checkpoints")
         told: list[Any] = []
         return docker.LocalMode(
-            pipeline=built, scope=scope, shop=shop, sagemaker=services.sagemaker, serving=tmp_path / "serving",
+            pipeline=built, scope=scope, context=context, sagemaker=services.sagemaker, serving=tmp_path / "serving",
             environment=services.environment, cores=2, changed=told.append,
         )  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_a_job_that_fails_gives_the_reason_that_it_wrote_and_leaves_nothing(
     )
     local = mode()
     assert local.run() is Status.FAILED
-    records = local.ledger.records
+    records = local.step_statuses.records
     assert records["Prepare"].status is Status.FAILED and records["Prepare"].reason == "no film is whole"
     assert {records[name].status for name in ("Augment", "Gate", "Endpoint")} == {Status.NOT_EXECUTED}
     log = (tmp_path / "logs" / "Prepare.log").read_text()
@@ -150,13 +150,13 @@ def test_without_a_reason_a_job_is_quoted_by_its_last_words(
     engine.job.write_text("import sys\nprint('out of memory')\nsys.exit(137)\n")
     local = mode()
     local.run()
-    assert local.ledger.records["Prepare"].reason == "exit code 137; its last line: out of memory"
+    assert local.step_statuses.records["Prepare"].reason == "exit code 137; its last line: out of memory"
 
 
 def test_an_input_that_is_not_there_is_named(mode: Make, engine: Engine) -> None:
     local = mode()
     assert local.run() is Status.FAILED
-    assert "there is no object under s3://mammopipe/mammopipe/raw/mias" in local.ledger.records["Prepare"].reason
+    assert "there is no object under s3://mammopipe/mammopipe/raw/mias" in local.step_statuses.records["Prepare"].reason
 
 
 def test_an_interrupt_is_not_swallowed_by_the_sdk(
@@ -172,7 +172,7 @@ def test_an_interrupt_is_not_swallowed_by_the_sdk(
     local = mode()
     with pytest.raises(KeyboardInterrupt):
         local.run()
-    assert local.ledger.records["Prepare"].status is Status.STOPPED
+    assert local.step_statuses.records["Prepare"].status is Status.STOPPED
     assert [words for words in engine.asked() if "down" in words]
 
 

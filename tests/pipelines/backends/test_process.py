@@ -15,7 +15,7 @@ WRITE = "folder = paths.processing_output('o'); (folder / 'a.txt').write_text(' 
 
 
 def statuses(interpreter: Any) -> dict[str, str]:
-    return {name: str(record.status) for name, record in interpreter.ledger.records.items()}
+    return {name: str(record.status) for name, record in interpreter.step_statuses.records.items()}
 
 
 def condition(name: str, left: Any, right: Any, if_steps: list[Any], else_steps: list[Any]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def test_a_condition_chooses_its_branch(run: Runner, scripts: Scripts, auc: floa
         "Good": "Succeeded" if passed else "NotExecuted",
         "Fail": "NotExecuted" if passed else "Failed",
     }
-    assert interpreter.ledger.records["Fail"].reason == ("" if passed else "auc 0.5 < 0.6")
+    assert interpreter.step_statuses.records["Fail"].reason == ("" if passed else "auc 0.5 < 0.6")
     assert (Status.FAILED if outcome == "Failed" else Status.SUCCEEDED) is run.status
 
 
@@ -175,30 +175,32 @@ def test_a_failed_job_gives_its_reason(run: Runner, scripts: Scripts, body: str,
         processing("Break", scripts("break", body)), processing("After", scripts("ok", ""), DependsOn=["Break"])
     )
     assert run.status is Status.FAILED
-    assert interpreter.ledger.records["Break"].reason == reason
+    assert interpreter.step_statuses.records["Break"].reason == reason
     assert statuses(interpreter) == {"Break": "Failed", "After": "NotExecuted"}
 
 
 def test_a_training_job_is_read_from_its_failure_file(run: Runner, scripts: Scripts) -> None:
     body = "(paths.output / 'failure').write_text('hyperparameter x=1 is unknown')\nsys.exit(1)\n"
     interpreter = run(training("Train", scripts("train", body)))
-    assert interpreter.ledger.records["Train"].reason == "hyperparameter x=1 is unknown"
+    assert interpreter.step_statuses.records["Train"].reason == "hyperparameter x=1 is unknown"
 
 
 def test_a_training_job_that_leaves_no_model_failed(run: Runner, scripts: Scripts) -> None:
     interpreter = run(training("Train", scripts("train", "")))
-    assert "left nothing in the model folder" in interpreter.ledger.records["Train"].reason
+    assert "left nothing in the model folder" in interpreter.step_statuses.records["Train"].reason
 
 
 def test_an_input_without_objects_fails_the_step(run: Runner, scripts: Scripts) -> None:
     interpreter = run(processing("Read", scripts("read", ""), inputs={"i": f"s3://{BUCKET}/nothing/"}))
-    assert interpreter.ledger.records["Read"].reason == f"input i: there is no object under s3://{BUCKET}/nothing/"
+    assert (
+        interpreter.step_statuses.records["Read"].reason == f"input i: there is no object under s3://{BUCKET}/nothing/"
+    )
 
 
 def test_a_job_past_its_time_limit_is_stopped(run: Runner, scripts: Scripts) -> None:
     step = processing("Hang", scripts("hang", "import signal\nsignal.pause()\n"))
     step["Arguments"]["StoppingCondition"] = {"MaxRuntimeInSeconds": 1}
-    assert run(step).ledger.records["Hang"].reason == "stopped after MaxRuntimeInSeconds=1"
+    assert run(step).step_statuses.records["Hang"].reason == "stopped after MaxRuntimeInSeconds=1"
 
 
 def test_when_a_step_fails_the_others_are_stopped(run: Runner, scripts: Scripts) -> None:
@@ -218,13 +220,16 @@ def test_one_instance_that_fails_stops_the_others(run: Runner, scripts: Scripts)
         "if paths.hosts()[0] == 'algo-1': signal.pause()\n"
         "(paths.output / 'message').write_text('algo-2 broke'); sys.exit(1)\n"
     )
-    assert run(processing("Pair", scripts("pair", body), instances=2)).ledger.records["Pair"].reason == "algo-2 broke"
+    assert (
+        run(processing("Pair", scripts("pair", body), instances=2)).step_statuses.records["Pair"].reason
+        == "algo-2 broke"
+    )
 
 
 def test_a_request_that_the_service_would_refuse_fails_its_step(run: Runner, scripts: Scripts) -> None:
     step = processing("Make", scripts("make", ""))
     step["Arguments"]["RoleArn"] = 7
-    reason = run(step).ledger.records["Make"].reason
+    reason = run(step).step_statuses.records["Make"].reason
     assert reason.startswith("SageMaker would refuse the request: ") and "RoleArn" in reason and "\n" not in reason
 
 
@@ -270,10 +275,10 @@ def test_interrupting_stops_the_jobs_and_says_so(run: Runner, scripts: Scripts) 
     def interrupt(records: Any) -> None:
         raise KeyboardInterrupt
 
-    interpreter.ledger.changed = interrupt
+    interpreter.step_statuses.changed = interrupt
     with pytest.raises(KeyboardInterrupt):
         interpreter.run()
-    assert interpreter.shop.processes.stopping.is_set()
+    assert interpreter.context.processes.stopping.is_set()
 
 
 def test_nothing_starts_when_one_step_cannot_be_run(run: Runner, scripts: Scripts) -> None:

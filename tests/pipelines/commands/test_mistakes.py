@@ -1,6 +1,8 @@
 """Plausible mistakes at the command line: what is said, in one line, and the exit code; nothing has started by then."""
 
 import errno
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -126,3 +128,19 @@ def test_the_version_and_every_help_need_no_torch_and_no_sagemaker(capsys: pytes
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("mammopipe ")
+
+
+def test_the_help_of_every_command_loads_neither_torch_nor_the_sdk() -> None:
+    code = """
+import argparse, contextlib, io, sys
+from mammopipe.pipelines import cli
+commands = next(a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+for name in commands:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        cli.main([name, "--help"])
+    assert f"example: mammopipe {name}" in " ".join(said.getvalue().split()), name
+print(len(commands), sorted({"torch", "sagemaker", "moto", "boto3", "cv2", "pandas"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    count, _, heavy = done.stdout.strip().partition(" ")
+    assert int(count) >= 20 and heavy == "[]", done.stderr or done.stdout

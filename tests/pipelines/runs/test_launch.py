@@ -34,7 +34,7 @@ def begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> S
     def begin(changes: dict[str, str] | None = None, **options: Any) -> Run:
         compiled = Compiled(compile_scripted(tmp_path / "scripts", changes))
         monkeypatch.setattr(launch, "build_pipeline", lambda config: compiled)
-        options = {"films": 2, "runs": tmp_path / "runs", "say": said.append} | options
+        options = {"films": 30, "runs": tmp_path / "runs", "say": said.append} | options
         return start(PipelineConfig.load(**CONFIG), **options)
 
     return begin
@@ -185,7 +185,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_from_its_checkpoint
         "from tests.pipelines.scripted import CONFIG, Compiled\n"
         "compiled = Compiled(Path(sys.argv[1]).read_text())\n"
         "launch.build_pipeline = lambda config: compiled\n"
-        "launch.start(PipelineConfig.load(**CONFIG), films=2, runs=sys.argv[2])\n"
+        "launch.start(PipelineConfig.load(**CONFIG), films=30, runs=sys.argv[2])\n"
     )
     changes = {"Train-alexnet": train}
     (tmp_path / "compiled.json").write_text(compile_scripted(tmp_path / "scripts", changes))

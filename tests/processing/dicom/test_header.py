@@ -62,6 +62,7 @@ def test_a_description_names_a_view_only_where_it_names_one() -> None:
     [
         ({"ImageLaterality": "l"}, "L", "ImageLaterality"),
         ({"ImageLaterality": " R "}, "R", "ImageLaterality"),
+        ({"ImageLaterality": "left"}, "L", "ImageLaterality"),
         ({"ImageLaterality": "U", "Laterality": "L"}, "L", "Laterality"),
         ({"Laterality": "B", "ImageLaterality": "R"}, "R", "ImageLaterality"),
         ({"BodyPartExamined": "LBREAST"}, "L", "BodyPartExamined"),

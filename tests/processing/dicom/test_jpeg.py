@@ -134,3 +134,15 @@ def test_a_second_codestream_is_a_second_frame(make_dicom: MakeDicom, syntax: st
     frame = frame_of(syntax)
     with pytest.raises(NotAMammogramError, match="several codestreams; a mammogram is one frame"):
         read(make_dicom, syntax, frame + b"\0" * (len(frame) % 2) + frame)
+
+
+@pytest.mark.parametrize("syntax", LIBJPEG)
+def test_coded_data_that_were_overwritten_are_refused(make_dicom: MakeDicom, syntax: str) -> None:
+    """The decoder then needs more data than there are, or fewer."""
+    frame = frame_of(syntax)
+    start = scan(frame)
+    for share in (0.2, 0.4, 0.6):
+        position = start + int((len(frame) - start) * share)
+        damaged = frame[:position] + bytes(300) + frame[position + 300 :]
+        with pytest.raises(CorruptImageError, match="coded data"):
+            read(make_dicom, syntax, damaged)

@@ -198,3 +198,25 @@ def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
     with pytest.raises(ConfigError, match="copies=0 gives none of the .* images of copies_of=train a copy"):
         augment.main(["--copies", "0"])
     assert not list(output.rglob("manifest*.csv"))
+
+
+def test_without_copies_and_balance_the_stage_is_passed_through(tree: Path, container: Container) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
+    augment.main(["--copies", "0", "--balance", "false"])
+    assert read_manifest(output) == []
+    (stage,) = output.glob("stage*.json")
+    told = json.loads(stage.read_text())
+    assert told["config"]["balance"] is False and told["counts"]["copies"] == 0
+    assert [path.name for path in (output / "images").rglob("*")] == ["no-copies.txt"], "an empty prefix fails on AWS"
+    segmented = container(
+        prepared_manifest=prepared,
+        prepared_stage=prepared,
+        prepared_images=prepared / "images",
+        augmented_manifest=output,
+        augmented_images=output / "images",
+        augmented_unseen=output,
+    )
+    segment.main(["--height", "96", "--width", "64"])
+    assert len(read_manifest(segmented / "data_segmentation")) == len(read_manifest(prepared))

@@ -5,7 +5,7 @@ import pytest
 import sklearn.metrics as reference
 
 from mammopipe.training.evaluation.calibration import fit_thresholds
-from mammopipe.training.evaluation.candidates import by_level
+from mammopipe.training.evaluation.detection import by_level
 from mammopipe.training.metrics import classification
 from mammopipe.training.metrics.bootstrap import Resamples, bootstrap_interval
 from mammopipe.training.metrics.thresholds import ppv_at

@@ -55,7 +55,8 @@ def test_class_weights_count_in_the_loss():
     images, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 0, 1, 2])
     weights = loss_weights(labels.numpy(), Sampling.WEIGHTED, 3)
     torch.testing.assert_close(weights, torch.tensor([2 / 3, 4 / 3, 4 / 3]))
-    expected = float((functional.cross_entropy(network(images), labels, reduction="none") * weights[labels]).mean())
+    losses = functional.cross_entropy(network(images).detach(), labels, reduction="none")
+    expected = float((losses * weights[labels]).mean())
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     assert math.isclose(step(network, images, labels, optimiser, weights=weights), expected, rel_tol=1e-5)
 
@@ -80,12 +81,12 @@ def test_parts_of_a_batch_make_the_step_of_the_whole():
 
 def test_clipping_limits_the_step():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
-    before = [value.clone() for value in network.parameters()]
-    images = 100 * torch.rand(4, 1, 2, 2)
-    step(
-        network, images, torch.zeros(4, dtype=torch.long), torch.optim.SGD(network.parameters(), lr=1.0), clip_norm=0.01
+    before = [value.detach().clone() for value in network.parameters()]
+    images, labels = 100 * torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    step(network, images, labels, torch.optim.SGD(network.parameters(), lr=1.0), clip_norm=0.01)
+    moved = sum(
+        float((now.detach() - then).square().sum()) for now, then in zip(network.parameters(), before, strict=True)
     )
-    moved = sum(float((now - then).square().sum()) for now, then in zip(network.parameters(), before, strict=True))
     assert 0.009 < math.sqrt(moved) < 0.0101
 
 

@@ -9,17 +9,16 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
-from mammopipe.training.reporting import svg_plots
-from mammopipe.training.reporting.examples import Circle, Picture, overlay, pick_examples
-from mammopipe.training.reporting.report import figure, origin_of, render
+from mammopipe.training.reporting import plots
+from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, Circle, Picture, overlay, pick_examples
+from mammopipe.training.reporting.pages import figure
+from mammopipe.training.reporting.report import origin_of, render
 
-VOID = {"meta", "link", "br", "img", "hr", "input", "line", "circle", "image", "polyline"}
+VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
 class Page(HTMLParser):
@@ -131,7 +130,7 @@ def test_the_page_is_one_file(evaluated, page):
     for tag, attributes, _ in page.elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
         for name in ("src", "href", "srcset", "poster", "action"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
         assert "url(" not in attributes.get("style", "")
     style = "".join(text for tag, _, pieces in page.elements if tag == "style" for text in pieces)
     assert "@import" not in style and "url(" not in style
@@ -151,9 +150,12 @@ def test_the_page_says_what_a_reader_must_know(evaluated, page):
 def test_the_page_shows_calibration_pointing_and_what_was_fitted_on_what(evaluated, page):
     figures, numbers = page.found("figure"), page.found("number")
     for split in ("validation", "test"):
-        for method in ("none", "temperature", "isotonic"):
+        for method in ("none", "temperature", "log_prior", "intercepts", "isotonic"):
             for key in ("expected_calibration_error", "brier", "log_loss"):
                 assert f"calibration/{split}/{method}/{key}" in figures
+        of_malignant = f"calibration/of_malignant/{split}/"
+        for key in ("log_loss", "log_loss_of_frequencies", "expected_over_observed", "calibration_slope"):
+            assert of_malignant + key in figures
         for group in ("both", "malignant", "benign"):
             assert {f"pointing/{split}/{group}/{key}" for key in ("hits", "chance", "above_chance")} <= set(figures)
             assert f"pointing/{split}/{group}/images" in numbers
@@ -238,10 +240,11 @@ def test_example_films_are_shown_with_their_lesions(evaluated, page):
     assert [("right" in film["class"]) for film in films] == [example["correct"] for example in examples]
     lesions = {record.image_id: len(record.lesions) for record in evaluated.records()}
     circles = [given for tag, given, _ in page.elements if tag == "circle" and "dot" not in given["class"]]
-    assert len(circles) == sum(2 * lesions[example["image_id"]] for example in examples)
+    shown = [*examples, *evaluated.evaluation["missed_cancers"][:MOST_MISSED_SHOWN]]
+    assert len(circles) == sum(2 * lesions[example["image_id"]] for example in shown)
     assert {(circle["cx"], circle["cy"], circle["r"]) for circle in circles} == {("30.5", "40.0", "9.0")}
     images = [attributes["href"] for tag, attributes, _ in page.elements if tag == "image"]
-    assert len(images) == 2 * len(examples)
+    assert len(images) == 2 * len(shown)
     first = next(record for record in evaluated.records() if record.image_id == examples[0]["image_id"])
     decoded = cv2.imdecode(np.frombuffer(base64.b64decode(images[0].split(",")[1]), np.uint8), cv2.IMREAD_GRAYSCALE)
     original = cv2.imread(str(evaluated.data / first.path), cv2.IMREAD_UNCHANGED) / 257
@@ -271,10 +274,10 @@ def test_a_lesion_without_a_film_of_it_is_drawn_nowhere(evaluated):
     example = evaluated.evaluation["examples"][0]["image_id"]
     picture = Picture(10, 20, "AAAA", "BBBB", (Circle(1.0, 2.0, 3.0, "benign"),))
     page = Page(render(evaluated.evaluation, {example: picture}))
-    assert [attributes["href"] for tag, attributes, _ in page.elements if tag == "image"] == [
+    assert {attributes["href"] for tag, attributes, _ in page.elements if tag == "image"} == {
         "data:image/jpeg;base64,AAAA",
         "data:image/jpeg;base64,BBBB",
-    ]
+    }
 
 
 def test_an_overlay_is_the_film_where_there_is_no_heat():
@@ -287,25 +290,28 @@ def test_an_overlay_is_the_film_where_there_is_no_heat():
     assert (mixed[3] != film[3, :, None]).any()
 
 
-@given(st.floats(-100, 100), st.floats(0.001, 1000))
-def test_ticks_enclose_their_range_and_are_few(low, span):
-    found = svg_plots.ticks(low, low + span)
-    assert found[0] <= low + 1e-6 * span and found[-1] >= low + span - 1e-6 * span
-    assert found == sorted(set(found)) and 2 <= len(found) <= 8
+def test_plots_take_their_colours_from_the_page_and_share_no_names():
+    curve = {"false_positive_rate": [0, 0.2, 1], "sensitivity": [0, 0.7, 1]}
+    roc = plots.roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
+    points = [{"predicted": 0.1, "observed": 0.2, "low": 0.1, "high": 0.3, "images": 10, "malignant": 2}]
+    reliability = plots.reliability_plot(points, "reliability")
+    assert "&lt;title&gt;" in roc and "var(--malignant)" in roc and "var(--text)" in roc and "2/10" in reliability
+    names = [set(re.findall(r'id="([^"]+)"', drawn)) for drawn in (roc, reliability)]
+    assert names[0] and names[1] and not names[0] & names[1]
+    for drawn in (roc, reliability):
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r'(href|id|clip-path)="[^"]*"', "", drawn)), "a fixed colour"
+        assert set(re.findall(r'href="#([^"]+)"', drawn)) <= set.union(*names)
+    assert roc == plots.roc_plot({"roc": {"normal": curve, "benign": None, "malignant": curve}}, "<title>")
 
 
-@given(st.integers(2, 500))
-def test_epoch_ticks_are_whole(epochs):
-    assert all(value == int(value) for value in svg_plots.ticks(1, epochs, whole=True))
-
-
-def test_a_plot_places_values_where_its_axes_say():
-    axes = svg_plots.Axes("x", "y", [0, 10], [0, 1])
-    left, bottom = axes.place((0, 0))
-    right, top = axes.place((10, 1))
-    assert 0 < left < right < svg_plots.WIDTH and 0 < top < bottom < svg_plots.HEIGHT
-    drawn = svg_plots.plot(
-        "<title>", axes, [svg_plots.Line([(0, 0), (10, 1)], "of-all", [2.0, 3.0])], diagonal=True, mark_x=5
-    )
-    assert f"{left:.1f},{bottom:.1f} {right:.1f},{top:.1f}" in drawn
-    assert "&lt;title&gt;" in drawn and drawn.count("<circle") == 2 and drawn.count('class="reference"') == 2
+def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
+    evaluation = evaluated.evaluation
+    threshold = evaluation["selected"]["operating_points"]["sensitivity"]["threshold"]
+    missed = evaluation["missed_cancers"]
+    assert all(item["truth"] == "malignant" and item["probabilities"]["malignant"] < threshold for item in missed)
+    listed = {item["image_id"] for item in missed}
+    for point, split in (("test", "test"), ("validation", "validation")):
+        figures = evaluation["selected"][split]["image"]["operating_points"]["sensitivity"]["sensitivity"]
+        malignant = evaluation["selected"][split]["image"]["malignant"]
+        assert sum(item["split"] == point for item in missed) == round((1 - figures["value"]) * malignant)
+    assert listed <= {record.image_id for record in evaluated.records()} and "Missed cancers" in page.text()

@@ -1,0 +1,224 @@
+"""The figures of an external evaluation: discrimination, calibration in the large, drift, and where the heatmap points.
+
+The model's calibration and thresholds are applied as they are served; nothing is fitted on the dataset.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammopipe.inference.evaluation.judging import Judged, Judgement
+from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.datasets.manifest import Label
+from mammopipe.training.evaluation.detection import detection
+from mammopipe.training.metrics import calibration, classification
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.scorecard import figure, scorecard, undefined
+from mammopipe.training.metrics.subgroups import subgroups
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.distributions import index_limit, stability_index
+from mammopipe.training.model.drift_features import EVERYTHING, film_figures, from_json
+from mammopipe.training.model.exam_scores import (
+    BreastRule,
+    Cases,
+    Level,
+    cases_of,
+    compared,
+    image_cases,
+    malignancy,
+)
+from mammopipe.training.model.operating_points import Goal, Points, read_compared_points, read_operating_points
+from mammopipe.training.model.predictions import Floats, TestPredictions
+
+SCHEMA = 1
+FALSE_ALARMS = 0.01
+"""Share of drift indices that chance takes over their limit."""
+FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0)
+"""False positive regions an image at which the FROC curve is read."""
+
+share_of = Metric(
+    "share",
+    lambda hits, scores, weights: ratio(weights @ hits, weights.sum(axis=1)),
+    needs="at least one image",
+    binary=True,
+    share=True,
+    kinds=all_alike,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the figures are made."""
+
+    bootstrap: int = 1000
+    """Resamples of each interval."""
+    seed: int = 0
+
+
+def figures(
+    description: Mapping[str, Any], judgement: Judgement, dataset: Dataset, plan: Plan, where: Path
+) -> dict[str, Any]:
+    """Return `external.json`.
+
+    Args:
+        description: the model's `model.json`, checked.
+        judgement: what the model says of the images.
+        dataset: which dataset they are of.
+        plan: how the intervals are made.
+        where: names the model in errors.
+    """
+    classes = list(description["classes"])
+    predictions = judgement.predictions(classes)
+    draws = Resamples.draw(predictions.patients, n=plan.bootstrap, seed=plan.seed)
+    scaling = Calibration.of(description)
+    probabilities = scaling.probabilities(predictions.logits)
+    points = read_operating_points(description, where)
+    rule = BreastRule(description["calibration"].get("breast_rule") or BreastRule.MEAN)
+    levels = _levels(cases_of(predictions, scaling, rule), points, draws)
+    images = [image.record for image in judgement.images]
+    right = (probabilities.argmax(axis=1) == predictions.labels).astype(np.int64)
+    threshold = points[Level.IMAGE][Goal.SENSITIVITY].threshold if points[Level.IMAGE] else 0.5
+    return {
+        "schema": SCHEMA,
+        "dataset": dataset.name,
+        "terms": str(dataset.terms),
+        "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
+        "weights_sha256": description["weights_sha256"],
+        "trained_on": description["training"].get("data_digest"),
+        "prevalence_of_validation": description["calibration"].get("prevalence"),
+        "classes": classes,
+        "bootstrap": {"resamples": plan.bootstrap, "seed": plan.seed},
+        "counts": _counts(judgement, predictions, classes),
+        "refused": [{"image_id": name, "reason": reason} for name, reason in judgement.refused],
+        **scorecard(predictions.labels, probabilities, classes=classes, resamples=draws),
+        **levels,
+        "compared": _compared(description, predictions, draws, rule, where),
+        "subgroups": subgroups(images, image_cases(predictions, scaling), right, threshold, draws),
+        "calibration": _calibration(predictions, scaling, draws),
+        "referred": figure(
+            share_of, _flags([image.referred for image in judgement.images]), np.zeros(len(images)), draws
+        ),
+        "drift": _drift(description, judgement.images, probabilities),
+        "pointing": _pointing(judgement.images, draws),
+        "froc": _froc(judgement.images),
+    }
+
+
+def _levels(cases: Mapping[Level, Cases], points: Points, draws: Resamples) -> dict[str, Any]:
+    """Return the figures of each level at the model's own thresholds of that level."""
+    return {
+        str(level): detection(
+            cases[level], {goal: point.threshold for goal, point in held.items()}, draws.of(cases[level].images)
+        )
+        for level, held in points.items()
+    }
+
+
+def _counts(judgement: Judgement, predictions: TestPredictions, classes: Sequence[str]) -> dict[str, int]:
+    of_class = np.bincount(predictions.labels, minlength=len(classes))
+    return {
+        "images": len(judgement.images),
+        "patients": len(set(predictions.patients)),
+        **{name: int(count) for name, count in zip(classes, of_class, strict=True)},
+        "refused": len(judgement.refused),
+        "with_lesions": sum(image.chance is not None for image in judgement.images),
+    }
+
+
+def _compared(
+    description: Mapping[str, Any], predictions: TestPredictions, draws: Resamples, rule: BreastRule, where: Path
+) -> dict[str, Any] | None:
+    """Return the figures of the patients with both breasts, scored beside each other, where the model does so."""
+    scaling, points = Calibration.of_comparison(description), read_compared_points(description, where)
+    if scaling is None:
+        return None
+    kept, places = compared(predictions, float(description["calibration"]["comparison"]["weight"]))
+    if len(places) == 0:
+        return None
+    return _levels(cases_of(kept, scaling, rule), points, draws.of(places))
+
+
+def _calibration(predictions: TestPredictions, scaling: Calibration, draws: Resamples) -> dict[str, Any]:
+    malignant, scores = malignancy(predictions, scaling)
+    return {
+        "prevalence": float(malignant.mean()),
+        **{metric.name: figure(metric, malignant, scores, draws) for metric in calibration.OF_MALIGNANT},
+        "log_loss": figure(
+            classification.log_loss, predictions.labels, scaling.probabilities(predictions.logits), draws
+        ),
+        **calibration.of_malignant(malignant, scores),
+    }
+
+
+def _flags(values: Sequence[bool]) -> Any:
+    return np.array(values, np.int64)
+
+
+def _drift(description: Mapping[str, Any], images: Sequence[Judged], probabilities: Floats) -> dict[str, Any]:
+    """Return how far images and scores lie from those of training: population stability index and its limit."""
+    reference = description.get("reference") or {}
+    known = from_json(reference.get("distributions", {})).get(EVERYTHING, {})
+    malignant = list(description["classes"]).index(str(Label.MALIGNANT))
+    rows = [
+        {**film_figures(image.quality), "malignancy": float(shares[malignant]), "entropy": image.entropy}
+        for image, shares in zip(images, probabilities, strict=True)
+    ]
+    found: dict[str, Any] = {}
+    patients = len({image.record.patient_id for image in images})
+    for name, distribution in known.items():
+        values = [row[name] for row in rows if name in row]
+        if values:
+            index = stability_index(distribution, distribution.count(values))
+            limit = index_limit(distribution, patients, FALSE_ALARMS)
+            found[name] = {"index": index, "limit": limit, "drifted": index > limit, "images": len(values)}
+    strange = [image.strangeness for image in images if image.strangeness is not None]
+    beyond = [value > float(reference["strangeness"]["limit"]) for value in strange]
+    return {"figures": found, "strange": float(np.mean(beyond)) if beyond else None}
+
+
+def _pointing(images: Sequence[Judged], draws: Resamples) -> dict[str, Any]:
+    """Return how often the strongest place of the heatmap for malignant lies in a lesion, and what chance would do."""
+    groups = {"both": ("malignant", "benign"), "malignant": ("malignant",), "benign": ("benign",)}
+    found: dict[str, Any] = {}
+    for name, labels in groups.items():
+        places = [n for n, image in enumerate(images) if image.chance is not None and image.record.label in labels]
+        hits = _flags([bool(images[n].detections and images[n].detections[0].lesions) for n in places])
+        chance = [images[n].chance or 0.0 for n in places]
+        found[name] = {
+            "images": len(places),
+            "hits": figure(share_of, hits, np.zeros(len(places)), draws.of(np.array(places, np.int64)))
+            if places
+            else undefined("undefined: there must be an image with an outlined lesion"),
+            "chance": float(np.mean(chance)) if chance else None,
+        }
+    return found
+
+
+def _froc(images: Sequence[Judged]) -> list[dict[str, float]] | None:
+    """Return the share of malignant lesions found at each number of false positive regions an image.
+
+    Regions of images with outlined lesions are taken in the order of their scores; one whose strongest place lies in no
+    lesion is a false positive. `None` where no malignant lesion is outlined.
+    """
+    shown = [image for image in images if image.chance is not None and image.record.label is Label.MALIGNANT]
+    lesions = sum(len(image.record.lesions) for image in shown)
+    if not lesions:
+        return None
+    ordered = sorted(
+        ((found.score, place, found.lesions) for place, image in enumerate(shown) for found in image.detections),
+        key=lambda item: -item[0],
+    )
+    hit: set[tuple[int, int]] = set()
+    false = 0
+    reached = {limit: 0.0 for limit in FALSE_POSITIVES}
+    for _, place, where in ordered:
+        false += not where
+        hit |= {(place, lesion) for lesion in where}
+        for limit in FALSE_POSITIVES:
+            if false <= limit * len(shown):
+                reached[limit] = len(hit) / lesions
+    return [{"false_positives": limit, "sensitivity": value} for limit, value in reached.items()]

@@ -1,0 +1,148 @@
+"""What a model says of every image of a labelled dataset, through the deployed predictor, one image after the other."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mammopipe.inference.prediction.heatmap import regions
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, breast_id
+from mammopipe.processing.errors import ImageError
+from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.training.model.predictions import Floats, TestPredictions
+
+SOUGHT = (Label.MALIGNANT, Label.BENIGN)
+"""Classes whose lesions the heatmap is expected to point at."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One region of an image's heatmap for malignant."""
+
+    score: float
+    """Probability of malignant of the image, times the region's strength."""
+    lesions: tuple[int, ...]
+    """Which of the image's lesions its strongest place lies in."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the model says of one image."""
+
+    record: ImageRecord
+    logits: Floats
+    """(classes,), in the order of the model's classes."""
+    entropy: float
+    strangeness: float | None
+    referred: bool
+    quality: Mapping[str, Any]
+    chance: float | None = None
+    """Share of the breast that its lesions cover; `None` for an image without lesions."""
+    detections: tuple[Detection, ...] = ()
+
+
+@dataclass
+class Judgement:
+    """All images that could be judged, and why the others could not."""
+
+    images: list[Judged] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """Image id and reason."""
+
+    def predictions(self, classes: Sequence[str]) -> TestPredictions:
+        """Return the logits with the truth, as test predictions: they are measured, and nothing is fitted on them."""
+        records = [image.record for image in self.images]
+        return TestPredictions(
+            tuple(record.image_id for record in records),
+            tuple(record.patient_id for record in records),
+            tuple(breast_id(record) for record in records),
+            np.array([_class_of(record.label, classes) for record in records], np.int64),
+            np.array([image.logits for image in self.images], np.float64).reshape(len(records), len(classes)),
+            list(classes).index(str(Label.MALIGNANT)),
+        )
+
+
+def _class_of(label: Label, classes: Sequence[str]) -> int:
+    """Return the class index of a label; a model of two classes calls everything but malignant negative."""
+    return list(classes).index(str(label)) if str(label) in classes else 0
+
+
+def judge(
+    predictor: Predictor, preprocessing: PreprocessConfig, records: Sequence[ImageRecord], folder: Path
+) -> Judgement:
+    """Return what the model says of the images; one that cannot be read or holds no breast is refused by name.
+
+    Args:
+        predictor: the model, as it is served.
+        preprocessing: that of the model.
+        records: what the label table says of each image.
+        folder: what the records' paths are relative to.
+    """
+    found = Judgement()
+    for record in records:
+        try:
+            mammogram = read_mammogram(folder / record.path, record=record)
+            found.images.append(_judged(predictor, preprocessing, record, mammogram))
+        except ImageError as error:
+            found.refused.append((record.image_id, str(error)))
+    return found
+
+
+def _judged(predictor: Predictor, preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> Judged:
+    said = predictor.predict(mammogram)
+    placed: dict[str, Any] = {}
+    if record.lesions and record.label in SOUGHT:
+        heat = predictor.explain(said, mammogram, Label.MALIGNANT).heat
+        placed = {
+            "chance": _covered(preprocessing, record, mammogram),
+            "detections": tuple(
+                Detection(
+                    said.probabilities[Label.MALIGNANT] * region.strength,
+                    tuple(
+                        number
+                        for number, lesion in enumerate(record.lesions)
+                        if np.hypot(region.peak_x - lesion.x, region.peak_y - lesion.y) <= lesion.radius
+                    ),
+                )
+                for region in regions(heat)
+            ),
+        }
+    return Judged(
+        record,
+        np.asarray(said.forward.logits, np.float64),
+        said.entropy,
+        said.strangeness,
+        said.referral.refer,
+        said.prepared.quality,
+        **placed,
+    )
+
+
+def _covered(preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> float:
+    """Return the share of the breast, in the network's input, that the lesions' circles cover."""
+    prepared = preprocess(mammogram, preprocessing, record.lesions)
+    breast = prepared.image > 0
+    rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]
+    inside = np.zeros(breast.shape, bool)
+    for lesion in prepared.lesions:
+        inside |= np.hypot(columns - lesion.x, rows - lesion.y) <= lesion.radius
+    return float((inside & breast).sum() / max(1, int(breast.sum())))
+
+
+def rows(judgement: Judgement, probabilities: Floats, classes: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield one row an image for `predictions.csv`: ids, truth, calibrated probabilities, whether it was referred."""
+    for image, shares in zip(judgement.images, probabilities, strict=True):
+        record = image.record
+        yield {
+            "image_id": record.image_id,
+            "patient_id": record.patient_id,
+            "laterality": str(record.laterality or ""),
+            "view": str(record.view or ""),
+            "label": str(record.label),
+            **{name: f"{share:.9g}" for name, share in zip(classes, shares, strict=True)},
+            "referred": str(image.referred),
+        }

@@ -1,0 +1,84 @@
+"""An external evaluation from end to end: the model, the images, the figures and the report."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mammopipe.inference.evaluation import figures, judging
+from mammopipe.inference.evaluation.report import render
+from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.description import read_description
+
+LEAST_RESAMPLES = 100
+
+
+def evaluate_model(
+    model: Path, dataset: Dataset, folder: Path, output: Path, *, bootstrap: int = 1000, seed: int = 0
+) -> str:
+    """Judge a model on a labelled dataset that it has never seen.
+
+    Args:
+        model: `model.tar.gz` or the model directory.
+        dataset: which dataset it is.
+        folder: the dataset as released.
+        output: where `external.json`, `predictions.csv`, `refused.csv` and `report.html` are written.
+        bootstrap: resamples of each interval.
+        seed: seed of the resamples.
+
+    Returns:
+        The main figures as lines of text.
+
+    Raises:
+        ConfigError: the model is damaged, or none of the images can be judged.
+        LabelError: the dataset is not as released.
+    """
+    if bootstrap < LEAST_RESAMPLES:
+        raise ConfigError(f"bootstrap={bootstrap}: an interval needs at least {LEAST_RESAMPLES} resamples")
+    table = dataset.check(folder)
+    with TemporaryDirectory() as scratch:
+        directory = model
+        if not model.is_dir():
+            directory = Path(scratch)
+            unpack(model, directory)
+        description = read_description(directory)
+        preprocessing = PreprocessConfig.from_json(description["preprocess"])
+        judgement = judging.judge(Predictor(directory), preprocessing, table.records, folder / dataset.image_folder)
+    judgement.refused += table.refused
+    if not judgement.images:
+        raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
+    found = figures.figures(description, judgement, dataset, figures.Plan(bootstrap, seed), model)
+    classes = found["classes"]
+    shares = Calibration.of(description).probabilities(judgement.predictions(classes).logits)
+    rows = list(judging.rows(judgement, shares, classes))
+    write_csv(output / "predictions.csv", list(rows[0]), rows)
+    refused = [{"image_id": name, "reason": reason} for name, reason in judgement.refused]
+    write_csv(output / "refused.csv", ["image_id", "reason"], refused)
+    write_json(output / "external.json", found)
+    write_bytes(output / "report.html", render(found).encode())
+    return _summary(found, output)
+
+
+def _summary(found: dict[str, Any], output: Path) -> str:
+    def text(figure: dict[str, Any]) -> str:
+        """Return a figure with its interval, or why there is none."""
+        if figure["value"] is None:
+            return str(figure["reason"])
+        bounds = "" if figure["low"] is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
+        return f"{figure['value']:.3f}{bounds}"
+
+    counts = found["counts"]
+    return "\n".join(
+        [
+            f"{found['model']} on {found['dataset']}: {counts['images']} images of {counts['patients']} patients, "
+            f"{counts['malignant']} malignant, {counts['refused']} refused",
+            f"macro AUC {text(found['macro_auc'])}; malignant AUC {text(found['malignant_auc'])}",
+            f"expected over observed malignant {text(found['calibration']['expected_over_observed'])}",
+            f"report: {output / 'report.html'}",
+        ]
+    )

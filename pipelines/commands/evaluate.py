@@ -1,0 +1,40 @@
+"""`mammopipe evaluate MODEL DATASET`: judge a model on a labelled dataset that it has never seen."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command
+from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the command's parser."""
+    parser = command(
+        subparsers,
+        "evaluate",
+        "judge a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
+        "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
+    )
+    parser.add_argument("model", type=Path, help="model.tar.gz or the model directory")
+    parser.add_argument("dataset", type=Path, help="folder of the dataset as released")
+    parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("external"), metavar="DIR", help="default: external")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    parser.set_defaults(command=evaluate)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Write `external.json`, `predictions.csv`, `refused.csv` and `report.html`; return 0."""
+    # The model needs the packages of the extra `inference`; the other commands do not.
+    from mammopipe.inference.evaluation.run import evaluate_model
+
+    dataset, folder = dataset_in(options.dataset, options.name)
+    print(
+        evaluate_model(options.model, dataset, folder, options.output, bootstrap=options.bootstrap, seed=options.seed)
+    )
+    return 0

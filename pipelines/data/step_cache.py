@@ -1,0 +1,95 @@
+"""Results of steps that need not run again, as SageMaker's step cache keeps them: same image, arguments and inputs.
+
+Inputs are known by their content here, not by their address, and the code counts as part of the image: a step is reused
+only where it would make the same files. Source: "Caching pipeline steps" (SageMaker Developer Guide).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_json
+
+ENTRY = "entry.json"
+SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "m": 60, "S": 1}
+_DURATION = re.compile(r"P(?P<date>(?:\d+[YMWD])*)(?:T(?P<time>(?:\d+[HMS])+))?")
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of an ISO 8601 duration, as P30D; a month has 30 days and a year 365."""
+    match = _DURATION.fullmatch(duration)
+    if match is None or not (match["date"] or match["time"]):
+        raise ConfigError(f"{duration!r}: an ISO 8601 duration such as P30D")
+    clock = (match["time"] or "").replace("M", "m")
+    return sum(int(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+)([A-Za-z])", match["date"] + clock))
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """The results of earlier runs in a folder of this machine."""
+
+    root: Path
+    storage: Storage
+    code: str
+    """Digest of the code that the steps run."""
+
+    def key(self, kind: str, request: Mapping[str, Any]) -> str:
+        """Return what a step is known by: all that decides its results, and nothing of where they go."""
+        inputs = [
+            [item["InputName"], item["S3Input"]["LocalPath"], item["S3Input"]["S3DataDistributionType"],
+             self.storage.digest(item["S3Input"]["S3Uri"])]
+            for item in request.get("ProcessingInputs", [])
+        ] + [
+            [item["ChannelName"], self.storage.digest(item["DataSource"]["S3DataSource"]["S3Uri"])]
+            for item in request.get("InputDataConfig", [])
+        ]  # fmt: skip
+        cluster = request.get("ProcessingResources", {}).get("ClusterConfig", request.get("ResourceConfig", {}))
+        said = {
+            "kind": kind,
+            "code": self.code,
+            "inputs": inputs,
+            "instances": cluster.get("InstanceCount"),
+            **{
+                name: request.get(name)
+                for name in ("AppSpecification", "AlgorithmSpecification", "HyperParameters", "Environment")
+            },
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+    def restore(self, key: str, places: Mapping[str, str], expires: str) -> bool:
+        """Bring an earlier step's results to where this one's would go; returns whether there were any.
+
+        Args:
+            key: What the step is known by.
+            places: The S3 folder of each result, by its name.
+            expires: ISO 8601 duration after which results are not used any more.
+        """
+        folder = self.root / key
+        if not (folder / ENTRY).is_file():
+            return False
+        if time.time() - (folder / ENTRY).stat().st_mtime > seconds_of(expires):
+            shutil.rmtree(folder, ignore_errors=True)
+            return False
+        for name, uri in places.items():
+            self.storage.upload(folder / name, uri)
+        return True
+
+    def keep(self, key: str, places: Mapping[str, str]) -> None:
+        """Keep a step's results for later runs; an entry is whole or absent."""
+        scratch = self.root / f".{key}-{os.getpid()}"
+        for name, uri in places.items():
+            self.storage.download(f"{uri.rstrip('/')}/", scratch / name)
+        write_json(scratch / ENTRY, {"results": dict(places)})
+        try:
+            scratch.rename(self.root / key)
+        except OSError:  # another run was first
+            shutil.rmtree(scratch, ignore_errors=True)

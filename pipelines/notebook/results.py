@@ -1,0 +1,155 @@
+"""A run's results in a notebook: learning curves, ROC and precision-recall, the report, worst mistakes, a browser."""
+
+import io
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mammopipe.pipelines.notebook.views import HTML, figure_of
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+MALIGNANT = "malignant"
+
+
+def curves(run: Run) -> Any:
+    """Return the learning curves of every network: the losses, and the validation macro AUC, by epoch."""
+    table = run.history()
+    picture = _picture(9, 3.2)
+    losses, scores = picture.subplots(1, 2)
+    for name, epochs in table.groupby("network"):
+        (line,) = losses.plot(epochs["epoch"], epochs["train_loss"], label=f"{name}, training")
+        losses.plot(
+            epochs["epoch"], epochs["validation_loss"], "--", color=line.get_color(), label=f"{name}, validation"
+        )
+        scores.plot(epochs["epoch"], epochs["validation_macro_auc"], marker="o", label=str(name))
+    for area, title in ((losses, "loss"), (scores, "validation macro AUC")):
+        area.set(xlabel="epoch", title=title)
+        area.legend(fontsize=7)
+    return _shown(picture, "learning curves")
+
+
+def roc_and_pr(run: Run, split: str = "validation") -> Any:
+    """Return the ROC and the precision-recall curve of every network: malignant against the rest, on one split."""
+    table = run.predictions()
+    table = table[table["split"] == split]
+    picture = _picture(8, 3.6)
+    left, right = picture.subplots(1, 2)
+    for name, rows in table.groupby("network"):
+        found = rows.sort_values(MALIGNANT, ascending=False)
+        hits = (found["label"] == MALIGNANT).cumsum().to_numpy()
+        called = range(1, len(found) + 1)
+        cases, others = max(1, int(hits[-1])), max(1, len(found) - int(hits[-1]))
+        left.step(
+            [0, *((n - hit) / others for n, hit in zip(called, hits, strict=True))], [0, *(hits / cases)], label=name
+        )
+        right.step(hits / cases, [hit / n for n, hit in zip(called, hits, strict=True)], label=name)
+    left.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
+    left.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {split}")
+    right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02), title=f"precision and recall, {split}")
+    left.legend(fontsize=7)
+    return _shown(picture, f"ROC and precision-recall on {split}")
+
+
+def report(run: Run, height: int = 700) -> Any:
+    """Return the run's report, in the page itself."""
+    page = escape(run.report.read_text(encoding="utf-8"), quote=True)
+    frame = f'<iframe srcdoc="{page}" style="width:100%;height:{height}px;border:1px solid #ccc"></iframe>'
+    return HTML(f"<div>{frame}</div>")
+
+
+def mistakes(run: Run, images: Path, count: int = 6, split: str = "validation", height: int = 200) -> Any:
+    """Return the images that the selected network judged worst, with truth, split and probability beside each.
+
+    Args:
+        run: The run.
+        images: Folder of the images; they are found by their id.
+        count: How many are shown.
+        split: The split that is looked at; choose nothing by the test.
+        height: Rows of each picture.
+    """
+    return HTML(_row(_worst(run, split).head(count), images, height))
+
+
+def browse(run: Run, images: Path, height: int = 320) -> Any:
+    """Return a browser of the judged images by split and truth; a static page where ipywidgets is not installed."""
+    table = _selected(run)
+    try:
+        import ipywidgets
+    except ImportError:
+        return HTML(_row(table.head(12), images, height))
+    split = ipywidgets.Dropdown(options=sorted(table["split"].unique()), description="split")
+    truth = ipywidgets.Dropdown(options=["all", *sorted(table["label"].unique())], description="truth")
+    page = ipywidgets.BoundedIntText(min=1, max=10_000, description="page")
+    shown = ipywidgets.HTML()
+
+    def change(_: object = None) -> None:
+        rows = table[table["split"] == split.value]
+        rows = rows if truth.value == "all" else rows[rows["label"] == truth.value]
+        shown.value = _row(rows.iloc[6 * (page.value - 1) : 6 * page.value], images, height)
+
+    for control in (split, truth, page):
+        control.observe(change, "value")
+    change()
+    return ipywidgets.VBox([ipywidgets.HBox([split, truth, page]), shown])
+
+
+def _selected(run: Run) -> "pandas.DataFrame":
+    table = run.predictions()
+    of_selected: pandas.DataFrame = table[table["network"] == run.document("evaluation.json")["selected"]["cnn"]]
+    return of_selected
+
+
+def _worst(run: Run, split: str) -> "pandas.DataFrame":
+    table = _selected(run)
+    table = table[table["split"] == split].copy()
+    table["of_truth"] = [float(row[row["label"]]) for _, row in table.iterrows()]
+    return table.sort_values("of_truth")
+
+
+def _row(rows: "pandas.DataFrame", images: Path, height: int) -> str:
+    files = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    figures = (_figure(row, files, images, height) for row in rows.to_dict("records"))
+    return f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(figures)}</div>'
+
+
+def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int) -> str:
+    import numpy as np
+    from PIL import Image
+
+    from mammopipe.processing.images.mammogram import read_mammogram
+
+    path = files.get(str(row["image_id"]))
+    if path is None:
+        raise ConfigError(f"{images}: no image {row['image_id']}, which the run's predictions name")
+    picture = Image.fromarray((read_mammogram(path).pixels >> 8).astype(np.uint8))
+    picture.thumbnail((4 * height, height))
+    target = io.BytesIO()
+    picture.save(target, "PNG")
+    return figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {row['label']}; {_chances(row)}")
+
+
+def _chances(row: Mapping[Any, Any]) -> str:
+    return ", ".join(f"{name} {float(row[name]):.2f}" for name in _classes(row))
+
+
+def _classes(row: Mapping[Any, Any]) -> Iterator[str]:
+    yield from (name for name in ("normal", "benign", MALIGNANT) if name in row)
+
+
+def _picture(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _shown(picture: "Figure", name: str) -> Any:
+    target = io.BytesIO()
+    picture.savefig(target, dpi=110, format="png")
+    return HTML(figure_of(target.getvalue(), name, "max-width:100%"))

@@ -1,0 +1,70 @@
+"""The results of a run as a notebook shows them: curves, worst mistakes first, a browser, the report in the page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.pipelines.runs.launch import Run
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms.own_tree import write_own_tree
+
+pytest.importorskip("IPython")
+view = pytest.importorskip("mammopipe.pipelines.notebook")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+EPOCH = {"epoch": 1, "train_loss": 1.1, "validation_loss": 1.2, "validation_macro_auc": 0.6, "seconds": 2.0}
+ROWS = [("p000-L", "malignant", 0.1), ("p000-R", "normal", 0.3), ("p001-L", "benign", 0.2), ("p001-R", "normal", 0.8)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    write_own_tree(folder, images=4, height=160, width=130)
+    return folder / "images"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    folder = RunFolder(tmp_path, "20260101-000000-aaaa")
+    folder.write({"id": folder.id, "status": "Succeeded", "reason": "", "seconds": 1.0, "steps": [], "started": "now"})
+    document = {"selected": {"cnn": "alexnet"}, "candidates": {"alexnet": {"history": [EPOCH, {**EPOCH, "epoch": 2}]}}}
+    (folder.path / "evaluation.json").write_text(json.dumps(document))
+    lines = [f"alexnet,validation,{name},{label},{1 - share},0,{share}" for name, label, share in ROWS]
+    head = "network,split,image_id,label,normal,benign,malignant"
+    (folder.path / "predictions.csv").write_text("\n".join([head, *lines]) + "\n")
+    (folder.path / "report.html").write_text('<p title="a">report</p>')
+    return Run.open(folder.id, tmp_path)
+
+
+def test_curves_are_pictures_with_their_names(run: Run) -> None:
+    for shown, name in ((view.curves(run), "learning curves"), (view.roc_and_pr(run), "ROC and precision-recall")):
+        assert shown.data.count("data:image/png;base64,") == 1 and name in shown.data
+
+
+def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: Run, images: Path) -> None:
+    shown = view.mistakes(run, images, count=3).data
+    order = [name for name, _, _ in ROWS if name in shown]
+    assert sorted(order, key=shown.index) == ["p001-L", "p000-L", "p001-R"]
+    assert "p000-L (validation): malignant; normal 0.90, benign 0.00, malignant 0.10" in shown
+    with pytest.raises(ConfigError, match="no image p0"):
+        view.mistakes(run, images / "none")
+
+
+def test_without_widgets_the_browser_is_a_static_page(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
+    assert view.browse(run, images).data.count("<img") == 4
+
+
+def test_the_report_is_in_the_page_itself(run: Run) -> None:
+    assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;report' in view.report(run).data
+
+
+def test_the_notebook_imports_public_names_alone() -> None:
+    notebook = json.loads((Path(__file__).parents[3] / "pipelines" / "run_pipeline.ipynb").read_text())
+    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    lines = [line for line in code.splitlines() if "mammopipe" in line and "import" in line]
+    assert lines == [
+        "from mammopipe import PipelineConfig, start",
+        "from mammopipe.pipelines import notebook as view",
+    ]

@@ -1,0 +1,190 @@
+"""Plots as inline SVG, drawn by matplotlib, in the colours of the page's style sheet: readable in light and in dark.
+
+matplotlib knows fixed colours only. So each plot is drawn in placeholder colours, one for each custom property of
+`report.css.j2`, and these are replaced by `var(--property)` in the SVG text.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+PROPERTIES = ("text", "quiet", "grid", "card", "normal", "benign", "malignant", "bad")
+"""Custom properties of the style sheet that plots use."""
+COLOURS = {name: f"#0103{place:02x}" for place, name in enumerate(PROPERTIES, 1)}
+"""Placeholders, which nothing else is drawn in."""
+_PROPERTY_OF = {"normal": "normal", "negative": "normal", "benign": "benign", "malignant": "malignant"}
+_LINE_OF = {"benign": "--"}
+"""A class is told apart by its line as well: colours alone exclude some readers."""
+TWO_LINES: tuple[dict[str, Any], ...] = (
+    {"color": COLOURS["normal"], "linestyle": "-"},
+    {"color": COLOURS["malignant"], "linestyle": "--"},
+)
+_QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+
+_SIZE = (3.5, 2.95)
+"""Inches; the page scales the picture to its panel."""
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mammopipe",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.edgecolor": COLOURS["quiet"],
+    "axes.labelcolor": COLOURS["text"],
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": COLOURS["text"],
+    "grid.color": COLOURS["grid"],
+    "xtick.color": COLOURS["quiet"],
+    "ytick.color": COLOURS["quiet"],
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.8,
+}
+
+
+class Plot:
+    """A pair of axes that becomes an inline picture."""
+
+    def __init__(self, title: str, x_label: str, y_label: str, *, unit: bool = False) -> None:
+        """Take what a screen reader says of the picture and the titles of the axes; `unit`: both run from 0 to 1."""
+        self._title = title
+        with matplotlib.rc_context(_SETTINGS):
+            self._figure = Figure(figsize=_SIZE, layout="constrained")
+            FigureCanvasSVG(self._figure)
+            self.axes: Axes = self._figure.add_subplot()
+        self.axes.set(xlabel=x_label, ylabel=y_label)
+        for patch in (self._figure.patch, self.axes.patch):
+            patch.set_visible(False)
+        if unit:
+            self.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=_QUARTERS, yticks=_QUARTERS)
+
+    def reference(self, x: Sequence[float], y: Sequence[float], label: str = "") -> None:
+        """Draw a dashed line that says what chance, perfection or a fixed rule would give."""
+        self.axes.plot(x, y, color=COLOURS["quiet"], linestyle=(0, (4, 4)), linewidth=1, label=label or "_")
+
+    def whole_x(self) -> None:
+        """Put ticks at whole numbers alone along x."""
+        self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+    def svg(self) -> Markup:
+        """Return the picture as an element of an HTML page."""
+        stream = io.StringIO()
+        with matplotlib.rc_context(_SETTINGS):
+            if any(not text.startswith("_") for text in self.axes.get_legend_handles_labels()[1]):
+                self.axes.legend()
+            self._figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        return _inline(stream.getvalue(), self._title)
+
+
+def _inline(svg: str, title: str) -> Markup:
+    """Return an SVG file as an element of a page: no XML head, no fixed size, colours of the style sheet."""
+    body = svg[svg.index("<svg") :]
+    head, rest = body.split(">", 1)
+    box = re.search(r'viewBox="[^"]+"', head)
+    rest = re.sub(r"<(metadata|style).*?</\1>", "", rest, flags=re.DOTALL)
+    rest = re.sub(r'<g id="[^"]+">', "<g>", rest).replace("xlink:href", "href")
+    # Several plots stand on one page: what a plot refers to must not be found in another.
+    prefix = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}"
+    rest = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", rest)
+    for name, colour in COLOURS.items():
+        rest = rest.replace(colour, f"var(--{name})")
+    opening = Markup('<svg class="plot" role="img" {}><title>{}</title>').format(Markup(box[0] if box else ""), title)
+    return opening + Markup(rest.strip())
+
+
+def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
+    """Return the one-vs-rest ROC curves of a scorecard."""
+    plot = Plot(title, "1 - specificity", "sensitivity", unit=True)
+    plot.reference([0, 1], [0, 1])
+    for name, curve in figures["roc"].items():
+        if curve is not None:
+            plot.axes.plot(curve["false_positive_rate"], curve["sensitivity"], **_of_class(name))
+    return plot.svg()
+
+
+def reliability_plot(points: Sequence[Mapping[str, float]], title: str) -> Markup:
+    """Return the observed share of malignant cases over the predicted probability, with intervals and counts."""
+    plot = Plot(title, "predicted probability of malignant", "share that is malignant")
+    top = min(1.0, 1.08 * max([0.1, *(max(point["predicted"], point["high"]) for point in points)]))
+    plot.axes.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, 1.02 * top))
+    plot.reference([0, top], [0, top])
+    x, y = [point["predicted"] for point in points], [point["observed"] for point in points]
+    reach = [
+        [point["observed"] - point["low"] for point in points],
+        [point["high"] - point["observed"] for point in points],
+    ]
+    plot.axes.errorbar(x, y, yerr=reach, marker="o", markersize=4, elinewidth=1, color=COLOURS["malignant"])
+    for point in points:
+        plot.axes.annotate(
+            f"{point['malignant']:.0f}/{point['images']:.0f}",
+            (point["predicted"], point["observed"]),
+            xytext=(4, -8),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=COLOURS["quiet"],
+        )
+    return plot.svg()
+
+
+def precision_recall_plot(curve: Mapping[str, Sequence[float]] | None, share: float, title: str) -> Markup:
+    """Return precision over recall of malignant; dashed: the share of malignant cases, which chance reaches."""
+    plot = Plot(title, "recall (sensitivity)", "precision (PPV)", unit=True)
+    plot.reference([0, 1], [share, share])
+    if curve is not None:
+        plot.axes.plot(curve["recall"], curve["precision"], color=COLOURS["malignant"], drawstyle="steps-pre")
+    return plot.svg()
+
+
+def decision_plot(curve: Sequence[Mapping[str, float]], title: str) -> Markup:
+    """Return the net benefit of the model, of recalling everyone and of recalling no one, over the threshold."""
+    plot = Plot(title, "probability from which on to recall", "net benefit")
+    thresholds, model = [point["threshold"] for point in curve], [point["model"] for point in curve]
+    plot.axes.plot(
+        thresholds, [point["all"] for point in curve], color=COLOURS["quiet"], linestyle=":", label="recall all"
+    )
+    plot.reference([thresholds[0], thresholds[-1]], [0, 0], "recall none")
+    plot.axes.plot(thresholds, model, color=COLOURS["malignant"], label="model")
+    highest = max([*model, curve[0]["all"], 0.01])
+    plot.axes.set(ylim=(-0.25 * highest, 1.1 * highest))
+    return plot.svg()
+
+
+def loss_plot(candidate: Mapping[str, Any], title: str) -> Markup:
+    """Return the losses of training and validation by epoch; dashed: the epoch that was kept."""
+    return _by_epoch(candidate, {"train_loss": "training", "validation_loss": "validation"}, "loss", title)
+
+
+def score_plot(candidate: Mapping[str, Any], title: str) -> Markup:
+    """Return validation macro AUC and balanced accuracy by epoch; dashed: the epoch that was kept."""
+    names = {"validation_macro_auc": "macro AUC", "validation_balanced_accuracy": "balanced accuracy"}
+    return _by_epoch(candidate, names, "on validation", title, unit=True)
+
+
+def _by_epoch(
+    candidate: Mapping[str, Any], series: Mapping[str, str], y_label: str, title: str, *, unit: bool = False
+) -> Markup:
+    plot = Plot(title, "epoch", y_label)
+    history = candidate["history"]
+    epochs = [epoch["epoch"] for epoch in history]
+    for (name, label), look in zip(series.items(), TWO_LINES, strict=True):
+        plot.axes.plot(epochs, [epoch[name] for epoch in history], marker="o", markersize=3, label=label, **look)
+    plot.axes.axvline(candidate["best_epoch"], color=COLOURS["quiet"], linestyle=(0, (4, 4)), linewidth=1)
+    plot.whole_x()
+    plot.axes.set_ylim(bottom=0, top=1.02 if unit else None)
+    return plot.svg()
+
+
+def _of_class(name: str) -> dict[str, Any]:
+    return {"color": COLOURS[_PROPERTY_OF[name]], "linestyle": _LINE_OF.get(name, "-"), "label": name}
