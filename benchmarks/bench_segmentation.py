@@ -21,6 +21,7 @@ from mammopipe.processing.breast import segmentation, working_copy
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.processing.phantoms.clinical import Kind, make_clinical_phantom
 from mammopipe.processing.phantoms.mias_tree import make_film
 
 COMMAND = "python -m benchmarks.bench_segmentation"
@@ -75,6 +76,28 @@ def overlap(film: Mammogram) -> float:
     return dice(reduced, full)
 
 
+def clinical_rows(count: int) -> list[Row]:
+    """Return how well the breast is found on phantoms of every kind of detector and film, side and view in turn."""
+    overlaps, muscles, wrong = [], [], 0
+    for number in range(count):
+        kind = list(Kind)[number % len(Kind)]
+        phantom = make_clinical_phantom(
+            number, kind, laterality=list(Laterality)[number // 2 % 2], view=(View.MLO, View.CC)[number // 4 % 2]
+        )
+        region = segmentation.segment_breast(phantom.pixels, laterality=phantom.laterality, view=phantom.view)
+        overlaps.append(dice(region.mask, phantom.breast))
+        wrong += region.chest_side is not segmentation.Side.of(phantom.laterality)
+        if phantom.view is View.MLO:
+            muscles.append(dice(region.pectoral, phantom.pectoral))
+    low, muscle = float(np.percentile(overlaps, 5)), float(np.median(muscles))
+    name = "segmentation, phantoms of all kinds"
+    return [
+        row(f"{name}, 5th percentile of Dice", low, "", 0.97, "higher", COMMAND, phantoms=count),
+        row(f"{name}, wrong sides", wrong, "", 0, "lower", COMMAND, phantoms=count),
+        row(f"{name}, median Dice of the muscle", muscle, "", 0.93, "higher", COMMAND, phantoms=len(muscles)),
+    ]
+
+
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     """Return twice the common area over the sum of both."""
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
@@ -85,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rsna", type=Path, help="folder with train_images")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--phantoms", type=int, default=1000, help="phantoms of all kinds that are segmented")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     keep_heap()
@@ -112,7 +136,7 @@ def main() -> None:
             films=len(measured),
         ),
     ]
-    print(json.dumps(rows, indent=2))
+    print(json.dumps(rows + clinical_rows(arguments.phantoms), indent=2))
 
 
 if __name__ == "__main__":

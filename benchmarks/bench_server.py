@@ -39,12 +39,12 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     """Return the figures of one client."""
     client, ours, theirs = Client(port), [], []
     client.ask(body)
-    for _ in range(rounds):
-        theirs += plain.run("film", 10)
-        for _ in range(10):
-            status, seconds = client.ask(body)
-            assert status == 200
-            ours.append(seconds)
+    for _ in range(10 * rounds):
+        # One beside the other, so that whatever else the machine does meets both.
+        theirs += plain.run("film", 1)
+        status, seconds = client.ask(body)
+        assert status == 200
+        ours.append(seconds)
     ours, theirs = [1000 * each for each in ours], [1000 * each for each in theirs]
     p50, p99 = statistics.median(ours), float(np.percentile(ours, 99))
     loop50, loop99 = statistics.median(theirs), float(np.percentile(theirs, 99))
@@ -53,13 +53,19 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
             "server, one client: p50, times the plain loop's",
             p50 / loop50,
             "x",
-            1.15,
+            1.10,
             "lower",
             server_ms=p50,
             plain_loop_ms=loop50,
         ),
         row(
-            "server, one client: p99, times p50", p99 / p50, "x", 1.5, "lower", plain_loop_p99_times_p50=loop99 / loop50
+            "server, one client: p99 over p50, times the plain loop's own",
+            (p99 / p50) / (loop99 / loop50),
+            "x",
+            1.15,
+            "lower",
+            server_p99_over_p50=p99 / p50,
+            plain_loop_p99_over_p50=loop99 / loop50,
         ),
     ]
 
@@ -83,7 +89,7 @@ def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -
             "server, 8 clients: throughput, times twice the plain loop's",
             rate / (2 * single),
             "x",
-            0.90,
+            0.95,
             "higher",
             server_per_second=rate,
             plain_loop_per_second=single,
@@ -159,7 +165,7 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
         counts.append(done)
         sizes.append(size)
     print(f"{done} requests: {sizes[0]:.0f} to {sizes[-1]:.0f} MiB", file=sys.stderr)
-    held = row("server: memory of all its processes", max(sizes), "MiB", 950, "lower", shared_counted_twice=resident)
+    held = row("server: memory of all its processes", max(sizes), "MiB", 400, "lower", shared_counted_twice=resident)
     if len(counts) < LEAST_SPELLS:
         print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
         return [held]
@@ -185,7 +191,7 @@ def start(base: Path, ready: float) -> list[Row]:
     for _ in range(2):
         with server(base) as (_, _, seconds):
             times.append(seconds)
-    return [row("server: ready after start", statistics.median(times), "s", 5, "lower", fastest=min(times))]
+    return [row("server: ready after start", statistics.median(times), "s", 2.5, "lower", fastest=min(times))]
 
 
 def main() -> None:

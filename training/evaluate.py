@@ -8,6 +8,7 @@ leak does not stop it: the verdict goes into `evaluation.json`, where the pipeli
 import argparse
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -107,7 +108,7 @@ def evaluate(
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
     copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
-    leakage = audit_leakage(list(data.records), data.folder, copied=copied).as_dict()
+    leakage = audit_leakage(list(data.records), data.folder, copied=copied, folds=fold_names(data)).as_dict()
 
     validation = {
         name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()
@@ -180,6 +181,18 @@ def evaluate(
         "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, films
+
+
+def fold_names(data: SegmentedData) -> dict[str, str]:
+    """Return the fold of each development image by its id; of candidates with folds of their own, all of them."""
+    folds: dict[str, list[str]] = defaultdict(list)
+    for held in data.out_of_fold.values():
+        for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
+            folds[image_id].append(str(fold))
+    return {
+        image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
+        for image_id, numbers in folds.items()
+    }
 
 
 def _predict(

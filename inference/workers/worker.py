@@ -57,8 +57,9 @@ def share(settings: ServerSettings) -> None:
             "mammopipe.inference.engines.torch" if torch else "mammopipe.inference.engines.openvino"
         )
         if torch:
-            # The heatmap of the warm-up image needs it: loaded once here, not again in every worker.
-            importlib.import_module("captum.attr")
+            # The heatmap of the warm-up image needs both: loaded once here, not again in every worker.
+            for name in ("captum.attr", "torch._dynamo"):
+                importlib.import_module(name)
 
 
 def load(settings: ServerSettings) -> Predictor:

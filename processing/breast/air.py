@@ -28,6 +28,8 @@ SPECKS = 0.0015
 """Share of specks from which on black is a film's: 0.002 and more on mini-MIAS, 0.000 on detectors."""
 STRIP = 17
 """Working pixels: what is no wider is a strip of tape or a scanner's border."""
+FAINT_AIR = 0.08
+"""Share of the image from which on what is darker than half a step of 8 bits, but not black, is the air itself."""
 FINE = 1 / 1020
 """Grey of one step of the fine histogram: a quarter of a step of 8 bits."""
 NEAR_FAT = 0.10
@@ -75,7 +77,9 @@ def find_air(grey: Grey) -> Air:
     exposed = grey[:, left : grey.shape[1] - right]
     level, threshold = _lowest_peak(exposed)
     valley = _valley(exposed, level)
-    return Air(level, valley or threshold, blackened=False, fog=valley is None, field=(left, right))
+    # Where the air is as dark as padding, nothing shows where the padding ends.
+    padding = (0, 0) if valley is not None and level == 0 else (left, right)
+    return Air(level, valley or threshold, blackened=False, fog=valley is None, field=padding)
 
 
 def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
@@ -163,9 +167,14 @@ def _lowest_peak(grey: Grey) -> tuple[float, float]:
 
     The background is the lowest peak of the histogram; the skin begins where the peak has fallen to a seventh. Exact
     black is padding, or the wedges of a rotated film, and hides the peak; where there is no peak, it is the air itself.
+    Faint noise just above black is the air, too.
     """
     levels = np.rint(np.minimum(grey.ravel(), 1.0) * 255).astype(np.intp)
-    counts = np.convolve(np.bincount(levels, minlength=256)[1:], [0.25, 0.5, 0.25], mode="same")
+    histogram = np.bincount(levels, minlength=256)
+    faint = int(histogram[0]) - np.count_nonzero(grey == 0)
+    if faint > FAINT_AIR * grey.size:
+        return 0.0, 7 / 255
+    counts = np.convolve(histogram[1:], [0.25, 0.5, 0.25], mode="same")
     peak = int(counts[:40].argmax())
     if counts[max(peak - 2, 0) : peak + 3].sum() < 0.05 * counts.sum():
         return 0.0, 7 / 255

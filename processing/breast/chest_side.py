@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mammopipe.processing.breast.outline import row_ends
 from mammopipe.processing.breast.working_copy import Mask
 from mammopipe.processing.datasets.manifest import Laterality
 
 CLEAR_EVIDENCE = 0.2
 """Difference between the image's sides (-1..1) from which on the picture alone shows the chest wall's side."""
-EMPTY = 0.05
-"""Share of the breast's rows that touch a side, up to which that side counts as empty."""
-FULL = 0.4
-"""Share of the breast's rows that must touch the other side before an empty side contradicts the header."""
+CURVED = 0.3
+"""Share of the breast's rows that end at one column, up to which that side is skin and no chest wall."""
+STRAIGHT = 0.5
+"""The same share from which on the other side is a straight cut, so that the picture contradicts the header."""
 
 
 class Side(StrEnum):
@@ -43,8 +46,9 @@ class ChestSide:
 def find_chest_side(mask: Mask, field: tuple[int, int], laterality: Laterality | None) -> ChestSide:
     """Return the chest wall's side of a breast.
 
-    At the chest wall the image cuts through the breast: most of its rows touch that side, and most of it lies in that
-    half. How bright the sides are shows nothing, because a skin line can be brighter than fat at the chest wall.
+    At the chest wall the image cuts straight through the breast: most of its rows end at one column there, whether or
+    not black was added beside it, and most of the breast lies in that half of the image. How bright the sides are shows
+    nothing, because a skin line can be brighter than fat at the chest wall.
 
     Args:
         mask: The breast, (rows, columns).
@@ -53,21 +57,22 @@ def find_chest_side(mask: Mask, field: tuple[int, int], laterality: Laterality |
     """
     left, right = field[0], mask.shape[1] - 1 - field[1]
     rows, first, last = row_ends(mask)
-    margin = 1 + round(0.01 * (right - left))
-    touching = {
-        Side.LEFT: float((first <= left + margin).mean()),
-        Side.RIGHT: float((last >= right - margin).mean()),
-    }
+    straight = {Side.LEFT: _straight(first), Side.RIGHT: _straight(last)}
     columns = mask.sum(axis=0)
     middle = (left + right + 1) // 2
     balance = float(columns[:middle].sum() - columns[middle:].sum()) / max(int(columns.sum()), 1)
-    evidence = 0.5 * (touching[Side.LEFT] - touching[Side.RIGHT]) + 0.5 * balance
+    evidence = 0.5 * (straight[Side.LEFT] - straight[Side.RIGHT]) + 0.5 * balance
     shown = Side.LEFT if evidence > 0 else Side.RIGHT
     if laterality is None:
         return ChestSide(shown, evidence, abs(evidence) < CLEAR_EVIDENCE, against_laterality=False)
     stated = Side.of(laterality)
     differs = shown is not stated and abs(evidence) >= CLEAR_EVIDENCE
-    against = differs and touching[stated] <= EMPTY and touching[shown] >= FULL
+    against = differs and straight[stated] <= CURVED and straight[shown] >= STRAIGHT
     return ChestSide(
         shown if against else stated, evidence, unclear=differs and not against, against_laterality=against
     )
+
+
+def _straight(ends: NDArray[np.intp]) -> float:
+    """Return the share of the rows that end at one column or beside it."""
+    return float(np.convolve(np.bincount(ends), np.ones(3)).max() / ends.size)

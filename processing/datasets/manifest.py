@@ -1,6 +1,7 @@
 """One manifest row: what is known of an image, as enums and numbers, and the CSV file that carries it between jobs."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -139,6 +140,8 @@ class ImageRecord:
     synthetic: bool = False
     """Whether the image is a phantom, of which no figure says anything about mammograms."""
     quality: Mapping[str, Any] = field(default_factory=dict)
+    label_digest: str = ""
+    """`split_digest` of the record when it was split; a label that was edited since then does not have it."""
 
     @property
     def image_flags(self) -> tuple[str, ...]:
@@ -154,7 +157,17 @@ class ImageRecord:
         """Return the record in a split and fold: `dataclasses.replace` at a fraction of its price, for whole tables."""
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
+        values[_DIGEST] = _digest(self.dataset, self.original_id, self.label, split)
         return ImageRecord(*values)
+
+
+def split_digest(record: ImageRecord) -> str:
+    """Return the digest of an image's label and split, 16 hexadecimal digits; it holds for copies of the image, too."""
+    return _digest(record.dataset, record.original_id, record.label, record.split)
+
+
+def _digest(dataset: str, original_id: str, label: Label, split: Split | None) -> str:
+    return hashlib.sha256(f"{dataset}/{original_id}/{label}/{split}".encode()).hexdigest()[:16]
 
 
 UNKNOWN_SIDE = "unknown"
@@ -174,7 +187,7 @@ def shows_side(breast: str) -> bool:
 COLUMNS = [item.name for item in fields(ImageRecord)]
 _VALUES = attrgetter(*COLUMNS)
 _NAMES = frozenset(COLUMNS)
-_SPLIT, _FOLD, _LESIONS, _QUALITY = map(COLUMNS.index, ("split", "fold", "lesions", "quality"))
+_SPLIT, _FOLD, _LESIONS, _QUALITY, _DIGEST = map(COLUMNS.index, ("split", "fold", "lesions", "quality", "label_digest"))
 
 
 def to_row(record: ImageRecord) -> dict[str, str]:

@@ -70,12 +70,15 @@ class FeatureStore(Mapping[str, Features]):
         return len(self._places)
 
 
-def candidate_pairs(images: Mapping[str, Features], groups: Sequence[Hashable]) -> list[tuple[str, str]]:
+def candidate_pairs(
+    images: Mapping[str, Features], groups: Sequence[Hashable], altered: Sequence[bool] | None = None
+) -> list[tuple[str, str]]:
     """Return pairs of images of different groups that share many features, in the order of the images.
 
     Args:
         images: The features of each image, by name.
         groups: For each image the group, such as its split, within which it may resemble others.
+        altered: For each image whether its features are those of an altered variant: two such are not compared.
 
     Returns:
         Pairs of names. Of each image its `CANDIDATES` likeliest partners are among them.
@@ -85,12 +88,13 @@ def candidate_pairs(images: Mapping[str, Features], groups: Sequence[Hashable]) 
     if len(names) < 2 or not counts.sum():
         return []
     _, group_of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)
+    own = np.zeros(len(names), bool) if altered is None else np.asarray(altered, bool)
     bits = min(_MOST_BITS, _BITS + max(0, int(np.ceil(np.log2(counts.sum() / _FEW)))))
     owners = np.repeat(np.arange(len(names), dtype=np.int64), counts)
     codes, votes = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for table in range(_TABLES):
         keys = _keys(images, names, int(counts.sum()), _ORDER[table, :bits])
-        found, times = np.unique(_shared(keys, owners, group_of), return_counts=True)
+        found, times = np.unique(_shared(keys, owners, group_of, own), return_counts=True)
         codes, votes = _added(codes, votes, found, times)
     enough = votes >= VOTES
     return [(names[first], names[second]) for first, second in _likeliest(codes[enough], votes[enough], len(names))]
@@ -121,7 +125,9 @@ def _blocks(images: Mapping[str, Features], names: Sequence[str]) -> Iterator[ND
         yield np.concatenate(waiting)
 
 
-def _shared(keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArray[np.int64]) -> Codes:
+def _shared(
+    keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArray[np.int64], altered: NDArray[np.bool_]
+) -> Codes:
     """Return a code, first image x images + second image, for each two features of different groups with one key.
 
     A feature of the first image counts once for a second image, however many of its features have the key.
@@ -140,7 +146,7 @@ def _shared(keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArr
         if not len(left):
             break
         low, high = owners[left], owners[left + distance]
-        apart = group_of[low] != group_of[high]
+        apart = (group_of[low] != group_of[high]) & ~(altered[low] & altered[high])
         found.append(np.stack([low[apart] * len(group_of) + high[apart], order[left[apart]]]))
     if not found or not sum(part.shape[1] for part in found):
         return np.zeros(0, np.int64)

@@ -1,6 +1,6 @@
 """Proof on the files themselves that nothing crosses from one split into another."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.container.job import cores
-from mammopipe.processing.datasets.manifest import ImageRecord, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_digest
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
-from mammopipe.processing.splits.near_duplicates import SAME_FILM, Features, Match, agreement, features, match
+from mammopipe.processing.splits.near_duplicates import (
+    SAME_FILM,
+    Features,
+    Match,
+    Variant,
+    agreement,
+    features,
+    match,
+)
 from mammopipe.processing.splits.pixel_confirmation import Confirmation, correlation, detail
 
 _DIFFERENT_FEATURES = 8
@@ -63,23 +71,30 @@ class LeakageReport:
 
 
 def audit_leakage(
-    manifest: Sequence[ImageRecord], images: Path, *, copied: Collection[Split] = (Split.TRAIN,)
+    manifest: Sequence[ImageRecord],
+    images: Path,
+    *,
+    copied: Collection[Split] = (Split.TRAIN,),
+    folds: Mapping[str, str] | None = None,
 ) -> LeakageReport:
     """Return the leaks between the splits of a manifest whose paths are relative to the folder `images`.
 
     Looked for are patients, source images, equal files and pictures of the same film in two splits, copies outside the
     training split, copies of nothing, images without a split, and files that are missing or not those of the manifest.
     Networks that were cross-validated trained on the films of both splits of the development set, each copy with its
-    source's fold: then `copied` names both.
+    source's fold: then `copied` names both, and `folds` the fold of each development image by its id. Folds are then
+    compared as splits are, for thresholds and the gate rest on what was held out. Labels that are not those of the
+    split (`label_digest`) are findings, too.
     """
     records = sorted(manifest, key=lambda record: record.image_id)
     broken = {finding.images[0]: finding for finding in _file_findings(records, images)}
     findings = [*_table_findings(records, copied), *broken.values()]
     whole = [record for record in records if record.image_id not in broken and record.split]
-    findings += _equal_files(whole)
+    group_of = {record.image_id: (folds or {}).get(record.original_id, str(record.split)) for record in whole}
+    findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
-        unmatched = _look_at(whole, images, seen)
-        same, confirmation = _same_films(whole, images, seen)
+        unmatched = _look_at(whole, images, seen, group_of)
+        same, confirmation = _same_films(whole, images, seen, group_of)
     findings += same
     checked = {
         "images": len(records),
@@ -87,6 +102,8 @@ def audit_leakage(
         "originals": sum(not record.source_image_id for record in records),
         "copies": sum(bool(record.source_image_id) for record in records),
         "copies_unlike_their_source": len(unmatched),
+        "folds": len(set((folds or {}).values())),
+        "labels_of_the_split": sum(bool(record.label_digest) for record in records),
         "features_of_one_film": SAME_FILM,
         "pairs_compared_by_pixels": confirmation.pairs,
         "correlation_limit": round(confirmation.limit, 3),
@@ -98,10 +115,12 @@ def audit_leakage(
 def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = (Split.TRAIN,)) -> list[Finding]:
     """Return the leaks that the manifest alone shows: ids and the SHA-256 of files; it takes no time.
 
-    They are looked for before training, so that such a leak costs minutes and not the whole run.
+    They are looked for before training, so that such a leak costs minutes and not the whole run: ids, equal files, and
+    labels that were edited after the split.
     """
     records = sorted(manifest, key=lambda record: record.image_id)
-    return [*_table_findings(records, copied), *_equal_files(records)]
+    splits = {record.image_id: str(record.split) for record in records}
+    return [*_table_findings(records, copied), *_equal_files(records, splits), *_changed_labels(records)]
 
 
 def _file_findings(records: Iterable[ImageRecord], images: Path) -> Iterator[Finding]:
@@ -149,54 +168,101 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
             yield Finding(kind, tuple(sorted(first.values())), f"{what} {name} is in {where}")
 
 
-def _equal_files(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+def _changed_labels(records: Iterable[ImageRecord]) -> Iterator[Finding]:
+    """Compare each original with what it was when it was split: a label edited since then is no label of that split."""
+    for record in records:
+        if record.label_digest and not record.source_image_id and record.label_digest != split_digest(record):
+            yield Finding(
+                "label-changed",
+                (record.image_id,),
+                f"image {record.image_id} ({record.split}) has the label {record.label}, which is not the one, or not "
+                f"the split, that it had when the images were split",
+            )
+
+
+def _equal_files(records: Iterable[ImageRecord], group_of: Mapping[str, str]) -> Iterator[Finding]:
     groups: dict[str, list[ImageRecord]] = defaultdict(list)
     for record in records:
         if record.sha256:
             groups[record.sha256].append(record)
     for members in groups.values():
-        if len({record.split for record in members}) > 1:
+        found = {group_of[record.image_id]: record.image_id for record in reversed(members)}
+        if len(found) > 1:
             names = tuple(record.image_id for record in members)
-            yield Finding("equal-files", names, f"images {' and '.join(names[:2])} are one file in two splits")
+            where = " and ".join(f"{image} ({group})" for group, image in sorted(found.items())[:2])
+            yield Finding("equal-files", names, f"images {where} are one file")
 
 
-def _look_at(records: Sequence[ImageRecord], images: Path, seen: FeatureStore) -> list[str]:
-    """Store the features of the originals, and of the copies that do not show their source; return the latter's ids."""
+def _variant_name(image_id: str, variant: Variant) -> str:
+    """Return the name that an image's features are stored under: as it is, its id alone."""
+    return image_id if variant is Variant.AS_IT_IS else f"{image_id}\n{variant}"
+
+
+def _named(name: str) -> tuple[str, Variant]:
+    image_id, _, variant = name.partition("\n")
+    return image_id, Variant(variant) if variant else Variant.AS_IT_IS
+
+
+def _look_at(
+    records: Sequence[ImageRecord], images: Path, seen: FeatureStore, group_of: Mapping[str, str]
+) -> list[str]:
+    """Store the features of the originals, and of the copies that do not show their source; return the latter's ids.
+
+    Images of all groups but the largest are stored altered, too: of each two images of different groups one is.
+    """
     originals = [record for record in records if not record.source_image_id]
     copies = [record for record in records if record.source_image_id]
 
-    def look(record: ImageRecord) -> Features:
-        return features(read_mammogram(images / record.path).pixels)
+    sizes = Counter(group_of[record.image_id] for record in originals)
+    largest = max(sizes, key=lambda group: (sizes[group], group), default="")
 
-    def unlike_its_source(record: ImageRecord) -> Features | None:
-        item, source = look(record), record.source_image_id
-        return item if source not in stored or agreement(item, seen[source]) < SAME_FILM else None
+    def look(record: ImageRecord) -> dict[Variant, Features]:
+        pixels = read_mammogram(images / record.path).pixels
+        wanted = (Variant.AS_IT_IS,) if group_of[record.image_id] == largest else tuple(Variant)
+        return {variant: features(variant.of(pixels)) for variant in wanted}
+
+    def unlike_its_source(record: ImageRecord) -> dict[Variant, Features] | None:
+        pixels, source = read_mammogram(images / record.path).pixels, record.source_image_id
+        # Our own augmentation mirrors: a copy shows its source where any of its variants does.
+        for variant in Variant:
+            if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_FILM:
+                return None
+        return look(record)
 
     # OpenCV works outside the interpreter's lock, so threads share the cores without a copy of the pictures.
     with ThreadPoolExecutor(cores()) as pool:
         for record, item in zip(originals, pool.map(look, originals), strict=True):
-            seen.add(record.image_id, item)
+            for variant, found in item.items():
+                seen.add(_variant_name(record.image_id, variant), found)
         stored = set(seen)
         for record, unlike in zip(copies, pool.map(unlike_its_source, copies), strict=True):
-            if unlike:
-                seen.add(record.image_id, unlike)
-    return [name for name in seen if name not in stored]
+            for variant, found in (unlike or {}).items():
+                seen.add(_variant_name(record.image_id, variant), found)
+    return [name for name in seen if name not in stored and _named(name)[1] is Variant.AS_IT_IS]
 
 
 def _same_films(
-    records: Sequence[ImageRecord], images: Path, seen: Mapping[str, Features]
+    records: Sequence[ImageRecord], images: Path, seen: Mapping[str, Features], group_of: Mapping[str, str]
 ) -> tuple[list[Finding], Confirmation]:
-    """Compare the originals, and the copies that do not show their own source, across the splits.
+    """Compare the originals, and the copies that do not show their own source, across the groups: splits or folds.
 
     A pair is a finding where the features agree and the pixels, too.
     """
     by_id = {record.image_id: record for record in records}
-    pairs = candidate_pairs(seen, [str(by_id[name].split) for name in seen])
+    named = {name: _named(name) for name in seen}
+    pairs = candidate_pairs(
+        seen,
+        [group_of[image_id] for image_id, _ in named.values()],
+        [variant is not Variant.AS_IT_IS for _, variant in named.values()],
+    )
 
     def correlated(pair: tuple[str, str], found: Match) -> float | None:
         if found.transform is None:
             return None
-        first, second = (detail(read_mammogram(images / by_id[name].path).pixels) for name in pair)
+        first, second = (
+            detail(variant.of(read_mammogram(images / by_id[image_id].path).pixels))
+            for image_id, variant in (named[name] for name in pair)
+        )
         return correlation(first, second, found.transform)
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -207,20 +273,32 @@ def _same_films(
         measured = list(pool.map(lambda place: correlated(pairs[place], matches[place]), [*alike, *other]))
     different = [value for value in measured[len(alike) :] if value is not None]
     confirmation = Confirmation.of(different, len(alike))
-    findings = []
+    findings: list[Finding] = []
     for place, value in zip(alike, measured, strict=False):
         # Without a common block the pixels cannot say anything: the features alone decide then.
         if value is None or value >= confirmation.limit:
-            findings.append(_same_film([by_id[name] for name in pairs[place]], matches[place], value))
+            finding = _same_film([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
+            # A copy may agree under two variants, such as a symmetric one: the first says it all.
+            if all(before.images != finding.images for before in findings):
+                findings.append(finding)
     return findings, confirmation
 
 
-def _same_film(pair: Sequence[ImageRecord], found: Match, value: float | None) -> Finding:
-    first, second = sorted(pair, key=lambda record: list(Split).index(record.split or Split.TEST))
+def _same_film(
+    pair: Sequence[tuple[str, Variant]],
+    by_id: Mapping[str, ImageRecord],
+    group_of: Mapping[str, str],
+    found: Match,
+    value: float | None,
+) -> Finding:
+    records = [by_id[image_id] for image_id, _ in pair]
+    first, second = sorted(records, key=lambda record: list(Split).index(record.split or Split.TEST))
+    altered = next((variant for _, variant in pair if variant is not Variant.AS_IT_IS), None)
     pixels = "they share no whole block of pixels" if value is None else f"their pixels correlate by {value:.2f}"
     return Finding(
         "same-film",
         (first.image_id, second.image_id),
-        f"images {first.image_id} ({first.split}) and {second.image_id} ({second.split}) show the same film: "
+        f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
+        f"show the same film{f', one {altered}' if altered else ''}: "
         f"{found.agreeing} features agree, different films have fewer than {SAME_FILM}, and {pixels}",
     )

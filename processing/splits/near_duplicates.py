@@ -2,11 +2,13 @@
 
 Local features (ORB: E. Rublee et al. 2011, ICCV) of two pictures must agree on one similarity transform (RANSAC).
 Rotated, scaled, deformed, re-exposed and re-encoded copies of a film agree on dozens of features, different films of
-one patient on fewer than `SAME_FILM`. Which pictures are worth comparing says
+one patient on fewer than `SAME_FILM`. A mirrored or an inverted image has other features: such copies are found by the
+features of an image's `Variant`s. Which pictures are worth comparing says
 `mammopipe.processing.splits.duplicate_index`.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -28,6 +30,30 @@ _ITERATIONS = 500
 """Of RANSAC."""
 _RIM = 9
 """Pixels along the outline of the breast that are left out, for outlines resemble each other."""
+
+
+class Variant(StrEnum):
+    """What may have been done to a copy that changes its features; either direction of a mirror is one, for turns are.
+
+    Measured on mini-MIAS: different images agree on at most 15 features under any of them, a mirrored or inverted copy
+    on at least 182.
+    """
+
+    AS_IT_IS = "as it is"
+    MIRRORED = "mirrored"
+    INVERTED = "inverted"
+    MIRRORED_AND_INVERTED = "mirrored and inverted"
+
+    def of(self, pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Return a segmented image (uint16, 0 outside the tissue) so altered; outside the tissue it stays 0."""
+        if self in (Variant.INVERTED, Variant.MIRRORED_AND_INVERTED):
+            pixels = np.where(pixels > 0, 65536 - pixels.astype(np.int32), 0).astype(np.uint16)
+        if self in (Variant.MIRRORED, Variant.MIRRORED_AND_INVERTED):
+            pixels = np.ascontiguousarray(pixels[::-1])
+        return pixels
+
+
+ALTERED = tuple(variant for variant in Variant if variant is not Variant.AS_IT_IS)
 
 
 @dataclass(frozen=True)

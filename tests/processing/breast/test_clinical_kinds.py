@@ -70,6 +70,17 @@ def test_the_picture_shows_the_side_where_the_header_is_mirrored_or_missing(
             assert {flag for flag in region.quality["flags"] if flag.startswith("chest-side")} == flags
 
 
+@pytest.mark.parametrize("kind", [Kind.DARK_FAT, Kind.NOISY_AIR])
+def test_black_columns_beside_the_breast_hide_no_side(kind: Kind) -> None:
+    phantom = make_clinical_phantom(1, kind, laterality=Laterality.LEFT, rows=320, columns=240)
+    padded = np.pad(phantom.pixels, ((0, 0), (60, 30)))
+    for laterality in (Laterality.LEFT, Laterality.RIGHT, None):
+        region = segment_breast(padded, laterality=laterality, view=View.MLO)
+        assert region.chest_side is Side.LEFT
+        assert ("chest-side-against-laterality" in region.quality["flags"]) == (laterality is Laterality.RIGHT)
+        assert dice(region.mask[:, 60:-30], phantom.breast) >= 0.97
+
+
 def test_a_header_wins_where_the_breast_touches_both_sides(segmented: dict[Kind, list[Segmented]]) -> None:
     for each in segmented[Kind.CUT_OFF][:4]:
         region = segment_breast(each.phantom.pixels, laterality=each.phantom.laterality.other, view=each.phantom.view)

@@ -51,7 +51,7 @@ def test_the_columns_are_those_that_other_tools_read() -> None:
         COLUMNS
         == (
             "image_id patient_id dataset laterality view label split fold path source_image_id age density machine_id "
-            "site_id finding lesions height width pixel_spacing_mm sha256 birads implant synthetic quality"
+            "site_id finding lesions height width pixel_spacing_mm sha256 birads implant synthetic quality label_digest"
         ).split()
     )
 

@@ -15,6 +15,7 @@ from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram, write_png
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.splits.assignment import audit_leakage
+from mammopipe.processing.splits.near_duplicates import ALTERED, Variant
 
 CONFIG = PreprocessConfig(height=320, width=192)
 SPLITS = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.VALIDATION, Split.TEST, Split.TEST)
@@ -149,3 +150,51 @@ def test_the_two_films_of_a_patient_are_not_taken_for_one(films: Films, tmp_path
 
 def test_files_can_be_read_as_mammograms(clean: list[ImageRecord], tmp_path: Path) -> None:
     assert all(read_mammogram(tmp_path / record.path).pixels.shape == (320, 192) for record in clean)
+
+
+@pytest.mark.parametrize("variant", ALTERED)
+def test_a_mirrored_or_inverted_copy_is_found(
+    clean: list[ImageRecord], films: Films, tmp_path: Path, variant: Variant
+) -> None:
+    record = ImageRecord("new", "p99", "mias", None, View.MLO, Label.MALIGNANT, Split.TEST)
+    leaked = store(tmp_path, record, variant.of(segmented(films["film1"])))
+    report = audit_leakage([*clean, leaked], tmp_path)
+    [finding] = [finding for finding in report.findings if finding.kind == "same-film"]
+    assert finding.images == ("film1", "new") and f"one {variant}" in finding.message
+
+
+def test_a_mirrored_copy_of_its_own_source_is_no_finding(
+    clean: list[ImageRecord], films: Films, tmp_path: Path
+) -> None:
+    copied = replace(clean[0], image_id="film0-flipped", source_image_id="film0")
+    stored = store(tmp_path, copied, Variant.MIRRORED.of(segmented(films["film0"])))
+    report = audit_leakage([*clean, stored], tmp_path)
+    assert report.passed and report.checked["copies_unlike_their_source"] == 0
+
+
+def test_folds_are_compared_as_splits_are(clean: list[ImageRecord], films: Films, tmp_path: Path) -> None:
+    record = ImageRecord("twin", "p98", "mias", None, View.MLO, Label.BENIGN, Split.TRAIN)
+    equal = store(tmp_path, record, segmented(films["film1"]))
+    turned = store(tmp_path, replace(record, image_id="turned"), segmented(rotated(films["film2"])))
+    records = [*clean, equal, turned]
+    assert audit_leakage(records, tmp_path).passed, "within one split"
+    folds = {f"film{number}": f"fold {number % 2}" for number in range(5)} | {"twin": "fold 0", "turned": "fold 1"}
+    report = audit_leakage(records, tmp_path, folds=folds)
+    found = {(finding.kind, finding.images) for finding in report.findings}
+    assert ("equal-files", ("film1", "twin")) in found and ("same-film", ("film2", "turned")) in found
+    assert "film1 (fold 1)" in report.verdict and report.checked["folds"] == 2
+    same = {**folds, "twin": "fold 1", "turned": "fold 0"}
+    assert audit_leakage(records, tmp_path, folds=same).passed
+
+
+@pytest.mark.parametrize("split", [Split.TRAIN, Split.TEST])
+def test_a_label_that_was_edited_after_the_split_is_found(
+    clean: list[ImageRecord], tmp_path: Path, split: Split
+) -> None:
+    records = [record.placed(record.split, None) for record in clean]
+    assert audit_leakage(records, tmp_path).passed
+    edited = next(record for record in records if record.split is split)
+    report = audit_leakage(change(records, edited.image_id, label=Label.MALIGNANT), tmp_path)
+    [finding] = report.findings
+    assert finding.kind == "label-changed" and finding.images == (edited.image_id,)
+    assert report.checked["labels_of_the_split"] == len(records)
