@@ -129,7 +129,8 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
         direction="maximize",
         load_if_exists=True,
     )
-    done = sum(trial.state.is_finished() for trial in study.trials)
+    # A trial that was interrupted has neither a figure nor a reason, and is made up for.
+    done = sum(trial.value is not None or "reason" in trial.user_attrs for trial in study.trials)
     # Another seed for another start, or a search that goes on would propose again what it began with.
     study.sampler = optuna.samplers.TPESampler(seed=search.configure([]).data.seed + done)
     for number in range(done, search.trials):
@@ -168,6 +169,7 @@ def rows(study: "optuna.Study") -> list[dict[str, Any]]:
             "reason": trial.user_attrs.get("reason", ""),
         }
         for trial in study.trials
+        if trial.value is not None or "reason" in trial.user_attrs
     ]
     return sorted(found, key=lambda row: -(row[f"validation_{MEASURE}"] or 0))
 

@@ -31,6 +31,7 @@ def curves(run: Run) -> Any:
         scores.plot(epochs["epoch"], epochs["validation_macro_auc"], marker="o", label=str(name))
     for area, title in ((losses, "loss"), (scores, "validation macro AUC")):
         area.set(xlabel="epoch", title=title)
+        area.xaxis.get_major_locator().set_params(integer=True)
         area.legend(fontsize=7)
     return _shown(picture, "learning curves")
 
@@ -52,7 +53,9 @@ def roc_and_pr(run: Run, split: str = "validation") -> Any:
         right.step(hits / cases, [hit / n for n, hit in zip(called, hits, strict=True)], label=name)
     left.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     left.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, {split}")
-    right.set(xlabel="recall", ylabel="precision", ylim=(0, 1.02), title=f"precision and recall, {split}")
+    right.set(
+        xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02), title=f"precision and recall, {split}"
+    )
     left.legend(fontsize=7)
     return _shown(picture, f"ROC and precision-recall on {split}")
 
@@ -132,7 +135,9 @@ def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, hei
     picture.thumbnail((4 * height, height))
     target = io.BytesIO()
     picture.save(target, "PNG")
-    return figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {row['label']}; {_chances(row)}")
+    figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {row['label']}; {_chances(row)}")
+    # As wide as the picture, so that long captions wrap and the pictures stand side by side.
+    return f'<div style="width:{max(picture.width, 160)}px;font-size:small">{figure}</div>'
 
 
 def _chances(row: Mapping[Any, Any]) -> str:

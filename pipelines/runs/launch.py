@@ -149,7 +149,7 @@ def start(
     """
     config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
-    preflight.check(config, "" if choice is Backend.AWS else source, weights, given, Path(runs))
+    preflight.check(config, source, weights, given, Path(runs), on_aws=choice is Backend.AWS)
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from tarfile import is_tarfile
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -168,6 +169,7 @@ class _Store:
                 self._candidate(parent, execution, name, candidate, selected=name == evaluation["selected"]["cnn"])
         self._artefacts(parent, folder)
         self.client.set_terminated(parent, ENDED.get(execution["status"], "FAILED"), end_time=_end(execution))
+        self._model(parent, folder / "model.tar.gz")
         return parent
 
     def write_steps(self, folder: Path, ended: list[StepRecord], *, broken_off: bool) -> None:
@@ -258,9 +260,11 @@ class _Store:
         for name in ("pictures", "stages", "logs"):
             if (folder / name).is_dir():
                 self.client.log_artifacts(parent, str(folder / name), name)
-        if (folder / "model.tar.gz").is_file():
+
+    def _model(self, parent: str, archive: Path) -> None:
+        if archive.is_file() and is_tarfile(archive):
             with TemporaryDirectory() as scratch:
-                self.client.log_artifacts(parent, str(_flavour(folder / "model.tar.gz", Path(scratch))), FLAVOUR)
+                self.client.log_artifacts(parent, str(_flavour(archive, Path(scratch))), FLAVOUR)
 
 
 def _flavour(archive: Path, scratch: Path) -> Path:

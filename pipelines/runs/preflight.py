@@ -36,14 +36,25 @@ SPARE_BYTES = 2**30
 """Free disk that a run needs beside its images."""
 
 
-def check(config: PipelineConfig, source: str, weights: str, parameters: Mapping[str, Any], runs: Path) -> None:
-    """Raise `MammopipeError` for what would make a run fail later, as far as it can be known before it starts."""
+def check(
+    config: PipelineConfig,
+    source: str,
+    weights: str,
+    parameters: Mapping[str, Any],
+    runs: Path,
+    *,
+    on_aws: bool = False,
+) -> None:
+    """Raise `MammopipeError` for what would make a run fail later, as far as it can be known before it starts.
+
+    On AWS images and weights lie on S3 and are not read here.
+    """
     _check_folder(runs)
     with_parameters(config, parameters)
     _check_training(config, weights)
-    if weights and not weights.startswith("s3://"):
+    if not on_aws and weights and not weights.startswith("s3://"):
         _check_weights(config, Path(weights))
-    place = source or PHANTOMS
+    place = PHANTOMS if on_aws or not source else source
     if place != PHANTOMS and not place.startswith("s3://"):
         _check_disk(Path(place), runs)
         _check_source(config, Path(place))

@@ -60,6 +60,17 @@ def test_a_search_finds_what_validation_says_and_goes_on_where_it_was(tmp_path: 
     assert (tmp_path / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_trial_that_was_interrupted_is_made_up_for(tmp_path: Path) -> None:
+    def interrupted(config: PipelineConfig, **settings: Any) -> Run:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(search(tmp_path, 2), begin=interrupted, say=lambda line: None)
+    runs = Runs()
+    study = tune.run(search(tmp_path, 2), begin=runs, say=lambda line: None)
+    assert len(runs.configs) == 2 == len(tune.rows(study))
+
+
 def test_where_no_trial_succeeds_the_table_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of 2 trials succeeded"):
         tune.run(search(tmp_path, 2), begin=Runs(fail=True), say=lambda line: None)

@@ -233,6 +233,7 @@ def test_on_aws_the_pipeline_is_created_and_started(
     services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     client = services.sagemaker
+    services.storage.ensure_bucket("films")
     monkeypatch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "tests")
