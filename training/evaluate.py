@@ -140,29 +140,14 @@ def evaluate(
     threshold = choice.candidates[choice.selected].fit.operating_points[Goal.SENSITIVITY].threshold
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     calibration = choice.candidates[choice.selected].fit.calibration
-    films = [
+    rows_of_images = [
         row
         for name in sorted(models)
-        for said in (validation[name], test[name])
-        for row in predictions.prediction_rows(name, said, choice.candidates[name].fit.calibration)
+        for judged in (validation[name], test[name])
+        for row in predictions.prediction_rows(name, judged, choice.candidates[name].fit.calibration)
     ]
     return {
-        "schema": SCHEMA,
-        "profile": str(config.profile),
-        "min_macro_auc": config.min_macro_auc,
-        "protocol": str(data.protocol),
-        "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
-        "validation_folds": int(max(held.folds.max() for held in data.out_of_fold.values())) + 1
-        if data.out_of_fold
-        else 0,
-        "dataset": data.dataset,
-        "synthetic": data.synthetic,
-        "classes": list(CLASSES),
-        "counts": data.counts(),
-        "stage": dict(data.stage),
-        "breast_rule": str(config.breast_rule),
-        "other_breast": config.other_breast,
-        "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
+        **_circumstances(data, config),
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
@@ -180,7 +165,7 @@ def evaluate(
         "examples": pick_examples(chosen, calibration, CLASSES),
         "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
-    }, films
+    }, rows_of_images
 
 
 def fold_names(data: SegmentedData) -> dict[str, str]:
@@ -192,6 +177,27 @@ def fold_names(data: SegmentedData) -> dict[str, str]:
     return {
         image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
         for image_id, numbers in folds.items()
+    }
+
+
+def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str, Any]:
+    """Return the beginning of `evaluation.json`: data, protocol and settings, before any figure."""
+    folds = [held.folds.max() for held in data.out_of_fold.values()]
+    return {
+        "schema": SCHEMA,
+        "profile": str(config.profile),
+        "min_macro_auc": config.min_macro_auc,
+        "protocol": str(data.protocol),
+        "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
+        "validation_folds": int(max(folds)) + 1 if folds else 0,
+        "dataset": data.dataset,
+        "synthetic": data.synthetic,
+        "classes": list(CLASSES),
+        "counts": data.counts(),
+        "stage": dict(data.stage),
+        "breast_rule": str(config.breast_rule),
+        "other_breast": config.other_breast,
+        "bootstrap": {"resamples": config.bootstrap, "seed": config.seed},
     }
 
 

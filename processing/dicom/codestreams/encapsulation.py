@@ -107,11 +107,11 @@ def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) ->
     # Room for no more than is allowed: a bomb makes the decoder stop instead of filling memory.
     room: Any = np.empty(count + MAX_SURPLUS, np.uint8)
     for index, (start, end) in enumerate(zip(offsets, (*offsets[1:], len(frame)), strict=True)):
-        decoded: Any = room[:0]
+        decoded: Any
         try:
             decoded = imagecodecs.packbits_decode(frame[start:end], out=room)
         except (RuntimeError, ValueError):
-            pass  # what was decoded is too little
+            decoded = room[:0]
         if len(decoded) < count:
             raise CorruptImageError(
                 f"{where}: {_PIXELS}: RLE segment {index + 1} does not decode to {count} bytes, the {rows} x {columns} "
