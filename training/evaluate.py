@@ -120,15 +120,7 @@ def evaluate(
         breast_rule=config.breast_rule,
         other_breast=config.other_breast,
     )
-    fits, findings = _fits(choice, validation, config.breast_rule)
-    findings += [
-        finding
-        for name, held in data.out_of_fold.items()
-        for finding in audit_folds(name, held, rows[Split.VALIDATION], data.protocol)
-    ]
-    findings += audit_training(
-        {name: model.description["training"]["data_digest"] for name, model in models.items()}, data.learnt, data.folder
-    )
+    fits, findings = _audited_fits(choice, validation, data, models, config)
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
     candidates = {
@@ -206,6 +198,26 @@ def _predict(
 ) -> dict[str, Kind]:
     shape = (data.preprocess.height, data.preprocess.width)
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+
+
+def _audited_fits(
+    choice: Choice,
+    validation: Mapping[str, ValidationPredictions],
+    data: SegmentedData,
+    models: Mapping[str, LoadedModel],
+    config: EvaluationJobConfig,
+) -> tuple[list[Fit], list[Finding]]:
+    """Return what was fitted on which images, and what the audit finds wrong: in the fits, the folds, the training."""
+    fits, findings = _fits(choice, validation, config.breast_rule)
+    findings += [
+        finding
+        for name, held in data.out_of_fold.items()
+        for finding in audit_folds(name, held, data.judged(Split.VALIDATION), data.protocol)
+    ]
+    findings += audit_training(
+        {name: model.description["training"]["data_digest"] for name, model in models.items()}, data.learnt, data.folder
+    )
+    return fits, findings
 
 
 def _fits(
