@@ -37,6 +37,7 @@ from mammopipe.processing.splits.assignment import SplitConfig, assign_folds, as
 from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.image_cache import ImageCache
 from mammopipe.training.fitting.loop import refit
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.bootstrap import bootstrap_interval
@@ -213,9 +214,26 @@ def _train_and_predict(row: Row, learnt: Films, told: Sequence[Films], weights: 
     return np.mean(np.array(logits, np.float64), axis=0)
 
 
+@dataclass(frozen=True)
+class _MirroredImages:
+    """The images of a cache, mirrored left to right."""
+
+    cache: ImageCache
+
+    @property
+    def sums(self) -> Sequence[bytes]:
+        return self.cache.sums
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def read(self, index: int) -> NDArray[np.uint16]:
+        return np.ascontiguousarray(self.cache.read(index)[:, ::-1])
+
+
 def _mirrored(films: FilmDataset) -> FilmDataset:
     mirrored = films.part(range(len(films)))
-    mirrored.pixels = films.pixels[:, :, ::-1]
+    mirrored.caches = tuple(map(_MirroredImages, films.caches))
     return mirrored
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, begin in enumerate(SLOWEST_FIRST) if item.nodeid.startswith(begin)), len(SLOWEST_FIRST))
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_small_numbers() -> None:
+    """Let numbers below the smallest ordinary one be themselves again: training jobs in this process flush them."""
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ Jobs side by side never share a folder: of two that are equal, the second starts
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mammopipe.processing.container.paths import ContainerPaths
 
@@ -55,12 +56,8 @@ def held(root: Path, digest: str) -> Iterator[Path]:
     A process that is killed lets go of it, and what it wrote stays.
     """
     root.mkdir(parents=True, exist_ok=True)
-    lock = (root / f"{digest}.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        folder = root / digest
-    except BlockingIOError:
-        folder = root / f"{digest}-{secrets.token_hex(4)}"
+    lock = _lock(root / f"{digest}.lock")
+    folder = root / (digest if lock else f"{digest}-{secrets.token_hex(4)}")
     folder.mkdir(exist_ok=True)
     try:
         yield folder
@@ -70,5 +67,23 @@ def held(root: Path, digest: str) -> Iterator[Path]:
         raise
     else:
         shutil.rmtree(folder)
+        if lock:
+            Path(lock.name).unlink()
     finally:
+        if lock:
+            lock.close()
+
+
+def _lock(path: Path) -> TextIO | None:
+    """Return the locked file at `path`, which is made if it is missing; `None` where another process holds it."""
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        # Whoever held it may have removed it between our opening and our locking.
+        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            return lock
         lock.close()

@@ -312,7 +312,7 @@ def spread_patient(paths):
     ("changes", "spoil", "message"),
     [
         ({"epoch": "3"}, None, "hyperparameter epoch='3' is unknown"),
-        ({"epochs": "many"}, None, "hyperparameter epochs='many' must be a whole number"),
+        ({"epochs": "many"}, None, "hyperparameter epochs = 'many': must be a whole number"),
         ({}, lambda paths: paths.hyperparameters.write_text("{"), "hyperparameters.json: cannot be read as JSON"),
         ({}, lambda paths: paths.hyperparameters.unlink(), "hyperparameters.json: cannot be read"),
         (
@@ -416,7 +416,7 @@ def test_hosts_and_gpus_decide_how_many_processes_start(hosts, gpus, environment
     ("change", "message"),
     [
         ({"patient_id": "train-benign-0"}, "patient_id=train-benign-0 is in the splits train .* and validation"),
-        ({"sha256": "a" * 64}, "are one file in two splits"),
+        ({"sha256": "a" * 64}, "are one file"),
         ({"split": None}, "belongs to no split"),
     ],
 )

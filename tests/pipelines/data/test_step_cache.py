@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ CACHED = {"CacheConfig": {"Enabled": True, "ExpireAfter": "P30D"}}
 def cached(run: Runner, tmp_path: Path) -> Runner:
     storage = FolderStorage(run.services.storage.client, root=tmp_path / "s3")
     storage.ensure_bucket(BUCKET)
-    object.__setattr__(run.services, "storage", storage)
+    run.services = replace(run.services, storage=storage)
     run.cache = StepCache(tmp_path / "cache", storage, "code")
     (tmp_path / "raw.txt").write_text("pixels")
     storage.put(tmp_path / "raw.txt", f"s3://{BUCKET}/raw/a.txt")

@@ -172,4 +172,4 @@ def test_what_another_network_has_to_itself_leaves_a_cell_what_it_was() -> None:
     config = PipelineConfig.load(cnns=["alexnet", "resnet50"])
     plan, other = Experiment(config), Experiment(config.replace(per_cnn={"alexnet": {"learning_rate": 1e-4}}))
     same = [plan.identity(cell) == other.identity(cell) for cell in plan.cells()]
-    assert same == [cell.cnn is Cnn.RESNET50 for cell in plan.cells()]
+    assert same == [cell.cnn == Cnn.RESNET50 for cell in plan.cells()]

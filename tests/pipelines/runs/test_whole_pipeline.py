@@ -109,9 +109,9 @@ def test_the_endpoint_answered_about_a_test_film(done: Done) -> None:
 
 def test_the_async_endpoint_answered_the_same_through_s3(done: Done) -> None:
     at_once, queued = done.document("invocation.json"), done.document("invocation-async.json")
-    assert (at_once["endpoint"], queued["endpoint"]) == ("mammopipe", "mammopipe-async")
+    assert (at_once["endpoint"], queued["endpoint"]) == ("mammopipe-candidate", "mammopipe-candidate-async")
     assert queued["answer"]["probabilities"] == at_once["answer"]["probabilities"]
-    assert "Endpoint mammopipe-async ends with the run" in done.output
+    assert "Endpoint mammopipe-candidate-async ends with the run" in done.output
 
 
 def test_the_kept_endpoint_answers_until_it_is_deleted(done: Done, tmp_path: Path) -> None:
