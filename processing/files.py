@@ -21,7 +21,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Return a context manager with a stream that becomes the file `path` at the end; if the body raises, it does not.
+    """Yield a stream whose content becomes the file `path` at the end, unless the body raises.
 
     A missing folder is created.
     """

@@ -40,7 +40,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, /, **values: Any) -> None:
-        """Check the values; raises `ConfigError` with the key, the value and the rule of each that breaks one."""
+        """Check the values; raises `ConfigError` with key, value and rule for each value that breaks a rule."""
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -36,7 +36,7 @@ class Variation:
     crop: bool = True
     """Blacken the image outside a window of 50 % to 100 % of its area; the window holds a lesion if there are any."""
     flip: bool = True
-    """Mirror every second craniocaudal view top to bottom."""
+    """Mirror craniocaudal views top to bottom, in half of the uses."""
     affine: bool = True
     """Rotate by up to 30 degrees, scale by up to 15 %, shift by up to 5 % of the sides."""
     elastic: bool = True

@@ -30,7 +30,7 @@ SPECKS = 0.0015
 STRIP = 17
 """Narrower objects are strips: tape or a scanner's border. In working pixels."""
 FAINT_AIR = 0.08
-"""Pixels that are nearly black, but not exactly, are the air if they cover more than this share of the image."""
+"""Pixels that are nearly but not exactly black are the air if they cover more than this share of the image."""
 FINE = 1 / 1020
 """Grey of one step of the fine histogram: a quarter of a step of 8 bits."""
 NEAR_FAT = 0.10
@@ -55,7 +55,7 @@ STRAIGHT = 0.5
 
 @dataclass(frozen=True)
 class Air:
-    """The background of an image."""
+    """The background of an image: its grey level, and the threshold between it and tissue."""
 
     level: float
     """Grey of the air (0..1)."""

@@ -11,7 +11,7 @@ BESIDE = 15
 RADII = (5, 8, 11, 15)
 """Radii, in working pixels, of the rings compared with a structure's centre; up to 5 % of the image's height."""
 DIRECTIONS = 12
-"""Points of a ring."""
+"""Number of points of a ring."""
 LEAST_DROP = 0.018
 """Least difference in grey (0..1) between a structure's centre and every point of the ring around it."""
 MEAN_DROP = 0.08

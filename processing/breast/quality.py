@@ -39,8 +39,8 @@ class Flag(StrEnum):
 def coverage(mask: Mask, air: Air, *, chest_left: bool) -> float:
     """Return the mask's share of the image without padding.
 
-    At the far side, dark air and padding look the same. Images are padded equally on both sides, so at most the width
-    of the chest side's padding, which the breast bounds, counts as padding there.
+    On the side away from the chest wall, dark air and padding look the same. Films have equal padding on both sides, so
+    this side counts at most as much padding as the chest side, where the breast shows the width of the padding.
     """
     chest, far = air.field if chest_left else air.field[::-1]
     width = mask.shape[1] - chest - min(far, chest)

@@ -43,7 +43,7 @@ class BreastRegion:
 
 @dataclass(frozen=True)
 class _Found:
-    """The breast on the working copy."""
+    """The breast, the air and the chest wall's side on the working copy."""
 
     mask: Mask
     air: Air

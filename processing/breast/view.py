@@ -27,7 +27,7 @@ class InferredView:
     view: View
     """The likelier of `View.MLO` and `View.CC`."""
     confidence: float
-    """0.5 to 1."""
+    """Confidence in the view, 0.5 to 1."""
 
     @property
     def sure(self) -> bool:

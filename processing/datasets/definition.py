@@ -37,7 +37,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset."""
+    """One dataset: its files, the reader of its label table, and its terms."""
 
     name: str
     """Key in `DATASETS`, value of `--dataset`, and name of the folder below `raw/` on S3."""

@@ -33,7 +33,7 @@ _RANKS: dict[str, int] = {label: rank for rank, label in enumerate(Label)}
 
 
 class Laterality(StrEnum):
-    """The side of the body (DICOM Image Laterality, PS3.3 C.8.11.7)."""
+    """The side of the body (Image Laterality, PS3.3 C.8.11.7)."""
 
     LEFT = "L"
     RIGHT = "R"
@@ -45,7 +45,7 @@ class Laterality(StrEnum):
 
 
 class View(StrEnum):
-    """The projection (DICOM View Position, PS3.16 CID 4014)."""
+    """The projection (View Position; PS3.16 CID 4014)."""
 
     CC = "CC"
     MLO = "MLO"

@@ -145,12 +145,12 @@ class Tags:
     """Typed access to the attributes of one data set; a value that breaks its type raises `CorruptImageError`."""
 
     def __init__(self, elements: Elements, where: str) -> None:
-        """Take the elements of a data set; `where` names the file in errors."""
+        """Wrap the elements of a data set; `where` names the file in errors."""
         self._elements = elements
         self.where = where
 
     def corrupt(self, tag: int, rule: str) -> CorruptImageError:
-        """Return the error that names the file, the attribute and the rule it breaks."""
+        """Return an error that names the file, the attribute and the broken rule."""
         return CorruptImageError(f"{self.where}: {label(tag)} {rule}")
 
     def with_functional_groups(self) -> "Tags":

@@ -118,7 +118,7 @@ def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) 
     extent = np.where(y < 0, np.maximum(extent, tail), extent) * rows
     extent += 0.004 * rows * _noise(rng, (rows, 1), rows // 8)[:, 0] * (extent > 0.05 * rows)
     inside = (np.arange(columns) < extent[:, None]).astype(np.float32)
-    # The blur rounds the corner between axilla and breast, as skin does.
+    # The blur rounds the corner between axilla and breast, where real skin is round, too.
     inside = _blur(inside, 0.030 * rows)
     nipple = np.zeros(size, np.float32)
     centre = (int((shape.nipple_x - 0.004) * rows), int(shape.nipple_y * rows))

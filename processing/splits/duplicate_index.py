@@ -39,7 +39,7 @@ class FeatureStore(Mapping[str, Features]):
     """The features of many images, 12 KB each, in a temporary file that is removed on closing."""
 
     def __init__(self) -> None:
-        """Open an empty store in the machine's folder for temporary files (`TMPDIR`)."""
+        """Open an empty store in the system's folder for temporary files (`TMPDIR`)."""
         self._file = tempfile.TemporaryFile()
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0

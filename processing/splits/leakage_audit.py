@@ -24,9 +24,9 @@ from mammopipe.processing.splits.near_duplicates import (
 from mammopipe.processing.splits.pixel_confirmation import Confirmation, correlation, detail
 
 _DIFFERENT_FEATURES = 8
-"""Least number of agreeing features of the pairs of different images that give the distribution of correlations."""
+"""Pairs of different images with at least this number of agreeing features give the distribution of correlations."""
 _DIFFERENT_PAIRS = 200
-"""Greatest number of such pairs that are measured, approximately."""
+"""Greatest number of such pairs to measure."""
 
 
 @dataclass(frozen=True)

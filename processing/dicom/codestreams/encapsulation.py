@@ -55,7 +55,8 @@ def _extended_name() -> str:
 
 def _starts_frame(fragment: memoryview | bytes, first: memoryview | bytes, codec: Codec) -> bool:
     if codec is Codec.RLE:
-        # An RLE header starts with the number of segments and the first offset, always 64; no run of pixels looks so.
+        # An RLE header starts with the number of segments and the first offset, always 64. These eight bytes cannot be
+        # mistaken for a run of pixels.
         return len(fragment) >= 64 and fragment[:8] == first[:8]
     return fragment[: len(_STARTS[codec])] == _STARTS[codec]
 
