@@ -136,7 +136,8 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
     Args:
         source: The table, CSV or Parquet, or its folder.
         mapping: The fields of the columns and the meaning of the values.
-        labelled: Whether each row needs a label. If not, ignore the label of records whose row has none.
+        labelled: Whether each row needs a label. If not, records of rows without a label have the class normal, which
+            then has no meaning.
 
     Raises:
         LabelError: The table cannot be read, lacks a column, or no row can be used.

@@ -283,7 +283,7 @@ def _described(tags: Tags) -> str:
 
 
 def _conversion(tags: Tags) -> str:
-    """Refuse scanned documents and drawings by Conversion Type (C.8.6.1); digitised films are accepted."""
+    """Return why Conversion Type (C.8.6.1) excludes the image: a document or drawing; digitised films are accepted."""
     kind = tags.code(Tag.CONVERSION_TYPE)
     return _says(tags, Tag.CONVERSION_TYPE, "a document or a drawing") if kind in ("SD", "DRW") else ""
 

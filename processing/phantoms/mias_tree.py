@@ -81,7 +81,7 @@ def mias_films(films: int = 40, seed: int = 0) -> Iterator[tuple[str, Film]]:
     """Yield `("mdb001", film)`, ...: the films of `write_mias_tree` with their masks, 1024 x 1024 pixels each.
 
     A film depends only on `seed` and its own number, not on the number of films. Raises `ConfigError` if the number of
-    films is out of range or odd: each patient has two films.
+    films is out of range or odd (each patient has two films), or if `seed` is negative.
     """
     if films < 2 or films % 2 or films > _MOST_FILMS:
         raise ConfigError(f"films={films}: must be even, two films to a patient, from 2 to {_MOST_FILMS}")
