@@ -1,7 +1,7 @@
-"""The augmentation policy: how a film may be varied and still be a film, on albumentations.
+"""Makes augmented copies of images that still look like mammograms, with albumentations.
 
-Stored copies vary geometry and, mildly, exposure. Noise and dropout would disturb the search for the breast, so
-training draws them afresh on the segmented images instead.
+Stored copies vary in geometry and slightly in exposure. Noise and dropout would disturb the segmentation of the breast,
+so they are left to training, which varies the segmented images anew at each use.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
-# albumentations asks the package index for a newer version at its import, and imports torch, which takes two seconds
-# and which nothing here uses.
+# On import, albumentations asks the package index for a newer version and imports torch, which takes two seconds and is
+# not used here. Both are prevented.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]
 if TYPE_CHECKING:
@@ -34,26 +34,26 @@ else:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How far a copy may go from its original."""
+    """How much a copy may differ from its original."""
 
     rotation_degrees: float = 12.0
-    """Largest rotation to either side."""
+    """Largest rotation in either direction, in degrees."""
     shift: float = 0.04
     """Largest shift, as a share of the image's size."""
     scale: float = 0.1
-    """Largest change of size: 0.1 is 90 % to 110 %."""
+    """Largest change of size; 0.1 means 90 % to 110 %."""
     elastic_displacement: float = 0.0025
     """Standard deviation of the elastic displacement, as a share of the image's height."""
     elastic_smoothness: float = 0.02
     """Standard deviation of the displacement field's Gaussian smoothing, as a share of the image's height."""
     elastic_probability: float = 0.5
-    """Share of copies that are deformed."""
+    """Share of copies with elastic deformation."""
     brightness: float = 0.05
     """Largest change of brightness, as a share of the full scale."""
     contrast: float = 0.15
-    """Largest change of contrast: 0.15 is 85 % to 115 %."""
+    """Largest change of contrast; 0.15 means 85 % to 115 %."""
     flip_probability: float = 0.5
-    """Share of copies that are mirrored left to right; the record's side changes with them."""
+    """Share of copies that are mirrored left to right, with the laterality of the record."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -65,7 +65,7 @@ class AugmentationConfig:
 
 
 def copy_id(image_id: str, index: int) -> str:
-    """Return the image id of the copy number `index` of an original."""
+    """Return the image id of copy number `index` of an original."""
     return f"{image_id}-a{index:02d}"
 
 
@@ -76,11 +76,15 @@ def plan_copies(
     *,
     balance: bool = True,
 ) -> dict[str, int]:
-    """Return how many copies each training original gets, by image id.
+    """Return the number of copies for each original, by image id.
 
-    An image of the most frequent class gets `copies`; with `balance` a rarer class is brought to the same total, its
-    images differing by one copy at most, else its images get as many. Images outside the splits `of` (`None`: not
-    divided yet) get none and are not in the answer.
+    Args:
+        records: The originals.
+        copies: Copies per image of the most frequent class.
+        of: The splits whose images are copied; `None` stands for images that are not divided yet. Other images are not
+            in the result.
+        balance: Whether rarer classes get more copies, so that all classes have the same total. The numbers of copies
+            within a class then differ by at most one. Otherwise every image gets `copies`.
     """
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
@@ -99,7 +103,7 @@ def plan_copies(
 
 
 class Augmenter:
-    """Makes copies of films; the same config, seed, image and index give the same pixels."""
+    """Makes copies of images; the same config, seed, image and index give the same pixels."""
 
     def __init__(self, config: AugmentationConfig | None = None, *, seed: int = 0) -> None:
         self.config = config or AugmentationConfig()
@@ -116,11 +120,17 @@ class Augmenter:
     def copy(
         self, pixels: NDArray[np.uint16], record: ImageRecord, index: int
     ) -> tuple[NDArray[np.uint16], ImageRecord]:
-        """Return copy number `index` of a film and its record.
+        """Return copy number `index` of an image, and the record of the copy.
 
-        `pixels` is (rows, columns) at full scale; the copy has the same shape. The record keeps patient, label and
-        split, names its `source_image_id`, and its lesions and side move with the pixels; a lesion whose centre the
-        deformation pushes out of the image is dropped.
+        Args:
+            pixels: uint16, (rows, columns), on the full 16-bit scale.
+            record: The record of the original.
+            index: The number of the copy.
+
+        Returns:
+            The pixels of the copy, of the same shape, and its record. The record has the patient, label and split of
+            the original, and the original's id as `source_image_id`. Lesions and laterality follow the pixels; a
+            lesion whose centre moves out of the image is dropped.
         """
         kind = (pixels.shape[0], record.view is View.CC)
         geometry = self._geometries.setdefault(kind, _geometry(self.config, *kind))
@@ -130,7 +140,7 @@ class Augmenter:
         result = geometry(image=to_unit(pixels), keypoints=points, order=np.arange(len(points)))
         exposed = self._exposure(image=result["image"])["image"]
         copied = np.rint(np.clip(exposed, 0, 1) * FULL_SCALE).astype(np.uint16)
-        # More brightness would lift the film's black surround too, which must stay air.
+        # More brightness would also brighten the black surroundings, which must stay air.
         copied[result["image"] <= 0] = 0
         mirrored = _was_applied(result, "HorizontalFlip")
         side = record.laterality.other if record.laterality and mirrored else record.laterality
@@ -146,18 +156,18 @@ class Augmenter:
 
 
 def _geometry(config: AugmentationConfig, height: int, craniocaudal: bool) -> A.Compose:
-    """Return what moves the pixels of images of `height` rows.
+    """Return the geometric transforms for images of `height` rows.
 
-    Only a craniocaudal view may be turned upside down: there the flip swaps medial and lateral, elsewhere it makes a
-    breast that does not exist.
+    Only a craniocaudal view may be flipped upside down: the flip swaps medial and lateral. In other views it would give
+    an anatomy that does not exist.
     """
     sigma = max(1.0, config.elastic_smoothness * height)
-    # White noise smoothed by a Gaussian keeps 1 / (2 sqrt(pi) sigma) of its deviation, which is 1 / sqrt(3) for uniform
-    # noise in [-1, 1]; uniform noise is drawn in a quarter less time than normal, and smoothing makes both alike.
+    # A Gaussian reduces the deviation of white noise to 1 / (2 sqrt(pi) sigma) of its value, which is 1 / sqrt(3) for
+    # uniform noise in [-1, 1]. Uniform noise takes a quarter less time than normal noise; smoothed, both are alike.
     alpha = config.elastic_displacement * height * 2 * math.sqrt(3 * math.pi) * sigma
     shift = (-config.shift, config.shift)
     steps: list[Any] = [
-        # First, because its search for a moved point needs the point inside the image.
+        # This comes first, because it can only move points that are inside the image.
         A.ElasticTransform(
             alpha=alpha, sigma=sigma, fill=0, noise_distribution="uniform", p=config.elastic_probability
         ),

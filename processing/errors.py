@@ -1,22 +1,22 @@
-"""Every error that a user can cause, as one tree.
+"""The errors that a user can cause, as one class hierarchy.
 
-    MammopipeError                 what the caller gave cannot be used; the message is one line and safe to log
+    MammopipeError                 the caller's input cannot be used; the message is one line and safe to log
     ├── ConfigError                a setting, argument or hyperparameter breaks a rule
     ├── LabelError                 a label table breaks a rule
     ├── ManifestError              a manifest breaks a rule
     ├── LeakageError               information crosses from one split into another
     ├── QuarantineError            more images were refused than the stated share allows
     ├── StorageError               an S3 location or endpoint cannot be used
-    └── ImageError                 an image file cannot become a mammogram (its subclasses:
+    └── ImageError                 an image file cannot be read as a mammogram (its subclasses:
     `mammopipe.processing.images.mammogram`)
 
-A message names the file, the tag or field, the value and the rule it breaks. It never holds a patient's identity.
-Anything that is not a `MammopipeError` is a fault of this program and keeps its traceback.
+A message names the file, the tag or field, the value and the broken rule. It never contains a patient's identity.
+Any other exception is a bug of this program and keeps its traceback.
 """
 
 
 class MammopipeError(Exception):
-    """What the caller gave cannot be used; `str(error)` is one line for the user."""
+    """The caller's input cannot be used; `str(error)` is one line for the user."""
 
 
 class ConfigError(MammopipeError):
@@ -44,11 +44,11 @@ class StorageError(MammopipeError):
 
 
 class ImageError(MammopipeError):
-    """An image file cannot become a mammogram."""
+    """An image file cannot be read as a mammogram."""
 
 
 class UnsupportedImageError(ImageError):
-    """A kind of file, or an encoding, that nothing here decodes."""
+    """The format or encoding of the file is not supported."""
 
 
 class CorruptImageError(ImageError):
@@ -60,12 +60,12 @@ class NotAMammogramError(ImageError):
 
 
 class ImageTooLargeError(ImageError):
-    """The file announces more than the limits allow; refused before anything is allocated."""
+    """The file announces more than the limits allow; it is refused before memory is allocated."""
 
 
 class NoBreastError(ImageError):
-    """The image holds nothing that could be a breast."""
+    """The image shows no breast."""
 
 
 class ReaderFaultError(CorruptImageError):
-    """The reader failed on the file in a way that it does not foresee: a fault of this program, or hostile bytes."""
+    """The reader failed unexpectedly: a bug of this program, or a hostile file."""

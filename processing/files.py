@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: to a temporary name beside the target, then renamed."""
+"""Writes files atomically: under a temporary name beside the target, then renamed."""
 
 import csv
 import hashlib
@@ -14,16 +14,16 @@ from typing import Any, BinaryIO
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` whole or not at all, making the folder when it is missing."""
+    """Write `data` to `path`, completely or not at all; a missing folder is created."""
     with written_whole(path) as stream:
         stream.write(data)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Give a stream whose content becomes the file `path` at the end, and nothing where the body raises.
+    """Yield a stream whose content becomes the file `path` at the end, unless the body raises.
 
-    The folder is made when it is missing.
+    A missing folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -38,12 +38,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as indented JSON in its own key order; NaN and infinity are refused (`ValueError`)."""
+    """Write `value` as indented JSON with its own order of keys; raises `ValueError` for NaN and infinity."""
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[Mapping[str, str]]) -> None:
-    """Write `rows` under a header of `columns`, lines ending in a line feed on every machine."""
+    """Write `rows` below a header of `columns`; lines end with a line feed on every machine."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -58,9 +58,9 @@ def sha256(path: Path) -> str:
 
 
 def extract(archive: tarfile.TarFile, folder: Path) -> None:
-    """Extract plain files and folders into `folder`, which nothing may leave; raises `tarfile.TarError` for the rest.
+    """Extract plain files and folders into `folder`; raises `tarfile.TarError` for others and for paths outside it.
 
-    Python has this as the filter `data` (PEP 706) from 3.11.4 on; Debian 12 brings 3.11.2.
+    Python has this as the filter `data` (PEP 706) since 3.11.4, but Debian 12 has 3.11.2.
     """
     if hasattr(tarfile, "data_filter"):
         archive.extractall(folder, filter="data")

@@ -1,13 +1,13 @@
-"""What every image reader obeys: the errors it may raise and the sizes it may announce.
+"""The settings and limits of all image readers, and the errors that they raise.
 
     mammopipe.processing.errors.ImageError
-    ├── UnsupportedImageError      a kind of file, or an encoding, that nothing here decodes
+    ├── UnsupportedImageError      the format or encoding is not supported
     ├── CorruptImageError          truncated, undecodable, or contradicting itself
     ├── NotAMammogramError         readable, but not one 2-D mammogram of one breast
-    ├── ImageTooLargeError         announces more than the limits allow; refused before anything is allocated
-    └── NoBreastError              the pixels hold nothing that could be a breast
+    ├── ImageTooLargeError         announces more than the limits allow; refused before memory is allocated
+    └── NoBreastError              the pixels show no breast
 
-Messages name the file (`<bytes>` for bytes), the attribute and the rule, and only attributes that identify nobody.
+Messages name the file (`<bytes>` for bytes), the attribute and the rule. They show no value that identifies a person.
 """
 
 from dataclasses import dataclass
@@ -17,33 +17,33 @@ from mammopipe.processing.errors import ConfigError, CorruptImageError, ImageToo
 
 
 class Phi(StrEnum):
-    """What Prepare does with an image whose header names its patient."""
+    """How Prepare treats an image whose header names its patient."""
 
     REFUSE = "refuse"
-    """Quarantine it."""
+    """Quarantine the image."""
     DROP = "drop"
-    """Take the pixels and leave the header behind."""
+    """Use the pixels and drop the header."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large an image may announce itself."""
+    """The greatest size that an image may announce."""
 
     max_pixels: int = 8192 * 8192
-    """Pixels, rows times columns. The largest detectors in use give 5928 x 4728."""
+    """Greatest number of pixels, rows times columns. The largest detectors in use have 5928 x 4728."""
     max_side: int = 16384
-    """Rows, or columns."""
+    """Greatest number of rows and of columns."""
     max_bytes: int = 512 * 2**20
-    """Bytes of the file, and of the data set that a deflated file inflates to."""
+    """Greatest number of bytes of the file, and of the data set to which a deflated file inflates."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that admit no image."""
+        """Refuse limits that allow no image."""
         for name in ("max_pixels", "max_side", "max_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"Limits.{name}={getattr(self, name)} must be at least 1")
 
     def check_size(self, rows: int, columns: int, where: str) -> None:
-        """Raise `CorruptImageError` where an image has no pixel, `ImageTooLargeError` where it has too many."""
+        """Raise `CorruptImageError` if an image has no pixels, `ImageTooLargeError` if it has too many."""
         if rows < 1 or columns < 1:
             raise CorruptImageError(f"{where}: size {rows} x {columns} (rows x columns): both must be at least 1")
         if max(rows, columns) > self.max_side or rows * columns > self.max_pixels:
@@ -53,32 +53,33 @@ class Limits:
             )
 
     def check_bytes(self, count: int, where: str) -> None:
-        """Raise `ImageTooLargeError` where a file, or what it inflates to, has more than `max_bytes` bytes."""
+        """Raise `ImageTooLargeError` if a file, or its inflated data set, has more than `max_bytes` bytes."""
         if count > self.max_bytes:
             raise ImageTooLargeError(f"{where}: {count} bytes are over the limit of {self.max_bytes}")
 
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """What the reader does where a file leaves a choice; whatever was chosen is in the facts."""
+    """The reader's choices where a file offers several; the facts of the image record them."""
 
     window_index: int = 0
-    """Which of several windows is used, counted from 0 (PS3.3 C.11.2.1.2: they are alternative views)."""
+    """Index of the window to use, counted from 0 (PS3.3 C.11.2.1.2: several windows are alternative views)."""
     lut_index: int = 0
-    """Which of several VOI LUTs is used, counted from 0."""
+    """Index of the VOI LUT to use, counted from 0."""
     prefer_lut: bool = True
-    """Whether a VOI LUT Sequence is used rather than a window where a file has both."""
+    """Whether a VOI LUT Sequence takes precedence over a window if a file has both."""
     threads: int = 1
-    """Threads of one decode (JPEG 2000 only; the others have one)."""
+    """Number of threads for decoding (JPEG 2000 only; other decoders use one)."""
     enough_rows: int | None = None
-    """Rows that the caller needs. JPEG 2000 with twice as many or more is decoded at half the resolution: three times
-    as fast, not the same pixels, and `facts["reduction"]` is then 2. `None`: always at full resolution, as are files
-    whose padding would be bright if it were not declared: half a decode blends it into the tissue beside it."""
+    """Number of rows that the caller needs. A JPEG 2000 image with at least twice as many rows is decoded at half the
+    resolution: this is three times as fast, does not give the same pixels, and sets `facts["reduction"]` to 2. With
+    `None`, every image is decoded at full resolution. So are images whose padding would be bright without its
+    declaration, because decoding at half resolution blends padding into the tissue beside it."""
     limits: Limits = Limits()
-    """How large an image may announce itself."""
+    """The greatest size that an image may announce."""
 
     def __post_init__(self) -> None:
-        """Refuse values that select nothing."""
+        """Refuse values that cannot select anything."""
         if self.enough_rows is not None and self.enough_rows < 1:
             raise ConfigError(f"ReadConfig.enough_rows={self.enough_rows} must be at least 1, or None")
         for name, least in (("window_index", 0), ("lut_index", 0), ("threads", 1)):

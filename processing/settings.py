@@ -1,7 +1,7 @@
-"""Settings: the base class of every settings model, and broken rules as one line that a user can act on.
+"""The base class of all settings models, and the translation of validation errors into one line for the user.
 
-A model is frozen, refuses unknown keys and describes each field (`Field(description=...)`) with its range. From the
-models come `mammopipe config explain`, docs/reference/configuration.md and the JSON Schema.
+A model is frozen, refuses unknown keys, and describes each field with its range (`Field(description=...)`).
+`mammopipe config explain`, docs/reference/configuration.md and the JSON Schema are generated from the models.
 """
 
 import difflib
@@ -31,44 +31,44 @@ _TYPE_RULES = {
     "dataclass": "must be a table",
     "finite": "must be a finite number",
 }
-"""The rule behind each of pydantic's errors, by the first word of its type."""
+"""The rule behind each pydantic error, by the first word of the error's type."""
 
 
 class Settings(BaseModel):
-    """A frozen group of settings. Whatever breaks a rule raises `ConfigError`."""
+    """A frozen group of settings; a value that breaks a rule raises `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def __init__(self, /, **values: Any) -> None:
-        """Check the values; raises `ConfigError` with the key, the value and the rule of each that breaks one."""
+        """Check the values; raises `ConfigError` with key, value and rule for each value that breaks a rule."""
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(explained(error, type(self))) from None
 
-    # Pydantic calls a custom __init__ for nested models, too, and so loses their place in the file. This one only
-    # translates errors, so it is marked as pydantic marks its own.
+    # Pydantic calls a custom __init__ for nested models, too, and then loses their position in the file. This __init__
+    # only translates errors, so it has the mark of pydantic's own __init__.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     def replace(self, **changes: Any) -> Self:
-        """Return the settings with some fields changed, all rules checked again; raises `ConfigError`."""
+        """Return the settings with some fields changed; all rules are checked again, and may raise `ConfigError`."""
         return type(self)(**{**dict(self), **changes})
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
-        """Return the settings in tables of a TOML or JSON file; raises `ConfigError` naming key, value and rule.
+        """Return the settings in tables of a TOML or JSON file; raises `ConfigError` with key, value and rule.
 
-        A value must have the field's own type: the text "3" is no number.
+        A value must have the type of the field: the text "3" is not a number.
         """
         try:
-            # JSON knows no enums and no tuples, so in strict mode it takes their values, and nothing else, for them.
+            # JSON has no enums and tuples, so strict validation of JSON accepts their values, but no other types.
             return cls.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             raise ConfigError(explained(error, cls)) from None
 
 
 def explained(error: ValidationError, model: type, *, above: str = "") -> str:
-    """Return the errors of a model as one line: key, value and rule of each; `above` is put before each key."""
+    """Return the errors of a model as one line with key, value and rule of each; `above` is prefixed to each key."""
     return "; ".join(_explained(item, model, above) for item in error.errors(include_url=False))
 
 
@@ -91,17 +91,17 @@ def _explained(item: Mapping[str, Any], model: type, above: str) -> str:
 
 
 def dotted(place: Iterable[str | int]) -> str:
-    """Return the key of a place in nested settings; positions in a list are left out."""
+    """Return the dotted key of a place in nested settings, without positions in lists."""
     return ".".join(part for part in place if isinstance(part, str))
 
 
 def close_to(word: str, names: Iterable[str]) -> list[str]:
-    """Return the names that `word` may have been meant for, at most two, the closest first."""
+    """Return at most two names that are similar to `word`, the most similar first."""
     return difflib.get_close_matches(word, list(names), n=2, cutoff=0.6)
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return `; did you mean ...?` with the names close to `word`, or `; known: ...` when none is close."""
+    """Return `; did you mean ...?` with the names similar to `word`, or `; known: ...` if none is similar."""
     known = list(names)
     close = close_to(word, known)
     return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(known)}"
@@ -115,7 +115,7 @@ def field_names(model: type | None) -> list[str]:
 
 
 def table_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that a field holds, where it holds one."""
+    """Return the model that a field holds, `None` if it holds another type."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -132,14 +132,14 @@ def _model_at(model: type, place: Iterable[str | int]) -> type | None:
 
 
 def field_at(model: type, place: Iterable[str | int]) -> FieldInfo | None:
-    """Return the field at a place in nested models, or None where there is none."""
+    """Return the field at a place in nested models, `None` if there is none."""
     *above, name = [part for part in place if isinstance(part, str)] or [""]
     owner = _model_at(model, above)
     return owner.model_fields.get(name) if owner is not None and issubclass(owner, BaseModel) else None
 
 
 def range_of(field: FieldInfo) -> str:
-    """Return the values that a field takes, in words: `from 0 to 1`, `at least 100`; empty without a limit."""
+    """Return the range of a field in words: `from 0 to 1`, `at least 100`; "" without a limit."""
     low = high = ""
     more = []
     for rule in field.metadata:
@@ -165,7 +165,7 @@ def range_of(field: FieldInfo) -> str:
 
 
 def type_of(annotation: Any) -> str:
-    """Return a field's type in words, the choices of an enum included."""
+    """Return a field's type in words, including the choices of an enum."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join(type_of(item) for item in arguments if item is not type(None))

@@ -1,8 +1,8 @@
-"""Variations of a segmented image, drawn afresh each time it is used for training; lesions move with the pixels.
+"""Varies a segmented image at random each time that training uses it; lesions move with the pixels.
 
-Segment brings every breast to the same side, so that none is mirrored left to right here: a served image never is. Only
-craniocaudal views are mirrored top to bottom, which swaps medial and lateral; elsewhere it makes a breast that does not
-exist. Air stays exactly 0, in training as in serving.
+Segment puts the chest wall of every breast on the same side, so images are not mirrored left to right here: served
+images never are. Only craniocaudal views are mirrored top to bottom, which swaps medial and lateral; in other views it
+would give an anatomy that does not exist. Air stays exactly 0, in training and in serving.
 """
 
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ _REDUCED = 0.5
 _DISPLACEMENT, _SMOOTHNESS = 0.01, 24
 _SOMETIMES = 0.3
 _DARKEST = 1 / 65535
-"""Of tissue: 0 is air."""
+"""Darkest value of tissue; 0 is air."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How far an image may be varied, and by what."""
+    """Which variations are applied, and how strongly."""
 
     strength: float = 1.0
-    """0 to 1: share of the ranges below."""
+    """Factor of the ranges below, 0 to 1."""
     crop: bool = True
-    """Blacken all but a window of 50 % to 100 % of the area that holds at least one lesion, if there is any."""
+    """Blacken the image outside a window of 50 % to 100 % of its area; the window holds a lesion if there are any."""
     flip: bool = True
-    """Mirror every second craniocaudal view top to bottom."""
+    """Mirror craniocaudal views top to bottom, in half of the uses."""
     affine: bool = True
-    """Turn by up to 30 degrees, scale by up to 15 %, shift by up to 5 % of the sides."""
+    """Rotate by up to 30 degrees, scale by up to 15 %, shift by up to 5 % of the sides."""
     elastic: bool = True
-    """Displace by up to about 1 % of the height, smoothly, in 30 % of the uses."""
+    """Displace pixels smoothly by up to about 1 % of the height, in 30 % of the uses."""
     tone: bool = True
     """Change gamma, contrast and brightness by up to 20 %."""
     blur: bool = True
-    """Blur by a Gaussian of up to 1.5 pixels, in 30 % of the uses."""
+    """Blur with a Gaussian of up to 1.5 pixels, in 30 % of the uses."""
     downscale: bool = True
     """Reduce the resolution by up to a half, in 30 % of the uses."""
 
@@ -57,17 +57,17 @@ def vary(
     *,
     craniocaudal: bool,
 ) -> tuple[Image, tuple[Lesion, ...]]:
-    """Return a variation of an image and where its lesions are there.
+    """Return a variation of an image with its lesions.
 
     Args:
-        image: (H, W) float32 in [0, 1], 0 = air; it is not changed.
-        lesions: In the image's pixels.
-        random: All that is drawn comes from it.
-        variation: What may be done.
+        image: float32, (H, W), in [0, 1], 0 = air; it is not changed.
+        lesions: Circles in pixels of the image.
+        random: The source of all random numbers.
+        variation: The variations to apply.
         craniocaudal: Whether the view is CC, which may be mirrored top to bottom.
 
     Returns:
-        The image, of the same shape, and the lesions whose centres lie in it.
+        The varied image, of the same shape, and the lesions whose centres lie in it.
     """
     strength = variation.strength
     matrix = _matrix(image.shape, random, variation, craniocaudal=craniocaudal)
@@ -85,7 +85,7 @@ def vary(
 def _matrix(
     shape: tuple[int, ...], random: np.random.Generator, variation: Variation, *, craniocaudal: bool
 ) -> NDArray[np.float64]:
-    """Return the transform of points, 2 x 3, about the centre of an image of this shape."""
+    """Return a random affine transform of points, 2 x 3, about the centre of an image of this shape."""
     height, width = shape
     strength = variation.strength if variation.affine else 0.0
     degrees, scale, right, down = (
@@ -93,7 +93,7 @@ def _matrix(
     )
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), float(degrees), 1 + float(scale))
     matrix[:, 2] += right, down
-    # Drawn always, so that a switch changes nothing of what the others do.
+    # Always draw the random numbers, so that switching one variation off does not change the others.
     if random.random() < 0.5 and variation.flip and craniocaudal and variation.strength > 0:
         mirror = np.array([[1.0, 0, 0], [0, -1.0, height - 1], [0, 0, 1]])
         matrix = matrix @ mirror
@@ -117,7 +117,7 @@ def _elastic(
     moved = cv2.remap(image, columns + dx, rows + dy, cv2.INTER_LINEAR)
     placed = []
     for lesion in lesions:
-        # The map says where a pixel comes from; so far as it is smooth, a point goes the other way.
+        # The map gives the source of each pixel. Where it is smooth, a point moves in the opposite direction.
         row, column = (int(np.clip(round(at), 0, side - 1)) for at, side in ((lesion.y, height), (lesion.x, width)))
         placed.append(replace(lesion, x=lesion.x - float(dx[row, column]), y=lesion.y - float(dy[row, column])))
     return np.asarray(moved, np.float32), placed

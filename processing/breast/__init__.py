@@ -1,1 +1,1 @@
-"""The breast in an image: its outline, the pectoral muscle, and the input of a network."""
+"""Finds the breast and the pectoral muscle in an image, and makes the network's input."""

@@ -1,10 +1,11 @@
-"""The grey level that parts tissue from air, on digital detectors and on digitised film.
+"""The grey level that separates tissue from air, on digital detectors and on digitised film.
 
-A detector's image is blackened outside of the breast: exact black (or, after an inversion, one other darkest value) is
-the air, and everything above it is tissue, however dark: fat may lie at 2 % of the full scale. A digitised film, a
-detector that is not blackened and a collimated field show fog or noise up to the edge of a rectangle: there exact black
-is padding, the air is the lowest peak of the histogram, and tissue begins where that peak ends. The two are told apart
-by shape alone: fog ends at a straight edge, skin does not.
+Most detectors blacken the image outside the breast. There the air is exactly black (or, after an inversion, another
+single darkest value), and everything brighter is tissue. Fat may be as dark as 2 % of the full scale.
+
+A digitised film, a detector that does not blacken the air, and a collimated field show fog or noise up to the edge of
+a rectangle. There exact black is padding, the air is the lowest peak of the histogram, and tissue begins where that
+peak ends. The shape distinguishes the two cases: fog ends at a straight edge, skin does not.
 """
 
 from dataclasses import dataclass
@@ -17,55 +18,55 @@ from mammopipe.processing.breast.objects import by_size
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 BLACK = 0.0015
-"""Grey (0..1) of the smoothed copy up to which a pixel is exactly black: less than half a step of 8 bits."""
+"""Grey (0..1) up to which a pixel of the smoothed copy counts as exactly black: less than half a step of 8 bits."""
 SPECK = 0.004
-"""Grey up to which a pixel of the working copy may be the shade of a neighbour that is not black."""
+"""Grey up to which a pixel of the working copy may owe its brightness to a neighbour that is not black."""
 FAINTEST_TISSUE = 0.006
-"""Grey above exact black from which on a pixel is tissue where the air is exactly black: 1.5 steps of 8 bits."""
+"""Lowest grey of tissue where the air is exactly black: 1.5 steps of 8 bits."""
 FILLED = 0.965
-"""Share of its enclosing rectangle from which on what is not black counts as a whole rectangle."""
+"""Pixels that are not black form a rectangle if they fill more than this share of their enclosing rectangle."""
 SPECKS = 0.0015
-"""Share of specks from which on black is a film's: 0.002 and more on mini-MIAS, 0.000 on detectors."""
+"""Least share of specks on a digitised film: at least 0.002 on mini-MIAS, 0.000 on detectors."""
 STRIP = 17
-"""Working pixels: what is no wider is a strip of tape or a scanner's border."""
+"""Narrower objects are strips: tape or a scanner's border. In working pixels."""
 FAINT_AIR = 0.08
-"""Share of the image from which on what is darker than half a step of 8 bits, but not black, is the air itself."""
+"""Pixels that are nearly but not exactly black are the air if they cover more than this share of the image."""
 FINE = 1 / 1020
 """Grey of one step of the fine histogram: a quarter of a step of 8 bits."""
 NEAR_FAT = 0.10
-"""How far (grey) above the air a second peak is sought."""
+"""The second peak is searched up to this grey above the air."""
 FAT_SHARE = 0.03
-"""Share of the image that a second peak must hold."""
+"""A second peak must hold more than this share of the image."""
 BOTH_SIDES = 0.05
-"""Share of the rows at each side that what is brighter than a gap may cover at one side, if it is fat."""
+"""Fat touches one side of the image: at the other side it covers less than this share of the rows."""
 DEPTH = 4.0
-"""How many times lower the gap must be than both peaks beside it."""
+"""The gap must be this many times lower than both peaks beside it."""
 LEAST_OUTSIDE = 0.001
-"""Share of the image outside of a breast that is needed to judge whether it is air."""
+"""Least share of the image outside the breast from which to judge whether it is air."""
 FLAT = 0.02
-"""Median slope of air per working pixel, as a share of the threshold: 0.000 to 0.014 in air, 0.03 in fat."""
+"""Greatest median slope of air per working pixel, as a share of the threshold: up to 0.014 in air, 0.03 in fat."""
 ROUGH = 1.2
-"""Length of an outline over that of its convex hull, from which on it is no skin even beside flat air."""
+"""Greatest ratio of an outline's length to its convex hull's beside flat air; a rougher outline is not skin."""
 SMOOTH = 1.12
-"""Length of a breast's outline over that of its convex hull; at most 1.08 on the films of mini-MIAS, 1.4 for glands."""
+"""Up to this ratio of lengths an outline is skin whatever lies outside: at most 1.08 on mini-MIAS; glands have 1.4."""
 STRAIGHT = 0.5
-"""Share of the rows that must end at one column (and its neighbours) for a straight edge."""
+"""An edge is straight if more than this share of the rows ends at one column or its neighbours."""
 
 
 @dataclass(frozen=True)
 class Air:
-    """The background of an image."""
+    """The background of an image: its grey level, and the threshold between it and tissue."""
 
     level: float
     """Grey of the air (0..1)."""
     threshold: float
     """Grey above which a pixel is tissue."""
     blackened: bool
-    """Whether the air is exactly black, as a detector writes it."""
+    """Whether the air is exactly black, as most detectors write it."""
     fog: bool
-    """Whether the air is a film's: fog that shades into skin."""
+    """Whether the air is the fog of a film, which changes gradually into skin."""
     field: tuple[int, int]
-    """Columns of padding at the left and at the right of what was exposed; (0, 0) where the air is exactly black."""
+    """Columns of padding left and right of the exposed field; (0, 0) where the air is exactly black."""
 
 
 def find_air(grey: Grey) -> Air:
@@ -77,15 +78,16 @@ def find_air(grey: Grey) -> Air:
     exposed = grey[:, left : grey.shape[1] - right]
     level, threshold = _lowest_peak(exposed)
     valley = _valley(exposed, level)
-    # Where the air is as dark as padding, nothing shows where the padding ends.
+    # Where the air is as dark as the padding, the image does not show where the padding ends.
     padding = (0, 0) if valley is not None and level == 0 else (left, right)
     return Air(level, valley or threshold, blackened=False, fog=valley is None, field=padding)
 
 
 def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
-    """Say whether what lies outside of a breast is flat as air is, or the outline at least smooth as skin is.
+    """Return whether the region outside the breast is air: the outline is smooth, or the region is flat.
 
-    In a breast that fills the image, fat is the lowest peak of the histogram and the glands are what is left.
+    Where the breast fills the image, fat forms the lowest peak of the histogram. Fat is then mistaken for air, and the
+    mask holds only the glands, whose outline is rough.
     """
     near = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
     outside = (grey < air.threshold) & ~near
@@ -103,18 +105,18 @@ def is_air(grey: Grey, mask: Mask, air: Air) -> bool:
 
 
 def full_of_tissue() -> Air:
-    """Return the background of an image that shows none: whatever is not exactly black is tissue."""
+    """Return the background of an image without air: every pixel that is not exactly black is tissue."""
     return Air(0.0, FAINTEST_TISSUE, blackened=True, fog=False, field=(0, 0))
 
 
 def empty_columns(lit: Mask) -> tuple[int, int]:
-    """Count the columns at the left and at the right that hold next to nothing."""
+    """Return the number of nearly empty columns at the left and at the right."""
     used = np.flatnonzero(lit.mean(axis=0) > 0.02)
     return (int(used[0]), int(lit.shape[1] - 1 - used[-1])) if used.size else (0, 0)
 
 
 def _largest(lit: Mask) -> Mask:
-    """Return the largest object without strips: tape, a scanner's border or a marker has edges of its own."""
+    """Return the largest object without strips; tape, a scanner's border or a marker would add straight edges."""
     square = np.ones((STRIP, STRIP), np.uint8)
     opened = np.asarray(cv2.morphologyEx(lit.astype(np.uint8), cv2.MORPH_OPEN, square), np.uint8)
     largest = next(by_size(opened), None)
@@ -122,7 +124,7 @@ def _largest(lit: Mask) -> Mask:
 
 
 def _is_rectangle(lit: Mask) -> bool:
-    """Say whether what is not black fills a rectangle, upright or turned, as far as it lies in the image."""
+    """Return whether the pixels that are not black fill a rectangle, upright or rotated, possibly cut by the image."""
     outlines, _ = cv2.findContours(lit.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not outlines:
         return False
@@ -132,10 +134,10 @@ def _is_rectangle(lit: Mask) -> bool:
 
 
 def _has_straight_sides(lit: Mask) -> bool:
-    """Say whether most rows end at one column at the left and at one at the right, both inside the image.
+    """Return whether most rows start at one column and end at one column, both inside the image.
 
-    A film within its padding does so. A breast does at the chest wall alone; and where it is cut off, it runs into the
-    image's own edge.
+    A film inside its padding does so. A breast does so only at the chest wall; where it is cut off, it reaches the
+    edge of the image.
     """
     rows = np.flatnonzero(lit.any(axis=1))
     ends = lit[rows].argmax(axis=1), lit[rows, ::-1].argmax(axis=1)
@@ -148,9 +150,9 @@ def _is_straight(margins: NDArray[np.intp]) -> bool:
 
 
 def _specks(grey: Grey) -> float:
-    """Return the share of the image that is neither exactly black nor the largest object, nor the halo of a marker.
+    """Return the share of pixels that are not exactly black, away from the largest object and from markers.
 
-    A detector's air has none; the darkest film's fog leaves specks.
+    The air of a detector has no such pixels; even the darkest fog of a film leaves specks.
     """
     tissue = (grey > FAINTEST_TISSUE).astype(np.uint8)
     objects = np.asarray(cv2.morphologyEx(tissue, cv2.MORPH_OPEN, np.ones((7, 7), np.uint8)), np.uint8)
@@ -163,11 +165,11 @@ def _specks(grey: Grey) -> float:
 
 
 def _lowest_peak(grey: Grey) -> tuple[float, float]:
-    """Return the background's grey level and the level that parts it from tissue.
+    """Return the background's grey level and the threshold between background and tissue.
 
-    The background is the lowest peak of the histogram; the skin begins where the peak has fallen to a seventh. Exact
-    black is padding, or the wedges of a rotated film, and hides the peak; where there is no peak, it is the air itself.
-    Faint noise just above black is the air, too.
+    The background is the lowest peak of the histogram. The skin begins where the peak has fallen to a seventh. Exact
+    black is left out: it is padding, or the corners of a rotated film, and would hide the peak. Where there is no
+    peak, exact black is the air itself. Faint noise just above black is air, too.
     """
     levels = np.rint(np.minimum(grey.ravel(), 1.0) * 255).astype(np.intp)
     histogram = np.bincount(levels, minlength=256)
@@ -180,14 +182,15 @@ def _lowest_peak(grey: Grey) -> tuple[float, float]:
         return 0.0, 7 / 255
     below = np.flatnonzero(counts[peak:] < 0.15 * counts[peak])
     end = peak + (int(below[0]) if below.size else 255)
-    # The darker the air, the less it scatters: a long slope beside near-black air is skin.
+    # The darker the air, the narrower its peak: a long slope beside nearly black air is skin.
     return (peak + 1) / 255, float(np.clip(end, peak + 6, peak + 6 + min(2 * peak, 12)) + 1) / 255
 
 
 def _valley(grey: Grey, level: float) -> float | None:
-    """Return the gap between the air's peak and a second peak close above it: fat on a detector that is not blackened.
+    """Return the grey of the gap between the peak of the air and a second peak close above it, `None` without one.
 
-    Film has none: its skin rises from the fog without a gap.
+    The second peak is fat on a detector that does not blacken the air. A film has no such gap: its skin rises
+    gradually from the fog.
     """
     first, last = round(level / FINE), round(level / FINE) + round(NEAR_FAT / FINE)
     values = grey[grey < (last + 1) * FINE]
@@ -202,6 +205,6 @@ def _valley(grey: Grey, level: float) -> float | None:
             best, found = depth, at
     if found is None or best < DEPTH:
         return None
-    # Fat touches the image's edge at the chest wall; what touches both sides is fog of two levels.
+    # Fat touches the image's edge only at the chest wall; fog of two levels touches both sides.
     sides = [(grey[:, columns] > found * FINE).mean() for columns in (slice(2, 4), slice(-4, -2))]
     return found * FINE if min(sides) < BOTH_SIDES else None

@@ -1,4 +1,4 @@
-"""The side of the image where the chest wall lies: as the header says, unless the picture contradicts beyond doubt."""
+"""Finds the side of the chest wall: the header's, unless the image clearly contradicts it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,49 +11,49 @@ from mammopipe.processing.breast.working_copy import Mask
 from mammopipe.processing.datasets.manifest import Laterality
 
 CLEAR_EVIDENCE = 0.2
-"""Difference between the image's sides (-1..1) from which on the picture alone shows the chest wall's side."""
+"""Least absolute evidence (-1..1) at which the image alone shows the chest wall's side."""
 CURVED = 0.3
-"""Share of the breast's rows that end at one column, up to which that side is skin and no chest wall."""
+"""A side is skin, not chest wall, if at most this share of the breast's rows ends at one column there."""
 STRAIGHT = 0.5
-"""The same share from which on the other side is a straight cut, so that the picture contradicts the header."""
+"""A side is a straight cut if at least this share of the breast's rows ends at one column there."""
 
 
 class Side(StrEnum):
-    """A side of the image, as the reader sees it."""
+    """A side of the image as the viewer sees it."""
 
     LEFT = "left"
     RIGHT = "right"
 
     @classmethod
     def of(cls, laterality: Laterality) -> "Side":
-        """Return the side where the chest wall lies in mini-MIAS and RSNA: that of a left breast at the left."""
+        """Return the chest wall's side in mini-MIAS and RSNA images: a left breast has it at the left."""
         return cls.RIGHT if laterality is Laterality.RIGHT else cls.LEFT
 
 
 @dataclass(frozen=True)
 class ChestSide:
-    """Where the chest wall lies, and what speaks for it."""
+    """The chest wall's side and the evidence for it."""
 
     side: Side
     evidence: float
-    """What the picture shows: -1 (right) to 1 (left)."""
+    """The image's evidence: -1 (right) to 1 (left)."""
     unclear: bool
-    """Whether the picture shows no side and no header says one, or shows another than the header, but not for sure."""
+    """Whether the side is uncertain: the image shows none clearly and no header names one, or both differ."""
     against_laterality: bool
-    """Whether the picture contradicts the header beyond doubt; then the picture decides."""
+    """Whether the image clearly contradicts the header; then the image decides."""
 
 
 def find_chest_side(mask: Mask, field: tuple[int, int], laterality: Laterality | None) -> ChestSide:
     """Return the chest wall's side of a breast.
 
-    At the chest wall the image cuts straight through the breast: most of its rows end at one column there, whether or
-    not black was added beside it, and most of the breast lies in that half of the image. How bright the sides are shows
-    nothing, because a skin line can be brighter than fat at the chest wall.
+    At the chest wall the image cuts straight through the breast. Most rows of the breast end at one column there, even
+    where black was added beside it, and most of the breast lies in that half of the image. The brightness of the sides
+    is no evidence: a skin line can be brighter than fat at the chest wall.
 
     Args:
         mask: The breast, (rows, columns).
         field: Columns of padding at the left and at the right.
-        laterality: What the header says; `None` where it says nothing.
+        laterality: The side of the body that the header names; `None` where it names none.
     """
     left, right = field[0], mask.shape[1] - 1 - field[1]
     rows, first, last = row_ends(mask)
@@ -74,5 +74,5 @@ def find_chest_side(mask: Mask, field: tuple[int, int], laterality: Laterality |
 
 
 def _straight(ends: NDArray[np.intp]) -> float:
-    """Return the share of the rows that end at one column or beside it."""
+    """Return the largest share of the rows that end at one column or its neighbours."""
     return float(np.convolve(np.bincount(ends), np.ones(3)).max() / ends.size)

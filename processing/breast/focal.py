@@ -1,4 +1,4 @@
-"""Bright focal structures that stand out of the pectoral muscle: they may be lesions or nodes, and are kept."""
+"""Keeps bright focal structures in or beside the pectoral muscle in the image: they may be lesions or lymph nodes."""
 
 import cv2
 import numpy as np
@@ -7,36 +7,36 @@ from numpy.typing import NDArray
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 BESIDE = 15
-"""Working pixels: how far beside the muscle a structure's centre may lie."""
+"""Greatest distance of a structure's centre from the muscle, in working pixels."""
 RADII = (5, 8, 11, 15)
-"""Working pixels: radii of the rings that are compared with a structure's centre; up to 5 % of the image's height."""
+"""Radii, in working pixels, of the rings compared with a structure's centre; up to 5 % of the image's height."""
 DIRECTIONS = 12
-"""Points of a ring."""
+"""Number of points of a ring."""
 LEAST_DROP = 0.018
-"""How much darker (grey 0..1) than its centre a structure's whole surroundings are, at least."""
+"""Least difference in grey (0..1) between a structure's centre and every point of the ring around it."""
 MEAN_DROP = 0.08
-"""How much darker they are on average, at least."""
+"""Least mean of these differences."""
 MARGIN = 1.25
-"""What is kept around a structure within the muscle, in radii of its ring."""
+"""Radius of the disk kept around a structure inside the muscle, in radii of its ring."""
 SCALES = (1.0, 0.8, 0.6, 0.4)
-"""Shares of these margins that are tried until no more than `LARGEST_SHARE` of the muscle is kept."""
+"""Factors of these margins, tried in turn until the disks keep no more than `LARGEST_SHARE` of the muscle."""
 LARGEST_SHARE = 0.12
-"""Share of the muscle: dense tissue beside it has many bright spots, and they must not leave half of it in."""
+"""Largest share of the muscle that disks keep: the many bright spots of dense tissue must not keep half of it."""
 MARGIN_BESIDE = 2.5
-"""The same where its centre lies beside the muscle: there it hides where the muscle ends."""
+"""The same for a structure beside the muscle, where it hides the muscle's edge."""
 
 
 def without_focal_structures(grey: Grey, mask: Mask, muscle: Mask, contrast: float) -> Mask:
-    """Return a muscle without the disks around bright focal structures in it or beside it.
+    """Return the muscle's mask without disks around bright focal structures in it or beside it.
 
-    A structure is focal where its centre is brighter than every point of a ring around it. Fibres, folds and the
-    muscle's own wedge are not: along them, or towards the muscle's inside, it stays bright.
+    A structure is focal if its centre is brighter than every point of a ring around it. Fibres, folds and the wedge of
+    the muscle are not focal: the ring meets bright points along the fibre or towards the inside of the muscle.
 
     Args:
         grey: The working copy, float32, (rows, columns), 0..1.
-        mask: The breast, of the same shape; what lies at its edge cannot be judged.
-        muscle: The pectoral muscle, a part of it.
-        contrast: Step in grey at the muscle's edge; a structure must stand out as much.
+        mask: The breast, of the same shape; structures at its edge are not judged.
+        muscle: The pectoral muscle, part of `mask`.
+        contrast: Step in grey at the muscle's edge; a structure must stand out by as much.
     """
     x, y, width, height = cv2.boundingRect(muscle.astype(np.uint8))
     reach = BESIDE + RADII[-1] + 3
@@ -79,7 +79,7 @@ def _stands_out(drop: NDArray[np.floating], inside: NDArray[np.bool_], contrast:
 def _largest_rings(
     rows: NDArray[np.intp], columns: NDArray[np.intp], drops: NDArray[np.bool_]
 ) -> list[tuple[int, int, int]]:
-    """Return row, column and largest radius of each structure."""
+    """Return the row, column and largest ring radius of each structure."""
     return [
         (int(row), int(column), max(radius for radius, found in zip(RADII, which, strict=True) if found))
         for row, column, which in zip(rows, columns, drops.T, strict=True)

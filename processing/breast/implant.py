@@ -1,4 +1,4 @@
-"""Whether a breast holds an implant: a large, even, white body with a sharp round edge."""
+"""Finds an implant in a breast: a large, even, white body with a sharp round edge."""
 
 import cv2
 import numpy as np
@@ -8,17 +8,17 @@ from mammopipe.processing.breast.objects import opened
 from mammopipe.processing.breast.working_copy import Grey, Mask
 
 WHITE = 0.80
-"""Grey (0..1) from which on a pixel may belong to an implant."""
+"""Grey (0..1) above which a pixel may belong to an implant."""
 EVEN = 0.03
-"""Slope of the grey, per working pixel, from which on a pixel belongs to an edge."""
+"""Slope of the grey, per working pixel, at and above which a pixel belongs to an edge."""
 LEAST_SHARE = 0.15
-"""Share of the breast that an implant covers at least."""
+"""Least share of the breast that an implant covers."""
 SOLID = 0.93
 """Least share of its convex hull that an implant fills."""
 ELLIPTIC = 0.92
 """Least Dice overlap of an implant with an ellipse."""
 FLAT = 0.014
-"""Slope that nine tenths of an implant's inside stay below; dense tissue reaches 0.010 to 0.020."""
+"""Greatest 90th percentile of the slope inside an implant; dense tissue reaches 0.010 to 0.020."""
 SHARP = 0.045
 """Least median slope along an implant's edge; round dense tissue on mini-MIAS reaches 0.042."""
 
@@ -26,9 +26,9 @@ Body = NDArray[np.uint8]
 
 
 def find_implant(grey: Grey, mask: Mask) -> Mask | None:
-    """Return the implant's body, or `None` where the breast shows none.
+    """Return the mask of the implant, or `None` where the breast shows none.
 
-    Glands and muscle can be as white, but not as even, as round and as sharply bounded at once.
+    Glands and muscle can be as white, but they are never even, round and sharply bounded at the same time.
 
     Args:
         grey: The working copy, float32, (rows, columns), 0..1.
@@ -45,7 +45,7 @@ def find_implant(grey: Grey, mask: Mask) -> Mask | None:
         return None
     index = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     if stats[index, cv2.CC_STAT_AREA] < LEAST_SHARE * mask.sum() or stats[index, cv2.CC_STAT_TOP] <= 1:
-        # Muscle is cut off by the upper edge.
+        # A white body that touches the upper edge is muscle.
         return None
     chosen = (labels == index).astype(np.uint8)
     if not _is_elliptic(chosen):
@@ -65,7 +65,7 @@ def _is_elliptic(body: Body) -> bool:
     if cv2.contourArea(outline) < SOLID * cv2.contourArea(cv2.convexHull(outline)):
         return False
     points = outline[:, 0]
-    # What the image's edge cuts straight is no part of the ellipse.
+    # Points where the image's edge cuts the body straight are not part of the ellipse.
     free = (points > 1).all(axis=1) & (points[:, 0] < body.shape[1] - 2) & (points[:, 1] < body.shape[0] - 2)
     if free.sum() < 20:
         return False

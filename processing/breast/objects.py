@@ -1,4 +1,4 @@
-"""Connected objects of a mask, and what an octagon leaves of them: uint8 arrays of 0 and 1."""
+"""Connected objects of a mask and morphology with octagons, on uint8 arrays of 0 and 1."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ Objects = NDArray[np.uint8]
 
 
 def by_size(objects: Objects) -> Iterator[Objects]:
-    """Yield the objects, each in an array of its own, from the largest to the smallest.
+    """Yield the objects, each in its own array, from the largest to the smallest.
 
-    The size is that within the outline: its holes count, and so do objects within a hole.
+    The size is the area inside the outline, including holes and objects inside holes.
     """
     outlines, _ = cv2.findContours(objects, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for outline in sorted(outlines, key=cv2.contourArea, reverse=True):
@@ -20,7 +20,7 @@ def by_size(objects: Objects) -> Iterator[Objects]:
 
 
 def filled(outlines: Sequence[cv2.typing.MatLike], like: Objects) -> Objects:
-    """Return what lies within outlines, in an array of the shape of `like`."""
+    """Return the area inside the outlines as an array of the shape of `like`."""
     return np.asarray(cv2.drawContours(np.zeros_like(like), outlines, -1, 1, cv2.FILLED), np.uint8)
 
 
@@ -31,22 +31,22 @@ def without_holes(objects: Objects) -> Objects:
 
 
 def dilated(objects: Objects, radius: float) -> Objects:
-    """Return the objects grown by an octagon."""
+    """Return the objects dilated by an octagon."""
     return _octagon(objects, radius, cv2.MORPH_DILATE)
 
 
 def eroded(objects: Objects, radius: float) -> Objects:
-    """Return the objects shrunk by an octagon."""
+    """Return the objects eroded by an octagon."""
     return _octagon(objects, radius, cv2.MORPH_ERODE)
 
 
 def opened(objects: Objects, radius: float) -> Objects:
-    """Return the objects without what is thinner than the octagon."""
+    """Return the objects opened by an octagon: parts thinner than the octagon are removed."""
     return dilated(eroded(objects, radius), radius)
 
 
 def _octagon(objects: Objects, radius: float, morph: int) -> Objects:
-    """Dilate or erode by an octagon: a square and a diamond in turn cost a tenth of a disk of that size."""
+    """Dilate or erode by an octagon: a square, then a diamond, which cost a tenth of a disk of that size."""
     steps = max(1, round(radius))
     square = round(0.414 * steps)
     diamond = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))

@@ -1,4 +1,4 @@
-"""The breast's outline: the one object that is tissue, without labels, tape, borders, fog and the abdomen."""
+"""Finds the breast's outline and leaves out labels, tape, borders, fog and the abdomen."""
 
 import cv2
 import numpy as np
@@ -10,41 +10,41 @@ from mammopipe.processing.breast.working_copy import Grey, Mask
 from mammopipe.processing.errors import NoBreastError
 
 KINK = 0.03
-"""Depth of the kink between breast and abdomen, in the breast's greatest width, at least."""
+"""Least depth of the kink between breast and abdomen, as a share of the breast's greatest width."""
 NARROW_BELOW = 0.35
-"""Width of the breast at the kink, in its greatest width, at most."""
+"""Greatest width of the breast at the kink, as a share of its greatest width."""
 NARROW_ABOVE = 0.2
-"""The same at the upper end, where the axilla is narrow, too, and belongs to the breast."""
+"""The same limit at the upper end, where the axilla, which belongs to the breast, is narrow, too."""
 STRIP = 0.12
-"""Width in the breast's greatest width, below which a strip of some length is no breast."""
+"""A strip narrower than this share of the breast's greatest width is not breast, if it has some length."""
 STEEP = 0.8
-"""Columns a row by which the outline approaches the chest wall above the kink, at least."""
+"""Least slope, in columns per row, by which the outline approaches the chest wall above the kink."""
 
 
 def breast_outline(grey: Grey, air: Air) -> Mask:
-    """Return the largest object that is tissue, parted from what touches it by a thin bridge, without holes.
+    """Return the largest object of tissue, without holes and cut off from objects that touch it by a thin bridge.
 
     Args:
         grey: The working copy, float32, (rows, columns), 0..1.
-        air: Its background.
+        air: The background of `grey`.
 
     Returns:
-        The breast, of the shape of `grey`.
+        The breast as a mask of the shape of `grey`.
 
     Raises:
-        NoBreastError: Nothing but air, labels and borders is in the image.
+        NoBreastError: The image shows only air, labels and borders.
     """
-    # A frame of air: fog along the film's edge is as thin there as it looks.
+    # A frame of air, so that opening removes thin fog along the image's edge.
     framed = np.pad(grey, 1)
     objects = (framed > air.threshold).astype(np.uint8)
     objects[0] = objects[-1] = objects[:, 0] = objects[:, -1] = 0
     unit = max(objects.shape) / 100
     objects &= 1 - _labels(framed, unit)
     core = _largest(opened(objects, 2.0 * unit), framed)
-    # What opening takes off is given back close to the core: corners and the nipple.
+    # Opening also removes corners and the nipple; restore what lies close to the core.
     near = dilated(core, 1.6 * unit) & opened(objects, 0.4 * unit)
     if air.fog:
-        # Fog along the film's edge is dim: only what lies near something brighter can be skin.
+        # Fog along the film's edge is dim: only pixels near a brighter region can be skin.
         near &= dilated(opened(core & (framed > air.threshold + 0.06), unit), 3.5 * unit)
     near = _largest(near, framed)
     closed = eroded(dilated(near, 0.8 * unit), 0.8 * unit)
@@ -52,7 +52,7 @@ def breast_outline(grey: Grey, air: Air) -> Mask:
 
 
 def without_pockets(mask: Mask, *, chest_left: bool) -> Mask:
-    """Return the mask with the dark pockets that it encloses together with the chest wall or the upper edge filled."""
+    """Return the mask with dark pockets filled that it encloses together with the chest wall or the upper edge."""
     turned = mask if chest_left else mask[:, ::-1]
     framed = np.pad(turned, 1).astype(np.uint8)
     for line, edge in ((framed[:, 0], turned[:, 0]), (framed[0], turned[0])):
@@ -64,9 +64,10 @@ def without_pockets(mask: Mask, *, chest_left: bool) -> Mask:
 
 
 def _labels(grey: Grey, unit: float) -> Objects:
-    """Return the lead letters' white plates with a margin: small, white, and dark all round.
+    """Return the labels (white plates of lead letters) with a margin: small white objects surrounded by dark pixels.
 
-    Bright tissue fades into fat before it reaches air, and muscle is cut off by the film's edge, where no air follows.
+    Bright tissue is not surrounded by dark pixels: it fades into fat before it reaches the air, and muscle ends at the
+    image's edge, where no air follows.
     """
     white = (grey > 0.8).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(white, connectivity=4)
@@ -87,8 +88,8 @@ def _labels(grey: Grey, unit: float) -> Objects:
 def _largest(objects: Objects, grey: Grey) -> Objects:
     """Return the largest object that is neither a label nor a scanner's border.
 
-    Both are evenly white; a label fills its rectangle, and a border is an angle or a strip. A breast with an implant is
-    evenly white, too, but round.
+    Labels and borders are evenly white; a label fills its rectangle, and a border is a strip or an angle. A breast with
+    an implant is evenly white, too, but round.
     """
     for chosen in by_size(objects):
         area = int(np.count_nonzero(chosen))
@@ -106,15 +107,16 @@ def _is_round(chosen: Objects, area: int) -> bool:
 
 
 def row_ends(mask: Mask) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows that hold breast, with the first and the last column of each."""
+    """Return the indices of the rows that hold breast, and the first and the last breast column of each."""
     rows = np.flatnonzero(mask.any(axis=1))
     return rows, mask[rows].argmax(axis=1), mask.shape[1] - 1 - mask[rows, ::-1].argmax(axis=1)
 
 
 def without_abdomen(mask: Mask) -> Mask:
-    """Return the mask without the strip or fold of abdomen below the breast along the chest wall, and the like above.
+    """Return the mask without the abdomen below the breast, and without a similar strip above it.
 
-    There the outline, which ran along the breast's lower side, turns at a kink and runs down the chest wall.
+    The abdomen is a strip or fold along the chest wall. Where it begins, the outline has a kink: it leaves the lower
+    side of the breast and runs down the chest wall.
     """
     cut = mask.copy()
     widths = mask.sum(axis=1).astype(np.float64)
@@ -127,10 +129,10 @@ def without_abdomen(mask: Mask) -> Mask:
 
 
 def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:
-    """Return how many rows, from the breast's widest one on, come before a narrow strip; all where there is none.
+    """Return the number of rows, counted from the widest, before a narrow strip begins; all rows without a strip.
 
-    The kink is the row that lies deepest below the straight line from the widest row to the last one. A strip too
-    narrow to be breast needs none.
+    The kink is the row whose width lies deepest below the straight line from the widest row to the last one. A strip
+    that is too narrow to be breast is cut off without a kink, too.
     """
     if widths.size < 4:
         return widths.size
@@ -150,9 +152,9 @@ def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:
 
 
 def without_overhang(mask: Mask, *, chest_left: bool) -> Mask:
-    """Return the mask without what juts out along the film's upper and lower edge: tape, fog, the rest of a label.
+    """Return the mask without objects that jut out at the film's upper and lower edge: tape, fog, parts of a label.
 
-    There the skin recedes, or spreads at a slant towards the arm, but it never jumps.
+    The skin recedes there, or slants gradually towards the arm, but its outline never jumps.
     """
     turned = mask if chest_left else mask[:, ::-1]
     rows, _, last = row_ends(turned)

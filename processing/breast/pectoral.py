@@ -1,8 +1,9 @@
-"""The pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall.
+"""Finds the pectoral muscle of an oblique view: a bright wedge in the upper corner at the chest wall.
 
-Curves of one family, which run from the image's upper edge to the chest wall, are compared by the step from bright to
-dark across them. Around the best of them a shortest path follows the muscle's real edge, and the path with the best
-evidence is taken. Weak evidence means no muscle: cutting into glandular tissue is worse than leaving muscle in.
+The search compares curves of one family, which run from the image's upper edge to the chest wall, by the step from
+bright to dark across them. Around each of the best curves, a shortest path follows the real edge of the muscle. The
+path with the strongest evidence wins. Where the evidence is weak, no muscle is reported: cutting into glandular tissue
+is worse than leaving muscle in the image.
 """
 
 from dataclasses import dataclass
@@ -17,49 +18,49 @@ from mammopipe.processing.breast.working_copy import Grey, Mask
 Floats = NDArray[np.float32]
 
 REACH = 14
-"""Working pixels that the followed edge may lie off its curve."""
+"""Greatest distance of the followed edge from its curve, in working pixels."""
 BAND = 6
-"""Working pixels on both sides of an edge that are compared."""
+"""Width of the bands compared on both sides of an edge, in working pixels."""
 SIDESTEP = 0.10
-"""What one working pixel to the side costs a path, in points of the strongest step."""
+"""Cost of moving a path sideways by one working pixel; the strongest step gains 1."""
 STRAY = 0.20
-"""What lying `REACH` off the curve costs a path at each point, in points of the strongest step."""
+"""Cost of each point at distance `REACH` from the curve; the strongest step gains 1."""
 LARGEST_SHARE = 0.65
-"""Share of the breast: a larger corner is not muscle alone."""
+"""Largest share of the breast that is taken for muscle; a larger corner holds other tissue, too."""
 EXCESS = 0.12
-"""Least step at a muscle's edge plus how much brighter it is as a whole than beside it (medians, grey 0..1)."""
+"""Least sum of the step at the muscle's edge and the muscle's excess in median grey over the tissue beside it."""
 FLATTEST = 0.15
-"""Columns a row by which an edge approaches the chest wall beyond its last point, at least."""
+"""Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
 HALF = 0.04
-"""Step in grey (0..1) that counts half: strong ones count little more, so that no vessel or scratch attracts a path."""
+"""Step in grey (0..1) that gains half. Stronger steps gain little more, so vessels and scratches attract no path."""
 
 
 @dataclass(frozen=True)
 class Pectoral:
-    """A muscle that was found."""
+    """A pectoral muscle."""
 
     mask: Mask
     contrast: float
-    """Mean step in grey (0..1) across its edge, in units of the brightest tissue."""
+    """Mean step in grey across its edge, as a share of the brightest tissue (0..1)."""
 
 
 @dataclass(frozen=True)
 class _Edges:
-    """Followed edges, one a row."""
+    """Followed edges, one per row."""
 
     x: Floats
     y: Floats
     step: NDArray[np.float32]
     """Mean step in grey across each edge."""
     steady: NDArray[np.float32]
-    """Share of each edge's points where the muscle's side is the brighter."""
+    """Share of each edge's points where the muscle's side is brighter."""
     excess: NDArray[np.float32]
-    """How much brighter the band on the muscle's side is than the one on the other (means)."""
+    """Mean grey of the band on the muscle's side minus that of the band on the other side."""
     length: NDArray[np.float32]
-    """Share of each edge's points that have breast on both sides."""
+    """Share of each edge's points with breast on both sides."""
 
     def clear(self) -> NDArray[np.bool_]:
-        """Say which edges may be a muscle's; the limits were set on the 322 films of mini-MIAS."""
+        """Return which edges are clear enough for a muscle; the limits were set on the 322 films of mini-MIAS."""
         clear = (self.step >= 0.04) & (self.steady >= 0.7) | (self.step >= 0.025) & (self.steady >= 0.88)
         return clear & (self.excess >= 0.05) & (self.length >= 0.25)
 
@@ -70,7 +71,7 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
     Args:
         grey: The working copy, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
-        chest_left: Whether the chest wall lies at the left.
+        chest_left: Whether the chest wall is at the left.
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -84,7 +85,7 @@ def find_pectoral(grey: Grey, mask: Mask, *, chest_left: bool) -> Pectoral | Non
 
 
 def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
-    """Seek the muscle at the upper left of a breast that fills the frame."""
+    """Return the muscle in the upper left corner of a breast that fills the frame, or `None`."""
     curves = best_curves(grey, mask)
     if curves is None:
         return None
@@ -100,9 +101,9 @@ def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
 
 
 def _stands_out(grey: Grey, mask: Mask, muscle: Mask, step: float) -> bool:
-    """Say whether a muscle is brighter than the breast beside it as a whole; the larger, the clearer its edge must be.
+    """Return whether a muscle is brighter than the breast beside it; a larger muscle needs a clearer edge.
 
-    Within dense tissue there are long steady edges, too, but what lies on their two sides is alike.
+    Dense tissue has long steady edges, too, but both sides of such an edge are equally bright.
     """
     share = np.count_nonzero(muscle) / np.count_nonzero(mask)
     if not 0 < share <= LARGEST_SHARE or step < 0.10 * (share - 0.25) + 0.04 * (share > 0.25):
@@ -114,7 +115,7 @@ def _stands_out(grey: Grey, mask: Mask, muscle: Mask, step: float) -> bool:
 
 
 def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
-    """Return, for each curve, the path of strong steps around it, and the evidence along the path."""
+    """Return, for each curve, the path along the strongest steps near it, and the evidence along the path."""
     across = np.arange(-REACH - BAND, REACH + BAND + 1, dtype=np.float32)
     count = curves.x.shape[0]
     x = curves.x[:, :, None] + curves.normal_x[:, :, None] * across
@@ -150,7 +151,7 @@ def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:
 
 
 def _steps(strip: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the step from bright to dark at each offset of each point, and whether the breast lies on both sides."""
+    """Return the step from bright to dark at each offset of each point, and whether both sides are breast."""
     half, size = BAND // 2, 2 * REACH + 1
     sums = np.concatenate([np.zeros_like(strip[:, :, :1]), np.cumsum(strip, axis=2)], axis=2)
     centre = np.arange(size) + BAND
@@ -160,7 +161,7 @@ def _steps(strip: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, NDArray[np
 
 
 def _excess(strip: Floats, at: NDArray[np.intp], on: NDArray[np.bool_]) -> Floats:
-    """Return how much brighter the band on each edge's muscle side is than the one on the other side (means)."""
+    """Return each edge's mean grey of the band on the muscle's side minus that of the band on the other side."""
     offsets = np.arange(2, BAND + 1)
     bright = np.take_along_axis(strip, at + BAND - offsets, axis=2).mean(axis=2)
     dark = np.take_along_axis(strip, at + BAND + offsets, axis=2).mean(axis=2)
@@ -168,9 +169,9 @@ def _excess(strip: Floats, at: NDArray[np.intp], on: NDArray[np.bool_]) -> Float
 
 
 def _paths(gain: Floats) -> NDArray[np.intp]:
-    """Return the offset of each point on the way along a curve with the highest sum, for each curve (first axis).
+    """Return, for each curve (first axis), the offsets of the path with the highest sum of gains.
 
-    A sidestep of one pixel between neighbouring points costs `SIDESTEP`; larger ones are not allowed.
+    A sidestep of one pixel between neighbouring points costs `SIDESTEP`; larger sidesteps are not allowed.
     """
     count, points, size = gain.shape
     total = gain[:, 0].copy()
@@ -191,7 +192,7 @@ def _paths(gain: Floats) -> NDArray[np.intp]:
 
 
 def _inside(x: Floats, y: Floats, shape: tuple[int, ...]) -> Mask:
-    """Return what lies on the muscle's side of an edge, which is prolonged to the chest wall and to the upper edge."""
+    """Return the region on the muscle's side of an edge, prolonged to the chest wall and to the image's upper edge."""
     first, last = _prolonged(x[:8], y[:8], start=True), _prolonged(x[-24:], y[-24:], start=False)
     corner = np.array([[-1.0, max(last[1], float(y[-1]))], [-1.0, -1.0], [first[0], -1.0]])
     outline = np.concatenate([corner, [first], np.stack([x, y], axis=1), [last]])
@@ -201,7 +202,7 @@ def _inside(x: Floats, y: Floats, shape: tuple[int, ...]) -> Mask:
 
 
 def _prolonged(x: Floats, y: Floats, *, start: bool) -> tuple[float, float]:
-    """Return where the edge's first or last points lead: to the upper edge (y = -1) or to the chest wall (x = -1)."""
+    """Return the end of the prolonged edge: at the image's upper edge (y = -1) or at the chest wall (x = -1)."""
     run, fall = float(x[-1] - x[0]), max(float(y[-1] - y[0]), 1e-3)
     if start:
         return float(x[0]) - run / fall * (float(y[0]) + 1), -1.0

@@ -1,4 +1,4 @@
-"""The family of curves that a pectoral muscle's edge resembles, and the best of them in an image."""
+"""A family of curves that resemble a pectoral muscle's edge, and the search for the best ones in an image."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,23 +12,23 @@ from mammopipe.processing.breast.working_copy import Grey, Mask
 Floats = NDArray[np.float32]
 
 GRID = (96, 64)
-"""Rows and columns of the grid, over the breast's bounding box, on which the curves are compared."""
+"""Rows and columns of the grid on which curves are compared; it covers the breast's bounding box."""
 WIDTHS = np.linspace(0.12, 1.50, 29)
-"""Where a curve leaves the upper edge, in widths of the box."""
+"""Distance from the chest wall at which a curve leaves the upper edge, in widths of the box."""
 HEIGHTS = np.concatenate([np.linspace(0.16, 1.0, 22), [1.1, 1.25, 1.5, 2.0]])
-"""Where it reaches the chest wall, in heights of the box."""
+"""Distance from the upper edge at which a curve reaches the chest wall, in heights of the box."""
 POWERS = (0.85, 1.0, 1.25)
-"""How it bends, `x = width (1 - y / height) ** power`: below 1 it bulges into the breast."""
+"""Exponents of a curve, `x = width (1 - y / height) ** power`: below 1 it bulges into the breast."""
 LENGTH = 64
-"""Points of a curve that is followed."""
+"""Points of a curve when it is followed."""
 SAMPLES = 24
-"""Points of a curve that are compared."""
+"""Points of a curve when curves are compared."""
 STEEPEST = 0.03
-"""Grey (0..1) per grid cell: a steeper step counts no more, so that no single vessel or scratch carries a curve."""
+"""Grey (0..1) per grid cell to which steps are limited, so that no single vessel or scratch decides for a curve."""
 CANDIDATES = 6
-"""Curves that are followed."""
+"""Number of curves that are followed."""
 LARGEST_SHARE = 0.48
-"""Share of the box: a larger corner is not muscle alone."""
+"""Largest share of the box on a curve's inner side; a larger corner holds other tissue, too."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,30 @@ class Curves:
     normal_x: Floats
     normal_y: Floats
     score: Floats
-    """(curves,): how strong and steady the step across each is, falling."""
+    """(curves,): strength and steadiness of the step across each curve, in descending order."""
 
 
 @dataclass(frozen=True)
 class _Family:
-    """All the curves at the same number of points each, in cells of the grid."""
+    """All curves, each with the same number of points, in cells of the grid."""
 
     at: NDArray[np.intp]
-    """(curves, points): flat index of the grid's cell."""
+    """(curves, points): flat index of each point's grid cell."""
     normal_x: Floats
     normal_y: Floats
     weight: Floats
-    """Length of the curve that each point stands for."""
+    """Length of the piece of curve that each point represents."""
     parameters: Floats
     """(curves, 3): width, height, power."""
     drawn: Floats
-    """(2, curves, LENGTH): x and y in sizes of the box, of the points at which a curve is followed."""
+    """(2, curves, LENGTH): x and y of the points along which a curve is followed, as shares of the box's size."""
 
 
 def best_curves(grey: Grey, mask: Mask) -> Curves | None:
     """Return the curves with the strongest steady step from bright (upper left) to dark, best first, or `None`.
 
     Args:
-        grey: The box around a breast, chest wall at the left, float32, (rows, columns), 0..1.
+        grey: The breast's bounding box, chest wall at the left, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
     """
     family = _family()
@@ -86,7 +86,7 @@ def best_curves(grey: Grey, mask: Mask) -> Curves | None:
 
 @cache
 def _family() -> _Family:
-    """Return the family; the grid is the same for every image."""
+    """Return the family of curves, which is the same for every image."""
     parameters = np.array(
         [(w, h, p) for w in WIDTHS for h in HEIGHTS for p in POWERS if _share(w, h, p) < LARGEST_SHARE]
     )
@@ -107,7 +107,7 @@ def _share(width: float, height: float, power: float) -> float:
 
 
 def _points(parameters: NDArray[np.floating], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return x and y (curves, count), in sizes of the box, at about equal distances."""
+    """Return x and y (curves, count) of points at about equal distances, as shares of the box's size."""
     width, height, power = (parameters[:, index, None].astype(np.float64) for index in range(3))
     fine = np.linspace(0, 1, 4 * count)[None, :]
     y = fine * np.minimum(height, 1.0)
@@ -122,14 +122,14 @@ def _points(parameters: NDArray[np.floating], count: int) -> tuple[NDArray[np.fl
 
 
 def _normals(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the unit normals towards the breast: to the right and down."""
+    """Return the unit normals that point into the breast: to the right and down."""
     run, fall = np.gradient(x, axis=1), np.gradient(y, axis=1)
     size = np.maximum(np.hypot(run, fall), 1e-9)
     return fall / size, -run / size
 
 
 def _prior(parameters: Floats) -> Floats:
-    """Return how usual each curve is, up to 1: muscles end in the middle half of the breast's height."""
+    """Return how typical each curve is, up to 1: muscles end in the middle half of the breast's height."""
     width, height, _ = parameters.T
     tall = np.maximum(height - 0.85, 0) / 0.6
     low = np.maximum(0.30 - height, 0) / 0.3
@@ -138,7 +138,7 @@ def _prior(parameters: Floats) -> Floats:
 
 
 def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
-    """Return 1 where there is breast `depth` cells to the right and below: not at the skin, the strongest edge."""
+    """Return 1 where the cells `depth` to the right and below are breast: not at the skin, the strongest edge."""
     result = np.zeros(inside.shape, np.float32)
     result[:-depth, :-depth] = inside[depth:, depth:] & inside[:-depth, depth:] & inside[:-depth, :-depth]
     result[:, :2] = 0  # The copy's blur darkens the image's edge.
@@ -146,7 +146,7 @@ def _interior(inside: NDArray[np.uint8], depth: int) -> Floats:
 
 
 def _distinct(score: Floats, parameters: Floats) -> list[int]:
-    """Return the best curves, each at some distance from those before it."""
+    """Return the indices of the best curves; each differs by some distance from those before it."""
     chosen: list[int] = []
     left = score.copy()
     while len(chosen) < CANDIDATES:
@@ -160,8 +160,8 @@ def _distinct(score: Floats, parameters: Floats) -> list[int]:
 
 
 def _drawn(points: Floats, shape: tuple[int, ...], score: Floats) -> Curves:
-    """Return curves in pixels of a box of this shape."""
-    # Pixel centres: a curve that leaves the box at its side is drawn on outside of it.
+    """Return the curves in pixels of a box of shape `shape`."""
+    # In pixel centres; a curve that leaves the box at its side continues outside the box.
     x, y = points[0] * shape[1] - 0.5, points[1] * shape[0] - 0.5
     normal_x, normal_y = _normals(x, y)
     return Curves(*(part.astype(np.float32) for part in (x, y, normal_x, normal_y, score)))

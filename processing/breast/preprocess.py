@@ -1,4 +1,4 @@
-"""The one path from a mammogram's pixels to a network's input, in training and in serving alike."""
+"""Turns a mammogram's pixels into a network's input; training and serving use the same code."""
 
 import hashlib
 import json
@@ -24,16 +24,16 @@ FULL_SCALE = 65535
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """Everything that shapes the network's input; it travels inside the model."""
+    """All settings that shape the network's input; they are stored in the model."""
 
     height: int = 320
     """Rows of the network's input."""
     width: int = 192
-    """Columns of the network's input; a cropped breast is about twice as high as wide."""
+    """Columns of the network's input; a cropped breast is about twice as high as it is wide."""
     max_height: int = 2048
-    """Rows that a taller image is reduced to before anything else."""
+    """Taller images are first reduced to this number of rows."""
     remove_pectoral: bool = True
-    """Whether the pectoral muscle is blackened where one is found."""
+    """Whether a pectoral muscle that was found is blackened."""
     low_percentile: float = 0.5
     """Percentile of the tissue's values that becomes black."""
     high_percentile: float = 99.5
@@ -53,7 +53,7 @@ class PreprocessConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PreprocessConfig":
-        """Return the config that `to_json` wrote; an unknown, missing or mistyped key is a `ConfigError`."""
+        """Return the config that `to_json` wrote; raises `ConfigError` for an unknown, missing or mistyped key."""
         types = {field.name: field.type for field in fields(cls)}
         if set(values) != set(types):
             raise ConfigError(f"preprocess: keys must be {sorted(types)}, not {sorted(values)}")
@@ -68,13 +68,13 @@ class PreprocessConfig:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that differ when any setting does."""
+        """Twelve hexadecimal digits that change when any setting changes."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How points of the original map to the network's input: scale, then mirror, then shift."""
+    """Maps points between the original image and the network's input."""
 
     scale: float
     mirrored: bool
@@ -82,54 +82,58 @@ class Geometry:
     """Columns of the original."""
     left: float
     top: float
-    """Where the original's (possibly mirrored) corner falls, in pixels of the input."""
+    """Position of the upper left corner of the original (mirrored, where it is), in pixels of the input."""
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """Return the input's position of a pixel position of the original."""
+        """Return the position in the input, in pixels, of a position in the original."""
         x = self.columns - 1 - x if self.mirrored else x
         return (x + 0.5) * self.scale + self.left - 0.5, (y + 0.5) * self.scale + self.top - 0.5
 
     def to_original(self, x: float, y: float) -> tuple[float, float]:
-        """Return the original's position of a pixel position of the input."""
+        """Return the position in the original, in pixels, of a position in the input."""
         x, y = (x + 0.5 - self.left) / self.scale - 0.5, (y + 0.5 - self.top) / self.scale - 0.5
         return (self.columns - 1 - x if self.mirrored else x), y
 
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """A network's input and where it came from."""
+    """A network's input and its relation to the original image."""
 
     pixels: NDArray[np.uint16]
     """(height, width) of the config: tissue between 0 and 65535, everything else 0, chest wall on the left."""
     lesions: tuple[Lesion, ...]
-    """The given circles in the input's pixel coordinates."""
+    """The lesions in pixel coordinates of the input."""
     geometry: Geometry
     region: BreastRegion
-    """The breast as found in the image after its reduction to `max_height`."""
+    """The breast in the image that was reduced to `max_height`."""
     quality: Mapping[str, Any]
-    """The region's, and the tissue's levels before they were normalised (`mammopipe.processing.tissue_levels`)."""
+    """The quality of the region, and the levels of the tissue before normalisation (`tissue_levels`)."""
 
     @property
     def image(self) -> NDArray[np.float32]:
-        """The pixels as float32 in [0, 1]: what training and serving give the network."""
+        """The pixels as float32 in [0, 1], as training and serving pass them to the network."""
         return to_unit(self.pixels)
 
     def to_original(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position in the original image, in pixels, of a position in the input."""
+        """Return the position in the original, in pixels, of a position in the input."""
         return self.geometry.to_original(x, y)
 
 
 def to_unit(pixels: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return 16-bit pixels as float32 in [0, 1]; the one place where that division is made."""
+    """Return 16-bit pixels as float32 in [0, 1]; all code uses this function for the conversion."""
     return pixels.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def reduce_height(
     pixels: NDArray[np.uint16], max_height: int, *, full_size: tuple[int, int] | None = None
 ) -> NDArray[np.uint16]:
-    """Return pixels of at most `max_height` rows, averaged over areas; unchanged when they are not taller.
+    """Return the pixels reduced to at most `max_height` rows by area averaging, unchanged where they are not taller.
 
-    `full_size` is the rows and columns from which the result's size follows where the pixels are a smaller copy.
+    Args:
+        pixels: uint16, (rows, columns).
+        max_height: Greatest number of rows of the result.
+        full_size: Rows and columns of the full image where `pixels` is a smaller copy of it; they determine the size
+            of the result.
     """
     rows, columns = full_size or pixels.shape
     size = (max(1, round(columns * max_height / rows)), max_height) if rows > max_height else (columns, rows)
@@ -139,10 +143,18 @@ def reduce_height(
 
 
 def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable[Lesion] = ()) -> Preprocessed:
-    """Return the network's input: breast found, rest blackened, oriented, cropped, scaled, padded, normalised.
+    """Return the network's input made from a mammogram.
 
-    Lesions are in pixel coordinates of `mammogram` and move along. Raises `mammopipe.processing.errors.ImageError`
-    where there is no breast.
+    The breast is segmented and everything else blackened. The image is then oriented, cropped, scaled, padded and
+    normalised.
+
+    Args:
+        mammogram: The image.
+        config: The settings of the input.
+        lesions: Circles in pixel coordinates of `mammogram`; they are transformed with the pixels.
+
+    Raises:
+        mammopipe.processing.errors.ImageError: The image shows no breast.
     """
     pixels = reduce_height(mammogram.pixels, config.max_height)
     region = _region(pixels, mammogram)
@@ -163,7 +175,7 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
 
 
 def _region(pixels: NDArray[np.uint16], mammogram: Mammogram) -> BreastRegion:
-    """Return the breast; a side that was itself inferred from the picture is never said to contradict the picture."""
+    """Return the breast; a laterality that was inferred from the image is not flagged as contradicting the image."""
     region = segment_breast(pixels, laterality=mammogram.laterality, view=mammogram.view)
     against, unclear = str(Flag.CHEST_SIDE_AGAINST_LATERALITY), str(Flag.CHEST_SIDE_UNCLEAR)
     if not mammogram.facts.get("laterality_inferred") or against not in region.quality["flags"]:
@@ -174,7 +186,7 @@ def _region(pixels: NDArray[np.uint16], mammogram: Mammogram) -> BreastRegion:
 
 @dataclass(frozen=True)
 class _Box:
-    """The tissue's bounding box in the reduced image, and the size and row at which it lies in the input."""
+    """The tissue's bounding box in the reduced image, and its size and first row in the input."""
 
     rows: slice
     columns: slice
@@ -218,10 +230,16 @@ def _move(lesion: Lesion, geometry: Geometry) -> Lesion:
 
 
 def tissue_levels(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_]) -> dict[str, float]:
-    """Return shares of the 16-bit scale: three percentiles of the tissue, and its `detail` relative to their distance.
+    """Return three percentiles of the tissue's values and the `detail` of the tissue.
 
-    `pixels` and `tissue` are (height, width), with at least one pixel of tissue. `detail` is the mean absolute
-    Laplacian within the tissue: grain, sharpness and the size of the detector's pixels all move it.
+    Args:
+        pixels: uint16, (height, width).
+        tissue: bool, (height, width), true for at least one pixel.
+
+    Returns:
+        `level_low`, `level_mid` and `level_high`: the 5th, 50th and 95th percentile as shares of the 16-bit scale.
+        `detail`: the mean absolute Laplacian inside the tissue, divided by the difference of the outer percentiles.
+        Grain, sharpness and the size of the detector's pixels change it.
     """
     found: Any = np.percentile(pixels[tissue], list(_PERCENTILES.values()))
     levels = {name: float(value) / FULL_SCALE for name, value in zip(_PERCENTILES, found, strict=True)}

@@ -1,4 +1,4 @@
-"""What a reader should look at: the flags of a segmentation, and the measures behind them."""
+"""Flags segmentations that a person should check, and computes the measures behind the flags."""
 
 from enum import StrEnum
 
@@ -12,13 +12,13 @@ from mammopipe.processing.breast.working_copy import Grey, Mask
 from mammopipe.processing.datasets.manifest import View
 
 COVERAGE_LIMITS = (0.10, 0.90)
-"""Share of the image without its padding that a breast normally covers; outside, the image is flagged."""
+"""Normal range of the breast's share of the image without padding; images outside the range are flagged."""
 CUT_ROWS = 0.03
-"""Share of the breast's rows that must run into the image's far edge before its skin counts as cut off."""
+"""The skin counts as cut off if more than this share of the breast's rows reaches the image's far edge."""
 STRAIGHT_ROWS = 0.25
-"""Share of the breast's rows that end at one column inside the image, from which on the outline is a straight cut.
+"""The outline is a straight cut if more than this share of the breast's rows ends at one column inside the image.
 
-Around the nipple an outline is nearly upright, too: 0.17 of the rows at most on mini-MIAS.
+Around the nipple the outline is nearly vertical, too, but for at most 0.17 of the rows on mini-MIAS.
 """
 
 
@@ -37,10 +37,10 @@ class Flag(StrEnum):
 
 
 def coverage(mask: Mask, air: Air, *, chest_left: bool) -> float:
-    """Return the mask's share of the image without its padding.
+    """Return the mask's share of the image without padding.
 
-    Dark air cannot be told from padding, but films are padded alike on both sides: the far side gets no more of it
-    than the chest side, where the breast shows how wide it is.
+    On the side away from the chest wall, dark air and padding look the same. Films have equal padding on both sides, so
+    this side counts at most as much padding as the chest side, where the breast shows the width of the padding.
     """
     chest, far = air.field if chest_left else air.field[::-1]
     width = mask.shape[1] - chest - min(far, chest)
@@ -48,9 +48,10 @@ def coverage(mask: Mask, air: Air, *, chest_left: bool) -> float:
 
 
 def is_skin_cut_off(grey: Grey, mask: Mask, air: Air, *, chest_left: bool) -> bool:
-    """Say whether the breast runs into the far edge of what was exposed, so that some of it is missing.
+    """Return whether the breast reaches the far edge of the exposed field, so that part of it is missing.
 
-    The far edge is the image's, that of a film within its padding, or a straight cut that was padded with black later.
+    The far edge is the edge of the image, the edge of a film inside its padding, or a straight cut that was later
+    padded with black.
     """
     turn = slice(None) if chest_left else slice(None, None, -1)
     rows, _, last = row_ends(mask[:, turn])
@@ -76,11 +77,11 @@ def quality_flags(
     """Return the flags that hold, in the order of `Flag`.
 
     Args:
-        share: The breast's coverage of the image.
-        skin_cut_off: Whether the breast runs into the far edge.
-        chest: Where the chest wall lies.
-        view: What is known of the view.
-        inferred: What the picture shows of it, where nothing is known.
+        share: The breast's share of the image (`coverage`).
+        skin_cut_off: Whether the breast reaches the far edge.
+        chest: The side of the chest wall.
+        view: The view, where it is known.
+        inferred: The view inferred from the image, where it is not known.
         muscle_found: Whether a pectoral muscle was found.
         implant: Whether an implant was found.
     """

@@ -1,6 +1,6 @@
-"""Where the breast lies in a mammogram: its mask without labels, tape and borders, its chest wall, its pectoral muscle.
+"""Segments a mammogram: the breast without labels, tape and borders, the chest wall's side, the pectoral muscle.
 
-Everything is found on a small copy (`mammopipe.processing.breast.working_copy`); only the finished masks are enlarged.
+The segmentation works on a small copy (`mammopipe.processing.breast.working_copy`); only the final masks are enlarged.
 """
 
 from collections.abc import Mapping
@@ -25,25 +25,25 @@ from mammopipe.processing.errors import NoBreastError
 __all__ = ["BreastRegion", "Side", "segment_breast"]
 
 SMALLEST_SHARE = 0.03
-"""Share of the image: anything smaller is a label or a scratch, not a breast."""
+"""Least share of the image that a breast covers; a smaller object is a label or a scratch."""
 
 
 @dataclass(frozen=True)
 class BreastRegion:
-    """What `segment_breast` found; both masks have the shape of the pixels."""
+    """The result of `segment_breast`; both masks have the shape of the pixels."""
 
     mask: Mask
-    """The breast with its pectoral area, without anything else."""
+    """The breast, including the pectoral muscle."""
     pectoral: Mask
-    """The part of the mask that is pectoral muscle; empty when there is none."""
+    """The pectoral muscle, part of `mask`; empty where there is none."""
     chest_side: Side
     quality: Mapping[str, Any]
-    """JSON values: shares, levels in 0..1, the view, and `flags` (`mammopipe.processing.breast.quality.Flag`)."""
+    """JSON values: shares and levels in 0..1, the view, and `flags` (`mammopipe.processing.breast.quality.Flag`)."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The breast on the working copy."""
+    """The breast, the air and the chest wall's side on the working copy."""
 
     mask: Mask
     air: Air
@@ -57,22 +57,21 @@ class _Found:
 def segment_breast(
     pixels: NDArray[np.uint16], *, laterality: Laterality | None = None, view: View | None = None
 ) -> BreastRegion:
-    """Return the breast of a mammogram as masks of the same shape.
+    """Return masks of the breast and of the pectoral muscle, of the shape of the image.
 
     Args:
         pixels: uint16, (rows, columns), air dark.
-        laterality: What the header or the table says of the side. It decides the chest wall's side unless nothing of
-            the breast touches that side of the image.
-        view: What is known of the view. A view that does not show the pectoral muscle (CC) keeps all of its tissue.
-            Where the view is unknown it is inferred from the picture, and a muscle is removed only where the picture
-            is surely oblique.
+        laterality: The side of the body that the header or the label table names, if any. It determines the chest
+            wall's side unless the image clearly contradicts it (`mammopipe.processing.breast.chest_side`).
+        view: The view, if known. A view that does not show the pectoral muscle (CC) keeps all tissue. An unknown view
+            is inferred from the image; a muscle is then reported only where the image is oblique with high confidence.
 
     Returns:
-        The masks, the chest wall's side and what was measured.
+        The masks, the chest wall's side and quality measures.
 
     Raises:
-        ValueError: `pixels` is no 2-D uint16 array.
-        NoBreastError: Nothing in the image can be a breast.
+        ValueError: `pixels` is not a 2-D uint16 array.
+        NoBreastError: The image shows no breast.
     """
     grey = working_copy(pixels)
     found = _find_breast(grey, laterality)
@@ -115,7 +114,7 @@ def segment_breast(
 def _sought(
     grey: Grey, mask: Mask, chest_left: bool, view: View | None, inferred: InferredView | None
 ) -> Pectoral | None:
-    """Return the pectoral muscle where the view shows one for certain."""
+    """Return the pectoral muscle if the view, known or inferred with confidence, shows one."""
     seen = inferred.view if inferred is not None and inferred.sure else view
     if seen is None or not seen.shows_pectoral:
         return None
@@ -123,7 +122,7 @@ def _sought(
 
 
 def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:
-    """Return the breast beside its air, or, where what looked like air is tissue, a breast that fills the image."""
+    """Return the breast; where the supposed air turns out to be tissue, the breast fills the image."""
     air = find_air(grey)
     try:
         found = _outlined(grey, air, laterality)

@@ -1,7 +1,7 @@
-"""The view of a mammogram from its picture alone, with a confidence, for files and tables that do not name it.
+"""Infers the view of a mammogram from its pixels, with a confidence, where file and table do not name it.
 
-An oblique view is cut off by the image's upper edge at the axilla, where the pectoral muscle lies in the corner as a
-bright wedge; a craniocaudal breast closes towards both ends and has no wedge.
+In an oblique view the image's upper edge cuts off the axilla, and the pectoral muscle is a bright wedge in that corner.
+In a craniocaudal view the breast narrows towards both ends, and there is no wedge.
 """
 
 from dataclasses import dataclass
@@ -13,37 +13,37 @@ from mammopipe.processing.breast.working_copy import Grey, Mask
 from mammopipe.processing.datasets.manifest import View
 
 SURE = 0.9
-"""Confidence from which on an inferred view is acted on."""
+"""Least confidence at which an inferred view is used."""
 CROPPED = 0.75
-"""Width of a breast's lower end, in its greatest width, from which on the image cuts it off there, too."""
+"""The image cuts off the lower end, too, if it is wider than this share of the breast's greatest width."""
 _WEDGE = 0.18
-"""Size of the corner that is compared, in widths of the breast; 0.9 times as much in heights."""
+"""Size of the compared triangular corner: its share of the breast's width, and 0.9 times its share of the height."""
 
 
 @dataclass(frozen=True)
 class InferredView:
-    """A view that was taken from the picture."""
+    """A view inferred from the image."""
 
     view: View
-    """`View.MLO` or `View.CC`, whichever is likelier."""
+    """The likelier of `View.MLO` and `View.CC`."""
     confidence: float
-    """0.5 to 1."""
+    """Confidence in the view, 0.5 to 1."""
 
     @property
     def sure(self) -> bool:
-        """Whether the view may be acted on."""
+        """Whether the confidence is high enough to use the view."""
         return self.confidence >= SURE
 
 
 def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
-    """Return whether a breast is seen obliquely or from above.
+    """Return the view, MLO or CC, that the image shows.
 
-    The weights were set on the 322 oblique films of mini-MIAS, on files of both views and on phantoms.
+    The weights were set on the 322 oblique films of mini-MIAS, on files of both views, and on phantoms.
 
     Args:
         grey: The working copy, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
-        chest_left: Whether the chest wall lies at the left.
+        chest_left: Whether the chest wall is at the left.
     """
     turn = slice(None) if chest_left else slice(None, None, -1)
     grey, mask = grey[:, turn], mask[:, turn]
@@ -52,7 +52,7 @@ def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
     upper = float(widths[: max(2, rows.size // 25)].mean() / widths.max())
     lower = float(widths[-max(2, rows.size // 25) :].mean() / widths.max())
     if lower > CROPPED:
-        # Cut off at both ends: how wide the upper end is shows nothing.
+        # The image cuts off both ends, so a wide upper end is no evidence of an oblique view.
         upper = min(upper, 0.45)
     at_edge = rows[0] <= 0.01 * mask.shape[0]
     score = 8 * (upper - 0.36) + 5 * (_wedge(grey, mask) - 0.15) + (0.5 if at_edge else -2.0)
@@ -61,7 +61,7 @@ def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
 
 
 def _wedge(grey: Grey, mask: Mask) -> float:
-    """Return how much brighter the upper corner at the chest wall is than the tissue beside it (medians, grey 0..1)."""
+    """Return the median grey (0..1) of the upper corner at the chest wall minus that of the tissue beside it."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     upper = np.s_[rows[0] : rows[0] + max(rows.size // 4, 2), columns[0] : columns[-1] + 1]
     down = np.arange(upper[0].stop - upper[0].start)[:, None] / rows.size

@@ -1,7 +1,7 @@
-"""The small copy on which a breast is sought, and the way back from its masks to full size.
+"""Makes the small copy on which the breast is segmented, and enlarges masks of the copy to full size.
 
-The outline of a breast holds no detail finer than a copy of `WORKING_SIZE` pixels a side, so an image of 2776 x 2082
-costs milliseconds, not a tenth of a second.
+The outline of a breast has no finer detail than a copy of `WORKING_SIZE` pixels a side shows. With the copy, an image
+of 2776 x 2082 pixels takes milliseconds instead of a tenth of a second.
 """
 
 import cv2
@@ -16,15 +16,15 @@ Grey = NDArray[np.float32]
 WORKING_SIZE = 320
 """Pixels of the longer side of the working copy."""
 SMALLEST_SIDE = 32
-"""Pixels: below this an image is no mammogram."""
+"""Pixels of the shortest side of a mammogram; smaller images are refused."""
 LEAST_RANGE = 2 * 257
-"""Range of the 16-bit values (two steps of 8 bits) below which an image shows nothing."""
+"""Least range of the 16-bit values, two steps of 8 bits; an image with a smaller range shows nothing."""
 BLUR_REACH = 6
-"""Working pixels beyond which the blur that smooths a mask's boundary adds nothing."""
+"""Reach, in working pixels, of the blur that smooths a mask's boundary."""
 
 
 def working_copy(pixels: NDArray[np.uint16]) -> Grey:
-    """Return the image at most `WORKING_SIZE` pixels a side: 0 is its darkest value, 1 its 99th percentile.
+    """Return a copy of at most `WORKING_SIZE` pixels a side; 0 is the darkest value, 1 the 99th percentile.
 
     Args:
         pixels: uint16, (rows, columns).
@@ -33,8 +33,8 @@ def working_copy(pixels: NDArray[np.uint16]) -> Grey:
         float32, (rows, columns) of the copy, 0 to 1.2.
 
     Raises:
-        ValueError: `pixels` is no 2-D uint16 array.
-        NoBreastError: The image is smaller than a mammogram, or has nearly one value.
+        ValueError: `pixels` is not a 2-D uint16 array.
+        NoBreastError: The image is too small for a mammogram, or all its pixels have nearly the same value.
     """
     if pixels.ndim != 2 or pixels.dtype != np.uint16:
         raise ValueError(f"pixels must be a 2-D uint16 array, not {pixels.dtype} of shape {pixels.shape}")
@@ -45,7 +45,7 @@ def working_copy(pixels: NDArray[np.uint16]) -> Grey:
         )
     scale = min(1.0, WORKING_SIZE / max(pixels.shape))
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    # Averaging every pixel of a large image costs more than all the rest; every n-th pixel shows the same outline.
+    # Averaging every pixel of a large image would cost more than everything else; every n-th pixel is enough.
     skip = max(1, int(1 / (2 * scale)))
     thinned = np.ascontiguousarray(pixels[skip // 2 :: skip, skip // 2 :: skip])
     grey = cv2.GaussianBlur(cv2.resize(thinned, size, interpolation=cv2.INTER_AREA).astype(np.float32), (0, 0), 0.8)
@@ -58,9 +58,14 @@ def working_copy(pixels: NDArray[np.uint16]) -> Grey:
 
 
 def enlarge(mask: Mask, shape: tuple[int, ...], *, within: Mask | None = None) -> Mask:
-    """Return a mask of the working copy at full size, with a smooth boundary, where `within` holds.
+    """Return a mask of the working copy at full size, with a smooth boundary.
 
-    Only around what the mask holds is anything computed.
+    Only the region around the mask is computed.
+
+    Args:
+        mask: bool, of the shape of the working copy.
+        shape: Rows and columns of the full image.
+        within: bool, of shape `shape`; the result is false where it is false.
     """
     result = np.zeros(shape, np.uint8)
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
@@ -70,7 +75,7 @@ def enlarge(mask: Mask, shape: tuple[int, ...], *, within: Mask | None = None) -
     columns, full_columns = _window(x, x + width, mask.shape[1], shape[1])
     box = result[full_rows, full_columns]
     soft = cv2.GaussianBlur(mask[rows, columns].astype(np.uint8) * 254, (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)
-    # Straight into the result: fresh memory of this size costs as much as the enlarging.
+    # Written directly into the result: allocating memory of this size costs as much as the enlargement.
     cv2.resize(soft, box.shape[::-1], dst=box, interpolation=cv2.INTER_LINEAR)
     cv2.threshold(box, 127, 1, cv2.THRESH_BINARY, dst=box)
     if within is not None:
@@ -79,9 +84,10 @@ def enlarge(mask: Mask, shape: tuple[int, ...], *, within: Mask | None = None) -
 
 
 def _window(first: int, last: int, small: int, full: int) -> tuple[slice, slice]:
-    """Return the range around `first` to `last` of `small` pixels, with the same range of `full` pixels.
+    """Return a range around `first` to `last` in the working copy, and the same range in the full image.
 
-    Its ends are those, among a few, that come closest to a boundary between full pixels, so that nothing is shifted.
+    `small` and `full` are the lengths of the axis. Among a few candidates, the ends are those closest to a boundary
+    between full pixels, so that enlarging shifts nothing.
     """
     scale, choice = full / small, range(BLUR_REACH, 3 * BLUR_REACH)
 

@@ -1,1 +1,1 @@
-"""What a job meets inside its container: paths, entry, memory, S3 locations, the account of a stage."""
+"""The environment of a job inside its container: paths, entry point, memory, network, S3 locations."""

@@ -1,4 +1,4 @@
-"""How every container job ends: with a reason that SageMaker can show, and an exit code that says who has to act."""
+"""Runs a container job: a failure gives a reason that SageMaker shows, and an exit code that names the cause."""
 
 import os
 import sys
@@ -11,14 +11,15 @@ from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.files import write_bytes
 
 REASON_LIMIT = 1024
-"""Characters of a reason that SageMaker keeps: a training job's `FailureReason`, a processing job's `ExitMessage`."""
+"""Characters that SageMaker keeps of a reason: `FailureReason` of a training job, `ExitMessage` of a processing job."""
 
 
 def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "message"]) -> int:
-    """Run `main` on the command line's arguments and return the exit code: 0 done, 1 the user's error, 2 our fault.
+    """Run `main` with the arguments of the command line and return the exit code: 0 success, 1 user error, 2 bug.
 
-    The reason of a failure is written to `/opt/ml/output/<reason_file>`: training jobs are read from `failure`,
-    processing jobs from `message`. Of a fault only its type is written, for its text could identify a patient.
+    The reason for a failure is written to `/opt/ml/output/<reason_file>`: SageMaker reads `failure` for training jobs
+    and `message` for processing jobs. Of an unexpected exception only the type is written, because its text could
+    identify a patient.
     """
     try:
         main(sys.argv[1:])
@@ -34,7 +35,7 @@ def run(main: Callable[[Sequence[str]], None], reason_file: Literal["failure", "
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

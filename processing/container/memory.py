@@ -1,4 +1,4 @@
-"""Memory that is kept from one image, or one training step, to the next."""
+"""Keeps heap memory between images or training steps, and releases it."""
 
 import ctypes
 import platform
@@ -8,20 +8,21 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_heap() -> bool:
-    """Make glibc keep freed memory instead of giving it back to the system; return whether it does.
+    """Make glibc keep freed memory instead of returning it to the system; return whether that worked.
 
-    A training step frees gradients and activations and takes as much again at once; touching fresh pages cost AlexNet a
-    third of its step on a CPU (ResNet-50 nothing), for some 5 % more memory. So with images: a decoder's buffers and a
-    breast's masks are fresh pages for each file. Elsewhere than on Linux with glibc nothing is done.
+    A training step frees gradients and activations and then allocates as much again. Without this setting, touching the
+    new pages took a third of AlexNet's step on a CPU (nothing with ResNet-50); the setting takes some 5 % more memory.
+    Images behave alike: each file needs new decoder buffers and masks. The function does nothing on systems other than
+    Linux with glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # Both or neither: either alone switches glibc's own adaptation off, which is slower than leaving all as it is.
+    # Set both or none: either one alone disables glibc's own adaptation, which is slower than the defaults.
     return bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1) and libc.mallopt(_MMAP_MAX, 0))
 
 
 def release_heap() -> None:
-    """Give the heap's free pages back to the system, once (malloc_trim(3)); for a process that has nothing to do."""
+    """Return the heap's free pages to the system once (malloc_trim(3)); meant for an idle process."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""How the hosts of one training job find and reach each other on SageMaker, and whether they have what they cost.
+"""Lets the hosts of a training job reach each other on SageMaker, and checks that a GPU instance has its GPUs.
 
 Source: "Distributed training configuration" and "How Amazon SageMaker AI Provides Training Information" (SageMaker
 Developer Guide): resourceconfig.json names the interface between the hosts and the instance type.
@@ -11,20 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from mammopipe.processing.errors import ConfigError
 
 PATIENCE = 300.0
-"""Seconds in which the name of the first host must be known to the others; its container may start later."""
+"""Seconds to wait until the other hosts can resolve the first host's name; its container may start later."""
 PAUSE = 5.0
 GPU_FAMILIES = ("g", "p")
 
 
 def network_environment(resources: Mapping[str, object], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that bind NCCL and gloo to the interface between the hosts.
+    """Return the environment variables that bind NCCL and gloo to the network interface between the hosts.
 
-    Without them the first process may listen at the link-local address of the agent, where no other host finds it.
-    Values that the environment already has stay.
+    Without them, the first process may listen at the agent's link-local address, which other hosts cannot reach. Values
+    that are already set are kept.
 
     Args:
         resources: The content of resourceconfig.json.
-        environment: The job's own variables.
+        environment: The environment variables of the job.
     """
     interface = resources.get("network_interface_name")
     names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
@@ -38,7 +38,7 @@ def await_host(
     wait: Callable[[float], None] = time.sleep,
     patience: float = PATIENCE,
 ) -> None:
-    """Return once a host's name is known; raises `ConfigError` after some minutes, which torchrun alone would not."""
+    """Wait until a host's name can be resolved; raises `ConfigError` after `patience` seconds, unlike torchrun."""
     waited = 0.0
     while True:
         try:
@@ -55,11 +55,11 @@ def await_host(
 
 
 def require_gpus(resources: Mapping[str, object], gpus: int) -> None:
-    """Refuse to train on the processor of an instance that is paid for its GPUs.
+    """Refuse to train on the CPU of a GPU instance.
 
     Args:
         resources: The content of resourceconfig.json.
-        gpus: The GPUs that the container sees.
+        gpus: The number of GPUs that the container sees.
     """
     kind = str(resources.get("current_instance_type", ""))
     family = kind.removeprefix("ml.").partition(".")[0]
@@ -71,5 +71,5 @@ def require_gpus(resources: Mapping[str, object], gpus: int) -> None:
 
 
 def meeting_point(hosts: Sequence[str], current: str) -> str | None:
-    """Return the host whose name must be known before torchrun starts; None on the first host, and on a single one."""
+    """Return the host whose name must be resolved before torchrun starts; `None` on the first or only host."""
     return hosts[0] if len(hosts) > 1 and current != hosts[0] else None

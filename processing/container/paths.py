@@ -1,4 +1,4 @@
-"""Where a SageMaker container finds and leaves its files: the only file that spells `/opt/ml`.
+"""The folders of a SageMaker container; all other code takes the paths below `/opt/ml` from here.
 
 Sources: "How Amazon SageMaker Processing Runs Your Processing Container Image", "How Amazon SageMaker AI
 Provides Training Information" and "How Amazon SageMaker AI Loads Your Model Artifacts" (SageMaker Developer Guide).
@@ -18,17 +18,17 @@ BASE_VARIABLE = "MAMMOPIPE_BASE"
 
 @dataclass(frozen=True)
 class ContainerPaths:
-    """The container's folder tree below `base`, which is `/opt/ml` on SageMaker and any folder elsewhere."""
+    """The folder tree of the container below `base`, which is `/opt/ml` on SageMaker and any folder elsewhere."""
 
     base: Path = Path(OPT_ML)
 
     @classmethod
     def from_environment(cls) -> "ContainerPaths":
-        """Return the tree below `$MAMMOPIPE_BASE`, or below `/opt/ml` when that is not set."""
+        """Return the tree below `$MAMMOPIPE_BASE`, or below `/opt/ml` if it is not set."""
         return cls(Path(os.environ.get(BASE_VARIABLE) or OPT_ML))
 
     def local(self, container_path: str) -> Path:
-        """Return where `container_path` (an absolute path below `/opt/ml`) lies in this tree."""
+        """Return the path in this tree of `container_path`, an absolute path below `/opt/ml`."""
         try:
             return self.base / PurePosixPath(container_path).relative_to(OPT_ML)
         except ValueError:
@@ -48,31 +48,31 @@ class ContainerPaths:
 
     @property
     def hyperparameters(self) -> Path:
-        """The training job's hyperparameters, a JSON object of strings."""
+        """The file of the training job's hyperparameters, a JSON object of strings."""
         return self.base / "input" / "config" / "hyperparameters.json"
 
     @property
     def model(self) -> Path:
-        """Where training leaves its model and where serving finds it, unpacked."""
+        """The folder to which training writes its model, and in which serving finds it unpacked."""
         return self.base / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """The folder that SageMaker keeps in step with the training job's checkpoint location on S3."""
+        """The folder that SageMaker synchronises with the training job's checkpoint location on S3."""
         return self.base / "checkpoints"
 
     @property
     def output(self) -> Path:
-        """The folder whose `failure` (training) or `message` (processing) SageMaker shows as the reason."""
+        """The folder of the file `failure` (training) or `message` (processing) that SageMaker shows as the reason."""
         return self.base / "output"
 
     def hosts(self) -> tuple[str, list[str]]:
-        """Return this host's name and the names of all hosts of the job; one `algo-1` where nothing says otherwise."""
+        """Return the name of this host and of all hosts of the job; by default a single host `algo-1`."""
         config = self.resources()
         return str(config.get("current_host", "algo-1")), sorted(map(str, config.get("hosts", ["algo-1"])))
 
     def resources(self) -> dict[str, Any]:
-        """Return the content of resourceconfig.json: hosts, instance type, network interface; empty without one."""
+        """Return the content of resourceconfig.json (hosts, instance type, network interface); empty if missing."""
         for path in (
             self.base / "config" / "resourceconfig.json",
             self.base / "input" / "config" / "resourceconfig.json",

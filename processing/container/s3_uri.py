@@ -22,13 +22,13 @@ class S3Uri:
         return cls(bucket, key)
 
     def __str__(self) -> str:
-        """Return the URI as it is written."""
+        """Return the URI, `s3://BUCKET/KEY`."""
         return f"s3://{self.bucket}/{self.key}"
 
     def name_below(self, key: str) -> str:
-        """Return the file name, relative to an input folder, of the object `key` found under this prefix.
+        """Return the path, relative to an input folder, of the object `key` under this prefix.
 
-        As SageMaker does it: below a prefix that is a folder, the path inside; else the path from the prefix's parent.
+        The rule is SageMaker's: if the prefix is a folder, the path is relative to it, otherwise to its parent.
         """
         folder = self.key.rstrip("/")
         if key.startswith(folder + "/"):

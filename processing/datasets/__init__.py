@@ -1,4 +1,4 @@
-"""Datasets: label tables, image records and manifests. Each dataset is one object in one file, listed in `registry`."""
+"""Label tables, image records and manifests. Each dataset is one object in one file; `registry` lists them."""
 
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View

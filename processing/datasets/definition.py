@@ -1,6 +1,6 @@
-"""What a dataset is to the pipeline: one object with its files, its label table and its terms.
+"""The definition of a dataset: its files, its label table and its terms of use.
 
-A new dataset is one module with such an object and one line in `mammopipe.processing.datasets.registry`.
+A new dataset needs one module with a `Dataset` object, and one line in `mammopipe.processing.datasets.registry`.
 """
 
 from collections.abc import Callable
@@ -13,56 +13,56 @@ from mammopipe.processing.errors import LabelError
 
 @dataclass(frozen=True)
 class Table:
-    """What the label table of a dataset says, and which of its rows cannot be used."""
+    """The content of a dataset's label table, and the rows that cannot be used."""
 
     records: list[ImageRecord]
-    """One record an image, sorted by image id."""
+    """One record per image, sorted by image id."""
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason of each row that was left out."""
+    """Image id and reason for each row that was left out."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Where a dataset comes from and what it may be used for."""
+    """The origin of a dataset and its permitted use."""
 
     title: str
-    """Its name and origin in one sentence, for reports and model cards."""
+    """Name and origin of the dataset in one sentence, for reports and model cards."""
     licence: str
     citation: str = ""
 
     def __str__(self) -> str:
-        """Return all of it as one paragraph."""
+        """Return all terms as one paragraph."""
         return " ".join(filter(None, (self.title, self.licence, self.citation)))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset."""
+    """One dataset: its files, the reader of its label table, and its terms."""
 
     name: str
-    """Its key in `DATASETS`: what `--dataset` takes, and the folder below `raw/` on S3."""
+    """Key in `DATASETS`, value of `--dataset`, and name of the folder below `raw/` on S3."""
     terms: Terms
     label_table: str
-    """File of the label table in the dataset's folder; the folder is found by it."""
+    """File name of the label table; the dataset's folder is recognised by this file."""
     patterns: tuple[str, ...]
-    """The files of the folder that staging uploads, as glob patterns; the label table is among them."""
+    """Glob patterns of the files that staging uploads, including the label table."""
     read_table: Callable[[Path], Table]
-    """Reads the label table at a path. Raises `LabelError` where it is not this dataset's."""
+    """Reads the label table at a path; raises `LabelError` if it is not this dataset's."""
     check: Callable[[Path], Table]
-    """Reads the dataset's folder and raises `LabelError` where it is not the dataset as released."""
+    """Reads the dataset's folder; raises `LabelError` if it differs from the released dataset."""
     image_folder: str = ""
-    """Folder of the images below the dataset's folder; empty: the folder itself. Records' paths are relative to it."""
+    """Folder of the images in the dataset's folder; empty for that folder itself. Records' paths are relative to it."""
     more_labels: tuple[str, ...] = ()
-    """Further files or folders (with a slash at the end) that the reader of the label table needs beside it."""
+    """Other files or folders (with a trailing slash) that the reader of the label table needs beside the table."""
 
     def read(self, path: Path) -> Table:
-        """Return the label table at `path`, the file itself or the folder that holds it."""
+        """Return the label table at `path`, which is the file itself or its folder."""
         return self.read_table(path if path.is_file() else path / self.label_table)
 
     def find(self, folder: Path, *, shown: Path | None = None) -> Path:
-        """Return the folder in `folder` that holds the label table, the uppermost one.
+        """Return the uppermost folder in `folder` that holds the label table.
 
-        `shown` is what a message calls the folder. Raises `LabelError` where there is none.
+        `shown` is the name of the folder in messages. Raises `LabelError` if there is no label table.
         """
         found = sorted(folder.rglob(self.label_table), key=lambda path: len(path.parts))
         if not found:
@@ -72,11 +72,11 @@ class Dataset:
         return found[0].parent
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the files of the dataset's folder that staging uploads, sorted."""
+        """Return the files that staging uploads from the dataset's folder, sorted."""
         return sorted({path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file()})
 
     def is_synthetic(self, folder: Path, table: Table) -> bool:
-        """Return whether the dataset in a folder holds phantoms, by its label table or by any of its DICOM headers."""
+        """Return whether the label table or any DICOM header shows that a folder holds phantoms."""
         from mammopipe.processing.dicom.file import PHANTOM_WRITER
 
         if any(record.synthetic for record in table.records):
@@ -85,6 +85,6 @@ class Dataset:
 
 
 def _head(path: Path) -> bytes:
-    """Return the first bytes of a DICOM file, which hold the preamble and the file meta information."""
+    """Return the start of a DICOM file, which holds the preamble and the file meta information."""
     with path.open("rb") as stream:
         return stream.read(1024)

@@ -1,11 +1,11 @@
-"""INbreast: `INbreast.csv`, digital mammograms and outlines of the findings to records.
+"""Reads INbreast: the table `INbreast.csv`, digital mammograms, and outlines of the findings.
 
 Source: I. Moreira et al. 2012, "INbreast: toward a full-field digital mammographic database", Academic Radiology 19(2).
-An image is `<id>_<hash of the patient>_MG_<L|R>_<CC|ML>_ANON.dcm`, or the same as `.png`; `AllXML/<id>.xml` outlines
-its findings, in pixels of the image.
+An image is named `<id>_<hash of the patient>_MG_<L|R>_<CC|ML>_ANON.dcm`, or the same with `.png`. `AllXML/<id>.xml`
+holds the outlines of its findings in pixels of the image.
 
-Classes follow the BI-RADS category of the image, for the release has no pathology of every image: 1 is normal, 2 and 3
-are benign, 4 to 6 are malignant. Other conventions exist; figures of different conventions must not be compared.
+The classes follow the BI-RADS category of the image, because the release does not have the pathology of every image:
+1 is normal, 2 and 3 are benign, 4 to 6 are malignant. Results under other conventions are not comparable.
 """
 
 import csv
@@ -22,19 +22,19 @@ from mammopipe.processing.errors import LabelError
 LABEL_TABLE = "INbreast.csv"
 OUTLINES = "AllXML"
 PIXEL_SPACING_MM = 0.07
-"""Of the detector; the headers of the anonymised files do not all have it."""
+"""Pixel spacing of the detector; some headers of the anonymised files lack it."""
 CLASSES = {"1": Label.NORMAL, "2": Label.BENIGN, "3": Label.BENIGN}
-"""By the first character of the BI-RADS category; 4, 5 and 6, with or without a letter, are malignant."""
+"""Class by the first character of the BI-RADS category; 4, 5 and 6, with or without a letter, are malignant."""
 VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO}
 
 _COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
 _FILE = re.compile(r"(\d+)_([0-9a-f]+)_MG_([LR])_(CC|ML)_ANON\.(dcm|png)", re.IGNORECASE)
 _AREA_POINTS = 3
-"""Points that an outline needs to enclose an area; single points mark single calcifications, which are no targets."""
+"""Least number of points of an outline that encloses an area; single points mark calcifications and are left out."""
 
 
 def read_table(path: Path) -> Table:
-    """Return one record per row of `INbreast.csv`; the images and outlines beside it are looked up by its file name.
+    """Return one record per row of `INbreast.csv`; the images and outlines beside the table are found by file name.
 
     Raises:
         LabelError: The table cannot be read, a column is missing, or a value breaks a rule.
@@ -94,7 +94,7 @@ def _record(row: dict[str, str], found: re.Match[str], file: Path, folder: Path,
 
 
 def _outlined(path: Path, label: Label) -> tuple[Lesion, ...]:
-    """Return the circles around the outlined findings of an image; an image without a file has none."""
+    """Return the circles around an image's outlined findings; () if there is no file of outlines."""
     if not path.is_file():
         return ()
     try:
@@ -106,7 +106,7 @@ def _outlined(path: Path, label: Label) -> tuple[Lesion, ...]:
 
 
 def _circle(region: dict[str, Any], label: Label) -> Lesion | None:
-    """Return the circle around an outline, or nothing for single points."""
+    """Return the circle around an outline; `None` for single points."""
     points = [tuple(float(number) for number in text.strip("() ").split(",")) for text in region["Point_px"]]
     if len(points) < _AREA_POINTS:
         return None
@@ -118,7 +118,7 @@ def _circle(region: dict[str, Any], label: Label) -> Lesion | None:
 
 
 def check(folder: Path) -> Table:
-    """Return the table of a folder; raises `LabelError` where it is not INbreast as released."""
+    """Return the table of a folder; raises `LabelError` if it differs from the released INbreast."""
     return read_table(folder / LABEL_TABLE)
 
 

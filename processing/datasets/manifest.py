@@ -1,4 +1,4 @@
-"""One manifest row: what is known of an image, as enums and numbers, and the CSV file that carries it between jobs."""
+"""Image records and manifests: the CSV files that pass records from one job to the next."""
 
 import csv
 import hashlib
@@ -17,7 +17,7 @@ from mammopipe.processing.files import write_bytes
 
 
 class Label(StrEnum):
-    """The three classes of both datasets, from the least to the most serious."""
+    """The three classes, from the least to the most serious."""
 
     NORMAL = "normal"
     BENIGN = "benign"
@@ -25,7 +25,7 @@ class Label(StrEnum):
 
     @property
     def rank(self) -> int:
-        """The class index of every model: 0 normal, 1 benign, 2 malignant."""
+        """The class index in every model: 0 normal, 1 benign, 2 malignant."""
         return _RANKS[self]
 
 
@@ -33,19 +33,19 @@ _RANKS: dict[str, int] = {label: rank for rank, label in enumerate(Label)}
 
 
 class Laterality(StrEnum):
-    """The side of the body (DICOM Image Laterality, PS3.3 C.8.11.7)."""
+    """The side of the body (Image Laterality, PS3.3 C.8.11.7)."""
 
     LEFT = "L"
     RIGHT = "R"
 
     @property
     def other(self) -> "Laterality":
-        """The side that a horizontal flip makes of this one."""
+        """The opposite side, which a horizontal flip of the image gives."""
         return Laterality.RIGHT if self is Laterality.LEFT else Laterality.LEFT
 
 
 class View(StrEnum):
-    """The projection (DICOM View Position, PS3.16 CID 4014)."""
+    """The projection (View Position; PS3.16 CID 4014)."""
 
     CC = "CC"
     MLO = "MLO"
@@ -56,12 +56,12 @@ class View(StrEnum):
 
     @property
     def shows_pectoral(self) -> bool:
-        """Whether the pectoral muscle normally crosses the upper corner of the image."""
+        """Whether the upper corner of the image normally shows the pectoral muscle."""
         return self in (View.MLO, View.LMO, View.ML, View.LM)
 
 
 class Split(StrEnum):
-    """What an image may be used for."""
+    """The permitted use of an image."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -69,17 +69,17 @@ class Split(StrEnum):
 
 
 class SplitProtocol(StrEnum):
-    """What the division into splits keeps together, and whether it comes before the augmentation."""
+    """Which images the division keeps in one split, and whether it comes before augmentation."""
 
     PATIENT = "patient"
-    """All films of a patient go together, and only training films are augmented: the one that may be trusted."""
+    """All images of a patient share a split; only training images are augmented. The only reliable protocol."""
     FILM = "film"
-    """Each film goes on its own, so that a patient's two breasts may be in two splits; augmented afterwards."""
+    """Each image is divided on its own, so a patient's two breasts may be in two splits; then augmentation."""
     PUBLISHED = "published"
-    """Every film is augmented first; then the pictures, originals and copies alike, are divided at random."""
+    """Every image is augmented first; then originals and copies alike are divided at random."""
 
     def unit(self, record: "ImageRecord") -> tuple[str, str]:
-        """Return the name of what is divided: pictures of one name are in one split."""
+        """Return the dataset and name of the record's unit; images of one unit share a split."""
         if self is SplitProtocol.PATIENT:
             return str(record.dataset), record.patient_id
         return str(record.dataset), record.original_id if self is SplitProtocol.FILM else record.image_id
@@ -87,7 +87,7 @@ class SplitProtocol(StrEnum):
 
 @dataclass(frozen=True)
 class Lesion:
-    """A circle around a finding, in pixel coordinates of its image: x to the right, y downwards, from the top left."""
+    """A circle around a finding, in pixels of its image; x points right and y points down from the top left."""
 
     x: float
     y: float
@@ -108,7 +108,7 @@ class Lesion:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image and what its label table says of it; `None` is missing, never guessed."""
+    """One image with the data from its label table; a missing value is `None`, never guessed."""
 
     image_id: str
     patient_id: str
@@ -123,9 +123,9 @@ class ImageRecord:
     path: str = ""
     """The image file, relative to the folder of the manifest."""
     source_image_id: str = ""
-    """The original that an augmented copy was made of; empty for an original."""
+    """Image id of the original of an augmented copy; empty for an original."""
     age: float | None = None
-    """Years."""
+    """Age of the patient in years."""
     density: str = ""
     machine_id: str = ""
     site_id: str = ""
@@ -138,23 +138,23 @@ class ImageRecord:
     birads: str = ""
     implant: bool | None = None
     synthetic: bool = False
-    """Whether the image is a phantom, of which no figure says anything about mammograms."""
+    """Whether the image is a phantom; results on phantoms say nothing about mammograms."""
     quality: Mapping[str, Any] = field(default_factory=dict)
     label_digest: str = ""
-    """`split_digest` of the record when it was split; a label that was edited since then does not have it."""
+    """`split_digest` at the time of the split; it no longer matches if the label was edited later."""
 
     @property
     def image_flags(self) -> tuple[str, ...]:
-        """What the reader warned of (`mammopipe.processing.image_flags`), kept under `image_flags` in `quality`."""
+        """The reader's flags (`mammopipe.processing.image_flags`), stored in `quality` under `image_flags`."""
         return tuple(self.quality.get("image_flags", ()))
 
     @property
     def original_id(self) -> str:
-        """The image that these pixels were taken from: the source of a copy, or the image itself."""
+        """Image id of the original: that of the source for a copy, else the image's own."""
         return self.source_image_id or self.image_id
 
     def placed(self, split: Split, fold: int | None) -> "ImageRecord":
-        """Return the record in a split and fold: `dataclasses.replace` at a fraction of its price, for whole tables."""
+        """Return the record with a split and fold; much faster than `dataclasses.replace`, for whole tables."""
         values = list(_VALUES(self))
         values[_SPLIT], values[_FOLD] = split, fold
         values[_DIGEST] = _digest(self.dataset, self.original_id, self.label, split)
@@ -162,7 +162,7 @@ class ImageRecord:
 
 
 def split_digest(record: ImageRecord) -> str:
-    """Return the digest of an image's label and split, 16 hexadecimal digits; it holds for copies of the image, too."""
+    """Return the digest of an image's label and split, 16 hexadecimal digits; copies have the same digest."""
     return _digest(record.dataset, record.original_id, record.label, record.split)
 
 
@@ -171,16 +171,16 @@ def _digest(dataset: str, original_id: str, label: Label, split: Split | None) -
 
 
 UNKNOWN_SIDE = "unknown"
-"""In place of the laterality in what names a breast (`breast_id`)."""
+"""Replaces an unknown laterality in `breast_id`."""
 
 
 def breast_id(record: ImageRecord) -> str:
-    """Return what names the breast of an image: its labels hold for all views of that breast."""
+    """Return the id of the image's breast; the labels of a breast hold for all its views."""
     return f"{record.patient_id}-{record.laterality or UNKNOWN_SIDE}"
 
 
 def shows_side(breast: str) -> bool:
-    """Return whether what names a breast (`breast_id`) says which of the two it is."""
+    """Return whether a `breast_id` states the laterality."""
     return not breast.endswith(f"-{UNKNOWN_SIDE}")
 
 
@@ -196,7 +196,7 @@ def to_row(record: ImageRecord) -> dict[str, str]:
 
 
 def _cells(record: ImageRecord) -> list[Any]:
-    """Return the values in the order of the columns; what is no text is what a CSV writer makes the right text of."""
+    """Return the values in the order of the columns; the CSV writer converts values that are not strings."""
     cells = list(_VALUES(record))
     cells[_LESIONS] = json.dumps([lesion.as_dict() for lesion in record.lesions]) if record.lesions else "[]"
     cells[_QUALITY] = json.dumps(dict(record.quality), sort_keys=True) if record.quality else "{}"
@@ -204,7 +204,7 @@ def _cells(record: ImageRecord) -> list[Any]:
 
 
 def from_row(row: Mapping[str, str], where: str) -> ImageRecord:
-    """Return the record in one CSV row; `where` names file and line in a `ManifestError`."""
+    """Return the record of a CSV row; `where` names the file and line in a `ManifestError`."""
     if row.keys() != _NAMES or None in row.values():
         unknown, missing = set(row) - set(COLUMNS), set(COLUMNS) - set(row)
         raise ManifestError(
@@ -259,9 +259,9 @@ _READERS: dict[str, Any] = {
 
 
 def stated_protocol(config: Mapping[str, Any], *, where: str) -> SplitProtocol:
-    """Return the protocol that the `config` of a stage states; one that states none is held to `patient`, the strict.
+    """Return the protocol in the `config` of a stage; the default is `patient`, the strictest.
 
-    Raises `ManifestError`, naming `where`, for an unknown one.
+    Raises `ManifestError`, naming `where`, for an unknown protocol.
     """
     stated = config.get("protocol", str(SplitProtocol.PATIENT))
     if stated not in list(SplitProtocol):
@@ -270,7 +270,7 @@ def stated_protocol(config: Mapping[str, Any], *, where: str) -> SplitProtocol:
 
 
 def write_manifest(records: Iterable[ImageRecord], path: Path) -> None:
-    """Write the records, sorted by image id, as one CSV file."""
+    """Write the records as one CSV file, sorted by image id."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -279,11 +279,14 @@ def write_manifest(records: Iterable[ImageRecord], path: Path) -> None:
 
 
 def read_manifest(source: Path, protocol: SplitProtocol = SplitProtocol.PATIENT) -> list[ImageRecord]:
-    """Return the records of a manifest, or of all its parts in a folder, sorted by image id and validated.
+    """Return the validated records of a manifest, or of all its parts in a folder, sorted by image id.
 
-    Another protocol than `patient` is one that the reader was told of, by the `stage.json` of the manifest's folder. A
-    folder holds `manifest.csv`, or one `manifest-<host>.csv` per instance. Raises `ManifestError` when there is none,
-    when a row cannot be read, or when the rows contradict each other (`validate`).
+    Args:
+        source: A CSV file, or a folder with `manifest.csv` or with one `manifest-<host>.csv` per instance.
+        protocol: The protocol that the `stage.json` beside the manifest states.
+
+    Raises:
+        ManifestError: There is no manifest, a row cannot be read, or rows contradict each other (`validate`).
     """
     parts = sorted(source.glob("manifest*.csv")) if source.is_dir() else [source]
     if not parts or not all(part.is_file() for part in parts):
@@ -303,7 +306,7 @@ def _read_part(path: Path) -> list[ImageRecord]:
 
 
 def validate(records: Sequence[ImageRecord], *, where: str, protocol: SplitProtocol = SplitProtocol.PATIENT) -> None:
-    """Raise `ManifestError` where ids repeat or what the protocol keeps together is in two splits."""
+    """Raise `ManifestError` if an image id repeats, or if a unit of the protocol is in two splits."""
     seen: set[str] = set()
     splits: dict[tuple[str, str], tuple[Split | None, str]] = {}
     for record in records:

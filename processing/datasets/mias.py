@@ -1,10 +1,11 @@
-"""The mini-MIAS database: `Info.txt` and 322 PGM films to records.
+"""Reads the mini-MIAS database: the table `Info.txt` and 322 digitised films as PGM files.
 
 Source: J. Suckling et al. (1994), "The Mammographic Image Analysis Society Digital Mammogram Database", Excerpta
 Medica, International Congress Series 1069, pp. 375-378; the notes at the head of `Info.txt`.
 
-Films 2n-1 and 2n are one patient; even numbers are left breasts, odd ones right; all are medio-lateral oblique. Lesion
-rows count y from the bottom of the 1024 x 1024 film; records count it from the top.
+Films 2n-1 and 2n belong to one patient. Even numbers are left breasts, odd numbers right breasts; all views are
+medio-lateral oblique. The table counts the y of a lesion from the bottom of the 1024 x 1024 film; records count it from
+the top.
 """
 
 import hashlib
@@ -23,13 +24,12 @@ FILM_SIZE = 1024
 PIXEL_SPACING_MM = 0.2
 LABEL_TABLE = "Info.txt"
 PHANTOM_NOTICE = "SYNTHETIC FILMS MADE BY MAMMOPIPE: no patient, no film of the MIAS database"
-"""First line of the label table of synthetic films (`mammopipe.processing.phantoms.mias_tree`), which no real table
-has."""
+"""First line of label tables of synthetic films (`mammopipe.processing.phantoms.mias_tree`); no real table has it."""
 RELEASE_COUNTS = {Label.NORMAL: 207, Label.BENIGN: 63, Label.MALIGNANT: 52}
-"""Films of each class in the release of 1995, the worst finding of a film deciding."""
+"""Films of each class in the release of 1995; the worst finding of a film determines its class."""
 RELEASE_FILMS = sum(RELEASE_COUNTS.values())
 RELEASE_DIGEST = "450170689c783eb601be63905d5639800baf8e07d7fa0750c69668b0fd10954d"
-"""SHA-256 of the 330 rows of the release's table, words joined by one space and rows by a line feed."""
+"""SHA-256 of the 330 rows of the released table; words are joined by one space, rows by a line feed."""
 
 _DENSITIES = ("F", "G", "D")
 _FINDINGS = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
@@ -38,7 +38,7 @@ _ROW = re.compile(r"^mdb\d+\b")
 
 
 class _Row(NamedTuple):
-    """One row of the table: a film has one for each finding."""
+    """One row of the table; a film has one row per finding."""
 
     density: str
     finding: str
@@ -47,10 +47,10 @@ class _Row(NamedTuple):
 
 
 def read_labels(path: Path) -> list[ImageRecord]:
-    """Return one record per film of an `Info.txt`, sorted by film, its class that of its worst finding.
+    """Return one record per film of an `Info.txt`, sorted by film; the worst finding determines the class.
 
-    Films whose calcifications are spread over the breast have no coordinates in the table and so no lesions here.
-    Raises `LabelError` naming file, line, field and rule; the prose above the table is passed over.
+    Films whose calcifications are spread over the breast have no coordinates in the table and therefore no lesions in
+    the record. The text above the table is skipped. Raises `LabelError` with file, line, field and rule.
     """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
@@ -120,16 +120,16 @@ def _record(film: str, rows: list[_Row], synthetic: bool) -> ImageRecord:
 
 
 def is_phantom(table: Path) -> bool:
-    """Return whether the label table says that its films are synthetic."""
+    """Return whether the label table states that its films are synthetic."""
     with table.open(encoding="ascii", errors="replace") as stream:
         return stream.readline().strip() == PHANTOM_NOTICE
 
 
 def check_release(folder: Path) -> list[ImageRecord]:
-    """Return the records of a folder that holds mini-MIAS as it was released, or phantoms that call themselves so.
+    """Return the records of a folder that holds the released mini-MIAS, or phantoms that are marked as such.
 
-    Altered label tables circulate (209 normal, 61 benign, 52 malignant), as do incomplete copies. Raises `LabelError`
-    naming the difference.
+    Altered label tables (209 normal, 61 benign, 52 malignant) and incomplete copies circulate. Raises `LabelError` with
+    the difference.
     """
     table = folder / LABEL_TABLE
     if not table.is_file():

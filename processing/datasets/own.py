@@ -1,7 +1,8 @@
-"""A site's own images: a table (CSV or Parquet) and images beside it, brought into one layout before they are staged.
+"""Reads a site's own images: a table (CSV or Parquet) and images beside it.
 
-The table has a row an image, or a row a lesion. Its columns and values are mapped by `OwnTable`, the settings `[own]`;
-what is staged is the table in the manifest's own form, `manifest.csv`, and the images below `images/`.
+The table has one row per image, or one row per lesion. The settings `[own]` (`OwnTable`) map its columns and values.
+Before staging, the table is converted to the format of a manifest, `manifest.csv`, and the images are put below
+`images/`.
 """
 
 import csv
@@ -63,7 +64,7 @@ FIELDS: Mapping[str, str] = {
     **dict.fromkeys(BOX, "a box around a lesion, in pixels from the top left; several rows are several lesions"),
     "lesion_label": "benign or malignant; empty: the image's label",
 }
-"""What a table may hold, by the name that `[own.columns]` maps a column to."""
+"""The fields of a table, with the names to which `[own.columns]` maps columns."""
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "side": {"l": "L", "left": "L", "r": "R", "right": "R"},
     "label": {str(label): str(label) for label in Label},
@@ -73,12 +74,12 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
     "implant": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
     "synthetic": {"true": "true", "1": "true", "false": "false", "0": "false"},
 }
-"""The words that are understood without a mapping, in lower case."""
+"""The values that need no mapping, in lower case."""
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class OwnTable(Settings):
-    """How the columns and values of a site's own table are read."""
+    """The mapping of the columns and values of a site's own table."""
 
     columns: Mapping[str, str] = Field(
         default_factory=dict,
@@ -92,7 +93,7 @@ class OwnTable(Settings):
     images: str = Field(default="", description="folder of the images; empty: the folder of the table")
 
     def checked(self) -> "OwnTable":
-        """Return the mapping; raises `LabelError` for a name that is none of ours."""
+        """Return the mapping; raises `LabelError` for an unknown field name."""
         for table, names in (("columns", self.columns), ("values", self.values)):
             for name in names:
                 if name not in FIELDS:
@@ -105,7 +106,7 @@ AS_THEY_ARE = OwnTable()
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of the table by our names, all values as text."""
+    """One row of the table with our field names and all values as text."""
 
     line: int
     values: Mapping[str, str]
@@ -115,7 +116,7 @@ class _Row:
 
 
 def find_table(source: Path) -> Path:
-    """Return the table that a source is or, a folder, holds; raises `LabelError` where that is none or several."""
+    """Return the table: the source itself, or the only table in it; raises `LabelError` for none or several."""
     if source.is_file():
         if source.suffix.lower() not in TABLE_SUFFIXES:
             raise LabelError(f"{source}: a table ends in {', '.join(TABLE_SUFFIXES)}")
@@ -130,12 +131,13 @@ def find_table(source: Path) -> Path:
 
 
 def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = True) -> Table:
-    """Return the records of a site's own table, their paths relative to the folder of images.
+    """Return the records of a site's own table, with paths relative to the folder of images.
 
     Args:
-        source: The table, CSV or Parquet, or the folder that holds it.
-        mapping: Which column is what, and what its values mean.
-        labelled: Whether each row needs a label; without, the label of what has none means nothing.
+        source: The table, CSV or Parquet, or its folder.
+        mapping: The fields of the columns and the meaning of the values.
+        labelled: Whether each row needs a label. If not, records of rows without a label have the class normal, which
+            then has no meaning.
 
     Raises:
         LabelError: The table cannot be read, lacks a column, or no row can be used.
@@ -170,7 +172,7 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
 def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Table:
     """Write a site's own table as `manifest.csv` into `folder`, with links to its images below `images/`.
 
-    Returns the table, with what was refused of it. Raises `LabelError` as `read_own` does.
+    Returns the table with its refused rows. Raises `LabelError` like `read_own`.
     """
     table = read_own(source, mapping)
     images = images_of(find_table(source), mapping)
@@ -200,7 +202,7 @@ def _frame(path: Path) -> "pandas.DataFrame":
 
 
 def _rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[_Row]:
-    """Return the rows by our names, the values mapped."""
+    """Return the rows with our field names and mapped values."""
     frame = _frame(path)
     columns: dict[str, str] = {}
     for name in FIELDS:
@@ -227,7 +229,7 @@ def _rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[_Row]:
 
 
 def _text(value: Any) -> str:
-    """Return a cell as text; what is missing is empty, and a whole number has no point."""
+    """Return a cell as text: a missing value as "", a whole number without a decimal point."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -246,14 +248,14 @@ def _mapped(name: str, text: str, mapping: OwnTable) -> str:
 
 
 class _Files:
-    """The images of a folder, found by their name with or without its suffix."""
+    """The images of a folder, found by name with or without suffix."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._by_stem: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
-        """Return an image's path relative to the folder; raises `ValueError` where it is none, or several."""
+        """Return an image's path relative to the folder; raises `ValueError` if no image or several have the name."""
         if not name:
             raise ValueError("image is empty")
         path = PurePosixPath(name.replace("\\", "/"))
@@ -280,7 +282,7 @@ class _Files:
 
 
 def _record(rows: Sequence[_Row], path: str, *, labelled: bool) -> ImageRecord:
-    """Return the record of an image, from its one row or from the rows of its lesions."""
+    """Return the record of an image from its only row, or from one row per lesion."""
     row = rows[0]
     for other in rows[1:]:
         for name, value in other.values.items():
@@ -385,7 +387,7 @@ def _lesions(row: _Row, label: Label) -> Iterator[Lesion]:
 
 
 def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
-    """Return a circle, or the circle of a box: around its centre, with half its longer side."""
+    """Return a lesion's circle; a box becomes a circle around its centre with half its longer side as radius."""
     if "radius" in item:
         return Lesion(_number(item, "x"), _number(item, "y"), _number(item, "radius", above=0), label, finding)
     left, top, right, bottom = (_number(item, name.removeprefix("lesion_")) for name in BOX)

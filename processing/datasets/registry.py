@@ -1,4 +1,4 @@
-"""The datasets that the pipeline knows. A new one is one module and one line here."""
+"""The list of all datasets. A new dataset needs one module and one line here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.rsna import DATASET as RSNA
 from mammopipe.processing.errors import ConfigError, LabelError
 
 MAX_REFUSED = 0.01
-"""Share of a label table's rows that cannot be used, above which the whole table is refused."""
+"""Greatest share of unusable rows; a label table with more of them is refused."""
 DATASETS: Mapping[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
@@ -22,18 +22,18 @@ DATASETS: Mapping[str, Dataset] = {
     )
 }
 EVALUATED: Mapping[str, Dataset] = {**DATASETS, INBREAST.name: INBREAST}
-"""What a trained model can be evaluated on (`mammopipe evaluate`); not all of it can be trained on."""
+"""The datasets on which `mammopipe evaluate` evaluates a model; not all of them can be used for training."""
 
 
 def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
-    """Return the dataset in a folder, and the folder of it that holds the label table.
+    """Return the dataset in a folder, and the folder inside it that holds the label table.
 
     Args:
-        folder: Where the dataset lies.
-        name: Which dataset it is; `None` takes the one whose label table is there.
+        folder: The folder of the dataset.
+        name: The name of the dataset; `None` recognises it by its label table.
 
     Raises:
-        ConfigError: There is no such dataset, or no known label table in the folder.
+        ConfigError: No dataset has this name, or the folder holds no known label table.
     """
     if name is not None and name not in EVALUATED:
         raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(EVALUATED)}")
@@ -46,7 +46,7 @@ def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
 
 
 def dataset_named(name: str) -> Dataset:
-    """Return a dataset by its name; raises `ConfigError`, with names that are close, where there is none."""
+    """Return a dataset by its name; raises `ConfigError` with similar names if there is none."""
     if name not in DATASETS:
         raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -57,10 +57,10 @@ def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:
 
     Args:
         dataset: The dataset or its name.
-        path: The label table, or the folder that holds it.
+        path: The label table or its folder.
 
     Raises:
-        ConfigError: There is no such dataset.
+        ConfigError: No dataset has this name.
         LabelError: The table cannot be read, or too many of its rows cannot be used.
     """
     known = dataset if isinstance(dataset, Dataset) else dataset_named(dataset)
@@ -70,7 +70,7 @@ def read_labels(dataset: Dataset | str, path: Path) -> list[ImageRecord]:
 
 
 def require_usable(table: Table, path: Path) -> None:
-    """Raise `LabelError` where more of a table's rows were left out than `MAX_REFUSED`."""
+    """Raise `LabelError` if a larger share than `MAX_REFUSED` of a table's rows was left out."""
     rows = len(table.records) + len(table.refused)
     if len(table.refused) > MAX_REFUSED * rows:
         image_id, reason = table.refused[0]

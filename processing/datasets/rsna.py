@@ -1,8 +1,8 @@
-"""The RSNA Screening Mammography Breast Cancer Detection set: `train.csv` to records.
+"""Reads the RSNA Screening Mammography Breast Cancer Detection dataset: the table `train.csv`.
 
-Source: RSNA / Kaggle 2023. Each row is one image; `cancer`, `biopsy`, `invasive` and `BIRADS` belong to the breast
-and are repeated on each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack modality and
-view.
+Source: RSNA / Kaggle 2023. Each row describes one image. `cancer`, `biopsy`, `invasive` and `BIRADS` apply to the
+breast and are repeated for each of its views. The images are `train_images/PATIENT/IMAGE.dcm`; their headers lack
+modality and view.
 """
 
 import csv
@@ -21,12 +21,12 @@ COLUMNS = (
     "implant", "density", "machine_id", "difficult_negative_case",
 )  # fmt: skip
 MAX_REFUSED = 0.01
-"""Share of rows that `read_labels` may leave out before the table as a whole is refused."""
+"""Greatest share of rows that `read_labels` leaves out; with more, it refuses the whole table."""
 Meaning = TypeVar("Meaning")
 
 _IMAGE_ID = COLUMNS.index("image_id")
 _FLAGS = ("cancer", "biopsy", "invasive", "implant")
-# What each cell may hold and means: looked up, for the table has some 550,000 of them.
+# The permitted values of the cells and their meaning, as look-up tables: the table has some 550,000 cells.
 _FLAG = {"0": False, "1": True}
 _TRUTH = {"True": True, "False": False}
 _LATERALITY = {side.value: side for side in Laterality}
@@ -38,7 +38,7 @@ _BIRADS = {text: text[:1] for text in ("", "0", "1", "2", "0.0", "1.0", "2.0")}
 def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRecord]:
     """Return the records of a `train.csv`, sorted by image id; see `read_table`.
 
-    Raises `LabelError` where more than the share `max_refused` of the rows cannot be used, with their number.
+    Raises `LabelError` with the number of unusable rows if their share is above `max_refused`.
     """
     table = read_table(path)
     rows = len(table.records) + len(table.refused)
@@ -52,11 +52,11 @@ def read_labels(path: Path, *, max_refused: float = MAX_REFUSED) -> list[ImageRe
 
 
 def read_table(path: Path) -> Table:
-    """Return the usable rows as records, sorted by image id, and the others with their reasons.
+    """Return the usable rows as records, sorted by image id, and the other rows with their reasons.
 
-    A cancer makes its breast's images malignant, a biopsy without cancer benign, everything else is normal. Empty cells
-    stay missing. A row is left out where its image id has come before, or a value is none that the table may
-    hold. Raises `LabelError` where the file cannot be read or its columns are not those of the set.
+    The images of a breast with cancer are malignant, those with a biopsy but no cancer are benign, all others are
+    normal. Empty cells are missing values. A row is left out if its image id has occurred before or if a value is not
+    permitted. Raises `LabelError` if the file cannot be read or does not have the dataset's columns.
     """
     records: dict[str, ImageRecord] = {}
     refused: list[tuple[str, str]] = []
@@ -115,7 +115,7 @@ def _choice(row: Mapping[str, str], name: str, meanings: Mapping[str, Meaning]) 
 
 
 def _digits(row: Mapping[str, str], name: str) -> str:
-    """Return an id that can be a file's name and nothing else."""
+    """Return an id of digits only, so that it is a safe file name."""
     if not row[name].isascii() or not row[name].isdigit():
         raise ValueError(f"{name} must be digits")
     return row[name]
@@ -131,7 +131,7 @@ def _age(text: str) -> float | None:
 
 
 def check_release(folder: Path) -> Table:
-    """Return the label table of a folder with `train.csv` and the images; raises `LabelError` where it is none."""
+    """Return the label table of a folder with `train.csv` and images; raises `LabelError` if they are missing."""
     read_labels(folder / LABEL_TABLE)
     if not any((folder / IMAGE_FOLDER).glob("*/*.dcm")):
         raise LabelError(

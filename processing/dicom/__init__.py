@@ -1,1 +1,1 @@
-"""DICOM files: reading, decoding, the grey-scale pipeline, acceptance, the header, de-identification."""
+"""Reads DICOM files: decoding, the grey-scale pipeline, acceptance, the header, de-identification."""

@@ -1,6 +1,6 @@
-"""What is a DICOM image but not a mammogram of one breast in one 2-D view: refused, with the attribute that tells.
+"""Refuses DICOM images that are not a 2-D mammogram of one breast, and names the attribute that shows it.
 
-Missing attributes refuse nothing: de-identified collections strip Modality, SOP Class and View Position.
+A missing attribute never leads to a refusal: de-identified collections strip Modality, SOP Class and View Position.
 Sources: PS3.3 C.8.11.7 (Mammography Image Module; Image Type in C.8.11.7.1.4), C.8.6.1 (Conversion Type), C.8.11.2
 (Presentation Intent Type), C.7.6.1 (Quality Control Image, Calibration Image); PS3.16 CID 4013 (anatomic region),
 CID 4014 (views) and CID 4015 (view modifiers), annex L (Body Part Examined).
@@ -20,19 +20,19 @@ _TOMOSYNTHESIS = _STORAGE + "13.1.3"
 FOR_PROCESSING_CLASSES = {_STORAGE + suffix for suffix in ("1.1.1", "1.2.1", "13.1.5")}
 """DX, Digital Mammography and Breast Projection images for processing."""
 _SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.2", "7", "7.2", "7.3", "13.1.4")} | {_TOMOSYNTHESIS}
-"""CR, DX, Digital Mammography and Breast Projection for presentation; Secondary Capture, which holds old mammograms;
-and tomosynthesis, where a single generated 2-D image may be stored."""
+"""CR, DX, Digital Mammography and Breast Projection images for presentation; Secondary Capture, used for old
+mammograms; tomosynthesis storage, which may hold a single generated 2-D image."""
 
 _BIOPSY_TYPES = ("STEREO", "PREFIRE", "POSTFIRE", "POSTBIOPSY", "POSTMARKER", "TOMO_SCOUT")
 _GENERATED_2D = ("GENERATED_2D", "TOMO_2D")
 _SYNTHETIC_WORDS = re.compile(
     r"\b([SC][-_ ]?VIEW|V[-_ ]?PREVIEW|INSIGHT 2D|INTELLIGENT 2D|SYNTH\w*|GENERATED[-_ ]?2D|SM2D|S2D)\b"
 )
-"""Names under which manufacturers store 2-D images that are computed from tomosynthesis."""
+"""Manufacturers' names of 2-D images that are computed from tomosynthesis."""
 MAX_MAGNIFICATION = 1.35
-"""Contact views reach 1.1 for a thick breast; magnification views are taken at 1.4 and more."""
+"""Greatest magnification of a contact view: thick breasts reach 1.1; magnification views have at least 1.4."""
 
-# Coded views and modifiers that are not a whole breast on the detector: SNOMED CT and the older SNOMED RT codes.
+# Codes of views and modifiers that do not show a whole breast on the detector, in SNOMED CT and the older SNOMED RT.
 REFUSED_CODES = {
     "127457009": "tissue specimen",
     "G-8310": "tissue specimen",
@@ -52,7 +52,7 @@ REFUSED_CODES = {
 _REFUSED_MEANINGS = re.compile(
     r"\b(MAGNIF\w*|SPOT|CLEAVAGE|VALLEY|TANGENTIAL|SPECIMEN|AXILLARY TISSUE|INFRA-?MAMMARY FOLD|STEREO\w*)\b"
 )
-"""What the meaning of a code says of a view that is not a whole breast, whatever scheme the code is of."""
+"""Words in the meaning of a code, of any coding scheme, for a view that does not show a whole breast."""
 _BREAST_CODES = ("76752008", "T-04000", "80248007", "T-04030", "73056007", "T-04020", "63762007")
 BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST")
 _UNKNOWN_PARTS = ("", "UNKNOWN", "OTHER", "NONE", "UNDEFINED", "N/A", "NA", "MG")
@@ -77,11 +77,11 @@ _TOMO_SLICES = re.compile(r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ
 
 
 def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
-    """Raise `NotAMammogramError`, with the attribute and its value, for anything but one 2-D view of one breast.
+    """Raise `NotAMammogramError`, with the attribute and its value, unless the image is one 2-D view of one breast.
 
     Args:
-        tags: the attributes, those of functional groups among them.
-        sop_class: the storage class of the file meta information, for data sets that were stripped of theirs.
+        tags: The attributes, including those of functional groups.
+        sop_class: The SOP class of the file meta information, for data sets whose own was stripped.
     """
     for rule in _RULES:
         reason = rule(tags)
@@ -92,13 +92,13 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
 
 
 def is_synthetic(tags: Tags) -> bool:
-    """Return whether the image was computed from tomosynthesis: by Image Type, or by a manufacturer's name for it."""
+    """Return whether Image Type or a manufacturer's name shows that the image was computed from tomosynthesis."""
     kinds = tags.codes(Tag.IMAGE_TYPE)
     return any(kind in _GENERATED_2D for kind in kinds) or bool(_SYNTHETIC_WORDS.search(_descriptions(tags)))
 
 
 def _descriptions(tags: Tags) -> str:
-    """Return the free text that describes the image: searched for words, never shown."""
+    """Return the free text that describes the image; it is only searched for words, never shown."""
     texts = (tags.code(tag) for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME))
     return " / ".join(re.sub(r"[_]+", " ", text) for text in texts)
 
@@ -172,7 +172,7 @@ def _image_type(tags: Tags) -> str:
 
 
 def _tomosynthesis(tags: Tags) -> str:
-    """Find a slice or projection of tomosynthesis that is stored as a single image."""
+    """Return why the image is a slice or projection of tomosynthesis stored as a single image, "" if it is not."""
     if is_synthetic(tags):
         return ""
     if tags.code(Tag.VOLUMETRIC_PROPERTIES) in ("VOLUME", "SAMPLED"):
@@ -217,7 +217,7 @@ def _body_part(tags: Tags) -> str:
 
 
 def _code_of(item: Tags) -> str:
-    """Return the code of a coded concept: Code Value, or one that is too long for it (PS3.3 8.1 and 8.2)."""
+    """Return the code of a coded concept: Code Value, Long Code Value or URN Code Value (PS3.3 8.1 and 8.2)."""
     tags = (Tag.CODE_VALUE, Tag.LONG_CODE_VALUE, Tag.URN_CODE_VALUE)
     return next((item.text(tag) for tag in tags if item.has(tag)), "")
 
@@ -234,7 +234,7 @@ def _coded_view(tags: Tags) -> str:
 
 
 def _coded_items(tags: Tags) -> Iterator[tuple[Tag, Tags]]:
-    """Yield each coded view and modifier; some writers put the modifiers beside the view, not into its item."""
+    """Yield each coded view and modifier; some writers put the modifiers beside the view instead of into its item."""
     for view in tags.items(Tag.VIEW_CODE_SEQUENCE):
         yield Tag.VIEW_CODE_SEQUENCE, view
         for modifier in view.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE):
@@ -251,7 +251,7 @@ def _view_position(tags: Tags) -> str:
 def _magnification(tags: Tags) -> str:
     factor, tag = tags.number(Tag.ESTIMATED_MAGNIFICATION), Tag.ESTIMATED_MAGNIFICATION
     if factor is None:
-        # C.8.11.7: both distances are measured from the source, the second to the breast support.
+        # C.8.11.7: both distances start at the source; the second ends at the breast support.
         detector, patient = tags.number(Tag.DISTANCE_SOURCE_TO_DETECTOR), tags.number(Tag.DISTANCE_SOURCE_TO_PATIENT)
         if detector and patient and detector >= patient > 0:
             factor, tag = detector / patient, Tag.DISTANCE_SOURCE_TO_PATIENT
@@ -283,7 +283,7 @@ def _described(tags: Tags) -> str:
 
 
 def _conversion(tags: Tags) -> str:
-    """Conversion Type (C.8.6.1): a scanned document or a drawing is no mammogram; a digitised film is."""
+    """Return why Conversion Type (C.8.6.1) excludes the image: a document or drawing; digitised films are accepted."""
     kind = tags.code(Tag.CONVERSION_TYPE)
     return _says(tags, Tag.CONVERSION_TYPE, "a document or a drawing") if kind in ("SD", "DRW") else ""
 

@@ -1,7 +1,7 @@
-"""The attributes of a DICOM data set that the reader may see, and typed reading of their raw bytes.
+"""The DICOM attributes that the reader uses, and typed access to their raw bytes.
 
-Only attributes named in `Tag` (or asked for by number) are kept. `mammopipe.processing.dicom.data_set` finds them;
-their values are read here, because pydicom's own conversion warns and guesses where a value is malformed.
+Only attributes in `Tag` (or requested by number) are kept. `mammopipe.processing.dicom.data_set` finds them. This
+module converts their values, because pydicom's own conversion warns and guesses if a value is malformed.
 Sources: PS3.5 6.2 (value representations), 7.4 (an empty value means absent or unknown); PS3.3 C.7.6.16 (functional
 groups).
 """
@@ -20,8 +20,8 @@ from mammopipe.processing.errors import CorruptImageError
 class Tag(IntEnum):
     """The attributes that the reader uses.
 
-    None of them names a patient. The two descriptions are free text, which is searched for words and never shown; of
-    dates, age and sex only the flags `under-18` and `male` leave the reader.
+    None of them names a patient. The two descriptions are free text; the reader searches them for words and never shows
+    them. Dates, age and sex leave the reader only as the flags `under-18` and `male`.
     """
 
     IMAGE_TYPE = 0x00080008
@@ -116,7 +116,7 @@ class Tag(IntEnum):
 
 
 OVERLAY_BIT_POSITIONS = tuple(0x60000102 | group << 17 for group in range(16))
-"""Overlay Bit Position (60xx,0102) of each overlay group; its bit may lie in unused bits of the pixels (retired)."""
+"""Overlay Bit Position (60xx,0102) of each overlay group; overlays may lie in unused bits of the pixels (retired)."""
 _FUNCTIONAL_GROUPS = (Tag.SHARED_FUNCTIONAL_GROUPS_SEQUENCE, Tag.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)
 _BINARY = {
     "US": "H",
@@ -133,30 +133,30 @@ _BINARY = {
 }
 _DECIMAL = ("DS", "IS")
 _DECIMAL_TEXT = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
-"""PS3.5 6.2: a Decimal String or an Integer String, with blanks around it."""
+"""A Decimal String or an Integer String, possibly with blanks around it (PS3.5 6.2)."""
 
 
 def label(tag: int) -> str:
-    """Return the attribute's keyword and number, as errors name it."""
+    """Return the attribute's keyword and number as shown in errors."""
     return f"{keyword_for_tag(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
 class Tags:
-    """Typed reading of one data set's attributes; a value that breaks its type raises `CorruptImageError`."""
+    """Typed access to the attributes of one data set; a value that breaks its type raises `CorruptImageError`."""
 
     def __init__(self, elements: Elements, where: str) -> None:
-        """Take the elements of a data set; `where` names the file in errors."""
+        """Wrap the elements of a data set; `where` names the file in errors."""
         self._elements = elements
         self.where = where
 
     def corrupt(self, tag: int, rule: str) -> CorruptImageError:
-        """Return the error that names the file, the attribute and the rule it breaks."""
+        """Return an error that names the file, the attribute and the broken rule."""
         return CorruptImageError(f"{self.where}: {label(tag)} {rule}")
 
     def with_functional_groups(self) -> "Tags":
-        """Return the attributes with those of the one frame's functional groups among them (C.7.6.16).
+        """Return the attributes merged with those of the single frame's functional groups (C.7.6.16).
 
-        An attribute of the data set itself counts before one of a group, and a frame's own group before a shared one.
+        An attribute of the data set itself overrides one of a group, and a group of the frame overrides a shared one.
         """
         merged: Elements = {}
         for sequence in _FUNCTIONAL_GROUPS:
@@ -175,12 +175,12 @@ class Tags:
         return element
 
     def data(self, tag: int) -> bytes:
-        """Return the value's bytes, as they are in the file; empty when it is missing."""
+        """Return the value's bytes as stored in the file; empty if the attribute is missing."""
         element = self._raw(tag)
         return element.value if element else b""
 
     def has(self, tag: int) -> bool:
-        """Return whether the attribute is there with a value: text other than blanks, or a sequence with items.
+        """Return whether the attribute is present with a value: text other than blanks, or a sequence with items.
 
         PS3.5 7.4: an attribute of type 2 or 3 without a value is unknown or absent.
         """
@@ -190,29 +190,29 @@ class Tags:
         return bool(element.value if self.vr(tag) in _BINARY else element.value.strip(b" \0"))
 
     def texts(self, tag: int) -> tuple[str, ...]:
-        """Return the values of a text attribute, without padding; () when missing or blank."""
+        """Return the values of a text attribute without padding; () if missing or blank."""
         text = self.data(tag).decode("ascii", "replace").strip(" \0")
         return tuple(part.strip(" \0") for part in text.split("\\")) if text else ()
 
     def text(self, tag: int) -> str:
-        """Return the first value of a text attribute, "" when missing or blank."""
+        """Return the first value of a text attribute; "" if missing or blank."""
         return next(iter(self.texts(tag)), "")
 
     def codes(self, tag: int) -> tuple[str, ...]:
-        """Return the values of a code attribute in capital letters: some writers break the rule of CS (PS3.5 6.2)."""
+        """Return the values of a code attribute in capitals, because some writers break the rule of CS (PS3.5 6.2)."""
         return tuple(text.upper() for text in self.texts(tag))
 
     def code(self, tag: int) -> str:
-        """Return the first value of a code attribute in capital letters, "" when missing or blank."""
+        """Return the first value of a code attribute in capitals; "" if missing or blank."""
         return self.text(tag).upper()
 
     def vr(self, tag: int) -> str:
-        """Return the value representation: the file's, or the dictionary's where the file has none."""
+        """Return the value representation: the file's, or the dictionary's if the file states none."""
         element = self._raw(tag)
         return element.vr if element and element.vr not in ("", "UN") else dictionary_VR(tag)
 
     def numbers(self, tag: int) -> tuple[float, ...]:
-        """Return the values of a numeric attribute, all finite; () when missing or blank."""
+        """Return the values of a numeric attribute, all finite; () if missing or blank."""
         vr, data = self.vr(tag), self.data(tag)
         if vr in _DECIMAL:
             return tuple(self._decimal(tag, part) for part in self.texts(tag))
@@ -237,11 +237,11 @@ class Tags:
         return value
 
     def number(self, tag: int) -> float | None:
-        """Return the first value of a numeric attribute, `None` when missing."""
+        """Return the first value of a numeric attribute; `None` if missing."""
         return next(iter(self.numbers(tag)), None)
 
     def integer(self, tag: int) -> int:
-        """Return the first value of a numeric attribute that must be there and be whole."""
+        """Return the first value of a numeric attribute; raises if it is missing or not a whole number."""
         value = self.number(tag)
         if value is None:
             raise self.corrupt(tag, "is empty; it must have a value" if tag in self._elements else "is missing")
@@ -250,12 +250,12 @@ class Tags:
         return int(value)
 
     def little_endian(self, tag: int) -> bool:
-        """Return the byte order of the value as it is in the file."""
+        """Return whether the value is little endian in the file."""
         element = self._raw(tag)
         return element is None or element.little_endian
 
     def items(self, tag: int) -> tuple["Tags", ...]:
-        """Return the items of a sequence; () when missing or empty."""
+        """Return the items of a sequence; () if missing or empty."""
         element = self._elements.get(tag, [])
         if isinstance(element, Element):
             if element.value:
@@ -269,9 +269,9 @@ class Tags:
 
 
 def quoted(text: str) -> str:
-    """Return `text` as an error may show it: in quotes where it is codes or a number, described where it is not.
+    """Return `text` as an error may show it: codes and numbers in quotes, other text only as a description.
 
-    A damaged length makes one attribute's value run into the next, which may be the patient's name.
+    With a damaged length, a value includes bytes of the next attribute, which may be the patient's name.
     """
     if all(re.fullmatch(r"[A-Z0-9_ .+-]{0,20}", part) for part in text.split("\\")) and len(text) <= 64:
         return repr(text)

@@ -1,4 +1,4 @@
-"""The transfer syntaxes that are read, each with the one codec that decodes it (PS3.5 chapter 10 and annex A)."""
+"""The supported transfer syntaxes, each with the one codec that decodes it (PS3.5 chapter 10 and annex A)."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mammopipe.processing.errors import UnsupportedImageError
 
 
 class Codec(StrEnum):
-    """Who turns the bytes into pixels; exactly one for each transfer syntax."""
+    """The codec of a transfer syntax; each transfer syntax has exactly one."""
 
     NATIVE = "numpy"
     RLE = "imagecodecs DICOM RLE"
@@ -20,7 +20,7 @@ class Codec(StrEnum):
 
 @dataclass(frozen=True)
 class Syntax:
-    """How one transfer syntax lays out the data set and its pixels."""
+    """How a transfer syntax encodes the data set and its pixels."""
 
     name: str
     codec: Codec = Codec.NATIVE
@@ -28,7 +28,7 @@ class Syntax:
     big_endian: bool = False
     deflated: bool = False
     lossy: bool = False
-    """Whether the syntax always loses information; `LossyImageCompression` (0028,2110) tells of the others."""
+    """Whether the syntax is always lossy; for the others, `LossyImageCompression` (0028,2110) states it."""
 
 
 SYNTAXES: dict[str, Syntax] = {
@@ -52,9 +52,9 @@ SYNTAXES: dict[str, Syntax] = {
 
 
 def syntax_of(uid: str, where: str) -> Syntax:
-    """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, when nothing here decodes it."""
+    """Return the transfer syntax of `uid`; raises `UnsupportedImageError`, naming it, if it is not supported."""
     if uid not in SYNTAXES:
-        # A damaged length makes this value run into the attributes that follow it.
+        # With a damaged length, this value includes bytes of the following attributes, which must not be shown.
         shown = repr(uid) if re.fullmatch(r"[0-9.]{1,64}", uid) else f"{len(uid)} characters that are no UID"
         raise UnsupportedImageError(
             f"{where}: TransferSyntaxUID (0002,0010) is {shown}: no decoder for this transfer syntax"
@@ -63,23 +63,23 @@ def syntax_of(uid: str, where: str) -> Syntax:
 
 
 def default_syntax() -> Syntax:
-    """Return the transfer syntax of a data set that states none: Implicit VR Little Endian (PS3.5 10.1)."""
+    """Return the default transfer syntax, Implicit VR Little Endian (PS3.5 10.1), for data sets that state none."""
     return SYNTAXES["1.2.840.10008.1.2"]
 
 
 @dataclass(frozen=True)
 class Announced:
-    """What the header of a compressed image says of its size and depth, before any decoder sees it.
+    """Size and depth in the header of a compressed image, read before decoding.
 
-    A decoder allocates what the codestream announces, not what the DICOM attributes say; so both must agree first.
+    A decoder allocates what the codestream announces, not what the DICOM attributes state. So both must agree first.
     """
 
     rows: int
     columns: int
     components: int
     precision: int
-    """Bits a sample."""
+    """Bits per sample."""
     signed: bool = False
     """Whether the samples are signed (JPEG 2000)."""
     levels: int = 0
-    """How many times the codestream can be decoded at half the resolution (JPEG 2000 decomposition levels)."""
+    """Number of times the resolution can be halved in decoding (JPEG 2000 decomposition levels)."""

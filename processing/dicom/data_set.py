@@ -1,7 +1,7 @@
-"""A data set taken apart without trust: elements, sequences and items, counted one by one, up to the pixel data.
+"""Parses an untrusted data set up to the pixel data, and counts its elements, sequences and items.
 
-pydicom's reader is not used for this: it counts no nested elements (450,000 empty items cost it ten seconds), turns an
-empty value into one that its caller cannot tell from a sequence, and its warnings are global to the process.
+This module replaces pydicom's reader, which does not count nested elements (450,000 empty items take ten seconds),
+makes an empty value look like a sequence to its caller, and issues warnings that are global to the process.
 Sources: PS3.5 7.1 (data elements), 7.5 (sequences of items), 6.2.2 (unknown representation), annex A.4 (fragments).
 """
 
@@ -15,13 +15,13 @@ from mammopipe.processing.errors import CorruptImageError
 
 UNDEFINED = 0xFFFFFFFF
 FIRST_PIXEL_TAG = 0x7FE00008
-"""Float Pixel Data, the first of the attributes that hold pixels."""
+"""Float Pixel Data, the first attribute that holds pixels."""
 MAX_ELEMENTS = 65536
-"""Elements and items before the pixel data, nested ones among them; scanners write a few hundred."""
+"""Greatest number of elements and items before the pixel data, nested ones included; scanners write a few hundred."""
 MAX_DEPTH = 24
-"""Sequences within sequences."""
+"""Greatest depth of nested sequences."""
 MAX_VALUE = 2**20
-"""Bytes of one value that is kept; the longest that the reader uses, a look-up table, has 128 KiB."""
+"""Greatest size of a kept value in bytes; the longest that the reader uses, a look-up table, has 128 KiB."""
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _FRAGMENTED = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
@@ -29,7 +29,7 @@ _FRAGMENTED = (b"OB", b"OW", b"OD", b"OF", b"OL", b"OV")
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One attribute as it is in the file."""
+    """One attribute as stored in the file."""
 
     vr: str
     """The value representation that the file states; empty in implicit VR."""
@@ -43,7 +43,7 @@ Elements = dict[int, "Element | Items"]
 
 @dataclass(frozen=True, slots=True)
 class PixelHeader:
-    """Where the first attribute with pixels stands."""
+    """The position of the first attribute with pixels."""
 
     tag: int
     vr: str
@@ -62,10 +62,10 @@ class _Header:
 
 
 class DataSetReader:
-    """Reads one data set; `wanted` attributes are kept wherever they stand, all others are passed over.
+    """Reads one data set; it keeps the `wanted` attributes and skips all others.
 
-    With `everywhere`, wanted attributes are also found inside sequences that are not wanted themselves.
-    Each method raises `CorruptImageError`, which names the file `where`.
+    With `everywhere`, it also finds wanted attributes inside sequences that are not wanted themselves. Methods raise
+    `CorruptImageError`, which names the file `where`.
     """
 
     def __init__(self, data: bytes, *, where: str, wanted: frozenset[int], everywhere: bool = False) -> None:
@@ -73,7 +73,7 @@ class DataSetReader:
         self._count = 0
 
     def read(self, start: int, *, implicit: bool, little_endian: bool) -> tuple[Elements, PixelHeader | None]:
-        """Return the wanted attributes before the pixel data, and where those stand (`None`: there are none)."""
+        """Return the wanted attributes before the pixel data, and the position of the pixel data (`None`: none)."""
         order = "<" if little_endian else ">"
         implicit = self._looks_implicit(start, len(self._data), implicit)
         found: Elements = {}
@@ -86,7 +86,7 @@ class DataSetReader:
         return found, None
 
     def _element(self, header: _Header, end: int, order: str, found: Elements, depth: int) -> int:
-        """Keep one element where it is wanted and return where the next one starts."""
+        """Keep one element if it is wanted, and return where the next one starts."""
         self._count_one()
         if header.tag >> 16 == 0xFFFE:
             raise self._corrupt("an item delimiter stands where a data element must")
@@ -118,7 +118,7 @@ class DataSetReader:
         return stop
 
     def _items(self, header: _Header, end: int, order: str, depth: int, *, delimited: bool) -> tuple[Items, int]:
-        """Return the items of a sequence and where they end; one of unknown representation is implicit (6.2.2)."""
+        """Return the items of a sequence and where they end; a sequence of VR UN is implicit (6.2.2)."""
         if depth >= MAX_DEPTH:
             raise self._corrupt(f"more than {MAX_DEPTH} sequences lie within each other")
         unknown = header.vr == b"UN"
@@ -158,7 +158,7 @@ class DataSetReader:
         return found, position
 
     def _pass_fragments(self, position: int, end: int, order: str) -> int:
-        """Return where encapsulated pixels of an icon end (annex A.4)."""
+        """Return where the encapsulated pixels of an icon end (annex A.4)."""
         while position + 8 <= end:
             group, element, length = struct.unpack_from(order + "HHI", self._data, position)
             tag, position = group << 16 | element, position + 8
@@ -171,7 +171,7 @@ class DataSetReader:
         raise self._corrupt("an encapsulated value has no end: truncated")
 
     def _header(self, position: int, end: int, implicit: bool, order: str) -> _Header:
-        """Return an element's header; a representation of no two capital letters means an implicit element (7.1.3)."""
+        """Return an element's header; the element is implicit if its VR is not two capital letters (7.1.3)."""
         if position + 8 > end:
             raise self._corrupt("an element's header is cut off: truncated")
         group, element = struct.unpack_from(order + "HH", self._data, position)
@@ -187,7 +187,7 @@ class DataSetReader:
         return _Header(tag, vr, struct.unpack_from(order + "I", self._data, position + 8)[0], position + 12, False)
 
     def _looks_implicit(self, position: int, end: int, stated: bool) -> bool:
-        """Return whether a data set is in implicit VR, by its first element rather than by what the syntax states."""
+        """Return whether a data set is in implicit VR, judged by its first element, not by the transfer syntax."""
         vr = self._data[position + 4 : position + 6]
         if position + 8 > end or self._data[position : position + 2] in (b"\xfe\xff", b"\xff\xfe"):
             return stated

@@ -1,9 +1,10 @@
-"""Which attributes that identify a person are filled in a DICOM file: their names, never their values.
+"""Finds the filled attributes of a DICOM file that identify a person; it returns their names, never their values.
 
-The list is the direct identifiers among the attributes that the Basic Application Level Confidentiality Profile removes
-or empties (PS3.15 table E.1-1, names and tags as there): persons, their numbers, addresses and dates of birth, their
-free-text comments, the institution, and who ordered, performed and read the examination. Not in it are the profile's
-dates of examination, instance UIDs and device descriptions, which every usable collection keeps in some form.
+The list holds the direct identifiers among the attributes that the Basic Application Level Confidentiality Profile
+removes or empties (PS3.15 table E.1-1, with the same names and tags): persons, their numbers, addresses and dates of
+birth, free-text comments about them, the institution, and those who ordered, performed and read the examination. The
+list omits the profile's examination dates, instance UIDs and device descriptions, which every usable collection keeps
+in some form.
 """
 
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
@@ -132,12 +133,20 @@ _NUMBERS = frozenset(tag for keyword in IDENTIFYING if (tag := tag_for_keyword(k
 def identity_fields(
     data: bytes, *, where: str, patient_id: bool = False, config: ReadConfig = DEFAULT_CONFIG
 ) -> tuple[str, ...]:
-    """Return the keywords of the filled identifying attributes, in tag order; () when there is none.
+    """Return the keywords of the filled identifying attributes, in tag order; () if there are none.
 
-    Attributes inside sequences count as those of the image do: Original Attributes Sequence holds the values that a
-    pseudonym replaced, Request Attributes Sequence the numbers of the order. `BurnedInAnnotation` is among the keywords
-    where it is YES: then the pixels may show what the attributes do not. `PatientID` of the image is reported only when
-    asked for: collections keep a pseudonym there. Raises as reading the file does.
+    Attributes inside sequences count, too: Original Attributes Sequence holds the values that a pseudonym replaced, and
+    Request Attributes Sequence holds the numbers of the order. `BurnedInAnnotation` is reported if it is YES, because
+    the pixels may then show what the attributes do not.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        patient_id: Whether the `PatientID` of the image is reported; collections keep a pseudonym there.
+        config: The limits of the file.
+
+    Raises:
+        ImageError: The file cannot be parsed; the subclasses are those of `mammopipe.processing.dicom.file.parse`.
     """
     wanted = _NUMBERS | {PATIENT_ID, Tag.BURNED_IN_ANNOTATION}
     tags = parse(data, where=where, limits=config.limits, tags=wanted, everywhere=True).tags
@@ -149,12 +158,12 @@ def identity_fields(
 
 
 def _filled(tags: Tags, *, top: bool, patient_id: bool) -> set[int]:
-    """Return the identifying attributes with a value here and in the items of all sequences."""
+    """Return the identifying attributes that have a value, here or in the items of any sequence."""
     found = {tag for tag in _NUMBERS if tags.has(tag)}
     if tags.has(PATIENT_ID) and (patient_id or not top):
         found.add(PATIENT_ID)
     for sequence in tags.sequences():
-        if sequence not in _NUMBERS:  # A filled sequence of identifiers is named itself.
+        if sequence not in _NUMBERS:  # A filled sequence of identifiers is reported as a whole.
             for item in tags.items(sequence):
                 found |= _filled(item, top=False, patient_id=patient_id)
     return found

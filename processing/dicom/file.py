@@ -1,4 +1,4 @@
-"""A DICOM file taken apart: its transfer syntax, the wanted attributes before its pixel data, and the pixel data.
+"""Parses a DICOM file: its transfer syntax, the wanted attributes before its pixel data, and the pixel data.
 
 Sources: PS3.10 chapter 7 (file meta information), PS3.5 10.1 (default transfer syntax), A.5 (deflated).
 """
@@ -25,27 +25,27 @@ MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0003
 TRANSFER_SYNTAX_UID = 0x0010
 IMPLEMENTATION_VERSION_NAME = 0x0013
 PHANTOM_WRITER = "MAMMOPIPEPHANTOM"
-"""The Implementation Version Name of every synthetic file, by which one can tell it from a patient's."""
+"""The Implementation Version Name of synthetic files; it distinguishes them from patients' files."""
 READER_TAGS = frozenset((*Tag, *OVERLAY_BIT_POSITIONS))
 
 
 @dataclass(frozen=True)
 class DicomFile:
-    """What a DICOM file holds that the reader may see."""
+    """The parts of a DICOM file that the reader uses."""
 
     tags: Tags
     syntax: Syntax
     pixel_data: memoryview
-    """The value of Pixel Data (7FE0,0010): to its end where its length is given, to the end of the file otherwise."""
+    """The value of Pixel Data (7FE0,0010); it extends to the end of the file if its length is undefined."""
     pixel_vr: str
     pixel_length: int
     """The announced length in bytes, or 0xFFFFFFFF (undefined) for encapsulated pixel data."""
     writer: str
-    """Implementation Version Name (0002,0013), the program that wrote the file; empty where it is not stated."""
+    """Implementation Version Name (0002,0013), the program that wrote the file; empty if not stated."""
     sop_class: str
-    """Media Storage SOP Class UID (0002,0002); empty where it is not stated."""
+    """Media Storage SOP Class UID (0002,0002); empty if not stated."""
     sop_instance: str
-    """Media Storage SOP Instance UID (0002,0003); empty where it is not stated."""
+    """Media Storage SOP Instance UID (0002,0003); empty if not stated."""
     bare: bool
     """Whether the file is a data set without file meta information."""
 
@@ -53,8 +53,8 @@ class DicomFile:
 def is_dicom(data: bytes) -> bool:
     """Return whether the bytes start like a DICOM file.
 
-    That is `DICM` after the preamble or at once, file meta elements at once, or a data set that is plainly DICOM: its
-    first element is of group 0008, in implicit or explicit VR.
+    They start with one of these: `DICM`, with or without a preamble; file meta elements; a data set whose first element
+    is of group 0008, in implicit or explicit VR.
     """
     return (
         data[PREAMBLE : PREAMBLE + 4] == b"DICM"
@@ -65,7 +65,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 def _is_bare(data: bytes) -> bool:
-    """Return whether the bytes are a data set without file meta information, whose first two elements fit together."""
+    """Return whether the bytes are a data set without file meta information: the first two elements are consistent."""
     if data[:2] != b"\x08\0" or len(data) < 16:
         return False
     explicit = data[4:6].isalpha() and data[4:6].isupper()
@@ -79,11 +79,19 @@ def _is_bare(data: bytes) -> bool:
 def parse(
     data: bytes, *, where: str, limits: Limits, tags: Iterable[int] = READER_TAGS, everywhere: bool = False
 ) -> DicomFile:
-    """Return the parts of a DICOM file; only the attributes in `tags` are kept.
+    """Return the parts of a DICOM file.
 
-    With `everywhere`, they are also found in sequences that are not among them. Raises `UnsupportedImageError` for an
-    unknown transfer syntax or floating-point pixel data, `CorruptImageError` where the data set cannot be followed to
-    its pixel data, `ImageTooLargeError` where a deflated one grows too large.
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size of a deflated data set.
+        tags: The attributes to keep.
+        everywhere: Whether to search for them also in sequences that are not in `tags`.
+
+    Raises:
+        UnsupportedImageError: The transfer syntax is unknown, or the pixel data are floating-point.
+        CorruptImageError: The data set cannot be parsed up to its pixel data.
+        ImageTooLargeError: A deflated data set exceeds the limits.
     """
     start = PREAMBLE + 4 if data[PREAMBLE : PREAMBLE + 4] == b"DICM" else 4 if data[:4] == b"DICM" else 0
     bare = start == 0 and _is_bare(data)
@@ -118,7 +126,7 @@ def _check_pixels(pixels: PixelHeader, bare: bool, where: str) -> None:
 
 
 def _file_meta(data: bytes, position: int, where: str) -> tuple[dict[int, str], int]:
-    """Return group 0002 by element and where the data set starts (PS3.10 7.1: explicit little endian)."""
+    """Return the values of group 0002 by element, and the data set's start (PS3.10 7.1: explicit little endian)."""
     found: dict[int, str] = {}
     while data[position : position + 2] == b"\x02\0" and position + 8 <= len(data):
         element, vr, length = struct.unpack_from("<H2sH", data, position + 2)
@@ -136,7 +144,7 @@ def _file_meta(data: bytes, position: int, where: str) -> tuple[dict[int, str], 
 
 
 def _inflate(data: bytes, where: str, limits: Limits) -> bytes:
-    """Return the deflated data set, never more of it than the limits allow (PS3.5 A.5)."""
+    """Return the inflated data set, up to the size that the limits allow (PS3.5 A.5)."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(data, limits.max_bytes + 1)

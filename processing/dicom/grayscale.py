@@ -1,4 +1,6 @@
-"""The grey-scale chain of PS3.3 as one look-up table: stored value -> modality -> VOI -> presentation, 0 to 65535.
+"""Applies the grey-scale pipeline of PS3.3 as one look-up table: stored value -> modality -> VOI -> presentation.
+
+Presentation values are 0 to 65535.
 
 Order and formulas: PS3.3 C.7.6.3 (stored values), C.7.5.1.1.2 (pixel padding), C.11.1 (modality), C.11.2 (VOI;
 C.11.2.1.2.1 LINEAR, C.11.2.1.3.1 SIGMOID, C.11.2.1.3.2 LINEAR_EXACT), C.8.11.3.1.2 (Presentation LUT Shape).
@@ -21,9 +23,9 @@ from mammopipe.processing.read_config import ReadConfig
 Values = NDArray[np.float64]
 FULL_SCALE = 65535
 SMALLEST, GREATEST = 1e-12, 1e12
-"""The magnitudes of slopes and widths, and the greatest of intercepts and centers, that can be meant."""
+"""Plausible magnitudes of slopes and window widths; `GREATEST` also limits intercepts and window centers."""
 AIR = FULL_SCALE // 256
-"""Presentation values up to this are black in 8 bits."""
+"""Greatest presentation value that is black in 8 bits."""
 
 
 class VoiFunction(StrEnum):
@@ -36,7 +38,7 @@ class VoiFunction(StrEnum):
 
 @dataclass(frozen=True)
 class Rescale:
-    """Modality values are `slope` times the stored value plus `intercept` (C.11.1.1.2)."""
+    """Rescaling: modality value = `slope` times stored value plus `intercept` (C.11.1.1.2)."""
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -46,7 +48,7 @@ class Rescale:
         return values * self.slope + self.intercept
 
     def scale(self, stored_low: int, stored_high: int) -> tuple[float, float]:
-        """Return the least and the greatest modality value that stored values of this range can give."""
+        """Return the least and the greatest modality value for stored values of this range."""
         ends = (stored_low * self.slope + self.intercept, stored_high * self.slope + self.intercept)
         return min(ends), max(ends)
 
@@ -56,28 +58,28 @@ class Lut:
     """A Modality LUT or a VOI LUT (C.11.1.1.1, C.11.2.1.1)."""
 
     first: int
-    """The input value that the first entry belongs to; lower inputs take it too, as higher ones take the last."""
+    """The input value of the first entry; lower inputs use the first entry, too high inputs use the last."""
     bits: int
     entries: NDArray[np.uint16]
 
     @property
     def top(self) -> int:
-        """The greatest output that the entries' bits allow."""
+        """The greatest output value of `bits` bits."""
         return (1 << self.bits) - 1
 
     def __call__(self, values: Values) -> Values:
-        """Return the table's outputs, 0 to `top`, for input values; fractions go to the nearest entry, halves up."""
+        """Return the table's outputs, 0 to `top`; fractional inputs use the nearest entry, halves are rounded up."""
         index = np.clip(np.floor(values - self.first + 0.5), 0, len(self.entries) - 1).astype(np.int64)
         return self.entries.astype(np.float64)[index]
 
     def scale(self, stored_low: int, stored_high: int) -> tuple[float, float]:
-        """Return 0 and `top`: the output range is the entries' bits, whatever the input."""
+        """Return 0 and `top`: the bits of the entries determine the output range, whatever the input."""
         return 0.0, float(self.top)
 
 
 @dataclass(frozen=True)
 class Window:
-    """Window Center and Width with their function; its output here is 0 to 1."""
+    """Window Center, Window Width and VOI LUT Function; the output is 0 to 1."""
 
     function: VoiFunction
     center: float
@@ -86,7 +88,7 @@ class Window:
     def __call__(self, values: Values) -> Values:
         """Return the windowed values, 0 to 1."""
         if self.function is VoiFunction.SIGMOID:
-            # The exponent is clipped where float64 would overflow, far beyond the last 16-bit step.
+            # Clipped so that float64 does not overflow; at this limit the result is 0 or 1 in 16 bits.
             return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - self.center) / self.width, -700, 700))))
         if self.function is VoiFunction.LINEAR_EXACT:
             return np.clip((values - self.center) / self.width + 0.5, 0, 1)
@@ -98,19 +100,26 @@ class Window:
 
 @dataclass(frozen=True)
 class Chain:
-    """Everything between a stored value and its presentation value."""
+    """All steps from a stored value to its presentation value."""
 
     modality: Rescale | Lut
     voi: Window | Lut | None
-    """`None` where the file gives none: the VOI stage is then the identity over the full range of stored values."""
+    """`None` if the file has none: the full range of stored values then becomes the full range of presentation."""
     inverted: bool
-    """Whether the last step inverts (MONOCHROME1, or Presentation LUT Shape INVERSE)."""
+    """Whether the last step inverts the values (MONOCHROME1, or Presentation LUT Shape INVERSE)."""
     padding: tuple[int, int] | None = None
-    """Stored values from and to which pixels are padding: air, whatever the rest of the chain makes of them."""
+    """First and last stored value of padding; padding becomes air, whatever the other steps give."""
 
 
 def presentation(stored: NDArray[np.int64], bits_stored: int, signed: bool, chain: Chain) -> NDArray[np.uint16]:
-    """Return the presentation values, 0 to 65535, of stored values; halves are rounded up."""
+    """Return the presentation values, 0 to 65535, of stored values; halves are rounded up.
+
+    Args:
+        stored: int64, the stored values.
+        bits_stored: Bits Stored; it determines the full range if the chain has no VOI step.
+        signed: Whether stored values are signed.
+        chain: The steps.
+    """
     values = chain.modality(stored.astype(np.float64))
     if isinstance(chain.voi, Window):
         share = chain.voi(values)
@@ -128,7 +137,7 @@ def presentation(stored: NDArray[np.int64], bits_stored: int, signed: bool, chai
 
 
 def padding_shows(bits_stored: int, signed: bool, chain: Chain) -> bool:
-    """Return whether padding would be brighter than air if the rest of the chain alone were asked."""
+    """Return whether the chain without its padding step would make padding brighter than air."""
     if not chain.padding:
         return False
     low, high = _stored_range(bits_stored, signed)
@@ -144,10 +153,16 @@ def _stored_range(bits: int, signed: bool) -> tuple[int, int]:
 def apply(
     cells: NDArray[Any], bits: int, shift: int, *, bits_stored: int, signed: bool, chain: Chain
 ) -> NDArray[np.uint16]:
-    """Return the presentation values of `cells` (uint8 or uint16), whose value is in `bits` bits from bit `shift`.
+    """Return the presentation values, uint16, of the cells of a decoded frame.
 
-    `bits` is `bits_stored`, or more where an unsigned codestream has more (scanners write 12 bits stored in 16-bit
-    codestreams); `bits_stored` fixes the range of a chain without VOI. Writeable 16-bit cells are overwritten.
+    Args:
+        cells: uint8 or uint16. Writeable uint16 cells are overwritten.
+        bits: Number of bits of the stored value in a cell: `bits_stored`, or more where an unsigned codestream has
+            more (scanners write 12 stored bits in 16-bit codestreams).
+        shift: The lowest of these bits.
+        bits_stored: Bits Stored; it determines the full range if the chain has no VOI step.
+        signed: Whether stored values are signed.
+        chain: The steps.
     """
     patterns = np.arange(1 << bits, dtype=np.int64)
     if signed:
@@ -156,7 +171,7 @@ def apply(
     if table.size != 1 << 8 * cells.itemsize:
         every_cell = np.arange(1 << 8 * cells.itemsize)
         table = table[(every_cell >> shift) & ((1 << bits) - 1)]
-    # In place where the cells are a decoder's own output: touching as much fresh memory costs more than the look-up.
+    # In place if the cells are a decoder's own output: new memory of this size would cost more than the look-up.
     own = cells.dtype == np.uint16 and cells.flags.writeable and cells.flags.c_contiguous
     return np.asarray(cv2.LUT(cells, table, dst=cells if own else None), np.uint16)
 
@@ -167,11 +182,14 @@ Facts = dict[str, str | int | float | bool]
 
 
 def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, Facts, set[ImageFlag]]:
-    """Return the chain from stored to presentation values, facts that record each choice in it, and flags.
+    """Return the chain from stored to presentation values, facts that record its choices, and flags.
 
-    Raises `CorruptImageError` where an attribute breaks a rule of PS3.3 C.11, `UnsupportedImageError` where the file
-    has no window or LUT of the configured number. A pair of attributes of which one is missing or empty says nothing
-    and counts as absent (PS3.5 7.4), with a flag.
+    If one attribute of a pair is missing or empty, the pair counts as absent (PS3.5 7.4), with a flag.
+
+    Raises:
+        CorruptImageError: An attribute breaks a rule of PS3.3 C.11.
+        UnsupportedImageError: The file has no window or LUT of the configured index, or uses a function or shape that
+            is not supported.
     """
     facts: Facts = {}
     flags: set[ImageFlag] = set()
@@ -184,7 +202,7 @@ def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, F
             f"{tags.where}: {label(Tag.PRESENTATION_LUT_SHAPE)} is {quoted(shape)}; IDENTITY and INVERSE are read"
         )
     photometric = tags.code(Tag.PHOTOMETRIC_INTERPRETATION)
-    # C.8.11.3.1.2 asks for INVERSE with MONOCHROME1: both say the same thing, so they invert once together.
+    # C.8.11.3.1.2 requires INVERSE with MONOCHROME1: both mean the same inversion, so it is applied once.
     inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
     padding = _padding(tags, layout, flags)
     facts |= {"photometric": photometric, "presentation_lut_shape": shape, "inverted": inverted}
@@ -194,7 +212,7 @@ def read_chain(tags: Tags, layout: Layout, config: ReadConfig) -> tuple[Chain, F
 
 
 def _modality(tags: Tags, lowest_input: int, facts: Facts, flags: set[ImageFlag]) -> Rescale | Lut:
-    """Read the modality stage; a Modality LUT Sequence excludes rescaling (C.11.1)."""
+    """Read the modality step; a Modality LUT Sequence replaces rescaling (C.11.1)."""
     luts = _filled_luts(tags, Tag.MODALITY_LUT_SEQUENCE)
     slope, intercept = tags.number(Tag.RESCALE_SLOPE), tags.number(Tag.RESCALE_INTERCEPT)
     if luts:
@@ -214,7 +232,7 @@ def _modality(tags: Tags, lowest_input: int, facts: Facts, flags: set[ImageFlag]
 
 
 def _filled_luts(tags: Tags, sequence: Tag) -> tuple[Tags, ...]:
-    """Return the items of a LUT sequence that hold a LUT; an empty item is an empty value."""
+    """Return the items of a LUT sequence that hold a LUT; an empty item counts as absent."""
     return tuple(item for item in tags.items(sequence) if item.has(Tag.LUT_DESCRIPTOR) or item.has(Tag.LUT_DATA))
 
 
@@ -281,7 +299,7 @@ def _window(tags: Tags, center: float, width: float) -> Window:
 
 
 def _check_magnitude(tags: Tags, tag: Tag, value: float, least: float = 0.0) -> None:
-    """Raise where a number is of no scale that pixel values of 16 bits can be on; arithmetic would overflow."""
+    """Raise if a number is implausible for 16-bit pixel values; arithmetic with it could overflow."""
     if not least <= abs(value) <= GREATEST:
         raise tags.corrupt(tag, f"is {value:g}; its magnitude must be from {least:g} to {GREATEST:g}")
 
@@ -289,9 +307,9 @@ def _check_magnitude(tags: Tags, tag: Tag, value: float, least: float = 0.0) -> 
 def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:
     """Read LUT Descriptor and LUT Data (C.11.1.1.1).
 
-    Writers state fewer bits than their entries have, or more: 12-bit entries in a descriptor of 16 bits give an image
-    that is nearly black. So more bits count where entries have more, and, with `fit` (VOI LUTs, whose greatest output
-    is white), fewer where two or more are never used.
+    Some writers state the wrong number of bits: 12-bit entries under a descriptor of 16 bits give a nearly black image.
+    So the number of bits is increased where entries have more. With `fit` (VOI LUTs, whose greatest output is white)
+    it is decreased where no entry uses the two highest bits.
     """
     descriptor = [int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR)]
     if len(descriptor) != 3:
@@ -299,7 +317,7 @@ def _lut(item: Tags, lowest_input: float, *, fit: bool = False) -> Lut:
     count = descriptor[0] & 0xFFFF or 65536
     first, bits = descriptor[1], descriptor[2] & 0xFFFF
     if first > 0x7FFF and lowest_input < 0:
-        first -= 65536  # An unsigned descriptor of a table with signed input: its second value is signed all the same.
+        first -= 65536  # With signed input, the descriptor's second value is signed, even if its VR is unsigned.
     if not 8 <= bits <= 16:
         raise item.corrupt(Tag.LUT_DESCRIPTOR, f"says {bits} bits an entry; it must be between 8 and 16")
     entries = _entries(item, count)
@@ -318,10 +336,10 @@ def _entries(item: Tags, count: int) -> Any:
 
 
 def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, int] | None:
-    """Read the stored values of padding: one, or a range in either order (C.7.5.1.1.2)."""
+    """Return the first and last stored value of padding: one value, or a range in either order (C.7.5.1.1.2)."""
     value, limit = tags.number(Tag.PIXEL_PADDING_VALUE), tags.number(Tag.PIXEL_PADDING_RANGE_LIMIT)
     if value is None:
-        if limit is not None:  # Type 1C: the limit alone says nothing.
+        if limit is not None:  # Type 1C: the limit has no meaning without the value.
             flags.add(ImageFlag.ATTRIBUTE_IGNORED)
         return None
     ends = [_as_stored(int(end), layout.signed) for end in (value, value if limit is None else limit)]
@@ -329,6 +347,6 @@ def _padding(tags: Tags, layout: Layout, flags: set[ImageFlag]) -> tuple[int, in
 
 
 def _as_stored(value: int, signed: bool) -> int:
-    """Return a 16-bit value in the pixels' own sign, whichever of US and SS the writer declared."""
+    """Return a 16-bit value with the signedness of the pixels, whether its VR is US or SS."""
     pattern = value & 0xFFFF
     return pattern - 65536 if signed and pattern > 0x7FFF else pattern

@@ -1,8 +1,8 @@
-"""Side, view, pixel spacing and warnings as the DICOM attributes give them.
+"""Reads laterality, view, pixel spacing and flags from DICOM attributes.
 
 Sources: PS3.3 C.8.11.7 (Image Laterality, View Code Sequence), C.7.3.1 (Laterality), C.7.6.16.2.8 (Frame Anatomy),
-10.7.1.3 (spacing of projections), C.7.6.3.1.7 (Pixel Aspect Ratio); PS3.16 CID 244 (laterality), CID 4014 and CID 4015,
-in SNOMED CT and in the older SNOMED RT codes.
+10.7.1.3 (spacing of projections), C.7.6.3.1.7 (Pixel Aspect Ratio); PS3.16 CID 244 (laterality), CID 4014 and CID 4015
+(views), with codes of SNOMED CT and of the older SNOMED RT.
 """
 
 import hashlib
@@ -46,31 +46,34 @@ _OTHER_VIEW_CODES = {
 }
 _MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}
 _MORE_SPECIFIC |= {("MLO", "SIO"), ("LMO", "ISO")}
-"""Pairs of views of which the second is a kind of the first."""
+"""Pairs of views: the second is a special case of the first."""
 _AXILLARY_TAIL = ("399011000", "R-102D1")
 _IMPLANT_DISPLACED = ("399209000", "R-102D5")
 _SIDE_CODES = {
     **dict.fromkeys(("7771000", "G-A101", "80248007", "T-04030"), Laterality.LEFT),
     **dict.fromkeys(("24028007", "G-A100", "73056007", "T-04020"), Laterality.RIGHT),
 }
-"""Left and right (CID 244), and left and right breast."""
+"""Codes of left and right (CID 244), and of left and right breast."""
 _SIDE_WORDS = (
     (re.compile(r"\b(LEFT|LBREAST|LT)\b"), Laterality.LEFT),
     (re.compile(r"\b(RIGHT|RBREAST|RT)\b"), Laterality.RIGHT),
 )
 HIGH_RATIO = 15.0
-"""Lossy Image Compression Ratio above which a mammogram's detail is at risk."""
+"""Greatest Lossy Image Compression Ratio at which a mammogram's detail is not at risk."""
 _ADULT_YEARS = 18
 INSTITUTION_NAME = 0x00080080
 _NAME_LETTERS = 40
 
 
 def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
-    """Return the breast's side, which attribute gave it, and flags.
+    """Return the laterality, a fact that names its attribute, and flags.
 
-    The side attributes are, in this order, Image Laterality, Frame Laterality, the anatomic region and its modifiers,
-    Laterality of the series, Body Part Examined. A side in the view position or in a description counts where none of
-    them names one. Raises `CorruptImageError` where two side attributes name different sides.
+    The laterality attributes, in this order, are Image Laterality, Frame Laterality, the anatomic region with its
+    modifiers, Laterality (of the series) and Body Part Examined. If none of them names a side, the view position and
+    the series description are used.
+
+    Raises:
+        CorruptImageError: Two laterality attributes name different sides.
     """
     given: dict[Tag, Laterality] = {}
     for tag in (Tag.IMAGE_LATERALITY, Tag.FRAME_LATERALITY, Tag.ANATOMIC_REGION_SEQUENCE, Tag.LATERALITY):
@@ -99,7 +102,7 @@ def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
 
 
 def _side(tags: Tags, tag: Tag) -> Laterality | None:
-    """Return the side in a code; unpaired (U) and, of a series or a frame, both (B) say nothing of the image's."""
+    """Return the side in a code; `None` for unpaired (U), and for both (B) in a series or a frame."""
     text = tags.code(tag)
     if text in ("", "U") or (text == "B" and tag is not Tag.IMAGE_LATERALITY):
         return None
@@ -110,7 +113,7 @@ def _side(tags: Tags, tag: Tag) -> Laterality | None:
 
 
 def _coded_side(tags: Tags) -> Laterality | None:
-    """Return the side that the coded anatomy names (PS3.3 tables 10-5 and 10-6); `None` where it names both."""
+    """Return the side that the coded anatomy names (PS3.3 tables 10-5 and 10-6); `None` if it names none or both."""
     items: list[Tags] = []
     for sequence, modifiers in (
         (Tag.ANATOMIC_REGION_SEQUENCE, Tag.ANATOMIC_REGION_MODIFIER_SEQUENCE),
@@ -123,11 +126,14 @@ def _coded_side(tags: Tags) -> Laterality | None:
 
 
 def read_view(tags: Tags) -> tuple[View | None, Facts, Flags]:
-    """Return the view, facts on it and flags; `None` for a view outside `View`, whose name is then in the facts.
+    """Return the view, facts about it, and flags.
 
-    View Code Sequence and View Position state it. Where they name views of which one is a kind of the other, the more
-    specific counts, with a flag; `CorruptImageError` where they contradict each other. Where they name none, a view in
-    the series description counts, with the flag that it was inferred.
+    View Code Sequence and View Position state the view. If one of them names a special case of the other's view, the
+    more specific view is used, with a flag. If they name none, a view in the series description is used, with the flag
+    `view-inferred`. For a view outside `View` the result is `None`, and the facts hold its name.
+
+    Raises:
+        CorruptImageError: The two attributes name views that contradict each other.
     """
     facts, flags = Facts(), Flags()
     stated = read_view_text(tags.code(Tag.VIEW_POSITION))
@@ -158,7 +164,7 @@ def read_view(tags: Tags) -> tuple[View | None, Facts, Flags]:
 
 
 def _one_view(tags: Tags, stated: str, coded: str, flags: Flags) -> tuple[str, str]:
-    """Return the name of the view that the two attributes agree on, and the attribute that gave it."""
+    """Return the name of the view from the two attributes, and the attribute that gave it."""
     if stated and coded and stated != coded:
         if (coded, stated) not in _MORE_SPECIFIC and (stated, coded) not in _MORE_SPECIFIC:
             raise CorruptImageError(
@@ -172,7 +178,7 @@ def _one_view(tags: Tags, stated: str, coded: str, flags: Flags) -> tuple[str, s
 
 
 def _coded(tags: Tags) -> tuple[str, list[str]]:
-    """Return the name of the coded view, "" where there is none that is known, and the codes of its modifiers."""
+    """Return the name of the coded view, "" if there is no known one, and the codes of its modifiers."""
     outside = [item.text(Tag.CODE_VALUE) for item in tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)]
     for item in tags.items(Tag.VIEW_CODE_SEQUENCE):
         code = item.text(Tag.CODE_VALUE)
@@ -184,11 +190,14 @@ def _coded(tags: Tags) -> tuple[str, list[str]]:
 
 
 def read_spacing(tags: Tags) -> tuple[float | None, Facts, Flags]:
-    """Return millimetres a pixel, which attribute gave them (Pixel Spacing, else Imager Pixel Spacing), and flags.
+    """Return the pixel spacing in millimetres, a fact that names its attribute, and flags.
 
-    Pixel Spacing is the calibrated one of a projection; Imager Pixel Spacing is that of the detector (10.7.1.3). A
-    spacing that cannot be used (one value, 0, no number) costs measurements, not the image: it is `None`, with a flag.
-    Raises `UnsupportedImageError` where pixels are plainly not square.
+    Pixel Spacing, which is calibrated in a projection, comes before Imager Pixel Spacing, that of the detector
+    (10.7.1.3). The image is still read if its spacing cannot be used (one value, 0, not a number): the spacing is then
+    `None`, with a flag.
+
+    Raises:
+        UnsupportedImageError: The pixels are clearly not square.
     """
     flags = Flags()
     aspect = _usable(tags, Tag.PIXEL_ASPECT_RATIO, flags)
@@ -211,7 +220,7 @@ def read_spacing(tags: Tags) -> tuple[float | None, Facts, Flags]:
 
 
 def _usable(tags: Tags, tag: Tag, flags: Flags) -> tuple[float, float] | None:
-    """Return a pair of positive numbers, `None` where there is none, with a flag where something else is stated."""
+    """Return a pair of positive numbers; `None` if there is none, with a flag if the attribute has another value."""
     if not tags.has(tag):
         return None
     try:
@@ -225,7 +234,7 @@ def _usable(tags: Tags, tag: Tag, flags: Flags) -> tuple[float, float] | None:
 
 
 def read_flags(file: DicomFile, tags: Tags) -> Flags:
-    """Return what the attributes warn of, besides side, view and spacing."""
+    """Return the flags of the attributes, except those of laterality, view and spacing."""
     kinds, conversion = tags.codes(Tag.IMAGE_TYPE), tags.code(Tag.CONVERSION_TYPE)
     sop_class = tags.text(Tag.SOP_CLASS_UID) or file.sop_class
     secondary = sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or "SECONDARY" in kinds[1:2]
@@ -251,7 +260,7 @@ def read_flags(file: DicomFile, tags: Tags) -> Flags:
 
 
 def _ratios(tags: Tags) -> tuple[float, ...]:
-    """Return the ratios of the lossy compressions that the image has been through; () where none can be read."""
+    """Return the ratios of all lossy compressions applied to the image; () if none can be read."""
     try:
         return tags.numbers(Tag.LOSSY_IMAGE_COMPRESSION_RATIO)
     except CorruptImageError:
@@ -259,7 +268,7 @@ def _ratios(tags: Tags) -> tuple[float, ...]:
 
 
 def _is_under_age(tags: Tags) -> bool:
-    """Return whether the patient was a minor by Patient's Age (AS, PS3.5 6.2), else by the dates of birth and study."""
+    """Return whether the patient was under 18, by Patient's Age (AS, PS3.5 6.2) or by the dates of birth and study."""
     age = re.fullmatch(r"(\d{3})([DWMY])", tags.code(Tag.PATIENT_AGE))
     if age:
         years = int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1}[age[2]]
@@ -271,15 +280,23 @@ def _is_under_age(tags: Tags) -> bool:
 
 
 def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:
-    """Return machine (Manufacturer and Manufacturer's Model Name) and site of a file's bytes; "" is unknown.
+    """Return the machine and the site of a file, "" where unknown.
 
-    Raises the `ImageError` subclasses of `mammopipe.processing.dicom.file.parse`; `where` names the file in them.
+    The machine is Manufacturer and Manufacturer's Model Name; the site is a hash of the institution's name.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size of a deflated data set.
+
+    Raises:
+        ImageError: The file cannot be parsed; the subclasses are those of `mammopipe.processing.dicom.file.parse`.
     """
     if not is_dicom(data):
         return "", ""
     names = (Tag.MANUFACTURER, Tag.MANUFACTURER_MODEL_NAME)
     tags = parse(data, where=where, limits=limits, tags=(*names, INSTITUTION_NAME)).tags
-    # Only what is in a device's name: it becomes that of a group, in manifests, metrics and pages.
+    # Keep only characters of device names: the result names a group in manifests, metrics and pages.
     words = re.sub(r"[^\w.&()+/-]+", " ", " ".join(map(tags.text, names)), flags=re.ASCII).split()
     institution = tags.text(INSTITUTION_NAME)
     site = hashlib.sha256(institution.encode()).hexdigest()[:8] if institution else ""

@@ -1,9 +1,9 @@
-"""Patient Orientation and the display shutter: how a stored image is to be turned, and what of it is shown.
+"""Reads Patient Orientation, which says how to turn a stored image, and the display shutter, which hides parts of it.
 
-Mammograms are read with the chest wall of a left breast at the left edge and that of a right breast at the right edge,
-the head end (MLO, ML, LM) or the outer side (CC) at the top. Patient Orientation names the direction of the rows, then
-that of the columns, by letters of decreasing weight. Sources: PS3.3 C.7.6.1.1.1, PS3.17 annex A (explanation of patient
-orientation), PS3.3 C.7.6.11 (Display Shutter).
+Mammograms are read with the chest wall of a left breast at the left edge and that of a right breast at the right edge.
+The head end (MLO, ML, LM) or the outer side (CC) is at the top. Patient Orientation names the direction of the rows,
+then that of the columns, each by letters of decreasing weight. Sources: PS3.3 C.7.6.1.1.1, PS3.17 annex A (explanation
+of patient orientation), PS3.3 C.7.6.11 (Display Shutter).
 """
 
 import re
@@ -21,18 +21,18 @@ from mammopipe.processing.turn import Turn
 
 _OPPOSITE = {"A": "P", "P": "A", "H": "F", "F": "H", "L": "R", "R": "L"}
 _DEPTH = "AP"
-"""The letters of the direction from the chest wall to the nipple."""
+"""Letters of the axis from the chest wall to the nipple: anterior and posterior."""
 _OUTWARDS = {Laterality.LEFT: "A", Laterality.RIGHT: "P"}
-"""The direction of the rows of each side's images, as they are read."""
+"""Direction of the rows of an image of each side, oriented for reading."""
 _INWARDS = {Laterality.LEFT: "R", Laterality.RIGHT: "L"}
-"""The direction of the columns of each side's CC images: from the outer side to the inner."""
+"""Direction of the columns of a CC image of each side: from the outer to the inner side."""
 
 
 class Orientation:
-    """What Patient Orientation (0020,0020) says of one image; one that says nothing usable turns nothing."""
+    """Patient Orientation (0020,0020) of one image; an unusable value leaves the image as it is."""
 
     def __init__(self, tags: Tags) -> None:
-        """Read the attribute; adds `attribute-ignored` to `flags` where it is stated but names no two directions."""
+        """Read the attribute; adds `attribute-ignored` to `flags` if it is stated without two usable directions."""
         self._tags = tags
         self.flags: set[ImageFlag] = set()
         self._row = self._column = ""
@@ -42,7 +42,7 @@ class Orientation:
         if not values or self._misplaced_view:
             return
         usable = len(values) == 2 and all(re.fullmatch(r"[APHFLR]{1,3}", value) for value in values)
-        # One direction leads from the chest wall outwards; in the other, no letter of that axis comes first.
+        # Exactly one of the two directions must run along the axis from the chest wall to the nipple.
         if not usable or (values[0][0] in _DEPTH) == (values[1][0] in _DEPTH):
             self.flags.add(ImageFlag.ATTRIBUTE_IGNORED)
             return
@@ -51,7 +51,7 @@ class Orientation:
 
     @property
     def laterality(self) -> Laterality | None:
-        """The side that an oblique image's columns show: they lead inwards and downwards, or outwards and upwards."""
+        """The side that the columns of an oblique image show: they run inwards and down, or outwards and up."""
         if self._column[:1] not in ("H", "F"):
             return None
         across = next((letter for letter in self._column[1:] if letter in "LR"), "")
@@ -60,9 +60,9 @@ class Orientation:
 
     @property
     def view(self) -> View | None:
-        """The view that the columns show: MLO where they lead obliquely down, CC where they lead across the body.
+        """The view that the columns show: MLO if they run obliquely up or down, CC if they run across the body.
 
-        Some collections (CBIS-DDSM) put the name of the view in place of the directions.
+        Some collections (CBIS-DDSM) store the name of the view instead of the directions.
         """
         if self._misplaced_view:
             return self._misplaced_view
@@ -71,9 +71,15 @@ class Orientation:
         return View.CC if self._column[:1] in ("L", "R") else None
 
     def turn(self, laterality: Laterality | None, rows: int, columns: int) -> Turn:
-        """Return how to turn the stored image of `rows` x `columns` of a breast of this side.
+        """Return how to turn the stored image.
 
-        Raises `CorruptImageError` where the columns of an oblique image show the other side.
+        Args:
+            laterality: The side of the breast, if known.
+            rows: Rows of the stored image.
+            columns: Columns of the stored image.
+
+        Raises:
+            CorruptImageError: The columns of an oblique image show the other side.
         """
         if not self._row:
             return Turn(rows=rows, columns=columns)
@@ -96,10 +102,13 @@ class Orientation:
 
 
 def read_shutter(tags: Tags, rows: int, columns: int) -> tuple[NDArray[np.bool_] | None, set[ImageFlag]]:
-    """Return which stored pixels a display shutter leaves visible, and flags; `None` where it hides none.
+    """Return which stored pixels a display shutter leaves visible, and flags; `None` if it hides none.
 
-    Several shapes hide what any of them hides; edges and vertices are counted from 1 and are themselves visible. A
-    shutter that is incomplete, or hides all, counts as absent, with a flag.
+    Of several shapes, each hides pixels. Edges and vertices are counted from 1 and are themselves visible. A shutter
+    that is incomplete or hides every pixel is ignored, with a flag.
+
+    Returns:
+        bool, (rows, columns), true for visible pixels, or `None`; and the flags.
     """
     shapes = tags.codes(Tag.SHUTTER_SHAPE)
     if not shapes:
@@ -131,7 +140,7 @@ def _rectangle(tags: Tags, rows: int, columns: int) -> NDArray[np.bool_]:
 
 def _circle(tags: Tags, rows: int, columns: int) -> NDArray[np.bool_]:
     (y, x), radius = _values(tags, Tag.SHUTTER_CENTER, 2)[:2], _values(tags, Tag.SHUTTER_RADIUS, 1)[0]
-    # Half the width of the circle in each row; -1 where the row does not meet it.
+    # Half the width of the circle in each row; -1 in rows outside the circle.
     squares = radius**2 - (np.arange(1, rows + 1) - y) ** 2
     half = np.where(squares >= 0, np.sqrt(squares.clip(0)), -1)
     return np.asarray(np.abs(np.arange(1, columns + 1) - x)[None] <= half[:, None])
@@ -150,13 +159,15 @@ _SHAPES = {"RECTANGULAR": _rectangle, "CIRCULAR": _circle, "POLYGONAL": _polygon
 
 
 def darken(pixels: NDArray[np.uint16], visible: NDArray[np.bool_]) -> None:
-    """Set to air, in place, the pixels that a shutter hides.
+    """Set the pixels that a shutter hides to air, in place.
 
-    `visible` is of the size that the file announces; `pixels` may be of half of it.
+    Args:
+        pixels: uint16, (rows, columns), of the size that the file announces or of half that size.
+        visible: bool, of the size that the file announces.
     """
     if visible.shape != pixels.shape:
         rows, columns = pixels.shape
         padded = np.pad(visible, ((0, 2 * rows - visible.shape[0]), (0, 2 * columns - visible.shape[1])), mode="edge")
-        # A half-size pixel shows what any of its four shows.
+        # A half-size pixel is visible if any of its four pixels is.
         visible = np.asarray(padded.reshape(rows, 2, columns, 2).any((1, 3)))
     pixels[~visible] = 0

@@ -1,6 +1,6 @@
-"""From pixel data to cells: the integers as they are stored, with how many of their bits count.
+"""Decodes pixel data into cells: the stored integers and the number of their bits that hold the value.
 
-One named decoder a transfer syntax; when it fails the file is refused, and no other is tried.
+Each transfer syntax has one decoder. If it fails, the file is refused; no other decoder is tried.
 Source: PS3.3 C.7.6.3 (Image Pixel Module), PS3.5 8.1 and 8.2.
 """
 
@@ -46,15 +46,16 @@ _DECODER_FAILURES = (
 
 
 SMALL_IMAGE = 2**20
-"""Pixels up to which nothing is asked of the bytes that hold them."""
+"""Images of up to this number of pixels may have any compression ratio."""
 MOST_PIXELS_PER_BYTE = {Codec.JPEG_LOSSLESS: 8, Codec.JPEG: 256, Codec.JPEG_LS: 2**12, Codec.JPEG_2000: 2**12}
-"""Pixels of a large image that one byte may stand for. JPEG Lossless has a bit a pixel at least, JPEG two bits a block
-of 64; the others have no least, but film and detector noise alone need a thousand times as much."""
+"""Greatest number of pixels per byte of a large image. JPEG Lossless needs at least one bit per pixel, and JPEG two
+bits per block of 64 pixels. The other codecs have no such minimum, but the noise of a film or detector alone needs a
+thousand times as many bytes."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the Image Pixel Module lays out one frame of one sample a pixel."""
+    """The layout of a frame with one sample per pixel (Image Pixel Module)."""
 
     rows: int
     columns: int
@@ -65,26 +66,26 @@ class Layout:
 
     @property
     def shift(self) -> int:
-        """The lowest bit of the stored value in its cell."""
+        """Index of the lowest bit of the stored value in its cell."""
         return self.high_bit + 1 - self.bits_stored
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A decoded frame, values still as stored: bits `shift` to `shift + bits - 1` of each cell are the stored value."""
+    """A decoded frame; bits `shift` to `shift + bits - 1` of each cell are the stored value."""
 
     array: NDArray[Any]
-    """uint8 or uint16, rows x columns."""
+    """uint8 or uint16, (rows, columns)."""
     bits: int
     shift: int
     reduction: int = 1
-    """How many pixels of the file's frame one cell stands for, in each direction."""
+    """Number of pixels of the file's frame per cell, in each direction."""
     beyond: bool = False
-    """Whether values lie beyond what the stored bits can hold."""
+    """Whether values exceed the range of Bits Stored."""
 
 
 def read_layout(tags: Tags, limits: Limits) -> Layout:
-    """Return the frame's layout; raises where it is colour, several frames, too large or contradicts itself."""
+    """Return the frame's layout; raises if it has colour or several frames, is too large, or contradicts itself."""
     samples, frames = tags.integer(Tag.SAMPLES_PER_PIXEL), tags.number(Tag.NUMBER_OF_FRAMES)
     photometric = tags.code(Tag.PHOTOMETRIC_INTERPRETATION)
     if not photometric:
@@ -131,10 +132,13 @@ def _check_bits(layout: Layout, tags: Tags) -> None:
 def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG) -> Cells:
     """Return the stored values of the frame, decoded by the one decoder of its transfer syntax.
 
-    Where `config.enough_rows` allows it, a JPEG 2000 frame is decoded at half the resolution (`Cells.reduction` 2).
-    Raises `CorruptImageError` where pixel data are missing, damaged or undecodable, or announce another image than the
-    attributes do; `NotAMammogramError` where they hold several frames; `ImageTooLargeError` where decoding would cost
-    more than a mammogram may.
+    A JPEG 2000 frame is decoded at half the resolution if `config.enough_rows` allows it (`Cells.reduction` is then 2).
+
+    Raises:
+        CorruptImageError: The pixel data are missing, damaged or undecodable, or contradict the attributes.
+        NotAMammogramError: The pixel data hold several frames.
+        ImageTooLargeError: Decoding would be too expensive for a mammogram.
+        UnsupportedImageError: The pixel data have an encoding that is not supported.
     """
     tags, codec = file.tags, file.syntax.codec
     if codec is Codec.NATIVE:
@@ -157,10 +161,10 @@ def decode(file: DicomFile, layout: Layout, config: ReadConfig = DEFAULT_CONFIG)
 
 
 def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
-    """Return cells with the bits that count: those above the stored ones, too, where nothing else explains them.
+    """Return the cells; unsigned values beyond Bits Stored are kept if the higher bits do not hold an overlay.
 
-    Unused bits must be 0 today (PS3.5 8.1.1); they held overlays once, which then are declared. An unsigned value
-    beyond the stored bits is taken as it is, as in a codestream, so that it is brighter still and does not wrap.
+    Unused bits must be 0 (PS3.5 8.1.1). In older files they may hold an overlay, which the attributes then declare.
+    Keeping a value beyond Bits Stored, as in a codestream, makes it brighter; without the higher bits it would wrap.
     """
     bits, shift = layout.bits_stored, layout.shift
     if shift and array.max() < 1 << bits and (array & ((1 << shift) - 1)).any():
@@ -178,7 +182,7 @@ def _uncompressed(array: NDArray[Any], layout: Layout, tags: Tags) -> Cells:
 
 
 def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
-    """Return uncompressed pixels; the array shares the file's bytes where their order is this machine's."""
+    """Return uncompressed pixels; the array shares the file's bytes if their byte order is this machine's."""
     where, width = file.tags.where, layout.bits_allocated // 8
     needed = layout.rows * layout.columns * width
     if file.pixel_length == UNDEFINED:
@@ -196,7 +200,7 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
         return cells.reshape(layout.rows, layout.columns)
     data: Any = file.pixel_data
     if file.syntax.big_endian and file.pixel_vr == "OW":
-        # 8-bit pixels in 16-bit words: two a word, and the word's bytes are swapped (PS3.5 8.1.1 and 8.2).
+        # Two 8-bit pixels per 16-bit word, with the word's bytes swapped (PS3.5 8.1.1 and 8.2).
         data = np.frombuffer(data, ">u2", len(data) // 2).astype("<u2").view(np.uint8)
         if data.size < needed:
             raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) of VR OW must have an even number of bytes")
@@ -204,7 +208,7 @@ def _native(file: DicomFile, layout: Layout) -> NDArray[Any]:
 
 
 def _check_surplus(file: DicomFile, needed: int, present: int) -> None:
-    """Raise where pixel data hold more than the frame: a second frame, or bytes that are not padding with zeros."""
+    """Raise if the pixel data hold more than the frame: a second frame, or surplus bytes that are not zero."""
     where, surplus = file.tags.where, present - needed
     if surplus > 1 and surplus >= needed:
         raise NotAMammogramError(
@@ -243,8 +247,8 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) cannot be decoded by {codec}") from None
     if decoded.shape != (-(-layout.rows // reduction), -(-layout.columns // reduction)) or decoded.dtype.itemsize > 2:
         raise CorruptImageError(f"{where}: Pixel Data (7FE0,0010) decodes to {decoded.dtype} {decoded.shape}")
-    # Signed: the stored bits alone, since writers extend the sign beyond them or do not. Unsigned: all the codestream
-    # has, so that a value beyond the stored bits is brighter still and does not wrap.
+    # Signed: only the stored bits, because not all writers extend the sign beyond them. Unsigned: all bits of the
+    # codestream, so that a value beyond the stored bits becomes brighter and does not wrap.
     bits = layout.bits_stored if layout.signed else max(head.precision, layout.bits_stored)
     if decoded.dtype == np.int8 and bits > 8:
         decoded = decoded.astype(np.int16)
@@ -266,15 +270,15 @@ def _check_announced(head: Announced, layout: Layout, where: str) -> None:
 
 
 def _may_halve(head: Announced, layout: Layout, config: ReadConfig) -> bool:
-    """Return whether half the rows are still enough; Pillow's decoder is for unsigned samples and its size limit."""
+    """Return whether half the rows are enough, and Pillow can decode the image: unsigned, within its size limit."""
     enough = config.enough_rows is not None and layout.rows >= 2 * config.enough_rows
     unsigned = not (layout.signed or head.signed)
     return enough and unsigned and head.levels > 0 and head.rows * head.columns <= (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def _half(frame: bytes, head: Announced) -> NDArray[Any]:
-    """Return the frame at half the resolution, by Pillow's OpenJPEG, which alone here can leave the last level out."""
+    """Return the frame at half the resolution; of the decoders here, only Pillow's OpenJPEG can omit the last level."""
     image: Any = Image.open(BytesIO(frame), formats=("JPEG2000",))
     image.reduce = 1
-    # Pillow moves samples of 9 to 15 bits up to fill 16.
+    # Pillow shifts samples of 9 to 15 bits up to 16 bits.
     return np.asarray(image) >> (16 - head.precision if head.precision > 8 else 0)

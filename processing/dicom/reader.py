@@ -1,4 +1,4 @@
-"""One DICOM mammogram from its bytes: refusals, decoding, the grey-scale chain, and what the attributes say of it."""
+"""Reads one DICOM mammogram from its bytes: acceptance, decoding, the grey-scale chain and the header."""
 
 import re
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
 
 @dataclass(frozen=True)
 class DicomImage:
-    """What a DICOM file gives: pixels on the full 16-bit scale, and side, view and spacing where it states them."""
+    """The content of a DICOM file: pixels on the full 16-bit scale, and laterality, view and spacing if stated."""
 
     pixels: NDArray[np.uint16]
     laterality: Laterality | None
@@ -29,17 +29,24 @@ class DicomImage:
     facts: Facts
     flags: set[ImageFlag]
     orientation: Orientation
-    """What Patient Orientation says; the pixels are not yet turned, because a side may come from elsewhere."""
+    """The Patient Orientation; the pixels are not turned yet, because the laterality may come from elsewhere."""
     rows: int
-    """Rows that the file announces; `pixels` may have half."""
+    """Rows that the file announces; `pixels` may have half as many."""
     columns: int
 
 
 def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) -> DicomImage:
-    """Return the mammogram in a DICOM file's bytes; `where` names the file in errors.
+    """Return the mammogram in the bytes of a DICOM file.
 
-    Raises the `ImageError` subclasses of `mammopipe.processing.errors`. Everything that can be refused from the
-    attributes is refused before pixel data are decoded.
+    All checks of attributes come before the pixel data are decoded.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        config: The choices where a file offers several, and the greatest size of an image.
+
+    Raises:
+        ImageError: The file cannot be read; the subclasses are those of `mammopipe.processing.errors`.
     """
     file = parse(data, where=where, limits=config.limits)
     tags = file.tags.with_functional_groups()
@@ -55,7 +62,7 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
         view, view_facts = orientation.view, view_facts | {"view_source": label(Tag.PATIENT_ORIENTATION)}
         view_flags.add(ImageFlag.VIEW_INFERRED)
     spacing, spacing_facts, spacing_flags = read_spacing(tags)
-    # Half a decode blends padding with what it borders on, and a blend with bright padding looks like tissue.
+    # Decoding at half resolution blends padding with its neighbours, and a blend with bright padding looks like tissue.
     bright = padding_shows(layout.bits_stored, layout.signed, chain)
     cells = decode(file, layout, replace(config, enough_rows=None) if bright else config)
     pixels = apply(
@@ -78,7 +85,7 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
 
 
 def _file_facts(file: DicomFile, tags: Tags, layout: Layout) -> Facts:
-    """Return the allow-list of what may be told about the file: equipment, encoding and what the image shows."""
+    """Return the facts on the allow-list: equipment, encoding and what the image shows."""
     texts = {
         "manufacturer": tags.text(Tag.MANUFACTURER),
         "model": tags.text(Tag.MANUFACTURER_MODEL_NAME),
@@ -102,7 +109,7 @@ def _file_facts(file: DicomFile, tags: Tags, layout: Layout) -> Facts:
 
 
 def _stated(tags: Tags) -> Facts:
-    """Return the YES and NO attributes that are stated."""
+    """Return the attributes whose value is YES or NO, if stated."""
     named = {
         "implant": Tag.BREAST_IMPLANT_PRESENT,
         "partial_view": Tag.PARTIAL_VIEW,

@@ -1,8 +1,9 @@
-"""The view in a text: View Position (0018,5101) and descriptions, in the spellings that mammography writes.
+"""Finds the view in a text: in View Position (0018,5101) and in descriptions, in the spellings used in mammography.
 
-The abbreviations are those of the ACR (Mammography Quality Control Manual), which PS3.16 CID 4014 and CID 4015 name
-beside their codes: a side, prefixes for magnification (M), spot compression (S) and tangential views (TAN), the view,
-and suffixes for rolled (RL, RM, RI, RS), implant-displaced (ID), axillary tail (AT) and other modifiers.
+The abbreviations are those of the ACR (Mammography Quality Control Manual), which PS3.16 CID 4014 and CID 4015 list
+with their codes. They consist of the side, prefixes for magnification (M), spot compression (S) and tangential views
+(TAN), the view, and suffixes for rolled (RL, RM, RI, RS), implant-displaced (ID), axillary tail (AT) and other
+modifiers.
 """
 
 import re
@@ -42,7 +43,7 @@ _REFUSED_PREFIXES = {
 
 @dataclass(frozen=True)
 class ViewText:
-    """What a text says of the view."""
+    """The view that a text names."""
 
     view: View | None = None
     other: str = ""
@@ -50,11 +51,11 @@ class ViewText:
     side: Laterality | None = None
     implant_displaced: bool = False
     refused: str = ""
-    """Why the view is not one of a whole breast; empty for all others."""
+    """The reason why the view does not show a whole breast; empty if it does."""
 
 
 def read_view_text(text: str) -> ViewText:
-    """Return what a view position says, whatever its spelling: `MLO`, `R CC`, `LMLOID`, `medio-lateral oblique`."""
+    """Return the view in a view position of any spelling: `MLO`, `R CC`, `LMLOID`, `medio-lateral oblique`."""
     words = re.sub(r"[^A-Z0-9]+", " ", text.upper()).strip()
     for pattern, abbreviation in _SPELLED:
         words = pattern.sub(abbreviation, words)
@@ -74,7 +75,7 @@ def read_view_text(text: str) -> ViewText:
 
 
 def find_view(text: str) -> ViewText:
-    """Return the one view that a description names (`Mammo R CC`); nothing where it names none, or several."""
+    """Return the view that a description names (`Mammo R CC`); an empty result if it names none or several."""
     words = re.split(r"[^A-Z0-9]+", text.upper())
     found = [read_view_text(word) for word in words if word not in _ENGLISH]
     views = {each.view or each.other for each in found if each.view or each.other}
@@ -87,7 +88,7 @@ def find_view(text: str) -> ViewText:
 
 
 _ENGLISH = ("AT", "ISO", "LM", "FB")
-"""Abbreviations that are words of other meaning in a description."""
+"""Abbreviations that have another meaning as words of a description."""
 _SIDE_WORDS = {
     "L": Laterality.LEFT,
     "LT": Laterality.LEFT,

@@ -1,1 +1,1 @@
-"""Image files of every kind become a `Mammogram`: DICOM, PGM and PNG."""
+"""Reads image files (DICOM, PGM, PNG and TIFF) as a `Mammogram`."""

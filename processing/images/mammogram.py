@@ -1,6 +1,7 @@
-"""One mammogram from a file or its bytes: pixels on one scale, side, view, spacing, and facts that identify nobody.
+"""Reads one mammogram from a file or its bytes: pixels on a common scale, laterality, view, spacing and facts.
 
-The only reader of DICOM, PGM, PNG and TIFF in the project: training and serving both come through `read_mammogram`.
+`read_mammogram` is the only reader of DICOM, PGM, PNG and TIFF in the project; training and serving both use it. The
+facts identify no patient.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,12 +32,12 @@ from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
 from mammopipe.processing.turn import Turn
 
 MIN_SHARE = 0.62
-"""The share of the tissue that one half must hold. Mammograms whose side is known: see the tests of this module."""
+"""Least share of the tissue in one half of the image that shows its side; the module's tests check it on mammograms."""
 
 _STEP = 8
 _SPARSE = 32
 SMALLEST_MASK = 128 * 128
-"""Pixels below which a picture of two values is not taken for a mask."""
+"""Least number of pixels of a mask; a smaller image of two values is not taken for one."""
 
 
 __all__ = [
@@ -59,17 +60,17 @@ class Mammogram:
     """One 2-D mammogram of one breast."""
 
     pixels: NDArray[np.uint16]
-    """Rows x columns, C-contiguous, on the scale 0..65535 whatever the source; 0 is air, bright is dense."""
+    """uint16, (rows, columns), C-contiguous, on the scale 0..65535 for every source; 0 is air, bright is dense."""
     laterality: Laterality | None = None
     view: View | None = None
     pixel_spacing_mm: float | None = None
-    """Millimetres between the centres of neighbouring pixels."""
+    """Distance between the centres of neighbouring pixels, in millimetres."""
     facts: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """How the values came about; an allow-list, so that nothing here identifies a patient."""
+    """How the values were determined; only keys of an allow-list, so that no fact identifies a patient."""
     flags: tuple[ImageFlag, ...] = ()
-    """What the file and its attributes warn of, in the order of `ImageFlag`."""
+    """Warnings about the file and its attributes, in the order of `ImageFlag`."""
     turn: Turn = Turn()
-    """How the file's pixels were mirrored or turned; points in it lead to the file's own pixels and back."""
+    """How the file's pixels were mirrored or turned; it maps points to the file's own pixels and back."""
 
 
 def read_mammogram(
@@ -77,26 +78,26 @@ def read_mammogram(
 ) -> Mammogram:
     """Return the mammogram in a DICOM, PGM, PNG or TIFF file, or in the bytes of one.
 
-    A DICOM image that Patient Orientation says is mirrored or turned is brought to lie as mammograms are read; `turn`
-    and the flag `turned` say so. A side that neither file nor record gives is inferred from the image where that shows
-    it clearly, with the flag `laterality-inferred`.
+    If Patient Orientation says that a DICOM image is mirrored or turned, the image is brought into the orientation in
+    which mammograms are read; `turn` and the flag `turned` record this. If neither the file nor the record gives the
+    laterality, it is inferred from the image where the image shows it clearly, with the flag `laterality-inferred`.
 
     Args:
-        source: a file, or the bytes of one.
-        record: fills in laterality, view and spacing where the file says nothing of them.
-        config: what is chosen where a file leaves a choice, and how large an image may be.
+        source: A file, or the bytes of one.
+        record: Supplies laterality, view and spacing where the file does not state them.
+        config: The choices where a file offers several, and the greatest size of an image.
 
     Returns:
-        The image; its pixels are uint16 (rows, columns), 0 is air.
+        The image; its pixels are uint16, (rows, columns), 0 is air.
 
     Raises:
-        UnsupportedImageError: nothing here decodes the file.
-        CorruptImageError: the file is damaged or contradicts itself, its record, or its picture.
-        NotAMammogramError: the file is no 2-D mammogram of one breast.
-        ImageTooLargeError: the file announces more than the limits allow.
-        ReaderFaultError: the reader failed in a way that it does not foresee; the error's name is in the message.
+        UnsupportedImageError: The file has a format or encoding that is not decoded here.
+        CorruptImageError: The file is damaged, or contradicts itself, its record or its pixels.
+        NotAMammogramError: The file is not a 2-D mammogram of one breast.
+        ImageTooLargeError: The file announces more than the limits allow.
+        ReaderFaultError: The reader failed unexpectedly; the message names the type of the error.
 
-        Their one-line messages name the file (`<bytes>` for bytes), the attribute, its value and the rule.
+        The one-line messages name the file (`<bytes>` for bytes), the attribute, its value and the rule.
     """
     where, data = _load(source, config.limits)
     with _faults_refuse(where):
@@ -108,9 +109,9 @@ def read_mammogram(
 
 @contextmanager
 def _faults_refuse(where: str) -> Iterator[None]:
-    """Turn a fault on a hostile file into a refusal of that file, so that it costs no other image anything.
+    """Turn an unexpected error into a refusal of the file, so that a hostile file affects no other image.
 
-    Of the fault only its type is told, for its text could hold values of the file.
+    The message names only the type of the error, because its text could hold values of the file.
     """
     try:
         yield
@@ -123,11 +124,20 @@ def _faults_refuse(where: str) -> Iterator[None]:
 def identity_fields(
     source: Path | bytes, *, patient_id: bool = False, config: ReadConfig = DEFAULT_CONFIG
 ) -> tuple[str, ...]:
-    """Return the keywords of the attributes in a DICOM file that identify a person and are filled; never their values.
+    """Return the keywords of the filled attributes that identify a person, never their values.
 
-    () for PGM and PNG, which carry none that this reader keeps. `PatientID` counts only where `patient_id` is true,
-    because collections keep a pseudonym there. The list is that of `mammopipe.processing.dicom.deidentification`.
-    Raises as `read_mammogram` does where the file's attributes cannot be read.
+    `mammopipe.processing.dicom.deidentification` lists the attributes.
+
+    Args:
+        source: A file, or the bytes of one.
+        patient_id: Whether `PatientID` counts; collections keep a pseudonym there.
+        config: The limits of the file.
+
+    Returns:
+        The keywords; () for files other than DICOM, whose metadata this reader does not keep.
+
+    Raises:
+        ImageError: The attributes cannot be read; the subclasses are those of `read_mammogram`.
     """
     where, data = _load(source, config.limits)
     if not is_dicom(data):
@@ -137,7 +147,7 @@ def identity_fields(
 
 
 def _load(source: Path | bytes, limits: Limits) -> tuple[str, bytes]:
-    """Return the name used in errors and the bytes, no more of them than the limits allow."""
+    """Return the name used in errors and the bytes; raises where they are more than the limits allow."""
     if isinstance(source, bytes):
         limits.check_bytes(len(source), "<bytes>")
         return "<bytes>", source
@@ -170,7 +180,10 @@ def _decode(data: bytes, where: str, config: ReadConfig, record: ImageRecord | N
 
 
 def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammogram:
-    """Return a DICOM image as mammograms are read; the side that it is turned by may come from its record."""
+    """Return a DICOM image in the orientation in which mammograms are read.
+
+    The orientation depends on the laterality, which may come from the record.
+    """
     image = Mammogram(
         dicom.pixels, dicom.laterality, dicom.view, dicom.pixel_spacing_mm, dicom.facts, in_order(dicom.flags)
     )
@@ -184,7 +197,7 @@ def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammog
     pixels = turn.apply(image.pixels)
     shown = infer_laterality(pixels)
     if turn.left_right and image.laterality and shown and shown is not image.laterality:
-        # Side and picture agree that nothing is mirrored: some writers put the same orientation into every file.
+        # Laterality and pixels agree that nothing is mirrored: some writers put the same orientation into every file.
         untouched = Turn(rows=dicom.rows, columns=dicom.columns)
         flags = in_order({*image.flags, ImageFlag.ORIENTATION_CONFLICT})
         return replace(image, turn=untouched, flags=flags)
@@ -193,9 +206,9 @@ def _turned(dicom: DicomImage, record: ImageRecord | None, where: str) -> Mammog
 
 
 def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
-    """Return the image with what its record adds; the file and the record must not contradict each other.
+    """Return the image completed from its record; raises where the file and the record contradict each other.
 
-    A view that was only inferred gives way to the record's.
+    The record's view replaces a view that was only inferred.
     """
     facts, flags = dict(image.facts), set(image.flags)
     if record.view and ImageFlag.VIEW_INFERRED in flags:
@@ -223,7 +236,7 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
 
 
 def _check_not_mask(pixels: NDArray[np.uint16], where: str) -> None:
-    """Raise `NotAMammogramError` for a picture of two values: a mask of a finding, or a bitmap."""
+    """Raise `NotAMammogramError` for an image of two values: a mask of a finding, or a bitmap."""
     if pixels.size < SMALLEST_MASK or len(np.unique(pixels[::_SPARSE, ::_SPARSE])) > 2:
         return
     high = pixels.max()
@@ -232,7 +245,7 @@ def _check_not_mask(pixels: NDArray[np.uint16], where: str) -> None:
 
 
 def _infer_side(image: Mammogram) -> Mammogram:
-    """Return the image with its side, from the picture where nothing else gave it, and the fact of which it was."""
+    """Return the image with its laterality, inferred from the pixels where it was unknown; the facts record this."""
     side = image.laterality or infer_laterality(image.pixels)
     inferred = side is not None and image.laterality is None
     facts = dict(image.facts) | {"laterality_inferred": inferred} | ({"laterality_source": "image"} if inferred else {})
@@ -241,11 +254,14 @@ def _infer_side(image: Mammogram) -> Mammogram:
 
 
 def infer_laterality(pixels: NDArray[np.uint16]) -> Laterality | None:
-    """Return the breast's side where the image shows it, `None` where it does not show it clearly.
+    """Return the laterality that the image shows, `None` where it is not clear.
 
-    Mammograms are stored as they are read, unflipped: the chest wall of a left breast is at the left edge (PS3.3
-    C.8.11.7.1.3, ACR practice). So the half that holds more tissue is the side. An image that was flipped is taken for
-    the other breast, which is why a result of this function is always marked as inferred.
+    Mammograms are stored unflipped: the chest wall of a left breast is at the left edge (PS3.3 C.8.11.7.1.3, ACR
+    practice). So the half that holds more tissue shows the side. A flipped image is taken for the other breast;
+    therefore the result of this function is always marked as inferred.
+
+    Args:
+        pixels: uint16, (rows, columns), 0 is air.
     """
     small = pixels[::_STEP, ::_STEP].astype(np.float32)
     if small.shape[1] < 8 or small.shape[0] < 8:

@@ -1,4 +1,4 @@
-"""PGM and greyscale PNG, 8 and 16 bits: from bytes to pixels on the full 16-bit scale, and back to PNG.
+"""Reads PGM and greyscale PNG files of 8 and 16 bits as pixels on the full 16-bit scale, and writes 16-bit PNG.
 
 Sources: the Netpbm `pgm` manual page (binary form, P5); W3C "Portable Network Graphics, Third Edition".
 """
@@ -22,17 +22,27 @@ from mammopipe.processing.read_config import Limits
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_FILTER_UP = 2
 FULL_SCALE = 65535
-# A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. Bounded so
-# that a hostile header costs nothing; the single whitespace that ends the header is matched by the caller.
+# A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. The number of
+# digits is bounded, so that a hostile header costs nothing. The caller matches the whitespace that ends the header.
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})(?=[\s#])")
 _PNG_COLOURS = {2: "truecolour", 3: "palette", 4: "greyscale with alpha", 6: "truecolour with alpha"}
 
 
 def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any]]:
-    """Return the pixels of a binary PGM scaled so that its maxval becomes 65535, and the facts of its header.
+    """Return the pixels of a binary PGM and the facts of its header.
 
-    `where` names the file in errors. Raises `UnsupportedImageError` (plain PGM, other Netpbm types),
-    `CorruptImageError` (header, maxval, missing samples) and `ImageTooLargeError`.
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size that the file may announce.
+
+    Returns:
+        The pixels, uint16, (rows, columns), scaled so that the file's maxval becomes 65535, and the facts.
+
+    Raises:
+        UnsupportedImageError: The file is a plain (text) PGM or another Netpbm type.
+        CorruptImageError: The header or maxval is invalid, or samples are missing.
+        ImageTooLargeError: The file announces more than the limits allow.
     """
     if data[:2] != b"P5":
         raise UnsupportedImageError(
@@ -73,24 +83,37 @@ def _pgm_header(data: bytes, where: str) -> tuple[int, int, int, int]:
 
 def _to_full_scale(samples: NDArray[Any], maxval: int) -> NDArray[np.uint16]:
     """Return round(v * 65535 / maxval), halves up, as a fresh native uint16 array."""
-    if FULL_SCALE % maxval == 0:  # a product is eight times as fast as a look-up
+    if FULL_SCALE % maxval == 0:  # multiplication is eight times as fast as a look-up
         return np.asarray(np.multiply(samples, FULL_SCALE // maxval, dtype=np.uint16))
     table = (np.arange(maxval + 1, dtype=np.uint64) * FULL_SCALE * 2 + maxval) // (2 * maxval)
     return np.asarray(table.astype(np.uint16)[samples])
 
 
 def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any], set[ImageFlag]]:
-    """Return the pixels of a PNG on the full 16-bit scale, the facts of its header, and flags.
+    """Return the pixels of a PNG, the facts of its header, and flags.
 
-    A picture in colour is read where it is plainly a grey one: its channels are equal and it is opaque. The header and
-    every chunk's length and checksum are verified before a pixel is decoded. Raises `NotAMammogramError` (colour,
-    animation), `UnsupportedImageError`, `CorruptImageError` and `ImageTooLargeError`.
+    A colour PNG is read only if it shows a grey image: its channels are equal and it is opaque. The header and the
+    length and checksum of every chunk are verified before any pixel is decoded.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size that the file may announce.
+
+    Returns:
+        The pixels, uint16, (rows, columns), on the full 16-bit scale; the facts; the flags.
+
+    Raises:
+        NotAMammogramError: The file is in colour or animated.
+        UnsupportedImageError: The file has an encoding that is not decoded here.
+        CorruptImageError: The file is damaged or contradicts itself.
+        ImageTooLargeError: The file announces more than the limits allow.
     """
     columns, rows, depth, colour = _png_header(data, where)
     limits.check_size(rows, columns, where)
     if colour not in (0, *_PNG_COLOURS):
         raise CorruptImageError(f"{where}: PNG colour type {colour} is unknown")
-    if colour:  # Three or four channels, so that a picture in colour may have half as many pixels.
+    if colour:  # Three or four channels need more memory, so a colour image may have only half as many pixels.
         limits.check_size(2 * rows, columns, where)
     if depth not in (8, 16):
         raise UnsupportedImageError(f"{where}: PNG bit depth {depth}; 8 and 16 are read")
@@ -109,7 +132,7 @@ def read_png(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
 
 
 def _grey(image: NDArray[Any], colour: int, where: str) -> NDArray[Any]:
-    """Return the one channel of a picture in colour; raises `NotAMammogramError` unless its channels are equal."""
+    """Return one channel of a colour image; raises `NotAMammogramError` unless its channels are equal."""
     first, *others = (image[..., index] for index in range(min(3, image.shape[2])))
     opaque = image.shape[2] < 4 or bool((image[..., 3] == np.iinfo(image.dtype).max).all())
     if not opaque or not all(np.array_equal(first, other) for other in others):
@@ -129,7 +152,7 @@ def _png_header(data: bytes, where: str) -> tuple[int, int, int, int]:
 
 
 def _check_png_chunks(data: bytes, where: str) -> None:
-    """Raise unless all chunks up to IEND are whole; a decoder may fill what is missing with black and say nothing."""
+    """Raise unless all chunks up to IEND are complete; a decoder may silently fill missing pixels with black."""
     position, name = len(PNG_SIGNATURE), b""
     while name != b"IEND":
         if position + 12 > len(data):
@@ -148,9 +171,14 @@ def _check_png_chunks(data: bytes, where: str) -> None:
 
 
 def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
-    """Write `pixels` (uint16, rows x columns) as a 16-bit greyscale PNG, whole or not at all.
+    """Write a 16-bit greyscale PNG, complete or not at all.
 
-    Raises `ConfigError` where `pixels` is not a non-empty 2-D uint16 array.
+    Args:
+        path: The file to write.
+        pixels: uint16, (rows, columns).
+
+    Raises:
+        ConfigError: `pixels` is not a 2-D uint16 array, or is empty.
     """
     if pixels.dtype != np.uint16 or pixels.ndim != 2 or pixels.size == 0:
         raise ConfigError(f"{path}: pixels of {pixels.dtype} {pixels.shape} cannot be written: 2-D uint16 is needed")
@@ -158,8 +186,8 @@ def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:
 
 
 def _encode_png(pixels: NDArray[np.uint16]) -> bytes:
-    # libdeflate's fastest level takes three quarters of the time of OpenCV's encoder and makes files of the same size;
-    # unlike zlib-ng it gives the same bytes on every processor.
+    # libdeflate at its fastest level takes three quarters of the time of OpenCV's encoder, for files of the same size.
+    # Unlike zlib-ng, it gives the same bytes on every processor.
     rows, columns = pixels.shape
     header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
     body = bytes(imagecodecs.deflate_encode(_filtered_up(pixels).tobytes(), level=1))
@@ -168,7 +196,7 @@ def _encode_png(pixels: NDArray[np.uint16]) -> bytes:
 
 
 def _filtered_up(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return the scan lines (uint8, rows x (1 + 2 x columns)) with their filter type, Up, in front."""
+    """Return the scan lines, uint8, (rows, 1 + 2 x columns), each preceded by its filter type, Up."""
     cells = pixels.astype(">u2", order="C").view(np.uint8)
     lines = np.empty((cells.shape[0], cells.shape[1] + 1), np.uint8)
     lines[:, 0] = PNG_FILTER_UP

@@ -1,4 +1,4 @@
-"""Greyscale TIFF, 8 and 16 bits: from bytes to pixels on the full 16-bit scale.
+"""Reads greyscale TIFF files of 8 and 16 bits as pixels on the full 16-bit scale.
 
 Source: Adobe, TIFF Revision 6.0, sections 4 (greyscale) and 8 (baseline fields).
 """
@@ -21,10 +21,23 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _UNSIGNED = 0, 1, 1
 
 
 def read_tiff(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any]]:
-    """Return the pixels of a greyscale TIFF on the full 16-bit scale, 0 = black, and the facts of its header.
+    """Return the pixels of a greyscale TIFF and the facts of its header.
 
-    `where` names the file in errors. The header is checked before a pixel is decoded. Raises `NotAMammogramError`
-    (colour, several pages), `UnsupportedImageError`, `CorruptImageError` and `ImageTooLargeError`.
+    The header is checked before any pixel is decoded.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size that the file may announce.
+
+    Returns:
+        The pixels, uint16, (rows, columns), on the full 16-bit scale with 0 = black, and the facts.
+
+    Raises:
+        NotAMammogramError: The file is in colour or has several pages.
+        UnsupportedImageError: The file has an encoding that is not decoded here.
+        CorruptImageError: The file is damaged or contradicts itself.
+        ImageTooLargeError: The file announces more than the limits allow.
     """
     fields = _first_page(data, where)
     rows = _number(fields, _ROWS, "ImageLength", where)
@@ -55,9 +68,9 @@ def read_tiff(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.ui
 
 
 def _first_page(data: bytes, where: str) -> ImageFileDirectory_v2:
-    """Return the fields of the only page; more pages are refused."""
+    """Return the fields of the only page; a file with more pages is refused."""
     try:
-        # Pillow warns where a directory ends early and goes on with half of it.
+        # Pillow only warns where a directory ends early, and goes on with the part that it has.
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             fields = ImageFileDirectory_v2(data[:8])

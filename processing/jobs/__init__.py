@@ -1,1 +1,1 @@
-"""The three container jobs: `python -m mammopipe.processing.jobs.prepare`, `.augment` and `.segment`."""
+"""The three processing jobs: `python -m mammopipe.processing.jobs.prepare`, `.augment` and `.segment`."""

@@ -26,22 +26,22 @@ from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
 
 SHEET_FILMS = 3
-"""Training films of each class shown on the contact sheet."""
+"""Number of training images of each class on the contact sheet."""
 
 
 class Copied(StrEnum):
-    """Which films get copies."""
+    """Which images are augmented."""
 
     TRAIN = "train"
-    """Those of the training split."""
+    """The images of the training split."""
     DEVELOPMENT = "development"
-    """Those of training and validation, each of which trains the networks of the other folds."""
+    """The images of training and validation; each one trains the networks of the other folds."""
     ALL = "all"
-    """Every film, before any is divided: the protocol `published`."""
+    """All images, before the division into splits (protocol `published`)."""
 
     @property
     def splits(self) -> tuple[Split | None, ...]:
-        """The splits of such films; `None` is what films are in that are not divided yet."""
+        """The splits of these images; `None` stands for images that are not divided yet."""
         return {
             Copied.TRAIN: (Split.TRAIN,),
             Copied.DEVELOPMENT: (Split.TRAIN, Split.VALIDATION),
@@ -51,7 +51,7 @@ class Copied(StrEnum):
 
 @dataclass(frozen=True)
 class AugmentTask:
-    """One original and the copies that it gets."""
+    """One original and the copies to make of it."""
 
     record: ImageRecord
     source: Path
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
     if not options.copies and not balance:
         _write_placeholder(stage)
     elif not any(plan.values()):
-        # SageMaker fails the next job where its input prefix holds nothing, and does not say why.
+        # With an empty input prefix, SageMaker would fail the next job without giving the reason.
         raise ConfigError(
             f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
             f"since no class is rarer than another; copies must be at least 1 then"
@@ -92,14 +92,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _write_placeholder(stage: Stage) -> None:
-    """Leave one file where the copies would lie: SageMaker fails the next job where its input prefix holds nothing."""
+    """Write one file in place of the copies: SageMaker fails the next job if its input prefix is empty."""
     if stage.host == stage.hosts[0]:
         text = "No copies were asked for (copies=0, balance=false): images are varied while a network trains.\n"
         write_bytes(stage.folder / "images" / "no-copies.txt", text.encode())
 
 
 def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int) -> None:
-    """Write as many copies as planned, of this host's share of the originals, into the stage's folder."""
+    """Write the planned copies of this host's share of the originals into the stage's folder."""
     tasks = []
     for record in records:
         source = images / image_place(record)
@@ -133,7 +133,7 @@ def _augmenter(seed: int) -> Augmenter:
 
 
 def _shown(tasks: Sequence[AugmentTask]) -> list[ImageRecord]:
-    """Return the originals for the contact sheet: of each class the same number, those with lesions first."""
+    """Return the originals for the contact sheet: equally many of each class, those with lesions first."""
     records = sorted((task.record for task in tasks), key=lambda record: (not record.lesions, record.image_id))
     return [record for label in Label for record in [item for item in records if item.label is label][:SHEET_FILMS]]
 

@@ -1,4 +1,4 @@
-"""Pictures for the eye: the contact sheet of augmented copies and the montage of segmented films."""
+"""Draws pictures for visual inspection: the contact sheet of augmented copies and the montage of segmented images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,19 +18,29 @@ from mammopipe.processing.jobs.split_settings import image_place
 Picture = NDArray[np.uint8]
 
 CELL = 220
-"""Pixels of a film's longer side on a sheet."""
+"""Longer side of an image on a sheet, in pixels."""
 CAPTION = 26
-"""Pixels below each film for its name."""
+"""Height of the caption below each image, in pixels."""
 MONTAGE_COLUMNS = 16
 COPIES_SHOWN = 6
 COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.MALIGNANT: (255, 120, 120)}
-"""RGB of a caption, by the film's class."""
+"""RGB colour of the caption for each class."""
 
 
 def draw_contours(
     pixels: NDArray[np.uint16], region: BreastRegion, lesions: Sequence[Lesion] = (), *, height: int = 320
 ) -> NDArray[np.uint8]:
-    """Return a thumbnail (uint8 RGB, `height` rows) with breast in green, pectoral muscle in red, lesions in yellow."""
+    """Return a thumbnail with the outline of the breast in green, the pectoral muscle in red and lesions in yellow.
+
+    Args:
+        pixels: uint16, (rows, columns).
+        region: The segmentation of `pixels`.
+        lesions: Circles in pixels of the image.
+        height: Rows of the thumbnail.
+
+    Returns:
+        uint8 RGB, (`height`, columns, 3).
+    """
     scale = height / pixels.shape[0]
     size = (max(1, round(pixels.shape[1] * scale)), height)
     grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 65535
@@ -48,10 +58,17 @@ def draw_contours(
 def contact_sheet(
     originals: Sequence[ImageRecord], images: Path, copies: Sequence[ImageRecord], folder: Path, target: Path
 ) -> None:
-    """Write a row for each original that has copies, with its copies below `folder` beside it, lesions in yellow.
+    """Write a sheet with one row per augmented original: the original and its copies, with lesions in yellow.
 
-    Every row shows as many copies as the original with the fewest has, so that no cell is empty. Where no original has
-    copies, the originals stand in one row.
+    Every row shows as many copies as the original with the fewest copies has, so that no cell is empty. If no original
+    has copies, all originals are shown in one row.
+
+    Args:
+        originals: The originals.
+        images: The folder of the originals.
+        copies: Their copies.
+        folder: The folder of the copies.
+        target: The PNG to write.
     """
     of = {
         original.image_id: sorted(
@@ -74,7 +91,7 @@ def contact_sheet(
 
 
 def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> None:
-    """Write the thumbnails of the records that have one, with id, class and flags below each."""
+    """Write a montage of all existing thumbnails of the records, each with its id, class and flags."""
     found = {record.image_id: thumbnails / f"{record.image_id}.png" for record in records}
     shown = sorted((record for record in records if found[record.image_id].is_file()), key=lambda item: item.image_id)
     cells = [_cell(_read_picture(found[record.image_id]), record) for record in shown]
@@ -87,9 +104,9 @@ def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> N
 
 
 def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, shown: int = 32) -> None:
-    """Write a montage of up to `shown` images of a dataset as they are; unreadable ones are left out.
+    """Write a montage of up to `shown` unprocessed images of a dataset; unreadable images are left out.
 
-    Rare classes come first, so that a large set shows all of its classes.
+    Rare classes come first, so that the montage of a large dataset shows every class.
     """
     frequency = Counter(record.label for record in records)
     cells = []
@@ -108,7 +125,7 @@ def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, show
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Write a uint8 RGB picture as PNG, whole or not at all."""
+    """Write a uint8 RGB picture as PNG, complete or not at all."""
     encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not encoded:
         raise OSError(f"{path}: the picture could not be encoded as PNG")

@@ -1,8 +1,8 @@
-"""Films brought to a stage's height, in full or by half the decode, and what half a decode changes.
+"""Reads images at the height of a stage, optionally by decoding at half resolution, and measures the difference.
 
-JPEG 2000 holds an image at half its resolution, too, and gives that up for a third of the time of the whole. It is not
-the average over areas that the full path makes: its low-pass filter is another, and centred a quarter of a half-size
-pixel further to the upper left (ISO/IEC 15444-1, annex F). So the difference is measured on the films at hand.
+JPEG 2000 also contains an image at half its resolution, which takes a third of the time to decode. The result differs
+from the area average of the full resolution: the low-pass filter is another, and its centre is a quarter of a half-size
+pixel further to the upper left (ISO/IEC 15444-1, annex F). So the difference is measured on the dataset's own images.
 """
 
 import hashlib
@@ -23,27 +23,27 @@ from mammopipe.processing.images.mammogram import Limits, Mammogram, ReadConfig,
 from mammopipe.processing.jobs.parallel import Refused, map_images
 
 LEAST_PSNR = 40.0
-"""Decibels to the full decode below which half a decode is refused."""
+"""Least PSNR in decibels of decoding at half resolution, compared with full resolution."""
 SAMPLE = 8
-"""Films that the difference is measured on."""
+"""Number of images on which the difference is measured."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image file and what is wanted of it."""
+    """One image file and how to read it."""
 
     record: ImageRecord
     path: Path
     max_height: int
-    """Rows; a taller image is reduced."""
+    """Greatest number of rows; a taller image is reduced."""
     half: bool = False
-    """Whether the decoder may leave the finest level out where half the height is still enough."""
+    """Whether the decoder may omit the finest level if half the height is still enough."""
 
 
 def read_reduced(source: Source) -> tuple[Mammogram, float]:
-    """Return the film at no more than `max_height` rows, and how many of its pixels one pixel of the file became.
+    """Return the mammogram with at most `max_height` rows, and the scale from the file's pixels to its own.
 
-    Size and scale are the same whether the decoder halved the image or not. Raises as `read_mammogram` does.
+    Size and scale do not depend on whether the decoder halved the image. Raises the errors of `read_mammogram`.
     """
     config = ReadConfig(enough_rows=source.max_height) if source.half else ReadConfig()
     film = read_mammogram(source.path, record=source.record, config=config)
@@ -58,10 +58,16 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
 
 
 def measure(sources: Sequence[Source]) -> dict[str, Any]:
-    """Return what halving changes, on up to `SAMPLE` films that a hash of their ids chooses among those it concerns.
+    """Return the difference between decoding at half and at full resolution.
 
-    The account has the films' ids and the least and the median PSNR in decibels (none where no film is tall enough).
-    Raises `ConfigError` where one of them is below `LEAST_PSNR`.
+    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids.
+
+    Returns:
+        The ids of the images, the least and the median PSNR in decibels (`None` if no image is tall enough), and the
+        required PSNR.
+
+    Raises:
+        ConfigError: The PSNR of an image is below `LEAST_PSNR`.
     """
     measured: dict[str, float] = {}
     for source, psnr in _in_order(sorted(sources, key=_draw)):
@@ -80,9 +86,9 @@ def measure(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def psnr_of_half(source: Source) -> float | None:
-    """Return the PSNR, in decibels, of a film by half a decode to the same by a whole; `None` where it is not halved.
+    """Return the PSNR in decibels between half and full resolution decoding; `None` if the image is not halved.
 
-    Raises as `read_mammogram` does.
+    Raises the errors of `read_mammogram`.
     """
     if not _is_tall(source):
         return None
@@ -94,7 +100,7 @@ def psnr_of_half(source: Source) -> float | None:
 
 
 def _is_tall(source: Source) -> bool:
-    """Return whether half the rows that a DICOM file announces are enough; nothing is decoded for it."""
+    """Return whether half the rows that a DICOM file announces are enough; this decodes no pixels."""
     data = source.path.read_bytes() if source.path.stat().st_size <= Limits.max_bytes else b""
     if not is_dicom(data):
         return False
@@ -103,7 +109,7 @@ def _is_tall(source: Source) -> bool:
 
 
 def _in_order(sources: Iterable[Source]) -> Iterator[tuple[Source, float | None]]:
-    """Yield the sources in their order with their PSNR, so that which are measured does not depend on the workers."""
+    """Yield the sources with their PSNR in the given order, so that the sample does not depend on the workers."""
     waiting = list(sources)
     results = map_images(psnr_of_half, waiting, total=len(waiting), title="prepare: half decode against whole")
     arrived: dict[str, float | Refused | None] = {}
@@ -112,7 +118,7 @@ def _in_order(sources: Iterable[Source]) -> Iterator[tuple[Source, float | None]
         arrived[source.record.image_id] = psnr
         while position < len(waiting) and waiting[position].record.image_id in arrived:
             found = arrived.pop(waiting[position].record.image_id)
-            # A film that cannot be read is quarantined when its turn comes, with this reason.
+            # An unreadable image is skipped here; Prepare quarantines it later for the same reason.
             yield waiting[position], None if isinstance(found, Refused) else found
             position += 1
 

@@ -1,4 +1,4 @@
-"""What a job has finished so far, so that a job started again on its half-filled folder goes on instead of over."""
+"""Records the finished images of a job, so that a restarted job resumes in its partly filled folder."""
 
 import json
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ NAME = ".journal.jsonl"
 
 
 class Journal:
-    """One line for each finished image, below a line that says of what job."""
+    """A file with one line per finished image; its first line identifies the job."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        """Open the folder's journal; one of another job, settings or input is begun anew."""
+        """Open the folder's journal; start a new one if it belongs to another job, other settings or other input."""
         self.path = folder / NAME
         self.folder = folder
         head = json.dumps({"fingerprint": fingerprint})
@@ -27,7 +27,7 @@ class Journal:
         self._stream.write(f"{head}\n")
 
     def finished(self, image_id: str) -> list[ImageRecord] | None:
-        """Return the records that were made of an image, or `None` where it was not finished or a file is not whole."""
+        """Return the records made from an image; `None` if it is not finished or a file is incomplete."""
         records = self._finished.get(image_id)
         if records is None or not all(_whole(self.folder / record.path, record.sha256) for record in records):
             return None
@@ -35,17 +35,17 @@ class Journal:
         return records
 
     def add(self, image_id: str, records: Iterable[ImageRecord]) -> None:
-        """Note what was made of an image; its files must be complete."""
+        """Add the records made from an image; their files must be complete."""
         self._stream.write(json.dumps({"image_id": image_id, "rows": [to_row(record) for record in records]}) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
-        """Close the file and leave it: the stage removes it when its manifest says all that it said."""
+        """Close the file without removing it; the stage removes it after writing its manifest."""
         self._stream.close()
 
 
 def _parse(lines: Iterable[str]) -> dict[str, list[ImageRecord]]:
-    """Return the finished images; the last line may be cut off where the job was killed."""
+    """Return the finished images; the last line may be incomplete if the job was killed."""
     finished = {}
     for number, line in enumerate(lines, 2):
         try:

@@ -1,8 +1,8 @@
-"""Images that a stage was given and no instance of it saw.
+"""Finds images of a stage that none of its instances received.
 
-With several instances each sees its own share of the files, so none of them can tell a file that is missing from one
-of another instance. Each writes what it did not see (`unseen.csv`, or `unseen-<host>.csv`); who reads all of these
-knows what nobody saw.
+Each of several instances receives its own share of the files, so it cannot distinguish a missing file from a file of
+another instance. Each instance writes the list of images that it did not receive (`unseen.csv`, or
+`unseen-<host>.csv`). An image in all lists is missing.
 """
 
 import csv
@@ -15,7 +15,7 @@ COLUMN = "image_id"
 
 
 def missed(folder: Path) -> list[str]:
-    """Return the ids that stand in every instance's list below `folder`; raises `ConfigError` where there is none."""
+    """Return the ids in the lists of all instances below `folder`; raises `ConfigError` if there is no list."""
     lists = sorted(folder.glob(f"*{STEM}*.csv"))
     if not lists:
         raise ConfigError(f"{folder}: no {STEM}.csv and no {STEM}-<host>.csv here; every stage writes them")
@@ -28,16 +28,16 @@ def missed(folder: Path) -> list[str]:
 
 
 def refuse_missed(manifest: Path, lists: Path, stage: str, seen: int, *, max_share: float = 0.0) -> list[str]:
-    """Return what no instance of a stage saw, or raise `QuarantineError` where that is more than a share of all images.
+    """Return the images that no instance of a stage received; raise `QuarantineError` if there are too many.
 
     A stage with one instance refuses missing files itself.
 
     Args:
-        manifest: Where the manifest of each instance lies.
-        lists: Where the list of each instance lies.
+        manifest: The folder with the manifest of each instance.
+        lists: The folder with the list of each instance.
         stage: The stage that wrote them.
-        seen: The number of images that the stage left.
-        max_share: The share of all its images that may be missing.
+        seen: The number of images in the stage's output.
+        max_share: The greatest share of all its images that may be missing.
     """
     if len(list(manifest.glob("*manifest*.csv"))) == 1:
         return []

@@ -1,4 +1,4 @@
-"""Work on many images with one process per core, in bounded memory, losing only an image that kills its worker."""
+"""Processes many images with one process per core, in bounded memory; an image that kills its worker is refused."""
 
 import multiprocessing
 import sys
@@ -22,20 +22,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 QUEUED_PER_WORKER = 2
-"""Items handed out ahead, so that no worker waits and the queue stays short however many images there are."""
+"""Items per worker that are submitted ahead, so that no worker waits and the queue stays short."""
 SECONDS_BETWEEN_LINES = 10.0
-"""How often progress is told where standard error is no terminal."""
+"""Interval between lines of progress if standard error is not a terminal."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An item that could not be worked on, and why."""
+    """An item that could not be processed, with the reason."""
 
     reason: str
 
 
 class Progress:
-    """How far the work is: a bar on a terminal, elsewhere a line every `SECONDS_BETWEEN_LINES` and one at the end."""
+    """Shows progress: a bar on a terminal, otherwise a line every `SECONDS_BETWEEN_LINES` and one at the end."""
 
     def __init__(self, title: str, total: int, *, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting; `clock` gives seconds."""
@@ -45,7 +45,7 @@ class Progress:
         self._bar = tqdm(total=total, desc=title, unit="image", file=stream, disable=not stream.isatty())
 
     def add(self, *, refused: bool) -> None:
-        """Count one more item that was worked on, or refused."""
+        """Count one more item, processed or refused."""
         self.done += 1
         self.refused += refused
         self._bar.set_postfix(refused=self.refused, refresh=False)
@@ -56,23 +56,29 @@ class Progress:
             print(self.line(now - self.started), file=self.stream, flush=True)
 
     def line(self, seconds: float) -> str:
-        """Return what there is to tell after so many seconds: how many of how many, speed, time left, refusals."""
+        """Return the line after so many seconds: items done and in total, speed, time left, items refused."""
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f"{timedelta(seconds=round((self.total - self.done) / rate))} left" if rate else "time left unknown"
         return f"{self.title}: {self.done} of {self.total} images, {rate:.1f} images/s, {left}, {self.refused} refused"
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar; it stays visible."""
         self._bar.close()
 
 
 def map_images(
     function: Callable[[Item], Result], items: Iterable[Item], *, total: int, title: str, workers: int | None = None
 ) -> Iterator[tuple[Item, Result | Refused]]:
-    """Yield each item with the result of `function`, or `Refused` where it raised an `ImageError` or killed its worker.
+    """Yield each item with the result of `function`, or `Refused` if it raised `ImageError` or killed its worker.
 
-    The order is that of completion. `function` must be importable by name. Progress (images a second, time left,
-    refused so far) goes to standard error.
+    Items are yielded in order of completion. Progress is shown on standard error.
+
+    Args:
+        function: The function to call; it must be importable by name.
+        items: Its arguments.
+        total: The number of items.
+        title: The name of the work in the progress.
+        workers: The number of processes; by default one per core.
     """
     workers = max(1, min(workers or cores(), total))
     progress = Progress(title, total, stream=sys.stderr)
@@ -88,7 +94,7 @@ def _run(
     function: Callable[[Item], Result], items: Iterator[Item], workers: int
 ) -> Iterator[tuple[Item, Result | Refused]]:
     while suspects := (yield from _until_a_worker_dies(function, items, workers)):
-        # Nobody knows which of the items under way was the cause, so each is tried again with a worker of its own.
+        # Any of the items in progress may be the cause, so each is tried again in its own worker.
         for item in suspects:
             with _pool(1) as pool:
                 yield item, _result(pool.submit(function, item))
@@ -117,7 +123,7 @@ def _until_a_worker_dies(
 
 
 def _drain(pending: dict[Future[Result], Item]) -> Generator[tuple[Item, Result | Refused], None, list[Item]]:
-    """Yield what was finished before the pool broke and return the items that were not."""
+    """Yield the items that were finished before the pool broke, and return the others."""
     wait(pending)
     unfinished = []
     for future, item in pending.items():
@@ -138,7 +144,7 @@ def _result(future: Future[Any]) -> Any:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Started afresh instead of forked: a forked copy of a process with threads can wait for ever on their locks.
+    # Spawned, not forked: a forked copy of a process with threads can wait forever for the locks of those threads.
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 

@@ -35,7 +35,7 @@ BURNT_IN = "BurnedInAnnotation"
 
 @dataclass(frozen=True)
 class PrepareTask:
-    """One image to decode: its file, and the stage's folder that its PNG goes to."""
+    """One image to decode: its file, and the stage's folder for the PNG."""
 
     source: Source
     folder: Path
@@ -43,7 +43,7 @@ class PrepareTask:
 
     @property
     def record(self) -> ImageRecord:
-        """The row of the label table."""
+        """The record of the label table."""
         return self.source.record
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     said = {"dataset": options.dataset, "max_height": options.max_height, "phi": options.phi}
     config = {**said, "protocol": str(protocol), "split": asdict(split)}
     half = options.reduced_decode == "true"
-    # Named only where it is on, so that what is written without it stays what it always was.
+    # Written only if it is on, so that the configuration without it stays the same as in earlier versions.
     config |= {"reduced_decode": True} if half else {}
     config |= {"data_digest": options.data_digest} if options.data_digest else {}
     stage = Stage.open("prepare", paths, "prepared", config, records)
@@ -82,9 +82,19 @@ def prepare(
     phi: Phi = Phi.REFUSE,
     half: bool = False,
 ) -> None:
-    """Decode this host's share of the images into the stage's folder, by half decodes where `half` allows them.
+    """Decode this host's share of the images into the stage's folder.
 
-    Raises `ConfigError` where half decodes differ too much from whole ones (`mammopipe.processing.jobs.half_decode`).
+    Args:
+        records: The records of the label table.
+        images: The image tree.
+        stage: The output.
+        max_height: The greatest number of rows; taller images are reduced.
+        phi: What to do with an image whose header names its patient.
+        half: Whether to decode at half resolution where that is enough.
+
+    Raises:
+        LabelError: None of the images is in the tree.
+        ConfigError: Decoding at half resolution differs too much (`mammopipe.processing.jobs.half_decode`).
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
@@ -97,7 +107,7 @@ def prepare(
     if len(stage.hosts) == 1:
         for record in unseen:
             stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
-    else:  # perhaps another instance has it: whoever reads what all of them wrote can tell
+    else:  # another instance may have the image: a later job compares the lists of all instances
         stage.unseen = [record.image_id for record in unseen]
     sources = [Source(record, images / record.path, max_height, half) for record in mine]
     if half:
@@ -106,9 +116,9 @@ def prepare(
 
 
 def prepare_image(task: PrepareTask) -> list[ImageRecord]:
-    """Write one image as 16-bit PNG and return its one record, lesions and spacing scaled with the pixels.
+    """Write one image as 16-bit PNG and return its record, with lesions and spacing scaled like the pixels.
 
-    Machine and site are the header's where it names them, as in requests that the monitor reads; else the table's.
+    Machine and site come from the header, as in the requests that the monitor reads, or else from the label table.
     """
     record = task.record
     _check_identity(task)
@@ -136,7 +146,7 @@ def prepare_image(task: PrepareTask) -> list[ImageRecord]:
 
 
 def _check_identity(task: PrepareTask) -> None:
-    """Refuse an image that names its patient; what is burnt into its pixels cannot be dropped with the header."""
+    """Refuse an image that names its patient; text burned into the pixels remains even if the header is dropped."""
     filled = identity_fields(task.source.path)
     if task.phi is Phi.DROP:
         filled = tuple(name for name in filled if name == BURNT_IN)
@@ -145,7 +155,7 @@ def _check_identity(task: PrepareTask) -> None:
 
 
 def _check_lesions(record: ImageRecord, shape: tuple[int, ...], scale: float) -> None:
-    """Refuse an image whose table puts a lesion outside it: the coordinates are then of something else."""
+    """Refuse an image if the table places a lesion outside it: the coordinates then do not belong to this image."""
     rows, columns = shape[0] / scale, shape[1] / scale
     for lesion in record.lesions:
         if not (-0.5 <= lesion.x <= columns and -0.5 <= lesion.y <= rows):
@@ -156,7 +166,7 @@ def _check_lesions(record: ImageRecord, shape: tuple[int, ...], scale: float) ->
 
 
 def _salt(folder: Path) -> str:
-    """Return the secret in the processing input `salt`; empty where the job has no such input."""
+    """Return the secret in the processing input `salt`; empty if the job has no such input."""
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if len(files) > 1:
         raise ConfigError(f"{folder}: {len(files)} files, where the salt of the patient ids is one")
@@ -172,11 +182,11 @@ def _pseudonymous(record: ImageRecord, salt: str) -> ImageRecord:
 
 
 def _placed(lesion: Lesion, turn: Turn, scale: float) -> Lesion:
-    """Return a lesion of the file's pixels in those that are written, turned and scaled as they are."""
+    """Return a lesion turned and scaled from the file's pixels to the written pixels."""
     if not turn and scale == 1:
         return lesion
     x, y = turn.from_stored(lesion.x, lesion.y)
-    # Pixel centres lie at whole numbers, so the image's corner is at -0.5 before and after.
+    # Pixel centres are at whole numbers, so the image's corner is at -0.5 before and after scaling.
     return replace(lesion, x=(x + 0.5) * scale - 0.5, y=(y + 0.5) * scale - 0.5, radius=lesion.radius * scale)
 
 

@@ -26,14 +26,14 @@ from mammopipe.processing.splits.assignment import assign_splits
 
 @dataclass(frozen=True)
 class SegmentTask:
-    """One film to turn into a network's input."""
+    """One image from which to make a network's input."""
 
     record: ImageRecord
     source: Path
     folder: Path
     config: PreprocessConfig
     thumbnail: bool
-    """Whether a small picture with contours is wanted for the montage."""
+    """Whether to write a thumbnail with contours for the montage."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord, Path]]:
-    """Return originals and copies, each in its split, and where its picture lies before it is segmented."""
+    """Return originals and copies with their splits, and the file of each before segmentation."""
     sources: list[Path] = []
     records: list[ImageRecord] = []
     for name in ("prepared", "augmented"):
@@ -74,7 +74,14 @@ def _films(paths: ContainerPaths, division: Division) -> list[tuple[ImageRecord,
 def segment(
     films: Sequence[tuple[ImageRecord, Path]], stage: Stage, config: PreprocessConfig, *, montage_films: int
 ) -> None:
-    """Segment this host's share of the films, each record with its picture's path, into the stage's folder."""
+    """Segment this host's share of the images into the stage's folder.
+
+    Args:
+        films: The records, each with the file of its image.
+        stage: The output.
+        config: The settings of the network's input.
+        montage_films: The number of images on the montage.
+    """
     tasks = []
     originals = 0
     for record, source in films:
@@ -89,7 +96,7 @@ def segment(
 
 
 def segment_image(task: SegmentTask) -> list[ImageRecord]:
-    """Write one network input as 16-bit PNG and, where wanted, a thumbnail of the film; return its one record."""
+    """Write one network input as 16-bit PNG and, if requested, a thumbnail of the image; return its record."""
     mammogram = read_mammogram(task.source, record=task.record)
     result = preprocess(mammogram, task.config, task.record.lesions)
     path = "images" / image_place(task.record)

@@ -1,4 +1,4 @@
-"""How Prepare divided the images, as its `stage.json` tells the jobs after it."""
+"""Reads from Prepare's `stage.json` how the images are divided, for the jobs that follow."""
 
 import json
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.splits.assignment import SplitConfig
 
 UNDIVIDED = "undivided"
-"""Folder of images that belong to no split yet."""
+"""Folder of images without a split."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """What was, or will be, divided into splits, and how."""
+    """The protocol and the settings of the division into splits."""
 
     protocol: SplitProtocol
     config: SplitConfig
 
     @classmethod
     def read(cls, folder: Path) -> "Division":
-        """Return the division that the `stage.json` in a folder states; `ConfigError` where several hosts' disagree."""
+        """Return the division in a folder's `stage.json`; raises `ConfigError` if those of several hosts differ."""
         parts = sorted(folder.glob("stage*.json"))
         if not parts:
             raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here, which say how images are split")
@@ -42,5 +42,5 @@ class Division:
 
 
 def image_place(record: ImageRecord) -> Path:
-    """Return where a stage keeps an image, relative to its folder of images."""
+    """Return the path of an image relative to the stage's folder of images."""
     return Path(str(record.split or UNDIVIDED), f"{record.image_id}.png")

@@ -1,4 +1,4 @@
-"""What the three jobs share: the folder that a stage leaves, its quarantine, and its account of itself."""
+"""Code shared by the three jobs: a stage's output folder, its quarantine, and its `stage.json`."""
 
 import hashlib
 import json
@@ -24,15 +24,15 @@ from mammopipe.processing.jobs.missed import STEM as UNSEEN
 from mammopipe.processing.jobs.parallel import Refused, map_images
 
 THUMBNAILS = ".thumbnails"
-"""Folder of small pictures that a job keeps for its montage until it ends."""
+"""Folder of thumbnails for the montage, removed at the end of the job."""
 
 
 class Task(Protocol):
-    """What a job does to one image."""
+    """The work of a job on one image."""
 
     @property
     def record(self) -> ImageRecord:
-        """The image's manifest row before the work."""
+        """The image's record before the work."""
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -51,24 +51,24 @@ class Stage:
     records: list[ImageRecord] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
-    """Ids of images that this host was told of and has no file of (`mammopipe.processing.jobs.missed`)."""
+    """Ids of images in the input records whose files this host lacks (`mammopipe.processing.jobs.missed`)."""
     measured: dict[str, Any] = field(default_factory=dict)
-    """What the job measured of itself, by name, for `stage.json`."""
+    """Measurements of the job by name, for `stage.json`."""
 
     @classmethod
     def open(
         cls, name: str, paths: ContainerPaths, output: str, config: Mapping[str, Any], inputs: Iterable[ImageRecord]
     ) -> "Stage":
-        """Return the stage that writes to the processing output `output` on this host."""
+        """Return this host's stage, which writes to the processing output `output`."""
         host, hosts = paths.hosts()
         return cls(name, paths.processing_output(output), host, hosts, config, records_digest(inputs))
 
     def work(self, function: Callable[[AnyTask], list[ImageRecord]], tasks: Sequence[AnyTask]) -> None:
-        """Collect the records that `function` makes of each task, on all cores, and quarantine what it refuses.
+        """Call `function` for each task, on all cores, and collect its records; refused images are quarantined.
 
-        Whatever `function` raises costs its image a row in the quarantine, with the exception's name, and never the
-        job; an error of the job's settings (`MammopipeError` other than `ImageError`) still ends it. What an earlier
-        start of this job left finished and whole in the folder is taken as it is.
+        An unexpected exception quarantines its image, with the name of the exception, and does not end the job. A
+        `MammopipeError` other than `ImageError`, such as an error in the settings, ends the job. Images that an
+        interrupted run of this job finished completely are taken over.
         """
         journal = Journal(self.folder, self._fingerprint())
         try:
@@ -95,14 +95,14 @@ class Stage:
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def quarantine(self, image_id: str, reason: str) -> None:
-        """Set an image aside with its reason."""
+        """Quarantine an image with the reason."""
         self.quarantined.append((image_id, reason))
 
     def close(self, *, max_quarantine: float) -> None:
-        """Write quarantine, `stage.json` and, last, the manifest.
+        """Write the quarantine, `stage.json` and, last, the manifest.
 
-        Raises `QuarantineError`, after the quarantine is written and before the manifest is, where a larger share than
-        `max_quarantine` of the images was refused.
+        Raises `QuarantineError` if a larger share of the images than `max_quarantine` was refused, or if a stage with
+        one host lacks files; then the quarantine is written but not the manifest.
         """
         rows = [{"image_id": image_id, "reason": reason} for image_id, reason in sorted(self.quarantined)]
         write_csv(self.part("quarantine", "csv"), ["image_id", "reason"], rows)
@@ -123,7 +123,7 @@ class Stage:
             _remove(self.folder / leftover)
 
     def part(self, stem: str, suffix: str) -> Path:
-        """Return the path of one of the stage's files, which several hosts must not overwrite for each other."""
+        """Return the path of one of the stage's files; its name holds the host if there are several."""
         return self.folder / (f"{stem}.{suffix}" if len(self.hosts) == 1 else f"{stem}-{self.host}.{suffix}")
 
     def _account(self) -> dict[str, Any]:
@@ -139,9 +139,9 @@ class Stage:
 
 
 def _attempt(function: Callable[[AnyTask], list[ImageRecord]], task: AnyTask) -> list[ImageRecord]:
-    """Do the work in the worker, where a fault becomes a refusal of its image.
+    """Call `function` in the worker; an unexpected exception becomes a refusal of the image.
 
-    The text of a fault is not told, for it could hold what a header says of a person; its place goes to the log.
+    The exception's text is not shown, because it could hold personal data of a header. The log shows the traceback.
     """
     try:
         return function(task)
@@ -161,7 +161,7 @@ def _remove(path: Path) -> None:
 
 
 def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
-    """Return the number of images, how many of them are copies, and images by split and label."""
+    """Return the number of images, the number of copies among them, and the numbers by split and label."""
     records = list(records)
     found = Counter((record.split, record.label) for record in records)
     by_split = {str(split): {str(label): found[split, label] for label in Label} for split in Split}
@@ -170,13 +170,13 @@ def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
 
 
 def records_digest(records: Iterable[ImageRecord]) -> str:
-    """Return a SHA-256 over ids, splits, labels and file digests: equal for equal data, whatever its order."""
+    """Return a SHA-256 over ids, splits, labels and file digests; it does not depend on the order of the records."""
     lines = sorted(f"{item.image_id} {item.patient_id} {item.split} {item.label} {item.sha256}" for item in records)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what shapes the pixels."""
+    """Return the versions of Python and of the packages that affect the pixels."""
     packages = ("numpy", "opencv-python-headless", "albumentations")
-    # Asked of the installation: importing albumentations would cost each job and worker seconds.
+    # Read from the package metadata: importing albumentations would take seconds in each job and worker.
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

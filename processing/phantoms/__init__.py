@@ -1,6 +1,6 @@
-"""Synthetic mammograms and data sets, for runs and tests without a patient."""
+"""Synthetic mammograms and datasets, for runs and tests without patient data."""
 
 PHANTOMS = "phantoms"
-"""The name of the synthetic images as the source of a run."""
+"""The name that selects synthetic images as the source of a run."""
 FILMS = 40
-"""How many images a run makes where nobody says: enough for every class in every split."""
+"""Default number of images of a run: enough for every class in every split."""

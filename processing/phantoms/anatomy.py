@@ -1,6 +1,6 @@
-"""The anatomy of a synthetic mammogram: outline, fat, gland, fibres and pectoral muscle, chest wall at the left.
+"""Draws the anatomy of a synthetic mammogram: outline, fat, gland, fibres and pectoral muscle, chest wall at the left.
 
-Lengths are in units of the film's height; grey runs from 0 (air) to 1.
+Lengths are in units of the image's height; grey ranges from 0 (air) to 1.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Grey = npt.NDArray[np.float32]
 
 
 class Density(StrEnum):
-    """Character of the background tissue, as in the MIAS table."""
+    """Density of the background tissue, as in the MIAS table."""
 
     FATTY = "F"
     GLANDULAR = "G"
@@ -29,12 +29,12 @@ _GLAND = {
     Density.GLANDULAR: (0.85, (0.10, 0.20)),
     Density.DENSE: (1.05, (0.20, 0.32)),
 }
-"""Size of the gland (1 fills most of the breast) and the range of grey it adds to fat."""
+"""Size of the gland (1 fills most of the breast) and the range of grey that it adds to fat."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One woman's breast: lengths in film heights, taken from the chest wall and the top."""
+    """The shape of a breast; lengths in heights of the image, measured from the chest wall and from the top."""
 
     nipple_x: float
     nipple_y: float
@@ -50,17 +50,24 @@ class Shape:
 
 @dataclass(frozen=True)
 class Canvas:
-    """The film while it is drawn, chest wall at the left."""
+    """The image while it is drawn, chest wall at the left."""
 
     grey: Grey
     breast: Mask
     depth: Grey
-    """Distance from the skin in pixels; a film edge is no skin."""
+    """Distance from the skin in pixels; the edge of the image does not count as skin."""
     pectoral: Mask
 
 
 def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: View, aspect: float) -> Shape:
-    """Return a breast of `patient` with the small differences of one film of it, `aspect` film heights wide at most."""
+    """Return the shape of a breast of `patient` with small differences for each image.
+
+    Args:
+        patient: The patient's random generator.
+        film: The image's random generator.
+        view: CC or MLO.
+        aspect: Greatest width of the breast, in heights of the image.
+    """
 
     def draw(low: float, high: float) -> float:
         return float(patient.uniform(low, high) * film.uniform(0.96, 1.04))
@@ -83,7 +90,7 @@ def draw_shape(patient: np.random.Generator, film: np.random.Generator, view: Vi
 
 
 def draw_anatomy(shape: Shape, size: tuple[int, int], density: Density, rng: np.random.Generator, view: View) -> Canvas:
-    """Return the film without lesions and artefacts, arrays of `size` (rows, columns)."""
+    """Return the image without lesions and artefacts, as arrays of `size` (rows, columns)."""
     breast = _breast_mask(shape, size, rng)
     depth = _depth(breast)
     thickness = 1 - (1 - np.minimum(depth / (shape.fade * size[0]), 1)) ** 2.5
@@ -102,7 +109,7 @@ def draw_anatomy(shape: Shape, size: tuple[int, int], density: Density, rng: np.
 
 
 def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """Return the outline's inside: two half ellipses that meet at the nipple, and the axilla above them."""
+    """Return the inside of the outline: two half ellipses that meet at the nipple, and the axilla above them."""
     rows, columns = size
     y = np.arange(rows, dtype=np.float32) / rows - shape.nipple_y
     reach = np.where(y < 0, shape.upper, shape.lower)
@@ -111,7 +118,7 @@ def _breast_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) 
     extent = np.where(y < 0, np.maximum(extent, tail), extent) * rows
     extent += 0.004 * rows * _noise(rng, (rows, 1), rows // 8)[:, 0] * (extent > 0.05 * rows)
     inside = (np.arange(columns) < extent[:, None]).astype(np.float32)
-    # The blur rounds the corner between axilla and breast, as skin does.
+    # The blur rounds the corner between axilla and breast, where real skin is round, too.
     inside = _blur(inside, 0.030 * rows)
     nipple = np.zeros(size, np.float32)
     centre = (int((shape.nipple_x - 0.004) * rows), int(shape.nipple_y * rows))
@@ -127,7 +134,7 @@ def _depth(breast: Mask) -> Grey:
 
 
 def _tissue(shape: Shape, size: tuple[int, int], density: Density, rng: np.random.Generator) -> Grey:
-    """Return fat, gland and fibres: grey of the fully thick breast."""
+    """Return the grey of fat, gland and fibres at full thickness of the breast."""
     rows, columns = size
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32) / rows
     spread, amount = _GLAND[density]
@@ -147,12 +154,12 @@ def _tissue(shape: Shape, size: tuple[int, int], density: Density, rng: np.rando
 
 
 def _ridge(noise: Grey, width: float) -> Grey:
-    """Return thin bright lines, 1 at their crest, along the zero crossings of smooth noise."""
+    """Return thin bright lines along the zero crossings of smooth noise; 1 at their centre."""
     return np.asarray(np.exp(-((noise / np.float32(width)) ** 2)), np.float32)
 
 
 def _fibres(shape: Shape, x: Grey, y: Grey, rng: np.random.Generator) -> Grey:
-    """Return thin strands from 0 to 1 that run towards the nipple as ducts and Cooper's ligaments do."""
+    """Return thin strands, 0 to 1, that run towards the nipple like ducts and Cooper's ligaments."""
     grid = (64, 512)
     plane = 0.7 * _ridge(_noise(rng, grid, 9), 0.22) + 0.6 * _ridge(_noise(rng, grid, 5), 0.18)
     dx, dy = shape.nipple_x + 0.08 - x, y - shape.nipple_y
@@ -175,14 +182,14 @@ def _muscle_mask(shape: Shape, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cell: int) -> Grey:
-    """Return smooth noise of about unit deviation whose bumps are about `cell` pixels wide."""
+    """Return smooth noise of about unit standard deviation with structures about `cell` pixels wide."""
     coarse = (size[0] // max(cell, 1) + 3, size[1] // max(cell, 1) + 3)
     grid = rng.standard_normal(coarse, dtype=np.float32) * 1.3
     return np.asarray(cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _blur(image: Grey, sigma: float) -> Grey:
-    """Return the image blurred by a Gaussian, a wide one on a reduced copy, where it costs little."""
+    """Return the image blurred by a Gaussian; a wide one is applied to a reduced copy, which is much faster."""
     rows, columns = image.shape
     step = max(int(sigma / 4), 1)
     small = cv2.resize(image, (columns // step, rows // step), interpolation=cv2.INTER_AREA)

@@ -1,8 +1,9 @@
-"""Synthetic images of the kinds that other hospitals send, each with its true masks: digital detectors and films.
+"""Synthetic images of many kinds, from digital detectors and digitised films, each with its true masks.
 
-`mammopipe.processing.phantoms.film` imitates one film scanner. Segmentation must also hold on detectors that blacken
-the air, on fat near black, on implants, on tape and borders and on images that the breast fills. Each `Kind` imitates
-one of them. Everything is drawn with the chest wall at the left, in units of the image's height, and turned at the end.
+`mammopipe.processing.phantoms.film` imitates one film scanner. But segmentation must also work on detectors that
+blacken the air, nearly black fat, implants, tape and borders, and images filled by the breast. Each `Kind` imitates one
+of these cases. Everything is drawn with the chest wall at the left, in units of the image's height, and mirrored at the
+end.
 """
 
 from dataclasses import dataclass, replace
@@ -24,55 +25,55 @@ Value = TypeVar("Value", np.float32, np.bool_)
 
 
 class Kind(StrEnum):
-    """What a phantom imitates."""
+    """The kind of image that a phantom imitates."""
 
     FILM = "film"
-    """Digitised film: fog for air, black padding at both sides, a label."""
+    """Digitised film: the air is fog, black padding at both sides, a label."""
     TAPE = "tape"
-    """Film with a strip of tape across its top."""
+    """Digitised film with a strip of tape across the top."""
     BORDER = "border"
-    """Film with the white border that the scanner saw past it."""
+    """Digitised film with a white border where the scanner recorded beyond the film."""
     FOLD = "fold"
-    """Film with a fold of the abdomen below the breast."""
+    """Digitised film with a fold of the abdomen below the breast."""
     DARK_FAT = "dark-fat"
     """Detector: air exactly 0, fat at 2 to 6 % of the full scale, dense gland."""
     SKIN_LINE = "skin-line"
-    """As `DARK_FAT`, with a bright line along the skin."""
+    """Like `DARK_FAT`, with a bright line along the skin."""
     MARKED = "marked"
-    """As `DARK_FAT`, with a label, tape and a white border laid over it."""
+    """Like `DARK_FAT`, overlaid with a label, tape and a white border."""
     NOISY_AIR = "noisy-air"
-    """Detector whose air is near black and noisy."""
+    """Detector with nearly black, noisy air."""
     CONSTANT_AIR = "constant-air"
-    """Inverted image whose air is one value above 0."""
+    """Inverted image whose air is a single value above 0."""
     WINDOWED = "windowed"
     """Narrow window: the darkest fat is 0, muscle and gland are white."""
     IMPLANT = "implant"
-    """Detector, air exactly 0, with a white implant."""
+    """Detector with air of exactly 0 and a white implant."""
     DEEP_MUSCLE = "deep-muscle"
-    """Detector, with a pectoral muscle that reaches the image's bottom."""
+    """Detector with a pectoral muscle that reaches the bottom of the image."""
     FULL_FIELD = "full-field"
-    """Detector, with a breast that fills the image and is cut off opposite the chest wall."""
+    """Detector with a breast that fills the image and is cut off opposite the chest wall."""
     CUT_OFF = "cut-off"
-    """As `DARK_FAT`, with a breast that runs into the image's far edge."""
+    """Like `DARK_FAT`, with a breast that reaches the image's far edge."""
     SHUTTERED = "shuttered"
     """Detector with noisy air inside a collimated field and 0 outside."""
 
 
 SMALLEST = 128
-"""Rows below which there is no room for anatomy."""
+"""Least number of rows with enough room for the anatomy."""
 FILMS = (Kind.FILM, Kind.TAPE, Kind.BORDER, Kind.FOLD)
 
 
 @dataclass(frozen=True)
 class ClinicalPhantom:
-    """An image and the truth about it; the masks have the shape of `pixels` (rows, columns)."""
+    """An image and its true masks; the masks have the shape of `pixels` (rows, columns)."""
 
     pixels: npt.NDArray[np.uint16]
-    """Grey over the full 16-bit scale, 0 = darkest."""
+    """Grey on the full 16-bit scale, 0 = darkest."""
     breast: Mask
-    """The breast with its pectoral muscle, where no artefact covers it."""
+    """The breast including its pectoral muscle, where no artefact covers it."""
     pectoral: Mask
-    """The pectoral muscle, a part of `breast`; empty in a CC view."""
+    """The pectoral muscle, part of `breast`; empty in a CC view."""
     laterality: Laterality
     view: View
     kind: Kind
@@ -91,9 +92,9 @@ def make_clinical_phantom(
     """Return the phantom that the arguments determine.
 
     Args:
-        seed: Decides everything that the other arguments leave open.
-        kind: What the phantom imitates. `DEEP_MUSCLE` is always MLO.
-        laterality: The side of the body; the chest wall lies on this side of the image.
+        seed: Determines everything that the other arguments leave open.
+        kind: The kind of image. `DEEP_MUSCLE` is always MLO.
+        laterality: The side of the body; the chest wall is on this side of the image.
         view: CC or MLO.
         rows: Height in pixels, at least 128.
         columns: Width in pixels, at least 0.6 of `rows`.
@@ -179,9 +180,9 @@ def _shape(rng: np.random.Generator, kind: Kind, view: View, aspect: float) -> S
 
 
 def _exposed(canvas: Canvas, shape: Shape, kind: Kind, rng: np.random.Generator) -> tuple[Grey, Mask, Mask]:
-    """Return the grey (0..1) that the kind's detector or film makes of the anatomy.
+    """Return the grey (0..1) of the anatomy on the detector or film of a kind, and two masks.
 
-    With it come the breast as far as it is not black, and the part of it that no implant covers.
+    The masks are the part of the breast that is not black, and the part of it that no implant covers.
     """
     noise = rng.standard_normal(canvas.grey.shape, dtype=np.float32)
     if kind in FILMS:
@@ -212,7 +213,7 @@ def _exposed(canvas: Canvas, shape: Shape, kind: Kind, rng: np.random.Generator)
 
 
 def _detected(canvas: Canvas, rng: np.random.Generator) -> tuple[Grey, float]:
-    """Return a detector's grey, equalised so that fat keeps its level almost to the skin, and that level."""
+    """Return the grey of a detector, equalised so that fat keeps its level almost up to the skin, and that level."""
     fat = rng.uniform(0.02, 0.06)
     bright = np.clip((canvas.grey - 0.42) / 0.48, 0, 1) ** rng.uniform(0.9, 1.6)
     rim = np.clip(canvas.depth / (rng.uniform(0.01, 0.03) * canvas.grey.shape[0]), 0, 1)
@@ -225,7 +226,7 @@ def _filled(mask: Mask) -> Mask:
 
 
 def _implant(size: tuple[int, ...], shape: Shape, rng: np.random.Generator) -> Grey:
-    """Return how much of each pixel (0..1) an implant covers: an ellipse with a sharp edge, near the chest wall."""
+    """Return the share (0..1) of each pixel covered by an implant: an ellipse with a sharp edge near the chest wall."""
     rows, columns = size
     width = rng.uniform(0.50, 0.72) * shape.nipple_x * rows
     height = rng.uniform(0.75, 0.95) * min(shape.upper, shape.lower) * rows
@@ -236,7 +237,7 @@ def _implant(size: tuple[int, ...], shape: Shape, rng: np.random.Generator) -> G
 
 
 def _with_fold(grey: Grey, breast: Mask, rng: np.random.Generator) -> Grey:
-    """Draw the abdomen below the breast: a bright strip along the chest wall that widens downwards."""
+    """Return the image with the abdomen below the breast: a bright strip at the chest wall that widens downwards."""
     rows, columns = grey.shape
     bottom = int(np.flatnonzero(breast[:, 0])[-1])
     y, x = np.ogrid[:rows, :columns]
@@ -247,7 +248,7 @@ def _with_fold(grey: Grey, breast: Mask, rng: np.random.Generator) -> Grey:
 
 
 def _field(size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """Return the collimated field: a rectangle with large round corners opposite the chest wall."""
+    """Return the collimated field: a rectangle with large rounded corners opposite the chest wall."""
     rows, columns = size
     field = np.zeros(size, np.uint8)
     top, bottom = int(rng.uniform(0.0, 0.04) * rows), int((1 - rng.uniform(0.0, 0.04)) * rows)

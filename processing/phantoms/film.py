@@ -1,9 +1,9 @@
-"""One synthetic mammogram: breast, pectoral muscle, tissue texture, lesions and film artefacts, each with its mask.
+"""Makes one synthetic mammogram: breast, pectoral muscle, tissue texture, lesions and film artefacts, with masks.
 
-Everything is drawn with the chest wall at the left and at half the resolution, in units of the film's height, then
-flipped, enlarged and given film grain. Shape, tissue, artefacts and lesions come from separate random streams, so two
-films of the same seed and different labels are equal everywhere but at the lesion: nothing but the lesion can tell the
-classes apart.
+Everything is drawn with the chest wall at the left and at half the resolution, in units of the image's height. The
+image is then flipped, enlarged and given film grain. Shape, tissue, artefacts and lesions come from separate random
+streams. So two images of one seed and different labels differ only at the lesion, and nothing else distinguishes the
+classes.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ Grey = npt.NDArray[np.float32]
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
 
 SMALLEST = 128
-"""Rows or columns below which there is no room for anatomy."""
+"""Least number of rows and columns with enough room for the anatomy."""
 _WORK = 2
-"""Films are drawn at 1 / _WORK of their resolution."""
+"""Images are drawn at 1 / _WORK of their resolution."""
 _SHOULDER = 0.80
-"""Grey above which the film's curve flattens, so that dense tissue and label never clip."""
+"""Grey above which the film's characteristic curve flattens, so that dense tissue and labels never clip."""
 
 
 class _Stream(IntEnum):
-    """The independent random streams of one film."""
+    """The independent random streams of one image."""
 
     SHAPE = 0
     TISSUE = 1
@@ -46,27 +46,27 @@ class _Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Film:
-    """A synthetic mammogram and the truth about it; every mask has the shape of `pixels`."""
+    """A synthetic mammogram and its true masks and lesions; every mask has the shape of `pixels`."""
 
     pixels: npt.NDArray[np.uint16]
-    """Grey over the full 16-bit scale, 0 = air, as `mammopipe.processing.images.mammogram.read_mammogram` would give
-    it."""
+    """Grey on the full 16-bit scale, 0 = air, like the result of
+    `mammopipe.processing.images.mammogram.read_mammogram`."""
     breast: Mask
-    """The breast with its pectoral muscle, where no artefact covers it."""
+    """The breast including its pectoral muscle, where no artefact covers it."""
     pectoral: Mask
-    """The pectoral muscle, a part of `breast`; empty in a CC view."""
+    """The pectoral muscle, part of `breast`; empty in a CC view."""
     artefacts: Mask
     """Labels, digits, tape and scanner border."""
     lesion_mask: Mask
-    """The pixels that a lesion or calcification brightens noticeably."""
+    """The pixels that a lesion or calcification makes noticeably brighter."""
     lesions: tuple[Lesion, ...]
-    """Circles with whole-numbered centre and radius; empty for a normal film and for scattered calcifications."""
+    """Circles with integer centre and radius; empty for a normal image and for scattered calcifications."""
     label: Label
     laterality: Laterality
     view: View
     density: Density
     padding: Mask
-    """What lies outside the film or the detector; 0 there."""
+    """The pixels outside the film or detector; they are 0."""
 
 
 def make_film(
@@ -84,13 +84,25 @@ def make_film(
     padded: bool = True,
     bits: int = 8,
 ) -> Film:
-    """Return the film that `seed` and the other arguments determine.
+    """Return the synthetic mammogram that the arguments determine.
 
-    `lesions` counts the lesions of a film that is not normal: the first has the film's label, the others are benign.
-    `scattered` draws calcifications without a centre in place of lesions. Films of one `patient_seed` resemble each
-    other as two breasts of one woman do. `padded` centres a narrower film in black columns as in MIAS; otherwise the
-    film fills the frame as a digital detector does. `bits` is the grey resolution on the 16-bit scale. The chest wall
-    lies on the breast's own side, as in MIAS and RSNA. Raises `ConfigError` for arguments that contradict each other.
+    Args:
+        seed: Determines everything that the other arguments leave open.
+        label: The class.
+        laterality: The side of the body; the chest wall is on this side of the image, as in MIAS and RSNA.
+        view: CC or MLO.
+        height: Rows of the image.
+        width: Columns of the image.
+        density: Density of the tissue; by default it is drawn at random.
+        lesions: Number of lesions unless the class is normal. The first has the class `label`, the others are benign.
+        scattered: Whether to draw calcifications without a centre instead of lesions.
+        patient_seed: Images of one patient seed resemble each other like the two breasts of one woman.
+        padded: Whether a narrower film is centred between black columns, as in MIAS. Otherwise the image fills the
+            frame, like that of a digital detector.
+        bits: Grey resolution on the 16-bit scale.
+
+    Raises:
+        ConfigError: An argument is out of its range, or arguments contradict each other.
     """
     _refuse(seed, label, view, height, width, lesions, scattered, bits)
     patient = seed if patient_seed is None else patient_seed
@@ -109,7 +121,7 @@ def make_film(
         lift = scatter_calcifications(place, canvas.depth, rng[_Stream.LESIONS])
     grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
     if not padded:
-        # A digital machine blackens what is not breast.
+        # A digital detector blackens everything except the breast.
         grey = grey * (canvas.breast | marks.mask)
     everywhere = np.ones_like(canvas.breast)
     masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03, everywhere)
@@ -151,14 +163,14 @@ def _refuse(
 
 
 def _film_columns(rng: np.random.Generator, rows: int, columns: int, padded: bool) -> tuple[int, int]:
-    """Return the film's first column and its number of columns within the frame."""
+    """Return the first column and the number of columns of the film inside the frame."""
     share = rng.choice([0.51, 0.57, 0.635, 0.635, 0.80])
     wanted = min(columns, int(rows * share)) if padded else columns
     return (columns - wanted) // 2, wanted
 
 
 def _develop(grey: Grey, rng: np.random.Generator) -> Grey:
-    """Return grey in 0..1 with the shoulder of a film's curve and film grain."""
+    """Return grey in 0..1 with the shoulder of a film's characteristic curve and with film grain."""
     over = np.maximum(grey - _SHOULDER, 0)
     grey = grey - over + 0.18 * (1 - np.exp(-over / 0.18))
     grain = rng.standard_normal(grey.shape, dtype=np.float32) * (0.005 + 0.010 * np.minimum(grey, 0.6))
@@ -166,7 +178,7 @@ def _develop(grey: Grey, rng: np.random.Generator) -> Grey:
 
 
 def _place(layer: npt.NDArray[Pixel], left: int, size: tuple[int, int], laterality: Laterality) -> npt.NDArray[Pixel]:
-    """Return the layer at full resolution within its frame, turned to the side of the body."""
+    """Return the layer at full resolution inside its frame, mirrored for a right breast."""
     height, width = size
     right = max(width // _WORK - left - layer.shape[1], 0)
     framed = cv2.copyMakeBorder(layer, 0, 0, left, right, cv2.BORDER_CONSTANT, value=0.0)

@@ -1,4 +1,4 @@
-"""What is laid over a phantom's anatomy: lesions in the tissue, and labels, tape and borders on the film."""
+"""Draws lesions into a phantom's tissue, and labels, tape and borders onto the image."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Grey = npt.NDArray[np.float32]
 
 @dataclass
 class Marks:
-    """Artefacts of a film: their grey where `mask` is true."""
+    """Artefacts of an image: their grey where `mask` is true."""
 
     grey: Grey
     mask: Mask
@@ -24,7 +24,7 @@ class Marks:
 def draw_lesions(place: Mask, rng: np.random.Generator, labels: Sequence[Label]) -> tuple[Grey, list[Lesion]]:
     """Return the brightness that lesions of these labels add, float32 of the shape of `place`, and their circles.
 
-    Every circle lies within `place` (a smaller lesion is drawn where there is no room) and no two overlap.
+    Every circle lies inside `place`, and no two overlap. Where there is little room, the lesion is smaller.
     """
     lift = np.zeros(place.shape, np.float32)
     free = place.astype(np.uint8)
@@ -44,7 +44,7 @@ def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: L
     rows = free.shape[0]
     malignant = label is Label.MALIGNANT
     wanted = rng.uniform(0.055, 0.090) * rows if malignant else rng.uniform(0.030, 0.058) * rows
-    # The border of the frame counts as outside, so that no circle leaves the film.
+    # The border of the frame counts as outside, so that no circle leaves the image.
     room = cv2.distanceTransform(cv2.copyMakeBorder(free, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 5)[
         1:-1, 1:-1
     ]
@@ -56,20 +56,20 @@ def _draw_lesion(free: npt.NDArray[np.uint8], rng: np.random.Generator, label: L
 
 
 def _polar(radius: float) -> tuple[Grey, Grey]:
-    """Return distance from the centre in radii and angle, over a square patch a little wider than the circle."""
+    """Return the distance from the centre, in radii, and the angle on a square patch a little wider than the circle."""
     half = int(np.ceil(radius * 1.25)) + 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     return np.hypot(x, y) / np.float32(radius), np.arctan2(y, x)
 
 
 def _wave(angle: Grey, rng: np.random.Generator, orders: range, size: float) -> Grey:
-    """Return a closed outline's deviation from a circle."""
+    """Return the deviation of a closed outline from a circle, by angle."""
     parts = [np.sin(order * angle + rng.uniform(0, 2 * np.pi)) * rng.normal() * size / order for order in orders]
     return np.asarray(np.sum(parts, axis=0), np.float32)
 
 
 def _circumscribed(radius: float, rng: np.random.Generator) -> Grey:
-    """Return a smooth round mass: the projection of a ball, with the thin dark halo of a well-defined border."""
+    """Return a smooth round mass: the projection of a ball with a thin dark halo around its well-defined border."""
     distance, angle = _polar(radius)
     outline = 0.93 * (1 - 0.07 * (1 + np.cos(2 * (angle - rng.uniform(0, np.pi)))) * rng.uniform(0, 1))
     inside = np.maximum(1 - (distance / outline) ** 2, 0) ** 0.5
@@ -78,7 +78,7 @@ def _circumscribed(radius: float, rng: np.random.Generator) -> Grey:
 
 
 def _spiculated(radius: float, rng: np.random.Generator) -> Grey:
-    """Return a dense irregular mass whose spicules reach to about the circle's edge."""
+    """Return a dense irregular mass whose spicules reach approximately to the circle's edge."""
     distance, angle = _polar(radius)
     outline = 0.50 * (1 + np.clip(_wave(angle, rng, range(2, 9), 0.45), -0.3, 0.35))
     core = 1 / (1 + np.exp(9 * (distance / outline - 1)))
@@ -102,12 +102,12 @@ def _spiculated(radius: float, rng: np.random.Generator) -> Grey:
 
 
 def _within(distance: Grey, lift: Grey) -> Grey:
-    """Return the lift without the faint tail that would reach beyond 1.25 radii."""
+    """Return the added brightness without its faint tail beyond 1.25 radii."""
     return np.asarray(lift * np.clip(5 * (1.25 - distance), 0, 1), np.float32)
 
 
 def scatter_calcifications(place: Mask, depth: Grey, rng: np.random.Generator) -> Grey:
-    """Return the brightness of some hundred specks spread over the breast, float32 of the shape of `place`."""
+    """Return the brightness of some hundred calcifications spread over the breast, float32 of the shape of `place`."""
     lift = np.zeros(place.shape, np.float32)
     candidates = np.flatnonzero(place & (depth > 0.05 * place.shape[0]))
     for index in rng.choice(candidates, int(rng.integers(90, 180))):
@@ -125,11 +125,15 @@ def draw_marks(
     film_edges: bool,
     only: Collection[str] | None = None,
 ) -> Marks:
-    """Return the label, digits, tape and scanner border of a film with the chest wall at the left.
+    """Return the artefacts of an image with the chest wall at the left; they do not depend on its class.
 
-    Label and digits stay clear of `breast`; tape and border may cover it. A detector (`film_edges` false) has only a
-    burnt-in label. `only` names which of `label`, `digits`, `tape` and `border` are drawn; without it chance decides.
-    Nothing here depends on the film's class.
+    Args:
+        breast: The breast. Label and digits do not cover it; tape and border may.
+        rng: The random generator.
+        laterality: The side of the body, for the label.
+        view: The view, for the label.
+        film_edges: Whether the image is a film. A detector has only a burned-in label.
+        only: The artefacts to draw, of `label`, `digits`, `tape` and `border`; by default they are drawn at random.
     """
     marks = Marks(np.zeros(breast.shape, np.float32), np.zeros(breast.shape, np.bool_))
     chances = rng.random(4)
@@ -152,11 +156,11 @@ def draw_marks(
 
 
 _CHANCES = {"label": 0.75, "digits": 0.5, "tape": 0.25, "border": 0.3}
-"""How often a film carries each mark."""
+"""Probability of each artefact on a film."""
 
 
 def _stamp(marks: Marks, keep_off: Mask, tile: Grey, cover: Mask, x: int, y: int) -> bool:
-    """Lay a tile on the film where it keeps clear of the breast; say whether it did."""
+    """Draw a tile onto the image if it does not cover the breast; return whether it was drawn."""
     rows, columns = marks.mask.shape
     top, left, bottom, right = max(y, 0), max(x, 0), min(y + tile.shape[0], rows), min(x + tile.shape[1], columns)
     if bottom - top < 4 or right - left < 4:
@@ -170,7 +174,7 @@ def _stamp(marks: Marks, keep_off: Mask, tile: Grey, cover: Mask, x: int, y: int
 
 
 def _text(text: str, size: float) -> npt.NDArray[np.uint8]:
-    """Return letters about `size` pixels high, 255 on 0."""
+    """Return the text in letters about `size` pixels high, 255 on 0."""
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 3)
     tile = np.zeros((height + base, width + 6), np.uint8)
     cv2.putText(tile, text, (3, height), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 3, cv2.LINE_AA)
@@ -179,7 +183,7 @@ def _text(text: str, size: float) -> npt.NDArray[np.uint8]:
 
 
 def _sticker(marks: Marks, keep_off: Mask, rng: np.random.Generator, side: str, view: str) -> None:
-    """Stick on a white label with dark letters, mirrored as often as not, at the outer upper corner."""
+    """Draw a white label with dark letters, half of the time mirrored, at the outer upper corner."""
     rows, columns = marks.mask.shape
     height, width = int(0.115 * rows), int(0.072 * rows)
     tile = np.full((height, width), rng.uniform(0.85, 0.95), np.float32)
@@ -206,7 +210,7 @@ def _turned(tile: Grey, degrees: float) -> tuple[Grey, Mask]:
 
 
 def _digits(marks: Marks, keep_off: Mask, rng: np.random.Generator) -> None:
-    """Write faint film numbers at the outer side."""
+    """Draw faint film numbers at the outer side."""
     rows, columns = marks.mask.shape
     letters = _text(str(rng.integers(1, 99)), 0.030 * rows)[:, ::-1] / np.float32(255)
     grey = np.asarray(letters * rng.uniform(0.12, 0.35), np.float32)
@@ -221,7 +225,7 @@ def _digits(marks: Marks, keep_off: Mask, rng: np.random.Generator) -> None:
 
 
 def _tape(marks: Marks, rng: np.random.Generator) -> None:
-    """Lay a strip of tape across the top of the film."""
+    """Draw a strip of tape across the top of the film."""
     height = max(2, int(rng.uniform(0.008, 0.026) * marks.mask.shape[0]))
     strip = np.full((height, marks.mask.shape[1]), rng.uniform(0.15, 0.5), np.float32)
     strip += rng.normal(0, 0.02, (height, 1)).astype(np.float32)
@@ -230,17 +234,17 @@ def _tape(marks: Marks, rng: np.random.Generator) -> None:
 
 
 def _border(marks: Marks, rng: np.random.Generator) -> None:
-    """Draw the bright line where the scanner saw past the film, at the outer edge."""
+    """Draw the bright line at the outer edge where the scanner recorded beyond the film."""
     width = max(1, int(rng.uniform(0.002, 0.008) * marks.mask.shape[0]))
     marks.grey[:, -width:], marks.mask[:, -width:] = rng.uniform(0.5, 0.95), True
 
 
 def _burnt_in(marks: Marks, keep_off: Mask, laterality: Laterality, view: View) -> None:
-    """Write the label that a digital machine writes into the picture: side and view at the outer upper corner."""
+    """Draw the label that a digital machine burns into the image: laterality and view at the outer upper corner."""
     rows, columns = marks.mask.shape
     letters = _text(f"{laterality}-{view}", 0.030 * rows) / np.float32(255)
     if laterality is Laterality.RIGHT:
-        # The film of a right breast is turned over after drawing; this text must read from the left all the same.
+        # The image of a right breast is mirrored after drawing; mirror the text now, so that it is readable then.
         letters = letters[:, ::-1]
     _stamp(
         marks,

@@ -1,12 +1,12 @@
-"""Synthetic mammograms with known masks, singly or as whole trees in the layouts of the datasets.
+"""Makes synthetic mammograms with known masks, singly or as whole trees in the layouts of the datasets.
 
-    make_film          one film with its truth (`mammopipe.processing.phantoms.film`)
-    mias_films         the films of a synthetic MIAS tree, with their truth
+    make_film          one image with its masks (`mammopipe.processing.phantoms.film`)
+    mias_films         the films of a synthetic MIAS tree, with their masks
     write_mias_tree    the same films as `mdb001.pgm` ... and `Info.txt`
     write_rsna_tree    exams of several DICOM views as `train.csv` and `train_images/`
     (`mammopipe.processing.phantoms.rsna_tree`)
 
-Nothing here is a patient's: the films serve to try and to test every stage.
+The images do not come from patients. They serve to try and test every stage.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ from mammopipe.processing.phantoms.film import Film, make_film
 __all__ = ["PHANTOM_NOTICE", "Density", "Film", "make_film", "mias_films", "write_mias_tree", "write_rsna_tree"]
 
 _MOST_FILMS = 998
-"""The last even number of three digits, which is what MIAS reference numbers have."""
+"""The greatest even number of three digits; MIAS reference numbers have three digits."""
 _SCATTERED_FROM = 50
-"""Patients from which on some malignant films show calcifications without coordinates; a small tree can spare none."""
+"""From this patient on, some malignant films show calcifications without coordinates; small trees need all lesions."""
 
 _HEADER = f"""{PHANTOM_NOTICE}
 
@@ -70,7 +70,7 @@ INFORMATION:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the film of one number shows."""
+    """The content of the film with a given number."""
 
     label: Label
     lesions: int = 1
@@ -78,10 +78,10 @@ class _Plan:
 
 
 def mias_films(films: int = 40, seed: int = 0) -> Iterator[tuple[str, Film]]:
-    """Yield `("mdb001", film)`, ...: the films of `write_mias_tree` with their masks, 1024 x 1024 each.
+    """Yield `("mdb001", film)`, ...: the films of `write_mias_tree` with their masks, 1024 x 1024 pixels each.
 
-    A film depends on `seed` and its number alone, not on how many there are.
-    Raises `ConfigError` for a number of films that makes no whole patients.
+    A film depends only on `seed` and its own number, not on the number of films. Raises `ConfigError` if the number of
+    films is out of range or odd (each patient has two films), or if `seed` is negative.
     """
     if films < 2 or films % 2 or films > _MOST_FILMS:
         raise ConfigError(f"films={films}: must be even, two films to a patient, from 2 to {_MOST_FILMS}")
@@ -91,10 +91,10 @@ def mias_films(films: int = 40, seed: int = 0) -> Iterator[tuple[str, Film]]:
 
 
 def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0) -> None:
-    """Write `mdb001.pgm` ... (8-bit binary PGM) and, last, `Info.txt` into `folder`, exactly as MIAS lays them out.
+    """Write `mdb001.pgm` ... (8-bit binary PGM) and, last, `Info.txt` into `folder`, in the layout of MIAS.
 
-    About a third of the patients have a malignant film, a third a benign one; their other film is normal. The same
-    arguments give the same bytes. Raises `ConfigError` as `mias_films` does.
+    About a third of the patients have a malignant film and a third a benign film; all other films are normal. The same
+    arguments give the same bytes. Raises `ConfigError` like `mias_films`.
     """
     rows = []
     for name, film in mias_films(films, seed):
@@ -106,14 +106,14 @@ def write_mias_tree(folder: Path, *, films: int = 40, seed: int = 0) -> None:
 
 def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: int | None = 700) -> None:
     """Write `train.csv` and `train_images/PATIENT/IMAGE.dcm` into `folder`; see `phantoms.rsna_tree`."""
-    # Imported here so that synthetic MIAS films need neither pydicom nor a JPEG 2000 encoder.
+    # Imported here, so that synthetic MIAS films need neither pydicom nor a JPEG 2000 encoder.
     from mammopipe.processing.phantoms import rsna_tree
 
     rsna_tree.write_rsna_tree(folder, patients=patients, seed=seed, height=height)
 
 
 def _plan(number: int) -> _Plan:
-    """Rotate the patients through malignant, benign and normal, and the lesion through the two sides."""
+    """Return the plan of a film: patients alternate between malignant, benign and normal, lesions between the sides."""
     patient, side = divmod(number - 1, 2)
     label = (Label.MALIGNANT, Label.BENIGN, Label.NORMAL)[patient % 3]
     if label is Label.NORMAL or side != patient // 3 % 2:
@@ -143,7 +143,7 @@ def _mix(*parts: int) -> int:
 
 
 def _table_rows(name: str, film: Film) -> list[str]:
-    """Return the film's rows of `Info.txt`, where y counts upwards from the bottom row."""
+    """Return the film's rows of `Info.txt`, in which y counts upwards from the bottom row."""
     if film.label is Label.NORMAL:
         return [f"{name} {film.density} NORM "]
     if not film.lesions:

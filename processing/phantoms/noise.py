@@ -1,7 +1,7 @@
-"""Films of noise with real labels: nothing can be learnt of them, so whatever is learnt has leaked.
+"""Makes images of noise with real labels: their labels cannot be learned, so any apparent success shows a leak.
 
-Each is a breast-shaped outline, the same for all, filled with coarse noise of its own: distinct enough to be known
-again after a turn or a stretch, which is all that a network can do with it.
+Every image has the same breast-shaped outline, filled with its own coarse noise. A network can recognise such an image
+after a rotation or stretch, but it can learn nothing else from it.
 """
 
 from pathlib import Path
@@ -14,17 +14,22 @@ from mammopipe.processing.datasets.mias import FILM_SIZE, LABEL_TABLE, PHANTOM_N
 from mammopipe.processing.files import write_bytes
 
 CELLS = 14
-"""Grains of the noise along a side of the film."""
+"""Number of grains of the noise along a side of the image."""
 _DARKEST, _BRIGHTEST = 90, 230
 _HALF_HEIGHT, _DEPTH = 0.42, 0.55
-"""Of the outline, an ellipse around the middle of the chest wall, as shares of the film's size."""
+"""Half axes of the outline, an ellipse around the middle of the chest wall, as shares of the image's size."""
 
 
 def write_noise_tree(table: Path, folder: Path, *, seed: int = 0) -> int:
-    """Write a film of noise for each film of a MIAS label table, and the table, marked as synthetic; return how many.
+    """Write an image of noise for each film of a MIAS label table, and the table marked as synthetic.
 
-    8-bit PGM of 1024 x 1024. A film depends on `seed` and its place in the table alone. Raises `LabelError` for a table
-    that cannot be read.
+    The images are 8-bit PGM files of 1024 x 1024 pixels. Each depends only on `seed` and on its place in the table.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        LabelError: The table cannot be read.
     """
     records = read_labels(table)
     for place, record in enumerate(records):
@@ -37,10 +42,10 @@ def write_noise_tree(table: Path, folder: Path, *, seed: int = 0) -> int:
 
 
 def noise_film(key: tuple[int, ...], laterality: Laterality | None, size: int = FILM_SIZE) -> npt.NDArray[np.uint8]:
-    """Return a film, (size, size), of the noise that belongs to a key; the chest wall is at the left unless it is R."""
+    """Return an image, (size, size), of the noise of a key; the chest wall is at the left unless `laterality` is R."""
     grains = np.random.default_rng(key).random((CELLS, CELLS))
     places = np.linspace(0, CELLS - 1, size)
-    # Linear interpolation along one axis is a matrix with two weights in each row.
+    # A matrix with two weights in each row performs linear interpolation along one axis.
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(CELLS)[None]))
     smooth = weights @ grains @ weights.T
     grey = _DARKEST + (_BRIGHTEST - _DARKEST) * (smooth - smooth.min()) / np.ptp(smooth)

@@ -1,4 +1,4 @@
-"""Synthetic images as a site's own: 16-bit PNG files and a table with boxes around the lesions."""
+"""Makes synthetic images in the layout of a site's own data: 16-bit PNG files and a table with boxes around lesions."""
 
 import csv
 import io
@@ -18,10 +18,10 @@ _LABELS = (Label.MALIGNANT, Label.BENIGN, Label.NORMAL)
 
 
 def write_own_tree(folder: Path, *, images: int = 60, seed: int = 0, height: int = 512, width: int = 400) -> None:
-    """Write `images` PNG files, two a patient, and, last, `labels.csv` with a row a lesion into `folder`.
+    """Write `images` PNG files, two per patient, and, last, `labels.csv` with one row per lesion into `folder`.
 
-    A third of the patients have a malignant image, a third a benign one; their other image is normal. Raises
-    `ConfigError` for a number below 2.
+    A third of the patients have a malignant image and a third a benign image; all other images are normal. Raises
+    `ConfigError` for fewer than 2 images.
     """
     if images < 2:
         raise ConfigError(f"images={images}: must be at least 2")

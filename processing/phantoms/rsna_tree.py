@@ -1,8 +1,8 @@
-"""Synthetic screening exams in the layout of the RSNA 2023 set: `train.csv` and `train_images/PATIENT/IMAGE.dcm`.
+"""Makes synthetic screening exams in the layout of RSNA 2023: `train.csv` and `train_images/PATIENT/IMAGE.dcm`.
 
-The files carry the attributes that the set's own files carry (Kaggle stripped Modality and View Position among others)
-and the pixels of two machines: 21 writes 12 bits, MONOCHROME2, with a linear window; 29 writes 16 bits, MONOCHROME1,
-with a sigmoid VOI function, several windows and lines of pixel padding. Both are JPEG 2000 lossless.
+The files have the attributes of the real files (Kaggle stripped Modality and View Position, among others) and the
+pixels of two machines. Machine 21 writes 12 bits, MONOCHROME2, with a linear window. Machine 29 writes 16 bits,
+MONOCHROME1, with a sigmoid VOI function, several windows and lines of pixel padding. Both write JPEG 2000 lossless.
 """
 
 from collections.abc import Iterator
@@ -41,16 +41,16 @@ COLUMNS = [
     "machine_id",
     "difficult_negative_case",
 ]
-"""The columns of `train.csv` in their order."""
+"""The columns of `train.csv`, in order."""
 
 _UID_ROOT = "2.25.7205759403792794"
 _FIRST_PATIENT = 100_000
-"""Above every patient number of the real set."""
+"""Number of the first patient, above all patient numbers of the real dataset."""
 _MOST_PATIENTS = 90_000
 
 
 class Machine(StrEnum):
-    """The machines whose files are imitated, by their number in the set."""
+    """The imitated machines, by their number in the dataset."""
 
     LINEAR = "21"
     SIGMOID = "29"
@@ -63,7 +63,7 @@ class Machine(StrEnum):
 
 @dataclass(frozen=True)
 class _Patient:
-    """One woman and what her exam says of her; the same on all her rows."""
+    """A patient with the data of her exam, which are the same in all her rows."""
 
     number: int
     seed: int
@@ -81,11 +81,17 @@ class _Patient:
 def rsna_films(
     patients: int = 12, seed: int = 0, *, height: int | None = 700
 ) -> Iterator[tuple[dict[str, str], Machine, Film]]:
-    """Yield the row of `train.csv`, the machine and the film of each image, in the order of the table.
+    """Yield the row of `train.csv`, the machine and the synthetic mammogram of each image, in the order of the table.
 
-    `height` is the number of rows; the columns follow from the machine's real proportions, and `None` gives its real
-    size. `Film.pixels` and the masks are 0 in lines of padding. A patient's films depend on `seed` and her number
-    alone. Raises `ConfigError` for numbers out of range.
+    `Film.pixels` and the masks are 0 in lines of padding. The images of a patient depend only on `seed` and her number.
+
+    Args:
+        patients: Number of patients.
+        seed: Seed of all images.
+        height: Number of rows; the columns follow from the machine's real proportions. `None` gives the real size.
+
+    Raises:
+        ConfigError: A number is out of range.
     """
     if not 1 <= patients <= _MOST_PATIENTS:
         raise ConfigError(f"patients={patients}: must be from 1 to {_MOST_PATIENTS}")
@@ -95,10 +101,10 @@ def rsna_films(
 
 
 def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: int | None = 700) -> None:
-    """Write the DICOM files of `rsna_films` and, last, `train.csv` into `folder`; the same arguments, the same bytes.
+    """Write the DICOM files of `rsna_films` and, last, `train.csv` into `folder`.
 
-    A third of the patients have a breast with cancer, a third one with a benign biopsy. Raises `ConfigError` as
-    `rsna_films` does.
+    A third of the patients have a breast with cancer, and a third have a breast with a benign biopsy. The same
+    arguments give the same bytes. Raises `ConfigError` like `rsna_films`.
     """
     rows = []
     for row, machine, film in rsna_films(patients, seed, height=height):
@@ -108,9 +114,9 @@ def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: 
 
 
 def _patient(number: int, seed: int) -> _Patient:
-    """Draw a patient; classes, sides, machines and sites rotate so that a few patients hold every combination."""
+    """Return a patient; classes, sides, machines and sites alternate, so that a few patients cover all combinations."""
     rng = np.random.default_rng((seed, number))
-    # Within twelve patients each class meets both sides, both machines and both sites equally often.
+    # Among twelve patients, each class occurs equally often with both sides, both machines and both sites.
     kind, turn = number % 3, number // 3
     site = 1 + (turn + turn // 2 + kind) % 2
     density = list(Density)[int(rng.integers(3))]
@@ -168,11 +174,11 @@ def _exam(patient: _Patient, height: int | None) -> Iterator[tuple[dict[str, str
 
 
 def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:
-    """Return what the table says of one breast and repeats on each of its views."""
+    """Return the columns of one breast, which the table repeats for each of its views."""
     rng = np.random.default_rng((patient.seed, list(Laterality).index(side)))
     label = patient.label if side is patient.affected else Label.NORMAL
     cancer, biopsy = label is Label.MALIGNANT, label is not Label.NORMAL
-    # As in the real table, the second site gives a BI-RADS value only to breasts that were recalled.
+    # As in the real table, the second site has a BI-RADS value only for recalled breasts.
     if biopsy:
         birads = "0.0" if rng.random() < 0.7 else ""
     else:
@@ -187,7 +193,7 @@ def _breast_columns(patient: _Patient, side: Laterality) -> dict[str, str]:
 
 
 def _with_padding(film: Film) -> Film:
-    """Return the film with lines of padding at its top and bottom and opposite the chest wall."""
+    """Return the image with lines of padding at its top and bottom and opposite the chest wall."""
     rows, columns = film.pixels.shape
     kept = np.zeros(film.pixels.shape, np.bool_)
     kept[rows // 200 : -(rows // 200), : -(columns // 100)] = True
@@ -205,7 +211,7 @@ def _with_padding(film: Film) -> Film:
 
 
 def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
-    """Return a DICOM file whose presentation values, scaled to 16 bits, are the film's pixels."""
+    """Return a DICOM file whose presentation values, scaled to 16 bits, are the pixels of `film`."""
     dataset = _identity(row)
     dataset.update(_linear_tags() if machine is Machine.LINEAR else _sigmoid_tags())
     stored = film.pixels >> 4 if machine is Machine.LINEAR else _sigmoid_stored(film)
@@ -221,7 +227,7 @@ def _dicom(row: dict[str, str], machine: Machine, film: Film) -> bytes:
 
 
 def _identity(row: dict[str, str]) -> Dataset:
-    """Return what the real files have in common: file meta, numbers in place of names, and one grey frame."""
+    """Return the attributes that all real files have: file meta, numbers instead of names, and one grey frame."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
     meta.TransferSyntaxUID = JPEG2000Lossless
@@ -245,7 +251,7 @@ def _identity(row: dict[str, str]) -> Dataset:
 
 
 def _linear_tags() -> Dataset:
-    """Return machine 21: the window is exactly the range of 12 bits, so it changes nothing (PS3.3 C.11.2.1.2)."""
+    """Return the attributes of machine 21: its window is exactly the range of 12 bits (PS3.3 C.11.2.1.2)."""
     dataset = Dataset()
     dataset.PhotometricInterpretation, dataset.BitsStored, dataset.HighBit = "MONOCHROME2", 12, 11
     dataset.PixelPaddingValue = 0
@@ -258,7 +264,7 @@ _WIDTHS = (16000, 20000, 13000)
 
 
 def _sigmoid_tags() -> Dataset:
-    """Return machine 29: dark on bright, a sigmoid for its VOI function, and padding that is no grey value."""
+    """Return the attributes of machine 29: dark on bright, a sigmoid VOI function, and declared pixel padding."""
     dataset = Dataset()
     dataset.PhotometricInterpretation, dataset.BitsStored, dataset.HighBit = "MONOCHROME1", 16, 15
     dataset.add_new("PixelPaddingValue", "US", 0)
@@ -269,9 +275,9 @@ def _sigmoid_tags() -> Dataset:
 
 
 def _sigmoid_stored(film: Film) -> npt.NDArray[np.uint16]:
-    """Return stored values that the first window's sigmoid and the inversion turn into the film's (PS3.3 C.11.2.1.3.1).
+    """Return stored values that the first window's sigmoid and inversion turn into `film`'s (PS3.3 C.11.2.1.3.1).
 
-    The sigmoid never reaches 0 or 1, so that air comes back as at most 20 of 65,535.
+    The sigmoid never reaches 0 or 1, so air is read back as at most 20 of 65,535.
     """
     shown = 1 - (np.arange(65536) / 65535).clip(1e-6, 1 - 1e-6)
     stored = _CENTRES[0] - _WIDTHS[0] / 4 * np.log(1 / shown - 1)

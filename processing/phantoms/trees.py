@@ -1,4 +1,4 @@
-"""Synthetic images in the layout of a dataset, for those datasets that have a writer of them."""
+"""Writes synthetic images in the layout of a dataset, for the datasets that support it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,15 +11,15 @@ from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 
 def write_phantoms(dataset: str, folder: Path, images: int) -> None:
-    """Write about as many synthetic images as asked for into a folder, with their label table.
+    """Write synthetic images and their label table into a folder.
 
     Args:
-        dataset: Name of the dataset whose layout is written.
-        folder: Where the tree goes.
-        images: How many; a layout of whole exams writes as many exams as make up this number.
+        dataset: Name of the dataset whose layout is used.
+        folder: The folder to write.
+        images: Approximate number of images; a layout of whole exams writes the exams that make up this number.
 
     Raises:
-        ConfigError: There are no phantoms of this dataset, or the number is out of range.
+        ConfigError: There are no phantoms for this dataset, or the number is out of range.
     """
     if dataset not in WRITERS:
         raise ConfigError(
@@ -47,4 +47,4 @@ def _own(folder: Path, images: int) -> None:
 
 
 WRITERS: Mapping[str, Callable[[Path, int], None]] = {"mias": _mias, "rsna": _rsna, "own": _own}
-"""By the dataset's name."""
+"""Writers by the name of the dataset."""

@@ -1,1 +1,1 @@
-"""Splits by patient, and the audit that proves that nothing crosses between them."""
+"""Divides images into splits by patient, and verifies that nothing leaks from one split into another."""

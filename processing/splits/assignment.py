@@ -1,7 +1,7 @@
-"""Which image may be used for what: split by patient before any pixel is touched.
+"""Divides images into training, validation and test, by patient and before any pixel is read.
 
-The other protocols divide something else (`mammopipe.processing.datasets.manifest.SplitProtocol`); they are there to
-be measured beside it.
+The other protocols of `mammopipe.processing.datasets.manifest.SplitProtocol` divide by other units; they exist for
+comparison.
 """
 
 import hashlib
@@ -15,23 +15,23 @@ from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport, au
 __all__ = ["Finding", "LeakageReport", "SplitConfig", "assign_folds", "assign_splits", "audit_leakage"]
 
 Unit = tuple[str, str]
-"""Dataset and name of what is divided: a patient, by the protocols beside it a film or a picture."""
+"""Dataset and name of a unit that is never divided: a patient, or under other protocols an original or an image."""
 Place = tuple[Split, int | None]
-"""A unit's split, and fold when it is not the test."""
+"""A unit's split and fold; the fold is `None` for the test split."""
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How patients are divided. The frozen test set comes first; the rest, the development set, is cut into folds."""
+    """How patients are divided: first into test set and development set, then the development set into folds."""
 
     test_fraction: float = 0.2
-    """Share of each stratum's patients that is kept for the test."""
+    """Share of each stratum's patients in the test set."""
     folds: int = 5
     """Number of folds of the development set."""
     validation_fold: int = 0
-    """The fold that is the validation split; the others train."""
+    """The fold that becomes the validation split; the other folds become the training split."""
     seed: int = 0
-    """Another seed gives another division, and so another test set."""
+    """Seed of the division; another seed gives another test set, too."""
 
     def __post_init__(self) -> None:
         if not 0 < self.test_fraction < 1:
@@ -49,11 +49,15 @@ def assign_splits(
     config: SplitConfig | None = None,
     protocol: SplitProtocol = SplitProtocol.PATIENT,
 ) -> list[ImageRecord]:
-    """Return the records with `split` and `fold` set, in their order.
+    """Return the records with `split` and `fold` set, in unchanged order.
 
-    What the protocol keeps together, all images of a patient, goes together. Patients are stratified by their worst
-    label and ordered by a hash of seed and patient id, so the division depends on the label table alone and is the same
-    on every machine. By the protocol `published` the records are those of all pictures, copies among them.
+    Units (patients, by the default protocol) are stratified by their worst label and ordered by a hash of seed and id.
+    So the division depends only on the label table and is the same on every machine.
+
+    Args:
+        records: The images; under the protocol `published`, originals and copies.
+        config: How to divide.
+        protocol: Which images form a unit.
     """
     config = config or SplitConfig()
     records = list(records)
@@ -63,7 +67,7 @@ def assign_splits(
 
 
 def states_splits(records: Sequence[ImageRecord]) -> bool:
-    """Return whether the label table says the split of each image; raises `LabelError` where it does of some only."""
+    """Return whether the label table states the splits; raises `LabelError` if only some of the images have one."""
     stated = sum(record.split is not None for record in records)
     if stated not in (0, len(records)):
         raise LabelError(f"{stated} of {len(records)} images have a split; give one for all of them or for none")
@@ -71,10 +75,10 @@ def states_splits(records: Sequence[ImageRecord]) -> bool:
 
 
 def keep_splits(records: Sequence[ImageRecord], config: SplitConfig) -> list[ImageRecord]:
-    """Return the records in the splits that their table states, with folds of the development set.
+    """Return the records with the splits that their table states, and with folds of the development set.
 
-    Where the table has no validation split, the validation fold of its training images becomes one. Raises `LabelError`
-    where a patient is in two splits, or a split that is needed has no image.
+    If the table has no validation split, the validation fold of its training images becomes the validation split.
+    Raises `LabelError` if a patient is in two splits, or if a required split has no image.
     """
     of_patient: dict[Unit, Split | None] = {}
     for record in records:
@@ -103,10 +107,10 @@ def keep_splits(records: Sequence[ImageRecord], config: SplitConfig) -> list[Ima
 
 
 def assign_folds(records: Sequence[ImageRecord], folds: int, *, seed: int, protocol: SplitProtocol) -> list[int]:
-    """Return for each record of the development set the fold that holds it out, 0 to `folds` - 1.
+    """Return, for each record of the development set, the fold that holds it out, 0 to `folds` - 1.
 
-    What the protocol keeps together shares a fold, and so do, but by `published`, a film and its copies. With the seed
-    and number of folds of `SplitConfig` these are the folds of the manifest.
+    Images of one unit share a fold; except under `published`, so do an original and its copies. With the seed and the
+    number of folds of `SplitConfig`, the result is the manifest's folds.
     """
     units = [protocol.unit(record) for record in records]
     worst = _worst_labels(records, units)
@@ -136,13 +140,13 @@ def _places(worst: Mapping[Unit, Label], config: SplitConfig) -> dict[Unit, Plac
             places[unit] = (Split.TEST, None)
         for unit in units[tested:]:
             fold = dealt % config.folds
-            # One deal over all strata, so that the folds' sizes differ by one patient at the most.
+            # Deal all strata in one sequence, so that the sizes of the folds differ by at most one patient.
             dealt += 1
             places[unit] = (Split.VALIDATION if fold == config.validation_fold else Split.TRAIN, fold)
     return places
 
 
 def _ordered(worst: Mapping[Unit, Label], label: Label, seed: int) -> list[Unit]:
-    """Return the units of a label in an order that is random and the same on every machine."""
+    """Return the units of a label in a pseudo-random order that is the same on every machine."""
     units = (unit for unit, worst_label in worst.items() if worst_label is label)
     return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}/{unit[0]}/{unit[1]}".encode()).hexdigest())

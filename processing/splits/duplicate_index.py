@@ -1,10 +1,10 @@
-"""Images looked up by what they show, in bounded memory: features on disk, candidate pairs by hashed descriptors.
+"""Finds candidate pairs of similar images in bounded memory: features on disk, pairs by hashed descriptors.
 
-Keys of some bits are taken from every binary descriptor, several times with other bits (locality-sensitive hashing:
-P. Indyk and R. Motwani 1998, STOC). Features of two pictures of one film differ in few of 256 bits (half of them in 8
-or fewer, measured on mini-MIAS and altered copies), so that most share a key. The keys of all images are sorted
-together, one table after the other, so that the time grows with the number of images and of pairs that share keys, not
-with the number of all pairs.
+Each hash table takes a key, a selection of bits, from every binary descriptor (locality-sensitive hashing: P. Indyk and
+R. Motwani 1998, STOC). The features of two images of one original differ in few of 256 bits (half of them in 8 or
+fewer, measured on mini-MIAS and altered copies), so most of them share a key in some table. The keys of all images are
+sorted together, one table after the other. So the time grows with the number of images and of pairs that share keys,
+not with the number of all pairs.
 """
 
 import os
@@ -18,28 +18,28 @@ from numpy.typing import NDArray
 from mammopipe.processing.splits.near_duplicates import Features
 
 VOTES = 4
-"""Shared keys, over all tables, that make two images a candidate pair."""
+"""Least number of shared keys, over all tables, of a candidate pair."""
 CANDIDATES = 3
-"""Candidate pairs that an image starts at most: those that share most keys."""
+"""Number of likeliest partners kept for each image: those that share most keys with it."""
 _TABLES = 8
 _BITS = 24
-"""Bits of a key for up to `_FEW` descriptors; one more for each doubling, so that chance shares as few keys."""
+"""Bits of a key for up to `_FEW` descriptors. Each doubling adds one bit, so that chance matches stay as rare."""
 _FEW = 2048 * 300
 _MOST_BITS = 32
 _CROWDED = 64
-"""Descriptors with one key from which on the key says nothing: rims and noise look alike in every image."""
+"""Greatest number of descriptors with one key; keys with more are ignored, as rims and noise look alike everywhere."""
 _CHUNK = 65536
-"""Descriptors that are cut into keys at a time."""
+"""Number of descriptors converted to keys at a time."""
 _ORDER = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)
 
 Codes = NDArray[np.int64]
 
 
 class FeatureStore(Mapping[str, Features]):
-    """The features of many images, 12 KB each, in a temporary file that is removed when it is closed."""
+    """The features of many images, 12 KB each, in a temporary file that is removed on closing."""
 
     def __init__(self) -> None:
-        """Open an empty store in the machine's folder for temporary files (`TMPDIR`)."""
+        """Open an empty store in the system's folder for temporary files (`TMPDIR`)."""
         self._file = tempfile.TemporaryFile()
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
@@ -51,7 +51,7 @@ class FeatureStore(Mapping[str, Features]):
         self._file.close()
 
     def add(self, name: str, item: Features) -> None:
-        """Keep the features of one more image; not for several threads at once."""
+        """Store the features of one more image; not thread-safe."""
         data = item.points.tobytes() + item.descriptors.tobytes()
         os.pwrite(self._file.fileno(), data, self._end)
         self._places[name] = (self._end, len(item.points))
@@ -77,11 +77,11 @@ def candidate_pairs(
 
     Args:
         images: The features of each image, by name.
-        groups: For each image the group, such as its split, within which it may resemble others.
-        altered: For each image whether its features are those of an altered variant: two such are not compared.
+        groups: The group of each image, such as its split; images of one group are not compared.
+        altered: Whether the features of each image are those of an altered variant; two variants are not compared.
 
     Returns:
-        Pairs of names. Of each image its `CANDIDATES` likeliest partners are among them.
+        Pairs of names: the `CANDIDATES` likeliest partners of each image.
     """
     names = list(images)
     counts = np.array([len(images[name].points) for name in names], np.int64)
@@ -103,7 +103,7 @@ def candidate_pairs(
 def _keys(
     images: Mapping[str, Features], names: Sequence[str], total: int, chosen: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
-    """Return a key of the chosen bits for each descriptor of all images, in their order."""
+    """Return a key, made of the chosen bits, for each descriptor of all images, in order."""
     keys = np.empty(total, np.uint32)
     weights = (np.uint32(1) << np.arange(len(chosen), dtype=np.uint32)).astype(np.uint32)
     start = 0
@@ -128,9 +128,9 @@ def _blocks(images: Mapping[str, Features], names: Sequence[str]) -> Iterator[ND
 def _shared(
     keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArray[np.int64], altered: NDArray[np.bool_]
 ) -> Codes:
-    """Return a code, first image x images + second image, for each two features of different groups with one key.
+    """Return a code, first image x images + second image, for each pair of features with one key in different groups.
 
-    A feature of the first image counts once for a second image, however many of its features have the key.
+    A feature of the first image counts once per second image, even if several features of that image have the key.
     """
     order = np.argsort(keys, kind="stable")
     keys, owners = keys[order], owners[order]
@@ -140,7 +140,7 @@ def _shared(
     left = np.flatnonzero(usable)
     found = []
     for distance in range(1, _CROWDED):
-        # What has no partner at this distance has none farther away: equal keys stand together.
+        # Equal keys are adjacent: a feature without a partner at this distance has none farther away.
         left = left[left + distance < len(keys)]
         left = left[keys[left] == keys[left + distance]]
         if not len(left):
@@ -158,13 +158,13 @@ def _shared(
 
 
 def _added(codes: Codes, votes: Codes, found: Codes, times: NDArray[np.int64]) -> tuple[Codes, Codes]:
-    """Return both lists of codes as one, without repetition, with the sums of their votes."""
+    """Return the union of both lists of codes with the sums of their votes."""
     every, place = np.unique(np.concatenate([codes, found]), return_inverse=True)
     return every, np.bincount(place, np.concatenate([votes, times]), minlength=len(every)).astype(np.int64)
 
 
 def _likeliest(codes: Codes, votes: Codes, images: int) -> list[tuple[int, int]]:
-    """Return the pairs that are among the `CANDIDATES` with most votes of one of their images."""
+    """Return the pairs that are among the `CANDIDATES` pairs with most votes of either image."""
     first, second = codes // images, codes % images
     kept = np.zeros(len(codes), bool)
     for side in (first, second):

@@ -1,4 +1,4 @@
-"""Proof on the files themselves that nothing crosses from one split into another."""
+"""Verifies on the image files that nothing leaks from one split into another."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,14 +24,14 @@ from mammopipe.processing.splits.near_duplicates import (
 from mammopipe.processing.splits.pixel_confirmation import Confirmation, correlation, detail
 
 _DIFFERENT_FEATURES = 8
-"""Agreeing features from which on a pair of different images says what pixels of such pairs correlate like."""
+"""Pairs of different images with at least this number of agreeing features give the distribution of correlations."""
 _DIFFERENT_PAIRS = 200
-"""Such pairs that are measured."""
+"""Greatest number of such pairs to measure."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One leak: its kind, the images it joins, and a sentence about it."""
+    """One leak: its kind, the images involved, and a message."""
 
     kind: str
     images: tuple[str, ...]
@@ -40,19 +40,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """What `audit_leakage` found and how much it looked at."""
+    """The findings of `audit_leakage` and the extent of its checks."""
 
     findings: tuple[Finding, ...]
     checked: Mapping[str, float]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     @property
     def verdict(self) -> str:
-        """One sentence for the gate and the report."""
+        """The result in one sentence, for the gate and the report."""
         if self.passed:
             return (
                 f"passed: no patient, source image or picture of the {self.checked['images']} images is in two splits"
@@ -77,14 +77,20 @@ def audit_leakage(
     copied: Collection[Split] = (Split.TRAIN,),
     folds: Mapping[str, str] | None = None,
 ) -> LeakageReport:
-    """Return the leaks between the splits of a manifest whose paths are relative to the folder `images`.
+    """Return the leaks between the splits of a manifest.
 
-    Looked for are patients, source images, equal files and pictures of the same film in two splits, copies outside the
-    training split, copies of nothing, images without a split, and files that are missing or not those of the manifest.
-    Networks that were cross-validated trained on the films of both splits of the development set, each copy with its
-    source's fold: then `copied` names both, and `folds` the fold of each development image by its id. Folds are then
-    compared as splits are, for thresholds and the gate rest on what was held out. Labels that are not those of the
-    split (`label_digest`) are findings, too.
+    The audit reports patients, source images, equal files and images of the same original in two splits; copies outside
+    the training split or without a source; images without a split; missing or altered files; and labels that were
+    edited after the split (`label_digest`).
+
+    Cross-validated networks train on the images of both splits of the development set, and each copy is in the fold of
+    its source. Folds are then compared like splits, because thresholds and the gate depend on held-out images.
+
+    Args:
+        manifest: The records.
+        images: The folder to which the paths of the records are relative.
+        copied: The splits that may hold copies; both development splits for cross-validated networks.
+        folds: The fold of each development image by image id, for cross-validated networks.
     """
     records = sorted(manifest, key=lambda record: record.image_id)
     broken = {finding.images[0]: finding for finding in _file_findings(records, images)}
@@ -113,10 +119,9 @@ def audit_leakage(
 
 
 def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = (Split.TRAIN,)) -> list[Finding]:
-    """Return the leaks that the manifest alone shows: ids and the SHA-256 of files; it takes no time.
+    """Return the leaks that the manifest alone shows: by ids, by the SHA-256 of files, and by labels edited later.
 
-    They are looked for before training, so that such a leak costs minutes and not the whole run: ids, equal files, and
-    labels that were edited after the split.
+    This takes hardly any time. It runs before training, so that such a leak costs minutes and not a whole run.
     """
     records = sorted(manifest, key=lambda record: record.image_id)
     splits = {record.image_id: str(record.split) for record in records}
@@ -169,7 +174,7 @@ def _crossings(records: Iterable[ImageRecord], what: str, kind: str) -> Iterator
 
 
 def _changed_labels(records: Iterable[ImageRecord]) -> Iterator[Finding]:
-    """Compare each original with what it was when it was split: a label edited since then is no label of that split."""
+    """Yield the originals whose label or split has changed since the images were split."""
     for record in records:
         if record.label_digest and not record.source_image_id and record.label_digest != split_digest(record):
             yield Finding(
@@ -194,7 +199,7 @@ def _equal_files(records: Iterable[ImageRecord], group_of: Mapping[str, str]) ->
 
 
 def _variant_name(image_id: str, variant: Variant) -> str:
-    """Return the name that an image's features are stored under: as it is, its id alone."""
+    """Return the name under which a variant's features are stored; that of the unaltered image is its id."""
     return image_id if variant is Variant.AS_IT_IS else f"{image_id}\n{variant}"
 
 
@@ -206,9 +211,10 @@ def _named(name: str) -> tuple[str, Variant]:
 def _look_at(
     records: Sequence[ImageRecord], images: Path, seen: FeatureStore, group_of: Mapping[str, str]
 ) -> list[str]:
-    """Store the features of the originals, and of the copies that do not show their source; return the latter's ids.
+    """Store the features of originals and of copies that do not resemble their source; return the ids of these copies.
 
-    Images of all groups but the largest are stored altered, too: of each two images of different groups one is.
+    Altered variants are stored, too, except for the largest group. So of any two images of different groups, at least
+    one has its variants stored.
     """
     originals = [record for record in records if not record.source_image_id]
     copies = [record for record in records if record.source_image_id]
@@ -223,13 +229,13 @@ def _look_at(
 
     def unlike_its_source(record: ImageRecord) -> dict[Variant, Features] | None:
         pixels, source = read_mammogram(images / record.path).pixels, record.source_image_id
-        # Our own augmentation mirrors: a copy shows its source where any of its variants does.
+        # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
             if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_FILM:
                 return None
         return look(record)
 
-    # OpenCV works outside the interpreter's lock, so threads share the cores without a copy of the pictures.
+    # OpenCV releases the interpreter's lock, so threads use all cores without copying the images.
     with ThreadPoolExecutor(cores()) as pool:
         for record, item in zip(originals, pool.map(look, originals), strict=True):
             for variant, found in item.items():
@@ -244,9 +250,9 @@ def _look_at(
 def _same_films(
     records: Sequence[ImageRecord], images: Path, seen: Mapping[str, Features], group_of: Mapping[str, str]
 ) -> tuple[list[Finding], Confirmation]:
-    """Compare the originals, and the copies that do not show their own source, across the groups: splits or folds.
+    """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
 
-    A pair is a finding where the features agree and the pixels, too.
+    A pair is a finding if both its features and its pixels agree.
     """
     by_id = {record.image_id: record for record in records}
     named = {name: _named(name) for name in seen}
@@ -275,10 +281,10 @@ def _same_films(
     confirmation = Confirmation.of(different, len(alike))
     findings: list[Finding] = []
     for place, value in zip(alike, measured, strict=False):
-        # Without a common block the pixels cannot say anything: the features alone decide then.
+        # Without a common block, the pixels cannot be compared, and the features alone decide.
         if value is None or value >= confirmation.limit:
             finding = _same_film([named[name] for name in pairs[place]], by_id, group_of, matches[place], value)
-            # A copy may agree under two variants, such as a symmetric one: the first says it all.
+            # A pair may agree under several variants, if an image is symmetric for example: report it once.
             if all(before.images != finding.images for before in findings):
                 findings.append(finding)
     return findings, confirmation

@@ -1,10 +1,9 @@
-"""Pictures of the same film, found again by what they show, whatever their names say.
+"""Recognises images of the same original by their content, not by their names.
 
-Local features (ORB: E. Rublee et al. 2011, ICCV) of two pictures must agree on one similarity transform (RANSAC).
-Rotated, scaled, deformed, re-exposed and re-encoded copies of a film agree on dozens of features, different films of
-one patient on fewer than `SAME_FILM`. A mirrored or an inverted image has other features: such copies are found by the
-features of an image's `Variant`s. Which pictures are worth comparing says
-`mammopipe.processing.splits.duplicate_index`.
+Local features (ORB: E. Rublee et al. 2011, ICCV) of two images must agree on one similarity transform (RANSAC).
+Rotated, scaled, deformed, re-exposed and re-encoded copies of an original agree on dozens of features; different images
+of one patient agree on fewer than `SAME_FILM`. Mirrored and inverted images have different features, so the features of
+each `Variant` of an image are compared, too. `mammopipe.processing.splits.duplicate_index` selects the pairs.
 """
 
 from dataclasses import dataclass
@@ -15,28 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEATURES = 300
-"""Features kept of a picture."""
+"""Number of features kept per image."""
 HEIGHT = 320
-"""Rows that pictures are brought to first, so that the limits below mean the same at every size of network input."""
+"""Images are first scaled to this number of rows, so that the limits below hold for every size of network input."""
 SAME_FILM = 24
-"""Features that agree on one transform from which on two pictures show the same film.
+"""Least number of features that agree on one transform if two images show the same original.
 
 Measured on mini-MIAS, segmented at 160 x 112 and at 384 x 256: at least 32 between a film and its augmented copies, at
 most 17 between different films.
 """
 _TOLERANCE = 4.0
-"""Pixels by which a feature may miss the common transform; elastic deformation needs some."""
+"""Greatest distance of a feature from the common transform, in pixels; elastic deformation requires some."""
 _ITERATIONS = 500
-"""Of RANSAC."""
+"""Iterations of RANSAC."""
 _RIM = 9
-"""Pixels along the outline of the breast that are left out, for outlines resemble each other."""
+"""Width of the rim along the breast's outline that is left out, in pixels, because outlines resemble each other."""
 
 
 class Variant(StrEnum):
-    """What may have been done to a copy that changes its features; either direction of a mirror is one, for turns are.
+    """Alterations of an image that change its features.
 
-    Measured on mini-MIAS: different images agree on at most 15 features under any of them, a mirrored or inverted copy
-    on at least 182.
+    One direction of mirroring is enough: the other is the same followed by a rotation, which the features tolerate.
+    Measured on mini-MIAS: different images agree on at most 15 features under any variant; a mirrored or inverted copy
+    agrees on at least 182.
     """
 
     AS_IT_IS = "as it is"
@@ -45,7 +45,7 @@ class Variant(StrEnum):
     MIRRORED_AND_INVERTED = "mirrored and inverted"
 
     def of(self, pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Return a segmented image (uint16, 0 outside the tissue) so altered; outside the tissue it stays 0."""
+        """Return the altered image; `pixels` is uint16, (rows, columns), and 0 outside the tissue, as is the result."""
         if self in (Variant.INVERTED, Variant.MIRRORED_AND_INVERTED):
             pixels = np.where(pixels > 0, 65536 - pixels.astype(np.int32), 0).astype(np.uint16)
         if self in (Variant.MIRRORED, Variant.MIRRORED_AND_INVERTED):
@@ -58,14 +58,14 @@ ALTERED = tuple(variant for variant in Variant if variant is not Variant.AS_IT_I
 
 @dataclass(frozen=True)
 class Features:
-    """What is remembered of one picture: feature positions (n, 2) and binary descriptors (n, 32), strongest first."""
+    """The features of one image: positions (n, 2) and binary descriptors (n, 32), strongest first."""
 
     points: NDArray[np.float32]
     descriptors: NDArray[np.uint8]
 
 
 def features(pixels: NDArray[np.uint16]) -> Features:
-    """Return the features of a segmented film (uint16, 0 outside the tissue), with its contrast evened out."""
+    """Return the features of a segmented image (uint16, 0 outside the tissue) after equalising its contrast."""
     size = (max(1, round(pixels.shape[1] * HEIGHT / pixels.shape[0])), HEIGHT)
     shrinks = pixels.shape[0] > HEIGHT
     pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
@@ -82,19 +82,22 @@ def features(pixels: NDArray[np.uint16]) -> Features:
 
 @dataclass(frozen=True)
 class Match:
-    """How two images agree."""
+    """The agreement of two images."""
 
     agreeing: int
-    """Features that agree on one transform."""
+    """Number of features that agree on one transform."""
     transform: NDArray[np.float64] | None
-    """Of points (x, y) of the first image into the second, 2 x 3, both at `HEIGHT` rows; `None` where there is none."""
+    """Maps points (x, y) of the first image to the second; 2 x 3, both images at `HEIGHT` rows; `None` if not found."""
 
 
 NO_MATCH = Match(0, None)
 
 
 def match(first: Features, second: Features) -> Match:
-    """Return how many features of two images agree on one similarity transform, and which; the same in every run."""
+    """Return the number of features of two images that agree on one similarity transform, and the transform.
+
+    The result is the same in every run.
+    """
     if min(len(first.points), len(second.points)) < 4:
         return NO_MATCH
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(first.descriptors, second.descriptors)
@@ -112,5 +115,5 @@ def match(first: Features, second: Features) -> Match:
 
 
 def agreement(first: Features, second: Features) -> int:
-    """Return how many features of two images agree on one similarity transform."""
+    """Return the number of features of two images that agree on one similarity transform."""
     return match(first, second).agreeing

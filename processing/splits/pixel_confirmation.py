@@ -1,9 +1,9 @@
-"""A second test of two images that share features: their pixels, laid over each other, must correlate.
+"""Confirms that two images with matching features show the same original: their aligned pixels must correlate.
 
-It is independent of the features. Fine detail of one image is compared block by block with that of the other, which
-the features' transform has brought to the same place; a block may move a little, for copies may be deformed. Measured
-on mini-MIAS and phantoms at 96 x 64 and 320 x 192 pixels: 0.86 and more between an image and its altered copies, 0.71
-at most between different images that the features took to each other.
+The test is independent of the features. The features' transform aligns one image with the other, and fine detail is
+compared block by block. Each block may move a little, because copies may be deformed. Measured on mini-MIAS and
+phantoms at 96 x 64 and 320 x 192 pixels: the correlation is at least 0.86 between an image and its altered copies, and
+at most 0.71 between different images whose features match.
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from mammopipe.processing.splits.near_duplicates import HEIGHT
 
 LEAST_LIMIT, MOST_LIMIT = 0.75, 0.85
-"""Correlation from which on two images are the same, whatever the number of pairs says."""
+"""Range of the limit of the correlation, whatever value follows from the number of pairs."""
 ALLOWED_FALSE_ALARMS = 0.01
-"""Expected number of false alarms, over all pairs of a set, that the limit is derived from."""
+"""Permitted expected number of false alarms over all pairs of a dataset; it determines the limit."""
 _USUAL_MEAN, _USUAL_DEVIATION = 0.30, 0.15
-"""Of different images, measured; they stand in where a set has too few pairs to measure its own."""
+"""Measured correlations of different images, for datasets with too few pairs to measure their own."""
 _FEW_PAIRS = 30
 _BLOCK, _REACH = 32, 6
-"""Pixels of a block's side, and by which it may move, at `HEIGHT` rows."""
+"""Side of a block and its greatest movement, in pixels at `HEIGHT` rows."""
 _FINE, _COARSE, _LOCAL = 2.0, 8.0, 16.0
-"""Standard deviations, in pixels, of the Gaussians that bound the detail and even out its contrast."""
+"""Standard deviations, in pixels, of the Gaussians that limit the detail and equalise its contrast."""
 _RIM = 9
 
 
 @dataclass(frozen=True)
 class Detail:
-    """The fine detail of an image, contrast evened out, and where it is tissue; float32 and uint8 (`HEIGHT`, width)."""
+    """Fine detail of an image with equalised contrast (float32) and the tissue's mask (uint8); (`HEIGHT`, width)."""
 
     values: NDArray[np.float32]
     inside: NDArray[np.uint8]
@@ -39,18 +39,18 @@ class Detail:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What the pixels of some pairs are held against."""
+    """The limit with which the pixels of a number of pairs are compared."""
 
     limit: float
-    """Correlation from which on two images are the same."""
+    """Least correlation of two images of the same original."""
     pairs: int
-    """Pairs whose features agree, which the pixels decide."""
+    """Number of pairs whose features agree and whose pixels are compared."""
     expected_false_alarms: float
-    """Expected number of pairs of different images among them above the limit."""
+    """Expected number of these pairs that exceed the limit although their images are different."""
 
     @classmethod
     def of(cls, different: list[float], pairs: int) -> "Confirmation":
-        """Return the limit for a number of pairs, from the correlations of pairs that are different images."""
+        """Return the limit for a number of pairs, given the correlations of pairs of different images."""
         measured = len(different) >= _FEW_PAIRS
         mean = fmean(different) if measured else _USUAL_MEAN
         deviation = max(pstdev(different) if measured else _USUAL_DEVIATION, 1e-3)
@@ -68,7 +68,7 @@ def detail(pixels: NDArray[np.uint16]) -> Detail:
     weight = inside.astype(np.float32)
 
     def mean(values: NDArray[np.float32], deviation: float) -> NDArray[np.float32]:
-        # Over the tissue alone: air would draw an outline, and outlines resemble each other.
+        # Only over tissue: with air, the outline would appear as detail, and outlines resemble each other.
         total = cv2.GaussianBlur(values * weight, (0, 0), deviation)
         return np.asarray(total / np.maximum(cv2.GaussianBlur(weight, (0, 0), deviation), 1e-3), np.float32)
 
@@ -78,9 +78,15 @@ def detail(pixels: NDArray[np.uint16]) -> Detail:
 
 
 def correlation(first: Detail, second: Detail, transform: NDArray[np.float64]) -> float | None:
-    """Return how two images correlate, in -1..1, laid over each other by `transform` (2 x 3, first to second).
+    """Return the correlation of two aligned images, -1..1: the median over the blocks that both images have.
 
-    It is the median over the blocks that both have; `None` where they have none.
+    Args:
+        first: The detail of the first image.
+        second: The detail of the second image.
+        transform: Maps points of the first image to the second, 2 x 3.
+
+    Returns:
+        The correlation, `None` if the images have no common block.
     """
     height, width = first.values.shape
     values, inside = (

@@ -1,1 +1,1 @@
-"""Compressed pixel data before a decoder sees them: one frame, whole, and affordable."""
+"""Checks compressed pixel data before decoding: one frame, complete, and not too expensive to decode."""

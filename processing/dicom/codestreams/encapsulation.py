@@ -1,4 +1,4 @@
-"""The one frame in encapsulated pixel data: fragments joined, offset tables counted (PS3.5 A.4 and G, RLE)."""
+"""Extracts the only frame of encapsulated pixel data, and decodes RLE (PS3.5 A.4 and annex G)."""
 
 import struct
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from mammopipe.processing.dicom.data_set import UNDEFINED
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 MAX_SURPLUS = 64
-"""Bytes that an RLE segment may decode to beyond its pixels: padding that a writer encoded with them."""
+"""Surplus bytes that an RLE segment may decode to: padding that the writer encoded with the pixels."""
 _PIXELS = "Pixel Data (7FE0,0010)"
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _TRAILING_PADDING = (0xFFFC, 0xFFFC)
@@ -24,10 +24,11 @@ _STARTS |= {Codec.JPEG_2000: b"\xff\x4f\xff\x51"}
 
 
 def only_frame(tags: Tags, value: memoryview, codec: Codec) -> bytes:
-    """Return the one frame of encapsulated pixel data: its fragments joined, the offset table left out.
+    """Return the only frame of encapsulated pixel data: its joined fragments without the offset table.
 
-    Raises `NotAMammogramError` where offset tables or fragments show several frames, whatever Number of Frames says,
-    and `CorruptImageError` where fragments are cut off or missing.
+    Raises:
+        NotAMammogramError: Offset tables or fragments show several frames, even if Number of Frames is 1 or absent.
+        CorruptImageError: Fragments are cut off or missing.
     """
     where = tags.where
     table, *fragments = [*_items(value, where), b""][:-1] or [b""]
@@ -54,7 +55,8 @@ def _extended_name() -> str:
 
 def _starts_frame(fragment: memoryview | bytes, first: memoryview | bytes, codec: Codec) -> bool:
     if codec is Codec.RLE:
-        # The count of segments and the first offset, which is always 64: eight bytes that no run of pixels imitates.
+        # An RLE header starts with the number of segments and the first offset, always 64. These eight bytes cannot be
+        # mistaken for a run of pixels.
         return len(fragment) >= 64 and fragment[:8] == first[:8]
     return fragment[: len(_STARTS[codec])] == _STARTS[codec]
 
@@ -65,7 +67,7 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
     while True:
         rest = bytes(value[position : position + 8])
         if not rest.strip(b"\0"):
-            return  # Some writers end the file with the last fragment, or its padding: all fragments are there.
+            return  # Some writers end the file after the last fragment or its padding: all fragments are there.
         if len(rest) < 8:
             raise CorruptImageError(f"{where}: {_PIXELS} is truncated: no sequence delimiter")
         group, element, length = struct.unpack("<HHI", rest)
@@ -84,14 +86,26 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
         yield value[position : position + length]
         position += length
         if length % 2 and bytes(value[position : position + 3]) == b"\0\xfe\xff":
-            position += 1  # The writer padded to even length, as it must, but did not count the byte.
+            position += 1  # The writer padded to even length, as required, but did not count the padding byte.
 
 
 def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) -> NDArray[Any]:
-    """Return the cells (uint8 or uint16, rows x columns) of a frame in RLE, `width` bytes a cell (PS3.5 G.3 to G.5).
+    """Return the cells of an RLE frame (PS3.5 G.3 to G.5).
 
     A segment may hold a few bytes more than its pixels: writers pad it to even length, before or after encoding.
-    Raises `CorruptImageError` where the header points nowhere, or a segment is damaged, too short or too long.
+
+    Args:
+        frame: The RLE frame.
+        rows: Rows of the image.
+        columns: Columns of the image.
+        width: Bytes per cell, 1 or 2.
+        where: The name of the file in errors.
+
+    Returns:
+        uint8 or uint16, (rows, columns).
+
+    Raises:
+        CorruptImageError: The header holds an invalid offset, or a segment is damaged, too short or too long.
     """
     header = struct.unpack_from("<16I", frame) if len(frame) >= 64 else (0,) * 16
     offsets = header[1 : 1 + width]
@@ -104,7 +118,7 @@ def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) ->
     count = rows * columns
     cells = np.empty(count, "<u2" if width == 2 else np.uint8)
     planes = cells.view(np.uint8).reshape(count, width)
-    # Room for no more than is allowed: a bomb makes the decoder stop instead of filling memory.
+    # The buffer holds only the allowed size, so a decompression bomb stops the decoder instead of filling memory.
     room: Any = np.empty(count + MAX_SURPLUS, np.uint8)
     for index, (start, end) in enumerate(zip(offsets, (*offsets[1:], len(frame)), strict=True)):
         decoded: Any

@@ -1,8 +1,8 @@
-"""JPEG, JPEG Lossless and JPEG-LS codestreams: what their header announces, where they end, whether they are whole.
+"""Checks JPEG, JPEG Lossless and JPEG-LS codestreams: their header, their end, and whether they are complete.
 
-libjpeg fills what damaged data lack with zeros and merely warns. So the entropy-coded data are checked here: they must
-determine every pixel, and no more than the pixels. Sources: ISO/IEC 10918-1 B.1 and B.2 (markers, frame and scan
-headers), F.1.2.3 (padding before a marker), F.2.2.5 (what a decoder may do at a marker); 14495-1 C.2.2 (SOF55).
+libjpeg fills missing data with zeros and only warns. So this module checks the entropy-coded data: they must determine
+every pixel, and nothing may be left over. Sources: ISO/IEC 10918-1 B.1 and B.2 (markers, frame and scan headers),
+F.1.2.3 (padding before a marker), F.2.2.5 (what a decoder may do at a marker); 14495-1 C.2.2 (SOF55).
 """
 
 import re
@@ -23,19 +23,27 @@ _SOF_OF = {Codec.JPEG: (0xC0, 0xC1), Codec.JPEG_LOSSLESS: (0xC3,), Codec.JPEG_LS
 _START = b"\xff\xd8"
 _END = b"\xff\xd9"
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-# In JPEG a byte FF of the coded data is followed by 00; in JPEG-LS, by a byte below 80 (14495-1 A.1).
+# In the coded data of JPEG, a byte FF is followed by 00; in those of JPEG-LS, by a byte below 80 (14495-1 A.1).
 _MARKER = {Codec.JPEG_LS: re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")}
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 FEW_CODES = 3
 _AFTER = (b"\x55\xaa" * 8, b"\xb6\x6d\x3b" * 5, b"\x0c\xe1\x5a" * 5, b"\xe4\x93\x27" * 5)
-"""Bits to append, or to put in place of the last byte: unlike the zeros that libjpeg makes up, and each other."""
+"""Bits to append or to put in place of the last byte; they differ from each other and from libjpeg's zeros."""
 
 
 def announced(data: bytes, codec: Codec, where: str) -> Announced:
-    """Return what the frame header (SOF) of a JPEG or JPEG-LS codestream announces.
+    """Return the size and depth that the frame header (SOF) of a JPEG or JPEG-LS codestream announces.
 
-    Raises `CorruptImageError` where there is none of the transfer syntax, or no end of image (EOI), and
-    `NotAMammogramError` where another codestream follows the end of the first. Padding may follow it.
+    Padding may follow the codestream.
+
+    Args:
+        data: The codestream.
+        codec: The codec of the transfer syntax.
+        where: The name of the file in errors.
+
+    Raises:
+        CorruptImageError: A frame header of the transfer syntax or the end-of-image marker (EOI) is missing.
+        NotAMammogramError: Another codestream follows the first.
     """
     try:
         head = _frame_header(data, _SOF_OF[codec])
@@ -61,7 +69,7 @@ def _frame_header(data: bytes, wanted: tuple[int, ...]) -> Announced:
 
 
 def _segments(data: bytes) -> Any:
-    """Yield each marker of the header, up to the first scan, and its position."""
+    """Yield each marker of the header, up to the start of the first scan, with its position."""
     position, marker = 2, 0
     while marker != 0xDA:
         prefix, marker = struct.unpack_from(">BB", data, position)
@@ -78,7 +86,7 @@ def _segments(data: bytes) -> Any:
 
 
 def _scan(data: bytes, codec: Codec) -> tuple[int, int]:
-    """Return where the coded data of the first scan start and end; after them stands the end-of-image marker."""
+    """Return where the coded data of the first scan start and end; the end-of-image marker must follow them."""
     position = 0
     for marker, start in _segments(data):
         if marker == 0xDA:
@@ -92,18 +100,18 @@ def _scan(data: bytes, codec: Codec) -> tuple[int, int]:
 
 
 def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: Codec, where: str) -> None:
-    """Raise `CorruptImageError` unless the coded data of a JPEG determine its pixels, and nothing but its pixels.
+    """Raise `CorruptImageError` unless the coded data of a JPEG determine all pixels, with no data left over.
 
-    Two decodes tell it. Other bits after the data must change no pixel: where they do, the decoder wanted more data
-    than there are. Other bits in place of the last byte must change a pixel: where they do not, the decoder needed
-    fewer, as it does where data were inserted or lost in between. Up to two bytes at the end may be padding.
+    The check decodes altered data. Bits appended to the data must not change any pixel; if they do, the data end too
+    early. Other bits in place of the last byte must change a pixel; if they do not, the decoder did not need that byte,
+    as happens where data were inserted or lost in between. Up to two bytes at the end may be padding.
 
     Args:
-        data: the codestream.
-        pixels: what `decode` makes of it.
-        decode: the decoder of the transfer syntax.
+        data: The codestream.
+        pixels: The result of `decode` for `data`.
+        decode: The decoder of the transfer syntax.
         codec: JPEG or JPEG Lossless.
-        where: the name of the file in errors.
+        where: The name of the file in errors.
     """
     start, end = _scan(data, codec)
     # Fill bytes (FF) may stand before a marker (10918-1 B.1.1.2).
@@ -121,8 +129,9 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     others = [altered(partial(_with_last, bits)) for bits in _AFTER]
     if _has_few_codes(data) or any(not np.array_equal(decode(other), pixels) for other in others):
         return
-    # No pixel changed: nothing needed the last byte, or the change does not show, because a value is rounded or clipped
-    # (coarse quantisation tells), or because one bit of an end-of-block code was all that it held (a byte more tells).
+    # No pixel changed. Either the last byte was not needed, or the change is invisible: a value was rounded or clipped
+    # (coarser quantisation makes it visible), or the byte held only one bit of an end-of-block code (changing one more
+    # byte makes it visible).
     coarse = decode(_coarse(data))
     more = others + [altered(partial(_with_last, bits, more=1)) for bits in _AFTER]
     if all(np.array_equal(decode(_coarse(other)), coarse) for other in more):
@@ -130,9 +139,9 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
 
 
 def _has_few_codes(data: bytes) -> bool:
-    """Return whether a Huffman table (DHT, B.2.4.2) has so few codes that other bits may well mean the same.
+    """Return whether a Huffman table (DHT, B.2.4.2) has so few codes that different bits may decode to the same values.
 
-    Tables are made for one picture, and such a picture is flat; a mammogram needs a dozen codes and more.
+    Writers make the tables for one image, and such an image is flat. A mammogram needs at least a dozen codes.
     """
     for marker, position in _segments(data):
         end, place = position + 2 + struct.unpack_from(">H", data, position + 2)[0], position + 4
@@ -145,7 +154,7 @@ def _has_few_codes(data: bytes) -> bool:
 
 
 def _coarse(data: bytes) -> bytes:
-    """Return a JPEG whose quantisation tables (DQT) show a step of every coefficient and clip few."""
+    """Return the JPEG with quantisation tables (DQT) that make one step of any coefficient visible and clip few."""
     changed = bytearray(data)
     for marker, position in _segments(data):
         if marker == 0xDB:
@@ -158,7 +167,7 @@ def _coarse(data: bytes) -> bytes:
 
 
 def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
-    """Return how many restart markers the data must have: one between intervals of coded units (10918-1 B.2.4.4)."""
+    """Return the required number of restart markers: one between intervals of coded units (10918-1 B.2.4.4)."""
     interval = 0
     for marker, position in _segments(data):
         if marker == 0xDD:
@@ -171,16 +180,16 @@ def _restarts(data: bytes, shape: tuple[int, ...], codec: Codec) -> int:
 
 
 def _with_last(bits: bytes, piece: bytes, more: int = 0) -> bytes:
-    """Return coded data with other bits in place of the last bytes, and of up to two bytes of padding after them.
+    """Return coded data with other bits in place of the last bytes and of up to two bytes of padding after them.
 
     Args:
-        bits: what to put there.
-        piece: the coded data.
-        more: bytes besides the last one.
+        bits: The new bits.
+        piece: The coded data.
+        more: Number of bytes to replace besides the last one.
     """
     for _ in range(2):
         # libjpeg-turbo writes a byte 7F of padding where the bits of lossless data end with a byte.
         piece = piece[:-1] if piece.endswith((b"\0", b"\x7f")) else piece
     kept = piece[: -1 - more]
-    # A byte FF must not lose its stuffing, which would make a marker of it.
+    # Drop a byte FF at the end: without its stuffed zero it would become a marker.
     return kept.removesuffix(b"\xff") + bits

@@ -1,7 +1,7 @@
-"""JPEG 2000 codestreams: what their headers announce, and whether a decoder can afford it.
+"""Checks JPEG 2000 codestreams: what their headers announce, and how expensive they are to decode.
 
-A few hundred bytes can announce millions of code-blocks or precincts, for each of which a decoder allocates. So they
-are counted before any decoder sees the codestream. Sources: ISO/IEC 15444-1 A.4.2 (SOT), A.5.1 (SIZ), A.6.1 (COD),
+A few hundred bytes can announce millions of code-blocks or precincts, and a decoder allocates memory for each. So this
+module counts them before decoding. Sources: ISO/IEC 15444-1 A.4.2 (SOT), A.5.1 (SIZ), A.6.1 (COD),
 A.6.2 (COC), A.6.6 (POC), B.6 (precincts), B.7 (code-blocks), I.4 (boxes).
 """
 
@@ -14,13 +14,13 @@ from mammopipe.processing.dicom.codecs import Announced, Codec
 from mammopipe.processing.errors import CorruptImageError, ImageTooLargeError, NotAMammogramError
 
 MAX_TILES = 4096
-"""Tiles of one image; 128 x 128 pixels each for the largest detectors."""
+"""Greatest number of tiles of one image; with the largest detectors, tiles of 128 x 128 pixels."""
 MAX_CODE_BLOCKS = 2**19
-"""Code-blocks of one image: 16 x 16 samples each for the largest detectors. Writers use 64 x 64."""
+"""Greatest number of code-blocks of one image; with the largest detectors, 16 x 16 samples. Writers use 64 x 64."""
 MAX_PACKETS = 2**19
-"""Packets of one image: layers times precincts. Writers give one to some thousands."""
+"""Greatest number of packets of one image: layers times precincts. Writers use from one to some thousands."""
 MAX_LEVELS = 32
-"""Decomposition levels (table A.15)."""
+"""Greatest number of decomposition levels (table A.15)."""
 _PIXELS = "Pixel Data (7FE0,0010)"
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _SIZ_START = b"\xff\x4f\xff\x51"
@@ -49,15 +49,15 @@ class _Size:
 
 @dataclass(frozen=True)
 class _Coding:
-    """What a COD or COC segment says of each tile: how its samples fall into precincts and code-blocks."""
+    """How a COD or COC segment divides the samples of each tile into precincts and code-blocks."""
 
     layers: int
     levels: int
     block_width: int
-    """Exponents of two, as are the precincts'."""
+    """Exponent of two, as are all widths and heights here."""
     block_height: int
     precincts: tuple[tuple[int, int], ...]
-    """Width and height of each resolution's, the lowest first; () is 2 to the 15, the greatest."""
+    """Width and height of the precincts of each resolution, lowest first; () means 2 to the 15, the greatest size."""
 
 
 def is_jp2(data: bytes) -> bool:
@@ -66,7 +66,7 @@ def is_jp2(data: bytes) -> bool:
 
 
 def unboxed(data: bytes, where: str) -> bytes:
-    """Return the codestream in a JP2 file: DICOM asks for the bare one, but many writers leave the boxes around it."""
+    """Return the codestream in a JP2 file; DICOM requires a bare codestream, but many writers keep the JP2 boxes."""
     position = 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -83,7 +83,7 @@ def unboxed(data: bytes, where: str) -> bytes:
 
 
 def announced(data: bytes, where: str) -> Announced:
-    """Return what the SIZ segment of a codestream announces; raises `CorruptImageError` where it is damaged."""
+    """Return the size and depth that the SIZ segment announces; raises `CorruptImageError` if it is damaged."""
     with _damage(where):
         size, levels = _siz(data), 0
         for marker, body, _ in _segments(data, where):
@@ -104,11 +104,12 @@ def _damage(where: str) -> Iterator[None]:
 
 
 def check_cost(data: bytes, where: str) -> None:
-    """Raise unless a decoder can afford the codestream: its parts are counted from all its headers.
+    """Count tiles, code-blocks and packets in all headers of a codestream, and raise if there are too many.
 
-    Raises `CorruptImageError` where its headers are damaged or no packet follows them, `ImageTooLargeError` where it
-    announces more tiles, code-blocks or packets than the limits of this module, `NotAMammogramError` where a second
-    codestream follows the first.
+    Raises:
+        CorruptImageError: The headers are damaged, or no packet follows them.
+        ImageTooLargeError: The codestream announces more tiles, code-blocks or packets than this module allows.
+        NotAMammogramError: A second codestream follows the first.
     """
     with _damage(where):
         _check_headers(data, _siz(data), where)
@@ -129,7 +130,7 @@ def _siz(data: bytes) -> _Size:
 
 
 def _check_headers(data: bytes, size: _Size, where: str) -> None:
-    """Raise where the main header or that of a tile-part announces too much, or no packet follows."""
+    """Raise if the main header or the header of a tile-part announces too much, or if no packet follows."""
     if size.tiles > MAX_TILES:
         raise ImageTooLargeError(f"{where}: {_PIXELS} announces {size.tiles} tiles; at most {MAX_TILES} are read")
     main: _Coding | None = None
@@ -151,7 +152,7 @@ def _check_headers(data: bytes, size: _Size, where: str) -> None:
 
 
 def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield the marker segments of all headers: marker, body, whether in a tile-part; packets come as SOD's body."""
+    """Yield marker, body, and whether inside a tile-part, of all header segments; SOD's body is the packets' start."""
     position, in_tile, tile_end = 2, False, 0
     while True:
         prefix, marker = struct.unpack_from(">BB", data, position)
@@ -165,7 +166,7 @@ def _segments(data: bytes, where: str) -> Iterator[tuple[int, bytes, bool]]:
             end = tile_end or len(data)
             yield marker, data[position + 2 : min(end, position + 18)].removesuffix(b"\xff\xd9"), in_tile
             if not tile_end or end >= len(data):
-                return  # The last tile-part: to the end of the codestream. The decoder finds what is missing.
+                return  # The last tile-part reaches to the end of the codestream. The decoder reports missing data.
             position = end
             continue
         if marker in _NO_SEGMENT:
@@ -202,16 +203,16 @@ def _coding(body: bytes, marker: int, main: _Coding | None, components: int) -> 
 
 
 def _check_cost(coding: _Coding, size: _Size, where: str) -> None:
-    """Raise `ImageTooLargeError` where the image would fall into too many code-blocks or packets.
+    """Raise `ImageTooLargeError` if the image consists of too many code-blocks or packets.
 
-    An image of one tile is counted; each further tile adds at most one row and column of cut pieces.
+    The count is that of a single tile plus, for each further tile, one row and column of cut pieces, the most it adds.
     """
     blocks = packets = 0
     for resolution in range(coding.levels + 1):
         reduction = coding.levels - resolution
         width, height = (max(1, -((-side) >> reduction)) for side in (size.x1 - size.x0, size.y1 - size.y0))
         precinct = coding.precincts[resolution] if coding.precincts else (15, 15)
-        # A precinct of 2^0 has no sample in the sub-bands above the lowest: B.6 halves it there.
+        # B.6 halves precincts in the sub-bands above the lowest resolution, so one of 2^0 has no sample there.
         bands = 1 if resolution == 0 else 3
         halved = 0 if resolution == 0 else 1
         block = [
@@ -235,5 +236,5 @@ def _check_cost(coding: _Coding, size: _Size, where: str) -> None:
 
 
 def _pieces(side: int, exponent: int, tiles: int) -> int:
-    """Return into how many pieces of 2^exponent samples a side falls, cut at tile borders, too."""
+    """Return the number of pieces of 2^exponent samples along a side, which tile borders cut, too."""
     return -((-side) >> exponent) + tiles
