@@ -52,7 +52,7 @@ class SegmentedData:
 
     @property
     def protocol(self) -> SplitProtocol:
-        """What the splits keep together."""
+        """The split protocol, which states what the splits keep together."""
         return _protocol(self.stage, self.folder)
 
     def with_out_of_fold(self, found: Mapping[str, OutOfFold | None]) -> "SegmentedData":

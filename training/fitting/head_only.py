@@ -74,7 +74,7 @@ class FilmMaps(Dataset[MapItem]):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """How many places (h, w) a film has."""
+        """The number of places (h, w) of an image."""
         return self.maps.shape[2], self.maps.shape[3]
 
 

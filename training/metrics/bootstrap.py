@@ -26,7 +26,7 @@ _CELLS_AT_ONCE = 1_000_000
 """Largest number of resamples times images computed in one step. It limits each array to about 8 MB."""
 
 _LEAST_DEFINED = 0.5
-"""An interval is given only where the metric is defined in at least this share of the resamples."""
+"""Minimum proportion of resamples in which a metric must be defined to have an interval."""
 
 
 class MetricError(MammopipeError, ValueError):

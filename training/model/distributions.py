@@ -78,7 +78,7 @@ class Distribution:
         return cls(tuple(values["edges"]), tuple(values["counts"]), int(values["exams"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the distribution as JSON values."""
         return {"edges": list(self.edges), "counts": list(self.counts), "exams": self.exams}
 
     def count(self, values: Sequence[float] | Floats) -> Floats:

@@ -36,7 +36,7 @@ class Predictions:
     labels: Integers
     """(images,) class indices."""
     logits: Floats
-    """(images, classes)."""
+    """(images, classes) logits before calibration."""
     malignant_index: int = Label.MALIGNANT.rank
     """Index of the malignant class."""
 
