@@ -2,7 +2,7 @@
 
 A network trained on balanced classes predicts as if all classes were equally frequent. A temperature cannot correct
 that; a constant added to the logit of each class (an intercept) can. The probabilities then hold for the class
-frequencies of validation; `training.model.prevalence` adjusts them to another prevalence of cancer.
+frequencies of validation; `mammopipe.training.model.prevalence` adjusts them to another prevalence of cancer.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature and vector scaling).
 """

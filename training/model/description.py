@@ -1,13 +1,17 @@
 """Reads, checks and writes `model.json`, the description of a model; needs no torch.
 
-`files` holds the SHA-256 of every file of the model directory. `calibration` holds temperature and class intercepts
-(`training.model.calibration`) and the prevalence for which probabilities hold (`training.model.prevalence`). Where the
-model compares breasts, it also holds the calibration of the comparison.
+`files` holds the SHA-256 of every other file of the model directory. `calibration` holds temperature and class
+intercepts (`mammopipe.training.model.calibration`) and the prevalence for which probabilities hold
+(`mammopipe.training.model.prevalence`). Where the model compares breasts, it also holds the calibration of the
+comparison.
 
-Optional keys are `pooling` (default: the mean) with `top_places`; `stride` (pixels between places; default: 32);
-`reference` (reference data for the model's answers, `training.model.reference`); `engines` (the network in other
-formats, by name, `training.networks.openvino_export`); and `fitted` (the images that each fitted value used,
-`training.evaluation.fit_audit`).
+Optional keys:
+
+    pooling, top_places    how feature maps become logits (default: the mean)
+    stride                 stride of the feature maps, in pixels (default: 32)
+    reference              reference data for the model's answers (`mammopipe.training.model.reference`)
+    engines                the network in other formats, by name (`mammopipe.training.networks.openvino_export`)
+    fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
 """
 
 import json
