@@ -132,7 +132,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, groups: Sequence[str] | npt.NDArray[np.str_], *, n: int, seed: int) -> "Resamples":
-        """Draw all patients with replacement, `n` times.
+        """Draw as many patients as there are, with replacement, `n` times.
 
         The same seed and groups give the same draws on every machine.
 
