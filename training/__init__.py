@@ -1,9 +1,9 @@
-"""Models and measures: one training job per CNN, then one evaluation job over all of them. Imports processing only.
+"""Training and evaluation: one training job for each network, then one evaluation job over all of them.
 
-`train` is the training job (console script `train`), `evaluate` the evaluation job. `config` holds a run's settings,
-`models` the CNN registry, `dataset` the films as tensors, `loop` the epochs, `metrics` the figures, `artifact` the
-model directory, `gradcam` where in a film a class was seen, `export` the network as it is deployed, `reference` what is
-usual for it. `description`, `reference`, `compiled`, `close_calls` and `activation` serve without torch.
+`train` is the training job (console script `train`), `evaluate` the evaluation job, and `config` holds the settings of
+both. `networks` builds networks and reads and writes their weights; `fitting` trains them; `metrics` computes metrics
+with intervals; `evaluation` selects, calibrates and audits; `reporting` writes the report and the model cards. `model`
+holds everything about a trained model that serving needs, without torch. This package imports only `processing`.
 """
 
 if __name__ != "mammopipe.training":

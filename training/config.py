@@ -1,4 +1,4 @@
-"""The settings of one training job, from the strings that SageMaker passes as hyperparameters."""
+"""The settings of the training job (SageMaker's hyperparameters) and of the evaluation job."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -26,21 +26,22 @@ class Learns(StrEnum):
 
     ALL = "all"
     HEAD = "head"
-    """The classifier alone, on maps that the pretrained body makes of each film once: noise and holes play no part."""
+    """Only the classifier, on feature maps that the pretrained body computes once per image; noise and holes have no
+    effect."""
 
 
 class Final(StrEnum):
-    """What a cross-validation makes the final network of."""
+    """How a cross-validation makes the final network."""
 
     REFIT = "refit"
-    """All development films, for as many epochs as were best for the folds."""
+    """Trains on all development images, for the number of epochs that was best for the folds."""
     MEAN = "mean"
-    """The mean of the folds' weights after all their epochs; only where one classifier learns, on maps that are alike.
-    No epoch is chosen then, and five classifiers vary less than one."""
+    """Averages the folds' weights after all epochs. This requires that only the classifier learns, on the same feature
+    maps in all folds. No epoch is chosen then, and the mean of five classifiers varies less than one of them."""
 
 
 class OptimiserKind(StrEnum):
-    """The rule by which weights follow their gradients."""
+    """The optimiser of the weights."""
 
     ADAMW = "adamw"
     SGD = "sgd"
@@ -51,24 +52,24 @@ class Cache(StrEnum):
     """Where decoded training images are kept."""
 
     AUTO = "auto"
-    """In memory where they take less than a quarter of the host's memory; else they are decoded when needed."""
+    """In memory if they take less than a quarter of the host's memory; otherwise decoded on each use."""
     MEMORY = "memory"
     """In memory; the processes of a host share one copy."""
     DISK = "disk"
-    """Nowhere: each image is decoded when it is needed, so that memory does not grow with their number."""
+    """Not kept: each image is decoded on each use, so memory does not grow with their number."""
 
 
 class Sampling(StrEnum):
-    """What an epoch does about rare classes."""
+    """How an epoch treats rare classes."""
 
     BALANCED = "balanced"
-    """Each class is drawn equally often; an image of a rare class comes several times."""
+    """Draws each class equally often; an image of a rare class occurs several times."""
     WEIGHTED = "weighted"
-    """Each image comes once; its loss counts in inverse proportion to the size of its class."""
+    """Uses each image once; the weight of its loss is inversely proportional to the size of its class."""
     PLAIN = "plain"
-    """Each image comes once and counts alike."""
+    """Uses each image once, with equal weight."""
     RATIO = "ratio"
-    """The most serious class makes up `positive_share` of the images; the others come as often as they are."""
+    """Makes the most serious class `positive_share` of the images; the others keep their natural frequencies."""
 
 
 PLATFORM_KEYS = frozenset(
@@ -87,7 +88,7 @@ PLATFORM_KEYS = frozenset(
         "sagemaker_use_env_variables",
     }
 )
-"""Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add of their own accord; they mean nothing to us."""
+"""Hyperparameters that the SageMaker SDK, toolkits and tuning jobs add; this job ignores them."""
 
 
 def _known_network(name: str) -> str:
@@ -98,11 +99,12 @@ def _known_network(name: str) -> str:
 
 
 NetworkName = Annotated[str, AfterValidator(_known_network)]
-"""One of our own networks (`Cnn`), or a network of timm with its tag, such as `convnext_small.fb_in22k_ft_in1k_384`."""
+"""One of this project's own networks (`Cnn`), or a network of timm with its tag, such as
+`convnext_small.fb_in22k_ft_in1k_384`."""
 
 
 class TrainConfig(Settings):
-    """Everything that shapes a training run but the data; the defaults suit 250 to 2,000 training images."""
+    """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
         default=Cnn.RESNET50.value,
@@ -282,7 +284,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
-        """Refuse settings that contradict each other."""
+        """Raise `ConfigError` for settings that contradict each other."""
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
@@ -336,7 +338,11 @@ class TrainConfig(Settings):
 
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
-        """Return the config in SageMaker's hyperparameters, all strings; raises `ConfigError` for a broken rule."""
+        """Return the config from SageMaker's hyperparameters, which are all strings.
+
+        Raises:
+            ConfigError: A hyperparameter is unknown or breaks a rule.
+        """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
         names = list(cls.model_fields)
         for key, text in given.items():
@@ -355,19 +361,19 @@ class TrainConfig(Settings):
 
 
 WITHOUT_EFFECT = frozenset({"cache", "workers", "checkpoint_minutes"})
-"""Settings that change how fast a training is, and nothing of what it ends in: checkpoints fit whatever they are."""
+"""Settings that change the speed of a training but not its result. A checkpoint remains valid if they change."""
 
 
 class Profile(StrEnum):
-    """What a run is for."""
+    """The purpose of a run."""
 
     QUICK = "quick"
-    """To try the machinery: the metric limit is open, and the figures mean nothing."""
+    """A test of the software: no metric limit applies, and the metrics mean nothing."""
     FULL = "full"
 
 
 class EvaluationConfig(Settings):
-    """The gate and its measures."""
+    """Settings of the gate and of its metrics."""
 
     min_macro_auc: float = Field(
         default=0.0,
@@ -391,11 +397,11 @@ class EvaluationConfig(Settings):
 
 
 class EvaluationJobConfig(EvaluationConfig):
-    """What shapes an evaluation job but the data and the candidates."""
+    """All settings of an evaluation job."""
 
     profile: Profile = Field(default=Profile.FULL, description="shown in the report and kept in `evaluation.json`")
     seed: int = Field(default=0, ge=0, description="seed of the resamples")
 
     def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
-        """Return the draws of patients that all intervals of a split share: candidates are compared on the same."""
+        """Return the bootstrap draws of a split's patients; all intervals share them, so that candidates compare."""
         return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)

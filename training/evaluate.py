@@ -58,7 +58,7 @@ PROTOCOL_VERDICTS = {
     SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one film lie in two splits; only what "
     "was split by patient is registered",
 }
-"""What the gate's refusal and the report say of a protocol."""
+"""Description of each protocol in the gate's message and in the report."""
 _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 
@@ -100,10 +100,21 @@ def main(arguments: Sequence[str]) -> None:
 def evaluate(
     data: SegmentedData, models: Mapping[str, LoadedModel], config: EvaluationJobConfig
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Return `evaluation.json` and the rows of `predictions.csv`.
+    """Evaluate all candidates and select one.
 
-    The first has leakage, every candidate on validation and test, the baseline and the choice. The networks see the
-    test films after the choice is made. Raises `ManifestError` where validation lacks a class.
+    Networks predict the test images only after the selection.
+
+    Args:
+        data: The segmented images.
+        models: The candidates by name.
+        config: Settings of the job.
+
+    Returns:
+        The content of `evaluation.json` (leakage audit, metrics of every candidate on validation and test, baseline,
+        selection) and the rows of `predictions.csv`.
+
+    Raises:
+        ManifestError: Validation lacks a class.
     """
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
@@ -161,7 +172,7 @@ def evaluate(
 
 
 def fold_names(data: SegmentedData) -> dict[str, str]:
-    """Return the fold of each development image by its id; of candidates with folds of their own, all of them."""
+    """Return the fold of each development image by its id; if candidates have different folds, name all of them."""
     folds: dict[str, list[str]] = defaultdict(list)
     for held in data.out_of_fold.values():
         for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
@@ -223,7 +234,7 @@ def _audited_fits(
 def _fits(
     choice: Choice, validation: Mapping[str, ValidationPredictions], rule: BreastRule
 ) -> tuple[list[Fit], list[Finding]]:
-    """Return what the choice was made of, and which of its values validation does not give."""
+    """Return the fits of the selection, and findings for values that differ when fitted again on validation."""
     names = [f"calibration and thresholds of {name}" for name in validation]
     fits = [Fit.on(what, said) for what, said in zip(names, validation.values(), strict=True)]
     fits.append(Fit.on("choice of the network", validation[choice.selected]))
@@ -237,7 +248,7 @@ def _fits(
 
 
 def summary(evaluation: Mapping[str, Any]) -> str:
-    """Return the candidates' macro AUC and the choice as lines of text."""
+    """Return the candidates' macro AUC and the selection as lines of text."""
     lines = [
         f"{name:<14} macro AUC {_text(candidate['validation']['macro_auc'])} on validation, "
         f"{_text(candidate['test']['macro_auc'])} on test"

@@ -1,9 +1,11 @@
-"""The training job, console script `train`: hyperparameters and channels in, a model directory out.
+"""The training job (console script `train`): reads hyperparameters and channels, writes a model directory.
 
-Channels: `train` and `validation` (films, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. With the
-hyperparameter `folds` both channels together are cross-validated (`mammopipe.training.fitting.cross_validation`). The
-test split never reaches this job; its manifest rows are ignored. Source: "How Amazon SageMaker AI Provides Training
-Information" (SageMaker Developer Guide).
+Channels: `train` and `validation` (images, `<image_id>.png`), `manifest`, `stage`, and optionally `weights`. With the
+hyperparameter `folds`, the images of both channels are cross-validated together
+(`mammopipe.training.fitting.cross_validation`). The job never gets images of the test split and ignores the test rows
+of the manifest.
+
+Source: "How Amazon SageMaker AI Provides Training Information" (SageMaker Developer Guide).
 """
 
 import json
@@ -53,7 +55,7 @@ _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-head
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a run depends on, read from the container's folders."""
+    """All inputs of a run, read from the container's folders."""
 
     config: TrainConfig
     preprocess: PreprocessConfig
@@ -64,12 +66,12 @@ class Inputs:
 
     @cached_property
     def code_digest(self) -> str:
-        """Of the source as it was when the job began."""
+        """Digest of the source code at the start of the job."""
         return code_digest()
 
     @cached_property
     def data_digest(self) -> str:
-        """Of manifest rows and files of both splits."""
+        """Digest of the manifest rows and files of both splits."""
         return data_digest(
             [*self.train.records, *self.validation.records],
             {"train": self.train.sha256, "validation": self.validation.sha256},
@@ -77,7 +79,7 @@ class Inputs:
 
     @cached_property
     def digest(self) -> str:
-        """Of everything that decides how the run ends; its checkpoints carry it."""
+        """Digest of everything that determines the result of the run; its checkpoints contain it."""
         return run_digest(
             hyperparameters=self.config.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
             preprocess=self.preprocess.to_json(),
@@ -88,7 +90,7 @@ class Inputs:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the job in the container's folders; starts one process a GPU, or a host, when there are several."""
+    """Run the job in the container's folders; with several GPUs or hosts, start one process for each."""
     if arguments:
         raise ConfigError(f"train takes no arguments, not {' '.join(arguments)!r}: its settings are hyperparameters")
     paths = ContainerPaths.from_environment()
@@ -107,7 +109,11 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
-    """Return the job's inputs; raises `MammopipeError` subclasses that name what is wrong with them."""
+    """Read the job's inputs.
+
+    Raises:
+        MammopipeError: An input is missing or invalid; the subclass and the message state which.
+    """
     config = TrainConfig.from_hyperparameters(_read_hyperparameters(paths))
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
@@ -140,10 +146,10 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
 
 
 def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol) -> None:
-    """Raise `ManifestError` for a leak that ids and hashes show; protocols that divide patients always leak."""
+    """Raise `ManifestError` for a leak that ids and hashes show; only the protocol `patient` is checked."""
     if protocol is not SplitProtocol.PATIENT:
         return
-    # Copies of validation images train the other folds, and are left out without folds.
+    # Copies of validation images are no leak: they train the other folds, and are left out without folds.
     leaks = exact_leaks(manifest, copied=(Split.TRAIN, Split.VALIDATION))
     if leaks:
         more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
@@ -166,7 +172,7 @@ def _read_json(path: Any) -> Mapping[str, Any]:
 
 
 def read_stage(paths: ContainerPaths) -> PreprocessConfig:
-    """Return how the films were made: `config.preprocess` of `stage.json`, or of all its parts, which must agree."""
+    """Return the preprocessing of the images, `config.preprocess` of `stage.json`; its parts must agree."""
     folder, configs = paths.channel("stage"), {}
     parts = _stage_parts(paths)
     for part in parts:
@@ -180,7 +186,7 @@ def read_stage(paths: ContainerPaths) -> PreprocessConfig:
 
 
 def read_protocol(paths: ContainerPaths) -> SplitProtocol:
-    """Return the protocol that `stage.json` states, `patient` where it states none; its parts must agree."""
+    """Return the protocol that `stage.json` states (default: `patient`); its parts must agree."""
     found = {stated_protocol(_read_json(part).get("config", {}), where=str(part)) for part in _stage_parts(paths)}
     if len(found) > 1:
         raise ConfigError(f"{paths.channel('stage')}: its parts state different protocols: {', '.join(sorted(found))}")
@@ -195,11 +201,12 @@ def _stage_parts(paths: ContainerPaths) -> list[Path]:
 
 
 def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest) -> None:
-    """Train and, in the first process, write the model directory."""
+    """Train the network; the first process writes the model directory."""
     start = time.perf_counter()
     if world.device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        # Filling fresh memory guards against reading it, which no layer here does, and costs a tenth of a step.
+        # Filling new memory protects from reading uninitialised values, which no layer here does. It would take a tenth
+        # of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world.leads:
         print(_opening_line(inputs, world), flush=True)
@@ -231,7 +238,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
 
 
 def build_network(inputs: Inputs) -> FilmNetwork:
-    """Return the network as it starts: with the pretrained weights where they are staged, and no film seen."""
+    """Return the untrained network, with pretrained weights where they are staged."""
     config = inputs.config
     return build_model(
         config.cnn,
@@ -261,7 +268,7 @@ def _opening_line(inputs: Inputs, world: World) -> str:
 def save_model(
     paths: ContainerPaths, inputs: Inputs, network: FilmNetwork, progress: Progress, *, seconds: float
 ) -> None:
-    """Write the network and say of which epoch it is; of a cross-validation also what it said out of fold."""
+    """Write the model directory and print the best epoch; for a cross-validation, also write out-of-fold logits."""
     if isinstance(progress, CrossValidated):
         progress.save(paths.model)
     model_directory.save(paths.model, network, describe(inputs, progress, seconds=seconds))
@@ -273,7 +280,10 @@ def save_model(
 
 
 def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str, Any]:
-    """Return `model.json` but for what `artifact.save` sets; calibration and operating points are the evaluation's."""
+    """Return `model.json`, except the keys that `model_directory.save` sets.
+
+    The evaluation adds calibration and operating points later.
+    """
     best = progress.history[progress.best_epoch - 1]
     return {
         "architecture": str(inputs.config.cnn),
@@ -309,9 +319,9 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
 
 
 def console() -> None:
-    """Run the job as SageMaker's training container does, with its exit code."""
-    # Where units die, their moments shrink to numbers below the smallest ordinary float, on which a step of AdamW takes
-    # twenty times as long. Threads inherit this: it must be set before there are any.
+    """Run the job as SageMaker's training container does, and exit with its code."""
+    # Flush denormal numbers to zero. The AdamW moments of inactive units become denormal, which makes a step twenty
+    # times slower. Threads inherit the setting, so it must be set before any starts.
     torch.set_flush_denormal(True)
     sys.exit(run(main, "failure"))
 

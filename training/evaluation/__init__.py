@@ -1,1 +1,1 @@
-"""The evaluation job in parts: data, candidates, calibration, selection, the audit of what was fitted."""
+"""Parts of the evaluation job: data, candidates, calibration, selection, audit of fitted values, export."""

@@ -1,4 +1,4 @@
-"""The networks over the films of a split: logits of every candidate, and what the chosen one makes its answer of."""
+"""Runs the networks over the images of a split: logits of all candidates, and features of the selected one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
 
 BATCH = 16
-"""Films a forward pass."""
+"""Images per forward pass."""
 
 _FILMS_AT_ONCE = 512
-"""Films held in memory: they are read once for all candidates, a part after the other."""
+"""Images held in memory at once. Each part is read once for all candidates."""
 
 
 def predict_split(
@@ -30,10 +30,23 @@ def predict_split(
     *,
     shape: tuple[int, int],
 ) -> dict[str, Kind]:
-    """Return every model's predictions of the films `<folder>/<image_id>.png`, in float32, evaluation mode.
+    """Predict the images `<folder>/<image_id>.png` with every model, in float32 and evaluation mode.
 
-    Each film is decoded once for all models; a few hundred are in memory at a time. Raises `ManifestError` or
-    `ImageError` for a film that is missing, damaged or not of `shape` (H, W).
+    Each image is decoded once for all models; at most a few hundred are in memory at a time.
+
+    Args:
+        kind: Class of the predictions; it determines the split.
+        models: Models by name.
+        records: Manifest rows of the images.
+        folder: Folder of the images.
+        shape: (H, W) of the images, in pixels.
+
+    Returns:
+        The predictions of each model by name.
+
+    Raises:
+        ManifestError: An image is missing or has another shape.
+        ImageError: An image is damaged.
     """
     parts: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in models}
     for films in _in_parts(records, folder, shape):
@@ -51,13 +64,13 @@ def predict_split(
 def read_films(
     records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the films, float32 of `shape` (H, W) in [0, 1]; a few hundred are in memory at a time."""
+    """Yield the images, float32 of `shape` (H, W) in [0, 1]; at most a few hundred are in memory at a time."""
     for films in _in_parts(records, folder, shape):
         yield from (films[index][0][0].numpy() for index in range(len(films)))
 
 
 def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> tuple[Floats, Floats]:
-    """Return of each film its logits, (films, classes), and the mean of each of the last maps, (films, channels)."""
+    """Return the logits, (images, classes), and the means of the last feature maps, (images, channels)."""
     wrapped = WithMaps(model.network)
     logits, means = [], []
     try:

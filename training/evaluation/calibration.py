@@ -1,6 +1,6 @@
-"""From logits to probabilities that mean what they say, and the thresholds at which a score is called positive.
+"""Fits calibration and decision thresholds, on validation only.
 
-Everything here is fitted on validation alone: its functions take `ValidationPredictions` and refuse anything else.
+All functions take `ValidationPredictions` and reject anything else.
 """
 
 from collections.abc import Mapping
@@ -17,42 +17,46 @@ from mammopipe.training.model.operating_points import TARGETS, Goal
 from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions, require_validation
 
 COMPARED = (Level.BREAST, Level.PATIENT)
-"""What is scored by comparison of breasts, where they are compared."""
+"""Levels that are scored by comparison of the breasts, where breasts are compared."""
 SMALLEST_THRESHOLD, LARGEST_THRESHOLD = float(np.finfo(np.float64).tiny), 1 - float(np.finfo(np.float64).epsneg)
-"""Thresholds lie above 0 and below 1: at 0 every case would be called positive whatever its score."""
+"""Range of thresholds, above 0 and below 1. With a threshold of 0, every case would be called positive."""
 
 
 @dataclass(frozen=True)
 class FittedThreshold:
-    """A threshold on the malignancy score, at or above which an image is called positive."""
+    """A threshold on the malignancy score; at or above it, an image is called positive."""
 
     threshold: float
-    """On the calibrated probability of the malignant class."""
+    """Threshold on the calibrated probability of the malignant class."""
     target: float
-    """The rate asked for on validation."""
+    """Required rate on validation."""
     sensitivity: float
-    """Reached on validation."""
+    """Sensitivity on validation."""
     specificity: float
-    """Reached on validation."""
+    """Specificity on validation."""
 
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """What turns a model's logits into an answer; fitted on validation."""
+    """Calibration and operating points of a model, fitted on validation."""
 
     calibration: Calibration
     method: Method
-    """How it was fitted: the one with the lowest cross-fitted log loss."""
+    """Method of the calibration: the one with the lowest cross-fitted log loss."""
     operating_points: dict[Goal, FittedThreshold]
-    """Of images, by the rate that they hold."""
+    """Operating points of images by goal."""
 
     def points_as_dict(self) -> dict[str, dict[str, float]]:
-        """Return the operating points as JSON values, by their goal."""
+        """Return the operating points as JSON values by goal."""
         return {str(goal): asdict(point) for goal, point in self.operating_points.items()}
 
 
 def calibrate(validation: ValidationPredictions) -> FittedCalibration:
-    """Return calibration and operating points, each fitted on validation; `MetricError` without both kinds of image."""
+    """Fit calibration and operating points on validation.
+
+    Raises:
+        MetricError: Validation lacks malignant images or other images.
+    """
     method = choose_method(validation)
     calibration = fit_calibration(validation, method)
     malignant, scores = malignancy(validation, calibration)
@@ -63,10 +67,14 @@ def calibrate(validation: ValidationPredictions) -> FittedCalibration:
 def fit_thresholds(
     validation: ValidationPredictions, calibration: Calibration, rule: BreastRule
 ) -> dict[Level, dict[Goal, float]]:
-    """Return of each level the threshold of each goal on the calibrated score, fitted on validation.
+    """Fit the threshold of each goal on the calibrated score of each level, on validation.
 
-    A level is left empty where validation has no case with, or none without, the finding: small sets can have a
-    malignant film of every patient.
+    A level is empty where all its cases have the same truth. In a small set, every patient may have a malignant image.
+
+    Args:
+        validation: Validation predictions.
+        calibration: Calibration of the logits.
+        rule: How the scores of a breast's views are combined.
     """
     require_validation(validation, "thresholds")
     return {level: _thresholds(cases) for level, cases in cases_of(validation, calibration, rule).items()}
@@ -74,22 +82,31 @@ def fit_thresholds(
 
 @dataclass(frozen=True)
 class Comparison:
-    """How breasts are compared, fitted on validation."""
+    """The comparison of breasts, fitted on validation."""
 
     weight: float
-    """Share of the mean logits of the other breast's images that is taken off, 0 to 1."""
+    """Factor, 0 to 1, of the other breast's mean logits, which are subtracted from each image's logits."""
     calibration: Calibration
-    """Of the logits that are left."""
+    """Calibration of the resulting logits."""
     method: Method
-    """How it was fitted."""
+    """Method of the calibration."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
-    """Of `COMPARED`, on the calibrated score."""
+    """Thresholds on the calibrated score, for the levels in `COMPARED`."""
 
 
 def fit_comparison(validation: ValidationPredictions, weight: float, rule: BreastRule) -> Comparison | None:
-    """Return the comparison with its own calibration and thresholds; `None` for no weight, or no patient to compare.
+    """Fit the comparison of breasts with its own calibration and thresholds.
 
-    Raises `LeakError` for predictions that are not of validation.
+    Args:
+        validation: Validation predictions.
+        weight: Weight of the other breast.
+        rule: How the scores of a breast's views are combined.
+
+    Returns:
+        The comparison; `None` if the weight is 0 or no patient has images of both breasts.
+
+    Raises:
+        LeakError: The predictions are not of validation.
     """
     if weight == 0:
         return None
@@ -112,21 +129,37 @@ def _thresholds(cases: Cases) -> dict[Goal, float]:
 
 
 def best_f1(positive: Integers, scores: Floats) -> float:
-    """Return the threshold with the highest F1, halfway between two scores; of equals the one that calls the fewest.
+    """Return the threshold with the highest F1, halfway between two scores.
 
-    Raises `MetricError` without both positive and negative cases.
+    Ties go to the threshold that calls the fewest cases positive.
+
+    Args:
+        positive: (cases,) 0 or 1.
+        scores: (cases,).
+
+    Raises:
+        MetricError: There are no positive or no negative cases.
     """
     false_positive, sensitivity = roc_curve(positive, scores)
     positives, negatives = int(positive.sum()), int((1 - positive).sum())
-    # Whole numbers again, so that equal F1 are equal to the last digit.
+    # Back to whole numbers, so that equal F1 values compare as equal.
     hits, false_alarms = np.rint(sensitivity * positives), np.rint(false_positive * negatives)
     return float(_between(scores)[np.argmax(2 * hits / (hits + false_alarms + positives))])
 
 
 def operating_point(goal: Goal, target: float, positive: Integers, scores: Floats) -> FittedThreshold:
-    """Return the threshold that reaches `target` at the least cost, halfway between two scores: rounding cannot tip it.
+    """Return the threshold that reaches `target` with the best other rate.
 
-    Raises `MetricError` for a target outside 0..1, and without both positive and negative images.
+    The threshold lies halfway between two scores, so that rounding changes no decision.
+
+    Args:
+        goal: The rate that must reach the target: sensitivity or specificity.
+        target: Required rate, 0 to 1.
+        positive: (cases,) 0 or 1.
+        scores: (cases,).
+
+    Raises:
+        MetricError: The target is out of range, or there are no positive or no negative cases.
     """
     if not 0 <= target <= 1:
         raise MetricError(f"operating point {goal}: target={target} must lie in 0..1")
@@ -141,7 +174,7 @@ def operating_point(goal: Goal, target: float, positive: Integers, scores: Float
 
 
 def _between(scores: Floats) -> Floats:
-    """Return thresholds from above the highest score to below the lowest, one between each two neighbours."""
+    """Return thresholds from above the highest score to below the lowest, one between each two distinct scores."""
     levels = np.unique(scores)[::-1]
     above, below = np.append(1.0, levels), np.append(levels, 0.0)
     found = np.append(np.maximum((above + below)[:-1] / 2, np.nextafter(levels, 2.0)), levels[-1] / 2)

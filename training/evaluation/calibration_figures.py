@@ -1,7 +1,7 @@
-"""What calibration does to the selected model's probabilities, and whether those of malignant mean what they say.
+"""Compares the calibration methods for the selected model and measures its calibration of malignant.
 
-On validation every image is judged by what was fitted without its patient (cross-fitting by patient), the choice of the
-method included; on test by what was fitted on all of validation.
+On validation, each image uses a calibration that was fitted, and its method chosen, without the image's patient
+(cross-fitting by patient). On test, the calibration is fitted on all of validation.
 """
 
 from collections.abc import Mapping
@@ -39,13 +39,13 @@ def calibration_figures(
     """Return `calibration` of `evaluation.json`.
 
     Args:
-        validation: what calibration is fitted on.
-        test: what it is measured on.
-        draws: those of either split, by its name.
+        validation: Predictions that the calibration is fitted on.
+        test: Predictions that the calibration is measured on.
+        draws: Bootstrap draws of each split, by its name.
 
     Returns:
-        {"served": the method that is served, "may_be_served", "folds", "validation" and "test": {method: calibration
-        error, Brier score, log loss, reliability}, "of_malignant": {split: see `_of_malignant`}}.
+        {"served": the served method, "may_be_served", "folds", "validation" and "test": {method: calibration error,
+        Brier score, log loss, reliability}, "of_malignant": {split: see `_of_malignant`}}.
     """
     served = choose_method(validation)
     on_validation = {
@@ -84,17 +84,17 @@ def _measured(labels: Integers, probabilities: Floats, draws: Resamples) -> dict
 def _of_malignant(
     predictions: Predictions, probabilities: Floats, frequencies: Floats, draws: Resamples
 ) -> dict[str, Any]:
-    """Return whether the served probability of malignant means what it says, and what acting on it is worth.
+    """Return the calibration metrics and the net benefit of the served probability of malignant.
 
     Args:
-        predictions: the images.
-        probabilities: (images, classes), as served.
-        frequencies: (images, classes), those of answering the class frequencies.
-        draws: of the images.
+        predictions: Predictions of the images.
+        probabilities: Served probabilities, (images, classes).
+        frequencies: Class frequencies as predictions, (images, classes), for comparison.
+        draws: Bootstrap draws of the images.
 
     Returns:
-        Figures with intervals: log loss beside that of the class frequencies, expected over observed, calibration
-        intercept and slope, average precision; without: the points of the plots and the parts of the Brier score.
+        With intervals: log loss, log loss of the class frequencies, expected over observed, calibration intercept and
+        slope, average precision. Without intervals: the data of the plots and the decomposition of the Brier score.
     """
     malignant = (predictions.labels == predictions.malignant_index).astype(np.int64)
     scores = probabilities[:, predictions.malignant_index]
@@ -110,12 +110,12 @@ def _of_malignant(
 
 
 def _frequencies(fitted_on: ValidationPredictions, predictions: Predictions) -> Floats:
-    """Return the class frequencies of validation for every image."""
+    """Return the class frequencies of validation for each image, (images, classes)."""
     classes = predictions.logits.shape[1]
     shares = np.bincount(fitted_on.labels, minlength=classes) / len(fitted_on.labels)
     return np.tile(shares, (len(predictions.labels), 1))
 
 
 def _held_out_frequencies(validation: ValidationPredictions) -> Floats:
-    """Return for each image the class frequencies of the other folds, as its calibration was fitted on them."""
+    """Return, for each image, the class frequencies of the other folds, on which its calibration was fitted."""
     return cross_fitted(lambda part: partial(_frequencies, part), validation)

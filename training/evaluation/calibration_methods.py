@@ -1,11 +1,11 @@
-"""Ways of turning logits into probabilities, fitted on validation, and the choice among them.
+"""Fits calibration methods on validation and chooses among them.
 
-A network that trains on classes drawn equally often answers as if they were equally frequent. `LOG_PRIOR` adds the
-logarithm of the class frequencies to the scaled logits; `INTERCEPTS` fits a constant for each class instead. Which of
-them is served is decided by cross-fitted log loss: each image is judged by what was fitted without its patient.
+A network trained with balanced sampling predicts as if classes were equally frequent. `LOG_PRIOR` adds the logarithm of
+the class frequencies to the scaled logits; `INTERCEPTS` instead fits a constant for each class. The method with the
+lowest cross-fitted log loss is served: each image is calibrated by a fit without its patient.
 
 Sources: Guo et al. 2017 (temperature, vector scaling); Zadrozny and Elkan 2002 (isotonic regression, one class against
-the rest, then normalised); Varma and Simon 2006 (why the choice itself is nested for the figures that are reported).
+the rest, then normalised); Varma and Simon 2006 (why reported metrics must nest the choice of the method).
 """
 
 import hashlib
@@ -26,36 +26,36 @@ from mammopipe.training.model.predictions import (
 )
 
 FOLDS = 5
-"""Parts of validation, by patient."""
+"""Number of folds of validation, by patient."""
 TEMPERATURES = (0.05, 20.0)
-"""The bounds of the search: a validation split that is separable, or not at all, would drive it to 0 or infinity."""
+"""Bounds of the temperature. On separable data the optimum would be 0; on uninformative logits, infinity."""
 LARGEST_INTERCEPT = 10.0
 """Bound of each class's intercept; e^10 is about 22,000 in odds. A class without images would drive it to infinity."""
 
 
 class Method(StrEnum):
-    """What is done to the logits."""
+    """A calibration method."""
 
     NONE = "none"
-    """Nothing: the softmax of the logits."""
+    """No calibration: the softmax of the logits."""
     TEMPERATURE = "temperature"
-    """Divided by one number."""
+    """Divides the logits by one number."""
     LOG_PRIOR = "log_prior"
-    """Divided by one number, plus the logarithm of each class's frequency in validation."""
+    """Divides the logits by one number and adds the logarithm of each class's frequency in validation."""
     INTERCEPTS = "intercepts"
-    """Divided by one number, plus one fitted number for each class."""
+    """Divides the logits by one number and adds a fitted constant for each class."""
     ISOTONIC = "isotonic"
-    """Each class's probability through a rising step function, then normalised; shown beside the others only."""
+    """Isotonic regression of each class's probability, then normalised; for comparison only, never served."""
 
 
 SERVED = (Method.TEMPERATURE, Method.LOG_PRIOR, Method.INTERCEPTS)
-"""What may be served: they keep the order of the images for each pair of classes. Of equals the first is taken."""
+"""Methods that may be served. They keep the order of the images for each pair of classes. Ties go to the first."""
 
 Probabilities = Callable[[Predictions], Floats]
 
 
 def fit(method: Method, validation: ValidationPredictions) -> Probabilities:
-    """Return what makes probabilities, (images, classes), of predictions; fitted on validation."""
+    """Fit a method on validation and return a function from predictions to probabilities, (images, classes)."""
     require_validation(validation, f"calibration by {method}")
     if method is Method.ISOTONIC:
         return _fit_isotonic(validation)
@@ -67,11 +67,11 @@ def fit_calibration(validation: ValidationPredictions, method: Method) -> Calibr
     """Return the calibration that minimises the negative log-likelihood of validation.
 
     Args:
-        validation: what to fit on.
-        method: any but `ISOTONIC`, which is no function of this form.
+        validation: Validation predictions.
+        method: Any method except `ISOTONIC`, which a `Calibration` cannot represent.
 
     Raises:
-        LeakError: the predictions are not those of validation.
+        LeakError: The predictions are not of validation.
     """
     require_validation(validation, f"calibration by {method}")
     labels, logits = validation.labels, validation.logits
@@ -89,20 +89,20 @@ def fit_temperature(validation: ValidationPredictions) -> float:
 
 
 def log_prior(labels: Integers, classes: int) -> Floats:
-    """Return the logarithms of the class frequencies, (classes,), with mean 0; no image of a class counts as half."""
+    """Return the logarithms of the class frequencies, (classes,), centred; a class without images counts as 0.5."""
     logarithms = np.log(np.maximum(np.bincount(labels, minlength=classes), 0.5))
     centred: Floats = logarithms - logarithms.mean()
     return centred
 
 
 def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float:
-    """Return the best temperature; the likelihood is convex in 1 / temperature, so its slope has one root at most."""
+    """Return the best temperature; the loss is convex in 1 / temperature, so its derivative has at most one root."""
     from scipy.optimize import brentq
 
     true = logits[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
-        """Return how the mean negative log-likelihood changes with 1 / temperature."""
+        """Return the derivative of the mean negative log-likelihood with respect to 1 / temperature."""
         expected = (softmax(logits * inverse + offsets) * logits).sum(axis=1)
         return float((expected - true).mean())
 
@@ -115,7 +115,7 @@ def _fit_temperature(labels: Integers, logits: Floats, offsets: Floats) -> float
 
 
 def _fit_intercepts(labels: Integers, logits: Floats) -> Calibration:
-    """Return the best temperature and class intercepts, whose mean is 0; the likelihood is convex in both."""
+    """Return the best temperature and intercepts (of mean 0); the loss is convex in 1 / temperature and intercepts."""
     from scipy.optimize import minimize
     from scipy.special import logsumexp
 
@@ -149,10 +149,10 @@ def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
     frequencies = np.bincount(validation.labels, minlength=given.shape[1]) / len(validation.labels)
 
     def answer(predictions: Predictions) -> Floats:
-        """Return probabilities (images, classes), each class's through its own steps."""
+        """Return probabilities, (images, classes), with each class's own isotonic regression."""
         raw = softmax(predictions.logits)
         found = np.stack([step.predict(raw[:, index]) for index, step in enumerate(steps)], axis=1).astype(np.float64)
-        # An image that every class is denied is called as often as the classes occur.
+        # If all classes have probability 0, the image gets the class frequencies.
         found[found.sum(axis=1) == 0] = frequencies
         shares: Floats = found / found.sum(axis=1, keepdims=True)
         return shares
@@ -161,7 +161,7 @@ def _fit_isotonic(validation: ValidationPredictions) -> Probabilities:
 
 
 def patient_folds(predictions: Predictions, folds: int = FOLDS) -> Integers:
-    """Return of each image the fold of its patient, (images,): stratified by worst label, in the order of a hash."""
+    """Return the fold of each image's patient, (images,); stratified by the most severe label, ordered by a hash."""
     worst: dict[str, int] = {}
     for patient, label in zip(predictions.patients, predictions.labels.tolist(), strict=True):
         worst[patient] = max(worst.get(patient, 0), label)
@@ -173,7 +173,13 @@ def patient_folds(predictions: Predictions, folds: int = FOLDS) -> Integers:
 def cross_fitted(
     fitting: Callable[[ValidationPredictions], Probabilities], validation: ValidationPredictions, folds: int = FOLDS
 ) -> Floats:
-    """Return the probabilities (images, classes) of validation, each image's fitted on the other folds' patients."""
+    """Return cross-fitted probabilities of validation, (images, classes).
+
+    Args:
+        fitting: Fits on validation predictions and returns a function from predictions to probabilities.
+        validation: Validation predictions.
+        folds: Number of folds. Each image's probabilities come from a fit on the other folds' patients.
+    """
     fold = patient_folds(validation, folds)
     found = np.empty_like(validation.logits)
     for number in np.unique(fold):
@@ -183,9 +189,9 @@ def cross_fitted(
 
 
 def choose_method(validation: ValidationPredictions) -> Method:
-    """Return the method of `SERVED` with the lowest cross-fitted log loss; of equals the first.
+    """Return the method of `SERVED` with the lowest cross-fitted log loss; ties go to the first.
 
-    With fewer patients than two a fold there is nothing to compare on: the temperature alone.
+    With fewer than two patients per fold, there is too little data to compare, and the temperature is chosen.
     """
     require_validation(validation, "choice of the calibration")
     if len(set(validation.patients)) < 2 * FOLDS:
@@ -201,8 +207,8 @@ def _log_loss(validation: ValidationPredictions, method: Method) -> float:
 
 
 def fit_served(validation: ValidationPredictions) -> Probabilities:
-    """Return what makes probabilities by the method that `choose_method` takes on the same images.
+    """Choose a method by `choose_method`, fit it on the same images, and return a function to probabilities.
 
-    Cross-fitted, this nests the choice: the figures of what is served do not owe anything to having chosen on them.
+    With `cross_fitted`, this nests the choice, so that the metrics of the served method are not biased by the choice.
     """
     return fit(choose_method(validation), validation)

@@ -1,4 +1,4 @@
-"""What `evaluation.json` says of each candidate, of the one that was selected, and of answering the majority always."""
+"""Values of `evaluation.json` for each candidate, for the selected one, and for the majority baseline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from mammopipe.training.model.predictions import Floats, Predictions, TestPredic
 from mammopipe.training.networks.model_directory import LoadedModel
 
 Draws = Mapping[Split, Resamples]
-"""Of each split the draws of its images that all figures share."""
+"""Bootstrap draws of each split's images; all metrics share them."""
 
 
 def candidate_figures(
@@ -33,9 +33,9 @@ def candidate_figures(
     draws: Draws,
     rule: BreastRule,
 ) -> dict[str, Any]:
-    """Return how a candidate was trained and every figure of it on validation and test.
+    """Return how a candidate was trained, and all its metrics on validation and test.
 
-    `compared` is what it reaches where each breast is scored beside the other, and null where breasts are not compared.
+    `compared` holds the metrics with comparison of the breasts, or null where breasts are not compared.
     """
     training, calibration = model.description["training"], judged.fit.calibration
     measured = {
@@ -61,7 +61,7 @@ def candidate_figures(
 
 
 def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draws, rule: BreastRule) -> dict[str, Any]:
-    """Return weight, calibration and, of each split, the figures of the patients with both breasts."""
+    """Return the weight, the calibration and, for each split, the metrics of the patients with both breasts."""
     found: dict[str, Any] = {
         "weight": comparison.weight,
         **comparison.calibration.as_dict(CLASSES),
@@ -87,7 +87,7 @@ def selected_figures(
     rows: Mapping[Split, Sequence[ImageRecord]],
     draws: Draws,
 ) -> dict[str, Any]:
-    """Return the chosen candidate's figures without plots, its subgroups, and what its operating points do."""
+    """Return the selected candidate's metrics without plot data, its subgroups and its operating points."""
     judged = choice.candidates[choice.selected]
     figures = {
         str(split): {
@@ -96,7 +96,7 @@ def selected_figures(
         }
         for split in (Split.VALIDATION, Split.TEST)
     }
-    # A definition cannot round a number, and the gate's sentence is read by people.
+    # A pipeline definition cannot round a number, and people read the gate's message.
     figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
     return {
         "cnn": choice.selected,
@@ -117,7 +117,7 @@ def _subgroups(
 
 
 def _operating_points(fit: FittedCalibration, chosen: Mapping[Split, Predictions], draws: Draws) -> dict[str, Any]:
-    """Return each operating point as it was fixed on validation, and what it does on either split, with intervals."""
+    """Return each operating point as fixed on validation, with its sensitivity and specificity on both splits."""
     points: dict[str, Any] = {}
     for goal, point in fit.points_as_dict().items():
         points[goal] = dict(point)
@@ -131,7 +131,10 @@ def _operating_points(fit: FittedCalibration, chosen: Mapping[Split, Predictions
 
 
 def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], draws: Draws) -> dict[str, Any]:
-    """Return the figures of always naming the training originals' most frequent class, at their class frequencies."""
+    """Return the metrics of the majority baseline.
+
+    It always predicts the class frequencies of the training originals, and so their most frequent class.
+    """
     counts = data.counts()[Split.TRAIN]
     frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
     if not frequencies.any():

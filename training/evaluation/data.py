@@ -1,4 +1,4 @@
-"""What the evaluation job reads: the folder of segmented films, and one trained model per candidate."""
+"""Reads the inputs of the evaluation job: the folder of segmented images and one trained model per candidate."""
 
 import json
 from collections import Counter
@@ -29,29 +29,38 @@ CLASSES = tuple(str(label) for label in Label)
 
 @dataclass(frozen=True)
 class SegmentedData:
-    """The folder that the Segment job left: films of all splits, their manifest, the stage's account of itself."""
+    """The output of the Segment job: images of all splits, their manifest, and `stage.json`."""
 
     folder: Path
     records: tuple[ImageRecord, ...]
     """Originals of every split and the training copies, sorted by image id."""
     stage: Mapping[str, Any]
-    """`stage.json`; of several hosts, their common configuration with each host's own account under `parts`."""
+    """`stage.json`. With several hosts, their common configuration, and each host's file under `parts`."""
     out_of_fold: Mapping[str, OutOfFold] = field(default_factory=dict)
-    """Of each candidate, where they were cross-validated: the whole development set then stands for validation."""
+    """Out-of-fold predictions of each candidate, if cross-validated. Validation is then the whole development set."""
 
     @classmethod
     def read(cls, folder: Path) -> "SegmentedData":
-        """Return the data in a folder; `ManifestError` or `ConfigError` where a file is missing or contradictory."""
+        """Read the data of a folder.
+
+        Raises:
+            ManifestError: The manifest is missing or invalid.
+            ConfigError: `stage.json` is missing, invalid or contradictory.
+        """
         stage = read_stage(folder)
         return cls(folder, tuple(read_manifest(folder, _protocol(stage, folder))), stage)
 
     @property
     def protocol(self) -> SplitProtocol:
-        """What the splits keep together."""
+        """The split protocol, which states what the splits keep together."""
         return _protocol(self.stage, self.folder)
 
     def with_out_of_fold(self, found: Mapping[str, OutOfFold | None]) -> "SegmentedData":
-        """Return the data with what the candidates said out of fold; `ConfigError` unless all or none did."""
+        """Return the data with the candidates' out-of-fold predictions.
+
+        Raises:
+            ConfigError: Some but not all candidates were cross-validated.
+        """
         held = {name: item for name, item in found.items() if item is not None}
         if held and len(held) < len(found):
             raise ConfigError(
@@ -63,7 +72,7 @@ class SegmentedData:
 
     @property
     def preprocess(self) -> PreprocessConfig:
-        """What made these films of the originals."""
+        """The preprocessing that made these images from the originals."""
         return PreprocessConfig.from_json(self.stage["config"]["preprocess"])
 
     @property
@@ -73,11 +82,11 @@ class SegmentedData:
 
     @property
     def synthetic(self) -> bool:
-        """Whether any image is a phantom, so that no figure says anything about mammograms."""
+        """Whether any image is synthetic; the metrics then say nothing about mammograms."""
         return any(record.synthetic for record in self.records)
 
     def films(self, split: Split) -> Path:
-        """Return the folder with the films of a split."""
+        """Return the folder with the images of a split."""
         return self.folder / "images" / str(split)
 
     def originals(self, split: Split) -> tuple[ImageRecord, ...]:
@@ -85,15 +94,18 @@ class SegmentedData:
         return tuple(record for record in self.records if record.split is split and not record.source_image_id)
 
     def pictures(self, split: Split) -> tuple[ImageRecord, ...]:
-        """Return the rows of a split, copies among them."""
+        """Return the rows of a split, including augmented copies."""
         return tuple(record for record in self.records if record.split is split)
 
     def judged(self, split: Split) -> tuple[ImageRecord, ...]:
-        """Return the rows that figures of a split are made of; `ManifestError` where there is none.
+        """Return the rows on which a split's metrics are computed.
 
-        Of cross-validated candidates `validation` is the development set. By the protocol `published` copies are
-        judged like originals. Validation must have an image of each class: temperature, thresholds and the choice hang
-        on it.
+        For cross-validated candidates, validation is the development set. With the protocol `published`, copies are
+        evaluated like originals. Validation must have an image of each class, because calibration, thresholds and
+        selection depend on it.
+
+        Raises:
+            ManifestError: There is no row, or validation lacks a class.
         """
         parts = (Split.TRAIN, Split.VALIDATION) if self.out_of_fold and split is Split.VALIDATION else (split,)
         kept = self.pictures if self.protocol is SplitProtocol.PUBLISHED else self.originals
@@ -109,16 +121,16 @@ class SegmentedData:
 
     @property
     def learnt(self) -> tuple[ImageRecord, ...]:
-        """The rows without those that no training job uses."""
+        """All rows except the augmented copies that training jobs leave out."""
         return tuple(learnt(self.records, cross_validated=bool(self.out_of_fold), protocol=self.protocol))
 
     def in_folders(self, rows: Sequence[ImageRecord]) -> list[tuple[list[ImageRecord], Path]]:
-        """Return the rows in their order, as long as they lie in one folder, with that folder."""
+        """Return consecutive rows of the same folder together with that folder; the order of the rows stays."""
         parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
         return [(part, self.films(split)) for split, part in parts if split is not None]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return for each split its images, patients and images of each class, originals only, and its copies."""
+        """Return, for each split, the numbers of originals, patients, originals of each class, and copies."""
         return {str(split): self._count(split) for split in Split}
 
     def _count(self, split: Split) -> dict[str, int]:
@@ -139,7 +151,11 @@ def _protocol(stage: Mapping[str, Any], folder: Path) -> SplitProtocol:
 
 
 def read_stage(folder: Path) -> dict[str, Any]:
-    """Return `stage.json`, or of several hosts' parts the common configuration; `ConfigError` where they disagree."""
+    """Return `stage.json`, or the common configuration of the files of several hosts.
+
+    Raises:
+        ConfigError: No file is found, a file is invalid, or the files disagree.
+    """
     paths = sorted(folder.glob("stage*.json"))
     if not paths:
         raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here")
@@ -166,9 +182,18 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
-    """Return the models in `<folder>/<cnn>/model.tar.gz` by name, unpacked below `scratch/<cnn>`.
+    """Load the models of `<folder>/<cnn>/model.tar.gz`.
 
-    Raises `ConfigError` where there is none, one is damaged, or one was made for other classes or other preprocessing.
+    Args:
+        folder: Folder of the archives.
+        scratch: Folder to unpack the archives in, as `<scratch>/<cnn>`.
+        preprocess: Preprocessing of the images; the models must use the same.
+
+    Returns:
+        The models by name.
+
+    Raises:
+        ConfigError: There is no model, one is damaged, or one has other classes or other preprocessing.
     """
     archives = sorted(folder.glob("*/model.tar.gz"))
     if not archives:

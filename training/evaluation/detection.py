@@ -1,4 +1,4 @@
-"""How well malignant is told from the rest, by image, by breast and by patient, as `evaluation.json` holds it."""
+"""Metrics of detecting malignant cases, by image, breast and patient, as JSON values for `evaluation.json`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +16,14 @@ from mammopipe.training.model.operating_points import TARGETS, Goal
 def by_level(
     cases: Mapping[Level, Cases], thresholds: Mapping[Level, Mapping[Goal, float]], resamples: Resamples
 ) -> dict[str, Any]:
-    """Return the figures of each level; one whose cases are those of a level before it only names that level.
+    """Return the metrics of each level.
 
-    `thresholds` were fixed on validation; `resamples` are draws of the images.
+    A level with the same cases as a previous level only names that level (`same_as`).
+
+    Args:
+        cases: Cases of each level.
+        thresholds: Thresholds of each level, fixed on validation.
+        resamples: Bootstrap draws of the images.
     """
     levels: dict[str, Any] = {}
     of_size: dict[int, Level] = {}
@@ -31,10 +36,16 @@ def by_level(
 
 
 def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resamples) -> dict[str, Any]:
-    """Return every figure of malignant against the rest over the cases, with its interval by patient.
+    """Return all metrics of malignant against all other classes, with intervals by patient.
 
-    `pf1_floor` is the probabilistic F1 of the score 1 for all: what no score at all reaches. The two rates at a fixed
-    other rate are read off these cases' own ROC curve; those under `operating_points` come from given thresholds.
+    `pf1_floor` is the probabilistic F1 with a score of 1 for every case, a baseline without information.
+    `sensitivity_at_specificity` and `specificity_at_sensitivity` come from the ROC curve of these cases; the metrics
+    under `operating_points` use the given thresholds.
+
+    Args:
+        cases: Cases of one level.
+        thresholds: Thresholds of the level, fixed on validation.
+        resamples: Bootstrap draws of the cases.
     """
     malignant, scores = cases.malignant, cases.scores
     held = {
@@ -57,7 +68,7 @@ def detection(cases: Cases, thresholds: Mapping[Goal, float], resamples: Resampl
 
 
 def _at(threshold: float | None, cases: Cases, resamples: Resamples) -> dict[str, Any]:
-    """Return what calling every case at or above the threshold malignant does."""
+    """Return the metrics of calling every case at or above the threshold malignant."""
     if threshold is None:
         reason = f"undefined: validation must have a {cases.level} with and one without the finding"
         return {"threshold": None, **{metric(0).name: undefined(reason) for metric in AT_A_THRESHOLD}}

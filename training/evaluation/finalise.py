@@ -1,4 +1,4 @@
-"""What the evaluation adds to the chosen model's directory: calibration, figures, the reference, faster engines."""
+"""Completes the selected model's directory with calibration, metrics, reference data and a faster engine."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +25,18 @@ from mammopipe.training.networks.openvino_export import export_network
 
 
 def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
-    """Complete the chosen model's directory with what was fitted and measured; return the evaluation with how it went.
+    """Complete the selected model's directory with everything that was fitted and measured.
 
-    Its `model.json` is written last: it vouches for the other files.
+    `model.json` is written last because it holds the digests of the other files.
+
+    Args:
+        evaluation: `evaluation.json` so far.
+        data: The segmented images.
+        model: The selected model.
+        folder: Its model directory.
+
+    Returns:
+        The evaluation with the audit of the new fits and the result of the export.
     """
     started = time.monotonic()
     rows = data.judged(Split.VALIDATION)
@@ -48,10 +57,19 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
 def _reference(
     evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, logits: Floats, features: Floats
 ) -> tuple[Reference, dict[str, Any], list[Fit]]:
-    """Return what is usual for the model, as reference and as distributions, and of which films.
+    """Fit the reference data of the model.
 
-    `logits` and `features` are those of validation's films. Of a cross-validated model both come from the development
-    set, each film held out in turn.
+    For a cross-validated model, everything is fitted on the development set with out-of-fold logits.
+
+    Args:
+        evaluation: `evaluation.json` so far.
+        data: The segmented images.
+        model: The selected model.
+        logits: Logits of the validation images, (images, classes).
+        features: Features of the validation images, (images, channels).
+
+    Returns:
+        The reference, the distributions of the monitored features, and which images each of them used.
     """
     rows = data.judged(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
@@ -89,7 +107,7 @@ def _read(
 
 
 def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chosen model's `model.json` with calibration, operating points and metrics filled in."""
+    """Return the selected model's `model.json` with calibration, operating points and metrics filled in."""
     selected = evaluation["selected"]
     side_by_side = selected["compared"]
     comparison = {key: side_by_side[key] for key in ("weight", "temperature", "intercepts")} if side_by_side else None
@@ -119,7 +137,7 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
 
 
 def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[str, Any]:
-    """Return an operating point of images as `model.json` holds it, from the figures of validation's images."""
+    """Return an operating point of images for `model.json`, from the image-level metrics on validation."""
     figures = images["operating_points"][goal]
     sensitivity, specificity, recall_rate, ppv = (Rate.of(figures[name]) for name in RATES)
     counts = {name: int(images[name]) for name in ("cases", "malignant", "patients")}
@@ -128,7 +146,7 @@ def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[st
 
 
 def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:
-    """Return the share of malignant images, breasts and patients; a level that is one before it shares its figures."""
+    """Return the proportion of malignant images, breasts and patients; `same_as` refers to a previous level."""
     shares = {}
     for level in Level:
         found = levels[levels[level].get("same_as", level)]

@@ -1,7 +1,7 @@
-"""Of which films everything that was fitted was made, and the audit that none of them is a test film.
+"""Records which images each fitted value used; verifies that none is from the test split.
 
-A split that is clean says nothing of what was done with it: a temperature, a threshold or a mean that was fitted with
-one test film in it makes the test's figures too good all the same. So whatever is fitted names its films.
+A clean split does not guarantee a clean evaluation: a temperature, threshold or mean that was fitted with a single test
+image also makes the test metrics too good. Therefore everything that is fitted names its images.
 """
 
 import hashlib
@@ -23,25 +23,25 @@ from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import Predictions, ValidationPredictions, require_validation
 
 _SAME = 1e-9
-"""By how much a value that is fitted again on the same predictions may differ."""
+"""Relative tolerance of a value that is fitted again on the same predictions."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Something that was fitted, and the films that it was fitted on."""
+    """A fitted value and the images that it was fitted on."""
 
     what: str
     image_ids: tuple[str, ...]
 
     @classmethod
     def on(cls, what: str, films: Predictions | Sequence[ImageRecord]) -> "Fit":
-        """Return the fit of `what` on the films of these predictions, or rows."""
+        """Return the fit of `what` on the images of predictions or manifest rows."""
         if isinstance(films, Predictions):
             return cls(what, films.image_ids)
         return cls(what, tuple(record.image_id for record in films))
 
     def as_dict(self, records: Sequence[ImageRecord]) -> dict[str, Any]:
-        """Return {"what", "images", "splits": {split: images}, "digest": SHA-256 of the films' names and content}."""
+        """Return {"what", "images", "splits": {split: images}, "digest": SHA-256 of the images' ids and content}."""
         by_id = {record.image_id: record for record in records}
         splits = Counter(str(by_id[name].split) if name in by_id else "unknown" for name in self.image_ids)
         lines = sorted(f"{name} {by_id[name].sha256 if name in by_id else ''}\n" for name in self.image_ids)
@@ -54,7 +54,7 @@ class Fit:
 
 
 def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Finding]:
-    """Return a finding for each fit that has a test film in it, or a film that the manifest lacks."""
+    """Return a finding for each fit that used a test image, or an image that is not in the manifest."""
     tested = {record.image_id for record in records if record.split is Split.TEST}
     unknown = {name for fit in fits for name in fit.image_ids} - {record.image_id for record in records}
     findings = []
@@ -77,7 +77,7 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
 
 
 def audit_calibration(name: str, used: FittedCalibration, validation: ValidationPredictions) -> list[Finding]:
-    """Return a finding for each of a candidate's values that fitting on validation again does not give."""
+    """Fit a candidate's calibration and thresholds again on validation; return a finding for each different value."""
     require_validation(validation, f"calibration of {name}")
     fitted = calibrate(validation)
     pairs = _pairs("", used.calibration, fitted.calibration)
@@ -91,7 +91,7 @@ def audit_calibration(name: str, used: FittedCalibration, validation: Validation
 def audit_comparison(
     name: str, used: Comparison | None, validation: ValidationPredictions, rule: BreastRule
 ) -> list[Finding]:
-    """Return a finding for each value of a candidate's comparison of breasts that fitting it again does not give."""
+    """Fit a candidate's comparison of breasts again on validation; return a finding for each different value."""
     require_validation(validation, f"comparison of {name}")
     if used is None:
         return []
@@ -116,7 +116,7 @@ def _pairs(of: str, used: Calibration, fitted: Calibration) -> list[tuple[str, f
 
 
 def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tuple[str, float, float]]) -> list[Finding]:
-    """Return a finding for each (what, value, expected) whose value is not what is expected."""
+    """Return a finding for each (what, value, expected) whose value differs from the expected one."""
     return [
         Finding(
             "not-from-validation",
@@ -130,9 +130,12 @@ def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tupl
 
 
 def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], folder: Path) -> list[Finding]:
-    """Return a finding for each candidate, by the digest of its data, that was trained on other films than these.
+    """Return a finding for each candidate that was trained on other images than the given ones.
 
-    `records` are what a training job uses (`SegmentedData.learnt`).
+    Args:
+        digests: Data digest of each candidate's training, by name.
+        records: Rows that a training job uses (`SegmentedData.learnt`).
+        folder: Folder of the images.
     """
     expected = training_digest(records, folder)
     return [
@@ -148,10 +151,15 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
 
 
 def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], protocol: SplitProtocol) -> list[Finding]:
-    """Return a finding for each patient, or what else the protocol keeps together, whose films are in two folds.
+    """Return a finding for each patient (or other unit of the protocol) whose images are in two folds.
 
-    `records` are the films that were held out, in any order: of such a patient one fold's network had seen the other
-    film.
+    For such a patient, a fold's network was trained on another image of the patient whose image it predicts.
+
+    Args:
+        name: Name of the candidate.
+        held: Its out-of-fold predictions.
+        records: The held-out images, in any order.
+        protocol: What the folds keep together.
     """
     members: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for record, fold in zip(records, held.of(records).folds.tolist(), strict=True):
@@ -169,9 +177,11 @@ def audit_folds(name: str, held: OutOfFold, records: Sequence[ImageRecord], prot
 
 
 def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
-    """Return the digest that a training job must state: of rows and films of training and validation.
+    """Return the data digest that a training job must state, over rows and images of training and validation.
 
-    `records` are in the manifest's order, their paths relative to `folder`.
+    Args:
+        records: Rows in the manifest's order.
+        folder: Folder that the rows' paths are relative to.
     """
     rows = {split: [record for record in records if record.split is split] for split in (Split.TRAIN, Split.VALIDATION)}
     files = {str(split): _files(members, folder) for split, members in rows.items()}
@@ -179,7 +189,7 @@ def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
 
 
 def _files(records: Sequence[ImageRecord], folder: Path) -> str:
-    """Return what `FilmDataset.sha256` is of these films."""
+    """Return the value of `FilmDataset.sha256` for these images."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(bytes.fromhex(record.sha256 or sha256(folder / record.path)))
@@ -187,7 +197,7 @@ def _files(records: Sequence[ImageRecord], folder: Path) -> str:
 
 
 def with_findings(leakage: Mapping[str, Any], findings: Sequence[Finding], *, fits: int) -> dict[str, Any]:
-    """Return the JSON values of a leakage report with more findings, and how many more fits were checked for them."""
+    """Return the JSON values of a leakage report with additional findings and `fits` additional checked fits."""
     kept = [Finding(item["kind"], tuple(item["images"]), item["message"]) for item in leakage["findings"]]
     checked = {**leakage["checked"], "fits": leakage["checked"].get("fits", 0) + fits}
     return LeakageReport((*kept, *findings), checked).as_dict()
@@ -196,7 +206,7 @@ def with_findings(leakage: Mapping[str, Any], findings: Sequence[Finding], *, fi
 def audited(
     leakage: Mapping[str, Any], fits: Sequence[Fit], findings: Sequence[Finding], records: Sequence[ImageRecord]
 ) -> dict[str, Any]:
-    """Return `leakage` and `fitted` of `evaluation.json`: the split's audit with that of what was fitted on it."""
+    """Return `leakage` and `fitted` of `evaluation.json`: the audit of the split together with that of the fits."""
     whole = with_findings(leakage, [*findings, *audit_fits(fits, records)], fits=len(fits))
     print(f"leakage audit: {whole['verdict']}", flush=True)
     return {"leakage": whole, "fitted": [fit.as_dict(records) for fit in fits]}

@@ -1,8 +1,8 @@
-"""The pointing game: whether the strongest place of a film's heatmap lies in an annotated lesion.
+"""The pointing game: measures how often the maximum of an image's heatmap lies in an annotated lesion.
 
 Source: Zhang et al. 2018, "Top-down Neural Attention by Excitation Backprop" (https://arxiv.org/abs/1608.00507), but
-without their tolerance of 15 pixels. The map is that of the film's true class; one that is empty everywhere points
-nowhere. Chance is what a point that is drawn evenly from the breast would hit.
+without their tolerance of 15 pixels. The heatmap is that of the image's true class. An empty heatmap counts as a miss.
+The chance level is the hit rate of a point drawn uniformly from the breast.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,28 +48,36 @@ above_chance = Metric(
     scale=Scale.REAL,
     kinds=all_alike,
 )
-"""Share of films that are hit, less the chance level of the same films."""
+"""Proportion of hits minus the chance level of the same images."""
 
 
 @dataclass(frozen=True)
 class Pointed:
-    """Where the heatmap of one film points."""
+    """Result of the pointing game for one image."""
 
     image_id: str
     hit: bool
     chance: float
-    """Area of the circles within the breast, over that of the breast."""
+    """Area of the circles within the breast, divided by the area of the breast."""
     empty: bool
-    """Whether nothing in the film speaks for its class."""
+    """Whether the heatmap is empty: nothing in the image is evidence for its class."""
 
 
 def pointing_game(
     model: LoadedModel, films: Sequence[tuple[Sequence[ImageRecord], Path]], resamples: Resamples
 ) -> dict[str, Any]:
-    """Return by class, and of both, films, patients, the share that is hit, the chance level and their difference.
+    """Play the pointing game on a split.
 
-    `films` are all that a split is judged by, in parts with the folder of each, `resamples` their draws. A film of no
-    annotated lesion cannot play; how many there are is said.
+    Images without an annotated lesion are left out and counted.
+
+    Args:
+        model: The model.
+        films: Manifest rows of the split's images, in parts with the folder of each part.
+        resamples: Bootstrap draws of the images.
+
+    Returns:
+        For each class, and for both together: numbers of images and patients, proportion of hits, chance level, and
+        their difference.
     """
     records = [record for part, _ in films for record in part]
     places = [index for index, record in enumerate(records) if _plays(record)]
@@ -107,7 +115,7 @@ def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resampl
 
 
 def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
-    """Yield where the heatmap of each film's true class points; films are `<folder>/<image_id>.png`."""
+    """Yield the result for each image `<folder>/<image_id>.png`, with the heatmap of its true class."""
     films = FilmDataset(records, folder, shape=model.input_shape, description="annotated films")
     for index, record in enumerate(records):
         image: torch.Tensor = films[index][0]
@@ -125,14 +133,14 @@ def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> I
 
 
 def peak(heat: npt.NDArray[np.float32]) -> tuple[int, int]:
-    """Return row and column of the strongest place; of equals the one in their middle that is one of them."""
+    """Return row and column of the maximum; with several maxima, the one nearest to their mean position."""
     rows, columns = np.nonzero(heat == heat.max())
     nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
     return int(rows[nearest]), int(columns[nearest])
 
 
 def inside_circles(lesions: Sequence[Lesion], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Return which pixels (H, W) have their centre in a lesion's circle."""
+    """Return a mask (H, W) of the pixels with their centre in a lesion's circle."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     inside = np.zeros(shape, bool)
     for lesion in lesions:

@@ -1,7 +1,7 @@
-"""Everything that is decided about the candidates, decided on validation.
+"""Calibrates the candidates and selects one, on validation only.
 
-Nothing here can see the test split: the one way in is `ValidationPredictions`, and the evaluation job shows the test
-films to the candidates only when it holds the `Choice`.
+This module cannot see the test split: it accepts only `ValidationPredictions`. The evaluation job computes predictions
+on test images only after it has the `Choice`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ RULE = "highest validation macro AUC"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model as validation shows it."""
+    """A trained model with everything that was fitted and measured on validation."""
 
     fit: FittedCalibration
     """Calibration and operating points."""
     thresholds: Mapping[Level, Mapping[Goal, float]]
-    """Of the calibrated score of an image, a breast and a patient."""
+    """Thresholds on the calibrated score of images, breasts and patients."""
     validation: Mapping[str, Any]
-    """Its scorecard, of calibrated probabilities."""
+    """Scorecard of the calibrated probabilities."""
     comparison: Comparison | None = None
-    """How its breasts are compared; `None` where they are not."""
+    """How breasts are compared; `None` where they are not."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Every candidate, calibrated, and the name of the one that the rule takes."""
+    """All calibrated candidates and the name of the selected one."""
 
     candidates: Mapping[str, Candidate]
     selected: str
@@ -54,10 +54,20 @@ def choose(
     breast_rule: BreastRule,
     other_breast: float = 0.0,
 ) -> Choice:
-    """Return the candidates calibrated and measured on validation, and the one with the highest macro AUC there.
+    """Calibrate and measure all candidates on validation, and select the one with the highest macro AUC.
 
-    Of equals the first by name. `other_breast` is the weight of the comparison of breasts, which has no part in the
-    choice: an image has to be judged alone, too. Raises `MetricError` for a validation split that lacks a class.
+    Ties go to the first name. The comparison of breasts does not influence the selection, because the model must also
+    judge single images.
+
+    Args:
+        validation: Validation predictions of each candidate by name.
+        classes: Names of the classes.
+        resamples: Bootstrap draws of the images' patients.
+        breast_rule: How the scores of a breast's views are combined.
+        other_breast: Weight of the other breast in the comparison; 0 compares nothing.
+
+    Raises:
+        MetricError: Validation lacks a class.
     """
     candidates = {}
     for name, predictions in sorted(validation.items()):

@@ -1,1 +1,1 @@
-"""Fitting a network: data, loop, optimiser, cross-validation, checkpoints, several processes."""
+"""Trains a network: data, training loop, optimiser, cross-validation, checkpoints, distributed processes."""

@@ -1,6 +1,7 @@
-"""Checkpoints that are whole or absent, bound to one run by its digest; and SIGTERM, which asks for one.
+"""Writes and reads checkpoints, and handles SIGTERM.
 
-SIGTERM is noted, and obeyed between two steps, never in the middle of a file.
+A checkpoint is written atomically and bound to one run by the run's digest. SIGTERM takes effect between two steps,
+never while a file is written.
 """
 
 import hashlib
@@ -24,18 +25,23 @@ FILE = "checkpoint.pt"
 _SUM_BYTES = 32
 
 Saved = dict[str, Any]
-"""What the loop needs to go on; it always has `epoch` and `digest`."""
+"""The state that the training loop resumes from; it always has `epoch` and `digest`."""
 
 
 class CheckpointStore:
-    """The one checkpoint of a run in a folder that SageMaker keeps in step with S3."""
+    """The checkpoint of a run, in a folder that SageMaker synchronises with S3."""
 
     def __init__(self, folder: Path, digest: str) -> None:
-        """Take the folder and the digest of the run (`run_digest`); what belongs to another run is never loaded."""
+        """Create the store.
+
+        Args:
+            folder: Folder of the checkpoint.
+            digest: Digest of the run (`run_digest`). The checkpoint of another run is never loaded.
+        """
         self.path, self.digest = folder / FILE, digest
 
     def save(self, saved: Saved) -> None:
-        """Replace the checkpoint; a process killed meanwhile leaves the one before."""
+        """Replace the checkpoint; if the process is killed meanwhile, the previous checkpoint remains."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
         try:
@@ -49,7 +55,10 @@ class CheckpointStore:
             raise
 
     def load(self) -> Saved | None:
-        """Return this run's checkpoint, or `None`; a foreign or damaged one is moved aside, and a line says so."""
+        """Return this run's checkpoint, or `None`.
+
+        A checkpoint that is damaged or belongs to another run is moved aside, and a line is printed.
+        """
         for left_over in self.path.parent.glob(f".{FILE}.*"):
             left_over.unlink()
         if not self.path.is_file():
@@ -65,7 +74,10 @@ class CheckpointStore:
 
 
 class _Summed:
-    """A file whose content is summed up as it is written: AlexNet's checkpoint has 900 MB, too much to hold twice."""
+    """A file that computes its SHA-256 while it is written.
+
+    AlexNet's checkpoint has 900 MB, too much to hold in memory twice.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.sum = stream, hashlib.sha256()
@@ -86,7 +98,7 @@ def _read(content: bytes) -> Saved | None:
     if hashlib.sha256(payload).digest() != content[-_SUM_BYTES:]:
         return None
     try:
-        # weights_only: the folder comes from S3, and nothing in it may be executed.
+        # weights_only, because the folder comes from S3 and nothing in it may be executed.
         saved = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError):
         return None
@@ -94,7 +106,7 @@ def _read(content: bytes) -> Saved | None:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 of the source of `processing` and `training`: other code trains another model."""
+    """Return the SHA-256 of the source code of `processing` and `training`; changed code may train another model."""
     digest = hashlib.sha256()
     for package in (processing, training):
         folder = Path(str(package.__file__)).parent
@@ -105,13 +117,13 @@ def code_digest() -> str:
 
 
 def data_digest(records: list[ImageRecord], files: Mapping[str, str]) -> str:
-    """Return the SHA-256 over manifest rows and the sums of the files of each split."""
+    """Return the SHA-256 over the manifest rows and the files' sums of each split."""
     rows = [to_row(record) for record in sorted(records, key=lambda record: record.image_id)]
     return hashlib.sha256(json.dumps([rows, dict(files)], sort_keys=True).encode()).hexdigest()
 
 
 def run_digest(**parts: Any) -> str:
-    """Return the SHA-256 over everything that decides how a run ends; values must be JSON."""
+    """Return the SHA-256 over everything that determines the result of a run; values must be JSON."""
     return hashlib.sha256(json.dumps({**parts, "torch": str(torch.__version__)}, sort_keys=True).encode()).hexdigest()
 
 
@@ -119,13 +131,16 @@ SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
 class StopRequest:
-    """Whether SIGTERM came; SageMaker sends it 120 seconds before it kills, and when a spot instance is taken away."""
+    """Records whether SIGTERM was received.
+
+    SageMaker sends SIGTERM 120 seconds before it kills the job, and when it reclaims a spot instance.
+    """
 
     def __init__(self) -> None:
         self.received = False
 
     def listen(self) -> "StopRequest":
-        """Note SIGTERM from now on instead of dying of it."""
+        """Record SIGTERM from now on instead of ending the process."""
         signal.signal(signal.SIGTERM, self._note)
         return self
 
@@ -133,7 +148,7 @@ class StopRequest:
         self.received = True
 
     def check(self) -> None:
-        """Raise `SystemExit` when SIGTERM came: the job writes a checkpoint, ends, and resumes from there."""
+        """Raise `SystemExit` if SIGTERM was received; the job then writes a checkpoint, ends, and can be resumed."""
         if self.received:
             print("stopped by SIGTERM; the next start resumes from this step", flush=True)
             raise SystemExit(SIGTERM_EXIT)

@@ -1,10 +1,13 @@
-"""Cross-validation inside the training job: every development film is judged by a network that never saw it.
+"""Cross-validation inside the training job: each development image is predicted by a network not trained on it.
 
-The folds are dealt by patient. Each fold's network trains on the films of the other folds and their copies; what it
-says of the films held out is kept after every epoch. The epoch is chosen once for all folds, the median of their best:
-chosen fold by fold, on the very films it is judged on, each figure would be its own maximum. The final network is
-trained on all development films for as many epochs, under the same schedule; or it is the mean of the folds' networks,
-all of them trained to the end (`mammopipe.training.config.Final`; Wortsman et al. 2022, "Model soups").
+Folds are assigned by patient. Each fold's network trains on the images of the other folds and their copies. Its
+predictions of the held-out images are kept after every epoch. One epoch is chosen for all folds: the median of the
+folds' best epochs. Choosing it separately for each fold, on the images it is evaluated on, would make the results too
+good.
+
+The final network is trained on all development images for that number of epochs, with the same schedule. Alternatively,
+it is the mean of the weights of the folds' networks, each trained for all epochs (`mammopipe.training.config.Final`;
+Wortsman et al. 2022, "Model soups").
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +35,7 @@ from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.network import FilmNetwork
 
 Build = Callable[[], FilmNetwork]
-"""Makes the network as every fold starts with it; it has seen no film."""
+"""Returns the untrained network that every fold starts from."""
 
 
 _RULES: Mapping[Final, Mapping[str, str]] = {
@@ -43,40 +46,44 @@ _RULES: Mapping[Final, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where a cross-validation runs."""
+    """The environment in which a cross-validation runs."""
 
     world: World
     checkpoints: Path
-    """Folder that holds one checkpoint a fold, and one of the final network."""
+    """Folder with one checkpoint for each fold and one for the final network."""
     digest: str
-    """Of everything that decides how the run ends."""
+    """Digest of everything that determines the result of the run (`run_digest`)."""
     check_stop: Callable[[], None]
+    """Called between steps; it may raise to end the run."""
 
     def store(self, name: str) -> CheckpointStore:
-        """Return the checkpoint of a part of the run."""
+        """Return the checkpoint store of one part of the run."""
         return CheckpointStore(self.checkpoints / name, f"{self.digest}/{name}")
 
 
 @dataclass
 class CrossValidated(Progress):
-    """The folds together: `history` is of all held-out films, epoch by epoch, `logits` those of the chosen epoch."""
+    """The combined progress of all folds.
+
+    `history` holds the metrics over all held-out images for each epoch; `logits` holds those of the chosen epoch.
+    """
 
     records: Sequence[ImageRecord] = ()
-    """The films that were held out, in the order of `folds` and of the logits' rows."""
+    """The held-out images, in the order of `folds` and of the rows of the logits."""
     folds: Sequence[int] = ()
     epoch: int = 0
     fold_epochs: Sequence[int] = ()
     """The best epoch of each fold."""
     final: Final = Final.REFIT
-    """What the final network was made of."""
+    """How the final network was made."""
     refit_losses: Sequence[float] = ()
-    """Training loss of the final network, by epoch; none of a mean."""
+    """Training loss of the final network for each epoch; empty for a mean."""
     sha256: str = ""
-    """Of the file with the logits."""
+    """SHA-256 of the file with the logits."""
 
     @property
     def best_epoch(self) -> int:
-        """The epoch that the final network was trained for."""
+        """The number of epochs of the final network."""
         return self.epoch
 
     def save(self, directory: Path) -> None:
@@ -84,7 +91,7 @@ class CrossValidated(Progress):
         self.sha256 = write_out_of_fold(directory, self.records, self.folds, self.logits[0])
 
     def described(self) -> dict[str, Any]:
-        """Return what `training` of `model.json` says beyond the epochs."""
+        """Return further JSON values for `training` of `model.json`."""
         return {
             "cross_validation": {
                 "folds": len(self.fold_epochs),
@@ -101,14 +108,26 @@ class CrossValidated(Progress):
 def cross_validate(
     films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
 ) -> tuple[FilmNetwork, CrossValidated]:
-    """Return the final network, and what the folds' networks said of the development films, `films` with their copies.
+    """Train the network of each fold and the final network.
 
-    Maps of films that were made before stand for the films where the classifier learns alone.
-    Raises `ManifestError` where a fold, or what is left of the films without it, lacks a class.
+    Args:
+        films: Development images with their copies. Where only the classifier learns, precomputed feature maps
+            (`FilmMaps`) may replace them.
+        config: Hyperparameters.
+        protocol: What the folds keep together.
+        build: Returns the untrained network.
+        pretrained: Whether the body has pretrained weights.
+        where: Environment of the run.
+
+    Returns:
+        The final network, and the folds' predictions of the development images.
+
+    Raises:
+        ManifestError: A fold, or the images without it, lacks a class.
     """
     folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
     judged = np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
-    # A body that does not learn is that of every fold, and so are its maps.
+    # A body that does not learn is the same for every fold, so its feature maps are computed only once.
     given = learner(build().to(where.world.device), config, films)[1][0]
     held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
     done: list[Progress] = []
@@ -117,7 +136,7 @@ def cross_validate(
         told = given.part(places.tolist())
         _require_every_class(learnt, f"without fold {fold}")
         _require_every_class(told, f"fold {fold}")
-        # Measured once: folds in other number formats would not be folds of one network.
+        # The precision is measured once, so that all folds use the same number format.
         settings = config.replace(precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
     progress = _together(given, held_out, done, config.final)
@@ -155,7 +174,7 @@ def _require_every_class(films: Films, what: str) -> None:
 def _fold(
     fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
 ) -> Progress:
-    """Train one fold's network, or return what an earlier start of this job made of it."""
+    """Train one fold's network, or return the result of an earlier start of this job."""
     store, world = where.store(f"fold-{fold}"), where.world
     saved = agree(store.load() if world.leads else None, world)
     if saved is not None and "fold" in saved:
@@ -179,7 +198,7 @@ def _fold(
         check_stop=where.check_stop,
     )
     if world.leads:
-        # Weights only for a mean, of classifiers: the others have said what they had to, and are large.
+        # Weights are large and only a mean needs them later.
         store.save(
             {
                 "epoch": len(progress.history),
@@ -196,13 +215,13 @@ def _fold(
 def _together(
     films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], final: Final
 ) -> CrossValidated:
-    """Return the folds as one progress over all held-out films, in the order of the films."""
+    """Combine the folds into one progress over all held-out images, in the order of the images."""
     order = np.argsort(np.concatenate(held_out))
     part = films.part(np.concatenate(held_out)[order].tolist())
     folds = np.repeat(np.arange(len(held_out)), [len(places) for places in held_out])[order]
 
     def said(epoch: int) -> NDArray[np.float32]:
-        # A fold that was patient no longer stands by what it said last.
+        # A fold that stopped early contributes the predictions of its last epoch.
         return np.concatenate([fold.logits[min(epoch, len(fold.logits)) - 1] for fold in done])[order]
 
     last = max(len(fold.history) for fold in done)

@@ -1,4 +1,7 @@
-"""Segmented films as tensors: read once, kept as 16-bit pixels; noise and holes are added on the way out."""
+"""Datasets of segmented images as tensors.
+
+Images are stored as 16-bit pixels. Training images get random variations, noise and holes each time they are used.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,7 +28,7 @@ Item = tuple[Tensor, int, str]
 
 
 class FilmDataset(Dataset[Item]):
-    """The images of some manifest rows, exactly as they lie on disk; `dataset[i]` is an `Item`."""
+    """The images of manifest rows, unchanged; `dataset[i]` is an `Item`."""
 
     def __init__(
         self,
@@ -37,10 +40,20 @@ class FilmDataset(Dataset[Item]):
         cache: Cache = Cache.MEMORY,
         world: World = ALONE,
     ) -> None:
-        """Find `<folder>/<image_id>.png` of every record and, with `Cache.MEMORY`, decode it.
+        """Find the file `<folder>/<image_id>.png` of every record and, with `Cache.MEMORY`, decode it.
 
-        Raises `ManifestError` where a file is missing or has another shape (H, W), and
-        `processing.errors.ImageError` where it cannot be decoded; with `Cache.DISK` partly when the image is used.
+        Args:
+            records: Manifest rows of the images.
+            folder: Folder of the files.
+            shape: Expected (H, W) of every image, in pixels.
+            description: Name of the images in progress bars.
+            cache: Where decoded images are kept.
+            world: The processes of the job.
+
+        Raises:
+            ManifestError: A file is missing or has another shape.
+            processing.errors.ImageError: A file cannot be decoded. With `Cache.DISK`, some checks happen only when the
+                image is used.
         """
         self.records = tuple(records)
         self.labels: NDArray[np.int64] = np.array([record.label.rank for record in self.records], np.int64)
@@ -53,16 +66,16 @@ class FilmDataset(Dataset[Item]):
         )
         self.caches: tuple[ImageCache, ...] = (kept,)
         self.rows: NDArray[np.int64] = np.arange(len(self.records))
-        """Of each image its number among those of all caches."""
+        """Index of each image, counted over all caches."""
         self.sha256 = hashlib.sha256(b"".join(kept.sums)).hexdigest()
-        """Of the files' own SHA-256 sums, in the order of the records."""
+        """SHA-256 of the files' SHA-256 sums, in the order of the records."""
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.records)
 
     def __getitem__(self, index: int) -> Item:
-        """Return the image at `index`, the pixels divided by 65535 and nothing else."""
+        """Return the image at `index`; pixels are divided by 65535 and otherwise unchanged."""
         row = int(self.rows[index])
         for cache in self.caches:
             if row < len(cache):
@@ -72,14 +85,14 @@ class FilmDataset(Dataset[Item]):
         raise IndexError(index)
 
     def part(self, places: Sequence[int]) -> "FilmDataset":
-        """Return the images at these places as a dataset that shares the pixels."""
+        """Return a subset, given by positions, that shares the pixels."""
         part = copy(self)
         part.records = tuple(self.records[place] for place in places)
         part.labels, part.rows = self.labels[list(places)], self.rows[list(places)]
         return part
 
     def joined(self, other: "FilmDataset") -> "FilmDataset":
-        """Return these images, then those of another dataset; all three share the pixels."""
+        """Return these images followed by those of another dataset; the result shares their pixels."""
         whole = copy(self)
         whole.records = self.records + other.records
         whole.labels = np.concatenate([self.labels, other.labels])
@@ -88,19 +101,22 @@ class FilmDataset(Dataset[Item]):
         return whole
 
     def counts(self) -> dict[Label, int]:
-        """Return how many images each class has."""
+        """Return the number of images of each class."""
         return {label: int((self.labels == label.rank).sum()) for label in Label}
 
 
 def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: SplitProtocol) -> list[ImageRecord]:
-    """Return the rows that a training job uses: copies of validation films only where they train another fold."""
+    """Return the rows that a training job uses.
+
+    Without cross-validation, augmented copies of validation images are left out; with it, they train the other folds.
+    """
     if cross_validated or protocol is SplitProtocol.PUBLISHED:
         return list(records)
     return [record for record in records if not (record.split is Split.VALIDATION and record.source_image_id)]
 
 
 def require_every_class(dataset: FilmDataset, split: Split) -> None:
-    """Raise `ManifestError` when the split has no image of some class: it could be neither learnt nor measured."""
+    """Raise `ManifestError` if the split lacks a class: such a class could be neither learnt nor measured."""
     missing = [str(label) for label, count in dataset.counts().items() if count == 0]
     if missing:
         raise ManifestError(
@@ -110,10 +126,10 @@ def require_every_class(dataset: FilmDataset, split: Split) -> None:
 
 
 class TrainingFilms(Dataset[Item]):
-    """Training images that are varied afresh each time one is used; `films[draw]` is an `Item`."""
+    """Training images that are varied at random each time they are used; `films[draw]` is an `Item`."""
 
     def __init__(self, films: FilmDataset, config: TrainConfig) -> None:
-        """Take the images, and from the config the seed and how strongly they may be varied."""
+        """Create the dataset; the config gives the seed and the strength of the variations."""
         self.films, self.config = films, config
         self.variation = Variation(
             config.augment,
@@ -127,17 +143,17 @@ class TrainingFilms(Dataset[Item]):
         )
 
     def __getitem__(self, draw: Draw) -> Item:
-        """Return the image of the draw, varied in a way that depends on seed, epoch and position alone."""
+        """Return the image of the draw; its variation depends only on seed, epoch and position."""
         return self.with_lesions(draw)[0]
 
     def with_lesions(self, draw: Draw) -> tuple[Item, tuple[Lesion, ...]]:
-        """Return the image of the draw and its lesions, which move with its pixels."""
+        """Return the image of the draw and its lesions; geometric variations also move the lesions."""
         image, label, image_id = self.films[draw.index]
         record = self.films.records[draw.index]
         lesions = record.lesions
         key = (self.config.seed, draw.epoch, draw.position)
         if self.config.augment:
-            # Numbers of their own: noise and holes are what they were without.
+            # A separate random stream, so that noise and holes do not depend on whether `augment` is on.
             varied, lesions = vary(
                 image[0].numpy(), lesions, generator(*key, 1), self.variation, craniocaudal=record.view is View.CC
             )
@@ -147,9 +163,15 @@ class TrainingFilms(Dataset[Item]):
 
 
 def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: float, holes: int) -> None:
-    """Add noise to the tissue of one film, (H, W) in [0, 1], and blacken up to `holes` patches, in place.
+    """Add noise to the tissue and set random patches to 0, in place.
 
-    What is black stays black: around the breast a film has exactly 0, in training as in serving.
+    Pixels of 0 stay 0, because the background is exactly 0 in training and in serving.
+
+    Args:
+        image: (H, W), in [0, 1].
+        random: Random number generator.
+        noise: Maximum standard deviation of the noise.
+        holes: Maximum number of patches.
     """
     if noise > 0:
         deviation = np.float32(random.uniform(0, noise))

@@ -1,4 +1,4 @@
-"""One training job over several processes: who they are, how they start, how their predictions come together."""
+"""Distributed training: describes the processes of a job, starts them, and exchanges data among them."""
 
 import os
 import signal
@@ -18,38 +18,49 @@ from numpy.typing import NDArray
 from mammopipe.processing.errors import ConfigError
 
 PORT = 29500
-"""Where the first host listens for the others; torchrun's own default."""
+"""Port on which the first host listens for the others; torchrun's default."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One process among those of the job."""
+    """One process of the job."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
     local_rank: int = 0
-    """Number of the process among those of its host."""
+    """Rank of the process on its host."""
     local_size: int = 1
-    """Processes of the host."""
+    """Number of processes on the host."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the files and the lines."""
+        """Whether this process writes files and log lines."""
         return self.rank == 0
 
 
 ALONE = World()
-"""The one process of a job on a CPU."""
+"""The only process of a job on a CPU."""
 
 
 def launch_command(
     hosts: Sequence[str], current: str, *, gpus: int, environment: Mapping[str, str]
 ) -> list[str] | None:
-    """Return the torchrun command that starts this job's processes on this host; `None` when one process is all of it.
+    """Return the torchrun command that starts this job's processes on this host.
 
-    One process a GPU, or one a host without GPUs; the first host is where they meet. A process that torchrun started
-    (it has `RANK`) starts no more.
+    There is one process per GPU, or one per host without GPUs. The first host is the rendezvous.
+
+    Args:
+        hosts: Names of all hosts.
+        current: Name of this host.
+        gpus: Number of GPUs of this host.
+        environment: Environment variables of this process.
+
+    Returns:
+        The command; `None` if one process is enough, or if torchrun started this process (`RANK` is set).
+
+    Raises:
+        ConfigError: `current` is not among `hosts`.
     """
     if "RANK" in environment or (len(hosts) == 1 and gpus <= 1):
         return None
@@ -77,7 +88,7 @@ def launch_command(
 
 
 def launch(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run the command with some variables of its own, pass SIGTERM on to it, and return its exit code."""
+    """Run the command with additional environment variables, forward SIGTERM to it, and return its exit code."""
     process = subprocess.Popen(command, env={**os.environ, **variables})
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -92,7 +103,7 @@ def launch(command: Sequence[str], variables: Mapping[str, str]) -> int:
 
 @contextmanager
 def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
-    """Join the processes that torchrun started (gloo on CPUs, nccl on GPUs) and leave them at the end."""
+    """Join the process group that torchrun started (gloo on CPUs, nccl on GPUs); leave it on exit."""
     local_rank = int(environment.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -109,7 +120,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[World]:
 
 
 def gather_rows(rows: NDArray[Any], world: World) -> NDArray[Any]:
-    """Return the rows of all processes, where process r of n holds rows r, r + n, r + 2n ... of the whole."""
+    """Return the rows of all processes in order; process r of n holds rows r, r + n, r + 2n, ... of the whole."""
     if world.size == 1:
         return rows
     parts: list[Any] = [None] * world.size
@@ -130,6 +141,6 @@ def agree(value: Any, world: World) -> Any:
 
 
 def wait_for_all(world: World) -> None:
-    """Return once every process has come here."""
+    """Wait until every process has called this function."""
     if world.size > 1:
         dist.barrier()

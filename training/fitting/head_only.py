@@ -1,4 +1,4 @@
-"""A classifier that learns alone, on maps that the pretrained body before it makes of every film once."""
+"""Training of the classifier alone, on feature maps that the pretrained body computes once for every image."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -15,66 +15,66 @@ from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork
 
 MapItem = tuple[Tensor, int, str]
-"""Maps (channels, h, w) float32, class index (`Label.rank`), image id."""
+"""Feature maps (channels, h, w) float32, class index (`Label.rank`), image id."""
 
 _BATCH = 8
-"""Films whose maps are made at once: their number has no part in the maps but for rounding."""
+"""Images per forward pass. It changes the feature maps only by rounding."""
 
 
 class HeadAlone(nn.Module):
-    """The classifier of a network as a network of its own, from maps to logits; its parameters are the network's."""
+    """The classifier of a network as a separate module, from feature maps to logits; parameters are shared."""
 
     def __init__(self, network: FilmNetwork) -> None:
-        """Take the network, whose pooling counts here, too."""
+        """Wrap the network's classifier and pooling."""
         super().__init__()
         self.head = network.head
         self.classify, self.classify_with_places = network.classify, network.classify_with_places
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the (N, classes) logits of maps, (N, channels, h, w)."""
+        """Return the (N, classes) logits of feature maps, (N, channels, h, w)."""
         return self.classify(maps)
 
     def maps(self, maps: Tensor) -> Tensor:
-        """Return the maps as they are: they were computed before."""
+        """Return the feature maps unchanged, because they are already computed."""
         return maps
 
 
 class FilmMaps(Dataset[MapItem]):
-    """The maps of films, as serving would see them, in place of the films; all of them are kept in memory."""
+    """A dataset of the images' feature maps, as computed in serving; all are kept in memory."""
 
     def __init__(self, network: FilmNetwork, films: FilmDataset) -> None:
-        """Make the maps, on the network's device; the network is left as it was."""
+        """Compute the feature maps on the network's device; the network stays unchanged."""
         self.records, self.labels = films.records, films.labels
         self.rows: Sequence[int] = range(len(films))
-        """Of each film its row in `maps`, which parts share (`part`)."""
+        """Row of each image in `maps`; subsets share `maps` (`part`)."""
         self.shape: tuple[int, int] = films.shape
-        """(H, W) of the films in pixels."""
+        """(H, W) of the images, in pixels."""
         self.sha256 = films.sha256
         self.maps = _maps(network, films)
 
     def __len__(self) -> int:
-        """Return the number of films."""
+        """Return the number of images."""
         return len(self.records)
 
     def __getitem__(self, index: int | Draw) -> MapItem:
-        """Return the maps of a film, or of that of a draw: the seed changes nothing about them."""
+        """Return the feature maps of an image, given by index or by draw; there is no random variation."""
         place = index.index if isinstance(index, Draw) else index
         return self.maps[self.rows[place]], int(self.labels[place]), self.records[place].image_id
 
     def part(self, places: Sequence[int]) -> "FilmMaps":
-        """Return the films at these places, which share the maps."""
+        """Return a subset, given by positions, that shares the feature maps."""
         part = copy(self)
         part.records = tuple(self.records[place] for place in places)
         part.labels, part.rows = self.labels[list(places)], [self.rows[place] for place in places]
         return part
 
     def counts(self) -> dict[Label, int]:
-        """Return how many films each class has."""
+        """Return the number of images of each class."""
         return {label: int((self.labels == label.rank).sum()) for label in Label}
 
     @property
     def grid(self) -> tuple[int, int]:
-        """How many places (h, w) a film has."""
+        """The number of places (h, w) of an image."""
         return self.maps.shape[2], self.maps.shape[3]
 
 
@@ -87,7 +87,7 @@ def _maps(network: FilmNetwork, films: FilmDataset) -> Tensor:
             images = images.to(network.normalise.mean.device, memory_format=torch.channels_last)
             made.append(network.maps(images).cpu())
     network.train(trains)
-    # A plain copy: tensors made in inference mode cannot take part in training.
+    # A copy, because tensors made in inference mode cannot be used in training.
     return torch.cat(made).clone(memory_format=torch.contiguous_format)
 
 
@@ -96,9 +96,15 @@ Learner = FilmNetwork | HeadAlone
 
 
 def learner(network: FilmNetwork, config: TrainConfig, *films: Films) -> tuple[Learner, list[Films]]:
-    """Return what learns of the network, by `config.learns`, and the films, or their maps where the classifier alone.
+    """Return the module that learns and its training data.
 
-    Maps that were made before are taken as they are.
+    Args:
+        network: The network.
+        config: Hyperparameters; `learns` decides what learns.
+        *films: Datasets of images, or precomputed feature maps.
+
+    Returns:
+        The network with the images, or its classifier (`HeadAlone`) with the feature maps.
     """
     if config.learns is Learns.ALL:
         return network, list(films)

@@ -1,4 +1,4 @@
-"""Where decoded training images are kept: all in memory, or nowhere, so that memory does not grow with their number."""
+"""Caches decoded training images in memory, or decodes them on each use to bound the memory."""
 
 import os
 import tempfile
@@ -18,14 +18,14 @@ from mammopipe.training.config import Cache
 from mammopipe.training.fitting.distributed import ALONE, World, agree, wait_for_all
 
 SHARE_OF_MEMORY = 0.25
-"""Of the host's memory that decoded images may take with `Cache.AUTO`."""
+"""Proportion of the host's memory that decoded images may use with `Cache.AUTO`."""
 _BYTES_A_PIXEL = 2
 
 Pixels = NDArray[np.uint16]
 
 
 class ImageCache(Protocol):
-    """Decoded images by number."""
+    """Access to decoded images by index."""
 
     @property
     def sums(self) -> Sequence[bytes]:
@@ -35,18 +35,18 @@ class ImageCache(Protocol):
         """Return the number of images."""
 
     def read(self, index: int) -> Pixels:
-        """Return the image of this number, (H, W) uint16."""
+        """Return the image at this index, (H, W) uint16."""
 
 
 class ImagesOnDisk:
-    """Images that are decoded each time they are used, and held against the SHA-256 that they had at the start."""
+    """Images that are decoded on each use; each time, their SHA-256 is compared with that at the start."""
 
     def __init__(
         self, records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int], description: str
     ) -> None:
         """Find the file `<folder>/<image_id>.png` of every record; raises `ManifestError` where one is missing.
 
-        A record that states a SHA-256 is believed until its file is read; other files are read once for it.
+        The SHA-256 of a record is trusted until its file is read. For records without one, it is computed here.
         """
         self.records, self.folder, self.shape = tuple(records), folder, shape
         bar = tqdm(self.records, desc=f"finding {description}", unit="image", disable=None)
@@ -57,7 +57,7 @@ class ImagesOnDisk:
         return len(self.records)
 
     def read(self, index: int) -> Pixels:
-        """Return the image of this number; raises `ManifestError` where its file was changed."""
+        """Return the image at this index; raises `ManifestError` if its file was changed."""
         record = self.records[index]
         path = self._path(record)
         found = _sum(path, record)
@@ -73,7 +73,7 @@ class ImagesOnDisk:
 
 
 class ImagesInMemory:
-    """Images that are decoded once; the processes of a host share them."""
+    """Images that are decoded once and shared by the processes of a host."""
 
     def __init__(
         self,
@@ -84,10 +84,18 @@ class ImagesInMemory:
         description: str,
         world: World = ALONE,
     ) -> None:
-        """Decode `<folder>/<image_id>.png` of every record, in the host's first process.
+        """Decode the file `<folder>/<image_id>.png` of every record, in the host's first process.
 
-        Raises `ManifestError` where a file is missing, is not the one of its SHA-256, or has another shape, and
-        `processing.errors.ImageError` where it cannot be decoded.
+        Args:
+            records: Manifest rows of the images.
+            folder: Folder of the files.
+            shape: Expected (H, W) of every image, in pixels.
+            description: Name of the images in progress bars.
+            world: The processes of the job.
+
+        Raises:
+            ManifestError: A file is missing, does not match its SHA-256, or has another shape.
+            processing.errors.ImageError: A file cannot be decoded.
         """
         on_disk = ImagesOnDisk(records, folder, shape=shape, description=description)
         self.sums: Sequence[bytes] = on_disk.sums
@@ -98,7 +106,7 @@ class ImagesInMemory:
         return len(self.pixels)
 
     def read(self, index: int) -> Pixels:
-        """Return the image of this number; it must not be changed."""
+        """Return the image at this index; the caller must not change it."""
         pixels: Pixels = self.pixels[index]
         return pixels
 
@@ -113,7 +121,10 @@ def _fill(pixels: Pixels, images: ImagesOnDisk, description: str) -> None:
 
 
 def _shared(shape: tuple[int, ...], world: World, fill: _Fill) -> Pixels:
-    """Return an array that the host's first process fills; several processes map one file, which has no name then."""
+    """Return an array that the host's first process fills.
+
+    Several processes map one file, which is unlinked once all have mapped it.
+    """
     if world.local_size == 1:
         pixels: Pixels = np.empty(shape, np.uint16)
         fill(pixels)
@@ -136,7 +147,7 @@ def _shared(shape: tuple[int, ...], world: World, fill: _Fill) -> Pixels:
 
 
 def choose_cache(wanted: Cache, images: int, shape: tuple[int, int]) -> Cache:
-    """Return `wanted`, or for `auto` where this many images of a shape (H, W) are kept on this host."""
+    """Return `wanted`; for `auto`, return the cache for this number of images of `shape` (H, W) on this host."""
     if wanted is not Cache.AUTO:
         return wanted
     needed = images * shape[0] * shape[1] * _BYTES_A_PIXEL
@@ -144,7 +155,7 @@ def choose_cache(wanted: Cache, images: int, shape: tuple[int, int]) -> Cache:
 
 
 def host_memory() -> int:
-    """Return the bytes of memory that this host, or this container of it, has."""
+    """Return the memory of this host or container, in bytes."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
     return min([whole, *_numbers(limits)])

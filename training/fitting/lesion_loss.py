@@ -1,4 +1,4 @@
-"""Where lesions are: what the annotated circles say of the places of a film, and a loss on what the network says."""
+"""Lesion supervision: derives targets for the places of an image from annotated circles, and computes their loss."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,20 +17,30 @@ from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork
 
 UNKNOWN = -1
-"""Target of a place of which the annotations do not say what it shows; it does not count."""
+"""Target of a place whose content the annotations do not determine; the loss ignores it."""
 
 LocatedItem = tuple[Tensor, int, str, Tensor]
 """An `Item` and the targets of its places, (h, w) int64."""
 
 _NEAR = 0.75
-"""Places whose centre is less than this share of a place outside of a circle show some of it: they are unknown."""
+"""Width of the margin around a circle, in places. A place with its centre in the margin shows part of the lesion, so
+its target is unknown."""
 
 
 def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Return the class of each place, (h, w) int64 of `grid`, of a film of `shape` (H, W); `UNKNOWN` where not known.
+    """Return the target class of each place of an image.
 
-    A place within a circle has the circle's class, at least that nearest to its centre when this lies in the film. A
-    film with a finding but no circle says nothing of any place.
+    A place within a circle has the circle's class. The place nearest to the circle's centre always has it if the centre
+    lies in the image. All places of an image with a finding but without circles are `UNKNOWN`.
+
+    Args:
+        lesions: Annotated circles, in pixels.
+        label: Class of the image.
+        shape: (H, W) of the image, in pixels.
+        grid: (h, w), number of places.
+
+    Returns:
+        (h, w) int64 class indices; `UNKNOWN` where the class is not known.
     """
     lesions = list(lesions)
     if label is not Label.NORMAL and not lesions:
@@ -38,7 +48,7 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
     found = np.zeros(grid, np.int64)
     rows, columns = ((np.arange(count) + 0.5) * side / count - 0.5 for count, side in zip(grid, shape, strict=True))
     place = max(side / count for count, side in zip(grid, shape, strict=True))
-    # The worst last: where circles overlap, it decides.
+    # The most severe lesion comes last, so that its class wins where circles overlap.
     for lesion in sorted(lesions, key=lambda lesion: lesion.label.rank):
         distances = np.hypot(rows[:, None] - lesion.y, columns[None, :] - lesion.x)
         found[(distances <= lesion.radius + _NEAR * place) & (found == 0)] = UNKNOWN
@@ -48,7 +58,7 @@ def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], 
 
 
 def require_circles(films: Films, option: str) -> None:
-    """Raise `ConfigError`, naming the hyperparameter, where no film has an annotated circle: it would teach nothing."""
+    """Raise `ConfigError`, naming the hyperparameter, if no image has an annotated circle."""
     if not any(record.lesions for record in films.records):
         raise ConfigError(
             f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has any"
@@ -56,9 +66,13 @@ def require_circles(films: Films, option: str) -> None:
 
 
 def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
-    """Return the cross-entropy of place logits, (N, classes, h, w), to targets, (N, h, w), as a mean over the images.
+    """Return the mean cross-entropy of places over the images.
 
-    In each image normal places and those of lesions weigh alike, however many there are.
+    In each image, normal places and lesion places have the same total weight.
+
+    Args:
+        places: Logits of the places, (N, classes, h, w).
+        wanted: Targets of the places, (N, h, w).
     """
     losses = functional.cross_entropy(places.float(), wanted, reduction="none", ignore_index=UNKNOWN)
     total = losses.new_zeros(len(losses))
@@ -68,16 +82,23 @@ def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
 
 
 class LocatedFilms(Dataset[LocatedItem]):
-    """Training films with the targets of their places; `films[draw]` is a `LocatedItem`."""
+    """Training images with the targets of their places; `films[draw]` is a `LocatedItem`."""
 
     def __init__(
         self, films: Dataset[Any], records: Sequence[ImageRecord], *, shape: tuple[int, int], grid: tuple[int, int]
     ) -> None:
-        """Take the films or their maps, of (H, W) pixels, and how many places (h, w) the network sees in one."""
+        """Create the dataset.
+
+        Args:
+            films: The images, or their feature maps.
+            records: Manifest rows of the images.
+            shape: (H, W) of the images, in pixels.
+            grid: (h, w), number of places of the network's feature maps.
+        """
         self.films, self.records, self.shape, self.grid = films, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
-        """Return the image of the draw as `films` has it; lesions move where it is varied."""
+        """Return the draw's item of `films` with its targets; lesions move with the image's variation."""
         record = self.records[draw.index]
         if isinstance(self.films, TrainingFilms):
             (image, label, image_id), lesions = self.films.with_lesions(draw)
@@ -87,20 +108,20 @@ class LocatedFilms(Dataset[LocatedItem]):
 
 
 class WithPlaces(nn.Module):
-    """A network that returns, beside its logits, (N, classes), those of the places, (N, classes, h, w)."""
+    """Wraps a network to return its logits, (N, classes), and the logits of the places, (N, classes, h, w)."""
 
     def __init__(self, network: Learner) -> None:
-        """Take the network, whose parameters these are."""
+        """Wrap the network; its parameters are shared."""
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both for images (N, 1, H, W), or for maps where the classifier learns alone."""
+        """Return both for images (N, 1, H, W), or for feature maps where only the classifier learns."""
         return self.network.classify_with_places(self.network.maps(images))
 
 
 def grid_of(network: FilmNetwork, shape: tuple[int, int]) -> tuple[int, int]:
-    """Return how many places (h, w) the network sees in an image of `shape` (H, W)."""
+    """Return the number of places (h, w) of the network's feature maps for an image of `shape` (H, W)."""
     trains = network.training
     network.eval()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Training of one network: all its epochs, with validation (`fit`) or without (`refit`)."""
+"""Trains one network over all epochs, with validation (`fit`) or without (`refit`)."""
 
 from collections.abc import Callable
 
@@ -25,11 +25,25 @@ def fit(
     checkpoints: CheckpointStore | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Train the network and return the history and the best epoch's weights, which the network has at the end too.
+    """Train the network and load the weights of its best epoch.
 
-    Where the classifier learns alone, checkpoints and `best` hold nothing else. `check_stop` is called between steps
-    and may raise to end the run; the last epoch's checkpoint is whole then. Raises `ConfigError` when the batch cannot
-    be shared equally by the processes.
+    Where only the classifier learns, checkpoints and `best` hold only the classifier.
+
+    Args:
+        network: The network.
+        train: Training images.
+        validation: Validation images.
+        config: Hyperparameters.
+        pretrained: Whether the body has pretrained weights.
+        world: The processes of the job.
+        checkpoints: Where to write checkpoints and to resume from; `None` writes none.
+        check_stop: Called between steps. It may raise `SystemExit` to end the run; a checkpoint is written first.
+
+    Returns:
+        The history and the weights of the best epoch.
+
+    Raises:
+        ConfigError: The processes cannot share the batch equally.
     """
     if config.batch_size % (world.size * config.accumulate):
         times = f" times accumulate={config.accumulate}" if config.accumulate > 1 else ""
@@ -73,9 +87,23 @@ def refit(
     checkpoints: CheckpointStore | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Train the network on all the films for the first `epochs` of the config's schedule and return their losses.
+    """Train the network on all images for the first `epochs` of the config's schedule.
 
-    There is nothing left to measure it on: how long to train was chosen before. Else as `fit`.
+    There is no validation: cross-validation has already chosen the number of epochs. Other arguments are as for `fit`.
+
+    Args:
+        network: The network.
+        films: All development images.
+        config: Hyperparameters.
+        epochs: Number of epochs to train.
+        precision: Number format of the forward pass.
+        pretrained: Whether the body has pretrained weights.
+        world: The processes of the job.
+        checkpoints: Where to write checkpoints and to resume from; `None` writes none.
+        check_stop: Called between steps. It may raise `SystemExit` to end the run; a checkpoint is written first.
+
+    Returns:
+        The training loss of each epoch.
     """
     network.to(world.device).to(memory_format=torch.channels_last)
     learns, (films,) = learner(network, config, films)

@@ -1,4 +1,4 @@
-"""The optimiser and its rates: the classifier alone first when the body is pretrained, then everything."""
+"""The optimiser and its learning rates. With a pretrained body, the classifier trains alone first, then everything."""
 
 import math
 import re
@@ -13,16 +13,16 @@ from mammopipe.training.config import Learns, OptimiserKind, TrainConfig
 from mammopipe.training.fitting.head_only import Learner
 
 MOMENTUM = 0.1
-"""Share of a new batch in the moving statistics of batch normalisation, as torch has it."""
+"""Weight of a new batch in the moving statistics of batch normalisation; torch's default."""
 
 FLOOR = 0.01
-"""Share of the highest rate at which the cosine ends."""
+"""Final learning rate of the cosine schedule, relative to the highest rate."""
 
 
 def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
-    """Return the optimiser over groups of parameters: body and head, each with and without weight decay.
+    """Return the optimiser with separate parameter groups for body and head, each with and without weight decay.
 
-    With `layer_decay` each layer of the body has groups of its own. Rates are set at every step (`Schedule`).
+    With `layer_decay`, each layer of the body has its own groups. `Schedule` sets the learning rates at every step.
     """
     head = {id(parameter) for parameter in network.head.parameters()}
     layers = _layers(network, head) if config.layer_decay < 1 else {}
@@ -31,7 +31,7 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
     for part in ("body", "head"):
         for decayed in (True, False):
             for parameter in network.parameters():
-                # Biases and the scales of normalisation are vectors: decay would only shift them.
+                # Biases and normalisation scales (vectors) get no weight decay.
                 if (id(parameter) in head) == (part == "head") and (parameter.ndim > 1) == decayed:
                     depth = layers.get(id(parameter), deepest)
                     group = groups.setdefault(
@@ -47,14 +47,14 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
                     group["params"].append(parameter)
     if config.optimiser is OptimiserKind.SGD:
         return SGD(list(groups.values()), momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
-    # Fused: one pass over the weights instead of a dozen, a fifth of the time for AlexNet's 57 million on a CPU.
+    # Fused makes one pass over the weights instead of a dozen: a fifth of the time for AlexNet's 57 million on a CPU.
     return AdamW(list(groups.values()), fused=True)
 
 
 def _layers(network: Learner, head: Collection[int]) -> dict[int, int]:
-    """Return the layer of each parameter of the body, counted from the input, by the parameter's identity.
+    """Return the layer number of each parameter of the body, counted from the input, by the parameter's `id`.
 
-    A layer is a block, or what stands by itself; parameters are named in the order in which they compute.
+    A layer is a block, or a module outside of blocks. The order of the parameters is that of computation.
     """
     numbers: dict[str, int] = {}
     found = {}
@@ -68,24 +68,24 @@ def _layers(network: Learner, head: Collection[int]) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The rates of body and head at every step of a run."""
+    """The learning rates of body and head at every step of a run."""
 
     config: TrainConfig
     steps: int
-    """Steps an epoch."""
+    """Steps per epoch."""
     pretrained: bool
 
     @property
     def head_epochs(self) -> int:
-        """Epochs before the body joins the head; none without a pretrained body, or where it never joins."""
+        """Number of epochs in which only the head trains; 0 without a pretrained body or if the body never trains."""
         return self.config.head_epochs if self.pretrained and self.config.learns is Learns.ALL else 0
 
     def trains_body(self, epoch: int) -> bool:
-        """Whether the body learns in this epoch, the first being 1."""
+        """Whether the body trains in this epoch; epochs count from 1."""
         return epoch > self.head_epochs
 
     def rates(self, epoch: int, step: int) -> dict[str, float]:
-        """Return the rates of `body` and `head` at a step (from 0) of an epoch (from 1)."""
+        """Return the learning rates {"body", "head"} at a step (from 0) of an epoch (from 1)."""
         head = self.config.head_learning_rate if self.pretrained else self.config.learning_rate
         if not self.trains_body(epoch):
             return {"body": 0.0, "head": head * min(1.0, (step + 1) / self.steps) if epoch == 1 else head}
@@ -101,7 +101,7 @@ class Schedule:
         return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * share)) / 2
 
     def apply(self, optimiser: Optimizer, epoch: int, step: int) -> float:
-        """Set the rates of this step; return that of the body, or of the head while it trains alone."""
+        """Set the learning rates of this step; return the body's rate, or the head's while it trains alone."""
         rates = self.rates(epoch, step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["part"]] * group["scale"]
@@ -109,7 +109,7 @@ class Schedule:
 
 
 def set_phase(network: Learner, *, trains_body: bool) -> None:
-    """Put the network in training mode; a body that does not train keeps its weights and batch statistics."""
+    """Set the network to training mode; a body that does not train keeps its weights and batch statistics."""
     network.train()
     network.requires_grad_(trains_body)
     network.head.requires_grad_(True)
@@ -120,10 +120,10 @@ def set_phase(network: Learner, *, trains_body: bool) -> None:
 
 
 def hasten_statistics(network: nn.Module, steps_done: int) -> None:
-    """Let batch statistics be plain means over the first ten steps, and moving means after.
+    """Make batch statistics plain means over the first ten steps and moving means afterwards.
 
-    They start from 0 and 1, which is nothing that was seen; at the usual momentum a run of a few steps would be
-    measured with those.
+    They start from 0 and 1, which come from no data. With the default momentum, these initial values would dominate
+    validation in a run of a few steps.
     """
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,7 @@
-"""What cross-validation leaves beside the weights: of each development film, what a network said that never saw it."""
+"""Reads and writes the out-of-fold predictions of cross-validation.
+
+For each development image, they hold the logits of a network that was not trained on it.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -22,19 +25,20 @@ _COLUMNS = ["image_id", "fold", *_LOGITS]
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """The logits of each film by the network of the fold that held it out."""
+    """The logits of each image from the network of the fold that held it out."""
 
     image_ids: tuple[str, ...]
     folds: Integers
-    """(films,) counted from 0."""
+    """(images,) fold numbers from 0."""
     logits: Floats
-    """(films, classes)."""
+    """(images, classes)."""
 
     @classmethod
     def read(cls, directory: Path, description: Mapping[str, Any]) -> "OutOfFold | None":
-        """Return what a model directory holds, `None` of a model without cross-validation.
+        """Read the out-of-fold logits of a model directory; `None` for a model without cross-validation.
 
-        Raises `ConfigError` where the file is missing, altered, or not of this version.
+        Raises:
+            ConfigError: The file is missing, altered, or not of this version.
         """
         stated = description["training"].get("cross_validation")
         if stated is None:
@@ -52,7 +56,7 @@ class OutOfFold:
             raise ConfigError(f"{path}: not the out-of-fold logits of this version: {error}") from None
 
     def of(self, records: Sequence[ImageRecord]) -> "OutOfFold":
-        """Return the same in the order of the records; `ConfigError` where the films are not these."""
+        """Return the logits in the order of the records; raises `ConfigError` unless the images are the same."""
         place = {image_id: index for index, image_id in enumerate(self.image_ids)}
         names = tuple(record.image_id for record in records)
         if set(names) != set(place) or len(names) != len(self.image_ids):
@@ -64,7 +68,7 @@ class OutOfFold:
         return OutOfFold(names, self.folds[order], self.logits[order])
 
     def predictions(self, records: Sequence[ImageRecord]) -> ValidationPredictions:
-        """Return the logits as what temperature, thresholds and the choice of a network are made of."""
+        """Return the logits as validation predictions, for calibration, thresholds and model selection."""
         labels = np.array([record.label.rank for record in records], np.int64)
         return ValidationPredictions(
             self.image_ids,
@@ -78,7 +82,7 @@ class OutOfFold:
 def write_out_of_fold(
     directory: Path, records: Sequence[ImageRecord], folds: Sequence[int], logits: npt.NDArray[np.float32]
 ) -> str:
-    """Write the logits, (films, classes), and return the file's SHA-256; image ids alone name the films."""
+    """Write the logits, (images, classes), and return the file's SHA-256; only image ids identify the images."""
     rows = [
         {
             "image_id": record.image_id,

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 TIMES = ("seconds",)
-"""Keys of `evaluation.json` that hold how long something took."""
+"""Keys of `evaluation.json` that hold durations."""
 TOLERANCE = 1e-3
-"""By how much a figure of the same weights on the same films may differ on another machine.
+"""Largest accepted difference of a value for the same weights and images on another machine.
 
-Measured with other convolution kernels and another number of threads
-(`tests/training/fitting/test_reproducibility.py`): 2.4e-5 at
-most, and but for one point of a plot below 1e-5. The rest is for other processors.
+With other convolution kernels and another number of threads, the measured difference was at most 2.4e-5, and below 1e-5
+except for one point of a plot (`tests/training/fitting/test_reproducibility.py`). The rest is a margin for other
+processors.
 """
 STATEMENT = (
     "Same seed, data and code on the same machine: the same bytes of evaluation.json but for the keys "
@@ -33,7 +33,10 @@ STATEMENT = (
 
 
 def differences(first: Any, second: Any, *, tolerance: float = 0.0, path: str = "") -> Iterator[str]:
-    """Yield a line for each value of two evaluations that differs: times never, numbers by more than `tolerance`."""
+    """Yield a line for each value that differs between two evaluations.
+
+    Durations are ignored; numbers differ if they are more than `tolerance` apart.
+    """
     if isinstance(first, dict) and isinstance(second, dict):
         for key in sorted(first.keys() | second.keys()):
             if key in TIMES:
@@ -57,7 +60,7 @@ def _equal(first: Any, second: Any, tolerance: float) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what differs between two files; return 1 where anything does."""
+    """Print the differences between two files; return 1 if there are any, else 0."""
     parser = argparse.ArgumentParser(prog="python -m mammopipe.training.fitting.reproducibility", description=__doc__)
     parser.add_argument("files", nargs=2, type=Path, metavar="evaluation.json")
     parser.add_argument("--tolerance", type=float, default=0.0, help=f"of numbers; {TOLERANCE:g} for another machine")

@@ -1,6 +1,7 @@
-"""A run over its epochs: train, measure on validation, and go on from a checkpoint, also in the middle of an epoch.
+"""Runs the epochs of a training: trains, measures on validation, and resumes from a checkpoint, even within an epoch.
 
-Everything random derives from (seed, epoch, position), so a run that was killed and resumed ends as one that was not.
+All random numbers derive from (seed, epoch, position). A resumed run therefore ends with the same result as one without
+interruption.
 """
 
 import time
@@ -35,34 +36,34 @@ from mammopipe.training.networks.precision import choose_precision
 
 @dataclass
 class Progress:
-    """How far a run is; what a checkpoint holds beside the network and the optimiser."""
+    """The progress of a run; a checkpoint holds it beside the network and the optimiser."""
 
     precision: Precision
     history: list[EpochResult] = field(default_factory=list)
     best: State = field(default_factory=dict)
     logits: list[NDArray[np.float32]] = field(default_factory=list)
-    """Of each epoch, (films, classes) on validation; kept for cross-validation alone."""
+    """Validation logits of each epoch, (images, classes); kept only for cross-validation."""
     takes_last: bool = False
-    """Whether the last epoch counts as the best whatever its figures: then nothing is chosen by them."""
+    """Whether the last epoch counts as the best, so that validation metrics choose nothing."""
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best validation figures, or the last one; 0 before the first."""
+        """The epoch with the best validation metrics, or the last one with `takes_last`; 0 before the first."""
         if self.takes_last:
             return len(self.history)
         return max(self.history, key=lambda result: result.rank).epoch if self.history else 0
 
     def finished(self, config: TrainConfig) -> bool:
-        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        """Whether all epochs are done, or there was no improvement for `patience` epochs."""
         return len(self.history) >= config.epochs or len(self.history) - self.best_epoch >= config.patience
 
     def described(self) -> dict[str, Any]:
-        """Return what `training` of `model.json` says beyond the epochs."""
+        """Return further JSON values for `training` of `model.json`."""
         return {}
 
 
 class TrainingRun:
-    """What stays the same over the epochs of one run."""
+    """The state of one run that persists over its epochs."""
 
     def __init__(
         self,
@@ -94,10 +95,10 @@ class TrainingRun:
         self.batches = EpochBatches(batch_size=config.batch_size, rank=world.rank, world_size=world.size)
         self.loader = self._loader()
         self.partial: dict[str, Any] | None = None
-        """How far an epoch was when the checkpoint was written, to go on from there."""
+        """Progress within an epoch when the checkpoint was written; the run resumes from it."""
 
     def resume(self, checkpoints: CheckpointStore | None) -> Progress:
-        """Return the progress of this run's checkpoint, loaded into network and optimiser, or that of a fresh start."""
+        """Load this run's checkpoint into network and optimiser, if there is one, and return its progress."""
         saved = agree(checkpoints.load() if checkpoints is not None and self.world.leads else None, self.world)
         if saved is None:
             chosen = Precision.FLOAT32
@@ -130,7 +131,7 @@ class TrainingRun:
         return progress
 
     def load(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Take network, optimiser, scaler and average from a checkpoint, and return it."""
+        """Load network, optimiser, scaler and average from a checkpoint, and return the checkpoint."""
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.scaler.load_state_dict(saved["scaler"])
@@ -143,7 +144,7 @@ class TrainingRun:
         return saved
 
     def state(self) -> dict[str, Any]:
-        """Return network, optimiser, scaler and average as `load` takes them."""
+        """Return the state of network, optimiser, scaler and average, for `load`."""
         average = self.average
         return {
             "network": self.network.state_dict(),
@@ -154,7 +155,7 @@ class TrainingRun:
         }
 
     def snapshot(self, progress: Progress) -> dict[str, Any]:
-        """Return all that `resume` needs, as tensors and plain values, nothing twice."""
+        """Return everything that `resume` needs, as tensors and plain values, without duplicates."""
         done = progress.finished(self.config)
         is_best = progress.best_epoch == len(progress.history) and self.average is None and self.partial is None
         return {
@@ -171,8 +172,13 @@ class TrainingRun:
     ) -> tuple[EpochResult, NDArray[np.float32], State]:
         """Train one epoch and measure the network on validation.
 
-        Returns the result, what the network said there, (images, classes), and the weights that said it. `save` writes
-        a checkpoint in the middle of the epoch.
+        Args:
+            epoch: Number of the epoch, from 1.
+            precision: Number format of the forward pass.
+            save: Writes a checkpoint; called within the epoch.
+
+        Returns:
+            The epoch's metrics, the validation logits, (images, classes), and the weights that gave these logits.
         """
         start = time.perf_counter()
         train_loss, rate = self.train(epoch, precision, save)
@@ -197,7 +203,7 @@ class TrainingRun:
         return result, logits, said_by
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
-        """Return the mean loss over the epoch and the last learning rate; goes on in the middle of a resumed epoch."""
+        """Train one epoch, or the rest of a resumed one; return the epoch's mean loss and the last learning rate."""
         set_phase(self.network, trains_body=self.schedule.trains_body(epoch))
         model = self._parallel()
         total, rate, first = self._begin(epoch)
@@ -225,14 +231,14 @@ class TrainingRun:
         return mean, rate
 
     def _begin(self, epoch: int) -> tuple[Tensor, float, int]:
-        """Return the loss so far, the last rate and the first step of an epoch, with torch's generator as it was there.
+        """Return the summed loss, the last rate and the first step of an epoch, and set torch's random generator.
 
-        Only dropout draws from that generator; its key makes epochs independent of what ran before.
+        Only dropout uses that generator. It is seeded for each epoch, so an epoch does not depend on what ran before.
         """
         partial = self.partial
         if partial is None or partial["epoch"] != epoch:
             torch.manual_seed(derived_seed(self.config.seed, epoch))
-            # A loader once drew this number; figures of runs before depend on it.
+            # An earlier version drew this number in the loader. Results of earlier runs depend on it.
             torch.empty((), dtype=torch.int64).random_()
             return torch.zeros((), device=self.world.device), 0.0, 0
         torch.set_rng_state(partial["rng"])
@@ -241,7 +247,7 @@ class TrainingRun:
         return partial["total"].to(self.world.device).clone(), partial["rate"], partial["step"]
 
     def _mark(self, epoch: int, step: int, total: Tensor, rate: float) -> None:
-        """Note how far the epoch is, for a checkpoint; the notes are read only when one is written."""
+        """Record the progress within the epoch for the next checkpoint."""
         on_gpu = self.world.device.type == "cuda"
         self.partial = {
             "epoch": epoch,
@@ -280,7 +286,7 @@ class TrainingRun:
         )
 
     def _over_processes(self, loss: Tensor) -> Tensor:
-        """Return the mean of a step's losses in all processes."""
+        """Return the mean loss of a step over all processes."""
         if self.world.size > 1:
             torch.distributed.all_reduce(loss)
             loss = loss / self.world.size
@@ -288,13 +294,13 @@ class TrainingRun:
 
     @property
     def _bar(self) -> bool | None:
-        """What tqdm's `disable` wants: `None` is a bar on a terminal only."""
+        """Value of tqdm's `disable`; `None` shows a bar only on a terminal."""
         return None if self.world.leads else True
 
     def _parallel(self) -> nn.Module:
         model: nn.Module = WithPlaces(self.network) if self.config.location_weight else self.network
         if self.world.size > 1:
-            # Made anew each epoch, for it fixes at that moment which parameters train.
+            # Created again for each epoch, because it fixes which parameters train at creation.
             ids = [self.world.device] if self.world.device.type == "cuda" else None
             model = DistributedDataParallel(model, device_ids=ids)
         if self.config.compile:
@@ -302,7 +308,7 @@ class TrainingRun:
         return model
 
     def _start_loader(self, epoch: int, first: int) -> int:
-        """Set the loader to an epoch, from its step `first` on, and return how many steps the epoch has."""
+        """Set the loader to an epoch, starting at step `first`, and return the epoch's number of steps."""
         order = epoch_order(
             self.films.labels,
             self.config.sampling,
@@ -315,7 +321,7 @@ class TrainingRun:
         return len(order) // self.config.batch_size
 
     def _loader(self) -> DataLoader[Any]:
-        """Return the loader of all epochs, whose workers live as long as the run."""
+        """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
         films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
         if self.grid is not None:
@@ -326,6 +332,6 @@ class TrainingRun:
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=self.world.device.type == "cuda",
-            # Of its own: what it draws must not move the generator of dropout.
+            # A separate generator, so that the loader does not advance the generator that dropout uses.
             generator=torch.Generator(),
         )

@@ -1,4 +1,7 @@
-"""Which films each step of an epoch uses: a function of seed, epoch and labels alone, sliced for the processes."""
+"""Chooses the images of each training step.
+
+The order depends only on seed, epoch and labels. Each process takes its slice of every batch.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,22 +17,22 @@ from mammopipe.training.config import Sampling
 
 @dataclass(frozen=True)
 class Draw:
-    """One use of one film."""
+    """One use of one image."""
 
     index: int
-    """Of the film in its dataset."""
+    """Index of the image in its dataset."""
     epoch: int
     position: int
-    """In the order of the epoch: a film that comes twice is disturbed in two ways."""
+    """Position in the epoch's order. An image that occurs twice gets two different variations."""
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return the random numbers that belong to a key such as (seed, epoch, position), the same on every machine."""
+    """Return the random generator of a key such as (seed, epoch, position); it is the same on every machine."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def derived_seed(*key: int) -> int:
-    """Return a seed for torch that belongs to a key such as (seed, epoch)."""
+    """Return the torch seed of a key such as (seed, epoch)."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -42,9 +45,18 @@ def epoch_order(
     batch_size: int,
     positive_share: float = 0.125,
 ) -> NDArray[np.int64]:
-    """Return image indices, as many as there are images, rounded up to whole batches by going round once more.
+    """Return the image indices of an epoch, as many as there are images, rounded up to whole batches by repetition.
 
-    `positive_share` is that of the highest class, with `Sampling.RATIO`: of each batch alike, as far as it divides.
+    Args:
+        labels: (images,) class indices.
+        sampling: How classes are balanced.
+        seed: Seed of the run.
+        epoch: Number of the epoch.
+        batch_size: Size of the batches over all processes.
+        positive_share: With `Sampling.RATIO`, the proportion of the highest class, spread evenly over the batches.
+
+    Returns:
+        (length,) int64 indices.
     """
     random = generator(seed, epoch)
     length = -(-len(labels) // batch_size) * batch_size
@@ -55,12 +67,12 @@ def epoch_order(
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     share = -(-length // len(classes))
     drawn = np.stack([_cycles(members, share, random) for members in classes])
-    # Column by column, so that the cut at the end takes from each class alike; then in any order.
+    # Interleave the classes, so that the cut at the end removes equally many of each class; then shuffle.
     return random.permutation(drawn.T.ravel()[:length])
 
 
 def _with_share(labels: NDArray[np.int64], length: int, share: float, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return `length` indices, positives evenly among the others: place i has one where i x share passes a number."""
+    """Return `length` indices with the positives spread evenly: one wherever i x share reaches the next integer."""
     positive = np.flatnonzero(labels == labels.max())
     others = np.flatnonzero(labels != labels.max())
     if not len(others):
@@ -74,7 +86,7 @@ def _with_share(labels: NDArray[np.int64], length: int, share: float, random: np
 
 
 def _cycles(members: NDArray[np.int64], length: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Return `length` members: each once in random order before any comes again."""
+    """Return `length` members in random order; no member repeats before all others have occurred."""
     if not length:
         return members[:0]
     rounds = [random.permutation(members) for _ in range(-(-length // len(members)))]
@@ -82,7 +94,7 @@ def _cycles(members: NDArray[np.int64], length: int, random: np.random.Generator
 
 
 def loss_weights(labels: NDArray[np.int64], sampling: Sampling, classes: int) -> Tensor:
-    """Return the weight of each class in the loss, (classes,) float32, with a mean of 1 over the films."""
+    """Return the weight of each class in the loss, (classes,) float32; the mean over the images is 1."""
     if sampling is not Sampling.WEIGHTED:
         return torch.ones(classes)
     counts = np.bincount(labels, minlength=classes)
@@ -91,10 +103,16 @@ def loss_weights(labels: NDArray[np.int64], sampling: Sampling, classes: int) ->
 
 
 class EpochBatches(Sampler[list[Draw]]):
-    """The batches of an epoch, of which one process takes its rows: slice `rank` of `world_size`."""
+    """The batches of an epoch; each process gets slice `rank` of `world_size` of every batch."""
 
     def __init__(self, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        """Take the size of whole batches, which counts all processes and divides by their number."""
+        """Create the sampler.
+
+        Args:
+            batch_size: Size of the batches over all processes; a multiple of `world_size`.
+            rank: Number of this process.
+            world_size: Number of processes.
+        """
         self.batch_size = batch_size
         self.rows = batch_size // world_size
         self.offset = rank * self.rows
@@ -102,16 +120,22 @@ class EpochBatches(Sampler[list[Draw]]):
         self.epoch, self.first = 0, 0
 
     def start(self, order: Sequence[int] | NDArray[np.int64], *, epoch: int, first: int = 0) -> "EpochBatches":
-        """Take the order of an epoch, of whole batches, and the step to begin with."""
+        """Set the epoch.
+
+        Args:
+            order: Image indices of the epoch, in whole batches.
+            epoch: Number of the epoch.
+            first: First step.
+        """
         self.order, self.epoch, self.first = order, epoch, first
         return self
 
     def __len__(self) -> int:
-        """Return the number of steps that are left."""
+        """Return the number of remaining steps."""
         return len(self.order) // self.batch_size - self.first
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Return this process's draws, step by step."""
+        """Yield this process's draws of each step."""
         for step in range(self.first, self.first + len(self)):
             first = step * self.batch_size + self.offset
             positions = range(first, first + self.rows)

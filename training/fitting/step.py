@@ -1,4 +1,4 @@
-"""One step of the weights, their moving average over many steps, and what a network says of a set of images."""
+"""One optimiser step, the moving average of the weights, and prediction over a set of images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,7 +22,8 @@ from mammopipe.training.networks.precision import autocast
 
 State = dict[str, Tensor]
 _SLOW_START = 10
-"""Steps over which the moving average forgets the first weights, whatever its decay."""
+"""Sets how quickly the moving average forgets the initial weights: after n updates the decay is at most
+(1 + n) / (`_SLOW_START` + n)."""
 
 
 def train_step(
@@ -47,16 +48,16 @@ def train_step(
         model: Images to logits; `WithPlaces` where `wanted` is given.
         images: (N, 1, H, W) float32.
         labels: (N,) class indices.
-        optimiser: Steps once.
+        optimiser: Makes one step.
         scaler: Scales the loss for gradients in float16.
         weights: (classes,) weight of each class in the loss.
-        smoothing: Share of the target probability that is spread over all classes.
-        precision: Of the forward pass.
-        wanted: The targets of the places, (N, h, w), where the location of lesions counts.
+        smoothing: Proportion of the target probability that is spread over all classes.
+        precision: Number format of the forward pass.
+        wanted: With lesion supervision, the targets of the places, (N, h, w); else empty.
         location_weight: Weight of the places' loss.
         positive_target: Target probability of the last class for its images; the rest goes to the first class.
-        accumulate: Parts in which the batch is computed, one after the other.
-        clip_norm: Largest norm of the gradient; 0 does not limit it.
+        accumulate: Number of parts in which the batch is computed, one after the other.
+        clip_norm: Maximum norm of the gradient; 0 means no limit.
     """
     device = weights.device
     optimiser.zero_grad(set_to_none=True)
@@ -85,9 +86,15 @@ def train_step(
 
 
 def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_target: float = 1.0) -> Tensor:
-    """Return the cross-entropy of each image, (N,), of logits (N, classes).
+    """Return the cross-entropy of each image, (N,).
 
-    With two classes it is the binary cross-entropy of the difference of their logits.
+    With two classes this is the binary cross-entropy of the difference of their logits.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) class indices.
+        smoothing: Proportion of the target probability that is spread over all classes.
+        positive_target: Target probability of the last class for its images; the rest goes to the first class.
     """
     if positive_target == 1:
         return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
@@ -98,24 +105,24 @@ def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_targ
 
 
 def _gradients_stay_here(model: nn.Module, *, waits: bool) -> AbstractContextManager[None]:
-    """Return the context in which several processes do not add up their gradients yet."""
+    """Return a context in which processes do not exchange gradients yet, if `waits`."""
     return model.no_sync() if waits and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 class WeightAverage:
-    """The exponential moving average of a network's weights and statistics, which varies less than the weights.
+    """The exponential moving average of a network's weights and statistics; it varies less than the weights.
 
-    Source: Polyak and Juditsky 1992; with a slow start as timm's ModelEma has it.
+    Source: Polyak and Juditsky 1992; with the warm-up of timm's ModelEma.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Start from the network's weights as they are."""
+        """Start from the network's current weights."""
         self.decay, self.updates = decay, 0
         self.state: State = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights after one more step."""
+        """Add the network's weights after a step to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (_SLOW_START + self.updates))
         for name, value in network.state_dict().items():
@@ -126,7 +133,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, network: nn.Module) -> Iterator[None]:
-        """Give the network the average, and its own weights back at the end."""
+        """Load the average into the network; restore the network's own weights on exit."""
         own = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.state)
         try:
@@ -137,7 +144,7 @@ class WeightAverage:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch did; `line` is what SageMaker's metric definitions read."""
+    """The metrics of one epoch; SageMaker's metric definitions parse `line`."""
 
     epoch: int
     train_loss: float
@@ -158,7 +165,7 @@ class EpochResult:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """What makes an epoch the best: validation macro AUC, then, between equals, the loss."""
+        """Sort key for the best epoch: the highest validation macro AUC; ties go to the lower validation loss."""
         return self.validation_macro_auc, -self.validation_loss
 
 
@@ -172,9 +179,16 @@ def predict(
     workers: int = 0,
     check_stop: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
-    """Return the (N, classes) logits of all films, computed by all processes; the films are used as they are.
+    """Return the (N, classes) logits of all images; all processes share the work.
 
-    A `HeadAlone` takes their maps, `FilmMaps`.
+    Args:
+        network: The network, or a `HeadAlone`.
+        films: The images, or `FilmMaps` for a `HeadAlone`; no variation is applied.
+        batch_size: Images per forward pass.
+        precision: Number format of the forward pass.
+        world: The processes of the job.
+        workers: Number of loader processes.
+        check_stop: Called after each batch; it may raise to end the run.
     """
     network.eval()
     part = Subset(films, list(range(world.rank, len(films), world.size)))

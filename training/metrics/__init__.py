@@ -1,1 +1,1 @@
-"""Figures of merit with their intervals, and the operating points."""
+"""Metrics with their confidence intervals, and the figures at a decision threshold."""

@@ -1,11 +1,13 @@
-"""Confidence intervals by resampling patients: images of one patient are not independent, so a patient is drawn whole.
+"""Computes confidence intervals by resampling patients.
 
-The spread of a figure is its standard deviation over resamples of patients (Davison and Hinkley 1997, 3.8). The
-interval is that of Student's t around the figure, on a scale where its distribution is nearly symmetric: the logit for
-what lies in 0..1, the logarithm for what is positive (Efron and Tibshirani 1993, chapter 12). Degrees of freedom are
-the patients who carry the information, those of the rarest kind of image, less one. `python -m benchmarks.coverage`
-shows why: percentiles of the resamples cover too seldom where a figure is high or its patients are few. A share of 0
-or 1 has no spread: it gets the exact bounds of Clopper and Pearson (1934).
+Images of one patient are not independent. The bootstrap therefore draws whole patients.
+
+The standard error of a metric is its standard deviation over the resamples (Davison and Hinkley 1997, 3.8). The
+interval is Student's t interval around the metric, on a scale where its distribution is nearly symmetric: the logit for
+metrics in 0..1, the logarithm for positive metrics (Efron and Tibshirani 1993, chapter 12). The degrees of freedom are
+the number of patients with the rarest kind of image, minus one. `python -m benchmarks.bench_coverage` shows why this
+method is used: the coverage of percentile intervals is too low where a metric is high or patients are few. A proportion
+of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,92 +23,93 @@ from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.predictions import Floats, Integers
 
 _CELLS_AT_ONCE = 1_000_000
-"""Resamples times images that are weighted in one step; it bounds the memory to about 8 MB an array."""
+"""Largest number of resamples times images computed in one step. It limits each array to about 8 MB."""
 
 _LEAST_DEFINED = 0.5
-"""An interval is given only where the metric is defined in at least this share of the resamples."""
+"""Minimum proportion of resamples in which a metric must be defined to have an interval."""
 
 
 class MetricError(MammopipeError, ValueError):
-    """A metric is undefined for these labels, or what it was given breaks a rule."""
+    """A metric is undefined for these labels, or its input is invalid."""
 
 
 class Scale(StrEnum):
-    """Where a figure can lie, and so on which scale its interval is symmetric."""
+    """The range of a metric. It determines the scale on which the interval is symmetric."""
 
     SHARE = "share"
-    """From 0 to 1: the logit."""
+    """From 0 to 1; the interval uses the logit scale."""
     POSITIVE = "positive"
-    """Above 0: the logarithm."""
+    """Above 0; the interval uses the logarithmic scale."""
     REAL = "real"
-    """Anywhere: as it is."""
+    """Any real number; the interval uses the metric's own scale."""
 
     def to(self, values: Floats) -> Floats:
-        """Return figures on the symmetric scale; infinite at a bound."""
+        """Transform values to the symmetric scale; the result is infinite at a bound of the range."""
         with np.errstate(divide="ignore", invalid="ignore"):
             if self is Scale.SHARE:
                 return np.log(values) - np.log1p(-values)
             return np.log(values) if self is Scale.POSITIVE else values
 
     def back(self, values: Floats) -> Floats:
-        """Return what `to` was given."""
+        """Transform values back from the symmetric scale; the inverse of `to`."""
         if self is Scale.SHARE:
             shares: Floats = 1 / (1 + np.exp(-values))
             return shares
         return np.exp(values) if self is Scale.POSITIVE else values
 
     def slope(self, value: float) -> float:
-        """Return how fast the symmetric scale changes at a figure."""
+        """Return the derivative of `to` at a value."""
         if self is Scale.SHARE:
             return 1 / (value * (1 - value))
         return 1 / value if self is Scale.POSITIVE else 1.0
 
 
 class Weighted(Protocol):
-    """What can be resampled: a metric that takes how often each image was drawn."""
+    """A metric that can be resampled: it accepts how often each image was drawn."""
 
     @property
     def share(self) -> bool:
-        """Whether the figure is a share of some of the images."""
+        """Whether the metric is a proportion of images."""
         ...
 
     @property
     def scale(self) -> Scale:
-        """Where the figure can lie."""
+        """The range of the metric."""
         ...
 
     @property
     def least_images(self) -> int:
-        """How many images the figure must be of to have an interval."""
+        """The minimum number of images for an interval."""
         ...
 
     @property
     def kinds(self) -> Callable[[Integers, Floats], Integers]:
-        """What tells by labels and values of which kind each image is, (images,).
+        """Function that maps labels and values to the kind of each image, (images,).
 
-        The patients of the rarest kind say most about the spread; a kind below 0 has no part in the figure.
+        The number of patients with the rarest kind determines the degrees of freedom. Images of a negative kind do not
+        enter the metric.
         """
         ...
 
     def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
-        """Return the metric over the images as they are; raises `MetricError` where it is undefined."""
+        """Return the metric over the original images; raises `MetricError` where it is undefined."""
         ...
 
     def weighted(self, labels: Integers, values: Floats, weights: Floats) -> Floats:
-        """Return one figure for each row of `weights` (resamples, images); NaN where it is undefined."""
+        """Return the metric for each row of `weights` (resamples, images); NaN where it is undefined."""
         ...
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the bounds of its confidence interval."""
+    """A metric's value with the bounds of its confidence interval."""
 
     value: float
     low: float | None
-    """Lower bound; `None` with `high` where too few patients, too few defined resamples, or no spread gives none."""
+    """Lower bound. Both bounds are `None` with too few patients, too few defined resamples, or no spread."""
     high: float | None
     undefined: int = 0
-    """Resamples in which the metric was undefined (a class was not drawn); they were left out."""
+    """Number of resamples left out because the metric was undefined in them (a class was not drawn)."""
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Return the interval as JSON values."""
@@ -115,23 +118,31 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws of patients with replacement, as the number of times that each image was drawn."""
+    """Draws of patients with replacement, stored as how often each image was drawn."""
 
     counts: npt.NDArray[np.uint16]
-    """(resamples, images)."""
+    """(resamples, images), how often each image was drawn."""
     groups: Integers
-    """(images,) the number of the patient of each image."""
+    """(images,), the patient's number of each image."""
 
     @property
     def patients(self) -> int:
-        """Different patients among the images."""
+        """The number of different patients."""
         return len(np.unique(self.groups))
 
     @classmethod
     def draw(cls, groups: Sequence[str] | npt.NDArray[np.str_], *, n: int, seed: int) -> "Resamples":
-        """Return `n` draws of as many patients as there are, `groups` naming the patient of each image.
+        """Draw as many patients as there are, with replacement, `n` times.
 
-        The same seed and groups give the same draws on every machine. Raises `MetricError` for no image or `n` below 1.
+        The same seed and groups give the same draws on every machine.
+
+        Args:
+            groups: (images,), the patient of each image.
+            n: Number of resamples, at least 2.
+            seed: Seed of the draws.
+
+        Raises:
+            MetricError: There is no image, or `n` is below 2.
         """
         if len(groups) == 0 or n < 2:
             raise MetricError(f"{n} resamples of {len(groups)} images: two of an image at the least")
@@ -140,11 +151,21 @@ class Resamples:
         return cls(picked.astype(np.uint16)[:, index], index)
 
     def of(self, images: Integers) -> "Resamples":
-        """Return the same draws for some of the images, by their places: one that stands for a case, or a subgroup."""
+        """Return the same draws for a subset of the images, given by their positions."""
         return Resamples(self.counts[:, images], self.groups[images])
 
     def interval(self, metric: Weighted, labels: npt.ArrayLike, values: npt.ArrayLike, *, level: float) -> Interval:
-        """Return the metric and its confidence interval at `level`; `MetricError` where the metric is undefined."""
+        """Return the metric with its confidence interval.
+
+        Args:
+            metric: The metric.
+            labels: (images,).
+            values: (images,) scores or (images, classes) probabilities, as the metric takes them.
+            level: Confidence level, above 0 and below 1.
+
+        Raises:
+            MetricError: The metric is undefined, `level` is out of range, or the number of labels is wrong.
+        """
         if not 0 < level < 1:
             raise MetricError(f"level={level} must lie between 0 and 1")
         value = metric(labels, values)
@@ -169,7 +190,7 @@ class Resamples:
         return Interval(value, float(low), float(high), missing)
 
     def _freedom(self, metric: Weighted, labels: Integers, values: Floats) -> int:
-        """Return the degrees of freedom: the patients with the rarest kind of image, less one."""
+        """Return the degrees of freedom: the number of patients with the rarest kind of image, minus one."""
         kinds = metric.kinds(labels, values)
         patients = [len(np.unique(self.groups[kinds == kind])) for kind in np.unique(kinds[kinds >= 0])]
         return min(patients, default=0) - 1
@@ -177,10 +198,20 @@ class Resamples:
     def difference(
         self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *, level: float
     ) -> Interval:
-        """Return the metric of `other` less that of `first`, of the same images, with its confidence interval.
+        """Return the metric of `other` minus that of `first` on the same images, with its confidence interval.
 
-        Both are measured on each draw, so what a draw does to both alike does not widen the interval. There is none
-        where every draw gives the same, unless that is 0. Raises `MetricError` where the metric is undefined.
+        The comparison is paired: each draw measures both, so variation common to both does not widen the interval.
+        There is no interval where every draw gives the same difference, unless that difference is 0.
+
+        Args:
+            metric: The metric.
+            labels: (images,).
+            first: Values of the first model, as the metric takes them.
+            other: Values of the other model.
+            level: Confidence level, above 0 and below 1.
+
+        Raises:
+            MetricError: The metric is undefined.
         """
         truth = np.asarray(labels, np.int64)
         values = [np.asarray(one, np.float64) for one in (first, other)]
@@ -193,7 +224,8 @@ class Resamples:
             return Interval(value, None, None, missing)
         spread = float(defined.std(ddof=1))
         if spread == 0 and value != 0:
-            # Too few patients to differ: such an interval would call anything more than chance.
+            # There are too few patients for the draws to differ. An interval of width 0 would make any difference
+            # look significant.
             return Interval(value, None, None, missing)
         reach = _student((1 + level) / 2, freedom) * spread
         return Interval(value, value - reach, value + reach, missing)
@@ -201,9 +233,9 @@ class Resamples:
     def _exact(
         self, metric: Weighted, labels: Integers, values: Floats, value: float, level: float
     ) -> tuple[float, float] | tuple[None, None]:
-        """Return the bounds of a share that is 0, or 1, in every patient who has one; none for other figures.
+        """Return the exact bounds of a proportion of 0 or 1; `None` for other metrics and values.
 
-        The share of a patient counts as one observation: her images are not independent.
+        Each patient counts as one observation because images of one patient are not independent.
         """
         if not metric.share or value not in (0.0, 1.0):
             return None, None
@@ -222,7 +254,8 @@ class Resamples:
 @cache
 def _student(probability: float, freedom: int) -> float:
     """Return a quantile of Student's t distribution."""
-    from scipy.stats import t as student  # takes 0.3 s to import, and many users of this module need no interval
+    # Imported here because it takes 0.3 s and many users of this module need no interval.
+    from scipy.stats import t as student
 
     return float(student.ppf(probability, freedom))
 
@@ -237,8 +270,20 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return the metric over all images with its confidence interval from `n` draws of whole patients (`groups`).
+    """Return the metric over all images with its bootstrap confidence interval.
 
-    Draws in which the metric is undefined are left out and counted. Raises `MetricError` where the metric is undefined.
+    Draws in which the metric is undefined are left out and counted.
+
+    Args:
+        metric: The metric.
+        labels: (images,).
+        values: (images,) scores or (images, classes) probabilities, as the metric takes them.
+        groups: (images,), the patient of each image. The bootstrap draws whole patients.
+        n: Number of resamples.
+        seed: Seed of the draws.
+        level: Confidence level, above 0 and below 1.
+
+    Raises:
+        MetricError: The metric is undefined for these labels.
     """
     return Resamples.draw(groups, n=n, seed=seed).interval(metric, labels, values, level=level)

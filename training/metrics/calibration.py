@@ -1,4 +1,4 @@
-"""Whether probabilities of cancer mean what they say, and what acting on them is worth.
+"""Metrics of how well the probability of cancer is calibrated, and of its clinical value.
 
     labels (n,) 0 or 1, scores (n,) probabilities      expected_over_observed, calibration_intercept, calibration_slope,
                                                        average_precision
@@ -21,13 +21,13 @@ from mammopipe.training.metrics.metric import Metric, ratio
 from mammopipe.training.model.predictions import Floats, Integers
 
 MOST_BINS, LEAST_IN_A_BIN = 10, 10
-"""A reliability plot has tenths of the cases, or fewer bins, each of at least so many cases."""
+"""A reliability plot has at most 10 bins of about equally many cases, each of at least 10 cases."""
 THRESHOLD_PROBABILITIES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-"""Probabilities of cancer from which on a reader would act, for the decision curve."""
+"""Threshold probabilities of the decision curve: the probability of cancer at which a reader would act."""
 _LEAST, _MOST = 1e-6, 1 - 1e-6
-"""Probabilities are kept within these before their logit is taken."""
+"""Probabilities are clipped to this range before the logit is taken."""
 _STEPS, _LARGEST_STEP = 25, 4.0
-"""Newton steps of the logistic fits; they converge in fewer than ten where they converge at all."""
+"""Newton steps of the logistic fits. A fit that converges needs fewer than ten."""
 _CURVE_POINTS = 200
 
 
@@ -42,7 +42,7 @@ def _logits(scores: Floats) -> Floats:
 
 
 def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
-    """Return the constant that makes the logits right on average, for each row of weights (Newton)."""
+    """Return, for each row of weights, the constant that makes the logits right on average (Newton)."""
     logits, positives = _logits(scores), weights @ labels.astype(np.float64)
     found = np.zeros(len(weights))
     for _ in range(_STEPS):
@@ -54,7 +54,7 @@ def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
 
 
 def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
-    """Return the slope of a logistic regression of the truth on the logits, for each row of weights (Newton)."""
+    """Return, for each row of weights, the slope of a logistic regression of the truth on the logits (Newton)."""
     logits, truth = _logits(scores), labels.astype(np.float64)
     constant, slope = np.zeros(len(weights)), np.ones(len(weights))
     for _ in range(_STEPS):
@@ -65,7 +65,7 @@ def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
         determinant = np.maximum(a * c - b * b, 1e-12)
         constant -= np.clip((c * first - b * second) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
         slope -= np.clip((a * second - b * first) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
-    # A separable resample has no finite slope: the steps never end.
+    # A separable resample has no finite slope, so its steps do not converge.
     settled = np.abs(slope) < _STEPS * _LARGEST_STEP / 2
     positives = weights @ truth
     defined = settled & (positives > 0) & (positives < weights.sum(axis=1))
@@ -86,28 +86,30 @@ def _average_precision(labels: Integers, scores: Floats, weights: Floats) -> Flo
 expected_over_observed = Metric(
     "expected_over_observed", _expected_over_observed, needs="a positive case", binary=True, scale=Scale.POSITIVE
 )
-"""The sum of the probabilities over the number of positive cases: 1 is right on average, 2 promises twice as many."""
+"""The sum of the probabilities divided by the number of positive cases. 1 is right on average; 2 predicts twice as many
+positive cases as there are."""
 calibration_intercept = Metric("calibration_intercept", _intercept, needs=BOTH, binary=True, scale=Scale.REAL)
-"""What must be added to the logits to be right on average (calibration in the large); 0 is right, below 0 too high."""
+"""The constant to add to the logits to be right on average (calibration in the large). 0 is right; a negative intercept
+means that the probabilities are too high."""
 calibration_slope = Metric("calibration_slope", _slope, needs=BOTH, binary=True, scale=Scale.REAL)
-"""The slope of the truth on the logits: 1 is right, below 1 the probabilities are too extreme."""
+"""The slope of the truth on the logits. 1 is right; below 1, the probabilities are too extreme."""
 average_precision = Metric("average_precision", _average_precision, needs="a positive case", binary=True)
-"""The area under the precision-recall curve, by steps; the share of positive cases is what chance reaches."""
+"""The area under the precision-recall curve, summed by steps. Chance level is the proportion of positive cases."""
 
 OF_MALIGNANT = (expected_over_observed, calibration_intercept, calibration_slope, average_precision)
-"""What the report says of the probability of malignant."""
+"""The metrics that the report shows for the probability of malignant."""
 
 
 def reliability_of_malignant(labels: Integers, scores: Floats) -> list[dict[str, float | int]]:
-    """Return the points of a reliability plot of a probability, in bins of about equally many cases.
+    """Return the points of a reliability plot of one probability, in bins of about equally many cases.
 
     Args:
         labels: (n,) 0 or 1.
         scores: (n,) probabilities.
 
     Returns:
-        Of each bin {"predicted": mean probability, "observed": share of positive cases, "low", "high": its exact 95 %
-        interval (Clopper and Pearson 1934, cases taken as independent), "images", "malignant"}.
+        For each bin {"predicted": mean probability, "observed": proportion of positive cases, "low", "high": exact 95 %
+        interval of `observed` (Clopper and Pearson 1934, which assumes independent cases), "images", "malignant"}.
     """
     from scipy.stats import beta
 
@@ -129,19 +131,24 @@ def reliability_of_malignant(labels: Integers, scores: Floats) -> list[dict[str,
 
 
 def _equal_bins(scores: Floats, bins: int) -> list[Integers]:
-    """Return the places of each bin; equal scores are never parted."""
+    """Return the positions of the cases of each bin; equal scores stay in one bin."""
     edges = np.unique(np.quantile(scores, np.arange(1, bins) / bins)) if bins > 1 else np.array([])
     index = np.searchsorted(edges, scores, side="right")
     return [np.flatnonzero(index == number) for number in np.unique(index)]
 
 
 def brier_decomposition(labels: Integers, scores: Floats) -> dict[str, float]:
-    """Return Murphy's parts of the Brier score of one probability, over the bins of `reliability_of_malignant`.
+    """Return Murphy's decomposition of the Brier score of one probability, over the bins of `reliability_of_malignant`.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,) probabilities.
 
     Returns:
-        {"brier", "reliability": mean squared gap between probability and share (0 is calibrated), "resolution": how far
-        the bins' shares lie from the overall one (more is better), "uncertainty": share times (1 - share), "remainder":
-        what the spread within bins adds}; brier = reliability - resolution + uncertainty + remainder.
+        {"brier", "reliability": mean squared gap between predicted and observed (0 is calibrated), "resolution": mean
+        squared gap between the bins' proportions and the overall one (higher is better), "uncertainty": p (1 - p) of
+        the overall proportion p, "remainder": contribution of the spread within bins};
+        brier = reliability - resolution + uncertainty + remainder.
     """
     share, truth = float(labels.mean()), labels.astype(np.float64)
     reliability = resolution = 0.0
@@ -162,11 +169,18 @@ def brier_decomposition(labels: Integers, scores: Floats) -> dict[str, float]:
 def net_benefit(
     labels: Integers, scores: Floats, at: Sequence[float] = THRESHOLD_PROBABILITIES
 ) -> list[dict[str, float]]:
-    """Return the decision curve: what recalling at or above each probability is worth, in true positives a case.
+    """Return the decision curve: the net benefit of recalling cases at or above each threshold probability.
+
+    A false positive costs the odds of the threshold. The curve holds for the prevalence of these cases.
+
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,) probabilities.
+        at: Threshold probabilities.
 
     Returns:
-        Of each {"threshold", "model", "all": recalling everyone, "none": 0}; a false positive costs the odds of the
-        threshold. All of it holds for the prevalence of these cases.
+        For each threshold {"threshold", "model", "all": recalling everyone, "none": 0}: net benefits in true positives
+        per case.
     """
     share = float(labels.mean())
     curve = []
@@ -185,7 +199,7 @@ def net_benefit(
 
 
 def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict[str, list[float]] | None:
-    """Return {"recall", "precision"}, recall rising, at most 200 points; `None` without a positive case."""
+    """Return {"recall", "precision"}, by rising recall, at most 200 points; `None` without a positive case."""
     from sklearn.metrics import precision_recall_curve as curve_of
 
     if not np.asarray(labels).any():
@@ -199,7 +213,7 @@ def precision_recall_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> dict
 
 
 def of_malignant(labels: Integers, scores: Floats) -> dict[str, Any]:
-    """Return the points and parts that plots and tables of the probability of malignant show; no intervals."""
+    """Return the data of the plots and tables of the probability of malignant; without intervals."""
     return {
         "reliability": reliability_of_malignant(labels, scores),
         "brier": brier_decomposition(labels, scores),

@@ -1,4 +1,4 @@
-"""The figures that a classifier is judged by. What is undefined raises `MetricError`: it is never NaN, and never 0.
+"""Metrics of a classifier. An undefined metric raises `MetricError`; the result is never NaN and never a false 0.
 
     labels (n,) class index, probabilities (n, classes)    accuracy, balanced_accuracy, macro_auc, malignant_auc,
                                                            log_loss, brier, expected_calibration_error;
@@ -6,8 +6,8 @@
     labels (n,) 0 or 1, scores (n,)                        roc_auc, probabilistic_f1, sensitivity_at_specificity,
                                                            specificity_at_sensitivity
 
-A metric is called on the arrays; its `weighted` gives one figure for each resample of them (`bootstrap_interval`).
-The predicted class is the most probable one; the first of equals.
+Call a metric with the arrays. Its method `weighted` returns one value for each resample (`bootstrap_interval`).
+The predicted class is the most probable class; ties go to the first class.
 """
 
 from functools import partial
@@ -57,13 +57,13 @@ __all__ = [
 ]
 
 LEAST_IMAGES_FOR_CALIBRATION_ERROR = 200
-"""With fewer images the calibration error is mostly what chance adds to it; no interval around that means anything."""
+"""With fewer images, chance dominates the calibration error, and an interval would be meaningless."""
 CALIBRATION_BINS = 10
-"""Bins of equal width over the confidence; ten, because a MIAS test split has 64 films."""
+"""Number of equal-width bins over the confidence. Ten suit small test splits: that of MIAS has 64 images."""
 
 
 def _confusion(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
-    """Return (resamples, classes, classes): rows are the truth, columns the most probable class."""
+    """Return confusion matrices (resamples, classes, classes); rows are the truth, columns the predicted class."""
     classes = probabilities.shape[1]
     cells = np.eye(classes * classes)[labels * classes + probabilities.argmax(axis=1)]
     counts: Floats = weights @ cells
@@ -71,7 +71,18 @@ def _confusion(labels: Integers, probabilities: Floats, weights: Floats) -> Floa
 
 
 def confusion_matrix(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Integers:
-    """Return the number of images as (truth, most probable class), int64; raises `MetricError` for wrong input."""
+    """Return the confusion matrix.
+
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, classes).
+
+    Returns:
+        (classes, classes) int64 number of images; rows are the truth, columns the predicted class.
+
+    Raises:
+        MetricError: The input is invalid.
+    """
     truth, values = check_classes("confusion_matrix", labels, probabilities)
     counts: Integers = np.rint(_confusion(truth, values, np.ones((1, len(truth))))[0]).astype(np.int64)
     return counts
@@ -101,7 +112,10 @@ def _f1(index: int, labels: Integers, probabilities: Floats, weights: Floats) ->
 
 
 def _auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Mann-Whitney: the share of (positive, negative) pairs ranked rightly, a tie counting one half."""
+    """Return the Mann-Whitney statistic: the proportion of (positive, negative) pairs in correct order.
+
+    A tie counts one half.
+    """
     order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
     below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights[:, order], axis=1)], axis=1)
     left = np.searchsorted(scores[order], scores[positive], "left")
@@ -131,7 +145,7 @@ def _brier(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
 
 
 def _bins(probabilities: Floats, bins: int) -> Floats:
-    """Return (images, bins): 1 in the bin of the confidence; bins are open below and closed above."""
+    """Return (images, bins) with 1 in the bin of each image's confidence; a bin excludes its lower bound."""
     index = np.clip(np.ceil(probabilities.max(axis=1) * bins).astype(np.int64) - 1, 0, bins - 1)
     member: Floats = np.eye(bins)[index]
     return member
@@ -144,7 +158,7 @@ def _calibration_error(labels: Integers, probabilities: Floats, weights: Floats)
 
 
 def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> list[dict[str, float]]:
-    """Return the points of a reliability plot: {"confidence", "accuracy", "images"} of each bin that holds an image."""
+    """Return the points of a reliability plot: {"confidence", "accuracy", "images"} for each bin with images."""
     truth, values = check_classes("calibration_bins", labels, probabilities)
     member = _bins(values, CALIBRATION_BINS).astype(bool).T
     confidence, right = values.max(axis=1), values.argmax(axis=1) == truth
@@ -160,7 +174,10 @@ def calibration_bins(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> lis
 
 
 def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return sensitivity and specificity (resamples, thresholds), from no image called positive to all of them."""
+    """Return sensitivity and specificity, each (resamples, thresholds).
+
+    Thresholds fall: at the first, no image is called positive; at the last, all are.
+    """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     drawn = weights[:, order]
@@ -175,7 +192,7 @@ def _rates(labels: Integers, scores: Floats, weights: Floats) -> tuple[Floats, F
 
 
 def _best_where(wanted: Floats, held: Floats, target: float) -> Floats:
-    """Return the best `wanted` rate over the thresholds whose `held` rate reaches the target."""
+    """Return the highest `wanted` rate over the thresholds where the `held` rate reaches the target."""
     best = np.where(held >= target - 1e-12, wanted, -1.0).max(axis=1)
     return np.where(np.isfinite(wanted[:, 0] + held[:, 0]), best, np.nan)
 
@@ -198,9 +215,17 @@ def _probabilistic_f1(labels: Integers, scores: Floats, weights: Floats) -> Floa
 
 
 def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Return (1 - specificity, sensitivity), each (thresholds + 1,), from (0, 0) to (1, 1).
+    """Return the points of the ROC curve.
 
-    Raises `MetricError` without images of both classes.
+    Args:
+        labels: (n,) 0 or 1.
+        scores: (n,).
+
+    Returns:
+        1 - specificity and sensitivity, each (thresholds + 1,), from (0, 0) to (1, 1).
+
+    Raises:
+        MetricError: The input is invalid, or a class has no image.
     """
     truth, values = check_binary("roc_curve", labels, scores)
     sensitivity, specificity = _rates(truth, values, np.ones((1, len(truth))))
@@ -213,22 +238,22 @@ _EACH = "at least one image of each class"
 BOTH = "images with and without the finding"
 
 accuracy = Metric("accuracy", _accuracy, needs="at least one image", share=True, kinds=all_alike)
-"""The share of images whose most probable class is the true one."""
+"""The proportion of images whose predicted class is the true class."""
 balanced_accuracy = Metric("balanced_accuracy", lambda *given: np.mean(_recalls(*given), axis=1), needs=_EACH)
-"""The mean over the classes of their recall."""
+"""The mean recall over the classes."""
 macro_auc = Metric("macro_auc", _macro_auc, needs=_EACH)
-"""The mean over the classes of the one-vs-rest area under the ROC curve."""
+"""The mean one-vs-rest area under the ROC curve over the classes."""
 malignant_auc = Metric(
     "malignant_auc",
     partial(_class_auc, Label.MALIGNANT.rank),
     needs=BOTH,
     kinds=against_rest(Label.MALIGNANT.rank),
 )
-"""The area under the ROC curve of the malignant class against the rest."""
+"""The area under the ROC curve of the malignant class against all others."""
 log_loss = Metric("log_loss", _log_loss, needs="at least one image", scale=Scale.POSITIVE)
 """The mean negative log-likelihood of the true class, in nats."""
 brier = Metric("brier", _brier, needs="at least one image", scale=Scale.POSITIVE)
-"""The mean squared distance from the one-hot truth, summed over the classes: 0 to 2 (Brier 1950)."""
+"""The mean squared distance from the one-hot truth, summed over the classes; from 0 to 2 (Brier 1950)."""
 expected_calibration_error = Metric(
     "expected_calibration_error",
     _calibration_error,
@@ -249,7 +274,7 @@ def class_auc(index: int) -> Metric:
 
 
 def precision(index: int) -> Metric:
-    """Return the share of the images predicted as this class that are of it; undefined when none is predicted."""
+    """Return the proportion of images predicted as this class that belong to it; undefined when there are none."""
     return Metric(
         f"precision of class {index}",
         partial(_precision, index),
@@ -260,7 +285,7 @@ def precision(index: int) -> Metric:
 
 
 def recall(index: int) -> Metric:
-    """Return the share of the images of this class that are predicted as it."""
+    """Return the proportion of images of this class that are predicted as this class."""
     return Metric(
         f"recall of class {index}",
         lambda *given: _recalls(*given)[:, index],
@@ -287,12 +312,12 @@ def _target(name: str, value: float) -> float:
 
 
 def sensitivity_at_specificity(specificity: float) -> Metric:
-    """Return the highest sensitivity over the thresholds that reach the specificity; not interpolated."""
+    """Return the highest sensitivity over all thresholds that reach the specificity; not interpolated."""
     figures = partial(_sensitivity_at_specificity, _target("specificity", specificity))
     return Metric("sensitivity_at_specificity", figures, needs=BOTH, binary=True)
 
 
 def specificity_at_sensitivity(sensitivity: float) -> Metric:
-    """Return the highest specificity over the thresholds that reach the sensitivity; not interpolated."""
+    """Return the highest specificity over all thresholds that reach the sensitivity; not interpolated."""
     figures = partial(_specificity_at_sensitivity, _target("sensitivity", sensitivity))
     return Metric("specificity_at_sensitivity", figures, needs=BOTH, binary=True)

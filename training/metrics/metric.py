@@ -1,4 +1,4 @@
-"""What a metric is: a figure over labelled images, for them as they are and for resamples of them."""
+"""Defines `Metric`: a metric over labelled images that can also be computed for bootstrap resamples."""
 
 from collections.abc import Callable
 
@@ -9,44 +9,44 @@ from mammopipe.training.metrics.bootstrap import MetricError, Scale
 from mammopipe.training.model.predictions import Floats, Integers
 
 _SUM_TOLERANCE = 1e-3
-"""How far a row of probabilities may be from 1: float32 softmax stays well inside."""
+"""How far the sum of a row of probabilities may be from 1. A float32 softmax stays well within it."""
 
 Kinds = Callable[[Integers, Floats], Integers]
-"""What tells by labels and values of which kind each image is; below 0 are those that have no part in a figure."""
+"""Maps labels and values to the kind of each image. Images of a negative kind do not enter the metric."""
 
 
 def by_label(labels: Integers, values: Floats) -> Integers:
-    """Return the labels: a figure hangs on the images of every class."""
+    """Return the labels as kinds, for metrics that depend on the images of every class."""
     return labels
 
 
 def all_alike(labels: Integers, values: Floats) -> Integers:
-    """Return one kind for all images: each has a part in the figure, whatever its class."""
+    """Return one kind for all images, for metrics that every image enters alike."""
     return np.zeros_like(labels)
 
 
 def alone(index: int) -> Kinds:
-    """Return what leaves the images of one class: they alone make the figure, as malignant ones the sensitivity."""
+    """Return the `Kinds` of metrics that depend only on the images of one class, such as sensitivity."""
     return lambda labels, values: np.where(labels == index, 0, -1)
 
 
 def against_rest(index: int) -> Kinds:
-    """Return what parts the images of one class from all others."""
+    """Return the `Kinds` that separate the images of one class from all others."""
     return lambda labels, values: (labels == index).astype(np.int64)
 
 
 def predicted(index: int) -> Kinds:
-    """Return what leaves the images that are predicted as a class: they alone make its precision."""
+    """Return the `Kinds` of metrics that depend only on the images predicted as a class, such as precision."""
     return lambda labels, values: np.where(values.argmax(axis=1) == index, 0, -1)
 
 
 def called(threshold: float, *, positive: bool = True) -> Kinds:
-    """Return what leaves the images whose score reaches a threshold, or those whose score does not."""
+    """Return the `Kinds` that keep the images whose score reaches a threshold, or those whose score does not."""
     return lambda labels, values: np.where((values >= threshold) == positive, 0, -1)
 
 
 class Metric:
-    """A figure over labelled images, for them as they are and for resamples of them."""
+    """A metric over labelled images that can also be computed for bootstrap resamples."""
 
     def __init__(
         self,
@@ -60,23 +60,23 @@ class Metric:
         kinds: Kinds = by_label,
         least_images: int = 0,
     ) -> None:
-        """Take the weighted figures and what must be known of them.
+        """Define the metric.
 
         Args:
-            name: as `evaluation.json` calls the figure.
-            figures: weighted figures: labels, values and weights, (resamples, images), to (resamples,).
-            needs: what must be there for the figure to be defined.
-            binary: whether labels are 0 or 1 with a score, not class indices with probabilities.
-            share: whether the figure is a share of some of the images.
-            scale: where the figure can lie.
-            kinds: of which kind each image is: the patients of the rarest kind say most about the spread.
-            least_images: how many images an interval needs.
+            name: The metric's key in `evaluation.json`.
+            figures: Maps labels, values and weights (resamples, images) to the metric of each resample, (resamples,).
+            needs: What the metric needs to be defined, for error messages.
+            binary: Whether the input is labels 0 or 1 with scores, instead of class indices with probabilities.
+            share: Whether the metric is a proportion of images.
+            scale: Range of the metric.
+            kinds: Kind of each image. The number of patients with the rarest kind gives the degrees of freedom.
+            least_images: Minimum number of images for an interval.
         """
         self.name, self.needs, self.share, self._figures, self._binary = name, needs, share, figures, binary
         self.scale, self.kinds, self.least_images = scale, kinds, least_images
 
     def __call__(self, labels: npt.ArrayLike, values: npt.ArrayLike) -> float:
-        """Return the metric over the images; raises `MetricError` for wrong input and where it is undefined."""
+        """Return the metric over the images; raises `MetricError` for invalid input and where it is undefined."""
         truth, scores = (check_binary if self._binary else check_classes)(self.name, labels, values)
         figure = float(self._figures(truth, scores, np.ones((1, len(truth))))[0])
         if not np.isfinite(figure):
@@ -84,7 +84,7 @@ class Metric:
         return figure
 
     def weighted(self, labels: Integers, values: Floats, weights: Floats) -> Floats:
-        """Return one figure for each row of `weights` (resamples, images); NaN where it is undefined."""
+        """Return the metric for each row of `weights` (resamples, images); NaN where it is undefined."""
         return self._figures(labels, values, weights)
 
 
@@ -98,7 +98,7 @@ def _check_labels(name: str, labels: npt.ArrayLike, images: int, classes: int) -
 
 
 def check_classes(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Integers, Floats]:
-    """Return labels (n,) and probabilities (n, classes); `MetricError`, naming the metric, for others."""
+    """Return labels (n,) and probabilities (n, classes); raises `MetricError`, naming the metric, for other input."""
     probabilities = np.asarray(values, np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] < 2:
         raise MetricError(f"{name}: probabilities must be (images, classes), not {probabilities.shape}")
@@ -112,7 +112,7 @@ def check_classes(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tu
 
 
 def check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Integers, Floats]:
-    """Return labels (n,) of 0 and 1 and scores (n,); `MetricError`, naming the metric, for others."""
+    """Return labels (n,) of 0 and 1 and scores (n,); raises `MetricError`, naming the metric, for other input."""
     scores = np.asarray(values, np.float64)
     if scores.ndim != 1 or not np.isfinite(scores).all():
         raise MetricError(f"{name}: scores must be finite, one an image, not of shape {scores.shape}")
@@ -120,6 +120,6 @@ def check_binary(name: str, labels: npt.ArrayLike, values: npt.ArrayLike) -> tup
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """Return part / whole where the whole is positive; NaN marks what is undefined."""
+    """Return part / whole where the whole is positive, NaN elsewhere."""
     shares: Floats = np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
     return shares

@@ -1,4 +1,4 @@
-"""All figures of one model on one split, each with its interval, as the JSON values that `evaluation.json` holds."""
+"""All metrics of one model on one split with their intervals, as JSON values for `evaluation.json`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.model.predictions import Floats, Integers
 
 LEVEL = 0.95
-"""Of every confidence interval."""
+"""Confidence level of every interval."""
 
 OVERALL: tuple[Metric, ...] = (
     classification.accuracy,
@@ -32,19 +32,26 @@ OF_A_CLASS: Mapping[str, Callable[[int], Metric]] = {
 }
 
 _CURVE_POINTS = 200
-"""Points that a stored ROC curve has at the most; a plot shows no more."""
+"""Maximum number of points of a stored ROC curve; more would not show in a plot."""
 
 
 PLOTTED = ("roc", "reliability", "reliability_of_malignant")
-"""Points of plots, which are only weight where nothing is drawn."""
+"""Keys of plot data, which is only needed where a plot is drawn."""
 
 
 def scorecard(
     labels: Integers, probabilities: Floats, *, classes: Sequence[str], resamples: Resamples
 ) -> dict[str, Any]:
-    """Return confusion matrix (rows are the truth), every metric with its interval by patient, and the plots' points.
+    """Return the confusion matrix, every metric with its interval, and the data of the plots.
 
-    `labels` (n,) class index, `probabilities` (n, classes). What is undefined has the value `None` and a reason.
+    Args:
+        labels: (n,) class indices.
+        probabilities: (n, classes).
+        classes: Names of the classes; malignant is the last.
+        resamples: Bootstrap draws of the images' patients.
+
+    Returns:
+        JSON values. Rows of the confusion matrix are the truth. An undefined metric has the value `None` and a reason.
     """
     figures: dict[str, Any] = {
         "images": len(labels),
@@ -67,7 +74,7 @@ def scorecard(
 
 
 def figure(metric: Metric, labels: Integers, values: Floats, resamples: Resamples) -> dict[str, Any]:
-    """Return {"value", "low", "high", "undefined_resamples"}; an undefined metric has nulls and a "reason"."""
+    """Return {"value", "low", "high", "undefined_resamples"}; for an undefined metric, nulls and a "reason"."""
     try:
         return resamples.interval(metric, labels, values, level=LEVEL).as_dict()
     except MetricError:
@@ -75,17 +82,17 @@ def figure(metric: Metric, labels: Integers, values: Floats, resamples: Resample
 
 
 def undefined(reason: str, *, resamples: int = 0) -> dict[str, Any]:
-    """Return what stands for a figure that there is none of; the page shows the reason up to its colon."""
+    """Return the JSON values of an undefined metric; the report shows the reason up to its colon."""
     return {"value": None, "low": None, "high": None, "undefined_resamples": resamples, "reason": reason}
 
 
 def without_plots(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a scorecard's figures alone, for where the points of its plots would only be weight."""
+    """Return a scorecard without the data of its plots."""
     return {name: value for name, value in figures.items() if name not in PLOTTED}
 
 
 def _roc(positive: npt.NDArray[np.bool_], scores: Floats) -> dict[str, list[float]] | None:
-    """Return the curve's corners, thinned evenly where there are too many; `None` without both kinds of image."""
+    """Return the corners of the ROC curve, thinned evenly to `_CURVE_POINTS`; `None` unless both kinds are present."""
     try:
         false_positive, sensitivity = classification.roc_curve(positive, scores)
     except MetricError:
@@ -98,7 +105,7 @@ def _roc(positive: npt.NDArray[np.bool_], scores: Floats) -> dict[str, list[floa
 
 
 def _turns(x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
-    """Return of every inner point whether the line turns there."""
+    """Return for every inner point whether the line changes direction there."""
     run, rise = np.diff(x), np.diff(y)
     turned: npt.NDArray[np.bool_] = np.abs(run[:-1] * rise[1:] - run[1:] * rise[:-1]) > 1e-12
     return turned

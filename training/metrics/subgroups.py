@@ -1,4 +1,4 @@
-"""Whether a model is as good for every site, machine, density, age, view, side, finding, size and kind of film."""
+"""Metrics by subgroup: site, machine, density, age, view, side, implant, finding, lesion size and quality flags."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,19 +16,21 @@ from mammopipe.training.model.exam_scores import Cases
 from mammopipe.training.model.predictions import Integers
 
 LEAST_PATIENTS = 10
-"""Patients with such images that a figure about malignant, or other, images needs; the interval of fewer is fiction."""
+"""Minimum number of patients with malignant (or other) images for a metric about such images. With fewer, an interval
+would be meaningless."""
 
 UNKNOWN = "not stated"
 
 AGE_BANDS = (("under 50", 50), ("50 to 59", 60), ("60 to 69", 70), ("70 and over", np.inf))
-"""Names, and the age in years that each ends before."""
+"""Name and exclusive upper bound, in years, of each band."""
 
 
 SIZE_BANDS = (("under 10 mm", 10), ("10 to 19 mm", 20), ("20 to 49 mm", 50), ("50 mm and over", np.inf))
-"""Names, and the diameter in mm that each ends before; up to 20 mm and up to 50 mm are the T1 and T2 of the TNM."""
+"""Name and exclusive upper bound, in mm of diameter, of each band. TNM's limits of T1 and T2 are 20 mm and 50 mm."""
 
 AGAINST_ALL = ("finding", "lesion size")
-"""Attributes of a lesion: a film without one has none of them, so their malignant films are told from all others."""
+"""Attributes of a lesion. Images without a lesion have none, so the AUC compares the subgroup's malignant images with
+all images that are not malignant."""
 
 right_share = Metric(
     "accuracy",
@@ -38,11 +40,11 @@ right_share = Metric(
     share=True,
     kinds=all_alike,
 )
-"""The share of images whose most probable class is the true one, of 0 or 1 an image."""
+"""The proportion of images whose predicted class is the true class; each image's value is 0 or 1."""
 
 
 def _lesion_size(record: ImageRecord) -> str:
-    """Return the band of the largest lesion's circle; "none" where the label table has no lesion."""
+    """Return the size band of the largest lesion's circle; "none" for a normal image."""
     if not record.lesions:
         return "none" if record.label is Label.NORMAL else UNKNOWN
     if record.pixel_spacing_mm is None:
@@ -74,17 +76,27 @@ ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
     "film flags": lambda record: _film_flags(record.quality),
     "image flags": lambda record: record.image_flags or ("none",),
 }
-"""What images are divided by; an image has one value of each, or several flags."""
+"""The attributes that divide images into subgroups. An image has one value of each attribute, but may have several
+flags."""
 
 
 def subgroups(
     records: Sequence[ImageRecord], images: Cases, right: Integers, threshold: float, resamples: Resamples
 ) -> dict[str, Any]:
-    """Return the figures of every subgroup of the images, for attributes of which more than one value is stated.
+    """Return the metrics of every subgroup, for each attribute with more than one stated value.
 
-    `images` are the cases of the level of images, in the order of the records; `right`, (images,) 0 or 1, whether the
-    most probable class is the true one; `threshold` was fixed on validation. The malignant AUC of `AGAINST_ALL` is that
-    of the subgroup's malignant images against every image that is not.
+    The malignant AUC of the attributes in `AGAINST_ALL` compares the subgroup's malignant images with all images that
+    are not malignant.
+
+    Args:
+        records: The images.
+        images: The image-level cases, in the order of the records.
+        right: (images,) 0 or 1, whether the predicted class is the true class.
+        threshold: Threshold on the malignancy score, fixed on validation.
+        resamples: Bootstrap draws of the images' patients.
+
+    Returns:
+        JSON values {"least_patients", "threshold", "by": {attribute: a list with one entry for each value}}.
     """
     found = {name: _members([of(record) for record in records]) for name, of in ATTRIBUTES.items()}
     return {
@@ -106,13 +118,13 @@ def subgroups(
 
 
 def _members(values: Sequence[tuple[str, ...]]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the places of the images of each value, the values in their natural order."""
+    """Return the positions of the images with each value, the values in their natural order."""
     names = sorted({name for several in values for name in several}, key=_order)
     return {name: np.flatnonzero([name in several for several in values]) for name in names}
 
 
 def _order(value: str) -> tuple[bool, int, int, str]:
-    """Return what sorts numbers by size, bands in their order, and what is not stated last."""
+    """Return a sort key: numbers by size, bands in their order, `UNKNOWN` last."""
     bands = [name for name, _ in (*AGE_BANDS, *SIZE_BANDS)]
     return value == UNKNOWN, bands.index(value) if value in bands else 0, int(value) if value.isdecimal() else 0, value
 
@@ -140,11 +152,14 @@ def _auc(members: Integers, images: Cases, resamples: Resamples, *, against_all:
 
 
 def _too_few(malignant: Integers, draws: Resamples) -> Callable[..., dict[str, Any] | None]:
-    """Return what says why a figure about these kinds of image, each or together, needs more patients; else `None`."""
+    """Return a function that checks whether there are enough patients for a metric about given kinds of image."""
     patients = {kind: len(np.unique(draws.groups[malignant == kind])) for kind in (0, 1)}
 
     def check(*kinds: int, either: bool = False) -> dict[str, Any] | None:
-        """Return a figure without value that says how many patients are too few, or `None` where they suffice."""
+        """Return an undefined metric that states how many patients there are, or `None` where they suffice.
+
+        With `either`, patients with images of any kind count together.
+        """
         if either:
             few = [f"{draws.patients} patients"] if draws.patients < LEAST_PATIENTS else []
         else:

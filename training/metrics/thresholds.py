@@ -1,6 +1,6 @@
-"""The figures of a threshold on one score: what it does to call positive whatever scores at or above it.
+"""Metrics of a decision threshold: a case is called positive when its score is at or above the threshold.
 
-Labels (n,) are 0 or 1, scores (n,) finite; input that breaks a rule, and what is undefined, raises `MetricError`.
+Labels (n,) are 0 or 1; scores (n,) are finite. Invalid input and undefined metrics raise `MetricError`.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,17 @@ from mammopipe.training.metrics.metric import Kinds, Metric, all_alike, alone, b
 from mammopipe.training.model.predictions import Floats, Integers
 
 SCREENING_PREVALENCE = 0.006
-"""Share of screening exams with a cancer, found or missed: 5.1 and 0.8 of 1,000 (Lehman et al. 2017, the Breast Cancer
-Surveillance Consortium, https://doi.org/10.1148/radiol.2016161174). Predictive values of a set that is rich in cancers
-say nothing about screening; those at this prevalence do, if the score behaves there as here."""
+"""Proportion of screening exams with a cancer, detected or missed: 5.1 and 0.8 of 1,000 (Lehman et al. 2017, the Breast
+Cancer Surveillance Consortium, https://doi.org/10.1148/radiol.2016161174). Predictive values in a set that is enriched
+with cancers do not apply to screening. Predictive values at this prevalence do, if the score behaves there as it does
+here."""
 
 
 class Tally:
-    """What a threshold does to each resample: sums of weights, (resamples,)."""
+    """Counts of the confusion matrix at a threshold for each resample: sums of weights, (resamples,)."""
 
     def __init__(self, threshold: float, labels: Integers, scores: Floats, weights: Floats) -> None:
-        """Add up the weights, (resamples, images)."""
+        """Count the cases; `weights` (resamples, images) is how often each case was drawn."""
         called, positive = scores >= threshold, labels == 1
         cells = np.stack([called & positive, called, positive, np.ones_like(called)], axis=1).astype(np.float64)
         counts: Floats = weights @ cells
@@ -32,12 +33,12 @@ class Tally:
 
     @property
     def negative(self) -> Floats:
-        """Negative cases."""
+        """The number of negative cases."""
         return self.everything - self.positive
 
     @property
     def passed(self) -> Floats:
-        """Negative cases that are not called positive."""
+        """The number of negative cases that are not called positive (true negatives)."""
         return self.negative - (self.called - self.hits)
 
 
@@ -79,31 +80,31 @@ def _metric(
 
 
 def sensitivity_at(threshold: float) -> Metric:
-    """Return the share of the positive cases that are called so."""
+    """Return the sensitivity: the proportion of positive cases that are called positive."""
     return _metric("sensitivity", _sensitivity, threshold, "a positive case", alone(1))
 
 
 def specificity_at(threshold: float) -> Metric:
-    """Return the share of the negative cases that are not called positive."""
+    """Return the specificity: the proportion of negative cases that are not called positive."""
     return _metric("specificity", _specificity, threshold, "a negative case", alone(0))
 
 
 def recall_rate_at(threshold: float) -> Metric:
-    """Return the share of all cases that are called positive: who would be called back."""
+    """Return the recall rate: the proportion of all cases that are called positive and would be recalled."""
     return _metric(
         "recall_rate", lambda tally: ratio(tally.called, tally.everything), threshold, "at least one case", all_alike
     )
 
 
 def ppv_at(threshold: float) -> Metric:
-    """Return the positive predictive value: the share of the cases called positive that are."""
+    """Return the positive predictive value: the proportion of cases called positive that are positive."""
     return _metric(
         "ppv", lambda tally: ratio(tally.hits, tally.called), threshold, "a case called positive", called(threshold)
     )
 
 
 def npv_at(threshold: float) -> Metric:
-    """Return the negative predictive value: the share of the cases not called positive that are negative."""
+    """Return the negative predictive value: the proportion of cases not called positive that are negative."""
     return _metric(
         "npv",
         lambda tally: ratio(tally.passed, tally.everything - tally.called),
@@ -126,13 +127,13 @@ def f1_at(threshold: float) -> Metric:
 
 
 def screening_ppv_at(threshold: float, prevalence: float = SCREENING_PREVALENCE) -> Metric:
-    """Return the positive predictive value at a prevalence, from sensitivity and specificity (Bayes)."""
+    """Return the positive predictive value at a prevalence, from sensitivity and specificity (Bayes' theorem)."""
     needs = "a case called positive, and cases of both kinds"
     return _metric("screening_ppv", partial(_ppv_at, prevalence), threshold, needs, share=False)
 
 
 def screening_npv_at(threshold: float, prevalence: float = SCREENING_PREVALENCE) -> Metric:
-    """Return the negative predictive value at a prevalence, from sensitivity and specificity (Bayes)."""
+    """Return the negative predictive value at a prevalence, from sensitivity and specificity (Bayes' theorem)."""
     needs = "a case not called positive, and cases of both kinds"
     return _metric("screening_npv", partial(_npv_at, prevalence), threshold, needs, share=False)
 
@@ -147,4 +148,4 @@ AT_A_THRESHOLD = (
     screening_ppv_at,
     screening_npv_at,
 )
-"""What is reported of a threshold."""
+"""The metrics that are reported for a threshold."""

@@ -1,1 +1,1 @@
-"""A trained model as files: description, archive, predictions, reference. Imports no torch: serving needs it."""
+"""A trained model as files: description, archive, predictions, reference. Serving uses it, so it imports no torch."""

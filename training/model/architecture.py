@@ -1,7 +1,7 @@
-"""The networks that can be trained and served, described without torch.
+"""Describes the networks that can be trained and served; needs no torch.
 
-Adding a network of one's own takes one file beside `training/networks/modified_cnn.py`, with a function `build`, and
-one line in `OWN`. All networks of timm are known by their names (`timm_names.txt`, of the pinned version).
+To add a network, write one file beside `training/networks/modified_cnn.py` with a function `build`, and add one line to
+`OWN`. All networks of timm are known by name (`timm_names.txt`, from the pinned version).
 """
 
 import difflib
@@ -15,11 +15,11 @@ from importlib.resources import files
 from mammopipe.processing.errors import ConfigError
 
 SMALLEST_SIDE = 64
-"""Pixels of a side that every network takes: below, AlexNet's last pooling has nothing left."""
+"""Smallest image side, in pixels, that every network accepts. Below it, AlexNet's last pooling has no input."""
 
 
 class Cnn(StrEnum):
-    """The names of our own networks; all others are timm's."""
+    """The names of this project's own networks; all others are timm's."""
 
     MODIFIED_CNN = "modified_cnn"
     ALEXNET = "alexnet"
@@ -31,27 +31,27 @@ class Pooling(StrEnum):
     """How the feature maps of an image become its logits."""
 
     MEAN = "mean"
-    """The mean over all places: right for what shows everywhere, but a small lesion is a small part of it."""
+    """The mean over all places. It suits findings that show everywhere; a small lesion contributes little to it."""
     PEAKS = "peaks"
-    """Of the places' logits: the mean for the first class; for the others log-mean-exp, which the strongest decide."""
+    """The mean of the places' logits for the first class. For other classes log-mean-exp: strong places dominate it."""
     TOP = "top"
-    """Of the places' logits: the mean for the first class; for the others the mean of the `top_places` strongest."""
+    """The mean of the places' logits for the first class. For other classes the mean of the `top_places` strongest."""
     MAX = "max"
-    """The classifier judges the maximum of each feature map."""
+    """The maximum of each feature map, then the classifier."""
     GEM = "gem"
-    """The classifier judges the generalised mean, with power 3, of each feature map (Radenovic et al. 2019)."""
+    """The generalised mean of each feature map with power 3, then the classifier (Radenovic et al. 2019)."""
 
     @property
     def of_maps(self) -> bool:
-        """Whether feature maps are pooled before the classifier, not the logits of places after it."""
+        """Whether feature maps are pooled before the classifier, instead of the places' logits after it."""
         return self in (Pooling.MAX, Pooling.GEM)
 
 
 class Precision(StrEnum):
-    """The number format of the forward pass; weights and optimiser are float32 always."""
+    """The number format of the forward pass; weights and optimiser are always float32."""
 
     AUTO = "auto"
-    """The faster of float32 and a 16-bit format for this network on this machine, by a short measurement."""
+    """The faster of float32 and a 16-bit format for this network on this machine, chosen by a short measurement."""
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     """With loss scaling, for GPUs without bfloat16; refused on a CPU."""
@@ -60,13 +60,13 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is known of a network without building it."""
+    """The properties of a network that are known without building it."""
 
     name: str
     module: str
-    """The module of `training.networks` whose function `build` makes it."""
+    """The module of `training.networks` whose function `build` returns the network."""
     strides: tuple[int, ...] = (32,)
-    """Distances, in pixels, that the places of its feature maps may have."""
+    """The strides, in pixels, that its feature maps may have."""
     has_places: bool = True
     """Whether the classifier can judge each place of the feature maps alone."""
 
@@ -94,7 +94,11 @@ def timm_names() -> frozenset[str]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return what is known of the network of this name; raises `ConfigError`, with the nearest names, for no such."""
+    """Return the properties of a network by its name.
+
+    Raises:
+        ConfigError: The name is unknown; the message suggests the nearest names.
+    """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     if name in timm_names():
@@ -111,14 +115,15 @@ def is_network(name: object) -> bool:
 
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""Of files with pretrained weights."""
+"""Suffixes of files with pretrained weights."""
 
 
 def fits_weights(file_name: str, name: str) -> bool:
-    """Return whether a file's name says that it holds weights of a network: it begins with the network's name.
+    """Return whether a file name denotes weights of a network: it begins with the network's name.
 
-    Hyphens and underscores are alike (`efficientnet-lite0-57934424.pth`). What follows the name begins with a hyphen,
-    an underscore or, for a tag or the suffix, a dot; a tag of timm is another network than ours of the same name.
+    Hyphens and underscores are equivalent (`efficientnet-lite0-57934424.pth`). A hyphen, an underscore or the suffix
+    must follow the name. For a network of timm, a dot with a tag may follow as well; for this project's own networks it
+    may not, because timm's tagged network of the same name is a different network.
     """
     stem, suffix = _split(file_name)
     wanted = name.replace("-", "_")
@@ -129,7 +134,7 @@ def fits_weights(file_name: str, name: str) -> bool:
 
 
 def weights_of_no_network(names: Iterable[str], networks: Iterable[str]) -> list[str]:
-    """Return which of these file names are weights that fit none of the networks."""
+    """Return the names of weights files that fit none of the networks."""
     networks = list(networks)
     return [
         name
@@ -144,7 +149,7 @@ def _split(file_name: str) -> tuple[str, str]:
 
 
 class Level(StrEnum):
-    """What is called malignant or not; each level is made of the one before."""
+    """The unit that is classified as malignant or not; each level combines cases of the previous one."""
 
     IMAGE = "image"
     BREAST = "breast"
@@ -152,10 +157,10 @@ class Level(StrEnum):
 
 
 class BreastRule(StrEnum):
-    """How the scores of a breast's views become the score of the breast."""
+    """How the scores of a breast's views are combined into the breast's score."""
 
     MEAN = "mean"
     MAX = "max"
     """The most suspicious view decides."""
     NOISY_OR = "noisy-or"
-    """The probability that any view is right, as if views erred independently: 1 - product of (1 - score)."""
+    """The probability that at least one view is malignant if views are independent: 1 - product of (1 - score)."""

@@ -1,4 +1,4 @@
-"""`model.tar.gz`: packing and unpacking a model directory, the same bytes for the same files."""
+"""Packs and unpacks `model.tar.gz`; the same files give the same bytes."""
 
 import gzip
 import tarfile
@@ -10,8 +10,8 @@ from mammopipe.processing.files import extract, written_whole
 
 
 def pack(directory: Path, tar_path: Path) -> None:
-    """Write the directory's files as a `.tar.gz` whose bytes depend on nothing but names and contents."""
-    # Level 0: compression would save 7 % of the weights, which are random to it, and take fifteen times as long.
+    """Write the directory's files as a `.tar.gz`; its bytes depend only on the files' names and contents."""
+    # Level 0: weights hardly compress. Compression would save 7 % and take fifteen times as long.
     with (
         written_whole(tar_path) as target,
         gzip.GzipFile(fileobj=target, mode="wb", filename="", mtime=0, compresslevel=0) as stream,
@@ -25,12 +25,16 @@ def pack(directory: Path, tar_path: Path) -> None:
 
 
 def unpack(tar_path: Path, directory: Path) -> None:
-    """Unpack a `model.tar.gz`; raises `ConfigError` for one that is damaged or would write outside the directory."""
+    """Unpack a `model.tar.gz` into a directory.
+
+    Raises:
+        ConfigError: The archive is damaged or would write outside the directory.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(tar_path, "r:gz") as archive:
             extract(archive, directory)
-            # tarfile stops at the archive's last block; gzip checks length and CRC at the end of the stream only.
+            # tarfile stops at the archive's last block, but gzip checks length and CRC only at the end of the stream.
             while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:

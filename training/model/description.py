@@ -1,12 +1,17 @@
-"""`model.json`, which says of a model all that its files do not: read and checked, without torch.
+"""Reads, checks and writes `model.json`, the description of a model; needs no torch.
 
-`files` holds the SHA-256 of every file beside it. `calibration` holds temperature and class intercepts
-(`training.model.calibration`), the prevalence that probabilities are for (`training.model.prevalence`) and, where
-breasts are scored beside each other, a calibration of that. Optional are `pooling` (the mean where it is missing) with
-`top_places`, `stride` (pixels from place to place; 32 where it is missing), `reference` (what the model's answers are
-compared with, `training.model.reference`), `engines` (the network in other formats than the weights, by name,
-`training.networks.openvino_export`) and `fitted` (which images each fitted value used,
-`training.evaluation.fit_audit`).
+`files` holds the SHA-256 of every other file of the model directory. `calibration` holds temperature and class
+intercepts (`mammopipe.training.model.calibration`) and the prevalence for which probabilities hold
+(`mammopipe.training.model.prevalence`). Where the model compares breasts, it also holds the calibration of the
+comparison.
+
+Optional keys:
+
+    pooling, top_places    how feature maps become logits (default: the mean)
+    stride                 stride of the feature maps, in pixels (default: 32)
+    reference              reference data for the model's answers (`mammopipe.training.model.reference`)
+    engines                the network in other formats, by name (`mammopipe.training.networks.openvino_export`)
+    fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
 """
 
 import json
@@ -27,11 +32,11 @@ WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "model.json"
 
 CLASSES = (("normal", "benign", "malignant"), ("negative", "malignant"))
-"""The classes that a model may have, in the order of its logits."""
+"""The sets of classes that a model may have, in the order of its logits."""
 OPENVINO = "openvino"
-"""The one key of `engines`."""
+"""The only key of `engines`."""
 HEAD = "head"
-"""An engine's `activation_map`: maps weighted by the classifier's own weights, which lie in `HEAD_FILE`."""
+"""Value of an engine's `activation_map`: feature maps weighted by the classifier's weights, stored in `HEAD_FILE`."""
 HEAD_FILE = "head.safetensors"
 NETWORK_FILES = ("network.xml", "network.bin")
 OUTPUTS = ["logits", "maps"]
@@ -71,13 +76,17 @@ _CALIBRATION_KEYS = {
 }
 _REFERENCE_KEYS = {"fitted_on", "malignancy_deciles", "entropy_limit", "strangeness"}
 _DISTRIBUTIONS = "distributions"
-"""An optional key of `reference`: how the figures that are watched are distributed
+"""Optional key of `reference`: the distributions of the features monitored for drift
 (`mammopipe.training.model.drift_features`)."""
 _ENGINE_KEYS = {"files", "outputs", "activation_map", "precision", "largest_difference", "images"}
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """Return `model.json`, checked; raises `ConfigError`. Needs no weights."""
+    """Read and check `model.json`; the weights are not read.
+
+    Raises:
+        ConfigError: The file cannot be read or breaks a rule.
+    """
     path = directory / DESCRIPTION_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
@@ -88,13 +97,13 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def verified(path: Path, digest: str, named: str) -> bytes:
-    """Return a file's bytes; `ConfigError` where it is missing or its SHA-256 is not `digest`, which `named` names."""
+    """Return a file's bytes after `verify`."""
     verify(path, digest, named)
     return path.read_bytes()
 
 
 def verify(path: Path, digest: str, named: str) -> None:
-    """Raise `ConfigError` where a file is missing or its SHA-256 is not `digest`, which `named` names."""
+    """Raise `ConfigError` where a file is missing or its SHA-256 is not `digest`; `named` describes the digest."""
     if not path.is_file():
         raise ConfigError(f"{path}: is missing; {DESCRIPTION_FILE} names it as a file of this model")
     if sha256(path) != digest:
@@ -102,16 +111,16 @@ def verify(path: Path, digest: str, named: str) -> None:
 
 
 def verify_files(directory: Path, description: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` where a file that `model.json` names is missing or altered; others are not looked at."""
+    """Raise `ConfigError` where a file that `model.json` names is missing or altered; other files are ignored."""
     for name, digest in description["files"].items():
         verify(directory / name, digest, f"files.{name} of {DESCRIPTION_FILE}")
 
 
 def write_description(directory: Path, description: Mapping[str, Any]) -> None:
-    """Write `model.json` with the digest of every other file of the directory; it vouches for them, so it comes last.
+    """Write `model.json` with the digest of every other file of the directory; call it after writing the other files.
 
     Raises:
-        ConfigError: `read_description` would refuse it.
+        ConfigError: `read_description` would reject the description.
     """
     files = {
         path.relative_to(directory).as_posix(): sha256(path)
@@ -124,7 +133,7 @@ def write_description(directory: Path, description: Mapping[str, Any]) -> None:
 
 
 def check_description(description: Any, where: Path) -> None:
-    """Raise `ConfigError`, naming `where` and the key, unless this describes a model of this schema."""
+    """Raise `ConfigError`, naming `where` and the key, unless the description is valid in this schema."""
     if not isinstance(description, dict) or description.get("schema") != SCHEMA:
         found = description.get("schema") if isinstance(description, dict) else None
         raise ConfigError(f"{where}: schema={found!r} is unknown; this version reads schema {SCHEMA}")
@@ -209,7 +218,7 @@ def _check_scaling(stated: Mapping[str, Any], key: str, classes: list[str], wher
 
 
 def _check_files(description: Mapping[str, Any], where: Path) -> None:
-    """Check that `files` names the weights and whatever else the description relies on, with the same digests."""
+    """Check that `files` contains the weights and every other file of the description, with the same digests."""
     files = description["files"]
     _require_files(files, where, "files")
     relied = {WEIGHTS_FILE: description["weights_sha256"]}
@@ -277,7 +286,7 @@ def _check_engines(engines: Mapping[str, Any], where: Path) -> None:
 
 
 def _require_files(files: Any, where: Path, key: str) -> None:
-    """Refuse names that could lie outside of the model's directory, and what cannot be a digest."""
+    """Reject names that could lie outside of the model directory and values that cannot be a digest."""
     plain = isinstance(files, dict) and all(
         isinstance(name, str) and isinstance(digest, str) and name == Path(name).name and len(digest) == 64
         for name, digest in files.items()

@@ -1,9 +1,9 @@
-"""How a figure of films is distributed where a model learnt, and how far what arrives later has moved from that.
+"""Stores reference distributions of image features and measures drift from them.
 
-Everything is kept as counts in bins, so that neither the reference nor a week's account of what was asked holds a
-value of anybody's film. The population stability index compares a week's shares with the reference's; a cumulative sum
-(CUSUM) adds up small deviations over weeks. Both limits follow from how many exams there were, not from a rule of
-thumb: with few exams the index is large by chance alone.
+Distributions are stored as counts in bins, so neither the reference nor a weekly record contains a value of a single
+image. The population stability index compares a week's proportions with those of the reference. A cumulative sum
+(CUSUM) adds up small deviations over weeks. Both limits depend on the number of exams instead of a rule of thumb,
+because with few exams the index is large by chance.
 
 Sources: Yurdakul and Naranjo, "Statistical properties of the population stability index" (Journal of Risk Model
 Validation 14(4), 2020): without drift the index is (1/n + 1/m) times a chi-squared of bins - 1. Page, "Continuous
@@ -25,32 +25,32 @@ Floats = NDArray[np.float64]
 
 BINS = 10
 LEAST_INDEX = 0.2
-"""The index below which a shift is called small by custom; no limit lies under it, however many exams there are."""
+"""The lowest limit of the index, whatever the number of exams. By convention, a shift below it is small."""
 SMALLEST_SHIFT = 0.5
-"""Standard deviations of the reference: a lasting shift of this size is to be found, smaller ones are not sought."""
+"""The smallest lasting shift to detect, in standard deviations of the reference."""
 REFERENCE_ERRORS = 1.25
-"""Standard errors of the reference's mean that are no shift, either: more would hide small shifts for months, fewer
-bring more false alarms than the budget holds, since a reference is drawn unluckily at times
+"""Standard errors of the reference's mean that do not count as a shift. A higher value would hide small shifts for
+months. A lower value would exceed the false alarm budget, because the reference is itself a random sample
 (`docs/how-to/drift.md`)."""
 _USUAL_SPREAD = 0.9
-"""Deviation of the scores of ten equal bins, rounded down."""
+"""Standard deviation of the normal scores of ten equal bins, rounded down."""
 _HALF = 0.5
-"""Count added to each bin, so that an empty one has a logarithm."""
+"""Count added to each bin, so that the logarithm of an empty bin is defined."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Shares of films in bins of one figure."""
+    """A histogram of one feature over images."""
 
     edges: tuple[float, ...]
-    """Inner bounds of the bins, rising; a value on a bound belongs to the bin above it."""
+    """Inner bounds of the bins, increasing; a value on a bound belongs to the bin above it."""
     counts: tuple[int, ...]
-    """Films in each bin."""
+    """Number of images in each bin."""
     exams: int
-    """Patients or requests that the films are of: the films of one are no independent evidence."""
+    """Number of patients or requests that the images come from; images of one exam are not independent."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds that do not rise, and counts that do not fit them."""
+        """Raise `ConfigError` for bounds that do not increase and for counts that do not fit the bounds."""
         rising = all(low < high for low, high in zip(self.edges, self.edges[1:], strict=False))
         if not (rising and len(self.counts) == len(self.edges) + 1 and min(self.counts) >= 0):
             raise ConfigError(f"a distribution of {len(self.edges)} bounds must rise and have one count more")
@@ -59,38 +59,44 @@ class Distribution:
 
     @classmethod
     def of(cls, values: Sequence[float] | Floats, exams: int) -> "Distribution":
-        """Return that of some films' values, in bins of equal shares as far as equal values allow."""
+        """Return the distribution of values, in bins of equal proportions where repeated values allow it.
+
+        Args:
+            values: (images,).
+            exams: Number of patients or requests that the images come from.
+        """
         found = np.asarray(values, np.float64)
         bounds = np.quantile(found, np.arange(1, BINS) / BINS)
-        # Where many films have the very same value it gets a bin of its own: a step to either side must show.
+        # A value that many images share gets its own bin, so that a small step to either side is visible.
         repeated = [value for value in np.unique(bounds) if (found == value).mean() > 1 / BINS]
         edges = np.unique([*bounds, *repeated, *(np.nextafter(value, np.inf) for value in repeated)])
         return cls(tuple(map(float, edges)), tuple(map(int, _count(found, edges))), exams)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Distribution":
-        """Return the distribution of its JSON values."""
+        """Return the distribution from the JSON values of `to_json`."""
         return cls(tuple(values["edges"]), tuple(values["counts"]), int(values["exams"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the distribution as JSON values."""
         return {"edges": list(self.edges), "counts": list(self.counts), "exams": self.exams}
 
     def count(self, values: Sequence[float] | Floats) -> Floats:
-        """Return how many of the values fall into each bin, (bins,)."""
+        """Return the number of values in each bin, (bins,)."""
         return _count(np.asarray(values, np.float64), np.asarray(self.edges))
 
     @property
     def shares(self) -> Floats:
-        """Return the share of each bin, (bins,), none of them 0."""
+        """Return the proportion of each bin, (bins,); none is 0."""
         return _shares(np.asarray(self.counts, np.float64))
 
     @property
     def scores(self) -> Floats:
-        """Return a normal score for each bin, (bins,): of mean 0 and deviation 1 at most over the reference.
+        """Return a normal score for each bin, (bins,), with mean 0 and deviation of at most 1 over the reference.
 
-        Scores rather than values, so that one odd film cannot move a week's mean by more than its place among others.
-        They are not stretched where nearly all films lie in one bin: there a single other film would be an event.
+        Scores are used instead of values so that one outlier can shift a week's mean only by its rank. Where nearly all
+        images lie in one bin, scores are not scaled up to a deviation of 1, because then a single image in another bin
+        would raise an alarm.
         """
         shares = self.shares
         middles = np.cumsum(shares) - shares / 2
@@ -110,37 +116,41 @@ def _shares(counts: Floats) -> Floats:
 
 
 def stability_index(reference: Distribution, counts: Floats) -> float:
-    """Return the population stability index of counts, (bins,), against the reference; 0 is the same."""
+    """Return the population stability index of counts, (bins,), against the reference; 0 means no difference."""
     expected, found = reference.shares, _shares(counts)
     return float(((found - expected) * np.log(found / expected)).sum())
 
 
 def index_limit(reference: Distribution, exams: float, false_alarms: float) -> float:
-    """Return what the index exceeds by chance with probability `false_alarms`, at least `LEAST_INDEX`."""
+    """Return the limit that the index exceeds by chance with probability `false_alarms`, at least `LEAST_INDEX`."""
     freedom = max(1, sum(count > 0 for count in reference.counts) - 1)
     return max(LEAST_INDEX, (1 / exams + 1 / reference.exams) * chi_squared_quantile(1 - false_alarms, freedom))
 
 
 def chi_squared_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of the chi-squared distribution, to within five per cent (Wilson and Hilferty, 1931)."""
+    """Return a quantile of the chi-squared distribution, accurate to within 5 % (Wilson and Hilferty 1931)."""
     normal = NormalDist().inv_cdf(probability)
     return freedom * max(0.0, 1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
 
 
 def allowance(reference: Distribution) -> float:
-    """Return the deviation from the reference that a CUSUM does not add up, in standard deviations.
+    """Return the allowance of the CUSUM: the deviation, in standard deviations, that it does not add up.
 
-    Half the shift that is sought, and `REFERENCE_ERRORS` of the reference's own mean, which would otherwise be taken
-    for a shift in the end. The limit may count on the half alone: an unlucky reference uses up the rest.
+    The allowance is half the shift to detect plus `REFERENCE_ERRORS` standard errors of the reference's mean. Without
+    the second term, the CUSUM would in time report the reference's own sampling error as a shift. The limit relies only
+    on the first term, because an inaccurate reference uses up the second.
     """
     return SMALLEST_SHIFT / 2 + REFERENCE_ERRORS / math.sqrt(reference.exams)
 
 
 def cusum_limit(slack: float, run_length: float) -> float:
-    """Return the limit of a two-sided CUSUM that false alarms reach every `run_length` windows on average.
+    """Return the limit of a two-sided CUSUM with one false alarm every `run_length` windows on average.
 
-    `slack` is what is left of the allowance, in standard errors of a window's mean. Siegmund's approximation, solved by
-    halving.
+    Uses Siegmund's approximation, solved by bisection.
+
+    Args:
+        slack: The allowance that the reference's error leaves, in standard errors of a window's mean.
+        run_length: Average number of windows between false alarms.
     """
     low, high = 0.0, 500.0
     for _ in range(60):
@@ -156,9 +166,11 @@ def _two_sided(slack: float, limit: float) -> float:
 
 
 def fit_distributions(figures: Sequence[Mapping[str, float]], exams: Sequence[str]) -> dict[str, Distribution]:
-    """Return the distribution of each figure over films; `exams` names the patient of each.
+    """Return the distribution of each feature over images.
 
-    A figure that a film lacks is left out for that film; one that no film has is left out.
+    Args:
+        figures: Features of each image by name; an image may lack some of them.
+        exams: Patient of each image.
     """
     names = sorted({name for film in figures for name in film})
     found = {}

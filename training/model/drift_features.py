@@ -1,11 +1,13 @@
-"""The figures of films that are watched once a model is served, and their distributions where it learnt.
+"""Defines the image features that are monitored for drift, and fits their reference distributions.
 
-    image          the tissue's levels before normalisation, and its detail   `mammopipe.processing.tissue_levels`
-    segmentation   what was found of breast and muscle, and whether anything looked wrong
-    `mammopipe.processing.breast.segmentation`
-    score          the calibrated malignancy score and the entropy, of validation films alone
+    image          grey levels of the tissue before normalisation, and its detail
+                   (`mammopipe.processing.breast.preprocess.tissue_levels`)
+    segmentation   results for breast and pectoral muscle, and whether a flag was set
+                   (`mammopipe.processing.breast.segmentation`)
+    score          calibrated malignancy score and entropy, of validation images only
 
-They lie in `model.json` under `reference.distributions`: by name, then for all films, each machine and each site.
+`model.json` holds the distributions under `reference.distributions`: by group (all images, each machine, each site),
+then by feature.
 """
 
 from collections import defaultdict
@@ -30,17 +32,17 @@ SCORE = ("malignancy", "entropy")
 FIGURES = (*IMAGE, *SEGMENTATION, *SCORE)
 EVERYTHING = "all"
 LEAST_EXAMS = 30
-"""Patients of a machine or a site below which it has no distribution of its own."""
+"""Minimum number of patients for a separate distribution of a machine or a site."""
 
 Distributions = Mapping[str, Mapping[str, Distribution]]
-"""By group (`all`, `machine 21`, `site 1`), then by figure."""
+"""Distributions by group (`all`, `machine 21`, `site 1`), then by feature."""
 
 
 def film_figures(quality: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of image and segmentation in a film's `quality`; what it does not hold is left out."""
+    """Return the image and segmentation features that an image's `quality` contains."""
     found = {name: float(quality[name]) for name in (*IMAGE, *SEGMENTATION) if name in quality}
     if "chest_side_evidence" in found:
-        # Its sign is the side of the body.
+        # The sign only encodes the side of the body.
         found["chest_side_evidence"] = abs(found["chest_side_evidence"])
     if "flags" in quality:
         found["flagged"] = float(bool(quality["flags"]))
@@ -48,7 +50,7 @@ def film_figures(quality: Mapping[str, Any]) -> dict[str, float]:
 
 
 def groups_of(machine: str, site: str) -> list[str]:
-    """Return the groups that a film belongs to; an unknown machine or site makes none."""
+    """Return the groups that an image belongs to; an unknown (empty) machine or site gives no group."""
     named = [f"machine {machine}"] if machine else []
     return [EVERYTHING, *named, *([f"site {site}"] if site else [])]
 
@@ -56,10 +58,15 @@ def groups_of(machine: str, site: str) -> list[str]:
 def fit_usual(
     trained_on: Sequence[ImageRecord], validation: Sequence[ImageRecord], probabilities: Floats, *, malignant: int
 ) -> dict[str, Any]:
-    """Return the JSON values of `reference.distributions`.
+    """Fit the distributions and return the JSON values of `reference.distributions`.
 
-    `probabilities`, (films, classes), are the calibrated ones of the validation films: those of films that the network
-    learnt from would be surer than any that it is shown later.
+    Scores come from validation only, because the network is more confident on images that it was trained on.
+
+    Args:
+        trained_on: Training originals.
+        validation: Validation images.
+        probabilities: Calibrated probabilities of the validation images, (images, classes).
+        malignant: Index of the malignant class.
     """
     scores = [
         {"malignancy": float(row[malignant]), "entropy": float(nats)}
@@ -89,7 +96,7 @@ def to_json(distributions: Distributions) -> dict[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> dict[str, dict[str, Distribution]]:
-    """Return distributions from their JSON values; raises `ConfigError` or `KeyError` for what are none."""
+    """Return distributions from their JSON values; raises `ConfigError` or `KeyError` for invalid values."""
     return {
         group: {name: Distribution.from_json(each) for name, each in figures.items()}
         for group, figures in values.items()

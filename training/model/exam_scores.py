@@ -1,4 +1,7 @@
-"""From the scores of images to those of breasts and patients: the views of one breast are not independent findings."""
+"""Combines the scores of images into scores of breasts and patients.
+
+The views of one breast are not independent cases, so breasts and patients are evaluated as cases of their own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,34 +18,36 @@ from mammopipe.training.model.predictions import Floats, Integers, Kind, Predict
 
 @dataclass(frozen=True)
 class Cases:
-    """What is malignant or not at one level, and how surely it is called so."""
+    """The cases of one level with their truth and their malignancy scores."""
 
     level: Level
     malignant: Integers
     """(cases,) 0 or 1; a case is malignant when any of its images is."""
     scores: Floats
-    """(cases,) in 0..1."""
+    """(cases,) malignancy scores in 0..1."""
     images: Integers
-    """(cases,) the place of one image of each case: patients are drawn whole, so it is drawn as often as its case."""
+    """(cases,) the position of one image of each case. The bootstrap draws whole patients, so it draws this image as
+    often as its case."""
 
 
 def malignancy(predictions: Predictions, calibration: Calibration) -> tuple[Integers, Floats]:
-    """Return for each image whether it is malignant (0 or 1) and its calibrated probability of being so."""
+    """Return, for each image, whether it is malignant (0 or 1) and its calibrated probability of malignancy."""
     malignant = predictions.malignant_index
     return (predictions.labels == malignant).astype(np.int64), predictions.probabilities(calibration)[:, malignant]
 
 
 def image_cases(predictions: Predictions, calibration: Calibration) -> Cases:
-    """Return every image as a case, in the order of the predictions."""
+    """Return each image as a case, in the order of the predictions."""
     malignant, scores = malignancy(predictions, calibration)
     return Cases(Level.IMAGE, malignant, scores, np.arange(len(scores)))
 
 
 def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRule) -> dict[Level, Cases]:
-    """Return the cases of each level: images, breasts by the rule, patients by their most suspicious breast.
+    """Return the cases of each level.
 
-    Images are in the order of the predictions, breasts and patients in that of their names. Images of a patient whose
-    laterality is unknown count as one breast.
+    The rule combines images into breasts; a patient has the score of the most suspicious breast. Images are in the
+    order of the predictions; breasts and patients are sorted by name. A patient's images of unknown laterality count as
+    one breast.
     """
     images = image_cases(predictions, calibration)
     breasts = combine(images, np.array(predictions.breasts), Level.BREAST, rule)
@@ -55,7 +60,14 @@ def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRul
 
 
 def combine(parts: Cases, names: np.ndarray[tuple[int], np.dtype[np.str_]], level: Level, rule: BreastRule) -> Cases:
-    """Return the cases that parts of the same name make up, in the order of the names (parts,)."""
+    """Combine parts with the same name into cases, sorted by name.
+
+    Args:
+        parts: Cases of the lower level.
+        names: (parts,), the case that each part belongs to.
+        level: Level of the result.
+        rule: How scores are combined.
+    """
     _, first, index = np.unique(names, return_index=True, return_inverse=True)
     malignant = np.zeros(len(first), np.int64)
     np.maximum.at(malignant, index, parts.malignant)
@@ -76,9 +88,11 @@ def _combined(scores: Floats, index: Integers, cases: int, rule: BreastRule) -> 
 
 
 def both_breasts(patients: Sequence[str], breasts: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return for each image whether both breasts of its patient are there and none of her images is of unknown side.
+    """Return, for each image, whether its patient has images of both breasts and none of unknown laterality.
 
-    `patients` and `breasts` name those of each image (`mammopipe.processing.datasets.rsna.breast_id`).
+    Args:
+        patients: (images,), the patient of each image.
+        breasts: (images,), the breast of each image (`mammopipe.processing.datasets.rsna.breast_id`).
     """
     sides: dict[str, set[str]] = {}
     for patient, breast in zip(patients, breasts, strict=True):
@@ -87,16 +101,23 @@ def both_breasts(patients: Sequence[str], breasts: Sequence[str]) -> npt.NDArray
 
 
 def beside_other(logits: Floats, patients: Sequence[str], breasts: Sequence[str], weight: float) -> Floats:
-    """Return the logits, (images, classes), less `weight` times the mean of those of the patient's other breast.
+    """Subtract `weight` times the mean logits of the patient's other breast from the logits.
 
-    Every patient must have two breasts (`both_breasts`).
+    Args:
+        logits: (images, classes).
+        patients: (images,), the patient of each image. Each must have two breasts (`both_breasts`).
+        breasts: (images,), the breast of each image.
+        weight: Weight of the other breast.
+
+    Returns:
+        (images, classes).
     """
     _, patient = np.unique(np.asarray(patients), return_inverse=True)
     _, first, breast = np.unique(np.asarray(breasts), return_index=True, return_inverse=True)
     means = np.zeros((len(first), logits.shape[1]))
     np.add.at(means, breast, logits)
     means /= np.bincount(breast)[:, None]
-    # The other of two: their sum less the own.
+    # The other breast's mean is the sum over both breasts minus the breast's own mean.
     both = np.zeros((int(patient.max(initial=-1)) + 1, logits.shape[1]))
     np.add.at(both, patient[first], means)
     compared: Floats = logits - weight * (both[patient] - means[breast])
@@ -104,7 +125,11 @@ def beside_other(logits: Floats, patients: Sequence[str], breasts: Sequence[str]
 
 
 def compared(predictions: Kind, weight: float) -> tuple[Kind, Integers]:
-    """Return the predictions of the patients with both breasts, each beside the other, and their places before."""
+    """Compare each breast with the other (`beside_other`), for the patients with both breasts.
+
+    Returns:
+        The predictions of these patients' images, and the images' positions in the given predictions.
+    """
     places = np.flatnonzero(both_breasts(predictions.patients, predictions.breasts))
     kept = pick(predictions, places)
     return replace(kept, logits=beside_other(kept.logits, kept.patients, kept.breasts, weight)), places

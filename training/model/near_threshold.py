@@ -1,4 +1,4 @@
-"""Which answers of a fast number format are too near a threshold to be trusted with the decision."""
+"""Finds answers of a 16-bit number format that are too close to a threshold for a reliable decision."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,25 +10,26 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import Floats
 
 TOLERANCE = 1e-2
-"""How far a probability may be from that of float32 in any format that is deployed."""
+"""Largest accepted difference between a probability in a deployed number format and in float32."""
 CAUTION = 2.0
-"""An unknown film may differ by more than the films that were compared: the margin is so many times their largest."""
+"""The margin is this many times the largest measured difference, because a new image may differ by more than the images
+that were compared."""
 
 
 @dataclass(frozen=True)
 class NearThreshold:
-    """The thresholds of a model and how near to one a malignancy score is a close call."""
+    """The thresholds of a model, and the margin around them within which a malignancy score is too close to decide."""
 
     thresholds: tuple[float, ...]
     calibration: Calibration
     malignant: int
-    """Place of the malignant class among the logits."""
+    """Index of the malignant class."""
     margin: float
-    """Of the calibrated probability; 0: no answer is a close call."""
+    """Margin of the calibrated probability; with 0, no answer is too close."""
 
     @classmethod
     def of(cls, description: Mapping[str, Any], margin: float) -> "NearThreshold":
-        """Return the close calls of a described model; one that does not know malignant has none."""
+        """Return the thresholds of the model that `model.json` describes; there are none without a malignant class."""
         classes = list(description["classes"])
         known = str(Label.MALIGNANT) in classes
         return cls(
@@ -39,14 +40,14 @@ class NearThreshold:
         )
 
     def near(self, logits: Floats) -> bool:
-        """Return whether these logits, (classes,), give a malignancy score within the margin of a threshold."""
+        """Return whether the malignancy score of these logits, (classes,), lies within the margin of a threshold."""
         if self.margin == 0:
             return False
         score = self._score(logits)
         return any(abs(score - threshold) <= self.margin for threshold in self.thresholds)
 
     def decisions(self, logits: Floats) -> tuple[bool, ...]:
-        """Return whether the score of these logits, (classes,), reaches each threshold."""
+        """Return, for each threshold, whether the malignancy score of these logits, (classes,), reaches it."""
         return tuple(self._score(logits) >= threshold for threshold in self.thresholds)
 
     def _score(self, logits: Floats) -> float:
@@ -54,7 +55,7 @@ class NearThreshold:
 
 
 def _thresholds(description: Mapping[str, Any]) -> Iterator[float]:
-    """Yield those of images, and of breasts and patients, which a single image can decide."""
+    """Yield the thresholds of images, breasts and patients; a single image can decide each of these levels."""
     validation = description["metrics"].get("validation", {})
     levels = (validation.get(str(level), {}).get("operating_points", {}) for level in Level)
     for points in (description["operating_points"], *levels):

@@ -1,4 +1,4 @@
-"""The exported network, compiled for this machine's processor by OpenVINO; needs no torch."""
+"""Runs the exported network with OpenVINO, compiled for this machine's processor; needs no torch."""
 
 import os
 import sys
@@ -14,10 +14,10 @@ _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 
 
 def load_openvino() -> Any:
-    """Return the module `openvino`, imported so that it reports nothing to anyone.
+    """Return the module `openvino`, imported without telemetry.
 
-    Its import sends an event to Google Analytics unless the package `openvino_telemetry` cannot be imported; OpenVINO
-    then takes its own stub. Nothing else in this project may import `openvino` itself.
+    Importing `openvino` sends an event to Google Analytics unless `openvino_telemetry` cannot be imported; OpenVINO
+    then uses its own stub. All other modules of this project must import `openvino` through this function.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -26,24 +26,30 @@ def load_openvino() -> Any:
 
 
 def fastest_precision() -> Precision:
-    """Return bfloat16 where this processor computes with it, float32 elsewhere."""
+    """Return bfloat16 where this processor supports it, float32 elsewhere."""
     capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return Precision.BFLOAT16 if "BF16" in capabilities else Precision.FLOAT32
 
 
 def read_network(path: Path) -> Any:
-    """Return the network of a file whose weights lie beside it, for `CompiledNetwork`; the weights stay in the file.
+    """Read a network for `CompiledNetwork`; its weights are mapped from the file beside it.
 
-    Compiled in two formats it is best read once: the pages of the file that both keep then count once.
+    To compile a network in two formats, read it once: both then share the mapped pages of the file.
     """
     return load_openvino().Core().read_model(os.fspath(path))
 
 
 class CompiledNetwork:
-    """A network, ready for one film at a time; belongs to the thread that made it."""
+    """A compiled network that processes one image at a time; only the thread that created it may use it."""
 
     def __init__(self, network: Any, *, precision: Precision, threads: int) -> None:
-        """Compile what `read_network` returned, in float32 or bfloat16, on so many threads."""
+        """Compile a network.
+
+        Args:
+            network: The result of `read_network`.
+            precision: float32 or bfloat16.
+            threads: Number of threads for one image.
+        """
         self.precision = precision
         self._request = (
             load_openvino()
@@ -57,7 +63,7 @@ class CompiledNetwork:
                     "INFERENCE_NUM_THREADS": str(threads),
                     "INFERENCE_PRECISION_HINT": _HINTS[precision],
                     "CACHE_DIR": "",
-                    # Two processes that both pin would share the first core and leave the others idle.
+                    # If two processes pinned their threads, both would use the first cores and leave others idle.
                     "ENABLE_CPU_PINNING": False,
                 },
             )
@@ -65,8 +71,15 @@ class CompiledNetwork:
         )
 
     def run(self, image: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Return logits, float64 (classes,), and maps, float32 (channels, h, w), of a film, (H, W) in [0, 1]."""
+        """Run the network on one image.
+
+        Args:
+            image: (H, W), in [0, 1].
+
+        Returns:
+            Logits, (classes,) float64, and the last feature maps, (channels, h, w) float32.
+        """
         found = self._request.infer([np.ascontiguousarray(image, np.float32)[None, None]])
         logits, maps = found["logits"], found["maps"]
-        # Copies: the next film is written over what the request returned.
+        # Copies, because the next image overwrites the request's output.
         return np.array(logits[0], np.float64), np.array(maps[0], np.float32)

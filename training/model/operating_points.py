@@ -1,8 +1,8 @@
-"""The operating points of `model.json`: thresholds, and what each reached on how many validation cases.
+"""Reads and checks the operating points of `model.json`: thresholds with their performance on validation.
 
-An operating point of images lies in `operating_points`, one of breasts and patients in the level's figures under
-`metrics.validation`, one of breasts scored beside each other under `metrics.compared.validation`. This module reads
-all of them into one form and checks them.
+`operating_points` holds those of images, `metrics.validation` those of breasts and patients, and
+`metrics.compared.validation` those of breasts and patients when breasts are compared. This module reads all of them
+into one form.
 """
 
 from collections.abc import Mapping
@@ -16,28 +16,28 @@ from mammopipe.training.model.exam_scores import Level
 
 
 class Goal(StrEnum):
-    """What the threshold of an operating point was fixed for."""
+    """The criterion by which the threshold of an operating point was chosen."""
 
     SENSITIVITY = "sensitivity"
-    """The sensitivity of `TARGETS`, at the highest specificity."""
+    """Reaches the sensitivity in `TARGETS` at the highest specificity."""
     SPECIFICITY = "specificity"
-    """The specificity of `TARGETS`, at the highest sensitivity."""
+    """Reaches the specificity in `TARGETS` at the highest sensitivity."""
     F1 = "f1"
     """The highest F1 on validation."""
 
 
 TARGETS = {Goal.SENSITIVITY: 0.90, Goal.SPECIFICITY: 0.90}
-"""The rate that an operating point must reach on validation, for malignant against the rest."""
+"""The rate that an operating point must reach on validation, for malignant against all other classes."""
 
 RATES = ("sensitivity", "specificity", "recall_rate", "ppv")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of validation cases with its 95 % confidence interval."""
+    """A proportion of validation cases with its 95 % confidence interval."""
 
     value: float | None
-    """`None` where no case defines it, such as the PPV where no case is called positive."""
+    """`None` where the rate is undefined, such as the PPV when no case is called positive."""
     low: float | None
     high: float | None
 
@@ -48,38 +48,38 @@ class Rate:
 
     @classmethod
     def of(cls, figure: Mapping[str, Any]) -> Self:
-        """Return the rate of a figure {"value", "low", "high"} of `evaluation.json`."""
+        """Return the rate from the values {"value", "low", "high"} of `evaluation.json`."""
         return cls(figure["value"], figure["low"], figure["high"])
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on the calibrated probability of cancer, and what calling at or above it reached on validation."""
+    """A threshold on the calibrated probability of cancer, with its performance on validation."""
 
     threshold: float
     """Above 0 and below 1; at validation's prevalence."""
     target: float | None
-    """The rate that was asked for; `None` for the highest F1."""
+    """The required rate; `None` for the highest F1."""
     sensitivity: Rate
     specificity: Rate
     recall_rate: Rate
-    """Share of all cases that are called positive."""
+    """Proportion of all cases that are called positive."""
     ppv: Rate
-    """Share of the cases called positive that are malignant; at validation's prevalence."""
+    """Proportion of the cases called positive that are malignant, at validation's prevalence."""
     cases: int
-    """Images, breasts or patients of validation."""
+    """Number of images, breasts or patients in validation."""
     malignant: int
-    """Cases among them that are malignant."""
+    """Number of malignant cases."""
     patients: int
-    """Whose cases they are; intervals are by patient."""
+    """Number of patients; intervals are by patient."""
 
     @property
     def prevalence(self) -> float:
-        """Return the share of the cases that are malignant: recall rate and PPV hold for it alone."""
+        """Return the proportion of malignant cases; recall rate and PPV hold only for this prevalence."""
         return self.malignant / self.cases
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON values of `operating_points` of `model.json`, which `read_operating_points` reads."""
+        """Return the JSON values for `operating_points` of `model.json`, as `read_operating_points` accepts them."""
         rates = {name: getattr(self, name) for name in RATES}
         return {
             "threshold": self.threshold,
@@ -94,7 +94,7 @@ class OperatingPoint:
 
     @property
     def offered(self) -> bool:
-        """Return whether the point finds any cancer: one of sensitivity 0 is not offered."""
+        """Return whether the point is offered: a point with sensitivity 0 finds no cancer and is not."""
         return bool(self.sensitivity.value)
 
 
@@ -102,17 +102,18 @@ Points = dict[Level, dict[Goal, OperatingPoint]]
 
 
 def read_operating_points(description: Mapping[str, Any], where: Path | str) -> Points:
-    """Return the points of images, breasts and patients that a `model.json` states.
+    """Return the operating points of images, breasts and patients.
 
     Args:
         description: `model.json`.
-        where: names the file in errors.
+        where: File name for error messages.
 
     Returns:
-        By level and goal. A model that was not evaluated has none; a level is empty where validation could not fix any.
+        The points by level and goal. There are none before the model is evaluated. A level is empty where validation
+        could not determine any.
 
     Raises:
-        ConfigError: a point lacks a key, a threshold is not above 0 and below 1, or a rate is no share.
+        ConfigError: A point lacks a key, a threshold is not above 0 and below 1, or a rate is not in 0..1.
     """
     images = {
         Goal(name): _point(Goal(name), values, f"operating_points.{name}", where)
@@ -126,10 +127,10 @@ def read_operating_points(description: Mapping[str, Any], where: Path | str) -> 
 
 
 def read_compared_points(description: Mapping[str, Any], where: Path | str) -> Points:
-    """Return the points of breasts and patients scored beside each other; empty where breasts are not compared.
+    """Return the operating points of breasts and patients when breasts are compared; empty where they are not.
 
     Raises:
-        ConfigError: as `read_operating_points`, and where `calibration.comparison` has no figures to go with it.
+        ConfigError: As `read_operating_points`, or `calibration.comparison` is present without its metrics.
     """
     if description["calibration"].get("comparison") is None:
         return {}
@@ -153,7 +154,10 @@ def _known(name: str, where: Path | str) -> bool:
 
 
 def _levels(levels: Mapping[str, Any], key: str, where: Path | str, images: dict[Goal, OperatingPoint]) -> Points:
-    """Return the points of breasts and patients; a level whose cases are those of one before only names that one."""
+    """Return the points of breasts and patients.
+
+    A level with the same cases as a previous level only names that level (`same_as`).
+    """
     found: Points = {Level.IMAGE: images}
     for level in (Level.BREAST, Level.PATIENT):
         stored = levels.get(str(level))
@@ -204,7 +208,7 @@ def _point(goal: Goal, values: Any, key: str, where: Path | str) -> OperatingPoi
 
 
 def _rate(values: Mapping[str, Any], name: str) -> Rate:
-    """Return a rate of a figure {"value", "low", "high"}, or of a number whose interval lies under `intervals`."""
+    """Return a rate from {"value", "low", "high"}, or from a number with its interval under `intervals`."""
     stored = values[name]
     if isinstance(stored, Mapping):
         return Rate.of(stored)

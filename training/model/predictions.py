@@ -1,4 +1,4 @@
-"""What a model says of every image of one split, kept as logits so that calibration can be fitted on them."""
+"""A model's predictions for the images of one split, stored as logits so that a calibration can be fitted on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,13 +16,13 @@ from mammopipe.training.model.calibration import softmax as softmax
 Integers = npt.NDArray[np.int64]
 
 FILE = "predictions.csv"
-"""What every candidate says of every image that is judged, with the truth: to look at errors, and to compare runs."""
+"""Every candidate's predictions for every evaluated image, with the truth; for error analysis and to compare runs."""
 COLUMNS = ["network", "split", "image_id", "patient_id", "label", *Label]
-"""Of `FILE`; under each class its calibrated probability."""
+"""Columns of `FILE`; each class's column holds its calibrated probability."""
 
 
 class LeakError(MammopipeError, TypeError):
-    """Something was about to be fitted on what may only be measured."""
+    """An attempt was made to fit something on data that may only be used for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Predictions:
     image_ids: tuple[str, ...]
     patients: tuple[str, ...]
     breasts: tuple[str, ...]
-    """Of which breast each image is a view (`mammopipe.processing.datasets.rsna.breast_id`)."""
+    """The breast that each image shows (`mammopipe.processing.datasets.rsna.breast_id`)."""
     labels: Integers
-    """(images,) class index."""
+    """(images,) class indices."""
     logits: Floats
-    """(images, classes)."""
+    """(images, classes) logits before calibration."""
     malignant_index: int = Label.MALIGNANT.rank
-    """Place of the malignant class among the classes."""
+    """Index of the malignant class."""
 
     split: ClassVar[Split]
-    """Which split these are predictions of."""
+    """The split of the images."""
 
     def probabilities(self, calibration: Calibration) -> Floats:
         """Return the calibrated probabilities, float64 (images, classes)."""
@@ -49,7 +49,7 @@ class Predictions:
 
 
 def prediction_rows(network: str, predictions: Predictions, calibration: Calibration) -> Iterator[dict[str, str]]:
-    """Yield the rows of `FILE` of a network's calibrated predictions, in their order."""
+    """Yield the rows of `FILE` for a network's calibrated predictions, in their order."""
     of_class = dict(enumerate(Label))
     for place, shares in enumerate(predictions.probabilities(calibration)):
         yield {
@@ -63,23 +63,28 @@ def prediction_rows(network: str, predictions: Predictions, calibration: Calibra
 
 
 class ValidationPredictions(Predictions):
-    """Predictions on validation: what temperature, operating points and selection may be made of."""
+    """Predictions on validation. Calibration, operating points and selection may be fitted on them."""
 
     split = Split.VALIDATION
 
 
 class TestPredictions(Predictions):
-    """Predictions on the frozen test split: measured and shown, never chosen by."""
+    """Predictions on the frozen test split. They are evaluated and shown; nothing may be chosen or fitted on them."""
 
     split = Split.TEST
-    __test__ = False  # not a class of tests, whatever its name
+    __test__ = False  # The name begins with "Test", but pytest must not collect the class.
 
 
 Kind = TypeVar("Kind", bound=Predictions)
 
 
 def require_validation(predictions: Predictions, what: str) -> None:
-    """Raise `LeakError` unless these are predictions of validation; `what` names what would be fitted on them."""
+    """Raise `LeakError` unless the predictions are of validation.
+
+    Args:
+        predictions: The predictions.
+        what: Name of what would be fitted on them, for the error message.
+    """
     if not isinstance(predictions, ValidationPredictions):
         raise LeakError(
             f"{what}: would be fitted on predictions of split={predictions.split}; "
@@ -88,7 +93,7 @@ def require_validation(predictions: Predictions, what: str) -> None:
 
 
 def pick(predictions: Kind, places: Integers) -> Kind:
-    """Return the predictions of some of the images, by their places."""
+    """Return the predictions of a subset of the images, given by their positions."""
     return replace(
         predictions,
         image_ids=tuple(predictions.image_ids[place] for place in places),

@@ -1,7 +1,7 @@
-"""From one prevalence of cancer to another; pure functions, no torch.
+"""Adjusts probabilities from one prevalence of cancer to another; pure functions, no torch.
 
-Probabilities hold for the share of malignant cases that validation had. Where cancer is rarer, the prior odds differ by
-a constant factor, and so do the posterior odds.
+Calibrated probabilities hold for the prevalence of validation. At another prevalence, the prior odds change by a
+constant factor, and the posterior odds change by the same factor.
 
 Source: Saerens, Latinne and Decaestecker 2002 (https://doi.org/10.1162/089976602753284446).
 """
@@ -19,25 +19,25 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import Floats
 
 LOWEST_STATED_PREVALENCE, HIGHEST_STATED_PREVALENCE = 1e-5, 0.9
-"""The prevalences that a deployment may state; outside of them the statement is taken for a mistake."""
+"""The range of prevalences that a deployment may state; a value outside is treated as a mistake."""
 
 Probability = TypeVar("Probability", float, Floats)
 
 
 @dataclass(frozen=True)
 class PrevalenceShift:
-    """Moves probabilities of cancer from validation's prevalence to the one that a deployment states.
+    """Adjusts probabilities of cancer from validation's prevalence to the prevalence that a deployment states.
 
-    A site knows how many of the women it examines have cancer. How many of their breasts and images show it is taken
-    to be as in validation. Thresholds move with the probabilities, so that no decision changes.
+    A site knows the proportion of its examined women who have cancer. The proportions of their breasts and images that
+    show it are assumed to be as in validation. Thresholds move with the probabilities, so no decision changes.
     """
 
     validation: Mapping[Level, float]
-    """Share of the validation images, breasts and patients that are malignant; empty where it is not stated."""
+    """Proportion of malignant images, breasts and patients in validation; empty where the model does not state it."""
     stated: float | None = None
-    """Share of the women examined who have cancer; `None` leaves everything as in validation."""
+    """Proportion of the examined women who have cancer; `None` keeps validation's prevalence."""
     prevalence: Mapping[Level, float | None] = field(init=False)
-    """For which share of malignant images, breasts and patients the shifted probabilities hold; `None`: not known."""
+    """Prevalence of each level (images, breasts, patients) for which adjusted probabilities hold; `None`: unknown."""
 
     def __post_init__(self) -> None:
         if self.stated is None:
@@ -53,7 +53,11 @@ class PrevalenceShift:
 
     @classmethod
     def of(cls, description: Mapping[str, Any], stated: float | None) -> Self:
-        """Return the shift from the prevalence that a checked `model.json` states to the stated one.
+        """Return the shift from the prevalence in `model.json` to the stated prevalence.
+
+        Args:
+            description: A checked `model.json`.
+            stated: Proportion of the examined women who have cancer; `None` keeps validation's prevalence.
 
         Raises:
             ConfigError: `stated` is out of range, or the model does not state its own prevalence.
@@ -77,16 +81,16 @@ class PrevalenceShift:
         return dict(found)
 
     def malignancy(self, level: Level, probability: Probability) -> Probability:
-        """Return a probability of cancer, or a threshold on one, of an image, breast or patient, moved."""
+        """Return an adjusted probability of cancer, or threshold on it, of an image, breast or patient."""
         factor = self._odds_factor(level)
         return probability * factor / (1 - probability + probability * factor)
 
     def classes(self, probabilities: Floats, *, malignant: int = Label.MALIGNANT.rank) -> Floats:
-        """Return an image's class probabilities, moved; the classes but malignant keep their ratios.
+        """Return adjusted class probabilities of images; the ratios among the other classes stay the same.
 
         Args:
             probabilities: (images, classes).
-            malignant: the place of the malignant class.
+            malignant: Index of the malignant class.
 
         Returns:
             (images, classes); rows sum to 1.

@@ -1,9 +1,10 @@
-"""What a model's answers are compared with: scores and entropies on validation, features of the films it learnt from.
+"""Reference data for a model's answers: scores and entropies on validation, and features of the training images.
 
-Fitted by Evaluate on training originals and validation, never on test; read where the model is served, without torch.
-Features are the means of the network's last maps. Their distribution is a normal one: the first principal axes of the
-standardised features, within which the distance is Mahalanobis' with Ledoit and Wolf's covariance (2004,
-https://doi.org/10.1016/S0047-259X(03)00096-4), and what the axes leave over, by its mean square.
+Evaluate fits the reference on training originals and validation, never on test. The server reads it without torch.
+Features are the means of the network's last feature maps. Their distribution is modelled as normal. The distance of an
+image combines two parts: the Mahalanobis distance within the first principal axes of the standardised features, with
+Ledoit and Wolf's covariance (2004, https://doi.org/10.1016/S0047-259X(03)00096-4), and the squared residual outside of
+these axes, relative to its mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,18 +25,20 @@ from mammopipe.training.model.predictions import Floats, Integers
 REFERENCE_FILE = "reference.safetensors"
 
 ENTROPY_QUANTILE = 0.95
-"""Of the entropies on validation: the one answer in twenty that says least is left to the reader."""
+"""Quantile of the entropies on validation. The most uncertain answer in twenty is left to the reader."""
 STRANGENESS_QUANTILE, STRANGENESS_MARGIN = 0.99, 1.15
-"""The limit is this quantile of validation, times the margin: validation is small, and its own films must pass."""
+"""The limit is this quantile of the distances on validation, times the margin. Validation is small, and its own images
+must pass."""
 MOST_FILMS = 2000
-"""Films that the distribution is fitted on at most; more would hardly move it."""
+"""Maximum number of images for fitting the distribution; more would hardly change it."""
 
 _AXES, _FILMS_AN_AXIS = 16, 8
-"""Most principal axes, and films that there must be for each."""
+"""Maximum number of principal axes, and minimum number of images for each axis."""
 _LEAST_SPREAD = 0.1
-"""Of the median deviation of the features: one that hardly varies in training is held to vary by so much."""
+"""Minimum standard deviation of a feature, relative to the features' median. It applies to features that hardly vary in
+training."""
 _TINY = 1e-6
-"""Variance of standardised features, which films that are all alike would not reach."""
+"""Minimum variance; it applies where all images are alike."""
 _ARRAYS = ("mean", "scale", "axes", "whitening", "residual")
 
 T = TypeVar("T")
@@ -43,20 +46,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reference:
-    """What is usual for a model."""
+    """The reference data of one model."""
 
     malignancy_deciles: Floats
-    """(9,) inner bounds of the tenths of the calibrated malignancy scores on validation, 0..1."""
+    """(9,) deciles of the calibrated malignancy scores on validation, in 0..1."""
     entropy_limit: float
-    """Nats, of the calibrated probabilities: above it an answer says too little."""
+    """Limit of the entropy of the calibrated probabilities, in nats. Above it, the answer is too uncertain."""
     strangeness_limit: float
-    """Above it a film is unlike those the model was trained on."""
+    """Limit of the distance. Above it, an image is unlike the training images."""
     arrays: Mapping[str, Floats]
-    """Of the features' distribution."""
+    """Arrays of the features' distribution (`fit_distribution`)."""
 
     @classmethod
     def read(cls, directory: Path, description: Mapping[str, Any]) -> "Reference | None":
-        """Return the reference of a model directory, `None` where it has none; `ConfigError` for an altered file."""
+        """Return the reference of a model directory, or `None` where it has none.
+
+        Raises:
+            ConfigError: The file is missing, altered, or of another version.
+        """
         stated = description.get("reference")
         if stated is None:
             return None
@@ -76,7 +83,7 @@ class Reference:
         )
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write the arrays into a model directory and return the values for `reference` of `model.json`."""
+        """Write the arrays into a model directory and return the JSON values of `reference` in `model.json`."""
         path = directory / REFERENCE_FILE
         write_bytes(path, save_arrays({name: np.ascontiguousarray(self.arrays[name], np.float32) for name in _ARRAYS}))
         return {
@@ -87,21 +94,21 @@ class Reference:
         }
 
     def decile(self, score: float) -> int:
-        """Return in which tenth of the validation scores a malignancy score (0..1) falls, 1 (least) to 10."""
+        """Return the tenth of the validation scores that contains a malignancy score (0..1): 1 (lowest) to 10."""
         return int(np.searchsorted(self.malignancy_deciles, score, side="right")) + 1
 
     def strangeness(self, features: Floats) -> float:
-        """Return how unlike the training films a film's features (channels,) are; up to the limit is usual."""
+        """Return the distance of an image's features, (channels,), from the training images."""
         return float(strangeness_of(features[None], self.arrays)[0])
 
 
 def some(items: Sequence[T]) -> Sequence[T]:
-    """Return at most `MOST_FILMS` of the items, evenly picked."""
+    """Return at most `MOST_FILMS` of the items, evenly spaced."""
     return items[:: -(-len(items) // MOST_FILMS)] if len(items) > MOST_FILMS else items
 
 
 def entropy(probabilities: Floats) -> Floats:
-    """Return the entropy of each row of probabilities, (films, classes), in nats."""
+    """Return the entropy, (images,) in nats, of probabilities, (images, classes)."""
     logarithms = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     found: Floats = -(probabilities * logarithms).sum(axis=1)
     return found
@@ -110,10 +117,15 @@ def entropy(probabilities: Floats) -> Floats:
 def fit_reference(
     trained_on: Floats, validation: Floats, probabilities: Floats, *, malignant: int, folds: Integers | None = None
 ) -> Reference:
-    """Return what is usual, from features of training originals and of validation, (films, channels).
+    """Fit the reference data.
 
-    `probabilities`, (films, classes), are the calibrated ones of the validation films. `folds`, (films,), are those of
-    films that were held out in turn: then no film's distance is from a distribution that it was part of.
+    Args:
+        trained_on: Features of the training originals, (images, channels).
+        validation: Features of the validation images, (images, channels).
+        probabilities: Calibrated probabilities of the validation images, (images, classes).
+        malignant: Index of the malignant class.
+        folds: Fold of each validation image, (images,), with cross-validation. Each image's distance is then measured
+            from a distribution fitted on the other folds.
     """
     arrays = fit_distribution(trained_on)
     distances = strangeness_of(validation, arrays) if folds is None else _held_out(validation, folds)
@@ -133,7 +145,12 @@ def _held_out(features: Floats, folds: Integers) -> Floats:
 
 
 def fit_distribution(features: Floats) -> dict[str, Floats]:
-    """Return the arrays of the features' distribution, (films, channels)."""
+    """Fit the distribution of features, (images, channels), and return its arrays.
+
+    Returns:
+        {"mean": (channels,), "scale": (channels,), "axes": (axes, channels), "whitening": (axes, axes),
+        "residual": ()}.
+    """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     usual = float(np.median(deviation[deviation > 0])) if (deviation > 0).any() else 1.0
     scale = np.maximum(deviation, _LEAST_SPREAD * usual)
@@ -142,7 +159,7 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     axes = np.linalg.svd(scaled, full_matrices=False)[2][:count]
     inside = scaled @ axes.T
     left = scaled - inside @ axes
-    # The axes' own coordinates are few beside the films: their covariance is well known but for the shrinkage.
+    # There are few axes relative to the number of images, so their covariance needs little shrinkage.
     values, vectors = np.linalg.eigh(ledoit_wolf(inside))
     whitening = vectors / np.sqrt(np.maximum(values, _TINY) * count)
     arrays = {
@@ -152,12 +169,12 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
         "whitening": whitening,
         "residual": np.array(max(float(np.square(left).sum(axis=1).mean()), _TINY)),
     }
-    # As they will be read: the limit belongs to the rounded numbers.
+    # The file stores float32. The limit must be computed from the same rounded values.
     return {name: np.asarray(array, np.float32).astype(np.float64) for name, array in arrays.items()}
 
 
 def ledoit_wolf(rows: Floats) -> Floats:
-    """Return the covariance of centred rows, (films, axes), shrunk to a multiple of the identity."""
+    """Return the covariance, (axes, axes), of centred rows, (images, axes), shrunk to a multiple of the identity."""
     count, size = rows.shape
     sample = rows.T @ rows / count
     target = np.trace(sample) / size * np.eye(size)
@@ -169,7 +186,7 @@ def ledoit_wolf(rows: Floats) -> Floats:
 
 
 def strangeness_of(features: Floats, arrays: Mapping[str, Floats]) -> Floats:
-    """Return of each row of features, (films, channels), how far it lies from the distribution; about 1 is usual."""
+    """Return the distance, (images,), of features, (images, channels), from the distribution; about 1 is typical."""
     scaled = (features - arrays["mean"]) / arrays["scale"]
     inside = scaled @ arrays["axes"].T
     left = scaled - inside @ arrays["axes"]

@@ -1,1 +1,1 @@
-"""Networks: the registry, layers, pretrained weights, the model directory, class activation, export."""
+"""Networks: registry, layers, pretrained weights, model directory, Grad-CAM, export."""

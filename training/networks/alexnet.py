@@ -1,4 +1,4 @@
-"""AlexNet, whose classifier sees all places at once."""
+"""AlexNet (Krizhevsky 2014). Its classifier uses all places at once."""
 
 from torch import nn
 from torchvision.models import alexnet
@@ -8,7 +8,7 @@ from mammopipe.training.networks.network import BuildOptions, FilmNetwork
 
 
 def build(name: str, options: BuildOptions) -> FilmNetwork:
-    """Return Krizhevsky's network of 2014 as torchvision builds it; its adaptive pooling takes images of any size."""
+    """Return torchvision's AlexNet with the given dropout; its adaptive pooling accepts images of any size."""
     body = alexnet(weights=None)
     body.classifier[0], body.classifier[3] = Dropout(options.dropout), Dropout(options.dropout)
     body.classifier[6] = nn.Linear(4096, options.classes)

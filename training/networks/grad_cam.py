@@ -1,4 +1,4 @@
-"""Where in a film a class was seen: Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
+"""Grad-CAM heatmaps of a class (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
 
 import numpy as np
 import torch
@@ -10,27 +10,44 @@ from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.network import FilmNetwork
 
 _AGREE = 1e-3
-"""How far two maps in 0..1 may be apart anywhere and still be the same."""
+"""Maximum difference, at any pixel, of two maps in 0..1 that count as the same."""
 
 
 def heatmap(model: LoadedModel, image: Tensor, class_index: int) -> NDArray[np.float32]:
-    """Return the class activation map of one film, (1, H, W) in [0, 1], as float32 (H, W) in [0, 1].
+    """Return the heatmap of one image as the endpoint shows it: 0 outside of the tissue.
 
-    As an endpoint shows it: 0 outside of the tissue.
+    Args:
+        model: The model.
+        image: (1, H, W), in [0, 1].
+        class_index: Index of the class.
+
+    Returns:
+        (H, W) float32, in [0, 1].
     """
     return within_tissue(grad_cam(model.network, image[None], class_index), image[0].numpy())
 
 
 def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[np.float32]:
-    """Return the class activation map of one film, (1, 1, H, W) in [0, 1], as float32 (H, W) in [0, 1].
+    """Return the Grad-CAM of one image.
 
-    The channels of `network.cam_layer`, each weighted by the mean gradient of the class's logit; what speaks against
-    the class is left out, and the strongest place is 1. All zeros where nothing speaks for the class. The network,
-    which must be in evaluation mode, is left as it was.
+    The channels of `network.cam_layer` are weighted by the mean gradient of the class's logit. Evidence against the
+    class is set to 0. The network stays unchanged.
+
+    Args:
+        network: The network, in evaluation mode.
+        images: One image, (1, 1, H, W), in [0, 1].
+        class_index: Index of the class.
+
+    Returns:
+        (H, W) float32, in [0, 1]. The strongest place is 1; all is 0 where there is no evidence for the class.
+
+    Raises:
+        ValueError: There is not exactly one image.
     """
     if images.ndim != 4 or images.shape[0] != 1:
         raise ValueError(f"images must be one film, (1, 1, H, W), not {tuple(images.shape)}")
-    from captum.attr import LayerGradCam  # a second of import that training does not need
+    # Imported here because it takes a second and training does not need it.
+    from captum.attr import LayerGradCam
 
     attribution = LayerGradCam(network, network.cam_layer)
     with torch.enable_grad():
@@ -39,10 +56,10 @@ def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[
 
 
 class WithMaps(nn.Module):
-    """A network that returns, beside its logits, the maps of its `cam_layer`."""
+    """Wraps a network to return its logits and the feature maps of its `cam_layer`."""
 
     def __init__(self, network: FilmNetwork) -> None:
-        """Take the network, which keeps a hook until `close`."""
+        """Wrap the network; it has a forward hook until `close`."""
         super().__init__()
         self.network = network
         self._maps: Tensor | None = None
@@ -52,23 +69,30 @@ class WithMaps(nn.Module):
         self._maps = output
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (N, classes) and maps (N, channels, h, w) of films (N, 1, H, W)."""
+        """Return logits (N, classes) and feature maps (N, channels, h, w) of images (N, 1, H, W)."""
         logits = self.network(images)
         maps, self._maps = self._maps, None
         assert maps is not None
         return logits, maps
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Remove the hook from the network."""
         self._hook.remove()
 
 
 def head_weights(network: FilmNetwork, image: Tensor) -> NDArray[np.float32] | None:
-    """Return the classifier's weights, (classes, channels), if maps weighted by them are the Grad-CAM; else `None`.
+    """Return the classifier's weights if feature maps weighted by them equal the Grad-CAM.
 
-    They are behind global average pooling, where the gradient of a logit by a channel's mean is the classifier's
-    weight, and max pooling before it only moves gradients about within a channel (Zhou et al. 2016,
-    https://arxiv.org/abs/1512.04150). Whether that holds of a network is seen on a film, (1, 1, H, W) in [0, 1].
+    They are equal after global average pooling: the gradient of a logit with respect to a channel's mean is the
+    classifier's weight, and max pooling before only redistributes gradients within a channel (Zhou et al. 2016,
+    https://arxiv.org/abs/1512.04150). This function checks on one image whether that holds for the network.
+
+    Args:
+        network: The network, in evaluation mode.
+        image: (1, 1, H, W), in [0, 1].
+
+    Returns:
+        (classes, channels) float32, or `None` if the maps differ.
     """
     layers = [module for module in network.head.modules() if isinstance(module, nn.Linear)]
     if len(layers) != 1:

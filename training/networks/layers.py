@@ -1,8 +1,9 @@
-"""Layers whose result does not depend on how many processes share a batch, and the layer that networks start with.
+"""Layers whose result does not depend on the number of processes that share a batch, and input normalisation.
 
-A batch is cut into equal slices, one a process. Dropout masks are drawn for the whole batch and each process takes its
-rows; batch statistics are summed over the processes. So two processes train as one does but for rounding: in float64 to
-ten digits; in float32 a rounded value may tip a ReLU or the choice of a maximum, which moves a gradient by some 0.5 %.
+A batch is divided into equal slices, one per process. Dropout masks are drawn for the whole batch, and each process
+uses its rows; batch statistics are summed over the processes. Results with one and with two processes therefore differ
+only by rounding. In float64 they agree to ten digits. In float32 a rounding error can change the sign at a ReLU or the
+choice of a maximum, which changes a gradient by some 0.5 %.
 """
 
 from collections.abc import Sequence
@@ -19,24 +20,39 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def world() -> tuple[int, int]:
-    """Return this process's rank and the number of processes; (0, 1) where there is no process group."""
+    """Return this process's rank and the number of processes; (0, 1) without a process group."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 class Normalise(nn.Module):
-    """Films in [0, 1], (N, 1, H, W) or (N, 3, H, W), to the channels and the scale that a network was made for."""
+    """Normalises images in [0, 1] to the number of channels and the scale that a network expects."""
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
-        """Take the mean and standard deviation of each channel that the network wants."""
+        """Create the layer.
+
+        Args:
+            mean: Mean of each channel.
+            deviation: Standard deviation of each channel.
+        """
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("deviation", torch.tensor(deviation, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, channels, H, W) float32; raises `ValueError` for any other shape than the two above."""
+        """Return normalised images.
+
+        Args:
+            images: (N, 1, H, W) or (N, 3, H, W), in [0, 1].
+
+        Returns:
+            (N, channels, H, W) float32.
+
+        Raises:
+            ValueError: The images have another shape.
+        """
         if images.ndim != 4 or images.shape[1] not in (1, 3):
             raise ValueError(f"images must be (N, 1, H, W) or (N, 3, H, W), not {tuple(images.shape)}")
         channels = self.mean.shape[1]
@@ -46,7 +62,7 @@ class Normalise(nn.Module):
 
 
 def imagenet() -> Normalise:
-    """Return the normalisation of networks that were trained on ImageNet."""
+    """Return the normalisation of networks trained on ImageNet."""
     return Normalise(IMAGENET_MEAN, IMAGENET_DEVIATION)
 
 
@@ -54,7 +70,7 @@ class Dropout(nn.Dropout):
     """Dropout whose mask is drawn for the whole batch, so that it does not depend on the number of processes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input` with features dropped and the rest scaled up while training; unchanged otherwise."""
+        """In training, drop features and scale up the rest; otherwise return `input` unchanged."""
         if not self.training or self.p == 0:
             return input
         rank, size = world()
@@ -64,15 +80,20 @@ class Dropout(nn.Dropout):
 
 
 class SharedDropPath(nn.Module):
-    """Stochastic depth (https://arxiv.org/abs/1603.09382), drawn for the whole batch as `Dropout` is."""
+    """Stochastic depth (https://arxiv.org/abs/1603.09382), drawn for the whole batch like `Dropout`."""
 
     def __init__(self, p: float, *, scale: bool = True) -> None:
-        """Take the probability that a block is skipped, and whether the others are scaled up for it."""
+        """Create the layer.
+
+        Args:
+            p: Probability that a block is skipped.
+            scale: Whether blocks that are not skipped are scaled up in compensation.
+        """
         super().__init__()
         self.p, self.scale = p, scale
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return `input` with some images' rows set to 0 while training; unchanged otherwise."""
+        """In training, set the rows of some images to 0; otherwise return `input` unchanged."""
         if not self.training or self.p == 0:
             return input
         rank, size = world()
@@ -83,10 +104,10 @@ class SharedDropPath(nn.Module):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over the batch of all processes: `nn.SyncBatchNorm` for CPUs, which it does not serve."""
+    """Batch normalisation over the batch of all processes, for CPUs, which `nn.SyncBatchNorm` does not support."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input; while training, with the mean and variance of all processes' slices."""
+        """Return the normalised input; in training, with the mean and variance over the slices of all processes."""
         _, size = world()
         if not self.training or size == 1:
             return super().forward(input)
@@ -109,7 +130,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; each process's loss depends on it, so the gradient is their sum too."""
+    """The sum over all processes. Every process's loss depends on it, so its gradient is also summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -141,10 +162,13 @@ class SharedBatchNormAct(SharedBatchNorm):
 
 
 def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return the network with every batch normalisation made to count the batch of all processes.
+    """Make every batch normalisation of the network use the batch of all processes.
+
+    Returns:
+        The network, changed in place where that is possible.
 
     Raises:
-        ConfigError: The network has a kind of batch normalisation that is not known here.
+        ConfigError: The network has an unsupported kind of batch normalisation.
     """
     if world()[1] == 1:
         return network
@@ -154,7 +178,7 @@ def share_batch_statistics(network: nn.Module, device: torch.device) -> nn.Modul
     for module in network.modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm) or isinstance(module, SharedBatchNorm):
             continue
-        # Same parameters, buffers and state-dict keys: only `forward` differs.
+        # Parameters, buffers and state-dict keys are the same; only `forward` differs.
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm
         elif type(module).__name__ == "BatchNormAct2d":

@@ -1,4 +1,4 @@
-"""The model directory, `weights.safetensors` and `model.json`, which is all that serving needs; also as a tar.gz."""
+"""Reads and writes the model directory (`weights.safetensors` and `model.json`), which is all that serving needs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model as it was trained, ready to answer."""
+    """A trained model, ready for prediction."""
 
     network: FilmNetwork
-    """In evaluation mode, float32, without gradients."""
+    """The network in evaluation mode, float32, without gradients."""
     description: Mapping[str, Any]
-    """`model.json`."""
+    """The content of `model.json`."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -69,16 +69,26 @@ class LoadedModel:
 
     @property
     def preprocess(self) -> PreprocessConfig:
-        """What turns a mammogram into this model's input."""
+        """The preprocessing from a mammogram to this model's input."""
         return PreprocessConfig.from_json(self.description["preprocess"])
 
     @property
     def calibration(self) -> Calibration:
-        """What turns the logits into probabilities."""
+        """The calibration from logits to probabilities."""
         return Calibration.of(self.description)
 
     def predict_logits(self, images: Tensor) -> Tensor:
-        """Return (N, classes) float32 logits of (N, 1, H, W) float32 images in [0, 1]; `ValueError` for other sizes."""
+        """Return logits.
+
+        Args:
+            images: (N, 1, H, W) float32, in [0, 1], of `input_shape`.
+
+        Returns:
+            (N, classes) float32.
+
+        Raises:
+            ValueError: The images have another shape.
+        """
         height, width = self.input_shape
         if images.ndim != 4 or tuple(images.shape[2:]) != (height, width):
             raise ValueError(f"images must be (N, 1, {height}, {width}), not {tuple(images.shape)}")
@@ -87,16 +97,23 @@ class LoadedModel:
         return logits
 
     def predict_probabilities(self, images: Tensor) -> Tensor:
-        """Return (N, classes) float32 calibrated probabilities, whose rows sum to 1; input as for `predict_logits`."""
+        """Return calibrated probabilities, (N, classes) float32; rows sum to 1. Input as for `predict_logits`."""
         probabilities = self.calibration.probabilities(self.predict_logits(images).numpy().astype(np.float64))
         return torch.from_numpy(probabilities).float()
 
 
 def save(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write the model directory; `schema`, `weights_sha256` and `files` of `model.json` are set here.
+    """Write the model directory.
 
-    The weights come first and `model.json`, which vouches for them, last. Raises `ConfigError` for a description that
-    `load` would refuse.
+    `model.json` is written last because it holds the digests of the other files.
+
+    Args:
+        directory: The model directory.
+        model: The network.
+        description: `model.json`; `schema`, `weights_sha256` and `files` are set here.
+
+    Raises:
+        ConfigError: `load` would reject the description.
     """
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     check_description(_with_digests(description, "0" * 64), directory / DESCRIPTION_FILE)
@@ -109,7 +126,11 @@ def _with_digests(description: Mapping[str, Any], digest: str) -> dict[str, Any]
 
 
 def load(directory: Path) -> LoadedModel:
-    """Return the model in a directory; raises `ConfigError` where a file is missing, damaged, or of another schema."""
+    """Load the model of a directory.
+
+    Raises:
+        ConfigError: A file is missing, damaged, or of another schema.
+    """
     description = read_description(directory)
     verify_files(directory, description)
     network = _build(description)
@@ -125,7 +146,8 @@ def load(directory: Path) -> LoadedModel:
 
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
     architecture = find_architecture(description["architecture"])
-    # Without memory and without initial values: both come from the file. timm keeps tables that no file holds.
+    # On "meta", no memory is allocated or initialised, since both come from the file. timm's networks have tables that
+    # are not in the file, so they need real memory.
     with torch.device("cpu" if architecture.of_timm else "meta"):
         return build_model(
             architecture.name,

@@ -1,4 +1,4 @@
-"""The small network of the published flow, trained from scratch."""
+"""The small network of the published pipeline, trained from scratch."""
 
 from torch import nn
 
@@ -9,7 +9,10 @@ _WIDTHS = (32, 64, 128, 256)
 
 
 def build(name: str, options: BuildOptions) -> FilmNetwork:
-    """Return four blocks of two convolutions with batch normalisation, then global average pooling; 1.2 M weights."""
+    """Return the network: four blocks of two convolutions with batch normalisation, then global average pooling.
+
+    It has 1.2 million weights.
+    """
     blocks: list[nn.Module] = [_convolution(1, _WIDTHS[0], kernel=5, stride=2)]
     for before, width in zip((_WIDTHS[0], *_WIDTHS), _WIDTHS, strict=False):
         blocks.append(nn.Sequential(_convolution(before, width), _convolution(width, width), nn.MaxPool2d(2)))

@@ -1,6 +1,6 @@
-"""One frame around every network: normalisation, feature maps, pooling, classifier.
+"""The common structure of all networks: normalisation, feature maps, pooling, classifier.
 
-Input of all: float32 (N, 1, H, W) or (N, 3, H, W) in [0, 1], any H and W from 64. Output: (N, classes) logits.
+Input: (N, 1, H, W) or (N, 3, H, W) float32 in [0, 1], with any H and W of at least 64. Output: (N, classes) logits.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from mammopipe.training.networks.pooling import mean, peaks, place_logits, pool_
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What shapes a network beside its name."""
+    """Options of a network."""
 
     classes: int
     dropout: float = 0.0
     """Probability that a feature is dropped before the classifier."""
     drop_path: float = 0.0
-    """Probability that the last block is skipped while training (stochastic depth)."""
+    """Probability that the last block is skipped in training (stochastic depth)."""
     stride: int = 32
-    """Pixels from place to place of the feature maps."""
+    """Stride of the feature maps, in pixels."""
 
 
 State = dict[str, Tensor]
 
 
 class FilmNetwork(nn.Module):
-    """A classifier of images: normalisation, then `body`, some part of which is the classifier, the `head`."""
+    """A classifier of images: normalisation, then `body`, which contains the classifier, `head`."""
 
     def __init__(
         self,
@@ -43,10 +43,17 @@ class FilmNetwork(nn.Module):
         pool: str | None = None,
         convert: Callable[[State], State] | None = None,
     ) -> None:
-        """Take the network and the paths, inside `body`, of its classifier and of its last layer with feature maps.
+        """Create the network.
 
-        `pool` is the child of `body` that pools the maps; before it the children compute in their order. `None`: the
-        classifier needs all places at once. `convert` gives a published state dict the names that `body` has.
+        Args:
+            name: Name of the network.
+            body: The network after normalisation.
+            head: Path of the classifier within `body`.
+            cam_layer: Path, within `body`, of the last layer with feature maps.
+            normalise: Normalisation of the images.
+            pool: Child of `body` that pools the feature maps; the children before it compute in order. `None` if the
+                classifier needs all places at once.
+            convert: Renames the keys of a published state dict to those of `body`.
         """
         super().__init__()
         self.normalise = normalise
@@ -57,16 +64,20 @@ class FilmNetwork(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The classifier: what is new, and trains first, when the rest is pretrained."""
+        """The classifier; with a pretrained body, only it is new, and it trains first."""
         return self.body.get_submodule(self.head_path)
 
     @property
     def cam_layer(self) -> nn.Module:
-        """The layer whose output, (N, channels, h, w), class activation maps are made of."""
+        """The layer whose output, (N, channels, h, w), class activation maps use."""
         return self.body.get_submodule(self.cam_path)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, classes) logits."""
+        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W).
+
+        Raises:
+            ValueError: The images are too small or have another shape.
+        """
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: each side must be at least {SMALLEST_SIDE}")
         if self.pooling is not Pooling.MEAN:
@@ -75,7 +86,7 @@ class FilmNetwork(nn.Module):
         return logits
 
     def maps(self, images: Tensor) -> Tensor:
-        """Return the last feature maps, (N, channels, h, w), which the classifier judges."""
+        """Return the last feature maps, (N, channels, h, w), which are the input of pooling and classifier."""
         maps: Tensor = self.normalise(images)
         for name, layer in self.body.named_children():
             if name == self.pool_name:
@@ -84,28 +95,28 @@ class FilmNetwork(nn.Module):
         return maps
 
     def places(self, images: Tensor) -> Tensor:
-        """Return the logits of every place, (N, classes, h, w): what the classifier says of the maps there alone."""
+        """Return the logits of each place, (N, classes, h, w): the classifier applied to that place's maps alone."""
         return place_logits(self.head, self.maps(images))
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Return the (N, classes) logits of feature maps, (N, channels, h, w)."""
+        """Return image logits, (N, classes), from feature maps, (N, channels, h, w)."""
         if self.pooling.of_maps:
             logits: Tensor = self.head(pool_maps(maps, self.pooling))
             return logits
         return self.pool(place_logits(self.head, maps))
 
     def classify_with_places(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of feature maps, (N, classes), and those of their places, (N, classes, h, w)."""
+        """Return image logits, (N, classes), and the logits of the places, (N, classes, h, w), from feature maps."""
         places = place_logits(self.head, maps)
         return (self.classify(maps) if self.pooling.of_maps else self.pool(places)), places
 
     def pool(self, places: Tensor) -> Tensor:
-        """Return the logits of images, (N, classes), from those of their places, (N, classes, h, w)."""
+        """Return image logits, (N, classes), from the logits of the places, (N, classes, h, w)."""
         if self.pooling is Pooling.TOP:
             return top(places, self.top_places)
         return peaks(places) if self.pooling is Pooling.PEAKS else mean(places)
 
 
 def classifier(features: int, options: BuildOptions) -> nn.Sequential:
-    """Return a classifier of pooled features, (N, features) to (N, classes), with dropout before it."""
+    """Return dropout followed by a linear classifier, from (N, features) to (N, classes)."""
     return nn.Sequential(Dropout(options.dropout), nn.Linear(features, options.classes))

@@ -1,7 +1,7 @@
-"""The chosen network as OpenVINO runs it: converted, compared with torch on the validation films, shipped if it agrees.
+"""Exports the selected network to OpenVINO, compares it with torch on validation, and ships it if both agree.
 
-A film whose score is a close call (`mammopipe.training.model.near_threshold`) is computed again in float32 where the
-model is served, so here, too: what is compared are the decisions that will be given.
+If a score is too close to a threshold (`mammopipe.training.model.near_threshold`), the server computes the image again
+in float32. The comparison does the same, so it compares the decisions that the server will make.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,30 +26,30 @@ from mammopipe.training.networks.model_directory import LoadedModel
 
 Film = NDArray[np.float32]
 ReadFilms = Callable[[Sequence[int]], Iterable[Film]]
-"""Yields the validation films at these places, (H, W) in [0, 1]: they need not be in memory together."""
+"""Yields the validation images at these positions, (H, W) in [0, 1], one at a time to save memory."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What became of the export."""
+    """The result of the export."""
 
     engine: str
     shipped: bool
     """Whether the files are in the model directory."""
     reason: str
-    """One sentence."""
+    """Why the engine was or was not shipped, in one sentence."""
     precision: str
     """Number format of an ordinary forward pass."""
     images: int
-    """Validation films that were compared."""
+    """Number of validation images compared."""
     largest_difference: float
-    """Of any calibrated probability from that of torch in float32."""
+    """Largest difference of a calibrated probability from torch in float32."""
     close_calls: int
-    """Films that are computed again in float32."""
+    """Number of images computed again in float32."""
     other_decisions: int
-    """Films that are decided otherwise at any threshold; more than 0 is not shipped."""
+    """Number of images with a different decision at any threshold. If it is above 0, the engine is not shipped."""
     activation_map: str | None
-    """How the engine makes class activation maps; `None`: torch makes them."""
+    """How the engine computes class activation maps; `None` if torch computes them."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values for `evaluation.json`."""
@@ -75,10 +75,14 @@ class Export:
 def export_network(
     model: LoadedModel, directory: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats
 ) -> Export:
-    """Write the network's files into the model directory if they hold, and return what became of them.
+    """Export the network into the model directory; the files stay there only if the export agrees with torch.
 
-    `description` is the `model.json` to be, with temperature and thresholds; `read` gives the validation films, and
-    `logits`, (films, classes), are torch's in float32.
+    Args:
+        model: The model.
+        directory: Its model directory.
+        description: The future `model.json`, with calibration and thresholds.
+        read: Yields validation images.
+        logits: Logits of the validation images by torch in float32, (images, classes).
     """
     first = next(iter(read([0])))
     write_network(model, directory / NETWORK_FILES[0])
@@ -97,7 +101,7 @@ def export_network(
 def _fastest_that_holds(
     network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *, activation_map: str | None
 ) -> Export:
-    """Return the outcome in the processor's fastest format or, where that does not hold, in float32."""
+    """Return the result in the processor's fastest format, or in float32 if the fastest format does not agree."""
     quick = compare(network, description, read, logits, precision=fastest_precision(), activation_map=activation_map)
     if quick.shipped or quick.precision == Precision.FLOAT32:
         return quick
@@ -106,9 +110,9 @@ def _fastest_that_holds(
 
 
 def write_network(model: LoadedModel, target: Path) -> None:
-    """Write the network for one film at a time as `target`, with its float32 weights beside it as `.bin`.
+    """Write the network, for one image at a time, to `target`, and its float32 weights beside it as `.bin`.
 
-    The weights stay whole: rounded to 16 bits they could not decide a close call as float32 does.
+    The weights are not compressed to 16 bits, because the server also needs exact results in float32.
     """
     openvino = load_openvino()
     height, width = model.input_shape
@@ -121,7 +125,7 @@ def write_network(model: LoadedModel, target: Path) -> None:
     converted.reshape([1, 1, height, width])
     for output, name in zip(converted.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
-    # Their own names count what the process converted before: the same network would be another file.
+    # Default names contain counters of the process, so the same network would give a different file.
     converted.set_friendly_name("network")
     for index, operation in enumerate(converted.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{index}")
@@ -137,7 +141,16 @@ def compare(
     precision: Precision,
     activation_map: str | None,
 ) -> Export:
-    """Return how a network file's answers differ from torch's `logits`, (films, classes) in float32."""
+    """Compare the outputs of a network file with torch.
+
+    Args:
+        network: File of the network (`write_network`).
+        description: The future `model.json`, with calibration and thresholds.
+        read: Yields validation images.
+        logits: Logits of the validation images by torch in float32, (images, classes).
+        precision: Number format to compare.
+        activation_map: How the engine computes class activation maps, for the result.
+    """
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
     fast = _run(quick, read(range(len(logits))))

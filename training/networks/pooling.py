@@ -1,4 +1,4 @@
-"""From many places to one answer: pooling of the logits of places, and of feature maps."""
+"""Pooling of the logits of places, and of feature maps."""
 
 import math
 
@@ -13,20 +13,20 @@ _LEAST = 1e-6
 
 
 def place_logits(head: nn.Module, maps: Tensor) -> Tensor:
-    """Return what a classifier says of every place of maps, (N, channels, h, w), as (N, classes, h, w)."""
+    """Return the classifier's logits of each place, (N, classes, h, w), from feature maps, (N, channels, h, w)."""
     logits: Tensor = head(maps.permute(0, 2, 3, 1))
     return logits.permute(0, 3, 1, 2)
 
 
 def mean(places: Tensor) -> Tensor:
-    """Return the mean of the logits of places, (N, classes, h, w), as (N, classes)."""
+    """Return image logits, (N, classes): the mean of the logits of places, (N, classes, h, w)."""
     return places.mean(dim=(2, 3))
 
 
 def peaks(places: Tensor) -> Tensor:
-    """Return image logits, (N, classes), of the logits of places, (N, classes, h, w), as `Pooling.PEAKS` says.
+    """Return image logits, (N, classes), from the logits of places, (N, classes, h, w), by `Pooling.PEAKS`.
 
-    Source: Pinheiro and Collobert 2015 (https://arxiv.org/abs/1411.6228). The first class is that without a lesion.
+    The first class is the one without a lesion. Source: Pinheiro and Collobert 2015 (https://arxiv.org/abs/1411.6228).
     """
     count = places.shape[2] * places.shape[3]
     strongest = torch.logsumexp(places[:, 1:].flatten(2), dim=2) - math.log(count)
@@ -34,9 +34,9 @@ def peaks(places: Tensor) -> Tensor:
 
 
 def top(places: Tensor, count: int) -> Tensor:
-    """Return image logits, (N, classes), of the logits of places, (N, classes, h, w), as `Pooling.TOP` says.
+    """Return image logits, (N, classes), from the logits of places, (N, classes, h, w), by `Pooling.TOP`.
 
-    Of an image of fewer than `count` places all count. The first class is that without a lesion.
+    The first class is the one without a lesion. If an image has fewer than `count` places, all of them count.
     """
     flat = places.flatten(2)
     strongest = flat[:, 1:].topk(min(count, flat.shape[2]), dim=2).values.mean(dim=2)
@@ -44,9 +44,9 @@ def top(places: Tensor, count: int) -> Tensor:
 
 
 def pool_maps(maps: Tensor, pooling: Pooling) -> Tensor:
-    """Return the features, (N, channels), of maps, (N, channels, h, w), by a pooling of maps."""
+    """Return features, (N, channels), from feature maps, (N, channels, h, w), by `Pooling.MAX` or `Pooling.GEM`."""
     if pooling is Pooling.MAX:
         return maps.amax(dim=(2, 3))
-    # In float32: the third power of a 16-bit number soon leaves its range.
+    # In float32, because the third power easily exceeds the range of a 16-bit number.
     powers = maps.float().clamp(min=_LEAST).pow(GEM_POWER)
     return powers.mean(dim=(2, 3)).pow(1 / GEM_POWER).to(maps.dtype)

@@ -1,4 +1,4 @@
-"""The number format of the forward pass, chosen for a network on a machine by timing a few steps of each."""
+"""Chooses the number format of the forward pass for a network on a machine by timing a few steps of each."""
 
 import time
 from contextlib import AbstractContextManager
@@ -10,9 +10,9 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Precision
 
 FILMS, ROUNDS = 8, 2
-"""Films a timed step (fewer would time the weights rather than the films), and steps in each format."""
+"""Images per timed step, and steps in each format. With fewer images, the weights would dominate the time."""
 WORTH_IT = 1.1
-"""How many times faster 16 bits must be to be chosen: less would be decided by chance."""
+"""Minimum speed-up with which 16 bits are chosen. A smaller one could be due to chance."""
 
 _TYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT16: torch.float16}
 
@@ -25,7 +25,13 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def choose_precision(
     wanted: Precision, network: nn.Module, *, shape: tuple[int, int], device: torch.device
 ) -> Precision:
-    """Return `wanted`, or for `auto` the faster format for films of this shape (H, W); the network stays as it was."""
+    """Return `wanted`; for `auto`, return the faster format for images of this shape (H, W).
+
+    The network stays unchanged.
+
+    Raises:
+        ConfigError: float16 is wanted without a GPU.
+    """
     if wanted is Precision.FLOAT16 and device.type != "cuda":
         raise ConfigError(f"hyperparameter precision={wanted} needs a GPU; use bfloat16 or float32 on a CPU")
     if wanted is not Precision.AUTO:
@@ -34,7 +40,7 @@ def choose_precision(
         return Precision.BFLOAT16 if torch.cuda.is_bf16_supported() else Precision.FLOAT16
     state = {name: value.clone() for name, value in network.state_dict().items()}
     threads = torch.get_num_threads()
-    # One thread and its processor time: what else the machine does should not decide what a run computes.
+    # Measure the processor time of one thread, so that the machine's other load does not change the choice.
     torch.set_num_threads(1)
     try:
         seconds = _measure(network.train(), torch.zeros(FILMS, 1, *shape).to(memory_format=torch.channels_last))
@@ -47,7 +53,7 @@ def choose_precision(
 
 
 def _measure(network: nn.Module, images: torch.Tensor) -> dict[Precision, float]:
-    """Return the shortest seconds of a step in each format, which took turns."""
+    """Return the shortest time of a step in each format, in seconds; the formats alternate."""
     seconds = {precision: float("inf") for precision in (Precision.FLOAT32, Precision.BFLOAT16)}
     with torch.random.fork_rng(devices=[]):
         for _ in range(ROUNDS):

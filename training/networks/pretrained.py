@@ -1,4 +1,4 @@
-"""Pretrained weights as they were staged: found in their channel, checked against their sums, loaded strictly."""
+"""Finds pretrained weights in their channel, checks them against their SHA-256 sums, and loads them strictly."""
 
 import pickle
 import re
@@ -17,7 +17,7 @@ from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_
 from mammopipe.training.networks.network import FilmNetwork
 
 _OPTIONAL = ".num_batches_tracked"
-"""A counter that torchvision's older files lack; it has no part in what a network computes."""
+"""A counter that older files of torchvision lack; it does not affect what a network computes."""
 
 
 _UNREADABLE = (
@@ -30,13 +30,13 @@ _UNREADABLE = (
     AttributeError,
     pickle.UnpicklingError,
 )
-"""What torch's restricted unpickler raises on bytes that are no state dict."""
+"""Exceptions that torch's restricted unpickler raises for files that are not a state dict."""
 
 
 _WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.", "body.", "trunk.", "_orig_mod.")
-"""What other programs put before the names of a network: DataParallel, Lightning, torch.compile, and our own frame."""
+"""Prefixes that other programs (DataParallel, Lightning, torch.compile) and this project put before parameter names."""
 _NESTED = ("state_dict", "model_state_dict", "model", "network")
-"""Keys under which a checkpoint holds its state dict."""
+"""Keys under which a checkpoint may hold its state dict."""
 
 
 State = dict[str, Tensor]
@@ -50,20 +50,27 @@ class StagedWeights:
     sha256: str
 
     def to_json(self) -> dict[str, str]:
-        """Return what `model.json` says of the file."""
+        """Return the JSON values for `model.json`."""
         return {"file": self.path.name, "sha256": self.sha256}
 
 
 def find_weights(folder: Path, name: str) -> StagedWeights | None:
-    """Return the file of a network's weights in `folder`; `None` where the folder has no weights of this network.
+    """Find the file of a network's weights.
 
-    The file's name begins with the network's (`mammopipe.training.model.architecture.fits_weights`). Its SHA-256 must
-    be the one that `SHA256SUMS` or `<file>.sha256` beside it states, and must begin with the digits that torchvision
-    puts in its file names (`resnet50-0676ba61.pth`).
+    The file name begins with the network's name (`mammopipe.training.model.architecture.fits_weights`). The file's
+    SHA-256 must match `SHA256SUMS` or `<file>.sha256` beside it, if they exist, and must begin with the digits that
+    torchvision puts in its file names (`resnet50-0676ba61.pth`).
+
+    Args:
+        folder: Folder of the weights.
+        name: Name of the network.
+
+    Returns:
+        The file, or `None` if the folder has no weights of this network.
 
     Raises:
-        ConfigError: The SHA-256 is another one, several files fit, or a file fits no network at all: its name is wrong,
-            and training would start from scratch instead.
+        ConfigError: The SHA-256 does not match, several files fit, or a file fits no known network. In the last case
+            the file name is probably wrong, and training would silently start from scratch.
     """
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     strangers = [path.name for path in files if path.suffix in SUFFIXES and not _fits_any(path.name)]
@@ -101,10 +108,10 @@ def _stated_sums(path: Path) -> list[str]:
 
 
 def read_weights(path: Path) -> State:
-    """Return the state dict in a torch or safetensors file, also inside of a checkpoint; nothing in it is executed.
+    """Read the state dict of a torch or safetensors file, or of a checkpoint; nothing in the file is executed.
 
     Raises:
-        ConfigError: The file cannot be read, or holds no state dict.
+        ConfigError: The file cannot be read, or contains no state dict.
     """
     try:
         safe = path.suffix == ".safetensors"
@@ -125,8 +132,8 @@ def read_weights(path: Path) -> State:
 def unwrapped(state: State, wanted: Collection[str]) -> State:
     """Return a state dict without the prefixes that other programs put before the `wanted` names.
 
-    A prefix goes where more wanted names appear without it, or where all names have it and none is wanted. What did not
-    have it then belongs to the wrapper, such as the weights of a loss.
+    A prefix is removed if more wanted names appear without it, or if all names have it and none is wanted. Names
+    without the prefix are dropped, because they belong to the wrapper, such as the weights of a loss.
     """
     wanted = set(wanted)
     while True:
@@ -141,10 +148,15 @@ def unwrapped(state: State, wanted: Collection[str]) -> State:
 
 
 def load_body(network: FilmNetwork, state: State, *, where: Path) -> None:
-    """Load a published state dict into a network's body, all but its classifier.
+    """Load a published state dict into a network's body, except its classifier.
+
+    Args:
+        network: The network.
+        state: The state dict.
+        where: File name for error messages.
 
     Raises:
-        ConfigError: Names or shapes do not fit; the message has the first of them.
+        ConfigError: Names or shapes do not fit; the message states the first of them.
     """
     own, head = network.body.state_dict(), f"{network.head_path}."
     wanted = {key: value for key, value in own.items() if not key.startswith(head)}

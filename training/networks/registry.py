@@ -1,4 +1,4 @@
-"""Networks by name: `build_model` returns each of them in the one frame, `FilmNetwork`."""
+"""Builds networks by name; `build_model` returns each as a `FilmNetwork`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,7 +14,7 @@ from mammopipe.training.networks.network import BuildOptions, FilmNetwork
 from mammopipe.training.networks.pretrained import load_body, read_weights
 
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
-"""Our own networks; `build_model` knows those of timm, too."""
+"""This project's own networks; `build_model` also builds those of timm."""
 
 
 def build_model(
@@ -29,22 +29,22 @@ def build_model(
     top_places: int = 3,
     stride: int = 32,
 ) -> FilmNetwork:
-    """Return the network, initialised from `seed`, then from the file `weights` everywhere but in the classifier.
+    """Build a network, initialise it from `seed`, and load pretrained weights into all layers but the classifier.
 
     Args:
-        name: One of our own networks, or a name of timm.
-        classes: Their number, or their names in the order of the logits.
+        name: Name of one of this project's own networks, or of a network of timm.
+        classes: Number of classes, or their names in the order of the logits.
         weights: A file of pretrained weights (safetensors, or a state dict of torch).
         dropout: Probability that a feature is dropped before the classifier.
-        drop_path: Stochastic depth: probability that the last block is skipped; networks of timm only.
-        seed: Of the first weights.
+        drop_path: Stochastic depth: probability that the last block is skipped; only for networks of timm.
+        seed: Seed of the initial weights.
         pooling: How feature maps become logits.
-        top_places: Places that count, with `Pooling.TOP`.
-        stride: Pixels from place to place of the feature maps.
+        top_places: Number of places that count with `Pooling.TOP`.
+        stride: Stride of the feature maps, in pixels.
 
     Raises:
-        ConfigError: The name is unknown, there are fewer than two classes, the network lacks what is asked of it, or
-            the file does not fit it.
+        ConfigError: The name is unknown, there are fewer than two classes, the network does not support an option, or
+            the file does not fit the network.
     """
     count = classes if isinstance(classes, int) else len(classes)
     architecture = find_architecture(name)
@@ -59,7 +59,7 @@ def build_model(
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
         if not architecture.of_timm:
             network.apply(_initialise)
-        # A new classifier starts undecided: with large first weights it would pull the pretrained body apart.
+        # Small initial weights for the new classifier: with large ones, its gradients would damage a pretrained body.
         for module in network.head.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
@@ -75,7 +75,7 @@ def _build(architecture: Architecture, options: BuildOptions) -> FilmNetwork:
 
 
 def _initialise(module: nn.Module) -> None:
-    """He et al. 2015: without it AlexNet, which has no normalisation, hardly learns from scratch."""
+    """Initialise a layer by He et al. 2015; AlexNet, without normalisation, hardly learns from scratch otherwise."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(
             module.weight, mode="fan_out" if isinstance(module, nn.Conv2d) else "fan_in", nonlinearity="relu"

@@ -7,7 +7,7 @@ from mammopipe.training.networks.network import BuildOptions, FilmNetwork, class
 
 
 def build(name: str, options: BuildOptions) -> FilmNetwork:
-    """Return the network as torchvision builds it, with dropout before the classifier."""
+    """Return torchvision's ResNet-50 with dropout before the classifier."""
     body = resnet50(weights=None)
     body.fc = classifier(2048, options)
     return FilmNetwork(name, body, head="fc", cam_layer="layer4", normalise=imagenet(), pool="avgpool")

@@ -1,7 +1,7 @@
-"""Any network of timm that makes feature maps (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
+"""Networks of timm with feature maps (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
 
-timm builds the trunk without pooling and classifier. Whatever normalisation its own head has behind the pooling
-(ConvNeXt) then works on each place, before the pooling, so that the mean of the places' logits is the image's logit.
+timm builds the trunk without pooling and classifier. A normalisation that timm's head applies after the pooling
+(ConvNeXt) is applied here to each place, before the pooling. The image's logit is then the mean of the places' logits.
 """
 
 import inspect
@@ -22,15 +22,21 @@ from mammopipe.training.networks.network import BuildOptions, FilmNetwork, State
 from mammopipe.training.networks.pretrained import unwrapped
 
 _VARIANTS: tuple[Mapping[str, Any], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
-"""What is asked of timm, in this order, so that a network takes images of any size."""
+"""Options of timm, tried in this order, with which a network accepts images of any size."""
 _PROBE = (1, 3, 128, 96)
 
 
 class Trunk(nn.Module):
-    """A network of timm up to its last feature maps, or to those at a given stride."""
+    """A network of timm up to its last feature maps, or up to those at a given stride."""
 
     def __init__(self, name: str, network: nn.Module, stride: int) -> None:
-        """Take timm's network without pooling and classifier; layers beyond the stride are dropped."""
+        """Create the trunk.
+
+        Args:
+            name: Name of the network, for error messages.
+            network: timm's network without pooling and classifier.
+            stride: Stride of the feature maps, in pixels; later layers are removed.
+        """
         super().__init__()
         self.network = network
         self._taken: int | None = None
@@ -60,7 +66,7 @@ class Trunk(nn.Module):
 
 
 def build(name: str, options: BuildOptions) -> FilmNetwork:
-    """Return a network of timm in our frame; raises `ConfigError` for one that makes no feature maps."""
+    """Return a network of timm as a `FilmNetwork`; raises `ConfigError` for a network without feature maps."""
     trunk = _trunk(name, options)
     own: Any = trunk.network.pretrained_cfg
     body = nn.Sequential(
@@ -103,7 +109,7 @@ def _trunk(name: str, options: BuildOptions) -> Trunk:
 
 
 def _stage_at(name: str, network: nn.Module, stride: int) -> tuple[int, bool]:
-    """Return the last of a network's stages with this stride, and whether it is its last stage of all."""
+    """Return the index of the network's last stage with this stride, and whether it is the last stage overall."""
     stages = getattr(network, "feature_info", None)
     found = [index for index, stage in enumerate(stages or []) if stage["reduction"] == stride]
     if not found or not hasattr(network, "forward_intermediates"):
@@ -112,7 +118,7 @@ def _stage_at(name: str, network: nn.Module, stride: int) -> tuple[int, bool]:
 
 
 def _layout(name: str, shape: tuple[int, ...], stride: int) -> tuple[bool, int]:
-    """Return whether channels come last, and how many there are; `ConfigError` for an output that is no map."""
+    """Return whether channels come last, and their number; raises `ConfigError` if the output is not a feature map."""
     expected = tuple(-(-side // stride) for side in _PROBE[2:])
     if len(shape) == 4 and shape[2] >= 1 and shape[2:] != (1, 1):
         if shape[1:3] == expected and shape[2:] != expected:
@@ -125,7 +131,7 @@ def _layout(name: str, shape: tuple[int, ...], stride: int) -> tuple[bool, int]:
 
 
 def _share_randomness(trunk: nn.Module) -> None:
-    """Replace dropout and stochastic depth by ours, which do not depend on the number of processes."""
+    """Replace dropout and stochastic depth by layers that do not depend on the number of processes."""
     for module in list(trunk.modules()):
         for child_name, child in module.named_children():
             if isinstance(child, DropPath):
@@ -135,7 +141,7 @@ def _share_randomness(trunk: nn.Module) -> None:
 
 
 def _convert(name: str, trunk: Trunk, state: State) -> State:
-    """Return a published state dict under the names of our body, as timm itself converts old files."""
+    """Rename the keys of a published state dict to those of the body, with timm's own conversion of old files."""
     own = set(trunk.network.state_dict())
     state = unwrapped(state, own)
     convert = getattr(sys.modules[type(trunk.network).__module__], "checkpoint_filter_fn", None)
@@ -146,5 +152,5 @@ def _convert(name: str, trunk: Trunk, state: State) -> State:
             raise ConfigError(f"weights do not fit cnn={name}: timm cannot convert them: {error}") from None
     with torch.device("meta"):
         published = set(timm.create_model(name, pretrained=False).state_dict())
-    # Its classifier, and the layers beyond the stride, are not ours.
+    # Drop the published classifier and the layers beyond the stride, which the trunk does not have.
     return {f"trunk.network.{key}": value for key, value in state.items() if key in own or key not in published}

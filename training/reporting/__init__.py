@@ -1,1 +1,1 @@
-"""What people read of an evaluation: the report, the plots, the model cards, the reporting guidelines."""
+"""Documents of an evaluation for readers: report, plots, model cards, reporting guidelines."""

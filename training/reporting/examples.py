@@ -1,4 +1,4 @@
-"""The films that the report shows: picked by a rule, drawn with their annotated lesions and a class activation map."""
+"""Picks the example images of the report by a rule and draws them with annotated lesions and a heatmap."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
 
 PICTURE_HEIGHT = 480
-"""Rows that a taller film is reduced to in the report."""
+"""Maximum height of a picture in the report, in pixels; taller images are reduced."""
 
 _JPEG_QUALITY = 88
 
@@ -37,7 +37,7 @@ class Circle:
 
 @dataclass(frozen=True)
 class Picture:
-    """A film and its overlay as JPEG in base64, with the lesions to draw on both."""
+    """An image and its heatmap overlay as base64 JPEG, with the lesions to draw on both."""
 
     width: int
     height: int
@@ -49,9 +49,16 @@ class Picture:
 def pick_examples(
     chosen: Mapping[Split, Predictions], calibration: Calibration, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return, of each class in test and in validation, the film most surely called right and the one most surely wrong.
+    """Pick, for each class of test and validation, the correct and the wrong prediction with the highest confidence.
 
-    As {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated}}.
+    Args:
+        chosen: The selected model's predictions of each split.
+        calibration: Its calibration.
+        classes: Names of the classes.
+
+    Returns:
+        {"image_id", "split", "truth", "predicted", "correct", "probabilities": {class: calibrated probability}} for
+        each example.
     """
     examples = []
     for split in (Split.TEST, Split.VALIDATION):
@@ -86,7 +93,7 @@ def _example(
 
 
 MOST_MISSED_SHOWN = 12
-"""Missed cancers that are shown with pictures; all are listed."""
+"""Maximum number of missed cancers shown with a picture; the report lists all of them."""
 
 
 def missed_cancers(
@@ -96,9 +103,18 @@ def missed_cancers(
     records: Sequence[ImageRecord],
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return the malignant images whose probability of malignant is below the threshold, the lowest first.
+    """Return the malignant images with a malignancy score below the threshold: test first, then by rising score.
 
-    As `pick_examples`, with "finding", "density" and "lesion_mm", the diameter of the largest lesion.
+    Args:
+        chosen: The selected model's predictions of each split.
+        calibration: Its calibration.
+        threshold: Threshold on the malignancy score.
+        records: Manifest rows of the images.
+        classes: Names of the classes.
+
+    Returns:
+        The keys of `pick_examples` with "finding", "density" and "lesion_mm" (diameter of the largest lesion) for each
+        image.
     """
     by_id = {record.image_id: record for record in records}
     missed = []
@@ -117,7 +133,7 @@ def missed_cancers(
 
 
 def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, model: LoadedModel) -> dict[str, Picture]:
-    """Return the picture of each example by image id; the map is that of the predicted class."""
+    """Return the picture of each example by image id; the heatmap is that of the predicted class."""
     records = {record.image_id: record for record in data.records}
     return {
         example["image_id"]: _draw(records[example["image_id"]], data, model, model.classes.index(example["predicted"]))
@@ -142,7 +158,15 @@ def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: i
 
 
 def overlay(film: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Return the film (H, W) under the heat (H, W) in 0..1 as BGR (H, W, 3): the hotter, the less of the film shows."""
+    """Blend a heatmap over an image.
+
+    Args:
+        film: The image, (H, W).
+        heat: The heatmap, (H, W), in 0..1. Higher values cover more of the image.
+
+    Returns:
+        (H, W, 3) uint8 in BGR.
+    """
     colours = cv2.applyColorMap((heat * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO).astype(np.float32)
     cover = (0.65 * heat)[..., np.newaxis]
     mixed: npt.NDArray[np.uint8] = (film[..., np.newaxis] * (1 - cover) + colours * cover).round().astype(np.uint8)

@@ -1,8 +1,10 @@
-"""The model card: what the model is, of what, how good, for whom, and what it must not be used for.
+"""Writes the model card: what the model is, its training data, its performance, its intended use and its limits.
 
-Source: Mitchell et al. 2019, "Model Cards for Model Reporting" (https://arxiv.org/abs/1810.03993). Every figure is that
-of `evaluation.json`. Beside `model_card.md` lies `model_card.json`, in the schema of a SageMaker model package's card,
-and `registration.json`, which holds the same as one string: a pipeline can hand on strings only.
+Every number comes from `evaluation.json`. `model_card.md` is for readers. `model_card.json` has the schema of a
+SageMaker model package's card. `registration.json` holds the same card as one string, because a pipeline can pass only
+strings between steps.
+
+Source: Mitchell et al. 2019, "Model Cards for Model Reporting" (https://arxiv.org/abs/1810.03993).
 """
 
 import json
@@ -35,7 +37,7 @@ NOT_INTENDED = (
 
 
 def write_cards(evaluation: Mapping[str, Any], folder: Path) -> None:
-    """Write `model_card.md`, `model_card.json` and `registration.json` of an evaluation into a folder."""
+    """Write `model_card.md`, `model_card.json` and `registration.json` for an evaluation."""
     card = package_card(
         evaluation,
         data="; ".join(data_licences(evaluation)),
@@ -77,7 +79,7 @@ def render_card(evaluation: Mapping[str, Any]) -> str:
 
 
 def title(evaluation: Mapping[str, Any]) -> str:
-    """Return the card's heading, which names data and protocol."""
+    """Return the card's title, which names network, data and protocol."""
     kind = "Synthetic " if evaluation["synthetic"] else ""
     return (
         f"{evaluation['selected']['cnn']} on {kind}{evaluation['dataset'].upper()}, protocol {evaluation['protocol']}"
@@ -85,7 +87,7 @@ def title(evaluation: Mapping[str, Any]) -> str:
 
 
 def words(figure: Mapping[str, Any]) -> str:
-    """Return a figure with its interval, three decimals each, or why there is none."""
+    """Return a metric with its interval, three decimals each, or the reason why it is undefined."""
     if figure["value"] is None:
         return str(figure["reason"]).partition(":")[0]
     if figure["low"] is None:
@@ -94,14 +96,14 @@ def words(figure: Mapping[str, Any]) -> str:
 
 
 def data_licences(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return a sentence on each dataset, its licence and whom to cite; synthetic ones are no patient's."""
+    """Return a sentence for each dataset with its licence and citation, or one sentence that the data are synthetic."""
     if evaluation["synthetic"]:
         return [f"{evaluation['dataset'].upper()}: {SYNTHETIC}"]
     return [str(DATASETS[name].terms) for name in evaluation["dataset"].split("+")]
 
 
 def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a user must know before believing a figure, as it follows from the run."""
+    """Yield the limitations that follow from the run and that a user must know to interpret the metrics."""
     test, training = evaluation["selected"]["test"], evaluation["counts"]["train"]
     if evaluation["synthetic"]:
         yield "The films are synthetic: no figure says anything about mammograms."

@@ -1,7 +1,7 @@
 """The card of a model package in SageMaker's registry, as JSON in AWS's own schema, kept within its limits.
 
-Source: "Model package model card schema" (SageMaker Developer Guide, model-registry-details.html): no other keys than
-those, texts of at most so many characters, 100,000 for the whole.
+Source: "Model package model card schema" (SageMaker Developer Guide, model-registry-details.html). The schema allows
+only its own keys, limits the length of each text, and limits the whole to 100,000 characters.
 """
 
 import json
@@ -11,9 +11,9 @@ from typing import Any
 from mammopipe.processing.errors import ConfigError
 
 LARGEST = 100_000
-"""Characters of a card (`ModelCardContent`)."""
+"""Maximum characters of a card (`ModelCardContent`)."""
 _LONG, _SHORT, _VALUE = 2048, 1024, 63
-"""Characters of a text, of a detail or a note, and of a metric's text."""
+"""Maximum characters of a text, of a detail or note, and of a metric's text."""
 
 FIGURES = (
     "macro_auc",
@@ -30,7 +30,18 @@ _CREATOR = "mammopipe, an open pipeline for research on mammograms"
 def package_card(
     evaluation: Mapping[str, Any], *, data: str, intended: str, not_intended: str, limits: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the card of an evaluation; `ConfigError` where it would be longer than the registry takes."""
+    """Return the card of an evaluation.
+
+    Args:
+        evaluation: `evaluation.json`.
+        data: Description of the data and its licence.
+        intended: Intended use.
+        not_intended: Uses that are not intended.
+        limits: Limitations, one sentence each.
+
+    Raises:
+        ConfigError: The card is longer than the registry accepts.
+    """
     selected = evaluation["selected"]
     candidate = evaluation["candidates"][selected["cnn"]]
     card = {
@@ -119,7 +130,7 @@ def _evaluation(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 
 def _subgroups(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the malignant AUC of the subgroups of each attribute that has one."""
+    """Yield, for each attribute, the malignant AUC of its subgroups where it is defined."""
     for attribute, values in figures["subgroups"]["by"].items():
         members = {
             f"malignant AUC, {item['value']} (n={item['images']})": item["malignant_auc"]

@@ -1,4 +1,4 @@
-"""What the pages of every report share: the environment of their templates, and figures as they show them."""
+"""Shared parts of all report pages: the template environment and the format of numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment(*folders: Path) -> Environment:
-    """Return the environment of templates in these folders and in that of the reports, whose style sheet all share."""
+    """Return a template environment for these folders and for the reports' own folder with the shared style sheet."""
     return Environment(
         loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
@@ -22,7 +22,7 @@ def environment(*folders: Path) -> Environment:
 
 
 def look_up(evaluation: Mapping[str, Any], path: str) -> Any:
-    """Return what lies at a path such as `selected/validation/macro_auc`."""
+    """Return the value at a path such as `selected/validation/macro_auc`."""
     value: Any = evaluation
     for key in path.split("/"):
         value = value[int(key)] if isinstance(value, list) else value[key]
@@ -30,7 +30,7 @@ def look_up(evaluation: Mapping[str, Any], path: str) -> Any:
 
 
 def figure(evaluation: Mapping[str, Any], path: str) -> Markup:
-    """Return a figure and its interval as the page shows them, three decimals each, or why there is none."""
+    """Return HTML of a metric with its interval, three decimals each, or the reason why it is undefined."""
     found = look_up(evaluation, path)
     if found["value"] is None:
         return Markup('<span class="figure" data-path="{}" title="{}"><small>{}</small></span>').format(
@@ -43,7 +43,7 @@ def figure(evaluation: Mapping[str, Any], path: str) -> Markup:
 
 
 def number(evaluation: Mapping[str, Any], path: str, style: str = "") -> Markup:
-    """Return a plain value as the page shows it; `style` is a format such as `.3f`."""
+    """Return HTML of a plain value; `style` is a format such as `.3f`."""
     return Markup('<span class="number" data-path="{}" data-style="{}">{}</span>').format(
         path, style, format(look_up(evaluation, path), style)
     )

@@ -1,7 +1,7 @@
-"""Plots as inline SVG, drawn by matplotlib, in the colours of the page's style sheet: readable in light and in dark.
+"""Draws plots with matplotlib as inline SVG in the colours of the page's style sheet, for light and dark mode.
 
-matplotlib knows fixed colours only. So each plot is drawn in placeholder colours, one for each custom property of
-`report.css.j2`, and these are replaced by `var(--property)` in the SVG text.
+matplotlib supports only fixed colours. Each plot is therefore drawn in placeholder colours, one for each custom
+property of `report.css.j2`, which are then replaced by `var(--property)` in the SVG text.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator
 PROPERTIES = ("text", "quiet", "grid", "card", "normal", "benign", "malignant", "bad")
 """Custom properties of the style sheet that plots use."""
 COLOURS = {name: f"#0103{place:02x}" for place, name in enumerate(PROPERTIES, 1)}
-"""Placeholders, which nothing else is drawn in."""
+"""Placeholder colour of each property; plots use no other colours."""
 _PROPERTY_OF = {"normal": "normal", "negative": "normal", "benign": "benign", "malignant": "malignant"}
 _LINE_OF = {"benign": "--"}
-"""A class is told apart by its line as well: colours alone exclude some readers."""
+"""Line style of a class. Lines differ as well as colours, because not all readers can distinguish the colours."""
 TWO_LINES: tuple[dict[str, Any], ...] = (
     {"color": COLOURS["normal"], "linestyle": "-"},
     {"color": COLOURS["malignant"], "linestyle": "--"},
@@ -31,7 +31,7 @@ TWO_LINES: tuple[dict[str, Any], ...] = (
 _QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 _SIZE = (3.5, 2.95)
-"""Inches; the page scales the picture to its panel."""
+"""Width and height in inches; the page scales the picture to its panel."""
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mammopipe",
@@ -55,10 +55,17 @@ _SETTINGS: Any = {
 
 
 class Plot:
-    """A pair of axes that becomes an inline picture."""
+    """A plot with one pair of axes, rendered as inline SVG."""
 
     def __init__(self, title: str, x_label: str, y_label: str, *, unit: bool = False) -> None:
-        """Take what a screen reader says of the picture and the titles of the axes; `unit`: both run from 0 to 1."""
+        """Create the plot.
+
+        Args:
+            title: Text for screen readers.
+            x_label: Title of the x axis.
+            y_label: Title of the y axis.
+            unit: Whether both axes run from 0 to 1.
+        """
         self._title = title
         with matplotlib.rc_context(_SETTINGS):
             self._figure = Figure(figsize=_SIZE, layout="constrained")
@@ -71,11 +78,11 @@ class Plot:
             self.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=_QUARTERS, yticks=_QUARTERS)
 
     def reference(self, x: Sequence[float], y: Sequence[float], label: str = "") -> None:
-        """Draw a dashed line that says what chance, perfection or a fixed rule would give."""
+        """Draw a dashed reference line: the result of chance, of a perfect model, or of a fixed rule."""
         self.axes.plot(x, y, color=COLOURS["quiet"], linestyle=(0, (4, 4)), linewidth=1, label=label or "_")
 
     def whole_x(self) -> None:
-        """Put ticks at whole numbers alone along x."""
+        """Place ticks of the x axis only at whole numbers."""
         self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
     def svg(self) -> Markup:
@@ -89,13 +96,13 @@ class Plot:
 
 
 def _inline(svg: str, title: str) -> Markup:
-    """Return an SVG file as an element of a page: no XML head, no fixed size, colours of the style sheet."""
+    """Return an SVG file as an HTML element, without XML header and fixed size, in the colours of the style sheet."""
     body = svg[svg.index("<svg") :]
     head, rest = body.split(">", 1)
     box = re.search(r'viewBox="[^"]+"', head)
     rest = re.sub(r"<(metadata|style).*?</\1>", "", rest, flags=re.DOTALL)
     rest = re.sub(r'<g id="[^"]+">', "<g>", rest).replace("xlink:href", "href")
-    # Several plots stand on one page: what a plot refers to must not be found in another.
+    # A page has several plots, so the ids of each plot must be unique on the page.
     prefix = f"p{hashlib.sha256(svg.encode()).hexdigest()[:8]}"
     rest = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}", rest)
     for name, colour in COLOURS.items():
@@ -115,7 +122,7 @@ def roc_plot(figures: Mapping[str, Any], title: str) -> Markup:
 
 
 def reliability_plot(points: Sequence[Mapping[str, float]], title: str) -> Markup:
-    """Return the observed share of malignant cases over the predicted probability, with intervals and counts."""
+    """Return a reliability plot: observed proportion over predicted probability, with intervals and counts."""
     plot = Plot(title, "predicted probability of malignant", "share that is malignant")
     top = min(1.0, 1.08 * max([0.1, *(max(point["predicted"], point["high"]) for point in points)]))
     plot.axes.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, 1.02 * top))
@@ -139,7 +146,7 @@ def reliability_plot(points: Sequence[Mapping[str, float]], title: str) -> Marku
 
 
 def precision_recall_plot(curve: Mapping[str, Sequence[float]] | None, share: float, title: str) -> Markup:
-    """Return precision over recall of malignant; dashed: the share of malignant cases, which chance reaches."""
+    """Return the precision-recall curve of malignant; the dashed line is the chance level, the malignant proportion."""
     plot = Plot(title, "recall (sensitivity)", "precision (PPV)", unit=True)
     plot.reference([0, 1], [share, share])
     if curve is not None:
@@ -148,7 +155,7 @@ def precision_recall_plot(curve: Mapping[str, Sequence[float]] | None, share: fl
 
 
 def decision_plot(curve: Sequence[Mapping[str, float]], title: str) -> Markup:
-    """Return the net benefit of the model, of recalling everyone and of recalling no one, over the threshold."""
+    """Return the decision curve: net benefit of the model, of recalling everyone and of recalling no one."""
     plot = Plot(title, "probability from which on to recall", "net benefit")
     thresholds, model = [point["threshold"] for point in curve], [point["model"] for point in curve]
     plot.axes.plot(
@@ -162,12 +169,12 @@ def decision_plot(curve: Sequence[Mapping[str, float]], title: str) -> Markup:
 
 
 def loss_plot(candidate: Mapping[str, Any], title: str) -> Markup:
-    """Return the losses of training and validation by epoch; dashed: the epoch that was kept."""
+    """Return training and validation loss by epoch; the dashed line is the best epoch."""
     return _by_epoch(candidate, {"train_loss": "training", "validation_loss": "validation"}, "loss", title)
 
 
 def score_plot(candidate: Mapping[str, Any], title: str) -> Markup:
-    """Return validation macro AUC and balanced accuracy by epoch; dashed: the epoch that was kept."""
+    """Return validation macro AUC and balanced accuracy by epoch; the dashed line is the best epoch."""
     names = {"validation_macro_auc": "macro AUC", "validation_balanced_accuracy": "balanced accuracy"}
     return _by_epoch(candidate, names, "on validation", title, unit=True)
 

@@ -1,6 +1,6 @@
-"""`report.html`: one page for a radiologist and a reviewer, in one file, made of `evaluation.json` and a few images.
+"""Renders `report.html` from `evaluation.json` and a few images: one page, in one file, for radiologists and reviewers.
 
-Every number on the page is looked up in `evaluation.json` by its path, which the page carries as `data-path`.
+Every number on the page comes from `evaluation.json`; its path there is in the attribute `data-path`.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,14 @@ TEMPLATE = "report.html.j2"
 
 
 def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
-    """Return the page; `pictures` holds example images by image id, and those without one are listed without it."""
-    from mammopipe.training.reporting import plots  # matplotlib takes half a second, which only reports need
+    """Return the page.
+
+    Args:
+        evaluation: `evaluation.json`.
+        pictures: Pictures of the examples by image id; examples without a picture are listed without one.
+    """
+    # Imported here because matplotlib takes half a second to import and only reports need it.
+    from mammopipe.training.reporting import plots
 
     pages = environment()
     pages.globals.update(
@@ -39,7 +45,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
 
 
 def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
-    """Return the levels to show of the figures at a path, with titles that name the levels that are the same."""
+    """Return the levels to show for the metrics at a path, with titles; equal levels share one title."""
     found = look_up(evaluation, path)
     titles: dict[str, str] = {}
     for level in (str(level) for level in Level if level in found):
@@ -49,7 +55,7 @@ def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
 
 
 def origin_of(candidate: Mapping[str, Any]) -> str:
-    """Return where a candidate's weights come from, in words."""
+    """Return the origin of a candidate's weights as text."""
     if candidate["initialisation"] != "pretrained":
         return "trained from scratch, no pretrained weights"
     if candidate["learns"] == Learns.HEAD:
@@ -58,7 +64,7 @@ def origin_of(candidate: Mapping[str, Any]) -> str:
 
 
 def beside_chance(found: Mapping[str, Any]) -> str:
-    """Return what must be said beside an area under the curve that does not rule out chance, 0.5; else nothing."""
+    """Return a warning if the interval of an AUC does not rule out chance (0.5), else an empty text."""
     if found["low"] is None:
         return "Too few images for an interval: chance is not ruled out."
     return "The interval holds 0.5, which is chance." if found["low"] <= 0.5 <= found["high"] else ""

@@ -1,7 +1,7 @@
-"""What two reporting guidelines ask of a study of this kind, filled in as far as a run knows it.
+"""Checklist of two reporting guidelines, filled in as far as a run provides the information.
 
 Sources: CLAIM (Mongan, Moy and Kahn 2020, https://doi.org/10.1148/ryai.2020200029) and TRIPOD+AI (Collins et al. 2024,
-https://doi.org/10.1136/bmj-2023-078378); the numbers are theirs.
+https://doi.org/10.1136/bmj-2023-078378). Item numbers are those of the guidelines.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from mammopipe.training.fitting.reproducibility import STATEMENT
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a reader is owed."""
+    """One item of the checklist."""
 
     topic: str
     claim: str
-    """Numbers in CLAIM."""
+    """Item numbers in CLAIM."""
     tripod: str
-    """Numbers in TRIPOD+AI."""
+    """Item numbers in TRIPOD+AI."""
     text: str
     filled: bool = True
-    """Whether the run could say it; else `text` says who has to."""
+    """Whether the run provides the information; otherwise `text` states who must provide it."""
 
 
 def checklist(evaluation: Mapping[str, Any]) -> list[Item]:
-    """Return the items in the order of a paper; `evaluation` is `evaluation.json`."""
+    """Return the items for `evaluation.json`, in the order of a paper."""
     return [*_study(evaluation), *_methods(evaluation), *_results(evaluation), *_missing()]
 
 
@@ -131,7 +131,7 @@ def _results(evaluation: Mapping[str, Any]) -> list[Item]:
 
 
 def _missing() -> list[Item]:
-    """Return what no run can know."""
+    """Return the items that a run cannot fill in."""
     asked = [
         ("Title, abstract, background", "1 to 3", "1 to 3", "the authors of a study"),
         ("Eligibility and dates", "8", "5b, 6", "the publishers of the data; neither dates nor clinics are in it"),
