@@ -24,9 +24,9 @@ class ExamImage:
 
     source: Source
     laterality: str | None = None
-    """L or R."""
+    """L or R; `None` if the file states it."""
     view: str | None = None
-    """CC, MLO, ..."""
+    """CC, MLO, ...; `None` if the file states it."""
 
 
 @dataclass(frozen=True)

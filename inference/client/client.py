@@ -1,7 +1,7 @@
 """The client for clinical applications: sends an image or an exam, returns a typed answer. Needs only boto3.
 
     client = MammographyClient("mammopipe", uploads=Uploads("s3://BUCKET/mammopipe/async/input"))
-    answer = client.predict(Path("film.dcm"))
+    answer = client.predict(Path("image.dcm"))
     if answer.referral.refer: ...                  # the model abstains: a reader must judge
     exam = client.predict_exam([Path("lcc.dcm"), ExamImage(png, laterality="R", view="MLO")])
 

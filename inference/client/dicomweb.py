@@ -98,7 +98,7 @@ class DicomWeb:
 
     def _retrieve(self, study: str, series: str, instance: str) -> bytes:
         with _reaching("WADO-RS"):
-            # As it is stored: whatever its transfer syntax is, the endpoint reads it.
+            # Any transfer syntax: the endpoint reads the image as it is stored.
             dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
             stream = io.BytesIO()
             dataset.save_as(stream, enforce_file_format=True)

@@ -49,7 +49,7 @@ _GATEWAY = (502, 503, 504)
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 """Errors that mean no connection, a broken connection, or an incomplete answer."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
-"""How SageMaker quotes a container's error in a failure object."""
+"""SageMaker's quotation of a container's error in a failure object."""
 
 
 class InferenceError(MammopipeError):

@@ -1,4 +1,4 @@
-"""The endpoint's contract as pydantic models: the options and the JSON body of a request, the JSON of the answers."""
+"""The endpoint's contract as pydantic models: options and JSON body of requests, JSON of answers."""
 
 import re
 from collections.abc import Iterable

@@ -20,7 +20,7 @@ class EngineSettings:
     threads: int = 1
     """Threads of one forward pass."""
     precision: Precision = Precision.AUTO
-    """Number format. `auto`: the format that Evaluate checked, with OpenVINO; 16 bits on a GPU; float32 elsewhere."""
+    """Number format. `auto` is the format that Evaluate checked (OpenVINO), 16 bits (GPU), or float32 (otherwise)."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no engine supports."""

@@ -123,7 +123,7 @@ def _judged(predictor: Predictor, preprocessing: PreprocessConfig, record: Image
 
 
 def _covered(preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> float:
-    """Return the share of the breast, in the network's input, that the lesions' circles cover."""
+    """Return the share of the breast that the lesions' circles cover, measured in the network's input."""
     prepared = preprocess(mammogram, preprocessing, record.lesions)
     breast = prepared.image > 0
     rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]

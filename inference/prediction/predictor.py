@@ -51,7 +51,7 @@ WARNINGS: Mapping[str, str] = {
     "no-operating-point": "the model has no such operating point; it gives a score but no decision",
     "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
 }
-"""What a warning means; the first nine are `mammopipe.processing.breast.quality.Flag`."""
+"""Meaning of each warning; the first nine are those of `mammopipe.processing.breast.quality.Flag`."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Application:
 
     @property
     def idle(self) -> bool:
-        """Whether no request has a place in the server."""
+        """Whether the server has no request."""
         return self._pool.held == 0
 
     def asgi(self) -> Starlette:

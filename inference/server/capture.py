@@ -67,7 +67,7 @@ class CaptureFolder:
 
     def _clear(self, today: date) -> int:
         """Remove captures that are too old or too many, and return the bytes that remain."""
-        # Their names begin with the time.
+        # Sorted by name, which is by time, because names begin with the time.
         files = sorted(self.folder.rglob(f"*{SUFFIX}"))
         sizes = {path: path.stat().st_size for path in files}
         total, wanted = sum(sizes.values()), self.most_bytes

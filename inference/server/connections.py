@@ -148,7 +148,7 @@ class Connection(H11Protocol):
         )
 
     def _refuse(self, status: HTTPStatus, code: str, message: str) -> None:
-        """Answer, and close."""
+        """Answer with an error and close the connection."""
         body = error_body(code, message)
         lines = (
             f"HTTP/1.1 {int(status)} {status.phrase}",
