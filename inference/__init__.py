@@ -1,7 +1,7 @@
-"""One answer from one image: the predictor, the server that SageMaker starts, the client that applications import.
+"""Inference: the predictor, the server that SageMaker starts, and the client that applications import.
 
-Importing this package loads nothing: `mammopipe.inference.client.client` must work where neither torch nor the server
-is installed.
+Importing this package loads nothing, because `mammopipe.inference.client.client` must work without torch and without
+the server's dependencies.
 """
 
 if __name__ != "mammopipe.inference":

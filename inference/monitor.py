@@ -31,14 +31,14 @@ from mammopipe.training.model.drift_features import Distributions, from_json, to
 SCHEMA = 1
 NAMESPACE = "Mammopipe/Drift"
 REQUESTS, INDEX = "Requests", "DriftIndex"
-"""The captured requests that were read; and the strongest test of the last window as a share of its limit, or nothing
-where none could be judged: the alarm of infra/stack.yaml is at 1."""
+"""Names of two metrics: the number of captured requests read; and the strongest test of the last window, as a share of
+its limit, absent if no window could be judged. The alarm of infra/stack.yaml fires at 1."""
 UNREADABLE = "UnreadableShare"
-"""Of the captured requests: gave no film."""
+"""Name of a metric: the share of captured requests without a readable image."""
 UNITS: Mapping[str, Unit] = {REQUESTS: Unit.COUNT, INDEX: Unit.NONE, UNREADABLE: Unit.NONE}
 DIMENSION = "Group"
 MOST_UNREADABLE = 0.5
-"""Share of captured requests without a film above which the job fails rather than judge the rest."""
+"""Share of captured requests without a readable image above which the job fails and judges nothing."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def read_model(folder: Path) -> Mapping[str, Any]:
-    """Return the model's description, from a directory or the archive in it, without unpacking the weights."""
+    """Return the model's description from a directory or from the archive in it; does not unpack the weights."""
     archive, where = folder / "model.tar.gz", folder / DESCRIPTION_FILE
     try:
         if archive.is_file():
@@ -90,7 +90,7 @@ def _baseline(folder: Path) -> Distributions:
 def examine(
     captures: Captures, description: Mapping[str, Any], baseline: Distributions, config: DriftConfig
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `drift.json` and `baseline.json` of the captures; `ConfigError` where most of them cannot be read."""
+    """Return `drift.json` and `baseline.json` of the captures; raises `ConfigError` if most are unreadable."""
     groups = gather(captures.exams(), config)
     unreadable = sum(captures.unreadable.values())
     exams = sum(week.exams for week in groups.get("all", ()))
@@ -121,7 +121,7 @@ def examine(
 
 
 def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
-    """Return what is firing, the strongest first: each with its group, what that was compared with, and the test."""
+    """Return the firing alarms, the strongest first: each with its group, its reference and its test."""
     found = []
     for group in groups:
         for name in group.alarms():
@@ -140,7 +140,7 @@ def _alarms(groups: Sequence[GroupDrift]) -> list[dict[str, Any]]:
 
 
 def metric_lines(report: Mapping[str, Any], time_s: float) -> list[dict[str, Any]]:
-    """Return the log lines that CloudWatch makes metrics of: one for all, and one for each group."""
+    """Return the log lines that CloudWatch turns into metrics: one for all groups and one for each group."""
     whole = {REQUESTS: report["exams"], INDEX: report["drift_index"], UNREADABLE: report["unreadable_share"]}
     lines = [_embedded(whole, {}, time_s)]
     return lines + [

@@ -1,4 +1,4 @@
-"""The server's settings, read from environment variables: a container has no other place for them.
+"""The server's settings, read from environment variables, the only way to configure a container.
 
 `serve --help` prints every setting with its variable, its default and its meaning.
 """
@@ -25,20 +25,20 @@ LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = "0.0.0.0"
 PLACES_PER_WORKER = 8
 LARGEST_BODY = 2**31 - 4096
-"""Bytes that one read(2) returns at most; SageMaker's async inference sends up to 1 GB."""
+"""Most bytes that one read(2) returns; SageMaker's async inference sends up to 1 GB."""
 
 
 class EngineKind(StrEnum):
-    """What computes the forward pass."""
+    """The engine that computes the forward pass."""
 
     AUTO = "auto"
-    """OpenVINO where the model brings it and there is no GPU, torch otherwise."""
+    """OpenVINO if the model includes it and there is no GPU, torch otherwise."""
     OPENVINO = "openvino"
     TORCH = "torch"
 
 
 class ServerSettings(BaseSettings):
-    """Where the server listens and how much it takes on."""
+    """The server's settings: its address, its limits and its model."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -156,7 +156,7 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take values from the constructor alone: `from_environment` names the environment that it reads."""
+        """Read values from the constructor alone, because `from_environment` reads the environment itself."""
         return (init_settings,)
 
     @field_validator("s3_prefix")
@@ -194,12 +194,12 @@ class ServerSettings(BaseSettings):
 
     @property
     def places(self) -> int:
-        """Return the number of requests that may be in the server at once."""
+        """Return the maximum number of requests in the server at once."""
         return self.max_waiting or PLACES_PER_WORKER * self.worker_count
 
     @property
     def reading(self) -> ReadConfig:
-        """How images are read: within these limits."""
+        """The image reader's settings, with the limits of these settings."""
         return ReadConfig(limits=Limits(max_pixels=self.max_pixels))
 
 
@@ -209,13 +209,13 @@ def variable(name: str) -> str:
 
 
 def from_environment(environment: Mapping[str, str]) -> ServerSettings:
-    """Return the settings that the environment names, defaults elsewhere; an empty variable counts as not set.
+    """Return the settings from environment variables; an empty variable counts as not set.
 
-    The host is every interface in a container. Where `MAMMOPIPE_BASE` says that this is no container, it is the
-    loopback interface, the model lies below that folder, and metrics are off; each can be set nevertheless.
+    By default a server in a container listens on every interface. `MAMMOPIPE_BASE` marks a server outside a container:
+    by default it listens on the loopback interface, its model is below that folder, and metrics are off.
 
     Raises:
-        ConfigError: a value breaks its rule; the message names the variable.
+        ConfigError: A value breaks its rule; the message names the variable.
     """
     base = environment.get(BASE_VARIABLE)
     defaults: dict[str, Any] = {"model": (ContainerPaths(Path(base)) if base else ContainerPaths()).model}
@@ -230,7 +230,7 @@ def from_environment(environment: Mapping[str, str]) -> ServerSettings:
 
 
 def describe() -> str:
-    """Return every setting with its variable, its default and its meaning, as `serve --help` prints them."""
+    """Return the text of `serve --help`: every setting with its variable, default and meaning."""
     lines = []
     for name, field in ServerSettings.model_fields.items():
         default = "" if field.is_required() else str(field.default)
@@ -240,7 +240,7 @@ def describe() -> str:
 
 
 def table() -> str:
-    """Return the same as Markdown, as docs/reference/endpoint.md shows it."""
+    """Return the settings as the Markdown table of docs/reference/endpoint.md."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in ServerSettings.model_fields.items():
         default = "" if field.is_required() or field.default in (None, "") else str(field.default)
@@ -250,7 +250,7 @@ def table() -> str:
 
 
 def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
-    """Return what is wrong with one setting, by the name of its variable."""
+    """Return the error message for one setting, which names its variable."""
     rule = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not error["loc"]:
         return rule
@@ -260,5 +260,5 @@ def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
 
 
 def _cores() -> int:
-    # Which cores a process may use is known on Linux; elsewhere it is how many there are.
+    # Linux reports the cores that the process may use; other systems only the number of cores.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

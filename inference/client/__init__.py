@@ -1,1 +1,1 @@
-"""The client that applications import. It needs boto3 alone."""
+"""The client that applications import. It needs only boto3."""

@@ -1,4 +1,4 @@
-"""What the endpoint says, as frozen types: standard library only, made from the JSON of schema version 2."""
+"""The endpoint's answers as frozen dataclasses, read from JSON of schema version 2. Needs the standard library only."""
 
 import base64
 import binascii
@@ -15,11 +15,11 @@ Interval = tuple[float, float]
 _RATES = ("sensitivity", "specificity", "recall_rate")
 
 SCHEMA_VERSION = 2
-"""The version of the answers that this client reads."""
+"""The schema version that this client reads."""
 
 
 class Finding(StrEnum):
-    """What an operating point says."""
+    """The decision at an operating point."""
 
     SUSPICIOUS = "suspicious"
     NOT_SUSPICIOUS = "not_suspicious"
@@ -27,31 +27,31 @@ class Finding(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the operating point says, and what it is worth."""
+    """The decision at an operating point, with the operating point's performance in validation."""
 
     operating_point: str
     threshold: float
-    """On the calibrated probability of malignant, 0 to 1."""
+    """Threshold on the calibrated probability of malignant, 0 to 1."""
     finding: Finding
     sensitivity: float | None
-    """Of the threshold on the validation data of the same level: images, breasts or patients."""
+    """Sensitivity of the threshold on the validation cases of the same level (images, breasts or patients)."""
     specificity: float | None
     sensitivity_interval: Interval | None = None
-    """95 %: low and high; of the malignant validation cases alone, of which there may be few."""
+    """95 % interval (low, high). It rests on the malignant validation cases alone, which may be few."""
     specificity_interval: Interval | None = None
     recall_rate: float | None = None
-    """Share of all validation cases that the threshold calls suspicious."""
+    """Share of all validation cases that are suspicious at this threshold."""
     recall_rate_interval: Interval | None = None
     n: int | None = None
-    """Validation cases of the level."""
+    """Number of validation cases of this level."""
     positives: int | None = None
-    """Of them malignant."""
+    """Number of malignant validation cases of this level."""
     prevalence: float | None = None
     """Share of the validation cases that are malignant."""
 
     @classmethod
     def from_json(cls, values: Json | None) -> "Decision | None":
-        """Return the decision, or `None` where the model has no operating points."""
+        """Return the decision, or `None` if the model has no operating points."""
         if values is None:
             return None
         return cls(
@@ -74,28 +74,28 @@ def _interval(values: Any) -> Interval | None:
 
 @dataclass(frozen=True)
 class Prevalence:
-    """The share of malignant cases for which a probability holds; where it is another, the probability is another."""
+    """The share of malignant cases that a probability assumes; the probability is valid only at this prevalence."""
 
     value: float | None
-    """0 to 1; `None` where the model does not state it."""
+    """0 to 1; `None` if the model does not state it."""
     of: str
-    """`validation`, or `deployment` where the deployment states its own."""
+    """`validation`, or `deployment` if the deployment states its own prevalence."""
     level: str
-    """image, breast or patient."""
+    """`image`, `breast` or `patient`."""
 
     @classmethod
     def from_json(cls, values: Json | None) -> "Prevalence | None":
-        """Return the typed form; `None` of an answer that does not say it."""
+        """Return the typed form, or `None` if the answer does not state the prevalence."""
         return None if values is None else cls(values["value"], str(values["of"]), str(values["level"]))
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Why the model is not for an image that it scored all the same."""
+    """A reason why the model is not intended for an image, although it scored the image."""
 
     flag: str
     action: str
-    """`refer` where a reader must judge, `warn` otherwise."""
+    """`refer` if a reader must judge the image, `warn` otherwise."""
     message: str
 
     @classmethod
@@ -106,14 +106,14 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a score deserves less trust, or none: a code for programs and a sentence for people."""
+    """A reason to trust a score less or not at all: a code for programs and a sentence for people."""
 
     code: str
     message: str
 
     @classmethod
     def all_of(cls, values: list[Json]) -> "tuple[Reason, ...]":
-        """Return a list of `{"code", "message"}`."""
+        """Return the typed form of a list of `{"code", "message"}` objects."""
         return tuple(cls(str(item["code"]), str(item["message"])) for item in values)
 
 
@@ -122,7 +122,7 @@ QualityWarning = Reason
 
 @dataclass(frozen=True)
 class Referral:
-    """Whether the model abstains: where `refer` is true a reader must judge, whatever scores and decision say."""
+    """Whether the model abstains: if `refer` is true, a reader must judge, whatever the score and decision."""
 
     refer: bool
     reasons: tuple[Reason, ...]
@@ -135,7 +135,7 @@ class Referral:
 
 @dataclass(frozen=True)
 class Region:
-    """A warm area of the heatmap, in pixels of the image that was sent; right and bottom are exclusive."""
+    """A region of high heat in the heatmap, in pixels of the image sent; `right` and `bottom` are exclusive."""
 
     left: int
     top: int
@@ -155,39 +155,43 @@ class Region:
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """What the endpoint says of one image."""
+    """The endpoint's answer for one image."""
 
     probabilities: Mapping[str, float]
-    """Calibrated, by class: normal, benign, malignant; they sum to 1."""
+    """Calibrated probability of each class (normal, benign, malignant); they sum to 1."""
     malignancy_score: float
     """0 to 100."""
     decile: int | None
-    """1 to 10, where the score lies among those of the validation images; `None` for a model without reference."""
+    """Decile of the score among the validation images, 1 to 10; `None` if the model has no reference."""
     entropy: float
-    """Of the probabilities, in nats: 0 is certain, ln 3 is ignorant."""
+    """Entropy of the probabilities in nats: 0 is certain, ln 3 is fully uncertain among three classes."""
     decision: Decision | None
-    """`None` where the model has no operating points."""
+    """`None` if the model has no operating points."""
     referral: Referral
     warnings: tuple[Reason, ...]
     laterality: str | None
-    """L or R: as the file or the request says, or as found in the image (then a warning says so)."""
+    """L or R, from the file or the request; if inferred from the image, a warning says so."""
     view: str | None
     regions: tuple[Region, ...] = ()
-    """Where the evidence lies, strongest first; empty unless a heatmap was asked for."""
+    """Regions of the heatmap, strongest first; empty unless the request asked for a heatmap."""
     heatmap_png: bytes | None = field(default=None, repr=False)
-    """8-bit greyscale PNG of the image's size, where a heatmap was asked for."""
+    """8-bit greyscale PNG of the image's size; `None` unless the request asked for a heatmap."""
     index: int = 0
-    """The image's place in the request."""
+    """Position of the image in the request, from 0."""
     flags: tuple[str, ...] = ()
-    """What the image reader warns of, such as `implant` or `lossy`."""
+    """Warnings of the image reader, such as `implant` or `lossy`."""
     exclusions: tuple[Exclusion, ...] = ()
-    """Why the model is not for this image."""
+    """Reasons why the model is not intended for this image."""
     prevalence: Prevalence | None = None
-    """For which the probabilities hold."""
+    """Prevalence that the probabilities assume."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ImageAnswer":
-        """Return the typed form of one image of an exam; `EndpointFaultError` where a part of it is missing."""
+        """Return the typed form of one image of an exam.
+
+        Raises:
+            EndpointFaultError: A field is missing or malformed.
+        """
         return _reading(lambda: cls(**_image_fields(values)))
 
 
@@ -198,27 +202,31 @@ class Answer(ImageAnswer):
     model: str = ""
     """Id of the model that answered."""
     request_id: str = ""
-    """Under which the server's log has the request."""
+    """Id of the request in the server's log."""
     raw: Json = field(default_factory=dict, repr=False)
     """The whole JSON answer."""
 
     @classmethod
     def from_json(cls, values: Json) -> "Answer":
-        """Return the typed form of a JSON answer; `EndpointFaultError` where it is of an unknown schema."""
+        """Return the typed form of a JSON answer.
+
+        Raises:
+            EndpointFaultError: The schema version is unknown, or a field is missing or malformed.
+        """
         _check_version(values)
         return _reading(lambda: cls(**_image_fields(values), **_request_fields(values)))
 
 
 @dataclass(frozen=True)
 class ExamScore:
-    """What the endpoint says of a whole exam: the rule of the model's training, at the level of patients."""
+    """The endpoint's answer for a whole exam, at the level of the patient."""
 
     malignancy_score: float
     """0 to 100."""
     decision: Decision | None
     referral: Referral
     prevalence: Prevalence | None = None
-    """For which the score, a probability, holds."""
+    """Prevalence that the score, a probability, assumes."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ExamScore":
@@ -229,22 +237,22 @@ class ExamScore:
 
 @dataclass(frozen=True)
 class BreastAnswer:
-    """What the endpoint says of one breast, from its views."""
+    """The endpoint's answer for one breast, from all its views."""
 
     laterality: str | None
-    """L or R; `None` for images whose side nobody knows."""
+    """L or R; `None` for images whose laterality is unknown."""
     images: tuple[int, ...]
-    """The places of its images in the request."""
+    """Positions of its images in the request, from 0."""
     rule: str
-    """How the scores of the views became one: mean, max or noisy-or."""
+    """Rule that combines the scores of the views: mean, max or noisy-or."""
     malignancy_score: float
     """0 to 100."""
     decision: Decision | None
     referral: Referral
     compared: bool = False
-    """Whether the breast was scored beside the other one, which its images never are."""
+    """Whether the breast was scored in comparison with the other breast. The scores of its images never are."""
     prevalence: Prevalence | None = None
-    """For which the score, a probability, holds."""
+    """Prevalence that the score, a probability, assumes."""
 
     @classmethod
     def from_json(cls, values: Json) -> "BreastAnswer":
@@ -270,17 +278,21 @@ class ExamAnswer:
     breasts: tuple[BreastAnswer, ...]
     exam: ExamScore
     warnings: tuple[Reason, ...]
-    """Of breasts and exam; those of an image are its own."""
+    """Warnings about breasts and exam; each image holds its own warnings."""
     model: str
     """Id of the model that answered."""
     request_id: str
-    """Under which the server's log has the request."""
+    """Id of the request in the server's log."""
     raw: Json = field(default_factory=dict, repr=False)
     """The whole JSON answer."""
 
     @classmethod
     def from_json(cls, values: Json) -> "ExamAnswer":
-        """Return the typed form of a JSON answer; `EndpointFaultError` where it is of an unknown schema."""
+        """Return the typed form of a JSON answer.
+
+        Raises:
+            EndpointFaultError: The schema version is unknown, or a field is missing or malformed.
+        """
         _check_version(values)
         return _reading(
             lambda: cls(
@@ -325,7 +337,7 @@ def _image_fields(values: Json) -> dict[str, Any]:
 
 
 def _reading(make: Callable[[], T]) -> T:
-    """Return what `make` makes of an answer, or raise `EndpointFaultError` naming what the answer lacks."""
+    """Return the result of `make`; turn errors of a malformed answer into `EndpointFaultError`."""
     try:
         return make()
     except KeyError as missing:

@@ -1,4 +1,4 @@
-"""Async inference as the caller sees it: the body goes to S3, SageMaker hands it to the container, S3 has the result.
+"""Async inference from the caller's side: uploads the body to S3, invokes the endpoint and reads the result from S3.
 
 Source: "Asynchronous inference" (SageMaker Developer Guide) and InvokeEndpointAsync (SageMaker Runtime API Reference).
 """
@@ -25,23 +25,23 @@ from mammopipe.inference.client.retry import Deadline, Retry
 from mammopipe.processing.errors import ConfigError
 
 ASYNC_BYTES = 2**30
-"""Body of an InvokeEndpointAsync call on AWS (SageMaker endpoints and quotas)."""
+"""Largest body of an InvokeEndpointAsync call on AWS, in bytes (SageMaker endpoints and quotas)."""
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.1, 5.0
 LONGEST_INVOCATION_SECONDS = 3600
-"""What InvocationTimeoutSeconds may be at most."""
+"""Maximum of InvocationTimeoutSeconds."""
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """Where bodies that are too large for a real-time call lie on S3 until they are answered."""
+    """The place on S3 for bodies that are too large for a real-time call."""
 
     prefix: str
-    """`s3://BUCKET/PREFIX`, which the caller may write and the endpoint's role may read."""
+    """`s3://BUCKET/PREFIX`. The caller needs write access, the endpoint's role read access."""
     remove: bool = True
-    """Whether the body and the result are removed from S3 when the call ends, however it ends."""
+    """Whether the body and the result are removed from S3 when the call ends, whether it succeeds or fails."""
     kms_key: str = ""
-    """Key that encrypts the body; empty: the bucket's own encryption."""
+    """KMS key that encrypts the body; empty uses the bucket's default encryption."""
 
     def __post_init__(self) -> None:
         """Refuse a prefix without a bucket."""
@@ -49,13 +49,13 @@ class Uploads:
             raise ConfigError(f"Uploads.prefix={self.prefix!r} must be s3://BUCKET/PREFIX")
 
     def uri(self, name: str) -> str:
-        """Return where the body of this name lies."""
+        """Return the `s3://` URI of the body with this name."""
         return f"{self.prefix.rstrip('/')}/{name}"
 
 
 @dataclass(frozen=True)
 class AsyncEndpoint:
-    """An endpoint with async inference and the S3 that it works on."""
+    """An endpoint with async inference, and the S3 client for its bodies and results."""
 
     name: str
     runtime: Any
@@ -65,10 +65,16 @@ class AsyncEndpoint:
     uploads: Uploads
 
     def invoke(self, body: Body | str, request: Mapping[str, str], retry: Retry, deadline: Deadline) -> bytes:
-        """Return what the container answers to a body, or to the object that lies at an `s3://` URI already.
+        """Return the container's answer.
 
-        `request` holds ContentType, Accept, InferenceId and, where there are any, CustomAttributes.
-        Raises the subclasses of `InferenceError`, the container's own error among them.
+        Args:
+            body: The body to upload, or the `s3://` URI of an object that exists already.
+            request: ContentType, Accept, InferenceId and, if there are any, CustomAttributes.
+            retry: How failed calls are retried.
+            deadline: When the whole call must end.
+
+        Raises:
+            InferenceError: One of its subclasses, which includes the container's own error.
         """
         if not isinstance(body, Body):
             return retry.run(lambda: self._once(body, request, deadline), deadline)
@@ -108,7 +114,7 @@ class AsyncEndpoint:
             pause = min(LONGEST_POLL_SECONDS, pause * 1.5)
 
     def _take(self, uri: str) -> bytes | None:
-        """Return an object once it is there: S3 shows it whole or not at all, and botocore checks its length."""
+        """Return an object and remove it; `None` if it does not exist yet. S3 never shows a partly written object."""
         data = calling(lambda: self._read(uri))
         if data is not None:
             self._forget(uri)
@@ -127,7 +133,7 @@ class AsyncEndpoint:
             raise
 
     def _forget(self, uri: str) -> None:
-        """Remove an object where that was asked for; that it stays costs no answer, so it is told to the log alone."""
+        """Remove an object if `uploads.remove` is set. A failure is only logged: it does not affect the answer."""
         if not self.uploads.remove:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the client sends: an image as it is, several as one ZIP, or as JSON where something is said of each."""
+"""Request bodies of the client: one image as its file, several as a ZIP archive, or as JSON with a side or view."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from mammopipe.inference.contract.media_types import ImageType, sniff
 Source = Path | str | bytes
 """A path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file."""
 ZIP_TYPE, JSON_TYPE = "application/zip", "application/json"
-"""Two of the server's `ExamType`, whose module needs more than the standard library."""
+"""Copies of two values of the server's `ExamType`, whose module needs more than the standard library."""
 SUFFIXES = {ImageType.PGM: "pgm", ImageType.PNG: "png", ImageType.DICOM: "dcm"}
 
 
 @dataclass(frozen=True)
 class ExamImage:
-    """One image of an exam, with what its file does not say."""
+    """One image of an exam, with the laterality and view that its file does not state."""
 
     source: Source
     laterality: str | None = None
-    """L or R."""
+    """L or R; `None` if the file states it."""
     view: str | None = None
-    """CC, MLO, ..."""
+    """CC, MLO, ...; `None` if the file states it."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,24 @@ class Body:
 
 
 def image_body(data: bytes) -> Body:
-    """Return the request of one image; `RequestRefusedError` where it is of none of the types that are read."""
+    """Return the body of a request of one image; raises `RequestRefusedError` for an unknown file type."""
     return Body(data, str(_kind(data, "the image")))
 
 
 def exam_body(images: Sequence[ExamImage], load: Callable[[Source], bytes], *, by_reference: bool = False) -> Body:
-    """Return the request of an exam, its images loaded by `load`, in their order.
+    """Return the body of an exam request, with the images in the given order.
 
-    A ZIP, whose members are named by their place (`000.dcm`, never a file's own name, which may be a patient's);
-    JSON with base64, a third larger, only where a side or view is given, or where the container itself is to fetch
-    the S3 objects (`by_reference`). Raises `RequestRefusedError`.
+    The body is a ZIP archive. Its members are named by position (`000.dcm`), because a file's own name may identify a
+    patient. The body is JSON with base64, which is a third larger, only if an image has a laterality or view, or if
+    the container fetches the S3 objects itself.
+
+    Args:
+        images: The images of the exam.
+        load: Returns the bytes of an image.
+        by_reference: Whether the container fetches S3 objects itself.
+
+    Raises:
+        RequestRefusedError: An image cannot be sent.
     """
     if not images:
         raise RequestRefusedError("no_images", "an exam needs at least one image")
@@ -62,7 +70,7 @@ def _zip_body(files: Sequence[bytes]) -> Body:
     with zipfile.ZipFile(packed, "w") as archive:
         for index, data in enumerate(files):
             kind = _kind(data, f"image {index}")
-            # PNG is compressed already; level 1 takes most of what raw pixels have to give.
+            # PNG is compressed already; level 1 achieves most of the compression of raw pixels.
             method = zipfile.ZIP_STORED if kind is ImageType.PNG else zipfile.ZIP_DEFLATED
             member = zipfile.ZipInfo(f"{index:03d}.{SUFFIXES[kind]}")
             archive.writestr(member, data, compress_type=method, compresslevel=1)

@@ -1,12 +1,12 @@
-"""What a clinical application imports: an image or an exam in, one typed answer out. Needs boto3 and nothing else.
+"""The client for clinical applications: sends an image or an exam, returns a typed answer. Needs only boto3.
 
     client = MammographyClient("mammopipe", uploads=Uploads("s3://BUCKET/mammopipe/async/input"))
-    answer = client.predict(Path("film.dcm"))
+    answer = client.predict(Path("image.dcm"))
     if answer.referral.refer: ...                  # the model abstains: a reader must judge
     exam = client.predict_exam([Path("lcc.dcm"), ExamImage(png, laterality="R", view="MLO")])
 
-The answers are in `mammopipe.inference.client.answers`, the errors (one tree below `InferenceError`) in
-`mammopipe.inference.client.errors`. Importing it loads neither torch nor the server.
+The answer types are in `mammopipe.inference.client.answers`, the errors (all subclasses of `InferenceError`) in
+`mammopipe.inference.client.errors`. Importing this module loads neither torch nor the server.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,36 +80,50 @@ __all__ = [
 ]
 
 REALTIME_BYTES, SERVERLESS_BYTES = 6_291_456, 4 * 2**20
-"""Body of a real-time InvokeEndpoint call on AWS, and of one to a serverless endpoint (endpoints and quotas)."""
+"""Largest body in bytes of a real-time InvokeEndpoint call on AWS, and of a call to a serverless endpoint.
+
+Source: SageMaker endpoints and quotas (AWS General Reference).
+"""
 REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
-"""Deadlines where the caller sets none."""
+"""Default deadlines of a call, in seconds."""
 READ_SECONDS = 70.0
-"""InvokeEndpoint itself answers, or fails, within 60 seconds."""
+"""Read timeout of a call. It exceeds the 60 seconds within which InvokeEndpoint itself answers or fails."""
 HEAD_BYTES = 132
-"""As much of a file as says its type."""
+"""Bytes at the start of a file that suffice to tell its type."""
 
 
 class Delivery(StrEnum):
     """How a request reaches the container."""
 
     BY_SIZE = "by-size"
-    """Real-time where the body is small enough for it, else async."""
+    """Real-time if the body is small enough, async otherwise."""
     REALTIME = "realtime"
     ASYNC = "async"
 
 
 class MammographyClient:
-    """One endpoint: on AWS by its name, or any server that speaks the SageMaker runtime's API, at `endpoint_url`.
+    """A client of one endpoint, on AWS or on any server that implements the SageMaker runtime API.
 
-    A loopback `endpoint_url` needs neither credentials nor a region.
-    `uploads` allows async calls, on the endpoint `async_endpoint` (default: the name with `-async`), at
-    `async_endpoint_url` where that is another one than `endpoint_url`; `delivery` says when they are made.
-    `attempts` and `backoff_seconds` bound how calls are tried again (`mammopipe.inference.client.retry.Retry`);
-    `deadline_seconds` bounds a whole call: loading, all attempts, the waits between, and reading the answer (default:
-    180; 900 where `uploads` allows async calls). `serverless`: the endpoint is one, whose bodies may have 4 MB.
-    `container_reads_s3`: whether the endpoint was deployed without network isolation, so that it may fetch an exam's
-    S3 objects itself; else the client fetches them. `storage` is a boto3 S3 client for where the one that the
-    environment describes will not do.
+    Args:
+        endpoint_name: Name of the endpoint.
+        endpoint_url: URL of the server; `None` calls AWS. A loopback URL needs neither credentials nor a region.
+        region: AWS region; `None` takes it from the environment.
+        attempts: Most calls made for one request, the first included.
+        backoff_seconds: Upper bound of the first wait between attempts; it doubles with each attempt
+            (`mammopipe.inference.client.retry.Retry`).
+        deadline_seconds: Time limit of a whole call: loading, all attempts, the waits between them, and reading the
+            answer. Default: 180, or 900 with `uploads`.
+        delivery: When calls are real-time and when they are async.
+        uploads: Place on S3 for the bodies of async calls; `None` allows real-time calls only.
+        async_endpoint: Name of the endpoint for async calls. Default: `endpoint_name` with `-async` appended.
+        async_endpoint_url: URL of the server for async calls. Default: `endpoint_url`.
+        serverless: Whether the endpoint is serverless; its bodies are limited to 4 MB.
+        container_reads_s3: Whether the endpoint was deployed without network isolation and may fetch an exam's S3
+            objects itself. Otherwise the client fetches them.
+        storage: A boto3 S3 client that replaces the default one.
+
+    Raises:
+        ConfigError: An argument breaks its rule.
     """
 
     def __init__(
@@ -152,11 +166,18 @@ class MammographyClient:
         heatmap: bool = False,
         target: str | None = None,
     ) -> Answer:
-        """Return the endpoint's answer to one image: a path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file.
+        """Return the endpoint's answer to one image.
 
-        `laterality` (L, R) and `view` (CC, MLO, ...) say what the file does not; PGM and PNG say neither. `heatmap`
-        adds the evidence for the class `target` (default: malignant).
-        Raises the subclasses of `InferenceError`.
+        Args:
+            source: A path, an `s3://` URI, or the bytes of a PGM, PNG or DICOM file.
+            laterality: L or R, if the file does not state it. PGM and PNG files never do.
+            view: CC, MLO, ..., if the file does not state it. PGM and PNG files never do.
+            operating_point: The threshold that decides: `sensitivity` (default) or `specificity`.
+            heatmap: Whether the answer includes a heatmap and its regions.
+            target: The class whose evidence the heatmap shows (default: malignant).
+
+        Raises:
+            InferenceError: One of its subclasses.
         """
         options = {
             "laterality": laterality,
@@ -175,9 +196,16 @@ class MammographyClient:
         heatmap: bool = False,
         target: str | None = None,
     ) -> ExamAnswer:
-        """Return the endpoint's answer to several images of one patient: for each, for each breast, for the exam.
+        """Return the endpoint's answer to an exam: for each image, for each breast and for the whole exam.
 
-        Raises the subclasses of `InferenceError`; where one image is the reason, `detail["image"]` is its index.
+        Args:
+            images: The images of one patient and one study.
+            operating_point: The threshold that decides: `sensitivity` (default) or `specificity`.
+            heatmap: Whether the answer includes heatmaps and their regions.
+            target: The class whose evidence the heatmaps show (default: malignant).
+
+        Raises:
+            InferenceError: One of its subclasses. If one image is the cause, `detail["image"]` is its index.
         """
         options = {"operating_point": operating_point, "heatmap": "true" if heatmap else None, "target": target}
         return ExamAnswer.from_json(json_object(self._ask_exam(images, AnswerType.JSON, options)))
@@ -185,9 +213,9 @@ class MammographyClient:
     def overlay(
         self, source: Source, *, laterality: str | None = None, view: str | None = None, target: str | None = None
     ) -> bytes:
-        """Return the image with its heatmap as a PNG of the same size; `target` is the class whose evidence it shows.
+        """Return the image with its heatmap drawn over it, as a PNG of the same size.
 
-        Arguments and errors are those of `predict`.
+        Arguments and errors are the same as for `predict`.
         """
         return self._ask(source, AnswerType.OVERLAY, {"laterality": laterality, "view": view, "target": target})
 
@@ -199,16 +227,19 @@ class MammographyClient:
         regions: bool = True,
         target: str | None = None,
     ) -> bytes:
-        """Return the measurements of a DICOM image, or of an exam of them, as a DICOM structured report (TID 1500).
+        """Return the measurements of a DICOM image or exam as a DICOM structured report (PS3.16, TID 1500).
 
         Args:
             source: The image, or the images of one exam.
             operating_point: The threshold that decides: `sensitivity` (default) or `specificity`.
-            regions: Whether the report has the regions of the heatmaps.
-            target: The class whose evidence they show (default: malignant).
+            regions: Whether the report includes the regions of the heatmaps.
+            target: The class whose evidence the regions show (default: malignant).
+
+        Returns:
+            The bytes of the DICOM file.
 
         Raises:
-            InferenceError: One of its subclasses; code `no_source_identity` where an image is no DICOM file.
+            InferenceError: One of its subclasses. The code is `no_source_identity` if an image is not a DICOM file.
         """
         options = {"operating_point": operating_point, "heatmap": "true" if regions else None, "target": target}
         return self._dicom(source, options)
@@ -220,9 +251,10 @@ class MammographyClient:
         operating_point: str | None = None,
         target: str | None = None,
     ) -> bytes:
-        """Return a Mammography CAD SR (TID 4000) with the regions of the heatmaps.
+        """Return a Mammography CAD SR (PS3.16, TID 4000) with the regions of the heatmaps.
 
-        Arguments and errors are those of `dicom_report`; `no_view` where a laterality or view is unknown.
+        Arguments and errors are the same as for `dicom_report`. In addition, the error code is `no_view` if the
+        laterality or view of an image is unknown.
         """
         return self._dicom(source, {"operating_point": operating_point, "target": target, "result": "cad-sr"})
 
@@ -231,7 +263,8 @@ class MammographyClient:
     ) -> bytes:
         """Return a Grayscale Softcopy Presentation State with the regions of the heatmaps.
 
-        Arguments and errors are those of `dicom_report`; `not_acceptable` where the images need several states.
+        Arguments and errors are the same as for `dicom_report`. In addition, the error code is `not_acceptable` if
+        the images need more than one presentation state.
         """
         return self._dicom(source, {"target": target, "result": "gsps"})
 
@@ -242,7 +275,10 @@ class MammographyClient:
         operating_point: str | None = None,
         target: str | None = None,
     ) -> bytes:
-        """Return a ZIP archive of all DICOM results and the JSON answer; arguments and errors as of `dicom_report`."""
+        """Return a ZIP archive of all DICOM results and the JSON answer.
+
+        Arguments and errors are the same as for `dicom_report`.
+        """
         options = {"operating_point": operating_point, "target": target, "result": "all"}
         return self._dicom(source, options, AnswerType.ZIP)
 
@@ -261,7 +297,8 @@ class MammographyClient:
     ) -> bytes:
         """Return the overlay of a DICOM image as a DICOM Secondary Capture in the same study.
 
-        Arguments and errors are those of `predict`; `no_source_identity` where the image is no DICOM file.
+        Arguments and errors are the same as for `predict`. In addition, the error code is `no_source_identity` if the
+        image is not a DICOM file.
         """
         options = {"laterality": laterality, "view": view, "target": target, "result": "overlay"}
         return self._ask(source, AnswerType.DICOM, options)
@@ -291,13 +328,13 @@ class MammographyClient:
         return self._bounded(work)
 
     def _bounded(self, work: Callable[[Deadline], bytes]) -> bytes:
-        """Return what `work` returns within the deadline: loading, sending, waiting and reading together."""
+        """Run `work` within the deadline, which covers loading, sending, waiting and reading."""
         seconds = self._deadline_seconds or (REALTIME_SECONDS if self._uploads is None else ASYNC_SECONDS)
         deadline = Deadline(seconds)
         return deadline.bound(lambda: work(deadline))
 
     def _send(self, body: Body, request: Mapping[str, str], deadline: Deadline) -> bytes:
-        """Return the container's answer to a body, asked in the way that the body's size or the caller says."""
+        """Return the container's answer to a body; `delivery` or the body's size selects real-time or async."""
         request = {**request, "ContentType": body.content_type}
         if self._delivery is Delivery.ASYNC or (self._delivery is Delivery.BY_SIZE and self._is_large(len(body.data))):
             return self._send_async(body, request, deadline)
@@ -322,13 +359,14 @@ class MammographyClient:
         return endpoint.invoke(body, request, self._retry, deadline)
 
     def _is_large(self, size: int) -> bool:
-        """Return whether a body goes through async inference; a local server takes more than AWS in one call."""
+        """Return whether a body is too large for a real-time call and `uploads` allows an async one."""
         return self._uploads is not None and size > self._largest_body
 
     def _large_object(self, source: Source) -> str | None:
-        """Return the URI of an image that is sent as the object it is: large, and where the endpoint's role can read.
+        """Return the URI of an S3 object that the async endpoint can read directly, or `None`.
 
-        What lies in another bucket than the uploads goes through the caller, whose permission is known.
+        The object must be in the bucket of the uploads, which the endpoint's role can read. The client itself fetches
+        objects of other buckets, with the caller's permissions.
         """
         uploads = self._uploads
         if uploads is None or not isinstance(source, str) or self._delivery is Delivery.REALTIME:
@@ -349,7 +387,7 @@ class MammographyClient:
             raise RequestRefusedError("unreadable_file", f"{source}: {error.strerror}") from None
 
     def _head(self, uri: str) -> bytes:
-        """Return the beginning of an object, which says what it is."""
+        """Return the first bytes of an object, which tell its type."""
         piece = f"bytes=0-{HEAD_BYTES - 1}"
         return calling(lambda: bytes(self._storage.get_object(**object_place(uri), Range=piece)["Body"].read()))
 
@@ -362,7 +400,7 @@ class MammographyClient:
         return runtime(self._async_url, self._region, READ_SECONDS)
 
     def _runtime_within(self, seconds: float) -> Any:
-        """Return a client whose calls end by then; one of its own is made where the time left is short."""
+        """Return a boto3 client whose read timeout is at most `seconds`; the shared client if that is long enough."""
         return self._runtime if seconds >= READ_SECONDS else runtime(self._url, self._region, seconds)
 
     @cached_property

@@ -1,10 +1,10 @@
-"""A study from a DICOMweb server and results back to it: QIDO-RS, WADO-RS and STOW-RS (PS3.18), by `dicomweb-client`.
+"""Fetches a study from a DICOMweb server and stores results: QIDO-RS, WADO-RS, STOW-RS (PS3.18), by `dicomweb-client`.
 
     pacs = DicomWeb("https://pacs.example/dicom-web", headers={"Authorization": "Bearer ..."})
     archive = MammographyClient("mammopipe").dicom_results(pacs.mammograms(study))
     pacs.store(result_files(archive), study)
 
-Needs the extra `dicomweb`. The endpoint itself needs no network: the caller fetches and stores.
+Needs the extra `dicomweb`. The endpoint itself needs no network, because the caller fetches and stores.
 """
 
 import io
@@ -21,7 +21,8 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 PRESENTATION_CLASSES = (f"{_STORAGE}1.2", f"{_STORAGE}13.1.4", f"{_STORAGE}1.1", f"{_STORAGE}1")
 """Mammography, breast projection and digital X-ray images for presentation, and computed radiographs.
 
-Images for processing are the same exposures before that, and secondary captures may be earlier results of ours.
+Images for processing are excluded because they show the same exposures before processing. Secondary captures are
+excluded because they may be earlier results of mammopipe.
 """
 TIMEOUT_SECONDS = 60.0
 ATTEMPTS, BACKOFF_MILLISECONDS = 3, 200
@@ -38,7 +39,7 @@ class DicomWeb:
         timeout_seconds: How long one request may wait for the server.
 
     Raises:
-        ConfigError: The extra `dicomweb` is not installed, or the URL is none.
+        ConfigError: The extra `dicomweb` is not installed, or `url` is not a URL.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class DicomWeb:
         except ModuleNotFoundError as error:
             raise ConfigError(f"DICOMweb needs {error.name}: pip install 'mammopipe[dicomweb]'") from None
         self._client = DICOMwebClient(url, headers=dict(headers or {}), timeout=timeout_seconds)
-        # Its own five attempts take half a minute where there is no server.
+        # The library's own five attempts take half a minute if there is no server.
         self._client.set_http_retry_params(max_attempts=ATTEMPTS, wait_exponential_multiplier=BACKOFF_MILLISECONDS)
 
     def mammograms(self, study: str) -> list[bytes]:
@@ -61,8 +62,8 @@ class DicomWeb:
             study: Study Instance UID.
 
         Raises:
-            ConfigError: `study` is no UID.
-            RequestRefusedError: `no_images`: the study has none; the message names the classes that it has.
+            ConfigError: `study` is not a UID.
+            RequestRefusedError: Code `no_images`: the study has no such images. The message names the classes it has.
             EndpointUnreachableError: The server cannot be reached, or refuses.
         """
         if _UID.fullmatch(study) is None:
@@ -97,7 +98,7 @@ class DicomWeb:
 
     def _retrieve(self, study: str, series: str, instance: str) -> bytes:
         with _reaching("WADO-RS"):
-            # As it is stored: whatever its transfer syntax is, the endpoint reads it.
+            # Any transfer syntax: the endpoint reads the image as it is stored.
             dataset = self._client.retrieve_instance(study, series, instance, media_types=(("application/dicom", "*"),))
             stream = io.BytesIO()
             dataset.save_as(stream, enforce_file_format=True)
@@ -112,7 +113,7 @@ def result_files(archive: bytes) -> list[bytes]:
 
 @contextmanager
 def _reaching(service: str) -> Iterator[None]:
-    """Turn the errors of the transport into the client's own, without the address and what identifies the study."""
+    """Turn transport errors into the client's own, without the address or anything that identifies the study."""
     from requests import HTTPError, RequestException
 
     try:

@@ -1,11 +1,11 @@
-"""Why the client has no answer, as one tree, and how botocore's errors and the server's own words become it.
+"""The client's error classes, and the conversion of botocore's and the server's errors into them.
 
-The tree:
+The class tree:
 
     InferenceError               code and message; `status` is the HTTP status that the model's server gave
     ├── RequestRefusedError      an image or an option cannot be used; sending it again will not help
-    ├── EndpointBusyError        busy, throttled, starting, stopping, behind a proxy that does not reach it; still so
-    │                            after all attempts
+    ├── EndpointBusyError        busy, throttled, starting, stopping, or not reached by a proxy, even after
+    │                            all attempts
     ├── EndpointFaultError       a fault of the server, or an answer that cannot be understood
     ├── EndpointUnreachableError no endpoint of that name, no permission, no connection
     └── DeadlineError            no answer within the caller's deadline
@@ -45,15 +45,15 @@ _BUSY = {
     "TooManyRequestsException",
 }
 _GATEWAY = (502, 503, 504)
-"""What a proxy answers where the server behind it restarts or is slow: the same call may succeed."""
+"""Statuses of a proxy whose server restarts or is slow; the same call may succeed later."""
 _BROKEN = (ConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
-"""No connection, a connection that broke, or an answer of which a part is missing."""
+"""Errors that mean no connection, a broken connection, or an incomplete answer."""
 _PASSED_ON = re.compile(r'error \((?P<status>\d{3})\) from \S+ with message "(?P<body>.*)"', re.DOTALL)
-"""How SageMaker quotes a container's error in a failure object."""
+"""SageMaker's quotation of a container's error in a failure object."""
 
 
 class InferenceError(MammopipeError):
-    """No answer; `code` names the reason, `status` is the server's HTTP status where there is one."""
+    """No answer; `code` names the reason, `status` is the server's HTTP status, or `None` without one."""
 
     def __init__(
         self, code: str, message: str, status: int | None = None, detail: Mapping[str, Any] | None = None
@@ -61,7 +61,7 @@ class InferenceError(MammopipeError):
         super().__init__(f"{code}: {message}")
         self.code, self.message, self.status = code, message, status
         self.detail = dict(detail or {})
-        """What the server adds: of an exam `{"image": index}`, the image that is the reason."""
+        """Detail from the server; for an exam, `{"image": index}` names the image that caused the error."""
 
 
 class RequestRefusedError(InferenceError):
@@ -81,7 +81,7 @@ class EndpointUnreachableError(InferenceError):
 
 
 class BrokenConnectionError(EndpointUnreachableError):
-    """No connection, or one that broke: the same call may succeed, and an image asked twice gets the same answer."""
+    """No connection, or a broken one. The call can be retried: the same image gets the same answer."""
 
 
 class DeadlineError(InferenceError):
@@ -89,7 +89,7 @@ class DeadlineError(InferenceError):
 
 
 def calling(call: Callable[[], T]) -> T:
-    """Return the call's result, botocore's errors turned into this module's."""
+    """Return the call's result; turn botocore's errors into errors of this module."""
     try:
         return call()
     except ClientError as error:
@@ -106,7 +106,7 @@ def calling(call: Callable[[], T]) -> T:
 
 
 def from_service(error: ClientError) -> InferenceError:
-    """Return the error in what a service answered: the container's own where SageMaker passes one on."""
+    """Return the error in an AWS service's response: the container's own error if SageMaker passes one on."""
     response: Mapping[str, Any] = error.response
     code, message = str(response["Error"].get("Code", "")), str(response["Error"].get("Message", ""))
     if code == "ModelError":
@@ -117,7 +117,7 @@ def from_service(error: ClientError) -> InferenceError:
 
 
 def from_container(status: int, body: str) -> InferenceError:
-    """Return the error in what the container said, `{"error": {"code", "message", "detail"?}}`, by its HTTP status."""
+    """Return the error for a container's HTTP status and body, `{"error": {"code", "message", "detail"?}}`."""
     try:
         error = json.loads(body)["error"]
         code, message, detail = str(error["code"]), str(error["message"]), error.get("detail")
@@ -131,7 +131,7 @@ def from_container(status: int, body: str) -> InferenceError:
 
 
 def from_failure(text: str) -> InferenceError:
-    """Return the error in a failure object of async inference, which quotes the container where that was the reason."""
+    """Return the error in a failure object of async inference, which may quote the container's own error."""
     found = _PASSED_ON.search(text)
     if found is None:
         return EndpointFaultError("async_failure", " ".join(text.split())[:500] or "the failure object is empty")

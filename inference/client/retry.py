@@ -1,4 +1,4 @@
-"""How long the client tries: attempts with full jitter, all of them and the waits between within one deadline."""
+"""Retries with full jitter, within one deadline for all attempts and the waits between them."""
 
 import random
 import threading
@@ -14,11 +14,11 @@ from mammopipe.processing.errors import ConfigError
 
 T = TypeVar("T")
 GRACE_SECONDS = 0.2
-"""How long past a deadline the call itself may take to say why it failed."""
+"""Seconds after a deadline in which the call itself may still report why it failed."""
 
 
 class Deadline:
-    """A moment in time, by the monotonic clock."""
+    """A point in time on the monotonic clock, `seconds` after creation."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -26,28 +26,28 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds until then; `DeadlineError` when it has passed."""
+        """Seconds until the deadline; raises `DeadlineError` if it has passed."""
         self.check()
         return self._end - time.monotonic()
 
     def check(self) -> None:
-        """Raise `DeadlineError` when the deadline has passed."""
+        """Raise `DeadlineError` if the deadline has passed."""
         if self._end <= time.monotonic():
             raise DeadlineError("deadline", f"no answer within {self.seconds:g} seconds")
 
     def bound(self, work: Callable[[], T]) -> T:
-        """Return the result of `work`, or raise `DeadlineError` once the deadline has passed, whatever it waits for.
+        """Return the result of `work`, or raise `DeadlineError` when the deadline passes.
 
-        A socket's timeout starts anew with every byte, so that it bounds no call: a server that sends one byte a second
-        would be listened to for ever. `work` therefore runs in a thread, which is left to itself when time is up; what
-        it does next that looks at the deadline ends it.
+        A socket timeout restarts with every byte, so it does not bound a call: a server that sends one byte a second
+        would keep the client waiting for ever. `work` therefore runs in a thread. When time is up the thread is
+        abandoned; it ends at its next check of the deadline.
         """
         outcome: Future[T] = Future()
 
         def run() -> None:
             try:
                 outcome.set_result(work())
-            except BaseException as error:  # whatever it is, the caller's thread raises it
+            except BaseException as error:  # the caller's thread raises it, whatever it is
                 outcome.set_exception(error)
 
         threading.Thread(target=run, name="mammopipe-client", daemon=True).start()
@@ -57,7 +57,7 @@ class Deadline:
             raise DeadlineError("deadline", f"no answer within {self.seconds:g} seconds") from None
 
     def sleep(self, seconds: float) -> None:
-        """Wait, or raise `DeadlineError` at once where the deadline would pass meanwhile."""
+        """Wait, or raise `DeadlineError` at once if the deadline would pass during the wait."""
         if seconds >= self.left:
             raise DeadlineError("deadline", f"no answer within {self.seconds:g} seconds")
         time.sleep(seconds)
@@ -65,24 +65,24 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Retry:
-    """Which calls are tried again: where the endpoint is busy or throttles, or the connection breaks."""
+    """The retry policy: a call is retried if the endpoint is busy or throttles, or if the connection breaks."""
 
     attempts: int = 5
-    """Calls in all."""
+    """Number of calls, the first included."""
     backoff_seconds: float = 0.5
-    """Upper bound of the first wait, doubled each time; a random part of it is waited ("full jitter")."""
+    """Upper bound of the first wait, doubled each time; the wait is a random part of it ("full jitter")."""
     longest_seconds: float = 20.0
     """Upper bound of any wait."""
 
     def __post_init__(self) -> None:
-        """Refuse a client that would never call, and waits that no clock can keep."""
+        """Refuse fewer than one attempt, and a backoff outside 0 to `longest_seconds`."""
         if self.attempts < 1:
             raise ConfigError(f"attempts={self.attempts} must be at least 1")
         if not 0 <= self.backoff_seconds <= self.longest_seconds:
             raise ConfigError(f"backoff_seconds={self.backoff_seconds} must be 0 to {self.longest_seconds:g}")
 
     def run(self, call: Callable[[], T], deadline: Deadline) -> T:
-        """Return the call's result; the last error is raised where no attempt or no time is left.
+        """Return the call's result; raise the last error if no attempt or no time is left.
 
         Source of the jitter: "Exponential Backoff And Jitter" (AWS Architecture Blog).
         """

@@ -1,4 +1,4 @@
-"""How the client reaches AWS or a server that speaks its API: boto3 clients, a request's members, an answer's body."""
+"""Transport of the client to AWS or a compatible server: boto3 clients, request members, answer bodies."""
 
 import ipaddress
 import json
@@ -20,25 +20,25 @@ from mammopipe.processing.errors import ConfigError
 
 CONNECT_SECONDS = 5.0
 CHUNK_BYTES = 16 * 2**10
-"""How much of an answer is read between two looks at the deadline."""
+"""Bytes of an answer that are read between two checks of the deadline."""
 Options = Mapping[str, str | None]
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 """EndpointName (SageMaker API Reference, InvokeEndpoint)."""
 _VALUE = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]+")
-"""An option's value: visible ASCII without the comma and the semicolon that part the custom attributes."""
+"""An option's value: visible ASCII without comma and semicolon, which separate the custom attributes."""
 _CREATING = threading.Lock()
 
 
 def endpoint_name(name: str) -> str:
-    """Return the name of an endpoint; `ConfigError` for one that no endpoint can have."""
+    """Return the name of an endpoint; raises `ConfigError` if SageMaker does not allow the name."""
     if _NAME.fullmatch(name) is None:
         raise ConfigError(f"endpoint_name={name!r}: must be 1 to 63 letters, digits and hyphens, no hyphen at an end")
     return name
 
 
 def runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
-    """Return a boto3 `sagemaker-runtime` client that tries once; a loopback URL needs neither keys nor region."""
-    # Every attempt is counted by `Retry`: botocore's own would multiply them and not know of the deadline.
+    """Return a boto3 `sagemaker-runtime` client without retries; a loopback URL needs neither keys nor region."""
+    # `Retry` makes and counts the attempts. Retries by botocore would multiply them and ignore the deadline.
     settings: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "connect_timeout": min(CONNECT_SECONDS, read_seconds),
@@ -58,15 +58,18 @@ def runtime(url: str | None, region: str | None, read_seconds: float) -> Any:
 
 
 def service(name: str, **settings: Any) -> Any:
-    """Return a boto3 client: one thread at a time, because making one is not safe in several."""
+    """Return a boto3 client. Only one thread at a time creates one, because creation is not thread-safe."""
     with _CREATING:
         return calling(lambda: boto3.client(name, **settings))
 
 
 def request_members(content_type: str, form: AnswerType, options: Options) -> dict[str, str]:
-    """Return the members that real-time and async calls share; the inference id is in SageMaker's logs, too.
+    """Return the request members that real-time and async calls share.
 
-    Raises `ConfigError` for an option whose value no header can carry.
+    The InferenceId is a new UUID, which also appears in SageMaker's logs.
+
+    Raises:
+        ConfigError: The header cannot carry the value of an option.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
@@ -77,7 +80,7 @@ def request_members(content_type: str, form: AnswerType, options: Options) -> di
 
 
 def read_answer(stream: Any, deadline: Deadline) -> bytes:
-    """Return the whole of an answer's body; `DeadlineError` where it is still arriving when time is up."""
+    """Return the whole body of an answer; raises `DeadlineError` if it is still arriving at the deadline."""
 
     def read() -> bytes:
         deadline.check()
@@ -87,7 +90,7 @@ def read_answer(stream: Any, deadline: Deadline) -> bytes:
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:
-    """Return the JSON object of an answer; an empty one for any other JSON."""
+    """Return the JSON object of an answer; an empty mapping if the JSON is not an object."""
     try:
         values = json.loads(body)
     except ValueError as error:
@@ -96,7 +99,7 @@ def json_object(body: bytes) -> Mapping[str, Any]:
 
 
 def object_place(uri: str) -> dict[str, str]:
-    """Return the bucket and the key of an `s3://` URI, as boto3 wants them."""
+    """Return the bucket and the key of an `s3://` URI as boto3 arguments."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return {"Bucket": bucket, "Key": key}
 

@@ -1,1 +1,1 @@
-"""What client and server agree on: answers, errors, media types, the OpenAPI document."""
+"""The contract between client and server: answers, errors, media types and the OpenAPI document."""

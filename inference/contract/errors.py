@@ -1,26 +1,26 @@
-"""Every refusal of the server, as one tree: what it answers, and never what the image says of a person.
+"""The server's error classes. No error contains personal data of an image.
 
     RequestError                      an answer that is not 200, with a code and a message
     ├── BadOptionError        400     an option breaks a rule
-    ├── BadBodyError          400     the body is not the JSON, form or archive that its Content-Type says
-    ├── ForbiddenError        403     what the request names may not be read by this endpoint
+    ├── BadBodyError          400     the body is not the JSON, form or archive that its Content-Type names
+    ├── ForbiddenError        403     the endpoint may not read what the request names
     ├── NotFoundError         404     no such path, or no such object
-    ├── WrongMethodError      405     the path knows another method
+    ├── WrongMethodError      405     the path does not support the method
     ├── NotAcceptableError    406     no form of the answer fits the Accept header
     ├── TooLargeError         413     more bytes, or announced pixels, than the limits allow
-    ├── UnsupportedTypeError  415     the Content-Type is none that is read, or not what the body is
-    ├── UnusableImageError    422     the reader's or the segmentation's reason
-    │   ├── NoSourceIdentityError     a DICOM result was asked for, and the source does not say whose it is
-    │   ├── MixedPatientsError        the images of an exam are of several patients
-    │   ├── MixedStudiesError         the images of an exam are of several studies
-    │   ├── DuplicateImageError       an image is in an exam twice
-    │   └── ExcludedViewError         the model is not for this kind of image, and the deployment refuses it
+    ├── UnsupportedTypeError  415     the Content-Type is not supported, or does not match the body
+    ├── UnusableImageError    422     the image cannot be read or segmented, or shows no breast
+    │   ├── NoSourceIdentityError     a DICOM result was requested, and the source does not identify its patient
+    │   ├── MixedPatientsError        the images of an exam belong to several patients
+    │   ├── MixedStudiesError         the images of an exam belong to several studies
+    │   ├── DuplicateImageError       an exam contains an image twice
+    │   └── ExcludedViewError         the model is not intended for this kind of image, and the deployment refuses it
     ├── InternalError         500     a fault of this program; no details
-    ├── UnavailableError      503     starting, busy, stopping, or the worker died over it: try again
+    ├── UnavailableError      503     starting, busy, stopping, or the worker ended during the request; try again
     └── TimeLimitError        504     the answer took longer than the limit
 
-Code, message and detail go to the caller, only the code to the log. All of them can be pickled: workers raise them. And
-all are here, because the process that takes requests in unpickles them and must not load an image reader for it.
+The caller gets code, message and detail; the log gets only the code. All errors can be pickled, because workers raise
+them. All are in this module, because the process that receives requests unpickles them without loading an image reader.
 """
 
 import traceback
@@ -49,15 +49,17 @@ class RequestError(Exception):
         self.code = code
         self.message = message
         self.detail = detail
-        """Where in the request the problem lies, e.g. `{"image": 2}`; numbers and names of options only."""
+        """Location of the problem in the request, such as `{"image": 2}`; only numbers and names of options."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.code, self.message, self.detail)
 
     def at(self, image: int, place: str = "") -> "RequestError":
-        """Return the same refusal, naming the image of the exam, counted from 0, that it is about.
+        """Return the same error with the location of the image that caused it.
 
-        `place` says in words where in the request it is, such as `file 3 (.dcm)`; the message then begins with it.
+        Args:
+            image: Index of the image in the exam, from 0.
+            place: Location in words, such as `file 3 (.dcm)`; if given, the message begins with it.
         """
         message = f"{place}: {self.message}" if place else self.message
         return type(self)(self.code, message, {**(self.detail or {}), "image": image})
@@ -70,25 +72,25 @@ class BadOptionError(RequestError):
 
 
 class BadBodyError(RequestError):
-    """The body is not the JSON, form or archive that its Content-Type says."""
+    """The body is not the JSON, form or archive that its Content-Type names."""
 
     status = 400
 
 
 class ForbiddenError(RequestError):
-    """What the request names may not be read by this endpoint."""
+    """The endpoint may not read what the request names."""
 
     status = 403
 
 
 class NotFoundError(RequestError):
-    """The path is none of this server's, or an object that the request names does not exist."""
+    """The server has no such path, or an object that the request names does not exist."""
 
     status = 404
 
 
 class WrongMethodError(RequestError):
-    """The path knows another method."""
+    """The path does not support the method."""
 
     status = 405
 
@@ -106,7 +108,7 @@ class TooLargeError(RequestError):
 
 
 class UnsupportedTypeError(RequestError):
-    """The Content-Type is none that is read, or not what the body is."""
+    """The Content-Type is not supported, or does not match the body."""
 
     status = 415
 
@@ -118,23 +120,23 @@ class UnusableImageError(RequestError):
 
 
 class NoSourceIdentityError(UnusableImageError):
-    """The source is no DICOM file, or lacks an attribute that a result must repeat."""
+    """The source is not a DICOM file, or lacks an attribute that a result must repeat."""
 
 
 class MixedPatientsError(UnusableImageError):
-    """The images of an exam are of several patients."""
+    """The images of an exam belong to several patients."""
 
 
 class MixedStudiesError(UnusableImageError):
-    """The images of an exam are of several studies."""
+    """The images of an exam belong to several studies."""
 
 
 class DuplicateImageError(UnusableImageError):
-    """An image is in an exam twice: its breast would be weighed twice."""
+    """An exam contains an image twice; its breast would count it twice."""
 
 
 class ExcludedViewError(UnusableImageError):
-    """The model is not for this kind of image, and the deployment refuses it (`contract.exclusions`)."""
+    """The model is not intended for this kind of image, and the deployment refuses it (`contract.exclusions`)."""
 
 
 class InternalError(RequestError):
@@ -148,7 +150,7 @@ class InternalError(RequestError):
 
 
 class UnavailableError(RequestError):
-    """The server is starting, busy or stopping, or the worker died over the request."""
+    """The server is starting, busy or stopping, or the worker ended during the request."""
 
     status = 503
 
@@ -168,7 +170,7 @@ _IMAGE_CODES: dict[type[ImageError], str] = {
 
 
 def from_image_error(error: ImageError) -> RequestError:
-    """Return the refusal for what the image reader or the preprocessing said, in its own words."""
+    """Return the server's error for an error of the image reader or the preprocessing, with the same message."""
     if isinstance(error, ExcludedImageError):
         return ExcludedViewError("excluded_view", str(error), {"flag": str(error.flag)})
     if isinstance(error, ImageTooLargeError):
@@ -178,11 +180,11 @@ def from_image_error(error: ImageError) -> RequestError:
 
 
 class CannotServeError(MammopipeError):
-    """No worker can load the model; the server ends with this as its reason."""
+    """No worker can load the model; the server ends with this error."""
 
 
 class WorkerFault(Exception):
-    """A fault of this program in a worker: where it happened, for the log."""
+    """A fault of this program in a worker, with its location for the log."""
 
     def __init__(self, trace: list[str]) -> None:
         super().__init__(trace)
@@ -190,7 +192,7 @@ class WorkerFault(Exception):
 
 
 def fault_trace(fault: BaseException) -> list[str]:
-    """Return the type of a fault and where it happened, without its text: that could identify a patient."""
+    """Return the type and the location of a fault, without its text, which could identify a patient."""
     if isinstance(fault, WorkerFault):
         return fault.trace
     frames = traceback.extract_tb(fault.__traceback__)

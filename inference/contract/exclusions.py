@@ -1,7 +1,7 @@
-"""Images that the model is not for, and what is done with each kind: refused, referred to a reader, or warned of.
+"""Images that the model is not intended for, and the action for each kind: refuse, refer to a reader, or warn.
 
-`RULES` is the default table. A deployment can make it stricter (`MAMMOPIPE_EXCLUSIONS`), never milder. The flags are
-the reader's, so that an image means the same in Prepare, in an evaluation and at the endpoint.
+`RULES` is the default table. A deployment can make it stricter (`MAMMOPIPE_EXCLUSIONS`), never milder. The flags come
+from the image reader, so an image is treated alike in Prepare, in an evaluation and at the endpoint.
 `python -m mammopipe.inference.contract.exclusions` prints the table as docs/reference/endpoint.md shows it.
 """
 
@@ -15,10 +15,10 @@ from mammopipe.processing.image_flags import ImageFlag
 
 
 class Action(StrEnum):
-    """What is done with an image that the model is not for, from the mildest to the strictest."""
+    """The action for an image that the model is not intended for, from the mildest to the strictest."""
 
     WARN = "warn"
-    """The image is scored; the answer warns of it."""
+    """The image is scored; the answer has a warning."""
     REFER = "refer"
     """The image is scored; the answer refers it, its breast and its exam to a reader and names the reason."""
     REFUSE = "refuse"
@@ -26,17 +26,17 @@ class Action(StrEnum):
 
     @property
     def strictness(self) -> int:
-        """Return 0 for the mildest."""
+        """Return the rank of the action, 0 for the mildest."""
         return list(Action).index(self)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done with one kind of image, and why."""
+    """The action for one kind of image, and its reason."""
 
     action: Action
     where: str
-    """Where an image says so."""
+    """The attributes that mark an image as of this kind."""
     reason: str
 
 
@@ -80,11 +80,11 @@ def _rules() -> Mapping[ImageFlag, Rule]:
 
 
 RULES = _rules()
-"""By flag, the strictest first; other flags change nothing."""
+"""Rules by flag, the strictest first; other flags have no effect."""
 
 
 class ExcludedImageError(ImageError):
-    """The model is not for this kind of image, and the policy refuses it."""
+    """The model is not intended for this kind of image, and the policy refuses it."""
 
     def __init__(self, flag: ImageFlag, rule: Rule) -> None:
         super().__init__(f"excluded ({flag}): {rule.reason}; stated by {rule.where}")
@@ -93,7 +93,7 @@ class ExcludedImageError(ImageError):
 
 @dataclass(frozen=True)
 class Exclusion:
-    """One reason for which the model is not for an image, and what is done about it."""
+    """One reason why the model is not intended for an image, with the resulting action."""
 
     flag: ImageFlag
     action: Action
@@ -103,12 +103,12 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class ExclusionPolicy:
-    """The default table, made stricter by a deployment."""
+    """The default table with the stricter actions of a deployment."""
 
     stricter: Mapping[ImageFlag, Action] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what would make the table milder."""
+        """Refuse an action that is milder than the default."""
         for flag, action in self.stricter.items():
             rule = RULES.get(flag)
             if rule is not None and action.strictness < rule.action.strictness:
@@ -118,7 +118,11 @@ class ExclusionPolicy:
 
     @classmethod
     def parse(cls, text: str) -> "ExclusionPolicy":
-        """Return the policy of `FLAG=ACTION,...`; `ConfigError` for what is neither, twice, or milder."""
+        """Return the policy for a text `FLAG=ACTION,...`.
+
+        Raises:
+            ConfigError: A flag or action is unknown, a flag is repeated, or an action is milder than the default.
+        """
         found: dict[ImageFlag, Action] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, _, action = (piece.strip() for piece in part.partition("="))
@@ -138,17 +142,17 @@ class ExclusionPolicy:
         return ",".join(f"{flag}={action}" for flag, action in self.stricter.items())
 
     def rule(self, flag: ImageFlag) -> Rule | None:
-        """Return what is done with images of a flag, `None` where the flag changes nothing."""
+        """Return the rule for a flag, or `None` if the flag has no effect."""
         rule = RULES.get(flag)
         if flag not in self.stricter:
             return rule
         return Rule(self.stricter[flag], rule.where if rule else "the reader", rule.reason if rule else "excluded here")
 
     def apply(self, flags: Iterable[ImageFlag]) -> tuple[Exclusion, ...]:
-        """Return what is done about an image with these flags, the strictest first.
+        """Return the exclusions for an image with these flags, the strictest first.
 
         Raises:
-            ExcludedImageError: one of them is refused.
+            ExcludedImageError: The policy refuses one of the flags.
         """
         found = []
         for flag in dict.fromkeys(flags):
@@ -162,7 +166,7 @@ class ExclusionPolicy:
 
 
 DEFAULT_POLICY = ExclusionPolicy()
-"""The table as it is."""
+"""The default table without changes."""
 
 
 def table() -> str:

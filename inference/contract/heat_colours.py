@@ -1,16 +1,16 @@
-"""The one colour scale of heat: of the PNG overlay, the secondary capture and the page. Standard library only.
+"""The colour scale of heatmaps in the PNG overlay, the secondary capture and the page. Standard library only.
 
-Dark to light in one sweep, so that more evidence is brighter for every kind of colour vision.
+Lightness increases steadily, so that more evidence looks brighter with every kind of colour vision.
 """
 
 STEPS = ((0, 0, 0), (91, 26, 69), (184, 64, 47), (232, 149, 59), (250, 215, 60))
-"""Red, green and blue at equal distances from no evidence to most."""
+"""Red, green and blue at equal steps from no evidence to most evidence."""
 OPACITY = 0.5
-"""Of the colour where the heat is greatest; the image stays readable below it."""
+"""Opacity of the colour at the greatest heat; the image stays readable below it."""
 
 
 def table() -> list[tuple[int, int, int]]:
-    """Return red, green and blue for each of the 256 levels of an 8-bit heat, straight lines between the steps."""
+    """Return red, green and blue for each of 256 heat levels, interpolated linearly between the steps."""
     colours = []
     for level in range(256):
         position = level * (len(STEPS) - 1) / 255

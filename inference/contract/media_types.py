@@ -1,4 +1,4 @@
-"""What travels to the endpoint and back, named by media type: standard library only, shared by server and client."""
+"""Media types of requests and answers, shared by server and client. Standard library only."""
 
 import json
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Any
 
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
-"""The one free header that InvokeEndpoint hands to the container and back (SageMaker Runtime, `CustomAttributes`)."""
+"""The only free header that InvokeEndpoint passes to the container and back (SageMaker Runtime, `CustomAttributes`)."""
 
 
 class ImageType(StrEnum):
-    """The image formats that a request may carry."""
+    """The image formats of requests."""
 
     PGM = "image/x-portable-graymap"
     PNG = "image/png"
@@ -18,19 +18,19 @@ class ImageType(StrEnum):
 
 
 class AnswerType(StrEnum):
-    """The forms in which an answer may be asked for."""
+    """The forms of answer that a request may ask for."""
 
     JSON = "application/json"
     OVERLAY = "image/png"
-    """The film in its original geometry with the heat in colour; of one image only."""
+    """The image in its original geometry with the heat in colour; for one image only."""
     DICOM = "application/dicom"
-    """A structured report, a presentation state, or a secondary capture of the overlay; of DICOM images only."""
+    """A structured report, a presentation state, or a secondary capture of the overlay; for DICOM images only."""
     ZIP = "application/zip"
-    """All DICOM results and the JSON answer in one archive; of DICOM images only."""
+    """All DICOM results and the JSON answer in one archive; for DICOM images only."""
 
 
 def sniff(data: bytes) -> ImageType | None:
-    """Return the format that the first bytes announce, or `None`.
+    """Return the image format that the first bytes indicate, or `None`.
 
     Magic numbers: `P5` of PGM, the PNG signature, `DICM` at byte 128 (DICOM PS3.10, 7.1).
     """
@@ -42,15 +42,15 @@ def sniff(data: bytes) -> ImageType | None:
 
 
 def content_type(header: str) -> ImageType | None:
-    """Return the image format that a Content-Type header names, parameters aside, or `None` for any other type."""
+    """Return the image format in a Content-Type header, ignoring parameters; `None` for any other type."""
     name = header.split(";")[0].strip().lower()
     return ImageType(name) if name in set(ImageType) else None
 
 
 def acceptable(header: str) -> AnswerType | None:
-    """Return the answer's form that an Accept header prefers (RFC 9110, 12.5.1), or `None` when it allows none.
+    """Return the form of answer that an Accept header prefers (RFC 9110, 12.5.1), or `None` if it allows none.
 
-    An empty header allows all; JSON wins where the header has no preference.
+    An empty header allows all forms. Without a preference the answer is JSON.
     """
     best, best_weight = None, 0.0
     for form in AnswerType:
@@ -61,7 +61,7 @@ def acceptable(header: str) -> AnswerType | None:
 
 
 def _weight(form: AnswerType, header: str) -> float:
-    """Return the weight of the most specific range of the header that matches, 0 when none does."""
+    """Return the weight of the most specific matching range in the header; 0 if no range matches."""
     kind = form.split("/")[0]
     ranks = {"*/*": 0, f"{kind}/*": 1, str(form): 2}
     matches = [(ranks[name], weight) for name, weight in map(_media_range, header.split(",")) if name in ranks]
@@ -80,12 +80,16 @@ def _media_range(text: str) -> tuple[str, float]:
 
 
 def pack_attributes(values: Mapping[str, str]) -> str:
-    """Return options as the text of the custom attributes header: `name=value,name=value`."""
+    """Return options in the format of the custom attributes header: `name=value,name=value`."""
     return ",".join(f"{name}={value}" for name, value in values.items())
 
 
 def unpack_attributes(text: str) -> list[tuple[str, str]]:
-    """Return the pairs in the custom attributes header, parted by commas or semicolons; `ValueError` without `=`."""
+    """Return the pairs in the custom attributes header, separated by commas or semicolons.
+
+    Raises:
+        ValueError: A part has no `=`.
+    """
     pairs = []
     for part in filter(None, (part.strip() for part in text.replace(";", ",").split(","))):
         name, equals, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""The endpoint as an OpenAPI 3.1 document, made of the models that validate requests and answers.
+"""The endpoint's OpenAPI 3.1 document, generated from the models that validate requests and answers.
 
 `python -m mammopipe.inference.contract.openapi [-o FILE]` writes it. Source: OpenAPI Specification 3.1.0.
 """
@@ -79,7 +79,7 @@ CODES: Mapping[int, Mapping[str, str]] = {
     },
     504: {"time_limit": "no answer within the limit"},
 }
-"""Every code of an error and what it means, by HTTP status."""
+"""The meaning of every error code, by HTTP status."""
 _TEXTS = {
     400: "Bad request",
     403: "Forbidden",
@@ -133,7 +133,7 @@ def document() -> dict[str, Any]:
 
 
 def _without_titles(schema: Any) -> Any:
-    """Return a schema without the titles that pydantic makes of field names: they say nothing."""
+    """Return a schema without the titles that pydantic derives from field names, which add no information."""
     if isinstance(schema, dict):
         return {
             key: _without_titles(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)
@@ -172,7 +172,7 @@ def _options() -> list[dict[str, Any]]:
 
 
 def _bare(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an option's schema for a query, where leaving it out says null."""
+    """Return an option's schema for a query parameter, without null: an absent parameter means null."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     return kinds[0] if kinds else {key: value for key, value in schema.items() if key != "description"}
 

@@ -1,4 +1,4 @@
-"""The endpoint's contract as pydantic models: the options and the JSON body of a request, the JSON of the answers."""
+"""The endpoint's contract as pydantic models: options and JSON body of requests, JSON of answers."""
 
 import re
 from collections.abc import Iterable
@@ -19,27 +19,27 @@ SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
 Interval = tuple[float, float]
 _LIKE = 0.8
-"""How like an option's name (difflib's ratio) another name is that is taken for a slip of the pen."""
+"""Similarity (difflib's ratio) to an option's name above which another name counts as a misspelling."""
 _SHOWN = 60
-"""Characters of a name or value that a message repeats to its sender."""
+"""Most characters of a name or value that an error message repeats."""
 
 
 class OperatingPoint(StrEnum):
-    """Which of the model's stored thresholds decides: the one that holds sensitivity, or specificity."""
+    """The stored threshold that decides: the one chosen for sensitivity or the one chosen for specificity."""
 
     SENSITIVITY = "sensitivity"
     SPECIFICITY = "specificity"
 
 
 class Finding(StrEnum):
-    """What an operating point says of a malignancy probability."""
+    """The decision for a malignancy probability at an operating point."""
 
     SUSPICIOUS = "suspicious"
     NOT_SUSPICIOUS = "not_suspicious"
 
 
 class DicomResult(StrEnum):
-    """What an answer as `application/dicom` is."""
+    """The kind of DICOM result in an answer as `application/dicom`."""
 
     REPORT = "report"
     """A structured report with the measurements (TID 1500)."""
@@ -48,26 +48,26 @@ class DicomResult(StrEnum):
     PRESENTATION_STATE = "gsps"
     """A Grayscale Softcopy Presentation State with the heatmap's regions."""
     ALL = "all"
-    """Every result and the JSON answer in one ZIP archive, answered as `application/zip`."""
+    """All results and the JSON answer in one ZIP archive, with the type `application/zip`."""
     OVERLAY = "overlay"
-    """A secondary capture: the film with its heat in colour; of one image only."""
+    """A secondary capture: the image with its heat in colour; for one image only."""
 
 
 class OverlayLayer(StrEnum):
-    """What an answer as `image/png` shows over the film."""
+    """What an answer as `image/png` shows over the image."""
 
     HEAT = "heat"
     NONE = "none"
-    """The film alone, as it was read: for programs that cannot draw the formats that are sent."""
+    """The image alone, as it was read: for programs that cannot display the format sent."""
 
 
 class Priors(StrEnum):
-    """What is done with images of an earlier study of the same patient."""
+    """The handling of images from an earlier study of the same patient."""
 
     REFUSE = "refuse"
     """The request is answered 422, `mixed_studies`."""
     IGNORE = "ignore"
-    """The latest study is judged; the answer names the images that were left out."""
+    """Only the latest study is judged; the answer names the images that were skipped."""
 
 
 class SkipReason(StrEnum):
@@ -77,7 +77,7 @@ class SkipReason(StrEnum):
     PRESENTATION_STATE = "presentation-state"
     DICOMDIR = "dicomdir"
     OTHER_OBJECT = "other-object"
-    """A DICOM object that holds no image."""
+    """A DICOM object without an image."""
     DOCUMENT = "document"
     TEXT = "text"
     PROGRAM = "program"
@@ -86,16 +86,16 @@ class SkipReason(StrEnum):
 
 
 class ReferralCode(StrEnum):
-    """Why a case is left to a reader."""
+    """The reason why a case is referred to a reader."""
 
     UNCERTAIN = "uncertain"
-    """The probabilities are spread wider over the classes than the model's stored limit."""
+    """The entropy of the class probabilities exceeds the model's stored limit."""
     OUT_OF_DISTRIBUTION = "out-of-distribution"
-    """The image is less like the training images than the model's stored limit."""
+    """The image differs from the training images by more than the model's stored limit."""
     SEGMENTATION = "segmentation"
-    """What the model was shown may not be the breast, or not the right way round."""
+    """The network's input may not show the breast, or may be mirrored."""
     EXCLUDED = "excluded"
-    """The model is not for this kind of image (`contract.exclusions`)."""
+    """The model is not intended for this kind of image (`contract.exclusions`)."""
 
 
 class _Model(BaseModel):
@@ -103,7 +103,7 @@ class _Model(BaseModel):
 
 
 class RequestOptions(_Model):
-    """What a request may ask for, in its custom attributes, its query or its JSON body; each name at most once."""
+    """Options of a request, in its custom attributes, its query or its JSON body; each name at most once."""
 
     laterality: Laterality | None = Field(
         default=None, description="side of the body, where the file does not say it; of one image"
@@ -118,7 +118,7 @@ class RequestOptions(_Model):
 
 
 class ExamImage(_Model):
-    """One image of an exam: its bytes, or where they lie."""
+    """One image of an exam: its bytes or their location."""
 
     data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
     s3_uri: str | None = Field(
@@ -144,7 +144,7 @@ class ExamRequest(_Model):
 
 
 class ModelInfo(_Model):
-    """Which model answered."""
+    """The model that answered."""
 
     id: str = Field(description="the model package's ARN where the deployment knows it")
     architecture: str
@@ -153,7 +153,7 @@ class ModelInfo(_Model):
 
 
 class ImageInfo(_Model):
-    """What was read: rows and columns are those of the file's image."""
+    """Facts about the image as read; rows and columns are those of the file's image."""
 
     sha256: str = Field(description="of the file's bytes")
     rows: int
@@ -164,7 +164,7 @@ class ImageInfo(_Model):
 
 
 class Decision(_Model):
-    """What an operating point says: suspicious where the malignancy probability reaches the threshold."""
+    """The decision at an operating point: suspicious if the malignancy probability reaches the threshold."""
 
     operating_point: OperatingPoint
     threshold: float
@@ -182,15 +182,15 @@ class Decision(_Model):
 
 
 class PrevalenceSource(StrEnum):
-    """Whose prevalence it is that probabilities hold for."""
+    """The origin of the prevalence that probabilities assume."""
 
     VALIDATION = "validation"
     DEPLOYMENT = "deployment"
-    """The deployment states its own (`MAMMOPIPE_PREVALENCE`)."""
+    """The deployment states its own prevalence (`MAMMOPIPE_PREVALENCE`)."""
 
 
 class Prevalence(_Model):
-    """For which share of malignant cases the probabilities of an answer hold; elsewhere they must be moved."""
+    """The share of malignant cases that probabilities assume; for another prevalence they must be converted."""
 
     value: float | None = Field(description="0 to 1; null where the model does not state it")
     of: PrevalenceSource
@@ -198,7 +198,7 @@ class Prevalence(_Model):
 
 
 class ImageExclusion(_Model):
-    """Why the model is not for an image, although the image was scored."""
+    """A reason why the model is not intended for an image, although the image was scored."""
 
     flag: ImageFlag
     action: Action
@@ -214,14 +214,14 @@ class QualityWarning(_Model):
 
 
 class Reason(_Model):
-    """One reason to leave a case to a reader."""
+    """One reason to refer a case to a reader."""
 
     code: ReferralCode
     message: str
 
 
 class Referral(_Model):
-    """Whether the case should be left to a reader, whatever the score and the decision say."""
+    """Whether a reader should judge the case, whatever the score and the decision."""
 
     refer: bool
     reasons: list[Reason] = Field(description="empty where refer is false")
@@ -234,7 +234,7 @@ class Referral(_Model):
 
 
 class Region(_Model):
-    """Where the heatmap is warm: a box (right and bottom exclusive) and its peak, in pixels of the file's image."""
+    """A region of high heat: its box (right and bottom exclusive) and its peak, in pixels of the file's image."""
 
     left: int
     top: int
@@ -246,7 +246,7 @@ class Region(_Model):
 
 
 class Heatmap(_Model):
-    """Where the evidence for a class lies, over the file's image."""
+    """The evidence for a class over the file's image."""
 
     target: Label
     rows: int
@@ -257,7 +257,7 @@ class Heatmap(_Model):
 
 
 class _Scores(_Model):
-    """What is said of one image."""
+    """The fields about one image."""
 
     image: ImageInfo
     probabilities: dict[Label, float] = Field(description="calibrated; they sum to 1")
@@ -282,7 +282,7 @@ class _Scores(_Model):
 
 
 class _Envelope(_Model):
-    """What every answer begins with."""
+    """The fields that begin every answer."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     request_id: str
@@ -296,7 +296,7 @@ class Answer(_Scores, _Envelope):
 
 
 class ImageAnswer(_Scores):
-    """What is said of one image of an exam."""
+    """The answer for one image of an exam."""
 
     index: int = Field(
         ge=0,
@@ -306,7 +306,7 @@ class ImageAnswer(_Scores):
 
 
 class BreastAnswer(_Model):
-    """What is said of one breast, from all its views."""
+    """The answer for one breast, from all its views."""
 
     prevalence: Prevalence | None = Field(default=None, description="that the breast's probability holds for")
 
@@ -324,7 +324,7 @@ class BreastAnswer(_Model):
 
 
 class ExamResult(_Model):
-    """What is said of the whole exam: its most suspicious breast."""
+    """The answer for the whole exam, from its most suspicious breast."""
 
     prevalence: Prevalence | None = Field(default=None, description="that the exam's probability holds for")
 
@@ -366,12 +366,12 @@ class ErrorAnswer(_Model):
 
 
 def split_attributes(header: str) -> tuple[str, str]:
-    """Return what a custom attributes header says to this server, and what is the caller's own.
+    """Return the options in a custom attributes header, and the caller's own value.
 
-    AWS describes the header as an opaque value, such as an id that the caller follows a request by, and hands it on as
-    it is. A list of `name=value` whose names are words is options, and so is what names an option or nearly does: it is
-    refused where it breaks a rule. Everything else, and what calls itself an id or a trace, is the caller's own. One of
-    the two is always "".
+    AWS passes the header on unchanged as an opaque value, such as an id for tracing a request. This server reads the
+    header as options if it contains the name of an option, exactly or misspelled, or if it is a list of `name=value`
+    with word-like names. Options that break a rule are refused later. Any other header is the caller's own value, as is
+    a list with a name such as `request_id` or `trace`. One of the two results is always "".
 
     Source: SageMaker Runtime API, InvokeEndpoint, CustomAttributes.
     """
@@ -390,7 +390,8 @@ def split_attributes(header: str) -> tuple[str, str]:
 def read_options(attributes: str, query: Iterable[tuple[str, str]]) -> RequestOptions:
     """Return the options in the custom attributes header and in the query.
 
-    Raises `BadOptionError` for an unknown name, one that is given twice, or a value that breaks its rule.
+    Raises:
+        BadOptionError: A name is unknown or given twice, or a value breaks its rule.
     """
     values: dict[str, str] = {}
     try:
@@ -408,14 +409,22 @@ def read_options(attributes: str, query: Iterable[tuple[str, str]]) -> RequestOp
 
 
 def join_options(given: RequestOptions, body: RequestOptions) -> RequestOptions:
-    """Return the options of headers and query with those of the body; `BadOptionError` for one that is in both."""
+    """Return the options of headers and query combined with those of the body.
+
+    Raises:
+        BadOptionError: An option is in both.
+    """
     if twice := sorted(given.model_fields_set & body.model_fields_set):
         raise BadOptionError("bad_option", f"option {twice[0]!r} is given twice")
     return RequestOptions.model_validate(given.model_dump(exclude_unset=True) | body.model_dump(exclude_unset=True))
 
 
 def read_exam(body: bytes) -> ExamRequest:
-    """Return the JSON body of an exam; `BadBodyError` names the place and the rule it breaks, never the value."""
+    """Return the JSON body of an exam.
+
+    Raises:
+        BadBodyError: The body breaks the schema. The message names the location and the rule, never the value.
+    """
     try:
         return ExamRequest.model_validate_json(body)
     except ValidationError as error:

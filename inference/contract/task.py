@@ -1,6 +1,6 @@
-"""What travels between the server and its workers: a request whose headers are accepted, and its answer.
+"""The messages between the server and its workers: tasks and replies.
 
-Nothing here imports torch, numpy or the image reader: the process that takes requests in stays light.
+This module imports neither torch, numpy nor the image reader, to keep the process that receives requests small.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from mammopipe.inference.contract.schema import RequestOptions
 
 
 class ExamType(StrEnum):
-    """The forms in which a request may carry several images."""
+    """The body types that can hold several images."""
 
     JSON = "application/json"
     MULTIPART = "multipart/form-data"
@@ -23,7 +23,7 @@ BodyType = ImageType | ExamType
 
 
 def body_type(header: str) -> BodyType | None:
-    """Return what a Content-Type header names, parameters aside, or `None` for any type that is not read."""
+    """Return the body type in a Content-Type header, ignoring parameters; `None` for an unsupported type."""
     name = header.split(";")[0].strip().lower()
     if name in set(ImageType):
         return ImageType(name)
@@ -39,15 +39,15 @@ class Task:
     options: RequestOptions
     form: AnswerType
     kind: BodyType = ImageType.PGM
-    """What the Content-Type names."""
+    """The type in the Content-Type header."""
     content_type: str = ""
-    """The whole Content-Type header: the boundary of a multipart body is in it."""
+    """The whole Content-Type header, which includes the boundary of a multipart body."""
     max_views: int = 16
-    """Images that an exam may have."""
+    """Most images of an exam."""
     s3_prefix: str = ""
-    """Where the S3 objects that an exam names may lie; empty: nowhere."""
+    """Prefix of the S3 objects that an exam may name; empty allows none."""
     max_bytes: int = 64 * 2**20
-    """Bytes of one image, once it is unpacked or fetched."""
+    """Most bytes of one image after it is unpacked or fetched."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,6 @@ class Reply:
     body: bytes = field(repr=False)
     form: AnswerType
     attributes: str
-    """For the custom attributes header: the scores, so that an overlay does not come without them."""
+    """Value of the custom attributes header. It holds the scores, so that an overlay also comes with them."""
     facts: dict[str, Any]
-    """For the log: numbers and codes, nothing that identifies anybody."""
+    """Facts for the log: numbers and codes, nothing that identifies a person."""

@@ -1,1 +1,1 @@
-"""The page that a server on the loopback interface shows."""
+"""The demo page of a server on the loopback interface."""

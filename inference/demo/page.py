@@ -1,7 +1,7 @@
-"""The page at `GET /` of a server on the loopback interface: drop an image, see its overlay, scores and warnings.
+"""The demo page at `GET /` of a server on the loopback interface: drop an image, see overlay, scores and warnings.
 
-One answer holds everything (`demo.html` with its style and its scripts put in): the page asks nothing but this server,
-which its Content-Security-Policy enforces, and keeps nothing.
+The response is one document (`demo.html` with its style and scripts inserted). The page sends requests only to this
+server, which its Content-Security-Policy enforces, and stores nothing.
 """
 
 import base64
@@ -33,7 +33,8 @@ def page() -> str:
 def policy() -> str:
     """Return the page's Content-Security-Policy: its own style and script by digest, requests to its own server only.
 
-    Source: Content Security Policy Level 3 (W3C), 2.3.1 and 6.1. Pictures are those that the page makes itself.
+    Images are allowed only if the page creates them itself.
+    Source: Content Security Policy Level 3 (W3C), 2.3.1 and 6.1.
     """
     return "; ".join(
         [
@@ -72,7 +73,7 @@ def _script() -> str:
     return "".join(map(_text, SCRIPTS)).replace("/* colours */[]", colours)
 
 
-@cache  # so that page and policy fit for as long as the process lives, whatever becomes of the files
+@cache  # so that page and policy stay consistent even if the files change
 def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 

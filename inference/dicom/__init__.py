@@ -1,1 +1,1 @@
-"""Answers as DICOM objects: structured report and secondary capture."""
+"""Answers as DICOM objects: structured reports, presentation states and secondary captures."""

@@ -1,9 +1,10 @@
-"""A Mammography CAD SR: the report that mammography workstations read to mark regions on the images.
+"""Writes a Mammography CAD SR, the report from which mammography workstations mark regions on the images.
 
-Source: PS3.3 A.35.5 (the IOD) and PS3.16 TID 4000 to 4023 (its templates, which are not extensible). The model names no
-kind of lesion, so that each region is a "Selected region", which the templates have for regions without a finding of
-their own. A region is "Presentation Required" where the operating point calls its image or its breast suspicious, else
-"Presentation Optional" at CAD operating point 1.
+The model does not name the kind of a lesion. Each region is therefore a "Selected region", which the templates provide
+for regions without a specific finding. A region is "Presentation Required" if its image or its breast is suspicious at
+the operating point; otherwise it is "Presentation Optional" at CAD operating point 1.
+
+Source: PS3.3 A.35.5 (the IOD) and PS3.16 TID 4000 to 4023 (its templates, which are not extensible).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,14 +43,14 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.50"
 SIDES = {"L": codes.cid6022.LeftBreast, "R": codes.cid6022.RightBreast}
 """PS3.16 CID 6022."""
 MODIFIED_VIEWS = {View.AT: (codes.cid4014.MedioLateralObliqueProjection, codes.cid4015.AxillaryTail)}
-"""Views that are a view of CID 4014 with a modifier of CID 4015."""
+"""Views that are coded as a view of CID 4014 with a modifier of CID 4015."""
 REQUIRED = codes.DCM.PresentationRequiredRenderingDeviceIsExpectedToPresent
 OPTIONAL = codes.DCM.PresentationOptionalRenderingDeviceMayPresent
 LARGEST_POINT = 1
-"""CAD operating points (TID 4023): at 0 what the model's operating point calls suspicious, at 1 every region."""
+"""Largest CAD operating point (TID 4023). Point 0 shows regions that are suspicious, point 1 shows every region."""
 _ORIENTATION, _STUDY_DATE = 0x00200020, 0x00080020
 _LIBRARY = 2
-"""Place of the image library below the root, counted from 1; the language stands before it."""
+"""Position of the image library below the root, from 1; the language item precedes it."""
 LANGUAGE = CodedConcept("en-US", "RFC5646", "English (United States)")
 _PERCENT = Code("%", "UCUM", "Percent")
 _MICROMETRE = Code("um", "UCUM", "micrometer")
@@ -60,14 +61,14 @@ _INFERRED = "INFERRED FROM"
 
 
 def cad_report(images: Images, facts: Facts) -> ComprehensiveSR:
-    """Return the report of an answer, without identity, times and UIDs.
+    """Return the CAD report of an answer, still without identity, times and UIDs.
 
     Args:
-        images: Each source with what the answer says of it.
-        facts: The whole answer, of one image or of an exam.
+        images: Each source with its part of the answer.
+        facts: The whole answer, for one image or for an exam.
 
     Raises:
-        NoSourceIdentityError: An image whose laterality or view is not known; TID 4020 needs both.
+        NoSourceIdentityError: The laterality or view of an image is unknown; TID 4020 requires both.
     """
     tree = _Tree(facts["model"], images)
     root = ContainerContentItem(codes.DCM.MammographyCADReport, template_id="4000")
@@ -83,8 +84,8 @@ def cad_report(images: Images, facts: Facts) -> ComprehensiveSR:
     )
     report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = UID(SOP_CLASS)
     report.CompletionFlagDescription = NOTICE
-    # The constructor needs a concept name and a value type in every item. Row 1 of TID 4020 has no concept name, and an
-    # item by reference has neither: both follow now.
+    # The constructor requires a concept name and a value type in every item. Row 1 of TID 4020 has no concept name, and
+    # an item by reference has neither, so both are changed after the construction.
     for entry in report.ContentSequence[-1].ContentSequence:
         del entry.ConceptNameCodeSequence
     impressions = list(tree.impressions(facts))
@@ -95,13 +96,13 @@ def cad_report(images: Images, facts: Facts) -> ComprehensiveSR:
 
 @dataclass(frozen=True)
 class _Tree:
-    """Makes the parts of one report; all of them name the same algorithm and refer to the same image library."""
+    """Creates the parts of one report, which share the algorithm and the image library."""
 
     model: Facts
     images: Images
 
     def overall(self, facts: Facts, impressions: Sequence[Dataset]) -> Dataset:
-        """Return the overall impression (TID 4001): the exam's or the image's score, and every impression below it."""
+        """Return the overall impression (TID 4001): the score of the exam or image, with all impressions below it."""
         found = codes.DCM.AllAlgorithmsSucceededWithFindings
         value = found if impressions else codes.DCM.AllAlgorithmsSucceededWithoutFindings
         whole = {**facts["exam"], "warnings": facts.get("warnings", [])} if facts.get("exam") else facts
@@ -111,7 +112,7 @@ class _Tree:
         return _with(summary, [*self._body(whole, scores, _PROPERTY), *impressions])
 
     def impressions(self, facts: Facts) -> Iterator[Dataset]:
-        """Yield the individual impressions (TID 4003): of each breast of an exam, or of the image, that has regions."""
+        """Yield the individual impressions (TID 4003) of each breast of an exam, or of the image, if it has regions."""
         if not facts.get("exam"):
             findings = self._findings(0, _is_suspicious(facts))
             if findings:
@@ -134,7 +135,7 @@ class _Tree:
         return _with(CodeContentItem(codes.DCM.SummaryOfDetections, codes.DCM.Succeeded, _CONTAINS), [done])
 
     def analyses(self, facts: Facts) -> Dataset:
-        """Return the summary of analyses (TID 4016, 4018): an exam's images were judged together, an image's not."""
+        """Return the summary of analyses (TID 4016, 4018), which were attempted only for exams."""
         if not facts.get("exam"):
             return CodeContentItem(codes.DCM.SummaryOfAnalyses, codes.DCM.NotAttempted, _CONTAINS)
         kind = _plain(codes.DCM.OverallImpressionRecommendationAnalysis)
@@ -174,7 +175,7 @@ class _Tree:
         )
 
     def _findings(self, index: int, suspicious: bool) -> list[Dataset]:
-        """Return the single image findings (TID 4006) of the image at a place: its heatmap's regions."""
+        """Return the single image findings (TID 4006) of one image: the regions of its heatmap."""
         part = self.images[index][1]
         heatmap = part.get("heatmap") or {"regions": []}
         return [
@@ -200,12 +201,12 @@ class _Tree:
         )
 
     def _drawn(self, name: Code, kind: str, points: Sequence[tuple[float, float]], index: int) -> Dataset:
-        """Return coordinates (TID 4021) in the image library's image of this index."""
+        """Return coordinates (TID 4021) that refer to the image with this index in the image library."""
         item = ScoordContentItem(name, kind, np.array(points, np.float32), relationship_type=_PROPERTY)
         return _with(item, [_by_reference("SELECTED FROM", index)])
 
     def _body(self, facts: Facts, scores: Sequence[tuple[Facts, str | None]], relation: str) -> Iterator[Dataset]:
-        """Yield an impression (TID 4002): what it says in words, who says it, and scores with their sides."""
+        """Yield the content of an impression (TID 4002): description, algorithm, and scores with laterality."""
         yield TextContentItem(codes.DCM.ImpressionDescription, plain(". ".join(sentences(facts))), relation)
         yield from self._algorithm(relation)
         for scored, side in scores:
@@ -225,7 +226,7 @@ class _Tree:
 
 
 def _entry(index: int, source: Source, image: Facts) -> Dataset:
-    """Return an image of the image library (TID 4020)."""
+    """Return the entry of one image in the image library (TID 4020)."""
     side, view, modifier = SIDES.get(image["laterality"]), VIEWS.get(image["view"]), None
     if image["view"] in MODIFIED_VIEWS:
         view, modifier = MODIFIED_VIEWS[image["view"]]
@@ -241,7 +242,7 @@ def _entry(index: int, source: Source, image: Facts) -> Dataset:
 
 
 def _acquisition(source: Source) -> Iterator[Dataset]:
-    """Yield orientation, date and pixel spacing of an image as far as its file has them."""
+    """Yield orientation, date and pixel spacing of an image if its file has them."""
     orientation = source.text(_ORIENTATION).split("\\")
     if len(orientation) == 2 and all(orientation):
         names = (codes.DCM.PatientOrientationRow, codes.DCM.PatientOrientationColumn)
@@ -257,7 +258,7 @@ def _acquisition(source: Source) -> Iterator[Dataset]:
 
 
 def _operating_points(facts: Facts) -> Iterator[Dataset]:
-    """Yield the CAD operating points (TID 4023), with what validation knows of the one that decided."""
+    """Yield the CAD operating points (TID 4023), with the validation results of the one that decided."""
     yield _integer(codes.DCM.MaximumCADOperatingPoint, LARGEST_POINT, _ARBITRARY, _PROPERTY)
     decision = (facts.get("exam") or facts).get("decision")
     if decision is None:
@@ -295,20 +296,20 @@ def _point(number: int, relation: str) -> Dataset:
 
 
 def _integer(name: Code, value: int, unit: Code, relation: str) -> Dataset:
-    """Return a number that TID 4023 restricts to integers; highdicom writes a decimal point."""
+    """Return a number item without a decimal point, which TID 4023 requires and highdicom would write."""
     item = NumContentItem(name, value, unit, relationship_type=relation)
     item.MeasuredValueSequence[0].NumericValue = str(value)
     return item
 
 
 def _intent(required: bool, *, at_point: bool = False) -> Dataset:
-    """Return the rendering intent; that of an optional single image finding holds its CAD operating point."""
+    """Return the rendering intent; for an optional single image finding it includes the CAD operating point."""
     intent = CodeContentItem(codes.DCM.RenderingIntent, REQUIRED if required else OPTIONAL, _MODIFIER)
     return _with(intent, [_point(LARGEST_POINT, _PROPERTY)]) if at_point and not required else intent
 
 
 def _is_required(item: Dataset) -> bool:
-    """Return whether a finding or a feature must be presented: a workstation goes down from Required to Required."""
+    """Return whether a finding or feature must be presented; workstations follow only a chain of required items."""
     intent = next(one for one in item.ContentSequence if one.RelationshipType == _MODIFIER)
     return bool(intent.ConceptCodeSequence[0].CodeValue == REQUIRED.value)
 
@@ -326,7 +327,7 @@ def _number(name: Code, percent: float, relation: str) -> Dataset:
 
 
 def _by_reference(relation: str, index: int) -> Dataset:
-    """Return a relationship by reference (PS3.3 C.17.3.2.5) to an image of the image library."""
+    """Return a by-reference relationship (PS3.3 C.17.3.2.5) to an image of the image library."""
     item = Dataset()
     item.RelationshipType = relation
     item.ReferencedContentItemIdentifier = [1, _LIBRARY, index + 1]
@@ -335,11 +336,11 @@ def _by_reference(relation: str, index: int) -> Dataset:
 
 def _with(item: Dataset, below: Iterable[Dataset]) -> Dataset:
     """Return the item with content items below it."""
-    # A plain sequence: highdicom's own refuses items by reference.
+    # A plain pydicom sequence, because highdicom's sequence class refuses items by reference.
     item.add_new(NumberedTag("ContentSequence"), "SQ", list(below))
     return item
 
 
 def _plain(code: Code) -> Code:
-    """Return a code whose meaning is ASCII: pydicom's dictionary has zero width spaces in some."""
+    """Return the code with an ASCII meaning; some meanings in pydicom's dictionary contain zero width spaces."""
     return Code(code.value, code.scheme_designator, code.meaning.replace("\u200b", ""))

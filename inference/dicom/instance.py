@@ -1,10 +1,10 @@
-"""What all DICOM results have in common: who made them, whose they are, when, and under which UIDs.
+"""The attributes that all DICOM results share: equipment, identity, times and UIDs.
 
-A result belongs to the patient and the study of its source and is the only instance of a series of its own. UIDs are
-derived from names (PS3.5 B.2, name-based UUID). The SOP Instance UID is derived from all that the instance holds but
-its times of creation: what differs in anything else has another UID, and an archive that gets one result twice keeps
-one. Times are in the zone that the source states, because Timezone Offset From UTC holds for the whole data set
-(PS3.3 C.12.1.1.1).
+A result belongs to the patient and the study of its source, and is the only instance of its series. UIDs are derived
+from names (PS3.5 B.2, name-based UUID). The SOP Instance UID is derived from the whole content except the times of
+creation. Results that differ in anything else have different UIDs, and an archive that receives the same result twice
+keeps one. Times are in the source's time zone, because Timezone Offset From UTC applies to the whole data set (PS3.3
+C.12.1.1.1).
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from mammopipe.inference.dicom.source import KEPT, Source
 from mammopipe.inference.dicom.wording import Facts, plain
 
 Images = Sequence[tuple[Source, Facts]]
-"""Each source with what the answer says of it."""
+"""Each source with its part of the answer."""
 _NAMESPACE = UUID("6f0b7a52-64e4-4b0e-9d0c-1c8d5c7f2f53")
 _UNKNOWN = "2.25.0"
-"""Stands for the UIDs of an instance until its content is complete."""
+"""Placeholder for the UIDs of an instance until its content is complete."""
 _DATES = ("InstanceCreationDate", "ContentDate", "PresentationCreationDate")
 _TIMES = ("InstanceCreationTime", "ContentTime", "PresentationCreationTime")
 
 
 class ResultSeries(IntEnum):
-    """Series Number of each kind of result: high, so that a workstation sorts results behind the images."""
+    """Series Number of each kind of result; high numbers make workstations sort results after the images."""
 
     REPORT = 9901
     OVERLAY = 9902
@@ -43,17 +43,17 @@ class ResultSeries(IntEnum):
 
 
 def derive(*names: str) -> str:
-    """Return the UID that belongs to these names."""
+    """Return the UID derived from these names; the same names always give the same UID."""
     return f"2.25.{uuid5(_NAMESPACE, chr(10).join(names)).int}"
 
 
 def places(images: Images) -> dict[int, int]:
-    """Return where the image of each index lies: indices count the request's files, some of which are no images."""
+    """Return the position in `images` by index in the request, where skipped files also have an index."""
     return {part.get("index", place): place for place, (_, part) in enumerate(images)}
 
 
 def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:
-    """Return the arguments of highdicom's classes that identify the instance and the equipment (PS3.3 C.7.5.1)."""
+    """Return highdicom arguments that identify the instance and the equipment (PS3.3 C.7.5.1)."""
     return {
         "sop_instance_uid": _UNKNOWN,
         "series_instance_uid": _UNKNOWN,
@@ -68,12 +68,12 @@ def identifiers(series: ResultSeries, model: Facts) -> dict[str, Any]:
 
 
 def written(result: SOPClass, source: Source) -> bytes:
-    """Return the DICOM file of a result whose content is complete, with the source's identity, times and UIDs."""
+    """Add the source's identity, times and UIDs to a result with complete content, and return its DICOM file."""
     source.give(result, KEPT)
     if source.zone is None:
         result.pop("TimezoneOffsetFromUTC", None)
     with warnings.catch_warnings():
-        # pydicom's warnings on malformed attributes of the source would show their values.
+        # pydicom's warnings about malformed attributes of the source would contain their values.
         warnings.simplefilter("ignore")
         _set_uids(result)
         _set_times(result, datetime.now(source.zone))
@@ -85,7 +85,7 @@ def _set_uids(result: SOPClass) -> None:
         if keyword in result:
             setattr(result, keyword, None)
     for equipment in result.get("ContributingEquipmentSequence", []):
-        # highdicom's own time, which is optional and in the machine's zone.
+        # Remove highdicom's own time, which is optional and in this machine's time zone.
         equipment.pop("ContributionDateTime", None)
     uid = UID(derive("instance", hashlib.sha256(_file(result)).hexdigest()))
     result.SOPInstanceUID = result.file_meta.MediaStorageSOPInstanceUID = uid

@@ -1,8 +1,8 @@
-"""Grayscale Softcopy Presentation States: the images as their files show them, with the heatmap's regions drawn.
+"""Grayscale Softcopy Presentation States: the images as in their files, with the heatmap's regions drawn.
 
-A presentation state replaces the grayscale transformations of the images that it refers to (PS3.4 N.2): what it leaves
-out is not applied. It therefore repeats each image's modality LUT, VOI LUT or window, and polarity. Modality LUT and
-polarity hold for a whole state, so that images that differ in them get a state each.
+A presentation state replaces the grayscale transformations of its images (PS3.4 N.2); a transformation that it omits is
+not applied. It therefore repeats each image's modality LUT, VOI LUT or window, and polarity. Modality LUT and polarity
+apply to a whole state, so images that differ in them need separate states.
 Source: PS3.3 A.33.1, C.10.4 (Displayed Area), C.10.5 (Graphic Annotation), C.11.6, C.11.8.
 """
 
@@ -26,15 +26,17 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
 """Grayscale Softcopy Presentation State Storage (PS3.4 B.5)."""
 LAYER = "MAMMOPIPE"
 CIELAB_AMBER = [51400, 34500, 49000]
-"""Recommended colour of the graphics: CIELab as unsigned 16 bit (PS3.3 C.10.7.1.1)."""
+"""Recommended colour of the graphics, in CIELab as unsigned 16-bit values (PS3.3 C.10.7.1.1)."""
 
 
 def presentation_states(images: Images, files: Sequence[bytes], facts: Facts) -> list[SOPClass]:
-    """Return the states of an answer, without identity, times and UIDs: one for all images of one grayscale.
+    """Return the presentation states of an answer, still without identity, times and UIDs.
+
+    All images with the same modality LUT and polarity share a state.
 
     Args:
-        images: Each source with what the answer says of it.
-        files: The DICOM files of the sources, in their order.
+        images: Each source with its part of the answer.
+        files: The DICOM files of the sources, in the same order.
         facts: The whole answer.
     """
     grayscales = [read_grayscale(data) for data in files]
@@ -52,22 +54,22 @@ class Grayscale:
     """The grayscale transformations of one image."""
 
     modality: Dataset
-    """Attributes of the Modality LUT module, empty for none."""
+    """Attributes of the Modality LUT module; empty without one."""
     voi: Dataset
-    """Attributes of one item of the Softcopy VOI LUT Sequence, empty for none."""
+    """Attributes of one item of the Softcopy VOI LUT Sequence; empty without one."""
     inverse: bool
     """Whether the image is MONOCHROME1: low values are bright."""
 
     @property
     def modality_key(self) -> bytes:
-        """What is equal for images with the same modality LUT."""
+        """A key that is equal for images with the same modality LUT."""
         return repr(self.modality).encode()
 
 
 def read_grayscale(data: bytes) -> Grayscale:
-    """Return the grayscale transformations of a DICOM file that the reader has accepted.
+    """Return the grayscale transformations of a DICOM file that the image reader has accepted.
 
-    An attribute that is unusable counts as absent, as it does where the image is read.
+    An unusable attribute counts as absent, as in the image reader.
     """
     tags = parse(data, where="<bytes>", limits=DEFAULT_CONFIG.limits).tags
     signed = tags.integer(Tag.PIXEL_REPRESENTATION) == 1
@@ -89,7 +91,7 @@ def _modality(tags: Tags, signed: bool) -> Dataset:
 
 
 def _voi(tags: Tags, signed: bool) -> Dataset:
-    """Return the first VOI LUT, else the first window: an item of the sequence holds one of them (C.11.8)."""
+    """Return the first VOI LUT, else the first window; an item of the sequence holds only one of them (C.11.8)."""
     item = Dataset()
     if luts := tags.items(Tag.VOI_LUT_SEQUENCE):
         rescaled = _number(tags, Tag.RESCALE_INTERCEPT)
@@ -104,7 +106,7 @@ def _voi(tags: Tags, signed: bool) -> Dataset:
 
 
 def _lut(item: Tags, signed: bool) -> Dataset:
-    """Return a copy of a look-up table's descriptor and data."""
+    """Return a copy of the descriptor and the data of a look-up table."""
     copy = Dataset()
     count, first, bits = (int(value) for value in item.numbers(Tag.LUT_DESCRIPTOR))
     copy.add_new(
@@ -118,7 +120,7 @@ def _lut(item: Tags, signed: bool) -> Dataset:
 
 
 def _as_vr(value: int, signed: bool) -> int:
-    """Return 16 bits as the value that SS or US has for them."""
+    """Return a 16-bit value as SS (signed) or US (unsigned) represents it."""
     value &= 0xFFFF
     return value - 0x10000 if signed and value > 0x7FFF else value
 
@@ -185,7 +187,7 @@ def _referring(item: Dataset, source: Source) -> Dataset:
 
 
 def _area(source: Source) -> Dataset:
-    """Return the whole image as displayed area, scaled to the window (C.10.4)."""
+    """Return a displayed area that covers the whole image, scaled to fit the window (C.10.4)."""
     area = _referring(Dataset(), source)
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [source.columns, source.rows]
@@ -203,7 +205,7 @@ def _layer() -> Dataset:
 
 
 def _annotation(source: Source, part: Facts) -> Dataset:
-    """Return an image's regions as closed boxes with their numbers, and one line of text."""
+    """Return the annotation of an image: its regions as numbered closed boxes, and one line of text."""
     regions = (part.get("heatmap") or {}).get("regions", [])
     annotation = _referring(Dataset(), source)
     annotation.GraphicLayer = LAYER
@@ -214,7 +216,7 @@ def _annotation(source: Source, part: Facts) -> Dataset:
 
 
 def _box(region: Facts) -> Dataset:
-    r"""Return a region's box; 0\0 is the top left corner of the top left pixel (C.10.5.1.1)."""
+    r"""Return the box of a region; 0\0 is the top left corner of the top left pixel (C.10.5.1.1)."""
     left, top, right, bottom = (float(region[key]) for key in ("left", "top", "right", "bottom"))
     box = Dataset()
     box.GraphicAnnotationUnits, box.GraphicDimensions, box.NumberOfGraphicPoints = "PIXEL", 2, 5
@@ -232,7 +234,7 @@ def _number_of(region: Facts, number: int) -> Dataset:
 
 
 def _line(part: Facts) -> Dataset:
-    """Return the notice and the score at the top of the displayed area, in shares of it."""
+    """Return the notice and the score at the top of the displayed area, in coordinates relative to it."""
     refer = "; REFER TO READER" if (part.get("referral") or {}).get("refer") else ""
     text = Dataset()
     text.UnformattedTextValue = f"{NOTICE}; malignancy score {part['malignancy_score']:.0f} of 100{refer}"

@@ -1,7 +1,7 @@
-"""An answer as DICOM: a structured report of what was found, and a secondary capture of where.
+"""Answers as DICOM results: structured report, CAD report, presentation states and secondary captures.
 
-Results are returned to the caller and nowhere else. Request ids and timings are not in them, so that the same question
-to the same model gives the same instance again (`inference.dicom.instance`).
+Results are returned only to the caller. They contain no request ids and timings, so that the same request to the same
+model gives the same instance again (`inference.dicom.instance`).
 """
 
 import hashlib
@@ -48,26 +48,26 @@ __all__ = [
     "structured_report",
 ]
 
-# At level INFO highdicom logs the UIDs of what it refers to.
+# At level INFO highdicom logs the UIDs of referenced instances.
 logging.getLogger("highdicom").setLevel(logging.WARNING)
 
 
 def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
     """Return a Comprehensive SR (TID 1500) of an answer, as a DICOM file.
 
-    The report is PARTIAL, UNVERIFIED and PRELIMINARY: a machine's, for a reader to judge.
+    The report is PARTIAL, UNVERIFIED and PRELIMINARY, because a machine made it for a reader to judge.
 
     Args:
         sources: The DICOM files that were judged, in the order of the answer's images.
-        answer: What the endpoint says of them.
+        answer: The endpoint's answer.
 
     Returns:
-        The file's bytes.
+        The bytes of the file.
 
     Raises:
-        NoSourceIdentityError: A source is no DICOM file or lacks a UID; the message names the tag and no value.
-        MixedPatientsError: The sources are of several patients or studies.
-        ValueError: An image of the answer is not that of its source.
+        NoSourceIdentityError: A source is not a DICOM file or lacks a UID; the message names the tag and no value.
+        MixedPatientsError: The sources belong to several patients or studies.
+        ValueError: An image of the answer does not match its source.
     """
     facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
@@ -85,7 +85,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
         **identifiers(ResultSeries.REPORT, facts["model"]),
     )
     report.CompletionFlagDescription = NOTICE
-    # Not before: the constructor copies and searches all that it is given, which doubles the time of a large exam.
+    # Added after construction, because the constructor copies and searches its content, which doubles the time.
     measurements = report.ContentSequence[-1]
     findings = section(codes.DCM.Findings, [item for group in judgements for item in group])
     measurements.ContentSequence = ContentSequence(list(_measurements(writer, images)))
@@ -95,10 +95,10 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
 
 
 def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
-    """Return a Mammography CAD SR (TID 4000) of an answer, as a DICOM file; arguments as of `structured_report`.
+    """Return a Mammography CAD SR (TID 4000) of an answer, as a DICOM file; arguments as for `structured_report`.
 
     Raises:
-        NoSourceIdentityError: As `structured_report`; also where an image's laterality or view is unknown (`no_view`).
+        NoSourceIdentityError: As for `structured_report`; also if an image's laterality or view is unknown (`no_view`).
     """
     facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
@@ -106,10 +106,11 @@ def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer
 
 
 def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> list[bytes]:
-    """Return Grayscale Softcopy Presentation States with an answer's regions; arguments as of `structured_report`.
+    """Return Grayscale Softcopy Presentation States with an answer's regions; arguments as for `structured_report`.
 
     Returns:
-        DICOM files: one for all images that share modality LUT and polarity, which the images of one machine do.
+        DICOM files, one for each group of images with the same modality LUT and polarity. The images of one machine
+        usually form one group.
     """
     facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
@@ -117,7 +118,7 @@ def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -
 
 
 def presentation_state(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
-    """Return the one presentation state of an answer; arguments and errors as of `structured_report`.
+    """Return the only presentation state of an answer; arguments and errors as for `structured_report`.
 
     Raises:
         NotAcceptableError: The images differ in modality LUT or polarity and need several states.
@@ -130,16 +131,16 @@ def presentation_state(sources: Sequence[bytes], answer: Answer | ExamAnswer) ->
 
 
 def all_results(sources: Sequence[bytes], answer: Answer | ExamAnswer, overlays: Sequence[bytes]) -> bytes:
-    """Return a ZIP archive of all results of an answer and the answer itself; arguments as of `structured_report`.
+    """Return a ZIP archive of the answer and all its DICOM results; errors as for `structured_report`.
 
     Args:
-        sources: The DICOM files that were judged.
-        answer: What the endpoint says of them.
-        overlays: The overlays of `overlay_capture`, in the order of the images.
+        sources: The DICOM files that were judged, in the order of the answer's images.
+        answer: The endpoint's answer.
+        overlays: Results of `overlay_capture`, in the order of the images.
 
     Returns:
         An archive of `answer.json`, `report.dcm`, `cad-report.dcm`, `presentation-state-N.dcm` and `overlay-N.dcm`.
-        Where an image's laterality or view is unknown, `cad-report.json` says so in place of the CAD report.
+        If an image's laterality or view is unknown, `cad-report.json` states the error instead of the CAD report.
     """
     members = {"answer.json": answer.model_dump_json().encode(), "report.dcm": structured_report(sources, answer)}
     try:
@@ -152,26 +153,26 @@ def all_results(sources: Sequence[bytes], answer: Answer | ExamAnswer, overlays:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, data in members.items():
-            # The overlays are compressed already.
+            # The overlays are already compressed.
             method = zipfile.ZIP_STORED if name.startswith("overlay") else zipfile.ZIP_DEFLATED
             archive.writestr(zipfile.ZipInfo(name), data, compress_type=method, compresslevel=1)
     return packed.getvalue()
 
 
 def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answer) -> bytes:
-    """Return a Secondary Capture of an overlay as a DICOM file, JPEG 2000 lossless, with the notice in the picture.
+    """Return a Secondary Capture of an overlay as a DICOM file, JPEG 2000 lossless, with the notice in the pixels.
 
     Args:
         source: The DICOM file that was judged.
-        overlay_bgr: The overlay over the source's pixels, uint8 (rows, columns, 3) in OpenCV's order; not changed.
-        answer: What the endpoint says of it.
+        overlay_bgr: The overlay over the source's pixels, uint8 (rows, columns, 3) in BGR order; it is not changed.
+        answer: The endpoint's answer.
 
     Returns:
-        The file's bytes.
+        The bytes of the file.
 
     Raises:
-        NoSourceIdentityError: The source is no DICOM file or lacks a UID.
-        ValueError: The answer or the overlay is not of the source.
+        NoSourceIdentityError: The source is not a DICOM file or lacks a UID.
+        ValueError: The answer or the overlay does not match the source.
     """
     facts = _facts(answer)
     [(read, _)] = _matched([read_source(source)], [facts])
@@ -186,13 +187,13 @@ def _facts(answer: Answer | ExamAnswer) -> Facts:
 
 
 def _digest(images: Images, facts: Facts) -> str:
-    """Return a digest of the question and its answer, of which the report's tracking UIDs are derived."""
+    """Return a digest of request and answer, from which the report's tracking UIDs are derived."""
     names = [name for source, _ in images for name in (source.instance, source.sha256)]
     return hashlib.sha256(json.dumps([names, facts], sort_keys=True).encode()).hexdigest()
 
 
 def _matched(sources: Sequence[Source], parts: Sequence[Facts]) -> list[tuple[Source, Facts]]:
-    """Pair each source with what the answer says of it; a mix-up would put a finding on another image."""
+    """Pair each source with its part of the answer, and check the match: a mix-up would mark the wrong image."""
     if len(sources) != len(parts):
         raise ValueError(f"{len(sources)} sources for an answer on {len(parts)} images")
     for index, (source, part) in enumerate(zip(sources, parts, strict=True)):
@@ -213,13 +214,13 @@ def _observer(model: Facts) -> DeviceObserverIdentifyingAttributes:
 
 
 def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]:
-    """Yield the groups without coordinates from the whole to its parts: exam, breasts, images."""
+    """Yield the groups without coordinates, in the order exam, breasts, images."""
     if facts.get("exam"):
         exam = {**facts["exam"], "warnings": facts.get("warnings", [])}
         yield writer.judged("exam", exam, [source for source, _ in images], None)
     place = places(images)
     for number, breast in enumerate(facts.get("breasts") or []):
-        # An exam's indices have gaps where files were skipped.
+        # The indices of an exam have gaps if files were skipped.
         seen = [images[place[index]][0] for index in breast["images"]]
         yield writer.judged(f"breast {breast['laterality'] or number}", breast, seen, breast["laterality"])
     for index, at in place.items():
@@ -228,7 +229,7 @@ def _judgements(writer: Writer, images: Images, facts: Facts) -> Iterator[Group]
 
 
 def _measurements(writer: Writer, images: Images) -> Iterable[ContentItem]:
-    """Yield the groups of all regions; a sentence where there are none, because readers expect an item."""
+    """Yield the groups of all regions, or a sentence if there are none, because readers expect at least one item."""
     found = [
         item
         for index, (source, part) in zip(places(images), images, strict=True)

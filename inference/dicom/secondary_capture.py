@@ -1,4 +1,4 @@
-"""The overlay as a Secondary Capture image: the picture with its notice, what it derives from, and its encoding.
+"""Writes the overlay as a Secondary Capture image: draws the notice, adds the derivation and encodes the pixels.
 
 Sources: PS3.3 A.8.1 (Secondary Capture Image), C.7.6.1 (General Image), C.12.4 (Derivation); PS3.5 8.2.4 (JPEG 2000).
 """
@@ -21,14 +21,18 @@ from mammopipe.inference.dicom.source import OF_PIXELS, Source
 from mammopipe.inference.dicom.wording import Facts, plain
 
 TEXT_WIDTH = 0.42
-"""Share of the picture's columns that the longest line may take: a corner opposite the chest wall is air."""
+"""Largest width of a line of text as a share of the columns; the corners opposite the chest wall are air."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **document: Any) -> SCImage:
-    """Return the overlay, uint8 (rows, columns, 3) in OpenCV's order, as an image of the source's study.
+    """Return the overlay as a Secondary Capture image, still without the identity of its source.
 
-    `document` holds the UIDs, numbers and equipment for highdicom. Identity is not yet in it.
+    Args:
+        overlay_bgr: uint8 (rows, columns, 3) in BGR order.
+        source: The source image.
+        facts: The answer for it.
+        **document: UIDs, numbers and equipment for highdicom.
     """
     picture = cv2.cvtColor(noted(overlay_bgr, _lines(facts)), cv2.COLOR_BGR2RGB)
     image = SCImage(
@@ -50,9 +54,9 @@ def capture(overlay_bgr: NDArray[np.uint8], source: Source, facts: Facts, **docu
 
 
 def noted(overlay_bgr: NDArray[np.uint8], lines: tuple[str, ...]) -> NDArray[np.uint8]:
-    """Return a copy of a picture with lines of text in the corner that is darkest, which is air.
+    """Return a copy of an image with lines of text in its darkest corner, which is air.
 
-    The letters are white on a black outline, so that they can be read wherever they fall.
+    The letters are white with a black outline, so that they are readable on any background.
     """
     rows, columns = overlay_bgr.shape[:2]
     widest = max(cv2.getTextSize(line, _FONT, 1.0, 2)[0][0] for line in lines)
@@ -70,7 +74,7 @@ def noted(overlay_bgr: NDArray[np.uint8], lines: tuple[str, ...]) -> NDArray[np.
 
 
 def _darkest_corner(picture: NDArray[np.uint8], height: int, width: int) -> tuple[int, int]:
-    """Return the first row and column of the darkest corner of that size; of equal ones the lower right."""
+    """Return the first row and column of the darkest corner of that size; the lower right one if several are equal."""
     rows, columns = picture.shape[:2]
     corners = [(top, left) for top in (rows - height, 0) for left in (columns - width, 0)]
     return min(corners, key=lambda at: float(picture[at[0] : at[0] + height, at[1] : at[1] + width].mean()))
@@ -90,7 +94,7 @@ def _derivation(image: SCImage, source: Source, facts: Facts) -> None:
     ]
     image.SourceImageSequence = [reference]
     image.DerivationDescription = f"{NOTICE}; heatmap of {_target(facts)} by model {plain(facts['model']['id'])}"[:1024]
-    # The text that is drawn here identifies nobody, so that the source's own statement holds; none where it has none.
+    # The text drawn here identifies nobody, so the source's own statement still holds, if it has one.
     if source.burned_in:
         image.BurnedInAnnotation = source.burned_in
     else:
@@ -105,7 +109,7 @@ def _target(facts: Facts) -> str:
 
 
 def _compress(image: SCImage, picture: NDArray[np.uint8]) -> None:
-    """Replace the pixels by their lossless JPEG 2000, whose colour transform makes most of a grey film cost nothing."""
+    """Replace the pixels by lossless JPEG 2000, whose colour transform compresses grey areas almost to nothing."""
     codestream = imagecodecs.jpeg2k_encode(picture, level=0, codecformat="j2k", reversible=True, mct=True)
     image.file_meta.TransferSyntaxUID = JPEG2000Lossless
     image.PhotometricInterpretation = "YBR_RCT"

@@ -1,7 +1,7 @@
-"""Whose image a DICOM result is about: what it takes over from its source file, and what it refuses to guess.
+"""Reads the attributes that a DICOM result copies from its source file, and refuses sources without identity.
 
-Patient and study attributes are carried over as the bytes they are in the file, never decoded, so that nobody's idea
-of a name or a date changes them and none of their values can reach an error or a log. Sources: PS3.3 C.7.1.1 (Patient),
+Patient and study attributes are copied as raw bytes and never decoded. No interpretation can change a name or a date,
+and no value can reach an error message or a log. Sources: PS3.3 C.7.1.1 (Patient),
 C.7.2.1 (General Study), C.7.2.2 (Patient Study), C.12.1 (SOP Common).
 """
 
@@ -43,9 +43,9 @@ KEPT = _numbers(
     "StudyInstanceUID StudyDate StudyTime AccessionNumber IssuerOfAccessionNumberSequence ReferringPhysicianName "
     "StudyID StudyDescription PhysiciansOfRecord PatientAge PatientSize PatientWeight"
 )
-"""The root attributes that a result takes over, all of them text or sequences of text."""
+"""The root attributes that a result copies; all are text or sequences of text."""
 OF_PIXELS = _numbers("PatientOrientation LossyImageCompressionRatio LossyImageCompressionMethod")
-"""What an image over the source's pixels takes over besides."""
+"""Further attributes that an image over the source's pixels copies."""
 _IN_ITEMS = _numbers(
     "PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence LocalNamespaceEntityID "
     "UniversalEntityID UniversalEntityIDType IdentifierTypeCode CodeValue CodingSchemeDesignator CodingSchemeVersion "
@@ -68,12 +68,12 @@ STORAGE_CLASSES = {
     f"{_STORAGE}7.2": "OT",
     f"{_STORAGE}7.3": "OT",
 }
-"""The storage classes that the reader takes for mammograms, and the modality that each stands for."""
+"""The storage classes that the reader accepts as mammograms, with their modalities."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source image: its references, and the attributes that a result takes over from it."""
+    """One source image: its references, and the attributes that a result copies from it."""
 
     study: str
     series: str
@@ -88,13 +88,13 @@ class Source:
     pixel_spacing: tuple[float, float] | None
     """Pixel Spacing (0028,0030) in millimetres: between rows, between columns."""
     burned_in: str
-    """Burned In Annotation (0028,0301), whether the pixels identify the patient: YES, NO or empty for not stated."""
+    """Burned In Annotation (0028,0301), whether the pixels identify the patient: YES, NO, or empty if not stated."""
     lossy: bool
-    """Whether the file says that its pixels were ever compressed with a loss."""
+    """Whether the file states that its pixels were ever compressed with loss."""
 
     @property
     def zone(self) -> timezone | None:
-        """The time zone of the source's dates and times, Timezone Offset From UTC (0008,0201); `None` if not stated."""
+        """The time zone of the source, Timezone Offset From UTC (0008,0201); `None` if not stated."""
         element = self.kept.get_item(TIMEZONE) if TIMEZONE in self.kept else None
         stated = re.fullmatch(rb"([+-])(\d\d)([0-5]\d) *\0*", bytes(element.value or b"") if element else b"")
         if stated is None:
@@ -103,12 +103,12 @@ class Source:
         return timezone(offset) if timedelta(hours=-12) <= offset <= timedelta(hours=14) else None
 
     def text(self, tag: int) -> str:
-        """Return an attribute that results take over, as text without padding; empty where the file lacks it."""
+        """Return a copied attribute as text without padding; empty if the file lacks it."""
         element = self.kept.get_item(tag) if tag in self.kept else None
         return bytes(element.value or b"").decode("ascii", "replace").strip(" \0") if element is not None else ""
 
     def evidence(self) -> Dataset:
-        """Return what highdicom wants to know of the image: references, no identity."""
+        """Return the references to the image that highdicom needs, without identity."""
         dataset = Dataset()
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = self.study, self.series
         dataset.SOPInstanceUID, dataset.SOPClassUID = self.instance, self.sop_class
@@ -117,16 +117,18 @@ class Source:
         return dataset
 
     def give(self, result: Dataset, tags: Iterable[int]) -> None:
-        """Put attributes of the source into a result, in place of whatever it has of them."""
+        """Copy attributes of the source into a result, replacing the result's own values."""
         for tag in tags:
             if tag in self.kept and (tag != TIMEZONE or self.zone is not None):
                 result[tag] = self.kept.get_item(tag)
 
 
 def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Source:
-    """Return what a result needs of a DICOM file's bytes.
+    """Return the source for the bytes of a DICOM file.
 
-    Raises `NoSourceIdentityError` for anything that is no DICOM file or lacks a UID, and what the reader raises.
+    Raises:
+        NoSourceIdentityError: The data is not a DICOM file, or lacks a UID.
+        RequestError: The DICOM parser refuses the file.
     """
     if not is_dicom(data):
         raise NoSourceIdentityError("no_source_identity", "<bytes>: a DICOM result needs a DICOM file as its source")
@@ -138,10 +140,11 @@ def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Sourc
 
 
 def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limits) -> list[Source]:
-    """Return the sources of one exam.
+    """Return the sources of one exam. For an exam, the detail of an error holds the index of the image.
 
-    Raises `MixedPatientsError` for files of several studies or patients, and as `read_source` does; the detail of an
-    exam's error holds the index of the image.
+    Raises:
+        MixedPatientsError: The files belong to several studies or patients.
+        NoSourceIdentityError: As for `read_source`.
     """
     sources: list[Source] = []
     for index, data in enumerate(files):
@@ -154,7 +157,7 @@ def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limi
 
 
 def _check_together(sources: Sequence[Source]) -> None:
-    """Raise `MixedPatientsError` where the last source is of another study or patient, or comes twice."""
+    """Raise `MixedPatientsError` if the last source belongs to another study or patient, or occurs twice."""
     first, last = sources[0], sources[-1]
     others = [STUDY] if last.study != first.study else []
     others += [tag for tag in _SAME_PATIENT if _comparable(last.kept, tag) != _comparable(first.kept, tag)]
@@ -191,7 +194,7 @@ def _yes_or_no(text: str) -> str:
 
 
 def _uid(tags: Tags, tag: int, in_meta: str = "") -> str:
-    """Return a UID of the data set, or of the file meta information where the data set has been stripped of it."""
+    """Return a UID of the data set, or of the file meta information if the data set lacks it."""
     uid = tags.text(tag) or in_meta
     if not uid:
         raise _missing(tags, tag, "is missing")
@@ -205,7 +208,7 @@ def _missing(tags: Tags, tag: int, rule: str) -> NoSourceIdentityError:
 
 
 def _undecoded(tags: Tags, wanted: Sequence[int]) -> Dataset:
-    """Return the wanted attributes that are there as they are in the file, padded to even length."""
+    """Return those of the wanted attributes that the file has, as raw bytes padded to even length."""
     dataset = Dataset()
     for tag in wanted:
         vr = dictionary_VR(tag)
@@ -223,6 +226,6 @@ def _undecoded(tags: Tags, wanted: Sequence[int]) -> Dataset:
 
 
 def _comparable(kept: Dataset, tag: int) -> bytes:
-    """Return a value for comparison: without padding, and a name without its empty components (PS3.5 6.2.1)."""
+    """Return a value for comparison, without padding and without empty components of a name (PS3.5 6.2.1)."""
     element = kept.get_item(tag) if tag in kept else None
     return bytes(element.value or b"").strip(b" \0^=") if element is not None else b""

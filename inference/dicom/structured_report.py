@@ -1,11 +1,11 @@
-"""The content of a structured report: one measurement group for an exam, a breast, an image or a region.
+"""The content of a structured report: one measurement group for each exam, breast, image and region.
 
-Groups follow TID 1501 and, for regions, TID 1410 of PS3.16. What the standard has a code for is coded with it; the rest
-has codes of the private scheme `99MAMMOPIPE`, whose meanings are written out beside them.
+Groups follow TID 1501 and, for regions, TID 1410 of PS3.16. Concepts have the standard's codes if there are any. All
+others have codes of the private scheme `99MAMMOPIPE` with their meanings.
 
-Viewers take every group below "Imaging Measurements" for something to draw: OHIF 3.13 throws on a group without
-coordinates. Groups of regions therefore stand there alone. The groups of exam, breasts and images have no coordinates;
-they stand below "Findings", a section that TID 1500, which is extensible, allows beside it.
+Viewers draw every group below "Imaging Measurements", and OHIF 3.13 throws on a group without coordinates. That section
+therefore holds only groups of regions. The groups of exam, breasts and images have no coordinates. They are in the
+section "Findings", which TID 1500 allows because it is extensible.
 """
 
 from collections.abc import Iterable, Sequence
@@ -60,7 +60,7 @@ MODALITIES = {
 }
 """PS3.16 CID 29."""
 DRAWN_AS = "cornerstoneTools@^4.0.0:RectangleRoi"
-"""How the Tracking Identifier of a region begins: dcmjs chooses the tool that draws a group by this text."""
+"""Prefix of a region's Tracking Identifier, from which dcmjs chooses the tool that draws the group."""
 _PERCENT = Code("%", "UCUM", "Percent")
 _PLAIN = Code("1", "UCUM", "no units")
 _NAT = Code("{nat}", "UCUM", "nat")
@@ -73,15 +73,19 @@ def private(value: str, meaning: str) -> Code:
 
 
 class Writer:
-    """Writes the groups of one document; all of them name the same algorithm."""
+    """Writes the groups of one document, which all name the same algorithm."""
 
     def __init__(self, model: Facts, document_uid: str, derive: Any) -> None:
         self._model, self._document, self._derive = model, document_uid, derive
 
     def judged(self, name: str, facts: Facts, images: Sequence[Source], side: str | None) -> Group:
-        """Return the group of an exam, a breast or an image: its scores, decision, referral and reasons in words.
+        """Return the group of an exam, a breast or an image: scores, decision, referral and reasons in words.
 
-        `name` begins with which of them it is.
+        Args:
+            name: Name of the group; its first word is the level (`exam`, `breast` or `image`).
+            facts: The answer for it.
+            images: Its images.
+            side: Its laterality, if known.
         """
         level = name.split()[0]
         group = MeasurementsAndQualitativeEvaluations(
@@ -97,10 +101,10 @@ class Writer:
         return group
 
     def region(self, name: str, facts: Facts, target: str, image: Source, side: str | None) -> Group:
-        r"""Return the group of a heatmap's region: its box as a closed polyline, its area, and its peak.
+        r"""Return the group of a heatmap's region: its box as a closed polyline, its area and its peak.
 
-        Coordinates are (column, row) with 0\0 at the top left corner of the top left pixel (PS3.3 C.18.6.1.1), so
-        that the centre of a pixel is half a pixel further.
+        Coordinates are (column, row). 0\0 is the top left corner of the top left pixel (PS3.3 C.18.6.1.1), so the
+        centre of a pixel has an offset of half a pixel.
         """
         left, top, right, bottom = (facts[key] for key in ("left", "top", "right", "bottom"))
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float32)
@@ -119,7 +123,7 @@ class Writer:
             ],
         )
         first = next(item for item in group[0].ContentSequence if item.ValueType == "NUM")
-        # dcmjs and Cornerstone's adapters read the coordinates below the first number, not those beside it.
+        # dcmjs and Cornerstone's adapters read coordinates only below the first number item, not next to it.
         first.ContentSequence = ContentSequence(
             [
                 CoordinatesForMeasurement(
@@ -150,12 +154,12 @@ def section(name: Code, items: Iterable[ContentItem]) -> ContainerContentItem:
 
 
 def comment(text: str) -> TextContentItem:
-    """Return a sentence of the document."""
+    """Return a comment item with one sentence."""
     return TextContentItem(codes.DCM.Comment, plain(text), "CONTAINS")
 
 
 def image_library(images: Sequence[tuple[Source, Facts]]) -> ContainerContentItem:
-    """Return the image library (TID 1600): every source, with modality, side, view and size as coded concepts."""
+    """Return the image library (TID 1600): every source with modality, laterality, view and size."""
     group = section(codes.DCM.ImageLibraryGroup, [_entry(source, facts) for source, facts in images])
     return section(codes.DCM.ImageLibrary, [group])
 
@@ -184,7 +188,7 @@ def _site(side: str | None) -> FindingSite:
 
 
 def _number(name: Code, value: float, unit: Code, *, method: Code | None = None) -> Measurement:
-    # A decimal string holds 16 characters (PS3.5 6.2), and no score means more than six digits.
+    # A decimal string holds at most 16 characters (PS3.5 6.2), and six digits suffice for every score.
     return Measurement(name, value if isinstance(value, int) else float(f"{value:.6g}"), unit, method=method)
 
 
@@ -205,7 +209,7 @@ def _measurements(facts: Facts) -> Iterable[Measurement]:
 
 
 def _method(facts: Facts) -> Code | None:
-    """Return how a breast's views became its score; nothing of an image or an exam."""
+    """Return the code of the rule that combined a breast's views; `None` for an image or an exam."""
     rule = facts.get("rule")
     if rule is None:
         return None
@@ -231,7 +235,7 @@ def _evaluations(facts: Facts) -> Iterable[QualitativeEvaluation]:
 
 
 def _area(columns: int, rows: int, spacing: tuple[float, float] | None) -> tuple[float, Code]:
-    """Return the area of a box of pixels: in square millimetres where the spacing is known."""
+    """Return the area of a box and its unit: square millimetres if the pixel spacing is known, else pixels."""
     if spacing is None:
         return columns * rows, _PIXELS
     return columns * spacing[1] * rows * spacing[0], codes.cid7461.SquareMillimeter

@@ -1,4 +1,4 @@
-"""What a result says in sentences: the notice, the referral, the warnings, and how reliable the decision is."""
+"""The sentences of DICOM results: notice, referral, warnings, and the validation results of the threshold."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from mammopipe.inference.contract.schema import NOTICE
 
 Facts = Mapping[str, Any]
-"""A part of an answer as JSON values: what it says, without the request it answered."""
+"""A part of an answer as JSON values, without facts about the request."""
 _RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "recall_rate": "recall rate"}
 
 
 def plain(text: str) -> str:
-    """Return text that every character set of DICOM can hold: the result's is that of its source."""
+    """Return the text in ASCII, which every DICOM character set contains: a result has its source's character set."""
     return text.encode("ascii", "replace").decode()
 
 
 def sentences(facts: Facts) -> Iterable[str]:
-    """Yield the notice, why a reader must judge it, what to trust less, and what the threshold did in validation."""
+    """Yield the notice, the reasons for a referral, the warnings, and the threshold's results in validation."""
     yield NOTICE
     for reason in (facts.get("referral") or {}).get("reasons", []):
         yield f"Refer to reader: {reason['message']} ({reason['code']})"
@@ -36,7 +36,7 @@ def sentences(facts: Facts) -> Iterable[str]:
 
 
 def validation(decision: Facts) -> str:
-    """Return what an operating point did on its validation cases, with intervals; empty where nothing is known."""
+    """Return an operating point's results in validation with intervals; empty if nothing is known."""
     known = [_rate(decision, name, title) for name, title in _RATES.items() if decision.get(name) is not None]
     if decision.get("n") is not None:
         malignant = f", {decision['positives']} of them malignant" if decision.get("positives") is not None else ""

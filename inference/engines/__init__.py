@@ -1,1 +1,1 @@
-"""What computes the forward pass: OpenVINO or torch."""
+"""The engines that compute the forward pass: OpenVINO and torch."""

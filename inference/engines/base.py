@@ -1,4 +1,4 @@
-"""The network's forward pass as it is deployed: exported to OpenVINO on processors, torch on GPUs and elsewhere."""
+"""The interface of the engines that compute the forward pass: OpenVINO on CPUs, torch on GPUs and elsewhere."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,14 +16,14 @@ class EngineSettings:
     """How the forward pass is computed."""
 
     kind: EngineKind = EngineKind.AUTO
-    """Which engine."""
+    """The engine."""
     threads: int = 1
-    """Of one forward pass."""
+    """Threads of one forward pass."""
     precision: Precision = Precision.AUTO
-    """Number format. `auto`: the format that Evaluate checked, with OpenVINO; 16 bits on a GPU; float32 elsewhere."""
+    """Number format. `auto` is the format that Evaluate checked (OpenVINO), 16 bits (GPU), or float32 (otherwise)."""
 
     def __post_init__(self) -> None:
-        """Refuse what no engine can do."""
+        """Refuse settings that no engine supports."""
         if self.threads < 1:
             raise ConfigError(f"EngineSettings.threads={self.threads} must be at least 1")
         if self.kind is EngineKind.OPENVINO and self.precision is Precision.FLOAT16:
@@ -32,22 +32,22 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Forward:
-    """What the network makes of one film."""
+    """The network's output for one image."""
 
     logits: NDArray[np.float64]
-    """(classes,)."""
+    """(classes,), in the order of the model's classes."""
     maps: NDArray[np.float32]
-    """(channels, h, w): the output of the network's last layer that knows places."""
+    """(channels, h, w), the feature maps: the output of the network's last layer with spatial dimensions."""
 
     @property
     def features(self) -> NDArray[np.float64]:
-        """The mean of each map, (channels,): what `mammopipe.training.model.reference` calls strange or not."""
+        """(channels,), the mean of each feature map; `mammopipe.training.model.reference` uses it for strangeness."""
         means: NDArray[np.float64] = self.maps.mean(axis=(1, 2), dtype=np.float64)
         return means
 
 
 class Engine(Protocol):
-    """One loaded network; belongs to the thread that opened it."""
+    """One loaded network. Only the thread that opened it may use it."""
 
     @property
     def name(self) -> str:
@@ -59,14 +59,28 @@ class Engine(Protocol):
 
     @property
     def margin(self) -> float:
-        """How far a malignancy score may be from that of float32; nearer to a threshold, `run` computes in float32.
+        """Largest expected difference of a malignancy score from that of float32; 0 if everything is float32.
 
-        0 where all is float32. A decision on several films together, whose score is within the margin of its threshold,
-        wants `run(exact=True)` of each.
+        If a score is within the margin of a threshold, `run` computes in float32. If the score of several images
+        together is within the margin of its threshold, the caller must use `run(exact=True)` for each image.
         """
 
     def run(self, image: NDArray[np.float32], *, exact: bool = False) -> Forward:
-        """Return what the network makes of a film, (H, W) in [0, 1]; in float32 if `exact` or if it is a close call."""
+        """Return the network's output for an image.
+
+        Args:
+            image: float32 (H, W) in [0, 1].
+            exact: Whether to compute in float32. Scores near a threshold are always computed in float32.
+        """
 
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
-        """Return where a class was seen in a film that was run, float32 (H, W) in 0..1."""
+        """Return the class activation map of an image.
+
+        Args:
+            image: float32 (H, W) in [0, 1].
+            forward: The result of `run` for the image.
+            class_index: Index of the class.
+
+        Returns:
+            float32 (H, W) in [0, 1].
+        """

@@ -1,4 +1,4 @@
-"""Opens the engine that the settings and the machine ask for: OpenVINO, or torch."""
+"""Opens the engine that fits the settings and the machine: OpenVINO or torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,15 @@ from mammopipe.training.model.description import DESCRIPTION_FILE, OPENVINO
 
 
 def open_engine(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
-    """Return the engine for a model directory whose `model.json` is `description`.
+    """Return the engine for a model.
 
-    Raises `ConfigError` where the engine asked for is not in the model, or a file is missing, altered or does not fit.
+    Args:
+        directory: The model directory.
+        description: The content of its `model.json`.
+        settings: The engine, its threads and its precision.
+
+    Raises:
+        ConfigError: The model does not include the requested engine, or a file is missing, altered or does not fit.
     """
     if _wants_openvino(directory, description, settings.kind):
         from mammopipe.inference.engines.openvino import OpenVinoEngine
@@ -23,7 +29,7 @@ def open_engine(directory: Path, description: Mapping[str, Any], settings: Engin
 
 
 def _open_torch(directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> Engine:
-    """Return the engine that torch computes; `ConfigError` also where torch is not installed, as in a small image."""
+    """Return the torch engine; raises `ConfigError` also if torch is not installed, as in a small container image."""
     try:
         from mammopipe.inference.engines.torch import TorchEngine
     except ModuleNotFoundError as error:
@@ -45,5 +51,5 @@ def _wants_openvino(directory: Path, description: Mapping[str, Any], kind: Engin
 
 
 def _has_gpu() -> bool:
-    """Return whether there is an NVIDIA GPU, without loading torch only to ask it."""
+    """Return whether the machine has an NVIDIA GPU, without loading torch."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()

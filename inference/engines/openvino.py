@@ -1,4 +1,4 @@
-"""The forward pass by OpenVINO, of the files that Evaluate exported and checked; loads no torch if it can."""
+"""The OpenVINO engine, for the files that Evaluate exported and checked. Loads torch only if heatmaps need it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +28,12 @@ from mammopipe.training.model.openvino_runtime import CompiledNetwork, fastest_p
 
 
 class OpenVinoEngine:
-    """The network of `network.xml`; a second one, in float32, decides close calls."""
+    """Runs the network of `network.xml`, and a second copy in float32 for scores near a threshold."""
 
     name = "openvino"
 
     def __init__(self, directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> None:
-        """Verify the files and compile them; `ConfigError` where one is missing or altered."""
+        """Verify and compile the files; raises `ConfigError` if one is missing or altered."""
         exported = description["engines"][OPENVINO]
         for name in NETWORK_FILES:
             verify(directory / name, exported["files"][name], f"one that engines.{OPENVINO} states")
@@ -44,7 +44,7 @@ class OpenVinoEngine:
         margin = 0.0 if self._exact else CAUTION * exported["largest_difference"]
         self._close = NearThreshold.of(description, margin)
         self._weights = _read_head(directory, exported) if exported["activation_map"] == HEAD else None
-        # Not at the first heatmap: a caller would wait for it, and the process grow under load.
+        # Loaded here rather than at the first heatmap, which would delay a caller and grow the process under load.
         alexnet = self._weights is None and description["architecture"] == Cnn.ALEXNET
         self._classifier = _read_classifier(directory, description) if alexnet else None
         if self._classifier is not None:
@@ -59,11 +59,11 @@ class OpenVinoEngine:
 
     @property
     def margin(self) -> float:
-        """Within which a malignancy score is a close call."""
+        """Distance to a threshold within which a malignancy score is computed in float32."""
         return self._close.margin
 
     def run(self, image: NDArray[np.float32], *, exact: bool = False) -> Forward:
-        """Return what the network makes of a film, (H, W) in [0, 1]."""
+        """Return the network's output for an image, float32 (H, W) in [0, 1]."""
         if exact:
             return self._run_exact(image)
         fast = Forward(*self._fast.run(image))
@@ -78,12 +78,12 @@ class OpenVinoEngine:
         return CompiledNetwork(self._network, precision=Precision.FLOAT32, threads=self._threads)
 
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
-        """Return where a class was seen, float32 (H, W) in 0..1."""
+        """Return the class activation map, float32 (H, W) in [0, 1]."""
         shape = (image.shape[0], image.shape[1])
         if self._weights is not None:
             return head_map(forward.maps, self._weights[class_index], shape)
         if self._classifier is not None:
-            # Which units live is decided at 0, so the maps are those of float32.
+            # A unit is active above 0. Rounding could change that, so the maps are computed in float32.
             maps = self._run_exact(image).maps
             return head_map(maps, self._classifier.weights(maps, class_index), shape)
         assert self._maps is not None
@@ -91,7 +91,7 @@ class OpenVinoEngine:
 
 
 def _precision(wanted: Precision, checked: Precision) -> Precision:
-    """Return the format to compute in: one faster than float32 only if Evaluate checked it and this machine has it."""
+    """Return the number format: a faster one than float32 only if Evaluate checked it and this machine supports it."""
     if wanted is Precision.AUTO:
         return checked if checked is fastest_precision() else Precision.FLOAT32
     if wanted not in (Precision.FLOAT32, checked):
@@ -110,7 +110,7 @@ def _read_head(directory: Path, exported: Mapping[str, Any]) -> NDArray[np.float
 
 
 def _read_classifier(directory: Path, description: Mapping[str, Any]) -> ClassifierGradients:
-    """Return the gradients of AlexNet's classifier, whose layers are torchvision's 1, 4 and 6."""
+    """Return the gradients of AlexNet's classifier, whose linear layers are torchvision's 1, 4 and 6."""
     path = directory / WEIGHTS_FILE
     content = verified(path, description["weights_sha256"], f"weights_sha256 of {DESCRIPTION_FILE}")
     try:

@@ -1,4 +1,4 @@
-"""The forward pass by torch, eager: on a GPU with automatic mixed precision, on a processor in float32 or bfloat16."""
+"""The torch engine, in eager mode: automatic mixed precision on a GPU, float32 or bfloat16 on a CPU."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +20,12 @@ from mammopipe.training.networks.precision import autocast
 
 
 class TorchEngine:
-    """The network of `weights.safetensors`."""
+    """Runs the network of `weights.safetensors`."""
 
     name = "torch"
 
     def __init__(self, directory: Path, description: Mapping[str, Any], settings: EngineSettings) -> None:
-        """Load and verify the weights; `ConfigError` where the file or the precision does not fit."""
+        """Load and verify the weights; raises `ConfigError` if the file or the precision does not fit."""
         torch.set_num_threads(settings.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._precision = _precision(settings.precision, self._device)
@@ -44,18 +44,18 @@ class TorchEngine:
 
     @property
     def margin(self) -> float:
-        """Within which a malignancy score is a close call."""
+        """Distance to a threshold within which a malignancy score is computed in float32."""
         return self._close.margin
 
     def run(self, image: NDArray[np.float32], *, exact: bool = False) -> Forward:
-        """Return what the network makes of a film, (H, W) in [0, 1]."""
+        """Return the network's output for an image, float32 (H, W) in [0, 1]."""
         if exact:
             return self._run(image, Precision.FLOAT32)
         fast = self._run(image, self._precision)
         return self._run(image, Precision.FLOAT32) if self._close.near(fast.logits) else fast
 
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
-        """Return where a class was seen, float32 (H, W) in 0..1."""
+        """Return the class activation map, float32 (H, W) in [0, 1]."""
         if self._weights is not None:
             return head_map(forward.maps, self._weights[class_index], (image.shape[0], image.shape[1]))
         return grad_cam(self._network.network, self._tensor(image), class_index)

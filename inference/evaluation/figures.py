@@ -1,6 +1,6 @@
-"""The figures of an external evaluation: discrimination, calibration in the large, drift, and where the heatmap points.
+"""The results of an external evaluation: discrimination, calibration in the large, drift and the heatmap's accuracy.
 
-The model's calibration and thresholds are applied as they are served; nothing is fitted on the dataset.
+The model's calibration and thresholds are used as served; nothing is fitted on the dataset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,9 +36,9 @@ from mammopipe.training.model.predictions import Floats, TestPredictions
 
 SCHEMA = 1
 FALSE_ALARMS = 0.01
-"""Share of drift indices that chance takes over their limit."""
+"""Probability that chance alone takes a drift index over its limit."""
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0)
-"""False positive regions an image at which the FROC curve is read."""
+"""Numbers of false positive regions per image at which the FROC curve is read."""
 
 share_of = Metric(
     "share",
@@ -52,24 +52,24 @@ share_of = Metric(
 
 @dataclass(frozen=True)
 class Plan:
-    """How the figures are made."""
+    """Settings of the resampled intervals."""
 
     bootstrap: int = 1000
-    """Resamples of each interval."""
+    """Number of resamples for each interval."""
     seed: int = 0
 
 
 def figures(
     description: Mapping[str, Any], judgement: Judgement, dataset: Dataset, plan: Plan, where: Path
 ) -> dict[str, Any]:
-    """Return `external.json`.
+    """Return the content of `external.json`.
 
     Args:
-        description: the model's `model.json`, checked.
-        judgement: what the model says of the images.
-        dataset: which dataset they are of.
-        plan: how the intervals are made.
-        where: names the model in errors.
+        description: The model's verified `model.json`.
+        judgement: The model's predictions for the images.
+        dataset: The dataset of the images.
+        plan: Settings of the intervals.
+        where: Name of the model in error messages.
     """
     classes = list(description["classes"])
     predictions = judgement.predictions(classes)
@@ -109,7 +109,7 @@ def figures(
 
 
 def _levels(cases: Mapping[Level, Cases], points: Points, draws: Resamples) -> dict[str, Any]:
-    """Return the figures of each level at the model's own thresholds of that level."""
+    """Return the results of each level at the model's own thresholds for that level."""
     return {
         str(level): detection(
             cases[level], {goal: point.threshold for goal, point in held.items()}, draws.of(cases[level].images)
@@ -132,7 +132,7 @@ def _counts(judgement: Judgement, predictions: TestPredictions, classes: Sequenc
 def _compared(
     description: Mapping[str, Any], predictions: TestPredictions, draws: Resamples, rule: BreastRule, where: Path
 ) -> dict[str, Any] | None:
-    """Return the figures of the patients with both breasts, scored beside each other, where the model does so."""
+    """Return the results for patients with both breasts if the model compares breasts, `None` otherwise."""
     scaling, points = Calibration.of_comparison(description), read_compared_points(description, where)
     if scaling is None:
         return None
@@ -159,7 +159,7 @@ def _flags(values: Sequence[bool]) -> Any:
 
 
 def _drift(description: Mapping[str, Any], images: Sequence[Judged], probabilities: Floats) -> dict[str, Any]:
-    """Return how far images and scores lie from those of training: population stability index and its limit."""
+    """Return the drift of images and scores from those of training: population stability indices and their limits."""
     reference = description.get("reference") or {}
     known = from_json(reference.get("distributions", {})).get(EVERYTHING, {})
     malignant = list(description["classes"]).index(str(Label.MALIGNANT))
@@ -181,7 +181,7 @@ def _drift(description: Mapping[str, Any], images: Sequence[Judged], probabiliti
 
 
 def _pointing(images: Sequence[Judged], draws: Resamples) -> dict[str, Any]:
-    """Return how often the strongest place of the heatmap for malignant lies in a lesion, and what chance would do."""
+    """Return how often the peak of the heatmap for malignant lies in a lesion, and the rate expected by chance."""
     groups = {"both": ("malignant", "benign"), "malignant": ("malignant",), "benign": ("benign",)}
     found: dict[str, Any] = {}
     for name, labels in groups.items():
@@ -199,10 +199,10 @@ def _pointing(images: Sequence[Judged], draws: Resamples) -> dict[str, Any]:
 
 
 def _froc(images: Sequence[Judged]) -> list[dict[str, float]] | None:
-    """Return the share of malignant lesions found at each number of false positive regions an image.
+    """Return the share of malignant lesions found at each number of false positive regions per image.
 
-    Regions of images with outlined lesions are taken in the order of their scores; one whose strongest place lies in no
-    lesion is a false positive. `None` where no malignant lesion is outlined.
+    Regions of malignant images with outlined lesions are ranked by score. A region whose peak lies in no lesion is a
+    false positive. The result is `None` if no malignant lesion is outlined.
     """
     shown = [image for image in images if image.chance is not None and image.record.label is Label.MALIGNANT]
     lesions = sum(len(image.record.lesions) for image in shown)

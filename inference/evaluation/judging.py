@@ -1,4 +1,4 @@
-"""What a model says of every image of a labelled dataset, through the deployed predictor, one image after the other."""
+"""Applies the deployed predictor to every image of a labelled dataset, one image after the other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
 from mammopipe.training.model.predictions import Floats, TestPredictions
 
 SOUGHT = (Label.MALIGNANT, Label.BENIGN)
-"""Classes whose lesions the heatmap is expected to point at."""
+"""Classes whose lesions the heatmap should show."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Detection:
     """One region of an image's heatmap for malignant."""
 
     score: float
-    """Probability of malignant of the image, times the region's strength."""
+    """The image's probability of malignant, times the region's strength."""
     lesions: tuple[int, ...]
-    """Which of the image's lesions its strongest place lies in."""
+    """Indices of the image's lesions that contain the region's peak."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the model says of one image."""
+    """The model's prediction for one image of the dataset."""
 
     record: ImageRecord
     logits: Floats
@@ -41,20 +41,20 @@ class Judged:
     referred: bool
     quality: Mapping[str, Any]
     chance: float | None = None
-    """Share of the breast that its lesions cover; `None` for an image without lesions."""
+    """Share of the breast's area that its lesions cover; `None` for an image without lesions."""
     detections: tuple[Detection, ...] = ()
 
 
 @dataclass
 class Judgement:
-    """All images that could be judged, and why the others could not."""
+    """The images that could be judged, and the reasons why others could not."""
 
     images: list[Judged] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason."""
+    """Image id and reason of each refused image."""
 
     def predictions(self, classes: Sequence[str]) -> TestPredictions:
-        """Return the logits with the truth, as test predictions: they are measured, and nothing is fitted on them."""
+        """Return the logits and the true labels as test predictions, on which nothing is fitted."""
         records = [image.record for image in self.images]
         return TestPredictions(
             tuple(record.image_id for record in records),
@@ -67,20 +67,20 @@ class Judgement:
 
 
 def _class_of(label: Label, classes: Sequence[str]) -> int:
-    """Return the class index of a label; a model of two classes calls everything but malignant negative."""
+    """Return the class index of a label. For a model of two classes every label except malignant is negative."""
     return list(classes).index(str(label)) if str(label) in classes else 0
 
 
 def judge(
     predictor: Predictor, preprocessing: PreprocessConfig, records: Sequence[ImageRecord], folder: Path
 ) -> Judgement:
-    """Return what the model says of the images; one that cannot be read or holds no breast is refused by name.
+    """Return the model's predictions for the images; unreadable images and those without a breast count as refused.
 
     Args:
-        predictor: the model, as it is served.
-        preprocessing: that of the model.
-        records: what the label table says of each image.
-        folder: what the records' paths are relative to.
+        predictor: The model as served.
+        preprocessing: The model's preprocessing settings.
+        records: The label table's record of each image.
+        folder: Folder that the records' paths are relative to.
     """
     found = Judgement()
     for record in records:
@@ -123,7 +123,7 @@ def _judged(predictor: Predictor, preprocessing: PreprocessConfig, record: Image
 
 
 def _covered(preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> float:
-    """Return the share of the breast, in the network's input, that the lesions' circles cover."""
+    """Return the share of the breast that the lesions' circles cover, measured in the network's input."""
     prepared = preprocess(mammogram, preprocessing, record.lesions)
     breast = prepared.image > 0
     rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]
@@ -134,7 +134,7 @@ def _covered(preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Ma
 
 
 def rows(judgement: Judgement, probabilities: Floats, classes: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield one row an image for `predictions.csv`: ids, truth, calibrated probabilities, whether it was referred."""
+    """Yield one row per image for `predictions.csv`: ids, true label, calibrated probabilities, referral."""
     for image, shares in zip(judgement.images, probabilities, strict=True):
         record = image.record
         yield {

@@ -1,4 +1,4 @@
-"""`report.html` of an external evaluation: one file, readable in light and in dark, made of `external.json`."""
+"""Renders `report.html` of an external evaluation from `external.json`: one file, readable in light and dark."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +12,7 @@ TEMPLATE = "external.html.j2"
 
 
 def render(found: Mapping[str, Any]) -> str:
-    """Return the page; every number on it is looked up in `external.json` by its path."""
+    """Return the HTML page; every number on it comes from `external.json`."""
     pages = environment(Path(__file__).parent)
     pages.globals.update(
         figure=partial(figure, found),

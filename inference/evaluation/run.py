@@ -1,4 +1,4 @@
-"""An external evaluation from end to end: the model, the images, the figures and the report."""
+"""Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,22 +21,22 @@ LEAST_RESAMPLES = 100
 def evaluate_model(
     model: Path, dataset: Dataset, folder: Path, output: Path, *, bootstrap: int = 1000, seed: int = 0
 ) -> str:
-    """Judge a model on a labelled dataset that it has never seen.
+    """Evaluate a model on a labelled dataset that it has never seen.
 
     Args:
         model: `model.tar.gz` or the model directory.
-        dataset: which dataset it is.
-        folder: the dataset as released.
-        output: where `external.json`, `predictions.csv`, `refused.csv` and `report.html` are written.
-        bootstrap: resamples of each interval.
-        seed: seed of the resamples.
+        dataset: The dataset's definition.
+        folder: Folder of the dataset as released.
+        output: Folder for `external.json`, `predictions.csv`, `refused.csv` and `report.html`.
+        bootstrap: Number of resamples for each interval.
+        seed: Seed of the resamples.
 
     Returns:
-        The main figures as lines of text.
+        The main results as lines of text.
 
     Raises:
-        ConfigError: the model is damaged, or none of the images can be judged.
-        LabelError: the dataset is not as released.
+        ConfigError: The model is damaged, or no image can be judged.
+        LabelError: The dataset is not as released.
     """
     if bootstrap < LEAST_RESAMPLES:
         raise ConfigError(f"bootstrap={bootstrap}: an interval needs at least {LEAST_RESAMPLES} resamples")
@@ -66,7 +66,7 @@ def evaluate_model(
 
 def _summary(found: dict[str, Any], output: Path) -> str:
     def text(figure: dict[str, Any]) -> str:
-        """Return a figure with its interval, or why there is none."""
+        """Return a value with its interval as text, or the reason why it is undefined."""
         if figure["value"] is None:
             return str(figure["reason"])
         bounds = "" if figure["low"] is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"

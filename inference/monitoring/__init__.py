@@ -1,1 +1,1 @@
-"""Drift of pixels and scores: captured requests, their windows, the figures, the page."""
+"""Drift monitoring of images and scores: captured requests, windows, statistical tests and the report page."""

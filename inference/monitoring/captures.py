@@ -1,9 +1,9 @@
-"""What SageMaker keeps of requests and answers (data capture), read back as figures of films; nothing else is kept.
+"""Reads captured requests and answers (SageMaker data capture) as figures per image; keeps nothing else of them.
 
-    <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request a line
+    <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl      one request per line
 
-The image's figures come from the answer, which carries them (`quality`); where the answer is an overlay or a DICOM
-result they are measured again from the image. Machine and site are those of `mammopipe.processing.dicom_origin`.
+An image's figures come from the JSON answer, which includes them (`quality`). If the answer is an overlay or a DICOM
+result, they are measured again from the image. Machine and site come from `mammopipe.processing.dicom_origin`.
 Source: "Data capture" (SageMaker Developer Guide), the format of a captured line.
 """
 
@@ -36,14 +36,14 @@ class CapturedFilm:
     """One image of a request."""
 
     figures: Mapping[str, float]
-    """By the names of `mammopipe.training.model.drift_features`; those that could not be measured are missing."""
+    """Values by the names of `mammopipe.training.model.drift_features`; without those that could not be measured."""
     machine: str = ""
     site: str = ""
 
 
 @dataclass(frozen=True)
 class CapturedExam:
-    """One request: the films of one patient."""
+    """One request: the images of one patient."""
 
     time: datetime
     films: tuple[CapturedFilm, ...]
@@ -51,23 +51,27 @@ class CapturedExam:
 
 @dataclass
 class Captures:
-    """The captured lines of a folder."""
+    """The captured requests of a folder."""
 
     folder: Path
     preprocess: PreprocessConfig
-    """The model's, by which figures are measured where the answer does not carry them."""
+    """The model's preprocessing settings, used to measure figures that the answer does not include."""
     windows: Windows = Windows()
-    """What is read: captures of these windows."""
+    """The windows whose captures are read."""
     unreadable: Counter[str] = field(default_factory=Counter)
-    """Lines that gave no film, by reason; filled as the exams are read."""
+    """Number of lines without a readable image, by reason; filled while the exams are read."""
 
     def exams(self) -> Iterator[CapturedExam]:
-        """Yield the captured requests, file by file in the order of their names; `ConfigError` where there is none."""
+        """Yield the captured requests, file by file in the order of their names.
+
+        Raises:
+            ConfigError: The folder has no captures.
+        """
         files = sorted(map(str, self.folder.rglob(f"*{SUFFIX}")))
         if not files:
             raise ConfigError(f"{self.folder}: no *{SUFFIX} here, which is what data capture writes")
         for path in _told(self.windows.needed(files)):
-            # As bytes: a line that is no UTF-8 is one that cannot be read, not the end of the job.
+            # Read as bytes: a line that is not UTF-8 counts as unreadable and does not end the job.
             with open(path, "rb") as lines:
                 for line in lines:
                     exam = self._exam(line)
@@ -109,7 +113,7 @@ class Captures:
 
 
 def _told(files: Sequence[str]) -> Iterator[str]:
-    """Yield the files, and tell on stderr from time to time how many have been read."""
+    """Yield the files, and regularly print to stderr how many have been read."""
     told = time.monotonic()
     for number, path in enumerate(files):
         if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
@@ -126,7 +130,7 @@ def _content(captured: Mapping[str, Any] | None) -> bytes:
 
 
 def _answers(captured: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """Return what was said of each image, empty where the answer is no JSON of this endpoint or an error."""
+    """Return the answer for each image; empty if the answer is an error or not JSON of this endpoint."""
     kind = str((captured or {}).get("observedContentType", ""))
     if captured is None or not kind.startswith("application/json"):
         return []
@@ -141,7 +145,7 @@ def _answered(answer: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:
-    """Return the images of a request; none where it was not captured or names images on S3, which are not fetched."""
+    """Return the images of a request; empty if it was not captured or names images on S3, which are not fetched."""
     if captured is None:
         return ()
     try:

@@ -1,8 +1,8 @@
-"""Whether the films that an endpoint is asked about are still those its model knows, week by week, machine by machine.
+"""Tests whether the images sent to an endpoint still resemble those of training, by window, machine and site.
 
-Each figure of each group (all films, a machine, a site) has two tests: the population stability index of the window
-against the reference, and a CUSUM over the windows for what creeps. The limits share one budget of false alarms: all
-tests together may raise `false_alarm_windows`^-1 of them a window (`mammopipe.training.model.distributions`).
+Each figure of each group (all images, a machine, a site) has two tests: the population stability index of a window
+against the reference, and a CUSUM over the windows for slow drift. The limits share one budget of false alarms: all
+tests together may raise 1 / `false_alarm_windows` false alarms per window (`mammopipe.training.model.distributions`).
 """
 
 import statistics
@@ -33,16 +33,16 @@ _BOTH_TESTS = 2
 
 
 class Verdict(StrEnum):
-    """What is said of all groups together."""
+    """The verdict on all groups together."""
 
     DRIFT = "DRIFT"
     QUIET = "quiet"
     NOT_JUDGED = "not judged"
-    """No group has a window of enough requests: nothing is known, which is not the same as quiet."""
+    """No group has a window with enough requests. Drift is then unknown, not absent."""
 
     @classmethod
     def of(cls, strength: float | None) -> "Verdict":
-        """Return the verdict on the strongest test, as a share of its limit; None where no group was judged."""
+        """Return the verdict for the strongest test, as a share of its limit; `None` if no group was judged."""
         if strength is None:
             return cls.NOT_JUDGED
         return cls.DRIFT if strength >= 1 else cls.QUIET
@@ -50,19 +50,19 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class DriftConfig:
-    """How the captured requests are judged."""
+    """Settings of the drift tests."""
 
     window_days: int = 7
-    """Days of one window."""
+    """Length of one window in days."""
     least_exams: int = 20
-    """Requests of a group in a window below which it is not judged."""
+    """Least requests of a group in a window; a window with fewer is not judged."""
     false_alarm_windows: int = 520
-    """Windows in which all tests together raise one false alarm on average: ten years of weeks."""
+    """Windows in which all tests together raise one false alarm on average; 520 are ten years of weeks."""
     windows: int = Windows.number
-    """Windows that are looked at, the newest ones: what crept before them is not added up."""
+    """Number of windows that are judged, the newest ones. The CUSUM does not include earlier drift."""
 
     def __post_init__(self) -> None:
-        """Refuse windows and budgets that make no test."""
+        """Refuse settings that allow no test."""
         for name, low, high in (
             ("window_days", 1, 92),
             ("least_exams", 5, 100_000),
@@ -75,13 +75,13 @@ class DriftConfig:
 
     @property
     def span(self) -> Windows:
-        """Return the windows that are looked at."""
+        """Return the windows that are judged."""
         return Windows(self.window_days, self.windows)
 
 
 @dataclass
 class Week:
-    """One window of one group: how many films fell into each bin of the reference."""
+    """One window of one group: its numbers of exams and images, and the images' figures."""
 
     start: date
     exams: int = 0
@@ -91,7 +91,7 @@ class Week:
 
 @dataclass(frozen=True)
 class FigureDrift:
-    """One figure of one group over the judged windows; each list has one number a window."""
+    """One figure of one group over the judged windows; lists of tests have one number per window."""
 
     index: list[float]
     index_limit: list[float]
@@ -105,7 +105,7 @@ class FigureDrift:
 
     @property
     def strength(self) -> list[float]:
-        """Return, for each window, the larger test as a share of its limit: 1 and above is an alarm."""
+        """Return, for each window, the larger of both tests as a share of its limit; 1 and above is an alarm."""
         return [
             max(index / limit, cusum / self.cusum_limit)
             for index, limit, cusum in zip(self.index, self.index_limit, self.cusum, strict=True)
@@ -122,22 +122,22 @@ class FigureDrift:
 
 @dataclass(frozen=True)
 class GroupDrift:
-    """One group over the windows."""
+    """One group over all windows."""
 
     name: str
     known: str
-    """What it was compared with: `training`, `baseline`, or `training, all films` for a group that neither knows."""
+    """The reference: `training`, `baseline`, or `training, all films` for a group that is in neither."""
     weeks: Sequence[Week]
     judged: Sequence[date]
     figures: Mapping[str, FigureDrift]
 
     @property
     def strength(self) -> float | None:
-        """Return the strongest test of the last judged window; None where none was judged."""
+        """Return the strongest test of the last judged window; `None` if none was judged."""
         return max((each.strength[-1] for each in self.figures.values() if each.strength), default=None)
 
     def alarms(self) -> list[str]:
-        """Return the figures whose last judged window is an alarm, the strongest first."""
+        """Return the figures with an alarm in the last judged window, the strongest first."""
         firing = [(each.strength[-1], name) for name, each in self.figures.items() if each.strength]
         return [name for strength, name in sorted(firing, reverse=True) if strength >= 1]
 
@@ -163,7 +163,7 @@ class GroupDrift:
 
 
 def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list[Week]]:
-    """Return the windows of each group in the order of time, those without a request among them."""
+    """Return the windows of each group in chronological order; windows without a request are absent."""
     found: dict[str, dict[date, Week]] = defaultdict(dict)
     for exam in exams:
         start = config.span.start_of(exam.time.date())
@@ -182,7 +182,17 @@ def gather(exams: Iterable[CapturedExam], config: DriftConfig) -> dict[str, list
 def judge(
     groups: Mapping[str, Sequence[Week]], training: Distributions, baseline: Distributions, config: DriftConfig
 ) -> list[GroupDrift]:
-    """Return every group judged against what is known of it; `ConfigError` where the model knows nothing usual."""
+    """Return the tests of every group against its reference.
+
+    Args:
+        groups: Windows by group.
+        training: The model's reference distributions by group.
+        baseline: Accepted distributions by group, which take precedence.
+        config: Settings of the tests.
+
+    Raises:
+        ConfigError: The model has no reference distributions.
+    """
     if EVERYTHING not in training:
         raise ConfigError("model.json has no reference.distributions: it was evaluated by an earlier version")
     tests = _BOTH_TESTS * len(FIGURES) * max(1, len(groups))
@@ -203,7 +213,7 @@ def _judge_group(
 
 
 def _known(name: str, training: Distributions, baseline: Distributions) -> tuple[str, Mapping[str, Distribution]]:
-    """Return what a group is compared with: what was accepted of it, else what the model learnt of it, or of all."""
+    """Return a group's reference: its accepted baseline, else its training data, else that of all images."""
     if name in baseline:
         return "baseline", baseline[name]
     return ("training", training[name]) if name in training else ("training, all films", training[EVERYTHING])
@@ -228,9 +238,12 @@ def _judge_figure(
 
 
 def cusum(reference: Distribution, counts: Sequence[Floats], exams: Sequence[int]) -> list[float]:
-    """Return, for each window, the larger of the two sums: of what lies above the reference, and of what lies below.
+    """Return, for each window, the larger of the upper and the lower cumulative sum of deviations from the reference.
 
-    `counts` are the films in each bin, (bins,); a window's mean weighs as much as it has exams.
+    Args:
+        reference: The reference distribution.
+        counts: For each window (bins,) numbers of images in each bin.
+        exams: For each window the number of exams; its square root weights the window's mean deviation.
     """
     scores, slack = reference.scores, allowance(reference)
     up = down = 0.0
@@ -244,7 +257,7 @@ def cusum(reference: Distribution, counts: Sequence[Floats], exams: Sequence[int
 
 
 def accepted(groups: Mapping[str, Sequence[Week]], config: DriftConfig) -> Distributions:
-    """Return the captured films' own distributions by group: the baseline of whoever has looked and accepts them."""
+    """Return the distributions of the captured images by group, which a user can accept as the baseline."""
     found = {}
     for name, weeks in groups.items():
         exams = sum(week.exams for week in weeks)

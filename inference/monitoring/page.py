@@ -1,4 +1,4 @@
-"""`drift.html`: the monitor's report as one page, made of `drift.json` and of nothing else."""
+"""Renders `drift.html`, the monitor's report page, from `drift.json` alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from mammopipe.training.reporting.plots import COLOURS, TWO_LINES, Plot
 
 TEMPLATE = "drift.html.j2"
 SHOWN = 6
-"""Figures of a group that are drawn: the strongest ones."""
+"""Most figures drawn per group, the strongest first."""
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def strongest(group: Mapping[str, Any]) -> list[str]:
-    """Return the figures of a group that are drawn, by their last window."""
+    """Return the figures of a group to draw, the strongest in the last window first."""
     figures = group["figures"]
     return sorted(figures, key=lambda name: -float((figures[name]["strength"] or [0])[-1]))[:SHOWN]
 
@@ -43,7 +43,7 @@ def over_time(figure: Mapping[str, Any], title: str) -> Markup:
 
 
 def shares(figure: Mapping[str, Any], title: str) -> Markup:
-    """Return the shares of the bins as steps: the reference's and the last window's."""
+    """Return a step plot of the shares of the bins, for the reference and for the last window."""
     drawn = Plot(title, "bin of the reference, low to high", "share of images")
     for values, look in zip((figure["reference"], figure["latest"]), TWO_LINES, strict=True):
         drawn.axes.stairs(values, range(len(values) + 1), baseline=None, **look)
@@ -53,5 +53,5 @@ def shares(figure: Mapping[str, Any], title: str) -> Markup:
 
 
 def shade(strength: float) -> str:
-    """Return how strongly a cell of the table is coloured, 0 to 1; at 1 the alarm fires."""
+    """Return the colour strength of a table cell, 0 to 1; at 1 the alarm fires."""
     return f"{min(strength, 1.0) ** 2:.2f}"

@@ -1,4 +1,4 @@
-"""Which captures a judgement needs: their names hold the hour (UTC), so that older ones are neither fetched nor read.
+"""Selects the captures of the newest windows by the hour (UTC) in their names; older ones are not fetched or read.
 
     <prefix>/<endpoint>/<variant>/yyyy/mm/dd/hh/<name>.jsonl
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 MONDAY = date(1970, 1, 5)
-"""Where windows are counted from, so that those of a week are calendar weeks."""
+"""Origin of the windows, so that windows of 7 days are calendar weeks."""
 SUFFIX = ".jsonl"
 PROGRESS = "captures: "
-"""What lines of the job begin with that say how far it is."""
+"""Prefix of the job's progress lines."""
 _HOUR = re.compile(r"(?:^|/)(\d{4}/\d{2}/\d{2})/\d{2}/[^/]+$")
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows that captures are judged in: the newest ones, counted back from the newest capture."""
+    """The windows of captures: the newest ones, counted back from the newest capture."""
 
     days: int = 7
-    """Days of one window."""
+    """Length of one window in days."""
     number: int = 26
-    """Windows that are looked at."""
+    """Number of windows."""
 
     def start_of(self, day: date) -> date:
-        """Return the first day of the window that a day falls into."""
+        """Return the first day of the window that contains a day."""
         return day - timedelta(days=(day - MONDAY).days % self.days)
 
     def needed(self, names: Sequence[str]) -> list[str]:
-        """Return the names (keys, paths) of captures in these windows, and those that tell no day."""
+        """Return the names (keys or paths) of captures in these windows, and names without a day."""
         days = [day_of(name) for name in names]
         newest = max(filter(None, days), default=MONDAY)
         first = self.start_of(newest) - timedelta(days=self.days * (self.number - 1))
@@ -40,7 +40,7 @@ class Windows:
 
 
 def day_of(name: str) -> date | None:
-    """Return the day that a capture's name tells; None where it tells none."""
+    """Return the day in a capture's name; `None` if the name has none."""
     found = _HOUR.search(name)
     try:
         return date.fromisoformat(found[1].replace("/", "-")) if found else None

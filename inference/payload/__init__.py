@@ -1,1 +1,1 @@
-"""The body of a request: images and exams as JSON, multipart, zip or S3 objects, within limits."""
+"""Reads request bodies within limits: images and exams as JSON, multipart, ZIP or S3 objects."""

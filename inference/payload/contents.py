@@ -1,8 +1,8 @@
-"""Which files of an exam are images: what a PACS adds to a study is skipped, and the answer names it.
+"""Selects the images among an exam's files; other files that a PACS adds are skipped, and the answer names them.
 
-A study that is exported whole brings structured reports, presentation states, a DICOMDIR, texts and a viewer. None of
-them is an image of a breast, and none is a reason to refuse the images beside them. A file that could be an image stays
-one, so that a damaged image is refused and never skipped.
+A study exported as a whole includes structured reports, presentation states, a DICOMDIR, texts and a viewer. None of
+them is an image of a breast, and none is a reason to refuse the images. A file that could be an image counts as one, so
+that a damaged image is refused and never skipped.
 
 Source: PS3.4 B.5 (storage SOP classes), PS3.3 F (DICOMDIR).
 """
@@ -36,19 +36,19 @@ _OBJECTS: Mapping[str, SkipReason] = {
         SkipReason.OTHER_OBJECT,
     ),
 }
-"""SOP classes, and the roots of families of them, whose objects hold no image."""
+"""SOP classes, and UID prefixes of groups of SOP classes, whose objects hold no image."""
 _TEXT_BYTES = 4096
-"""At a file's beginning, which tell whether it is text."""
+"""Bytes at the start of a file that are checked for text."""
 _PRINTED = frozenset(b"\t\n\r\f") | frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100))
 
 
 def skip_reason(data: bytes, *, archived: bool = False, extension: str = "") -> SkipReason | None:
-    """Return why a file of an exam is no image, or `None` where it is one or may be a damaged one.
+    """Return why a file of an exam is skipped, or `None` if it is an image or may be a damaged one.
 
     Args:
-        data: the file.
-        archived: whether it came in an archive; only there texts, documents and programs are skipped.
-        extension: of its name (`zip.extension`).
+        data: The bytes of the file.
+        archived: Whether the file is from an archive. Texts, documents and programs are skipped only in archives.
+        extension: Extension of the file's name (`zip.extension`).
     """
     if is_dicom(data):
         return _of_object(_sop_class(data))
@@ -72,7 +72,7 @@ def _of_object(sop_class: str) -> SkipReason | None:
 
 
 def _sop_class(data: bytes) -> str:
-    """Return the SOP Class UID; "" where it cannot be read, since the image reader then says what is wrong."""
+    """Return the SOP Class UID; "" if it cannot be read, because the image reader then reports the error."""
     try:
         found = read_partial(
             BytesIO(data),
@@ -82,10 +82,10 @@ def _sop_class(data: bytes) -> str:
         )
         meta = found.file_meta.get("MediaStorageSOPClassUID") or ""
         return str(found.get("SOPClassUID") or meta).strip(" \0")
-    except Exception:  # pydicom raises whatever its input makes it raise; the reader will refuse the file by name
+    except Exception:  # pydicom may raise any error on bad input; the reader then refuses the file with a reason
         return ""
 
 
 def _is_text(start: bytes) -> bool:
-    """Return whether bytes are printable text that is not the header of a portable graymap."""
+    """Return whether the bytes are printable text other than the header of a PGM file."""
     return bool(start) and set(start) <= _PRINTED and not (start[:1] == b"P" and start[1:2].isdigit())

@@ -1,13 +1,13 @@
-"""From the body of a request to the files in it; what it announces is refused before it is unpacked.
+"""Extracts the files from a request's body. Announced sizes over the limits are refused before unpacking.
 
     one image       the body itself
     JSON            the images in the order of the list: base64, or S3 objects (`payload.s3_objects`)
     multipart       the file parts in their order (RFC 7578)
-    zip             the files in the sorted order of their names, folders included; what systems add (directories, names
-                    that begin with a dot, `__MACOSX`) is passed over
+    zip             the files in the sorted order of their full names; entries that systems add (directories, names that
+                    begin with a dot, `__MACOSX`) are ignored
 
-What is no image is skipped and named (`payload.contents`). A file's name says nothing here and is never repeated:
-people name files after patients.
+Files that are not images are skipped and listed in the answer (`payload.contents`). File names are not interpreted
+beyond their extension and never repeated, because they may contain patients' names.
 """
 
 import base64
@@ -38,30 +38,30 @@ _NO_OPTIONS = RequestOptions()
 
 @dataclass(frozen=True)
 class Source:
-    """One image as it was sent."""
+    """One image as sent."""
 
     data: bytes
-    """The file."""
+    """The bytes of the file."""
     laterality: Laterality | None = None
-    """What the request says of it; may not contradict the file."""
+    """Laterality in the request; it may not contradict the file."""
     view: View | None = None
     hashed: "Future[str] | None" = None
-    """SHA-256 of the file in hexadecimal, where it is being made already; `None`: it is made when it is asked for."""
+    """SHA-256 of the file in hexadecimal that is already being computed; `None` computes it on first use."""
     index: int = 0
-    """Its place in the request, from 0; files that are skipped count."""
+    """Position in the request, from 0; skipped files count."""
     extension: str = ""
-    """Of an archive's file, where it is a usual one."""
+    """Extension of a file from an archive, if it is a known one."""
     archived: bool = False
-    """Whether it came in an archive."""
+    """Whether the image is from an archive."""
 
     @property
     def place(self) -> str:
-        """Where in an archive it is, as messages say it: `file 3 (.dcm)`; "" elsewhere."""
+        """Location in an archive for messages, such as `file 3 (.dcm)`; "" outside archives."""
         return zip.place(self.index, self.extension) if self.archived else ""
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file, hexadecimal."""
+        """SHA-256 of the file, hexadecimal."""
         return self.hashed.result() if self.hashed is not None else hashlib.sha256(self.data).hexdigest()
 
 
@@ -72,17 +72,25 @@ class Parcel:
     sources: tuple[Source, ...]
     is_exam: bool
     options: RequestOptions = RequestOptions()
-    """Those of a JSON body."""
+    """Options in a JSON body."""
     skipped: tuple[Skipped, ...] = ()
-    """Files of an exam that are no images."""
+    """Files of an exam that are not images."""
 
 
 def unpack(content_type: str, body: bytes, limits: HandlerLimits) -> Parcel:
     """Return the images of a body.
 
-    Raises `UnsupportedTypeError` for a type that is not read or that the body contradicts, `BadBodyError` for a body
-    that breaks its format's rules, `TooLargeError` for more images or bytes than the limits allow, `UnusableImageError`
-    for an image that is there twice, and what `mammopipe.inference.payload.s3_objects` raises.
+    Args:
+        content_type: The Content-Type header.
+        body: The body.
+        limits: Limits on images and bytes.
+
+    Raises:
+        UnsupportedTypeError: The type is not supported, or does not match the body.
+        BadBodyError: The body breaks the rules of its format.
+        TooLargeError: More images or bytes than the limits allow.
+        DuplicateImageError: An image is in the body twice.
+        RequestError: As `mammopipe.inference.payload.s3_objects.fetch` raises.
     """
     kind = body_type(content_type)
     if kind is None:
@@ -142,7 +150,7 @@ def _fetch(uri: str, prefix: str, allowed: int, index: int) -> bytes:
 
 
 def _decode(text: str, allowed: int, index: int) -> bytes:
-    """Return the bytes of strict base64, whose length is known before it is decoded."""
+    """Return the bytes of strict base64; checks the length before decoding."""
     if len(text) // 4 * 3 - text[-2:].count("=") > allowed:
         raise TooLargeError("too_large", f"more than {allowed} bytes, the limit").at(index)
     try:
@@ -152,10 +160,12 @@ def _decode(text: str, allowed: int, index: int) -> bytes:
 
 
 def _images(files: Sequence[Source], limits: HandlerLimits, options: RequestOptions = _NO_OPTIONS) -> Parcel:
-    """Return the images among an exam's files, and what was skipped.
+    """Return the images among an exam's files, and the skipped files.
 
-    Raises `DuplicateImageError` where a file is there twice, `TooLargeError` for more images than the limit,
-    `BadBodyError` where there is none.
+    Raises:
+        DuplicateImageError: A file is in the exam twice.
+        TooLargeError: More images than the limit allows.
+        BadBodyError: There is no image.
     """
     sources, skipped, seen = [], [], set()
     for source in files:

@@ -1,8 +1,8 @@
-"""Whose images a request holds: one rule for every form of body and of answer.
+"""Checks that the images of a request belong to one patient and one study, whatever the form of body and answer.
 
-An exam is one patient and one study, and holds no instance twice. Each attribute below that two images state must say
-the same in both; what contradicts is refused. What only some images state proves nothing, and the answer then carries
-the warning `identity-incomplete`. No value reaches a message: only attributes and the places of images do.
+An exam has one patient and one study, and contains no instance twice. If two images state the same attribute with
+different values, the request is refused. An attribute that only some images state proves nothing; the answer then has
+the warning `identity-incomplete`. Messages contain attribute names and image positions, never values.
 
 Sources: PS3.3 C.7.1.1 (Patient), C.7.2.1 (General Study), C.12.1 (SOP Common); PS3.5 6.2 and 6.2.1 (padding, names).
 """
@@ -40,41 +40,49 @@ _TAGS = (
     *(ISSUER_QUALIFIERS, UNIVERSAL_ENTITY_ID, STUDY_DATE, ACCESSION, STUDY_ID, ACQUISITION_DATE),
 )
 _NAME_GROUPS = ("", ", ideographic", ", phonetic")
-"""The component groups of a person name (PS3.5 6.2.1): each is compared with its like only."""
+"""The component groups of a person name (PS3.5 6.2.1); each is compared only with the same group."""
 _OF_PATIENT = (PATIENT_ID, ISSUER, ISSUER_QUALIFIERS, NAME, BIRTH_DATE, SEX)
 _DAYS_OF_A_STUDY = 1
-"""An examination may run past midnight."""
+"""Most days between images of one study, because an examination may run past midnight."""
 
 Stated = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Header:
-    """What one image says of its patient, its study and itself; empty for PGM and PNG, which say nothing."""
+    """What one image states about its patient, its study and itself; empty for PGM and PNG, which state nothing."""
 
     patient: Stated
-    """By attribute, comparable: without padding, and a name without the ways in which it can be written."""
+    """Values by attribute, normalised for comparison: without padding, and names without spelling variants."""
     study: Stated
     instance: str
     day: date | None
-    """Of the study, else of the acquisition; `None` where neither is stated."""
+    """Date of the study, else of the acquisition; `None` if neither is stated."""
 
 
 @dataclass(frozen=True)
 class OneExam:
-    """The images of one patient's one study."""
+    """The images of one study of one patient."""
 
     sources: tuple[Source, ...]
     skipped: tuple[Skipped, ...]
-    """Priors, where the request says that they are to be ignored."""
+    """Images of earlier studies, if the request asks to ignore them."""
     warnings: tuple[QualityWarning, ...]
 
 
 def check_exam(sources: Sequence[Source], limits: Limits, *, priors: Priors = Priors.REFUSE) -> OneExam:
     """Return the images that are judged together.
 
-    Raises `DuplicateImageError`, `MixedPatientsError` and `MixedStudiesError`, each naming the later of the two images,
-    and what reading a header raises. With `Priors.IGNORE` the latest study is kept and the earlier ones are skipped.
+    Args:
+        sources: The images of the request.
+        limits: Limits for reading the headers.
+        priors: Whether images of earlier studies are refused, or skipped so that only the latest study remains.
+
+    Raises:
+        DuplicateImageError: An instance is in the exam twice. This and the next two errors name the later image.
+        MixedPatientsError: Two images state different patients.
+        MixedStudiesError: Two images are of different studies.
+        RequestError: A header cannot be read.
     """
     headers = [_read(source, limits) for source in sources]
     _check_instances(sources, headers)
@@ -103,14 +111,14 @@ def _check_instances(sources: Sequence[Source], headers: Sequence[Header]) -> No
 
 
 def _contradiction(one: Stated, other: Stated) -> str:
-    """Return the first attribute that both state and that differs, or ""."""
+    """Return the first attribute that both state with different values, or ""."""
     return next((name for name, value in one.items() if other.get(name, value) != value), "")
 
 
 def _one_study(
     sources: Sequence[Source], headers: Sequence[Header], priors: Priors
 ) -> tuple[tuple[Source, ...], tuple[Skipped, ...]]:
-    """Return the images of the one study, or of the latest, and the priors that were skipped."""
+    """Return the images of the only or the latest study, and the skipped images of earlier studies."""
     studies: list[list[int]] = []
     for index, header in enumerate(headers):
         fitting = [study for study in studies if all(_same_study(headers[other], header) for other in study)]
@@ -139,10 +147,10 @@ def _one_study(
 
 
 def _same_study(one: Header, other: Header) -> bool:
-    """Return whether nothing says that two images are of different studies.
+    """Return whether nothing shows that two images are of different studies.
 
-    Where both state a Study Instance UID it decides, together with the study's date. Elsewhere every other attribute of
-    the study counts, and days of acquisition that lie further apart than a night.
+    If both state a Study Instance UID, it decides together with the study's date. Otherwise every other attribute of
+    the study counts, and the dates may be at most `_DAYS_OF_A_STUDY` apart.
     """
     uid, dated = label(STUDY_INSTANCE), label(STUDY_DATE)
     if uid in one.study and uid in other.study:
@@ -174,7 +182,7 @@ def _mixed_studies(message: str, source: Source) -> Exception:
 
 
 def _incomplete(sources: Sequence[Source], headers: Sequence[Header]) -> QualityWarning | None:
-    """Return the warning that names what only some images state, or what must be stated and is not."""
+    """Return the warning that names attributes which only some images state, or which are required but missing."""
     missing: list[str] = []
     names = dict.fromkeys(
         [label(PATIENT_ID), label(STUDY_INSTANCE), *(name for each in headers for name in each.patient)]
@@ -222,12 +230,12 @@ def _stated(texts: Stated) -> Stated:
 
 
 def _text(tags: Tags, tag: int) -> str:
-    """Return a text attribute in its character set, without padding; "" where it is missing or empty."""
+    """Return a text attribute decoded with its character set, without padding; "" if it is missing or empty."""
     if tag == ISSUER_QUALIFIERS:
         return next((item.text(UNIVERSAL_ENTITY_ID) for item in tags.items(tag)), "")
     value = tags.data(tag)
     with warnings.catch_warnings():
-        # pydicom warns of character sets that it does not know, and names the value.
+        # pydicom warns of unknown character sets, and its warning contains the value.
         warnings.simplefilter("ignore")
         try:
             sets = tags.data(CHARACTER_SET).decode("ascii").strip(" \0").split("\\")
@@ -235,15 +243,15 @@ def _text(tags: Tags, tag: int) -> str:
                 value, convert_encodings([each.strip() for each in sets]), {ord("\\"), ord("^"), ord("=")}
             )
         except (LookupError, UnicodeError, ValueError):
-            # Equal bytes stay equal, different ones different.
+            # The result is only compared: equal bytes stay equal, different bytes stay different.
             text = value.decode("latin-1")
     return unicodedata.normalize("NFC", text).strip(" \0")
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Return the three component groups of a person name in one way of writing: case, accents and separators aside."""
+    """Return the three component groups of a person name, normalised: without case, accents and separators."""
     groups = (text.split("=") + ["", ""])[:3]
-    # An accent is a way of writing in the alphabetic group only: in the others the same marks make another sound.
+    # Accents are removed only in the alphabetic group; in the other groups the same marks change the sound.
     plain = "".join(sign for sign in unicodedata.normalize("NFKD", groups[0]) if not unicodedata.combining(sign))
     return tuple(" ".join(re.findall(r"\w+", group.casefold())) for group in (plain, *groups[1:]))
 

@@ -1,4 +1,4 @@
-"""How much a request may bring once it is unpacked, and where from."""
+"""Limits on the unpacked content of a request, and the S3 prefix that it may read from."""
 
 import math
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from mammopipe.inference.contract.task import Task
 from mammopipe.processing.errors import ConfigError
 
 FILES_AN_IMAGE = 8
-"""Reports, presentation states, texts and the files of a viewer that come with an image, on average at most."""
+"""Most files per image on average, including reports, presentation states, texts and the files of a viewer."""
 
 
 @dataclass(frozen=True)
 class HandlerLimits:
-    """How much a request may bring, and where from."""
+    """Limits on the content of a request."""
 
     max_views: int = 16
-    """Images of an exam."""
+    """Most images of an exam."""
     max_bytes: int = 64 * 2**20
-    """Bytes of one image, once it is unpacked or fetched."""
+    """Most bytes of one image after it is unpacked or fetched."""
     expansion: int = 8
-    """How many times `max_bytes` the images of an exam may have together; an archive announces it."""
+    """Most bytes of an exam's images together, as a multiple of `max_bytes`; an archive announces its size."""
     s3_prefix: str = ""
-    """`s3://BUCKET/FOLDER` below which `s3_uri` may name objects; empty: no `s3_uri` is followed."""
+    """`s3://BUCKET/FOLDER` below which `s3_uri` may name objects; empty allows no `s3_uri`."""
 
     def __post_init__(self) -> None:
-        """Refuse limits under which no image could be answered, and a prefix that names no bucket."""
+        """Refuse limits that allow no image, and a prefix without a bucket."""
         for name in ("max_views", "max_bytes", "expansion"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 1):
@@ -36,15 +36,15 @@ class HandlerLimits:
 
     @property
     def max_files(self) -> int:
-        """Files that an archive may hold: the images, and what a PACS adds to them."""
+        """Most files of an archive: the images and the files that a PACS adds to them."""
         return FILES_AN_IMAGE * self.max_views
 
     @property
     def exam_bytes(self) -> int:
-        """Bytes that the images of an exam may have together."""
+        """Most bytes of an exam's images together."""
         return self.max_bytes * self.expansion
 
     @classmethod
     def of(cls, task: Task) -> "HandlerLimits":
-        """Return the limits that a task carries."""
+        """Return the limits in a task."""
         return cls(max_views=task.max_views, max_bytes=task.max_bytes, s3_prefix=task.s3_prefix)

@@ -10,19 +10,19 @@ from mammopipe.inference.contract.media_types import content_type, sniff
 from mammopipe.inference.payload.limits import HandlerLimits
 
 _PLAIN = ("", "binary", "8bit", "7bit")
-"""Transfer encodings that leave the bytes as they are; RFC 7578, 4.7 deprecates the others."""
+"""Transfer encodings that leave the bytes unchanged; RFC 7578, 4.7 deprecates all others."""
 
 
 @dataclass
 class _Part:
-    """One part while it is read."""
+    """One part of the form while it is read."""
 
     headers: dict[str, str] = field(default_factory=dict)
     data: bytearray = field(default_factory=bytearray)
 
 
 class _Collector:
-    """The parser's callbacks: parts with their headers, never more of them than there may be images."""
+    """The parser's callbacks. They collect parts and headers, and allow no more parts than images."""
 
     def __init__(self, limits: HandlerLimits) -> None:
         self._limits = limits
@@ -53,10 +53,17 @@ class _Collector:
 
 
 def read(header: str, body: bytes, limits: HandlerLimits) -> list[bytes]:
-    """Return the form's files; `header` is the whole Content-Type with its boundary.
+    """Return the files of a form.
 
-    Raises `BadBodyError` for a form that is damaged or has a part that is no file, `UnsupportedTypeError` where a
-    part's Content-Type is another image's, `TooLargeError` where the limits do not allow its parts or their size.
+    Args:
+        header: The whole Content-Type header with its boundary.
+        body: The body.
+        limits: Limits on parts and bytes.
+
+    Raises:
+        BadBodyError: The form is damaged, or a part is not a file.
+        UnsupportedTypeError: The Content-Type of a part does not match its image.
+        TooLargeError: More parts or bytes than the limits allow.
     """
     collector = _Collector(limits)
     try:
@@ -64,7 +71,7 @@ def read(header: str, body: bytes, limits: HandlerLimits) -> list[bytes]:
         boundary = parameters.get(b"boundary", b"")
         if not boundary:
             raise BadBodyError("bad_multipart", "Content-Type must name the boundary of the parts")
-        # The parser wants its callbacks in a table of their names.
+        # The parser takes its callbacks as a table by name.
         parser = MultipartParser(
             boundary,
             {  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""An S3 object that a request names, where the deployment allows it: within one prefix, and no larger than the limit.
+"""Fetches S3 objects that a request names, if the deployment allows it: within one prefix, and within the size limit.
 
-Network isolation is the default: a container then reaches no S3, and without an allowed prefix none is asked.
+Network isolation is the default. A container then cannot reach S3, and without an allowed prefix it never tries.
 """
 
 from functools import cache
@@ -23,19 +23,27 @@ _CHANGED = ("412", "PreconditionFailed")
 
 
 def fetch(uri: str, *, prefix: str, max_bytes: int) -> bytes:
-    """Return the bytes of the object at `uri`; its size is asked for before it is.
+    """Return the bytes of an S3 object; checks its size before fetching it.
 
-    Raises `ForbiddenError` outside of `prefix` (or where that is empty) and where S3 denies access, `NotFoundError`
-    where there is no such object, `TooLargeError` above `max_bytes`, `UnavailableError` where S3 does not answer.
+    Args:
+        uri: `s3://BUCKET/KEY` of the object.
+        prefix: `s3://BUCKET/FOLDER` that must contain the object; empty allows none.
+        max_bytes: Most bytes of the object.
+
+    Raises:
+        ForbiddenError: The object is outside `prefix`, or S3 denies access.
+        NotFoundError: There is no such object.
+        TooLargeError: The object has more than `max_bytes`.
+        UnavailableError: S3 does not answer.
     """
     bucket, key = _place(uri, prefix)
-    # Only where a deployment allows S3: it takes a second to load.
+    # Imported only if the deployment allows S3, because it takes a second to load.
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         head = _client().head_object(Bucket=bucket, Key=key)
         _check_size(int(head["ContentLength"]), max_bytes)
-        # Of the very object whose size was asked for: it could be replaced in between.
+        # The ETag makes sure that the object is the one whose size was checked; it could be replaced in between.
         got = _client().get_object(Bucket=bucket, Key=key, IfMatch=head["ETag"])
         data = bytes(got["Body"].read(max_bytes + 1))
     except ClientError as error:
@@ -47,7 +55,7 @@ def fetch(uri: str, *, prefix: str, max_bytes: int) -> bytes:
 
 
 def _place(uri: str, prefix: str) -> tuple[str, str]:
-    """Return bucket and key; `ForbiddenError` unless they lie below the prefix by any reading of the key."""
+    """Return bucket and key; raises `ForbiddenError` unless every reading of the key is below the prefix."""
     if not prefix:
         raise ForbiddenError("s3_not_allowed", "this deployment follows no s3_uri; send the image itself")
     bucket, _, key = uri.removeprefix(_SCHEME).partition("/")
@@ -60,7 +68,7 @@ def _place(uri: str, prefix: str) -> tuple[str, str]:
 
 
 def _is_plain(key: str) -> bool:
-    """Return whether no store or proxy could read the key as another one: `..`, `.`, empty steps, controls."""
+    """Return whether the key is unambiguous: no `..`, `.`, empty steps or controls that a store could rewrite."""
     for _ in range(3):
         steps = key.replace("\\", "/").split("/")
         if {"", ".", ".."} & set(steps) or not key.isprintable():
@@ -88,7 +96,7 @@ def _refusal(code: str) -> RequestError:
 
 @cache
 def _client() -> Any:
-    """Return the worker's client; the endpoint and the region are those of the environment."""
+    """Return the worker's S3 client; URL and region come from the environment."""
     import boto3
     from botocore.config import Config
 

@@ -1,4 +1,4 @@
-"""The files of a zip archive in memory: nothing is written, and nothing is unpacked beyond what it may announce.
+"""Reads the files of a ZIP archive in memory; nothing is written to disk, and limits apply before unpacking.
 
 Source: APPNOTE.TXT 6.3.10 (PKWARE), 4.3.16 for the end of central directory record.
 """
@@ -19,11 +19,11 @@ _END_SIZE = 22
 _LARGEST_COMMENT = 65_535
 _ZIP64_LOCATOR, _ZIP64_LOCATOR_SIZE = b"PK\x06\x07", 20
 _DIRECTORY_BYTES = 2**20
-"""Of the archive's table of contents: one that holds a million names costs a gigabyte to list."""
+"""Most bytes of the central directory; listing one with a million names takes a gigabyte."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError, OverflowError)
-"""What `zipfile` raises of damaged archives; `NotImplementedError` is a `RuntimeError`."""
+"""Errors that `zipfile` raises for damaged archives; `NotImplementedError` is a `RuntimeError`."""
 
 IMAGE_EXTENSIONS = (".dcm", ".dic", ".dicom", ".ima", ".pgm", ".png")
 PROGRAM_EXTENSIONS = (
@@ -42,31 +42,36 @@ _USUAL = {
 
 
 def extension(name: str) -> str:
-    """Return a name's extension where it is a usual one: `ANNA.MUELLER` is a name, and so is what follows its dot."""
+    """Return a name's extension if it is a known one, else "". In `ANNA.MUELLER` the text after the dot is personal."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if suffix in _USUAL else ""
 
 
 def place(index: int, suffix: str) -> str:
-    """Return how a message names a file of an archive: by its place and what kind of name it has, never by its name."""
+    """Return how messages refer to a file of an archive: by its position and extension, never by its name."""
     return f"file {index} ({suffix})" if suffix else f"file {index}"
 
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """One file of an archive; its name is not kept, since people name files after patients."""
+    """One file of an archive, without its name, which may contain a patient's name."""
 
     data: bytes
     extension: str
-    """Of its name, lower case with the dot, where it is a usual one; "" otherwise."""
+    """Extension in lower case with the dot, if it is a known one; "" otherwise."""
 
 
 def read(body: bytes, limits: HandlerLimits) -> list[ArchiveFile]:
     """Return the archive's files in the sorted order of their names.
 
-    Raises `BadBodyError` for what is no plain archive, is encrypted, names a file twice or outside of itself, or is
-    compressed by anything but deflate; `TooLargeError`, before anything is unpacked, where it announces more files or
-    bytes than the limits allow.
+    Args:
+        body: The archive.
+        limits: Limits on files and bytes.
+
+    Raises:
+        BadBodyError: The body is not a plain archive, is encrypted, names a file twice or a path outside the archive,
+            or uses a compression other than deflate.
+        TooLargeError: The archive announces more files or bytes than the limits allow; raised before unpacking.
     """
     _check_directory(body)
     try:
@@ -78,7 +83,7 @@ def read(body: bytes, limits: HandlerLimits) -> list[ArchiveFile]:
 
 
 def _check_directory(body: bytes) -> None:
-    """Refuse what does not end in one whole record, and a table of contents that is too long to be listed."""
+    """Refuse an archive without one complete end record, and a central directory that is too long to list."""
     at = body.rfind(_END, max(0, len(body) - _END_SIZE - _LARGEST_COMMENT))
     if at < 0 or len(body) - at < _END_SIZE:
         raise BadBodyError("bad_zip", "no end of central directory: not a whole zip archive")
@@ -95,7 +100,7 @@ def _check_directory(body: bytes) -> None:
 
 
 def _entries(infos: Sequence[zipfile.ZipInfo], limits: HandlerLimits) -> list[zipfile.ZipInfo]:
-    """Return the entries that are files, sorted by name; all that they announce obeys the rules."""
+    """Return the entries that are files, sorted by name, after checking what they announce against the rules."""
     _check_names([info.filename for info in infos])
     entries = sorted((info for info in infos if not _passed_over(info)), key=lambda info: info.filename)
     if len(entries) > limits.max_files:
@@ -132,7 +137,7 @@ def _passed_over(info: zipfile.ZipInfo) -> bool:
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return an entry's bytes: `zipfile` stops at the announced size, and the checksum then shows what was hidden."""
+    """Return an entry's bytes; `zipfile` stops at the announced size, and the checksum reveals hidden data."""
     with archive.open(info) as stream:
         data = stream.read(info.file_size + 1)
     if len(data) != info.file_size:

@@ -1,1 +1,1 @@
-"""From image or exam to answer: the predictor, thresholds, referral, heatmap."""
+"""Predicts an image or an exam: the predictor, thresholds, referral and heatmap."""

@@ -1,6 +1,6 @@
-"""Many images, no server: predictions in worker processes, one row an image, and one a breast and a patient.
+"""Predicts many images without a server, in worker processes: one row per image, breast and patient.
 
-Importing this module loads neither a network nor a reader: the workers do that.
+Importing this module loads neither a network nor an image reader; the workers load them.
 """
 
 import multiprocessing
@@ -34,22 +34,22 @@ _EXAM_TAGS = (0x00100020, 0x0020000D)
 
 @dataclass(frozen=True)
 class Batch:
-    """What is done to each image."""
+    """The settings of a batch prediction."""
 
     model: Path
     """The model directory."""
     operating_point: str = "sensitivity"
     heatmaps: Path | None = None
-    """Folder of the overlays; None writes none."""
+    """Folder for the overlays; `None` writes none."""
     exams: bool = False
-    """Whether rows of breasts and patients are made as well."""
+    """Whether to add rows for breasts and patients."""
     threads: int = 1
-    """Of one worker's forward pass."""
+    """Threads of one worker's forward pass."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image and what a table says of it."""
+    """One image file, with its record from a label table."""
 
     path: Path
     record: ImageRecord | None = None
@@ -64,16 +64,16 @@ class Rows:
 
 
 _worker: "tuple[Batch, Predictor] | None" = None
-"""What a worker process was started with."""
+"""Settings and predictor of this worker process."""
 
 
 def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes: int) -> Iterator[Rows]:
-    """Yield the rows of each group of images, in the order of the groups, as they are judged.
+    """Yield the rows of each group of images as they are judged, in the order of the groups.
 
     Args:
-        batch: The model, and what is done.
-        groups: Images that belong together: those of one patient where exams are wanted, else one image a group.
-        processes: Worker processes; one works in this process.
+        batch: The settings.
+        groups: Images that belong together: those of one patient if exams are wanted, otherwise one image per group.
+        processes: Number of worker processes; 1 works in this process.
 
     Raises:
         ConfigError: The model cannot be used.
@@ -82,7 +82,7 @@ def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes
         _start(batch)
         yield from map(_judge, groups)
         return
-    # Forked from a server without threads; a fork of this process could copy a lock that nobody opens any more.
+    # The fork server has no threads. A fork of this process could copy a lock that is never released.
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(min(processes, len(groups)), context, _start, (batch,)) as pool:
         chunk = max(1, min(8, len(groups) // (4 * processes)))
@@ -90,9 +90,9 @@ def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes
 
 
 def by_exam(images: Sequence[Image]) -> list[list[Image]]:
-    """Return the images grouped by patient and study, the groups in the order of their first images.
+    """Return the images grouped by patient and study, in the order of each group's first image.
 
-    A table's patient counts before a file's. An image without a patient is a group of its own.
+    The patient in the table takes precedence over the one in the file. An image without a patient is its own group.
     """
     groups: dict[tuple[str, ...], list[Image]] = {}
     for image in images:
@@ -112,13 +112,13 @@ def _exam_of(image: Image) -> tuple[str, ...] | None:
             return None
         tags = parse(data, where=str(image.path), limits=DEFAULT_CONFIG.limits, tags=_EXAM_TAGS).tags
     except (OSError, ImageError):
-        return None  # its own row says why
+        return None  # the image's own row reports the error
     patient, study = (tags.text(tag) for tag in _EXAM_TAGS)
     return ("file", patient, study) if patient else None
 
 
 def model_columns(batch: Batch) -> tuple[str, list[str]]:
-    """Return the model's id and the columns of its image rows; `ConfigError` where the model cannot be used."""
+    """Return the model's id and the columns of its image rows; raises `ConfigError` if the model cannot be used."""
     from mammopipe.inference.prediction.table import columns
 
     _start(batch)
@@ -167,7 +167,7 @@ def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
 def _exam(
     predictor: "Predictor", images: Sequence[Image], rows: Sequence[dict[str, Any]], point: Any
 ) -> list[dict[str, Any]]:
-    """Return a row for each breast of a patient's images and one for the patient."""
+    """Return one row for each breast of the patient and one row for the patient."""
     from mammopipe.processing.images.mammogram import read_mammogram
 
     patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")

@@ -1,9 +1,9 @@
-"""From views to breasts to the exam, by the rule and the thresholds that the model's training stored.
+"""Combines views into breasts and breasts into an exam, by the rule and the thresholds stored with the model.
 
-The arithmetic is that of training (`mammopipe.training.model.exam_scores.combine`): a breast's score is made of its
-views' by the stored rule, the exam's is that of its most suspicious breast. A model that compares breasts
-(`mammopipe.training.comparison`) scores the
-two of an exam beside each other; an exam that does not show both is scored as by a model that does not.
+The arithmetic is that of training (`mammopipe.training.model.exam_scores.combine`). The stored rule combines the
+scores of a breast's views; the exam's score is that of its most suspicious breast. A model that compares breasts
+(`mammopipe.training.comparison`) scores the two breasts of an exam against each other. If an exam does not
+show both, it is scored without comparison.
 """
 
 from collections.abc import Sequence
@@ -39,33 +39,37 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class ViewScore:
-    """What a breast needs to know of one of its views."""
+    """The facts about one view that its breast's score needs."""
 
     laterality: Laterality | None
     probability: float
-    """Of malignant, calibrated, at validation's prevalence, 0 to 1."""
+    """Calibrated probability of malignant at validation's prevalence, 0 to 1."""
     referral: Referral
     logits: Floats
-    """(classes,), in the order of the model's classes: what breasts are compared by."""
+    """(classes,), in the order of the model's classes. The comparison of breasts uses them."""
 
 
 @dataclass(frozen=True)
 class Combined:
-    """The upper two levels of an exam."""
+    """The answers for the breasts and the exam."""
 
     breasts: tuple[BreastAnswer, ...]
     exam: ExamResult
     warnings: tuple[QualityWarning, ...]
     closest: float = np.inf
-    """Least change of every view's score, 0 to 1, that could change a decision; infinite where none decides."""
+    """Smallest change of all views' scores, 0 to 1, that could change a decision; infinite without decisions."""
 
 
 def combine_views(
     views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, indices: Sequence[int] | None = None
 ) -> Combined:
-    """Return breasts and exam of one or more views, in the order of the request, at the named operating point.
+    """Return the answers for the breasts and the exam.
 
-    `indices` are the views' places in the request, by which breasts and reasons name them; 0, 1, ... where not given.
+    Args:
+        views: One or more views of one patient, in the order of the request.
+        thresholds: The model's thresholds.
+        name: The operating point that decides.
+        indices: Indices of the views in the request, which breasts and reasons refer to; `None` counts from 0.
     """
     named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
     rule = thresholds.breast_rule or BreastRule.MEAN
@@ -95,13 +99,13 @@ def combine_views(
 
 
 def shown_for(level: Level, thresholds: Thresholds) -> Prevalence:
-    """Return which prevalence the probabilities of a level are shown for."""
+    """Return the prevalence that the probabilities of a level assume."""
     source = PrevalenceSource.VALIDATION if thresholds.shift.stated is None else PrevalenceSource.DEPLOYMENT
     return Prevalence(value=thresholds.shift.prevalence.get(level), of=source, level=level)
 
 
 def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds) -> Floats | None:
-    """Return the (views,) probabilities of malignant, each breast beside the other; `None` where that cannot be."""
+    """Return (views,) probabilities of malignant with breasts compared; `None` if model or exam do not allow it."""
     breasts, exam = [f"-{side or UNKNOWN_SIDE}" for side in sides], [""] * len(sides)
     if thresholds.compared is None or not both_breasts(exam, breasts).all():
         return None
@@ -148,9 +152,10 @@ def _warnings(breasts: Sequence[BreastAnswer], exam: ExamResult, thresholds: Thr
 
 
 def is_close(combined: Combined, margin: float) -> bool:
-    """Return whether scores that are each off by up to `margin` (0 to 1) could change a decision on several views.
+    """Return whether an error of up to `margin` (0 to 1) in each view's score could change a decision.
 
-    Mean and maximum are off by no more than their views, 1 - product of (1 - score) by no more than the views' sum.
+    The error of the mean and of the maximum is at most that of a view. The error of 1 - product of (1 - score) is at
+    most the sum of the views' errors.
     """
     return margin > 0 and combined.closest <= margin
 

@@ -1,4 +1,4 @@
-"""One request's work in a worker: bytes in, the answer's bytes out, and what the log may know of it."""
+"""Handles one request in a worker: takes the body's bytes, returns the answer's bytes and the facts for the log."""
 
 import hashlib
 from collections import Counter
@@ -40,9 +40,16 @@ from mammopipe.processing.images.mammogram import ReadConfig
 
 
 def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Future[str] | None" = None) -> Reply:
-    """Return the reply to a task; raises `RequestError` where the body, an image or an option cannot be used.
+    """Return the reply to a task.
 
-    `hashed` is the SHA-256 of the body in hexadecimal, which may be made while the image is judged.
+    Args:
+        predictor: The model.
+        task: The request.
+        reading: Limits and settings of the image reader.
+        hashed: SHA-256 of the body in hexadecimal, which may be computed while the image is judged.
+
+    Raises:
+        RequestError: The body, an image or an option cannot be used.
     """
     clock = Clock()
     parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
@@ -55,7 +62,7 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Futur
 
 
 def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
-    """Refuse options that the body or the answer's form gives no meaning."""
+    """Refuse options that have no meaning for this body or this form of answer."""
     if form is AnswerType.ZIP and options.result is not DicomResult.ALL and "result" in options.model_fields_set:
         raise BadOptionError("bad_option", f"option 'result' is {DicomResult.ALL} where Accept is {AnswerType.ZIP}")
     if "result" in options.model_fields_set and form not in (AnswerType.DICOM, AnswerType.ZIP):
@@ -76,7 +83,7 @@ def _check(form: AnswerType, options: RequestOptions, parcel: Parcel) -> None:
 
 
 def _result(form: AnswerType, options: RequestOptions) -> DicomResult | None:
-    """Return which DICOM result is asked for; `None` for the other forms of an answer."""
+    """Return the requested DICOM result; `None` for other forms of answer."""
     if form is AnswerType.ZIP:
         return DicomResult.ALL
     return options.result if form is AnswerType.DICOM else None
@@ -84,24 +91,24 @@ def _result(form: AnswerType, options: RequestOptions) -> DicomResult | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """A task and what answers it."""
+    """One task, with the predictor and the reader that answer it."""
 
     task: Task
     reader: Reader
 
     @property
     def result(self) -> DicomResult | None:
-        """Which DICOM result is asked for; `None` for the other forms of an answer."""
+        """The requested DICOM result; `None` for other forms of answer."""
         return _result(self.task.form, self.reader.options)
 
     @property
     def form(self) -> AnswerType:
-        """The media type of the answer: all results are an archive, whichever of its two names was accepted."""
+        """The media type of the answer; all results together are always a ZIP archive."""
         return AnswerType.ZIP if self.result is DicomResult.ALL else self.task.form
 
     @property
     def shows_regions(self) -> bool:
-        """Whether the answer holds the heatmap's regions: where they were asked for, and in results made of them."""
+        """Whether the answer holds the heatmap's regions: if requested, or if the DICOM result is made of them."""
         made_of_regions = (DicomResult.CAD_REPORT, DicomResult.PRESENTATION_STATE, DicomResult.ALL)
         return self.reader.options.heatmap or self.result in made_of_regions
 
@@ -134,8 +141,8 @@ class _Work:
         return overlay_capture(film.source.data, overlay(film.pixels, film.seen.heat), said)
 
     def _dicom(self, files: list[bytes], said: Answer | ExamAnswer, overlays: Callable[[], list[bytes]]) -> bytes:
-        """Return the DICOM result that is asked for; `overlays` makes the secondary captures where they are needed."""
-        # Only here: highdicom takes longer to load than an image to be answered.
+        """Return the requested DICOM result; `overlays` makes the secondary captures if the result needs them."""
+        # Imported here because loading highdicom takes longer than answering an image.
         from mammopipe.inference.dicom import results
 
         if self.result is DicomResult.OVERLAY:
@@ -169,11 +176,13 @@ class _Work:
         return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
 
     def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined, list[bytes]]:
-        """Return what is said of each image, one after the other: only one has its pixels in memory.
+        """Judge the images one after the other, so that the pixels of only one are in memory.
 
-        The last part is each image's overlay as a DICOM file, where all results are asked for.
-        Raises `DuplicateImageError` where two images show the network the same picture: the same image as PNG and as
-        DICOM, under another instance UID, or mirrored.
+        The last returned value holds each image's overlay as a DICOM file, if all results are requested.
+
+        Raises:
+            DuplicateImageError: Two images give the network the same input: the same image as PNG and as DICOM, under
+                another instance UID, or mirrored.
         """
         options = self.reader.options
         images: list[ImageAnswer] = []
@@ -227,7 +236,7 @@ def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
 
 
 def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
-    """Return what the log may know of one image: sizes, scores and codes."""
+    """Return the facts about one image for the log: sizes, scores and codes."""
     rows, columns = film.pixels.shape
     predicted = film.prediction
     return {
@@ -243,7 +252,7 @@ def _image_facts(film: Film, reader: Reader) -> dict[str, Any]:
 
 
 def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
-    """Return what the log may know of an exam: of each image its size and score, of the whole its verdict."""
+    """Return the facts about an exam for the log: size and score of each image, and the exam's result."""
     of_images = [warning.code for image in said.images for warning in image.warnings]
     return {
         "images": len(said.images),

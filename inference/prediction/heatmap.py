@@ -1,4 +1,4 @@
-"""Where the model looked, brought back to the film that was sent: heat on its pixels, boxes in its coordinates."""
+"""Heatmaps: maps the class activation back to the original image, finds its regions and draws overlays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,27 +16,33 @@ from mammopipe.training.model.class_activation import within_tissue
 Heat = NDArray[np.float32]
 
 _COLOURS = np.array(heat_colours.table(), np.uint8)[:, ::-1]
-"""In OpenCV's order, by the level of an 8-bit heat."""
+"""Colours in OpenCV's channel order, one for each 8-bit level of heat."""
 REGION_LEVEL = 0.5
-"""Share of the greatest heat that a region's pixels reach."""
+"""Least heat of a region's pixels, as a share of the maximum."""
 LARGEST_REGIONS = 5
-"""How many regions are named, the strongest first."""
+"""Most regions in an answer, the strongest first."""
 OUTSIDE_LIMIT = 0.5
-"""Share of all heat that may lie outside of the tissue before the answer warns of it."""
+"""Share of all heat outside the tissue above which the answer carries a warning."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where the model looked."""
+    """The evidence for a class over the original image."""
 
     heat: Heat
-    """Over the film, float32 of its shape, 0 to 1; 0 outside of the tissue."""
+    """Heat over the image, float32 of the image's shape, 0 to 1; 0 outside the tissue."""
     outside: float
-    """Share of the heat that lay outside of the tissue, 0 to 1: a model that looks there has learnt the wrong thing."""
+    """Share of the heat outside the tissue before it was removed, 0 to 1; high if the model learnt the wrong thing."""
 
 
 def evidence(heat: Heat, prepared: Preprocessed, shape: tuple[int, ...]) -> Evidence:
-    """Return a heat over the network's input (float32, its shape, 0 to 1) as evidence over a film of `shape`."""
+    """Return the evidence over the original image.
+
+    Args:
+        heat: Heat over the network's input, float32 (H, W), 0 to 1.
+        prepared: The network's input.
+        shape: Shape of the original image (rows, columns).
+    """
     inside = within_tissue(heat, prepared.pixels)
     total = float(heat.sum())
     outside = 1 - float(inside.sum()) / total if total > 0 else 0.0
@@ -44,9 +50,12 @@ def evidence(heat: Heat, prepared: Preprocessed, shape: tuple[int, ...]) -> Evid
 
 
 def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float]], shape: tuple[int, ...]) -> Heat:
-    """Return the heat over an image of `shape` (rows, columns): float32, 0 outside of what the network saw.
+    """Return the heat over the original image, float32; 0 outside the area that the network saw.
 
-    `to_original` maps pixel positions (x, y) of the network's input to the image's; it must be affine.
+    Args:
+        heat: Heat over the network's input, float32 (H, W), 0 to 1.
+        to_original: Affine map from pixel positions (x, y) of the network's input to those of the original image.
+        shape: Shape of the original image (rows, columns).
     """
     origin, right, down = (np.array(to_original(*point)) for point in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
     matrix = np.stack([right - origin, down - origin, origin], axis=1)
@@ -55,14 +64,21 @@ def to_film(heat: Heat, to_original: Callable[[float, float], tuple[float, float
 
 
 def eight_bits(pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Return the film alone as 8-bit grey, of its shape."""
+    """Return the image without heat, as 8-bit grey of the same shape."""
     return (pixels >> 8).astype(np.uint8)
 
 
 def overlay(pixels: NDArray[np.uint16], heat: Heat) -> NDArray[np.uint8]:
-    """Return the film with its heat (over the film, 0 to 1) in colour, uint8 (rows, columns, 3) in OpenCV's order.
+    """Return the image with its heat in colour and a line around each region.
 
-    Colour grows with the heat, so that a film without evidence stays the grey film it was; a line encloses the regions.
+    The colour's opacity grows with the heat, so an image without evidence stays grey.
+
+    Args:
+        pixels: The image, uint16 (rows, columns).
+        heat: Heat over the image, 0 to 1, of the same shape.
+
+    Returns:
+        uint8 (rows, columns, 3) in OpenCV's channel order.
     """
     grey = cv2.cvtColor(eight_bits(pixels), cv2.COLOR_GRAY2BGR)
     eight_bit = _eight_bit(heat)
@@ -79,15 +95,18 @@ def _eight_bit(heat: Heat) -> NDArray[np.uint8]:
 
 
 def _warm(heat: Heat) -> NDArray[np.uint8]:
-    """Return 1 where the heat belongs to a region, 0 elsewhere; all 0 where there is no heat."""
+    """Return a mask of the regions: 1 inside, 0 outside; all 0 if there is no heat."""
     top = float(heat.max())
     return (heat >= REGION_LEVEL * top).astype(np.uint8) * np.uint8(top > 0)
 
 
 def regions(heat: Heat) -> list[Region]:
-    """Return the connected areas of a heat over the film that reach half of its maximum, strongest peak first.
+    """Return the connected areas whose heat reaches half of the maximum, strongest peak first.
 
-    A heat that is 0 everywhere has none.
+    Heat that is 0 everywhere has no regions.
+
+    Args:
+        heat: Heat over the image, 0 to 1.
     """
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(_warm(heat))
     found = [_region(heat, labels, index, boxes[index]) for index in range(1, count)]
@@ -111,12 +130,12 @@ def _region(heat: Heat, labels: NDArray[Any], index: int, box: NDArray[Any]) -> 
 
 
 def grey_png(heat: Heat) -> bytes:
-    """Return a heat as an 8-bit greyscale PNG, 255 where it is 1."""
+    """Return heat (0 to 1) as an 8-bit greyscale PNG (0 to 255)."""
     return png(_eight_bit(heat))
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """Return an 8-bit image, grey or in OpenCV's colour order, as a PNG of the same size."""
+    """Return an 8-bit image, grey or in OpenCV's channel order, as a PNG of the same size."""
     written, encoded = cv2.imencode(".png", image)
     if not written:
         raise ValueError(f"OpenCV could not encode an image of shape {image.shape} as PNG")

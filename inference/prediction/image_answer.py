@@ -1,4 +1,4 @@
-"""One image of a request, answered: read, prepared, judged, explained where asked for; each of these timed."""
+"""Answers one image of a request: reads, prepares, judges and explains it, and times each step."""
 
 import base64
 import time
@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 @dataclass
 class Clock:
-    """Milliseconds by the name of the work, summed over the images of an exam."""
+    """Milliseconds per step, summed over the images of an exam."""
 
     spent: dict[str, float] = field(default_factory=dict)
 
     def time(self, name: str, work: Callable[[], T]) -> T:
-        """Return what `work` returns and add the time that it took."""
+        """Return the result of `work` and add its duration to the step `name`."""
         begun = time.perf_counter()
         result = work()
         self.spent[name] = round(self.spent.get(name, 0.0) + (time.perf_counter() - begun) * 1000, 2)
@@ -45,24 +45,24 @@ class Clock:
 
 @dataclass(frozen=True)
 class Film:
-    """One image, answered."""
+    """One image with its prediction."""
 
     source: Source
     mammogram: Mammogram
     prediction: Prediction
     seen: Evidence | None
-    """`None` where nobody asked where the evidence lies; over the pixels as the file has them."""
+    """Evidence over the pixels in the file's orientation; `None` if the request did not ask for it."""
     prevalence: Prevalence
-    """That the probabilities hold for."""
+    """Prevalence that the probabilities assume."""
 
     @property
     def pixels(self) -> NDArray[np.uint16]:
-        """The image as it lies in the file, which is how every viewer shows it; the model sees it turned."""
+        """The pixels in the file's orientation, as viewers show them; the model may see the image turned."""
         return self.mammogram.turn.undo(self.mammogram.pixels)
 
     @property
     def info(self) -> ImageInfo:
-        """What was read."""
+        """Facts about the image for the answer."""
         shape = self.mammogram.pixels.shape
         rows, columns = reversed(shape) if self.mammogram.turn.transposed else shape
         return ImageInfo(
@@ -75,7 +75,7 @@ class Film:
         )
 
     def scores(self, heatmap: Heatmap | None) -> dict[str, Any]:
-        """Return what `Answer` and `ImageAnswer` have in common."""
+        """Return the fields that `Answer` and `ImageAnswer` share."""
         predicted = self.prediction
         return {
             "image": self.info,
@@ -96,7 +96,7 @@ class Film:
         }
 
     def heatmap(self, target: Label) -> Heatmap | None:
-        """Return the heatmap of an answer, `None` where there is no evidence."""
+        """Return the heatmap for an answer; `None` if there is no evidence."""
         if self.seen is None:
             return None
         rows, columns = self.seen.heat.shape
@@ -112,7 +112,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Reader:
-    """What answers images: a model, how images are read, what was asked for, and the clock."""
+    """Answers images: holds the model, the reader's settings, the request's options and the clock."""
 
     predictor: Predictor
     reading: ReadConfig
@@ -120,7 +120,7 @@ class Reader:
     clock: Clock
 
     def film(self, source: Source, *, explain: bool, exact: bool = False) -> Film:
-        """Return an image with its answer; raises `RequestError` where it cannot be used."""
+        """Return an image with its prediction; raises `RequestError` if the image cannot be used."""
         try:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
@@ -142,7 +142,10 @@ class Reader:
 
 
 def _read(source: Source, reading: ReadConfig) -> Mammogram:
-    """Return the image with what the request adds to it: that may not contradict the file, but it outdoes a guess."""
+    """Return the image with the request's laterality and view.
+
+    They may not contradict the file, but they override a laterality inferred from the pixels.
+    """
     mammogram = read_mammogram(source.data, config=reading)
     if source.laterality is not None and mammogram.facts.get("laterality_inferred"):
         mammogram = replace(mammogram, laterality=None, facts={**mammogram.facts, "laterality_inferred": False})

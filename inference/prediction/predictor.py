@@ -1,4 +1,4 @@
-"""From films to predictions: the preprocessing of training, the deployed network, calibration, thresholds, referral."""
+"""The predictor: preprocesses mammograms as in training, runs the network, calibrates, decides and refers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,58 +51,58 @@ WARNINGS: Mapping[str, str] = {
     "no-operating-point": "the model has no such operating point; it gives a score but no decision",
     "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
 }
-"""What a warning means; the first nine are `mammopipe.processing.breast.quality.Flag`."""
+"""Meaning of each warning; the first nine are those of `mammopipe.processing.breast.quality.Flag`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one film."""
+    """The model's prediction for one image."""
 
     probabilities: Mapping[Label, float]
-    """Calibrated, by class, for the prevalence that answers are shown for; they sum to 1."""
+    """Calibrated probability of each class, at the prevalence used for answers; they sum to 1."""
     malignancy: float
-    """Calibrated probability of malignant at validation's prevalence, 0 to 1: thresholds and breasts are made of it."""
+    """Calibrated probability of malignant at validation's prevalence, 0 to 1. Thresholds and breast scores use it."""
     malignancy_score: float
-    """100 times the probability of malignant."""
+    """100 times the probability of malignant in `probabilities`."""
     decile: int | None
-    """Of the score among those of the validation films, 1 to 10; `None` where the model has no reference."""
+    """Decile of the score among the validation images, 1 to 10; `None` if the model has no reference."""
     entropy: float
-    """Of the probabilities at validation's prevalence, in nats."""
+    """Entropy of the probabilities at validation's prevalence, in nats."""
     strangeness: float | None
-    """How unlike the training images it is; `None` where the model has no reference."""
+    """Distance of the image's features from the training images'; `None` if the model has no reference."""
     decision: Decision | None
-    """What the operating point says; `None` where the model has none."""
+    """Decision at the operating point; `None` if the model has none."""
     referral: Referral
-    """Whether a reader should judge, whatever the score says."""
+    """Whether a reader should judge the image, whatever the score."""
     exclusions: tuple[Exclusion, ...]
-    """Why the model is not for this image, although it was scored."""
+    """Reasons why the model is not intended for this image, although it was scored."""
     warnings: tuple[QualityWarning, ...]
     laterality: Laterality | None
     prepared: Preprocessed
-    """The network's input and where in the film it came from."""
+    """The network's input and its position in the original image."""
     forward: Forward
-    """What the network made of it."""
+    """The network's output for it."""
     logits: Floats
     """(classes,), in the order of the model's classes."""
 
     @property
     def as_view(self) -> ViewScore:
-        """What its breast is made of."""
+        """The part of the prediction that the breast's score needs."""
         return ViewScore(self.laterality, self.malignancy, self.referral, self.logits)
 
 
 @dataclass(frozen=True)
 class ExamPrediction:
-    """What the model says of the films of one patient."""
+    """The model's prediction for an exam: the images of one patient."""
 
     images: tuple[Prediction, ...]
-    """In the order that they were given."""
+    """Predictions of the images, in the given order."""
     combined: Combined
-    """Breasts and exam."""
+    """Answers for the breasts and the exam."""
 
 
 class Predictor:
-    """A model directory, loaded and verified; not thread-safe, and fastest in the thread that made it."""
+    """A loaded and verified model. It is not thread-safe, and runs fastest in the thread that created it."""
 
     def __init__(
         self,
@@ -116,15 +116,15 @@ class Predictor:
         """Load the model.
 
         Args:
-            model_dir: `model.json` and the files that it names.
-            model_id: what answers name as the model; "": the architecture and the weights' digest.
-            engine: what computes the network; `None`: what suits model and machine.
-            prevalence: share of the women examined who have cancer, which probabilities are then shown for; `None`:
-                they hold for the model's validation data.
-            exclusions: what is done with images that the model is not for.
+            model_dir: Folder with `model.json` and the files that it names.
+            model_id: Id of the model in answers; empty uses the architecture and the weights' digest.
+            engine: How the network is computed; `None` selects what suits the model and the machine.
+            prevalence: Share of the women examined who have cancer, 0 to 1. Probabilities are shown for this
+                prevalence; `None` shows them for the prevalence of the validation data.
+            exclusions: Policy for images that the model is not intended for.
 
         Raises:
-            ConfigError: a file is missing, altered or does not fit, or the model does not allow a prevalence.
+            ConfigError: A file is missing, altered or does not fit, or the model does not allow a prevalence.
         """
         description = read_description(model_dir)
         verify_files(model_dir, description)
@@ -150,12 +150,12 @@ class Predictor:
         return self._classes
 
     def shown_for(self, level: Level) -> Prevalence:
-        """Return which prevalence the probabilities of a level are shown for."""
+        """Return the prevalence that the probabilities of a level assume."""
         return shown_for(level, self._thresholds)
 
     @property
     def engine(self) -> str:
-        """What computes the network, and in which number format."""
+        """Name of the engine and its number format."""
         return f"{self._engine.name} {self._engine.precision}"
 
     @overload
@@ -170,10 +170,18 @@ class Predictor:
         *,
         operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
     ) -> Prediction | ExamPrediction:
-        """Return what the model says of a film, or of an exam: the films of one patient.
+        """Return the prediction for one mammogram, or for an exam.
 
-        Raises `ImageError` where there is no breast in an image or the exclusions refuse it, `ConfigError` for an exam
-        without images.
+        Args:
+            mammogram: One mammogram, or a sequence of mammograms of one patient.
+            operating_point: The threshold that decides.
+
+        Returns:
+            A `Prediction` for one mammogram, an `ExamPrediction` for a sequence.
+
+        Raises:
+            ImageError: An image shows no breast, or the exclusions refuse it.
+            ConfigError: The exam has no images.
         """
         if isinstance(mammogram, Mammogram):
             return self.judge(mammogram, self.prepare(mammogram), operating_point=operating_point)
@@ -202,17 +210,17 @@ class Predictor:
         operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
         explain: bool = False,
     ) -> "pd.DataFrame":
-        """Return the predictions of many images, one row an image, in their order.
+        """Return the predictions of many images as a table with one row per image, in the given order.
 
         Args:
-            images: files, DICOM, PGM or PNG.
-            records: what is known of each image besides its file, in the same order: side, view, spacing, ids.
-            operating_point: the threshold that decides.
-            explain: whether to add the strongest place of the heatmap for malignant.
+            images: DICOM, PGM or PNG files.
+            records: Further facts about each image (laterality, view, spacing, ids), in the same order.
+            operating_point: The threshold that decides.
+            explain: Whether to add the peak of the heatmap for malignant.
 
         Returns:
-            The columns of `prediction.table`. An image that cannot be judged is a row with `error`, "code: message",
-            and without scores.
+            A table with the columns of `prediction.table`. The row of an image that cannot be judged has no scores; its
+            `error` is "code: message".
         """
         rows = self.predict_rows(images, records=records, operating_point=operating_point, explain=explain)
         return table.predict_table(self, rows)
@@ -225,40 +233,57 @@ class Predictor:
         operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
         explain: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the rows of `predict_table` one by one, for more images than fit into memory as a table."""
+        """Yield the rows of `predict_table` one by one, for tables that do not fit into memory."""
         return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
 
     def combine(
         self, views: Sequence[ViewScore], operating_point: OperatingPoint, indices: Sequence[int] | None = None
     ) -> Combined:
-        """Return breasts and exam of the views of one patient; `indices` name the views, from 0 where not given."""
+        """Return the answers for the breasts and the exam of one patient's views.
+
+        Args:
+            views: The views of one patient.
+            operating_point: The threshold that decides.
+            indices: Indices of the views in the request; `None` counts from 0.
+        """
         return combine_views(views, self._thresholds, operating_point, indices)
 
     def is_close(self, combined: Combined) -> bool:
-        """Return whether the engine's rounding could tip a decision on several views: judge them again, exactly.
+        """Return whether the engine's rounding could change a decision, so that the views must be judged again exactly.
 
-        Never of a model that compares breasts, whose exams are judged exactly from the first.
+        Always false for a model that compares breasts, because its exams are judged exactly from the start.
         """
         return not self.compares_breasts and is_close(combined, self._engine.margin)
 
     @property
     def compares_breasts(self) -> bool:
-        """Whether the breasts of an exam are scored beside each other: then its views must be judged exactly.
+        """Whether the model scores the two breasts of an exam in comparison; the views must then be judged exactly.
 
-        No bound on what rounding does to a view's score is one on what it does to a difference of two.
+        A bound on the rounding error of a view's score is no bound on the error of a difference of two scores.
         """
         return self._thresholds.compared is not None
 
     def prepare(self, mammogram: Mammogram) -> Preprocessed:
-        """Return the network's input, made exactly as for training; `ImageError` where there is no breast."""
+        """Return the network's input, preprocessed exactly as in training.
+
+        Raises:
+            ImageError: The image shows no breast.
+        """
         return preprocess(mammogram, self._preprocess)
 
     def judge(
         self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint, exact: bool = False
     ) -> Prediction:
-        """Return what the model says of an image that has been prepared; `exact` computes in float32 at any cost.
+        """Return the prediction for a prepared image.
 
-        Raises `ExcludedImageError` where the exclusions refuse the image.
+        Args:
+            mammogram: The mammogram.
+            prepared: The result of `prepare` for it.
+            operating_point: The threshold that decides.
+            exact: Whether to compute in float32, whatever the engine's precision.
+
+        Raises:
+            ExcludedImageError: The exclusions refuse the image.
         """
         exclusions = self._exclusions.apply(_flags(mammogram, prepared))
         forward = self._engine.run(prepared.image, exact=exact)
@@ -292,12 +317,12 @@ class Predictor:
         )
 
     def explain(self, prediction: Prediction, mammogram: Mammogram, target: Label) -> Evidence:
-        """Return the evidence for `target` over the film that the prediction is of (class activation map)."""
+        """Return the evidence for the class `target` over the image of a prediction (class activation map)."""
         heat = self._engine.activation_map(prediction.prepared.image, prediction.forward, self._classes.index(target))
         return evidence(np.asarray(heat, np.float32), prediction.prepared, mammogram.pixels.shape)
 
     def warm_up(self) -> None:
-        """Answer a synthetic film, with heatmap, so that the first caller waits for nothing but the answer."""
+        """Answer a synthetic image with its heatmap, so that the first request is not slowed by initialisation."""
         film = make_film(0, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=512)
         mammogram = Mammogram(film.pixels, Laterality.LEFT, View.MLO)
         self.explain(self.predict(mammogram), mammogram, Label.MALIGNANT)
@@ -322,7 +347,7 @@ class Predictor:
 
 
 def _flags(mammogram: Mammogram, prepared: Preprocessed) -> list[ImageFlag]:
-    """Return the reader's flags, and those that the picture itself raises, as an implant does."""
+    """Return the flags of the image reader, and those found in the pixels, such as an implant."""
     of_picture = [ImageFlag(code) for code in prepared.quality["flags"] if code in set(ImageFlag)]
     return list(dict.fromkeys((*mammogram.flags, *of_picture)))
 

@@ -1,7 +1,7 @@
 """The model as MLflow's pyfunc flavour: `mlflow.pyfunc.load_model(uri).predict(table)`.
 
-The table has a column `path` (image files) and, where the files do not say it, `image_id`, `patient_id`, `laterality`
-and `view`. The answer is that of `Predictor.predict_table`.
+The table has a column `path` (image files) and, if the files do not state them, the columns `image_id`, `patient_id`,
+`laterality` and `view`. The result is that of `Predictor.predict_table`.
 """
 
 from pathlib import Path
@@ -15,13 +15,13 @@ Table = Any
 
 
 class Model:
-    """What MLflow calls."""
+    """The object that MLflow calls."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
     def predict(self, model_input: Table) -> Table:
-        """Return the predictions of the images in the column `path`, one row an image."""
+        """Return the predictions of the images in the column `path`, one row per image."""
         rows = model_input.to_dict("records")
         records = [_record(row) for row in rows]
         return self.predictor.predict_table([row["path"] for row in rows], records=records)
@@ -37,10 +37,10 @@ def _record(row: dict[str, Any]) -> ImageRecord | None:
         dataset="",
         laterality=Laterality(side) if isinstance(side, str) and side else None,
         view=View(view) if isinstance(view, str) and view else None,
-        label=Label.NORMAL,  # a record has one; nothing here reads it
+        label=Label.NORMAL,  # a record needs a label; nothing here reads it
     )
 
 
 def _load_pyfunc(data_path: str) -> Model:
-    """Load the model; MLflow calls this by its name."""
+    """Load the model. MLflow calls this function by its name."""
     return Model(Predictor(Path(data_path)))

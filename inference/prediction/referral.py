@@ -1,21 +1,22 @@
-"""When a case is left to a reader: the reasons, and why some of the segmentation's flags are none.
+"""Decides whether a case is referred to a reader.
 
-A referral must be rare enough to be acted on, so only what makes the score itself meaningless refers; what merely
-makes it less sure is a warning. Of the flags of `mammopipe.processing.breast.segmentation`:
+Referrals must be rare enough to be acted on. Only conditions that make the score meaningless cause a referral;
+conditions that make it less certain cause a warning. For the flags of `mammopipe.processing.breast.segmentation`:
 
-    chest-side-against-laterality   refers: the film is mirrored or carries the wrong side, and an answer for the wrong
-                                    breast is the one error that nothing later catches
-    chest-side-unclear              refers only where nobody says which breast it is: then the network may have been
-                                    shown the film the wrong way round
-    skin-cut-off with coverage-high refers: with no air beyond the skin on a full film, either tissue was not imaged or
-                                    the outline holds something else; 4 of the 322 films of MIAS
-    coverage-high alone             does not: it is a large breast
-    coverage-low                    does not by itself: small breasts on a large detector cover a quarter of it and
-                                    less. Below `LEAST_COVERAGE` most of the breast has been lost
-    skin-cut-off, pectoral-not-found, laterality-inferred: positioning, or a label; the score is of what is seen
+    chest-side-against-laterality   Referral. The image is mirrored or has the wrong laterality. No later step catches
+                                    an answer for the wrong breast.
+    chest-side-unclear              Referral only if the laterality is unknown: the network may have seen the image
+                                    mirrored.
+    skin-cut-off with coverage-high Referral. The image is full and has no air beyond the skin, so tissue was not imaged
+                                    or the outline is wrong; 4 of the 322 films of MIAS.
+    coverage-high alone             No referral: the breast is large.
+    coverage-low                    No referral by itself: small breasts cover a quarter of a large detector or less.
+                                    Below `LEAST_COVERAGE` most of the breast has been lost, which is a referral.
+    skin-cut-off, pectoral-not-found, laterality-inferred
+                                    No referral: these concern positioning or labels; the score describes what is seen.
 
-Heat outside of the breast does not refer either, since it is known only where a heatmap is asked for, and whether a
-case is referred must not depend on that.
+Heat outside the breast causes no referral either: it is known only if the request asks for a heatmap, and a referral
+must not depend on that.
 """
 
 import math
@@ -30,7 +31,7 @@ from mammopipe.inference.contract.schema import Reason, Referral, ReferralCode
 from mammopipe.training.model.reference import Reference
 
 LEAST_COVERAGE = 0.08
-"""Share of the film below which what was found is hardly a whole breast: a third of what counts as low."""
+"""Share of the image below which the segmented area is hardly a whole breast: a third of the limit of coverage-low."""
 _SIDE = "the chest wall lies on the other side than the laterality says: mirrored, or of the other breast"
 _TURNED = "neither the picture nor a label shows which breast this is; it may have been read the wrong way round"
 _FULL = "the breast fills the film and runs into its far edge: tissue is missing, or the outline holds something else"
@@ -50,10 +51,16 @@ def judge(
     reference: Reference | None,
     exclusions: Sequence[Exclusion] = (),
 ) -> Referral:
-    """Return whether one image is left to a reader.
+    """Return whether one image is referred to a reader, with the reasons.
 
-    `quality` is the segmentation's; `features` (channels,) is the spatial mean of the network's maps. A model without
-    a reference refers for its segmentation alone, which its answers warn of.
+    Args:
+        quality: Quality measurements of the segmentation.
+        side_known: Whether the laterality is known.
+        entropy_nats: Entropy of the class probabilities, in nats.
+        features: (channels,) spatial means of the network's feature maps.
+        reference: The model's reference; without one, only segmentation and exclusions cause a referral, and the
+            answer carries a warning.
+        exclusions: Exclusions that apply to the image.
     """
     reasons = [
         Reason(code=ReferralCode.EXCLUDED, message=f"{each.flag}: {each.reason}")
@@ -99,9 +106,12 @@ def _unlike_validation(nats: float, features: NDArray[np.float64], reference: Re
 
 
 def of_images(referrals: Sequence[tuple[int, Referral]]) -> Referral:
-    """Return the referral of a breast or an exam from those of its images by index: one image suffices.
+    """Return the referral of a breast or an exam; one referred image suffices.
 
-    A breast of which one view cannot be judged has not been judged.
+    A breast has not been judged if one of its views cannot be judged.
+
+    Args:
+        referrals: Index and referral of each image.
     """
     reasons = [
         Reason(code=reason.code, message=f"image {index}: {reason.message}")

@@ -1,4 +1,4 @@
-"""Predictions of many images as rows of a table: one image is one row, and a bad one costs its own row only."""
+"""Predictions of many images as rows of a table, one row per image; an unreadable image affects only its own row."""
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
@@ -23,11 +23,11 @@ AFTER = (
     *("malignancy", "entropy", "strangeness", "operating_point", "threshold", "finding", "flags"),
     *("referred", "referral_reasons", "warnings", "peak_x", "peak_y", "error"),
 )
-"""The columns before and after the probabilities, which are `probability_` and the class."""
+"""Columns before and after those of the probabilities (`probability_CLASS`)."""
 
 
 class Judges(Protocol):
-    """What the rows need of a predictor."""
+    """The interface of a predictor that the rows need."""
 
     @property
     def classes(self) -> tuple[Label, ...]:
@@ -37,11 +37,11 @@ class Judges(Protocol):
         """Return the prediction of one image."""
 
     def explain(self, prediction: Any, mammogram: Mammogram, target: Label) -> Any:
-        """Return the evidence for a class over the image."""
+        """Return the evidence for a class over the image (`heatmap.Evidence`)."""
 
 
 def columns(predictor: Judges) -> list[str]:
-    """Return the columns of a table of this model's predictions, in their order."""
+    """Return the column names of this model's prediction table, in order."""
     return [*BEFORE, *(f"probability_{label}" for label in predictor.classes), *AFTER]
 
 
@@ -53,7 +53,7 @@ def predict_rows(
     operating_point: OperatingPoint = OperatingPoint.SENSITIVITY,
     explain: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield one row an image as it is judged; the arguments are those of `Predictor.predict_table`."""
+    """Yield one row per image as soon as it is judged; the arguments are those of `Predictor.predict_table`."""
     for path, record in zip(
         map(Path, images), repeat(None) if records is None else records, strict=records is not None
     ):
@@ -69,8 +69,8 @@ def predict_rows(
 
 
 def predict_table(predictor: Judges, rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
-    """Return rows as a table with the model's columns, also where there is no row."""
-    # Serving imports this module and needs no pandas.
+    """Return the rows as a table with the model's columns, even if there are no rows."""
+    # Imported here because the server imports this module without pandas.
     import pandas as pd
 
     return pd.DataFrame(list(rows), columns=columns(predictor))
@@ -116,6 +116,6 @@ def _patient(data: bytes) -> str:
 
 
 def _peak(predictor: Judges, said: Any, mammogram: Mammogram) -> dict[str, int]:
-    """Return the strongest place of the evidence for malignant, in pixels of the file; nothing where there is none."""
+    """Return the peak of the evidence for malignant, in pixels of the file; empty if there is no evidence."""
     found = regions(mammogram.turn.undo(predictor.explain(said, mammogram, Label.MALIGNANT).heat))
     return {"peak_x": found[0].peak_x, "peak_y": found[0].peak_y} if found else {}

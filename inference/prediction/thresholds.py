@@ -1,4 +1,4 @@
-"""What the operating points of `model.json` say of a probability, and for which prevalence an answer shows it."""
+"""Applies the operating points of `model.json` to probabilities, and the prevalence that answers are shown for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,42 +18,42 @@ Points = Mapping[Level, Mapping[Goal, operating_points.OperatingPoint]]
 
 @dataclass(frozen=True)
 class ComparedBreasts:
-    """How the two breasts of an exam are scored beside each other."""
+    """How the two breasts of an exam are scored in comparison with each other."""
 
     weight: float
-    """Share of the other breast's mean logits that is taken off, 0 to 1."""
+    """Share of the other breast's mean logits that is subtracted, 0 to 1."""
     calibration: Calibration
-    """Of the logits that are left."""
+    """Calibration of the logits after the subtraction."""
     points: Points
-    """Of breasts and patients that were compared."""
+    """Operating points for compared breasts and their patients."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The operating points of every level, and the rule that makes breasts of views."""
+    """The operating points of every level, and the rule that combines views into breasts."""
 
     points: Points
-    """Empty for a level on which validation could not fix any."""
+    """Operating points by level; empty for a level on which validation could not set any."""
     breast_rule: BreastRule | None
-    """`None` where the model was not evaluated."""
+    """`None` if the model was not evaluated."""
     compared: ComparedBreasts | None = None
     """`None` for a model that scores each breast by itself."""
     malignant: int = Label.MALIGNANT.rank
-    """Place of the malignant class among the model's classes."""
+    """Index of the malignant class among the model's classes."""
     shift: PrevalenceShift = field(default_factory=lambda: PrevalenceShift({}))
-    """From validation's prevalence, at which everything is decided, to the one that answers are shown for."""
+    """Shift from validation's prevalence, at which decisions are made, to the prevalence used for answers."""
 
     @classmethod
     def read(cls, description: Mapping[str, Any], where: str, *, prevalence: float | None = None) -> "Thresholds":
-        """Return what a `model.json` stores.
+        """Read the thresholds from a `model.json`.
 
         Args:
-            description: `model.json`.
-            where: names the file in errors.
-            prevalence: share of the women examined who have cancer; `None`: as in validation.
+            description: The content of `model.json`.
+            where: Name of the file in error messages.
+            prevalence: Share of the women examined who have cancer, 0 to 1; `None` keeps that of validation.
 
         Raises:
-            ConfigError: a point is malformed, or the model does not allow the prevalence to be stated.
+            ConfigError: An operating point is malformed, or the model does not allow a prevalence.
         """
         stored = description["calibration"].get("comparison")
         compared = None
@@ -72,15 +72,16 @@ class Thresholds:
     def decide(
         self, level: Level, probability: float, name: OperatingPoint, *, compared: bool = False
     ) -> Decision | None:
-        """Return what an operating point says of a case; `None` where the model does not offer it.
+        """Return the decision for a case, or `None` if the model does not offer the operating point.
 
-        A point that found no cancer on validation is not offered: its "not suspicious" would say nothing.
+        An operating point that found no cancer in validation is not offered: "not suspicious" would mean nothing.
 
         Args:
-            level: of the case.
-            probability: calibrated, at validation's prevalence, 0 to 1. One that equals the threshold is suspicious.
-            name: of the operating point.
-            compared: whether the probability is that of breasts beside each other, which have points of their own.
+            level: Level of the case.
+            probability: Calibrated probability of malignant at validation's prevalence, 0 to 1. The case is suspicious
+                if it is equal to or above the threshold.
+            name: The operating point.
+            compared: Whether the probability comes from comparing the breasts, which has its own operating points.
         """
         points = self.compared.points if compared and self.compared else self.points
         point = points.get(level, {}).get(Goal(str(name)))
@@ -104,7 +105,7 @@ class Thresholds:
         )
 
     def distance(self, level: Level, probability: float, name: OperatingPoint, *, compared: bool = False) -> float:
-        """Return how far a probability is from the threshold that decides, 0 to 1; infinite where none does."""
+        """Return the distance of a probability from its threshold, 0 to 1; infinite if there is no threshold."""
         points = self.compared.points if compared and self.compared else self.points
         point = points.get(level, {}).get(Goal(str(name)))
         return float("inf") if point is None or not point.offered else abs(probability - point.threshold)

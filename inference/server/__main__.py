@@ -1,12 +1,12 @@
-"""Console script `serve`: what SageMaker starts in an inference container, and what answers on a laptop.
+"""Console script `serve`: the server, which SageMaker starts in an inference container and which also runs locally.
 
-    GET  /ping                        200 when a worker has answered its warm-up image, else and while stopping 503
-    POST /invocations                 image or exam in, answer out: `mammopipe.inference.contract.schema`; refusals:
+    GET  /ping                        200 once a worker has answered its warm-up image; 503 before and while stopping
+    POST /invocations                 image or exam in, answer out: `mammopipe.inference.contract.schema`; errors:
     `mammopipe.inference.contract.errors`
-    GET  /                            with `--demo`, and on the loopback interface only: a page to try it with
+    GET  /                            the demo page, with `--demo` and on the loopback interface only
     POST /endpoints/NAME/invocations  the same for a `sagemaker-runtime` client; errors are wrapped as AWS wraps them
 
-This process takes requests in and has neither torch nor an image reader; worker processes answer
+This process receives requests and loads neither torch nor an image reader; worker processes answer
 (`mammopipe.inference.workers.pool`).
 Settings come from the environment (`mammopipe.inference.settings`). Standard output is JSON lines and nothing else.
 Source: "Custom Inference Code with Hosting Services" (SageMaker Developer Guide).
@@ -27,7 +27,7 @@ from mammopipe.processing.errors import ConfigError, MammopipeError
 
 
 def console() -> None:
-    """Serve, and end with exit code 0 when stopped by a signal, or 1 and one line for what the user can mend."""
+    """Serve; exit with code 0 after a signal, or with code 1 and one line for an error that the user can fix."""
     try:
         main(sys.argv[1:])
     except MammopipeError as error:
@@ -35,7 +35,7 @@ def console() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until SIGTERM or SIGINT; raises `ConfigError` where settings, address or model cannot be used."""
+    """Serve until SIGTERM or SIGINT; raises `ConfigError` if settings, address or model cannot be used."""
     parser = argparse.ArgumentParser(
         prog="serve",
         description="Answers mammograms on POST /invocations; GET /ping says whether it can.",
@@ -59,15 +59,15 @@ def main(arguments: Sequence[str]) -> None:
         # Imported late: a mistake in the settings is reported without waiting for the web server's modules.
         from mammopipe.inference.server.lifecycle import serve
 
-        # Bodies arrive in pieces of 256 KB; without this each would be memory taken from the system and given back.
+        # Bodies arrive in pieces of 256 KB. Without this each piece would be allocated from the system and returned.
         keep_heap()
         asyncio.run(serve(settings, listener, log))
 
 
 def _open_standard_streams() -> None:
-    """Have descriptors 0 to 2 taken, where the process was started without them.
+    """Open descriptors 0 to 2 if the process was started without them.
 
-    The next socket would get their numbers, and what a library prints would be sent to a client.
+    Otherwise the next socket would get one of these numbers, and the output of a library would reach a client.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -79,8 +79,8 @@ def _listen(settings: ServerSettings) -> socket.socket:
         listener = socket.create_server((settings.host, settings.port), backlog=512)
     except OSError as error:
         raise ConfigError(f"address {settings.host} port {settings.port}: cannot listen: {error.strerror}") from None
-    # Connections inherit it. asyncio sets it only where a socket names its protocol, which those accepted here do not;
-    # without it the end of an answer waits some 40 ms for the client to acknowledge its beginning.
+    # Connections inherit this option. asyncio sets it only for sockets that name their protocol, which these do not.
+    # Without it the end of an answer waits some 40 ms until the client has acknowledged its beginning.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

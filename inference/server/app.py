@@ -1,4 +1,4 @@
-"""The web application: what is refused before the image is looked at, and one log line for every request."""
+"""The web application: checks requests before the image is read, and writes one log line per request."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ Facts = dict[str, Any]
 
 
 class Application:
-    """The endpoint's paths over a pool of workers."""
+    """The endpoint's routes, answered by a pool of workers."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Application:
         self._more = more
         self._abandoned: set[asyncio.Task[tuple[Reply, float]]] = set()
         self.requests = 0
-        """Requests for an answer so far."""
+        """Number of requests for an answer so far."""
         self.stopping = False
-        """Set when the process has been asked to end: nothing new is taken on, what runs is finished."""
+        """Set when the process has been asked to end: it refuses new requests and finishes running ones."""
 
     @property
     def idle(self) -> bool:
-        """Whether no request has a place in the server."""
+        """Whether the server has no request."""
         return self._pool.held == 0
 
     def asgi(self) -> Starlette:
@@ -81,12 +81,12 @@ class Application:
             ],
             exception_handlers={HTTPException: self._no_route},
         )
-        # A redirect to the path without its last slash would name the host that the request names.
+        # A redirect to the path without its trailing slash would repeat the host name of the request.
         application.router.redirect_slashes = False
         return application
 
     async def _ping(self, request: Request) -> Response:
-        """Answer 200 where requests are answered, and say what else does not work."""
+        """Answer 200 if requests are answered, and report degraded logging and capture."""
         healthy = self._pool.healthy and not self.stopping
         parts = {"log": self._write.degraded, "capture": self._captures is not None and self._captures.degraded}
         degraded = [name for name, fails in parts.items() if fails]
@@ -122,7 +122,7 @@ class Application:
             response, code, status = error_response(error, caller), error.code, error.status
         except ClientDisconnect:
             response, code, status = Response(status_code=400), "client_gone", 400
-        except Exception as fault:  # the boundary: whatever it is, the caller gets an answer and the log its place
+        except Exception as fault:  # the boundary: the caller gets an answer, the log the location
             facts["fault"] = fault_trace(fault)
             response, code, status = error_response(InternalError(), caller), "internal", 500
         response.headers[REQUEST_ID_HEADER] = request_id
@@ -193,10 +193,10 @@ class Application:
         return reply
 
     async def _run(self, request: Request, task: Task, body: Body) -> tuple[Reply, float]:
-        """Return the answer and the seconds that its worker was waited for; `ClientDisconnect` if the client has gone.
+        """Return the answer and the seconds of waiting for a worker; raises `ClientDisconnect` if the client has gone.
 
-        A request whose client has gone leaves the line. A worker that has it already finishes it, since a new worker
-        takes longer to start than most answers take; the request's place is free at once.
+        A waiting request whose client has gone leaves the queue. A worker that has already started finishes the
+        request, because starting a new worker takes longer than most answers. The request's place is free at once.
         """
         state = request.scope.setdefault("state", {})
         state[IN_LINE] = True
@@ -215,7 +215,7 @@ class Application:
                 running.cancel()
 
     def _finish_later(self, running: "asyncio.Task[tuple[Reply, float]]") -> None:
-        """Have a worker finish what nobody waits for, within the limit of every request."""
+        """Let a worker finish a request whose client has gone, within the time limit of every request."""
         self._abandoned.add(running)
         timer = asyncio.get_running_loop().call_later(self._settings.max_seconds, running.cancel)
 
@@ -229,13 +229,13 @@ class Application:
 
 
 async def _until_gone(request: Request) -> None:
-    """Return when the client has closed its connection, or its network has."""
+    """Return when the connection to the client is closed."""
     while (await request.receive())["type"] != "http.disconnect":
         await asyncio.sleep(0.05)
 
 
 def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
-    """Return what the headers and the query say, or refuse it by name."""
+    """Return body type, answer type and options from the headers and the query, or raise the matching error."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedTypeError("unsupported_encoding", "Content-Encoding must be identity: send the body as it is")
@@ -251,7 +251,7 @@ def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
 
 
 def _echo(request: Request, response: Response) -> None:
-    """Give a caller's own custom attribute back behind the server's: AWS forwards it as an opaque value."""
+    """Append the caller's own custom attribute to the server's, because AWS forwards it as an opaque value."""
     _, opaque = split_attributes(request.headers.get(CUSTOM_ATTRIBUTES_HEADER, ""))
     if opaque:
         own = response.headers.get(CUSTOM_ATTRIBUTES_HEADER, "")
@@ -259,7 +259,7 @@ def _echo(request: Request, response: Response) -> None:
 
 
 async def _receive(request: Request, body: Body, limit: int) -> None:
-    """Fill the body, refused as soon as it announces or shows more bytes than the limit."""
+    """Receive the body; refuse it as soon as it announces or contains more bytes than the limit."""
     announced = request.headers.get("content-length", "")
     refusal = TooLargeError("too_large", f"the body is over the limit of {limit} bytes")
     if announced.isdigit() and int(announced) > limit:

@@ -1,7 +1,7 @@
-"""What data capture does on SageMaker, done by the server on one's own machine: requests and answers in a folder.
+"""Data capture outside SageMaker: the server writes requests and answers to a folder.
 
-The lines are those of `mammopipe.inference.monitoring.captures`, each in a file of its own, so that the oldest can go
-when there are too many. On SageMaker the endpoint's configuration captures, never the container.
+The lines have the format of `mammopipe.inference.monitoring.captures`. Each is in its own file, so that the oldest can
+be removed when there are too many. On SageMaker the endpoint's configuration captures, never the container.
 """
 
 import asyncio
@@ -22,30 +22,30 @@ from mammopipe.inference.monitoring.windows import SUFFIX, day_of
 
 TEXT = "application/json"
 UNFINISHED = ".part"
-"""Suffix of a file that is being written: what has the other one is whole."""
+"""Suffix of a file that is still being written; files with the final suffix are complete."""
 _LEFT = 0.9
-"""Share of the bytes that is left when there are too many, so that not every request has to clear up."""
+"""Share of the allowed bytes that a clean-up leaves, so that not every request has to clean up."""
 
 
 @dataclass
 class CaptureFolder:
-    """A folder of captures of limited size and age; only one process may write to it."""
+    """A folder of captures with limited size and age. Only one process may write to it."""
 
     folder: Path
     most_bytes: int
     most_days: int
     degraded: bool = False
-    """Whether the last line could not be kept."""
+    """Whether the last line could not be written."""
     _dropped: int = 0
     _bytes: int | None = None
     _day: date = date.min
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, line: dict[str, Any], today: date) -> None:
-        """Keep a line, and drop what is too old, or the oldest where all together are too large.
+        """Write a line, and remove captures that are too old, or the oldest if all together are too large.
 
-        A line that cannot be written, on a full disk for example, is dropped and counted: the request that it is of has
-        been answered.
+        A line that cannot be written, for example on a full disk, is dropped and counted. The request itself has been
+        answered by then.
         """
         with self._lock:
             try:
@@ -60,14 +60,14 @@ class CaptureFolder:
                 self.degraded = False
 
     def take_dropped(self) -> int:
-        """Return how many lines were dropped since this was last asked."""
+        """Return the number of lines dropped since the last call."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
             return dropped
 
     def _clear(self, today: date) -> int:
-        """Return the bytes that are left."""
-        # Their names begin with the time.
+        """Remove captures that are too old or too many, and return the bytes that remain."""
+        # Sorted by name, which is by time, because names begin with the time.
         files = sorted(self.folder.rglob(f"*{SUFFIX}"))
         sizes = {path: path.stat().st_size for path in files}
         total, wanted = sum(sizes.values()), self.most_bytes
@@ -83,10 +83,10 @@ class CaptureFolder:
 
 
 def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
-    """Return the application, which keeps what `/invocations` is asked and answers, where it answers 200."""
+    """Return the application, wrapped so that requests to `/invocations` answered with 200 are captured."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, and keep what passed by once it has answered."""
+        """Call the application, and capture request and answer once it has answered."""
         if scope["type"] != "http" or not scope["path"].endswith("/invocations"):
             await application(scope, receive, send)
             return
@@ -94,13 +94,13 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
         opening: dict[str, Any] = {}
 
         async def hear() -> Message:
-            """Pass a part of the request on, and remember it."""
+            """Pass a part of the request on and record it."""
             message = await receive()
             asked.extend(message.get("body", b""))
             return message
 
         async def deliver(message: Message) -> None:
-            """Pass a part of the answer on, and remember it."""
+            """Pass a part of the answer on and record it."""
             if message["type"] == "http.response.start":
                 opening.update(message)
             said.extend(message.get("body", b""))
@@ -118,7 +118,7 @@ def capturing(application: ASGIApp, captures: CaptureFolder) -> ASGIApp:
 def captured(
     asked: bytes, asked_headers: dict[str, str], said: bytes, said_headers: dict[str, str], moment: datetime
 ) -> dict[str, Any]:
-    """Return one captured request as SageMaker writes it; what is no JSON is base64."""
+    """Return one captured request in SageMaker's format; data that is not JSON is base64."""
     attributes = asked_headers.get(CUSTOM_ATTRIBUTES_HEADER.lower(), "")
     return {
         "captureData": {
@@ -148,7 +148,7 @@ def append(folder: Path, line: dict[str, Any]) -> int:
     """Write a line to `yyyy/mm/dd/hh/mmss-<id>.jsonl` below the folder, and return its bytes."""
     moment = datetime.fromisoformat(line["eventMetadata"]["inferenceTime"].replace("Z", "+00:00"))
     path = folder / f"{moment:%Y/%m/%d/%H}" / f"{moment:%M%S}-{line['eventMetadata']['eventId']}{SUFFIX}"
-    # They hold patients' images: nobody else on the machine may read them.
+    # Captures hold patients' images, so other users of the machine may not read them.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = (json.dumps(line) + "\n").encode()

@@ -1,9 +1,9 @@
-"""CloudWatch metrics inside the log lines of requests, in the embedded metric format: no agent and no call to AWS.
+"""CloudWatch metrics in the log lines of requests, in the embedded metric format: no agent and no call to AWS.
 
-CloudWatch Logs takes the values named under `_aws` out of a JSON line. Each request adds to
-Requests, ClientErrors (4xx), ServerErrors (5xx except 503), Busy (503), and, where they exist,
-Latency and WaitTime (ms), MalignancyScore (0 to 100) and Referrals (0 or 1). DroppedLogLines and DroppedCaptures count
-what could not be written since the last line that was.
+CloudWatch Logs extracts the values named under `_aws` from a JSON line. Each request adds to Requests, ClientErrors
+(4xx), ServerErrors (5xx except 503), Busy (503), and, if they exist, Latency and WaitTime (ms), MalignancyScore (0 to
+100) and Referrals (0 or 1). DroppedLogLines and DroppedCaptures count the lines that could not be written since the
+last successful one.
 Source: "Specification: Embedded metric format" (Amazon CloudWatch User Guide).
 """
 
@@ -40,10 +40,14 @@ UNITS: Mapping[str, Unit] = {
 
 
 def embedded(facts: Mapping[str, Any], *, status: int, total_ms: float, time_s: float, model: str) -> dict[str, Any]:
-    """Return what makes a request's log line a document of metrics: `_aws`, the values and the dimension.
+    """Return the fields that turn a request's log line into metrics: `_aws`, the values and the dimension.
 
-    `facts` are those of `mammopipe.inference.contract.task.Reply`; `time_s` is in seconds since 1970. Where `model`,
-    at most 1024 characters, is not empty, each metric is kept for the model, too.
+    Args:
+        facts: The facts of `mammopipe.inference.contract.task.Reply`.
+        status: HTTP status of the answer.
+        total_ms: Duration of the request in milliseconds.
+        time_s: Time of the request in seconds since 1970.
+        model: Id of the model, at most 1024 characters. If it is not empty, each metric is also recorded per model.
     """
     busy = status == HTTPStatus.SERVICE_UNAVAILABLE
     values: dict[str, float] = {

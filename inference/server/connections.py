@@ -1,7 +1,7 @@
-"""HTTP/1.1 connections with deadlines, a limit on how many are open, and clients that have gone or half closed.
+"""HTTP/1.1 connections with deadlines, a limit on open connections, and handling of half-closed connections.
 
-uvicorn limits neither the time that a header takes nor the number of silent connections, and it takes a client that has
-closed its sending side for one that is gone. This is its connection with these three mended.
+uvicorn limits neither the time that a header takes nor the number of silent connections, and it treats a client that
+has closed only its sending side as gone. This module's connection class fixes these three points.
 
 Sources: RFC 9112, 9.5 and 9.6 (failures and tear-down); RFC 9110, 15.2.1 (a client discards an unexpected 100) and
 15.5.9 (408); tcp(7), TCP_INFO.
@@ -20,23 +20,23 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mammopipe.inference.contract.media_types import error_body
 
 RESERVED_FILES = 128
-"""Descriptors kept for the listener, the workers and the bodies of running requests."""
+"""Descriptors reserved for the listener, the workers and the bodies of running requests."""
 LOOK_SECONDS = 0.02
-"""Between looks at a connection whose client has closed its sending side."""
+"""Seconds between checks of a connection whose client has closed its sending side."""
 PROBE_SECONDS = 3.0
-"""After which a client that has closed its sending side is probed, even while a worker has its request."""
+"""Seconds after which a client that has closed its sending side is probed, even if a worker has its request."""
 TCP_CLOSE = 7
 """State of a connection that was reset (Linux, net/tcp_states.h)."""
 IN_LINE = "in_line"
-"""Key of an ASGI scope's `state`: true while the request waits for a worker."""
+"""Key in the `state` of an ASGI scope: true while the request waits for a worker."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Log = Callable[..., None]
 
 
 def connection_limit(wanted: int, places: int) -> int:
-    """Return how many connections may be open: at most `wanted`, and no more than open files allow.
+    """Return the limit on open connections: `wanted`, or less if the limit on open files requires it.
 
-    The limit on open files of this process is raised as far as it may be (getrlimit(2), RLIMIT_NOFILE).
+    This process's soft limit on open files is raised as far as allowed (getrlimit(2), RLIMIT_NOFILE).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = wanted + RESERVED_FILES + places
@@ -50,9 +50,9 @@ def connection_class(*, most: int, header_seconds: float, log: Log) -> type[H11P
     """Return the class of a server's connections.
 
     Args:
-        most: connections that may be open; a further one replaces one that is idle, or is refused with 503.
-        header_seconds: from a connection's start, or from a request's first byte, to the end of the request's header.
-        log: called with an event for each connection that is refused or over its time.
+        most: Limit on open connections. A further connection replaces an idle one, or is refused with 503.
+        header_seconds: Seconds from a connection's start, or from a request's first byte, to the end of its header.
+        log: Called with an event for each connection that is refused or times out.
     """
     return type(
         "LimitedConnection", (Connection,), {"most": most, "header_seconds": header_seconds, "log": staticmethod(log)}
@@ -74,7 +74,7 @@ class Connection(H11Protocol):
         self._probed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or refuse it where too many are open."""
+        """Accept a connection, or refuse it if too many are open."""
         super().connection_made(transport)
         if len(self.connections) > self.most and not self._replace_an_idle_one():
             self.log("connection_refused", connections=len(self.connections) - 1)
@@ -85,17 +85,17 @@ class Connection(H11Protocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, and watch the time while a header is incomplete."""
+        """Parse the data, and run the header's timer while a header is incomplete."""
         super().data_received(data)
         self._watch_header()
 
     def on_response_complete(self) -> None:
-        """End a request; the next one's beginning may have arrived already."""
+        """End a request; the start of the next one may have arrived already."""
         super().on_response_complete()
         self._watch_header()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Keep a connection open for its answer where the client has only closed its sending side."""
+        """Keep the connection open for its answer if the client has closed only its sending side."""
         if self.conn.their_state is not h11.DONE or self.cycle is None or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
@@ -104,14 +104,14 @@ class Connection(H11Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks."""
+        """Stop all timers."""
         for timer in (self._deadline, self._look):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP as every other error is answered, unless an answer has begun."""
+        """Answer data that is not HTTP in the format of all other errors, unless an answer has begun."""
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.close()
             return
@@ -119,11 +119,11 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is in it; a header may have begun."""
+        """Whether the connection has no request; a header may have begun."""
         return self.cycle is None or self.cycle.response_complete
 
     def _watch_header(self) -> None:
-        """Have the clock run from a header's first byte to its last, and only then."""
+        """Run the timer only from a header's first byte to its last."""
         in_header = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if self.transport.is_closing() or not in_header:
             if self._deadline is not None:
@@ -148,7 +148,7 @@ class Connection(H11Protocol):
         )
 
     def _refuse(self, status: HTTPStatus, code: str, message: str) -> None:
-        """Answer, and close."""
+        """Answer with an error and close the connection."""
         body = error_body(code, message)
         lines = (
             f"HTTP/1.1 {int(status)} {status.phrase}",
@@ -161,7 +161,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _replace_an_idle_one(self) -> bool:
-        """Close a connection that is kept for a next request, and return whether there was one."""
+        """Close one idle connection, and return whether there was one."""
         for other in self.connections:
             if other is not self and isinstance(other, Connection) and other.idle and other.cycle is not None:
                 other.transport.close()
@@ -170,12 +170,12 @@ class Connection(H11Protocol):
         return False
 
     def _look_for_client(self) -> None:
-        """Find out whether the client of a half-closed connection is still there, and end the connection if not.
+        """Check whether the client of a half-closed connection is still there, and end the connection if not.
 
-        A client that has closed its socket and one that has only finished sending look the same until something is
-        sent to them. A client that waits for a worker is therefore sent a 100, which every client discards and a
-        closed socket answers with a reset. A request that a worker has already got is answered without one if that
-        takes no longer than a few seconds.
+        A closed socket and a socket that has only finished sending look the same until something is sent to them. The
+        server therefore sends a status 100 while the request waits for a worker: every client discards it, and a
+        closed socket replies with a reset. If a worker already has the request, the server sends the 100 only after a
+        few seconds without an answer.
         """
         if self.transport.is_closing() or self.cycle.response_started:
             return

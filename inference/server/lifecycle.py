@@ -1,4 +1,4 @@
-"""From the listening socket to the end: load, answer, and stop without losing a request."""
+"""The server's lifecycle: loads the model, answers requests, and stops without losing a request."""
 
 import asyncio
 import socket
@@ -21,21 +21,21 @@ from mammopipe.inference.workers.pool import Pool
 from mammopipe.processing.container.memory import release_heap
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep an idle connection, so that it is not closed under a request on its way."""
+"""Longer than clients keep an idle connection, so that the server does not close it while a request is on its way."""
 QUIET_TICKS = 10
-"""Tenths of a second without a request after which memory is given back."""
+"""Tenths of a second without a request after which memory is returned to the system."""
 LAST_WORDS_SECONDS = 1
-"""For answers that are ready to be written out once the listener is closed."""
+"""Seconds for writing finished answers after the listener is closed."""
 
 
 class _Released:
-    """Gives memory back where no request has come for a while: the heap keeps what a storm of connections took."""
+    """Returns memory to the system when no request arrives for a while; the heap would keep the peak of a burst."""
 
     def __init__(self) -> None:
         self._requests, self._at, self._ticks = 0, 0, 0
 
     def look(self, application: Application) -> None:
-        """Look whether anything has come since the last look, a tenth of a second ago."""
+        """Check whether a request has arrived since the last check, a tenth of a second ago."""
         self._ticks = self._ticks + 1 if application.idle and application.requests == self._requests else 0
         self._requests = application.requests
         if self._ticks >= QUIET_TICKS and self._at != self._requests:
@@ -44,7 +44,7 @@ class _Released:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but asked to stop it first answers 503 and finishes what runs, and then it ends with exit code 0."""
+    """uvicorn's server with a graceful stop: it answers new requests 503, finishes running ones and exits with 0."""
 
     def __init__(self, asgi: ASGIApp, application: Application, settings: ServerSettings, log: Log) -> None:
         connections = connection_class(
@@ -73,14 +73,14 @@ class Server(uvicorn.Server):
         self._released = _Released()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; asked twice, stop at once."""
+        """Begin to stop on the first signal; stop at once on the second."""
         if self._application.stopping:
             self.force_exit = self.should_exit = True
         self._application.stopping = True
         self._stop_by = time.monotonic() + self._stop_seconds
 
     async def on_tick(self, counter: int) -> bool:
-        """Return, ten times a second, whether to close the listener: when nothing has run for a whole tick."""
+        """Return whether to close the listener: when stopping and idle for a whole tick. Called ten times a second."""
         stopping = self._application.stopping
         self._quiet_ticks = self._quiet_ticks + 1 if stopping and self._application.idle else 0
         overdue = stopping and time.monotonic() > self._stop_by
@@ -89,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 async def serve(settings: ServerSettings, listener: socket.socket, log: Log) -> None:
-    """Answer on `listener` until the process is told to stop; raises `CannotServeError` where no worker can."""
+    """Answer on `listener` until the process is told to stop; raises `CannotServeError` if no worker can start."""
     log_libraries(log)
     pool = Pool(settings, log)
     captures = None
@@ -115,16 +115,16 @@ async def serve(settings: ServerSettings, listener: socket.socket, log: Log) -> 
 
 
 def _tolerant(application: ASGIApp, log: Log) -> ASGIApp:
-    """Return the application, whose answer may come too late.
+    """Return the application, wrapped so that an answer to a closed connection is no error.
 
-    Where the framing of a body breaks off, uvicorn has answered 400 itself and closes the connection.
+    If the framing of a body is broken, uvicorn itself answers 400 and closes the connection.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application with a `send` that outlives the connection."""
 
         async def deliver(message: Message) -> None:
-            """Send a part of the answer, and log the one that nobody takes any more."""
+            """Send a part of the answer; log the part if the connection is closed."""
             try:
                 await send(message)
             except LocalProtocolError:

@@ -1,8 +1,8 @@
 """The log: JSON lines on standard output that never fail, delay or end a request.
 
-A pipe whose reader has stopped, a full disk and a closed descriptor each stop a plain `print`: by blocking the event
-loop or by raising inside of a request. Here a line that cannot be written at once is dropped and counted. The count is
-part of the next line that can be written, `/ping` says that the log is degraded, and requests go on.
+A stopped reader of the pipe, a full disk or a closed descriptor would make a plain `print` block the event loop or
+raise inside a request. This log drops and counts a line that cannot be written at once. The next line includes the
+count, `/ping` reports that the log is degraded, and requests continue.
 """
 
 import json
@@ -16,22 +16,22 @@ from typing import Any
 from mammopipe.inference.contract.errors import fault_trace
 
 PIECE_BYTES = 4096
-"""PIPE_BUF of Linux: as many bytes as a pipe that is ready takes without blocking (pipe(7))."""
+"""PIPE_BUF of Linux: the bytes that a ready pipe accepts without blocking (pipe(7))."""
 
 
 class Log:
-    """Writes one JSON line an event. Belongs to one thread."""
+    """Writes one JSON line per event. Only one thread may use it."""
 
     def __init__(self, descriptor: int | None) -> None:
-        """Write to an open descriptor; `None`: there is none, and every line is dropped."""
+        """Write to an open descriptor; with `None` every line is dropped."""
         self._descriptor = descriptor
         self._rest = b""
         self.dropped = 0
-        """Lines that were dropped since the last one that was written."""
+        """Number of lines dropped since the last one written."""
 
     @classmethod
     def standard_output(cls) -> "Log":
-        """Return the log on standard output; a process can be started without one."""
+        """Return the log on standard output; it drops every line if the process has no standard output."""
         try:
             descriptor = sys.stdout.fileno()
             os.fstat(descriptor)
@@ -45,14 +45,14 @@ class Log:
         return self.dropped > 0
 
     def __call__(self, event: str, **facts: Any) -> None:
-        """Write one event; where that cannot be done at once, count the line and go on."""
+        """Write one event, or count the line as dropped if it cannot be written at once."""
         counted = {"dropped_lines": self.dropped} if self.dropped else {}
         try:
             line = json.dumps({"event": event, "time": round(time.time(), 3), **facts, **counted}).encode() + b"\n"
         except (TypeError, ValueError):
             self.dropped += 1
             return
-        # The rest of a line that was cut off comes first, so that every line is a whole one.
+        # The rest of a truncated line is written first, so that every line is complete.
         self._rest = self._written(self._rest)
         left = line if self._rest else self._written(line)
         if left is line:
@@ -62,7 +62,7 @@ class Log:
         self.dropped = 0
 
     def _written(self, data: bytes) -> bytes:
-        """Write as much as can be written now and return what is left; `data` itself where nothing could be."""
+        """Write as much as possible without blocking and return the rest; `data` itself if nothing was written."""
         if self._descriptor is None:
             return data
         ready = select.poll()
@@ -76,10 +76,10 @@ class Log:
 
 
 def log_libraries(log: Log) -> None:
-    """Write warnings and errors of libraries to the log, without the values that they are about.
+    """Write warnings and errors of libraries to the log, without the values in their messages.
 
-    Python writes them to standard error otherwise, which can block, and with the texts of exceptions, which can quote
-    what a file says of a person.
+    By default Python writes them to standard error, which can block, and includes exception texts, which can quote
+    personal data from a file.
     """
     root = logging.getLogger()
     root.handlers = [_Libraries(log)]
@@ -91,7 +91,7 @@ class _Libraries(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the name of the library, the first line of its message's template and where a fault happened."""
+        """Write the logger's name, the first line of the message template and the location of a fault."""
         error = record.exc_info[1] if record.exc_info else None
         facts = {"fault": fault_trace(error)} if error is not None else {}
         text = str(record.msg).splitlines()[0][:200] if record.msg else ""

@@ -1,4 +1,4 @@
-"""How an answer leaves: plain on `/invocations`, and as InvokeEndpoint would pass it on below `/endpoints/NAME`."""
+"""Responses: plain on `/invocations`, and wrapped like InvokeEndpoint's below `/endpoints/NAME`."""
 
 import asyncio
 import json
@@ -13,23 +13,23 @@ from mammopipe.inference.contract.media_types import error_body
 
 RETRY_AFTER_SECONDS = 1
 DRAIN_BYTES = 256 * 2**20
-"""Of a refused body that are read and dropped, so that a client that is still sending can read the refusal."""
+"""Most bytes of a refused body that are read and dropped, so that a client still sending can read the refusal."""
 DRAIN_SECONDS = 10.0
 
 
 class Caller(StrEnum):
-    """Who reads the answer, which decides how an error looks."""
+    """Who reads the answer; this determines the format of errors."""
 
     CONTAINER = "container"
-    """SageMaker, or anyone who speaks HTTP to the container: the error's own status and body."""
+    """SageMaker or any HTTP client of the container: gets the error's own status and body."""
     RUNTIME = "runtime"
-    """A `sagemaker-runtime` client: the container's error wrapped as InvokeEndpoint wraps it."""
+    """A `sagemaker-runtime` client: gets the container's error wrapped as InvokeEndpoint wraps it."""
 
 
 def error_response(error: RequestError, caller: Caller) -> Response:
-    """Return an error as its caller expects it.
+    """Return the response for an error in the caller's format.
 
-    A runtime client gets what AWS gives it: `ModelError`, status 424, with the container's status and body inside
+    A runtime client gets the same as from AWS: `ModelError`, status 424, with the container's status and body inside
     (SageMaker Runtime API, InvokeEndpoint, Errors).
     """
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
@@ -47,19 +47,19 @@ def error_response(error: RequestError, caller: Caller) -> Response:
 
 
 class LingeringResponse(Response):
-    """A response to a request whose body has not been read: it is sent at once, then the body is read and dropped.
+    """A response sent before the request's body is read; the body is then read and dropped.
 
-    Closing a connection with bytes unread resets it, and a client that is still sending would lose the answer.
+    Closing a connection with unread bytes resets it, and a client that is still sending would lose the answer.
     """
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.body, response.status_code, {**response.headers, "connection": "close"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, and read what the client still sends, within limits, before ending it."""
+        """Send the response, then read and drop the rest of the body, within limits, before ending the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": bytes(self.body), "more_body": True})
-        # A client that waits for "100 Continue" has not sent its body and, having this answer, will not.
+        # A client that waits for "100 Continue" has not sent its body, and will not after this answer.
         if all(name != b"expect" for name, _ in scope["headers"]):
             await _drop_body(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

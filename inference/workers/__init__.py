@@ -1,1 +1,1 @@
-"""Worker processes: the pool, the fork server, the channel between them and the server."""
+"""Worker processes: the pool, the fork server, and the channel between workers and server."""

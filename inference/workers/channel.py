@@ -1,9 +1,10 @@
-"""Messages between the server's own processes: pickled, over Unix sockets, an open file along with them.
+"""Messages between the server's processes: pickled, over Unix sockets, with an optional open file descriptor.
 
-    8 bytes    length of the message; an open file descriptor travels with the first of them
+    8 bytes    length of the message; an open file descriptor travels with the first byte
     n bytes    the message, pickled
 
-Both ends are processes of this program, so pickle is safe here; what comes from outside travels as bytes within.
+Pickle is safe here, because both ends are processes of this program. Data from outside is only ever bytes inside a
+message.
 """
 
 import asyncio
@@ -20,29 +21,29 @@ from typing import Any
 
 _HEAD = struct.Struct("<Q")
 HASHED_AT_ONCE = 2**20
-"""Bytes that are read at a time to make a digest."""
+"""Bytes read at a time for a digest."""
 READ_AT_ONCE = 2**31 - 4096
-"""Bytes that one read(2) returns at most on Linux."""
+"""Most bytes that one read(2) returns on Linux."""
 
 
 class Order(StrEnum):
-    """What the server asks of the fork server."""
+    """Orders from the server to the fork server."""
 
     FORK = "fork"
     KILL = "kill"
 
 
 class Report(StrEnum):
-    """What the fork server tells the server."""
+    """Reports from the fork server to the server."""
 
     FORKED = "forked"
     ENDED = "ended"
 
 
 class Body:
-    """A request's body in a file without a name, in memory: it grows as it arrives and travels as a descriptor.
+    """A request's body in an unnamed file in memory, which grows as data arrives and is passed on as a descriptor.
 
-    A worker reads it once, so no more than two copies of a body are in memory, however large it is.
+    A worker reads it once, so at most two copies of a body are in memory.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class Body:
             self._file = tempfile.TemporaryFile(buffering=0)
         self.size = 0
         self.head = b""
-        """The first bytes, which tell a format."""
+        """The first bytes, which indicate the format."""
 
     def __enter__(self) -> "Body":
         return self
@@ -61,7 +62,7 @@ class Body:
         self._file.close()
 
     def write(self, chunk: bytes) -> None:
-        """Add what has arrived."""
+        """Append a chunk."""
         rest = memoryview(chunk)
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -70,9 +71,9 @@ class Body:
         self.size += len(chunk)
 
     def sha256(self) -> str:
-        """Return the digest of what has arrived, in hexadecimal.
+        """Return the SHA-256 of the data so far, in hexadecimal.
 
-        Only a refused body is hashed here: of the others the worker makes the digest beside its work.
+        Only refused bodies are hashed here; workers hash all others.
         """
         digest, place = hashlib.sha256(), 0
         while piece := os.pread(self._file.fileno(), HASHED_AT_ONCE, place):
@@ -86,7 +87,7 @@ class Body:
 
 
 def read_body(descriptor: int) -> bytes:
-    """Return the whole of a body's file, and close the descriptor."""
+    """Return the whole body from its file, and close the descriptor."""
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         file.seek(0)
         return file.read(os.fstat(descriptor).st_size) or b""
@@ -100,7 +101,7 @@ def send(channel: socket.socket, message: object) -> None:
 
 
 def receive(channel: socket.socket) -> tuple[Any, int | None] | None:
-    """Return the next message and the descriptor that came with it, or `None` at the end; blocks."""
+    """Return the next message and its descriptor, or `None` at the end of the channel; blocks."""
     head, descriptors, _, _ = socket.recv_fds(channel, _HEAD.size, 1)
     if len(head) < _HEAD.size:
         return None
@@ -115,10 +116,13 @@ def receive(channel: socket.socket) -> tuple[Any, int | None] | None:
 
 
 def post(channel: socket.socket, message: object, descriptor: int | None = None) -> None:
-    """Send a short message, and an open file with it, over a socket that does not block.
+    """Send a short message, with an optional open file, over a non-blocking socket.
 
-    Raises `OSError` where the other end is closed, and where the message does not fit in the socket's buffer: the
-    server sends the next one only when the last has been answered, and keeps bodies out of messages.
+    Messages fit in the socket's buffer: bodies are not part of them, and the server sends a message only after the
+    previous one has been answered.
+
+    Raises:
+        OSError: The other end is closed, or the message does not fit in the socket's buffer.
     """
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     frame = _HEAD.pack(len(data)) + data
@@ -128,7 +132,7 @@ def post(channel: socket.socket, message: object, descriptor: int | None = None)
 
 
 async def receive_later(channel: socket.socket) -> Any:
-    """Return the next message from a socket that does not block; raises `EOFError` at the end."""
+    """Return the next message from a non-blocking socket; raises `EOFError` at the end of the channel."""
     head = await _exactly(channel, _HEAD.size)
     return pickle.loads(await _exactly(channel, _HEAD.unpack(head)[0]))
 
@@ -139,7 +143,7 @@ async def _exactly(channel: socket.socket, count: int) -> bytearray:
     while view:
         try:
             received = await loop.sock_recv_into(channel, view)
-        except ConnectionError:  # as good as the end: the other process is gone
+        except ConnectionError:  # same as the end: the other process is gone
             received = 0
         if not received:
             raise EOFError

@@ -2,14 +2,14 @@
 
 `mammopipe.inference.workers.fork_server_client` starts it.
 
-It imports torch and the image reader once and computes nothing, so it has one thread and may fork: a worker is there in
-milliseconds, and all workers share the memory of what was imported. On its channel it takes
+It imports torch and the image reader once and computes nothing. It therefore has one thread and may fork: a worker
+starts in milliseconds, and all workers share the memory of the imported modules. On its channel it accepts
 
     (Order.FORK, ServerSettings), with the worker's channel as descriptor; it answers (Report.FORKED, process id)
-    (Order.KILL, process id)                                    of a worker that has been given up
-    and tells (Report.ENDED, process id, exit code)             negative: ended by that signal
+    (Order.KILL, process id)                                    to end a worker
+    and reports (Report.ENDED, process id, exit code)           negative: ended by that signal
 
-It ends when the channel does, and the system kills it with its parent and its workers with it (Linux).
+It ends when the channel is closed. On Linux the system kills it when its parent ends, and its workers with it.
 """
 
 import gc
@@ -30,14 +30,14 @@ Work = Callable[[socket.socket, ServerSettings], None]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Fork and kill workers as told, until the channel ends."""
+    """Fork and kill workers on order, until the channel is closed."""
     end_with_parent()
     prevent_core_files()
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A signal to the whole group is for the server alone, which finishes what runs and then ends its workers.
+        # Only the server acts on a signal to the process group: it finishes running requests, then ends its workers.
         signal.signal(number, signal.SIG_IGN)
     alarm = _alarm_for_children()
-    # Only now: it takes seconds, in which the parent may already have gone.
+    # Imported after `end_with_parent`, because it takes seconds during which the parent may end.
     from mammopipe.inference.workers.worker import share, work
 
     with socket.socket(fileno=int(arguments[0])) as channel:
@@ -63,7 +63,7 @@ def _serve(channel: socket.socket, alarm: socket.socket, share: Share, work: Wor
             if order is Order.FORK and descriptor is not None:
                 if not shared:
                     share(value)
-                    # What is there now is never collected, so that no worker copies the pages it lies on.
+                    # Exclude existing objects from garbage collection, so that workers do not copy their memory pages.
                     gc.collect()
                     gc.freeze()
                     shared = True
@@ -87,9 +87,9 @@ def _fork(descriptor: int, settings: ServerSettings, work: Work, inherited: Sequ
         with socket.socket(fileno=descriptor) as own:
             work(own, settings)
         code = 0
-    except (BrokenPipeError, ConnectionError):  # the server has given this worker up
+    except (BrokenPipeError, ConnectionError):  # the server has closed the channel to this worker
         code = 0
-    except BaseException:  # the last frame of the process: after it only the exit code speaks
+    except BaseException:  # the last frame of the process; only the exit code remains
         sys.excepthook(*sys.exc_info())
     finally:
         with suppress(OSError, ValueError):
@@ -109,7 +109,7 @@ def _reap(children: set[int]) -> list[tuple[int, int]]:
 
 
 def _alarm_for_children() -> socket.socket:
-    """Return a socket that can be read when a child has ended."""
+    """Return a socket that becomes readable when a child has ended."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)

@@ -1,4 +1,4 @@
-"""The server's side of the fork server: it has workers forked, hands them tasks, and knows when they end."""
+"""The server's side of the fork server: requests new workers, gives them tasks, and notes when they end."""
 
 import asyncio
 import os
@@ -15,14 +15,15 @@ from mammopipe.inference.settings import ServerSettings
 from mammopipe.inference.workers.channel import Body, Order, Report, post, receive_later
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""What numerical libraries read, once, when they are imported."""
+"""Variables that numerical libraries read once, at import."""
 HEAP = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
-"""glibc keeps freed memory for the next request up to 128 MiB, since touching fresh pages costs more than the work on
-them; blocks of 32 MiB (the most it takes) and above, those of large films, go back to the system at once."""
+"""Settings of glibc's heap. It keeps up to 128 MiB of freed memory for the next request, because touching fresh pages
+costs more than the work on them. Blocks of 32 MiB (the largest allowed threshold) and above, which large images need,
+return to the system at once."""
 STANDARD_ERROR = 2
-"""Where the fork server's standard output goes: the server's own is JSON lines and nothing else."""
+"""Target of the fork server's standard output, because the server's standard output holds only JSON lines."""
 LAST_SECONDS = 5.0
-"""For killed workers to be gone."""
+"""Seconds to wait for killed workers to end."""
 
 
 class WorkerLostError(Exception):
@@ -35,12 +36,17 @@ class Worker:
     def __init__(self, process: int, channel: socket.socket) -> None:
         self.process = process
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """The exit code; negative: the signal that ended it."""
+        """The exit code; if negative, the signal that ended the worker."""
         self._channel = channel
         self._busy = False
 
     async def ready(self) -> None:
-        """Return when the worker has answered its warm-up image; raises `CannotServeError`, or `WorkerLostError`."""
+        """Wait until the worker has answered its warm-up image.
+
+        Raises:
+            CannotServeError: The worker cannot load the model.
+            WorkerLostError: The worker ended before.
+        """
         try:
             reason = await receive_later(self._channel)
         except EOFError:
@@ -50,7 +56,7 @@ class Worker:
             raise reason
 
     def hand(self, task: Task, body: Body) -> bool:
-        """Give the worker a task; `False` when it has ended before."""
+        """Give the worker a task; return `False` if the worker has already ended."""
         try:
             post(self._channel, task, body.fileno())
         except OSError:
@@ -59,7 +65,7 @@ class Worker:
         return True
 
     async def outcome(self) -> Reply | RequestError | WorkerFault:
-        """Return what the worker makes of its task; raises `WorkerLostError` where it ends over it."""
+        """Return the worker's result for its task; raises `WorkerLostError` if the worker ends during the task."""
         try:
             found: Reply | RequestError | WorkerFault = await receive_later(self._channel)
         except EOFError:
@@ -76,13 +82,13 @@ class Worker:
         self._close_at_end()
 
     def _close_at_end(self) -> None:
-        # Not under a coroutine that waits on it: it would never wake up.
+        # Closing the channel while a coroutine waits on it would leave the coroutine waiting for ever.
         if self.ended.done() and not self._busy:
             self._channel.close()
 
 
 class ForkServer:
-    """The fork server process, started when the first worker is wanted and again should it end."""
+    """The fork server process. It starts with the first worker, and again if it has ended."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
@@ -93,7 +99,7 @@ class ForkServer:
         self._workers: dict[int, Worker] = {}
 
     async def start_worker(self) -> Worker:
-        """Return a new worker, which is not ready yet; `WorkerLostError` where the fork server ends before."""
+        """Return a new worker that is not ready yet; raises `WorkerLostError` if the fork server ends before."""
         if self._channel is None:
             self._start()
         ours, theirs = socket.socketpair()
@@ -109,7 +115,7 @@ class ForkServer:
         self._tell(Order.KILL, worker.process)
 
     async def stop(self) -> None:
-        """End all workers and the fork server, and return when they are gone."""
+        """End all workers and the fork server, and wait until they have ended."""
         workers = list(self._workers.values())
         for worker in workers:
             self.kill(worker)
@@ -121,7 +127,7 @@ class ForkServer:
             await self._listener
 
     def _tell(self, order: Order, value: object, descriptor: int | None = None) -> None:
-        # A fork server that has just ended has taken its workers along, and the listener is about to learn of it.
+        # A broken pipe means that the fork server and its workers have just ended; the listener is about to notice.
         with suppress(BrokenPipeError):
             if self._channel is not None:
                 post(self._channel, (order, value), descriptor)

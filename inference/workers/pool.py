@@ -1,7 +1,7 @@
-"""The workers as the server sees them: places, a line of waiting requests, and whoever dies is replaced.
+"""The pool of workers: limits the number of requests, queues them for free workers, and replaces ended workers.
 
-A worker that dies costs the request in it and no other. One that is given up, because its request took too long, is
-killed: nothing else stops a decoder or a forward that hangs. Workers are forked from a fork server
+A worker that ends loses only its own request. A worker whose request takes too long is killed, because nothing else
+stops a decoder or a forward pass that hangs. Workers are forked from a fork server
 (`mammopipe.inference.workers.fork_server_client`).
 """
 
@@ -16,14 +16,14 @@ from mammopipe.inference.workers.channel import Body
 from mammopipe.inference.workers.fork_server_client import ForkServer, Worker, WorkerLostError
 
 PATIENCE = 3
-"""Workers that may die, one after the other, before the first has answered its warm-up image."""
+"""Workers in a row that may end before any has answered its warm-up image; then the server gives up."""
 LONGEST_PAUSE = 30.0
-"""Seconds between attempts to replace a worker that cannot load its model."""
+"""Most seconds between attempts to replace a worker that cannot load its model."""
 Log = Callable[..., None]
 
 
 class Pool:
-    """As many workers as the settings say. All methods belong to the event loop that made it."""
+    """A pool of `worker_count` workers. All methods must run in the event loop that created the pool."""
 
     def __init__(self, settings: ServerSettings, log: Log) -> None:
         self._settings = settings
@@ -35,10 +35,10 @@ class Pool:
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._keepers: list[asyncio.Task[None]] = []
         self.held = 0
-        """Requests that have a place in the server, running or waiting."""
+        """Number of requests in the server, running or waiting."""
 
     async def start(self) -> None:
-        """Return when the first worker has answered its warm-up image; `CannotServeError` says why none can."""
+        """Wait until the first worker has answered its warm-up image; raises `CannotServeError` if none can."""
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.worker_count)]
         await asyncio.wait([self._first, *self._keepers], return_when=asyncio.FIRST_COMPLETED)
         for keeper in filter(asyncio.Task.done, self._keepers):
@@ -46,7 +46,7 @@ class Pool:
         await self._first
 
     async def stop(self) -> None:
-        """End all workers at once, and return when they are gone."""
+        """End all workers at once, and wait until they have ended."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -54,11 +54,11 @@ class Pool:
 
     @property
     def healthy(self) -> bool:
-        """Whether a worker lives that has answered its warm-up image."""
+        """Whether at least one running worker has answered its warm-up image."""
         return bool(self._able)
 
     def reserve(self) -> None:
-        """Take a place in the server or raise `UnavailableError`; `release` gives it back."""
+        """Reserve a place for a request or raise `UnavailableError`; `release` frees it."""
         if not self._first.done():
             raise UnavailableError("starting", "the model is still being loaded; try again")
         if self.held >= self._settings.places:
@@ -66,16 +66,24 @@ class Pool:
         self.held += 1
 
     def release(self) -> None:
-        """Give a place back."""
+        """Free a reserved place."""
         self.held -= 1
 
     async def run(self, task: Task, body: Body, begun: Callable[[], None] = lambda: None) -> tuple[Reply, float]:
-        """Return the answer of the next worker that is free, and the seconds it was waited for.
+        """Return the reply of the next free worker, and the seconds of waiting for it.
 
-        `begun` is called once a worker has the task.
+        If the call is cancelled while it waits, it leaves the queue. If a worker has already started, that worker is
+        killed and replaced.
 
-        Raises the worker's `RequestError`, `UnavailableError` where the worker dies over the task, and `WorkerFault`.
-        A cancelled wait leaves the line; one whose worker has begun has the worker killed and replaced.
+        Args:
+            task: The request.
+            body: Its body.
+            begun: Called when a worker has the task.
+
+        Raises:
+            RequestError: The worker's own error.
+            UnavailableError: The worker ended during the task.
+            WorkerFault: A fault of this program in the worker.
         """
         asked = time.perf_counter()
         worker = await self._next()
@@ -104,7 +112,7 @@ class Pool:
                 return worker
 
     async def _keep(self) -> None:
-        """Have one worker at any time: start it, wait for its end, start the next."""
+        """Keep one worker running: start it, wait for its end, start the next."""
         failures = 0
         while True:
             reason = await self._one_life()
@@ -118,7 +126,7 @@ class Pool:
             await asyncio.sleep(min(LONGEST_PAUSE, 0.1 * 2**failures))
 
     async def _one_life(self) -> Exception | None:
-        """Start a worker and return at its end: `None`, or why it never came to answer its warm-up image."""
+        """Start a worker and wait for its end; return `None`, or the error if it never answered its warm-up image."""
         try:
             worker = await self._fork_server.start_worker()
             await worker.ready()

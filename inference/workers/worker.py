@@ -1,8 +1,9 @@
-"""A worker process: one model, loaded, warmed up and run in one thread, one request after the other.
+"""A worker process: loads, warms up and runs one model in one thread, one request after the other.
 
-A forward in a thread that did not warm up takes 1.7x: OpenMP keeps one pool of threads for each thread that computes.
-The worker first sends `None` when it has answered the warm-up image, or the `CannotServeError` that stops it. Then it
-takes a `Task` at a time, its body as an open file, and sends a `Reply`, a `RequestError` or a `WorkerFault` for each.
+A forward pass in a thread that did not warm up takes 1.7 times as long, because OpenMP keeps a pool of threads for each
+computing thread. The worker first sends `None` once it has answered the warm-up image, or a `CannotServeError`. Then it
+receives one `Task` at a time, with its body as an open file, and answers each with a `Reply`, a `RequestError` or a
+`WorkerFault`.
 """
 
 import hashlib
@@ -43,27 +44,27 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
         task, descriptor = received
         if descriptor is None:
             raise ValueError("a task must come with an open file, its body")
-        # Nothing of a request may stay behind in this frame: a body can be a gigabyte.
+        # This frame must not keep a reference to a request, because a body can be a gigabyte.
         send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), settings, hasher))
         del task, received
 
 
 def share(settings: ServerSettings) -> None:
-    """Import what computes the network, before workers are forked: they then have it at once and in common."""
-    with suppress(MammopipeError, ModuleNotFoundError):  # what is wrong with model or image, the worker itself will say
+    """Import the engine's modules before workers are forked, so that workers start fast and share their memory."""
+    with suppress(MammopipeError, ModuleNotFoundError):  # the worker itself reports a faulty model or image
         exported = OPENVINO in read_description(settings.model).get("engines", {})
         torch = settings.engine is EngineKind.TORCH or not exported
         importlib.import_module(
             "mammopipe.inference.engines.torch" if torch else "mammopipe.inference.engines.openvino"
         )
         if torch:
-            # The heatmap of the warm-up image needs both: loaded once here, not again in every worker.
+            # The heatmap of the warm-up image needs both; here they are loaded once instead of in every worker.
             for name in ("captum.attr", "torch._dynamo"):
                 importlib.import_module(name)
 
 
 def load(settings: ServerSettings) -> Predictor:
-    """Return a predictor that has answered its warm-up image, or raise `CannotServeError` with the reason."""
+    """Return a predictor that has answered its warm-up image; raises `CannotServeError` if the model cannot be used."""
     try:
         engine = EngineSettings(settings.engine, settings.threads)
         predictor = Predictor(
@@ -76,14 +77,14 @@ def load(settings: ServerSettings) -> Predictor:
         predictor.warm_up()
     except MammopipeError as error:
         raise CannotServeError(str(error)) from None
-    except Exception as error:  # the boundary: there is no request yet, so all of it may be told
+    except Exception as error:  # the boundary: there is no request yet, so the text cannot hold personal data
         traceback.print_exc()
         raise CannotServeError(f"{settings.model}: the model cannot be loaded: {error!r}") from None
     return predictor
 
 
 def _keep_quiet() -> None:
-    """Silence warnings and log lines of libraries: they may quote what a file says of a person."""
+    """Silence warnings and log lines of libraries, because they may quote personal data from a file."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
 
@@ -91,14 +92,14 @@ def _keep_quiet() -> None:
 def _outcome(
     predictor: Predictor, task: Task, settings: ServerSettings, hasher: ThreadPoolExecutor
 ) -> Reply | RequestError | WorkerFault:
-    # Beside the work: hashing a body takes no lock of the interpreter's, and the caller does not wait for it.
+    # Hashing runs in parallel: it releases the interpreter's lock, so the caller does not wait for it.
     hashed = hasher.submit(_sha256, task.body)
     try:
         reply = answer(predictor, task, settings.reading, hashed)
         return replace(reply, facts={**reply.facts, "sha256": hashed.result()})
     except RequestError as refusal:
         return refusal
-    except Exception as fault:  # the boundary: whatever it is, the request gets an answer and the worker lives on
+    except Exception as fault:  # the boundary: the request gets an answer and the worker continues, whatever it is
         return WorkerFault(fault_trace(fault))
 
 
