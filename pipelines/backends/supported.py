@@ -1,7 +1,8 @@
 """The request members that the process backend can run; anything else is refused by name before a step starts.
 
 Members marked `ANY` are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A
-set lists the values that can be run. Retries and caching exist only on AWS: here every step runs exactly once.
+set lists the values that can be run. Retry policies apply only on AWS. Here a step runs once, unless the step cache
+(`mammopipe.pipelines.data.step_cache`) restores its results.
 """
 
 from collections.abc import Iterator, Mapping
