@@ -75,7 +75,17 @@ MOST_FALSE = 0.17
 def measure(
     patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False, malignant: bool = False
 ) -> dict[str, list[Patient]]:
-    """Return the figures of both MLO images of each patient under each shift; all shifts use the same images."""
+    """Return the measured figures of both MLO images of each patient, under each shift.
+
+    Args:
+        patients: Number of patients.
+        shifts: Functions that change an image's pixels (rows, columns) uint16; all apply to the same images.
+        digital: Whether the images are those of a 12-bit digital detector instead of 8-bit scanned films.
+        malignant: Whether all images are malignant; otherwise the classes alternate.
+
+    Returns:
+        For each shift, the figures of both images of each patient.
+    """
     network = build_model("modified_cnn", classes=list(Label), seed=1).eval()
     found: dict[str, list[Patient]] = {name: [] for name in shifts}
     for number in tqdm(range(patients), desc="measuring", disable=None):

@@ -2,9 +2,9 @@
 
 Run `python -m benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. Training
 uses the annotated circles, like `location_weight` in the training job. Without them the network recognises malignant
-images by the effect of a bright lesion on the grey levels of the whole breast, and its heatmap shows no place. Peaks
-are those of the answer, in image pixels, for both sides and several image sizes. A true positive is a malignant image
-that is classified as malignant; its peak counts as inside if it lies in the lesion's circle.
+images by the effect of a bright lesion on the grey levels of the whole breast, and its heatmap has no meaningful peak.
+Peaks are those of the answer, in image pixels, for both sides and several image sizes. A true positive is a malignant
+image that is classified as malignant; its peak counts as inside if it lies in the lesion's circle.
 """
 
 import argparse

@@ -122,7 +122,16 @@ def _get(reference: str, scope: Scope) -> Any:
 
 
 def walk(value: Any, path: str, where: str) -> Any:
-    """Return the part of the JSON `value` at `path` (`a.b[0].c['name']`); `where` is the reference for errors."""
+    """Return the part of a JSON value at a path.
+
+    Args:
+        value: The JSON value.
+        path: Keys and indices, such as `a.b[0].c['name']`.
+        where: The reference, for error messages.
+
+    Raises:
+        ConfigError: The path is malformed, or leads to nothing.
+    """
     position = 0
     while position < len(path):
         match = _KEY.match(path, position)

@@ -79,7 +79,17 @@ class Job:
 
 
 def run_processing(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> None:
-    """Run a `CreateProcessingJob` request on the requested number of local "instances", from inputs to outputs."""
+    """Run a processing job as local processes, from the download of its inputs to the upload of its outputs.
+
+    Args:
+        name: Name of the step; it also names the logs.
+        request: The `CreateProcessingJob` request; it sets the number of instances.
+        context: Where jobs run.
+        threads: Number of threads, shared by the instances.
+
+    Raises:
+        StepFailed: An instance failed.
+    """
     count = int(request["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
     outputs = [output["S3Output"] for output in request["ProcessingOutputConfig"]["Outputs"]]
     with _trees(context, name, count) as trees:
@@ -105,7 +115,20 @@ def model_folder(request: Mapping[str, Any]) -> str:
 
 
 def run_training(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> str:
-    """Run a `CreateTrainingJob` request and return the S3 URI of its `model.tar.gz`."""
+    """Run a training job as a local process.
+
+    Args:
+        name: Name of the step; it also names the log.
+        request: The `CreateTrainingJob` request.
+        context: Where jobs run.
+        threads: Number of threads.
+
+    Returns:
+        The S3 URI of the job's `model.tar.gz`.
+
+    Raises:
+        StepFailed: The job failed.
+    """
     with _trees(context, name, 1) as trees:
         (paths,) = trees.values()
         specification = {"ContainerEntrypoint": ["train"], **request["AlgorithmSpecification"]}

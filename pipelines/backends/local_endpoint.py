@@ -70,9 +70,22 @@ def serve(
     environment: Mapping[str, str],
     command: Callable[[int], Sequence[str]] | None = None,
 ) -> LocalEndpoint:
-    """Start the server on the model in `folder/model` and return it once it answers; raises `StepFailed`.
+    """Start the server on the model in `folder/model` and return it once it answers.
 
-    `command` takes a port and returns the server's command, if the server is not a process of this machine's Python.
+    Args:
+        name: Name of the endpoint.
+        folder: Folder that contains `model`, the unpacked model.
+        log: File for the server's output.
+        processes: The run's processes; the server is added to them.
+        threads: Number of threads of the server.
+        environment: Further environment variables of the server.
+        command: Takes a port and returns the server's command; by default a process of this machine's Python.
+
+    Returns:
+        The running server.
+
+    Raises:
+        StepFailed: The server ended, or did not answer /ping within `START_SECONDS`.
     """
     port = _free_port()
     words = ENTRYPOINTS["serve"] if command is None else command(port)
@@ -89,9 +102,21 @@ def add_async(
     processes: RunningProcesses,
     environment: Mapping[str, str],
 ) -> LocalEndpoint:
-    """Start the async API of an `AsyncInferenceConfig` in front of a server; returns both as one endpoint.
+    """Start the async API in front of a server and return both as one endpoint.
 
-    If the API does not start, the server is stopped and `StepFailed` is raised.
+    Args:
+        endpoint: The running server.
+        config: The endpoint configuration's `AsyncInferenceConfig`.
+        folder: Working folder of the API's process.
+        log: File for the API's output.
+        processes: The run's processes; the API is added to them.
+        environment: Environment variables that give access to S3.
+
+    Returns:
+        The endpoint; its URL is that of the API.
+
+    Raises:
+        StepFailed: The API did not start. The server is stopped, too.
     """
     port, output = _free_port(), config["OutputConfig"]
     words = {

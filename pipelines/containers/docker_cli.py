@@ -62,6 +62,14 @@ def serve_command(name: str, run: str, image: str, model: Path, port: int, envir
     """Return the command that serves a model's folder on a loopback port; the container is removed on SIGTERM.
 
     SageMaker starts the same image in the same way: the word `serve`, the model at /opt/ml/model, read-only, port 8080.
+
+    Args:
+        name: Name of the container.
+        run: The run's id, for the container's label.
+        image: The serving image.
+        model: Folder of the unpacked model.
+        port: Port on 127.0.0.1.
+        environment: Variables of the container.
     """
     variables = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
     return [

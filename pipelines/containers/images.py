@@ -93,9 +93,18 @@ def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
 
 
 def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[str]:
-    """Build the images of the checkout `root` and return their names with the tag; each is also tagged `latest`.
+    """Build the images of the checkout and also tag them `latest`.
 
-    `client` is the command to run; its output goes to standard error. Raises `ConfigError` if a build fails.
+    Args:
+        root: The checkout.
+        options: How to build.
+        client: The command to run; its output goes to standard error.
+
+    Returns:
+        The names of the images, each with its tag.
+
+    Raises:
+        ConfigError: A build failed.
     """
     tag, tree, names = tag_of(root, options), tree_of(root), []
     for target in TARGETS:
@@ -120,10 +129,22 @@ def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
 
 
 def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
-    """Push the images built from the checkout with these options to ECR; returns their ECR names by target.
+    """Push the images built from the checkout with these options to ECR.
 
-    `session` is a boto3 session. A tag that ECR already has is skipped: its repositories are immutable, and equal tags
-    mean the same code built the same way. Raises `ConfigError` if an image or a repository is missing, or AWS refuses.
+    A tag that ECR already has is skipped: its repositories are immutable, and equal tags mean the same code built the
+    same way.
+
+    Args:
+        root: The checkout.
+        options: The options of the build.
+        session: A boto3 session.
+        client: The command to run.
+
+    Returns:
+        The images' names in ECR, by target.
+
+    Raises:
+        ConfigError: An image or a repository is missing, or AWS refuses.
     """
     tag = tag_of(root, options)
     sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)

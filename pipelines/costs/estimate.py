@@ -139,7 +139,17 @@ class Size:
 def estimate(
     config: PipelineConfig, prices: Prices, throughput: Throughput, *, images: int | None = None
 ) -> list[Line]:
-    """Return the estimate of each step of a run; `ConfigError` for a type without a price or a number of cores."""
+    """Return the estimated time and cost of each step of a run.
+
+    Args:
+        config: The configuration.
+        prices: US dollars per instance hour.
+        throughput: Measured core-seconds per unit of work.
+        images: Number of images; by default that of the configuration's dataset.
+
+    Raises:
+        ConfigError: An instance type has no price or no number of cores.
+    """
     size = Size.of(config, throughput, images)
     processing = (config.compute.processing_instance_type, config.compute.processing_instance_count)
     one = (config.compute.processing_instance_type, 1)

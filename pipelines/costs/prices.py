@@ -95,7 +95,7 @@ class Throughput(Settings):
         return _load(cls, path or THROUGHPUT)
 
     def of(self, name: str) -> Work:
-        """Return the work with this name; `ConfigError` if it was not measured."""
+        """Return the work with this name; `ConfigError` if there is none."""
         for work in self.work:
             if work.name == name:
                 return work

@@ -165,9 +165,19 @@ class Storage:
         objects: Sequence[S3Object] | None = None,
         arrived: Callable[[S3Object], object] = lambda item: None,
     ) -> int:
-        """Download the objects under the prefix `uri`, or only `objects` of them, into `folder`; returns their number.
+        """Download the objects under a prefix into a folder.
 
-        `arrived` is called for each downloaded object, from several threads.
+        Args:
+            uri: The S3 prefix.
+            folder: Target folder.
+            objects: The objects to download; by default all under the prefix.
+            arrived: Called for each downloaded object, from several threads.
+
+        Returns:
+            The number of objects.
+
+        Raises:
+            StorageError: S3 failed, or a key leads out of the folder.
         """
         place, folder = S3Uri.parse(uri), folder.resolve()
         chosen = self.list(uri) if objects is None else objects

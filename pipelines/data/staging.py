@@ -55,7 +55,16 @@ def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> St
 
 
 def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
-    """Check the dataset in `source`, a tarball or a folder, and upload what `uri` lacks, with a progress bar.
+    """Check a dataset and upload the files that S3 lacks, with a progress bar.
+
+    Args:
+        dataset: The dataset.
+        source: A tarball or a folder.
+        uri: S3 folder of the dataset.
+        storage: The S3 service.
+
+    Returns:
+        The number and size of the uploaded files.
 
     Raises:
         ConfigError: The source cannot be read.

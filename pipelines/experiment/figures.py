@@ -31,7 +31,12 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[str]:
 
 
 def draw(rows: Sequence[Row], measure: str) -> str:
-    """Return the plot of one measure; dashed lines show chance and the published figure, if there is one."""
+    """Return the plot of one measure as SVG.
+
+    Args:
+        rows: The rows of the table; one dot and interval each.
+        measure: Name of the measure. Dashed lines show its chance level and its published figure, if there is one.
+    """
     height = TOP + LINE * len(rows) + BOTTOM
     bottom = TOP + LINE * len(rows)
     parts = [f'<text x="{LEFT}" y="20">{MEASURES[measure]} on test, 95 % interval by patient</text>']

@@ -55,10 +55,13 @@ class Row:
 
 
 def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) -> list[Row]:
-    """Return the rows of the given cells (protocol, network, noise, evaluation).
+    """Return the rows of the table, for both splits.
 
-    Each protocol also gets a row for the majority baseline. There are rows for both splits; the published row is among
-    those of `test`.
+    Args:
+        cells: Protocol, network, whether the images are noise, and evaluation of each finished cell.
+
+    Returns:
+        One row per cell, and per protocol a row for the majority baseline. The published row is among those of `test`.
     """
     found: list[Row] = []
     for split in SPLITS:

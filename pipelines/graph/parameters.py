@@ -96,10 +96,15 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of every parameter: those `given`, as values or as text, override the defaults.
+    """Return the value of every parameter.
 
-    Raises `ConfigError` for a name that the definition does not declare, a value of another type or outside the
-    enumeration, and a parameter without any value.
+    Args:
+        definition: A compiled definition.
+        given: Values, or texts that are converted; they override the defaults.
+
+    Raises:
+        ConfigError: A name is not declared, a value has the wrong type or is outside the enumeration, or a parameter
+            has no value.
     """
     declared = {item["Name"]: item for item in definition.get("Parameters", [])}
     for name in given:

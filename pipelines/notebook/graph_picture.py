@@ -20,7 +20,12 @@ _WIDTH, _HEIGHT, _GAP, _MARGIN = 138, 44, 26, 8
 
 
 def draw(definition: Mapping[str, Any], statuses: Mapping[str, Status] | None = None) -> str:
-    """Return the picture of a compiled definition; without `statuses`, all steps are waiting."""
+    """Return the pipeline's graph as SVG.
+
+    Args:
+        definition: A compiled definition.
+        statuses: The status of each step by name; without it, all steps are waiting.
+    """
     needs = _needs(definition["Steps"], "")
     depth: dict[str, int] = {}
     for name in needs:

@@ -10,9 +10,11 @@ _SIDE, _LEFT, _TOP, _RIGHT = 360, 52, 34, 150
 
 
 def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> str:
-    """Return the ROC curves of the runs' selected candidates on a split; each run is its id and its `evaluation.json`.
+    """Return the ROC curves of the runs' selected candidates as SVG, malignant against the rest.
 
-    A run without a malignant image in that split is listed without a curve.
+    Args:
+        runs: The id and the `evaluation.json` of each run.
+        split: The split. A run without a malignant image in it is listed without a curve.
     """
     title = _title([evaluation for _, evaluation in runs], split)
     parts = [f'<text x="{_LEFT}" y="18" font-size="14" fill="#23292f">{escape(title)}</text>', _frame()]

@@ -88,7 +88,15 @@ def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict
 
 
 def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: bool = True) -> RunFolder:
-    """Create the folder of an execution; if it is not `ours`, dataset and profile are known only after evaluation."""
+    """Create the folder of an execution.
+
+    Args:
+        root: The folder of all runs.
+        config: The configuration.
+        arn: ARN of the execution.
+        region: Its region.
+        ours: Whether `config` is the execution's own; otherwise only its evaluation knows its dataset and profile.
+    """
     run = arn.rpartition("/")[2]
     folder = RunFolder(root, run)
     dataset, profile = (str(config.dataset), str(config.profile)) if ours else ("", "")
@@ -119,8 +127,13 @@ def adopt(
 ) -> None:
     """Create folders for the newest executions of the configuration's pipeline, whoever started them.
 
-    At most `limit` executions are considered, including those that already have a folder, which stays as it is. `say`
-    is called if the pipeline has older executions.
+    Args:
+        root: The folder of all runs.
+        config: The configuration.
+        sagemaker: A boto3 client of SageMaker.
+        region: The client's region.
+        limit: Number of executions to consider; existing folders count and are left unchanged.
+        say: Called if the pipeline has older executions.
     """
     with aws_errors():
         found = (

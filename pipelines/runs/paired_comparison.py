@@ -42,9 +42,14 @@ class Answers:
 
 
 def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the differences of `other` to `first`, by split and figure.
+    """Return the differences `other` minus `first`, by split and figure.
 
-    Only for splits with the same images in both runs, and only if both kept their predictions (`predictions.csv`).
+    Only splits with the same images in both runs are compared, and only if both runs kept their predictions
+    (`predictions.csv`).
+
+    Args:
+        first: The run to compare with.
+        other: The other run.
 
     Returns:
         For each split and figure, {"value", "low", "high", "beyond_chance", "paired"}.

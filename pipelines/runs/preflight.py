@@ -45,9 +45,18 @@ def check(
     *,
     on_aws: bool = False,
 ) -> None:
-    """Raise `MammopipeError` for everything that would make the run fail later and can be known before it starts.
+    """Check everything that would make the run fail later and can be known before it starts.
 
-    On AWS, images and weights are on S3 and are not read here.
+    Args:
+        config: The configuration.
+        source: Folder, tarball, `s3://` folder or `phantoms`; empty: the default source.
+        weights: File or folder of pretrained weights, `s3://` folder, or empty.
+        parameters: Values for the pipeline's parameters.
+        runs: The folder of all runs.
+        on_aws: Whether the run is on AWS. Images and weights are then on S3 and are not read here.
+
+    Raises:
+        MammopipeError: The run would fail.
     """
     _check_folder(runs)
     with_parameters(config, parameters)

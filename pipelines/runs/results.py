@@ -123,9 +123,14 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
 
 
 def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
-    """Send an image to the endpoint, show the answer beside the truth, and write `invocation.json`.
+    """Send an image to the endpoint, show the answer beside the truth, and write it to a file.
 
-    For an endpoint with async inference, the file is `invocation-async.json`.
+    Args:
+        endpoint: The running endpoint.
+        film: The image.
+        storage: The S3 of the run.
+        folder: Folder for `invocation.json`; for async inference, the file is `invocation-async.json`.
+        say: Called with one line for the user.
     """
     with TemporaryDirectory() as scratch:
         path = Path(scratch, PurePosixPath(film.item.key).name)

@@ -39,9 +39,18 @@ def bring(
     given: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Stage the images, and the weights if any, to the run's S3; returns the parameters that point there.
+    """Stage the images, and the weights if any, to the run's S3.
 
-    A location that the caller has `given` as a parameter is left unchanged.
+    Args:
+        config: The configuration.
+        source: The images and weights.
+        services: The services of the run.
+        parameters: The pipeline's parameters.
+        given: The parameters that the caller set; locations among them are left unchanged.
+        say: Called with each line for the user.
+
+    Returns:
+        The parameters, with the locations of the staged images and weights.
     """
     services.storage.ensure_bucket(config.storage.bucket)
     stage_salt(config, services.storage)
