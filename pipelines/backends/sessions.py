@@ -93,7 +93,7 @@ class LocalServices:
 def local_services(
     config: PipelineConfig, cache: Path | None = None, folder: Path | None = None
 ) -> Iterator[LocalServices]:
-    """Start an in-process moto server for each service that the environment does not name.
+    """Start an in-process moto server for the services that the environment does not name.
 
     `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The moto server stops
     at the end and loses its state; a process can run only one at a time.

@@ -225,7 +225,7 @@ def _guardrails(name: str, config: PipelineConfig) -> dict[str, Any]:
     """
     settings = config.endpoint
     alarms = settings.rollback_alarms
-    if name != settings.name:  # the stack's alarms are named after the main endpoint, for the async endpoint as well
+    if name != settings.name:  # the stack names the async endpoint's alarms in the same way
         alarms = tuple(f"{name}-5xx" for alarm in alarms if alarm == f"{settings.name}-5xx")
     if not alarms:
         return {}

@@ -29,7 +29,7 @@ CANDIDATES = "candidates"
 MAJORITY = "majority_accuracy"
 """The accuracy of always predicting the most frequent training class."""
 SECRETS, SET = frozenset({"--patient-salt"}), "set"
-"""Secret values and what is shown instead: with the salt, anyone could find patients by their hashes."""
+"""Secret settings and what is shown instead: with the salt, anyone could find patients by their hashes."""
 ADVICE = (
     "* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
     "chooses is none any more."

@@ -177,7 +177,7 @@ class _Store:
         execution = _read(folder / "execution.json")
         parent, known = self._parent(execution)
         for step in ended:
-            if f"seconds/{step.name}" in known:  # written while watching
+            if f"seconds/{step.name}" in known:  # an earlier watch has written it
                 continue
             self.client.log_metric(parent, f"seconds/{step.name}", step.seconds)
             epochs = _epochs(log_of(step, folder / "logs")) if step.type == "Training" else []
