@@ -1,1 +1,1 @@
-"""Measurements: each module prints rows of figures. `python -m benchmarks` runs all and writes `benchmarks.json`."""
+"""Benchmarks: each module prints rows of results. `python -m benchmarks` runs all and writes `benchmarks.json`."""

@@ -1,7 +1,7 @@
 """Run every benchmark of this folder in turn and write `benchmarks.json`: `python -m benchmarks [NAME ...]`.
 
-A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers,
-command}. Only ratios within one run mean anything: machines differ, and so do a machine's hours.
+A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers, command}.
+Only ratios within one run are comparable, because machines differ and the speed of one machine varies over time.
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROOT = FOLDER.parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where a figure misses its bar, 0 otherwise."""
+    """Return 1 if a figure misses its bar, else 0."""
     found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")

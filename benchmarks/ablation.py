@@ -1,9 +1,9 @@
-"""What each option of the training is worth: cross-validation by patient of the development films, row by row.
+"""The effect of each training option, by cross-validation by patient on the development images.
 
 Run `python -m benchmarks.ablation FILMS WEIGHTS WORK [--rows NAME...] [--repeats 1] [--folds 5]`. FILMS is the
-folder of mini-MIAS, WEIGHTS the folder of staged weights, WORK keeps segmented films and finished folds: a run that was
-stopped goes on. One row an option: macro AUC and malignant-against-rest AUC out of fold, each with a 95 % interval by
-patient. The films of the frozen test split are never read; no epoch is chosen on held-out films.
+folder of mini-MIAS, WEIGHTS the folder of staged weights. WORK keeps segmented images and finished folds, so a stopped
+run continues. There is one row per option: macro AUC and malignant-against-rest AUC out of fold, each with a 95 %
+interval by patient. The images of the frozen test split are never read, and held-out images choose no epoch.
 """
 
 import argparse
@@ -49,30 +49,30 @@ from mammopipe.training.networks.pretrained import find_weights
 from mammopipe.training.networks.registry import FilmNetwork, build_model
 
 COPIES = {Label.NORMAL: 0, Label.BENIGN: 2, Label.MALIGNANT: 2}
-"""Stored copies of each development film; a fold trains on those of its own films."""
+"""Number of stored copies of each development image; a fold trains on the copies of its own images."""
 
 
 Kept = dict[tuple[Cnn, str, int, int], Films]
-"""Maps by network, the digest of what makes its input, stride, and whether the film was mirrored (1)."""
+"""Feature maps by network, digest of the input settings, stride, and whether the image was mirrored (1)."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One option, or several together."""
+    """One option, or a combination of options."""
 
     name: str
     config: TrainConfig
     preprocess: PreprocessConfig = field(default_factory=lambda: PreprocessConfig(height=512, width=320))
     flips: bool = False
-    """Whether the logits of the mirrored film are added."""
+    """Whether the logits of the mirrored image are included."""
     copies: bool = True
-    """Whether the folds learn from the stored copies, too."""
+    """Whether the folds also train on the stored copies."""
     other_breast: float = 0.0
-    """Share of the logits of the patient's other film that is taken off: both are needed."""
+    """Fraction of the logits of the patient's other image to subtract; needs both images."""
 
     @property
     def digest(self) -> str:
-        """Of everything that decides the row's logits; its folds are kept under it."""
+        """Digest of everything that determines the row's logits; names the folder of its folds."""
         values = [self.config.to_json(), self.preprocess.to_json(), self.flips, *([] if self.copies else ["no copies"])]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -90,7 +90,7 @@ _FINE = _HEAD.replace(stride=16, pooling=Pooling.TOP, top_places=3, location_wei
 _LARGE = PreprocessConfig(height=768, width=480)
 _FINEST = PreprocessConfig(height=1024, width=640)
 LOCATED = Row("head alone, stride 16, top 3, circles, 768 rows", _FINE, _LARGE)
-"""What README.md recommends."""
+"""The configuration that README.md recommends."""
 ROWS = (
     Row("fine-tuning", _PLAIN),
     Row("fine-tuning, peaks, circles", _PLAIN.replace(pooling=Pooling.PEAKS, location_weight=1.0)),
@@ -115,7 +115,7 @@ ROWS = (
 
 
 def development_films(films: Path, work: Path, config: PreprocessConfig) -> tuple[list[ImageRecord], Path]:
-    """Return the records and the folder of the segmented development films and their copies, made once."""
+    """Return the records and folder of the segmented development images and their copies; creates them once."""
     folder = work / f"films-{config.digest}-{'-'.join(map(str, COPIES.values()))}"
     if not (folder / "manifest.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,9 +150,9 @@ def _segmented(films: Path, record: ImageRecord, folder: Path, config: Preproces
 def out_of_fold(
     row: Row, films: FilmDataset, folds: NDArray[np.int64], weights: Path, folder: Path, kept: Kept
 ) -> Floats:
-    """Return the logits, (originals, classes), of the originals in their order, each by a network that never saw it.
+    """Return the logits (originals, classes) of the originals in order, each from a network that never saw the image.
 
-    Maps are made when a fold first needs them, and kept for the rows to come.
+    Feature maps are computed when a fold first needs them, and kept for the following rows.
     """
     originals = np.array([not record.source_image_id for record in films.records])
     logits = np.zeros((len(films), len(Label)))
@@ -170,9 +170,9 @@ def out_of_fold(
 
 
 def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> list[Films]:
-    """Return what the row's networks see of the films and, where it has flips, of the films mirrored.
+    """Return the networks' inputs for the row: the images and, if it has flips, the mirrored images.
 
-    A body that no fold changes makes the same maps in every row with its input and its stride.
+    If no fold trains the body, its feature maps are the same in every row with the same input and stride.
     """
     seen = [films, _mirrored(films)] if row.flips else [films]
     if row.config.learns is Learns.ALL:
@@ -185,7 +185,7 @@ def network_inputs(row: Row, films: FilmDataset, weights: Path, kept: Kept) -> l
 
 
 def build(config: TrainConfig, weights: Path) -> FilmNetwork:
-    """Return the network as training starts with it, with its weights where they are staged."""
+    """Return the network at the start of training, with pretrained weights if they are staged."""
     found = find_weights(weights, config.cnn)
     return build_model(
         config.cnn,
@@ -238,12 +238,12 @@ def _mirrored(films: FilmDataset) -> FilmDataset:
 
 
 def _beside_other(logits: Floats, records: Sequence[ImageRecord], share: float) -> Floats:
-    """Return the logits, each film's less those of the patient's other film; every patient has one of each breast."""
+    """Return each image's logits minus a fraction of those of the patient's image of the other breast."""
     return beside_other(logits, [record.patient_id for record in records], list(map(breast_id, records)), share)
 
 
 def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str, Any]:
-    """Return the figures of the mean probabilities over the repeats, each as value, low and high or two nulls."""
+    """Return the figures of the mean probabilities over the repeats; each is value, low and high, or has two nulls."""
     probabilities = np.mean([softmax(one) for one in logits], axis=0)
     labels, patients = [record.label.rank for record in records], [record.patient_id for record in records]
     found = {
@@ -258,7 +258,7 @@ def judge(logits: Sequence[Floats], records: Sequence[ImageRecord]) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the rows and write `ablation.json` and `ablation.md` to the work folder after each."""
+    """Run the rows; after each, write `ablation.json` and `ablation.md` to the work folder."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     rows = [row for row in ROWS if not options.rows or row.name in options.rows]

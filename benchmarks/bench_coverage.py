@@ -1,8 +1,8 @@
-"""How often the 95 % intervals of the reports hold the truth, simulated: `python -m benchmarks.bench_coverage`.
+"""How often the reports' 95 % intervals contain the true value, by simulation: `python -m benchmarks.bench_coverage`.
 
-Women have two images of three classes, one breast in six malignant and never both, and logits that resemble each other
-within a woman. The truth is the figure of 80,000 images. Beside each coverage stands that of the bootstrap's
-percentiles, which is what these intervals replaced.
+Each woman has two images. There are three classes; one breast in six is malignant, never both of a woman. Her two
+images have correlated logits. The true value is that of 80,000 images. For comparison, each row also has the coverage
+of the bootstrap percentiles, which these intervals replaced.
 """
 
 import json
@@ -23,17 +23,17 @@ BAR = 0.93
 SIMULATIONS = 600
 RESAMPLES = 500
 WOMEN = (32, 129)
-"""A test split of mini-MIAS, 64 images, and its development set, 258."""
+"""Sizes of the test split of mini-MIAS, 64 images, and of its development set, 258 images."""
 SIGNALS = (0.65, 2.2)
-"""Distance of a class's logits from the others', in their standard deviations: AUCs of about 0.71 and 0.98."""
+"""Distance of a class's logits from the others', in standard deviations: AUCs of about 0.71 and 0.98."""
 _WITHIN = 0.5
-"""Share of a logit's variance that the two images of a woman have in common."""
+"""Fraction of a logit's variance that a woman's two images share."""
 
 Sample = tuple[Integers, Floats, Integers]
 
 
 def sample(random: np.random.Generator, women: int, signal: float) -> Sample:
-    """Return labels (images,), probabilities (images, 3) and the woman of each image."""
+    """Return labels (images,), probabilities (images, 3) and the woman of each image (images,)."""
     labels = np.where(random.random((women, 2)) < 0.23, 1, 0)
     ill = random.random(women) < 0.32
     labels[ill, random.integers(2, size=women)[ill]] = 2
@@ -43,7 +43,7 @@ def sample(random: np.random.Generator, women: int, signal: float) -> Sample:
 
 
 def coverage(metric: Metric, women: int, signal: float) -> tuple[float, float, float]:
-    """Return the truth, and how often our intervals and the percentiles hold it."""
+    """Return the true value, and how often our intervals and the percentile intervals contain it."""
     labels, probabilities, _ = sample(np.random.default_rng(1), 40_000, signal)
     truth, ours, percentiles, made = metric(labels, probabilities), 0, 0, 0
     for seed in range(SIMULATIONS):
@@ -61,7 +61,7 @@ def coverage(metric: Metric, women: int, signal: float) -> tuple[float, float, f
 
 
 def rows(of: Callable[[Metric, int, float], tuple[float, float, float]] = coverage) -> list[Row]:
-    """Return a row for each metric, number of women and signal."""
+    """Return one row per metric, number of women and signal."""
     found = []
     for metric in (macro_auc, malignant_auc):
         for women in WOMEN:

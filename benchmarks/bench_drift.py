@@ -1,15 +1,15 @@
-"""How soon the monitor finds a shift, and how often it cries without one: 100 simulated weeks of each kind.
+"""How soon the monitor detects a shift, and how often it raises a false alarm: 100 simulated weeks of each kind.
 
-Run `python -m benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: a JSON list on stdout, or
-the table of how-to/drift.md with `--markdown`; `--allowances` measures the other side of its choice. Progress is on
+Run `python -m benchmarks.bench_drift [--patients 200] [--runs 20] [--quiet-runs 200]`: prints a JSON list on stdout, or
+the table of how-to/drift.md with `--markdown`. `--allowances` measures the effect of other allowances. Progress is on
 stderr.
 
-Phantoms are drawn and measured once for each kind of shift, through the preprocessing and a network with random
-weights; a week is then patients drawn from those measured, at the level of their figures, since 100 weeks of rendered
-films would take hours; the monitor's own code judges it. What the model learnt is drawn anew for each run. Three
-machines, each with a third of the exams, and each a group of its own. The shift comes after `QUIET` weeks; the delay
-counts the weeks of shifted films until the first alarm, 1 being the first of them. The same draws without a shift give
-the false alarms.
+Phantoms are generated once for each kind of shift, and measured through the preprocessing and a network with random
+weights. Each simulated week draws patients from those measurements, since rendering the images of 100 weeks would take
+hours. The monitor's own code evaluates the weeks. The model's reference is drawn anew for each run. Three machines each
+send a third of the exams, and each forms its own group. The shift starts after `QUIET` weeks. The delay is the number
+of weeks with shifted images until the first alarm, 1 being the first such week. The same simulation without a shift
+gives the rate of false alarms.
 """
 
 import argparse
@@ -38,14 +38,14 @@ from mammopipe.training.networks.registry import build_model
 COMMAND = "python -m benchmarks.bench_drift"
 WEEKS, QUIET, EXAMS = 100, 8, 90
 NEVER = WEEKS - QUIET + 1
-"""Weeks that a shift counts as which was not found."""
+"""Delay in weeks that is recorded for a shift that was not detected."""
 LEARNT, JUDGED = 103, 26
-"""Patients of training and of validation: those of mini-MIAS in the default split."""
+"""Number of patients in training and validation: those of mini-MIAS in the default split."""
 QUIETLY = "no shift"
 ALLOWANCES = (1.0, 1.25, 1.5, 2.0)
-"""Standard errors of the reference's mean that a CUSUM does not add up."""
+"""Allowances for the reference's mean, in standard errors, that a CUSUM does not accumulate."""
 COPIES, SMOOTHING = 5, 0.2
-"""Of each measured patient, and how much they differ: in standard deviations of each figure."""
+"""Copies of each measured patient, and their differences in standard deviations of each figure."""
 MACHINES = ("A", "B", "C")
 CONFIG = PreprocessConfig(height=160, width=112)
 SIZE = 512
@@ -53,7 +53,7 @@ START = datetime(2026, 1, 5, 12, tzinfo=UTC)
 Pixels = NDArray[np.uint16]
 Patient = tuple[dict[str, float], ...]
 Table = dict[str, NDArray[np.float64]]
-"""Of each figure the values of all films, (patients, films of one)."""
+"""The values of each figure for all images, (patients, images per patient)."""
 
 SHIFTS: dict[str, Callable[[Pixels], Pixels]] = {
     "gain 0.95": lambda pixels: (pixels * 0.95).astype(np.uint16),
@@ -63,19 +63,29 @@ SHIFTS: dict[str, Callable[[Pixels], Pixels]] = {
     "inverted": lambda pixels: np.asarray(65535 - pixels, np.uint16),
     "mirrored": lambda pixels: np.ascontiguousarray(pixels[:, ::-1]),
 }
-"""What a machine, or an export, may begin to do to every film."""
+"""The changes that a machine or an export may apply to every image."""
 OTHER_MACHINE = "other machine"
-"""A digital detector of 12 bits in place of scanned films."""
+"""A 12-bit digital detector in place of scanned films."""
 LIMITS = {"gain 0.85": 2, OTHER_MACHINE: 2, "inverted": 2}
-"""Weeks within which the median run must have found it."""
+"""Weeks within which the median run must detect the shift."""
 MOST_FALSE = 0.17
-"""Share of runs of 100 weeks in which any test of any group passes its limit: the budget of one in 520 windows."""
+"""Maximum fraction of 100-week runs with any alarm in any group; from a budget of one alarm in 520 windows."""
 
 
 def measure(
     patients: int, *, shifts: Mapping[str, Callable[[Pixels], Pixels]], digital: bool = False, malignant: bool = False
 ) -> dict[str, list[Patient]]:
-    """Return the figures of both MLO films of each patient under each shift; the films are the same for all."""
+    """Return the measured figures of both MLO images of each patient, under each shift.
+
+    Args:
+        patients: Number of patients.
+        shifts: Functions that change an image's pixels (rows, columns) uint16; all apply to the same images.
+        digital: Whether the images are those of a 12-bit digital detector instead of 8-bit scanned films.
+        malignant: Whether all images are malignant; otherwise the classes alternate.
+
+    Returns:
+        For each shift, the figures of both images of each patient.
+    """
     network = build_model("modified_cnn", classes=list(Label), seed=1).eval()
     found: dict[str, list[Patient]] = {name: [] for name in shifts}
     for number in tqdm(range(patients), desc="measuring", disable=None):
@@ -108,9 +118,10 @@ def _figures(network: torch.nn.Module, pixels: Pixels, side: Laterality) -> dict
 
 
 def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
-    """Return `COPIES` of each patient with small differences, the same under each shift: few were measured, of many.
+    """Return `COPIES` of each patient with small random differences, which are the same under each shift.
 
-    Without them the same values would come again and again, and the least change of one would show.
+    Few patients were measured for many draws. Without the differences the same values would recur, and the smallest
+    change of one would be noticed.
     """
     films = [film for patient in pools[QUIETLY] for film in patient]
     values = {name: np.array([film[name] for film in films]) for name in films[0]}
@@ -132,7 +143,7 @@ def smoothed(pools: Mapping[str, list[Patient]]) -> dict[str, list[Patient]]:
 
 
 def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, dict[str, Distribution]]:
-    """Return what a model would know that learnt from `LEARNT` patients; of `JUDGED` others come the scores, too."""
+    """Return a model's reference: figures of `LEARNT` + `JUDGED` patients; only the `JUDGED` ones have scores."""
     films, exams = [], []
     for number, chosen in enumerate(rng.integers(len(population), size=LEARNT + JUDGED)):
         for film in population[chosen]:
@@ -143,16 +154,16 @@ def usual(population: Sequence[Patient], rng: np.random.Generator) -> dict[str, 
 
 
 def table_of(patients: Sequence[Patient]) -> Table:
-    """Return each figure of all films, (patients, films of one)."""
+    """Return each figure of all images, (patients, images per patient)."""
     return {name: np.array([[film[name] for film in patient] for patient in patients]) for name in patients[0][0]}
 
 
 def weeks_of(
     quiet: Table, shifted: Table, rng: np.random.Generator, *, machines: Sequence[str]
 ) -> dict[str, list[Week]]:
-    """Return every group's windows as `monitoring.drift.gather` makes them of requests, many times sooner.
+    """Return every group's windows in the form of `monitoring.drift.gather`, but much faster than from requests.
 
-    After `QUIET` weeks the named machines send shifted films.
+    After `QUIET` weeks the named machines send shifted images.
     """
     sender = np.arange(EXAMS) % len(MACHINES)
     members = {
@@ -174,7 +185,7 @@ def weeks_of(
 
 
 def alarms(groups: Mapping[str, Sequence[Week]], known: Mapping[str, Mapping[str, Distribution]]) -> list[int]:
-    """Return the weeks, from 0, in which an alarm of some figure begins that was quiet the week before."""
+    """Return the weeks, counted from 0, in which an alarm of some figure starts that was off the week before."""
     config, begins = DriftConfig(), np.zeros(WEEKS, bool)
     for group in judge(groups, known, {}, config):
         for figure in group.figures.values():
@@ -193,7 +204,7 @@ def figures(patients: int, runs: int, quiet_runs: int) -> list[Row]:
 
 
 def simulate(pools: Mapping[str, list[Patient]], runs: int, quiet_runs: int) -> list[Row]:
-    """Return the rows of all weeks drawn from measured patients, by kind of shift; `runs` of each."""
+    """Return the rows by kind of shift; each row has `runs` simulations of weeks drawn from measured patients."""
     pools = smoothed(pools)
     quiet = pools.pop(QUIETLY)
     rows = [_quiet(quiet, quiet_runs)]
@@ -243,7 +254,7 @@ def _delay(name: str, quiet: Sequence[Patient], pool: Table, runs: int, machines
 
 
 def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
-    """Return what other allowances for an unlucky reference would cost and bring (`REFERENCE_ERRORS`)."""
+    """Return the false alarms and delays with other allowances for the reference's error (`REFERENCE_ERRORS`)."""
     name = "gain 0.95"
     pools = smoothed(measure(patients, shifts={QUIETLY: lambda pixels: pixels, name: SHIFTS[name]}))
     quiet, pool, rows, usual_errors = pools[QUIETLY], table_of(pools[name]), [], distributions.REFERENCE_ERRORS
@@ -258,7 +269,7 @@ def allowances(patients: int, runs: int, quiet_runs: int) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return the table of docs/how-to/drift.md: of each shift the median weeks to the alarm, and the slowest run's."""
+    """Return the table of docs/how-to/drift.md: for each shift, the median and the longest delay in weeks."""
     found: dict[str, dict[str, str]] = {}
     for each in rows:
         shift, _, who = each["name"].removeprefix("drift, ").partition(":")[0].rpartition(", ")
@@ -273,7 +284,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--patients", type=int, default=200, help="measured of each kind")
     parser.add_argument("--runs", type=int, default=20, help="times 100 weeks of each kind of shift")
@@ -283,7 +294,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.allowances and options.markdown:
         parser.error("--markdown is the table of shifts, not of allowances")
-    # Films as small as these gain nothing by threads, which wait for each other on a busy machine.
+    # Images this small gain nothing from threads, which wait for each other on a busy machine.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     rows = (allowances if options.allowances else figures)(options.patients, options.runs, options.quiet_runs)

@@ -1,9 +1,9 @@
-"""The forward pass that is deployed against torch, eager in bfloat16, and what a heatmap adds to it.
+"""The deployed forward pass against eager torch in bfloat16, and the extra time of a heatmap.
 
 Run `python -m benchmarks.bench_engine [--repeats 30] [--threads 2] [--only resnet50]`: a JSON list on stdout.
-Members of a ratio take turns, film by film, so that a busy machine slows them alike. Weights are random, which changes
-the time of nothing; probabilities are compared at the temperature that makes the spread of the logits that of a trained
-network, 2, on phantoms.
+Members of a ratio alternate image by image, so that a busy machine slows all of them equally. Weights are random, which
+does not affect time. Probabilities are compared on phantoms, at the temperature that gives the logits the spread of a
+trained network, 2.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def phantoms(config: PreprocessConfig) -> Films:
 
 
 def export(folder: Path, cnn: str, config: PreprocessConfig, films: Films) -> tuple[LoadedModel, NDArray[np.float64]]:
-    """Write an exported model and return it with torch's logits of the films in float32."""
+    """Write an exported model and return it with torch's float32 logits of the images."""
     network = build_model(cnn, classes=3, seed=1).eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(np.stack(films))[:, None]).double().numpy()
@@ -90,7 +90,7 @@ def eager(model: LoadedModel) -> Member:
 
 
 def medians(members: dict[str, Member], films: Films, repeats: int) -> dict[str, float]:
-    """Return each member's median seconds a film; they take turns, after three unmeasured rounds."""
+    """Return each member's median seconds per image; they alternate, after three unmeasured rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in members}
     for turn in range(repeats + 3):
         for name, member in members.items():
@@ -160,7 +160,7 @@ def row(name: str, value: float, unit: str, bar: float | None, better: str, peer
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,10 +1,10 @@
-"""Whether the heatmap's peak falls inside the lesion: a network trained on phantoms, judged on phantoms it never saw.
+"""Whether the heatmap's peak is inside the lesion, for a network trained and tested on separate phantoms.
 
-Run `python -m benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. The
-network is taught with the annotated circles, as `location_weight` of the training job does: without them it calls films
-malignant by what a bright lesion does to the grey levels of the whole breast, and looks nowhere in particular. Peaks
-are those of the answer, in pixels of the film, over films of both sides and several sizes. A true positive is a
-malignant film that is called malignant; its peak is inside where it lies in the lesion's circle.
+Run `python -m benchmarks.bench_heatmap [--films 600] [--epochs 14] [--judged 150]`: a JSON list on stdout. Training
+uses the annotated circles, like `location_weight` in the training job. Without them the network recognises malignant
+images by the effect of a bright lesion on the grey levels of the whole breast, and its heatmap has no meaningful peak.
+Peaks are those of the answer, in image pixels, for both sides and several image sizes. A true positive is a malignant
+image that is classified as malignant; its peak counts as inside if it lies in the lesion's circle.
 """
 
 import argparse
@@ -38,13 +38,13 @@ CONFIG = PreprocessConfig(height=320, width=224)
 SIZES = ((512, 400), (1024, 1024), (900, 640))
 BATCH = 16
 EXPOSURE = 0.3
-"""Standard deviation of the logarithm of the exponent that films are brightened or darkened by in training."""
+"""Standard deviation of the logarithm of the random exponent that brightens or darkens training images."""
 JUDGED_FROM = 1_000_000
-"""Seeds of the films that are judged; those of training lie below."""
+"""First seed of the test images; training images have lower seeds."""
 
 
 def draw(seed: int, label: Label) -> tuple[Film, Mammogram]:
-    """Return one film; side and size follow from the seed."""
+    """Return one phantom; the seed determines side and size."""
     side = list(Laterality)[seed // 3 % 2]
     height, width = SIZES[seed // 6 % len(SIZES)] if seed >= JUDGED_FROM else SIZES[0]
     film = make_film(seed, label=label, laterality=side, height=height, width=width)
@@ -52,7 +52,7 @@ def draw(seed: int, label: Label) -> tuple[Film, Mammogram]:
 
 
 def training_film(seed: int) -> tuple[NDArray[np.uint16], Label, tuple[Lesion, ...]]:
-    """Return the network's input of one training film, its class and where its lesions lie; the classes take turns."""
+    """Return the network's input of one training image, its class and its lesions; the classes alternate."""
     cv2.setNumThreads(1)
     label = list(Label)[seed % 3]
     film, mammogram = draw(seed, label)
@@ -62,7 +62,7 @@ def training_film(seed: int) -> tuple[NDArray[np.uint16], Label, tuple[Lesion, .
 
 @dataclass(frozen=True)
 class Films:
-    """Training films (N, 1, H, W) in [0, 1], their classes (N,), and their places' classes (N, h, w)."""
+    """Training images (N, 1, H, W) in [0, 1], their classes (N,), and the classes of their places (N, h, w)."""
 
     images: Tensor
     labels: Tensor
@@ -70,7 +70,7 @@ class Films:
 
 
 def draw_training(films: int, grid: tuple[int, int]) -> Films:
-    """Return so many films, each of them also upside down."""
+    """Return this number of images, and each of them upside down as well."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         drawn = list(pool.map(training_film, range(films), chunksize=20))
     shape = (CONFIG.height, CONFIG.width)
@@ -88,7 +88,7 @@ def draw_training(films: int, grid: tuple[int, int]) -> Films:
 
 
 def train(network: FilmNetwork, films: Films, epochs: int) -> FilmNetwork:
-    """Return the network, trained from scratch, in evaluation mode; an epoch is half of the films."""
+    """Train the network from scratch and return it in evaluation mode; an epoch uses half of the images."""
     torch.manual_seed(0)
     steps = len(films.images) // 2 // BATCH
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
@@ -105,7 +105,7 @@ def train(network: FilmNetwork, films: Films, epochs: int) -> FilmNetwork:
 
 
 def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, batch: Tensor) -> float:
-    # Each film darker or brighter at random: the level of its grey is not to tell the class.
+    # Random exposure, so that the overall grey level does not reveal the class.
     exposure = torch.exp(torch.randn(len(batch), 1, 1, 1) * EXPOSURE)
     with torch.autocast("cpu", torch.bfloat16):
         logits, places = WithPlaces(network)(films.images[batch] ** exposure)
@@ -118,7 +118,7 @@ def _step(network: FilmNetwork, optimiser: torch.optim.Optimizer, films: Films, 
 
 
 def save(directory: Path, network: FilmNetwork) -> None:
-    """Write a model directory that can be served."""
+    """Write a model directory that the server can load."""
     model_directory.save(
         directory,
         network,
@@ -139,7 +139,7 @@ def save(directory: Path, network: FilmNetwork) -> None:
 
 
 def judge(predictor: Predictor, films: int) -> tuple[int, int]:
-    """Return how many of the malignant films are called so, and in how many of these the peak is inside the lesion."""
+    """Return the number of malignant images classified as such, and for how many of them the peak is in the lesion."""
     positives = inside = 0
     for seed in range(JUDGED_FROM, JUDGED_FROM + films):
         film, mammogram = draw(seed, Label.MALIGNANT)

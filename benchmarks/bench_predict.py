@@ -1,7 +1,7 @@
-"""What predicting a folder costs beside the bare work: `python -m benchmarks.bench_predict [--images 24]`.
+"""Overhead of predicting a folder: `python -m benchmarks.bench_predict [--images 24]`.
 
-One process, synthetic images of 1024 x 800 as PNG: `mammopipe.inference.prediction.batch` with its CSV file against a
-loop that reads and predicts and writes nothing, by turns. A JSON list on stdout.
+One process, synthetic PNG images of 1024 x 800. `mammopipe.inference.prediction.batch` with its CSV file alternates
+with a loop that reads and predicts and writes nothing. A JSON list on stdout.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How much the reader adds to its decoder, against the plain pydicom loop and the other decoders that install here.
+"""Overhead of the reader over its decoder, compared with a plain pydicom loop and the other installable decoders.
 
-Run `python -m benchmarks.bench_reader [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. All is one thread
-and processor time, and only ratios within one run count: the members of a ratio take turns, so that other load on the
-machine hits them alike.
-Without `--rsna` (a folder with train_images) the 2776 x 2082 file is a generated one, too.
+Run `python -m benchmarks.bench_reader [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Everything runs on one
+thread and is measured in processor time. Only ratios within one run are comparable: the members of a ratio alternate,
+so that other load on the machine affects them equally.
+Without `--rsna` (a folder with train_images), the 2776 x 2082 file is also generated.
 """
 
 import argparse
@@ -50,10 +50,10 @@ Times = dict[str, float]
 
 
 def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
-    """Return a picture that compresses like a mammogram: half of it air, tissue with structure and noise."""
+    """Return an image that compresses like a mammogram: half air, and tissue with structure and noise."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    # The skin line is some thirty pixels wide, as a compressed breast is round at its edge.
+    # The skin line is about thirty pixels wide, since the edge of a compressed breast is round.
     inside = ((1 - np.hypot((y - rows / 2) / (rows * 0.45), x / (columns * 0.7))) * columns / 40).clip(0, 1)
     coarse = cv2.resize(random.normal(0, 1, (rows // 40, columns // 40)).astype(np.float32), (columns, rows))
     noise = random.normal(0, 2 ** (bits - 12 if bits < 14 else bits - 16), (rows, columns)).astype(np.float32)
@@ -62,7 +62,7 @@ def film(rows: int, columns: int, bits: int) -> NDArray[np.uint16]:
 
 
 def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
-    """Return a JPEG 2000 lossless file of the cells."""
+    """Return a JPEG 2000 lossless file with these pixels."""
     dataset = pydicom.Dataset()
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = cells.shape
@@ -81,7 +81,7 @@ def dicom(cells: NDArray[np.uint16], bits: int, **attributes: Any) -> bytes:
 
 
 def without_padding_value(data: bytes) -> bytes:
-    """Return the file without Pixel Padding Value: one that has it is never decoded at half the resolution."""
+    """Return the file without Pixel Padding Value: files that have it are never decoded at half resolution."""
     dataset, stream = pydicom.dcmread(io.BytesIO(data)), io.BytesIO()
     if "PixelPaddingValue" in dataset:
         del dataset.PixelPaddingValue
@@ -98,7 +98,7 @@ def timed_plain_loop(data: bytes, path: Path) -> float:
 
 
 def medians(members: dict[str, Callable[[], Any]], repeats: int) -> Times:
-    """Return each member's median seconds of processor time; they take turns, after one unmeasured round.
+    """Return each member's median processor seconds; they alternate, after one unmeasured round.
 
     A member that measures itself returns its seconds as a float.
     """
@@ -114,7 +114,7 @@ def medians(members: dict[str, Callable[[], Any]], repeats: int) -> Times:
 
 
 def plain_loop(data: bytes, path: Path) -> NDArray[Any]:
-    """Read as most public notebooks do: pydicom's pixels and VOI in float64, min-max, inverted, resized, written."""
+    """Read like most public notebooks: pydicom's pixels and VOI in float64, min-max, inverted, resized, written."""
     dataset = pydicom.dcmread(io.BytesIO(data))
     values = np.asarray(apply_voi_lut(dataset.pixel_array, dataset), np.float64)
     values = (values - values.min()) / (values.max() - values.min())
@@ -126,7 +126,7 @@ def plain_loop(data: bytes, path: Path) -> NDArray[Any]:
 
 
 def shrink(pixels: NDArray[np.uint16], height: int = HEIGHT) -> NDArray[np.uint16]:
-    """Return the picture at `height` rows, or as it is where it has no more."""
+    """Return the image reduced to `height` rows, or unchanged if it has no more."""
     rows, columns = pixels.shape
     if rows <= height:
         return pixels
@@ -159,7 +159,7 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
         "prepare": ours,
         "half": lambda: read_mammogram(unpadded, config=ReadConfig(enough_rows=layout.rows // 2)),
     }
-    # In a process of its own, with the allocator as it is: Prepare's workers keep their heap, such a loop does not.
+    # In its own process with the default allocator: Prepare's workers keep their heap, a plain loop does not.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as own:
         members["plain"] = lambda: own.submit(timed_plain_loop, data, folder / "plain.png").result()
@@ -199,7 +199,7 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
 
 
 def decoders(label: str, data: bytes, repeats: int) -> Row:
-    """Return ours against each other JPEG 2000 decoder that is installed; all must give identical pixels."""
+    """Return our decoder against each other installed JPEG 2000 decoder; all must give identical pixels."""
     frame = get_frame(pydicom.dcmread(io.BytesIO(data)).PixelData, 0, number_of_frames=1)
     members: dict[str, Callable[[], Any]] = {"imagecodecs": lambda: imagecodecs.jpeg2k_decode(frame, numthreads=1)}
     members["cv2"] = lambda: cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -227,7 +227,7 @@ def decoders(label: str, data: bytes, repeats: int) -> Row:
 
 
 def peak(data: bytes, folder: Path) -> Row:
-    """Return the peak resident size of a fresh process that reads the file three times and writes it."""
+    """Return the peak resident memory of a fresh process that reads and writes the file three times."""
     (folder / "large.dcm").write_bytes(data)
     command = [sys.executable, "-m", "benchmarks.bench_reader", "--peak-of", str(folder / "large.dcm")]
     run = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -235,25 +235,25 @@ def peak(data: bytes, folder: Path) -> Row:
 
 
 def as_worker() -> None:
-    """Set this process up as a worker of a job is."""
+    """Set up this process like a worker of a job."""
     cv2.setNumThreads(1)
     keep_heap()
 
 
 def prepare(source: Path) -> None:
-    """Do what the Prepare job does with one file."""
+    """Do the Prepare job's work for one file."""
     write_png(source.with_suffix(".png"), shrink(read_mammogram(source).pixels))
 
 
 def only_decode(source: Path) -> None:
-    """Do nothing with a file but decode it: what the machine has to give to two processes."""
+    """Only decode a file: shows the machine's capacity for two processes."""
     frame = get_frame(pydicom.dcmread(source).PixelData, 0, number_of_frames=1)
     imagecodecs.jpeg2k_decode(frame, numthreads=1)
 
 
 def processes(label: str, data: bytes, folder: Path, repeats: int) -> Row:
-    """Return how much faster two processes are than one with the same files, by the clock; both pools are warm."""
-    # Two files a worker: an odd one out would leave a worker idle. The first, unmeasured turn is for warming alone.
+    """Return the speed-up, in wall time, of two processes over one on the same files; both pools are warm."""
+    # Two files per worker: an odd file would leave a worker idle. The first, unmeasured round only warms up.
     files = [folder / f"copy-{index}.dcm" for index in range(4)]
     for file in files:
         file.write_bytes(data)
@@ -287,12 +287,12 @@ def processes(label: str, data: bytes, folder: Path, repeats: int) -> Row:
 def print_peak(path: Path) -> None:
     for _ in range(3):
         write_png(path.with_suffix(".png"), shrink(read_mammogram(path).pixels))
-    # Not getrusage: its figure survives exec, so it would be that of the process that started this one.
+    # Not getrusage: its figure survives exec, so it would be that of the parent process.
     print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rsna", type=Path, help="folder with train_images")
     parser.add_argument("--repeats", type=int, default=5)

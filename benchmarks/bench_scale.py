@@ -1,8 +1,8 @@
-"""How long a label table of the full size takes to become a split, written manifest.
+"""Time from a label table of full size to a split, written manifest.
 
 Run `python -m benchmarks.bench_scale [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
-folder with `train.csv`) the table is generated, with as many rows. Seconds are of the wall clock, and the best of the
-repeats; the other figure is times the reading of the same table by pandas, which takes turns with it.
+folder with `train.csv`), a table with as many rows is generated. Seconds are wall time, the best of the repeats. The
+other figure is the ratio to reading the same table with pandas, which alternates with it.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SECONDS_BAR, RATIO_BAR = 5.0, 150.0
 
 
 def make_table(path: Path) -> None:
-    """Write a table of the real one's size: patients of four views, one in fifty with a cancer."""
+    """Write a table of the real one's size: patients with four views, one in fifty with cancer."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(ROWS):
@@ -42,7 +42,7 @@ def make_table(path: Path) -> None:
 
 
 def measure(table: Path, target: Path, repeats: int) -> dict[str, float]:
-    """Return the least seconds of each member; they take turns."""
+    """Return the shortest time of each member in seconds; they alternate."""
     members = {
         "manifest": lambda: write_manifest(assign_splits(read_labels(table)), target),
         "pandas": lambda: pandas.read_csv(table),
@@ -68,7 +68,7 @@ def figures(seconds: dict[str, float], rows: int) -> list[Row]:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rsna", type=Path, help=f"folder with {LABEL_TABLE}")
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,7 +1,7 @@
-"""What segmentation costs and what its reduced copy loses, on films of 2776 x 2082 pixels.
+"""The time of segmentation, and the loss from its reduced copy, on images of 2776 x 2082 pixels.
 
 Run `python -m benchmarks.bench_segmentation [--rsna FOLDER] [--repeats 15]`: a JSON list on stdout. One thread,
-processor time. Without `--rsna` (a folder with train_images) the films are phantoms.
+processor time. Without `--rsna` (a folder with train_images), the images are phantoms.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROWS, COLUMNS = 2776, 2082
 
 
 def films(folder: Path | None) -> list[Mammogram]:
-    """Return the real files below a folder that have this size, or four phantoms of it."""
+    """Return the real files of this size below a folder, or four phantoms of this size."""
     if folder is not None:
         found = [read_mammogram(path) for path in sorted(folder.rglob("*.dcm"))]
         return [film for film in found if film.pixels.shape == (ROWS, COLUMNS)]
@@ -43,7 +43,7 @@ def films(folder: Path | None) -> list[Mammogram]:
 
 
 def seconds(film: Mammogram, repeats: int) -> tuple[float, float]:
-    """Return the median processor time of our segmentation and of the plain one, taking turns."""
+    """Return the median processor time of our segmentation and of the plain one; they alternate."""
     spent: dict[Callable[[Mammogram], None], list[float]] = {ours: [], plain: []}
     for turn in range(repeats + 1):
         for member, times in spent.items():
@@ -55,12 +55,12 @@ def seconds(film: Mammogram, repeats: int) -> tuple[float, float]:
 
 
 def ours(film: Mammogram) -> None:
-    """Segment the film."""
+    """Segment the image."""
     segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view)
 
 
 def plain(film: Mammogram) -> None:
-    """Do what is usual at full size: Otsu's threshold, the largest component, a closing."""
+    """Use the common method at full size: Otsu's threshold, the largest component, a closing."""
     eight_bit = (film.pixels >> 8).astype(np.uint8)
     _, objects = cv2.threshold(eight_bit, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(objects)
@@ -69,7 +69,7 @@ def plain(film: Mammogram) -> None:
 
 
 def overlap(film: Mammogram) -> float:
-    """Return the Dice coefficient of the mask and the one that is found without reducing the film first."""
+    """Return the Dice coefficient between our mask and the mask found without reducing the image first."""
     reduced = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
     with patch.object(working_copy, "WORKING_SIZE", max(film.pixels.shape)):
         full = segmentation.segment_breast(film.pixels, laterality=film.laterality, view=film.view).mask
@@ -77,7 +77,7 @@ def overlap(film: Mammogram) -> float:
 
 
 def clinical_rows(count: int) -> list[Row]:
-    """Return how well the breast is found on phantoms of every kind of detector and film, side and view in turn."""
+    """Return the accuracy of the breast mask on phantoms of all detectors and films, with alternating side and view."""
     overlaps, muscles, wrong = [], [], 0
     for number in range(count):
         kind = list(Kind)[number % len(Kind)]
@@ -99,12 +99,12 @@ def clinical_rows(count: int) -> list[Row]:
 
 
 def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Return twice the common area over the sum of both."""
+    """Return the Dice coefficient: twice the common area over the sum of both."""
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rsna", type=Path, help="folder with train_images")
     parser.add_argument("--repeats", type=int, default=15)

@@ -1,9 +1,10 @@
 """The server against a plain loop of the same predictor: latency, throughput, overload, start, memory.
 
 Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch]`: a JSON list on
-stdout. A ResNet-50 of 224 x 224 with random weights answers a film of 1024 x 1024 (PGM, 1 MB). Server and plain loop
-take turns within each round, one thread a process; only ratios mean anything. `--requests 20000` for the memory's slope
-over a long run. Memory counts a page that processes share once (Pss); the peer figure counts it in each (Rss).
+stdout. A ResNet-50 of 224 x 224 with random weights answers an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop
+alternate within each round, with one thread per process; only ratios are comparable. Use `--requests 20000` for the
+slope of memory over a long run. Memory counts each shared page once (Pss); the peer figure counts it in every process
+(Rss).
 """
 
 import argparse
@@ -36,11 +37,11 @@ def row(
 
 
 def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
-    """Return the figures of one client."""
+    """Return the rows for one client."""
     client, ours, theirs = Client(port), [], []
     client.ask(body)
     for _ in range(10 * rounds):
-        # One beside the other, so that whatever else the machine does meets both.
+        # They alternate, so that other load on the machine affects both equally.
         theirs += plain.run("film", 1)
         status, seconds = client.ask(body)
         assert status == 200
@@ -71,7 +72,7 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
 
 
 def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -> list[Row]:
-    """Return the figures of eight clients; two plain loops at once show what the machine has to give."""
+    """Return the rows for eight clients; two concurrent plain loops show the machine's capacity."""
     ours, alone, both, lost = [], [], [], 0
     for _ in range(rounds):
         one = plain.run("film", 20)
@@ -81,7 +82,7 @@ def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -
         both.append(sum(len(seconds) / sum(seconds) for seconds in pair))
         replies = together(port, CLIENTS, SPELL_SECONDS, body)
         lost += sum(status != 200 for status, _ in replies)
-        # Each client's rate over its own time: the last requests run on after the spell.
+        # Each client's rate over its own time, because the last requests continue after the measured period.
         ours.append(CLIENTS / statistics.mean(seconds for _, seconds in replies))
     rate, single, pair_rate = map(statistics.median, (ours, alone, both))
     return [
@@ -107,7 +108,7 @@ def throughput(port: int, plain: Loop, second: Loop, body: bytes, rounds: int) -
 
 
 def overload(port: int, body: bytes) -> list[Row]:
-    """Return how long a refusal takes when 48 clients come at once."""
+    """Return the time of a refusal when 48 clients send requests at once."""
     barrier = Barrier(CROWD)
 
     def one(_: int) -> tuple[int, float]:
@@ -133,7 +134,7 @@ def overload(port: int, body: bytes) -> list[Row]:
 
 
 def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
-    """Return what a heatmap costs, in the predictor and in the whole answer."""
+    """Return the extra time of a heatmap, in the predictor and in the whole answer."""
     client, parts = Client(port), {name: [] for name in ("forward", "heat", "without", "with")}
     for _ in range(rounds):
         for name in ("forward", "heat"):
@@ -157,7 +158,7 @@ def heatmap(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
 
 
 def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
-    """Return the memory of all processes of the server, and how it grows."""
+    """Return the memory of all server processes, and its growth."""
     counts, sizes, resident, done = [], [], 0.0, 0
     while done < requests:
         done += len(together(port, CLIENTS, SPELL_SECONDS, body))
@@ -169,7 +170,7 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
     if len(counts) < LEAST_SPELLS:
         print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
         return [held]
-    # The first third fills caches and arenas.
+    # The first third fills caches and memory arenas, so it is left out.
     rise, error = slope(counts[len(counts) // 3 :], sizes[len(sizes) // 3 :])
     return [
         held,
@@ -186,7 +187,7 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
 
 
 def start(base: Path, ready: float) -> list[Row]:
-    """Return the seconds until /ping says 200."""
+    """Return the seconds until /ping answers 200."""
     times = [ready]
     for _ in range(2):
         with server(base) as (_, _, seconds):
@@ -195,7 +196,7 @@ def start(base: Path, ready: float) -> list[Row]:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=1000)

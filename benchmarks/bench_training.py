@@ -1,9 +1,9 @@
-"""How much feeding the network costs: steps of a training epoch against the same steps on tensors already in memory.
+"""Overhead of loading data in training: steps of an epoch against the same steps on tensors in memory.
 
 Run `python -m benchmarks.bench_training [--size 224] [--batch 16] [--steps 12] [--processes 2]`: a JSON list on
-stdout. Members of a ratio take turns, step by step, and the ratio is the median of the turns', so that a machine that
-slows down or speeds up meanwhile has little part in it; images a second are of this run only. `fp32` is the step of
-torchvision's reference classification script as it stands: float32, channels first, SGD, its reading of films left out.
+stdout. Members of a ratio alternate step by step, and the ratio is the median over the turns, so changes in the
+machine's speed have little effect; images a second are valid only for this run. `fp32` is the step of torchvision's
+reference classification script, unchanged except that it reads no images: float32, channels first, SGD.
 """
 
 import argparse
@@ -43,7 +43,7 @@ Step = Callable[[Batch], object]
 
 
 def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
-    """Return films of noise inside a bright half: content does not change the time of anything here."""
+    """Return images with noise in their left half; their content does not affect any time here."""
     random = np.random.default_rng(0)
     records = [
         ImageRecord(f"film{number}", str(number), "mias", None, None, list(Label)[number % 3])
@@ -57,7 +57,7 @@ def make_films(folder: Path, *, count: int, size: int) -> FilmDataset:
 
 
 def batches(films: FilmDataset, config: TrainConfig) -> Iterator[Batch]:
-    """Yield batches as the training loop gets them, noise and holes drawn afresh, epoch after epoch."""
+    """Yield batches as in the training loop, with new noise and holes, epoch after epoch."""
     epoch = 0
     while True:
         epoch += 1
@@ -100,7 +100,7 @@ def fp32_step(config: TrainConfig) -> Step:
 
 
 def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, list[float]]:
-    """Return the seconds of fed steps, of the same step on tensors in memory, and of the fp32 step, turn by turn."""
+    """Return the seconds per turn of steps with data loading, of the same steps in memory, and of the fp32 step."""
     height, width = films.pixels.shape[1:]
     network = build_model(config.cnn, classes=3).to(memory_format=torch.channels_last)
     precision = choose_precision(Precision.AUTO, network, shape=(height, width), device=torch.device("cpu"))
@@ -116,7 +116,7 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, li
         for name, action in members.items():
             start = time.perf_counter()
             action()
-            # The first turn warms up.
+            # The first turn is for warming up.
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     print(f"{config.cnn}: {precision}", file=sys.stderr)
@@ -124,7 +124,7 @@ def measure(config: TrainConfig, films: FilmDataset, steps: int) -> dict[str, li
 
 
 def results(cnn: str, seconds: dict[str, list[float]], *, batch: int, size: int) -> list[Row]:
-    """Return the figures of one network."""
+    """Return the rows of one network."""
     rates = {name: batch / median(times) for name, times in seconds.items()}
 
     def times_slower(name: str) -> float:
@@ -150,7 +150,7 @@ def results(cnn: str, seconds: dict[str, list[float]], *, batch: int, size: int)
 
 
 def shared(cnn: Cnn, processes: int, *, batch: int, size: int) -> Row:
-    """Return what sharing an epoch among processes gives, each with its part of the cores; the runs take turns."""
+    """Return the speed-up from dividing an epoch among processes, which share the cores; the runs alternate."""
     rates: dict[int, list[float]] = {1: [], processes: []}
     for count in [*rates] * 2:
         command = [

@@ -1,14 +1,14 @@
-"""The server against TorchServe and SageMaker's multi-model-server: same model, same work, same processes and threads.
+"""The server against TorchServe and SageMaker's multi-model-server: same model, work, processes and threads.
 
-Both peers run twice: with PyTorch (bfloat16), as they are made to, and with the OpenVINO export and the engine of ours,
-which leaves nothing but the servers to compare. They need Java 17 and an environment with this project and them:
+Both peers run twice: with PyTorch (bfloat16), as intended, and with our OpenVINO export and engine, which leaves only
+the servers to compare. The peers need Java 17, and an environment that contains them and this project:
 
     python -m venv peers
     peers/bin/pip install -e '.[inference]' torchserve==0.12.0 \
         multi-model-server==1.1.11 sagemaker-inference==1.10.1
     python -m benchmarks.compare_servers peers [--rounds 10]
 
-A JSON list on stdout. All five run throughout; they take turns within each round, and who is idle computes nothing.
+A JSON list on stdout. All five servers run throughout. They alternate within each round; an idle one computes nothing.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from mammopipe.training.model.architecture import Precision
 COMMAND = "python -m benchmarks.compare_servers VENV"
 CLIENTS, WORKERS, SPELL_SECONDS, PATIENCE_SECONDS = 8, 2, 4.0, 180.0
 Place = tuple[int, str, int]
-"""Port, path and process of a server."""
+"""Port, path and process id of a server."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a peer is given to do."""
+    """The work that a peer is given."""
 
     model: Path
     engine: EngineKind
@@ -48,9 +48,9 @@ class Work:
 
 
 def variables(venv: Path, work: Work, folder: Path) -> dict[str, str]:
-    """Return the environment of a peer: one thread a worker, this tree's handlers.
+    """Return a peer's environment: one thread per worker, and the handlers of this checkout.
 
-    Each needs a temporary folder of its own: both keep their process id there under the same name.
+    Each peer needs its own temporary folder, since both store their process id there under the same name.
     """
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {
@@ -84,7 +84,7 @@ def config(folder: Path, **values: object) -> Path:
 
 @contextmanager
 def peer(command: list[str], folder: Path, environment: dict[str, str], port: int, path: str) -> Iterator[Place]:
-    """Run a peer until it has answered the film."""
+    """Run a peer; yields once it has answered the image."""
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
@@ -96,7 +96,7 @@ def peer(command: list[str], folder: Path, environment: dict[str, str], port: in
             time.sleep(0.5)
         yield port, path, process.pid
     finally:
-        # The command is only what starts the server, and its workers: the group is what ends.
+        # The command only starts the server and its workers, so the whole process group is stopped.
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
@@ -112,7 +112,7 @@ def torchserve(stack: ExitStack, venv: Path, folder: Path, work: Work) -> Place:
     """Start TorchServe."""
     folder.mkdir()
     environment, port = variables(venv, work, folder), free_port()
-    # What torch-model-archiver would write; it cannot be installed beside multi-model-server's own model-archiver.
+    # Replaces torch-model-archiver, which cannot be installed beside multi-model-server's own model-archiver.
     model_facts = {"modelName": "film", "modelVersion": "1.0", "handler": "peer_handlers.py:torchserve"}
     with zipfile.ZipFile(folder / "film.mar", "w") as archive:
         archive.write(ROOT / "tests" / "benchmarks" / "peer_handlers.py", "peer_handlers.py")
@@ -173,7 +173,7 @@ def multi_model_server(stack: ExitStack, venv: Path, folder: Path, work: Work) -
 
 
 def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]]:
-    """Return each server's p50 in ms for one client, requests a second for eight, and MiB."""
+    """Return each server's p50 in ms for one client, requests a second for eight clients, and MiB of memory."""
     body = film()
     one: dict[str, list[float]] = {name: [] for name in places}
     many: dict[str, list[float]] = {name: [] for name in places}
@@ -195,7 +195,7 @@ def measure(places: dict[str, Place], rounds: int) -> dict[str, dict[str, float]
 
 
 def compared(found: dict[str, dict[str, float]]) -> list[Row]:
-    """Return the figures of the table."""
+    """Return the rows of the table."""
 
     def against(kind: str, key: str, choose: Callable[[Iterable[float]], float]) -> dict[str, Any]:
         peers = {name: each[key] for name, each in found.items() if name.endswith(kind)}
@@ -203,7 +203,7 @@ def compared(found: dict[str, dict[str, float]]) -> list[Row]:
 
     both = "TorchServe's and multi-model-server's"
     figures = []
-    # The bars are for the servers as they come; on a borrowed engine none but the work of serving is left to compare.
+    # Bars apply to the servers as shipped. With our engine, only the serving itself is compared.
     for kind, said, latency, throughput, resident in (
         ("torch", both, 1.0, 1.3, 1.0),
         ("openvino", f"{both}, which borrow its engine", None, None, None),
@@ -235,7 +235,7 @@ def compared(found: dict[str, dict[str, float]]) -> list[Row]:
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("venv", type=Path)
     parser.add_argument("--rounds", type=int, default=10)

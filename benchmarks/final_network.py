@@ -1,10 +1,10 @@
-"""What folds should end in: each way of making the final network, judged on films that no part of it has seen.
+"""Compares ways to make the final network after cross-validation, on images that no part of it has seen.
 
 Run `python -m benchmarks.final_network FILMS WEIGHTS WORK [--repeats 3]`; FILMS, WEIGHTS and WORK are those of
-`benchmarks.ablation`. An outer fold of the development films is held out; on the others the training job's own
-cross-validation makes a final network, and its out-of-fold logits the temperature and the thresholds. Both then meet
-the films held out: the areas under the curve, and whether a threshold for 0.90 of specificity holds it there. The films
-of the frozen test split are never read.
+`benchmarks.ablation`. An outer fold of the development images is held out. On the others, the training job's own
+cross-validation makes a final network, and its out-of-fold logits give the temperature and the thresholds. Both are
+then evaluated on the held-out images: the areas under the curve, and whether a threshold for a specificity of 0.90
+achieves it there. The images of the frozen test split are never read.
 """
 
 import argparse
@@ -40,13 +40,13 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "mean of the folds' weights": {"final": Final.MEAN},
 }
 SHARES = (0.0, 0.5, 1.0)
-"""Of the other breast's logits."""
+"""Fractions of the other breast's logits."""
 
 
 def judged_outside(
     row: Row, config: TrainConfig, films: Films, outer: NDArray[np.int64], fold: int, weights: Path
 ) -> tuple[ValidationPredictions, TestPredictions]:
-    """Return what was said out of fold of the films that are left, and by the final network of the fold held out."""
+    """Return the out-of-fold predictions of the rest, and the final network's predictions of the held-out fold."""
     originals = np.array([not record.source_image_id for record in films.records])
     held = films.part(np.flatnonzero((outer == fold) & originals).tolist())
     left = films.part(np.flatnonzero(outer != fold).tolist())
@@ -73,7 +73,7 @@ def _predictions(kind: type[Kind], records: Sequence[ImageRecord], logits: NDArr
 
 
 def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], share: float) -> dict[str, float]:
-    """Return what the outer folds of one deal come to together, `share` of the other breast's logits taken off."""
+    """Return the figures over the outer folds of one repeat, with `share` of the other breast's logits subtracted."""
     labels, probabilities, called = [], [], []
     for inside, outside in pairs:
         (inside, _), (outside, _) = compared(inside, share), compared(outside, share)
@@ -92,7 +92,7 @@ def figures(pairs: Sequence[tuple[ValidationPredictions, TestPredictions]], shar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge each way over the repeats, and write `final_network.json` to the work folder after each deal."""
+    """Evaluate each way in every repeat; after each repeat, write `final_network.json` to the work folder."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)

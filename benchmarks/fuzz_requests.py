@@ -1,11 +1,11 @@
 """Fuzz a real server over loopback: `python -m benchmarks.fuzz_requests --cases 50000 --seed 0`.
 
-A server process with two workers gets the cases of `benchmarks.request_cases`, from two clients at once, and what
-schemathesis makes of its OpenAPI document. Nothing may be answered 5xx but the documented 503 and 504, no worker may
-die, nothing may take longer than the limit, and nobody may be named in an answer or a log line. Prints one JSON object;
-exit code 1 and the numbers of the cases where a rule was broken. `--case N` sends that one alone.
+A server process with two workers gets the cases of `benchmarks.request_cases`, from two clients at once, and the
+requests that schemathesis generates from its OpenAPI document. The rules: no 5xx answer except the documented 503 and
+504, no worker dies, no answer exceeds the time limit, and no answer or log line names a person. Prints one JSON object;
+on a broken rule, exits with code 1 and the numbers of the cases. `--case N` sends only that case.
 
-Seed 0 is the long run's; `tests/inference/server/test_requests_fuzz.py` sends 300 cases of seed 4.
+The long run uses seed 0; `tests/inference/server/test_requests_fuzz.py` sends 300 cases of seed 4.
 """
 
 import argparse
@@ -37,18 +37,18 @@ LIMITS = {
     "MAMMOPIPE_MAX_PIXELS": "1000000",
     "MAMMOPIPE_MAX_SECONDS": "20",
 }
-"""Of the server: low, so that they are met."""
+"""Limits of the server; low, so that requests reach them."""
 MAX_SECONDS = 25.0
-"""From a request to its answer: the server's limit, and some for a machine with other work."""
+"""Seconds from request to answer: the server's limit, plus an allowance for a busy machine."""
 UVICORN_REFUSAL = "Invalid HTTP request received."
-"""On standard error, for bytes that are no HTTP."""
+"""Message on standard error for bytes that are not HTTP."""
 ALLOWED = {(503, "busy"), (504, "time_limit")}
-"""What the server may say of itself; a lost worker is none of it."""
+"""The 5xx answers that the server may give; the answer for a lost worker is not among them."""
 
 
 @dataclass
 class Outcome:
-    """What all answers were, and which rule they broke."""
+    """The answers to all cases, and the rules that they broke."""
 
     answers: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class Outcome:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, kind: str, answer: str, seconds: float, problem: str | None) -> None:
-        """Count an answer and note what was wrong with it."""
+        """Count an answer and record the rule that it broke, if any."""
         with self.lock:
             self.answers[answer] += 1
             self.kinds[f"{kind} {answer[:3]}"] += 1
@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; status 0 where the connection was closed without an answer."""
+    """An HTTP answer; status 0 means that the connection was closed without one."""
 
     status: int
     headers: Mapping[str, str]
@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def error(self) -> tuple[int, str]:
-        """Status and code of the container's error, inside of AWS's wrapping where there is one."""
+        """Status and code of the container's error, unwrapped from AWS's own error if necessary."""
         content = json.loads(self.body)
         if "OriginalMessage" in content:
             return int(content["OriginalStatusCode"]), str(json.loads(content["OriginalMessage"])["error"]["code"])
@@ -88,7 +88,7 @@ class Answer:
 def problem(answer: Answer, *, head: bool = False) -> str | None:
     """Return the rule that an answer breaks, or `None`; an answer to HEAD has no body."""
     text = answer.body + repr(dict(answer.headers)).encode()
-    report = answer.status == 200 and answer.headers.get("content-type") == DICOM  # names its patient, as it must
+    report = answer.status == 200 and answer.headers.get("content-type") == DICOM  # a report must name its patient
     if not report and (named := [name for name in IDENTITY if name.encode() in text]):
         return f"the answer names {named}"
     if answer.status < 400 or head or answer.headers.get("content-type") != "application/json":
@@ -101,25 +101,25 @@ def problem(answer: Answer, *, head: bool = False) -> str | None:
 
 
 def received(response: http.client.HTTPResponse) -> Answer:
-    """Return a response with its headers' names in lower case."""
+    """Return the response with header names in lower case."""
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
 
 
 class Client:
-    """One client's connection, kept from case to case as long as the server keeps it."""
+    """One client's connection, reused from case to case while the server keeps it open."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._connection: http.client.HTTPConnection | None = None
 
     def send(self, case: Case) -> Answer:
-        """Return the answer to a case; raises `OSError` where there is none in time."""
+        """Return the answer to a case; raises `OSError` if there is none in time."""
         if case.wire is not None:
             return self._send_bytes(case.wire)
         try:
             return self._send(case)
         except (http.client.HTTPException, ConnectionError):
-            # A kept connection may have been closed by the last answer; a fresh one must bring one.
+            # The last answer may have closed a reused connection; a new connection must bring an answer.
             self.close()
             return self._send(case)
         except OSError:
@@ -160,7 +160,7 @@ class Client:
 
 
 def generated_answer(session: requests.Session, arguments: Mapping[str, Any]) -> Answer:
-    """Return the answer to a request that schemathesis made."""
+    """Return the answer to a request that schemathesis generated."""
     response = session.request(**arguments, timeout=MAX_SECONDS, allow_redirects=False)
     return Answer(
         response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.content
@@ -168,7 +168,7 @@ def generated_answer(session: requests.Session, arguments: Mapping[str, Any]) ->
 
 
 def attempt(send: Callable[[], Answer], outcome: Outcome, name: str, kind: str, method: str = "POST") -> None:
-    """Send a case and count what came of it."""
+    """Send a case and record its outcome."""
     begun = time.perf_counter()
     try:
         answer = send()
@@ -187,7 +187,7 @@ def _label(answer: Answer) -> str:
 
 
 def send_all(server: Server, seed: int, numbers: Sequence[int], outcome: Outcome) -> None:
-    """Send the cases of these numbers, shared between the clients."""
+    """Send the cases with these numbers, divided among the clients."""
 
     def run(share: Iterable[int]) -> None:
         client = Client(server.port)
@@ -201,7 +201,7 @@ def send_all(server: Server, seed: int, numbers: Sequence[int], outcome: Outcome
 
 
 def processes(parent: int) -> set[int]:
-    """Return the process and all its descendants that live (Linux, /proc/PID/stat)."""
+    """Return the process and all its living descendants (Linux, /proc/PID/stat)."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -217,7 +217,7 @@ def processes(parent: int) -> set[int]:
 
 
 def log_problems(server: Server) -> list[str]:
-    """Return what the server's log says that it should not: a person, a fault, a lost worker, no JSON."""
+    """Return forbidden content in the server's log: a person, an error, a lost worker, a line that is not JSON."""
     problems = []
     for line in server.stdout.read_text(errors="replace").splitlines():
         facts = json.loads(line)
@@ -231,7 +231,7 @@ def log_problems(server: Server) -> list[str]:
 
 
 def fuzz(server: Server, *, cases: int, seed: int, only: int | None = None) -> Outcome:
-    """Return what came of the cases; the server must be ready and is left running."""
+    """Return the outcome of the cases; the server must be ready, and keeps running."""
     outcome = Outcome()
     before = processes(server.process.pid)
     generated = 0 if only is not None else cases // 20
@@ -252,7 +252,7 @@ def fuzz(server: Server, *, cases: int, seed: int, only: int | None = None) -> O
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where a rule was broken, 0 otherwise."""
+    """Return 1 if a rule was broken, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz_requests", description=__doc__)
     parser.add_argument("--cases", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -279,7 +279,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """Return what is worth reading of an outcome."""
+    """Return the summary of an outcome."""
     return {
         "cases": outcome.answers.total(),
         "answers": dict(sorted(outcome.answers.items())),

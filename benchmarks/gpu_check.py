@@ -1,8 +1,8 @@
-"""What one GPU reaches: `python -m benchmarks.gpu_check [--small]`, a JSON list on stdout, under 8 minutes.
+"""Training performance of one GPU: `python -m benchmarks.gpu_check [--small]`, a JSON list on stdout, under 8 minutes.
 
-Everything it needs is made here: synthetic images and random weights. For each network: images a second of a training
-step with images in memory, fed from disk by workers against that, memory, 16 bits against float32, and a loss that
-falls. `--small` tries the script with small images, which is what a machine without a GPU can do.
+The script generates all its input: synthetic images and random weights. For each network it measures: images a second
+of training steps on images in memory, the ratio when workers load them from disk, memory, 16 bits against float32, and
+whether the loss falls. `--small` tries the script with small images, which also runs on a machine without a GPU.
 """
 
 import argparse
@@ -57,7 +57,7 @@ SMALL = (Case("convnext_atto", 96, 64, 4), Case("resnet50", 96, 64, 4), Case("mo
 
 
 def make_images(folder: Path, case: Case, count: int) -> list[ImageRecord]:
-    """Write images whose class is the number of their bright spots, and return their rows."""
+    """Write images whose class is the number of their bright spots, and return their records."""
     records = []
     for index in range(count):
         label = list(Label)[index % 3]
@@ -72,7 +72,7 @@ def make_images(folder: Path, case: Case, count: int) -> list[ImageRecord]:
 
 
 def batches(films: FilmDataset, config: TrainConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches as the training loop gets them, epoch after epoch."""
+    """Yield batches as in the training loop, epoch after epoch."""
     sampler = EpochBatches(batch_size=config.batch_size)
     loader = DataLoader(
         TrainingFilms(films, config),
@@ -92,7 +92,7 @@ def batches(films: FilmDataset, config: TrainConfig, device: torch.device) -> It
 def rate(
     network: nn.Module, source: Iterator[tuple[Tensor, Tensor]], config: TrainConfig, device: torch.device
 ) -> tuple[float, list[float]]:
-    """Return images a second of training steps after two to warm up, and the losses of all steps."""
+    """Return images a second of training steps after two warm-up steps, and the losses of all steps."""
     optimiser = make_optimiser(network, config)  # type: ignore[arg-type]
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     for group in optimiser.param_groups:
@@ -112,14 +112,14 @@ def rate(
 
 
 def finished(device: torch.device) -> float:
-    """Return the time once the device has done all that was asked of it."""
+    """Return the time once the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def parity(network: nn.Module, images: Tensor, device: torch.device) -> float:
-    """Return by how much a probability in bfloat16 differs at most from the one in float32."""
+    """Return the largest difference between a probability in bfloat16 and in float32."""
     network.eval()
     images = images.to(device, memory_format=torch.channels_last)
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 """Print the table of injected leaks as Markdown: `python -m benchmarks.injected_leaks [--mias FOLDER]`.
 
-Every kind of `tests.leak_kinds` is planted once for each test film, or once in a whole evaluation. `--mias` takes real
-films, some patients of each worst label, evenly picked; without it the films are phantoms.
+Every kind of `tests.leak_kinds` is injected once per test image, or once per evaluation. `--mias` uses real images,
+evenly picked from patients of each worst label; otherwise the images are phantoms.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tests.leak_kinds import KINDS, CleanSet, clean_findings, phantom_set
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where a leak gets through or a clean run is not clean, 0 otherwise."""
+    """Return 1 if a leak is not detected or a clean run is reported as leaking, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.injected_leaks", description=__doc__)
     parser.add_argument("--mias", type=Path, help="folder with mdb001.pgm ... and Info.txt")
     parser.add_argument("--films", type=int, default=40, help="two to a patient")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def table(clean: CleanSet, root: Path) -> int:
-    """Print a row a kind, planting each in its own copy of the set; return the number of kinds that got through."""
+    """Print one row per kind, each injected into its own copy of the set; return the number of undetected kinds."""
     print("| injected | leaks | caught | by | says |\n|---|---|---|---|---|")
     started, missed = time.monotonic(), 0
     for number, (kind, plant) in enumerate(KINDS.items()):
@@ -72,7 +72,7 @@ def table(clean: CleanSet, root: Path) -> int:
 
 
 def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -> CleanSet:
-    """Return a clean set of real films."""
+    """Return a clean set of real images."""
     records = read_labels(source / "Info.txt")
     worst: dict[str, Label] = {}
     for record in records:
@@ -90,7 +90,7 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
 
 
 def film(source: Path, record: ImageRecord) -> tuple:
-    """Return the pixels of a film with its record."""
+    """Return the pixels of an image and its record."""
     return read_mammogram(source / f"{record.image_id}.pgm", record=record).pixels, record
 
 

@@ -1,8 +1,8 @@
-"""Ten minutes of load: latency and memory over time, as a table and a picture.
+"""Ten minutes of load: latency and memory over time, as a table and a plot.
 
-Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [-o FOLDER]`: writes load_test.csv (a line every
-second: seconds, requests answered, not answered 200, median and slowest ms of that second, MiB of all the server's
-processes) and load_test.svg. Exit code 1 where a request was not answered 200.
+Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [-o FOLDER]`: writes load_test.csv (one line per
+second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of all server
+processes) and load_test.svg. The exit code is 1 if any request was not answered 200.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, EDGE = 900, 220, 50
 
 @dataclass(frozen=True)
 class Second:
-    """One line of the table."""
+    """One row of the table."""
 
     seconds: float
     answered: int
@@ -37,7 +37,7 @@ class Second:
 
 
 def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
-    """Return what each second of the load brought."""
+    """Return the measurements of each second of the load."""
     body, begun = film(), time.monotonic()
     until = begun + 60 * minutes
     replies: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
@@ -69,7 +69,7 @@ def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
 
 
 def table(rows: Sequence[Second]) -> bytes:
-    """Return the lines as CSV."""
+    """Return the rows as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in fields(Second)])
@@ -110,7 +110,7 @@ def _panel(title: str, seconds: Sequence[float], values: Sequence[float], top: i
 
 
 def main() -> int:
-    """Run, write both files and return the exit code."""
+    """Run the load, write both files and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=8)

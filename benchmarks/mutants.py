@@ -1,10 +1,10 @@
-"""Mutation testing of the code that decides: `python -m benchmarks.mutants [MODULE ...]`, or `make mutants`.
+"""Mutation testing of the decision code: `python -m benchmarks.mutants [MODULE ...]`, or `make mutants`.
 
-mutmut changes one thing at a time (a sign, a comparison, a constant) and runs the tests that reach it; a mutant that no
-test notices survives. Which modules are mutated, and with which tests, stands in pyproject.toml under `tool.mutants`.
-Prints the share of killed mutants of each module and the names of the survivors; ends with 1 below `LEAST_KILLED`.
+mutmut changes one thing at a time (a sign, a comparison, a constant) and runs the tests that reach it; a mutant
+survives if no test fails. pyproject.toml lists the mutated modules and their tests under `tool.mutants`. Prints the
+fraction of killed mutants of each module and the names of the survivors; the exit code is 1 below `LEAST_KILLED`.
 
-mutmut expects the packages to lie under the names by which they are imported, so it works on a copy that has them so.
+mutmut expects folders that match the import names, so it works on a copy laid out that way.
 """
 
 import argparse
@@ -22,11 +22,11 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("processing", "training", "inference", "pipelines")
 LEAST_KILLED = 0.9
 KILLED = {1, 3, 36, 24, 152}
-"""Exit codes of a mutant's tests that mean that it was noticed: failed, internal error, timed out."""
+"""Exit codes of the tests that count as killed: failed, internal error, timed out."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 1 where less than `LEAST_KILLED` of the mutants are killed, 0 otherwise."""
+    """Return 1 if fewer than `LEAST_KILLED` of the mutants are killed, else 0."""
     configured = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutants"]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutants", description=__doc__)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="the end of a path; default: all")
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
-    """Return the exit code of the tests of each mutant of a module, by the mutant's name."""
+    """Return the tests' exit code for each mutant of a module, by the mutant's name."""
     with tempfile.TemporaryDirectory() as name:
         tree = Path(name)
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
@@ -76,7 +76,7 @@ def mutate(module: str, tests: Sequence[str]) -> Mapping[str, Any]:
 
 
 def outcomes(mutants: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the exit code of the tests of each mutant by module, as mutmut keeps them beside the mutated files."""
+    """Return the tests' exit code for each mutant, by module; mutmut stores them beside the mutated files."""
     found = {}
     for path in sorted(mutants.rglob("*.py.meta")):
         codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]

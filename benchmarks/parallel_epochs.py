@@ -1,4 +1,4 @@
-"""An epoch of one training job shared by processes, which share the cores: under torchrun; prints images a second.
+"""Runs epochs of one training job, divided among processes that share the cores; prints images a second.
 
 Run `torchrun --standalone --nproc-per-node=2 -m benchmarks.parallel_epochs CNN SIZE BATCH FILMS`.
 """
@@ -19,11 +19,11 @@ from mammopipe.training.model.architecture import Cnn
 from mammopipe.training.networks.registry import build_model
 
 EPOCHS = 3
-"""The fastest counts; in the first everything is new."""
+"""Number of epochs; the fastest counts, since the first one warms up."""
 
 
 def main(cnn: str, size: int, batch: int, count: int) -> None:
-    """Train and print what the first process measured."""
+    """Train, and print the measurement of the first process."""
     config = TrainConfig(cnn=Cnn(cnn), batch_size=batch, epochs=EPOCHS, head_epochs=0, learning_rate=1e-5)
     with tempfile.TemporaryDirectory() as folder, joined() as world:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))

@@ -1,7 +1,7 @@
-"""The benchmark's work as handlers of TorchServe and of SageMaker's multi-model-server: image in, the same answer out.
+"""The benchmark's work as handlers for TorchServe and SageMaker's multi-model-server: same image, same answer.
 
-BENCHMARK_MODEL names the model directory, BENCHMARK_ENGINE and BENCHMARK_PRECISION what computes it; each server loads
-this in each of its worker processes.
+BENCHMARK_MODEL names the model directory; BENCHMARK_ENGINE and BENCHMARK_PRECISION select the computation. Each server
+loads this module in each of its worker processes.
 """
 
 import os
@@ -24,7 +24,7 @@ from mammopipe.training.model.architecture import Precision
 
 @cache
 def predictor() -> Predictor:
-    """Return the predictor, loaded and warmed up at its first use, on one thread as ours has it."""
+    """Return the predictor; it is loaded and warmed up at first use, on one thread like our server's."""
     cv2.setNumThreads(1)
     engine = EngineSettings(EngineKind(os.environ["BENCHMARK_ENGINE"]), 1, Precision(os.environ["BENCHMARK_PRECISION"]))
     made = Predictor(Path(os.environ["BENCHMARK_MODEL"]), engine=engine)
@@ -33,13 +33,13 @@ def predictor() -> Predictor:
 
 
 def judge(body: bytes) -> str:
-    """Return the JSON answer to one film."""
+    """Return the JSON answer for one image."""
     task = Task("0", bytes(body), RequestOptions(), AnswerType.JSON, content_type="image/x-portable-graymap")
     return answer(predictor(), task, ReadConfig()).body.decode()
 
 
 def torchserve(data: Any, context: Any) -> list[str]:
-    """Answer as TorchServe wants it; it calls this once without data to load the model."""
+    """Answer in TorchServe's form; TorchServe calls this once without data to load the model."""
     return [judge(item["body"]) for item in data] if data else [str(predictor().info.id)]
 
 
@@ -64,13 +64,13 @@ def _transformer() -> Any:
 
 
 class _Mms:
-    """The sagemaker-inference toolkit, made once in each worker."""
+    """The sagemaker-inference toolkit, created once per worker."""
 
     transformer: Any = None
 
 
 def mms(data: Any, context: Any) -> Any:
-    """Answer as multi-model-server wants it, through the sagemaker-inference toolkit."""
+    """Answer in multi-model-server's form, through the sagemaker-inference toolkit."""
     _Mms.transformer = _Mms.transformer or _transformer()
     if not data:
         _Mms.transformer.validate_and_initialize(model_dir=os.environ["BENCHMARK_MODEL"], context=context)

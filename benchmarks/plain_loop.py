@@ -1,7 +1,7 @@
-"""What a notebook would do with the film that the benchmarks send: a plain loop of `Predictor` in one thread.
+"""A plain loop of `Predictor` in one thread, as a notebook would run it, on the image of the benchmarks.
 
-`python -m benchmarks.plain_loop MODEL` reads lines "work count" and answers each with the seconds it took, the
-work being `film` (bytes to prediction), `forward` (the network alone) or `heat` (the heatmap alone).
+`python -m benchmarks.plain_loop MODEL` reads lines "work count" and answers each with the seconds it took. The work is
+`film` (bytes to prediction), `forward` (only the network) or `heat` (only the heatmap).
 """
 
 import sys
@@ -19,7 +19,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 
 
 def main(model: Path) -> None:
-    """Answer until the input ends."""
+    """Process input lines until the input ends."""
     cv2.setNumThreads(1)
     predictor = Predictor(model, engine=EngineSettings(threads=1))
     predictor.warm_up()

@@ -1,7 +1,7 @@
-"""Requests that nobody should send: mutated films, exams, forms, archives, options, headers, paths and plain bytes.
+"""Invalid and unusual requests: mutated images, exams, forms, archives, options, headers, paths and raw bytes.
 
-A case is its seed and its number and nothing else, so that a failure is repeated by naming them. Every film carries the
-identity of nobody in `IDENTITY`, in all the places where films, forms and archives carry one.
+A case depends only on its seed and number, so these two reproduce a failure. Every image carries the invented identity
+`IDENTITY` in all places where images, forms and archives hold one.
 """
 
 import base64
@@ -24,7 +24,7 @@ from tests.processing.conftest import EXPLICIT, LOSSLESS, LOSSY, item, write_dic
 from tests.processing.images.test_fuzz import Random, mutate, seeds
 
 IDENTITY = ("Doe^Jane", "DOE_JANE", "PID4711", "19481127")
-"""What no answer and no log line may hold: a name, a file's name, a patient's number, a date of birth."""
+"""Text that no answer and no log line may contain: a name, a file's name, a patient's number, a date of birth."""
 PGM, PNG, DICOM = "image/x-portable-graymap", "image/png", "application/dicom"
 JSON, FORM, ZIP = "application/json", "multipart/form-data", "application/zip"
 TYPES = (PGM, PNG, DICOM, JSON, FORM, ZIP)
@@ -40,9 +40,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "unknown": ("1",),
 }
 PHANTOMS = 12
-"""How many of the films are phantoms: three formats of four."""
+"""Number of images that are phantoms: four in each of three formats."""
 OF_EXAMS = 0.9
-"""Share of sound films in exams: one bad film is enough for the whole exam to be refused."""
+"""Fraction of valid images in exams: a single invalid image makes the server refuse the whole exam."""
 COMMON = ("operating_point", "heatmap", "target")
 """Options that every request may have."""
 ACCEPTS = (JSON, PNG, DICOM, "*/*", "image/*", "", "text/html", f"{JSON};q=0, {PNG};q=0.5", f"{PNG};q=", ",,;;q=a")
@@ -104,7 +104,7 @@ ENDPOINTS = ("/invocations", "/invocations", "/invocations", "/endpoints/breast/
 
 @dataclass(frozen=True)
 class Case:
-    """One request; `wire` holds all its bytes where it is none that an HTTP library would send."""
+    """One request; `wire` holds the raw bytes if an HTTP library would not send the request."""
 
     kind: str
     method: str = "POST"
@@ -116,7 +116,7 @@ class Case:
 
 @cache
 def films() -> tuple[bytes, ...]:
-    """Return valid films: tiny ones of every kind that the reader knows, and phantoms that the model can judge."""
+    """Return valid images: tiny ones of every kind that the reader knows, and phantoms that the model can score."""
     tiny = seeds(write_dicom, item, {"lossless": LOSSLESS, "lossy": LOSSY})
     return (*tiny, *(data for number in range(PHANTOMS // 3) for data in _phantom(number)))
 
@@ -145,19 +145,19 @@ def _phantom(number: int) -> list[bytes]:
 
 
 def make(seed: int, number: int) -> Case:
-    """Return the case of a seed and a number."""
+    """Return the case for a seed and a number."""
     random = np.random.default_rng([seed, number])
     maker = MAKERS[int(random.integers(len(MAKERS)))]
     return maker(random)
 
 
 def pick(random: Random, choices: Any) -> Any:
-    """Return one of the choices, as it is."""
+    """Return one of the choices, unchanged."""
     return choices[int(random.integers(len(choices)))]
 
 
 def film(random: Random, sound: float = 0.6) -> bytes:
-    """Return a film, as it should be or mutated; a share `sound` are phantoms, and a share `sound` are not mutated."""
+    """Return an image, valid or mutated; `sound` is the fraction of phantoms, and the fraction of unmutated images."""
     count = len(films())
     first = count - PHANTOMS if random.random() < sound else 0
     data = films()[int(random.integers(first, count))]
@@ -165,19 +165,19 @@ def film(random: Random, sound: float = 0.6) -> bytes:
 
 
 def kind_of(data: bytes) -> str:
-    """Return the type that a film once had, going by its first bytes."""
+    """Return the original type of a possibly mutated image, by its first bytes."""
     return PGM if data[:1] == b"P" else PNG if data[:1] == b"\x89" else DICOM
 
 
 def image(random: Random) -> Case:
-    """Return one film under its own type, or another."""
+    """Return a case of one image with its own content type or another."""
     data = film(random)
     kind = kind_of(data) if random.random() < 0.9 else pick(random, TYPES)
     return _post("image", random, kind, data)
 
 
 def exam_json(random: Random) -> Case:
-    """Return an exam as JSON: whole, with wrong members, mutated as text, or no exam at all."""
+    """Return a case of an exam as JSON: valid, with wrong members, mutated as text, or not an exam."""
     if random.random() < 0.15:
         return _post("json", random, JSON, pick(random, JSON_TEXTS))
     exam: dict[str, Any] = {"images": [_member(random) for _ in range(_views(random))]}
@@ -190,7 +190,7 @@ def exam_json(random: Random) -> Case:
 
 
 def _views(random: Random) -> int:
-    """Return how many images an exam has: mostly one to three, sometimes none or too many."""
+    """Return the number of images in an exam: mostly one to three, sometimes none or too many."""
     return int(random.integers(1, 4)) if random.random() < 0.95 else pick(random, (0, 17))
 
 
@@ -222,7 +222,7 @@ def _member(random: Random) -> Any:
 
 
 def form(random: Random) -> Case:
-    """Return an exam as a form: whole, with odd parts, or mutated in its text."""
+    """Return a case of an exam as a form: valid, with unusual parts, or mutated as text."""
     boundary = "b0undary" if random.random() < 0.8 else pick(random, ("a" * 70, "a" * 400, "--", "x y", ""))
     parts = [_part(random, boundary) for _ in range(_views(random))]
     ending = b"" if random.random() < 0.1 else b"--%s--\r\n" % boundary.encode()
@@ -245,12 +245,12 @@ def _part(random: Random, boundary: str) -> bytes:
 
 
 def archive(random: Random) -> Case:
-    """Return an exam as an archive: whole, with odd names and methods, bombs, or mutated in its bytes."""
+    """Return a case of an exam as an archive: valid, with unusual names or methods, bombs, or mutated bytes."""
     stream = io.BytesIO()
     common = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     methods = common if random.random() < 0.9 else (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", pick(random, methods)) as packed:
-        warnings.simplefilter("ignore", UserWarning)  # zipfile's own word about a name that comes twice
+        warnings.simplefilter("ignore", UserWarning)  # zipfile warns about a duplicate name
         for index in range(_views(random)):
             name = f"DOE_JANE/{index}.dcm" if random.random() < 0.9 else pick(random, FILE_NAMES)
             packed.writestr(zipfile.ZipInfo(name), _content(random), pick(random, methods))
@@ -258,7 +258,7 @@ def archive(random: Random) -> Case:
             packed.comment = b"PID4711" * 30
     body = bytearray(stream.getvalue())
     if random.random() < 0.05 and len(body) > 10:
-        body[6] |= 1  # says that its first file is encrypted
+        body[6] |= 1  # marks the first file as encrypted
     return _post("zip", random, ZIP, mutate(bytes(body), random) if random.random() < 0.2 else bytes(body))
 
 
@@ -274,7 +274,7 @@ def _content(random: Random) -> bytes:
 
 
 def odd_headers(random: Random) -> Case:
-    """Return a film under headers that proxies, bad clients and attackers make."""
+    """Return a case of an image with headers of proxies, faulty clients or attackers."""
     chosen = tuple(pick(random, ODD_HEADERS) for _ in range(int(random.integers(1, 4))))
     data = film(random)
     named = {name.lower() for name, _ in chosen}
@@ -283,13 +283,13 @@ def odd_headers(random: Random) -> Case:
 
 
 def odd_path(random: Random) -> Case:
-    """Return any method on any path."""
+    """Return a case of any method on any path."""
     body = film(random) if random.random() < 0.5 else b""
     return Case("path", pick(random, METHODS), pick(random, PATHS), (("Content-Type", PGM),), body)
 
 
 def wire(random: Random) -> Case:
-    """Return bytes that once were an HTTP request."""
+    """Return a case of bytes that were an HTTP request before mutation."""
     data = film(random)
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {kind_of(data)}\r\n"
     head += f"Content-Length: {len(data)}\r\n\r\n"
@@ -311,14 +311,14 @@ MAKERS: tuple[Callable[[Random], Case], ...] = (
 
 
 def _options(random: Random) -> dict[str, Any]:
-    """Return some options, most of them in order."""
+    """Return some options, most of them valid."""
     known = list(OPTIONS) if random.random() < 0.1 else COMMON
     names = [pick(random, known) for _ in range(int(random.integers(0, 3)))]
     return {name: pick(random, OPTIONS[name][:2] if random.random() < 0.8 else OPTIONS[name]) for name in names}
 
 
 def _post(kind: str, random: Random, content_type: str, body: bytes) -> Case:
-    """Return a request with options in its query or its attributes, most of them in order."""
+    """Return a request with options, mostly valid, in its query or its attributes."""
     options = _options(random) if random.random() < 0.4 else {}
     accept = pick(random, (JSON, JSON, JSON, PNG, DICOM)) if random.random() < 0.9 else pick(random, ACCEPTS)
     headers = [("Content-Type", content_type), ("Accept", accept)]

@@ -1,4 +1,4 @@
-"""What schemathesis makes of the server's OpenAPI document: requests that keep to it, and requests that break it."""
+"""Generates requests from the server's OpenAPI document with schemathesis: conforming and violating ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ SETTINGS = settings(
 
 
 def send_generated(address: str, first: int, count: int, send: Callable[[str, Any], None]) -> None:
-    """Make `count` requests to `address`, the same for the same `first` seed, and hand each to `send` with its name."""
+    """Generate `count` requests to `address`, the same for each `first` seed, and pass each with its name to `send`."""
     operations = [found.ok() for found in schemathesis.openapi.from_dict(document()).get_all_operations()]
     modes = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     turns = [(operation, mode) for operation in operations if operation.method == "post" for mode in modes]
@@ -34,7 +34,7 @@ def send_generated(address: str, first: int, count: int, send: Callable[[str, An
 
 
 def _arguments(case: Any, address: str, number: int) -> dict[str, Any]:
-    """Return a case as arguments for `requests.request`; most may be answered as JSON, for few invented Accept can."""
+    """Return a case as arguments for `requests.request`; most accept JSON, since few generated Accept values do."""
     arguments: dict[str, Any] = case.as_transport_kwargs(base_url=address)
     if number % 4:
         arguments["headers"]["Accept"] = "application/json"

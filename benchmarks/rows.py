@@ -1,4 +1,4 @@
-"""What a benchmark prints: rows of name, value, unit, bar, better, peers and command."""
+"""The rows that benchmarks print: name, value, unit, bar, better, peers and command."""
 
 from typing import Any, Literal
 
@@ -14,9 +14,16 @@ def row(
     command: str,
     **peers: float,
 ) -> Row:
-    """Return one figure: its bar is what it must reach (`None`: it is reported only), `peers` what it is compared with.
+    """Return one row.
 
-    `command` repeats the measurement.
+    Args:
+        name: Name of the figure.
+        value: The measured value.
+        unit: Unit of the value.
+        bar: The value to reach; `None` only reports the figure.
+        better: Whether lower or higher values are better.
+        command: The command that repeats the measurement.
+        peers: Other measurements to compare with.
     """
     return {
         "name": name,
@@ -30,7 +37,7 @@ def row(
 
 
 def holds(figure: Row) -> bool:
-    """Return whether a figure reaches its bar; one without a bar always does."""
+    """Return whether a figure reaches its bar; a figure without a bar always does."""
     if figure["bar"] is None:
         return True
     return bool(figure["value"] >= figure["bar"] if figure["better"] == "higher" else figure["value"] <= figure["bar"])

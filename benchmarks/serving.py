@@ -1,4 +1,4 @@
-"""What the benchmarks of the server share: a model, the server and a plain loop as processes, clients, memory."""
+"""Shared parts of the server benchmarks: a model, the server and a plain loop as processes, clients, memory."""
 
 import http.client
 import os
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 PGM = "image/x-portable-graymap"
 SIDE = 224
 TEMPERATURE = 50.0
-"""Random weights give logits so far apart that only this makes probabilities of them."""
+"""Temperature for random weights, whose logits are too far apart to give useful probabilities without it."""
 
 
 def film(seed: int = 4) -> bytes:
@@ -39,7 +39,7 @@ def film(seed: int = 4) -> bytes:
 
 
 def save_model(directory: Path, *, export: bool) -> str:
-    """Write a ResNet-50 with random weights, exported if asked and if the export holds, and return the engine."""
+    """Write a ResNet-50 with random weights, exported if requested and the export is accurate; returns the engine."""
     config = PreprocessConfig(height=SIDE, width=SIDE)
     points = {
         name: OperatingPoint(level, 0.9, *[Rate(0.5, 0.4, 0.6)] * 4, 200, 20, 100).as_dict()
@@ -75,7 +75,7 @@ def save_model(directory: Path, *, export: bool) -> str:
 
 @dataclass
 class Client:
-    """One connection that is kept."""
+    """One persistent connection."""
 
     port: int
     path: str = "/invocations"
@@ -84,7 +84,7 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def ask(self, body: bytes, query: str = "") -> tuple[int, float]:
-        """Return status and seconds of a request."""
+        """Return the status and the seconds of a request."""
         begun = time.perf_counter()
         self._connection.request("POST", self.path + query, body, {"Content-Type": PGM})
         response = self._connection.getresponse()
@@ -107,7 +107,7 @@ def pinged(port: int) -> bool:
 
 @contextmanager
 def server(base: Path, **environment: str) -> Iterator[tuple[int, int, float]]:
-    """Run the server on `base`/model; yields its port, its process id and the seconds until /ping said 200."""
+    """Run the server on `base`/model; yields its port, its process id and the seconds until /ping answered 200."""
     port, begun = free_port(), time.perf_counter()
     variables = {
         **os.environ,
@@ -132,12 +132,12 @@ def server(base: Path, **environment: str) -> Iterator[tuple[int, int, float]]:
 
 @dataclass
 class Loop:
-    """A process that answers films in a plain loop of `Predictor`, on one thread."""
+    """A process that predicts images in a plain loop of `Predictor`, on one thread."""
 
     process: "subprocess.Popen[str]"
 
     def run(self, work: str, count: int) -> list[float]:
-        """Return the seconds of each of `count` times `work`."""
+        """Return the seconds of each of `count` repetitions of `work`."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(f"{work} {count}\n")
         self.process.stdin.flush()
@@ -146,7 +146,7 @@ class Loop:
 
 @contextmanager
 def loop(model: Path) -> Iterator[Loop]:
-    """Run a plain loop over a model directory."""
+    """Run a plain loop on a model directory."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.plain_loop", str(model)],
@@ -169,7 +169,7 @@ def together(
     body: bytes,
     path: str = "/invocations",
 ) -> list[tuple[int, float]]:
-    """Return status and seconds of every request of so many clients that ask again and again."""
+    """Return the status and seconds of every request from several clients that send continuously."""
     until = time.perf_counter() + seconds
 
     def one(_: int) -> list[tuple[int, float]]:
@@ -183,7 +183,7 @@ def together(
 
 
 def descendants(process: int) -> list[int]:
-    """Return a process and all below it."""
+    """Return a process and all its descendants."""
     found = [process]
     for one in found:
         with suppress(FileNotFoundError):
@@ -193,9 +193,9 @@ def descendants(process: int) -> list[int]:
 
 
 def memory(process: int) -> tuple[float, float]:
-    """Return the MiB that a tree of processes has in memory: pages that several share once, and as often as shared.
+    """Return the memory of a process tree in MiB, with shared pages counted once, and counted in every process.
 
-    The first sums the proportional set sizes (Pss of proc(5)), the second the resident set sizes.
+    The first value sums the proportional set sizes (Pss of proc(5)), the second the resident set sizes (Rss).
     """
     sums = {"Pss": 0, "Rss": 0}
     for one in descendants(process):

@@ -1,4 +1,4 @@
-"""The table of docs/BENCHMARKS.md, made from benchmark rows and from nothing else."""
+"""The table of docs/BENCHMARKS.md, generated from benchmark rows only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _SIGNS = {"lower": "at most", "higher": "at least"}
 
 
 def fill_in(page: Path, rows: Sequence[Row]) -> None:
-    """Replace what stands between the page's two marks by the table; `ConfigError` where a mark is missing."""
+    """Replace the text between the page's two marks with the table; `ConfigError` if a mark is missing."""
     text = page.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ConfigError(f"{page}: {BEGIN} and {END} must each stand in it once")
@@ -22,7 +22,7 @@ def fill_in(page: Path, rows: Sequence[Row]) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table; a figure that misses its bar is set in bold and says so."""
+    """Return the rows as a Markdown table; a figure that misses its bar is bold and marked."""
     lines = ["| figure | measured | bar |", "|---|---|---|"]
     for figure in rows:
         value = f"{figure['value']:.3g} {figure['unit']}".strip()

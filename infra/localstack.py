@@ -1,11 +1,11 @@
-"""The local cloud: LocalStack for S3, IAM, STS and CloudFormation, moto for the SageMaker API; on loopback alone.
+"""Local stand-ins for AWS, on loopback only: LocalStack for S3, IAM, STS, CloudFormation; moto for the SageMaker API.
 
-    python infra/localstack.py install     LocalStack into .services/venv, which its own pins keep apart from ours
-    python infra/localstack.py up          in containers where Docker can get the images, else as two processes
+    python infra/localstack.py install     LocalStack into .services/venv, because its pins conflict with ours
+    python infra/localstack.py up          in containers if Docker can get the images, else as two processes
     python infra/localstack.py down
 
-`up` returns once both answer, and prints the variables that point our commands at them. Standard output of the two is
-in .services/*.log; ports are LOCALSTACK_PORT (4566) and MOTO_PORT (5566).
+`up` returns once both respond, and prints the variables that direct our commands to them. Their output is in
+.services/*.log; the ports are LOCALSTACK_PORT (4566) and MOTO_PORT (5566).
 """
 
 import argparse
@@ -38,29 +38,29 @@ REQUIREMENTS = (
     "pyopenssl<25",
     "service_identity",
 )
-"""4.12 is the last release that starts without a token; newer releases of the others break it."""
+"""4.12 is the last release that starts without a token; newer releases of the other packages break it."""
 START_SECONDS = 300.0
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Service:
-    """One of the two."""
+    """LocalStack or moto."""
 
     name: str
     port: int
     health: str
-    """Path that answers 200 when it is up."""
+    """Path that answers 200 when the service is ready."""
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """URL of the service."""
         return f"http://{LOOPBACK}:{self.port}"
 
     def is_up(self) -> bool:
-        """Return whether it answers."""
+        """Return whether the service responds."""
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(self.url + self.health, timeout=5):
                 return True
@@ -69,7 +69,7 @@ class Service:
 
 
 def services(folder: Path, localstack_port: int, moto_port: int, *, installed: Path) -> tuple[Service, Service]:
-    """Return LocalStack and moto on these ports; they write below `folder`, and LocalStack is `installed/venv`."""
+    """Return LocalStack and moto on these ports; they write below `folder`; LocalStack runs from `installed/venv`."""
     python = installed / "venv" / "bin" / "python"
     own = {
         "GATEWAY_LISTEN": f"{LOOPBACK}:{localstack_port}",
@@ -88,7 +88,7 @@ def services(folder: Path, localstack_port: int, moto_port: int, *, installed: P
 
 
 def install(folder: Path) -> None:
-    """Install LocalStack into `folder/venv`, unless it is there."""
+    """Install LocalStack into `folder/venv`, unless it is installed already."""
     marker = folder / "venv" / ".installed"
     if marker.is_file() and marker.read_text() == "\n".join(REQUIREMENTS):
         return
@@ -99,9 +99,9 @@ def install(folder: Path) -> None:
 
 
 def start(folder: Path, wanted: Sequence[Service]) -> dict[str, SupervisedProcess]:
-    """Start services as processes and return them, by name, once all answer; raises `ConfigError` where one does not.
+    """Start services as processes and return them by name once all respond; raises `ConfigError` if one does not.
 
-    They end with the caller's process unless they are kept.
+    They stop with the caller's process unless they are kept.
     """
     running: dict[str, SupervisedProcess] = {}
     try:
@@ -125,7 +125,7 @@ def start(folder: Path, wanted: Sequence[Service]) -> dict[str, SupervisedProces
 
 
 def _wait(service: Service, folder: Path, process: SupervisedProcess | None) -> None:
-    """Return once a service answers."""
+    """Wait until a service responds."""
     deadline = time.monotonic() + START_SECONDS
     while not service.is_up():
         if process is not None and process.poll() is not None:
@@ -133,11 +133,11 @@ def _wait(service: Service, folder: Path, process: SupervisedProcess | None) -> 
             raise ConfigError(f"{service.name} ended with exit code {process.poll()}; its last line: {last_line(log)}")
         if time.monotonic() > deadline:
             raise ConfigError(f"{service.name} does not answer at {service.url} within {START_SECONDS:.0f} s")
-        time.sleep(0.1)  # another program's start: there is nothing to wait on
+        time.sleep(0.1)  # another program starts; there is nothing to wait on
 
 
 def variables(localstack: Service, moto: Service) -> dict[str, str]:
-    """Return the environment that points our commands, and any AWS SDK, at the two."""
+    """Return the environment that directs our commands, and any AWS SDK, to the two services."""
     return {
         "AWS_ENDPOINT_URL_S3": localstack.url,
         "AWS_ENDPOINT_URL_STS": localstack.url,
@@ -151,7 +151,7 @@ def variables(localstack: Service, moto: Service) -> dict[str, str]:
 
 
 def up(folder: Path, *, docker: bool) -> None:
-    """Start both, in containers or as processes that outlive this one, and say how to use them."""
+    """Start both services, in containers or as processes that outlive this one, and print how to use them."""
     wanted = _configured(folder)
     if all(service.is_up() for service in wanted):
         print("Both answer already.")
@@ -170,7 +170,7 @@ def up(folder: Path, *, docker: bool) -> None:
 
 
 def down(folder: Path) -> None:
-    """Stop both; nothing is left but their logs and LocalStack's installation."""
+    """Stop both services; leaves only their logs and LocalStack's installation."""
     file = folder / "running.json"
     if not file.is_file():
         print("Nothing of ours is running.")
@@ -191,7 +191,7 @@ def _configured(folder: Path) -> tuple[Service, Service]:
 
 
 def _compose_up(folder: Path) -> bool:
-    """Start the containers; returns False, and says why, where there is no engine or no way to the images."""
+    """Start the containers; returns False, with a message, if there is no engine or no access to the images."""
     if shutil.which("docker") is None or subprocess.run(["docker", "version"], capture_output=True).returncode:
         print("No Docker engine answers: both services run as processes.")
         return False

@@ -1,8 +1,8 @@
-"""Print what an image installs before our wheel: the requirements of one extra of pyproject.toml, one a line.
+"""Print what an image installs before our wheel: the requirements of one extra of pyproject.toml, one per line.
 
     python infra/requirements.py pyproject.toml serving
 
-Kept apart from the wheel, so that a change of our code leaves the layer of the dependencies alone.
+They are installed separately from the wheel, so a change of our code does not rebuild the layer of dependencies.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def requirements(project: dict[str, Any], extra: str) -> list[str]:
-    """Return the requirements of the project and of `extra`, with every extra of its own that it names, sorted."""
+    """Return the sorted requirements of the project and of `extra`, including other extras that it refers to."""
     found = set(project["dependencies"])
     for item in project["optional-dependencies"][extra]:
         own = re.fullmatch(rf"{project['name']}\[([\w,-]+)\]", item)

@@ -3,9 +3,9 @@
     from mammopipe import PipelineConfig, start
     run = start(PipelineConfig.load("run.toml"), backend="process")
 
-The names below are loaded when they are first used: importing the package costs milliseconds, and the client of an
-endpoint needs neither torch nor the SageMaker SDK. Everything else lies in the sub-packages `processing`, `training`,
-`inference` and `pipelines`, which import each other in that direction only.
+The names below load on first use: importing the package takes milliseconds, and the client of an endpoint needs
+neither torch nor the SageMaker SDK. Everything else is in the sub-packages `processing`, `training`, `inference` and
+`pipelines`. Imports between them go in one direction: each may import only those listed before it.
 """
 
 from importlib import import_module

@@ -1,9 +1,9 @@
-"""Wiring: the SageMaker pipeline of mammopipe, and the places where it runs.
+"""The SageMaker pipeline of mammopipe, and the backends that run it.
 
-    from pipelines import PipelineConfig, build_pipeline, start
+    from mammopipe.pipelines import PipelineConfig, build_pipeline, start
 
-These are all that a notebook needs. They are loaded when they are used, so that commands which need no SageMaker SDK do
-not wait for it; nothing here needs torch.
+A notebook needs only these names. They load on first use, so commands that do not need the SageMaker SDK do not wait
+for it. Nothing here needs torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """Console script `mammopipe`: the arguments of every command. `mammopipe.pipelines.commands` does the work.
 
-Exit codes: 0 done; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
-arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 a fault of this program (with its
+Exit codes: 0 success; 1 a run failed, its gate refused the model, or `doctor` or `monitor` found something; 2 the
+arguments, the configuration, the data or S3 cannot be used (one line on stderr); 3 an error in this program (with its
 traceback); 130 interrupted.
 """
 
@@ -33,7 +33,7 @@ Research use only: nothing here is a diagnosis."""
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What is wrong with a disk, not with this program: full, over its quota, read-only."""
+"""Errors of the disk, not of this program: full, over quota, read-only."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: interrupted; every job was stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough; without this, Python complains again when it closes stdout.
+        # The reader (`| head`) closed the pipe; without this, Python reports an error when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def console() -> None:
-    """Run the command of the process's arguments and exit with its code."""
+    """Run the command in the process's arguments and exit with its code."""
     sys.exit(main())
 
 
@@ -384,21 +384,21 @@ def _completion(subparsers: "Subparsers") -> None:
 
 
 def cost(options: argparse.Namespace) -> int:
-    """Show what a run will cost, or did."""
+    """Show the estimated cost of a run, or the cost of a finished one."""
     from mammopipe.pipelines.commands import cost as cost_command
 
     return cost_command.run(options)
 
 
 def monitor(options: argparse.Namespace) -> int:
-    """Compare captured requests with what the model learnt."""
+    """Compare captured requests with the data that the model was trained on."""
     from mammopipe.pipelines.commands import monitor as monitor_command
 
     return monitor_command.run(options)
 
 
 def completion(options: argparse.Namespace) -> int:
-    """Print the script of a shell."""
+    """Print a shell's completion script."""
     import shtab
 
     print(shtab.complete(build_parser(), shell=options.shell))

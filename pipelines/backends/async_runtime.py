@@ -1,11 +1,11 @@
-"""Async inference on this machine: the runtime's async API over loopback, in front of one container.
+"""Async inference on this machine: SageMaker's async API over loopback, in front of one container.
 
     python -m mammopipe.pipelines.backends.async_runtime --name NAME --container http://127.0.0.1:8080
         --output s3://... --failure s3://...
 
-`POST /endpoints/NAME/async-invocations` answers 202 and where the result will lie; the object at
-`X-Amzn-SageMaker-InputLocation` is then posted to the container's `/invocations`, and what the container answers is
-put on S3: the answer at the output location, an error, quoted as SageMaker quotes it, at the failure location.
+`POST /endpoints/NAME/async-invocations` answers 202 and names the location of the future result. The object at
+`X-Amzn-SageMaker-InputLocation` is then posted to the container's `/invocations`. The container's answer is written to
+the output location; an error is written to the failure location, in the form that SageMaker uses.
 Source: InvokeEndpointAsync (SageMaker Runtime API Reference), "Asynchronous inference" (SageMaker Developer Guide).
 """
 
@@ -33,11 +33,11 @@ from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import ConfigError
 
 INPUT_BYTES = 2**30
-"""Of an input object, SageMaker's limit."""
+"""SageMaker's limit for an input object."""
 INLINE_BYTES = 128_000
-"""Of a request's own body, which is read and not used: the input is the object."""
+"""Limit for a request's own body, which is read and discarded: the input is the object on S3."""
 QUEUED = 64
-"""Requests that may wait; more are answered 503."""
+"""Maximum number of waiting requests; further ones are answered 503."""
 INVOCATION_SECONDS, LONGEST_INVOCATION_SECONDS = 900.0, 3600.0
 TTL_SECONDS = 21_600.0
 HEADER = "x-amzn-sagemaker-"
@@ -45,20 +45,20 @@ HEADER = "x-amzn-sagemaker-"
 
 @dataclass(frozen=True)
 class AsyncSettings:
-    """One async endpoint."""
+    """Settings of one async endpoint."""
 
     name: str
     container: str
-    """Its container's URL."""
+    """URL of its container."""
     output: str
     """S3 folder of the results."""
     failure: str
     """S3 folder of the failures."""
     concurrent: int = 1
-    """Requests that the container has at a time."""
+    """Number of requests that the container handles concurrently."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no S3 folder and a container that would never be asked."""
+        """Refuse locations that are not S3 folders, and a concurrency that would never call the container."""
         for uri in (self.output, self.failure):
             S3Uri.parse(uri)
         if self.concurrent < 1:
@@ -67,17 +67,17 @@ class AsyncSettings:
 
 @dataclass(frozen=True)
 class Invocation:
-    """A request that was taken on."""
+    """An accepted request."""
 
     input: str
     output: str
     failure: str
     headers: Mapping[str, str]
-    """What the container gets."""
+    """The headers that the container receives."""
     seconds: float
-    """After which the container's answer is no longer waited for."""
+    """Seconds to wait for the container's answer."""
     expires: float
-    """`time.monotonic()` after which it is no longer begun."""
+    """`time.monotonic()` after which the request is no longer started."""
 
 
 class FailedInvocation(Exception):
@@ -85,7 +85,7 @@ class FailedInvocation(Exception):
 
 
 class Refusal(Exception):
-    """An error of the runtime's API."""
+    """An error response of the async API."""
 
     def __init__(self, status: HTTPStatus, kind: str, message: str) -> None:
         super().__init__(message)
@@ -93,7 +93,7 @@ class Refusal(Exception):
 
 
 class AsyncRuntime:
-    """The API and the threads that carry out what it takes on; a context manager that ends them."""
+    """The API and the threads that process accepted requests; a context manager that stops them."""
 
     def __init__(self, settings: AsyncSettings, storage: Any, *, port: int = 0) -> None:
         self.settings, self._storage = settings, storage
@@ -104,7 +104,7 @@ class AsyncRuntime:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The URL of the API."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "AsyncRuntime":
@@ -121,7 +121,7 @@ class AsyncRuntime:
             thread.join()
 
     def take(self, name: str, headers: Mapping[str, str]) -> Invocation:
-        """Take a request, its header names in lower case, on and return it; raises `Refusal`."""
+        """Accept a request and return it; header names are in lower case. Raises `Refusal`."""
         if name != self.settings.name:
             raise Refusal(HTTPStatus.BAD_REQUEST, "ValidationError", f"Endpoint {name} not found.")
         place = headers.get(f"{HEADER}inputlocation", "")
@@ -156,7 +156,7 @@ class AsyncRuntime:
             try:
                 outcome = self._carry_out(invocation)
             except (BotoCoreError, ClientError) as error:
-                outcome = f"lost: {type(error).__name__}"  # where S3 takes no result, the next request must not suffer
+                outcome = f"lost: {type(error).__name__}"  # a failed write to S3 must not affect the next request
             print(
                 json.dumps(
                     {
@@ -226,7 +226,7 @@ class _Reply:
     status: int
     type: str
     sized: bool
-    """Whether the container said how long its answer is, without which SageMaker does not take it."""
+    """Whether the container sent the length of its answer; SageMaker rejects answers without it."""
     body: bytes
 
 
@@ -238,7 +238,7 @@ def _seconds(headers: Mapping[str, str], name: str, default: float) -> float:
 
 
 def _container_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what the container is told: the input's type, the wanted form and the caller's attributes."""
+    """Return the headers for the container: the input's type, the accepted type and the caller's attributes."""
     names = {
         "Content-Type": f"{HEADER}content-type",
         "Accept": f"{HEADER}accept",
@@ -249,10 +249,10 @@ def _container_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
-    """Return the class that answers the API's requests out of `runtime`."""
+    """Return the class that handles the API's requests with `runtime`."""
 
     class Handler(BaseHTTPRequestHandler):
-        """One connection of the async API, whose bodies lie on S3."""
+        """One connection to the async API; the bodies are on S3."""
 
         protocol_version = "HTTP/1.1"
         timeout = 60
@@ -263,7 +263,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self._send(HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, {}, {})
 
         def do_POST(self) -> None:
-            """Take a request to be carried out, and say where its answer will lie."""
+            """Accept a request for processing, and return the location of its future result."""
             try:
                 self._drop_body()
                 found = re.fullmatch(r"/endpoints/([^/]+)/(async-)?invocations", self.path)
@@ -279,7 +279,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self._send(HTTPStatus.ACCEPTED, {"InferenceId": given}, places)
 
         def _drop_body(self) -> None:
-            """Read a body that means nothing here, so that the connection can be used again."""
+            """Read and discard the body, so that the connection can be reused."""
             size = int(self.headers.get("Content-Length") or 0)
             if size > INLINE_BYTES:
                 self.close_connection = True
@@ -287,7 +287,7 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self.rfile.read(size)
 
         def _send(self, status: HTTPStatus, values: Mapping[str, str], headers: Mapping[str, str]) -> None:
-            """Answer with a JSON body and these headers."""
+            """Respond with a JSON body and these headers."""
             body = json.dumps(values).encode()
             self.send_response(status)
             own = {"Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -297,13 +297,13 @@ def _handler(runtime: AsyncRuntime) -> Callable[..., BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Say nothing: each request has its line when it has been carried out."""
+            """Log nothing here: each request is logged once, when it is finished."""
 
     return Handler
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Answer until this process is ended."""
+    """Serve until this process is ended."""
     parser = argparse.ArgumentParser(prog="python -m mammopipe.pipelines.backends.async_runtime", allow_abbrev=False)
     for name in ("name", "container", "output", "failure"):
         parser.add_argument(f"--{name}", required=True)

@@ -1,7 +1,7 @@
-"""Where a local training job keeps its checkpoints: under the digest of what they belong to, one job at a time.
+"""The checkpoint folders of local training jobs, named by a digest of the job and used by one job at a time.
 
-A job that was killed finds its checkpoint again when the same network is trained with the same settings, data and code.
-Jobs side by side never share a folder: of two that are equal, the second starts afresh in one of its own.
+A killed job finds its checkpoint again when the same network is trained with the same settings, data and code.
+Concurrent jobs never share a folder: if two are equal, the second starts from scratch in its own folder.
 """
 
 import fcntl
@@ -19,12 +19,12 @@ from typing import Any, TextIO
 from mammopipe.processing.container.paths import ContainerPaths
 
 DESCRIBED = ("manifest", "stage", "weights")
-"""The channels whose files are read for the digest: a manifest holds the digest of every image."""
+"""The channels whose files enter the digest: a manifest contains the digest of every image."""
 
 
 @cache
 def code_digest() -> str:
-    """Return the SHA-256 of the source of this package: other code may make other files of the same input."""
+    """Return the SHA-256 of this package's source: different code may produce different files from the same input."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for folder in ("processing", "training", "inference", "pipelines"):
@@ -34,7 +34,7 @@ def code_digest() -> str:
 
 
 def job_digest(request: Mapping[str, Any], paths: ContainerPaths) -> str:
-    """Return the digest of a training job: of its settings, the data in its channels, and the code."""
+    """Return the digest of a training job: its settings, the data in its channels, and the code."""
     digest = hashlib.sha256(code_digest().encode())
     algorithm = {**request["AlgorithmSpecification"], "MetricDefinitions": None}
     said = [request.get("HyperParameters", {}), algorithm, request.get("Environment", {})]
@@ -51,9 +51,9 @@ def job_digest(request: Mapping[str, Any], paths: ContainerPaths) -> str:
 
 @contextmanager
 def held(root: Path, digest: str) -> Iterator[Path]:
-    """Yield the folder of a digest, held for this process; it is removed where the work inside ends well.
+    """Yield the folder of a digest, locked for this process; removes it if the work inside succeeds.
 
-    A process that is killed lets go of it, and what it wrote stays.
+    If the process is killed, the lock is released and the files stay.
     """
     root.mkdir(parents=True, exist_ok=True)
     lock = _lock(root / f"{digest}.lock")
@@ -62,7 +62,7 @@ def held(root: Path, digest: str) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if folder.name != digest:  # nobody would ever look for it again
+        if folder.name != digest:  # no later job would look for it
             shutil.rmtree(folder, ignore_errors=True)
         raise
     else:

@@ -1,6 +1,6 @@
-"""The steps of a local run that only the control plane sees: package, model, endpoint configuration, endpoint.
+"""The steps of a local run that start no job: package, model, endpoint configuration, endpoint.
 
-Each request goes to the SageMaker API of a boto3 client, an emulator's, and what comes back are the step's properties.
+Each request goes through a boto3 client to the SageMaker API of an emulator; the responses are the steps' properties.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Request = Mapping[str, Any]
 
 
 def register(sagemaker: Any, request: Request) -> Request:
-    """Create a model package, and its group when it is missing."""
+    """Create a model package, and its group if it does not exist."""
     group = request["ModelPackageGroupName"]
     try:
         sagemaker.describe_model_package_group(ModelPackageGroupName=group)
@@ -36,23 +36,23 @@ def create_endpoint_config(sagemaker: Any, request: Request) -> Request:
 
 @dataclass(frozen=True)
 class Served:
-    """What an endpoint serves."""
+    """The model and settings that an endpoint serves."""
 
     container: Mapping[str, Any]
     """The model's container: image, artefact, environment."""
     queue: Mapping[str, Any] | None
-    """The configuration's `AsyncInferenceConfig`, where it has one."""
+    """The configuration's `AsyncInferenceConfig`, if it has one."""
 
 
 def is_missing(error: ClientError) -> bool:
-    """Return whether SageMaker has nothing of the name that it was asked for; it has no error code for that."""
+    """Return whether the error means that nothing has this name; SageMaker has no error code of its own for that."""
     return "Could not find" in error.response["Error"].get("Message", "")
 
 
 def create_endpoint(sagemaker: Any, request: Request) -> Served:
-    """Create an endpoint, in place of the one of that name that an earlier run left, and return what it serves.
+    """Create an endpoint, replacing one of the same name from an earlier run, and return what it serves.
 
-    The emulator has no UpdateEndpoint, which is what a pipeline's endpoint step does on AWS.
+    The endpoint step of a pipeline on AWS uses UpdateEndpoint instead, which the emulator does not have.
     """
     name = request["EndpointName"]
     try:

@@ -1,11 +1,11 @@
-"""The `docker` backend: the SageMaker SDK's own local mode, with our images, completed by the steps that it lacks.
+"""The `docker` backend: the SageMaker SDK's own local mode with our images, and the steps that the SDK lacks.
 
-The SDK resolves each step's request and runs jobs with Docker Compose, one after another. Ours are: registering, the
-model, the endpoint's configuration and the endpoint, a container of its own; inputs that are prefixes and no folders;
-logs that are whole; the reason that a failed job wrote; and that nothing is left, whether the run ends well or not.
+The SDK resolves each step's request and runs jobs with Docker Compose, one after another. This module adds: the steps
+for the package, the model, the endpoint configuration and the endpoint (which is a container of its own); inputs that
+are prefixes instead of folders; complete logs; the reason that a failed job wrote; and clean-up after every run.
 
-What of the SDK is private is named here alone, for the version that pyproject.toml pins;
-tests/pipelines/backends/test_docker.py says what has changed where another no longer has it.
+Only this module uses private names of the SDK, for the version that pyproject.toml pins. If another version changes
+them, tests/pipelines/backends/test_docker.py shows the difference.
 """
 
 import copy
@@ -44,12 +44,12 @@ Properties = Mapping[str, Any]
 JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
-"""What Compose puts before each line of a container's output."""
+"""The prefix that Compose puts before each line of a container's output."""
 _CHATTER = re.compile(
     rb"^\s*$|^ *(Creating|Starting|Attaching to|Network|Container|Aborting on|Gracefully|Stopping) ?"
     rb"|exited with code \d+$"
 )
-"""What Compose says of itself."""
+"""The lines that Compose prints about itself."""
 
 
 @dataclass(kw_only=True)
@@ -57,12 +57,12 @@ class LocalMode(Execution):
     """One execution of one pipeline in the SDK's local mode."""
 
     pipeline: Any
-    """What `build_pipeline` returned."""
+    """The result of `build_pipeline`."""
     interrupt: BaseException | None = None
-    """What interrupted a job: the SDK's telemetry, which wraps its calls, swallows it."""
+    """The exception that interrupted a job; kept because the SDK's telemetry wraps its calls and swallows it."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run: no engine, a missing image, inputs that are shared out."""
+        """Refuse what cannot run: no engine, a missing image, sharded inputs."""
         definition = json.loads(self.pipeline.definition())
         steps = list(all_steps(definition["Steps"]))
         self.step_statuses = StepStatuses.of(((step["Name"], step["Type"]) for step in steps), self.changed)
@@ -79,7 +79,7 @@ class LocalMode(Execution):
         return self.scope.execution["PipelineExecutionId"]
 
     def run(self) -> Status:
-        """Run the steps to the end, one after another; nothing of Docker is left but endpoints."""
+        """Run the steps one after another; leaves nothing in Docker except endpoints."""
         session = _session(self.context, self.environment, self.run_id)
         execution = _Execution(
             self.run_id, self.pipeline, PipelineParameters=dict(self.scope.parameters), local_session=session
@@ -93,12 +93,12 @@ class LocalMode(Execution):
         return Status.FAILED if self.step_statuses.failed else Status.SUCCEEDED
 
     def raise_interrupt(self) -> None:
-        """Raise what interrupted a job, if anything did."""
+        """Raise the exception that interrupted a job, if there was one."""
         if self.interrupt is not None:
             raise self.interrupt
 
     def server(self, step: str, container: Properties, folder: Path) -> dict[str, Any]:
-        """Return the command of an endpoint step's container, which carries its own variables."""
+        """Return the command of an endpoint step's container; its variables are part of the command."""
         name, image = f"mammopipe-{self.run_id}-{step.lower()}", container["Image"]
         variables, model = dict(container.get("Environment") or {}), folder / "model"
         return {
@@ -122,7 +122,7 @@ def _images(definition: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _session(context: JobContext, environment: Mapping[str, str], run: str) -> Any:
-    """Return the SDK's local session on the run's S3, its folders below those of the run."""
+    """Return the SDK's local session on the run's S3, with its folders below the run's folder."""
     session = LocalPipelineSession(
         boto_session=boto3.Session(
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
@@ -130,7 +130,7 @@ def _session(context: JobContext, environment: Mapping[str, str], run: str) -> A
             aws_session_token=environment.get("AWS_SESSION_TOKEN"),
             region_name=environment["AWS_DEFAULT_REGION"],
         ),
-        # Not the run's own bucket: the SDK asks who owns its default one before each transfer.
+        # Not the run's own bucket: the SDK checks the owner of its default bucket before each transfer.
         default_bucket="unused",
         s3_endpoint_url=context.storage.endpoint,
         sagemaker_config={"SchemaVersion": "1.0"},
@@ -142,7 +142,7 @@ def _session(context: JobContext, environment: Mapping[str, str], run: str) -> A
 
 
 class _Execution(_LocalPipelineExecution):  # type: ignore[misc]
-    """An execution whose steps may be of any type that we run."""
+    """An execution that accepts every step type that we run."""
 
     def _initialize_step_execution(self, steps: Any) -> None:
         for step in steps:
@@ -154,7 +154,7 @@ class _Execution(_LocalPipelineExecution):  # type: ignore[misc]
 
 
 class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
-    """The SDK's executor, which tells how steps stand, and names jobs as the other backends do."""
+    """The SDK's executor; it also reports the status of steps, and names jobs as the other backends do."""
 
     def __init__(self, execution: _Execution, session: Any, mode: LocalMode) -> None:
         super().__init__(execution, session)
@@ -188,7 +188,7 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
         self.mode.raise_interrupt()
 
     def evaluate_step_arguments(self, step: Step) -> dict[str, Any]:
-        """Return a step's request, checked by the service's own model, and keep it for who collects the results."""
+        """Return a step's request, checked against the service's model, and store it for collecting the results."""
         request: dict[str, Any] = super().evaluate_step_arguments(step)
         mode, key = self.mode, JOB_NAMES.get(step.step_type)
         if key:
@@ -204,7 +204,7 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 class _Factory(_StepExecutorFactory):  # type: ignore[misc]
-    """The SDK's executors, and ours for the types that it has none for."""
+    """The SDK's executors, and ours for the step types that the SDK has none for."""
 
     def get(self, step: Step) -> _StepExecutor:
         run = _CONTROL_PLANE.get(step.step_type)
@@ -213,10 +213,10 @@ class _Factory(_StepExecutorFactory):  # type: ignore[misc]
 
 @dataclass
 class _ControlPlane(_StepExecutor):  # type: ignore[misc]
-    """Runs a step that is one call of the SageMaker API."""
+    """Runs a step that is a single call of the SageMaker API."""
 
     pipline_executor: _Executor
-    """Spelled as the SDK spells it."""
+    """The spelling follows the SDK."""
     step: Step
     call: Callable[[LocalMode, str, Properties], Properties]
 
@@ -242,7 +242,7 @@ _CONTROL_PLANE: Mapping[Any, Callable[[LocalMode, str, Properties], Properties]]
 
 @contextmanager
 def _completed(mode: LocalMode) -> Iterator[None]:
-    """Let the SDK download as SageMaker does, and log, explain and clean up each job, while a run goes on."""
+    """During a run, make the SDK download as SageMaker does, and write the log, reason and clean-up of each job."""
     saved = common_utils.download_folder, local_image._stream_output
 
     def download(bucket: str, prefix: str, target: str, session: Any) -> None:
@@ -259,7 +259,7 @@ def _completed(mode: LocalMode) -> Iterator[None]:
 
 
 def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
-    """Write a job's output to its log until it ends, remove its containers, and raise `StepFailed` with its reason."""
+    """Write a job's output to its log, remove its containers, and raise `StepFailed` with the reason if it failed."""
     (name,) = (record.name for record in mode.step_statuses.records.values() if record.status is Status.EXECUTING)
     command = [str(word) for word in process.args]  # type: ignore[union-attr]
     root = Path(command[command.index("-f") + 1]).parent
@@ -291,7 +291,7 @@ def _follow(process: "subprocess.Popen[bytes]", mode: LocalMode) -> int:
 
 
 def _copy(stream: IO[bytes], log: IO[bytes]) -> None:
-    """Write the lines of a container, without what Compose puts before them and says of itself, and its errors."""
+    """Write a container's lines and errors, without Compose's prefixes and its messages about itself."""
     for raw in stream:
         line = _COLOUR.sub(b"", raw).rstrip(b"\r\n")
         said = _PREFIX.sub(b"", line)
@@ -301,7 +301,7 @@ def _copy(stream: IO[bytes], log: IO[bytes]) -> None:
 
 
 def _reason(root: Path, log: Path, code: int) -> str:
-    """Return why a job failed: what it wrote for SageMaker, or its last words."""
+    """Return why a job failed: the reason that it wrote for SageMaker, or the last line of its log."""
     for file in sorted([*root.glob("*/output/failure"), *root.glob("*/output/message"), *root.glob("output/failure")]):
         if said := file.read_text(encoding="utf-8", errors="replace").split():
             return " ".join(said)[:REASON_LIMIT]
@@ -310,5 +310,5 @@ def _reason(root: Path, log: Path, code: int) -> str:
 
 
 def _plain(message: str) -> str:
-    """Return the reason of an SDK error without the name of our exception, which the SDK puts first."""
+    """Return the reason in an SDK error without our exception's name, which the SDK puts before it."""
     return message.removeprefix(f"{StepFailed.__name__}: ")

@@ -1,4 +1,4 @@
-"""What an execution on either local backend is given, what it keeps, and how it serves an endpoint."""
+"""The inputs and state of an execution on either local backend, and how it serves an endpoint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,28 +20,28 @@ class Execution(ABC):
     scope: Scope
     context: JobContext
     sagemaker: Any
-    """A boto3 client of the emulator that keeps the registry and checks each request."""
+    """A boto3 client of the emulator that holds the registry and checks each request."""
     serving: Path
     """Folder of the endpoints' models."""
     environment: Mapping[str, str]
-    """What reaches S3: for what is served, and for the SDK's session."""
+    """Variables that give access to S3, for served models and for the SDK's session."""
     cores: int
     changed: Callable[[list[StepRecord]], None]
     """Called whenever a step starts or ends."""
     step_statuses: StepStatuses = field(init=False)
     endpoints: list[LocalEndpoint] = field(default_factory=list)
-    """The servers that endpoint steps started; stopping them is the caller's."""
+    """The servers that endpoint steps started; the caller must stop them."""
 
     @abstractmethod
     def run(self) -> Status:
-        """Run the steps to the end."""
+        """Run all steps."""
 
     @abstractmethod
     def server(self, step: str, container: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the `environment` and the `command` with which `local_endpoint.serve` starts a step's container."""
+        """Return the `environment` and `command` for `local_endpoint.serve` to start a step's container."""
 
     def serve(self, step: str, request: Mapping[str, Any]) -> None:
-        """Start what an endpoint step serves, and the async API before it where it has one."""
+        """Start the server of an endpoint step, and the async API in front of it if it has one."""
         served = control_plane.create_endpoint(self.sagemaker, request)
         log, processes = self.context.logs / f"{step}.log", self.context.processes
         folder = fetch_model(self.context.storage, served.container["ModelDataUrl"], self.serving / step)

@@ -1,4 +1,4 @@
-"""The language inside a compiled definition: `Get`, `Std:Join`, `Std:JsonGet` and conditions, resolved to values.
+"""Resolves the expressions in a compiled definition: `Get`, `Std:Join`, `Std:JsonGet` and conditions.
 
 Source: the pipeline definition JSON schema of SageMaker Pipelines, version 2020-12-01.
 """
@@ -18,17 +18,17 @@ CONDITIONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "LessThan": lambda left, right: bool(left < right),
     "LessThanOrEqualTo": lambda left, right: bool(left <= right),
 }
-"""The comparisons of two values; `In`, `Not` and `Or` are handled in `holds`."""
+"""The comparisons of two values; `holds` handles `In`, `Not` and `Or`."""
 
 _REFERENCE = re.compile(r"(?P<scope>Parameters|Execution|Steps)\.(?P<rest>.+)")
 _KEY = re.compile(r"\.?([A-Za-z_][\w-]*)|\[(\d+)\]|\['([^']*)'\]")
 _NAMES = ("OutputName", "InputName", "ChannelName", "Name")
-"""The members by which a reference such as `Outputs['model']` finds its element of a list."""
+"""The members that a reference such as `Outputs['model']` uses to find an element of a list."""
 
 
 @dataclass
 class Scope:
-    """What references can name."""
+    """The values that references can name."""
 
     parameters: Mapping[str, Any]
     execution: Mapping[str, str]
@@ -39,7 +39,7 @@ class Scope:
 
 
 def resolve(value: Any, scope: Scope) -> Any:
-    """Return `value`, any JSON, with every expression in it replaced; raises `ConfigError` naming what is not there."""
+    """Return the JSON `value` with every expression replaced; raises `ConfigError` naming any that is undefined."""
     if isinstance(value, list):
         return [resolve(item, scope) for item in value]
     if not isinstance(value, dict):
@@ -55,7 +55,7 @@ def resolve(value: Any, scope: Scope) -> Any:
 
 
 def is_expression(value: Any) -> bool:
-    """Return whether `value` is an expression and not plain JSON; raises `ConfigError` for a function unknown here."""
+    """Return whether `value` is an expression, not plain JSON; raises `ConfigError` for an unknown function."""
     if not (isinstance(value, dict) and len(value) == 1):
         return False
     name = next(iter(value))
@@ -81,7 +81,7 @@ def holds(condition: Mapping[str, Any], scope: Scope) -> bool:
 
 
 def condition_kinds(condition: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the type of a condition and of those inside it."""
+    """Yield the type of a condition and of the conditions nested in it."""
     yield condition["Type"]
     for inner in [condition.get("Expression"), *condition.get("Conditions", [])]:
         if inner is not None:
@@ -94,7 +94,7 @@ def references(value: Any) -> set[str]:
 
 
 def all_references(value: Any) -> Iterator[str]:
-    """Yield the argument of every `Get` in `value`, as `Steps.Train.ModelArtifacts.S3ModelArtifacts`."""
+    """Yield the argument of every `Get` in `value`, such as `Steps.Train.ModelArtifacts.S3ModelArtifacts`."""
     if isinstance(value, list):
         for item in value:
             yield from all_references(item)
@@ -122,7 +122,16 @@ def _get(reference: str, scope: Scope) -> Any:
 
 
 def walk(value: Any, path: str, where: str) -> Any:
-    """Return what `path` (`a.b[0].c['name']`) names inside the JSON `value`; `where` names the reference in errors."""
+    """Return the part of a JSON value at a path.
+
+    Args:
+        value: The JSON value.
+        path: Keys and indices, such as `a.b[0].c['name']`.
+        where: The reference, for error messages.
+
+    Raises:
+        ConfigError: The path is malformed, or leads to nothing.
+    """
     position = 0
     while position < len(path):
         match = _KEY.match(path, position)
@@ -153,5 +162,5 @@ def _json_get(argument: Mapping[str, Any], scope: Scope) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Return a value as it stands in a joined string; true and false as in JSON."""
+    """Return a value as text for a joined string; true and false are written as in JSON."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Processing and training jobs as local processes, each instance in an `/opt/ml` of its own.
+"""Processing and training jobs as local processes; each instance has its own `/opt/ml`.
 
 Source: "How Amazon SageMaker Processing Runs Your Processing Container Image" and "How Amazon SageMaker AI Provides
 Training Information" (SageMaker Developer Guide).
@@ -32,29 +32,29 @@ ENTRYPOINTS: Mapping[str, Sequence[str]] = {
     "train": [sys.executable, "-m", "mammopipe.training.train"],
     "serve": [sys.executable, "-m", "mammopipe.inference.server"],
 }
-"""What the images' commands are on this machine."""
+"""Maps the images' commands to commands on this machine."""
 
 
 class StepFailed(MammopipeError):
-    """A step failed; the message is its reason."""
+    """A step failed; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """Where jobs run."""
+    """Where jobs run, and the services that they use."""
 
     storage: Storage
     work: Path
-    """Folder of the jobs' trees; each tree is removed when its job has ended."""
+    """Folder of the jobs' file trees; each tree is removed when its job has ended."""
     logs: Path
     checkpoints: Path
     """Folder that outlives the run: training jobs keep their checkpoints there until they succeed."""
     durable_storage: bool = False
-    """Whether S3 outlives the run, so that checkpoints are worth a copy there."""
+    """Whether S3 outlives the run; only then are checkpoints copied there."""
     cache: StepCache | None = None
     """Results of earlier runs; None runs every step."""
     processes: RunningProcesses = field(default_factory=RunningProcesses)
-    """The jobs that run now."""
+    """The running jobs."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,30 @@ class Job:
     """The folders of each instance, by its host name."""
     command: Sequence[str]
     reason_file: str
-    """The file in `/opt/ml/output` that holds the reason of a failure."""
+    """The file in `/opt/ml/output` that holds the reason for a failure."""
     threads: int
     """Threads of each instance."""
     environment: Mapping[str, str]
     seconds: int | None
-    """After which the job is stopped (MaxRuntimeInSeconds)."""
+    """Seconds after which the job is stopped (MaxRuntimeInSeconds)."""
 
     def log(self, logs: Path, host: str) -> Path:
-        """Return the file that takes what an instance prints."""
+        """Return the log file of an instance."""
         return logs / (f"{self.name}.log" if len(self.trees) == 1 else f"{self.name}-{host}.log")
 
 
 def run_processing(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> None:
-    """Run a `CreateProcessingJob` request on as many local "instances" as it asks for, from inputs to outputs."""
+    """Run a processing job as local processes, from the download of its inputs to the upload of its outputs.
+
+    Args:
+        name: Name of the step; it also names the logs.
+        request: The `CreateProcessingJob` request; it sets the number of instances.
+        context: Where jobs run.
+        threads: Number of threads, shared by the instances.
+
+    Raises:
+        StepFailed: An instance failed.
+    """
     count = int(request["ProcessingResources"]["ClusterConfig"]["InstanceCount"])
     outputs = [output["S3Output"] for output in request["ProcessingOutputConfig"]["Outputs"]]
     with _trees(context, name, count) as trees:
@@ -100,12 +110,25 @@ def run_processing(name: str, request: Mapping[str, Any], context: JobContext, *
 
 
 def model_folder(request: Mapping[str, Any]) -> str:
-    """Return the S3 folder that a training job's `model.tar.gz` goes to."""
+    """Return the S3 folder to which a training job's `model.tar.gz` is written."""
     return f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{request['TrainingJobName']}/output"
 
 
 def run_training(name: str, request: Mapping[str, Any], context: JobContext, *, threads: int) -> str:
-    """Run a `CreateTrainingJob` request and return the S3 URI of its `model.tar.gz`."""
+    """Run a training job as a local process.
+
+    Args:
+        name: Name of the step; it also names the log.
+        request: The `CreateTrainingJob` request.
+        context: Where jobs run.
+        threads: Number of threads.
+
+    Returns:
+        The S3 URI of the job's `model.tar.gz`.
+
+    Raises:
+        StepFailed: The job failed.
+    """
     with _trees(context, name, 1) as trees:
         (paths,) = trees.values()
         specification = {"ContainerEntrypoint": ["train"], **request["AlgorithmSpecification"]}
@@ -123,7 +146,7 @@ def run_training(name: str, request: Mapping[str, Any], context: JobContext, *, 
 
 
 def unpack_model(archive: Path, folder: Path) -> None:
-    """Unpack a `model.tar.gz` into `folder`, which nothing in it may leave."""
+    """Unpack a `model.tar.gz` into `folder`; no member can be written outside it."""
     try:
         unpack(archive, folder)
     except ConfigError as error:
@@ -143,7 +166,7 @@ def fetch_model(storage: Storage, uri: str, folder: Path) -> Path:
 
 
 def tail(path: Path, size: int) -> str:
-    """Return the end of a text file, at most `size` bytes of it; a carriage return starts a new line."""
+    """Return the last `size` bytes at most of a text file; a carriage return starts a new line."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
@@ -152,14 +175,14 @@ def tail(path: Path, size: int) -> str:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a log that says anything, or nothing."""
+    """Return the last line of a log that is not empty, or an empty text."""
     lines = [line.strip() for line in tail(path, 8192).splitlines() if line.strip()]
     return lines[-1][:REASON_LIMIT] if lines else ""
 
 
 @contextmanager
 def _trees(context: JobContext, name: str, count: int) -> Iterator[dict[str, ContainerPaths]]:
-    """Yield the folders of a job's instances, which are removed at the end."""
+    """Yield the folders of a job's instances; removes them at the end."""
     try:
         yield {
             f"algo-{number}": ContainerPaths(context.work / name / f"algo-{number}") for number in range(1, count + 1)
@@ -204,7 +227,7 @@ def _make(folders: Sequence[Path]) -> None:
 
 
 def _provide(context: JobContext, name: str, uri: str, folders: Sequence[Path], *, sharded: bool) -> None:
-    """Download an input to each instance's folder: all of it, or every N-th object when it is sharded."""
+    """Download an input to each instance's folder: all of it, or every N-th object if it is sharded."""
     objects = context.storage.list(uri)
     if not objects:
         raise StepFailed(f"input {name}: there is no object under {uri}")
@@ -213,12 +236,12 @@ def _provide(context: JobContext, name: str, uri: str, folders: Sequence[Path], 
 
 
 def _run(job: Job, context: JobContext) -> None:
-    """Run all instances side by side; the first that fails stops the others and gives the reason."""
+    """Run all instances in parallel; the first that fails stops the others and gives the reason."""
     running: dict[str, SupervisedProcess] = {}
     failures: list[str] = []
 
     def watch(host: str) -> None:
-        """Wait for one instance; the first that fails ends the others."""
+        """Wait for one instance; the first that fails stops the others."""
         reason = _outcome(job, host, running[host], context.logs)
         context.processes.ended(running[host])
         if reason and not failures:
@@ -248,7 +271,7 @@ def _run(job: Job, context: JobContext) -> None:
 
 
 def _outcome(job: Job, host: str, process: SupervisedProcess, logs: Path) -> str:
-    """Wait for one instance and return why it failed, or nothing when it did not."""
+    """Wait for one instance and return why it failed, or an empty text if it succeeded."""
     try:
         code = process.wait(job.seconds)
     except subprocess.TimeoutExpired:
@@ -276,7 +299,7 @@ def _pack(folder: Path, archive: Path) -> Path:
 
 @contextmanager
 def _checkpoints(request: Mapping[str, Any], paths: ContainerPaths, context: JobContext) -> Iterator[None]:
-    """Give a training job its checkpoint folder, which survives job, run and SIGKILL until the job succeeds."""
+    """Provide a training job's checkpoint folder; it survives job, run and SIGKILL until the job succeeds."""
     config = request.get("CheckpointConfig")
     if config is None:
         yield
@@ -285,7 +308,7 @@ def _checkpoints(request: Mapping[str, Any], paths: ContainerPaths, context: Job
     with held(context.checkpoints, job_digest(request, paths)) as kept:
         if context.durable_storage and not any(kept.iterdir()):
             context.storage.download(f"{uri}/", kept)
-        # A link, not a copy: what the job has written when we are killed is already where it must be.
+        # A link, not a copy: if this process is killed, the checkpoints are already in the permanent folder.
         link = paths.local(config["LocalPath"]) if "LocalPath" in config else paths.checkpoints
         link.symlink_to(kept.resolve(), target_is_directory=True)
         try:

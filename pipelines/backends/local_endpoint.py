@@ -1,6 +1,6 @@
-"""The endpoint of a local run: `serve` as a process, with the registered model unpacked.
+"""The endpoint of a local run: `serve` as a process, on the unpacked registered model.
 
-An endpoint with async inference is two processes: the server, and the runtime's async API in front of it.
+An endpoint with async inference is two processes: the server, and SageMaker's async API in front of it.
 """
 
 import json
@@ -21,34 +21,34 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 
 START_SECONDS = 120.0
-"""Time in which the server must answer /ping; SageMaker's own limit is 4 minutes by default."""
+"""Seconds in which the server must answer /ping; SageMaker's default limit is 4 minutes."""
 FILE, ASYNC_FILE = "endpoint.json", "endpoint-async.json"
 
 
 @dataclass
 class LocalEndpoint:
-    """A running server and where it answers."""
+    """A running server and its URL."""
 
     name: str
     url: str
     process: SupervisedProcess
     front: SupervisedProcess | None = None
-    """The async API; `url` is then its own, not the server's."""
+    """The async API; if it is set, `url` is the API's URL, not the server's."""
     uploads: str = ""
     """S3 folder for the bodies of async requests."""
 
     @property
     def asynchronous(self) -> bool:
-        """Whether it is asked through S3."""
+        """Whether requests go through S3."""
         return self.front is not None
 
     def stop(self) -> None:
-        """Stop the processes, the one that takes requests first."""
+        """Stop the processes; the one that accepts requests is stopped first."""
         for process in self._processes():
             process.stop()
 
     def keep(self, folder: Path) -> None:
-        """Let the processes outlive this one and write where they are, and how they are stopped, to `folder`."""
+        """Keep the processes running after this one ends; writes their URL and process ids to `folder`."""
         facts = {"name": self.name, "url": self.url, "pid": self.process.pid}
         if self.front is not None:
             facts |= {"front_pid": self.front.pid, "uploads": self.uploads}
@@ -70,9 +70,22 @@ def serve(
     environment: Mapping[str, str],
     command: Callable[[int], Sequence[str]] | None = None,
 ) -> LocalEndpoint:
-    """Start the server on the model in `folder/model`; returns it once it answers, or raises `StepFailed`.
+    """Start the server on the model in `folder/model` and return it once it answers.
 
-    `command` makes, of a port, the command of a server that is no process of this machine's Python.
+    Args:
+        name: Name of the endpoint.
+        folder: Folder that contains `model`, the unpacked model.
+        log: File for the server's output.
+        processes: The run's processes; the server is added to them.
+        threads: Number of threads of the server.
+        environment: Further environment variables of the server.
+        command: Takes a port and returns the server's command; by default a process of this machine's Python.
+
+    Returns:
+        The running server.
+
+    Raises:
+        StepFailed: The server ended, or did not answer /ping within `START_SECONDS`.
     """
     port = _free_port()
     words = ENTRYPOINTS["serve"] if command is None else command(port)
@@ -89,9 +102,21 @@ def add_async(
     processes: RunningProcesses,
     environment: Mapping[str, str],
 ) -> LocalEndpoint:
-    """Start the async API of an `AsyncInferenceConfig` in front of a server; returns what both are together.
+    """Start the async API in front of a server and return both as one endpoint.
 
-    The server is stopped where the API does not start, for which `StepFailed` is raised.
+    Args:
+        endpoint: The running server.
+        config: The endpoint configuration's `AsyncInferenceConfig`.
+        folder: Working folder of the API's process.
+        log: File for the API's output.
+        processes: The run's processes; the API is added to them.
+        environment: Environment variables that give access to S3.
+
+    Returns:
+        The endpoint; its URL is that of the API.
+
+    Raises:
+        StepFailed: The API did not start. The server is stopped, too.
     """
     port, output = _free_port(), config["OutputConfig"]
     words = {
@@ -119,7 +144,7 @@ def add_async(
 
 
 def _answering(url: str, process: SupervisedProcess, log: Path) -> str:
-    """Return the URL once a process answers there; it is stopped where it does not."""
+    """Return the URL once a process answers there; stops the process if it does not."""
     deadline = time.monotonic() + START_SECONDS
     try:
         while not is_healthy(url):
@@ -144,9 +169,9 @@ def is_healthy(url: str) -> bool:
 
 
 def read_kept(run: Path) -> dict[str, str | int]:
-    """Return what `keep` wrote to a run's folder; raises `ConfigError` when the run kept no endpoint.
+    """Return what `keep` wrote to a run's folder; raises `ConfigError` if the run kept no endpoint.
 
-    Where it kept two, that is the one that answers at once.
+    If the run kept two endpoints, the real-time one is returned.
     """
     kept = [file for file in (run / FILE, run / ASYNC_FILE) if file.is_file()]
     if not kept:
@@ -155,12 +180,12 @@ def read_kept(run: Path) -> dict[str, str | int]:
 
 
 def read_kept_async(run: Path) -> dict[str, str | int] | None:
-    """Return what `keep` wrote of an endpoint with async inference, or None."""
+    """Return what `keep` wrote about an endpoint with async inference, or None."""
     return _read(run / ASYNC_FILE) if (run / ASYNC_FILE).is_file() else None
 
 
 def delete_kept(run: Path) -> bool:
-    """Stop the endpoints that a run kept and forget them; returns False when no server was running any more."""
+    """Stop the endpoints that a run kept and forget them; returns False if no server was still running."""
     read_kept(run)
     stopped = []
     for file in (run / FILE, run / ASYNC_FILE):

@@ -1,8 +1,8 @@
-"""The `process` backend: interprets the compiled definition, the JSON that AWS would get, with jobs as local processes.
+"""The `process` backend: interprets the compiled definition, the same JSON that AWS gets; jobs are local processes.
 
-Every request goes through a boto3 client first, so the service's own model checks it. Steps that wait for nothing run
-side by side, as many as the cores allow. What cannot be run is refused before anything starts
-(`mammopipe.pipelines.backends.supported`).
+Every request first goes through a boto3 client, which checks it against the service's own model. Steps whose
+dependencies have finished run in parallel, as far as the cores allow. Definitions that cannot be run are refused before
+anything starts (`mammopipe.pipelines.backends.supported`).
 """
 
 import json
@@ -35,17 +35,17 @@ def needs(step: Mapping[str, Any]) -> set[str]:
 
 
 def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
-    """Return the threads of each step: jobs of one depth of the graph share the cores, whatever else runs then.
+    """Return the threads of each step: jobs at the same depth of the graph share the cores, even if they run alone.
 
-    The figure depends on the definition and the machine alone, since a different number of threads changes the last
-    digits of a training's results.
+    The number depends only on the definition and the machine, because a different number of threads changes the last
+    digits of training results.
     """
     steps = {step["Name"]: step for step in all_steps(definition["Steps"])}
     depth: dict[str, int] = {}
 
     def deep(name: str) -> int:
         if name not in depth:
-            depth[name] = 0  # a cycle, which no SDK compiles, would otherwise never end
+            depth[name] = 0  # ends the recursion for a cycle, which no SDK compiles
             depth[name] = 1 + max((deep(other) for other in needs(steps[name])), default=0)
         return depth[name]
 
@@ -56,7 +56,7 @@ def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
 
 
 def job_name(execution: str, step: str) -> str:
-    """Return a job's name; SageMaker takes 63 letters, digits and hyphens."""
+    """Return a job's name; SageMaker allows 63 letters, digits and hyphens."""
     return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:63].rstrip("-")
 
 
@@ -75,7 +75,7 @@ class Interpreter(Execution):
         self._threads = share_cores(self.definition, self.cores)
 
     def run(self) -> Status:
-        """Run the steps to the end; when one fails, or this is interrupted, the others are stopped first."""
+        """Run all steps; if one fails, or on an interrupt, the others are stopped first."""
         running: dict[Future[None], str] = {}
         with ThreadPoolExecutor(max(1, len(self._steps))) as pool:
             try:
@@ -101,7 +101,7 @@ class Interpreter(Execution):
         return Status.FAILED if self.step_statuses.failed else Status.SUCCEEDED
 
     def _startable(self, running: list[str]) -> list[str]:
-        """Take out of the pending steps those that may start: all they need has succeeded, and cores are free."""
+        """Remove and return the pending steps that may start: their dependencies succeeded, and cores are free."""
         if self.step_statuses.failed:
             return []
         free = self.cores - sum(self._threads[name] for name in running)
@@ -166,7 +166,7 @@ class Interpreter(Execution):
 
     @contextmanager
     def _reused(self, step: Mapping[str, Any], request: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[bool]:
-        """Yield whether an earlier run's results stand for this step's; keep those that the step makes inside."""
+        """Yield whether an earlier run's results replace this step; otherwise cache the results of the body."""
         settings, cache = step.get("CacheConfig") or {}, self.context.cache
         if cache is None or not settings.get("Enabled"):
             yield False
@@ -202,7 +202,7 @@ class Interpreter(Execution):
         return request
 
     def server(self, step: str, container: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """Return the container's own variables, and those that reach S3."""
+        """Return the container's own variables and those that give access to S3."""
         return {"environment": dict(container.get("Environment") or {}) | dict(self.environment)}
 
     def _fail(self, step: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Local processes that never outlive us unless asked: each runs under a `supervise` process of its own."""
+"""Local processes that end with this process unless they are kept; each runs under its own `supervise` process."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from mammopipe.pipelines.backends import supervise
 from mammopipe.processing.errors import MammopipeError
 
 STOP_SECONDS = supervise.GRACE_SECONDS + 5
-"""Time in which a supervisor has stopped its command."""
+"""Seconds in which a supervisor stops its command."""
 
 
 @dataclass
 class SupervisedProcess:
-    """One command under its supervisor."""
+    """One command and its supervisor."""
 
     supervisor: "subprocess.Popen[bytes]"
     _pipe: int
@@ -33,7 +33,7 @@ class SupervisedProcess:
         reading, writing = os.pipe()
         try:
             with _appending(log) as output:
-                # A session of its own: Ctrl-C reaches us alone, and we stop the command in an orderly way.
+                # A session of its own: Ctrl-C reaches only this process, which then stops the command in order.
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", supervise.__file__, str(reading), *command],
                     env=dict(environment),
@@ -53,7 +53,7 @@ class SupervisedProcess:
 
     @property
     def pid(self) -> int:
-        """The supervisor's process id; SIGTERM there stops the command."""
+        """The supervisor's process id; SIGTERM to it stops the command."""
         return self.supervisor.pid
 
     def poll(self) -> int | None:
@@ -61,7 +61,7 @@ class SupervisedProcess:
         return self.supervisor.poll()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the command's exit code once it has ended; raises `subprocess.TimeoutExpired`."""
+        """Wait for the command and return its exit code; raises `subprocess.TimeoutExpired`."""
         code = self.supervisor.wait(timeout)
         self._close()
         return code
@@ -92,17 +92,17 @@ class RunEnding(MammopipeError):
 
 @dataclass
 class RunningProcesses:
-    """The processes of one run, so that all can be stopped at once."""
+    """The processes of one run, so that all can be stopped together."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set once no further process may start."""
+    """Set once no new process may start."""
     _processes: dict[int, SupervisedProcess] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(
         self, command: Sequence[str], base: Path, log: Path, *, threads: int, environment: Mapping[str, str]
     ) -> SupervisedProcess:
-        """Start a job's process on the folder tree `base`; raises `RunEnding` when the run is ending."""
+        """Start a job's process on the folder tree `base`; raises `RunEnding` if the run is ending."""
         with self._lock:
             if self.stopping.is_set():
                 raise RunEnding("not started, because the run was ending")
@@ -118,7 +118,7 @@ class RunningProcesses:
             self._processes.pop(process.pid, None)
 
     def stop(self) -> None:
-        """Let no further process start and stop those that run; returns when they are gone."""
+        """Prevent new processes and stop the running ones; returns when all have ended."""
         with self._lock:
             self.stopping.set()
             stoppers = [threading.Thread(target=process.stop) for process in self._processes.values()]
@@ -129,7 +129,7 @@ class RunningProcesses:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process of this id runs, whoever it is."""
+    """Return whether a process with this id is running, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -140,24 +140,24 @@ def is_alive(pid: int) -> bool:
 
 
 def is_supervisor(pid: int) -> bool:
-    """Return whether `pid` is alive and runs `supervise`: ids are used again, so ask before stopping one."""
+    """Return whether `pid` runs `supervise`; the system reuses process ids, so check before stopping one."""
     shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return Path(supervise.__file__).name in shown.stdout
 
 
 def stop_kept(pid: int) -> bool:
-    """Stop a command that was kept, by its supervisor's id, and wait for its end; returns False when it had ended."""
+    """Stop a kept command by its supervisor's id and wait for its end; returns False if it had already ended."""
     if not is_supervisor(pid):
         return False
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     while is_supervisor(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)  # it is no child of ours, so there is nothing to wait on
+        time.sleep(0.05)  # it is not a child of this process, so there is nothing to wait on
     return True
 
 
 def job_environment(base: Path, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return a job's environment: ours without anything of AWS, its folder tree, its share of the cores, `extra`."""
+    """Return a job's environment: ours without AWS variables, plus its folder tree, its share of the cores, `extra`."""
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MAMMOPIPE_", "SAGEMAKER_"))
     }

@@ -1,4 +1,4 @@
-"""The sessions of the backends: one to build a pipeline with, one on AWS, and the services of a run without AWS."""
+"""The sessions of the backends: one for building a pipeline, one on AWS, and the services of a run without AWS."""
 
 import logging
 import os
@@ -27,21 +27,21 @@ from mammopipe.pipelines.graph.sdk import OFFLINE, _region
 from mammopipe.processing.errors import ConfigError
 
 PLACEHOLDER_ACCOUNT = ":000000000000:"
-"""The account of the default role, which stands for no account."""
+"""The account in the default role; a placeholder, not a real account."""
 
 
 class TransientError(ConfigError):
-    """AWS throttled, had a fault of its own or could not be reached: the same call may succeed later."""
+    """AWS throttled, failed internally or was unreachable: the same call may succeed later."""
 
 
 class ExpiredCredentialsError(ConfigError):
-    """The caller's credentials were good once and are no longer: what runs on AWS goes on without them."""
+    """The caller's credentials have expired; runs on AWS continue without them."""
 
     exit_code = 4
 
 
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
-"""Codes of refusals that a new login mends."""
+"""Error codes that a new login resolves."""
 BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -50,12 +50,12 @@ BUSY = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
-"""Codes of refusals that pass; so do answers with a 5xx."""
+"""Error codes of temporary failures; responses with status 5xx also count as temporary."""
 
 
 @contextmanager
 def aws_errors() -> Iterator[None]:
-    """Turn what AWS or botocore raises into a one-line `ConfigError`, a `TransientError` where waiting may help."""
+    """Turn exceptions of AWS or botocore into a one-line `ConfigError`, or a `TransientError` if a retry may help."""
     try:
         yield
     except ClientError as error:
@@ -71,33 +71,37 @@ def aws_errors() -> Iterator[None]:
 
 
 def caller_session(config: PipelineConfig) -> boto3.Session:
-    """Return a boto3 session with the caller's own credentials, in the region that a run would take."""
+    """Return a boto3 session with the caller's credentials, in the region that a run would use."""
     return boto3.Session(region_name=_region(config))
 
 
 @dataclass(frozen=True)
 class LocalServices:
-    """What stands in for AWS in a local run."""
+    """The services that replace AWS in a local run."""
 
     storage: Storage
     """S3: the run's own emulator, or the service at `$AWS_ENDPOINT_URL_S3`."""
     sagemaker: Any
-    """A boto3 client on the emulator: it checks each request against the service's model and keeps the registry."""
+    """A boto3 client of the emulator, which checks each request against the service's model and holds the registry."""
     environment: Mapping[str, str]
-    """What a local container needs to reach the same S3."""
+    """The variables that a local container needs to reach the same S3."""
     durable: bool
-    """Whether S3 is a service of its own, which outlives the run."""
+    """Whether S3 is a separate service, which outlives the run."""
 
 
 @contextmanager
 def local_services(
     config: PipelineConfig, cache: Path | None = None, folder: Path | None = None
 ) -> Iterator[LocalServices]:
-    """Start an in-process moto server for what the environment names no service for.
+    """Start an in-process moto server for the services that the environment does not name.
 
-    `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The server stops at the
-    end and its state dies with it; one process holds one at a time. `cache` is the folder where uploads keep a copy
-    (`mammopipe.pipelines.data.s3`). With `folder`, and without a service of the environment's, S3 lies there instead.
+    `$AWS_ENDPOINT_URL_SAGEMAKER` and `$AWS_ENDPOINT_URL_S3` name services that outlive the run. The moto server stops
+    at the end and loses its state; a process can run only one at a time.
+
+    Args:
+        config: The configuration.
+        cache: Folder where uploads keep a copy (`mammopipe.pipelines.data.s3`).
+        folder: Folder that replaces S3, unless the environment names an S3 service.
     """
     from moto.server import ThreadedMotoServer
 
@@ -133,13 +137,13 @@ def local_services(
 
 
 def reset_emulator(url: str) -> None:
-    """Empty a moto server: it keeps its state in this process's memory, not with the server."""
+    """Empty a moto server; its state belongs to this process, so it survives the server."""
     request = urllib.request.Request(f"{url}/moto-api/reset", method="POST")
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
 
 def caller_storage(config: PipelineConfig) -> Storage:
-    """Return S3 as the caller's environment names it: the service at `$AWS_ENDPOINT_URL_S3`, or AWS."""
+    """Return the S3 that the caller's environment names: the service at `$AWS_ENDPOINT_URL_S3`, or AWS."""
     region = _region(config)
     return Storage(
         s3_client(_credentials(region) if os.environ.get("AWS_ENDPOINT_URL_S3") else boto3.Session(region_name=region))
@@ -147,9 +151,9 @@ def caller_storage(config: PipelineConfig) -> Storage:
 
 
 def _credentials(region: str) -> boto3.Session:
-    """Return a session with the caller's credentials, or with invented ones, which an emulator takes as well."""
+    """Return a session with the caller's credentials, or with invented ones, which an emulator also accepts."""
     os.environ.setdefault(
         "AWS_EC2_METADATA_DISABLED", "true"
-    )  # without this, a machine without any waits for a timeout
+    )  # otherwise a machine without credentials waits for a timeout
     session = boto3.Session(region_name=region)
     return session if session.get_credentials() else boto3.Session(region_name=region, **OFFLINE)

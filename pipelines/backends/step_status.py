@@ -1,4 +1,4 @@
-"""How the steps of a run stand: what is shown while it goes on, and written to `execution.json`."""
+"""The status of a run's steps, shown during the run and written to `execution.json`."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a step or a run stands; the words are SageMaker's."""
+    """The status of a step or a run, in SageMaker's terms."""
 
     WAITING = "Waiting"
     EXECUTING = "Executing"
@@ -46,15 +46,15 @@ class StepStatuses:
     changed: Callable[[list[StepRecord]], None]
     """Called whenever a step starts or ends."""
     failed: bool = field(default=False, init=False)
-    """Whether a step has failed, or was stopped."""
+    """Whether a step has failed or was stopped."""
 
     @classmethod
     def of(cls, steps: Iterable[tuple[str, str]], changed: Callable[[list[StepRecord]], None]) -> "StepStatuses":
-        """Return the step_statuses of steps that have not started, each a name and a type."""
+        """Return the statuses of steps that have not started; each step is given by name and type."""
         return cls({name: StepRecord(name, kind) for name, kind in steps}, changed)
 
     def note(self, name: str, status: Status, reason: str = "") -> None:
-        """Write that a step has started, or how it has ended."""
+        """Record that a step has started, or how it has ended."""
         record = self.records[name]
         if status is Status.EXECUTING:
             record.clock, record.started = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -65,7 +65,7 @@ class StepStatuses:
         self.changed(list(self.records.values()))
 
     def settle(self) -> None:
-        """Write, of every step that has not ended, that it was stopped or never ran."""
+        """Mark every unfinished step as stopped, or as never run."""
         for record in self.records.values():
             if record.status is Status.WAITING:
                 record.status = Status.NOT_EXECUTED

@@ -1,13 +1,13 @@
-"""Runs one command for another process, and ends it when that process is gone.
+"""Runs one command for another process, and stops the command when that process ends.
 
     python -I -S supervise.py FD COMMAND...
 
-FD is the reading end of a pipe whose only writing end the other process holds. End of file there (it closed the pipe,
-or died, be it by SIGKILL) stops the command and everything it started; one byte first means that the command may
-outlive it.
-SIGTERM to this process stops the command as well. The exit code is the command's, or 128 + N when signal N ended it.
+FD is the read end of a pipe; only the other process holds the write end. End of file means that the other process
+closed the pipe or died, even by SIGKILL: the command and everything it started are stopped. If one byte comes first,
+the command may outlive the other process.
+SIGTERM to this process also stops the command. The exit code is the command's, or 128 + N if signal N ended it.
 
-This file imports nothing of the project, so it starts in a few hundredths of a second; it runs on Linux and macOS.
+This file imports nothing from the project, so it starts in a few hundredths of a second. It runs on Linux and macOS.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import sys
 from types import FrameType
 
 GRACE_SECONDS = 5.0
-"""Time between the request to stop and SIGKILL."""
+"""Seconds between the request to stop and SIGKILL."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command of `arguments` to its end and return its exit code."""
+    """Run the command in `arguments` and return its exit code."""
     watched, command = int(arguments[0]), arguments[1:]
     stop: list[int] = []
 
@@ -56,10 +56,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _end(child: "subprocess.Popen[bytes]") -> int:
-    """Stop the command's process group, the hard way after a while, and return the command's code."""
+    """Stop the command's process group, with SIGKILL after the grace period, and return the command's exit code."""
     if child.poll() is None:
         _signal_group(child.pid, signal.SIGTERM)
-        # Whatever is left of the group when the grace is over is killed below.
+        # Members of the group that still run after the grace period are killed below.
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_SECONDS)
     _signal_group(child.pid, signal.SIGKILL)
@@ -70,7 +70,7 @@ def _signal_group(group: int, number: int) -> None:
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
-        return  # the whole group has ended; macOS says so by EPERM
+        return  # the whole group has ended; macOS reports that as EPERM
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What the process backend runs, as the members of each request; anything else is refused by name before a step starts.
+"""The request members that the process backend can run; anything else is refused by name before a step starts.
 
-`ANY` members are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A set
-lists the values that can be run. Retries and caching are AWS's: here a step runs once, always.
+Members marked `ANY` are used, or have no meaning on one machine (roles, keys, networks, tags, volumes, warm pools). A
+set lists the values that can be run. Retry policies apply only on AWS. Here a step runs once, unless the step cache
+(`mammopipe.pipelines.data.step_cache`) restores its results.
 """
 
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,7 @@ _ENDPOINT_CONFIG = {
             "ServerlessConfig": ANY,
         }
     ],
-    # Nothing is captured here: requests to a local endpoint never leave the machine.
+    # No data capture: requests to a local endpoint never leave the machine.
     "DataCaptureConfig": ANY,
 }
 MEMBERS: Mapping[str, Any] = {
@@ -135,16 +136,16 @@ MEMBERS: Mapping[str, Any] = {
     "Model": _MODEL,
     "EndpointConfig": _ENDPOINT_CONFIG,
     "RegisterModel": ANY,
-    # Each run starts its endpoint anew, so there is no update to roll out or back.
+    # Each run creates its endpoint anew, so there is no update to deploy or roll back.
     "Endpoint": {"EndpointName": ANY, "EndpointConfigName": ANY, "Tags": ANY, "DeploymentConfig": ANY},
     "Fail": {"ErrorMessage": ANY},
     "Condition": {"Conditions": ANY, "IfSteps": ANY, "ElseSteps": ANY},
 }
-"""The step types that can be run."""
+"""The supported step types."""
 
 
 def all_steps(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield every step of a definition, those inside conditions included."""
+    """Yield every step of a definition, including those inside conditions."""
     for step in steps:
         yield step
         if step["Type"] == "Condition":
@@ -154,7 +155,7 @@ def all_steps(steps: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def check(definition: Mapping[str, Any], scope: Scope) -> None:
     """Raise `ConfigError` naming the first step, member, value or reference that cannot be run here.
 
-    `scope` holds parameters and execution variables; members that only a step's result decides are left alone.
+    `scope` holds parameters and execution variables. Members that depend on a step's result are not checked.
     """
     if definition.get("Version") != VERSION:
         raise ConfigError(f"definition version {definition.get('Version')!r} is not {VERSION}")

@@ -1,1 +1,1 @@
-"""The commands of `mammopipe`, one a module."""
+"""The commands of `mammopipe`, one per module."""

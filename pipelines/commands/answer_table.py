@@ -1,4 +1,4 @@
-"""An endpoint's answer as a person reads it: tables of 100 columns, on a terminal or in a pipe."""
+"""Formats an endpoint's answer for people: tables of 100 columns, on a terminal or in a pipe."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ NOTICE = "Research use only: not for diagnosis."
 
 
 def image_table(answer: Answer, name: str) -> Table:
-    """Return the answer to the image of this name."""
+    """Return the table of the answer for the image with this name."""
     table = _facts()
     table.add_row("image", f"{name}{_side(answer)}")
     for title, value in image_rows(answer):
@@ -32,9 +32,9 @@ def image_table(answer: Answer, name: str) -> Table:
 
 
 def exam_tables(answer: ExamAnswer, names: Sequence[str]) -> RenderableType:
-    """Return the answer to an exam of images of these names: its images, its breasts, itself, and the reasons.
+    """Return the tables of the answer for an exam with these image names: images, breasts, exam, and reasons.
 
-    Images are counted from 0, as the server's own sentences count them.
+    Images are counted from 0, as in the server's messages.
     """
     images = _scores("image", "side, view", "score", "decile", "decision", "referral")
     for image in answer.images:
@@ -80,7 +80,7 @@ def _exam_facts(answer: ExamAnswer) -> Table:
 
 
 def image_rows(answer: ImageAnswer) -> list[tuple[str, str | Text]]:
-    """Return what is said of an image: what each fact is, and the fact."""
+    """Return the rows of an image's table: the name of each fact, and the fact."""
     decile = f", decile {answer.decile} of 10" if answer.decile is not None else ""
     chances = sorted(answer.probabilities.items(), key=lambda item: -item[1])
     rows: list[tuple[str, str | Text]] = [
@@ -131,7 +131,7 @@ def _finding(decision: Decision | None) -> Text:
 
 
 def _worth(decision: Decision) -> str:
-    """Return what the operating point says, and what it did in validation, with intervals and numbers of cases."""
+    """Return the decision at the operating point, and its validation results with intervals and numbers of cases."""
     rates = {
         "sensitivity": (decision.sensitivity, decision.sensitivity_interval),
         "specificity": (decision.specificity, decision.specificity_interval),

@@ -16,24 +16,24 @@ Choice = TypeVar("Choice", bound=StrEnum)
 if TYPE_CHECKING:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
 
-    Subparsers = argparse._SubParsersAction["Parser"]  # the only name that argparse gives its type
+    Subparsers = argparse._SubParsersAction["Parser"]  # argparse has no public name for this type
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that says which command, option or choice may have been meant."""
+    """An argument parser that suggests the command, option or choice that may have been meant."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse arguments; a command refuses unknown ones itself, since it knows its own options."""
+        """Parse arguments; each command refuses unknown ones itself, since only it knows its options."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage, what is wrong and what may have been meant, and exit with code 2."""
+        """Print the usage, the error and a suggestion, and exit with code 2."""
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         choice = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message)
         close: Sequence[str] = ()
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def configured(parser: argparse.ArgumentParser) -> None:
-    """Add the options that make a configuration; see `configuration`."""
+    """Add the options that select a configuration; see `configuration`."""
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
     parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
@@ -69,7 +69,7 @@ def configured(parser: argparse.ArgumentParser) -> None:
 
 
 def configuration(options: argparse.Namespace, **changes: Any) -> "PipelineConfig":
-    """Return the configuration of the options that `configured` adds; raises `ConfigError`."""
+    """Return the configuration that the options of `configured` select; raises `ConfigError`."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
 
     data = {"protocol": options.protocol} if options.protocol else None
@@ -78,12 +78,12 @@ def configuration(options: argparse.Namespace, **changes: Any) -> "PipelineConfi
 
 
 def keys_of(options: argparse.Namespace) -> list[str]:
-    """Return the assignments to keys of the configuration."""
+    """Return the assignments to configuration keys."""
     return [text for text in options.assignments if not _is_parameter(text)]
 
 
 def parameters_of(options: argparse.Namespace) -> dict[str, str]:
-    """Return the assignments to pipeline parameters, which begin with a capital, as MinMacroAuc=0.6."""
+    """Return the assignments to pipeline parameters, which start with a capital letter, such as MinMacroAuc=0.6."""
     pairs = (text.partition("=") for text in options.assignments if _is_parameter(text))
     return {name: value for name, _, value in pairs}
 
@@ -93,14 +93,14 @@ def _is_parameter(text: str) -> bool:
 
 
 def command(subparsers: "Subparsers", name: str, text: str, example: str) -> argparse.ArgumentParser:
-    """Add the parser of a command, with one line on what it does and an example, and return it."""
+    """Add and return the parser of a command, with a one-line description and an example."""
     return subparsers.add_parser(
         name, help=text, description=text, epilog=f"example: mammopipe {example}", allow_abbrev=False
     )
 
 
 def refuse(options: argparse.Namespace, *names: str, rule: str) -> None:
-    """Raise `ConfigError` for the first of these options that was given, where it would do nothing."""
+    """Raise `ConfigError` for the first of these options that is set, since it would have no effect here."""
     for name in names:
         if getattr(options, name):
             raise ConfigError(f"--{name.replace('_', '-')}: {rule}")
@@ -119,7 +119,7 @@ def as_json(parser: argparse.ArgumentParser) -> None:
 
 
 def one_of(choices: type[Choice], word: str, name: str) -> Choice:
-    """Return the member of an enum that a word names; raises `ConfigError` with the option's name and the choices."""
+    """Return the enum member with this name; raises `ConfigError` with the option's name and the choices."""
     if word not in list(choices):
         raise ConfigError(f"{name} {word!r}: must be one of {', '.join(choices)}{suggestion(word, choices)}")
     return choices(word)

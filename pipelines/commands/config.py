@@ -1,4 +1,4 @@
-"""`mammopipe config` and `recipes`: what can be set, what is in force, and what is shipped."""
+"""`mammopipe config` and `recipes`: the available keys, the effective values, and the shipped recipes."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def recipes(options: argparse.Namespace) -> int:
-    """Print the recipes, with what each is and needs."""
+    """Print the recipes, with their description and requirements."""
     import json
 
     from mammopipe.pipelines.config.recipes import recipes as shipped

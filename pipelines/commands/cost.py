@@ -1,4 +1,4 @@
-"""`mammopipe cost`: tables of what is estimated, and of what was billed."""
+"""`mammopipe cost`: tables of estimated and of billed costs."""
 
 import argparse
 import json
@@ -16,11 +16,11 @@ from mammopipe.pipelines.runs.progress import console
 from mammopipe.processing.errors import ConfigError
 
 PLAN = ("images", "instances", "training_instances", "throughput", "config", "profile", "dataset")
-"""The options that only an estimate takes."""
+"""The options that are valid only for an estimate."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show what the run that would start will cost, or what the run of an id did cost."""
+    """Show the estimated cost of a new run, or the cost of the run with a given id."""
     for name in ("images", "instances", "training_instances"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""`mammopipe data check`: a first look at a site's own table and images."""
+"""`mammopipe data check`: checks a site's own table and images."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.data.check import Look
 
 SHOWN = 10
-"""Refusals that are printed; all are in --json."""
+"""Number of refused images to print; --json has all."""
 
 
 def add(subparsers: "Subparsers") -> None:
@@ -33,7 +33,7 @@ def add(subparsers: "Subparsers") -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Print what is there and what stands against a run; 1 where something does."""
+    """Print the contents and problems of the dataset; returns 1 if a run could not succeed."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.data.check import look
     from mammopipe.processing.datasets.own import find_table, images_of, read_own

@@ -1,4 +1,4 @@
-"""`mammopipe evaluate MODEL DATASET`: judge a model on a labelled dataset that it has never seen."""
+"""`mammopipe evaluate MODEL DATASET`: evaluates a model on a labelled dataset that it has never seen."""
 
 import argparse
 from pathlib import Path
@@ -30,7 +30,7 @@ def add(subparsers: "Subparsers") -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Write `external.json`, `predictions.csv`, `refused.csv` and `report.html`; return 0."""
-    # The model needs the packages of the extra `inference`; the other commands do not.
+    # Imported here: the model needs the packages of the extra `inference`; the other commands do not.
     from mammopipe.inference.evaluation.run import evaluate_model
 
     dataset, folder = dataset_in(options.dataset, options.name)

@@ -1,7 +1,7 @@
-"""`mammopipe invoke`: an image, or the images of an exam, to an endpoint; the answer as tables or JSON and as files.
+"""`mammopipe invoke`: sends an image or an exam to an endpoint; shows the answer and saves files.
 
-With `--dicomweb` the exam is a study of a DICOMweb server, and `--store` puts the DICOM results back into it.
-The command needs the base install alone; tables need rich, without which the answer is printed as JSON.
+With `--dicomweb`, the exam is a study on a DICOMweb server, and `--store` stores the DICOM results there.
+The command needs only the base install. Tables need rich; without it the answer is printed as JSON.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 
 CHOICES: Mapping[str, type[StrEnum]] = {"laterality": Laterality, "view": View}
-"""What may be said of a file."""
+"""The properties of a file that the caller may give."""
 TOKEN_VARIABLE = "MAMMOPIPE_DICOMWEB_TOKEN"
-"""Environment variable with a bearer token for the DICOMweb server: no argument, which every process may read."""
+"""Environment variable with a bearer token for the DICOMweb server; any process could read an argument."""
 
 
 @dataclass(frozen=True)
 class Film:
-    """One file, and what the caller says of it."""
+    """One file, with the properties that the caller gives."""
 
     path: Path
     laterality: str | None
@@ -38,12 +38,12 @@ class Film:
 
     @property
     def image(self) -> ExamImage:
-        """The file as a part of an exam."""
+        """The file as part of an exam."""
         return ExamImage(self.path, self.laterality, self.view)
 
 
 def invoke(options: argparse.Namespace) -> int:
-    """Ask the endpoint, show the answer and save what was asked for."""
+    """Send the images to the endpoint, show the answer and save the requested files."""
     _check_source(options)
     if options.dicomweb is not None:
         return _ask_study(_client(options), options)
@@ -69,7 +69,7 @@ def _ask_exam(films: Sequence[Film], client: MammographyClient, options: argpars
 
 
 def _check_source(options: argparse.Namespace) -> None:
-    """Refuse arguments of files beside those of a study."""
+    """Refuse file arguments together with a study."""
     if options.dicomweb is None:
         if options.study is not None or options.store:
             raise ConfigError("--study and --store need --dicomweb URL")
@@ -85,7 +85,7 @@ def _check_source(options: argparse.Namespace) -> None:
 
 
 def _ask_study(client: MammographyClient, options: argparse.Namespace) -> int:
-    """Ask about the mammograms of a study, and store the DICOM results where that is asked for."""
+    """Send the mammograms of a study to the endpoint, and store the DICOM results if requested."""
     token = os.environ.get(TOKEN_VARIABLE)
     pacs = DicomWeb(options.dicomweb, headers={"Authorization": f"Bearer {token}"} if token else None)
     images = pacs.mammograms(options.study)
@@ -107,7 +107,7 @@ def _ask_study(client: MammographyClient, options: argparse.Namespace) -> int:
 
 
 def _show(answer: Answer | ExamAnswer, names: Sequence[str], *, as_json: bool) -> None:
-    """Print an answer as tables; as JSON where that is asked for, or where rich is not installed."""
+    """Print an answer as tables, or as JSON if requested or if rich is not installed."""
     if not as_json:
         try:
             from mammopipe.pipelines.commands.answer_table import exam_tables, image_table
@@ -122,7 +122,7 @@ def _show(answer: Answer | ExamAnswer, names: Sequence[str], *, as_json: bool) -
 
 
 def _save(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:
-    """Write each image's overlay and, where asked for, the DICOM results; JSON on stdout stays alone there."""
+    """Write each image's overlay and, if requested, the DICOM results; prints nothing beside JSON on stdout."""
     for index, film in enumerate(films):
         stem = film.path.stem if len(films) == 1 else f"{index}-{film.path.stem}"
         said = {"laterality": film.laterality, "view": film.view}
@@ -151,7 +151,7 @@ def _films(options: argparse.Namespace) -> list[Film]:
 
 
 def _per_file(given: str | None, name: str, count: int) -> list[str | None]:
-    """Return what was given of each file: one word for all, or one for each, where an empty one says nothing."""
+    """Return the value for each file: one value applies to all, and an empty value means unspecified."""
     words: list[str | None] = [word.strip() or None for word in given.split(",")] if given is not None else [None]
     if len(words) not in (1, count):
         raise ConfigError(f"--{name} {given}: {len(words)} words for {count} files; give one, or one for each")

@@ -1,4 +1,4 @@
-"""`mammopipe monitor`: the monitor job (`mammopipe.inference.monitor`) over captures of this machine or of S3."""
+"""`mammopipe monitor`: runs the monitor job (`mammopipe.inference.monitor`) on local captures or captures on S3."""
 
 import argparse
 import json
@@ -27,14 +27,14 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
 
 NAMESPACE, REQUESTS, INDEX = "Mammopipe/Drift", "Requests", "DriftIndex"
-"""Those of `mammopipe.inference.monitor`, which cannot be imported where only a client is installed."""
+"""Copied from `mammopipe.inference.monitor`, which cannot be imported if only a client is installed."""
 OUTPUTS = ("drift.json", "drift.html", "baseline.json")
 QUIET_SECONDS = 2
-"""After which it is shown how far things are."""
+"""Seconds after which progress is shown."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the job on this machine and return 1 where the alarm is on."""
+    """Run the job on this machine and return 1 if there is an alarm."""
     folder = find_run(options.runs, options.id)
     with tempfile.TemporaryDirectory() as name:
         paths = ContainerPaths(Path(name))
@@ -98,7 +98,7 @@ def fetch(storage: Storage, uri: str, folder: Path, windows: Windows) -> None:
 
 
 def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
-    """Run the job as its container would, and return what it said for people; raises `ConfigError` with its reason."""
+    """Run the job as its container would, and return its readable output; raises `ConfigError` with its reason."""
     given = {"--window-days": options.window_days, "--windows": options.windows, "--least-exams": options.least_exams}
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     log = paths.base / "log"
@@ -122,7 +122,7 @@ def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
 
 
 def _wait(process: SupervisedProcess, log: Path) -> int:
-    """Return the job's exit code; on a terminal, show after a while what it said last."""
+    """Return the job's exit code; on a terminal, show its last line of output after a while."""
     try:
         return process.wait(QUIET_SECONDS)
     except TimeoutExpired:
@@ -135,9 +135,9 @@ def _wait(process: SupervisedProcess, log: Path) -> int:
 
 
 def put_metric(report: Mapping[str, Any], cloudwatch: Any) -> None:
-    """Write requests and drift index to CloudWatch, where the job's own log lines do not go there.
+    """Write the number of requests and the drift index to CloudWatch, when the job's log lines do not reach it.
 
-    An index that could not be judged is not written: an alarm for missing data would otherwise never speak.
+    An undefined index is not written; otherwise an alarm for missing data would never fire.
     """
     values = _values(report["exams"], report["drift_index"], [])
     for name, group in report["groups"].items():

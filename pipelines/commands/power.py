@@ -1,4 +1,4 @@
-"""`mammopipe power`: how many images are enough."""
+"""`mammopipe power`: the number of images that a test set needs."""
 
 import argparse
 import json
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 TIMES = (1, 2, 4, 8)
-"""Sizes of the test set that are shown, as multiples of what was asked for."""
+"""Sizes of the test set in the table, as multiples of the requested size."""
 OTHERS = 5
-"""Other images for each malignant one where nobody says: about those of mini-MIAS (270 to 52)."""
+"""Default number of other images per malignant one: about that of mini-MIAS (270 to 52)."""
 
 
 def add(subparsers: "Subparsers") -> None:

@@ -1,4 +1,4 @@
-"""`mammopipe predict`: a model's predictions of many images as CSV, without a server."""
+"""`mammopipe predict`: writes a model's predictions for many images as CSV, without a server."""
 
 import argparse
 import csv
@@ -41,7 +41,7 @@ def add(subparsers: "Subparsers") -> None:
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Predict what is not in the output yet; 1 where no image could be judged."""
+    """Predict the images that the output lacks; returns 1 if no image could be predicted."""
     from mammopipe.inference.prediction.batch import Batch, by_exam, model_columns, predict_groups
     from mammopipe.pipelines.runs.progress import waiting
     from mammopipe.processing.container.job import cores
@@ -74,7 +74,7 @@ def _shown(found: Iterator[Any], groups: Sequence[Any]) -> Iterator[Any]:
 
 
 def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
-    """Return the images of folders, files, or one table; raises `ConfigError` where there is none."""
+    """Return the images of folders, files or one table; raises `ConfigError` if there are none."""
     from mammopipe.inference.prediction.batch import Image
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.processing.datasets.own import find_table, images_of, read_own
@@ -101,7 +101,7 @@ def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
 
 @contextmanager
 def _model(name: str, runs: Path) -> Iterator[Path]:
-    """Yield the directory of a model: a folder, a `model.tar.gz`, or that of a run."""
+    """Yield the directory of a model, from a folder, a `model.tar.gz` or a run."""
     from mammopipe.pipelines.runs.folder import find_run
     from mammopipe.training.model.archive import unpack
 
@@ -131,7 +131,7 @@ def _exam_table(options: argparse.Namespace, model: str) -> "Any":
 
 
 class Table:
-    """A CSV file that rows are added to, and the rows that it has already."""
+    """A CSV file to which rows are added, with the rows that it already has."""
 
     def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
         self._path, self._columns, self._model = path, columns, model
@@ -143,7 +143,7 @@ class Table:
         try:
             kept = self._kept()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # What a stopped run left of a row is written over.
+            # Rewriting the file drops the incomplete row of a stopped run.
             self._file: TextIO = self._path.open("w", encoding="utf-8", newline="")
             self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
             self._writer.writeheader()
@@ -157,7 +157,7 @@ class Table:
         self._file.close()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows; they are on disk when this returns."""
+        """Add rows; they have been handed to the operating system when this returns."""
         try:
             for row in rows:
                 self._writer.writerow({"model": self._model, **row})
@@ -168,7 +168,7 @@ class Table:
             raise ConfigError(f"{self._path}: cannot be written: {error.strerror}") from None
 
     def _kept(self) -> list[dict[str, str]]:
-        """Return the whole rows of an earlier run; `ConfigError` where they are another model's."""
+        """Return the complete rows of an earlier run; `ConfigError` if another model made them."""
         if not self._path.is_file() or not self._path.stat().st_size:
             return []
         with self._path.open(encoding="utf-8", newline="") as stream:

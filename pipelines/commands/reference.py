@@ -1,4 +1,4 @@
-"""The reference pages that the code itself states: every command, and the public names of Python.
+"""Generates the reference pages: all commands, and the public names in Python.
 
 python -m mammopipe.pipelines.commands.reference
 """
@@ -35,7 +35,7 @@ This page is generated from their docstrings: `python -m mammopipe.pipelines.com
 
 
 def commands_page() -> str:
-    """Return docs/reference/commands.md, made of the parsers of all commands."""
+    """Return docs/reference/commands.md, generated from the parsers of all commands."""
     from mammopipe.pipelines.cli import build_parser
 
     return "\n".join([COMMANDS, *_commands(build_parser(), "mammopipe")])
@@ -75,7 +75,7 @@ def _row(action: argparse.Action) -> str | None:
 
 
 def python_page() -> str:
-    """Return docs/reference/python.md, made of the docstrings of the public names."""
+    """Return docs/reference/python.md, generated from the docstrings of the public names."""
     parts = [PYTHON]
     for name in mammopipe.__all__:
         if not name.startswith("__"):
@@ -104,7 +104,7 @@ def _signature(function: Any) -> str:
 
 
 def main() -> None:
-    """Write both pages into docs/reference of the checkout that is the working folder."""
+    """Write both pages to docs/reference below the current folder, which must be the checkout."""
     folder = Path("docs") / "reference"
     write_bytes(folder / "commands.md", commands_page().encode())
     write_bytes(folder / "python.md", python_page().encode())

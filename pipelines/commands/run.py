@@ -1,4 +1,4 @@
-"""What each command of `mammopipe` does. Heavy modules are imported by the commands that need them."""
+"""The work of the commands of `mammopipe`. Heavy modules are imported only by the commands that need them."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def stage(options: argparse.Namespace) -> int:
-    """Upload a dataset, or weights."""
+    """Upload a dataset or weights."""
     from mammopipe.pipelines.backends import sessions
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.data import staging
@@ -52,7 +52,7 @@ def compile_definition(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Say what would keep a run on this machine, or on AWS, from succeeding."""
+    """Report problems that would make a run fail, on this machine or on AWS."""
     from mammopipe.pipelines.backends import sessions
     from mammopipe.pipelines.doctor import machine
     from mammopipe.pipelines.doctor.aws import Verdict, examine
@@ -73,7 +73,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the pipeline and say where things are."""
+    """Run the pipeline and print where the results are."""
     from mammopipe.pipelines.backends.step_status import Status
     from mammopipe.pipelines.commands import runs
     from mammopipe.pipelines.runs.launch import start
@@ -98,13 +98,13 @@ def run(options: argparse.Namespace) -> int:
     failed = done.status is not Status.SUCCEEDED
     if failed:
         print(f"Run {done.id} {str(done.status).lower()}: {done.reason}", flush=True)
-    if done.untracked:  # last, when all else is said
+    if done.untracked:  # printed last, to be seen
         raise ConfigError(done.untracked)
     return int(failed)
 
 
 def experiment(options: argparse.Namespace) -> int:
-    """Run the matrix of networks and protocols, as far as it has not been run, and say where its tables are."""
+    """Run the unfinished cells of the experiment over networks and protocols, and print where its tables are."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.experiment import matrix
     from mammopipe.processing.datasets.manifest import SplitProtocol
@@ -123,7 +123,7 @@ def experiment(options: argparse.Namespace) -> int:
 
 
 def _films(options: argparse.Namespace, *, made: bool) -> int:
-    """Return how many phantoms to make; refuses a number where none are made."""
+    """Return the number of phantoms to generate; refuses a number if none are generated."""
     if options.films is None:
         return FILMS
     if not made:
@@ -157,7 +157,7 @@ _RESULTS: Mapping[str, str] = {
 
 
 def images(options: argparse.Namespace) -> int:
-    """Build the images, or push them, and say what they are called."""
+    """Build or push the images, and print their names."""
     from mammopipe.pipelines.containers import images as making
 
     chosen = making.BuildOptions(options.base_image, options.torch_index, options.serving_extra, options.certificates)
@@ -179,7 +179,7 @@ def images(options: argparse.Namespace) -> int:
 
 
 def deploy(options: argparse.Namespace) -> int:
-    """Serve a run's model here and leave it running, or a registered package on AWS."""
+    """Serve a run's model on this machine and keep it running, or serve a registered package on AWS."""
     on_aws = bool(options.package or options.rollback)
     if on_aws:
         refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
@@ -240,14 +240,14 @@ def _deploy_here(options: argparse.Namespace) -> int:
 
 
 def _capture(folder: Path) -> dict[str, str]:
-    """Return the variables by which an endpoint keeps captures, with the caller's limits on them."""
+    """Return the variables that make an endpoint capture requests, within the caller's limits."""
     limits = ("MAMMOPIPE_CAPTURE_GB", "MAMMOPIPE_CAPTURE_DAYS")
     given = {name: os.environ[name] for name in limits if name in os.environ}
     return {"MAMMOPIPE_CAPTURE": str((folder / "captures").resolve()), **given}
 
 
 def invoke(options: argparse.Namespace) -> int:
-    """Ask an endpoint about one image, or about the images of one exam."""
+    """Send one image, or the images of one exam, to an endpoint."""
     from mammopipe.pipelines.commands import invoke as asking
 
     return asking.invoke(options)

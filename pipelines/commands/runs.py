@@ -1,4 +1,4 @@
-"""`mammopipe runs`, `status`, `report` and `compare`: runs of this machine and of AWS alike, as tables or as JSON."""
+"""`mammopipe runs`, `status`, `report` and `compare`: local runs and runs on AWS, as tables or JSON."""
 
 import argparse
 import json
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.runs.folder import RunFolder
 
 WIDTH = 100
-"""Columns that a table takes at most."""
+"""Maximum width of a table in columns."""
 _FIGURE_COLUMNS = 22
-"""Columns of `0.123 (0.123-0.123)` with the space between columns."""
+"""Width of `0.123 (0.123-0.123)` with the space between columns."""
 
 
 def runs(options: argparse.Namespace) -> int:
-    """List the runs; with `--aws`, also the pipeline's newest ones of the account."""
+    """List the runs; with `--aws`, also the newest ones of the pipeline in the account."""
     from rich.table import Column, Table
 
     from mammopipe.pipelines.runs.folder import list_runs
@@ -70,7 +70,7 @@ def _row(folder: "RunFolder") -> dict[str, Any]:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show a run's steps, brought up to date where the run is on AWS; `--watch` follows it to its end."""
+    """Show a run's steps, updated from AWS if it runs there; `--watch` follows it until it ends."""
     from mammopipe.pipelines.runs.aws_watch import records_of
     from mammopipe.pipelines.runs.folder import find_run
     from mammopipe.pipelines.runs.progress import console, duration, steps_table
@@ -110,7 +110,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Show the figures of several runs side by side; with `--roc`, also write their ROC curves as one picture."""
+    """Show the figures of several runs side by side; with `--roc`, also write their ROC curves in one picture."""
     from mammopipe.pipelines.runs.folder import find_run
 
     if len(options.ids) < 2:
@@ -133,7 +133,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
-    """Return the facts of runs, of all but the first with what it is against that one."""
+    """Return the facts of runs; all but the first also have their differences to the first."""
     from mammopipe.pipelines.runs import paired_comparison
 
     first, *others = [(folder, comparison.facts(folder)) for folder in folders]
@@ -147,7 +147,7 @@ def _facts(folders: "Sequence[RunFolder]") -> list[dict[str, Any]]:
 
 
 def _print_figures(folders: "Sequence[RunFolder]") -> None:
-    """Print the figures and other settings, of as many runs in one table as fit the width, further ones below."""
+    """Print the figures and differing settings; runs that do not fit the width go in further tables below."""
     found, screen = _facts(folders), _screen()
     figures, settings = comparison.rows(found), comparison.other_settings(found)
     label = max(len(name) for name, _ in [*figures, *settings]) + 4
@@ -206,7 +206,7 @@ def _selected(folder: "RunFolder") -> dict[str, Any]:
 
 
 def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
-    """Return a run's `execution.json`; one on AWS that had not ended is looked at there, and its results fetched."""
+    """Return a run's `execution.json`; an unfinished run on AWS is first updated and its results are downloaded."""
     execution = folder.execution()
     if execution.get("backend") != "aws":
         return execution
@@ -262,7 +262,7 @@ def _adopt(options: argparse.Namespace) -> None:
 
 
 def aws_clients(region: str) -> Any:
-    """Return the clients of the caller's account in a region."""
+    """Return clients for a region of the caller's account."""
     import boto3
 
     from mammopipe.pipelines.data.s3 import QUICK, Storage, s3_client
@@ -275,7 +275,7 @@ def aws_clients(region: str) -> Any:
 
 
 def follow(root: Path, config: Any, arn: str, *, detach: bool) -> int:
-    """Give an execution that has just been started on AWS its folder, and show it to its end unless `detach`."""
+    """Create the folder of an execution just started on AWS, and show it until it ends unless `detach`."""
     from mammopipe.pipelines.runs import aws
 
     region = arn.split(":")[3]

@@ -1,4 +1,4 @@
-"""`mammopipe tune`: search over keys of the configuration."""
+"""`mammopipe tune`: search over configuration keys."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def add(subparsers: "Subparsers") -> None:
 
 
 def tune(options: argparse.Namespace) -> int:
-    """Run the trials that are missing and say which one is best."""
+    """Run the missing trials and print which one is best."""
     from mammopipe.pipelines.experiment import tune as search
 
     spaces = [space for space in map(search.Space.parse, options.assignments) if space is not None]

@@ -1,1 +1,1 @@
-"""The configuration of a run: one model a subject, read from TOML."""
+"""The configuration of a run: one model per subject, read from TOML."""

@@ -1,4 +1,4 @@
-"""ComputeConfig: the instances of the jobs on AWS, their limits, and what is special about some instance types."""
+"""ComputeConfig: the instances of the jobs on AWS, their limits, and properties of some instance types."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
 
 LONGEST_KEEP_ALIVE = 21_600
-"""Seconds that SageMaker keeps an instance warm at most (`KeepAlivePeriodInSeconds`)."""
+"""The longest time, in seconds, that SageMaker keeps an instance warm (`KeepAlivePeriodInSeconds`)."""
 
 
 GPUS: Mapping[str, Mapping[str, int]] = {
@@ -30,18 +30,18 @@ GPUS: Mapping[str, Mapping[str, int]] = {
     "p5": {"4xlarge": 1, "48xlarge": 8},
     **dict.fromkeys(("p5e", "p5en", "p6-b200", "p6-b300"), {"48xlarge": 8}),
 }
-"""GPUS of the instance types, by family and size."""
+"""Number of GPUs by instance family and size."""
 
 
 class Distribution(StrEnum):
-    """How SageMaker spreads an input over a job's instances (`S3DataDistributionType`)."""
+    """How SageMaker distributes an input over a job's instances (`S3DataDistributionType`)."""
 
     REPLICATED = "FullyReplicated"
     SHARDED = "ShardedByS3Key"
 
 
 class ComputeConfig(Settings):
-    """Instances, time limits and caching on AWS; the local backends use this machine whatever stands here."""
+    """Instances, time limits and caching on AWS; local backends ignore the instance settings and use this machine."""
 
     processing_instance_type: str = Field(
         default="ml.m5.xlarge", description="instance type of Prepare, Augment, Segment and Evaluate"
@@ -99,7 +99,7 @@ class ComputeConfig(Settings):
 
 
 def require_divided(instances: int, distribution: str) -> None:
-    """Refuse several processing instances that would each do all of the work, and overwrite each other's results."""
+    """Refuse several processing instances with undivided input: each would do all the work and overwrite the others."""
     if instances > 1 and distribution != Distribution.SHARDED:
         raise ConfigError(
             f"compute.processing_instance_count={instances} needs compute.distribution={Distribution.SHARDED}, not "
@@ -108,7 +108,7 @@ def require_divided(instances: int, distribution: str) -> None:
 
 
 def gpus_of(instance_type: str) -> int:
-    """Return how many GPUs the instances of a type have, as `ml.g5.12xlarge`; 0 where they have none.
+    """Return the number of GPUs of an instance type, such as `ml.g5.12xlarge`; 0 if it has none.
 
     Source: "Amazon EC2 accelerated computing instances" (EC2 User Guide).
     """
@@ -117,7 +117,7 @@ def gpus_of(instance_type: str) -> int:
 
 
 def require_even_batch(batch_size: int, instance_type: str, instances: int) -> None:
-    """Refuse a batch that the processes of a training job, one for each GPU or host, cannot share evenly."""
+    """Refuse a batch that cannot be divided evenly among a training job's processes (one per GPU or host)."""
     processes = max(1, gpus_of(instance_type)) * instances
     if batch_size % processes:
         raise ConfigError(
@@ -127,9 +127,9 @@ def require_even_batch(batch_size: int, instance_type: str, instances: int) -> N
 
 
 def has_local_disks(instance_type: str) -> bool:
-    """Return whether the instances of a type, as `ml.g4dn.xlarge`, bring disks of their own.
+    """Return whether an instance type, such as `ml.g4dn.xlarge`, has local disks.
 
-    Their hardware encrypts those disks; SageMaker refuses a job that names a key for them (CreateTrainingJob,
+    The hardware encrypts local disks. SageMaker refuses a job that names a key for them (CreateTrainingJob,
     ResourceConfig.VolumeKmsKeyId).
     """
     family = instance_type.removeprefix("ml.").partition(".")[0]

@@ -1,6 +1,6 @@
-"""EndpointConfig: how the registered model is served, at once or through a queue (async inference), or both.
+"""EndpointConfig: how the registered model is served: in real time, through a queue (async inference), or both.
 
-Autoscaling is not here: a pipeline has no step for it. The state machine of infra/stack.yaml registers it.
+Autoscaling is not configured here, since a pipeline has no step for it. The state machine in infra/stack.yaml does it.
 """
 
 import re
@@ -15,29 +15,29 @@ from mammopipe.processing.settings import Settings
 ASYNC_SUFFIX = "-async"
 CANDIDATE_SUFFIX = "-candidate"
 LONGEST_NAME = 24
-"""Letters of an endpoint's name. What serves it has longer ones: a run adds 25 letters and SageMaker Pipelines a suffix
-of its own, an approval up to 39; SageMaker takes 63."""
+"""Longest name of an endpoint. The names of its model and configuration are longer: a run adds 25 letters and
+SageMaker Pipelines its own suffix, an approval adds up to 39. SageMaker's limit is 63."""
 MOST_ALARMS = 10
 
 
 class EndpointMode(StrEnum):
-    """How an endpoint is asked."""
+    """How clients call an endpoint."""
 
     REALTIME = "realtime"
     """InvokeEndpoint: images up to 6 MB, an answer within 60 seconds."""
     ASYNC = "async"
-    """InvokeEndpointAsync: whole exams up to 1 GB, which SageMaker itself reads from S3 and hands to the container."""
+    """InvokeEndpointAsync: whole exams up to 1 GB, which SageMaker reads from S3 and passes to the container."""
     BOTH = "both"
-    """Two endpoints of one model, the second one's name ending in `-async`."""
+    """Two endpoints for one model; the name of the second ends in `-async`."""
     SERVERLESS = "serverless"
-    """InvokeEndpoint without instances between requests: images up to 4 MB, a slow first answer after a pause.
+    """InvokeEndpoint with no instances between requests: images up to 4 MB, a slow first answer after a pause.
 
-    SageMaker gives such a model neither network isolation nor a VPC, no data capture and no key for its volume:
-    choosing this mode is consent to that."""
+    SageMaker supports neither network isolation, a VPC, data capture nor a volume key for such a model. Choosing this
+    mode accepts that."""
 
 
 class EndpointConfig(Settings):
-    """The endpoint that answers with the registered model. The ranges are those that SageMaker takes."""
+    """The endpoint that serves the registered model. The ranges are SageMaker's."""
 
     name: str = Field(
         default="mammopipe", description="name of the endpoint that a clinic calls; a run serves at `NAME-candidate`"
@@ -100,7 +100,7 @@ class EndpointConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "EndpointConfig":
-        """Refuse what SageMaker would refuse, and limits under which no request could be answered."""
+        """Refuse settings that SageMaker would refuse, and limits under which no request could be answered."""
         for name in ("async_success_topic", "async_error_topic"):
             value = getattr(self, name)
             if value and re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w.-]+", value) is None:
@@ -111,7 +111,7 @@ class EndpointConfig(Settings):
 
     @property
     def candidate(self) -> "EndpointConfig":
-        """The endpoint that a run leaves: nothing that a run does touches the one that a clinic calls."""
+        """The endpoint that a run creates; a run never changes the endpoint that a clinic calls."""
         return self.replace(name=f"{self.name}{CANDIDATE_SUFFIX}", rollback_alarms=())
 
     @property
@@ -126,12 +126,12 @@ class EndpointConfig(Settings):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The limits of a container that answers at once: nothing beyond its own, but for serverless bodies of 4 MB."""
+        """The limits of a real-time container: its own defaults, except 4 MB bodies for serverless."""
         return {"MAMMOPIPE_MAX_BYTES": str(4 * 2**20)} if self.mode is EndpointMode.SERVERLESS else {}
 
     @property
     def async_environment(self) -> Mapping[str, str]:
-        """The limits of an async container: those of a real-time one are for bodies of 6 MB and 60 seconds."""
+        """The limits of an async container; the real-time limits are made for bodies of 6 MB and 60 seconds."""
         return {
             "MAMMOPIPE_MAX_BYTES": str(self.async_max_bytes),
             "MAMMOPIPE_MAX_SECONDS": str(self.async_max_seconds),

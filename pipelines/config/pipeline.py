@@ -1,8 +1,8 @@
-"""PipelineConfig: everything that shapes a pipeline.
+"""PipelineConfig: all settings of a pipeline.
 
-Layers, each over the one before: the defaults below, the profile's values (`PROFILES`), a recipe, a TOML file, single
-keys (`--set`). What a run may still change without compiling again are the pipeline's parameters
-(`mammopipe.pipelines.graph.parameters`).
+Sources of values; each overrides those before it: the defaults below, the profile's values (`PROFILES`), a recipe, a
+TOML file, single keys (`--set`). The pipeline's parameters (`mammopipe.pipelines.graph.parameters`) can be changed for
+each run without compiling again.
 """
 
 import json
@@ -33,33 +33,33 @@ from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
 
 SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
-"""Hyperparameters that the pipeline sets itself, and from what."""
+"""Hyperparameters that the pipeline sets itself, and the source of each value."""
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
     "folds": "training.folds, for all networks: they are compared on the same images",
 }
-"""Hyperparameters that one network cannot have to itself, and what sets them."""
+"""Hyperparameters that cannot differ between networks, and what sets them."""
 
 
 class Profile(StrEnum):
-    """How much a run aims for."""
+    """The purpose of a run: a quick trial or a full training."""
 
     QUICK = "quick"
     FULL = "full"
 
 
 class Keep(StrEnum):
-    """What a run of this machine keeps beside its results."""
+    """What a local run keeps in addition to its results."""
 
     MODELS = "models"
-    """The models of the networks that were not chosen."""
+    """The models of the networks that were not selected."""
     IMAGES = "images"
     """The prepared and the segmented images."""
 
 
 class Approval(StrEnum):
-    """The status that a model package is registered with (`ModelApprovalStatus`)."""
+    """The initial approval status of a registered model package (`ModelApprovalStatus`)."""
 
     PENDING = "PendingManualApproval"
     APPROVED = "Approved"
@@ -80,12 +80,12 @@ PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
         "evaluation": {"min_macro_auc": 0.6, "bootstrap": 2000},
     },
 }
-"""What each profile sets: `quick` tries the machinery on all of mini-MIAS within minutes of two cores and opens the
-metric limit (never the leakage audit); `full` is a training worth judging."""
+"""What each profile sets. `quick` tests the machinery on all of mini-MIAS within minutes on two cores; it opens the
+metric limit, but never skips the leakage audit. `full` is a training whose results are meaningful."""
 
 
 class ImagesConfig(Settings):
-    """The container images that carry the code."""
+    """The container images with the code."""
 
     processing: str = Field(default="mammopipe/processing:latest", description="image of Prepare, Augment and Segment")
     training: str = Field(default="mammopipe/training:latest", description="image of training and Evaluate")
@@ -93,7 +93,7 @@ class ImagesConfig(Settings):
 
 
 class RegistryConfig(Settings):
-    """Where the chosen model is registered."""
+    """Where the selected model is registered."""
 
     group: str = Field(default="mammopipe", description="name of the model package group")
     approval: Approval = Field(
@@ -107,7 +107,7 @@ class RegistryConfig(Settings):
 
 
 class PipelineConfig(Settings):
-    """What shapes a pipeline: `PipelineConfig.load(path)` reads a TOML file, `PipelineConfig()` is all defaults."""
+    """The settings of a pipeline; `PipelineConfig.load(path)` reads a TOML file, `PipelineConfig()` is all defaults."""
 
     name: str = Field(default="mammopipe", description="the pipeline's name")
     profile: Profile = Field(
@@ -174,7 +174,7 @@ class PipelineConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "PipelineConfig":
-        """Refuse names that SageMaker would refuse, repeated candidates, and captures in clear."""
+        """Refuse names that SageMaker would refuse, repeated candidates, and unencrypted data capture."""
         for name, value in (
             ("name", self.name),
             ("registry.group", self.registry.group),
@@ -199,12 +199,12 @@ class PipelineConfig(Settings):
         compute = self.compute
         require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
-            # Refused here rather than by the job, which would be an hour later: settings that this network has not.
+            # Refuses settings that this network does not have. The job would refuse them only an hour later.
             self.training_of(cnn)
         return self
 
     def on_aws(self) -> "PipelineConfig":
-        """Return the configuration of a run on AWS: a quick one serves nothing unless it was told to."""
+        """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""
         if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
             return self.replace(deploy=False)
         return self
@@ -212,7 +212,7 @@ class PipelineConfig(Settings):
     def training_of(self, cnn: str, **changes: Any) -> TrainConfig:
         """Return the hyperparameters of a network's training job, with `changes`.
 
-        Raises `ConfigError` for one that the network has not, or that breaks a rule.
+        Raises `ConfigError` for a hyperparameter that the network does not have, or that breaks a rule.
         """
         own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
         for key in SET_FOR_ALL.keys() & own.keys():
@@ -224,7 +224,7 @@ class PipelineConfig(Settings):
             raise ConfigError(explained(error, TrainConfig, above=where if own else "training.")) from None
 
     def record(self) -> dict[str, Any]:
-        """Return the configuration as JSON values for a run's `execution.json`; of a secret only that there is one."""
+        """Return the configuration as JSON values for a run's `execution.json`; a secret appears only as `set`."""
         values = self.model_dump(mode="json")
         if values["data"]["patient_salt"]:
             values["data"]["patient_salt"] = "set"
@@ -243,16 +243,19 @@ class PipelineConfig(Settings):
         assignments: Sequence[str] = (),
         **changes: Any,
     ) -> "PipelineConfig":
-        """Return the configuration of a TOML file, or the defaults when `path` is None, with `changes` on top.
+        """Return the configuration of a TOML file, or the defaults if `path` is None, with `changes` applied.
 
         Args:
             path: A TOML file.
-            recipe: A shipped recipe below the file (`mammopipe recipes` lists them).
-            assignments: `KEY=VALUE` texts over all else, as `training.learning_rate=1e-4`.
+            recipe: A shipped recipe, which the file overrides (`mammopipe recipes` lists them).
+            assignments: `KEY=VALUE` texts, which override everything else, such as `training.learning_rate=1e-4`.
             changes: Top-level keys (`profile="full"`, `data={"protocol": "film"}`); None changes nothing.
 
+        Returns:
+            The validated configuration.
+
         Raises:
-            ConfigError: Names the file and the key that is unknown, of the wrong type or in contradiction with another.
+            ConfigError: A key is unknown, has the wrong type or contradicts another; the message names file and key.
         """
         values: Mapping[str, Any] = read_recipe(recipe) if recipe is not None else {}
         values = overlay(values, read_toml(Path(path)) if path is not None else {})
@@ -265,7 +268,7 @@ class PipelineConfig(Settings):
 
 
 def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values over those of their profile, and the first candidate beside the settings of training."""
+    """Return the profile's values overridden by `values`, with the first candidate as the network of `training`."""
     profile = values.get("profile", Profile.QUICK)
     if profile not in list(Profile):
         raise ConfigError(f"profile = {profile!r}: must be one of {', '.join(Profile)}")
@@ -273,7 +276,7 @@ def _layered(values: Mapping[str, Any]) -> dict[str, Any]:
     for key in SET_ELSEWHERE.keys() & (training.keys() if isinstance(training, Mapping) else set()):
         raise ConfigError(f"training.{key} is set by {SET_ELSEWHERE[key]}")
     merged = overlay(PROFILES[Profile(profile)], values)
-    # Some settings suit one network alone: they are judged beside a candidate, not beside the default one.
+    # Some settings fit only one network: they are validated with a candidate, not with the default network.
     named = merged.get("cnns", ())
     candidates = [cnn for cnn in named if is_network(cnn)] if isinstance(named, list | tuple) else []
     return overlay(merged, {"training": {"cnn": candidates[0]}}) if candidates and training else merged

@@ -1,4 +1,4 @@
-"""Recipes: shipped TOML files, each a whole training worth running, with what it needs and what it reached."""
+"""Recipes: shipped TOML files, each a complete training with its requirements and the results it reached."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from mammopipe.processing.settings import suggestion
 
 FOLDER = files("mammopipe.pipelines.config") / "recipe_files"
 FACTS = "recipe"
-"""The table of a recipe that is about it, not of the configuration: `about` and `needs`."""
+"""The table that describes the recipe instead of configuring the run: `about` and `needs`."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Recipe:
 
     name: str
     about: str
-    """What it is, in one sentence."""
+    """One sentence that says what it is."""
     needs: str
-    """What it needs beside the images; empty: nothing."""
+    """What it needs in addition to the images; empty: nothing."""
     values: Mapping[str, Any]
     """Its tables, as in a configuration file."""
 
@@ -37,7 +37,7 @@ def recipes() -> Iterator[Recipe]:
 
 
 def read_recipe(name: str) -> Mapping[str, Any]:
-    """Return the tables of a recipe; raises `ConfigError`, with the names that are close, where there is none."""
+    """Return the tables of a recipe; raises `ConfigError`, with similar names, if there is none."""
     known = {recipe.name: recipe for recipe in recipes()}
     if name not in known:
         raise ConfigError(f"recipe {name!r}: no such recipe{suggestion(name, known)}")

@@ -1,4 +1,4 @@
-"""The configuration explained: one key, all values in force, and the page docs/reference/configuration.md.
+"""Explains the configuration: a single key, all effective values, and the page docs/reference/configuration.md.
 
 python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md
 """
@@ -27,7 +27,7 @@ schema` a JSON Schema for editors. This page is generated from the settings' mod
 
 
 def explain(key: str) -> str:
-    """Return a key's meaning, type, range and default, or a table's keys; `ConfigError` where there is none."""
+    """Return a key's meaning, type, range and default, or a table's keys; `ConfigError` if the key is unknown."""
     field = field_at(PipelineConfig, key.split("."))
     if field is None:
         raise unknown_key(PipelineConfig, key)
@@ -46,7 +46,7 @@ def explain(key: str) -> str:
 
 
 def show(config: PipelineConfig) -> str:
-    """Return all values in force, as a TOML file that gives the same configuration."""
+    """Return all effective values, as a TOML file that gives the same configuration."""
     return "\n".join(_tables(config, ())).strip() + "\n"
 
 
@@ -134,7 +134,7 @@ def _mapping(values: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]
 
 
 def _toml(value: Any) -> str:
-    """Return a value as TOML writes it."""
+    """Return a value in TOML syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, StrEnum | str):

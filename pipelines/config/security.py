@@ -1,4 +1,4 @@
-"""SecurityConfig: who runs the jobs, and behind which walls."""
+"""SecurityConfig: the roles, network and keys of the jobs."""
 
 import re
 from enum import StrEnum
@@ -12,7 +12,7 @@ ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/.+"
 
 
 class Duty(StrEnum):
-    """What a role is for."""
+    """The purpose of a role."""
 
     PROCESSING = "processing"
     TRAINING = "training"
@@ -20,7 +20,7 @@ class Duty(StrEnum):
 
 
 class SecurityConfig(Settings):
-    """Who runs the jobs, and behind which walls."""
+    """The roles, network and keys of the jobs."""
 
     role: str = Field(
         default="arn:aws:iam::000000000000:role/mammopipe",
@@ -39,7 +39,7 @@ class SecurityConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "SecurityConfig":
-        """Refuse half a VPC and a role that is no ARN."""
+        """Refuse an incomplete VPC and a role that is not an ARN."""
         if bool(self.subnets) != bool(self.security_groups):
             raise ConfigError("security: subnets and security_groups go together")
         for name in ("role", *(f"{duty}_role" for duty in Duty)):
@@ -49,5 +49,5 @@ class SecurityConfig(Settings):
         return self
 
     def role_for(self, duty: Duty) -> str:
-        """Return the ARN of the role that a duty is done in."""
+        """Return the ARN of the role for a duty."""
         return str(getattr(self, f"{duty}_role") or self.role)

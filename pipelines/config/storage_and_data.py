@@ -1,4 +1,4 @@
-"""Where the files lie, how the data is split, and what Prepare, Augment and Segment make of it."""
+"""Settings of the storage, the data split, and the steps Prepare, Augment and Segment."""
 
 import hashlib
 import re
@@ -12,11 +12,11 @@ from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits.assignment import SplitConfig
 
 SHORTEST_SALT = 16
-"""Characters of a salt: a shorter one can be found by trying."""
+"""Minimum number of characters of a salt; a shorter one can be found by brute force."""
 
 
 class StorageConfig(Settings):
-    """Where the pipeline's files lie on S3."""
+    """The location of the pipeline's files on S3."""
 
     bucket: str = Field(default="mammopipe", description="bucket of everything that the pipeline reads and writes")
     prefix: str = Field(
@@ -26,7 +26,7 @@ class StorageConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> "StorageConfig":
-        """Refuse what S3 would refuse, or what would make an empty path component."""
+        """Refuse values that S3 would refuse or that would give an empty path component."""
         if re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", self.bucket) is None:
             raise ConfigError(f"storage.bucket={self.bucket!r}: 3-63 lower-case letters, digits, dots and hyphens")
         if re.fullmatch(r"[\w.=-]+(/[\w.=-]+)*", self.prefix) is None:
@@ -87,18 +87,18 @@ class DataConfig(Settings):
 
     @property
     def split(self) -> SplitConfig:
-        """How patients are divided."""
+        """The settings of the split by patient."""
         return SplitConfig(self.test_fraction, self.folds, self.validation_fold, self.seed)
 
     @property
     def salt_name(self) -> str:
-        """The name of the salt's file: another one for another salt, and slow to guess the salt from."""
+        """The name of the salt's file: unique to the salt, and slow to compute so that nobody can guess the salt."""
         slow = hashlib.scrypt(self.patient_salt.encode(), salt=b"mammopipe", n=2**14, r=8, p=1, dklen=8)
         return slow.hex()
 
 
 class AugmentationConfig(Settings):
-    """How many stored copies the training images get."""
+    """The number of stored copies of the training images."""
 
     copies: int = Field(
         default=1,
@@ -114,7 +114,7 @@ class AugmentationConfig(Settings):
 
 
 class SegmentationConfig(Settings):
-    """What the network's input looks like."""
+    """The form of the network's input."""
 
     height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
     width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")

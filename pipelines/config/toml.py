@@ -1,4 +1,4 @@
-"""Settings from TOML files and from `KEY=VALUE`: read, laid over each other, and found by their dotted key."""
+"""Reads settings from TOML files and `KEY=VALUE` texts, merges them, and finds them by their dotted key."""
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from mammopipe.processing.settings import close_to, field_at, table_of
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the tables of a TOML file; raises `ConfigError` when it is missing or broken."""
+    """Return the tables of a TOML file; raises `ConfigError` if it is missing or malformed."""
     try:
         return read_toml_text(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -24,7 +24,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_toml_text(text: str, where: str) -> dict[str, Any]:
-    """Return the tables of a TOML text; `where` names it in the `ConfigError` for a broken one."""
+    """Return the tables of a TOML text; `where` names the text in the `ConfigError` for malformed TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -32,7 +32,7 @@ def read_toml_text(text: str, where: str) -> dict[str, Any]:
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` over it, table by table."""
+    """Return `below` with its values overridden by those of `above`, table by table."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -41,7 +41,7 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every key of a model with its field, tables first by themselves and then by their keys."""
+    """Yield every key of a model with its field; a table comes before its keys."""
     for name, field in model.model_fields.items():
         yield above + name, field
         table = table_of(field.annotation)
@@ -50,7 +50,7 @@ def keys(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, FieldIn
 
 
 def unknown_key(model: type[BaseModel], key: str) -> ConfigError:
-    """Return the error for a key that there is not, with the keys that are close to it."""
+    """Return the error for an unknown key, with similar keys."""
     known = [name for name, _ in keys(model)]
     last = key.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
@@ -60,10 +60,10 @@ def unknown_key(model: type[BaseModel], key: str) -> ConfigError:
 
 
 def assigned(model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
-    """Return the tables that `KEY=VALUE` texts set; a later one wins.
+    """Return the tables that `KEY=VALUE` texts set; later ones override earlier ones.
 
-    A value is read as its field's type wants it: the text itself, a TOML value, or, for a list, words with commas
-    between them. Raises `ConfigError` for an unknown key and a text without a value.
+    The field's type decides how a value is read: as the text itself, as a TOML value, or, for a list, as words
+    separated by commas. Raises `ConfigError` for an unknown key and a text without a value.
     """
     values: dict[str, Any] = {}
     for text in assignments:
@@ -96,7 +96,7 @@ def _value(model: type[BaseModel], place: Sequence[str], text: str) -> Any:
 
 
 def typed(annotation: Any, text: str) -> Any:
-    """Return a text as the value that a field of this type takes from a TOML file."""
+    """Return a text as the value that a TOML file would hold for a field of this type."""
     if annotation is str or (isinstance(annotation, type) and issubclass(annotation, StrEnum)):
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
     if get_origin(annotation) is tuple and not text.startswith("["):

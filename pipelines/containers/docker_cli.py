@@ -1,6 +1,6 @@
-"""Docker, as the commands of its client: what a local run in containers needs, and what it leaves behind.
+"""Docker, through the commands of its client: starting, labelling and removing the containers of a local run.
 
-Nothing here knows of SageMaker. The engine is the one that the environment names (`DOCKER_HOST`, or a context).
+This module knows nothing of SageMaker. It uses the engine that the environment names (`DOCKER_HOST`, or a context).
 """
 
 import os
@@ -16,15 +16,15 @@ from mammopipe.processing.errors import ConfigError
 RUN_LABEL = "mammopipe.run"
 """Label of the containers that this project starts; its value is the run's id."""
 OWNER_LABEL = "mammopipe.pid"
-"""Label of a job's containers; its value is the process that they must not outlive."""
+"""Label of a job's containers; its value is the id of the process that they must not outlive."""
 HOST_LABEL = "mammopipe.host"
-"""Label beside it: the machine of that process, since several machines may use one engine."""
+"""Second label of a job's containers: the machine of that process, since several machines may share an engine."""
 HARDENED = ("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/tmp")
-"""How a server runs: it may write nothing but temporary files, and gain nothing."""
+"""Restrictions of a server's container: it can write only temporary files and gain no privileges."""
 
 
 def docker(*words: str, check: bool = True) -> str:
-    """Return what `docker WORDS` prints; raises `ConfigError` with the client's last line where it fails."""
+    """Return the output of `docker WORDS`; raises `ConfigError` with the client's last line if it fails."""
     try:
         done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -36,7 +36,7 @@ def docker(*words: str, check: bool = True) -> str:
 
 
 def require(images: Sequence[str]) -> None:
-    """Raise `ConfigError` unless the engine answers, a Compose is installed and the engine has all images."""
+    """Raise `ConfigError` unless the engine responds, Docker Compose is installed and all images are present."""
     docker("version", "--format", "{{.Server.Version}}")
     if compose() is None:
         raise ConfigError("backend docker: the SDK's local mode needs Docker Compose; install its plugin")
@@ -46,22 +46,30 @@ def require(images: Sequence[str]) -> None:
 
 
 def hand_over(folder: Path, image: str, owner: tuple[int, int]) -> None:
-    """Give everything below `folder` to a user and group: what containers wrote as root, nobody else could remove."""
+    """Change the owner of everything below `folder`: only root could remove files that containers wrote as root."""
     ids = f"{owner[0]}:{owner[1]}"
     mount, command = f"{folder.resolve()}:/left", ["--entrypoint", "chown", image, "-R", ids, "/left"]
     docker("run", "--rm", "--network", "none", "--user", "0", "--volume", mount, *command)
 
 
 def own(folder: Path, image: str) -> None:
-    """Make everything below `folder` this process's own; nothing is needed where it is root."""
+    """Make this process's user the owner of everything below `folder`; does nothing if that user is root."""
     if os.getuid():
         hand_over(folder, image, (os.getuid(), os.getgid()))
 
 
 def serve_command(name: str, run: str, image: str, model: Path, port: int, environment: Mapping[str, str]) -> list[str]:
-    """Return the command that serves a model's folder on a loopback port until it gets SIGTERM; nothing is left of it.
+    """Return the command that serves a model's folder on a loopback port; the container is removed on SIGTERM.
 
-    SageMaker starts the same image the same way: the word `serve`, the model at /opt/ml/model, read-only, port 8080.
+    SageMaker starts the same image in the same way: the word `serve`, the model at /opt/ml/model, read-only, port 8080.
+
+    Args:
+        name: Name of the container.
+        run: The run's id, for the container's label.
+        image: The serving image.
+        model: Folder of the unpacked model.
+        port: Port on 127.0.0.1.
+        environment: Variables of the container.
     """
     variables = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
     return [
@@ -72,17 +80,17 @@ def serve_command(name: str, run: str, image: str, model: Path, port: int, envir
 
 
 def remove(*names: str) -> None:
-    """Remove containers, running or not; those that are gone already are no error."""
+    """Remove containers, running or not; missing ones are not an error."""
     docker("rm", "--force", *names, check=False)
 
 
 def job_labels(run: str) -> dict[str, str]:
-    """Return the labels of the containers of a run's jobs, by which `sweep` knows them."""
+    """Return the labels of the containers of a run's jobs, which `sweep` uses to find them."""
     return {RUN_LABEL: run, OWNER_LABEL: str(os.getpid()), HOST_LABEL: socket.gethostname()}
 
 
 def sweep() -> None:
-    """Remove the containers of jobs whose process, on this machine, was killed before it could."""
+    """Remove the containers of jobs whose process on this machine was killed before it could remove them."""
     here = f"label={HOST_LABEL}={socket.gethostname()}"
     shown = f'{{{{.ID}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
     found = docker("ps", "--all", "--filter", here, "--format", shown).splitlines()
@@ -92,13 +100,13 @@ def sweep() -> None:
 
 
 def compose_down(command: Sequence[str]) -> None:
-    """Remove what a `compose ... up` command made: its containers, and the network unless others use it."""
+    """Remove the containers of a `compose ... up` command, and its network unless others use it."""
     prefix = list(command[: command.index("up")])
     subprocess.run([*prefix, "down", "--remove-orphans"], capture_output=True, check=False)
 
 
 def compose() -> list[str] | None:
-    """Return the command of Docker Compose, the plugin or the older program; None where neither is installed."""
+    """Return the command of Docker Compose, plugin or standalone; None if neither is installed."""
     plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     if plugin.returncode == 0:
         return ["docker", "compose"]

@@ -1,7 +1,8 @@
-"""The three container images: built from infra/Dockerfile, named by the tree of the code, pushed to ECR.
+"""The three container images: built from infra/Dockerfile, tagged by the content of the code, pushed to ECR.
 
-The tag is the hash of git's tree of the checkout as it stands, and behind it a digest of the build arguments where they
-are not the Dockerfile's: equal code built alike has an equal tag, a changed file or another base image a new one.
+The tag is the hash of the checkout's git tree, including uncommitted changes. If build arguments differ from the
+Dockerfile's, their digest follows. The same code built the same way has the same tag; a changed file or another base
+image gives a new one.
 """
 
 import base64
@@ -24,7 +25,7 @@ from mammopipe.processing.errors import ConfigError
 TARGETS = ("processing", "training", "serving")
 DOCKERFILE = Path("infra", "Dockerfile")
 REPOSITORY = "mammopipe"
-"""First part of the repositories' names, as infra/stack.yaml makes them (its parameter Project)."""
+"""First part of the repositories' names, as created by infra/stack.yaml (its parameter Project)."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,17 @@ class BuildOptions:
     """How images are built on this machine."""
 
     base_image: str = ""
-    """Another base than the Dockerfile's."""
+    """A base image other than the Dockerfile's."""
     torch_index: str = ""
-    """Another package index for torch, as that of its builds without CUDA."""
+    """Another package index for torch, for example that of the builds without CUDA."""
     serving_extra: str = ""
     """`inference` for a serving image with torch."""
     certificates: Path | None = None
-    """Certificates that a proxy on the way to the package index needs; they stay out of the images."""
+    """Certificates for a proxy in front of the package index; they are not stored in the images."""
 
     @property
     def arguments(self) -> dict[str, str]:
-        """The build arguments that are not the Dockerfile's own."""
+        """The build arguments that differ from the Dockerfile's own."""
         extra = self.serving_extra if self.serving_extra != "serving" else ""
         given = {"BASE_IMAGE": self.base_image, "TORCH_INDEX": self.torch_index, "SERVING_EXTRA": extra}
         return {name: value for name, value in given.items() if value}
@@ -50,13 +51,13 @@ class BuildOptions:
     def words(self) -> list[str]:
         """Return the options of `docker build`."""
         chosen = [word for name, value in self.arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        # The build's own network namespace has no way out where the engine may not touch the machine's firewall.
+        # Use the host's network: the build's own has no way out if the engine may not change the machine's firewall.
         secret = ["--secret", f"id=ca,src={self.certificates}"] if self.certificates else []
         return [*chosen, *secret, "--network", "host"]
 
 
 def tag_of(root: Path, options: BuildOptions) -> str:
-    """Return what names the images of the checkout `root`, built with these options."""
+    """Return the tag of the images of the checkout `root`, built with these options."""
     if not options.arguments:
         return tree_of(root)
     digest = hashlib.sha256(json.dumps(options.arguments, sort_keys=True).encode()).hexdigest()
@@ -64,12 +65,12 @@ def tag_of(root: Path, options: BuildOptions) -> str:
 
 
 def tree_of(root: Path) -> str:
-    """Return the hash of git's tree of the files in `root`, whether committed or not; ignored files do not count."""
+    """Return the hash of the git tree of the files in `root`, committed or not, without ignored files."""
     known = _git(root, {}, "rev-parse", "--git-path", "objects")
     with TemporaryDirectory() as scratch:
         objects = Path(scratch, "objects")
         objects.mkdir()
-        # An index and objects of its own: asking for the tag adds nothing to the repository.
+        # A temporary index and object store: computing the tag adds nothing to the repository.
         environment = {
             "GIT_INDEX_FILE": str(Path(scratch, "index")),
             "GIT_OBJECT_DIRECTORY": str(objects),
@@ -92,9 +93,18 @@ def _git(root: Path, environment: Mapping[str, str], *words: str) -> str:
 
 
 def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[str]:
-    """Build the images of the checkout `root` and return their names, each with the tag; they are `latest`, too.
+    """Build the images of the checkout and also tag them `latest`.
 
-    `client` is the command; what it prints goes to standard error. Raises `ConfigError` where a build fails.
+    Args:
+        root: The checkout.
+        options: How to build.
+        client: The command to run; its output goes to standard error.
+
+    Returns:
+        The names of the images, each with its tag.
+
+    Raises:
+        ConfigError: A build failed.
     """
     tag, tree, names = tag_of(root, options), tree_of(root), []
     for target in TARGETS:
@@ -107,7 +117,7 @@ def build(root: Path, options: BuildOptions, *, client: str = "docker") -> list[
 
 
 def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
-    """Return the bytes of each image, base included."""
+    """Return the size of each image in bytes, including its base."""
     command = [client, "image", "inspect", "--format", "{{.Size}}", *names]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -119,10 +129,22 @@ def sizes(names: list[str], *, client: str = "docker") -> dict[str, int]:
 
 
 def push(root: Path, options: BuildOptions, session: Any, *, client: str = "docker") -> dict[str, str]:
-    """Push the images built of the checkout with these options to ECR, and return the configuration's names by target.
+    """Push the images built from the checkout with these options to ECR.
 
-    `session` is a boto3 session. A tag that ECR has already is left: its repositories are immutable, and equal tags are
-    equal code built alike. Raises `ConfigError` where an image or a repository is missing, or AWS refuses.
+    A tag that ECR already has is skipped: its repositories are immutable, and equal tags mean the same code built the
+    same way.
+
+    Args:
+        root: The checkout.
+        options: The options of the build.
+        session: A boto3 session.
+        client: The command to run.
+
+    Returns:
+        The images' names in ECR, by target.
+
+    Raises:
+        ConfigError: An image or a repository is missing, or AWS refuses.
     """
     tag = tag_of(root, options)
     sizes([f"{REPOSITORY}/{target}:{tag}" for target in TARGETS], client=client)
@@ -157,7 +179,7 @@ def _has(ecr: Any, repository: str, tag: str) -> bool:
 
 
 def _log_in(ecr: Any, client: str) -> None:
-    """Give Docker a password for the registry; on standard input, since others can read a command's arguments."""
+    """Log Docker in to the registry; the password goes through standard input, since others can read arguments."""
     granted = ecr.get_authorization_token()["authorizationData"][0]
     user, _, password = base64.b64decode(granted["authorizationToken"]).decode().partition(":")
     _run(client, "login", "--username", user, "--password-stdin", granted["proxyEndpoint"], given=password)

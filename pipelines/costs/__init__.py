@@ -1,1 +1,1 @@
-"""Costs and time of a run before it starts."""
+"""The cost and time of a run, before it starts and after it ended."""

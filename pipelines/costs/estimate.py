@@ -1,12 +1,13 @@
-"""What a run will cost, from measured throughputs and dated prices; and what it did cost, from the times AWS bills.
+"""Estimates a run's cost from measured throughputs and dated prices; computes its actual cost from billed times.
 
-An estimate is plain arithmetic, step by step:
+An estimate is computed step by step:
 
     hours          = (units x core-seconds / cores of an instance / instances + overhead of the job) / 3600
     instance hours = hours x instances
     dollars        = instance hours x price of the type
 
-Machine time grows with pixels in training, with copies in Augment and Segment, and with the DICOM's size in Prepare.
+Compute time grows with the number of pixels in training, with copies in Augment and Segment, and with the size of the
+DICOM files in Prepare.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,7 @@ MEMORY_GB = {
     "ml.g5.12xlarge": 192,
     "ml.g5.48xlarge": 768,
 }
-"""Of the instance types in `prices.toml` that train, in GiB."""
+"""Memory in GiB of the instance types in `prices.toml` that train."""
 CLASSES = 3
 _DESCRIBE = {
     "Processing": ("describe_processing_job", "ProcessingJobName"),
@@ -48,31 +49,31 @@ _DESCRIBE = {
 
 @dataclass(frozen=True)
 class Line:
-    """What one step takes."""
+    """The time and cost of one step."""
 
     step: str
     units: float
     unit: str
     core_seconds: float
-    """Of one unit; 0 where the seconds were billed, not estimated."""
+    """Core-seconds per unit; 0 if the seconds were billed instead of estimated."""
     instance_type: str
     instances: int
     cores: float
     hours: float
-    """From start to end."""
+    """Hours from start to end."""
     usd: float
     measured: bool
-    """Whether nothing but measurements and prices went into it."""
+    """Whether the figure uses only measurements and prices, no assumption."""
     row: str
-    """Where the figure is from."""
+    """The source of the figure."""
 
     @property
     def instance_hours(self) -> float:
-        """What is billed."""
+        """The billed instance hours."""
         return self.hours * self.instances
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return the line as JSON values."""
         return {
             "step": self.step,
             "units": round(self.units),
@@ -91,24 +92,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Size:
-    """How much a run has to do."""
+    """The amount of work of a run."""
 
     images: int
     copies: int
     """Copies of each image of the most frequent class."""
     balance: bool
-    """Whether the rarer classes are copied up to the most frequent one."""
+    """Whether copies bring the rarer classes to the size of the most frequent one."""
     epochs: int
     pixels: int
-    """Of the network's input."""
+    """Size of the network's input."""
     largest_class: float
     test: float
     validation: float
-    """Share of all images."""
+    """Fraction of all images."""
 
     @classmethod
     def of(cls, config: PipelineConfig, throughput: Throughput, images: int | None = None) -> "Size":
-        """Return what a run of a configuration has to do, of its dataset or of as many images as are given."""
+        """Return the amount of work of a configuration, for its dataset or for the given number of images."""
         dataset = throughput.dataset[str(config.dataset)]
         test = config.data.test_fraction
         return cls(
@@ -124,12 +125,12 @@ class Size:
 
     @property
     def learnt(self) -> float:
-        """Originals of the training split."""
+        """Originals in the training split."""
         return self.images * (1 - self.test - self.validation)
 
     @property
     def trained(self) -> float:
-        """Images of an epoch: originals and their copies."""
+        """Images in one epoch: originals and their copies."""
         if not self.balance:
             return self.learnt * (1 + self.copies)
         return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
@@ -138,7 +139,17 @@ class Size:
 def estimate(
     config: PipelineConfig, prices: Prices, throughput: Throughput, *, images: int | None = None
 ) -> list[Line]:
-    """Return what each step of a run will take; `ConfigError` for a type without a price or cores."""
+    """Return the estimated time and cost of each step of a run.
+
+    Args:
+        config: The configuration.
+        prices: US dollars per instance hour.
+        throughput: Measured core-seconds per unit of work.
+        images: Number of images; by default that of the configuration's dataset.
+
+    Raises:
+        ConfigError: An instance type has no price or no number of cores.
+    """
     size = Size.of(config, throughput, images)
     processing = (config.compute.processing_instance_type, config.compute.processing_instance_count)
     one = (config.compute.processing_instance_type, 1)
@@ -207,7 +218,7 @@ def _hours(core_seconds: float, cores: float, instances: int, throughput: Throug
 
 
 def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, images: int) -> list[tuple[str, float]]:
-    """Return what is paid beside the steps: the endpoint at rest, all images through it, their files for a month."""
+    """Return the costs beside the steps: the idle endpoint, all images sent through it, their storage for a month."""
     endpoint, answer = config.endpoint, throughput.of("answer")
     price = prices.hour("hosting", endpoint.instance_type)
     cores, _ = throughput.cores(endpoint.instance_type, trains=False)
@@ -225,7 +236,7 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
 
 
 def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
-    """Return what would keep the estimated run from succeeding: limits of time, and films that fit nowhere."""
+    """Return what would make the estimated run fail: time limits, and images that exceed the volume or memory."""
     found = []
     for line in lines:
         kind = "training" if line.step.startswith("Train-") else "processing"
@@ -252,13 +263,13 @@ def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str
 
 
 def within(lines: list[Line]) -> float:
-    """Return the hours from start to end: steps follow each other, but the candidates train side by side."""
+    """Return the hours from start to end: steps run in sequence, but the candidates train in parallel."""
     trained = [line.hours for line in lines if line.step.startswith("Train-")]
     return sum(line.hours for line in lines if not line.step.startswith("Train-")) + max(trained, default=0.0)
 
 
 def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
-    """Return what each step of a run took: what AWS billed where it ran there, the machine's own hours elsewhere."""
+    """Return the figures of each step of a run: AWS's billed times for runs on AWS, else this machine's own hours."""
     lines = []
     for step in execution["steps"]:
         if step["type"] not in _DESCRIBE or step["seconds"] is None:
@@ -286,7 +297,7 @@ def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
 
 
 def billed(sagemaker: Any, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the steps, each that was a job on AWS with `job`: its instances and the seconds that are billed.
+    """Return the steps; each AWS job's step gets `job`: its instances and billed seconds.
 
     A training job states its billable seconds; a processing job is billed from its start to its end.
     """
@@ -321,7 +332,7 @@ def scaled(config: PipelineConfig, *, processing: int | None = None, training: i
     """Return the configuration with other numbers of instances."""
     compute = config.compute
     shared = Distribution.SHARDED if processing and processing > 1 else compute.distribution
-    # The batch that so many processes would share; it has no part in the estimate.
+    # A batch that this number of processes can share evenly; it does not affect the estimate.
     processes = (training or 1) * max(1, gpus_of(compute.training_instance_type))
     batch = -(-config.training.batch_size // processes) * processes
     return config.replace(

@@ -1,4 +1,4 @@
-"""Two dated, replaceable files behind every estimate: what an instance-hour costs, and what the work takes."""
+"""The two dated, replaceable files behind every estimate: prices per instance hour, and the time that work takes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +16,13 @@ PRICES, THROUGHPUT = FOLDER / "prices.toml", FOLDER / "throughput.toml"
 
 
 class StoragePrices(Settings):
-    """What files cost."""
+    """Prices of storage."""
 
     s3_gb_month: float = 0.023
 
 
 class Prices(Settings):
-    """US dollars an instance-hour."""
+    """US dollars per instance hour."""
 
     dated: str
     region: str
@@ -34,7 +34,7 @@ class Prices(Settings):
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prices":
-        """Return the prices of a file, or those that come with this version; `ConfigError` where a key is wrong."""
+        """Return the prices of a file, or those shipped with this version; `ConfigError` if a key is wrong."""
         return _load(cls, path or PRICES)
 
     def hour(self, kind: str, instance_type: str) -> float:
@@ -46,63 +46,63 @@ class Prices(Settings):
 
 
 class Work(Settings):
-    """What one unit of work takes."""
+    """The time that one unit of work takes."""
 
     name: str
     unit: str
     core_seconds: float
     measured: bool
     row: str
-    """The measurement that it is from."""
+    """The measurement behind the figure."""
 
 
 class TrainingSize(Settings):
-    """The input at which training was measured."""
+    """The input size at which training was measured."""
 
     pixels: int
 
 
 class JobOverhead(Settings):
-    """What every job takes beside its work."""
+    """The time that every job takes in addition to its work."""
 
     overhead_seconds: float
 
 
 class DatasetSize(Settings):
-    """What a dataset is like."""
+    """The properties of a dataset."""
 
     images: int
     largest_class: float
-    """Share of the images; the other classes are brought to the same number by copies."""
+    """Fraction of the images; copies bring the other classes to the same number."""
     gigabytes: float
 
 
 class Throughput(Settings):
-    """What the work takes, and on which instances."""
+    """The time that work takes, and on which instances."""
 
     dated: str
     work: tuple[Work, ...]
     training: TrainingSize
     gpu: Mapping[str, float]
-    """Cores of the measuring machine that an instance trains like; assumed."""
+    """Number of the measuring machine's cores that train as fast as the instance; assumed."""
     vcpus: Mapping[str, int]
     job: JobOverhead
     dataset: Mapping[str, DatasetSize]
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Throughput":
-        """Return the measurements of a file, or those that come with this version; `ConfigError` for a wrong key."""
+        """Return the measurements of a file, or those shipped with this version; `ConfigError` if a key is wrong."""
         return _load(cls, path or THROUGHPUT)
 
     def of(self, name: str) -> Work:
-        """Return the work of a name; `ConfigError` where it was not measured."""
+        """Return the work with this name; `ConfigError` if there is none."""
         for work in self.work:
             if work.name == name:
                 return work
         raise ConfigError(f"{name}: the throughputs of {self.dated} have none; give --throughput FILE")
 
     def cores(self, instance_type: str, *, trains: bool) -> tuple[float, bool]:
-        """Return how many measuring cores an instance is worth, and whether that is more than an assumption."""
+        """Return the number of measuring cores that an instance equals, and whether that was measured."""
         if trains and instance_type in self.gpu:
             return self.gpu[instance_type], False
         if instance_type not in self.vcpus:

@@ -1,4 +1,4 @@
-"""A first look at a dataset before anything starts: what is there, what is missing, what will be refused."""
+"""Checks a dataset before anything starts: what is present, what is missing, and what a run would refuse."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ BURNT_IN = "BurnedInAnnotation"
 
 @dataclass(frozen=True)
 class Look:
-    """What a first look found."""
+    """The results of a check of a dataset."""
 
     images: int
     patients: int
@@ -28,29 +28,29 @@ class Look:
     splits: Mapping[str, int]
     lesions: int
     missing: Mapping[str, int]
-    """Images without a value, by the field's name."""
+    """Number of images without a value, by field name."""
     refused: Sequence[str]
-    """What will be refused, one sentence an image."""
+    """The images that a run would refuse; one sentence per image."""
     duplicates: Sequence[tuple[str, ...]]
-    """Images whose files are equal byte by byte."""
+    """Images whose files are identical byte by byte."""
     synthetic: int
     problems: Sequence[str] = field(default_factory=list)
-    """What would keep a run from succeeding."""
+    """The reasons why a run could not succeed."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the look as JSON values."""
+        """Return the results as JSON values."""
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
 def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, phi: Phi = Phi.REFUSE) -> Look:
-    """Return what a label table and its images hold.
+    """Return the contents and problems of a label table and its images.
 
     Args:
         table: The label table.
         images: Folder that the records' paths are relative to.
-        split: How a run would divide the patients.
-        read: Whether each image is read, too; else only that it is there.
-        phi: What a run does with an image whose header names its patient.
+        split: The split settings of a run.
+        read: Whether to read each image; otherwise only its existence is checked.
+        phi: How a run treats an image whose header names its patient.
     """
     records = table.records
     refused = [reason for _, reason in table.refused]
@@ -72,7 +72,7 @@ def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, p
 
 
 def problems(records: Sequence[ImageRecord], split: SplitConfig) -> Iterator[str]:
-    """Yield what the table alone shows would keep a run from succeeding: the division is made as Prepare makes it."""
+    """Yield the problems in the table that would make a run fail; uses the same split as Prepare."""
     try:
         placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
     except LabelError as error:
@@ -90,7 +90,7 @@ def problems(records: Sequence[ImageRecord], split: SplitConfig) -> Iterator[str
 
 
 def require_trainable(records: Sequence[ImageRecord], split: SplitConfig, *, where: str) -> None:
-    """Raise `LabelError`, with all reasons, where a run on these images could not succeed."""
+    """Raise `LabelError`, with all reasons, if a run on these images could not succeed."""
     found = list(problems(records, split))
     if found:
         raise LabelError(f"{where}: {'; '.join(found)}")
@@ -125,7 +125,7 @@ def _refusal(record: ImageRecord, images: Path, phi: Phi | None) -> str:
         return (
             f"{record.path}: a lesion at x={outside[0].x:g}, y={outside[0].y:g} lies outside {rows} x {columns} pixels"
         )
-    # What is burnt into the pixels cannot be dropped with the header.
+    # Removing the header does not remove text burnt into the pixels.
     kept = [name for name in named if phi is Phi.REFUSE or name == BURNT_IN]
     return f"{record.path}: {', '.join(kept)} must not be filled where data.phi={phi}" if kept else ""
 

@@ -1,8 +1,7 @@
-"""S3 as a folder on this disk: what a run of the process backend keeps while it lasts.
+"""S3 as a folder on this disk, for runs of the process backend.
 
-Files come and go by hard link, and by copy where the disks differ: a run on 50 GB takes no memory for them, and no
-second 50 GB of the disk that the source lies on. What is linked is never written to: jobs read their inputs and make
-new files.
+Files are transferred by hard link, or by copy between disks: a run on 50 GB needs no memory for them, and no second
+50 GB on the source's disk. Linked files are never modified: jobs only read their inputs and write new files.
 """
 
 import hashlib
@@ -17,30 +16,30 @@ from mammopipe.processing.errors import StorageError
 from mammopipe.processing.files import sha256
 
 CONTENT_BYTES = 2**21
-"""The largest file that is read for a digest: hundreds of gigabytes of them would take an hour."""
+"""The largest file whose content enters a digest; reading hundreds of gigabytes would take an hour."""
 
 
 @dataclass
 class FolderStorage(Storage):
-    """Objects as files below `root/BUCKET`; the client of `Storage` is for the bodies of async requests alone."""
+    """Objects as files below `root/BUCKET`; the client of `Storage` is used only for the bodies of async requests."""
 
     root: Path = Path()
 
     @property
     def endpoint(self) -> str:
-        """Where the objects lie."""
+        """The folder of the objects."""
         return str(self.root)
 
     def ensure_bucket(self, bucket: str) -> None:
-        """Create the bucket when it is missing, here and behind the client."""
+        """Create the bucket if it is missing, in the folder and through the client."""
         super().ensure_bucket(bucket)
         (self.root / bucket).mkdir(parents=True, exist_ok=True)
 
     def list(self, uri: str) -> list[S3Object]:
-        """Return the objects whose key starts with that of `uri`, by key."""
+        """Return the objects whose key starts with that of `uri`, sorted by key."""
         place = S3Uri.parse(uri)
         bucket = self._bucket(place)
-        # What a key begins with lies below the last whole folder of it.
+        # All keys with this prefix are below its last complete folder.
         start = bucket / place.key.rpartition("/")[0]
         found = []
         for path in start.rglob("*") if start.is_dir() else ():
@@ -51,7 +50,7 @@ class FolderStorage(Storage):
         return sorted(found, key=lambda item: item.key)
 
     def digest(self, uri: str) -> str:
-        """Return a digest of what lies under a prefix: of small files' content, of large ones' size and time."""
+        """Return a digest of the objects under a prefix: content of small files, size and time of large ones."""
         place, digest = S3Uri.parse(uri), hashlib.sha256()
         for item in self.list(uri):
             path = self._file(S3Uri(place.bucket, item.key))
@@ -68,12 +67,12 @@ class FolderStorage(Storage):
         return self._file(S3Uri.parse(uri)).read_bytes()
 
     def put(self, path: Path, uri: str) -> None:
-        """Take one file in."""
+        """Store one file."""
         place = S3Uri.parse(uri)
         _link(path.resolve(), self._bucket(place) / self._inside(place))
 
     def fetch(self, place: S3Uri, item: S3Object, target: Path) -> None:
-        """Give one object out as the file `target`."""
+        """Write one object to the file `target`."""
         _link(self._file(S3Uri(place.bucket, item.key)), target)
 
     def _bucket(self, place: S3Uri) -> Path:
@@ -96,7 +95,7 @@ class FolderStorage(Storage):
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file, or a copy where the file lies on another disk; what was there goes."""
+    """Make `target` a hard link to a file, or a copy if the file is on another disk; replaces an existing target."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

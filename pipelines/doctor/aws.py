@@ -1,6 +1,6 @@
-"""`mammopipe doctor --aws`: what would keep a run from succeeding in an account, before it is started.
+"""`mammopipe doctor --aws`: finds problems in an AWS account that would make a run fail, before it starts.
 
-Nothing is changed and nothing started. Each finding is one line that says what to do.
+It changes nothing and starts nothing. Each finding is one line that says what to do.
 """
 
 import json
@@ -34,11 +34,11 @@ MISSING = {
     "RepositoryNotFoundException",
     "ValidationException",
 }
-"""Codes of errors that mean: there is no such thing."""
+"""Error codes that mean that the resource does not exist."""
 
 
 class Verdict(StrEnum):
-    """What a finding means for a run."""
+    """The consequence of a finding for a run."""
 
     GOOD = "ok"
     WARNING = "warning"
@@ -47,12 +47,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     verdict: Verdict
     subject: str
     text: str
-    """How it stands and, where it is not well, what to do."""
+    """The state and, if there is a problem, what to do."""
 
     def __str__(self) -> str:
         return f"{self.verdict:<8}{self.subject}: {self.text}"
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Account:
-    """The account of the caller."""
+    """The caller's AWS account."""
 
     config: PipelineConfig
     session: Any
@@ -74,7 +74,7 @@ class Account:
 
 
 def examine(config: PipelineConfig, session: Any) -> list[Finding]:
-    """Return what was found in the account of a boto3 session; without credentials, nothing else is looked at."""
+    """Return the findings in the account of a boto3 session; without credentials, nothing else is checked."""
     try:
         identity = session.client("sts", config=QUICK).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
@@ -88,7 +88,7 @@ def examine(config: PipelineConfig, session: Any) -> list[Finding]:
 
 
 def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], account: Account) -> list[Finding]:
-    """Return a check's findings, the last of them a warning where the caller may not look."""
+    """Return a check's findings; the last is a warning if the caller lacks permission to look."""
     found = []
     try:
         for finding in check(account):
@@ -103,7 +103,7 @@ def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], accoun
 
 
 def _look(call: Callable[..., Any], **request: Any) -> Any:
-    """Return a call's answer, or None where the thing does not exist."""
+    """Return the response to a call, or None if the resource does not exist."""
     try:
         return call(**request)
     except ClientError as error:
@@ -113,7 +113,7 @@ def _look(call: Callable[..., Any], **request: Any) -> Any:
 
 
 def _roles(config: PipelineConfig) -> dict[str, str]:
-    """Return every role by the key that names it, each once."""
+    """Return each role once, by the configuration key that names it."""
     security = config.security
     roles = {"security.role": security.role}
     for duty in Duty:
@@ -236,7 +236,7 @@ def _check_quotas(account: Account) -> Iterator[Finding]:
 
 
 def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
-    """Return, for each quota by its name, the instances that a run needs, and those with which no job waits."""
+    """Return, by quota name, the number of instances that a run needs, and the number with which no job waits."""
     compute, endpoint = config.compute, config.endpoint
     kind = "spot training job" if compute.spot else "training job"
     each = compute.training_instance_count
@@ -248,13 +248,13 @@ def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
         needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * len(config.cnns))
     if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
         count = endpoint.instance_count * len(endpoint.names)
-        # The candidate stands beside the clinic's endpoint, and an update runs old and new instances side by side.
+        # The candidate runs beside the clinic's endpoint, and during an update old and new instances run side by side.
         needed[f"{endpoint.instance_type} for endpoint usage"] = (2 * count, 3 * count)
     return needed
 
 
 def _check_endpoints(account: Account) -> Iterator[Finding]:
-    """Look at the run's own endpoints, and at those that an approval serves."""
+    """Check the run's own endpoints, and those that an approval serves."""
     config, sagemaker = account.config, account.client("sagemaker")
     for settings in (config.endpoint.candidate, config.endpoint) if config.deploy else ():
         for name in settings.names:
@@ -284,7 +284,7 @@ def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bo
 
 
 def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str) -> EndpointMode | None:
-    """Return how an endpoint serves, where that is not what the configuration says."""
+    """Return how an endpoint serves, if that differs from the configuration."""
     from mammopipe.pipelines.runs.aws_rollout import mode_of
 
     before = mode_of(sagemaker.describe_endpoint_config(EndpointConfigName=settings))
@@ -295,11 +295,11 @@ def _other_mode(config: PipelineConfig, sagemaker: Any, name: str, settings: str
 
 
 MOST_ASKED = 100
-"""Resources that `iam:SimulatePrincipalPolicy` is asked about at once."""
+"""Number of resources in one request to `iam:SimulatePrincipalPolicy`."""
 
 
 def _check_permissions(account: Account) -> Iterator[Finding]:
-    """Ask IAM whether each role may do all that the compiled pipeline needs."""
+    """Ask IAM whether each role has all permissions that the compiled pipeline needs."""
     from mammopipe.pipelines.graph.definition import build_pipeline
     from mammopipe.pipelines.graph.parameters import resolve_parameters
     from mammopipe.pipelines.graph.permissions import Place, needed
@@ -332,7 +332,7 @@ def _check_permissions(account: Account) -> Iterator[Finding]:
 def _simulated(
     iam: Any, role: str, action: str, context: tuple[tuple[str, str], ...], resources: list[str]
 ) -> list[str]:
-    """Return the resources that a role may not do an action on."""
+    """Return the resources on which a role may not perform an action."""
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
@@ -371,4 +371,4 @@ CHECKS: dict[str, Callable[[Account], Iterator[Finding]]] = {
     "endpoint": _check_endpoints,
     "rollback alarms": _check_alarms,
 }
-"""Everything that is looked at once the credentials are good, in this order."""
+"""All checks that need valid credentials, in this order."""

@@ -1,4 +1,4 @@
-"""`mammopipe doctor`: what would keep a run on this machine from succeeding. Nothing is changed and nothing started."""
+"""`mammopipe doctor`: finds problems on this machine that would make a run fail. It changes and starts nothing."""
 
 import os
 import platform
@@ -13,15 +13,15 @@ from mammopipe.pipelines.doctor.aws import Finding, Verdict
 from mammopipe.processing.container.job import cores
 
 LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)
-"""Disk and memory, in GB, below which a quick run on mini-MIAS does not fit."""
+"""Minimum disk and memory, in GB, for a quick run on mini-MIAS."""
 NEEDED = ("torch", "opencv-python-headless", "albumentations", "sagemaker", "moto", "openvino")
-"""What a run on this machine imports."""
+"""The packages that a local run imports."""
 DATA = {"MAMMOPIPE_MIAS": "mini-MIAS (tarball or folder)", "MAMMOPIPE_RSNA": "RSNA (folder with train.csv)"}
 _GIGABYTE = 1e9
 
 
 def examine(runs: Path) -> list[Finding]:
-    """Return what was found of this machine; `runs` is where results would go."""
+    """Return the findings about this machine; `runs` is the folder for results."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "python": _python,
         "packages": _packages,
@@ -37,7 +37,7 @@ def examine(runs: Path) -> list[Finding]:
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print findings, coloured on a terminal; each is one line elsewhere."""
+    """Print findings, one line each; in colour on a terminal."""
     from rich.table import Column, Table
     from rich.text import Text
 

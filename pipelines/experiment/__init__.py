@@ -1,1 +1,1 @@
-"""The matrix of protocols and networks: its cells, tables and figures."""
+"""The experiment over protocols and networks: its cells, tables and figures."""

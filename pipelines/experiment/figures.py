@@ -1,4 +1,4 @@
-"""The figures of an experiment: of each measure the rows one above the other, a dot and its interval, as SVG."""
+"""The figures of an experiment, as SVG: one plot per measure, with a dot and its interval for each row."""
 
 from collections.abc import Sequence
 from html import escape
@@ -21,7 +21,7 @@ text{font:13px system-ui,sans-serif;fill:#222}.quiet{fill:#666;font-size:12px}.g
 
 
 def write_figures(rows: Sequence[Row], folder: Path) -> list[str]:
-    """Write `<measure>.svg` of the test rows for each measure of `SHOWN`, and return the names."""
+    """Write `<measure>.svg` of the test rows for each measure in `SHOWN`, and return the names."""
     measured = [row for row in rows if row.split == "test" and row.images is not None]
     names = []
     for measure in SHOWN:
@@ -31,7 +31,12 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[str]:
 
 
 def draw(rows: Sequence[Row], measure: str) -> str:
-    """Return the picture of one measure; dashed lines are chance and, where there is one, the published figure."""
+    """Return the plot of one measure as SVG.
+
+    Args:
+        rows: The rows of the table; one dot and interval each.
+        measure: Name of the measure. Dashed lines show its chance level and its published figure, if there is one.
+    """
     height = TOP + LINE * len(rows) + BOTTOM
     bottom = TOP + LINE * len(rows)
     parts = [f'<text x="{LEFT}" y="20">{MEASURES[measure]} on test, 95 % interval by patient</text>']

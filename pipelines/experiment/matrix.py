@@ -1,8 +1,8 @@
-"""`mammopipe experiment mias`: every network under every protocol, each protocol a whole run of the pipeline here.
+"""`mammopipe experiment mias`: evaluates every network under every protocol, with local runs of the pipeline.
 
-A cell is one network under one protocol; beside them runs, for each protocol, the noise control: the real labels on
-films of noise, through the same jobs. What a finished cell measured lies in `<out>/cells/`, and it is not run again.
-The cells of a protocol that lack are one run, which prepares the films once.
+A cell is one network under one protocol. Each protocol also has a noise control: the real labels on images of noise,
+through the same jobs. The results of finished cells are stored in `<out>/cells/`; those cells are not run again. The
+missing cells of a protocol share one run, which prepares the images only once.
 """
 
 import hashlib
@@ -29,18 +29,18 @@ from mammopipe.processing.phantoms.noise import write_noise_tree
 from mammopipe.processing.phantoms.trees import write_phantoms
 
 KEPT = ("evaluation.json", "report.html", "execution.json")
-"""What stays of a cell's run; its models would fill a disk and serve nobody."""
+"""The files kept from a cell's run; its models would fill the disk, and nobody uses them."""
 CELL = "cell.json"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the matrix."""
+    """One network under one protocol, or a noise control."""
 
     protocol: SplitProtocol
     cnn: str
     noise: bool = False
-    """Whether its films are noise."""
+    """Whether its images are noise."""
 
     @property
     def name(self) -> str:
@@ -50,20 +50,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run; the seed is that of the configuration."""
+    """The settings of an experiment; the configuration holds the seed."""
 
     config: PipelineConfig
     protocols: Sequence[SplitProtocol] = tuple(SplitProtocol)
     noise: str | None = None
-    """The network of the noise controls; None leaves them out."""
+    """The network of the noise controls; None omits them."""
     source: str = PHANTOMS
     """A folder or tarball of MIAS, or `phantoms`."""
     films: int = FILMS
-    """How many phantoms."""
+    """Number of phantoms."""
     weights: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what the matrix is not made for."""
+        """Refuse configurations that the experiment does not support."""
         if self.config.dataset != "mias":
             raise ConfigError(f"dataset={self.config.dataset}: the experiment is one on mias")
         if self.source.startswith("s3://"):
@@ -72,7 +72,7 @@ class Experiment:
             raise ConfigError(f"protocols={', '.join(self.protocols)!r}: at least one, none twice")
 
     def cells(self) -> list[Cell]:
-        """Return the runs in their order, the noise control of each protocol last."""
+        """Return the cells in their order; the noise control of each protocol is last."""
         controls = [self.noise] if self.noise is not None else []
         return [
             Cell(protocol, cnn, noise)
@@ -81,15 +81,15 @@ class Experiment:
         ]
 
     def config_of(self, cells: Sequence[Cell]) -> PipelineConfig:
-        """Return the configuration of the run of cells that differ in their network; it ends before an endpoint."""
+        """Return the configuration of a run of cells that differ only in their network; it deploys no endpoint."""
         data = self.config.data.replace(protocol=cells[0].protocol)
         cnns = tuple(cell.cnn for cell in cells)
-        # What another network has to itself decides nothing of these.
+        # Settings of other networks do not affect these cells.
         own = {name: table for name, table in self.config.per_cnn.items() if name in cnns}
         return self.config.replace(data=data, cnns=cnns, per_cnn=own, deploy=False)
 
     def identity(self, cell: Cell) -> str:
-        """Return the SHA-256 over all that decides what a cell measures but the code."""
+        """Return the SHA-256 over everything that determines a cell's results, except the code."""
         weights = _identity(Path(self.weights)) if self.weights and not cell.noise else ""
         said = [self.config_of([cell]).model_dump(mode="json"), cell.noise, self._films(), weights]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
@@ -99,9 +99,9 @@ class Experiment:
 
 
 def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -> list[str]:
-    """Run the cells that lack, write tables and figures of those that are there, and return why others failed.
+    """Run the missing cells, write tables and figures of the finished ones, and return why others failed.
 
-    Raises `ConfigError` where `out` holds cells of other settings, before anything runs.
+    Raises `ConfigError`, before anything runs, if `out` holds cells of other settings.
     """
     cells = experiment.cells()
     done = {cell: _read(cell, experiment, out) for cell in cells}
@@ -126,7 +126,7 @@ def run(experiment: Experiment, out: Path, say: Callable[[str], None] = print) -
 
 
 def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | None], out: Path) -> None:
-    """Write `results.csv`, `results.md` and the figures of the cells that are done."""
+    """Write `results.csv`, `results.md` and the figures of the finished cells."""
     found = {cell: evaluation for cell, evaluation in done.items() if evaluation is not None}
     if found:
         rows = experiment_tables.rows(
@@ -141,7 +141,7 @@ def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | N
 
 
 def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Callable[[str], None]) -> str:
-    """Run cells together and keep what they measured; return why they measured nothing, or an empty text."""
+    """Run cells together and keep their results; returns why there are none, or an empty text."""
     noise = cells[0].noise
     weights = "" if noise else experiment.weights
     with _films(noise, experiment) as source:
@@ -160,7 +160,7 @@ def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Ca
         folder.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             shutil.copyfile(ended.folder / name, folder / name)
-        # Last: it vouches for the others.
+        # Written last: its presence means that the other files are complete.
         write_json(folder / CELL, {"identity": experiment.identity(cell), "run": ended.id})
     (out / "runs" / "latest").unlink(missing_ok=True)
     shutil.rmtree(ended.folder)
@@ -168,7 +168,7 @@ def _run_cells(cells: Sequence[Cell], experiment: Experiment, out: Path, say: Ca
 
 
 def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | None:
-    """Return what a finished cell measured, None of one that is not; `ConfigError` for one of other settings."""
+    """Return a finished cell's results, or None if it is unfinished; `ConfigError` for one of other settings."""
     folder = out / "cells" / cell.name
     if not (folder / CELL).is_file():
         return None
@@ -179,7 +179,7 @@ def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | Non
 
 @contextmanager
 def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
-    """Yield the source of a run's films."""
+    """Yield the source of a run's images."""
     if not noise:
         yield experiment.source
         return
@@ -194,7 +194,7 @@ def _films(noise: bool, experiment: Experiment) -> Iterator[str]:
 
 
 def _identity(path: Path) -> str:
-    """Return what tells one file, or folder of files, from another without reading every film."""
+    """Return a digest that identifies a file, or a folder of files without reading every image."""
     if path.is_file():
         return sha256(path)
     files = sorted(item for item in path.rglob("*") if item.is_file())

@@ -1,8 +1,8 @@
-"""How many images are enough: the power of a test set, by simulation.
+"""The power of a test set, by simulation: how many images are enough.
 
-Scores are drawn from two normal distributions whose AUC is the assumed one (the binormal model); each drawn set gets
-its AUC and the interval of DeLong et al. 1988. The images count as independent; images of one patient are not, so a set
-with several images a patient says less than its number of images.
+Scores are drawn from two normal distributions that give the assumed AUC (the binormal model). Each drawn set gets its
+AUC and the interval of DeLong et al. 1988. The images count as independent. Images of one patient are not independent,
+so a set with several images per patient has less power than its number of images suggests.
 """
 
 import math
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from mammopipe.processing.errors import ConfigError
 
 FEWEST = 5
-"""Malignant, or other, images below which an interval means nothing."""
+"""Minimum number of malignant, and of other, images for a meaningful interval."""
 
 
 @dataclass(frozen=True)
 class Power:
-    """What a test set of a size can show."""
+    """The power of a test set of a given size."""
 
     malignant: int
     others: int
@@ -31,23 +31,26 @@ class Power:
     low: float
     """Fifth percentile of the measured AUC: one set in twenty measures less."""
     high: float
-    """Ninety-fifth percentile of it."""
+    """Ninety-fifth percentile of the measured AUC."""
     power: float
-    """Share of the drawn sets whose 95 % interval lies above `against`."""
+    """Fraction of the drawn sets whose 95 % interval lies above `against`."""
 
 
 def simulate(
     auc: float, malignant: int, others: int, *, against: float = 0.5, draws: int = 1000, seed: int = 0
 ) -> Power:
-    """Return what a test set can show of a model with a given AUC.
+    """Return the power of a test set for a model with a given AUC.
 
     Args:
         auc: The model's true AUC, malignant against the rest, above 0.5 and below 1.
-        malignant: Malignant images of the set.
-        others: Its other images.
-        against: The AUC that is to be excluded.
-        draws: Sets that are drawn.
-        seed: Seed of the draws.
+        malignant: Number of malignant images in the set.
+        others: Number of other images in the set.
+        against: The AUC to exclude.
+        draws: Number of simulated sets.
+        seed: Seed of the simulation.
+
+    Returns:
+        The power and the distribution of the measured AUC.
 
     Raises:
         ConfigError: A number is outside its range.

@@ -1,4 +1,4 @@
-"""The figures of an experiment as `results.csv` and `results.md`."""
+"""The results of an experiment as `results.csv` and `results.md`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ MEASURES: Mapping[str, str] = {
     "recall": "recall",
     "f1": "F1",
 }
-"""The columns; precision, recall and F1 are those of the malignant class."""
+"""The columns; precision, recall and F1 refer to the malignant class."""
 OF_MALIGNANT = ("precision", "recall", "f1")
 PUBLISHED = {"accuracy": 0.986, "precision": 0.97, "recall": 1.0, "f1": 0.99}
-"""What is published of ResNet-50 on MIAS, with augmentation before the split; no intervals are."""
+"""The published figures of ResNet-50 on MIAS, with augmentation before the split; published without intervals."""
 SPLITS = ("test", "validation")
 PUBLISHED_ROW, MAJORITY = "published", "majority"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measure with its interval of 95 %, by patient."""
+    """A measure with its 95 % interval, by patient."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
 
     def __str__(self) -> str:
-        """Return it as the table shows it."""
+        """Return the figure as the table shows it."""
         if self.value is None:
             return "-"
         return f"{self.value:.3f}" + ("" if self.low is None else f" ({self.low:.3f}-{self.high:.3f})")
@@ -42,22 +42,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     protocol: str
     model: str
     """A network, `majority`, `noise` with its network, or `published`."""
     split: str
-    """`test`, or `validation`, which of cross-validated networks is the development set, out of fold."""
+    """`test` or `validation`; for cross-validated networks, `validation` is the development set, out of fold."""
     figures: Mapping[str, Figure]
     images: int | None = None
     patients: int | None = None
 
 
 def rows(cells: Sequence[tuple[SplitProtocol, str, bool, Mapping[str, Any]]]) -> list[Row]:
-    """Return the rows of the cells (protocol, network, noise, evaluation), a majority row each protocol, the published.
+    """Return the rows of the table, for both splits.
 
-    Of each split; the published row stands among those of `test`.
+    Args:
+        cells: Protocol, network, whether the images are noise, and evaluation of each finished cell.
+
+    Returns:
+        One row per cell, and per protocol a row for the majority baseline. The published row is among those of `test`.
     """
     found: list[Row] = []
     for split in SPLITS:
@@ -84,7 +88,7 @@ def _row(protocol: SplitProtocol, model: str, split: str, scores: Mapping[str, A
 
 
 def write_csv_table(found: Sequence[Row], path: Path) -> None:
-    """Write a line a row, each measure with its bounds; what is undefined is empty."""
+    """Write one CSV line per row, each measure with its bounds; undefined values are empty."""
     bounds = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     lines = []
     for row in found:
@@ -97,7 +101,7 @@ def write_csv_table(found: Sequence[Row], path: Path) -> None:
 
 
 def facts(evaluation: Mapping[str, Any], config: Mapping[str, Any], done: int, cells: int) -> dict[str, Any]:
-    """Return what the page says of the whole experiment."""
+    """Return the statements of the page about the whole experiment."""
     return {
         "synthetic": evaluation["synthetic"],
         "folds": config["training"]["folds"],
@@ -119,7 +123,7 @@ _PROTOCOLS = {
 
 
 def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
-    """Write the tables of both splits, what they mean, and the figures."""
+    """Write the tables of both splits, their explanation, and the figures."""
     second = f"On the development films, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
     names = {row.protocol for row in found}
     lines = [

@@ -1,8 +1,8 @@
-"""`mammopipe tune`: a search over keys of the configuration, each trial a run of the pipeline here.
+"""`mammopipe tune`: a search over configuration keys; each trial is a local run of the pipeline.
 
 Optuna proposes the values (its tree-structured Parzen estimator, Bergstra et al. 2011) and keeps the study in
-`<out>/study.db`, so a search that was stopped goes on. Trials are chosen by validation alone; what their reports say of
-the test split is not used.
+`<out>/study.db`, so a stopped search can continue. Only validation decides between trials; the test results in their
+reports are not used.
 """
 
 import re
@@ -33,12 +33,12 @@ class Space:
 
     key: str
     kind: str
-    """`log` and `uniform` numbers, `int` whole numbers, `choice` words."""
+    """`log` and `uniform` are numbers, `int` whole numbers, `choice` words."""
     bounds: tuple[str, ...]
 
     @classmethod
     def parse(cls, assignment: str) -> "Space | None":
-        """Return the space in `KEY=log(LOW,HIGH)`; None where the text assigns one value. Raises `ConfigError`."""
+        """Return the space in `KEY=log(LOW,HIGH)`; None if the text assigns a single value. Raises `ConfigError`."""
         key, _, text = assignment.partition("=")
         found = _SPACE.fullmatch(text.strip())
         if found is None:
@@ -55,7 +55,7 @@ class Space:
         return space
 
     def check(self, assignment: str) -> None:
-        """Raise `ConfigError` where the bounds are no two rising numbers, or `log` begins at 0."""
+        """Raise `ConfigError` unless LOW is a number below HIGH; for `log`, LOW must also be above 0."""
         try:
             low, high = map(int if self.kind == "int" else float, self.bounds)
         except ValueError:
@@ -65,7 +65,7 @@ class Space:
             raise ConfigError(f"--set {assignment}: LOW must be below HIGH{above}")
 
     def suggest(self, trial: "optuna.Trial") -> str:
-        """Return the value that a trial tries, as text for an assignment."""
+        """Return the value for a trial, as text for an assignment."""
         if self.kind == "choice":
             return str(trial.suggest_categorical(self.key, self.bounds))
         if self.kind == "int":
@@ -74,16 +74,16 @@ class Space:
         return repr(trial.suggest_float(self.key, low, high, log=self.kind == "log"))
 
     def ends(self) -> Iterator[str]:
-        """Yield the values whose rules are checked before a trial starts."""
+        """Yield the values to validate before a trial starts."""
         yield from (f"{self.key}={value}" for value in self.bounds)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and on what."""
+    """The keys to search, and the runs to search with."""
 
     configure: Callable[[Sequence[str]], PipelineConfig]
-    """Makes a configuration of assignments over what all trials share."""
+    """Makes a configuration from assignments, which override the settings that all trials share."""
     spaces: Sequence[Space]
     trials: int
     out: Path
@@ -104,15 +104,15 @@ class Search:
 
 
 def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str], None] = print) -> "optuna.Study":
-    """Carry out the trials that the study lacks, and write its table and picture.
+    """Run the trials that the study lacks, and write its table and plot.
 
     Args:
-        search: What is searched.
-        begin: Starts a run; `mammopipe.start` unless a test stands in for it.
-        say: Takes each line for the user.
+        search: The search.
+        begin: Starts a run; `mammopipe.start`, except in tests.
+        say: Called with each line for the user.
 
     Returns:
-        The study, its best trial by the validation macro AUC.
+        The study; its best trial is the one with the highest validation macro AUC.
 
     Raises:
         ConfigError: Optuna is not installed, or no trial has succeeded.
@@ -129,9 +129,9 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
         direction="maximize",
         load_if_exists=True,
     )
-    # A trial that was interrupted has neither a figure nor a reason, and is made up for.
+    # An interrupted trial has neither a figure nor a reason; it is replaced by a new one.
     done = sum(trial.value is not None or "reason" in trial.user_attrs for trial in study.trials)
-    # Another seed for another start, or a search that goes on would propose again what it began with.
+    # Each start gets another seed; otherwise a continued search would repeat its first proposals.
     study.sampler = optuna.samplers.TPESampler(seed=search.configure([]).data.seed + done)
     for number in range(done, search.trials):
         study.optimize(lambda trial: _trial(trial, search, begin), n_trials=1, catch=(ConfigError,))
@@ -159,7 +159,7 @@ def _trial(trial: "optuna.Trial", search: Search, begin: Callable[..., Any]) -> 
 
 
 def rows(study: "optuna.Study") -> list[dict[str, Any]]:
-    """Return a row a trial: its values, run and figure, the best first."""
+    """Return one row per trial: its values, run and figure, the best first."""
     found = [
         {
             "trial": trial.number + 1,
@@ -182,7 +182,7 @@ def _write(study: "optuna.Study", search: Search) -> None:
 
 
 def draw(table: Sequence[Mapping[str, Any]], spaces: Sequence[Space], target: Path) -> None:
-    """Draw the trials as parallel coordinates: one axis a key and one for the figure, one line a trial."""
+    """Draw the trials as parallel coordinates: one axis per key, one for the figure, and one line per trial."""
     import matplotlib
 
     matplotlib.use("Agg", force=False)
@@ -204,7 +204,7 @@ def draw(table: Sequence[Mapping[str, Any]], spaces: Sequence[Space], target: Pa
 
 
 def _height(row: Mapping[str, Any], name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> float:
-    """Return where a value lies on its axis, 0 to 1."""
+    """Return the position of a value on its axis, from 0 to 1."""
     import math
 
     space = next((item for item in spaces if item.key == name), None)

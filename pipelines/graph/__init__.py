@@ -1,1 +1,1 @@
-"""The SageMaker pipeline: definition, steps, parameters, and what they need of the SDK."""
+"""The SageMaker pipeline: definition, steps, parameters, and the use of the SDK."""

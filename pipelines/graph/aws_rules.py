@@ -1,7 +1,7 @@
-"""What AWS would refuse of a compiled definition, found before anything is paid.
+"""Finds what AWS would refuse in a compiled definition, before anything costs money.
 
-Two sources: botocore's model of SageMaker (members, types, enumerated values, patterns, lengths and ranges), and the
-rules in `RULES`, which only the documentation states. docs/how-to/aws.md lists each rule with its page.
+The rules have two sources: botocore's model of SageMaker (members, types, enumerated values, patterns, lengths and
+ranges), and `RULES`, for rules that only the documentation states. docs/how-to/aws.md lists each rule with its page.
 """
 
 import re
@@ -21,7 +21,7 @@ LARGEST_TRAINING_VOLUME_GB = 16_384
 MOST_PARAMETERS = 200
 MOST_STEPS = 50
 LONGEST_CONFIG_NAME = 63 - 12
-"""SageMaker Pipelines makes the name of an endpoint configuration unique by a suffix of its own."""
+"""SageMaker's limit, less the suffix that SageMaker Pipelines adds to make an endpoint configuration's name unique."""
 CLASSES: Mapping[str, str] = {
     r"\p{L}": "a-zA-Z\u00c0-\uffff",
     r"\p{M}": "\u0300-\u036f",
@@ -32,7 +32,7 @@ CLASSES: Mapping[str, str] = {
     r"\p{Alnum}": "a-zA-Z0-9",
     r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
 }
-"""Classes of characters of the service's patterns, as Python writes them inside of brackets."""
+"""The character classes in the service's patterns, as Python writes them inside brackets."""
 ONLY_IN_CONDITIONS = "Std:JsonGet"
 
 
@@ -42,9 +42,12 @@ def check(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
     Args:
         definition: A compiled definition.
         parameters: The value of each of its parameters.
+
+    Raises:
+        ConfigError: AWS would refuse the pipeline.
     """
     faults = list(_definition(definition))
-    # What stands where no value is may not be resolved.
+    # Requests with faults in the definition may not be resolvable.
     for asked in requests(definition, parameters) if not faults else ():
         faults += [f"step {asked.step}: {fault}" for fault in _model(asked)]
         faults += [f"step {asked.step}: {fault}" for rule in RULES.get(asked.kind, ()) for fault in rule(asked.request)]
@@ -53,12 +56,15 @@ def check(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
 
 
 def check_run(config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for values of parameters that AWS would refuse, or that contradict each other.
+    """Raise `ConfigError` for parameter values that AWS would refuse, or that contradict each other.
 
     Args:
-        config: What the definition was compiled from.
+        config: The configuration that the definition was compiled from.
         definition: The compiled definition.
         parameters: The run's value of each parameter.
+
+    Raises:
+        ConfigError: A value would be refused, or two values contradict each other.
     """
     require_divided(parameters["ProcessingInstanceCount"], parameters["DataDistribution"])
     require_even_batch(
@@ -94,7 +100,7 @@ def _holds_key(value: Any, key: str) -> bool:
 
 
 def _model(asked: Asked) -> Iterator[str]:
-    """Yield what botocore's model of the operation does not take."""
+    """Yield the faults that botocore's model of the operation finds."""
     shape = service_model().operation_model(asked.operation).input_shape
     report = ParamValidator().validate(asked.request, shape)
     if report.has_errors():
@@ -104,7 +110,7 @@ def _model(asked: Asked) -> Iterator[str]:
 
 
 def _limits(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """Yield what is too long, too large, of another pattern or not enumerated: botocore itself checks only minima."""
+    """Yield violations of maximum lengths and ranges, patterns and enumerations; botocore checks only minima."""
     if shape.type_name == "structure":
         for key, item in value.items():
             yield from _limits(item, shape.members[key], f"{where}.{key}".lstrip("."))
@@ -134,10 +140,10 @@ def _text(value: str, shape: Any, where: str) -> Iterator[str]:
 
 
 def _python_pattern(pattern: str) -> str:
-    """Return a pattern of the service's model as Python reads it, which lacks Java's names of classes of letters."""
+    """Return a pattern of the service's model in Python's syntax, which lacks Java's named character classes."""
     for java, python in CLASSES.items():
         pattern = pattern.replace(java, python)
-    # Some end in a count behind the end of the line, which means nothing; the lengths stand beside the pattern.
+    # Some patterns end in a count after the end-of-line anchor, which means nothing; lengths are checked separately.
     return re.sub(r"\$\{\d+,\d+\}$", "", pattern)
 
 
@@ -214,4 +220,4 @@ RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = 
     "Model": (_images,),
     "EndpointConfig": (_endpoint_config,),
 }
-"""What the service's model does not state, by the type of the step."""
+"""Rules that the service's model does not state, by step type."""

@@ -1,8 +1,8 @@
-"""The pipeline, as its graph.
+"""The graph of the pipeline.
 
-Prepare -> Augment -> Segment -> Train-<cnn>, all side by side -> Evaluate -> Gate
+Prepare -> Augment -> Segment -> Train-<cnn>, all in parallel -> Evaluate -> Gate
 
-    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (each of them twice where it is served async, too)
+    Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (the last three twice in mode `both`)
     Gate refused: Fail, with the reason
 """
 
@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 def build_pipeline(config: PipelineConfig, session: Any = None) -> "Pipeline":
     """Return the SageMaker pipeline of `config`; building makes no call to AWS and needs no credentials.
 
-    `session` is a `PipelineSession`; without one, the pipeline can be compiled but not started. The definition holds no
-    time and no upload path, so compiling twice gives the same bytes.
+    The definition contains no time and no upload path, so compiling twice gives the same bytes.
+
+    Args:
+        config: The configuration.
+        session: A `PipelineSession`; without one, the pipeline can be compiled but not started.
+
+    Returns:
+        The pipeline, checked against AWS's rules.
 
     Raises:
-        ConfigError: AWS would refuse the pipeline, with the step, the member, the value and the rule.
+        ConfigError: AWS would refuse the pipeline; the message names the step, the member, the value and the rule.
     """
     return _checked(config, session, config.endpoint.candidate)
 
 
 def build_promotion(config: PipelineConfig) -> "Pipeline":
-    """Return the pipeline with its last steps at the endpoint that a clinic calls.
+    """Return the pipeline with its last steps aimed at the endpoint that a clinic calls.
 
-    It is never run: the requests that deploy an approved package are read from it.
+    This pipeline never runs; deployments of an approved package take their requests from it.
     """
     return _checked(config, None, config.endpoint)
 

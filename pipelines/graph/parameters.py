@@ -1,4 +1,4 @@
-"""The pipeline's typed parameters: what a run may change without compiling again."""
+"""The pipeline's typed parameters: the values that a run may change without compiling again."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -12,21 +12,21 @@ from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
 from mammopipe.processing.errors import ConfigError
 
 UNKNOWN = "unknown"
-"""The digest of data that nobody has looked at."""
+"""The digest of data that has not been read."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """One attribute a parameter; None where the configuration compiles it out."""
+    """One attribute per parameter; None if the configuration leaves the parameter out."""
 
     input_data_uri: ParameterString
-    """S3 folder of the raw dataset, without a slash at the end."""
+    """S3 folder of the raw dataset, without a trailing slash."""
     weights_uri: ParameterString | None
-    """S3 folder of staged pretrained weights; None when `pretrained` is off."""
+    """S3 folder of staged pretrained weights; None if `pretrained` is off."""
     data_digest: ParameterString
-    """Digest of what lies in InputDataUri, set when a run starts: the step cache knows files by their address alone."""
+    """Digest of the data at InputDataUri, set when a run starts; the step cache identifies files only by address."""
     weights_digest: ParameterString | None
-    """Digest of what lies in WeightsUri; None when `pretrained` is off."""
+    """Digest of the data at WeightsUri; None if `pretrained` is off."""
     processing_instance_type: ParameterString
     processing_instance_count: ParameterInteger
     data_distribution: ParameterString
@@ -42,7 +42,7 @@ class Parameters:
     min_macro_auc: ParameterFloat
     approval_status: ParameterString
     kms_key_id: ParameterString | None
-    """Key of volumes and outputs; None when `security.kms_key` is empty, since AWS takes no empty key."""
+    """Key of volumes and outputs; None if `security.kms_key` is empty, since AWS accepts no empty key."""
 
     @classmethod
     def of(cls, config: PipelineConfig) -> "Parameters":
@@ -96,10 +96,15 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every parameter's value: `given`, as values or as text, over the defaults.
+    """Return the value of every parameter.
 
-    Raises `ConfigError` for a name that the definition does not declare, a value of another type or outside the
-    enumerated ones, and a parameter left without any value.
+    Args:
+        definition: A compiled definition.
+        given: Values, or texts that are converted; they override the defaults.
+
+    Raises:
+        ConfigError: A name is not declared, a value has the wrong type or is outside the enumeration, or a parameter
+            has no value.
     """
     declared = {item["Name"]: item for item in definition.get("Parameters", [])}
     for name in given:
@@ -108,7 +113,7 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(declared)}"
             raise ConfigError(f"unknown pipeline parameter {name}; {hint}")
     values = {name: _value(item, given.get(name, item.get("DefaultValue"))) for name, item in declared.items()}
-    # Without the slash at the end: the definition joins file names on.
+    # Without the trailing slash: the definition appends file names.
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in values.items()}
 
 

@@ -1,6 +1,6 @@
-"""What each role must be allowed to do for a compiled definition to run: the pipeline's own, and each job's.
+"""The permissions that a compiled definition needs: those of the pipeline's own role and of each job's role.
 
-`mammopipe doctor --aws` asks IAM about these (`iam:SimulatePrincipalPolicy`); the tests ask the stack's policies.
+`mammopipe doctor --aws` checks them through IAM (`iam:SimulatePrincipalPolicy`); the tests check the stack's policies.
 Sources: "How to use SageMaker AI execution roles" (permissions of CreateProcessingJob, CreateTrainingJob and
 CreateModel) and the Service Authorization Reference.
 """
@@ -37,7 +37,7 @@ RESOURCES: Mapping[str, tuple[str, ...]] = {
     "Transform": ("transform-job/pipelines-abcdefghijkl-step",),
     "Model": ("model/pipelines-abcdefghijkl-step",),
 }
-"""The resources that a step's call makes, below the account; SageMaker Pipelines makes up these names."""
+"""The resources that a step's call creates, relative to the account; SageMaker Pipelines generates the names."""
 VERBS: Mapping[str, tuple[str, ...]] = {
     "Processing": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
     "Training": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags"),
@@ -53,12 +53,12 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "Endpoint": ("CreateEndpoint", "UpdateEndpoint", "DescribeEndpoint", "AddTags"),
     "RegisterModel": ("CreateModelPackage", "DescribeModelPackage", "AddTags"),
 }
-"""What SageMaker Pipelines does for a step, in the name of the pipeline's role."""
+"""The actions of SageMaker Pipelines for a step, under the pipeline's role."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that a role must be allowed to do."""
+    """One permission that a role needs."""
 
     role: str
     """ARN of the role."""
@@ -72,7 +72,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Place:
-    """The account and region that resources are named in."""
+    """The account and region of the resources."""
 
     account: str
     region: str
@@ -86,13 +86,16 @@ class Place:
 def needed(
     config: PipelineConfig, definition: Mapping[str, Any], parameters: Mapping[str, Any], place: Place
 ) -> Iterator[Need]:
-    """Yield what the roles of a definition must be allowed to do, some of it more than once.
+    """Yield the permissions that the roles of a definition need; some are repeated.
 
     Args:
-        config: What the definition was compiled from.
+        config: The configuration that the definition was compiled from.
         definition: The compiled definition.
         parameters: The run's value of each parameter.
-        place: Where it runs.
+        place: The account and region of the run.
+
+    Yields:
+        Each permission.
     """
     asked = list(requests(definition, parameters))
     files = {step["Name"] for step in all_steps(list(definition["Steps"])) if step.get("PropertyFiles")}
@@ -124,7 +127,7 @@ def _of_pipeline(config: PipelineConfig, item: Asked, place: Place) -> Iterator[
     for resource in resources:
         kind = resource.partition("/")[0]
         for verb in VERBS[item.kind]:
-            # Creating or updating an endpoint takes its configuration, too; nothing else is done to that.
+            # Creating or updating an endpoint also needs its configuration; no other action is performed on that.
             if (
                 item.kind == "Endpoint"
                 and kind == "endpoint-config"
@@ -138,7 +141,7 @@ def _of_pipeline(config: PipelineConfig, item: Asked, place: Place) -> Iterator[
 
 
 def _named(item: Asked) -> tuple[str, ...]:
-    """Return the resources of a step whose names its request gives."""
+    """Return the resources of a step that its request names."""
     request = item.request
     if item.kind == "EndpointConfig":
         return (f"endpoint-config/{request['EndpointConfigName'].lower()}-suffix",)
@@ -149,7 +152,7 @@ def _named(item: Asked) -> tuple[str, ...]:
 
 
 def _of_job(item: Asked, place: Place) -> Iterator[Need]:
-    """Yield what a container's own role must be allowed to do."""
+    """Yield the permissions that a container's own role needs."""
     request = item.request.get("TrainingJobDefinition", item.request)
     for role in _roles(item):
         for image in _images(item.request):
@@ -210,7 +213,7 @@ def _written(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _object(uri: str, place: Place) -> str:
-    """Return the ARN of an object below, or at, an S3 URI."""
+    """Return the ARN of the objects at or below an S3 URI."""
     key = uri.removeprefix("s3://").rstrip("/")
     return f"arn:{place.partition}:s3:::{key}" + ("" if "." in key.rpartition("/")[2] else "/file")
 

@@ -1,7 +1,7 @@
-"""The parts that steps are made of: inputs, outputs, references, and what every job has in common.
+"""Building blocks of the steps: inputs, outputs, references, and the settings that all jobs share.
 
-Inputs are named by the *properties* of the step that made them, never by a path built twice: a step that the cache
-skips then hands on the files of the execution that it was skipped for.
+Inputs refer to *properties* of the step that produced them; paths are never built a second time. If the cache skips a
+step, its properties then point to the files of the execution that it was skipped for.
 """
 
 from dataclasses import dataclass
@@ -41,20 +41,20 @@ EVALUATION = PropertyFile(name="EvaluationReport", output_name="evaluation", pat
 
 @dataclass(frozen=True)
 class Context:
-    """What every step is built from."""
+    """The objects that every step is built from."""
 
     config: PipelineConfig
     parameters: Parameters
     session: Any
     """A `PipelineSession`."""
     scratch: str
-    """A folder that the SDK's model builder may leave files in."""
+    """A folder where the SDK's model builder may leave files."""
     endpoint: EndpointConfig
-    """The endpoint that the last steps make: in a run, the candidate's."""
+    """The endpoint that the last steps create; in a run, the candidate's."""
 
 
 def source(name: str, uri: Any, *, folder: str | None = None, distribution: Any = None) -> ProcessingInput:
-    """Return a processing input, the S3 prefix `uri`: all of it on every instance unless `distribution` says else."""
+    """Return a processing input from the S3 prefix `uri`: all of it on every instance by default."""
     s3_input = ProcessingS3Input(
         s3_uri=uri,
         local_path=str(ContainerPaths().processing_input(folder or name)),
@@ -66,7 +66,7 @@ def source(name: str, uri: Any, *, folder: str | None = None, distribution: Any 
 
 
 def sharded(context: Context, name: str, uri: Any) -> ProcessingInput:
-    """Return a processing input that the parameter DataDistribution may share out over the instances."""
+    """Return a processing input that the parameter DataDistribution may divide among the instances."""
     return source(name, uri, distribution=context.parameters.data_distribution)
 
 
@@ -81,7 +81,7 @@ def result(context: Context, name: str) -> ProcessingOutput:
 
 
 def channel(name: str, uri: Any) -> Channel:
-    """Return a training channel of the S3 prefix `uri`, all of it on every instance."""
+    """Return a training channel of the S3 prefix `uri`, with all of it on every instance."""
     everything = S3DataSource(
         s3_data_type="S3Prefix", s3_uri=uri, s3_data_distribution_type=str(Distribution.REPLICATED)
     )
@@ -100,12 +100,12 @@ def output(step: ProcessingStep, name: str) -> Any:
 
 
 def below(folder: Any, path: str) -> Join:
-    """Return the S3 URI of `path` below a folder; the empty path leaves the slash that marks a folder."""
+    """Return the S3 URI of `path` below a folder; an empty path keeps the slash that marks a folder."""
     return Join(on="/", values=[folder, path])
 
 
 def value(step: ProcessingStep, path: str) -> JsonGet:
-    """Return a reference to a value of the evaluation, as `selected.cnn`."""
+    """Return a reference to a value of the evaluation, such as `selected.cnn`."""
     return JsonGet(step_name=step.name, property_file=EVALUATION, json_path=path)
 
 
@@ -115,7 +115,7 @@ def tags(context: Context) -> list[dict[str, str]]:
 
 
 def networking(context: Context) -> Networking:
-    """Return the walls around training and serving containers."""
+    """Return the network restrictions of training and serving containers."""
     security = context.config.security
     return Networking(
         subnets=list(security.subnets) or None,
@@ -126,7 +126,7 @@ def networking(context: Context) -> Networking:
 
 
 def network_config(context: Context) -> NetworkConfig:
-    """Return the walls around processing containers."""
+    """Return the network restrictions of processing containers."""
     security = context.config.security
     return NetworkConfig(
         enable_network_isolation=security.network_isolation,
@@ -137,24 +137,24 @@ def network_config(context: Context) -> NetworkConfig:
 
 
 def volume_key(context: Context, instance_type: str) -> Any:
-    """Return the key of the volumes of instances of a type, or None where none is set or none is taken."""
+    """Return the key for the volumes of an instance type, or None if none is configured or the type accepts none."""
     return None if has_local_disks(instance_type) else context.parameters.kms_key_id
 
 
 def cache(context: Context) -> CacheConfig:
-    """Return when a step is not run again."""
+    """Return the step cache settings."""
     duration = context.config.compute.cache
     return CacheConfig(enable_caching=bool(duration), expire_after=duration or None)
 
 
 def call_retry() -> StepRetryPolicy:
-    """Return the retries of a call: throttling and service faults."""
+    """Return the retry policy of calls: throttling and service faults."""
     kinds = [StepExceptionTypeEnum.SERVICE_FAULT, StepExceptionTypeEnum.THROTTLING]
     return StepRetryPolicy(exception_types=kinds, interval_seconds=10, backoff_rate=2.0, max_attempts=5)
 
 
 def job_retries() -> list[Any]:
-    """Return the retries of a job: those of a call, missing capacity patiently, internal errors twice."""
+    """Return the retry policies of jobs: those of calls, lack of capacity for up to 4 hours, internal errors twice."""
     kinds = SageMakerJobExceptionTypeEnum
     return [
         call_retry(),

@@ -1,7 +1,7 @@
-"""The requests that a compiled definition stands for, with every reference replaced: what AWS would be asked.
+"""The requests of a compiled definition with every reference resolved: the requests that AWS would receive.
 
-A reference to another step's result is replaced by where that step's request says the result lies, or by a value of the
-shape that the service's model gives it.
+A reference to another step's result becomes the location in that step's request, or a sample value of the shape in the
+service's model.
 """
 
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ EXECUTION = {
 
 @dataclass(frozen=True)
 class Call:
-    """What a step asks of SageMaker."""
+    """The SageMaker call of a step."""
 
     operation: str
     names: Mapping[str, str]
     """The names that SageMaker Pipelines adds."""
     described: str
-    """The operation whose answer is the step's properties."""
+    """The operation whose response gives the step's properties."""
 
 
 CALLS: Mapping[str, Call] = {
@@ -51,7 +51,7 @@ CALLS: Mapping[str, Call] = {
     "EndpointConfig": Call("CreateEndpointConfig", {}, "DescribeEndpointConfig"),
     "Endpoint": Call("CreateEndpoint", {}, "DescribeEndpoint"),
 }
-"""The call behind each type of step."""
+"""The call of each step type."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,20 @@ def service_model() -> Any:
 
 
 def requests(definition: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[Asked]:
-    """Return the request of every step that asks SageMaker for something, in the order of the definition.
+    """Return the request of every step that calls SageMaker, in the order of the definition.
 
     Args:
         definition: A compiled definition.
         parameters: The value of each of its parameters.
+
+    Returns:
+        The requests, with every reference resolved.
     """
     return resolved(definition, Scope(parameters, EXECUTION))
 
 
 def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
-    """Return the requests, and leave samples of every step's properties in `scope`."""
+    """Return the requests, and add samples of every step's properties to `scope`."""
     found = []
     for step in all_steps(list(definition["Steps"])):
         if step["Type"] not in CALLS:
@@ -94,7 +97,7 @@ def resolved(definition: Mapping[str, Any], scope: Scope) -> list[Asked]:
 
 
 def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sample values of a step's properties; what the job writes lies where its request says."""
+    """Return sample values of a step's properties; result locations are those in its request."""
     made: dict[str, Any] = sample(service_model().operation_model(CALLS[kind].described).output_shape)
     job = f"pipelines-{EXECUTION['PipelineExecutionId']}-step"
     if kind == "Processing":
@@ -107,7 +110,7 @@ def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sample(shape: Any, depth: int = 0) -> Any:
-    """Return a value of a botocore shape: every member of a structure, nothing in lists and maps."""
+    """Return a sample value of a botocore shape: all members of a structure, empty lists and maps."""
     if shape.type_name == "structure":
         return {name: sample(member, depth + 1) for name, member in shape.members.items()} if depth < 5 else {}
     values: dict[str, Any] = {"list": [], "map": {}, "integer": 1, "long": 1, "float": 1.0, "boolean": True}

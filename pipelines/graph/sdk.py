@@ -1,4 +1,4 @@
-"""The SageMaker SDK, imported quietly, and the sessions to build a pipeline with."""
+"""Imports the SageMaker SDK quietly, and provides the sessions for building a pipeline."""
 
 import logging
 import os
@@ -13,25 +13,25 @@ import boto3
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 
 OFFLINE = {"aws_access_key_id": "offline", "aws_secret_access_key": "offline"}
-"""Credentials for clients that must never reach AWS; given explicitly, so that nothing looks for real ones."""
+"""Credentials for clients that must never reach AWS; given explicitly, so that nothing searches for real ones."""
 
 
 def prepare_sdk(region: str) -> None:
-    """Import the SageMaker SDK quietly: no telemetry, no look at IAM roles, no search for credentials on the network.
+    """Import the SageMaker SDK quietly: no telemetry, no role lookup in IAM, no search for credentials on the network.
 
-    Values that the environment already has stay.
+    Existing environment variables are not changed.
     """
-    # Its import makes a boto3 client, which needs a region.
+    # The import creates a boto3 client, which needs a region.
     os.environ.setdefault("AWS_DEFAULT_REGION", os.environ.get("AWS_REGION") or region)
     os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")
-    # The SDK sets the root logger to tell everything, and botocore would tell where each credential was found.
+    # The SDK makes the root logger verbose, and botocore would log where it found each credential.
     for name in ("sagemaker", "sagemaker.config", "botocore", "boto3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with quiet_sdk():
         import sagemaker.mlops.workflow.pipeline  # noqa: F401
         from sagemaker.core.telemetry import telemetry_logging
         from sagemaker.mlops.workflow import steps
-    # Each processing step makes a local client, and a session for it, only to read the name of a method.
+    # Each processing step creates a local client with a session, only to read the name of a method.
     if not hasattr(steps.LocalSagemakerClient, "cache_info"):
         steps.LocalSagemakerClient = cache(steps.LocalSagemakerClient)
     telemetry_logging._send_telemetry_request = lambda *arguments, **named: None
@@ -39,10 +39,10 @@ def prepare_sdk(region: str) -> None:
 
 @contextmanager
 def quiet_sdk() -> Iterator[None]:
-    """Keep the SDK from warning at each step that no job is started, and from asking the network for credentials.
+    """Suppress the SDK's warning at each step that no job is started, and its network requests for credentials.
 
-    At its import, and for each processing step, it makes clients of sessions of its own; on a machine without
-    credentials each of them would ask the instance's metadata service, and wait.
+    At its import and for each processing step, the SDK creates clients from its own sessions. On a machine without
+    credentials, each of them would query the instance metadata service and wait for a timeout.
     """
     services = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
     saved = {name: os.environ.pop(name, None) for name in (*services, "AWS_EC2_METADATA_DISABLED")}
@@ -57,9 +57,10 @@ def quiet_sdk() -> Iterator[None]:
 
 
 def compile_session(config: PipelineConfig) -> Any:
-    """Return a `PipelineSession` to build with: it has no credentials of anyone's and makes no call.
+    """Return a `PipelineSession` for building: it has placeholder credentials and makes no call.
 
-    One for each place: making its clients takes most of the time of a compilation, and it keeps nothing of a pipeline.
+    Sessions are reused for the same region, bucket and prefix, since creating their clients takes most of the
+    compilation time. A session keeps no state of a pipeline.
     """
     key = (_region(config), config.storage.bucket, config.storage.prefix)
     if key not in _SESSIONS:
@@ -90,7 +91,7 @@ def _pipeline_session(config: PipelineConfig, boto_session: boto3.Session) -> An
         default_bucket_prefix=storage.prefix,
         sagemaker_config={"SchemaVersion": "1.0"},
     )
-    # Empty from here on: the machine's SDK defaults must not leak into the definition, and the SDK validates a
-    # configuration that is not empty again at each of its 240 look-ups.
+    # Emptied after creation: the machine's SDK defaults must not affect the definition, and the SDK validates a
+    # configuration that is not empty at each of its 240 look-ups.
     session.sagemaker_config = {}
     return session

@@ -1,4 +1,4 @@
-"""The steps that serve the registered model: at once, through a queue (async inference), or both."""
+"""The steps that serve the registered model: in real time, through a queue (async inference), or both."""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ MODES = {
 def create_model(
     context: Context, evaluated: ProcessingStep, registered: ModelStep, *, asynchronous: bool = False
 ) -> ModelStep:
-    """Return the step that makes the registered artefact a model that an endpoint can load."""
+    """Return the step that creates a model, which an endpoint can load, from the registered artefact."""
     settings = context.endpoint
     environment = settings.async_environment if asynchronous else settings.environment
     return ModelStep(
@@ -40,7 +40,7 @@ def create_model(
 
 
 def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = False) -> EndpointConfigStep:
-    """Return the step that says on which instances the model is served and, where through a queue, with what limits."""
+    """Return the step with the endpoint's instances and, for async inference, its limits."""
     settings, serverless = context.endpoint, context.endpoint.mode is EndpointMode.SERVERLESS
     variant = {
         "VariantName": "AllTraffic",
@@ -48,7 +48,7 @@ def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = 
         "InitialVariantWeight": 1,
         **(_no_instances(context) if serverless else _instances(context)),
     }
-    # Short, since SageMaker Pipelines adds a suffix of its own to make it unique (sagemaker-python-sdk, pull 6224).
+    # Short, since SageMaker Pipelines adds its own suffix to make it unique (sagemaker-python-sdk, pull 6224).
     name = f"{settings.name}-a" if asynchronous else settings.name
     arguments = context.session.create_endpoint_config(
         name=Join(on="-", values=[name, ExecutionVariables.PIPELINE_EXECUTION_ID]),
@@ -63,10 +63,11 @@ def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = 
 
 
 def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bool = False) -> EndpointStep:
-    """Return the step that creates the run's own endpoint, or moves it to the new model when it exists.
+    """Return the step that creates the run's own endpoint, or updates an existing one to the new model.
 
-    It has no retry policy, which SageMaker Pipelines takes for no endpoint step (the SDK's `EndpointStep`), and no
-    guardrails: nobody depends on it, and a candidate that was rolled back would show an older model than the run's.
+    It has no retry policy, because SageMaker Pipelines accepts none for endpoint steps (the SDK's `EndpointStep`). It
+    has no deployment guardrails: no client depends on a candidate, and after a rollback it would serve an older model
+    than the run's.
     """
     config = context.endpoint
     arguments = context.session.create_endpoint(
@@ -78,7 +79,7 @@ def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bo
 
 
 def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -> list[Step]:
-    """Return the steps that serve the registered model: at once, through a queue, or both."""
+    """Return the steps that serve the registered model: in real time, through a queue, or both."""
     steps: list[Step] = []
     for asynchronous in MODES[context.endpoint.mode]:
         model = create_model(context, evaluated, registered, asynchronous=asynchronous)
@@ -88,9 +89,9 @@ def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -
 
 
 def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[str, str]) -> ModelBuilder:
-    """Return what makes a model, or a package, of the chosen candidate; `environment` is its container's."""
+    """Return the builder of a model or package from the selected candidate; `environment` is its container's."""
     serverless = context.endpoint.mode is EndpointMode.SERVERLESS
-    # `dependencies=None`: its default looks up the bucket on S3 while the pipeline is being built.
+    # `dependencies=None`, because the default would look up the S3 bucket while the pipeline is being built.
     return ModelBuilder(
         image_uri=context.config.images.serving,
         s3_model_data_url=below(request_parts.output(evaluated, "model"), "model.tar.gz"),
@@ -123,7 +124,7 @@ def _no_instances(context: Context) -> dict[str, Any]:
 
 
 def _capture(context: Context) -> dict[str, Any] | None:
-    """Return where requests and answers are kept, encrypted, or None where none are."""
+    """Return the settings of data capture, encrypted, or None if nothing is captured."""
     settings = context.endpoint
     if not settings.capture_percent:
         return None
@@ -138,7 +139,7 @@ def _capture(context: Context) -> dict[str, Any] | None:
 
 
 def _async_inference(context: Context) -> dict[str, Any]:
-    """Return where results and failures go, below the prefix but outside of executions, which an endpoint outlives."""
+    """Return the folders of results and failures; they are outside the executions, which an endpoint outlives."""
     settings, kms_key = context.endpoint, context.parameters.kms_key_id
     topics = {"SuccessTopic": settings.async_success_topic, "ErrorTopic": settings.async_error_topic}
     chosen = {name: topic for name, topic in topics.items() if topic}

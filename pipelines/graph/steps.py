@@ -1,6 +1,6 @@
-"""One function a step: the SageMaker request behind each node of the graph in `mammopipe.pipelines.graph.definition`.
+"""One function per step: the SageMaker request of each node of the graph in `mammopipe.pipelines.graph.definition`.
 
-Those that serve the model are in `mammopipe.pipelines.graph.serving_steps`.
+`mammopipe.pipelines.graph.serving_steps` has the steps that serve the model.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
 
 
 def prepare(context: Context) -> ProcessingStep:
-    """Return the step that makes 16-bit images and a manifest with splits of the raw dataset."""
+    """Return the step that turns the raw dataset into 16-bit images and a manifest with splits."""
     config, raw = context.config, context.parameters.input_data_uri
     dataset = dataset_named(config.dataset)
     images = f"{dataset.image_folder}/" if dataset.image_folder else ""
@@ -71,7 +71,7 @@ def prepare(context: Context) -> ProcessingStep:
         arguments["--reduced-decode"] = "true"
     salt = config.data.patient_salt
     inputs = [
-        # A file, not an argument: whoever may describe the job would read the secret there.
+        # A file, not an argument: anyone allowed to describe the job could read the secret in its arguments.
         *([request_parts.source("salt", config.storage.uri("secrets", config.data.salt_name))] if salt else []),
         request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
@@ -80,7 +80,7 @@ def prepare(context: Context) -> ProcessingStep:
 
 
 def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
-    """Return the step that adds altered copies of the training images."""
+    """Return the step that adds augmented copies of the training images."""
     folder = request_parts.output(prepared, "prepared")
     arguments = {
         "--copies": context.parameters.augmentation_copies.to_string(),
@@ -101,14 +101,14 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
 
 
 def _copied(config: PipelineConfig) -> str:
-    """Return which films get copies: cross-validation trains on those of every fold in turn."""
+    """Return which images get copies; cross-validation trains on the images of every fold in turn."""
     if config.data.protocol is SplitProtocol.PUBLISHED:
         return "all"
     return "development" if config.training.folds else "train"
 
 
 def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingStep) -> ProcessingStep:
-    """Return the step that reduces originals and copies to the breast, at the size of the network's input."""
+    """Return the step that segments the breast in originals and copies, at the size of the network's input."""
     originals, copies = request_parts.output(prepared, "prepared"), request_parts.output(augmented, "data_augmentation")
     arguments = {
         "--height": context.parameters.image_height.to_string(),
@@ -130,7 +130,7 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
 
 
 def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep:
-    """Return the step that trains one candidate; the test split's images never reach it."""
+    """Return the step that trains one candidate; it never gets the images of the test split."""
     data = request_parts.output(segmented, "data_segmentation")
     channels = {
         "train": below(data, "images/train/"),
@@ -151,7 +151,7 @@ def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep
 
 
 def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, TrainingStep]) -> ProcessingStep:
-    """Return the step that measures every candidate and chooses the best by its validation figures."""
+    """Return the step that evaluates every candidate and selects the best by its validation figures."""
     config, data = context.config, request_parts.output(segmented, "data_segmentation")
     arguments = {
         "--profile": str(config.profile),
@@ -180,9 +180,9 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
 
 
 def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
-    """Return the step that registers the chosen model, with where its measures lie and the limits it was held to.
+    """Return the step that registers the selected model, with the location of its metrics and the limits it passed.
 
-    The package names files, and no figure out of them: AWS documents values of a property file for conditions alone.
+    The package names files instead of values from them, since AWS documents property-file values only for conditions.
     """
     config, parameters = context.config, context.parameters
     results = request_parts.output(evaluated, "evaluation")
@@ -212,9 +212,9 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
 
 
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
-    """Return the step that goes on only with the protocol `patient`, a clean audit, and a macro AUC up to the limit.
+    """Return the step that continues only with the protocol `patient`, a passed audit, and the minimum macro AUC.
 
-    The figure is that on validation, or, of cross-validated networks, that out of fold.
+    The macro AUC is that on validation or, for cross-validated networks, out of fold.
     """
     figure = request_parts.value(evaluated, "selected.validation.macro_auc.value")
     conditions = [
@@ -226,9 +226,9 @@ def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], re
 
 
 def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
-    """Return the step that ends a run whose gate stays closed, with the limit and where the figures are.
+    """Return the step that ends a run whose gate stays closed, with the limit and the location of the figures.
 
-    The message holds parameters and no figure: AWS documents values of a property file for conditions alone.
+    The message contains parameters but no figures, since AWS documents property-file values only for conditions.
     """
     sentence = [
         "Nothing was registered: the best candidate must be split by patient, pass the leakage audit and have a macro "
@@ -241,7 +241,7 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
 
 
 def step_name(cnn: str) -> str:
-    """Return the name of a candidate's training step; step names take no underscore."""
+    """Return the name of a candidate's training step; step names allow no underscores."""
     return f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
 
 
@@ -284,10 +284,10 @@ def _processing(
 
 
 def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
-    """Return the S3 folder of a training job's checkpoints: one for each network, settings, code and data.
+    """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
 
-    The data are named by the job that made them, which a step that the cache skips hands on as it is: executions side
-    by side meet only where they train the same network with the same settings on the same files.
+    The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
+    concurrent executions share a folder only if they train the same network with the same settings on the same files.
     """
     settings = {**context.config.training_of(cnn).to_json(), "image": context.config.images.training}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -300,7 +300,7 @@ def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
 def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrainer:
     config, parameters, compute = context.config, context.parameters, context.config.compute
     kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
-    # Spot without a limit on waiting is refused by the service, and the limit without spot as well.
+    # The service requires a limit on waiting with spot, and refuses one without spot.
     waiting = {"max_wait_time_in_seconds": compute.max_wait_seconds} if compute.spot else {}
     trainer = ModelTrainer(
         sagemaker_session=context.session,

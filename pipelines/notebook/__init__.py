@@ -1,4 +1,4 @@
-"""What a notebook shows: `from mammopipe.pipelines import notebook as view`. Needs IPython."""
+"""Views for notebooks: `from mammopipe.pipelines import notebook as view`. Needs IPython."""
 
 from importlib import import_module
 from typing import Any

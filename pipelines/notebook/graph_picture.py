@@ -1,4 +1,4 @@
-"""The pipeline as a picture (SVG): its steps from left to right, each in the colour of its state."""
+"""Draws the pipeline as SVG: its steps from left to right, each in the colour of its status."""
 
 from collections.abc import Mapping
 from html import escape
@@ -15,12 +15,17 @@ COLOURS = {
     Status.STOPPED: ("#fff4d9", "#8a5a00"),
     Status.NOT_EXECUTED: ("#f8f9fa", "#a0a9b2"),
 }
-"""Fill and line of each state; the state is also written out, for those who do not see colours."""
+"""Fill and line colour of each status; the status is also written out, for people who cannot see the colours."""
 _WIDTH, _HEIGHT, _GAP, _MARGIN = 138, 44, 26, 8
 
 
 def draw(definition: Mapping[str, Any], statuses: Mapping[str, Status] | None = None) -> str:
-    """Return the picture of a compiled definition; `statuses` are those of the steps, all waiting without them."""
+    """Return the pipeline's graph as SVG.
+
+    Args:
+        definition: A compiled definition.
+        statuses: The status of each step by name; without it, all steps are waiting.
+    """
     needs = _needs(definition["Steps"], "")
     depth: dict[str, int] = {}
     for name in needs:
@@ -50,7 +55,7 @@ def draw(definition: Mapping[str, Any], statuses: Mapping[str, Status] | None = 
 
 
 def _needs(steps: list[Mapping[str, Any]], gate: str) -> dict[str, set[str]]:
-    """Return for each step those that it waits for; the steps behind a condition wait for that."""
+    """Return the dependencies of each step; the steps behind a condition depend on the condition."""
     found: dict[str, set[str]] = {}
     for step in steps:
         inner = {key: step["Arguments"].get(key, []) for key in ("IfSteps", "ElseSteps")}
@@ -68,7 +73,7 @@ def _depth(name: str, needs: Mapping[str, set[str]], depth: dict[str, int]) -> i
 
 
 def _nearest(name: str, needs: Mapping[str, set[str]]) -> set[str]:
-    """Return what a step waits for but through no other step."""
+    """Return the direct dependencies of a step, without those it also reaches through another step."""
     return {
         other
         for other in needs[name]

@@ -1,4 +1,4 @@
-"""A run's results in a notebook: learning curves, ROC and precision-recall, the report, worst mistakes, a browser."""
+"""A run's results in a notebook: learning curves, ROC and precision-recall curves, report, worst errors, browser."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ MALIGNANT = "malignant"
 
 
 def curves(run: Run) -> Any:
-    """Return the learning curves of every network: the losses, and the validation macro AUC, by epoch."""
+    """Return the learning curves of every network: the losses and the validation macro AUC, by epoch."""
     table = run.history()
     picture = _picture(9, 3.2)
     losses, scores = picture.subplots(1, 2)
@@ -37,7 +37,7 @@ def curves(run: Run) -> Any:
 
 
 def roc_and_pr(run: Run, split: str = "validation") -> Any:
-    """Return the ROC and the precision-recall curve of every network: malignant against the rest, on one split."""
+    """Return the ROC and precision-recall curves of every network on one split, malignant against the rest."""
     table = run.predictions()
     table = table[table["split"] == split]
     picture = _picture(8, 3.6)
@@ -61,27 +61,30 @@ def roc_and_pr(run: Run, split: str = "validation") -> Any:
 
 
 def report(run: Run, height: int = 700) -> Any:
-    """Return the run's report, in the page itself."""
+    """Return the run's report, embedded in the page."""
     page = escape(run.report.read_text(encoding="utf-8"), quote=True)
     frame = f'<iframe srcdoc="{page}" style="width:100%;height:{height}px;border:1px solid #ccc"></iframe>'
     return HTML(f"<div>{frame}</div>")
 
 
 def mistakes(run: Run, images: Path, count: int = 6, split: str = "validation", height: int = 200) -> Any:
-    """Return the images that the selected network judged worst, with truth, split and probability beside each.
+    """Return the images with the largest errors of the selected network, with truth, split and probability.
 
     Args:
         run: The run.
         images: Folder of the images; they are found by their id.
-        count: How many are shown.
-        split: The split that is looked at; choose nothing by the test.
-        height: Rows of each picture.
+        count: Number of images.
+        split: The split; do not use the test split to choose anything.
+        height: Height of each picture in pixels.
+
+    Returns:
+        An IPython display object.
     """
     return HTML(_row(_worst(run, split).head(count), images, height))
 
 
 def browse(run: Run, images: Path, height: int = 320) -> Any:
-    """Return a browser of the judged images by split and truth; a static page where ipywidgets is not installed."""
+    """Return a browser of the evaluated images by split and truth; without ipywidgets, a static page."""
     table = _selected(run)
     try:
         import ipywidgets
@@ -136,7 +139,7 @@ def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, hei
     target = io.BytesIO()
     picture.save(target, "PNG")
     figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {row['label']}; {_chances(row)}")
-    # As wide as the picture, so that long captions wrap and the pictures stand side by side.
+    # As wide as the picture, so that long captions wrap and the pictures stay side by side.
     return f'<div style="width:{max(picture.width, 160)}px;font-size:small">{figure}</div>'
 
 

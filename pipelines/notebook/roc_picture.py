@@ -1,4 +1,4 @@
-"""The ROC curves of several runs in one picture, malignant against the rest, as a file of its own (SVG)."""
+"""Draws the ROC curves of several runs in one SVG file, malignant against the rest."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,9 +10,11 @@ _SIDE, _LEFT, _TOP, _RIGHT = 360, 52, 34, 150
 
 
 def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> str:
-    """Return the picture of runs, each its id and its `evaluation.json`: the selected candidate's curve on a split.
+    """Return the ROC curves of the runs' selected candidates as SVG, malignant against the rest.
 
-    A run without a malignant film in that split is named without a curve.
+    Args:
+        runs: The id and the `evaluation.json` of each run.
+        split: The split. A run without a malignant image in it is listed without a curve.
     """
     title = _title([evaluation for _, evaluation in runs], split)
     parts = [f'<text x="{_LEFT}" y="18" font-size="14" fill="#23292f">{escape(title)}</text>', _frame()]
@@ -48,7 +50,7 @@ def draw(runs: Sequence[tuple[str, Mapping[str, Any]]], split: str = "test") -> 
 
 
 def _title(evaluations: Sequence[Mapping[str, Any]], split: str) -> str:
-    """Return what is shown, with the films behind it where they are as many in all runs."""
+    """Return the title, with the number of images if it is the same in all runs."""
     films = {
         (counts["malignant"], counts["images"])
         for counts in (evaluation.get("counts", {}).get(split) for evaluation in evaluations)

@@ -1,7 +1,7 @@
-"""What a notebook shows: films, a run's steps as they go, figures of runs side by side. Needs IPython and nothing else.
+"""Views for a notebook: images, a run's live steps, figures of runs side by side. Needs only IPython.
 
-A notebook uses the same calls offline and on AWS: `start(..., show=NotebookProgress)` shows a run of this machine while
-it goes, and `follow(run)` one on AWS, for which `start` comes back at once.
+The same calls work offline and on AWS: `start(..., show=NotebookProgress)` shows a local run live. On AWS `start`
+returns at once, and `follow(run)` shows the run live.
 """
 
 import base64
@@ -34,18 +34,18 @@ CAPTIONS = {
     "data_augmentation-contact-sheet": "Augment: each film with the copies made of it; circles are lesions",
     "data_segmentation-montage": "Segment: the breast's outline, the muscle that is removed, and the lesions",
 }
-"""Of a run's pictures, by their names."""
+"""The names of a run's pictures."""
 COLOURS = {"dim": "#8a939c", "bold cyan": "#1f6fb4", "green": "#1b7742", "bold red": "#b3261e", "yellow": "#8a5a00"}
-"""What the terminal's styles are on a page."""
+"""The page's equivalents of the terminal's styles."""
 REFRESH_SECONDS = 1.0
 HTML: Any = ipython.HTML
 SVG: Any = ipython.SVG
 display: Any = ipython.display
-"""IPython has no types; whatever it shows is `Any` here."""
+"""IPython has no types, so displayed objects are typed `Any` here."""
 
 
 class NotebookProgress:
-    """A live table of a run's steps, as a context manager; `start` and `follow` take the class itself."""
+    """A live table of a run's steps, as a context manager; pass the class itself to `start` and `follow`."""
 
     def __init__(self, logs: Path) -> None:
         self._records: list[StepRecord] = []
@@ -66,7 +66,7 @@ class NotebookProgress:
         self._update()
 
     def changed(self, records: list[StepRecord]) -> None:
-        """Take the steps as they stand now."""
+        """Update the display to the current status of the steps."""
         self._records = list(records)
 
     def _tick(self) -> None:
@@ -94,7 +94,7 @@ def steps_html(records: Sequence[StepRecord]) -> str:
 
 
 def graph(config: PipelineConfig, run: Run | None = None) -> Any:
-    """Return the pipeline's graph, in the states of a run where one is given."""
+    """Return the pipeline's graph; with a run, each step shows its status."""
     from mammopipe.pipelines.graph.definition import build_pipeline
 
     statuses = {step["name"]: Status(step["status"]) for step in _folder(run).execution()["steps"]} if run else {}
@@ -102,7 +102,7 @@ def graph(config: PipelineConfig, run: Run | None = None) -> Any:
 
 
 def films(folder: Path, count: int = 6, height: int = 220) -> Any:
-    """Return the first films of a folder (PGM or PNG) side by side."""
+    """Return the first images of a folder (PGM or PNG) side by side."""
     from PIL import Image
 
     pictures = []
@@ -116,7 +116,7 @@ def films(folder: Path, count: int = 6, height: int = 220) -> Any:
 
 
 def pictures(run: Run, width: int = 900) -> Any:
-    """Return a run's own pictures: the augmented films and the montage of the segmentation; wide ones scroll."""
+    """Return a run's pictures: the augmented images and the montage of the segmentation; wide ones scroll."""
     from PIL import Image
 
     shown = []
@@ -129,7 +129,7 @@ def pictures(run: Run, width: int = 900) -> Any:
 
 
 def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
-    """Return what the endpoint says of a film, beside the film and its overlay (PNG)."""
+    """Return the endpoint's answer for an image, beside the image and its overlay (PNG)."""
     from PIL import Image
 
     pictures = []
@@ -147,7 +147,7 @@ def answer(film: Path, said: Answer, overlay: bytes, height: int = 320) -> Any:
 
 
 def estimate(config: PipelineConfig) -> Any:
-    """Return what a run of the configuration would cost on AWS, step by step, at the prices of this version."""
+    """Return the estimated cost of a run on AWS, step by step, at the prices of this version."""
     from mammopipe.pipelines.costs.estimate import estimate as lines_of
     from mammopipe.pipelines.costs.prices import Prices, Throughput
 
@@ -157,7 +157,7 @@ def estimate(config: PipelineConfig) -> Any:
 
 
 def images_of(config: PipelineConfig, folder: Path, source: str = "", films: int = 30) -> Path:
-    """Return the folder of a run's images: the source, or, without one, synthetic images written into `folder`."""
+    """Return the folder of a run's images: the source or, without one, synthetic images written into `folder`."""
     from mammopipe.processing.phantoms.trees import write_phantoms
 
     if source:
@@ -168,7 +168,7 @@ def images_of(config: PipelineConfig, folder: Path, source: str = "", films: int
 
 
 def staged(config: PipelineConfig, folder: Path, backend: str) -> str:
-    """Return what a run takes as its source: the folder itself here, on AWS the place that it was uploaded to."""
+    """Return the source for a run: the folder itself here; on AWS, the location that it was uploaded to."""
     if backend != "aws":
         return str(folder)
     from mammopipe.pipelines.backends.sessions import caller_storage
@@ -180,7 +180,7 @@ def staged(config: PipelineConfig, folder: Path, backend: str) -> str:
 
 
 def client(config: PipelineConfig, run: Run) -> MammographyClient:
-    """Return a client of the endpoint that a run kept here, or of the pipeline's endpoint on AWS."""
+    """Return a client of the endpoint that a local run kept, or of the pipeline's endpoint on AWS."""
     if _folder(run).execution().get("backend") == "aws":
         return MammographyClient(config.endpoint.name)
     kept = run.document("endpoint.json")
@@ -188,7 +188,7 @@ def client(config: PipelineConfig, run: Run) -> MammographyClient:
 
 
 def delete(config: PipelineConfig, run: Run) -> bool:
-    """End the endpoint that `client` asks; returns whether there was one."""
+    """Delete the endpoint that `client` would return a client of; returns whether there was one."""
     if _folder(run).execution().get("backend") == "aws":
         import boto3
 
@@ -200,7 +200,7 @@ def delete(config: PipelineConfig, run: Run) -> bool:
 
 
 def costs(lines: Sequence[Line]) -> Any:
-    """Return what each step costs, as a table: its instances, hours and US dollars."""
+    """Return a table of the steps' costs: instances, hours and US dollars."""
     rows = [
         (line.step, [f"{line.instances} x {line.instance_type}", f"{line.hours:,.3f}", f"{line.usd:,.2f}"])
         for line in lines
@@ -220,9 +220,9 @@ def figure_of(png: bytes, name: str, style: str = "") -> str:
 
 
 def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = None) -> Run:
-    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown here.
+    """Return the run when it has ended: at once offline, where `start` has shown it; on AWS it is shown live here.
 
-    Says what kept a run from MLflow, where `MLFLOW_TRACKING_URI` is set.
+    If `MLFLOW_TRACKING_URI` is set and tracking fails, the reason is shown.
     """
     if run.folder is not None:
         if run.untracked:
@@ -240,7 +240,7 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
 
 
 def figures(*chosen: Run) -> Any:
-    """Return the figures of runs side by side, with their 95 % intervals, and what each has over the first."""
+    """Return the figures of runs side by side, with 95 % intervals, and their differences to the first run."""
     folders = [_folder(run) for run in chosen]
     found = [comparison.facts(folder) for folder in folders]
     settings = [(f"  {name}", cells) for name, cells in comparison.other_settings(found)]
@@ -269,7 +269,7 @@ def _html_table(heads: Sequence[str], rows: comparison.Rows) -> str:
 
 
 def _weight(name: str, heading: bool) -> str:
-    """Return the style of a row's name: indented below its heading, as the spaces before it say, or bold."""
+    """Return the style of a row's name: bold for headings; indented below them, by the spaces before it."""
     if name.startswith("  "):
         return "padding-left:2em"
     return "font-weight:bold" if heading else ""

@@ -1,6 +1,6 @@
-"""Executions on AWS as runs: the same `execution.json`, the same results in `runs/<id>/`, so every command reads both.
+"""Executions on AWS as runs: the same `execution.json` and the same results in `runs/<id>/`, read by every command.
 
-SageMaker keeps the truth; the folder is a copy, brought up to date when a command looks at a run that had not ended.
+SageMaker holds the authoritative state. The folder is a copy; a command that reads an unfinished run updates it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,16 +25,16 @@ STATUSES: Mapping[str, Status] = {
     "Failed": Status.FAILED,
     "Stopped": Status.STOPPED,
 }
-"""Of steps and executions, as the run's own words."""
+"""SageMaker's statuses of steps and executions, mapped to the statuses of a run."""
 TYPES = {"ProcessingJob": "Processing", "TrainingJob": "Training"}
-"""The words of a step's metadata that differ from the definition's."""
+"""The names in a step's metadata that differ from those in the definition."""
 LOG_GROUPS = {"Processing": "/aws/sagemaker/ProcessingJobs", "Training": "/aws/sagemaker/TrainingJobs"}
 PAGES = {"Processing": "processing-jobs", "Training": "jobs"}
 LOG_LINES = 15
 
 
 def read_execution(sagemaker: Any, arn: str) -> dict[str, Any]:
-    """Return an execution as `execution.json` has it; raises `ConfigError` where AWS refuses or cannot be reached."""
+    """Return an execution in the form of `execution.json`; raises `ConfigError` if AWS refuses or is unreachable."""
     with aws_errors():
         told = sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
         pages = sagemaker.get_paginator("list_pipeline_execution_steps").paginate(
@@ -80,7 +80,7 @@ def _reason(told: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
 
 
 def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Write an execution as it stands into its folder, beside what only the start knew, and return it."""
+    """Update an execution's `execution.json`, keeping the values that only the start knew, and return it."""
     kept = {key: known[key] for key in ("dataset", "profile", "results", "region") if key in known}
     execution = {**read_execution(sagemaker, known["arn"]), **kept}
     write_json(folder.path / "execution.json", execution)
@@ -88,7 +88,15 @@ def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict
 
 
 def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: bool = True) -> RunFolder:
-    """Make the folder of an execution; of one that is not `ours`, only its evaluation knows dataset and profile."""
+    """Create the folder of an execution.
+
+    Args:
+        root: The folder of all runs.
+        config: The configuration.
+        arn: ARN of the execution.
+        region: Its region.
+        ours: Whether `config` is the execution's own; otherwise only its evaluation knows its dataset and profile.
+    """
     run = arn.rpartition("/")[2]
     folder = RunFolder(root, run)
     dataset, profile = (str(config.dataset), str(config.profile)) if ours else ("", "")
@@ -117,9 +125,15 @@ def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: b
 def adopt(
     root: Path, config: PipelineConfig, sagemaker: Any, region: str, *, limit: int, say: Callable[[str], None]
 ) -> None:
-    """Make folders of the newest executions of the configuration's pipeline, whoever started them, at most `limit`.
+    """Create folders for the newest executions of the configuration's pipeline, whoever started them.
 
-    Those that have a folder count, and keep it. `say` is told where the pipeline has older ones.
+    Args:
+        root: The folder of all runs.
+        config: The configuration.
+        sagemaker: A boto3 client of SageMaker.
+        region: The client's region.
+        limit: Number of executions to consider; existing folders count and are left unchanged.
+        say: Called if the pipeline has older executions.
     """
     with aws_errors():
         found = (
@@ -142,9 +156,10 @@ def adopt(
 
 
 def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
-    """Fetch what an execution that has ended left on S3 for a person, as far as it is not here; returns the names.
+    """Download the results of a finished execution that are not here yet; returns their names.
 
-    It is noted as `fetched`: no command has to ask AWS again, whatever a failed execution did not leave.
+    `execution.json` then records the results as fetched, so no command asks AWS again, even if a failed execution
+    left only some of them.
     """
     execution, fetched = folder.document("execution.json"), []
     results = execution["results"]
@@ -161,7 +176,7 @@ def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
 
 
 def last_words(logs: Any, step: Mapping[str, Any]) -> list[str]:
-    """Return the end of a job's log on CloudWatch, at most `LOG_LINES`; none where the job wrote none."""
+    """Return the last lines of a job's log on CloudWatch, at most `LOG_LINES`; empty if the job logged nothing."""
     group, name = LOG_GROUPS.get(step["type"]), step.get("job_name")
     if not (group and name):
         return []
@@ -175,7 +190,7 @@ def last_words(logs: Any, step: Mapping[str, Any]) -> list[str]:
 
 
 def links(execution: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the console's page of each job: the step's name and the address."""
+    """Yield the name of each step with a job and the address of that job's page in the console."""
     region = execution["arn"].split(":")[3]
     for step in execution["steps"]:
         if step["type"] in PAGES and step.get("job_name"):

@@ -1,9 +1,8 @@
 """Serve a registered package on AWS: `mammopipe deploy --package ARN`, and `--rollback` to the one before it.
 
-What is created is what the pipeline itself would create, since it is read from the compiled definition: only the
-model's artefact is the package's. An endpoint that exists is updated: new instances come up beside the old, take the
-traffic once they answer, and go again where an alarm of `endpoint.rollback_alarms` goes off; requests are answered
-throughout.
+The requests are those of the pipeline itself, read from the compiled definition; only the model's artefact comes from
+the package. An existing endpoint is updated without downtime: new instances start beside the old ones, take the traffic
+once they respond, and are removed again if an alarm of `endpoint.rollback_alarms` fires.
 """
 
 import hashlib
@@ -28,12 +27,12 @@ from mammopipe.processing.errors import ConfigError
 
 PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:model-package/(?P<group>[^/]+)/(?P<version>\d+)")
 WAIT = {"Delay": 15, "MaxAttempts": 480}
-"""Two hours: an update that is watched for an hour, and the start of its instances."""
+"""Two hours: enough to start the instances and to monitor the update for an hour."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one endpoint needs, as requests."""
+    """The requests that one endpoint needs."""
 
     model: Mapping[str, Any]
     endpoint_config: Mapping[str, Any]
@@ -43,11 +42,19 @@ class Rollout:
 def deploy(
     config: PipelineConfig, sagemaker: Any, scaling: Any, package: str, *, wait: bool, say: Callable[[str], None]
 ) -> None:
-    """Serve the package of an ARN on the endpoints of `config`, which are created, or updated without down time.
+    """Serve the package of an ARN on the endpoints of `config`; creates them, or updates them without downtime.
 
-    `sagemaker` and `scaling` are boto3 clients (the latter of Application Auto Scaling). With `wait`, returns once they
-    serve it. Raises `ConfigError` for what is no package, one that nobody approved, an endpoint that is busy, failed or
-    of another mode, and an update that was rolled back.
+    Args:
+        config: The configuration.
+        sagemaker: A boto3 client of SageMaker.
+        scaling: A boto3 client of Application Auto Scaling.
+        package: ARN of the model package.
+        wait: Whether to return only once the endpoints serve the package.
+        say: Called with each line for the user.
+
+    Raises:
+        ConfigError: The ARN is not a package's; the package is not approved; an endpoint is busy, has failed or has
+            another mode; or an update was rolled back.
     """
     if PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(f"security.role={config.security.role}: set the role of your account")
@@ -68,7 +75,7 @@ def deploy(
 def previous(config: PipelineConfig, sagemaker: Any) -> str:
     """Return the ARN of the newest approved package that is older than the one served now.
 
-    Raises `ConfigError` where there is none, or where what is served is no package of the group.
+    Raises `ConfigError` if there is none, or if the served model is not a package of the group.
     """
     with aws_errors():
         served = _served(config, sagemaker)
@@ -93,7 +100,7 @@ def _version(package: str) -> int:
 
 
 def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, Rollout]:
-    """Return, by endpoint, what the pipeline of `config` would request for it, with this package as the model."""
+    """Return the requests that the pipeline of `config` would make for this package, by endpoint."""
     definition = json.loads(build_promotion(config).definition())
     steps = {step["Name"]: step["Arguments"] for step in all_steps(definition["Steps"])}
     execution = {"PipelineExecutionId": str(version), "PipelineName": config.name}
@@ -108,8 +115,8 @@ def _rollouts(config: PipelineConfig, package: str, version: int) -> dict[str, R
 def _rollout(steps: Mapping[str, Any], scope: Scope, package: str, suffix: str) -> Rollout:
     """Return the requests of one endpoint.
 
-    The name of its model and of its configuration ends in a digest of what they hold: changed settings make new ones,
-    and the same settings find those that are there.
+    The names of its model and configuration end in a digest of their content. Changed settings therefore create new
+    ones; the same settings find the existing ones.
     """
     container = {"ModelPackageName": package}
     if variables := steps[f"Model{suffix}"]["PrimaryContainer"].get("Environment"):
@@ -138,14 +145,14 @@ def _create(call: Callable[..., Any], request: Mapping[str, Any]) -> None:
 
 
 def mode_of(settings: Mapping[str, Any]) -> EndpointMode:
-    """Return how the endpoint of an endpoint configuration serves."""
+    """Return the serving mode of an endpoint configuration."""
     if settings["ProductionVariants"][0].get("ServerlessConfig"):
         return EndpointMode.SERVERLESS
     return EndpointMode.ASYNC if settings.get("AsyncInferenceConfig") else EndpointMode.REALTIME
 
 
 def _require_same_mode(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Refuse another mode of serving, which SageMaker can give no endpoint ("Update a serverless endpoint")."""
+    """Refuse a change of the serving mode, which SageMaker does not support ("Update a serverless endpoint")."""
     if mode_of(before) is not mode_of(after):
         raise ConfigError(
             f"endpoint {name}: it serves {mode_of(before)}, the configuration says {mode_of(after)}; SageMaker changes "
@@ -158,9 +165,9 @@ def _changes_instances(before: Mapping[str, Any], after: Mapping[str, Any]) -> b
 
 
 def _stop_scaling(scaling: Any, name: str) -> None:
-    """Take a variant out of autoscaling, which refuses another instance type ("endpoint-scaling-update").
+    """Deregister a variant from autoscaling, which refuses another instance type ("endpoint-scaling-update").
 
-    An approval, or the state machine started with the package's ARN, registers it again.
+    An approval registers the variant again, and so does the state machine started with the package's ARN.
     """
     target = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
     resource = f"endpoint/{name}/variant/AllTraffic"
@@ -171,7 +178,7 @@ def _stop_scaling(scaling: Any, name: str) -> None:
 def _point(
     sagemaker: Any, scaling: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]
 ) -> None:
-    """Create the endpoint, or move it to the new configuration."""
+    """Create the endpoint, or update it to the new configuration."""
     settings = str(rollout.endpoint_config["EndpointConfigName"])
     try:
         now = sagemaker.describe_endpoint(EndpointName=name)
@@ -195,9 +202,9 @@ def _point(
 
 
 def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request of an update from the configuration `before`; data capture is the new one's.
+    """Return the request that updates an endpoint from the configuration `before`; uses the new data capture settings.
 
-    Instances that autoscaling added stay, unless the configured count itself has changed.
+    Instances that autoscaling added are kept, unless the configured count itself has changed.
     """
     request = {key: value for key, value in rollout.endpoint.items() if key != "Tags"}
     if config.endpoint.mode is not EndpointMode.SERVERLESS:
@@ -211,14 +218,14 @@ def _update(rollout: Rollout, config: PipelineConfig, before: Mapping[str, Any])
 
 
 def _guardrails(name: str, config: PipelineConfig) -> dict[str, Any]:
-    """Return how an update goes: new instances beside the old, all traffic at once, and back when an alarm goes off.
+    """Return the deployment settings of an update: start new instances, switch all traffic, roll back on an alarm.
 
-    Real-time and async endpoints take it, serverless ones do not ("Deployment guardrails"). A canary would need a
-    second instance, which an endpoint at rest may not have.
+    They apply to real-time and async endpoints, not to serverless ones ("Deployment guardrails"). A canary would need a
+    second instance, which an idle endpoint may not have.
     """
     settings = config.endpoint
     alarms = settings.rollback_alarms
-    if name != settings.name:  # the stack names the alarms of the async endpoint as those of the other
+    if name != settings.name:  # the stack names the async endpoint's alarms in the same way
         alarms = tuple(f"{name}-5xx" for alarm in alarms if alarm == f"{settings.name}-5xx")
     if not alarms:
         return {}
@@ -232,8 +239,8 @@ def _guardrails(name: str, config: PipelineConfig) -> dict[str, Any]:
 
 
 def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None]) -> None:
-    """Return once an endpoint serves a configuration; an update that alarms took back is no success."""
-    # Where it never comes into service, the description below says why.
+    """Wait until an endpoint serves a configuration; an update that alarms rolled back is an error."""
+    # If it never comes into service, the description below says why.
     with suppress(WaiterError):
         sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=WAIT)
     now = sagemaker.describe_endpoint(EndpointName=name)
@@ -246,7 +253,7 @@ def _await(sagemaker: Any, name: str, settings: str, say: Callable[[str], None])
 
 
 def _served(config: PipelineConfig, sagemaker: Any) -> str:
-    """Return the ARN of the package that the endpoint serves, which a pipeline's own model names by its artefact."""
+    """Return the ARN of the served package; a model that the pipeline made itself is found by its artefact."""
     now = sagemaker.describe_endpoint(EndpointName=config.endpoint.names[0])
     variants = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])["ProductionVariants"]
     model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])

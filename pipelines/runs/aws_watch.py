@@ -1,4 +1,4 @@
-"""An execution on AWS, shown live as a local run is: its steps, the pages of its jobs, and why it failed."""
+"""Live view of an execution on AWS, like that of a local run: its steps, its jobs' pages, and why it failed."""
 
 import sys
 import time
@@ -16,15 +16,15 @@ from mammopipe.processing.errors import ConfigError
 
 POLL_SECONDS = 10.0
 LONGEST_PAUSE = 300.0
-"""Seconds between two tries while AWS does not answer."""
+"""Seconds between two attempts while AWS does not respond."""
 LONGEST_SILENCE = 3600.0
-"""Seconds without any answer after which the watching ends."""
+"""Seconds without any response after which watching ends."""
 QUESTION = "Stop the execution on AWS, too? [y/N] "
 
 
 @dataclass(frozen=True)
 class Clients:
-    """What is asked on AWS."""
+    """The AWS clients used for watching."""
 
     sagemaker: Any
     logs: Any
@@ -32,7 +32,7 @@ class Clients:
 
 
 def records_of(execution: dict[str, Any]) -> list[StepRecord]:
-    """Return the steps of an `execution.json` as a table shows them."""
+    """Return the steps of an `execution.json` as records for a table."""
     names = ("name", "type", "started", "seconds", "reason")
     return [
         StepRecord(status=Status(step["status"]), **{name: step[name] for name in names}, clock=_begun(step["started"]))
@@ -41,7 +41,7 @@ def records_of(execution: dict[str, Any]) -> list[StepRecord]:
 
 
 def _begun(started: str | None) -> float:
-    """Return what the monotonic clock said when a step began."""
+    """Return the reading of the monotonic clock at which a step began."""
     if not started:
         return 0.0
     try:
@@ -60,13 +60,14 @@ def watch(
     wait: Callable[[float], None] = time.sleep,
     ask: Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
-    """Return the execution when it has ended, or as it stands when Ctrl-C ends the watching.
+    """Show an execution until it ends or Ctrl-C ends the watching, and return its last known state.
 
-    Ctrl-C asks whether the execution is to be stopped, too; it goes on otherwise. `ask` returns the answer to a
-    question; without it, as where nobody can be asked, the execution goes on.
+    Ctrl-C asks whether to stop the execution as well; otherwise it continues. `ask` returns the answer to a question;
+    without it, when nobody can be asked, the execution continues.
 
-    Raises `ConfigError` where AWS refuses, or has not answered for `LONGEST_SILENCE`, and its subclass
-    `ExpiredCredentialsError` where the credentials have expired meanwhile.
+    Raises:
+        ConfigError: AWS refuses, or has not responded for `LONGEST_SILENCE`.
+        ExpiredCredentialsError: The credentials expired while watching; a subclass of `ConfigError`.
     """
     execution = folder.document("execution.json")
     shown: set[str] = set()
@@ -95,9 +96,9 @@ def _look(
     say: Callable[[str], None],
     wait: Callable[[float], None],
 ) -> dict[str, Any]:
-    """Return the execution as it stands now, though AWS may throttle for a while or not be reached.
+    """Return the current state of the execution; retries while AWS throttles or is unreachable.
 
-    Raises `ConfigError` after `LONGEST_SILENCE`: a lost network looks like this, too, and nobody may be there.
+    Raises `ConfigError` after `LONGEST_SILENCE`, since a lost network looks the same and nobody may be present.
     """
     pause, waited = POLL_SECONDS, 0.0
     while True:
@@ -140,7 +141,7 @@ def _interrupted(
 
 
 def _answered(ask: Callable[[str], str]) -> str:
-    """Return what was answered; who ends the question itself with Ctrl-C or Ctrl-D has not said yes."""
+    """Return the answer; Ctrl-C or Ctrl-D at the question does not count as yes."""
     try:
         return ask(QUESTION).strip().lower()
     except (KeyboardInterrupt, EOFError):
@@ -162,5 +163,5 @@ def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, sa
 
 
 def terminal_question() -> Callable[[str], str] | None:
-    """Return what asks the person at the terminal, or None where there is none."""
+    """Return the function that asks the person at the terminal, or None where there is no terminal."""
     return input if sys.stdin.isatty() and sys.stdout.isatty() else None

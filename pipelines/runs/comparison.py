@@ -1,9 +1,9 @@
-"""Runs side by side: their figures, the settings in which they differ, and whether a difference is more than chance.
+"""Compares runs: their figures, the settings in which they differ, and whether a difference is beyond chance.
 
-Of the same films the difference is measured on each draw of patients (`paired_comparison`). Where the films are not the
-same, or a run did not keep what it said of each, the interval of a difference is made of the two (Zou and Donner 2008,
-the method of variance estimates recovery), as if the runs were of different patients. On the same films that is too
-wide: what is beyond chance there is so all the more.
+If the images are the same, the difference is measured on each resample of patients (`paired_comparison`). If the images
+differ, or a run did not keep its predictions, the interval of a difference is computed from the two intervals (Zou and
+Donner 2008, the method of variance estimates recovery), as if the runs were of different patients. On the same images
+that interval is too wide, so a difference that it shows to be beyond chance certainly is.
 """
 
 import json
@@ -21,15 +21,15 @@ MEASURES: Mapping[str, str] = {
     "accuracy": "accuracy",
     "expected_calibration_error": "calibration error",
 }
-"""The figures that are compared, in this order, and what they are called in a table."""
+"""The compared figures, in table order, with their column names."""
 LOWER_IS_BETTER = frozenset({"expected_calibration_error"})
 SPLITS = ("validation", "test")
 CANDIDATES = "candidates"
-"""The setting that tells the networks which were trained; only a run's definition knows it."""
+"""The setting that says which networks were trained; only a run's definition contains it."""
 MAJORITY = "majority_accuracy"
-"""The accuracy of always naming the most frequent class of training."""
+"""The accuracy of always predicting the most frequent training class."""
 SECRETS, SET = frozenset({"--patient-salt"}), "set"
-"""What is not shown, and what stands for it: who knows the salt finds patients by their hashes."""
+"""Secret settings and what is shown instead: with the salt, anyone could find patients by their hashes."""
 ADVICE = (
     "* beyond chance: the 95 % interval, by patient, leaves out 0. Choose by validation: a test by which one "
     "chooses is none any more."
@@ -39,7 +39,7 @@ Rows = list[tuple[str, list[str]]]
 
 
 def facts(folder: RunFolder) -> dict[str, Any]:
-    """Return what is compared of a run; raises `ConfigError` where it was not evaluated."""
+    """Return a run's figures and settings for comparison; raises `ConfigError` if the run was not evaluated."""
     document, execution = folder.document("evaluation.json"), folder.execution()
     return {
         "id": folder.id,
@@ -69,11 +69,11 @@ def _split(document: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 
 def _films(document: Mapping[str, Any], split: str, folds: int, images: int | None) -> str | None:
-    """Return what is equal for the same films of a split; None where the run does not tell how it was divided."""
+    """Return a text that is equal for the same images of a split; None if the run does not record how it was split."""
     divided = document.get("stage", {}).get("config", {}).get("split")
     if divided is None:
         return None
-    # The test, and with it what all folds together hold, is dealt before the folds are.
+    # The test split, and with it the set that all folds cover, is drawn before the folds are.
     one_fold = split == "validation" and not folds
     names = ("seed", "test_fraction", *(("folds", "validation_fold") if one_fold else ()))
     return json.dumps(
@@ -88,10 +88,10 @@ def _films(document: Mapping[str, Any], split: str, folds: int, images: int | No
 
 
 def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings of a run as text: its parameters, and what its definition says of its jobs, if it is here.
+    """Return the settings of a run as text: its parameters and, if its definition is here, the settings of its jobs.
 
-    What the definition takes from a parameter or from another step is left out: the parameter tells it. Of a secret it
-    is only told that there is one.
+    Settings that the definition takes from a parameter or another step are left out, since the parameters are listed
+    already. Of a secret, only its existence is shown.
     """
     found = {name: str(value) for name, value in execution.get("parameters", {}).items()}
     if not (folder.path / "pipeline.json").is_file():
@@ -113,7 +113,7 @@ def settings(folder: RunFolder, execution: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return those that are the same for all networks by their name, the others by the network's and their own."""
+    """Return hyperparameters by name if all networks share the value, else by the network's name and their own."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(name for given in networks.values() for name in given if name != "cnn"):
         told = {cnn: given[name] for cnn, given in networks.items() if isinstance(given.get(name), str)}
@@ -125,7 +125,7 @@ def _hyperparameters(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, str
 
 
 def rows(found: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return the figures of runs: a label, and a cell of each run."""
+    """Return one row per figure: a label, and one cell per run."""
     made = [
         (
             "profile, dataset",
@@ -151,9 +151,9 @@ def _size(split: Mapping[str, Any]) -> str:
 
 
 def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return the settings that are not the same in all runs.
+    """Return the settings that differ between runs.
 
-    `-` is one that a run has not; `?` one that is not known of a run, whose definition is not here.
+    `-` means that the run has no such setting; `?` means that it is unknown because the run's definition is not here.
     """
     names = dict.fromkeys(name for item in found for name in item["settings"])
     made = [
@@ -166,10 +166,17 @@ def other_settings(found: Sequence[Mapping[str, Any]]) -> Rows:
 def against(
     first: Mapping[str, Any], other: Mapping[str, Any], paired: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """Return the figures of `other` less those of `first`, for each split, and whether its films are the same.
+    """Return the figures of `other` minus those of `first`, for each split, and whether the images are the same.
 
-    `paired` has the differences that were measured film by film, by split and figure (`paired_comparison`); they prove
-    the films to be the same. `same_films` is None where a run of an earlier version does not tell how it was divided.
+    Args:
+        first: The facts of the first run.
+        other: The facts of the other run.
+        paired: The differences measured image by image, by split and figure (`paired_comparison`). They prove that the
+            images are the same.
+
+    Returns:
+        For each split its differences and `same_films`, which is None if a run of an earlier version does not record
+        how it was split.
     """
     made: dict[str, Any] = {"run": first["id"]}
     for split in SPLITS:
@@ -185,7 +192,7 @@ def against(
 
 
 def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | None:
-    """Return `other` less `first` with its 95 % interval; None where one of them, or its interval, is missing."""
+    """Return `other` minus `first` with its 95 % interval; None if a value or an interval is missing."""
     if any(item is None or item.get("low") is None for item in (first, other)):
         return None
     assert first is not None and other is not None
@@ -196,7 +203,7 @@ def difference(first: Figure | None, other: Figure | None) -> dict[str, Any] | N
 
 
 def heads(compared: Mapping[str, Any]) -> list[str]:
-    """Return what stands above the differences of each split."""
+    """Return the heading above the differences of each split."""
     words = {True: "the same", False: "other", None: "perhaps other"}
     return [
         f"{split}, {words[compared[split]['same_films']]} films{', paired' * compared[split]['paired']}"
@@ -205,12 +212,12 @@ def heads(compared: Mapping[str, Any]) -> list[str]:
 
 
 def difference_rows(compared: Mapping[str, Any]) -> Rows:
-    """Return the differences of two runs: a label, and a cell of each split."""
+    """Return one row per figure for two runs: a label, and one cell per split."""
     return [(label, [signed(compared[split][name]) for split in SPLITS]) for name, label in MEASURES.items()]
 
 
 def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
-    """Return in one sentence which of two runs validation shows to be better, by the figure that also selects."""
+    """Return one sentence saying which run is better on validation, by the figure that also selects networks."""
     found = compared["validation"]["macro_auc"]
     if found is None:
         return "Validation has no interval of the macro AUC for both, so nothing is said of chance."
@@ -221,7 +228,7 @@ def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
 
 
 def figure(measure: Figure | None) -> str:
-    """Return a figure with its interval, or nothing where there is none."""
+    """Return a figure with its interval, or an empty text for None."""
     if measure is None or measure["value"] is None:
         return ""
     bounds = f" ({measure['low']:.3f}-{measure['high']:.3f})" if measure.get("low") is not None else ""
@@ -229,7 +236,7 @@ def figure(measure: Figure | None) -> str:
 
 
 def signed(found: Figure | None) -> str:
-    """Return a difference with its interval, and a star where it is beyond chance."""
+    """Return a difference with its interval, and a star if it is beyond chance."""
     if found is None:
         return "no interval"
     star = " *" if found["beyond_chance"] else ""

@@ -1,15 +1,15 @@
-"""The folder `runs/`: one folder a run, and `latest`.
+"""The folder `runs/`: one folder per run, and `latest`.
 
-    runs/<id>/execution.json     every step's status and seconds, the parameters; rewritten whole as the run goes
+    runs/<id>/execution.json     every step's status and seconds, the parameters; rewritten as a whole during the run
     runs/<id>/pipeline.json      the compiled definition
     runs/<id>/logs/<step>.log    what each job printed
     runs/<id>/evaluation.json predictions.csv report.html model.tar.gz model_card.md model_card.json stages/ pictures/
-                                 what the steps made, when they made it
-    runs/<id>/invocation.json    a test film's answer beside its truth, when an endpoint was made
-    runs/latest                  the last run that came to a verdict: it succeeded, or its gate refused the model
+                                 the results of the steps that have run
+    runs/<id>/invocation.json    the answer for a test image beside its truth, if an endpoint was created
+    runs/latest                  the last run that reached a verdict: it succeeded, or its gate refused the model
 
-A run that broke off keeps its folder for `mammopipe status`, and `latest` stays where it was: what is reached through
-`latest` is always whole. Hidden beside them: `.checkpoints/` (training jobs that did not end yet) and `.work/`.
+An interrupted run keeps its folder for `mammopipe status`, but `latest` does not change: it always points to a complete
+run. Two hidden folders are beside them: `.checkpoints/` (unfinished training jobs) and `.work/`.
 """
 
 import json
@@ -45,12 +45,12 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """The jobs' logs."""
+        """The folder of the jobs' logs."""
         return self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
-        """The checkpoints of all runs of this root."""
+        """The folder of the checkpoints of all runs below this root."""
         return self.root / ".checkpoints"
 
     def write(self, execution: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ class RunFolder:
         )
 
     def execution(self) -> dict[str, Any]:
-        """Return `execution.json`; a run that is executing but whose process is gone is shown as stopped."""
+        """Return `execution.json`; an executing run whose process no longer exists is shown as stopped."""
         values: dict[str, Any] = self.document("execution.json")
         process = values.get("process", {})
         if (
@@ -75,26 +75,26 @@ class RunFolder:
         return values
 
     def document(self, name: str) -> dict[str, Any]:
-        """Return one of the run's JSON files; raises `ConfigError` when the run has none."""
+        """Return one of the run's JSON files; raises `ConfigError` if it does not exist."""
         file = self.path / name
         if not file.is_file():
             raise ConfigError(f"run {self.id} has no {name}: it did not come that far (mammopipe status {self.id})")
         return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def become_latest(self) -> None:
-        """Point `latest` here, in one step."""
+        """Point `latest` to this run atomically."""
         link = self.root / f".{LATEST}.{self.id}"
         link.symlink_to(self.id, target_is_directory=True)
         os.replace(link, self.root / LATEST)
 
 
 def new_run(root: Path) -> RunFolder:
-    """Return a run with an id of its own: its UTC time, so that ids sort, and four random characters."""
+    """Return a run with a new id: its UTC time, so that ids sort by time, and four random characters."""
     return RunFolder(root, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
 
 
 def find_run(root: Path, name: str = LATEST) -> RunFolder:
-    """Return the run of an id, of the beginning of one, or `latest`; `ConfigError` when that is none or several."""
+    """Return the run with this id or start of an id, or `latest`; `ConfigError` if none or several match."""
     if name == LATEST:
         if not (root / LATEST).is_dir():
             raise ConfigError(f"{root / LATEST}: no run has come to its end yet; mammopipe run makes one")
@@ -106,7 +106,7 @@ def find_run(root: Path, name: str = LATEST) -> RunFolder:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """Return the runs of a folder, the oldest first."""
+    """Return the runs in a folder, oldest first."""
     return [
         RunFolder(root, path.parent.name)
         for path in sorted(root.glob("[!.]*/execution.json"))
@@ -115,7 +115,7 @@ def list_runs(root: Path) -> list[RunFolder]:
 
 
 def make_work(root: Path, run: str) -> Path:
-    """Return a new folder for a run's jobs, and remove those that killed runs left."""
+    """Return a new folder for a run's jobs; removes the folders that killed runs left."""
     for path in (root / ".work").glob("*"):
         owner = path.name.rpartition("-")[2]
         if owner.isdigit() and not is_alive(int(owner)):

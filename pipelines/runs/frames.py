@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import pandas
 
 MANIFESTS = ("data_segmentation", "prepared")
-"""The stages whose manifest a run keeps, the one that knows more first."""
+"""The stages whose manifest a run keeps, the most complete first."""
 OF_MANIFEST = ("patient_id", "laterality", "view", "fold", "path", "density", "site_id", "machine_id", "synthetic")
-"""What of the manifest stands beside each prediction."""
+"""The manifest's columns that are added to each prediction."""
 SPLITS = ("validation", "test")
 
 
 def manifest(folder: Path) -> "pandas.DataFrame":
-    """Return a row an image, copies among them, with split, fold and quality; raises `ConfigError` without one."""
+    """Return one row per image, copies included, with split, fold and quality; `ConfigError` if there is none."""
     import pandas
 
     for stage in MANIFESTS:
@@ -37,7 +37,7 @@ def manifest(folder: Path) -> "pandas.DataFrame":
 
 
 def predictions(folder: Path) -> "pandas.DataFrame":
-    """Return `predictions.csv` with patient, side, view, fold and path beside each row; raises `ConfigError`."""
+    """Return `predictions.csv` with patient, side, view, fold and path in each row; raises `ConfigError`."""
     import pandas
 
     path = folder / "predictions.csv"
@@ -53,7 +53,7 @@ def predictions(folder: Path) -> "pandas.DataFrame":
 
 
 def history(folder: Path) -> "pandas.DataFrame":
-    """Return a row an epoch and network, with the figures that training printed; raises `ConfigError`."""
+    """Return one row per epoch and network, with the figures that training printed; raises `ConfigError`."""
     import pandas
 
     candidates = _evaluation(folder).get("candidates", {})
@@ -63,7 +63,7 @@ def history(folder: Path) -> "pandas.DataFrame":
 
 
 def metrics(folder: Path) -> "pandas.DataFrame":
-    """Return a row a network, split and measure: its value and the bounds of its 95 % interval."""
+    """Return one row per network, split and measure: its value and the bounds of its 95 % interval."""
     import pandas
 
     evaluation = _evaluation(folder)

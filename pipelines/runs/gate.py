@@ -1,4 +1,4 @@
-"""Why a run's gate stayed closed, out of its evaluation: the pipeline's own message may hold no figure of a file."""
+"""Explains from the evaluation why a run's gate stayed closed; the pipeline's own message may hold no file's figure."""
 
 from collections.abc import Mapping
 from typing import Any

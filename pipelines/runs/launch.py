@@ -51,18 +51,18 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """A run, and what it left."""
+    """A run and its results."""
 
     id: str
     status: Status
     reason: str = ""
-    """Why it failed, in one sentence."""
+    """Why the run failed, in one sentence."""
     folder: Path | None = None
-    """The folder of its results; None on AWS."""
+    """The folder of the results; None on AWS."""
     arn: str = ""
-    """The execution's ARN on AWS."""
+    """The ARN of the execution on AWS."""
     untracked: str = ""
-    """Why MLflow, though asked for by `MLFLOW_TRACKING_URI`, has not the whole run."""
+    """Why MLflow lacks part of the run although `MLFLOW_TRACKING_URI` asks for tracking."""
 
     def document(self, name: str) -> dict[str, Any]:
         """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`."""
@@ -72,33 +72,33 @@ class Run:
 
     @classmethod
     def open(cls, name: str = LATEST, runs: Path | str = "runs") -> "Run":
-        """Return a run of this machine by its id, the beginning of one, or `latest`; raises `ConfigError`."""
+        """Return a run of this machine by its id, the start of its id, or `latest`; raises `ConfigError`."""
         folder = find_run(Path(runs), name)
         execution = folder.execution()
         return cls(folder.id, Status(execution["status"]), execution["reason"], folder.path)
 
     @property
     def report(self) -> Path:
-        """The report, one HTML file; raises `ConfigError` where the run did not come that far."""
+        """The report, one HTML file; raises `ConfigError` if the run ended before the report was written."""
         path = self._folder / "report.html"
         if not path.is_file():
             raise ConfigError(f"run {self.id} has no report.html: it did not come that far")
         return path
 
     def manifest(self) -> "pandas.DataFrame":
-        """Return a row an image, stored copies among them: labels, split, fold, quality, lesions."""
+        """Return one row per image, including stored copies: labels, split, fold, quality, lesions."""
         return frames.manifest(self._folder)
 
     def predictions(self) -> "pandas.DataFrame":
-        """Return a row an image that was judged and network: truth, probabilities, and what the manifest says of it."""
+        """Return one row per evaluated image and network: truth, probabilities and columns of the manifest."""
         return frames.predictions(self._folder)
 
     def history(self) -> "pandas.DataFrame":
-        """Return a row an epoch and network: losses, figures, learning rate, seconds."""
+        """Return one row per epoch and network: losses, figures, learning rate, seconds."""
         return frames.history(self._folder)
 
     def metrics(self) -> "pandas.DataFrame":
-        """Return a row a network, split and measure: the value and its 95 % interval."""
+        """Return one row per network, split and measure: the value and its 95 % interval."""
         return frames.metrics(self._folder)
 
     @property
@@ -110,16 +110,16 @@ class Run:
 
 @dataclass(frozen=True)
 class _Options:
-    """How a run is carried out here."""
+    """How a run is executed on this machine."""
 
     backend: Backend
     runs: Path
     keep_endpoint: bool
-    """Whether the endpoint outlives the run."""
+    """Whether the endpoint keeps running after the run."""
     show: Callable[[Path], Any]
-    """Makes, of the folder of logs, the context manager whose `changed(records)` hears of every step."""
+    """Takes the log folder; returns the context manager whose `changed(records)` is called for every step."""
     say: Callable[[str], None]
-    """Takes each line for the user."""
+    """Called with each line for the user."""
 
 
 def start(
@@ -135,17 +135,30 @@ def start(
     show: Callable[[Path], Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Run the pipeline of `config` and return the run: ended on the local backends, just started on AWS.
+    """Run the pipeline of `config` and return the run: finished on the local backends, just started on AWS.
 
-    `source` is a folder or tarball, an `s3://` folder that is staged already, or `phantoms` (then `films` of them);
-    without one, phantoms here, and on AWS, which reads what is staged, the configuration's own folder. `weights` is a
-    file or folder of pretrained weights, or an `s3://` folder; `parameters` are values for the pipeline's parameters;
-    `runs` is the folder of all runs. `show` makes, of the folder of logs, the context manager whose `changed(records)`
-    hears of every step (default: a live table), and `say` takes each line for the user. Where `MLFLOW_TRACKING_URI` is
-    set, a run of this machine is tracked there; one on AWS is by what watches it.
+    Where `MLFLOW_TRACKING_URI` is set, a local run is tracked there. A run on AWS is tracked by the command that
+    watches it.
 
-    Raises `MammopipeError` for what the caller can mend before anything has run; a step that fails is
-    no exception but the run's status and reason.
+    Args:
+        config: The configuration.
+        backend: Where the pipeline runs.
+        source: A folder or tarball, an `s3://` folder that is already staged, or `phantoms`. Without a source, local
+            runs use phantoms, and runs on AWS use the folder that the configuration names.
+        films: Number of phantoms, if `source` is `phantoms`.
+        weights: A file or folder of pretrained weights, or an `s3://` folder.
+        parameters: Values for the pipeline's parameters.
+        runs: The folder of all runs.
+        keep_endpoint: Whether the endpoint keeps running after the run.
+        show: Takes the log folder; returns the context manager whose `changed(records)` is called for every step.
+            The default is a live table.
+        say: Called with each line for the user.
+
+    Returns:
+        The run. A failed step raises no exception; it sets the run's status and reason.
+
+    Raises:
+        MammopipeError: The caller can correct the problem, and no step has run.
     """
     config = config.replace(pretrained=True) if weights else config
     choice, given = _backend(backend), dict(parameters or {})
@@ -157,7 +170,7 @@ def start(
 
 
 def _tracked(run: Run) -> Run:
-    """Write a run to MLflow where that is asked for; what keeps it from there does not undo the run."""
+    """Write a run to MLflow if tracking is configured; a failure to do so does not fail the run."""
     if run.folder is None:
         return run
     try:
@@ -182,7 +195,7 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
         stack.callback(shutil.rmtree, work, ignore_errors=True)
-        # Containers reach S3 by its API alone; processes of this machine share its disk.
+        # Containers can only reach S3 through its API; processes on this machine can share its disk.
         folder = work / "s3" if options.backend is Backend.PROCESS else None
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
@@ -202,11 +215,11 @@ def _execution(
     given: Mapping[str, Any],
     options: _Options,
 ) -> Execution:
-    """Return what executes this run, its parameters and every step found fit to run."""
+    """Return the execution of this run; its parameters and all steps have been checked."""
     run, config, definition = account.run, account.config, json.loads(pipeline.definition())
     account.parameters = resolve_parameters(definition, given)
     check_run(config, definition, account.parameters)
-    for cnn in config.cnns:  # refuses what the training jobs would refuse later
+    for cnn in config.cnns:  # raises now for settings that the training jobs would reject later
         config.training_of(cnn, epochs=account.parameters["Epochs"])
     arn = f"arn:aws:sagemaker:{config.region}:000000000000:pipeline/{config.name}"
     execution = {
@@ -236,7 +249,7 @@ def _execution(
 
 
 def _carry_out(account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
-    """Run the steps, collect the results and ask the endpoint; no process is left but one that was asked for."""
+    """Run the steps, collect the results and ask the endpoint; stops every process except an endpoint to keep."""
     try:
         with options.show(account.run.logs) as progress:
             account.listener = progress.changed
@@ -268,7 +281,7 @@ def _ask_endpoint(
     services: sessions.LocalServices,
     options: _Options,
 ) -> None:
-    """Send a test film to the endpoint, and let the endpoint outlive the run where that was asked for."""
+    """Send a test image to the endpoint, and keep the endpoint running if the caller asked for that."""
     steps, raw = execution.scope.steps, execution.scope.parameters["InputDataUri"]
     film = results.choose_film(steps, raw, services.storage)
     if film is not None:
@@ -288,7 +301,7 @@ def _live_table(logs: Path) -> Any:
 
 @dataclass
 class _Account:
-    """Keeps `execution.json` in step with the run."""
+    """Keeps `execution.json` up to date during the run."""
 
     run: RunFolder
     config: PipelineConfig
@@ -301,7 +314,7 @@ class _Account:
     _clock: float = field(default_factory=time.monotonic)
 
     def changed(self, records: list[StepRecord]) -> None:
-        """Write how the steps stand, and pass it on."""
+        """Write the status of the steps, and pass it on."""
         self.run.write(
             {
                 "id": self.run.id,
@@ -323,7 +336,7 @@ class _Account:
             self.listener(records)
 
     def end(self, execution: Execution) -> Run:
-        """Write how the run ended, let it be the latest if it came to a verdict, and return it."""
+        """Write how the run ended, make it the latest if it reached a verdict, and return it."""
         self.listener = None
         records = list(execution.step_statuses.records.values())
         failed = [record for record in records if record.status is Status.FAILED]
@@ -336,7 +349,7 @@ class _Account:
         return Run(self.run.id, self.status, self.reason, self.run.path)
 
     def _closed(self, reason: str) -> str:
-        """Return why the gate stayed closed; the pipeline's own words where the run left no evaluation."""
+        """Return why the gate stayed closed; the pipeline's own message if the run left no evaluation."""
         if not (self.run.path / "evaluation.json").is_file():
             return reason
         return why_closed(self.run.document("evaluation.json"), self.parameters["MinMacroAuc"])
@@ -345,7 +358,8 @@ class _Account:
 def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
     """Return the parameters with the digests of the staged data and weights.
 
-    The step cache knows files by their address: without these, other files there would get an earlier run's results.
+    The step cache identifies files by their address. Without the digests, changed files at the same address would
+    get the results of an earlier run.
     """
     found = dict(values)
     for digest, place in (("DataDigest", "InputDataUri"), ("WeightsDigest", "WeightsUri")):
@@ -355,7 +369,7 @@ def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: S
 
 
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
-    """Return the parameters that name the films and the weights of a run on AWS, which must lie on S3."""
+    """Return the parameters that name the images and weights of a run on AWS; both must be on S3."""
     if source == PHANTOMS:
         raise ConfigError(f"{PHANTOMS}: made on this machine only; on AWS, give the s3:// folder of staged films")
     places = {"InputDataUri": (source, config.dataset), "WeightsUri": (weights, "weights")}
@@ -366,7 +380,7 @@ def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]
 
 
 def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callable[[str], None]) -> Run:
-    """Bring the definition to AWS and start it; needs credentials, and a role in the configuration."""
+    """Upload the definition to AWS and start it; needs credentials, and a role in the configuration."""
     if sessions.PLACEHOLDER_ACCOUNT in config.security.role:
         raise ConfigError(
             f"security.role={config.security.role}: set the execution role of your account for --backend aws"
@@ -382,7 +396,7 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     values = with_digests(values, given, storage)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
-        # Of the version that was just written: another one may be written before the start. A new pipeline has one.
+        # Start the version just written: another one may be written before the start. A new pipeline has only one.
         version = {"pipeline_version_id": made["PipelineVersionId"]} if made.get("PipelineVersionId") else {}
         execution = pipeline.start(parameters=values, **version)
     say(f"Started {execution.arn}, which reads {values['InputDataUri']}")

@@ -1,9 +1,9 @@
-"""Runs in MLflow: one parent run per execution, one nested run per candidate; where `MLFLOW_TRACKING_URI` is set.
+"""Runs in MLflow: one parent run per execution, one nested run per candidate; active if `MLFLOW_TRACKING_URI` is set.
 
-The URI is a folder or database of one's own (`sqlite:///mlflow.db`), a server, or the ARN of a managed MLflow on
-SageMaker, for which the package `sagemaker-mlflow` signs the requests. The parent run is there, `RUNNING`, as soon as
-the execution's first step is; each step's time and each candidate's epochs are written when the step ends, everything
-else when the execution does. Tracked again after that, it is written anew, found by its tag.
+The URI is a folder, a database (`sqlite:///mlflow.db`), a server, or the ARN of a managed MLflow on SageMaker. For the
+latter, the package `sagemaker-mlflow` signs the requests. The parent run exists, as `RUNNING`, from the start of the
+first step. Each step's time and each candidate's epochs are written when the step ends, everything else when the
+execution ends. Tracking a finished execution again finds its run by a tag and replaces it.
 """
 
 import json
@@ -29,7 +29,7 @@ from mammopipe.training.model.archive import unpack
 VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "mammopipe"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""By which MLflow's page shows runs and curves, not the tools for language models."""
+"""Makes MLflow's page show runs and curves instead of the tools for language models."""
 TAG, PARENT = "mammopipe.execution", "mlflow.parentRunId"
 EPOCH_FIGURES = (
     "train_loss",
@@ -50,16 +50,16 @@ ARTEFACTS = (
     "model.tar.gz",
 )
 FLAVOUR = "model"
-"""Folder of the model as MLflow loads it."""
+"""Folder of the model in the form that MLflow loads."""
 LOADER = "mammopipe.inference.prediction.pyfunc"
 _SECRET = re.compile(r"//[^/@]*@")
-"""User and password of a server or database, which no message may show."""
+"""Matches the user and password of a server or database, which no message may show."""
 _FIGURE = re.compile(r"(\w+)=([0-9.e+-]+|nan)(?:\s|$)")
 ENDED = {Status.SUCCEEDED: "FINISHED", Status.FAILED: "FAILED", Status.STOPPED: "KILLED"}
 
 
 def track_if_asked(folder: Path) -> str | None:
-    """Write a run's folder to MLflow where `MLFLOW_TRACKING_URI` is set, and return the MLflow run's id."""
+    """Write a run's folder to MLflow if `MLFLOW_TRACKING_URI` is set, and return the MLflow run's id."""
     uri = os.environ.get(VARIABLE)
     if not uri:
         return None
@@ -71,20 +71,20 @@ def track_if_asked(folder: Path) -> str | None:
 def track(folder: Path, uri: str) -> str:
     """Write a run's folder to the MLflow at `uri` and return the id of its parent run.
 
-    Raises `ConfigError` where mlflow is not installed or its store cannot be used.
+    Raises `ConfigError` if mlflow is not installed or its store cannot be used.
     """
     with _store(uri) as store:
         return store.write(folder)
 
 
 def showing(show: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Return `show`, which makes what hears of a run's steps, so that MLflow hears of them, too, if it is asked for."""
+    """Return `show`, extended so that its observer of the steps also writes to MLflow if tracking is configured."""
     uri = os.environ.get(VARIABLE)
     return (lambda logs: _Live(show(logs), logs.parent, uri)) if uri else show
 
 
 class _Live:
-    """What is shown of a run, and written to MLflow beside it: by a thread, since a store may answer late or never."""
+    """Shows a run and writes it to MLflow, in a thread because a store may respond late or never."""
 
     def __init__(self, shown: Any, folder: Path, uri: str) -> None:
         self._shown, self._folder, self._uri = shown, folder, uri
@@ -96,13 +96,13 @@ class _Live:
 
     def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         self._shown.__exit__(kind, *details)
-        # What ends the run without a word: nobody writes it to the end then.
+        # An exception ends the run before its final state is written, so MLflow is told here.
         if kind is not None and not issubclass(kind, MammopipeError):
             self._writer.submit(self._write, [], broken_off=True)
         self._writer.shutdown()
 
     def changed(self, records: list[StepRecord]) -> None:
-        """Show how the steps stand, and write those that have ended since."""
+        """Show the status of the steps, and write the steps that have ended since the last call."""
         self._shown.changed(records)
         ended = [record for record in records if record.seconds is not None and record.name not in self._told]
         if ended or not self._told:
@@ -122,15 +122,15 @@ class _Live:
 
 @contextmanager
 def _store(uri: str) -> Iterator["_Store"]:
-    """Yield the store at `uri`; what MLflow raises becomes a one-line `ConfigError`."""
+    """Yield the store at `uri`; turns MLflow's exceptions into a one-line `ConfigError`."""
     shown = _SECRET.sub("//", uri)
     try:
         with warnings.catch_warnings():
-            # In a notebook without ipywidgets; no progress bar is wanted here.
+            # In a notebook without ipywidgets. No progress bar is wanted here.
             warnings.filterwarnings("ignore", message="IProgress not found")
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every new database
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs every new database
     except ImportError:
         raise ConfigError(f"{VARIABLE}={shown}: mlflow is not installed; pip install 'mammopipe[tracking]'") from None
     try:
@@ -164,7 +164,7 @@ class _Store:
             candidates = evaluation.get("candidates", {})
             for run in self._runs(execution) if candidates else []:
                 if run.info.run_id != parent:
-                    self.client.delete_run(run.info.run_id)  # its epochs, which the evaluation has with more figures
+                    self.client.delete_run(run.info.run_id)  # the evaluation has its epochs, with more figures
             for name, candidate in candidates.items():
                 self._candidate(parent, execution, name, candidate, selected=name == evaluation["selected"]["cnn"])
         self._artefacts(parent, folder)
@@ -173,11 +173,11 @@ class _Store:
         return parent
 
     def write_steps(self, folder: Path, ended: list[StepRecord], *, broken_off: bool) -> None:
-        """Write steps that have ended to the execution's run, which begins with the first of them."""
+        """Write steps that have ended to the execution's MLflow run, which the first of them creates."""
         execution = _read(folder / "execution.json")
         parent, known = self._parent(execution)
         for step in ended:
-            if f"seconds/{step.name}" in known:  # watched before
+            if f"seconds/{step.name}" in known:  # an earlier watch has written it
                 continue
             self.client.log_metric(parent, f"seconds/{step.name}", step.seconds)
             epochs = _epochs(log_of(step, folder / "logs")) if step.type == "Training" else []
@@ -194,9 +194,9 @@ class _Store:
         return list(self.client.search_runs([self.experiment], f"tags.`{TAG}` = '{quoted}'"))
 
     def _parent(self, execution: Mapping[str, Any]) -> tuple[str, Mapping[str, float]]:
-        """Return this execution's run and the metrics it has.
+        """Return this execution's run and the metrics it already has.
 
-        One that goes on is taken up; one that had ended goes with its candidates, so that nothing is there twice.
+        A running one is continued. A finished one is deleted with its candidates, so that nothing is there twice.
         """
         runs = self._runs(execution)
         for old in runs:
@@ -245,7 +245,7 @@ class _Store:
         return str(run.info.run_id)
 
     def _history(self, run: str, execution: Mapping[str, Any], epochs: list[Mapping[str, Any]]) -> int:
-        """Write the figures of epochs, and return when the last one ended, in milliseconds."""
+        """Write the figures of epochs, and return the end of the last one, in milliseconds."""
         moment = float(_milliseconds(execution["started"]))
         for epoch in epochs:
             moment += 1000 * epoch["seconds"]
@@ -280,14 +280,14 @@ def _flavour(archive: Path, scratch: Path) -> Path:
 
 
 def _epochs(log: Path) -> list[Mapping[str, Any]]:
-    """Return the epochs that a training job told of in its log."""
+    """Return the epochs that a training job printed to its log."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     found = [dict(_FIGURE.findall(line)) for line in lines if line.startswith("epoch=")]
     return [{name: float(value) for name, value in epoch.items()} for epoch in found if {*EPOCH_FIGURES} <= {*epoch}]
 
 
 def _hyperparameters(execution: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return all hyperparameters of a candidate, with what the pipeline's parameters made of them."""
+    """Return all hyperparameters of a candidate, with the values that the pipeline's parameters give them."""
     found = dict(execution.get("configuration", {}).get("networks", {}).get(name, {}))
     if found and "Epochs" in execution["parameters"]:
         found["epochs"] = execution["parameters"]["Epochs"]
@@ -310,7 +310,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, str]:
 def _figures(scorecard: Mapping[str, Any], split: str) -> dict[str, float]:
     """Return the figures of a split that have a value, with the bounds of their intervals.
 
-    MLflow's page draws what stands before the slash as a section: the bounds have one of their own.
+    MLflow's page shows the text before the slash as a section; the bounds have their own section.
     """
     found = {}
     for name, figure in scorecard.items():

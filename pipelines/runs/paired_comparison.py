@@ -1,4 +1,4 @@
-"""The difference of two runs on the same films, film by film: what helps or hurts both alike is not in its interval."""
+"""The difference of two runs on the same images, image by image: effects common to both do not widen its interval."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,25 +27,35 @@ LEVEL, RESAMPLES, SEED = 0.95, 1000, 0
 
 @dataclass(frozen=True)
 class Answers:
-    """What the selected network of a run says of the films of one split, by image id."""
+    """The predictions of a run's selected network on the images of one split, by image id."""
 
     image_ids: tuple[str, ...]
     patients: tuple[str, ...]
     labels: Integers
-    """(films,) class index."""
+    """(images,) class index."""
     probabilities: Floats
-    """(films, classes), calibrated."""
+    """(images, classes) calibrated probabilities."""
 
     def same_films(self, other: "Answers") -> bool:
-        """Return whether these are the same films, with the same truth."""
+        """Return whether both have the same images with the same truth."""
         return self.image_ids == other.image_ids and np.array_equal(self.labels, other.labels)
 
 
 def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return by split and figure what `other` has over `first`, as {"value", "low", "high", "beyond_chance", "paired"}.
+    """Return the differences `other` minus `first`, by split and figure.
 
-    Only of splits whose films are the same in both, and only of runs that kept what they said of each film
-    (`predictions.csv`). Raises `ConfigError` where that file is damaged.
+    Only splits with the same images in both runs are compared, and only if both runs kept their predictions
+    (`predictions.csv`).
+
+    Args:
+        first: The run to compare with.
+        other: The other run.
+
+    Returns:
+        For each split and figure, {"value", "low", "high", "beyond_chance", "paired"}.
+
+    Raises:
+        ConfigError: A `predictions.csv` is damaged.
     """
     ours, theirs = answers(first), answers(other)
     return {
@@ -56,7 +66,7 @@ def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[
 
 
 def answers(folder: RunFolder) -> dict[str, Answers]:
-    """Return what the run's selected network says, by split; nothing of a run that did not keep it."""
+    """Return the predictions of the run's selected network, by split; empty if the run did not keep them."""
     path = folder.path / FILE
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""What can be said before the first step: whether a source, weights, parameters and this disk can make a run at all."""
+"""Checks before the first step whether the source, weights, parameters and disk allow a run at all."""
 
 import shutil
 import tarfile
@@ -31,9 +31,9 @@ OF_PARAMETERS: Mapping[str, str] = {
     "Seed": "data.seed",
     "TrainingInstanceCount": "compute.training_instance_count",
 }
-"""The key of the configuration whose rules hold for a pipeline parameter, too."""
+"""Maps a pipeline parameter to the key of the configuration whose rules also apply to it."""
 SPARE_BYTES = 2**30
-"""Free disk that a run needs beside its images."""
+"""Free disk that a run needs in addition to its images."""
 
 
 def check(
@@ -45,9 +45,18 @@ def check(
     *,
     on_aws: bool = False,
 ) -> None:
-    """Raise `MammopipeError` for what would make a run fail later, as far as it can be known before it starts.
+    """Check everything that would make the run fail later and can be known before it starts.
 
-    On AWS images and weights lie on S3 and are not read here.
+    Args:
+        config: The configuration.
+        source: Folder, tarball, `s3://` folder or `phantoms`; empty: the default source.
+        weights: File or folder of pretrained weights, `s3://` folder, or empty.
+        parameters: Values for the pipeline's parameters.
+        runs: The folder of all runs.
+        on_aws: Whether the run is on AWS. Images and weights are then on S3 and are not read here.
+
+    Raises:
+        MammopipeError: The run would fail.
     """
     _check_folder(runs)
     with_parameters(config, parameters)
@@ -70,7 +79,7 @@ def _check_folder(runs: Path) -> None:
 
 
 def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> PipelineConfig:
-    """Return the configuration as pipeline parameters change it; raises `ConfigError` where that breaks a rule."""
+    """Return the configuration with the pipeline parameters applied; raises `ConfigError` if that breaks a rule."""
     for name, value in parameters.items():
         if name in OF_PARAMETERS:
             table, _, key = OF_PARAMETERS[name].partition(".")
@@ -82,7 +91,7 @@ def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> Pi
 
 
 def check_division(config: PipelineConfig, records: Sequence[ImageRecord], where: str) -> None:
-    """Raise `LabelError` where a split would lack a class."""
+    """Raise `LabelError` if a split would lack a class."""
     if config.data.protocol is not SplitProtocol.PUBLISHED:
         require_trainable(records, config.data.split, where=where)
 
@@ -145,7 +154,7 @@ def _check_source(config: PipelineConfig, source: Path) -> None:
 
 @contextmanager
 def _labels(source: Path, label_table: str) -> Iterator[Path]:
-    """Yield a folder that holds a source's label table: its own, or one with what a tarball has of that name."""
+    """Yield a folder with the source's label table: its own folder, or one with the table extracted from a tarball."""
     if source.is_dir():
         yield source
         return

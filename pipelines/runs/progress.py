@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live table on a terminal, one line per event elsewhere."""
+"""Displays a run: a live table on a terminal, one line per event elsewhere."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ from mammopipe.pipelines.backends.step_status import Status, StepRecord
 
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
 FOLD = re.compile(r"^fold=(\d+) ")
-"""What a training job prints before the epochs of a fold."""
+"""The line that a training job prints before the epochs of a fold."""
 SLOW = ("Processing", "Training", "Endpoint")
 """Step types whose start is worth a line."""
 STYLES = {
@@ -34,13 +34,13 @@ STYLES = {
 
 
 def console() -> Console:
-    """Return where tables go: as wide as the terminal, or 100 columns where there is none."""
+    """Return the console for tables: as wide as the terminal, or 100 columns if there is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Show, on a terminal, that `what` goes on, beside whatever else is printed; nothing where there is none."""
+    """Show on a terminal that `what` is in progress, beside other output; shows nothing without a terminal."""
     if not sys.stderr.isatty():
         yield
         return
@@ -50,7 +50,7 @@ def waiting(what: str) -> Iterator[None]:
 
 @dataclass
 class Progress:
-    """Shows the steps of a run while it is open as a context manager."""
+    """Shows the steps of a run while open as a context manager."""
 
     logs: Path
     console: Console = field(default_factory=console)
@@ -78,7 +78,7 @@ class Progress:
             self._live.stop()
 
     def changed(self, records: list[StepRecord]) -> None:
-        """Take the steps as they stand now."""
+        """Update the display to the current status of the steps."""
         self._records = records
         if self._live is None:
             for record in records:
@@ -107,7 +107,7 @@ class Progress:
 
 
 def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Table:
-    """Return the steps as a table; with `logs`, running steps show what their log says last."""
+    """Return the steps as a table; with `logs`, running steps show the last line of their log."""
     table = Table("step", "status", Column("time", justify="right"), "", box=None, pad_edge=False)
     for record in records:
         seconds = record.seconds
@@ -124,7 +124,7 @@ def steps_table(records: Iterable[StepRecord], logs: Path | None = None) -> Tabl
 
 
 def log_of(record: StepRecord, logs: Path) -> Path:
-    """Return a step's log; of several instances, the first one's."""
+    """Return a step's log; for several instances, the log of the first."""
     log = logs / f"{record.name}.log"
     return log if log.is_file() else logs / f"{record.name}-algo-1.log"
 
@@ -142,7 +142,7 @@ def _read(log: Path) -> str:
 
 
 def _epochs(text: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield fold, empty where there is none, epoch, score and seconds of each epoch that a log tells of to its end."""
+    """Yield fold (empty if there is none), epoch, score and seconds of each epoch that a log reports completely."""
     fold = ""
     for line in text.splitlines(keepends=True):
         if not line.endswith("\n"):
@@ -159,7 +159,7 @@ def _line(record: StepRecord) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time as people read it, or nothing where none is known."""
+    """Return a time in readable form, or an empty text if it is unknown."""
     if seconds is None:
         return ""
     if seconds >= 3600:

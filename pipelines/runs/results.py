@@ -1,4 +1,4 @@
-"""What a run leaves for a person: the results copied from S3, and a test film's answer beside its truth."""
+"""The results that a run leaves for a person: files from S3, and the answer for a test image beside its truth."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,12 +20,12 @@ RESULTS: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("evaluation.json", "report.html", "predictions.csv", "model_card.md", "model_card.json"),
     "model": ("model.tar.gz",),
 }
-"""Of each output of Evaluate the files that lie in the run's folder under their own name."""
+"""For each output of Evaluate, the files that are copied to the run's folder under their own name."""
 WHOLE = tuple(name for names in RESULTS.values() for name in names)
 IMAGES = ("prepared", "data_segmentation")
 """The outputs whose images a run may keep."""
 PREPARED = "prepared"
-"""The output whose manifest says which films are the test split's."""
+"""The output whose manifest says which images are in the test split."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Output:
 
 
 def outputs(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Output]:
-    """Yield the outputs in the properties of the steps that have run."""
+    """Yield the outputs listed in the properties of the steps that have run."""
     for properties in steps.values():
         for item in properties.get("ProcessingOutputConfig", {}).get("Outputs", []):
             yield Output(item["OutputName"], item["S3Output"]["S3Uri"].rstrip("/"))
 
 
 def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Path) -> None:
-    """Copy what a person looks at into a run's folder: results, pictures, and each stage's account of itself."""
+    """Copy into a run's folder what a person looks at: results, pictures, and each stage's summary of its work."""
     for output in outputs(steps):
         place = S3Uri.parse(output.uri + "/")
         for item in storage.list(output.uri + "/"):
@@ -56,14 +56,14 @@ def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Pa
 def keep(
     steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Path, kinds: Collection[Keep], selected: str
 ) -> None:
-    """Copy what a run was made of into its folder, as its configuration asks.
+    """Copy models and images of the steps into the run's folder, as the configuration asks.
 
     Args:
         steps: The properties of the steps that have run.
         storage: The S3 of the run.
         folder: The run's folder: `models/NETWORK.tar.gz`, `images/prepared/`, `images/data_segmentation/`.
-        kinds: What is kept.
-        selected: The network whose model is the run's `model.tar.gz`; it is not kept twice.
+        kinds: What to keep.
+        selected: The network whose model already is the run's `model.tar.gz`; it is not copied again.
     """
     if Keep.MODELS in kinds:
         for name, properties in steps.items():
@@ -94,16 +94,16 @@ def _place_of(output: str, name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class TestFilm:
-    """A film that no model has seen."""
+    """An image that no model has seen."""
 
     record: ImageRecord
-    """Its row, with the truth."""
+    """Its row of the label table, with the truth."""
     place: S3Uri
     item: S3Object
 
 
 def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Storage) -> TestFilm | None:
-    """Return the test film to ask about, the first of the most serious label; None when the run prepared no films."""
+    """Return the first test image of the most serious label; None if the run prepared no images."""
     prepared = [output for output in outputs(steps) if output.name == PREPARED]
     if not prepared:
         return None
@@ -123,9 +123,14 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
 
 
 def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
-    """Send a film to the endpoint, tell what it said next to the truth, and write `invocation.json`.
+    """Send an image to the endpoint, show the answer beside the truth, and write it to a file.
 
-    What an endpoint with async inference says is in `invocation-async.json`.
+    Args:
+        endpoint: The running endpoint.
+        film: The image.
+        storage: The S3 of the run.
+        folder: Folder for `invocation.json`; for async inference, the file is `invocation-async.json`.
+        say: Called with one line for the user.
     """
     with TemporaryDirectory() as scratch:
         path = Path(scratch, PurePosixPath(film.item.key).name)
@@ -149,7 +154,7 @@ def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path,
 
 
 def predict(endpoint: LocalEndpoint, path: Path, record: ImageRecord, storage: Storage) -> Answer:
-    """Return the endpoint's answer to a file; `record` says which side and view it is, where the file does not."""
+    """Return the endpoint's answer to a file; `record` gives side and view if the file does not."""
     laterality = str(record.laterality) if record.laterality else None
     view = str(record.view) if record.view else None
     if endpoint.asynchronous:

@@ -1,4 +1,4 @@
-"""Where a run's films and weights come from, and how they get to the S3 that the run reads."""
+"""The sources of a run's images and weights, and their transfer to the S3 that the run reads."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from mammopipe.processing.phantoms.trees import write_phantoms
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's films come from."""
+    """The source of a run's images and weights."""
 
     place: str = PHANTOMS
-    """A folder or tarball, an `s3://` folder that is staged already, or `phantoms`."""
+    """A folder or tarball, an `s3://` folder that is already staged, or `phantoms`."""
     films: int = FILMS
-    """How many phantoms to make."""
+    """Number of phantoms to generate."""
     weights: str = ""
-    """A folder or file of pretrained weights, an `s3://` folder of staged ones, or nothing."""
+    """A folder or file of pretrained weights, an `s3://` folder of staged weights, or empty."""
 
 
 def bring(
@@ -39,9 +39,18 @@ def bring(
     given: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Stage films, and weights when there are any, to the run's S3; returns the parameters, pointing there.
+    """Stage the images, and the weights if any, to the run's S3.
 
-    A place that the caller has `given` as a parameter is left as it is.
+    Args:
+        config: The configuration.
+        source: The images and weights.
+        services: The services of the run.
+        parameters: The pipeline's parameters.
+        given: The parameters that the caller set; locations among them are left unchanged.
+        say: Called with each line for the user.
+
+    Returns:
+        The parameters, with the locations of the staged images and weights.
     """
     services.storage.ensure_bucket(config.storage.bucket)
     stage_salt(config, services.storage)
@@ -50,12 +59,12 @@ def bring(
         places["InputDataUri"] = _films(config, source, services, say)
     if source.weights and "WeightsUri" not in given:
         places["WeightsUri"] = _weights(config, source.weights, services, say)
-    # Without the slash at the end: the definition joins file names on.
+    # Without the trailing slash: the definition appends file names.
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in places.items()}
 
 
 def stage_source(config: PipelineConfig, source: Path, uri: str, storage: Storage) -> staging.Staged:
-    """Check a folder, tarball or table of the configuration's dataset and bring it to `uri`; raises `LabelError`."""
+    """Check a folder, tarball or table of the configuration's dataset and upload it to `uri`; raises `LabelError`."""
     if config.dataset == OWN:
         return staging.stage_own(source, uri, storage, config.own)
     return staging.stage(dataset_named(config.dataset), source, uri, storage)
