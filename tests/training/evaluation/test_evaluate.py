@@ -194,7 +194,8 @@ def without_test(evaluation: dict) -> dict:
         del holder["test"]
     for point in kept["selected"]["operating_points"].values():
         del point["on_test"]
-    kept["examples"] = [example for example in kept["examples"] if example["split"] != "test"]
+    for name in ("examples", "missed_cancers"):
+        kept[name] = [image for image in kept[name] if image["split"] != "test"]
     return kept
 
 
