@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
@@ -272,7 +273,8 @@ def _processing(
         tags=request_parts.tags(context),
         network_config=request_parts.network_config(context),
     )
-    words = [word for pair in arguments.items() for word in pair]
+    # An enum is a string to JSON, but a Python object to the YAML that local mode writes.
+    words = [word.value if isinstance(word, Enum) else word for pair in arguments.items() for word in pair]
     results = [request_parts.result(context, output) for output in outputs]
     return ProcessingStep(
         name=name,
