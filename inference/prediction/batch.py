@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mammopipe.inference.prediction.predictor import Predictor
 
 EXAM_COLUMNS = (
+    "path",
     "patient_id",
     "level",
     "laterality",
@@ -78,6 +79,8 @@ def predict_groups(batch: Batch, groups: Sequence[Sequence[Image]], *, processes
     Raises:
         ConfigError: The model cannot be used.
     """
+    if not groups:
+        return
     if processes == 1 or len(groups) == 1:
         _start(batch)
         yield from map(_judge, groups)
@@ -171,7 +174,9 @@ def _exam(
     from mammopipe.processing.images.mammogram import read_mammogram
 
     patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")
-    common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"patient_id": patient}
+    # The first image names the group: a patient may have several studies.
+    first = rows[0]["path"] if rows else ""
+    common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"path": first, "patient_id": patient}
     if not patient or not images:
         reason = "no image could be judged" if patient else "no patient id: views of one patient cannot be told"
         return [common | {"level": "patient", "images": len(images), "error": reason}]

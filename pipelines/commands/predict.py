@@ -56,15 +56,21 @@ def predict(options: argparse.Namespace) -> int:
             model, columns = model_columns(batch)
         groups = by_exam(images) if options.exams else [[image] for image in images]
         with Table(options.output, ["model", *columns], model) as table, _exam_table(options, model) as exams:
-            left = [group for group in groups if not {str(image.path) for image in group} <= table.done]
+            left = [group for group in groups if not _is_done(group, table, exams)]
             if len(left) < len(groups):
                 print(f"{len(groups) - len(left)} of {len(groups)} were predicted before", file=sys.stderr)
             for rows in _shown(predict_groups(batch, left, processes=processes), left):
                 table.add([row for row in rows.images if row["path"] not in table.done])
                 if exams is not None:
-                    exams.add(rows.exams)
+                    exams.add([row for row in rows.exams if row["path"] not in exams.done])
     print(f"{options.output}: {table.written} images predicted, {table.refused} refused (column error)")
     return int(table.written + table.refused > 0 and table.written == 0)
+
+
+def _is_done(group: "Sequence[Image]", table: "Table", exams: "Table | None") -> bool:
+    """Return whether every image of a group has its row, and the exam that they make has its own."""
+    paths = [str(image.path) for image in group]
+    return set(paths) <= table.done and (exams is None or paths[0] in exams.done)
 
 
 def _shown(found: Iterator[Any], groups: Sequence[Any]) -> Iterator[Any]:
@@ -136,7 +142,7 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], model: str) -> None:
         self._path, self._columns, self._model = path, columns, model
         self.done: set[str] = set()
-        """Paths of the images that have a row."""
+        """Paths of the images that have a row; in the table of exams, of the first image of each."""
         self.written = self.refused = 0
 
     def __enter__(self) -> "Table":
@@ -176,5 +182,6 @@ class Table:
         rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
         if rows and (list(rows[0]) != list(self._columns) or {row["model"] for row in rows} != {self._model}):
             raise ConfigError(f"{self._path}: holds other columns, or another model's predictions; give another file")
-        self.done = {row["path"] for row in rows if "path" in row}
-        return rows
+        # An exam is complete with its last row, the patient's; the rows of images have no level.
+        self.done = {row["path"] for row in rows if row.get("level", "patient") == "patient"}
+        return [row for row in rows if row["path"] in self.done]

@@ -50,6 +50,8 @@ def test_a_stopped_prediction_goes_on_where_it_was(
     assert cli.main(words) == 0
     assert "2 of 5 were predicted before" in capsys.readouterr().err
     assert output.read_text() == whole
+    assert cli.main([*words[:-1], "2"]) == 0, "nothing is left to predict"
+    assert output.read_text() == whole
     output.write_text(whole.replace(whole.splitlines()[1].split(",")[0], "another-model"))
     assert cli.main(words) == 2
     assert "another model's predictions" in capsys.readouterr().err
@@ -75,6 +77,11 @@ def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
         else:
             expected = max(score for (patient, _), score in of_images.items() if patient == row["patient_id"])
         assert float(row["malignancy"]) == pytest.approx(expected, abs=1e-6)
+    # Exams that were not asked for at first, or were lost, are made of the same images.
+    table, whole = tmp_path / "predictions-exams.csv", (tmp_path / "predictions-exams.csv").read_text()
+    table.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert cli.main(words) == 0
+    assert table.read_text() == whole and rows_of(output) == rows
 
 
 def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Path, tmp_path: Path) -> None:
