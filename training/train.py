@@ -36,6 +36,7 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.processing.settings import range_of
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
@@ -318,8 +319,27 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
     }
 
 
+def usage() -> str:
+    """Return the help of `train`, with every hyperparameter, its meaning, range and default."""
+    lines = [
+        "usage: train",
+        "",
+        "Trains one network in a SageMaker training container. It takes no arguments: settings are the hyperparameters",
+        "in /opt/ml/input/config/hyperparameters.json, images the channels below /opt/ml/input/data.",
+        "",
+        "hyperparameters:",
+    ]
+    for name, field in TrainConfig.model_fields.items():
+        known = "needed" if field.is_required() else f"default: {field.get_default(call_default_factory=True)}"
+        lines += [f"  {name}", f"      {field.description} ({', '.join(filter(None, (range_of(field), known)))})"]
+    return "\n".join(lines)
+
+
 def console() -> None:
     """Run the job as SageMaker's training container does, and exit with its code."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(usage())
+        return
     # Flush denormal numbers to zero. The AdamW moments of inactive units become denormal, which makes a step twenty
     # times slower. Threads inherit the setting, so it must be set before any starts.
     torch.set_flush_denormal(True)

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command
+from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.predict import model_directory
 from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ def add(subparsers: "Subparsers") -> None:
         "judge a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
         "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
     )
-    parser.add_argument("model", type=Path, help="model.tar.gz or the model directory")
+    parser.add_argument("model", help="a run's id or latest, model.tar.gz, or the model directory")
     parser.add_argument("dataset", type=Path, help="folder of the dataset as released")
     parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
     parser.add_argument("-o", "--output", type=Path, default=Path("external"), metavar="DIR", help="default: external")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
+    in_runs(parser)
     parser.set_defaults(command=evaluate)
 
 
@@ -34,7 +36,6 @@ def evaluate(options: argparse.Namespace) -> int:
     from mammopipe.inference.evaluation.run import evaluate_model
 
     dataset, folder = dataset_in(options.dataset, options.name)
-    print(
-        evaluate_model(options.model, dataset, folder, options.output, bootstrap=options.bootstrap, seed=options.seed)
-    )
+    with model_directory(options.model, options.runs) as model:
+        print(evaluate_model(model, dataset, folder, options.output, bootstrap=options.bootstrap, seed=options.seed))
     return 0

@@ -50,7 +50,7 @@ def predict(options: argparse.Namespace) -> int:
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be at least 1")
     images = _images(options.images, options.config)
-    with _model(options.model, options.runs) as directory:
+    with model_directory(options.model, options.runs) as directory:
         batch = Batch(directory, options.operating_point, options.heatmaps, options.exams)
         with waiting("loading the model"):
             model, columns = model_columns(batch)
@@ -106,7 +106,7 @@ def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
 
 
 @contextmanager
-def _model(name: str, runs: Path) -> Iterator[Path]:
+def model_directory(name: str, runs: Path) -> Iterator[Path]:
     """Yield the directory of a model, from a folder, a `model.tar.gz` or a run."""
     from mammopipe.pipelines.runs.folder import find_run
     from mammopipe.training.model.archive import unpack

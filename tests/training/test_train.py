@@ -16,6 +16,7 @@ import torch
 
 from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
@@ -433,3 +434,13 @@ def test_a_leak_that_ids_and_hashes_show_stops_the_job_before_it_reads_an_image(
         image.unlink()
     with pytest.raises(ManifestError, match=message):
         read_inputs(paths)
+
+
+def test_help_names_every_hyperparameter_and_writes_nothing(tmp_path):
+    command = [str(Path(sys.executable).with_name("train")), "--help"]
+    if not Path(command[0]).exists():
+        pytest.skip("the console script is not installed")
+    environment = {**os.environ, "MAMMOPIPE_BASE": str(tmp_path / "ml")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert all(f"\n  {name}\n" in done.stdout for name in TrainConfig.model_fields)
+    assert not (tmp_path / "ml").exists()
