@@ -252,7 +252,7 @@ malignant_auc = Metric(
 """The area under the ROC curve of the malignant class against all others."""
 log_loss = Metric("log_loss", _log_loss, needs="at least one image", scale=Scale.POSITIVE)
 """The mean negative log-likelihood of the true class, in nats."""
-brier = Metric("brier", _brier, needs="at least one image", scale=Scale.POSITIVE)
+brier = Metric("brier", _brier, needs="at least one image", scale=Scale.UP_TO_TWO)
 """The mean squared distance from the one-hot truth, summed over the classes; from 0 to 2 (Brier 1950)."""
 expected_calibration_error = Metric(
     "expected_calibration_error",

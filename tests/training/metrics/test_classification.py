@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.bootstrap import Resamples, Scale, bootstrap_interval
 
 # Four images: the third is a malignant film called normal, the fourth a benign one called rightly.
 LABELS = np.array([0, 0, 2, 1])
@@ -276,6 +276,18 @@ def test_memory_bounded_steps_change_nothing(monkeypatch):
     assert whole == classification.bootstrap_interval(
         classification.macro_auc, labels, probabilities, groups=patients, n=100
     )
+
+
+def test_an_interval_stays_inside_the_range_of_its_figure():
+    labels, powers = np.array([0, 1, 2, 0, 1, 2]), np.exp(np.random.default_rng(1).normal(size=(6, 3)) * 4)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    interval = bootstrap_interval(classification.brier, labels, probabilities, groups=[0, 0, 1, 1, 2, 2])
+    assert 0 < interval.low < interval.value < interval.high < 2
+    # The derivative that the interval uses is that of the scale.
+    for scale, value in ((Scale.SHARE, 0.3), (Scale.UP_TO_TWO, 0.7), (Scale.POSITIVE, 3.0), (Scale.REAL, -1.0)):
+        near = scale.to(np.array([value - 1e-6, value + 1e-6]))
+        assert np.diff(near)[0] / 2e-6 == pytest.approx(scale.slope(value), rel=1e-4)
+        assert scale.back(scale.to(np.array([value])))[0] == pytest.approx(value)
 
 
 def test_undefined_resamples_are_counted_and_too_many_give_no_interval():
