@@ -14,6 +14,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 SLOWEST_FIRST = (
+    "tests/training/networks/",
     "tests/pipelines/experiment/",
     "tests/pipelines/notebook/",
     "tests/pipelines/runs/test_whole_pipeline.py",
