@@ -38,6 +38,7 @@ from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.containers import docker_cli
 from mammopipe.processing.container.job import REASON_LIMIT
+from mammopipe.processing.container.network import LOCAL_VARIABLE
 from mammopipe.processing.errors import ConfigError, MammopipeError
 
 Properties = Mapping[str, Any]
@@ -195,7 +196,12 @@ class _Executor(LocalPipelineExecutor):  # type: ignore[misc]
             request[key] = job_name(mode.run_id, step.name)
             create = mode.sagemaker.create_processing_job if "Processing" in key else mode.sagemaker.create_training_job
             create(**request)
-            threads = {"OMP_NUM_THREADS": str(mode.threads[step.name]), "PYTHONUNBUFFERED": "1"}
+            # The configuration that the SDK writes names AWS's instance type, whose GPU this machine need not have.
+            threads = {
+                "OMP_NUM_THREADS": str(mode.threads[step.name]),
+                "PYTHONUNBUFFERED": "1",
+                LOCAL_VARIABLE: "true",
+            }
             request["Environment"] = {**threads, **(request.get("Environment") or {})}
         elif step.step_type is StepTypeEnum.CREATE_MODEL:
             request["ModelName"] = job_name(mode.run_id, step.name)

@@ -4,6 +4,7 @@ Source: "Distributed training configuration" and "How Amazon SageMaker AI Provid
 Developer Guide): resourceconfig.json names the interface between the hosts and the instance type.
 """
 
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,13 +55,19 @@ def await_host(
             waited += PAUSE
 
 
+LOCAL_VARIABLE = "MAMMOPIPE_LOCAL_MODE"
+"""Environment variable of a job in a container of this machine, whatever instance type its configuration names."""
+
+
 def require_gpus(resources: Mapping[str, object], gpus: int) -> None:
-    """Refuse to train on the CPU of a GPU instance.
+    """Refuse to train on the CPU of a GPU instance; a container of local mode (`LOCAL_VARIABLE`) is on none.
 
     Args:
         resources: The content of resourceconfig.json.
         gpus: The number of GPUs that the container sees.
     """
+    if os.environ.get(LOCAL_VARIABLE):
+        return
     kind = str(resources.get("current_instance_type", ""))
     family = kind.removeprefix("ml.").partition(".")[0]
     if kind.startswith("ml.") and family[:1] in GPU_FAMILIES and family[1:2].isdigit() and not gpus:

@@ -2,7 +2,13 @@
 
 import pytest
 
-from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
+from mammopipe.processing.container.network import (
+    LOCAL_VARIABLE,
+    await_host,
+    meeting_point,
+    network_environment,
+    require_gpus,
+)
 from mammopipe.processing.errors import ConfigError
 
 RESOURCES = {"network_interface_name": "eth0", "current_instance_type": "ml.g5.12xlarge"}
@@ -62,3 +68,8 @@ def test_an_instance_that_is_paid_for_its_gpus_does_not_train_on_its_processor(
             require_gpus(resources, gpus)
     else:
         require_gpus(resources, gpus)
+
+
+def test_a_container_of_local_mode_needs_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCAL_VARIABLE, "true")
+    require_gpus({"current_instance_type": "ml.g4dn.xlarge"}, 0)
