@@ -20,7 +20,7 @@ from IPython import display as ipython
 from mammopipe.inference.client.client import Answer, MammographyClient
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.commands import runs as run_views
-from mammopipe.pipelines.commands.answer_table import NOTICE, image_rows
+from mammopipe.pipelines.commands.models.answer_table import NOTICE, image_rows
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.estimate import Line, within
 from mammopipe.pipelines.notebook import graph_picture, roc_picture
