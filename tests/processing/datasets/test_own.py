@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, View
-from mammopipe.processing.datasets.own import OwnTable, arrange, find_table, read_own
+from mammopipe.processing.datasets.own import arrange, read_own
+from mammopipe.processing.datasets.own_table import OwnTable, find_table
 from mammopipe.processing.errors import LabelError
 
 HEAD = "image,patient,label"
