@@ -274,9 +274,9 @@ def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
 
 def _watch(folder: "RunFolder") -> int:
     from mammopipe.pipelines.backends.step_status import Status
-    from mammopipe.pipelines.runs import mlflow
     from mammopipe.pipelines.runs.aws_watch import terminal_question, watch
     from mammopipe.pipelines.runs.progress import Progress
+    from mammopipe.pipelines.runs.tracking import mlflow
 
     execution = folder.execution()
     if execution.get("backend") != "aws":

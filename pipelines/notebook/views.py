@@ -26,8 +26,8 @@ from mammopipe.pipelines.costs.estimate import Line, within
 from mammopipe.pipelines.notebook import graph_picture, roc_picture
 from mammopipe.pipelines.runs import comparison, paired_comparison
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.launch import Run
 from mammopipe.pipelines.runs.progress import STYLES
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
 
 CAPTIONS = {
@@ -228,8 +228,9 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
         if run.untracked:
             print(run.untracked)
         return run
-    from mammopipe.pipelines.runs import aws, mlflow
+    from mammopipe.pipelines.runs import aws
     from mammopipe.pipelines.runs.aws_watch import watch
+    from mammopipe.pipelines.runs.tracking import mlflow
 
     region = run.arn.split(":")[3]
     folder = aws.record(Path(runs), config or PipelineConfig(), run.arn, region)

@@ -38,7 +38,7 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
     """Return the records of a site's own table, with paths relative to the folder of images.
 
     Args:
-        source: The table, CSV or Parquet, or its folder.
+        source: The table, CSV or Parquet, or its folder; or the folder of a dataset that has been staged before.
         mapping: The fields of the columns and the meaning of the values.
         labelled: Whether each row needs a label. If not, records of rows without a label have the class normal, which
             then has no meaning.
@@ -47,6 +47,8 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
         LabelError: The table cannot be read, lacks a column, or no row can be used.
     """
     path = find_table(source)
+    if _is_staged(path):
+        return _read_staged(path)
     rows = read_rows(path, mapping.checked(), labelled=labelled)
     files = _Files(images_of(path, mapping))
     grouped: dict[str, list[Row]] = {}
@@ -70,6 +72,8 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
 
 def images_of(table: Path, mapping: OwnTable) -> Path:
     """Return the folder of the images of a table."""
+    if _is_staged(table):
+        return table.parent / IMAGE_FOLDER
     return (table.parent / mapping.images) if mapping.images else table.parent
 
 
@@ -239,6 +243,14 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
 
 def _image_id(path: str) -> str:
     return _ID.sub("_", PurePosixPath(path).with_suffix("").as_posix().replace("/", "_")).strip("_.") or "image"
+
+
+def _is_staged(table: Path) -> bool:
+    """Return whether a table is the manifest that `arrange` writes, as it lies in a staged dataset."""
+    if table.name != LABEL_TABLE:
+        return False
+    with table.open("rb") as stream:
+        return stream.readline().startswith(b"image_id,patient_id,dataset,")
 
 
 def _read_staged(path: Path) -> Table:
