@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
@@ -93,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         image_builds.add,
         cost.add,
         monitor.add,
-        shell_completion.add,
+        partial(shell_completion.add, whole=parser),
         config.add,
         data.add,
         power.add,

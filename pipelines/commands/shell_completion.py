@@ -1,6 +1,7 @@
 """`mammopipe completion`: the script by which a shell completes commands and options."""
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import command
@@ -9,19 +10,17 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 
-def add(subparsers: "Subparsers") -> None:
-    """Add the parser of `completion`."""
+def add(subparsers: "Subparsers", whole: argparse.ArgumentParser) -> None:
+    """Add the parser of `completion`; `whole` is the parser of all commands."""
     text = "print the script by which a shell completes commands and options"
     parser = command(subparsers, "completion", text, "completion bash >> ~/.bashrc")
-    parser.set_defaults(command=completion)
     parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+    parser.set_defaults(command=partial(completion, whole))
 
 
-def completion(options: argparse.Namespace) -> int:
+def completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     """Print a shell's completion script."""
     import shtab
 
-    from mammopipe.pipelines.cli import build_parser
-
-    print(shtab.complete(build_parser(), shell=options.shell))
+    print(shtab.complete(whole, shell=options.shell))
     return 0

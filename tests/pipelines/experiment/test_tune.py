@@ -54,7 +54,11 @@ def small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
 def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Search:
     found = [space for space in map(tune.Space.parse, spaces) if space is not None]
     return tune.Search(
-        lambda given: PipelineConfig.load(assignments=["dataset=own", "training.epochs=4", *given]), found, trials, out, films=36
+        lambda given: PipelineConfig.load(assignments=["dataset=own", "training.epochs=4", *given]),
+        found,
+        trials,
+        out,
+        films=36,
     )
 
 
