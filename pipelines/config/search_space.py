@@ -1,4 +1,4 @@
-"""Ranges of values that a search draws from, written as `log(1e-5,1e-2)`, `uniform(0,0.5)`, `int(2,8)`, `choice(a,b)`."""
+"""Ranges of values that a search draws from: `log(1e-5,1e-2)`, `uniform(0,0.5)`, `int(2,8)`, `choice(a,b)`."""
 
 import re
 from collections.abc import Iterator
