@@ -86,9 +86,9 @@ class Space:
         if self.kind is Kind.CHOICE:
             yield from self.bounds
         elif self.kind is Kind.INT:
-            low, high = map(int, self.bounds)
-            yield from map(str, range(low, high + 1, 1 + (high - low) // most))
-            yield str(high)
+            first, last = map(int, self.bounds)
+            yield from map(str, range(first, last + 1, 1 + (last - first) // most))
+            yield str(last)
         else:
             low, high = map(float, self.bounds)
             # The value between is no round number: it shows whether the key takes whole numbers only.
