@@ -52,7 +52,7 @@ def small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Search:
-    found = [space for space in map(tune.Space.parse, spaces) if space is not None]
+    found = [space for space in map(tune.space_of, spaces) if space is not None]
     return tune.Search(
         lambda given: PipelineConfig.load(assignments=["dataset=own", "training.epochs=4", *given]),
         found,
