@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, check_staged, read_staged
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
@@ -25,7 +26,6 @@ from mammopipe.processing.datasets.manifest import (
     Lesion,
     Split,
     View,
-    read_manifest,
     write_manifest,
 )
 from mammopipe.processing.errors import LabelError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import pandas
 
 NAME = "own"
-LABEL_TABLE = "manifest.csv"
-IMAGE_FOLDER = "images"
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
@@ -400,24 +398,12 @@ def _image_id(path: str) -> str:
     return _ID.sub("_", PurePosixPath(path).with_suffix("").as_posix().replace("/", "_")).strip("_.") or "image"
 
 
-def _read_staged(path: Path) -> Table:
-    return Table(read_manifest(path))
-
-
-def _check_staged(folder: Path) -> Table:
-    table = _read_staged(folder / LABEL_TABLE)
-    for record in table.records:
-        if not (folder / IMAGE_FOLDER / record.path).is_file():
-            raise LabelError(f"{folder}: {record.path} has a row in {LABEL_TABLE} but no file")
-    return table
-
-
 DATASET = Dataset(
     name=NAME,
     terms=Terms("Images of the site's own, from a table that it made.", "The site answers for the right to use them."),
     label_table=LABEL_TABLE,
     image_folder=IMAGE_FOLDER,
     patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),
-    read_table=_read_staged,
-    check=_check_staged,
+    read_table=read_staged,
+    check=check_staged,
 )

@@ -46,5 +46,23 @@ def _own(folder: Path, images: int) -> None:
             link.write_bytes(data)
 
 
-WRITERS: Mapping[str, Callable[[Path, int], None]] = {"mias": _mias, "rsna": _rsna, "own": _own}
+def _collection(name: str) -> Callable[[Path, int], None]:
+    def write(folder: Path, images: int) -> None:
+        # Imported here, so that synthetic MIAS films need no pydicom.
+        from mammopipe.processing.phantoms import collection_trees
+
+        getattr(collection_trees, name)(folder, images)
+
+    return write
+
+
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {
+    "mias": _mias,
+    "rsna": _rsna,
+    "own": _own,
+    "inbreast": _collection("write_inbreast_tree"),
+    "cbis-ddsm": _collection("write_cbis_tree"),
+    "cmmd": _collection("write_cmmd_tree"),
+    "vindr-mammo": _collection("write_vindr_tree"),
+}
 """Writers by the name of the dataset."""
