@@ -76,16 +76,34 @@ class _Files:
         self.folder = folder
         self.paths = [path for path in files_below(folder) if is_image(path)]
         self.by_folder = by_folder(self.paths, folder)
+        self._by_header: dict[str, list[Path]] | None = None
 
     def find(self, parts: Sequence[str]) -> list[Path]:
-        """Return the files of a path in the table: that file, or those of its series, or of its image's folder."""
+        """Return the files of a path in the table: that file, or those of its series, its image's folder or header."""
         exact = self.folder.joinpath(*parts)
         if exact.is_file():
             return [exact]
         for name in (*parts[-2:-1], *parts[:1]):
             if name in self.by_folder:
                 return self.by_folder[name]
-        return []
+        if self._by_header is None:
+            self._by_header = _by_header(path for path in self.paths if path.suffix.lower() in (".dcm", ".dicom"))
+        return self._by_header.get(parts[0], []) if parts else []
+
+
+def _by_header(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return DICOM files by their Patient ID, which is the name of the image's folder in the archive."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+        except (InvalidDicomError, OSError, EOFError, ValueError):
+            continue  # no image of the tables; a named file that is damaged is refused by the reader
+        found.setdefault(str(header.get("PatientID", "")), []).append(path)
+    return found
 
 
 def read_release(folder: Path) -> Table:

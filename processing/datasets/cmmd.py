@@ -49,8 +49,10 @@ def read_release(folder: Path) -> Table:
         place = path.relative_to(folder).as_posix()
         patient, side, view = _read_header(path, place)
         name = _image_id(patient, path)
-        if (patient, side) not in breasts:
-            refused.append((name, f"{place}: no row of {tables[0].name} with ID1 {patient}, LeftRight {side or 'unknown'}"))
+        if side is None or (patient, side) not in breasts:
+            refused.append(
+                (name, f"{place}: no row of {tables[0].name} with ID1 {patient}, LeftRight {side or 'unknown'}")
+            )
             continue
         seen.add((patient, side))
         records.append(_record(name, place, patient, side, view, breasts[patient, side]))

@@ -117,9 +117,7 @@ def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def circle_around(
-    left: float, top: float, right: float, bottom: float, label: Label, finding: str = ""
-) -> Lesion:
+def circle_around(left: float, top: float, right: float, bottom: float, label: Label, finding: str = "") -> Lesion:
     """Return the circle of a box: its centre, and half its longer side as radius.
 
     The lesions of a normal image are benign findings.
@@ -145,9 +143,8 @@ BIRADS_CLASSES: Mapping[str, Label] = {
 
 
 def class_of_birads(text: str, *, where: str) -> Label:
-    """Return the class of a BI-RADS category such as `4a` or `BI-RADS 4`; raises `ValueError` for others than 1 to 6."""
+    """Return the class of a BI-RADS category such as `4a` or `BI-RADS 4`; raises `ValueError` outside 1 to 6."""
     category = text.strip().upper().removeprefix("BI-RADS").strip()
     if category[:1] not in BIRADS_CLASSES or category[1:] not in ("", "A", "B", "C", ".0"):
         raise ValueError(f"{where} {text!r} must be 1 to 6, with a letter after 4 or not")
     return BIRADS_CLASSES[category[0]]
-

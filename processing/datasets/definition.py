@@ -99,7 +99,9 @@ class Dataset:
 
         if any(record.synthetic for record in table.records):
             return True
-        return any(PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix in (".dcm", ".dicom"))
+        return any(
+            PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix in (".dcm", ".dicom")
+        )
 
 
 def _head(path: Path) -> bytes:

@@ -106,7 +106,9 @@ def _findings(folder: Path, refused: list[tuple[str, str]]) -> dict[str, tuple[L
 
 def _lesion(row: Mapping[str, str]) -> Lesion:
     left, top, right, bottom = (float(row[name]) for name in ("xmin", "ymin", "xmax", "ymax"))
-    label = Label.BENIGN if not row["finding_birads"] else class_of_birads(row["finding_birads"], where="finding_birads")
+    label = (
+        Label.BENIGN if not row["finding_birads"] else class_of_birads(row["finding_birads"], where="finding_birads")
+    )
     return circle_around(left, top, right, bottom, label, ", ".join(_names(row["finding_categories"])))
 
 

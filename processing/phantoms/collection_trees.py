@@ -23,7 +23,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from mammopipe.processing.datasets import cbis_ddsm, cmmd, inbreast, vindr_mammo
+from mammopipe.processing.datasets import cbis_ddsm, inbreast, vindr_mammo
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.dicom.file import PHANTOM_WRITER
 from mammopipe.processing.errors import ConfigError
@@ -150,7 +150,11 @@ def write_cmmd_tree(folder: Path, images: int = 24, seed: int = 0, *, size: tupl
     for image in _images(images, (Label.MALIGNANT, Label.BENIGN), seed, size, normal=False):
         patient = f"D1-{image.woman + 1:04d}"
         code = Dataset()
-        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = codes[image.view][0], "SCT", codes[image.view][1]
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = (
+            codes[image.view][0],
+            "SCT",
+            codes[image.view][1],
+        )
         _write_dicom(
             folder / "CMMD" / patient / f"07-18-2010-NA-NA-{79377 + image.woman}" / f"1.000000-NA-{70244 + image.woman}"
             / f"1-{image.number % 4 + 1}.dcm",
@@ -221,12 +225,15 @@ def _cbis_dicom(
     place = folder / "CBIS-DDSM" / name / "07-20-2016-DDSM-NA-30104" / f"1.000000-{series}-{number:05d}"
     whole = {"Modality": "MG", "PatientID": name, "PatientName": name, "SeriesDescription": series, **tags}
     bits = 8 * pixels.dtype.itemsize
-    _write_dicom(place / f"{file}.dcm", pixels, bits, f"{number}.{file[-1]}", whole, storage=SecondaryCaptureImageStorage)
+    _write_dicom(
+        place / f"{file}.dcm", pixels, bits, f"{number}.{file[-1]}", whole, storage=SecondaryCaptureImageStorage
+    )
 
 
 def _mask(lesion: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     rows, columns = np.ogrid[: size[0], : size[1]]
-    return (np.hypot(columns - lesion.x, rows - lesion.y) <= lesion.radius).astype(np.uint8) * np.uint8(255)
+    inside = np.hypot(columns - lesion.x, rows - lesion.y) <= lesion.radius
+    return np.asarray(inside.astype(np.uint8) * np.uint8(255))
 
 
 def _cut(lesion: Any, pixels: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mammopipe.processing.datasets import own
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import mias_tree
 from mammopipe.processing.phantoms.own_tree import write_own_tree
@@ -40,7 +41,7 @@ def _own(folder: Path, images: int) -> None:
     with TemporaryDirectory() as scratch:
         write_own_tree(Path(scratch), images=images)
         own.arrange(Path(scratch), folder)
-        for link in (folder / own.IMAGE_FOLDER).rglob("*.png"):
+        for link in (folder / IMAGE_FOLDER).rglob("*.png"):
             data = link.read_bytes()
             link.unlink()
             link.write_bytes(data)
