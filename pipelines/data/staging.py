@@ -18,8 +18,8 @@ from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.arranged import arrange
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import OwnTable
 from mammopipe.processing.datasets.own import arrange as arrange_own
+from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
