@@ -28,10 +28,13 @@ def stage(options: argparse.Namespace) -> int:
     if options.what == "weights":
         staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
     else:
+        from mammopipe.pipelines.data.test_reads import open_register
         from mammopipe.pipelines.runs.sources import stage_source
 
         uri = options.to or config.storage.uri("raw", options.what)
-        staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
+        config = config.replace(dataset=options.what)
+        staged = stage_source(config, options.source, uri, storage)
+        open_register(config, storage)
     print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
     return 0
 
