@@ -5,14 +5,14 @@ Optuna proposes the values (its tree-structured Parzen estimator, Bergstra et al
 reports are not used.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.search_space import Kind, Space
 from mammopipe.pipelines.config.toml import assigned, unknown_key
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.processing.errors import ConfigError
@@ -24,58 +24,15 @@ if TYPE_CHECKING:
 
 MEASURE = "macro_auc"
 STUDY, TABLE, PICTURE = "study.db", "trials.csv", "trials.png"
-_SPACE = re.compile(r"(log|uniform|int|choice)\((.*)\)")
 
 
-@dataclass(frozen=True)
-class Space:
-    """The values that a key may take."""
-
-    key: str
-    kind: str
-    """`log` and `uniform` are numbers, `int` whole numbers, `choice` words."""
-    bounds: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, assignment: str) -> "Space | None":
-        """Return the space in `KEY=log(LOW,HIGH)`; None if the text assigns a single value. Raises `ConfigError`."""
-        key, _, text = assignment.partition("=")
-        found = _SPACE.fullmatch(text.strip())
-        if found is None:
-            return None
-        if field_at(PipelineConfig, key.split(".")) is None:
-            raise unknown_key(PipelineConfig, key)
-        words = tuple(word.strip() for word in found[2].split(","))
-        space = cls(key, found[1], words)
-        if space.kind == "choice":
-            if len(words) < 2 or not all(words):
-                raise ConfigError(f"--set {assignment}: choice takes two words or more")
-        else:
-            space.check(assignment)
-        return space
-
-    def check(self, assignment: str) -> None:
-        """Raise `ConfigError` unless LOW is a number below HIGH; for `log`, LOW must also be above 0."""
-        try:
-            low, high = map(int if self.kind == "int" else float, self.bounds)
-        except ValueError:
-            raise ConfigError(f"--set {assignment}: {self.kind} takes two numbers, LOW and HIGH") from None
-        if low >= high or (self.kind == "log" and low <= 0):
-            above = " and above 0" if self.kind == "log" else ""
-            raise ConfigError(f"--set {assignment}: LOW must be below HIGH{above}")
-
-    def suggest(self, trial: "optuna.Trial") -> str:
-        """Return the value for a trial, as text for an assignment."""
-        if self.kind == "choice":
-            return str(trial.suggest_categorical(self.key, self.bounds))
-        if self.kind == "int":
-            return str(trial.suggest_int(self.key, *map(int, self.bounds)))
-        low, high = map(float, self.bounds)
-        return repr(trial.suggest_float(self.key, low, high, log=self.kind == "log"))
-
-    def ends(self) -> Iterator[str]:
-        """Yield the values to validate before a trial starts."""
-        yield from (f"{self.key}={value}" for value in self.bounds)
+def space_of(assignment: str) -> Space | None:
+    """Return the range in `KEY=log(LOW,HIGH)`; None if the text assigns a single value. Raises `ConfigError`."""
+    key, _, text = assignment.partition("=")
+    space = Space.parse(key, text, f"--set {assignment}")
+    if space is not None and field_at(PipelineConfig, key.split(".")) is None:
+        raise unknown_key(PipelineConfig, key)
+    return space
 
 
 @dataclass(frozen=True)
@@ -98,9 +55,9 @@ class Search:
         if self.trials < 1:
             raise ConfigError(f"--trials {self.trials}: must be at least 1")
         for space in self.spaces:
-            for assignment in space.ends():
-                assigned(PipelineConfig, [assignment])
-                self.configure([assignment])
+            for value in space.examples():
+                assigned(PipelineConfig, [f"{space.key}={value}"])
+                self.configure([f"{space.key}={value}"])
 
 
 def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str], None] = print) -> "optuna.Study":
@@ -208,9 +165,9 @@ def _height(row: Mapping[str, Any], name: str, table: Sequence[Mapping[str, Any]
     import math
 
     space = next((item for item in spaces if item.key == name), None)
-    if space is not None and space.kind == "choice":
+    if space is not None and space.kind is Kind.CHOICE:
         return space.bounds.index(str(row[name])) / (len(space.bounds) - 1)
-    scale: Callable[[float], float] = math.log if space is not None and space.kind == "log" else float
+    scale: Callable[[float], float] = math.log if space is not None and space.kind is Kind.LOG else float
     values = [scale(float(item[name])) for item in table]
     return (scale(float(row[name])) - min(values)) / (max(values) - min(values) or 1)
 

@@ -40,7 +40,7 @@ class Runs:
 
 
 def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Search:
-    found = [space for space in map(tune.Space.parse, spaces) if space is not None]
+    found = [space for space in map(tune.space_of, spaces) if space is not None]
     return tune.Search(lambda given: PipelineConfig.load(assignments=["training.epochs=4", *given]), found, trials, out)
 
 
