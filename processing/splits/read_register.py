@@ -1,8 +1,8 @@
 """The register of the evaluations that read a frozen test split.
 
-Whoever reads a test split often, and keeps the run with the best figure, has chosen on it. So each evaluation appends one
-entry, and later ones state how many there are. An entry is a file of its own with a name that occurs only once, because
-S3 cannot append to an object: concurrent runs then never overwrite each other's entries.
+Whoever reads a test split often, and keeps the run with the best figure, has chosen on it. So each evaluation appends
+one entry, and later ones state how many there are. An entry is a file of its own with a name that occurs only once,
+because S3 cannot append to an object: concurrent runs then never overwrite each other's entries.
 """
 
 import hashlib

@@ -10,7 +10,15 @@ import pytest
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.splits import read_register
-from mammopipe.processing.splits.read_register import Read, account, append, entries, frozen_test_digest, merge, sentence
+from mammopipe.processing.splits.read_register import (
+    Read,
+    account,
+    append,
+    entries,
+    frozen_test_digest,
+    merge,
+    sentence,
+)
 
 FIRST = Read("2026-01-02T03:04:05Z", "t", 8, False, "patient", "alexnet", "m", "c", 0.6, None)
 
@@ -41,9 +49,11 @@ def test_the_same_images_are_the_same_test_whatever_is_done_with_them() -> None:
     rows = [row("mdb001", Split.TEST), row("mdb002", Split.TEST), row("mdb003", Split.TRAIN)]
     same = frozen_test_digest(rows)
     assert same == frozen_test_digest(rows[::-1])
-    assert same == frozen_test_digest([replace(item, label=Label.MALIGNANT, height=512, sha256="ab") for item in rows])
-    assert same == frozen_test_digest([*rows[:2], row("mdb009", Split.TRAIN)]), "training images are no part of the test"
-    assert same != frozen_test_digest(rows[:1]) and same != frozen_test_digest([replace(item, synthetic=True) for item in rows])
+    other = [replace(item, label=Label.MALIGNANT, height=512, sha256="ab") for item in rows]
+    assert same == frozen_test_digest(other)
+    assert same == frozen_test_digest([*rows[:2], row("mdb009", Split.TRAIN)]), "training images are no part of it"
+    assert same != frozen_test_digest(rows[:1])
+    assert same != frozen_test_digest([replace(item, synthetic=True) for item in rows])
 
 
 def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() -> None:
@@ -51,7 +61,7 @@ def test_the_account_counts_the_reads_of_this_split_and_names_those_of_others() 
     now = replace(FIRST, date="2026-02-02T00:00:00Z")
     said = account(earlier, now)
     assert (said["reads"], said["other_splits"]) == (2, 1)
-    assert sentence(said).startswith("This test split was read 2 times, first on 2026-01-02; this evaluation is number 2.")
+    assert "was read 2 times, first on 2026-01-02; this evaluation is number 2." in sentence(said)
     assert "Other test splits of the dataset were read 1 times" in sentence(said)
     assert sentence(account([], now)) == "This evaluation is the first of this test split in the register."
     assert "not known" in sentence(account(None, now))
