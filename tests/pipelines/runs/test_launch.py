@@ -17,7 +17,8 @@ from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.runs import launch
 from mammopipe.pipelines.runs.folder import find_run, list_runs
-from mammopipe.pipelines.runs.launch import Run, start
+from mammopipe.pipelines.runs.launch import start
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
 from mammopipe.processing.splits.read_register import entries
 from tests.pipelines.scripted import BODIES, CONFIG, EVALUATION, Compiled, compile_scripted
