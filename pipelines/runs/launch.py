@@ -41,7 +41,6 @@ from mammopipe.processing.files import write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.splits import read_register
 
-
 EVALUATE = "Evaluate"
 """Name of the step that reads the test split."""
 
