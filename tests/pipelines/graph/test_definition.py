@@ -277,7 +277,11 @@ def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
         "validation_balanced_accuracy": ["0.3910"],
         "learning_rate": ["0.00030"],
         "seconds": ["12.3"],
+        "best_validation_macro_auc": [],
     }
+    last = "best_epoch=1 best_validation_macro_auc=0.5731 model=/opt/ml/model"
+    read = {item["Name"]: re.findall(item["Regex"], last) for item in definitions}
+    assert {name: values for name, values in read.items() if values} == {"best_validation_macro_auc": ["0.5731"]}
 
 
 def deployed(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
