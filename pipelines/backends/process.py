@@ -27,6 +27,7 @@ from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.splits import read_register
 
 JOBS = ("Processing", "Training", "Tuning")
 
@@ -155,7 +156,12 @@ class Interpreter(Execution):
         request = self._request(step, ProcessingJobName=self._job_name(step))
         self.sagemaker.create_processing_job(**request)
         outputs = request["ProcessingOutputConfig"]["Outputs"]
-        places = {item["OutputName"]: item["S3Output"]["S3Uri"] for item in outputs}
+        # Entries of the register belong to the evaluation that made them: they are not results to reuse.
+        places = {
+            item["OutputName"]: item["S3Output"]["S3Uri"]
+            for item in outputs
+            if item["OutputName"] != read_register.NAME
+        }
         with self._reused(step, step["Type"], request, places, self._log(step)) as done:
             if not done:
                 run_processing(step["Name"], request, self.context, threads=self._threads[step["Name"]])

@@ -26,7 +26,7 @@ from mammopipe.pipelines.config.storage_and_data import (
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
 from mammopipe.pipelines.config.tuning import TuningConfig
-from mammopipe.processing.datasets.own import OwnTable
+from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
@@ -26,6 +27,7 @@ from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.splits import read_register
 
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
 RESPONSE_TYPES = ["application/json", "image/png", "application/dicom", "application/zip"]
@@ -128,7 +130,12 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [request_parts.source(f"model-{cnn}", model, folder=f"models/{cnn}") for cnn, model in models.items()]
-    inputs = [request_parts.source("data", data), *candidates]
+    reads = config.storage.uri(read_register.NAME, config.dataset)
+    inputs = [
+        request_parts.source("data", data),
+        request_parts.source(read_register.NAME, f"{reads}/"),
+        *candidates,
+    ]
     return _processing(
         context,
         "Evaluate",
@@ -136,6 +143,8 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
         arguments,
         inputs,
         ["evaluation", "model"],
+        # Not below the execution: the register outlives it, and each evaluation adds one object.
+        lasting={read_register.NAME: reads},
         image=config.images.training,
         instances=1,
         property_files=[request_parts.EVALUATION],
@@ -211,6 +220,7 @@ def _processing(
     inputs: list[ProcessingInput],
     outputs: Sequence[str],
     *,
+    lasting: Mapping[str, str] = MappingProxyType({}),
     image: str | None = None,
     instances: int | None = None,
     property_files: list[PropertyFile] | None = None,
@@ -233,6 +243,7 @@ def _processing(
     # An enum is a string to JSON, but a Python object to the YAML that local mode writes.
     words = [word.value if isinstance(word, Enum) else word for pair in arguments.items() for word in pair]
     results = [request_parts.result(context, output) for output in outputs]
+    results += [request_parts.uploaded(output, uri) for output, uri in lasting.items()]
     return ProcessingStep(
         name=name,
         step_args=processor.run(inputs=inputs, arguments=words, outputs=results),
