@@ -33,6 +33,7 @@ METRICS = (
     "validation_loss",
     "validation_macro_auc",
     "validation_balanced_accuracy",
+    "validation_choice",
     "learning_rate",
     "seconds",
     "best_validation_macro_auc",
