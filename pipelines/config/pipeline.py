@@ -218,6 +218,8 @@ class PipelineConfig(Settings):
         """Refuse a search for a network that is no candidate, and ranges from which a trial could fail."""
         if unknown := set(self.tuning.cnns) - set(self.cnns):
             raise ConfigError(f"tuning.cnns = {', '.join(sorted(unknown))}: not among cnns = {', '.join(self.cnns)}")
+        for key in SET_FOR_ALL.keys() & self.tuning.ranges.keys() - {"epochs"}:
+            raise ConfigError(f"tuning.ranges.{key}: is set by {SET_FOR_ALL[key]}; a search does not choose it")
         compute = self.compute
 
         def check(values: Mapping[str, str]) -> None:

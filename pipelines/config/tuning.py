@@ -30,8 +30,10 @@ class Strategy(StrEnum):
 class Objective(StrEnum):
     """The figure that a search improves: a metric that training prints."""
 
+    BEST_CHOICE = "best_validation_choice"
+    """The figure of `evaluation.choose_by` of the kept epoch, on validation or out of fold, printed at the end."""
     BEST_MACRO_AUC = "best_validation_macro_auc"
-    """Macro AUC of the kept epoch, on validation or out of fold; training prints it once, at its end."""
+    """Macro AUC of the kept epoch, on validation or out of fold, printed at the end."""
     MACRO_AUC = "validation_macro_auc"
     """Macro AUC of the last epoch."""
     BALANCED_ACCURACY = "validation_balanced_accuracy"
@@ -67,15 +69,15 @@ class TuningConfig(Settings):
     )
     strategy: Strategy = Field(default=Strategy.BAYESIAN, description="how the next values are chosen")
     objective: Objective = Field(
-        default=Objective.BEST_MACRO_AUC, description="the printed metric that a search improves; validation only"
+        default=Objective.BEST_CHOICE, description="the printed metric that a search improves; validation only"
     )
 
     @model_validator(mode="after")
     def _check(self) -> "TuningConfig":
         """Refuse texts that are no ranges, and a search with too many or too few trials for its settings."""
         for space in self.spaces:
-            if space.key in ("cnn", "seed", "folds") or space.key in WITHOUT_EFFECT:
-                raise ConfigError(f"tuning.ranges.{space.key}: is no hyperparameter that a search may choose")
+            if space.key in WITHOUT_EFFECT:
+                raise ConfigError(f"tuning.ranges.{space.key}: does not change what is learnt")
         if self.ranges and self.parallel > self.trials:
             raise ConfigError(f"tuning.parallel={self.parallel}: at most tuning.trials={self.trials}")
         if self.cnns and not self.ranges:

@@ -37,8 +37,9 @@ METRICS = (
     "learning_rate",
     "seconds",
     "best_validation_macro_auc",
+    "best_validation_choice",
 )
-"""The figures that `train` prints as `name=number`: after each epoch, and the last one once, at the end."""
+"""The figures that `train` prints as `name=number`: after each epoch, and the last two once, at the end."""
 WEIGHTS_DIGEST = "mammopipe_weights_digest"
 """Hyperparameter of a search with the digest of the weights, which training ignores.
 

@@ -59,7 +59,7 @@ def test_a_search_has_what_the_training_jobs_of_the_same_network_have(compiled: 
     assert metrics == trained["AlgorithmSpecification"]["MetricDefinitions"]
     assert request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"] == {
         "Type": "Maximize",
-        "MetricName": "best_validation_macro_auc",
+        "MetricName": "best_validation_choice",
     }
     assert not definition["StaticHyperParameters"].keys() & RANGES.keys()
     assert definition["StaticHyperParameters"].keys() | RANGES.keys() == trained["HyperParameters"].keys()
@@ -140,8 +140,8 @@ def test_what_aws_would_refuse_of_a_search_is_refused(compiled: Compiled, fault:
         ({"ranges": {"batch_size": "uniform(4,8)"}}, "a trial could have batch_size="),
         ({"ranges": {"sampling": "choice(balanced,evenly)"}}, "a trial could have sampling=evenly"),
         ({"ranges": {"head_epochs": "int(1,4)", "epochs": "int(3,9)"}}, "epochs=3.*head_epochs=4|head_epochs"),
-        ({"ranges": {"folds": "int(0,5)"}}, "no hyperparameter that a search may choose"),
-        ({"ranges": {"workers": "int(0,5)"}}, "no hyperparameter that a search may choose"),
+        ({"ranges": {"folds": "int(0,5)"}}, "tuning.ranges.folds: is set by training.folds"),
+        ({"ranges": {"workers": "int(0,5)"}}, "does not change what is learnt"),
         ({"ranges": RANGES, "parallel": 3, "trials": 2}, "at most tuning.trials=2"),
         ({"ranges": RANGES, "trials": 751}, "between 1 and 750"),
         ({"ranges": RANGES, "cnns": ["vgg16"]}, "vgg16: not among cnns"),
