@@ -83,6 +83,11 @@ class ReadConfig(Settings):
         "padding would be bright without its declaration, because decoding at half resolution blends padding into the "
         "tissue beside it",
     )
+    jpeg_files: bool = Field(
+        default=False,
+        description="whether JPEG files are read. Copies of public collections hold them; they are not accepted for "
+        "serving",
+    )
     limits: Limits = Field(default=Limits(), description="the greatest size that an image may announce")
 
 

@@ -23,6 +23,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
+from mammopipe.pipelines.data.test_reads import keep_reads, open_register
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
@@ -38,6 +39,10 @@ from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.splits import read_register
+
+EVALUATE = "Evaluate"
+"""Name of the step that reads the test split."""
 
 
 class Backend(StrEnum):
@@ -140,6 +145,11 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        # Where S3 ends with the run, the register lies beside the runs.
+        kept = None if services.durable else options.runs / read_register.NAME / config.dataset
+        open_register(config, services.storage, kept)
+        if kept is not None:
+            account.evaluated = lambda: keep_reads(config, services.storage, kept)
         account.parameters = with_digests(account.parameters, given, services.storage)
         execution.scope.parameters = account.parameters
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
@@ -251,6 +261,8 @@ class _Account:
     reason: str = ""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     listener: Callable[[list[StepRecord]], None] | None = None
+    evaluated: Callable[[], object] | None = None
+    """Called once, as soon as the evaluation has succeeded: an interrupted run has read the test split, too."""
     _clock: float = field(default_factory=time.monotonic)
 
     def changed(self, records: list[StepRecord]) -> None:
@@ -274,6 +286,10 @@ class _Account:
         )
         if self.listener is not None:
             self.listener(records)
+        done = any(record.name == EVALUATE and record.status is Status.SUCCEEDED for record in records)
+        if done and self.evaluated is not None:
+            evaluated, self.evaluated = self.evaluated, None
+            evaluated()
 
     def end(self, execution: Execution) -> Run:
         """Write how the run ended, make it the latest if it reached a verdict, and return it."""
@@ -333,6 +349,7 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     check_run(config, definition, values)
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
+    open_register(config, storage)
     values = with_digests(values, given, storage)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
