@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 from mammopipe.pipelines.commands import config, cost, data, doctor, image_builds, run, runs, shell_completion, stage
@@ -30,6 +31,11 @@ Research use only: nothing here is a diagnosis."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the disk, not of this program: full, over quota, read-only."""
+PLACES = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""Errors of a path that the user gave: it cannot be read or written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK and not (error.errno in PLACES and _is_given(error.filename, options)):
             traceback.print_exc()
             return 3
         print(f"error: {error.filename or 'disk'}: {error.strerror}", file=sys.stderr)
@@ -59,6 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 3
+
+
+def _is_given(name: object, options: argparse.Namespace) -> bool:
+    """Return whether an error names a path among the arguments, or a folder above one."""
+    given = [value for value in vars(options).values() if isinstance(value, Path)]
+    path = Path(str(name)).absolute()
+    return any(path == other.absolute() or path in other.absolute().parents for other in given)
 
 
 def console() -> None:

@@ -127,6 +127,11 @@ class _Files:
 def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
     """Return the record of an image from its only row, or from one row per lesion."""
     row = rows[0]
+    lines: dict[tuple[str, ...], int] = {}
+    for each in rows:
+        first = lines.setdefault(tuple(each.values.values()), each.line)
+        if first != each.line:
+            raise ValueError(f"image {row['image']!r}: line {each.line} repeats line {first}")
     for other in rows[1:]:
         for name, value in other.values.items():
             if not name.startswith("lesion") and value != row[name]:
@@ -191,7 +196,10 @@ def _age(text: str) -> float | None:
     if not text:
         return None
     # DICOM writes an age as 055Y (PS3.5, Age String).
-    age = float(text[:-1]) if re.fullmatch(r"\d{3}Y", text) else float(text)
+    try:
+        age = float(text[:-1]) if re.fullmatch(r"\d{3}Y", text) else float(text)
+    except ValueError:
+        raise ValueError(f"age {text!r} must be a number of years") from None
     if not 0 < age <= 120:
         raise ValueError(f"age {text!r} must lie between 0 and 120 years")
     return age
@@ -200,8 +208,10 @@ def _age(text: str) -> float | None:
 def _number(row: Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
     try:
         value = float(row[name])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{name} must be a number") from None
+    except KeyError:
+        raise ValueError(f"lesions: {name} is missing") from None
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} {row[name]!r} must be a number") from None
     if not math.isfinite(value) or (above is not None and value <= above):
         raise ValueError(f"{name} {value:g} must be finite" + ("" if above is None else f" and above {above:g}"))
     return value

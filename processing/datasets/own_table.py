@@ -1,4 +1,4 @@
-"""Reads a site's own table, CSV or Parquet, as rows of text under our names of the fields.
+"""Reads a site's own table, CSV, spreadsheet or Parquet, as rows of text under our names of the fields.
 
 The settings `[own]` (`OwnTable`) map the table's columns and values. `mammopipe.processing.datasets.own` makes records
 of the rows.
@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,12 @@ from mammopipe.processing.settings import Settings, suggestion
 if TYPE_CHECKING:
     import pandas
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", *SPREADSHEETS)
 REQUIRED = ("image", "patient", "label")
 CIRCLE = ("lesion_x", "lesion_y", "lesion_radius")
 BOX = ("lesion_x_min", "lesion_y_min", "lesion_x_max", "lesion_y_max")
+NUMBERS = (*CIRCLE, *BOX, "age", "pixel_spacing_mm")
 FIELDS: Mapping[str, str] = {
     "image": "the image's file, relative to the folder of images; the suffix may be left out",
     "patient": "pseudonym of the patient: splits keep a patient's images together by it",
@@ -108,52 +111,116 @@ def find_table(source: Path) -> Path:
     )
     if len(found) != 1:
         names = f"; here are {', '.join(path.name for path in found)}" if found else ""
-        raise LabelError(f"{source}: must be a table ({', '.join(TABLE_SUFFIXES)}) or a folder that holds one{names}")
+        raise LabelError(
+            f"{source}: must be a table ({', '.join(TABLE_SUFFIXES)}) or a folder that holds one{names}; "
+            f"a table has the columns {', '.join(REQUIRED)} and one row per image"
+        )
     return found[0]
 
 
-def _frame(path: Path) -> "pandas.DataFrame":
-    import pandas
+@dataclass(frozen=True)
+class _Cells:
+    """A table as it is written: the names of its columns, and each row with its line."""
 
+    columns: Sequence[str]
+    rows: Sequence[tuple[int, Sequence[Any]]]
+    decimal_comma: bool = False
+    """Whether a number may be written with a decimal comma, as spreadsheets do that separate columns by semicolons."""
+
+
+def _read(path: Path) -> _Cells:
     try:
+        if path.suffix.lower() in SPREADSHEETS:
+            return _spreadsheet(path)
         if path.suffix.lower() == ".parquet":
-            return pandas.read_parquet(path)
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            text = stream.read()
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        return pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except ImportError:
-        raise LabelError(f"{path}: a Parquet table needs pyarrow; pip install 'mammopipe[parquet]'") from None
+            import pandas
+
+            return _of_frame(pandas.read_parquet(path))
+        return _text_table(path)
+    except ImportError as error:
+        raise LabelError(f"{path}: needs {error.name}; pip install 'mammopipe[pipelines]'") from None
     except (OSError, ValueError, csv.Error) as error:
         raise LabelError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
 
 
+def _text_table(path: Path) -> _Cells:
+    data = path.read_bytes()
+    coding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        text = data.decode(coding)
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            f"{path}: byte {error.start} is not UTF-8; save the table as UTF-8 (in Excel: CSV UTF-8)"
+        ) from None
+    if not text.strip():
+        raise LabelError(f"{path}: is empty")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    columns = next(reader)
+    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise LabelError(
+                f"{path}: line {line} has {len(row)} fields, the header {len(columns)}; quote a value that contains "
+                f"{separator!r}"
+            )
+    return _Cells(columns, rows, decimal_comma=separator != ",")
+
+
+def _spreadsheet(path: Path) -> _Cells:
+    import pandas
+
+    sheets = pandas.read_excel(path, sheet_name=None, dtype=object, na_filter=False, engine="calamine")
+    if len(sheets) > 1:
+        raise LabelError(f"{path}: has {len(sheets)} sheets; a table has one")
+    return _of_frame(next(iter(sheets.values())))
+
+
+def _of_frame(frame: "pandas.DataFrame") -> _Cells:
+    return _Cells([str(name) for name in frame.columns], list(enumerate(frame.values.tolist(), 2)))
+
+
 def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
     """Return the rows with our field names and mapped values."""
-    frame = _frame(path)
-    columns: dict[str, str] = {}
+    table = _read(path)
+    places = _places(path, table.columns, mapping)
+    for name in REQUIRED if labelled else ("image",):
+        if name not in places:
+            raise LabelError(
+                f"{path}: no column {name!r}; its columns are {', '.join(table.columns)}: say which one it is by "
+                f'[own.columns] {name} = "..."'
+            )
+    if not table.rows:
+        raise LabelError(f"{path}: has no rows")
+    found = []
+    for line, cells in table.rows:
+        texts = {name: _text(cells[place]) for name, place in places.items()}
+        if table.decimal_comma:
+            texts |= {name: _with_point(texts[name]) for name in NUMBERS if name in texts}
+        found.append(Row(line, {name: _mapped(name, text, mapping) for name, text in texts.items()}))
+    return found
+
+
+def _places(path: Path, columns: Sequence[str], mapping: OwnTable) -> dict[str, int]:
+    """Return the position of each field's column; upper and lower case and spaces around a name do not matter."""
+    names = [name.strip().casefold() for name in columns]
+    found = {}
     for name in FIELDS:
         column = mapping.columns.get(name, name)
-        if column in frame.columns:
-            columns[name] = column
+        places = [place for place, other in enumerate(columns) if other.strip() == column]
+        places = places or [place for place, other in enumerate(names) if other == column.casefold()]
+        if len(places) > 1:
+            raise LabelError(f"{path}: {len(places)} columns are named {column!r}; give each another name")
+        if places:
+            found[name] = places[0]
         elif name in mapping.columns:
-            hint = suggestion(column, map(str, frame.columns))
+            hint = suggestion(column, columns)
             raise LabelError(f"{path}: no column {column!r}, which own.columns.{name} names{hint}")
-    for name in REQUIRED if labelled else ("image",):
-        if name not in columns:
-            raise LabelError(
-                f"{path}: no column {name!r}; its columns are {', '.join(map(str, frame.columns))}: say which one it "
-                f'is by [own.columns] {name} = "..."'
-            )
-    if frame.empty:
-        raise LabelError(f"{path}: has no rows")
-    texts = {name: [_text(value) for value in frame[column]] for name, column in columns.items()}
-    found = []
-    for index in range(len(frame)):
-        values = {name: _mapped(name, texts[name][index], mapping) for name in columns}
-        found.append(Row(index + 2, values))
     return found
+
+
+def _with_point(text: str) -> str:
+    return text.replace(",", ".") if re.fullmatch(r"-?\d+,\d+", text) else text
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, Vi
 from mammopipe.processing.datasets.own import arrange, images_of, read_own
 from mammopipe.processing.datasets.own_table import OwnTable, find_table
 from mammopipe.processing.errors import LabelError
+from tests.spreadsheets import write_spreadsheet
 
 HEAD = "image,patient,label"
 
@@ -70,7 +71,7 @@ def test_several_rows_of_an_image_are_its_lesions_as_circles_or_boxes(tmp_path: 
         ("2.png,P2,benign,4,,", "lesion_y, lesion_radius must be given with lesion_x"),
         ("2.png,P2,benign,4,5,0", "radius 0 must be finite and above 0"),
         ("2.png,P2,benign,4,5,nan", "radius nan must be finite"),
-        ("2.png,P2,benign,4,x,5", "y must be a number"),
+        ("2.png,P2,benign,4,x,5", "y 'x' must be a number"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_left_out_with_its_line_and_reason(tmp_path: Path, row: str, reason: str) -> None:
@@ -144,3 +145,59 @@ def test_a_staged_dataset_can_be_read_again(tmp_path: Path) -> None:
     assert again.records == made.records
     assert images_of(find_table(tmp_path / "staged"), OwnTable()) == tmp_path / "staged" / "images"
     assert arrange(tmp_path / "staged", tmp_path / "more").records == made.records
+
+
+ROWS = f"{HEAD},lesion_x,lesion_y,lesion_radius,age\n1.png,P1,malignant,40.5,20,3,61\n2.png,P2,normal,,,,\n"
+
+
+def semicolons(text: str) -> bytes:
+    return text.replace(",", ";").replace("40.5", "40,5").encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(ROWS.encode(), id="plain"),
+        pytest.param(b"\xef\xbb\xbf" + ROWS.encode(), id="byte order mark"),
+        pytest.param(ROWS.replace("\n", "\r\n").encode(), id="CRLF"),
+        pytest.param(semicolons(ROWS), id="semicolons and decimal commas"),
+        pytest.param(ROWS.replace(",", "\t").encode("utf-16"), id="Unicode text of a spreadsheet"),
+        pytest.param(
+            "\n".join('"' + line.replace(",", '","') + '"' for line in ROWS.splitlines()).encode(), id="quotes"
+        ),
+        pytest.param(ROWS.replace("image,patient", " Image , PATIENT").encode(), id="names with spaces and capitals"),
+        pytest.param((ROWS + ",,,,,,\n\n").encode(), id="empty rows at the end"),
+    ],
+)
+def test_a_table_is_read_as_programs_write_it(tmp_path: Path, data: bytes) -> None:
+    table(tmp_path, "", "1.png", "2.png").write_bytes(data)
+    first, second = read_own(tmp_path).records
+    assert (first.patient_id, first.label, first.age) == ("P1", Label.MALIGNANT, 61)
+    assert (first.lesions[0].x, first.lesions[0].radius, second.lesions) == (40.5, 3, ())
+
+
+def test_a_spreadsheet_is_a_table(tmp_path: Path) -> None:
+    rows = [["image", "patient", "label", "age"], ["1.png", 7, "malignant", 61.5], ["2.png", "007", "normal", ""]]
+    table(tmp_path, "", "1.png", "2.png").unlink()
+    write_spreadsheet(tmp_path / "labels.xlsx", rows)
+    first, second = read_own(tmp_path).records
+    assert (first.patient_id, first.age, second.patient_id, second.age) == ("7", 61.5, "007", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "labels.csv: is empty"),
+        (f"{HEAD}\n1.png,Z\xfcrich,normal\n", "byte 27 is not UTF-8; save the table as UTF-8"),
+        (f"{HEAD}\n1.png,P1,normal,more\n", "line 2 has 4 fields, the header 3; quote a value that contains ','"),
+        (f"{HEAD},patient\n1.png,P1,normal,P2\n", "2 columns are named 'patient'"),
+        (f"{HEAD}\n1.png,P1,normal\n1.png,P1,normal\n", "line 3 repeats line 2"),
+        (f"{HEAD},age\n1.png,P1,normal,old\n", "age 'old' must be a number of years"),
+        (f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,benign,4;5,1,1\n", "x '4;5' must be a number"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_said_in_words(tmp_path: Path, text: str, message: str) -> None:
+    table(tmp_path, "", "1.png").write_bytes(text.encode("latin-1"))
+    with pytest.raises(LabelError) as refused:
+        read_own(tmp_path)
+    assert message in str(refused.value)
