@@ -325,7 +325,9 @@ class TrainingRun:
         config = self.config
         films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
         if self.grid is not None:
-            films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
+            films = LocatedFilms(
+                films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
+            )
         return DataLoader(
             films,
             batch_sampler=self.batches,

@@ -15,6 +15,7 @@ import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container import job
+from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
 from mammopipe.processing.files import sha256
 from mammopipe.training.config import EvaluationConfig as PipelineEvaluation
@@ -34,7 +35,7 @@ from mammopipe.training.model.reference import Reference
 from mammopipe.training.networks import model_directory
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
-CLASSES = [str(label) for label in Label]
+CLASSES = [str(label) for label in THREE]
 
 
 def run(tree, monkeypatch, *arguments: str) -> int:
