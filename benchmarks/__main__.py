@@ -17,20 +17,24 @@ from mammopipe.processing.files import write_bytes
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
+HOURS = frozenset({"scale"})
+"""Benchmarks that take hours and run only where they are named."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Return 1 if a figure misses its bar, else 0."""
     found = {path.stem.removeprefix("bench_"): path for path in sorted(FOLDER.glob("bench_*.py"))}
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(found)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(found)} but {', '.join(sorted(HOURS))}"
+    )
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks.json")
     parser.add_argument("--page", action="store_true", help="also put the figures into the table of docs/BENCHMARKS.md")
     parser.add_argument("--rsna", type=Path, help="folder with train_images, for the benchmarks that read mammograms")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(found):
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
-    rows = [row for name in options.names or found for row in run(found[name], options.rsna)]
+    rows = [row for name in options.names or sorted(found.keys() - HOURS) for row in run(found[name], options.rsna)]
     write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
     if options.page:
         fill_in(ROOT / "docs" / "BENCHMARKS.md", rows)

@@ -1,85 +1,174 @@
-"""Time from a label table of full size to a split, written manifest.
+"""The whole RSNA pipeline on sets of growing size: seconds by stage, peak memory, size of the report.
 
-Run `python -m benchmarks.bench_scale [--rsna FOLDER] [--repeats 5]`: a JSON list on stdout. Without `--rsna` (a
-folder with `train.csv`), a table with as many rows is generated. Seconds are wall time, the best of the repeats. The
-other figure is the ratio to reading the same table with pandas, which alternates with it.
+Run `python -m benchmarks.bench_scale --images 1000 5000 54706 [--rsna FOLDER]`: a JSON list on stdout, progress on
+stderr. With `--rsna`, the rows are the first ones of the real `train.csv` in that folder; else the table is made. Every
+row gets a synthetic DICOM of 256 rows. Each size is one run of `mammopipe run` with the process backend: staging,
+Prepare, Segment at 96 x 64 pixels, a small network for one epoch with `cache = "disk"`, and Evaluate with the leakage
+audit, subgroups, figures by breast and patient, and the report. 54,706 images take some hours on two cores.
 """
 
 import argparse
+import csv
 import json
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas
-
+from benchmarks.bench_manifest import ROWS, make_table
+from benchmarks.process_memory import MemoryWatch
 from benchmarks.rows import Row, row
-from mammopipe.processing.datasets.manifest import write_manifest
-from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE, read_labels
+from mammopipe.processing.datasets.rsna import COLUMNS, LABEL_TABLE
 from mammopipe.processing.files import write_csv
-from mammopipe.processing.splits.assignment import assign_splits
+from mammopipe.processing.jobs.parallel import map_images
+from mammopipe.processing.phantoms.rsna_tree import write_rsna_image
 
-COMMAND = "python -m benchmarks.bench_scale"
-ROWS = 54_706
-SECONDS_BAR, RATIO_BAR = 5.0, 150.0
-
-
-def make_table(path: Path) -> None:
-    """Write a table of the real one's size: patients with four views, one in fifty with cancer."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(ROWS):
-        patient = number // 4
-        cancer = int(patient % 50 == 0 and number % 4 < 2)
-        values = (
-            1 + patient % 2, 10_000 + patient, 10_000_000 + number, "LR"[number % 4 // 2], ("CC", "MLO")[number % 2],
-            float(rng.integers(30, 90)), cancer, cancer, cancer, ("", "0.0", "1.0", "2.0")[patient % 4], 0,
-            ("", "A", "B", "C", "D")[patient % 5], (21, 29, 49)[patient % 3], bool(patient % 7 == 0),
-        )  # fmt: skip
-        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-    write_csv(path, list(COLUMNS), rows)
-
-
-def measure(table: Path, target: Path, repeats: int) -> dict[str, float]:
-    """Return the shortest time of each member in seconds; they alternate."""
-    members = {
-        "manifest": lambda: write_manifest(assign_splits(read_labels(table)), target),
-        "pandas": lambda: pandas.read_csv(table),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in members}
-    for _ in range(repeats):
-        for name, member in members.items():
-            started = time.perf_counter()
-            member()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: min(times) for name, times in seconds.items()}
+COMMAND = "python -m benchmarks.bench_scale --images 1000 5000 54706"
+HEIGHT = 256
+SETTINGS = {
+    "cnns": '["modified_cnn"]',
+    "deploy": "false",
+    "augmentation.copies": "0",
+    "augmentation.balance": "false",
+    "segmentation.height": "96",
+    "segmentation.width": "64",
+    "training.epochs": "1",
+    "training.head_epochs": "0",
+    "training.warmup_epochs": "0.5",
+    "training.patience": "1",
+    "training.cache": "disk",
+    "evaluation.bootstrap": "500",
+}
+"""Settings of every run; the profile is `quick`, so that the gate judges the audit alone."""
+STEPS = ("Prepare", "Augment", "Segment", "Train-modified-cnn", "Evaluate")
+HOURS_BAR, MEMORY_BAR, REPORT_BAR, GROWTH_BAR = 2.0, 3.0, 5.0, 1.15
 
 
-def figures(seconds: dict[str, float], rows: int) -> list[Row]:
+@dataclass(frozen=True)
+class Measured:
+    """What one run of the pipeline took."""
+
+    images: int
+    seconds: Mapping[str, float]
+    """Wall time by stage; `stage` is compiling and staging."""
+    peaks: Mapping[str, int]
+    """Greatest resident size in bytes of any process of a job, by job."""
+    report: int
+    """Bytes of `report.html`."""
+    audit: Mapping[str, Any]
+    """What the leakage audit checked, and its verdict."""
+
+    @property
+    def total(self) -> float:
+        """Seconds from start to end."""
+        return sum(self.seconds.values())
+
+
+def table_rows(rsna: Path | None, images: int, scratch: Path) -> list[dict[str, str]]:
+    """Return the first rows of the label table; whole patients, so at most a few rows more than asked for."""
+    path = (rsna or scratch) / LABEL_TABLE
+    if rsna is None:
+        make_table(path)
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    last = rows[min(images, len(rows)) - 1]["patient_id"]
+    return [item for place, item in enumerate(rows) if place < images or item["patient_id"] == last]
+
+
+def write_tree(rows: Sequence[dict[str, str]], folder: Path) -> None:
+    """Write the label table and one synthetic DICOM a row, on all cores."""
+    work = partial(write_rsna_image, folder, seed=1, height=HEIGHT)
+    for _, refused in map_images(work, rows, total=len(rows), title="phantoms"):
+        if refused is not None:
+            raise RuntimeError(f"{folder}: {refused.reason}")
+    write_csv(folder / LABEL_TABLE, list(COLUMNS), rows)
+
+
+def measure(source: Path, runs: Path, images: int) -> Measured:
+    """Run the pipeline on a folder in the layout of RSNA and return what it took."""
+    assignments = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "mammopipe.pipelines.cli", "run", "--dataset", "rsna", "--source", str(source)]
+    started = time.perf_counter()
+    process = subprocess.Popen([*command, "--runs", str(runs), *assignments], stdout=sys.stderr)
+    with MemoryWatch(process.pid) as watch:
+        process.wait()
+    total = time.perf_counter() - started
+    if process.returncode:
+        raise RuntimeError(f"{images} images: the run ended with exit code {process.returncode}; see above")
+    found = (runs / "latest").resolve()
+    execution = json.loads((found / "execution.json").read_text(encoding="utf-8"))
+    seconds = {step["name"]: float(step["seconds"] or 0) for step in execution["steps"] if step["name"] in STEPS}
+    report, evaluation = found / "report.html", found / "evaluation.json"
+    leakage = json.loads(evaluation.read_text(encoding="utf-8"))["leakage"]
+    return Measured(
+        images,
+        {"stage": total - sum(seconds.values()), **seconds},
+        watch.peaks,
+        report.stat().st_size,
+        {**leakage["checked"], "findings": len(leakage["findings"])},
+    )
+
+
+def growth(small: Measured, large: Measured, stage: str | None = None) -> float:
+    """Return the time of an image in the larger set, times that in the smaller one; 1 is linear growth."""
+    each = [(run.seconds[stage] if stage else run.total) / run.images for run in (small, large)]
+    return each[1] / each[0]
+
+
+def figures(runs: Sequence[Measured]) -> list[Row]:
     """Return the rows of the benchmark."""
-    label = f"{rows:,} rows to a split manifest"
-    peers = {f"{name}_seconds": value for name, value in seconds.items()}
-    ratio = seconds["manifest"] / seconds["pandas"]
-    return [
-        row(label, seconds["manifest"], "s", SECONDS_BAR, "lower", COMMAND, **peers),
-        row(f"{label}, times pandas.read_csv", ratio, "x", RATIO_BAR, "lower", COMMAND),
-    ]
+    found = []
+    for run in runs:
+        label = f"RSNA pipeline, {run.images:,} images"
+        bar = HOURS_BAR if run.images >= ROWS else None
+        found += [
+            row(f"{label}: hours in all", run.total / 3600, "h", bar, "lower", COMMAND, **run.seconds),
+            row(
+                f"{label}: largest process",
+                max(run.peaks.values()) / 1e9,
+                "GB",
+                MEMORY_BAR,
+                "lower",
+                COMMAND,
+                **{name: peak / 1e9 for name, peak in sorted(run.peaks.items())},
+            ),
+            row(f"{label}: report", run.report / 1e6, "MB", REPORT_BAR, "lower", COMMAND),
+        ]
+    for small, large in pairwise(runs):
+        label = f"RSNA pipeline, {small.images:,} to {large.images:,} images: seconds an image"
+        by_stage = {stage: growth(small, large, stage) for stage in large.seconds}
+        found.append(row(label, growth(small, large), "x", GROWTH_BAR, "lower", COMMAND, **by_stage))
+    return found
 
 
 def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rsna", type=Path, help=f"folder with {LABEL_TABLE}")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, ROWS], help="sizes of the sets")
+    parser.add_argument("--rsna", type=Path, help=f"folder with the real {LABEL_TABLE}")
+    parser.add_argument("--scratch", type=Path, help="folder of the images and runs, kept; by default a temporary one")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        table = (options.rsna or Path(name)) / LABEL_TABLE
-        if options.rsna is None:
-            make_table(table)
-        seconds = measure(table, Path(name, "manifest.csv"), options.repeats)
-        rows = len(read_labels(table))
-    print(json.dumps(figures(seconds, rows), indent=2))
+    scratch = options.scratch or Path(tempfile.mkdtemp(prefix="bench-scale-"))
+    runs: list[Measured] = []
+    try:
+        for images in sorted(options.images):
+            rows = table_rows(options.rsna, images, scratch)
+            source = scratch / f"rsna-{len(rows)}"
+            if not (source / LABEL_TABLE).is_file():
+                write_tree(rows, source)
+            runs.append(measure(source, scratch / f"runs-{len(rows)}", len(rows)))
+            print(json.dumps(asdict(runs[-1])), file=sys.stderr, flush=True)
+    finally:
+        if options.scratch is None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print(json.dumps(figures(runs), indent=2))
 
 
 if __name__ == "__main__":

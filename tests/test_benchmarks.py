@@ -1,12 +1,17 @@
 """The benchmarks' own arithmetic: which figures hold, and the table that docs/BENCHMARKS.md shows."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import bench_drift
+from benchmarks import bench_drift, bench_scale
+from benchmarks.bench_scale import Measured
+from benchmarks.process_memory import MemoryWatch
 from benchmarks.rows import holds, row
 from benchmarks.table import BEGIN, END, fill_in, table
 from mammopipe.inference.monitoring.captures import CapturedExam, CapturedFilm
@@ -99,3 +104,26 @@ def test_the_table_of_drift_is_made_of_its_rows() -> None:
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "drift.md").read_text(encoding="utf-8")
     assert "\n".join(table_[:2]) in page
     assert all(f"| {shift} |" in page for shift in bench_drift.SHIFTS)
+
+
+def test_growth_compares_the_time_of_one_image() -> None:
+    small, large = (
+        Measured(images, {"stage": 2.0, "Prepare": seconds}, {"prepare": 10**9}, 10**6, {})
+        for images, seconds in ((100, 8.0), (200, 30.0))
+    )
+    assert bench_scale.growth(small, large) == pytest.approx(1.6)
+    assert bench_scale.growth(small, large, "stage") == pytest.approx(0.5)
+    assert [found["value"] for found in bench_scale.figures([small, large])[-1:]] == [1.6]
+
+
+def test_the_watch_sees_the_peak_of_a_process_below_another() -> None:
+    grandchild = "import sys; kept = bytearray(150_000_000); print(1, flush=True); sys.stdin.read()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}], check=True)"
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.read(1) == b"1"
+    watch, other = MemoryWatch(process.pid), MemoryWatch(os.getppid() + 10**7)
+    watch.look()
+    other.look()
+    process.communicate()
+    assert 150_000_000 < watch.peaks["benchmark"] < 400_000_000
+    assert other.peaks == {}

@@ -38,6 +38,7 @@ from mammopipe.training.evaluation.fit_audit import (
 )
 from mammopipe.training.evaluation.pointing_game import pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
+from mammopipe.training.evaluation.test_reads import register_read
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
@@ -84,12 +85,14 @@ def main(arguments: Sequence[str]) -> None:
         )
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
-        evaluation = complete(evaluation, data, model, scratch / evaluation["selected"]["cnn"])
+        directory = scratch / evaluation["selected"]["cnn"]
+        evaluation = {**evaluation, "test_reads": register_read(evaluation, data, directory, paths)}
+        evaluation = complete(evaluation, data, model, directory)
         page = render(
             evaluation,
             draw_examples([*evaluation["examples"], *evaluation["missed_cancers"][:MOST_MISSED_SHOWN]], data, model),
         )
-        pack(scratch / evaluation["selected"]["cnn"], paths.processing_output("model") / "model.tar.gz")
+        pack(directory, paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
     write_csv(
         paths.processing_output("evaluation") / predictions.FILE, predictions.columns(evaluation["classes"]), films

@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_arrays
 
 from mammopipe.inference.engines.base import Engine, EngineKind, EngineSettings, Forward
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.model.architecture import Cnn, Precision
+from mammopipe.training.model.architecture import Cnn, Pooling, Precision
 from mammopipe.training.model.class_activation import ClassifierGradients, head_map
 from mammopipe.training.model.description import (
     DESCRIPTION_FILE,
@@ -43,6 +43,7 @@ class OpenVinoEngine:
         self._exact = self._fast if self._precision is Precision.FLOAT32 else None
         margin = 0.0 if self._exact else CAUTION * exported["largest_difference"]
         self._close = NearThreshold.of(description, margin)
+        self._pooling = Pooling(description.get("pooling", Pooling.MEAN))
         self._weights = _read_head(directory, exported) if exported["activation_map"] == HEAD else None
         # Loaded here rather than at the first heatmap, which would delay a caller and grow the process under load.
         alexnet = self._weights is None and description["architecture"] == Cnn.ALEXNET
@@ -81,7 +82,7 @@ class OpenVinoEngine:
         """Return the class activation map, float32 (H, W) in [0, 1]."""
         shape = (image.shape[0], image.shape[1])
         if self._weights is not None:
-            return head_map(forward.maps, self._weights[class_index], shape)
+            return head_map(forward.maps, self._weights[class_index], shape, self._pooling)
         if self._classifier is not None:
             # A unit is active above 0. Rounding could change that, so the maps are computed in float32.
             maps = self._run_exact(image).maps

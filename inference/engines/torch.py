@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.model.architecture import Precision
+from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.model.class_activation import head_map
 from mammopipe.training.model.near_threshold import TOLERANCE, NearThreshold
 from mammopipe.training.networks import model_directory
@@ -33,6 +33,7 @@ class TorchEngine:
         network = model.network.to(self._device).to(memory_format=torch.channels_last)
         height, width = model.input_shape
         probe = np.random.default_rng(0).random((height, width), np.float32)
+        self._pooling = Pooling(description.get("pooling", Pooling.MEAN))
         self._weights = head_weights(network, self._tensor(probe))
         self._network = WithMaps(network)
         self._close = NearThreshold.of(description, 0.0 if self._precision is Precision.FLOAT32 else TOLERANCE)
@@ -57,7 +58,8 @@ class TorchEngine:
     def activation_map(self, image: NDArray[np.float32], forward: Forward, class_index: int) -> NDArray[np.float32]:
         """Return the class activation map, float32 (H, W) in [0, 1]."""
         if self._weights is not None:
-            return head_map(forward.maps, self._weights[class_index], (image.shape[0], image.shape[1]))
+            shape = (image.shape[0], image.shape[1])
+            return head_map(forward.maps, self._weights[class_index], shape, self._pooling)
         return grad_cam(self._network.network, self._tensor(image), class_index)
 
     def _run(self, image: NDArray[np.float32], precision: Precision) -> Forward:

@@ -17,7 +17,8 @@ from mammopipe.pipelines.data.s3 import S3Object, Storage, together
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import OwnTable, arrange
+from mammopipe.processing.datasets.own import arrange
+from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256

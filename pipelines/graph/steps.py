@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
@@ -38,6 +39,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.splits import read_register
 
 METRICS = (
     "train_loss",
@@ -169,7 +171,12 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         request_parts.source(f"model-{cnn}", step.properties.ModelArtifacts.S3ModelArtifacts, folder=f"models/{cnn}")
         for cnn, step in trained.items()
     ]
-    inputs = [request_parts.source("data", data), *candidates]
+    reads = config.storage.uri(read_register.NAME, config.dataset)
+    inputs = [
+        request_parts.source("data", data),
+        request_parts.source(read_register.NAME, f"{reads}/"),
+        *candidates,
+    ]
     return _processing(
         context,
         "Evaluate",
@@ -177,6 +184,8 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         arguments,
         inputs,
         ["evaluation", "model"],
+        # Not below the execution: the register outlives it, and each evaluation adds one object.
+        lasting={read_register.NAME: reads},
         image=config.images.training,
         instances=1,
         property_files=[request_parts.EVALUATION],
@@ -257,6 +266,7 @@ def _processing(
     inputs: list[ProcessingInput],
     outputs: Sequence[str],
     *,
+    lasting: Mapping[str, str] = MappingProxyType({}),
     image: str | None = None,
     instances: int | None = None,
     property_files: list[PropertyFile] | None = None,
@@ -279,6 +289,7 @@ def _processing(
     # An enum is a string to JSON, but a Python object to the YAML that local mode writes.
     words = [word.value if isinstance(word, Enum) else word for pair in arguments.items() for word in pair]
     results = [request_parts.result(context, output) for output in outputs]
+    results += [request_parts.uploaded(output, uri) for output, uri in lasting.items()]
     return ProcessingStep(
         name=name,
         step_args=processor.run(inputs=inputs, arguments=words, outputs=results),

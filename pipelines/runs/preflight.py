@@ -14,7 +14,8 @@ from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import find_table, read_own
+from mammopipe.processing.datasets.own import read_own
+from mammopipe.processing.datasets.own_table import find_table
 from mammopipe.processing.datasets.registry import dataset_named, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import PHANTOMS

@@ -5,7 +5,7 @@ pixels of two machines. Machine 21 writes 12 bits, MONOCHROME2, with a linear wi
 MONOCHROME1, with a sigmoid VOI function, several windows and lines of pixel padding. Both write JPEG 2000 lossless.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from io import BytesIO
@@ -43,6 +43,7 @@ COLUMNS = [
 ]
 """The columns of `train.csv`, in order."""
 
+_IDS = ("patient_id", "image_id")
 _UID_ROOT = "2.25.7205759403792794"
 _FIRST_PATIENT = 100_000
 """Number of the first patient, above all patient numbers of the real dataset."""
@@ -111,6 +112,38 @@ def write_rsna_tree(folder: Path, *, patients: int = 12, seed: int = 0, height: 
         write_bytes(folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm", _dicom(row, machine, film))
         rows.append(row)
     write_csv(folder / "train.csv", COLUMNS, rows)
+
+
+def write_rsna_image(folder: Path, row: Mapping[str, str], *, seed: int = 0, height: int = 256) -> None:
+    """Write a synthetic image for one row of any `train.csv`, such as the real one, to its place in `folder`.
+
+    Side, view, class and machine are those of the row: machine 29 writes as `Machine.SIGMOID` does, all others as
+    `Machine.LINEAR`. Views other than CC are drawn as MLO. The same row and seed give the same bytes.
+
+    Args:
+        folder: The folder of the table.
+        row: The cells by column (`COLUMNS`).
+        seed: Seed of all images.
+        height: Number of rows; the columns follow from the machine's real proportions.
+    """
+    machine = Machine.SIGMOID if row["machine_id"] == Machine.SIGMOID else Machine.LINEAR
+    rows, columns = machine.full_size
+    benign = Label.BENIGN if row["biopsy"] == "1" else Label.NORMAL
+    patient, image = (int(np.random.default_rng((seed, int(row[key]))).integers(2**62)) for key in _IDS)
+    film = make_film(
+        image,
+        label=Label.MALIGNANT if row["cancer"] == "1" else benign,
+        laterality=Laterality(row["laterality"]),
+        view=View.CC if row["view"] == View.CC.value else View.MLO,
+        height=height,
+        width=round(height * columns / rows),
+        patient_seed=patient,
+        padded=False,
+        bits=12 if machine is Machine.LINEAR else 16,
+    )
+    film = film if machine is Machine.LINEAR else _with_padding(film)
+    path = folder / "train_images" / row["patient_id"] / f"{row['image_id']}.dcm"
+    write_bytes(path, _dicom(dict(row), machine, film))
 
 
 def _patient(number: int, seed: int) -> _Patient:
@@ -196,7 +229,8 @@ def _with_padding(film: Film) -> Film:
     """Return the image with lines of padding at its top and bottom and opposite the chest wall."""
     rows, columns = film.pixels.shape
     kept = np.zeros(film.pixels.shape, np.bool_)
-    kept[rows // 200 : -(rows // 200), : -(columns // 100)] = True
+    above, beside = max(1, rows // 200), max(1, columns // 100)
+    kept[above:-above, :-beside] = True
     if film.laterality is Laterality.RIGHT:
         kept = np.ascontiguousarray(kept[:, ::-1])
     return replace(

@@ -7,25 +7,46 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.training.model.architecture import Pooling
+
+GEM_POWER = 3.0
+"""The power of the generalised mean (Radenovic et al. 2019, https://arxiv.org/abs/1711.02512)."""
+GEM_LEAST = 1e-6
+"""Smaller values of a feature map count as this value in the generalised mean."""
+
 Heat = NDArray[np.float32]
 Layer = tuple[Heat, Heat]
 """Weights (outputs, inputs) and biases (outputs,) of a fully connected layer."""
 
 
-def head_map(maps: Heat, weights: Heat, shape: tuple[int, int]) -> Heat:
+def head_map(maps: Heat, weights: Heat, shape: tuple[int, int], pooling: Pooling = Pooling.MEAN) -> Heat:
     """Return the class activation map of a class.
 
-    Evidence against the class is set to 0.
+    Evidence against the class is set to 0. The channels are weighted as in Grad-CAM, by the mean gradient of the logit.
+    For all poolings but the generalised mean, that gradient is the classifier's weight times one common factor.
 
     Args:
         maps: Feature maps, (channels, h, w).
         weights: Weight of each channel for the class, (channels,).
         shape: (H, W) of the result.
+        pooling: How the network pools the feature maps or the logits of places.
 
     Returns:
         (H, W) float32 in 0..1. The strongest place is 1; all is 0 where there is no evidence for the class.
     """
+    if pooling is Pooling.GEM:
+        weights = weights * _gem_gradient(maps)
     return spread(np.maximum(np.tensordot(weights, maps, axes=1), 0), shape)
+
+
+def _gem_gradient(maps: Heat) -> Heat:
+    """Return the mean gradient of each map's generalised mean with respect to its places, (channels,)."""
+    exact = maps.astype(np.float64)
+    seen = exact >= GEM_LEAST
+    means = np.maximum(exact, GEM_LEAST) ** GEM_POWER
+    inner = np.where(seen, exact, 0) ** (GEM_POWER - 1)
+    slope: Heat = (means.mean(axis=(1, 2)) ** (1 / GEM_POWER - 1) * inner.mean(axis=(1, 2))).astype(np.float32)
+    return slope
 
 
 def spread(evidence: Heat, shape: tuple[int, int]) -> Heat:

@@ -81,10 +81,10 @@ class WithMaps(nn.Module):
 
 
 def head_weights(network: FilmNetwork, image: Tensor) -> NDArray[np.float32] | None:
-    """Return the classifier's weights if feature maps weighted by them equal the Grad-CAM.
+    """Return the classifier's weights if the map that `head_map` makes of them equals the Grad-CAM.
 
-    They are equal after global average pooling: the gradient of a logit with respect to a channel's mean is the
-    classifier's weight, and max pooling before only redistributes gradients within a channel (Zhou et al. 2016,
+    They are equal after global pooling: the gradient of a logit with respect to a channel's mean is the classifier's
+    weight, and max pooling before only redistributes gradients within a channel (Zhou et al. 2016,
     https://arxiv.org/abs/1512.04150). This function checks on one image whether that holds for the network.
 
     Args:
@@ -108,6 +108,6 @@ def head_weights(network: FilmNetwork, image: Tensor) -> NDArray[np.float32] | N
         return None
     shape = (image.shape[2], image.shape[3])
     for index, row in enumerate(weights):
-        if np.abs(head_map(maps, row, shape) - grad_cam(network, image, index)).max() > _AGREE:
+        if np.abs(head_map(maps, row, shape, network.pooling) - grad_cam(network, image, index)).max() > _AGREE:
             return None
     return weights

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mammopipe.training.model.architecture import Pooling
-
-GEM_POWER = 3.0
-"""The power of the generalised mean (Radenovic et al. 2019, https://arxiv.org/abs/1711.02512)."""
-_LEAST = 1e-6
+from mammopipe.training.model.class_activation import GEM_LEAST, GEM_POWER
 
 
 def place_logits(head: nn.Module, maps: Tensor) -> Tensor:
@@ -48,5 +45,5 @@ def pool_maps(maps: Tensor, pooling: Pooling) -> Tensor:
     if pooling is Pooling.MAX:
         return maps.amax(dim=(2, 3))
     # In float32, because the third power easily exceeds the range of a 16-bit number.
-    powers = maps.float().clamp(min=_LEAST).pow(GEM_POWER)
+    powers = maps.float().clamp(min=GEM_LEAST).pow(GEM_POWER)
     return powers.mean(dim=(2, 3)).pow(1 / GEM_POWER).to(maps.dtype)

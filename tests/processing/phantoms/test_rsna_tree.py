@@ -13,7 +13,13 @@ from pydicom.pixels import apply_voi_lut
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
-from mammopipe.processing.phantoms.rsna_tree import COLUMNS, PHANTOM_WRITER, Machine, rsna_films
+from mammopipe.processing.phantoms.rsna_tree import (
+    COLUMNS,
+    PHANTOM_WRITER,
+    Machine,
+    rsna_films,
+    write_rsna_image,
+)
 
 HEIGHT = 256
 REAL_HEADER = (
@@ -149,3 +155,21 @@ def test_numbers_out_of_range_are_refused():
 
 def test_the_real_size_is_the_machines():
     assert Machine.LINEAR.full_size == (2776, 2082) and Machine.SIGMOID.full_size == (5355, 4915)
+
+
+@pytest.mark.parametrize("height", [180, 192, 199, 200])
+def test_a_small_image_of_either_machine_keeps_its_breast(height: int):
+    for _, machine, film in rsna_films(6, 1, height=height):
+        assert film.pixels.mean() > 1000 and film.padding.any() == (machine is Machine.SIGMOID)
+
+
+@pytest.mark.parametrize("machine", ["29", "49"])
+def test_a_row_of_any_table_becomes_a_file_with_its_side_view_and_machine(tmp_path: Path, machine: str):
+    values = ("2", "10006", "462822612", "R", "AT", "61.0", "1", "1", "1", "", "0", "", machine, "False")
+    row = dict(zip(COLUMNS, values, strict=True))
+    write_rsna_image(tmp_path, row, height=192)
+    read = read_mammogram(file_of(tmp_path, row))
+    assert read.pixels.shape[0] == 192 and read.laterality == "R" and read.pixels.mean() > 1000
+    write_rsna_image(tmp_path / "again", row, height=192)
+    assert file_of(tmp_path / "again", row).read_bytes() == file_of(tmp_path, row).read_bytes()
+    assert pydicom.dcmread(file_of(tmp_path, row)).BitsStored == (16 if machine == "29" else 12)

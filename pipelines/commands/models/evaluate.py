@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import command, in_runs
-from mammopipe.pipelines.commands.predict import model_directory
+from mammopipe.pipelines.commands.models.predict import model_directory
 from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
 
 if TYPE_CHECKING:

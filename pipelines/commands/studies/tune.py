@@ -32,8 +32,8 @@ def tune(options: argparse.Namespace) -> int:
     """Run the missing trials and print which one is best."""
     from mammopipe.pipelines.experiment import tune as search
 
-    spaces = [space for space in map(search.Space.parse, options.assignments) if space is not None]
-    fixed = [text for text in options.assignments if search.Space.parse(text) is None]
+    spaces = [space for space in map(search.space_of, options.assignments) if space is not None]
+    fixed = [text for text in options.assignments if search.space_of(text) is None]
     if options.films is not None and options.source not in ("", "phantoms"):
         raise ConfigError("--films: how many phantoms to make; other images are read as they are")
 
