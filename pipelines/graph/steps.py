@@ -46,6 +46,7 @@ METRICS = (
     "validation_loss",
     "validation_macro_auc",
     "validation_balanced_accuracy",
+    "validation_choice",
     "learning_rate",
     "seconds",
 )
@@ -162,6 +163,9 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
     arguments = {
         "--profile": str(config.profile),
         "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
+        "--choose-by": config.evaluation.choose_by,
+        "--choose-level": config.evaluation.choose_level,
+        "--min-choice": str(config.evaluation.min_choice),
         "--bootstrap": str(config.evaluation.bootstrap),
         "--breast-rule": config.evaluation.breast_rule,
         "--other-breast": str(config.evaluation.other_breast),
@@ -227,14 +231,19 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
     """Return the step that continues only with the protocol `patient`, a passed audit, and the minimum macro AUC.
 
-    The macro AUC is that on validation or, for cross-validated networks, out of fold.
+    The macro AUC is that on validation or, for cross-validated networks, out of fold. With `evaluation.min_choice`, the
+    figure that chose the network must reach that limit, too.
     """
+    config = context.config.evaluation
     figure = request_parts.value(evaluated, "selected.validation.macro_auc.value")
-    conditions = [
+    conditions: list[Any] = [
         ConditionEquals(left=request_parts.value(evaluated, "protocol"), right=str(SplitProtocol.PATIENT)),
         ConditionEquals(left=request_parts.value(evaluated, "leakage.passed"), right=True),
         ConditionGreaterThanOrEqualTo(left=figure, right=context.parameters.min_macro_auc),
     ]
+    if config.min_choice:
+        chosen = request_parts.value(evaluated, "selected.choice.value")
+        conditions.append(ConditionGreaterThanOrEqualTo(left=chosen, right=config.min_choice))
     return ConditionStep(name="Gate", conditions=conditions, if_steps=list(passed), else_steps=[refused])
 
 
@@ -243,10 +252,13 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
 
     The message contains parameters but no figures, since AWS documents property-file values only for conditions.
     """
+    config = context.config.evaluation
+    chosen = [f" and a {config.choice.words} of at least {config.min_choice:g}"] if config.min_choice else []
     sentence = [
         "Nothing was registered: the best candidate must be split by patient, pass the leakage audit and have a macro "
         "AUC of at least MinMacroAuc=",
         context.parameters.min_macro_auc.to_string(),
+        *chosen,
         "; evaluation.json says which it failed, in ",
         request_parts.execution_folder(context, "evaluation"),
     ]

@@ -146,6 +146,11 @@ def _check_source(config: PipelineConfig, source: Path) -> None:
         require_usable(table, where)
     else:
         dataset = dataset_named(config.dataset)
+        if dataset.released is not None:
+            table = dataset.released.check(dataset.released.find(source))
+            require_usable(table, source)
+            check_division(config, table.records, str(source))
+            return
         with _labels(source, dataset.label_table) as folder:
             where = dataset.find(folder, shown=source)
             table = dataset.read(where)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, check_staged, read_staged
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
@@ -20,15 +21,12 @@ from mammopipe.processing.datasets.manifest import (
     Lesion,
     Split,
     View,
-    read_manifest,
     write_manifest,
 )
 from mammopipe.processing.datasets.own_table import AS_THEY_ARE, BOX, CIRCLE, OwnTable, Row, find_table, read_rows
 from mammopipe.processing.errors import LabelError
 
 NAME = "own"
-LABEL_TABLE = "manifest.csv"
-IMAGE_FOLDER = "images"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
@@ -48,7 +46,7 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
     """
     path = find_table(source)
     if _is_staged(path):
-        return _read_staged(path)
+        return read_staged(path)
     rows = read_rows(path, mapping.checked(), labelled=labelled)
     files = _Files(images_of(path, mapping))
     grouped: dict[str, list[Row]] = {}
@@ -253,24 +251,12 @@ def _is_staged(table: Path) -> bool:
         return stream.readline().startswith(b"image_id,patient_id,dataset,")
 
 
-def _read_staged(path: Path) -> Table:
-    return Table(read_manifest(path))
-
-
-def _check_staged(folder: Path) -> Table:
-    table = _read_staged(folder / LABEL_TABLE)
-    for record in table.records:
-        if not (folder / IMAGE_FOLDER / record.path).is_file():
-            raise LabelError(f"{folder}: {record.path} has a row in {LABEL_TABLE} but no file")
-    return table
-
-
 DATASET = Dataset(
     name=NAME,
     terms=Terms("Images of the site's own, from a table that it made.", "The site answers for the right to use them."),
     label_table=LABEL_TABLE,
     image_folder=IMAGE_FOLDER,
     patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),
-    read_table=_read_staged,
-    check=_check_staged,
+    read_table=read_staged,
+    check=check_staged,
 )

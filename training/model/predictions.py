@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.classes import Classes, classes_of_number
-from mammopipe.processing.datasets.manifest import Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, breast_id
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.calibration import Floats as Floats
@@ -54,6 +54,23 @@ class Predictions:
     def malignant_index(self) -> int:
         """Index of the malignant class."""
         return int(self.logits.shape[1]) - 1
+
+    @classmethod
+    def of(cls, records: Sequence[ImageRecord], labels: Integers, logits: npt.NDArray[np.floating[Any]]) -> Self:
+        """Return the logits of images given by their records.
+
+        Args:
+            records: Manifest rows of the images.
+            labels: (images,) class indices.
+            logits: (images, classes); malignant is the last class.
+        """
+        return cls(
+            tuple(record.image_id for record in records),
+            tuple(record.patient_id for record in records),
+            tuple(breast_id(record) for record in records),
+            labels,
+            np.asarray(logits, np.float64),
+        )
 
     def probabilities(self, calibration: Calibration) -> Floats:
         """Return the calibrated probabilities, float64 (images, classes)."""
