@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.augmentation import Augmenter, copy_id
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Label,

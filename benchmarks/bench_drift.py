@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks.rows import Row, row
 from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film

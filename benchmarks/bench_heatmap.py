@@ -26,7 +26,7 @@ from torch.nn import functional
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import Film, make_film

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.bench_training import make_films
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.distributed import joined
 from mammopipe.training.fitting.loop import fit

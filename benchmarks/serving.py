@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film

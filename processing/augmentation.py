@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
-from mammopipe.processing.datasets.classes import named, widest
+from mammopipe.processing.classes import named, widest
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View, write_manifest
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png

@@ -15,7 +15,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, Split, View
 from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
 from mammopipe.processing.files import sha256

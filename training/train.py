@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import Classes, classes_of
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import Classes, classes_of
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,

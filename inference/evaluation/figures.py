@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mammopipe.inference.evaluation.judging import Judged, Judgement
-from mammopipe.processing.datasets.classes import TWO, Classes
+from mammopipe.processing.classes import TWO, Classes
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.evaluation.detection import detection

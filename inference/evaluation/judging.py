@@ -13,7 +13,7 @@ from mammopipe.inference.evaluation.journal import Journal
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.classes import Classes, class_index, widest
+from mammopipe.processing.classes import Classes, class_index, widest
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, breast_id

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mammopipe.processing.datasets.classes import Question, classes_of, named
+from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ImageError, LabelError

@@ -35,8 +35,8 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
+from mammopipe.processing.classes import Question
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.splits import read_register

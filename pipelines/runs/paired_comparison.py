@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.processing.datasets.classes import THREE, TWO, class_index
+from mammopipe.processing.classes import THREE, TWO, class_index
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples

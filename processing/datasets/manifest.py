@@ -19,7 +19,7 @@ from mammopipe.processing.files import write_bytes
 class Label(StrEnum):
     """What a label table says of an image.
 
-    `mammopipe.processing.datasets.classes` maps labels to the classes of a network.
+    `mammopipe.processing.classes` maps labels to the classes of a network.
     """
 
     NORMAL = "normal"

@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.classes import TWO, Question
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import TWO, Question
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes

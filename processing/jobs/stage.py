@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from mammopipe.processing.classes import listed
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import listed
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
 from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
 from mammopipe.processing.files import write_csv, write_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mammopipe.processing.datasets.classes import TWO, named
+from mammopipe.processing.classes import TWO, named
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes

@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.networks import model_directory

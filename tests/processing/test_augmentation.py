@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 

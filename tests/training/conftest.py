@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Label,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mammopipe.processing.datasets.classes import class_indices
+from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind

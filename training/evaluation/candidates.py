@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mammopipe.processing.datasets.classes import class_indices
+from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import ManifestError
 from mammopipe.training.config import Learns

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.classes import TWO, Classes, Question, class_indices, classes_of, listed, named
+from mammopipe.processing.classes import TWO, Classes, Question, class_indices, classes_of, listed, named
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,

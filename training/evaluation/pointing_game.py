@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mammopipe.processing.datasets.classes import class_index
+from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.metrics.bootstrap import Resamples, Scale

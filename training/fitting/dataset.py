@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mammopipe.processing.breast.preprocess import to_unit
-from mammopipe.processing.datasets.classes import Classes, class_indices, widest
+from mammopipe.processing.classes import Classes, class_indices, widest
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, SplitProtocol, View
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.variation import Variation, vary

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from mammopipe.processing.datasets.classes import THREE, class_index
+from mammopipe.processing.classes import THREE, class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.dataset import TrainingFilms

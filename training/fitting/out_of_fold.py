@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.classes import class_indices, classes_of_number
+from mammopipe.processing.classes import class_indices, classes_of_number
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.classes import THREE, TWO
+from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.classes import Classes, classes_of_number
+from mammopipe.processing.classes import Classes, classes_of_number
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, breast_id
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.calibration import Calibration

@@ -9,7 +9,7 @@ import pytest
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.prediction.table import columns
-from mammopipe.processing.datasets.classes import THREE
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram

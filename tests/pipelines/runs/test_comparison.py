@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from mammopipe.pipelines import PipelineConfig, build_pipeline, cli
 from mammopipe.pipelines.runs import comparison, paired_comparison
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.processing.datasets.classes import classes_of_number
+from mammopipe.processing.classes import classes_of_number
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_csv
 from mammopipe.training.model.predictions import FILE, columns, softmax

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import BASE_VARIABLE
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
 from mammopipe.processing.images.mammogram import read_mammogram

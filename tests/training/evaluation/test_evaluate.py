@@ -14,9 +14,9 @@ import sklearn.metrics as reference
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
 from mammopipe.processing.files import sha256
 from mammopipe.processing.splits import read_register

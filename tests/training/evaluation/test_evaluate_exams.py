@@ -12,8 +12,8 @@ import pytest
 import sklearn.metrics as reference
 import torch
 
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.training.evaluate import main
 from mammopipe.training.model.archive import unpack

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mammopipe.inference.contract.schema import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
-from mammopipe.processing.datasets.classes import THREE
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import COMPARED, fit_comparison
