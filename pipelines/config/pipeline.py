@@ -197,10 +197,10 @@ class PipelineConfig(Settings):
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
-        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
-            self.training_of(cnn)
+            training = self.training_of(cnn)
+            require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
         return self
 
     def on_aws(self) -> "PipelineConfig":

@@ -25,6 +25,7 @@ from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner
 from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, require_circles
+from mammopipe.training.fitting.mixup import draw_shares
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, State, WeightAverage, measure, predict, train_step
@@ -214,7 +215,9 @@ class TrainingRun:
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * steps + step)
-            total += self._over_processes(self._step(model, images, labels, wanted, precision))
+            total += self._over_processes(
+                self._step(model, images, labels, wanted, precision, self._shares(epoch, step))
+            )
             if self.average is not None:
                 self.average.update(self.network)
             self._mark(epoch, step + 1, total, rate)
@@ -266,7 +269,13 @@ class TrainingRun:
             raise
 
     def _step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, wanted: Sequence[Tensor], precision: Precision
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        wanted: Sequence[Tensor],
+        precision: Precision,
+        shares: Tensor | None,
     ) -> Tensor:
         config = self.config
         return train_step(
@@ -283,7 +292,15 @@ class TrainingRun:
             positive_target=config.positive_target,
             accumulate=config.accumulate,
             clip_norm=config.clip_norm,
+            shares=shares,
         )
+
+    def _shares(self, epoch: int, step: int) -> Tensor | None:
+        """Return the shares of this process's images in their mixtures; `None` without mixup."""
+        if not self.config.mixup:
+            return None
+        positions = self.batches.positions(step)
+        return draw_shares(self.config.mixup, seed=self.config.seed, epoch=epoch, positions=positions)
 
     def _over_processes(self, loss: Tensor) -> Tensor:
         """Return the mean loss of a step over all processes."""
