@@ -59,6 +59,15 @@ class Cache(StrEnum):
     """Not kept: each image is decoded on each use, so memory does not grow with their number."""
 
 
+class AugmentOn(StrEnum):
+    """Where training images are varied."""
+
+    CPU = "cpu"
+    """In the processes that read them."""
+    GPU = "gpu"
+    """On the device that trains, by torchvision; without a GPU that is the CPU."""
+
+
 class Sampling(StrEnum):
     """How an epoch treats rare classes."""
 
@@ -229,6 +238,11 @@ class TrainConfig(Settings):
     augment_tone: bool = Field(default=True, description="change gamma, contrast and brightness by up to 20 %")
     augment_blur: bool = Field(default=True, description="blur by a Gaussian of up to 1.5 pixels")
     augment_downscale: bool = Field(default=True, description="reduce the resolution by up to a half")
+    augment_on: AugmentOn = Field(
+        default=AugmentOn.CPU,
+        description="where training images are varied: `cpu`, in the processes that read them, or `gpu`, on the device "
+        "that trains",
+    )
     mixup: float = Field(
         default=0.0,
         ge=0,
@@ -337,11 +351,11 @@ class TrainConfig(Settings):
             raise ConfigError(
                 f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
             )
-        for name in ("augment", "mixup"):
-            if getattr(self, name) and self.learns is Learns.HEAD:
+        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU)):
+            if getattr(self, name) != off and self.learns is Learns.HEAD:
                 raise ConfigError(
-                    f"hyperparameter {name}={getattr(self, name)} must be 0 with learns=head, which computes feature "
-                    "maps once"
+                    f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "
+                    "feature maps once"
                 )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")

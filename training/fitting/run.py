@@ -19,16 +19,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Final, TrainConfig
+from mammopipe.training.config import AugmentOn, Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner
 from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, require_circles
-from mammopipe.training.fitting.mixup import draw_shares
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, State, WeightAverage, measure, predict, train_step
+from mammopipe.training.fitting.variation.mixup import draw_shares
+from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
 from mammopipe.training.networks.network import FilmNetwork
@@ -205,6 +206,7 @@ class TrainingRun:
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
         """Train one epoch, or the rest of a resumed one; return the epoch's mean loss and the last learning rate."""
+        config = self.config
         set_phase(self.network, trains_body=self.schedule.trains_body(epoch))
         model = self._parallel()
         total, rate, first = self._begin(epoch)
@@ -215,21 +217,21 @@ class TrainingRun:
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * steps + step)
-            total += self._over_processes(
-                self._step(model, images, labels, wanted, precision, self._shares(epoch, step))
-            )
+            images = varied_here(images, config, self.world.device)
+            shares = draw_shares(config, epoch=epoch, positions=self.batches.positions(step))
+            total += self._over_processes(self._step(model, images, labels, wanted, precision, shares))
             if self.average is not None:
                 self.average.update(self.network)
             self._mark(epoch, step + 1, total, rate)
             self._stop_or_go_on(save)
-            if time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+            if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 save()
                 saved_at = time.monotonic()
         mean = float(total) / steps
         if not np.isfinite(mean):
             raise ConfigError(
-                f"epoch {epoch}: the training loss is {mean}; lower learning_rate="
-                f"{self.config.learning_rate} or head_learning_rate={self.config.head_learning_rate}"
+                f"epoch {epoch}: the training loss is {mean}; lower learning_rate={config.learning_rate} or "
+                f"head_learning_rate={config.head_learning_rate}"
             )
         return mean, rate
 
@@ -295,13 +297,6 @@ class TrainingRun:
             shares=shares,
         )
 
-    def _shares(self, epoch: int, step: int) -> Tensor | None:
-        """Return the shares of this process's images in their mixtures; `None` without mixup."""
-        if not self.config.mixup:
-            return None
-        positions = self.batches.positions(step)
-        return draw_shares(self.config.mixup, seed=self.config.seed, epoch=epoch, positions=positions)
-
     def _over_processes(self, loss: Tensor) -> Tensor:
         """Return the mean loss of a step over all processes."""
         if self.world.size > 1:
@@ -340,7 +335,8 @@ class TrainingRun:
     def _loader(self) -> DataLoader[Any]:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
-        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
+        kind = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
+        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
         if self.grid is not None:
             films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
         return DataLoader(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
-from mammopipe.training.fitting.mixup import mixed_images, mixed_mean
+from mammopipe.training.fitting.variation.mixup import mixed_images, mixed_mean
 from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.precision import autocast

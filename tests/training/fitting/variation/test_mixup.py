@@ -7,9 +7,9 @@ from torch.nn import functional
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.lesion_loss import UNKNOWN, location_losses
-from mammopipe.training.fitting.mixup import draw_shares, mixed_images, mixed_mean, partners
 from mammopipe.training.fitting.sampling import EpochBatches
 from mammopipe.training.fitting.step import train_step
+from mammopipe.training.fitting.variation.mixup import draw_shares, mixed_images, mixed_mean, partners
 from mammopipe.training.model.architecture import Precision
 
 
@@ -25,13 +25,16 @@ def test_neighbours_are_mixed_by_their_shares():
 
 
 def test_shares_depend_on_seed_epoch_and_position_alone():
-    whole = draw_shares(0.4, seed=1, epoch=2, positions=range(8))
+    config = TrainConfig(mixup=0.4, seed=1)
+    whole = draw_shares(config, epoch=2, positions=range(8))
     ranks = [EpochBatches(batch_size=8, rank=rank, world_size=2).positions(0) for rank in range(2)]
-    assert torch.equal(torch.cat([draw_shares(0.4, seed=1, epoch=2, positions=at) for at in ranks]), whole)
-    for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
-        assert not torch.equal(draw_shares(0.4, positions=range(8), **other), whole)
+    assert torch.equal(torch.cat([draw_shares(config, epoch=2, positions=at) for at in ranks]), whole)
+    for seed, epoch in ((2, 2), (1, 3)):
+        other = draw_shares(TrainConfig(mixup=0.4, seed=seed), epoch=epoch, positions=range(8))
+        assert not torch.equal(other, whole)
+    assert draw_shares(TrainConfig(), epoch=2, positions=range(8)) is None
     assert 0 <= whole.min() and whole.max() <= 1 and len(set(whole.tolist())) == 8
-    many = draw_shares(0.2, seed=0, epoch=1, positions=range(4000))
+    many = draw_shares(TrainConfig(mixup=0.2), epoch=1, positions=range(4000))
     assert abs(float(many.mean()) - 0.5) < 0.02 and float((many - 0.5).abs().mean()) > 0.3, "most are nearly one image"
 
 
@@ -56,7 +59,7 @@ def test_the_loss_is_the_mixture_of_both_labels_and_of_both_images_places():
 def test_a_step_learns_from_mixtures(accumulate):
     torch.manual_seed(0)
     images, labels = torch.rand(8, 1, 4, 4), torch.randint(0, 3, (8,))
-    shares = draw_shares(1.0, seed=0, epoch=1, positions=range(8))
+    shares = draw_shares(TrainConfig(mixup=1.0), epoch=1, positions=range(8))
 
     def step(images, **more):
         torch.manual_seed(1)

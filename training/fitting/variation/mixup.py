@@ -12,22 +12,28 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.sampling import generator
 
 _STREAM = 2
 """Number of this random stream; noise and variations have others."""
 
 
-def draw_shares(alpha: float, *, seed: int, epoch: int, positions: Sequence[int]) -> Tensor:
+def draw_shares(config: TrainConfig, *, epoch: int, positions: Sequence[int]) -> Tensor | None:
     """Return the share of each image in its mixture, (N,) float32 in [0, 1]; the rest is its partner's.
 
     Args:
-        alpha: Both parameters of the Beta distribution; large values mix in equal shares.
-        seed: Seed of the run.
+        config: Hyperparameters; `mixup` is both parameters of the Beta distribution of the share.
         epoch: Number of the epoch.
         positions: Position of each image in the order of the epoch.
+
+    Returns:
+        The shares; `None` without mixup.
     """
-    drawn = [generator(seed, epoch, position, _STREAM).beta(alpha, alpha) for position in positions]
+    if not config.mixup:
+        return None
+    draws = (generator(config.seed, epoch, position, _STREAM) for position in positions)
+    drawn = [random.beta(config.mixup, config.mixup) for random in draws]
     return torch.tensor(drawn, dtype=torch.float32)
 
 
