@@ -16,7 +16,7 @@ from benchmarks.serving import save_model
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.batch import Batch, Image, model_columns, predict_groups
 from mammopipe.inference.prediction.predictor import Predictor
-from mammopipe.pipelines.commands.predict import Table
+from mammopipe.pipelines.commands.models.predict import Table
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.own_tree import write_own_tree
 

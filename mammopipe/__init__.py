@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from mammopipe.inference.prediction.predictor import Predictor
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.graph.definition import build_pipeline
-    from mammopipe.pipelines.runs.launch import Run, start
+    from mammopipe.pipelines.runs.launch import start
+    from mammopipe.pipelines.runs.run import Run
     from mammopipe.processing.images.mammogram import read_mammogram
 
     __version__: str
@@ -37,7 +38,7 @@ _HOMES = {
     "MammographyClient": "mammopipe.inference.client.client",
     "PipelineConfig": "mammopipe.pipelines.config.pipeline",
     "Predictor": "mammopipe.inference.prediction.predictor",
-    "Run": "mammopipe.pipelines.runs.launch",
+    "Run": "mammopipe.pipelines.runs.run",
     "build_pipeline": "mammopipe.pipelines.graph.definition",
     "read_mammogram": "mammopipe.processing.images.mammogram",
     "start": "mammopipe.pipelines.runs.launch",

@@ -75,6 +75,8 @@ class ReadConfig:
     resolution: this is three times as fast, does not give the same pixels, and sets `facts["reduction"]` to 2. With
     `None`, every image is decoded at full resolution. So are images whose padding would be bright without its
     declaration, because decoding at half resolution blends padding into the tissue beside it."""
+    jpeg_files: bool = False
+    """Whether JPEG files are read. Copies of public collections hold them; they are not accepted for serving."""
     limits: Limits = Limits()
     """The greatest size that an image may announce."""
 

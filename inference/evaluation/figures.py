@@ -201,12 +201,17 @@ def _pointing(images: Sequence[Judged], draws: Resamples) -> dict[str, Any]:
 def _froc(images: Sequence[Judged]) -> list[dict[str, float]] | None:
     """Return the share of malignant lesions found at each number of false positive regions per image.
 
-    Regions of malignant images with outlined lesions are ranked by score. A region whose peak lies in no lesion is a
-    false positive. The result is `None` if no malignant lesion is outlined.
+    Regions of malignant images with outlined lesions and of normal images are ranked by score. A region whose peak lies
+    in no lesion is a false positive. The result is `None` if no malignant lesion is outlined.
     """
-    shown = [image for image in images if image.chance is not None and image.record.label is Label.MALIGNANT]
-    lesions = sum(len(image.record.lesions) for image in shown)
-    if not lesions:
+    shown = [image for image in images if _places_lesions(image) or image.record.label is Label.NORMAL]
+    sought = {
+        (place, number)
+        for place, image in enumerate(shown)
+        for number, lesion in enumerate(image.record.lesions)
+        if _places_lesions(image) and lesion.label is Label.MALIGNANT
+    }
+    if not sought:
         return None
     ordered = sorted(
         ((found.score, place, found.lesions) for place, image in enumerate(shown) for found in image.detections),
@@ -217,8 +222,12 @@ def _froc(images: Sequence[Judged]) -> list[dict[str, float]] | None:
     reached = {limit: 0.0 for limit in FALSE_POSITIVES}
     for _, place, where in ordered:
         false += not where
-        hit |= {(place, lesion) for lesion in where}
+        hit |= {(place, lesion) for lesion in where} & sought
         for limit in FALSE_POSITIVES:
             if false <= limit * len(shown):
-                reached[limit] = len(hit) / lesions
+                reached[limit] = len(hit) / len(sought)
     return [{"false_positives": limit, "sensitivity": value} for limit, value in reached.items()]
+
+
+def _places_lesions(image: Judged) -> bool:
+    return image.chance is not None and image.record.label is Label.MALIGNANT

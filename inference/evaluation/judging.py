@@ -1,22 +1,28 @@
 """Applies the deployed predictor to every image of a labelled dataset, one image after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from mammopipe.inference.evaluation.journal import Journal
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, breast_id
-from mammopipe.processing.errors import ImageError
-from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
+from mammopipe.processing.datasets.definition import Table
+from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, breast_id
+from mammopipe.processing.errors import ImageError, LabelError
+from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
 from mammopipe.training.model.predictions import Floats, TestPredictions
 
 SOUGHT = (Label.MALIGNANT, Label.BENIGN)
 """Classes whose lesions the heatmap should show."""
+_READING = ReadConfig(jpeg_files=True)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,34 @@ class Judged:
     chance: float | None = None
     """Share of the breast's area that its lesions cover; `None` for an image without lesions."""
     detections: tuple[Detection, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the prediction as JSON values, with the lesions but without the rest of the record."""
+        return {
+            "logits": [float(value) for value in self.logits],
+            "entropy": float(self.entropy),
+            "strangeness": None if self.strangeness is None else float(self.strangeness),
+            "referred": bool(self.referred),
+            "quality": dict(self.quality),
+            "chance": self.chance,
+            "detections": [[float(found.score), list(found.lesions)] for found in self.detections],
+            "lesions": [lesion.as_dict() for lesion in self.record.lesions],
+        }
+
+    @classmethod
+    def from_dict(cls, record: ImageRecord, values: Mapping[str, Any]) -> "Judged":
+        """Return the prediction that `as_dict` wrote for an image."""
+        lesions = tuple(Lesion(**{**item, "label": Label(item["label"])}) for item in values["lesions"])
+        return cls(
+            replace(record, lesions=lesions),
+            np.array(values["logits"], np.float64),
+            values["entropy"],
+            values["strangeness"],
+            values["referred"],
+            values["quality"],
+            values["chance"],
+            tuple(Detection(score, tuple(found)) for score, found in values["detections"]),
+        )
 
 
 @dataclass
@@ -72,47 +106,53 @@ def _class_of(label: Label, classes: Sequence[str]) -> int:
 
 
 def judge(
-    predictor: Predictor, preprocessing: PreprocessConfig, records: Sequence[ImageRecord], folder: Path
+    predictor: Predictor, preprocessing: PreprocessConfig, table: Table, folder: Path, journal: Journal
 ) -> Judgement:
     """Return the model's predictions for the images; unreadable images and those without a breast count as refused.
 
     Args:
         predictor: The model as served.
         preprocessing: The model's preprocessing settings.
-        records: The label table's record of each image.
+        table: The label table of the images.
         folder: Folder that the records' paths are relative to.
+        journal: Holds the images that an interrupted evaluation has judged; receives each image that is judged now.
     """
-    found = Judgement()
-    for record in records:
-        try:
-            mammogram = read_mammogram(folder / record.path, record=record)
-            found.images.append(_judged(predictor, preprocessing, record, mammogram))
-        except ImageError as error:
-            found.refused.append((record.image_id, str(error)))
+    found = Judgement(refused=list(table.refused))
+    outlined = any(record.lesions for record in table.records) or bool(table.masks)
+    for record in tqdm(table.records, desc="Evaluate", unit="image", disable=not sys.stderr.isatty()):
+        entry = journal.finished(record.image_id)
+        if entry is None:
+            try:
+                known = with_lesions(record, table.masks.get(record.image_id, ()), folder)
+                mammogram = read_mammogram(folder / record.path, record=record, config=_READING)
+                entry = _judged(predictor, preprocessing, known, mammogram, outlined).as_dict()
+            except (ImageError, LabelError) as error:
+                entry = {"refused": str(error)}
+            journal.add(record.image_id, entry)
+        if "refused" in entry:
+            found.refused.append((record.image_id, entry["refused"]))
+        else:
+            found.images.append(Judged.from_dict(record, entry))
     return found
 
 
-def _judged(predictor: Predictor, preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> Judged:
+def _judged(
+    predictor: Predictor, preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram, outlined: bool
+) -> Judged:
+    """Return the prediction for one image; where the dataset has outlined lesions, also the heatmap's regions."""
     said = predictor.predict(mammogram)
+    lesions = tuple(_turned(lesion, mammogram) for lesion in record.lesions)
     placed: dict[str, Any] = {}
-    if record.lesions and record.label in SOUGHT:
+    if outlined:
         heat = predictor.explain(said, mammogram, Label.MALIGNANT).heat
-        placed = {
-            "chance": _covered(preprocessing, record, mammogram),
-            "detections": tuple(
-                Detection(
-                    said.probabilities[Label.MALIGNANT] * region.strength,
-                    tuple(
-                        number
-                        for number, lesion in enumerate(record.lesions)
-                        if np.hypot(region.peak_x - lesion.x, region.peak_y - lesion.y) <= lesion.radius
-                    ),
-                )
-                for region in regions(heat)
-            ),
-        }
+        share = said.probabilities[Label.MALIGNANT]
+        placed["detections"] = tuple(
+            Detection(share * region.strength, _hit(lesions, region.peak_x, region.peak_y)) for region in regions(heat)
+        )
+    if lesions and record.label in SOUGHT:
+        placed["chance"] = _covered(preprocessing, lesions, mammogram)
     return Judged(
-        record,
+        replace(record, lesions=lesions),
         np.asarray(said.forward.logits, np.float64),
         said.entropy,
         said.strangeness,
@@ -122,9 +162,24 @@ def _judged(predictor: Predictor, preprocessing: PreprocessConfig, record: Image
     )
 
 
-def _covered(preprocessing: PreprocessConfig, record: ImageRecord, mammogram: Mammogram) -> float:
+def _turned(lesion: Lesion, mammogram: Mammogram) -> Lesion:
+    """Return a lesion in pixels of the mammogram, which the reader may have mirrored or turned."""
+    if not mammogram.turn:
+        return lesion
+    x, y = mammogram.turn.from_stored(lesion.x, lesion.y)
+    return replace(lesion, x=x, y=y)
+
+
+def _hit(lesions: Sequence[Lesion], x: float, y: float) -> tuple[int, ...]:
+    """Return the indices of the lesions that contain a point."""
+    return tuple(
+        number for number, lesion in enumerate(lesions) if np.hypot(x - lesion.x, y - lesion.y) <= lesion.radius
+    )
+
+
+def _covered(preprocessing: PreprocessConfig, lesions: Iterable[Lesion], mammogram: Mammogram) -> float:
     """Return the share of the breast that the lesions' circles cover, measured in the network's input."""
-    prepared = preprocess(mammogram, preprocessing, record.lesions)
+    prepared = preprocess(mammogram, preprocessing, lesions)
     breast = prepared.image > 0
     rows, columns = np.ogrid[: breast.shape[0], : breast.shape[1]]
     inside = np.zeros(breast.shape, bool)

@@ -1,14 +1,18 @@
 """Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mammopipe import __version__
 from mammopipe.inference.evaluation import figures, judging
+from mammopipe.inference.evaluation.journal import Journal, fingerprint
 from mammopipe.inference.evaluation.report import render
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.training.model.archive import unpack
@@ -19,9 +23,18 @@ LEAST_RESAMPLES = 100
 
 
 def evaluate_model(
-    model: Path, dataset: Dataset, folder: Path, output: Path, *, bootstrap: int = 1000, seed: int = 0
+    model: Path,
+    dataset: Dataset,
+    folder: Path,
+    output: Path,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    split: Split | None = None,
 ) -> str:
     """Evaluate a model on a labelled dataset that it has never seen.
+
+    An interrupted evaluation resumes where it stopped if it is called again with the same arguments.
 
     Args:
         model: `model.tar.gz` or the model directory.
@@ -30,6 +43,7 @@ def evaluate_model(
         output: Folder for `external.json`, `predictions.csv`, `refused.csv` and `report.html`.
         bootstrap: Number of resamples for each interval.
         seed: Seed of the resamples.
+        split: The split of the released table whose images are evaluated; `None`: all images.
 
     Returns:
         The main results as lines of text.
@@ -40,7 +54,8 @@ def evaluate_model(
     """
     if bootstrap < LEAST_RESAMPLES:
         raise ConfigError(f"bootstrap={bootstrap}: an interval needs at least {LEAST_RESAMPLES} resamples")
-    table = dataset.check(folder)
+    table = _of_split(dataset.check(folder), split, folder)
+    images = folder / dataset.image_folder
     with TemporaryDirectory() as scratch:
         directory = model
         if not model.is_dir():
@@ -48,8 +63,8 @@ def evaluate_model(
             unpack(model, directory)
         description = read_description(directory)
         preprocessing = PreprocessConfig.from_json(description["preprocess"])
-        judgement = judging.judge(Predictor(directory), preprocessing, table.records, folder / dataset.image_folder)
-    judgement.refused += table.refused
+        journal = Journal(output, fingerprint(description, table, images, __version__))
+        judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
     found = figures.figures(description, judgement, dataset, figures.Plan(bootstrap, seed), model)
@@ -61,7 +76,18 @@ def evaluate_model(
     write_csv(output / "refused.csv", ["image_id", "reason"], refused)
     write_json(output / "external.json", found)
     write_bytes(output / "report.html", render(found).encode())
+    journal.remove()
     return _summary(found, output)
+
+
+def _of_split(table: Table, split: Split | None, folder: Path) -> Table:
+    """Return the images of one split of the released table; raises `ConfigError` if it has none."""
+    if split is None:
+        return table
+    records = [record for record in table.records if record.split is split]
+    if not records:
+        raise ConfigError(f"--split {split}: no image of {folder} is in this split of the released table")
+    return replace(table, records=records)
 
 
 def _summary(found: dict[str, Any], output: Path) -> str:

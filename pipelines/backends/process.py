@@ -24,6 +24,7 @@ from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.splits import read_register
 
 JOBS = ("Processing", "Training")
 
@@ -149,7 +150,12 @@ class Interpreter(Execution):
         request = self._request(step, ProcessingJobName=self._job_name(step))
         self.sagemaker.create_processing_job(**request)
         outputs = request["ProcessingOutputConfig"]["Outputs"]
-        places = {item["OutputName"]: item["S3Output"]["S3Uri"] for item in outputs}
+        # Entries of the register belong to the evaluation that made them: they are not results to reuse.
+        places = {
+            item["OutputName"]: item["S3Output"]["S3Uri"]
+            for item in outputs
+            if item["OutputName"] != read_register.NAME
+        }
         with self._reused(step, request, places) as done:
             if not done:
                 run_processing(step["Name"], request, self.context, threads=self._threads[step["Name"]])

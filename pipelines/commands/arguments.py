@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.phantoms import FILMS
 from mammopipe.processing.settings import close_to, suggestion
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -113,6 +114,14 @@ def in_runs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def identified(parser: argparse.ArgumentParser, *, default: str | None = "latest") -> None:
+    """Add the run's ID and `--runs`."""
+    parser.add_argument(
+        "id", nargs="?", default=default, metavar="ID", help="a run's id, the beginning of one, or latest (the default)"
+    )
+    in_runs(parser)
+
+
 def as_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print the same facts as JSON")
@@ -123,3 +132,12 @@ def one_of(choices: type[Choice], word: str, name: str) -> Choice:
     if word not in list(choices):
         raise ConfigError(f"{name} {word!r}: must be one of {', '.join(choices)}{suggestion(word, choices)}")
     return choices(word)
+
+
+def phantoms_of(options: argparse.Namespace, *, made: bool) -> int:
+    """Return the number of phantoms to generate; refuses a number if none are generated."""
+    if options.films is None:
+        return FILMS
+    if not made:
+        raise ConfigError("--films: how many phantoms to make; other films are read as they are")
+    return int(options.films)

@@ -3,24 +3,44 @@
 import argparse
 import json
 import textwrap
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Column, Table
-
-from mammopipe.pipelines.commands.arguments import refuse
-from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs import estimate
-from mammopipe.pipelines.costs.estimate import Line
-from mammopipe.pipelines.costs.prices import Prices, Throughput
-from mammopipe.pipelines.runs.progress import console
+from mammopipe.pipelines.commands.arguments import as_json, command, in_runs, refuse
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+    from mammopipe.pipelines.costs.estimate import Line
+    from mammopipe.pipelines.costs.prices import Prices
 
 PLAN = ("images", "instances", "training_instances", "throughput", "config", "profile", "dataset")
 """The options that are valid only for an estimate."""
 
 
-def run(options: argparse.Namespace) -> int:
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `cost`."""
+    text = "show what a run will cost, step by step; or, of a run's ID, what it did cost"
+    parser = command(subparsers, "cost", text, "cost --dataset rsna --images 10000000 --instances 50")
+    parser.set_defaults(command=cost)
+    parser.add_argument("id", nargs="?", metavar="ID", help="a run, or latest; without it, the run that would start")
+    parser.add_argument("--images", type=int, metavar="N", help="images of the dataset (default: all that it has)")
+    parser.add_argument("--instances", type=int, metavar="N", help="processing instances, over the configuration's")
+    parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/costs/prices.toml")
+    parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.add_argument("--profile", choices=["quick", "full"])
+    parser.add_argument("--dataset", choices=[*DATASETS])
+    as_json(parser)
+    in_runs(parser)
+
+
+def cost(options: argparse.Namespace) -> int:
     """Show the estimated cost of a new run, or the cost of the run with a given id."""
+    from mammopipe.pipelines.costs.prices import Prices
+
     for name in ("images", "instances", "training_instances"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -31,7 +51,11 @@ def run(options: argparse.Namespace) -> int:
     return _of_run(options, prices) if options.id else _of_plan(options, prices)
 
 
-def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
+def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.costs import estimate
+    from mammopipe.pipelines.costs.prices import Throughput
+
     config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset)
     config = estimate.scaled(config, processing=options.instances, training=options.training_instances)
     throughput = Throughput.load(options.throughput)
@@ -74,8 +98,9 @@ def _of_plan(options: argparse.Namespace, prices: Prices) -> int:
     return 0
 
 
-def _of_run(options: argparse.Namespace, prices: Prices) -> int:
+def _of_run(options: argparse.Namespace, prices: "Prices") -> int:
     from mammopipe.pipelines.commands.runs import aws_clients
+    from mammopipe.pipelines.costs import estimate
     from mammopipe.pipelines.runs.folder import find_run
 
     folder = find_run(options.runs, options.id)
@@ -110,8 +135,12 @@ def _of_run(options: argparse.Namespace, prices: Prices) -> int:
     return 0
 
 
-def _show(lines: list[Line]) -> None:
+def _show(lines: "list[Line]") -> None:
     """Print the steps within 100 columns."""
+    from rich.table import Column, Table
+
+    from mammopipe.pipelines.runs.progress import console
+
     right: dict[str, Any] = {"justify": "right", "no_wrap": True}
     table = Table(
         "step",

@@ -36,7 +36,8 @@ def check(options: argparse.Namespace) -> int:
     """Print the contents and problems of the dataset; returns 1 if a run could not succeed."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
     from mammopipe.pipelines.data.check import look
-    from mammopipe.processing.datasets.own import find_table, images_of, read_own
+    from mammopipe.processing.datasets.own import images_of, read_own
+    from mammopipe.processing.datasets.own_table import find_table
 
     if options.table_only and options.montage:
         raise ConfigError("--montage: needs the images, which --table-only leaves unread")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.pipelines.commands.arguments import refuse
+from mammopipe.pipelines.commands.arguments import as_json, command, identified, in_runs, refuse
 from mammopipe.pipelines.runs import comparison
 from mammopipe.processing.errors import ConfigError
 
@@ -18,12 +18,60 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.runs.folder import RunFolder
 
 WIDTH = 100
 """Maximum width of a table in columns."""
 _FIGURE_COLUMNS = 22
 """Width of `0.123 (0.123-0.123)` with the space between columns."""
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `runs`."""
+    parser = command(subparsers, "runs", "list the runs", "runs")
+    parser.add_argument(
+        "--aws",
+        nargs="?",
+        type=int,
+        const=20,
+        metavar="N",
+        help="also the N newest executions of the configuration's pipeline on AWS, whoever started them (default: 20)",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the pipeline's name; for --aws")
+    as_json(parser)
+    in_runs(parser)
+    parser.set_defaults(command=runs)
+
+
+def add_status(subparsers: "Subparsers") -> None:
+    """Add the parser of `status`."""
+    parser = command(subparsers, "status", "show a run's steps", "status latest")
+    parser.add_argument("--watch", action="store_true", help="follow a run on AWS to its end")
+    as_json(parser)
+    identified(parser)
+    parser.set_defaults(command=status)
+
+
+def add_report(subparsers: "Subparsers") -> None:
+    """Add the parser of `report`."""
+    parser = command(subparsers, "report", "show a run's figures and where its report lies", "report latest --open")
+    identified(parser)
+    parser.add_argument("--open", action="store_true", help="open the report in the browser")
+    as_json(parser)
+    parser.set_defaults(command=report)
+
+
+def add_compare(subparsers: "Subparsers") -> None:
+    """Add the parser of `compare`."""
+    parser = command(
+        subparsers, "compare", "show the figures of two or more runs side by side", "compare 20260102 latest"
+    )
+    parser.add_argument("ids", nargs="+", metavar="ID")
+    parser.add_argument("--roc", type=Path, metavar="FILE", help="also draw their ROC curves together, as SVG")
+    as_json(parser)
+    in_runs(parser)
+    parser.set_defaults(command=compare)
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -226,9 +274,9 @@ def _up_to_date(folder: "RunFolder") -> dict[str, Any]:
 
 def _watch(folder: "RunFolder") -> int:
     from mammopipe.pipelines.backends.step_status import Status
-    from mammopipe.pipelines.runs import mlflow
     from mammopipe.pipelines.runs.aws_watch import terminal_question, watch
     from mammopipe.pipelines.runs.progress import Progress
+    from mammopipe.pipelines.runs.tracking import mlflow
 
     execution = folder.execution()
     if execution.get("backend") != "aws":

@@ -25,14 +25,20 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
-from mammopipe.processing.datasets.own import OwnTable
+from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
 
-SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
+SET_ELSEWHERE = {
+    "cnn": "the key cnns",
+    "seed": "data.seed",
+    "choose_by": "evaluation.choose_by",
+    "choose_level": "evaluation.choose_level",
+    "breast_rule": "evaluation.breast_rule",
+}
 """Hyperparameters that the pipeline sets itself, and the source of each value."""
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
@@ -217,7 +223,8 @@ class PipelineConfig(Settings):
         own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
         for key in SET_FOR_ALL.keys() & own.keys():
             raise ConfigError(f"{where}{key} is set by {SET_FOR_ALL[key]}")
-        values = {**self.training.to_json(), **own, "cnn": str(cnn), **changes}
+        judged = self.evaluation.model_dump(mode="json", include={"choose_by", "choose_level", "breast_rule"})
+        values = {**self.training.to_json(), **own, **judged, "cnn": str(cnn), **changes}
         try:
             return TrainConfig.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:

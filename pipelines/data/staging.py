@@ -6,7 +6,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from mammopipe.pipelines.data.s3 import S3Object, Storage, together
 from mammopipe.processing.container.s3_uri import S3Uri
-from mammopipe.processing.datasets.definition import Dataset
+from mammopipe.processing.datasets.arranged import arrange
+from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import OwnTable, arrange
+from mammopipe.processing.datasets.own import arrange as arrange_own
+from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
@@ -49,7 +51,7 @@ def stage_own(source: Path, uri: str, storage: Storage, mapping: OwnTable) -> St
     Raises `LabelError` for an unusable table, or one in which too many rows would be refused.
     """
     with TemporaryDirectory() as scratch:
-        table = arrange(source, Path(scratch), mapping)
+        table = arrange_own(source, Path(scratch), mapping)
         require_usable(table, source)
         return stage(DATASETS[OWN], Path(scratch), uri, storage)
 
@@ -71,12 +73,24 @@ def stage(dataset: Dataset, source: Path, uri: str, storage: Storage) -> Staged:
         LabelError: The source is not the dataset; the message names the difference.
         StorageError: S3 failed.
     """
+    if dataset.released is not None:
+        with TemporaryDirectory() as scratch:
+            table = _arranged(dataset.released, source, Path(scratch))
+            require_usable(table, source)
+            return stage(replace(dataset, released=None), Path(scratch), uri, storage)
     with opened(source, dataset) as folder:
         table = dataset.check(folder)
         files = dataset.files(folder)
         sent = _send(folder, files, uri, storage, title=f"Stage {dataset.name}")
         size = sum(path.stat().st_size for path in sent)
         return Staged(uri, len(files), len(sent), size, dataset.is_synthetic(folder, table))
+
+
+def _arranged(released: Dataset, source: Path, folder: Path) -> Table:
+    """Write the staged form of a collection into `folder`; collections are too large to be unpacked from an archive."""
+    if not source.is_dir():
+        raise ConfigError(f"{source}: must be the folder of {released.name} as released, unpacked")
+    return arrange(released, source, folder)
 
 
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:

@@ -18,6 +18,7 @@ from typing import Any
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
+from mammopipe.processing.splits import read_register
 
 ENTRY = "entry.json"
 SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "m": 60, "S": 1}
@@ -48,6 +49,8 @@ class StepCache:
             [item["InputName"], item["S3Input"]["LocalPath"], item["S3Input"]["S3DataDistributionType"],
              self.storage.digest(item["S3Input"]["S3Uri"])]
             for item in request.get("ProcessingInputs", [])
+            # Every evaluation changes the register; a reused evaluation reads no test image.
+            if item["InputName"] != read_register.NAME
         ] + [
             [item["ChannelName"], self.storage.digest(item["DataSource"]["S3DataSource"]["S3Uri"])]
             for item in request.get("InputDataConfig", [])

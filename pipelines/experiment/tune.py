@@ -1,22 +1,30 @@
 """`mammopipe tune`: a search over configuration keys; each trial is a local run of the pipeline.
 
 Optuna proposes the values (its tree-structured Parzen estimator, Bergstra et al. 2011) and keeps the study in
-`<out>/study.db`, so a stopped search can continue. Only validation decides between trials; the test results in their
-reports are not used.
+`<out>/study.db`, so a stopped search can continue. Trials share their images and a step cache: Prepare, Augment and
+Segment run once for all trials that do not change them. Only validation decides between trials; the test results in
+their reports are not used.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.search_space import Kind, Space
 from mammopipe.pipelines.config.toml import assigned, unknown_key
+from mammopipe.pipelines.runs import preflight
 from mammopipe.pipelines.runs.launch import start
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.runs.tracking import mlflow
+from mammopipe.pipelines.runs.tracking.mlflow_store import Trial
+from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_csv
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.phantoms.trees import write_phantoms
 from mammopipe.processing.settings import field_at
 
 if TYPE_CHECKING:
@@ -24,6 +32,8 @@ if TYPE_CHECKING:
 
 MEASURE = "macro_auc"
 STUDY, TABLE, PICTURE = "study.db", "trials.csv", "trials.png"
+REUSED_FOR = "P30D"
+"""The time within which a trial reuses an equal step of an earlier one, if the configuration states none."""
 
 
 def space_of(assignment: str) -> Space | None:
@@ -90,27 +100,56 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
     done = sum(trial.value is not None or "reason" in trial.user_attrs for trial in study.trials)
     # Each start gets another seed; otherwise a continued search would repeat its first proposals.
     study.sampler = optuna.samplers.TPESampler(seed=search.configure([]).data.seed + done)
+    source = _source(search, say) if done < search.trials else search.source
     for number in range(done, search.trials):
-        study.optimize(lambda trial: _trial(trial, search, begin), n_trials=1, catch=(ConfigError,))
+        study.optimize(lambda trial: _trial(trial, search, source, begin), n_trials=1, catch=(MammopipeError,))
         _write(study, search)
         last = study.trials[-1]
         shown = ", ".join(f"{key}={_short(value)}" for key, value in last.params.items())
         result = "failed" if last.value is None else f"{last.value:.3f}"
         say(f"Trial {number + 1} of {search.trials}: {shown}: validation macro AUC {result}")
+        _track(study, search)
     if not any(trial.value is not None for trial in study.trials):
         raise ConfigError(f"{search.out}: none of {len(study.trials)} trials succeeded; see {search.out / TABLE}")
     return study
 
 
-def _trial(trial: "optuna.Trial", search: Search, begin: Callable[..., Any]) -> float:
+def _source(search: Search, say: Callable[[str], None]) -> str:
+    """Return the source of all trials, after the checks that a run makes; phantoms are written once, into `out`."""
+    config = search.configure([])
+    preflight.check(config, search.source, search.weights, {}, search.out / "runs")
+    if search.source not in ("", PHANTOMS):
+        return search.source
+    images = FILMS if search.films is None else search.films
+    folder = search.out / f"phantoms-{config.dataset}-{images}"
+    if not folder.is_dir():
+        say(f"SYNTHETIC IMAGES: {images} phantoms; no figure of this search says anything about real mammograms.")
+        with TemporaryDirectory(dir=search.out) as scratch:  # an interrupted search leaves no incomplete folder
+            write_phantoms(config.dataset, Path(scratch) / folder.name, images)
+            (Path(scratch) / folder.name).rename(folder)
+    preflight.check(config, str(folder), search.weights, {}, search.out / "runs")
+    return str(folder)
+
+
+def _trial(trial: "optuna.Trial", search: Search, source: str, begin: Callable[..., Any]) -> float:
+    try:
+        return _run(trial, search, source, begin)
+    except MammopipeError as error:
+        trial.set_user_attr("reason", str(error))
+        raise
+
+
+def _run(trial: "optuna.Trial", search: Search, source: str, begin: Callable[..., Any]) -> float:
     config = search.configure([f"{space.key}={space.suggest(trial)}" for space in search.spaces])
-    films = {} if search.films is None else {"films": search.films}
+    compute = config.compute.replace(cache=config.compute.cache or REUSED_FOR)
     done = begin(
-        config.replace(deploy=False), source=search.source, weights=search.weights, runs=search.out / "runs", **films
+        config.replace(deploy=False, compute=compute),
+        source=source,
+        weights=search.weights,
+        runs=search.out / "runs",
     )
     trial.set_user_attr("run", done.id)
     if done.status is not Status.SUCCEEDED and not (done.folder and (done.folder / "evaluation.json").is_file()):
-        trial.set_user_attr("reason", done.reason)
         raise ConfigError(f"run {done.id}: {done.reason}")
     return float(done.document("evaluation.json")["selected"]["validation"][MEASURE]["value"])
 
@@ -129,6 +168,18 @@ def rows(study: "optuna.Study") -> list[dict[str, Any]]:
         if trial.value is not None or "reason" in trial.user_attrs
     ]
     return sorted(found, key=lambda row: -(row[f"validation_{MEASURE}"] or 0))
+
+
+def _track(study: "optuna.Study", search: Search) -> None:
+    """Write the search to MLflow if tracking is configured."""
+    if "id" not in study.user_attrs:
+        study.set_user_attr("id", secrets.token_hex(8))
+    trials = [
+        Trial(trial.user_attrs["run"], trial.params, trial.value) for trial in study.trials if "run" in trial.user_attrs
+    ]
+    spaces = {space.key: f"{space.kind}({', '.join(space.bounds)})" for space in search.spaces}
+    files = [search.out / TABLE, search.out / PICTURE]
+    mlflow.track_search(study.user_attrs["id"], f"tune {search.out.resolve().name}", spaces, trials, files)
 
 
 def _write(study: "optuna.Study", search: Search) -> None:

@@ -72,8 +72,13 @@ def sharded(context: Context, name: str, uri: Any) -> ProcessingInput:
 
 def result(context: Context, name: str) -> ProcessingOutput:
     """Return a processing output that is uploaded to this execution's folder when the job ends."""
+    return uploaded(name, execution_folder(context, name))
+
+
+def uploaded(name: str, uri: Any) -> ProcessingOutput:
+    """Return a processing output whose files are added to the S3 folder `uri` when the job ends."""
     s3_output = ProcessingS3Output(
-        s3_uri=execution_folder(context, name),
+        s3_uri=uri,
         local_path=str(ContainerPaths().processing_output(name)),
         s3_upload_mode="EndOfJob",
     )

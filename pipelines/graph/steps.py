@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
@@ -37,12 +38,14 @@ from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.splits import read_register
 
 METRICS = (
     "train_loss",
     "validation_loss",
     "validation_macro_auc",
     "validation_balanced_accuracy",
+    "validation_choice",
     "learning_rate",
     "seconds",
 )
@@ -157,6 +160,9 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
     arguments = {
         "--profile": str(config.profile),
         "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
+        "--choose-by": config.evaluation.choose_by,
+        "--choose-level": config.evaluation.choose_level,
+        "--min-choice": str(config.evaluation.min_choice),
         "--bootstrap": str(config.evaluation.bootstrap),
         "--breast-rule": config.evaluation.breast_rule,
         "--other-breast": str(config.evaluation.other_breast),
@@ -166,7 +172,12 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         request_parts.source(f"model-{cnn}", step.properties.ModelArtifacts.S3ModelArtifacts, folder=f"models/{cnn}")
         for cnn, step in trained.items()
     ]
-    inputs = [request_parts.source("data", data), *candidates]
+    reads = config.storage.uri(read_register.NAME, config.dataset)
+    inputs = [
+        request_parts.source("data", data),
+        request_parts.source(read_register.NAME, f"{reads}/"),
+        *candidates,
+    ]
     return _processing(
         context,
         "Evaluate",
@@ -174,6 +185,8 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         arguments,
         inputs,
         ["evaluation", "model"],
+        # Not below the execution: the register outlives it, and each evaluation adds one object.
+        lasting={read_register.NAME: reads},
         image=config.images.training,
         instances=1,
         property_files=[request_parts.EVALUATION],
@@ -215,14 +228,19 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
     """Return the step that continues only with the protocol `patient`, a passed audit, and the minimum macro AUC.
 
-    The macro AUC is that on validation or, for cross-validated networks, out of fold.
+    The macro AUC is that on validation or, for cross-validated networks, out of fold. With `evaluation.min_choice`, the
+    figure that chose the network must reach that limit, too.
     """
+    config = context.config.evaluation
     figure = request_parts.value(evaluated, "selected.validation.macro_auc.value")
-    conditions = [
+    conditions: list[Any] = [
         ConditionEquals(left=request_parts.value(evaluated, "protocol"), right=str(SplitProtocol.PATIENT)),
         ConditionEquals(left=request_parts.value(evaluated, "leakage.passed"), right=True),
         ConditionGreaterThanOrEqualTo(left=figure, right=context.parameters.min_macro_auc),
     ]
+    if config.min_choice:
+        chosen = request_parts.value(evaluated, "selected.choice.value")
+        conditions.append(ConditionGreaterThanOrEqualTo(left=chosen, right=config.min_choice))
     return ConditionStep(name="Gate", conditions=conditions, if_steps=list(passed), else_steps=[refused])
 
 
@@ -231,10 +249,13 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
 
     The message contains parameters but no figures, since AWS documents property-file values only for conditions.
     """
+    config = context.config.evaluation
+    chosen = [f" and a {config.choice.words} of at least {config.min_choice:g}"] if config.min_choice else []
     sentence = [
         "Nothing was registered: the best candidate must be split by patient, pass the leakage audit and have a macro "
         "AUC of at least MinMacroAuc=",
         context.parameters.min_macro_auc.to_string(),
+        *chosen,
         "; evaluation.json says which it failed, in ",
         request_parts.execution_folder(context, "evaluation"),
     ]
@@ -254,6 +275,7 @@ def _processing(
     inputs: list[ProcessingInput],
     outputs: Sequence[str],
     *,
+    lasting: Mapping[str, str] = MappingProxyType({}),
     image: str | None = None,
     instances: int | None = None,
     property_files: list[PropertyFile] | None = None,
@@ -276,6 +298,7 @@ def _processing(
     # An enum is a string to JSON, but a Python object to the YAML that local mode writes.
     words = [word.value if isinstance(word, Enum) else word for pair in arguments.items() for word in pair]
     results = [request_parts.result(context, output) for output in outputs]
+    results += [request_parts.uploaded(output, uri) for output, uri in lasting.items()]
     return ProcessingStep(
         name=name,
         step_args=processor.run(inputs=inputs, arguments=words, outputs=results),

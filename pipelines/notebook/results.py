@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.notebook.views import HTML, figure_of
-from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
 from mammopipe.processing.errors import ConfigError
 

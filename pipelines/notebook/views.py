@@ -20,14 +20,14 @@ from IPython import display as ipython
 from mammopipe.inference.client.client import Answer, MammographyClient
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.commands import runs as run_views
-from mammopipe.pipelines.commands.answer_table import NOTICE, image_rows
+from mammopipe.pipelines.commands.models.answer_table import NOTICE, image_rows
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.estimate import Line, within
 from mammopipe.pipelines.notebook import graph_picture, roc_picture
 from mammopipe.pipelines.runs import comparison, paired_comparison
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.launch import Run
 from mammopipe.pipelines.runs.progress import STYLES
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
 
 CAPTIONS = {
@@ -228,8 +228,9 @@ def follow(run: Run, runs: Path | str = "runs", config: PipelineConfig | None = 
         if run.untracked:
             print(run.untracked)
         return run
-    from mammopipe.pipelines.runs import aws, mlflow
+    from mammopipe.pipelines.runs import aws
     from mammopipe.pipelines.runs.aws_watch import watch
+    from mammopipe.pipelines.runs.tracking import mlflow
 
     region = run.arn.split(":")[3]
     folder = aws.record(Path(runs), config or PipelineConfig(), run.arn, region)

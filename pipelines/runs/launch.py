@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.backends.checkpoints import code_digest
@@ -23,22 +23,26 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
+from mammopipe.pipelines.data.test_reads import keep_reads, open_register
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
-from mammopipe.pipelines.runs import frames, mlflow, preflight, results
-from mammopipe.pipelines.runs.folder import LATEST, RunFolder, find_run, make_work, new_run
+from mammopipe.pipelines.runs import preflight, results
+from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.pipelines.runs.sources import Source, bring
+from mammopipe.pipelines.runs.tracking import mlflow
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
+from mammopipe.processing.splits import read_register
 
-if TYPE_CHECKING:
-    import pandas
+EVALUATE = "Evaluate"
+"""Name of the step that reads the test split."""
 
 
 class Backend(StrEnum):
@@ -47,65 +51,6 @@ class Backend(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     AWS = "aws"
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run and its results."""
-
-    id: str
-    status: Status
-    reason: str = ""
-    """Why the run failed, in one sentence."""
-    folder: Path | None = None
-    """The folder of the results; None on AWS."""
-    arn: str = ""
-    """The ARN of the execution on AWS."""
-    untracked: str = ""
-    """Why MLflow lacks part of the run although `MLFLOW_TRACKING_URI` asks for tracking."""
-
-    def document(self, name: str) -> dict[str, Any]:
-        """Return one of the run's JSON files: `evaluation.json`, `execution.json`, `invocation.json`."""
-        if self.folder is None:
-            raise ConfigError(f"run {self.id} is on AWS; its {name} lies in the execution's folder on S3")
-        return RunFolder(self.folder.parent, self.folder.name).document(name)
-
-    @classmethod
-    def open(cls, name: str = LATEST, runs: Path | str = "runs") -> "Run":
-        """Return a run of this machine by its id, the start of its id, or `latest`; raises `ConfigError`."""
-        folder = find_run(Path(runs), name)
-        execution = folder.execution()
-        return cls(folder.id, Status(execution["status"]), execution["reason"], folder.path)
-
-    @property
-    def report(self) -> Path:
-        """The report, one HTML file; raises `ConfigError` if the run ended before the report was written."""
-        path = self._folder / "report.html"
-        if not path.is_file():
-            raise ConfigError(f"run {self.id} has no report.html: it did not come that far")
-        return path
-
-    def manifest(self) -> "pandas.DataFrame":
-        """Return one row per image, including stored copies: labels, split, fold, quality, lesions."""
-        return frames.manifest(self._folder)
-
-    def predictions(self) -> "pandas.DataFrame":
-        """Return one row per evaluated image and network: truth, probabilities and columns of the manifest."""
-        return frames.predictions(self._folder)
-
-    def history(self) -> "pandas.DataFrame":
-        """Return one row per epoch and network: losses, figures, learning rate, seconds."""
-        return frames.history(self._folder)
-
-    def metrics(self) -> "pandas.DataFrame":
-        """Return one row per network, split and measure: the value and its 95 % interval."""
-        return frames.metrics(self._folder)
-
-    @property
-    def _folder(self) -> Path:
-        if self.folder is None:
-            raise ConfigError(f"run {self.id} is on AWS; mammopipe status {self.id} fetches its results")
-        return self.folder
 
 
 @dataclass(frozen=True)
@@ -200,6 +145,11 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        # Where S3 ends with the run, the register lies beside the runs.
+        kept = None if services.durable else options.runs / read_register.NAME / config.dataset
+        open_register(config, services.storage, kept)
+        if kept is not None:
+            account.evaluated = lambda: keep_reads(config, services.storage, kept)
         account.parameters = with_digests(account.parameters, given, services.storage)
         execution.scope.parameters = account.parameters
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
@@ -311,6 +261,8 @@ class _Account:
     reason: str = ""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     listener: Callable[[list[StepRecord]], None] | None = None
+    evaluated: Callable[[], object] | None = None
+    """Called once, as soon as the evaluation has succeeded: an interrupted run has read the test split, too."""
     _clock: float = field(default_factory=time.monotonic)
 
     def changed(self, records: list[StepRecord]) -> None:
@@ -334,6 +286,10 @@ class _Account:
         )
         if self.listener is not None:
             self.listener(records)
+        done = any(record.name == EVALUATE and record.status is Status.SUCCEEDED for record in records)
+        if done and self.evaluated is not None:
+            evaluated, self.evaluated = self.evaluated, None
+            evaluated()
 
     def end(self, execution: Execution) -> Run:
         """Write how the run ended, make it the latest if it reached a verdict, and return it."""
@@ -393,6 +349,7 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     check_run(config, definition, values)
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
+    open_register(config, storage)
     values = with_digests(values, given, storage)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)

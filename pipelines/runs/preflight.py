@@ -14,7 +14,8 @@ from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import find_table, read_own
+from mammopipe.processing.datasets.own import read_own
+from mammopipe.processing.datasets.own_table import find_table
 from mammopipe.processing.datasets.registry import dataset_named, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import PHANTOMS
@@ -145,6 +146,11 @@ def _check_source(config: PipelineConfig, source: Path) -> None:
         require_usable(table, where)
     else:
         dataset = dataset_named(config.dataset)
+        if dataset.released is not None:
+            table = dataset.released.check(dataset.released.find(source))
+            require_usable(table, source)
+            check_division(config, table.records, str(source))
+            return
         with _labels(source, dataset.label_table) as folder:
             where = dataset.find(folder, shown=source)
             table = dataset.read(where)

@@ -15,6 +15,7 @@ from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, read_manifest
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.files import write_json
+from mammopipe.processing.splits import read_register
 
 RESULTS: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("evaluation.json", "report.html", "predictions.csv", "model_card.md", "model_card.json"),
@@ -46,6 +47,8 @@ def outputs(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Output]:
 def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Path) -> None:
     """Copy into a run's folder what a person looks at: results, pictures, and each stage's summary of its work."""
     for output in outputs(steps):
+        if output.name == read_register.NAME:
+            continue
         place = S3Uri.parse(output.uri + "/")
         for item in storage.list(output.uri + "/"):
             target = _place_of(output.name, place.name_below(item.key))

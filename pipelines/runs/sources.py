@@ -12,6 +12,7 @@ from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.runs.preflight import check_division
+from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.errors import ConfigError, LabelError
@@ -84,13 +85,19 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
         with TemporaryDirectory() as scratch:
             write_phantoms(dataset, Path(scratch), source.films)
             try:
-                check_division(config, dataset_named(dataset).read(Path(scratch)).records, PHANTOMS)
+                check_division(config, phantom_records(dataset, Path(scratch)), PHANTOMS)
             except LabelError as error:
                 raise ConfigError(f"--films {source.films}: too few: {error}") from None
             uri = config.storage.uri("raw", f"{dataset}-phantoms")
             staged = staging.stage(dataset_named(dataset), Path(scratch), uri, services.storage)
     say(f"Staged {staged}")
     return staged.uri
+
+
+def phantom_records(dataset: str, folder: Path) -> list[ImageRecord]:
+    """Return the records of phantoms in the layout in which the dataset is released."""
+    known = dataset_named(dataset)
+    return known.released.check(known.released.find(folder)).records if known.released else known.read(folder).records
 
 
 def _weights(config: PipelineConfig, place: str, services: LocalServices, say: Callable[[str], None]) -> str:

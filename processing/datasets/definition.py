@@ -3,10 +3,12 @@
 A new dataset needs one module with a `Dataset` object, and one line in `mammopipe.processing.datasets.registry`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mammopipe.processing.datasets.collection import files_below, is_image, tables_in
+from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import LabelError
 
@@ -18,7 +20,9 @@ class Table:
     records: list[ImageRecord]
     """One record per image, sorted by image id."""
     refused: list[tuple[str, str]] = field(default_factory=list)
-    """Image id and reason for each row that was left out."""
+    """Image id and reason for each row or file that was left out."""
+    masks: Mapping[str, Sequence[Mask]] = field(default_factory=dict)
+    """Masks of the lesions by image id; they are read image by image (`lesion_masks.with_lesions`)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Dataset:
     """Key in `DATASETS`, value of `--dataset`, and name of the folder below `raw/` on S3."""
     terms: Terms
     label_table: str
-    """File name of the label table; the dataset's folder is recognised by this file."""
+    """File name of the label table; the dataset's folder is recognised by this file, or by one of `other_tables`."""
     patterns: tuple[str, ...]
     """Glob patterns of the files that staging uploads, including the label table."""
     read_table: Callable[[Path], Table]
@@ -54,6 +58,12 @@ class Dataset:
     """Folder of the images in the dataset's folder; empty for that folder itself. Records' paths are relative to it."""
     more_labels: tuple[str, ...] = ()
     """Other files or folders (with a trailing slash) that the reader of the label table needs beside the table."""
+    other_tables: tuple[str, ...] = ()
+    """Glob patterns of other names of the label table, or of further label tables."""
+    anywhere: bool = False
+    """Whether tables and images may lie in different folders below the dataset's folder."""
+    released: "Dataset | None" = None
+    """The dataset as released, where staging brings it into another layout (`arranged`)."""
 
     def read(self, path: Path) -> Table:
         """Return the label table at `path`, which is the file itself or its folder."""
@@ -62,14 +72,22 @@ class Dataset:
     def find(self, folder: Path, *, shown: Path | None = None) -> Path:
         """Return the uppermost folder in `folder` that holds the label table.
 
-        `shown` is the name of the folder in messages. Raises `LabelError` if there is no label table.
+        Where tables and images may lie in different folders, that is the folder itself, unless images lie below the
+        table's folder. `shown` is the name of the folder in messages. Raises `LabelError` if there is no label table.
         """
-        found = sorted(folder.rglob(self.label_table), key=lambda path: len(path.parts))
+        found = self.tables(folder)
         if not found:
             raise LabelError(
                 f"{shown or folder}: no {self.label_table} here; the folder of {self.name} holds it beside the images"
             )
+        several = len({path.parent for path in found}) > 1
+        if self.anywhere and (several or not any(is_image(path) for path in files_below(found[0].parent))):
+            return folder
         return found[0].parent
+
+    def tables(self, folder: Path) -> list[Path]:
+        """Return the label tables below a folder, the uppermost first."""
+        return tables_in(folder, (self.label_table, *self.other_tables))
 
     def files(self, folder: Path) -> list[Path]:
         """Return the files that staging uploads from the dataset's folder, sorted."""
@@ -81,7 +99,9 @@ class Dataset:
 
         if any(record.synthetic for record in table.records):
             return True
-        return any(PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix == ".dcm")
+        return any(
+            PHANTOM_WRITER.encode() in _head(path) for path in self.files(folder) if path.suffix in (".dcm", ".dicom")
+        )
 
 
 def _head(path: Path) -> bytes:

@@ -1,21 +1,32 @@
 """Reads INbreast: the table `INbreast.csv`, digital mammograms, and outlines of the findings.
 
 Source: I. Moreira et al. 2012, "INbreast: toward a full-field digital mammographic database", Academic Radiology 19(2).
-An image is named `<id>_<hash of the patient>_MG_<L|R>_<CC|ML>_ANON.dcm`, or the same with `.png`. `AllXML/<id>.xml`
-holds the outlines of its findings in pixels of the image.
+An image is named `<id>_<hash of the patient>_MG_<L|R>_<CC|ML>_ANON.dcm`; `ML` stands for MLO. Copies hold other image
+formats under the same name. `AllXML/<id>.xml` holds the outlines of its findings in pixels of the image (written by
+OsiriX); some copies have mask images instead. The table is `INbreast.csv` or `INbreast.xls`.
 
 The classes follow the BI-RADS category of the image, because the release does not have the pathology of every image:
 1 is normal, 2 and 3 are benign, 4 to 6 are malignant. Results under other conventions are not comparable.
 """
 
-import csv
 import plistlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
+from mammopipe.processing.datasets.collection import (
+    circle_around,
+    class_of_birads,
+    files_below,
+    is_image,
+    preferred,
+    read_rows,
+)
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
+from mammopipe.processing.datasets.lesion_masks import Mask
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, View
 from mammopipe.processing.errors import LabelError
 
@@ -23,103 +34,151 @@ LABEL_TABLE = "INbreast.csv"
 OUTLINES = "AllXML"
 PIXEL_SPACING_MM = 0.07
 """Pixel spacing of the detector; some headers of the anonymised files lack it."""
-CLASSES = {"1": Label.NORMAL, "2": Label.BENIGN, "3": Label.BENIGN}
-"""Class by the first character of the BI-RADS category; 4, 5 and 6, with or without a letter, are malignant."""
-VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO}
+VIEWS = {"CC": View.CC, "ML": View.MLO, "MLO": View.MLO, "FB": None}
+"""The views of table and file names; there is no class of views for FB (from below)."""
 
 _COLUMNS = ("Laterality", "View", "File Name", "ACR", "Bi-Rads")
-_FILE = re.compile(r"(\d+)_([0-9a-f]+)_MG_([LR])_(CC|ML)_ANON\.(dcm|png)", re.IGNORECASE)
+_IMAGE = re.compile(r"(\d+)_([0-9a-z]+)_MG_([LR])_([A-Z]+)(_ANON)?", re.IGNORECASE)
+_MASK = re.compile(r"mask|roi", re.IGNORECASE)
+_NO_FINDING = re.compile(r"pectoral|muscle|breast", re.IGNORECASE)
 _AREA_POINTS = 3
 """Least number of points of an outline that encloses an area; single points mark calcifications and are left out."""
+_CLUSTER_MM = 3.0
+"""Least size of an outlined calcification; smaller ones are single calcifications of a cluster and are left out."""
 
 
-def read_table(path: Path) -> Table:
-    """Return one record per row of `INbreast.csv`; the images and outlines beside the table are found by file name.
+@dataclass
+class _Files:
+    """The files of a copy of the release, by image id."""
+
+    images: dict[str, list[Path]] = field(default_factory=dict)
+    masks: dict[str, list[Path]] = field(default_factory=dict)
+    outlines: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def below(cls, folder: Path) -> "_Files":
+        found = cls()
+        for path in files_below(folder):
+            number = re.match(r"\d+", path.name)
+            if number is None:
+                continue
+            if path.suffix.lower() == ".xml":
+                found.outlines.setdefault(number[0], path)
+            elif is_image(path) and _MASK.search(path.relative_to(folder).as_posix()):
+                if not _NO_FINDING.search(path.relative_to(folder).as_posix()):
+                    found.masks.setdefault(number[0], []).append(path)
+            elif is_image(path) and _IMAGE.fullmatch(path.stem):
+                found.images.setdefault(number[0], []).append(path)
+        return found
+
+
+def read_table(path: Path, folder: Path | None = None) -> Table:
+    """Return one record per usable row of the table; the images and outlines are found by file name.
+
+    Rows without an image or with values that break a rule, and images without a row, are refused with the reason.
+
+    Args:
+        path: `INbreast.csv` or `INbreast.xls`.
+        folder: Folder of the images; by default the folder of the table.
 
     Raises:
-        LabelError: The table cannot be read, a column is missing, or a value breaks a rule.
+        LabelError: The table cannot be read, a column is missing, or no row can be used.
     """
-    files = {
-        found[1]: (found, file) for file in sorted(path.parent.rglob("*")) if (found := _FILE.fullmatch(file.name))
-    }
-    records, refused = [], []
-    for line, row in enumerate(_rows(path), 2):
-        image_id = row["File Name"].strip()
-        if not image_id:
-            continue  # the released table ends in empty rows
-        if image_id not in files:
-            refused.append((image_id, f"{path.name}, line {line}: no image {image_id}_<hash>_MG_<side>_<view>_ANON"))
-            continue
-        found, file = files[image_id]
-        records.append(_record(row, found, file, path.parent, f"{path}, line {line}"))
+    folder = folder or path.parent
+    files = _Files.below(folder)
+    records: dict[str, ImageRecord] = {}
+    refused: list[tuple[str, str]] = []
+    named = set()
+    for line, row in read_rows(path, _COLUMNS):
+        image_id = row["File Name"]
+        if not image_id.isdigit():
+            continue  # the released table ends in rows without an image
+        named.add(image_id)
+        try:
+            record = _record(row, files, folder)
+            if image_id in records:
+                raise ValueError(f"image {image_id} has two rows; the first is used")
+            records[image_id] = record
+        except ValueError as error:
+            refused.append((image_id, f"{path.name}, line {line}: {error}"))
+    for image_id in sorted(set(files.images) - named):
+        refused.append((image_id, f"{files.images[image_id][0].name}: no row of {path.name} names this image"))
     if not records:
-        raise LabelError(f"{path}: no row of it has an image {next(iter(refused), ('', ''))[1]}")
-    return Table(sorted(records, key=lambda record: record.image_id), refused)
+        raise LabelError(f"{path}: no usable row{': ' + refused[0][1] if refused else ''}")
+    return Table(
+        [records[image_id] for image_id in sorted(records)],
+        refused,
+        {
+            image_id: _masks(files.masks[image_id], folder, record.label)
+            for image_id, record in records.items()
+            if image_id in files.masks and image_id not in files.outlines
+        },
+    )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=";")
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            missing = [name for name in _COLUMNS if name not in reader.fieldnames]
-            if missing:
-                raise LabelError(f"{path}: no column {', '.join(missing)}; the table is separated by semicolons")
-            return [{key: value or "" for key, value in row.items() if key} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{path}: cannot be read as a CSV file: {error}") from None
-
-
-def _record(row: dict[str, str], found: re.Match[str], file: Path, folder: Path, where: str) -> ImageRecord:
-    birads, side, view = row["Bi-Rads"].strip(), row["Laterality"].strip(), row["View"].strip()
-    if birads[:1] not in tuple("123456"):
-        raise LabelError(f"{where}: Bi-Rads {birads!r} must be 1 to 6, with a letter after 4 or not")
-    if side != found[3].upper() or VIEWS.get(view) is not VIEWS[found[4].upper()]:
-        raise LabelError(f"{where}: side {side!r} and view {view!r} are not those of the file {file.name}")
-    label = CLASSES.get(birads[:1], Label.MALIGNANT)
+def _record(row: Mapping[str, str], files: _Files, folder: Path) -> ImageRecord:
+    image_id, side, view = row["File Name"], row["Laterality"].upper(), row["View"].upper()
+    if image_id not in files.images:
+        raise ValueError(f"no image {image_id}_<hash>_MG_<side>_<view>_ANON")
+    label = class_of_birads(row["Bi-Rads"], where="Bi-Rads")
+    file = preferred(files.images[image_id])
+    name = _IMAGE.fullmatch(file.stem)
+    assert name is not None  # only such files are among the images
+    if side != name[3].upper() or view not in VIEWS or VIEWS[view] is not VIEWS.get(name[4].upper()):
+        raise ValueError(f"side {side!r} and view {view!r} are not those of the file {file.name}")
     return ImageRecord(
-        image_id=found[1],
-        patient_id=found[2].lower(),
+        image_id=image_id,
+        patient_id=name[2].lower(),
         dataset="inbreast",
-        laterality=Laterality.LEFT if side == "L" else Laterality.RIGHT,
+        laterality=Laterality(side),
         view=VIEWS[view],
         label=label,
         path=file.relative_to(folder).as_posix(),
-        density=row["ACR"].strip(),
-        birads=birads,
-        finding="" if label is Label.NORMAL else "BI-RADS " + birads,
-        lesions=_outlined(folder / OUTLINES / f"{found[1]}.xml", label),
+        density=row["ACR"],
+        birads=row["Bi-Rads"],
+        finding="" if label is Label.NORMAL else "BI-RADS " + row["Bi-Rads"],
+        lesions=tuple(_outlined(files.outlines[image_id], label)) if image_id in files.outlines else (),
         pixel_spacing_mm=PIXEL_SPACING_MM,
     )
 
 
-def _outlined(path: Path, label: Label) -> tuple[Lesion, ...]:
-    """Return the circles around an image's outlined findings; () if there is no file of outlines."""
-    if not path.is_file():
-        return ()
+def _masks(paths: Sequence[Path], folder: Path, label: Label) -> list[Mask]:
+    shown = Label.BENIGN if label is Label.NORMAL else label
+    return [Mask((path.relative_to(folder).as_posix(),), shown) for path in paths]
+
+
+def _outlined(path: Path, label: Label) -> Iterator[Lesion]:
+    """Yield the circles around an image's outlined findings."""
     try:
         images = plistlib.loads(path.read_bytes())["Images"]
-        regions = [region for image in images for region in image["ROIs"]]
-        return tuple(lesion for region in regions if (lesion := _circle(region, label)) is not None)
-    except (ExpatError, plistlib.InvalidFileException, KeyError, TypeError, ValueError) as error:
-        raise LabelError(f"{path}: is not a property list with Images, ROIs and Point_px: {error}") from None
+        for region in (region for image in images for region in image["ROIs"]):
+            lesion = _circle(region, label)
+            if lesion is not None:
+                yield lesion
+    except (ExpatError, plistlib.InvalidFileException, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is not a property list with Images, ROIs and Point_px: {type(error).__name__} {error}"
+        ) from None
 
 
-def _circle(region: dict[str, Any], label: Label) -> Lesion | None:
-    """Return the circle around an outline; `None` for single points."""
-    points = [tuple(float(number) for number in text.strip("() ").split(",")) for text in region["Point_px"]]
-    if len(points) < _AREA_POINTS:
+def _circle(region: Mapping[str, Any], label: Label) -> Lesion | None:
+    """Return the circle around an outline; `None` for single points, single calcifications and the pectoral muscle."""
+    points = [tuple(float(number) for number in text.strip("() ").split(",")[:2]) for text in region["Point_px"]]
+    name = str(region.get("Name", "")).strip()
+    if len(points) < _AREA_POINTS or _NO_FINDING.search(name):
         return None
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    top, bottom = min(y for _, y in points), max(y for _, y in points)
-    radius = max(right - left, bottom - top) / 2
-    shown = label if label is not Label.NORMAL else Label.BENIGN
-    return Lesion((left + right) / 2, (top + bottom) / 2, radius, shown, str(region.get("Name", "")))
+    xs, ys = [point[0] for point in points], [point[1] for point in points]
+    lesion = circle_around(min(xs), min(ys), max(xs), max(ys), label, name)
+    single = name.lower().startswith("calcif") and 2 * lesion.radius * PIXEL_SPACING_MM < _CLUSTER_MM
+    return None if single else lesion
 
 
 def check(folder: Path) -> Table:
-    """Return the table of a folder; raises `LabelError` if it differs from the released INbreast."""
-    return read_table(folder / LABEL_TABLE)
+    """Return the table of a folder; raises `LabelError` if it holds no usable INbreast."""
+    tables = DATASET.tables(folder)
+    if not tables:
+        raise LabelError(f"{folder}: no {LABEL_TABLE} and no INbreast.xls here")
+    return read_table(tables[0], folder)
 
 
 DATASET = Dataset(
@@ -132,6 +191,8 @@ DATASET = Dataset(
         "Radiology 19(2), 236-248.",
     ),
     label_table=LABEL_TABLE,
+    other_tables=("INbreast.xls", "INbreast.xlsx"),
+    anywhere=True,
     patterns=(LABEL_TABLE, "**/*_ANON.dcm", "**/*_ANON.png", f"{OUTLINES}/*.xml"),
     read_table=read_table,
     check=check,

@@ -5,18 +5,14 @@ Before staging, the table is converted to the format of a manifest, `manifest.cs
 `images/`.
 """
 
-import csv
-import io
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field
-
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, check_staged, read_staged
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
@@ -25,116 +21,22 @@ from mammopipe.processing.datasets.manifest import (
     Lesion,
     Split,
     View,
-    read_manifest,
     write_manifest,
 )
+from mammopipe.processing.datasets.own_table import AS_THEY_ARE, BOX, CIRCLE, OwnTable, Row, find_table, read_rows
 from mammopipe.processing.errors import LabelError
-from mammopipe.processing.settings import Settings, suggestion
-
-if TYPE_CHECKING:
-    import pandas
 
 NAME = "own"
-LABEL_TABLE = "manifest.csv"
-IMAGE_FOLDER = "images"
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
-REQUIRED = ("image", "patient", "label")
-CIRCLE = ("lesion_x", "lesion_y", "lesion_radius")
-BOX = ("lesion_x_min", "lesion_y_min", "lesion_x_max", "lesion_y_max")
-FIELDS: Mapping[str, str] = {
-    "image": "the image's file, relative to the folder of images; the suffix may be left out",
-    "patient": "pseudonym of the patient: splits keep a patient's images together by it",
-    "label": "normal, benign or malignant",
-    "side": "L or R",
-    "view": "CC, MLO, ML, LM, LMO, AT",
-    "split": "train, validation or test; kept where every row has one",
-    "age": "years",
-    "density": "breast density, as the site writes it",
-    "site": "where the image was made",
-    "machine": "the device that made it",
-    "birads": "BI-RADS assessment",
-    "finding": "kind of lesion",
-    "implant": "true or false",
-    "pixel_spacing_mm": "millimetres from pixel to pixel",
-    "synthetic": "true for images that no patient is behind",
-    "lesions": "JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}, in pixels from the top left",
-    **dict.fromkeys(CIRCLE, "a circle around a lesion, in pixels from the top left; several rows are several lesions"),
-    **dict.fromkeys(BOX, "a box around a lesion, in pixels from the top left; several rows are several lesions"),
-    "lesion_label": "benign or malignant; empty: the image's label",
-}
-"""The fields of a table, with the names to which `[own.columns]` maps columns."""
-_WORDS: Mapping[str, Mapping[str, str]] = {
-    "side": {"l": "L", "left": "L", "r": "R", "right": "R"},
-    "label": {str(label): str(label) for label in Label},
-    "lesion_label": {str(label): str(label) for label in Label},
-    "view": {str(view).lower(): str(view) for view in View},
-    "split": {str(split): str(split) for split in Split} | {"val": "validation", "valid": "validation"},
-    "implant": {"true": "true", "1": "true", "yes": "true", "false": "false", "0": "false", "no": "false"},
-    "synthetic": {"true": "true", "1": "true", "false": "false", "0": "false"},
-}
-"""The values that need no mapping, in lower case."""
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-class OwnTable(Settings):
-    """The mapping of the columns and values of a site's own table."""
-
-    columns: Mapping[str, str] = Field(
-        default_factory=dict,
-        description="column of the table for each of our names (image, patient, label, side, view, ...), where the "
-        'table calls it otherwise: patient = "PatientNo"',
-    )
-    values: Mapping[str, Mapping[str, str]] = Field(
-        default_factory=dict,
-        description='for each of our names, what the table\'s values mean: [own.values.label] "1" = "malignant"',
-    )
-    images: str = Field(default="", description="folder of the images; empty: the folder of the table")
-
-    def checked(self) -> "OwnTable":
-        """Return the mapping; raises `LabelError` for an unknown field name."""
-        for table, names in (("columns", self.columns), ("values", self.values)):
-            for name in names:
-                if name not in FIELDS:
-                    raise LabelError(f"own.{table}.{name}: no such name{suggestion(name, FIELDS)}")
-        return self
-
-
-AS_THEY_ARE = OwnTable()
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of the table with our field names and all values as text."""
-
-    line: int
-    values: Mapping[str, str]
-
-    def __getitem__(self, name: str) -> str:
-        return self.values.get(name, "")
-
-
-def find_table(source: Path) -> Path:
-    """Return the table: the source itself, or the only table in it; raises `LabelError` for none or several."""
-    if source.is_file():
-        if source.suffix.lower() not in TABLE_SUFFIXES:
-            raise LabelError(f"{source}: a table ends in {', '.join(TABLE_SUFFIXES)}")
-        return source
-    found = (
-        sorted(path for path in source.glob("*") if path.suffix.lower() in TABLE_SUFFIXES) if source.is_dir() else []
-    )
-    if len(found) != 1:
-        names = f"; here are {', '.join(path.name for path in found)}" if found else ""
-        raise LabelError(f"{source}: must be a table ({', '.join(TABLE_SUFFIXES)}) or a folder that holds one{names}")
-    return found[0]
 
 
 def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = True) -> Table:
     """Return the records of a site's own table, with paths relative to the folder of images.
 
     Args:
-        source: The table, CSV or Parquet, or its folder.
+        source: The table, CSV or Parquet, or its folder; or the folder of a dataset that has been staged before.
         mapping: The fields of the columns and the meaning of the values.
         labelled: Whether each row needs a label. If not, records of rows without a label have the class normal, which
             then has no meaning.
@@ -143,9 +45,11 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
         LabelError: The table cannot be read, lacks a column, or no row can be used.
     """
     path = find_table(source)
-    rows = _rows(path, mapping.checked(), labelled=labelled)
+    if _is_staged(path):
+        return read_staged(path)
+    rows = read_rows(path, mapping.checked(), labelled=labelled)
     files = _Files(images_of(path, mapping))
-    grouped: dict[str, list[_Row]] = {}
+    grouped: dict[str, list[Row]] = {}
     refused: list[tuple[str, str]] = []
     for row in rows:
         grouped.setdefault(row["image"], []).append(row)
@@ -166,6 +70,8 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
 
 def images_of(table: Path, mapping: OwnTable) -> Path:
     """Return the folder of the images of a table."""
+    if _is_staged(table):
+        return table.parent / IMAGE_FOLDER
     return (table.parent / mapping.images) if mapping.images else table.parent
 
 
@@ -182,69 +88,6 @@ def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Tabl
         link.symlink_to((images / record.path).resolve())
     write_manifest(table.records, folder / LABEL_TABLE)
     return table
-
-
-def _frame(path: Path) -> "pandas.DataFrame":
-    import pandas
-
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pandas.read_parquet(path)
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            text = stream.read()
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        return pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, index_col=False)
-    except ImportError:
-        raise LabelError(f"{path}: a Parquet table needs pyarrow; pip install 'mammopipe[parquet]'") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise LabelError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
-
-
-def _rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[_Row]:
-    """Return the rows with our field names and mapped values."""
-    frame = _frame(path)
-    columns: dict[str, str] = {}
-    for name in FIELDS:
-        column = mapping.columns.get(name, name)
-        if column in frame.columns:
-            columns[name] = column
-        elif name in mapping.columns:
-            hint = suggestion(column, map(str, frame.columns))
-            raise LabelError(f"{path}: no column {column!r}, which own.columns.{name} names{hint}")
-    for name in REQUIRED if labelled else ("image",):
-        if name not in columns:
-            raise LabelError(
-                f"{path}: no column {name!r}; its columns are {', '.join(map(str, frame.columns))}: say which one it "
-                f'is by [own.columns] {name} = "..."'
-            )
-    if frame.empty:
-        raise LabelError(f"{path}: has no rows")
-    texts = {name: [_text(value) for value in frame[column]] for name, column in columns.items()}
-    found = []
-    for index in range(len(frame)):
-        values = {name: _mapped(name, texts[name][index], mapping) for name in columns}
-        found.append(_Row(index + 2, values))
-    return found
-
-
-def _text(value: Any) -> str:
-    """Return a cell as text: a missing value as "", a whole number without a decimal point."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, str):
-        return value.strip()
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return json.dumps(value) if isinstance(value, list | dict) else str(value).strip()
-
-
-def _mapped(name: str, text: str, mapping: OwnTable) -> str:
-    meanings = mapping.values.get(name, {})
-    text = meanings.get(text, text)
-    return _WORDS.get(name, {}).get(text.lower(), text)
 
 
 class _Files:
@@ -281,7 +124,7 @@ class _Files:
         return self._by_stem
 
 
-def _record(rows: Sequence[_Row], path: str, *, labelled: bool) -> ImageRecord:
+def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
     """Return the record of an image from its only row, or from one row per lesion."""
     row = rows[0]
     for other in rows[1:]:
@@ -313,7 +156,7 @@ def _record(rows: Sequence[_Row], path: str, *, labelled: bool) -> ImageRecord:
     )
 
 
-def _label(row: _Row, *, labelled: bool) -> Label:
+def _label(row: Row, *, labelled: bool) -> Label:
     if not row["label"] and not labelled:
         return Label.NORMAL
     if not row["label"]:
@@ -321,7 +164,7 @@ def _label(row: _Row, *, labelled: bool) -> Label:
     return Label(_word(row, "label", Label, hint=' (own.values.label says what a value means: "1" = "malignant")'))
 
 
-def _patient(row: _Row, path: str, *, labelled: bool) -> str:
+def _patient(row: Row, path: str, *, labelled: bool) -> str:
     if row["patient"]:
         return row["patient"]
     if labelled:
@@ -329,14 +172,14 @@ def _patient(row: _Row, path: str, *, labelled: bool) -> str:
     return _image_id(path)
 
 
-def _word(row: _Row, name: str, choices: type, *, hint: str = "") -> str:
+def _word(row: Row, name: str, choices: type, *, hint: str = "") -> str:
     words = [str(item) for item in choices]  # type: ignore[attr-defined]
     if row[name] not in words:
         raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(words)}{hint}")
     return row[name]
 
 
-def _flag(row: _Row, name: str) -> bool | None:
+def _flag(row: Row, name: str) -> bool | None:
     if not row[name]:
         return None
     if row[name] not in ("true", "false"):
@@ -354,7 +197,7 @@ def _age(text: str) -> float | None:
     return age
 
 
-def _number(row: _Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
+def _number(row: Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
     try:
         value = float(row[name])
     except (KeyError, TypeError, ValueError):
@@ -364,7 +207,7 @@ def _number(row: _Row | Mapping[str, Any], name: str, *, above: float | None = N
     return value
 
 
-def _lesions(row: _Row, label: Label) -> Iterator[Lesion]:
+def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
     said = row["lesion_label"]
     own = Label(_word(row, "lesion_label", Label)) if said else label
     if row["lesions"]:
@@ -400,16 +243,12 @@ def _image_id(path: str) -> str:
     return _ID.sub("_", PurePosixPath(path).with_suffix("").as_posix().replace("/", "_")).strip("_.") or "image"
 
 
-def _read_staged(path: Path) -> Table:
-    return Table(read_manifest(path))
-
-
-def _check_staged(folder: Path) -> Table:
-    table = _read_staged(folder / LABEL_TABLE)
-    for record in table.records:
-        if not (folder / IMAGE_FOLDER / record.path).is_file():
-            raise LabelError(f"{folder}: {record.path} has a row in {LABEL_TABLE} but no file")
-    return table
+def _is_staged(table: Path) -> bool:
+    """Return whether a table is the manifest that `arrange` writes, as it lies in a staged dataset."""
+    if table.name != LABEL_TABLE:
+        return False
+    with table.open("rb") as stream:
+        return stream.readline().startswith(b"image_id,patient_id,dataset,")
 
 
 DATASET = Dataset(
@@ -418,6 +257,6 @@ DATASET = Dataset(
     label_table=LABEL_TABLE,
     image_folder=IMAGE_FOLDER,
     patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),
-    read_table=_read_staged,
-    check=_check_staged,
+    read_table=read_staged,
+    check=check_staged,
 )

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from mammopipe.processing.datasets.arranged import arranged
+from mammopipe.processing.datasets.cbis_ddsm import DATASET as CBIS_DDSM
+from mammopipe.processing.datasets.cmmd import DATASET as CMMD
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.inbreast import DATASET as INBREAST
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.datasets.mias import DATASET as MIAS
 from mammopipe.processing.datasets.own import DATASET as OWN
 from mammopipe.processing.datasets.rsna import DATASET as RSNA
+from mammopipe.processing.datasets.vindr_mammo import DATASET as VINDR_MAMMO
 from mammopipe.processing.errors import ConfigError, LabelError
 
 MAX_REFUSED = 0.01
@@ -19,10 +23,14 @@ DATASETS: Mapping[str, Dataset] = {
         MIAS,
         RSNA,
         OWN,
+        arranged(INBREAST),
+        arranged(CBIS_DDSM),
+        arranged(CMMD),
+        arranged(VINDR_MAMMO),
     )
 }
-EVALUATED: Mapping[str, Dataset] = {**DATASETS, INBREAST.name: INBREAST}
-"""The datasets on which `mammopipe evaluate` evaluates a model; not all of them can be used for training."""
+EVALUATED: Mapping[str, Dataset] = {name: dataset.released or dataset for name, dataset in DATASETS.items()}
+"""The datasets as `mammopipe evaluate` reads them: as released."""
 
 
 def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
@@ -38,9 +46,12 @@ def dataset_in(folder: Path, name: str | None = None) -> tuple[Dataset, Path]:
     if name is not None and name not in EVALUATED:
         raise ConfigError(f"dataset = {name!r}: must be one of {', '.join(EVALUATED)}")
     asked = [EVALUATED[name]] if name is not None else list(EVALUATED.values())
-    for dataset in asked:
-        if any(folder.rglob(dataset.label_table)):
-            return dataset, dataset.find(folder)
+    found = [dataset for dataset in asked if dataset.tables(folder)]
+    if len(found) > 1:
+        names = ", ".join(dataset.name for dataset in found)
+        raise ConfigError(f"{folder}: holds label tables of {names}; say which it is: --as NAME")
+    if found:
+        return found[0], found[0].find(folder)
     tables = ", ".join(dataset.label_table for dataset in asked)
     raise ConfigError(f"{folder}: holds no label table of a known dataset ({tables})")
 

@@ -26,6 +26,7 @@ from mammopipe.processing.errors import (
     UnsupportedImageError,
 )
 from mammopipe.processing.image_flags import ImageFlag, in_order
+from mammopipe.processing.images.jpeg import JPEG_SIGNATURE, read_jpeg
 from mammopipe.processing.images.pgm_png import PNG_SIGNATURE, read_pgm, read_png, write_png
 from mammopipe.processing.images.tiff import TIFF_SIGNATURES, read_tiff
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits, ReadConfig
@@ -170,6 +171,8 @@ def _decode(data: bytes, where: str, config: ReadConfig, record: ImageRecord | N
     elif data.startswith(TIFF_SIGNATURES):
         pixels, facts = read_tiff(data, where=where, limits=config.limits)
         flags = set()
+    elif config.jpeg_files and data.startswith(JPEG_SIGNATURE):
+        pixels, facts, flags = read_jpeg(data, where=where, limits=config.limits)
     else:
         start = data[:4].hex(" ")
         raise UnsupportedImageError(f"{where}: neither DICOM, PGM, PNG nor TIFF: it starts with the bytes {start!r}")
@@ -213,6 +216,9 @@ def _merge(image: Mammogram, record: ImageRecord, where: str) -> Mammogram:
     facts, flags = dict(image.facts), set(image.flags)
     if record.view and ImageFlag.VIEW_INFERRED in flags:
         image, flags = replace(image, view=None), flags - {ImageFlag.VIEW_INFERRED}
+    if image.view is View.ML and record.view is View.MLO:
+        # Some devices and file names write ML for MLO; the record is more specific.
+        image, flags = replace(image, view=None), flags | {ImageFlag.VIEW_CONFLICT}
     for name in ("laterality", "view"):
         stated, known = getattr(image, name), getattr(record, name)
         if stated and known and stated is not known:

@@ -45,7 +45,7 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
 
     Size and scale do not depend on whether the decoder halved the image. Raises the errors of `read_mammogram`.
     """
-    config = ReadConfig(enough_rows=source.max_height) if source.half else ReadConfig()
+    config = ReadConfig(enough_rows=source.max_height if source.half else None, jpeg_files=True)
     film = read_mammogram(source.path, record=source.record, config=config)
     reduction = int(film.facts.get("reduction", 1))
     rows, columns = film.pixels.shape

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mammopipe.processing.datasets import own
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import mias_tree
 from mammopipe.processing.phantoms.own_tree import write_own_tree
@@ -40,11 +41,29 @@ def _own(folder: Path, images: int) -> None:
     with TemporaryDirectory() as scratch:
         write_own_tree(Path(scratch), images=images)
         own.arrange(Path(scratch), folder)
-        for link in (folder / own.IMAGE_FOLDER).rglob("*.png"):
+        for link in (folder / IMAGE_FOLDER).rglob("*.png"):
             data = link.read_bytes()
             link.unlink()
             link.write_bytes(data)
 
 
-WRITERS: Mapping[str, Callable[[Path, int], None]] = {"mias": _mias, "rsna": _rsna, "own": _own}
+def _collection(name: str) -> Callable[[Path, int], None]:
+    def write(folder: Path, images: int) -> None:
+        # Imported here, so that synthetic MIAS films need no pydicom.
+        from mammopipe.processing.phantoms import collection_trees
+
+        getattr(collection_trees, name)(folder, images)
+
+    return write
+
+
+WRITERS: Mapping[str, Callable[[Path, int], None]] = {
+    "mias": _mias,
+    "rsna": _rsna,
+    "own": _own,
+    "inbreast": _collection("write_inbreast_tree"),
+    "cbis-ddsm": _collection("write_cbis_tree"),
+    "cmmd": _collection("write_cmmd_tree"),
+    "vindr-mammo": _collection("write_vindr_tree"),
+}
 """Writers by the name of the dataset."""

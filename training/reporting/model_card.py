@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.files import write_bytes, write_json
+from mammopipe.processing.splits import read_register
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.reporting.package_card import package_card
 from mammopipe.training.reporting.report import origin_of
@@ -74,6 +75,7 @@ def render_card(evaluation: Mapping[str, Any]) -> str:
         not_intended=NOT_INTENDED,
         limits=list(limits(evaluation)),
         items=checklist(evaluation),
+        reads_of=read_register.sentence,
         reproducibility=STATEMENT,
     )
 

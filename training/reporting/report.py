@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from mammopipe.processing.splits import read_register
 from mammopipe.training.config import Learns
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.model.exam_scores import Level
@@ -40,6 +41,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         score_plot=plots.score_plot,
         beside_chance=beside_chance,
         origin_of=origin_of,
+        reads_of=read_register.sentence,
     )
     return pages.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures, reproducibility=STATEMENT)
 

@@ -93,10 +93,10 @@ def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Pat
 def test_mlflow_loads_the_model_as_a_pyfunc_that_predicts(base: Path, own: Path, tmp_path: Path) -> None:
     pyfunc = pytest.importorskip("mlflow.pyfunc")
     pandas = pytest.importorskip("pandas")
-    from mammopipe.pipelines.runs.mlflow import _flavour
+    from mammopipe.pipelines.runs.tracking.mlflow_store import flavour
 
     pack(base / "model", tmp_path / "model.tar.gz")
-    model = pyfunc.load_model(str(_flavour(tmp_path / "model.tar.gz", tmp_path / "scratch")))
+    model = pyfunc.load_model(str(flavour(tmp_path / "model.tar.gz", tmp_path / "scratch")))
     path = str(own / "images" / "p000-L.png")
     found = model.predict(pandas.DataFrame({"path": [path], "laterality": ["L"], "view": ["MLO"]}))
     expected = Predictor(base / "model").predict_table([path])

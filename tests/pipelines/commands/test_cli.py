@@ -14,7 +14,7 @@ from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.runs import launch
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 from tests.pipelines.scripted import EVALUATION
 

@@ -13,7 +13,7 @@ from moto import mock_aws
 from mammopipe.inference.monitoring.windows import Windows
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends import sessions
-from mammopipe.pipelines.commands import monitor as monitor_command
+from mammopipe.pipelines.commands.models import monitor as monitor_command
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.doctor import machine

@@ -141,7 +141,7 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
 def test_a_cell_that_fails_is_named_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mammopipe.pipelines.backends.step_status import Status
     from mammopipe.pipelines.experiment import matrix as module
-    from mammopipe.pipelines.runs.launch import Run
+    from mammopipe.pipelines.runs.run import Run
 
     seen = []
 

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.experiment import tune
-from mammopipe.pipelines.runs.launch import Run
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.runs.run import Run
+from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.phantoms.own_tree import write_own_tree
 
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -26,9 +28,11 @@ class Runs:
     def __init__(self, *, fail: bool = False) -> None:
         self.configs: list[PipelineConfig] = []
         self.fail = fail
+        self.sources: list[str] = []
 
-    def __call__(self, config: PipelineConfig, *, runs: Path, **settings: Any) -> Run:
+    def __call__(self, config: PipelineConfig, *, runs: Path, source: str, **settings: Any) -> Run:
         self.configs.append(config)
+        self.sources.append(source)
         run = f"run{len(self.configs)}"
         if self.fail:
             return Run(run, Status.FAILED, "Train: out of memory")
@@ -39,19 +43,36 @@ class Runs:
         return Run(run, Status.SUCCEEDED, folder=runs / run)
 
 
+@pytest.fixture(autouse=True)
+def small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(dataset: str, folder: Path, images: int) -> None:
+        write_own_tree(folder, images=images, height=160, width=130)
+
+    monkeypatch.setattr(tune, "write_phantoms", write)
+
+
 def search(out: Path, trials: int, spaces: Sequence[str] = SPACES) -> tune.Search:
     found = [space for space in map(tune.space_of, spaces) if space is not None]
-    return tune.Search(lambda given: PipelineConfig.load(assignments=["training.epochs=4", *given]), found, trials, out)
+    return tune.Search(
+        lambda given: PipelineConfig.load(assignments=["dataset=own", "training.epochs=4", *given]),
+        found,
+        trials,
+        out,
+        films=36,
+    )
 
 
 def test_a_search_finds_what_validation_says_and_goes_on_where_it_was(tmp_path: Path) -> None:
     runs, said = Runs(), []
     tune.run(search(tmp_path, 3), begin=runs, say=said.append)
     study = tune.run(search(tmp_path, 6), begin=runs, say=said.append)
-    assert len(runs.configs) == len(study.trials) == len(said) == 6
+    assert len(runs.configs) == len(study.trials) == 6
+    assert sum(line.startswith("Trial") for line in said) == 6 and "SYNTHETIC" in said[0]
     rates = [config.training.learning_rate for config in runs.configs]
     assert all(1e-5 <= rate <= 1e-2 for rate in rates) and len(set(rates)) == 6
     assert {config.training.epochs for config in runs.configs} == {4} and not runs.configs[0].deploy
+    assert {config.compute.cache for config in runs.configs} == {"P30D"}, "equal steps run once"
+    assert set(runs.sources) == {str(tmp_path / "phantoms-own-36")}, "made once for all trials"
     best = min(rates, key=lambda rate: abs(rate - 1e-3))
     assert study.best_params["training.learning_rate"] == pytest.approx(best)
     with (tmp_path / "trials.csv").open(newline="") as stream:
@@ -75,6 +96,15 @@ def test_where_no_trial_succeeds_the_table_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none of 2 trials succeeded"):
         tune.run(search(tmp_path, 2), begin=Runs(fail=True), say=lambda line: None)
     assert "Train: out of memory" in (tmp_path / "trials.csv").read_text()
+
+
+def test_a_source_that_cannot_be_used_is_said_before_the_first_trial(tmp_path: Path) -> None:
+    runs = Runs()
+    with pytest.raises(ConfigError, match="none: no such file or folder"):
+        tune.run(replace(search(tmp_path, 2), source=str(tmp_path / "none")), begin=runs)
+    with pytest.raises(LabelError, match="would have no image of class"):
+        tune.run(replace(search(tmp_path, 2), films=2), begin=runs)
+    assert not runs.configs
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mammopipe.pipelines.costs import estimate
 from mammopipe.pipelines.costs.prices import Prices, Throughput
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.notebook import graph_picture, roc_picture
-from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"

@@ -19,10 +19,11 @@ from mammopipe.pipelines.commands import runs as run_views
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.runs import aws as aws_runs
-from mammopipe.pipelines.runs import aws_watch, launch, mlflow
+from mammopipe.pipelines.runs import aws_watch, launch
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.launch import Run
 from mammopipe.pipelines.runs.results import WHOLE
+from mammopipe.pipelines.runs.run import Run
+from mammopipe.pipelines.runs.tracking import mlflow
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.scripted import EVALUATION
 

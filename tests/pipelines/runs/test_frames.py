@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.launch import Run
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View, write_manifest
 from mammopipe.processing.errors import ConfigError
 

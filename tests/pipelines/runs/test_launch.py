@@ -17,9 +17,11 @@ from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.runs import launch
 from mammopipe.pipelines.runs.folder import find_run, list_runs
-from mammopipe.pipelines.runs.launch import Run, start
+from mammopipe.pipelines.runs.launch import start
+from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
-from tests.pipelines.scripted import CONFIG, EVALUATION, Compiled, compile_scripted
+from mammopipe.processing.splits.read_register import entries
+from tests.pipelines.scripted import BODIES, CONFIG, EVALUATION, Compiled, compile_scripted
 
 Start = Callable[..., Run]
 
@@ -96,6 +98,33 @@ def test_the_gate_closes_on_a_figure_below_the_limit(begin: Start, tmp_path: Pat
     assert step(run, "Register")["status"] == "NotExecuted"
     assert "MinMacroAuc=0.6" in step(run, "Fail")["reason"], "what AWS would say"
     assert find_run(tmp_path / "runs").id == run.id, "a refusal is a verdict"
+
+
+READING = BODIES["Evaluate"] + (
+    "from mammopipe.processing.splits import read_register\n"
+    "name, values = read_register.NAME, {values!r}\n"
+    "print('seen before:', len(read_register.entries(paths.processing_input(name))))\n"
+    "read_register.append(paths.processing_output(name), read_register.Read(**values))\n"
+)
+READ = {
+    "date": "2026-01-02T03:04:05Z", "test_digest": "t", "images": 8, "synthetic": True, "protocol": "patient",
+    "network": "alexnet", "model": "m", "code": "c", "macro_auc": 0.5, "malignant_auc": None,
+}  # fmt: skip
+
+
+def test_the_register_of_test_reads_outlives_the_runs_and_a_closed_gate(begin: Start, tmp_path: Path) -> None:
+    reading = {"Evaluate": READING.replace("{values!r}", repr(READ))}
+    seen = []
+    for closed in (False, True, False):
+        run = begin(reading, parameters={"MinMacroAuc": "0.6" if closed else "0", "Seed": len(seen)})
+        assert run.status is (Status.FAILED if closed else Status.SUCCEEDED) and run.folder is not None
+        seen.append((run.folder / "logs" / "Evaluate.log").read_text().partition("seen before: ")[2].strip())
+        assert not list((run.folder / "stages").glob("test-reads*"))
+    assert seen == ["0", "1", "2"]
+    assert len(entries(tmp_path / "runs" / "test-reads" / "mias")) == 3
+    reused = begin(reading, parameters={"MinMacroAuc": "0", "Seed": 0})
+    assert reused.folder is not None and "reused" in (reused.folder / "logs" / "Evaluate.log").read_text()
+    assert len(entries(tmp_path / "runs" / "test-reads" / "mias")) == 3, "a reused evaluation reads no test image"
 
 
 def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> None:

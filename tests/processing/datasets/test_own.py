@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mammopipe.processing.datasets import DATASETS, Label, Laterality, Split, View
-from mammopipe.processing.datasets.own import OwnTable, arrange, find_table, read_own
+from mammopipe.processing.datasets.own import arrange, images_of, read_own
+from mammopipe.processing.datasets.own_table import OwnTable, find_table
 from mammopipe.processing.errors import LabelError
 
 HEAD = "image,patient,label"
@@ -135,3 +136,11 @@ def test_what_is_arranged_is_read_as_the_dataset_own(tmp_path: Path) -> None:
         "manifest.csv",
     ]
     assert arranged[0].split is Split.TRAIN
+
+
+def test_a_staged_dataset_can_be_read_again(tmp_path: Path) -> None:
+    made = arrange(table(tmp_path, f"{HEAD},side\n1.png,P1,malignant,L\n", "1.png"), tmp_path / "staged")
+    again = read_own(tmp_path / "staged")
+    assert again.records == made.records
+    assert images_of(find_table(tmp_path / "staged"), OwnTable()) == tmp_path / "staged" / "images"
+    assert arrange(tmp_path / "staged", tmp_path / "more").records == made.records

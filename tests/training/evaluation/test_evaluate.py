@@ -15,8 +15,10 @@ import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.container import job
+from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
 from mammopipe.processing.files import sha256
+from mammopipe.processing.splits import read_register
 from mammopipe.training.config import EvaluationConfig as PipelineEvaluation
 from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import main
@@ -24,14 +26,18 @@ from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.selection import choose
+from mammopipe.training.evaluation.test_reads import register_read
+from mammopipe.training.fitting.checkpoint import code_digest
+from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy
 from mammopipe.training.metrics.classification import MetricError, Resamples
 from mammopipe.training.metrics.scorecard import scorecard
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 from mammopipe.training.model.reference import Reference
 from mammopipe.training.networks import model_directory
+from mammopipe.training.reporting.model_card import render_card
+from mammopipe.training.reporting.report import render
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
 CLASSES = [str(label) for label in Label]
@@ -62,6 +68,31 @@ def logits_of(tree, name: str, split: Split, folder) -> tuple[np.ndarray, np.nda
     with torch.inference_mode():
         logits = [network(torch.from_numpy(film)[None, None])[0].double().numpy() for film in films]
     return np.array([row.label.rank for row in rows]), np.array(logits)
+
+
+def test_each_evaluation_is_registered_and_says_how_often_the_test_was_read(evaluated, tmp_path):
+    output = evaluated.output / "test-reads"
+    (first,) = read_register.entries(output)
+    alone = evaluated.evaluation["test_reads"]
+    assert (alone["register"], alone["reads"]) == (False, 1), "without a register, earlier reads are unknown"
+    assert "No register was given" in evaluated.page
+    selected = evaluated.evaluation["selected"]
+    assert first.macro_auc == selected["test"]["macro_auc"]["value"] and first.network == selected["cnn"]
+    unpack(evaluated.models / selected["cnn"] / "model.tar.gz", tmp_path / "model")
+    assert first.model == sha256(tmp_path / "model" / "weights.safetensors") and first.code == code_digest()
+
+    paths = ContainerPaths(tmp_path / "base")
+    register = paths.processing_input("test-reads")
+    read_register.write_head(register)
+    read_register.merge(output, register)
+    read_register.append(register, replace(first, test_digest="another"))
+    said = register_read(evaluated.evaluation, SegmentedData.read(evaluated.data), tmp_path / "model", paths)
+    (second,) = read_register.entries(paths.processing_output("test-reads"))
+    assert second == replace(first, date=second.date)
+    assert (said["register"], said["reads"], said["other_splits"]) == (True, 2, 1)
+    evaluation = {**evaluated.evaluation, "test_reads": said}
+    for page in (render(evaluation, {}), render_card(evaluation)):
+        assert f"read 2 times, first on {first.date[:10]}" in page
 
 
 def test_the_job_writes_what_the_pipeline_reads(evaluated):
@@ -369,13 +400,27 @@ def test_choose_measures_each_candidate_with_its_own_calibration():
     labels = np.arange(30) % 3
     given = {name: predictions(seed, labels) for name, seed in (("b", 1), ("a", 2))}
     draws = Resamples.draw([str(index) for index in range(30)], n=100, seed=0)
-    choice = choose(given, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
+    choice = choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure())
     for name, candidate in choice.candidates.items():
         assert candidate.fit == calibrate(given[name])
         at = given[name].probabilities(candidate.fit.calibration)
         assert candidate.validation == scorecard(labels, at, classes=CLASSES, resamples=draws)
     with pytest.raises(MetricError):
-        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, breast_rule=BreastRule.MEAN)
+        choose({"a": predictions(1, np.arange(30) % 2)}, classes=CLASSES, resamples=draws, choice=ChoiceFigure())
+
+
+def test_the_stated_figure_chooses_the_network():
+    labels = np.arange(60) % 3
+    draws = Resamples.draw([str(index) for index in range(60)], n=100, seed=0)
+    alike, malignant = predictions(1, labels), predictions(2, labels)
+    alike = replace(alike, logits=alike.logits + 1.5 * np.eye(3)[np.where(labels == 2, 0, labels)])
+    malignant = replace(malignant, logits=malignant.logits + 1.5 * (labels == 2)[:, np.newaxis] * np.eye(3)[2])
+    given = {"other classes": alike, "malignant": malignant}
+    for by in ChooseBy:
+        choice = choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(by))
+        found = {name: candidate.choice["value"] for name, candidate in choice.candidates.items()}
+        assert choice.selected == max(found, key=found.__getitem__)
+    assert choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(ChooseBy.PF1)).selected == "malignant"
 
 
 def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path):

@@ -1,20 +1,11 @@
-"""Runs in MLflow: one parent run per execution, one nested run per candidate; active if `MLFLOW_TRACKING_URI` is set.
+"""What is written to one MLflow store: an execution's run, its candidates' runs, files, and the model."""
 
-The URI is a folder, a database (`sqlite:///mlflow.db`), a server, or the ARN of a managed MLflow on SageMaker. For the
-latter, the package `sagemaker-mlflow` signs the requests. The parent run exists, as `RUNNING`, from the start of the
-first step. Each step's time and each candidate's epochs are written when the step ends, everything else when the
-execution ends. Tracking a finished execution again finds its run by a tag and replaces it.
-"""
-
+import csv
 import json
-import logging
 import os
 import re
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tarfile import is_tarfile
@@ -23,14 +14,17 @@ from typing import Any
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.runs.progress import log_of
-from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.training.model.archive import unpack
 
-VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
+EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "mammopipe"
+MEASURE = "macro_auc"
+"""The figure by which searches choose; on validation."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show runs and curves instead of the tools for language models."""
-TAG, PARENT = "mammopipe.execution", "mlflow.parentRunId"
+TAG, SEARCH, PARENT = "mammopipe.execution", "mammopipe.search", "mlflow.parentRunId"
+TUNING = "tuning.csv"
+"""The table that a run with a tuning job leaves: columns network, trial, status, objective, and one for each key."""
 EPOCH_FIGURES = (
     "train_loss",
     "validation_loss",
@@ -52,95 +46,23 @@ ARTEFACTS = (
 FLAVOUR = "model"
 """Folder of the model in the form that MLflow loads."""
 LOADER = "mammopipe.inference.prediction.pyfunc"
-_SECRET = re.compile(r"//[^/@]*@")
-"""Matches the user and password of a server or database, which no message may show."""
 _FIGURE = re.compile(r"(\w+)=([0-9.e+-]+|nan)(?:\s|$)")
 ENDED = {Status.SUCCEEDED: "FINISHED", Status.FAILED: "FAILED", Status.STOPPED: "KILLED"}
 
 
-def track_if_asked(folder: Path) -> str | None:
-    """Write a run's folder to MLflow if `MLFLOW_TRACKING_URI` is set, and return the MLflow run's id."""
-    uri = os.environ.get(VARIABLE)
-    if not uri:
-        return None
-    run = track(folder, uri)
-    print(f"Tracked in MLflow as run {run} of experiment {os.environ.get(EXPERIMENT_VARIABLE) or EXPERIMENT}")
-    return run
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a search."""
+
+    run: str
+    """Id of the run."""
+    values: Mapping[str, Any]
+    """The values that the search chose, by key."""
+    figure: float | None
+    """The macro AUC on validation; None if the trial failed."""
 
 
-def track(folder: Path, uri: str) -> str:
-    """Write a run's folder to the MLflow at `uri` and return the id of its parent run.
-
-    Raises `ConfigError` if mlflow is not installed or its store cannot be used.
-    """
-    with _store(uri) as store:
-        return store.write(folder)
-
-
-def showing(show: Callable[[Path], Any]) -> Callable[[Path], Any]:
-    """Return `show`, extended so that its observer of the steps also writes to MLflow if tracking is configured."""
-    uri = os.environ.get(VARIABLE)
-    return (lambda logs: _Live(show(logs), logs.parent, uri)) if uri else show
-
-
-class _Live:
-    """Shows a run and writes it to MLflow, in a thread because a store may respond late or never."""
-
-    def __init__(self, shown: Any, folder: Path, uri: str) -> None:
-        self._shown, self._folder, self._uri = shown, folder, uri
-        self._writer, self._told, self._broken = ThreadPoolExecutor(1), set[str](), False
-
-    def __enter__(self) -> "_Live":
-        self._shown.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
-        self._shown.__exit__(kind, *details)
-        # An exception ends the run before its final state is written, so MLflow is told here.
-        if kind is not None and not issubclass(kind, MammopipeError):
-            self._writer.submit(self._write, [], broken_off=True)
-        self._writer.shutdown()
-
-    def changed(self, records: list[StepRecord]) -> None:
-        """Show the status of the steps, and write the steps that have ended since the last call."""
-        self._shown.changed(records)
-        ended = [record for record in records if record.seconds is not None and record.name not in self._told]
-        if ended or not self._told:
-            self._told |= {"", *(record.name for record in ended)}
-            self._writer.submit(self._write, ended)
-
-    def _write(self, ended: list[StepRecord], *, broken_off: bool = False) -> None:
-        if self._broken:
-            return
-        try:
-            with _store(self._uri) as store:
-                store.write_steps(self._folder, ended, broken_off=broken_off)
-        except ConfigError as error:
-            self._broken = True
-            print(f"{error}; tried again at the end of the run", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _store(uri: str) -> Iterator["_Store"]:
-    """Yield the store at `uri`; turns MLflow's exceptions into a one-line `ConfigError`."""
-    shown = _SECRET.sub("//", uri)
-    try:
-        with warnings.catch_warnings():
-            # In a notebook without ipywidgets. No progress bar is wanted here.
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            from mlflow.exceptions import MlflowException
-            from mlflow.tracking import MlflowClient
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it logs every new database
-    except ImportError:
-        raise ConfigError(f"{VARIABLE}={shown}: mlflow is not installed; pip install 'mammopipe[tracking]'") from None
-    try:
-        yield _Store(MlflowClient(tracking_uri=uri))
-    except MlflowException as error:
-        said = str(error).splitlines()[0].replace(uri, shown)
-        raise ConfigError(f"{VARIABLE}={shown}: {said}") from None
-
-
-class _Store:
+class Store:
     """One MLflow store."""
 
     def __init__(self, client: Any) -> None:
@@ -167,10 +89,49 @@ class _Store:
                     self.client.delete_run(run.info.run_id)  # the evaluation has its epochs, with more figures
             for name, candidate in candidates.items():
                 self._candidate(parent, execution, name, candidate, selected=name == evaluation["selected"]["cnn"])
+        if (folder / TUNING).is_file():
+            with (folder / TUNING).open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    self._tuning_trial(parent, execution, row)
         self._artefacts(parent, folder)
         self.client.set_terminated(parent, ENDED.get(execution["status"], "FAILED"), end_time=_end(execution))
         self._model(parent, folder / "model.tar.gz")
         return parent
+
+    def write_search(self, search: str, name: str, spaces: Mapping[str, str], trials: Sequence[Trial]) -> str:
+        """Write a search as one run, and make the runs of its trials nested runs of it; returns the run's id.
+
+        Args:
+            search: Identifies the search; its run is found again by it.
+            name: Name of the run.
+            spaces: The values to choose from, as text, by key.
+            trials: The trials that have ended. Their own runs are in the store already.
+        """
+        quoted = search.replace("'", "")
+        known = self.client.search_runs([self.experiment], f"tags.`{SEARCH}` = '{quoted}'")
+        tags = {SEARCH: search, "mlflow.runName": name}
+        run = known[0] if known else self.client.create_run(self.experiment, tags=tags)
+        parent = str(run.info.run_id)
+        for key, text in spaces.items():
+            self.client.log_param(parent, key, text)
+        for trial in trials:
+            for old in self._runs({"id": trial.run}):
+                if old.data.tags.get("mlflow.runName") == trial.run:
+                    self.client.set_tag(old.info.run_id, PARENT, parent)
+                    for key, value in trial.values.items():
+                        self.client.log_param(old.info.run_id, f"search/{key}", value)
+        self.client.log_metric(parent, "trials", len(trials))
+        figures = [trial.figure for trial in trials if trial.figure is not None]
+        if figures:
+            self.client.log_metric(parent, f"validation/{MEASURE}", max(figures))
+        self.client.set_terminated(parent)
+        return parent
+
+    def add_files(self, run: str, files: Sequence[Path]) -> None:
+        """Add files to a run as artefacts."""
+        for path in files:
+            if path.is_file():
+                self.client.log_artifact(run, str(path))
 
     def write_steps(self, folder: Path, ended: list[StepRecord], *, broken_off: bool) -> None:
         """Write steps that have ended to the execution's MLflow run, which the first of them creates."""
@@ -202,9 +163,11 @@ class _Store:
         for old in runs:
             if old.info.status == "RUNNING" and PARENT not in old.data.tags:
                 return str(old.info.run_id), old.data.metrics
-        for old in runs:
-            self.client.delete_run(old.info.run_id)
         tags = {TAG: execution["id"], "mlflow.runName": execution["id"], "backend": execution.get("backend", "process")}
+        for old in runs:
+            if old.data.tags.get("mlflow.runName") == execution["id"] and PARENT in old.data.tags:
+                tags[PARENT] = old.data.tags[PARENT]  # a trial stays in its search
+            self.client.delete_run(old.info.run_id)
         run = self.client.create_run(self.experiment, start_time=_milliseconds(execution["started"]), tags=tags)
         parent = str(run.info.run_id)
         for name, value in _flat({**_facts(execution), **execution["parameters"]}).items():
@@ -233,6 +196,16 @@ class _Store:
             for figure, value in _figures(candidate[split], split).items():
                 self.client.log_metric(run, figure, value)
         self.client.set_terminated(run, "FINISHED", end_time=end)
+
+    def _tuning_trial(self, parent: str, execution: Mapping[str, Any], row: Mapping[str, str]) -> None:
+        """Write one trial of a tuning job as a nested run."""
+        run = self._child(parent, execution, f"{row['network']} trial {row['trial']}", selected=False)
+        for key, value in row.items():
+            if key not in ("network", "trial", "objective"):
+                self.client.log_param(run, key, value)
+        if row["objective"]:
+            self.client.log_metric(run, f"validation/{MEASURE}", float(row["objective"]))
+        self.client.set_terminated(run, "FINISHED" if row["objective"] else "FAILED", end_time=_end(execution))
 
     def _child(self, parent: str, execution: Mapping[str, Any], name: str, *, selected: bool) -> str:
         tags = {
@@ -264,10 +237,10 @@ class _Store:
     def _model(self, parent: str, archive: Path) -> None:
         if archive.is_file() and is_tarfile(archive):
             with TemporaryDirectory() as scratch:
-                self.client.log_artifacts(parent, str(_flavour(archive, Path(scratch))), FLAVOUR)
+                self.client.log_artifacts(parent, str(flavour(archive, Path(scratch))), FLAVOUR)
 
 
-def _flavour(archive: Path, scratch: Path) -> Path:
+def flavour(archive: Path, scratch: Path) -> Path:
     """Return a folder with the model as an MLflow pyfunc model, which `mlflow.pyfunc.load_model` loads."""
     import mlflow.pyfunc
 

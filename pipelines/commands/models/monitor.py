@@ -9,22 +9,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from tqdm import tqdm
-
-from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
-from mammopipe.pipelines.backends import sessions
-from mammopipe.pipelines.backends.jobs import last_line
-from mammopipe.pipelines.backends.processes import SupervisedProcess, job_environment
-from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.data.s3 import Storage
-from mammopipe.pipelines.runs.folder import RunFolder, find_run
-from mammopipe.processing.container.job import cores
-from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.pipelines.commands.arguments import command, in_runs
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
+
+if TYPE_CHECKING:
+    from mammopipe.inference.monitoring.windows import Windows
+    from mammopipe.pipelines.backends.processes import SupervisedProcess
+    from mammopipe.pipelines.commands.arguments import Subparsers
+    from mammopipe.pipelines.data.s3 import Storage
+    from mammopipe.pipelines.runs.folder import RunFolder
+    from mammopipe.processing.container.paths import ContainerPaths
 
 NAMESPACE, REQUESTS, INDEX = "Mammopipe/Drift", "Requests", "DriftIndex"
 """Copied from `mammopipe.inference.monitor`, which cannot be imported if only a client is installed."""
@@ -33,8 +30,31 @@ QUIET_SECONDS = 2
 """Seconds after which progress is shown."""
 
 
-def run(options: argparse.Namespace) -> int:
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `monitor`."""
+    text = "compare captured requests with what the model learnt; exit code 1 when they have drifted"
+    parser = command(subparsers, "monitor", text, "monitor latest --captures s3://BUCKET/mammopipe/capture/mammopipe")
+    parser.set_defaults(command=monitor)
+    parser.add_argument("id", nargs="?", default="latest", metavar="ID", help="the run whose model is served")
+    parser.add_argument("--captures", required=True, metavar="FOLDER|s3://...", help="what data capture wrote")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of films that were accepted")
+    parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
+    parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
+    parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are looked at (default: 26)")
+    parser.add_argument("--least-exams", type=int, metavar="N", help="requests that a window needs (default: 20)")
+    parser.add_argument("--put-metric", action="store_true", help="also write the metric to CloudWatch")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file with the region of s3:// and metric")
+    parser.add_argument("--json", action="store_true", help="print drift.json instead of the summary")
+    in_runs(parser)
+
+
+def monitor(options: argparse.Namespace) -> int:
     """Run the job on this machine and return 1 if there is an alarm."""
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.runs.folder import find_run
+    from mammopipe.processing.container.paths import ContainerPaths
+
     folder = find_run(options.runs, options.id)
     with tempfile.TemporaryDirectory() as name:
         paths = ContainerPaths(Path(name))
@@ -57,7 +77,10 @@ def run(options: argparse.Namespace) -> int:
     return int(bool(report["alarms"]))
 
 
-def _bring_inputs(folder: RunFolder, options: argparse.Namespace, paths: ContainerPaths) -> None:
+def _bring_inputs(folder: "RunFolder", options: argparse.Namespace, paths: "ContainerPaths") -> None:
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+
     archive = folder.path / "model.tar.gz"
     if not archive.is_file():
         raise ConfigError(
@@ -81,12 +104,18 @@ def _bring_inputs(folder: RunFolder, options: argparse.Namespace, paths: Contain
         shutil.copyfile(options.baseline, paths.processing_input("baseline") / "baseline.json")
 
 
-def _windows(options: argparse.Namespace) -> Windows:
+def _windows(options: argparse.Namespace) -> "Windows":
+    from mammopipe.inference.monitoring.windows import Windows
+
     return Windows(options.window_days or Windows.days, options.windows or Windows.number)
 
 
-def fetch(storage: Storage, uri: str, folder: Path, windows: Windows) -> None:
+def fetch(storage: "Storage", uri: str, folder: Path, windows: "Windows") -> None:
     """Download the captures below `uri` that the windows need; raises `StorageError`, or `ConfigError` for none."""
+    from tqdm import tqdm
+
+    from mammopipe.inference.monitoring.windows import SUFFIX
+
     found = {item.key: item for item in storage.list(uri) if item.key.endswith(SUFFIX)}
     if not found:
         raise ConfigError(f"--captures {uri}: no *{SUFFIX} here, which is what data capture writes")
@@ -97,8 +126,12 @@ def fetch(storage: Storage, uri: str, folder: Path, windows: Windows) -> None:
     print(f"{len(needed)} of {len(found)} files of captures fetched, {total / 1e6:.1f} MB", file=sys.stderr)
 
 
-def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
+def _job(options: argparse.Namespace, paths: "ContainerPaths") -> str:
     """Run the job as its container would, and return its readable output; raises `ConfigError` with its reason."""
+    from mammopipe.inference.monitoring.windows import PROGRESS
+    from mammopipe.pipelines.backends.processes import SupervisedProcess, job_environment
+    from mammopipe.processing.container.job import cores
+
     given = {"--window-days": options.window_days, "--windows": options.windows, "--least-exams": options.least_exams}
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     log = paths.base / "log"
@@ -121,8 +154,12 @@ def _job(options: argparse.Namespace, paths: ContainerPaths) -> str:
     return "\n".join(line for line in said.splitlines() if not line.startswith(("{", PROGRESS)))
 
 
-def _wait(process: SupervisedProcess, log: Path) -> int:
+def _wait(process: "SupervisedProcess", log: Path) -> int:
     """Return the job's exit code; on a terminal, show its last line of output after a while."""
+    from rich.console import Console
+
+    from mammopipe.pipelines.backends.jobs import last_line
+
     try:
         return process.wait(QUIET_SECONDS)
     except TimeoutExpired:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import command, in_runs
-from mammopipe.pipelines.commands.predict import model_directory
+from mammopipe.pipelines.commands.models.predict import model_directory
+from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("model", help="a run's id or latest, model.tar.gz, or the model directory")
     parser.add_argument("dataset", type=Path, help="folder of the dataset as released")
     parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
+    parser.add_argument(
+        "--split", type=Split, choices=list(Split), help="evaluate only this split of the released table (default: all)"
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("external"), metavar="DIR", help="default: external")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples")
@@ -37,5 +41,14 @@ def evaluate(options: argparse.Namespace) -> int:
 
     dataset, folder = dataset_in(options.dataset, options.name)
     with model_directory(options.model, options.runs) as model:
-        print(evaluate_model(model, dataset, folder, options.output, bootstrap=options.bootstrap, seed=options.seed))
+        found = evaluate_model(
+            model,
+            dataset,
+            folder,
+            options.output,
+            bootstrap=options.bootstrap,
+            seed=options.seed,
+            split=options.split,
+        )
+    print(found)
     return 0

@@ -14,13 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mammopipe.inference.client.answers import Answer
-from mammopipe.inference.client.client import Delivery, ExamAnswer, ExamImage, MammographyClient, Uploads
-from mammopipe.inference.client.dicomweb import DicomWeb, result_files
+from mammopipe.pipelines.commands.arguments import command, in_runs
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
+
+if TYPE_CHECKING:
+    from mammopipe.inference.client.answers import Answer
+    from mammopipe.inference.client.client import ExamAnswer, ExamImage, MammographyClient
+    from mammopipe.pipelines.commands.arguments import Subparsers
 
 CHOICES: Mapping[str, type[StrEnum]] = {"laterality": Laterality, "view": View}
 """The properties of a file that the caller may give."""
@@ -37,9 +41,49 @@ class Film:
     view: str | None
 
     @property
-    def image(self) -> ExamImage:
+    def image(self) -> "ExamImage":
         """The file as part of an exam."""
+        from mammopipe.inference.client.client import ExamImage
+
         return ExamImage(self.path, self.laterality, self.view)
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `invoke`."""
+    parser = command(
+        subparsers,
+        "invoke",
+        "ask an endpoint about one image, or about the images of one exam",
+        "invoke lcc.dcm lmlo.dcm --endpoint http://127.0.0.1:8080 --output answers",
+    )
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="PGM, PNG or DICOM; several are one exam")
+    parser.add_argument("--dicomweb", metavar="URL", help="ask about a study of this DICOMweb server instead of files")
+    parser.add_argument("--study", metavar="UID", help="Study Instance UID, with --dicomweb")
+    parser.add_argument("--store", action="store_true", help="store all DICOM results in the study, with --dicomweb")
+    parser.add_argument("--endpoint", metavar="NAME|URL", help="default: the endpoint that the run ID keeps")
+    parser.add_argument("--id", default="latest", help="the run whose endpoint is asked (default: latest)")
+    per_file = "where the files do not say it: one for all, or one for each, as {}; an empty one says nothing"
+    parser.add_argument("--laterality", metavar="L|R[,...]", help=per_file.format("L,L,R,R"))
+    parser.add_argument("--view", metavar="CC|MLO[,...]", help=per_file.format("CC,MLO,CC,MLO"))
+    parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], help="default: sensitivity")
+    parser.add_argument("--json", action="store_true", help="print the answer's JSON instead of tables")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="where the overlays go (default: this folder)"
+    )
+    parser.add_argument(
+        "--dicom", action="store_true", help="save a structured report and each overlay as DICOM, too; of DICOM files"
+    )
+    _add_asynchronous(parser)
+    in_runs(parser)
+    parser.set_defaults(command=invoke)
+
+
+def _add_asynchronous(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--uploads", metavar="s3://...", help="S3 folder for what exceeds a real-time call (6 MB) and is asked async"
+    )
+    parser.add_argument("--async-endpoint", metavar="NAME", help="default: the endpoint's name with -async")
+    parser.add_argument("--async", action="store_true", dest="asynchronous", help="ask async whatever the size")
 
 
 def invoke(options: argparse.Namespace) -> int:
@@ -56,14 +100,14 @@ def invoke(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ask_image(film: Film, client: MammographyClient, options: argparse.Namespace) -> None:
+def _ask_image(film: Film, client: "MammographyClient", options: argparse.Namespace) -> None:
     answer = client.predict(
         film.path, laterality=film.laterality, view=film.view, heatmap=True, operating_point=options.operating_point
     )
     _show(answer, [film.path.name], as_json=options.json)
 
 
-def _ask_exam(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:
+def _ask_exam(films: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
     answer = client.predict_exam([film.image for film in films], heatmap=True, operating_point=options.operating_point)
     _show(answer, [film.path.name for film in films], as_json=options.json)
 
@@ -84,8 +128,11 @@ def _check_source(options: argparse.Namespace) -> None:
             raise ConfigError(f"{given} cannot be given with --dicomweb: the study's own files say it")
 
 
-def _ask_study(client: MammographyClient, options: argparse.Namespace) -> int:
+def _ask_study(client: "MammographyClient", options: argparse.Namespace) -> int:
     """Send the mammograms of a study to the endpoint, and store the DICOM results if requested."""
+    from mammopipe.inference.client.client import ExamAnswer
+    from mammopipe.inference.client.dicomweb import DicomWeb, result_files
+
     token = os.environ.get(TOKEN_VARIABLE)
     pacs = DicomWeb(options.dicomweb, headers={"Authorization": f"Bearer {token}"} if token else None)
     images = pacs.mammograms(options.study)
@@ -106,11 +153,13 @@ def _ask_study(client: MammographyClient, options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(answer: Answer | ExamAnswer, names: Sequence[str], *, as_json: bool) -> None:
+def _show(answer: "Answer | ExamAnswer", names: Sequence[str], *, as_json: bool) -> None:
     """Print an answer as tables, or as JSON if requested or if rich is not installed."""
+    from mammopipe.inference.client.answers import Answer
+
     if not as_json:
         try:
-            from mammopipe.pipelines.commands.answer_table import exam_tables, image_table
+            from mammopipe.pipelines.commands.models.answer_table import exam_tables, image_table
             from mammopipe.pipelines.runs.progress import console
         except ModuleNotFoundError as error:
             note = f"tables need {error.name} (pip install 'mammopipe[pipelines]'); the answer as JSON:"
@@ -121,7 +170,7 @@ def _show(answer: Answer | ExamAnswer, names: Sequence[str], *, as_json: bool) -
     print(json.dumps(answer.raw, indent=2))
 
 
-def _save(films: Sequence[Film], client: MammographyClient, options: argparse.Namespace) -> None:
+def _save(films: Sequence[Film], client: "MammographyClient", options: argparse.Namespace) -> None:
     """Write each image's overlay and, if requested, the DICOM results; prints nothing beside JSON on stdout."""
     for index, film in enumerate(films):
         stem = film.path.stem if len(films) == 1 else f"{index}-{film.path.stem}"
@@ -162,7 +211,8 @@ def _per_file(given: str | None, name: str, count: int) -> list[str | None]:
     return words * count if len(words) == 1 else words
 
 
-def _client(options: argparse.Namespace) -> MammographyClient:
+def _client(options: argparse.Namespace) -> "MammographyClient":
+    from mammopipe.inference.client.client import Delivery, MammographyClient, Uploads
     from mammopipe.pipelines.backends.local_endpoint import read_kept, read_kept_async
     from mammopipe.pipelines.runs.folder import find_run
 

@@ -1,6 +1,7 @@
 """MLflow gets one parent run per execution with its candidates below it, once, whatever it is told how often."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.pipelines.runs.mlflow import TAG, showing, track, track_if_asked
+from mammopipe.pipelines.runs.tracking.mlflow import showing, track, track_if_asked, track_search
+from mammopipe.pipelines.runs.tracking.mlflow_store import SEARCH, TAG, Trial
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.scripted import EVALUATION
 
@@ -73,10 +75,19 @@ def folder(tmp_path: Path) -> Path:
     return run.path
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store; making one takes mlflow a second of migrations."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def uri(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     # Artefacts go below the working folder for a store in a database.
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -107,7 +118,7 @@ def test_an_execution_is_one_parent_with_its_candidates(folder: Path, uri: str) 
 
 def test_nothing_is_tracked_unless_asked(folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert track_if_asked(folder) is None and not Path("mlflow.db").exists()
+    assert track_if_asked(folder) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert track_if_asked(folder)
 
@@ -195,3 +206,39 @@ def test_a_store_that_does_not_answer_ends_no_run(
 def test_without_mlflow_a_run_is_only_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert showing(Quiet) is Quiet
+
+
+def test_the_trials_of_a_search_are_nested_in_its_run(
+    folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    spaces = {"training.learning_rate": "log(1e-5, 1e-2)"}
+    (tmp_path / "trials.csv").write_text("trial\n")
+    trials = [Trial(folder.name, {"training.learning_rate": 1e-4}, 0.56), Trial("another", {}, None)]
+    track(folder, uri)
+    track_search("a1", "tune", spaces, trials[:1], [tmp_path / "trials.csv", tmp_path / "none.png"])
+    track(folder, uri)  # what is written anew stays in its search
+    track_search("a1", "tune", spaces, trials, [])
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (experiment,) = [item.experiment_id for item in client.search_experiments() if item.name == "mammopipe"]
+    (search,) = client.search_runs([experiment], f"tags.`{SEARCH}` = 'a1'")
+    assert search.data.params == spaces and search.data.metrics == {"trials": 2, "validation/macro_auc": 0.56}
+    assert [item.path for item in client.list_artifacts(search.info.run_id)] == ["trials.csv"]
+    runs = {run.data.tags["mlflow.runName"]: run for run in found(client)}
+    trial = runs[folder.name]
+    assert trial.data.tags["mlflow.parentRunId"] == search.info.run_id
+    assert trial.data.params["search/training.learning_rate"] == "0.0001"
+    below = runs["alexnet 20260101-000000-aaaa"]
+    assert below.data.tags["mlflow.parentRunId"] == trial.info.run_id
+
+
+def test_the_trials_of_a_tuning_job_are_nested_in_the_execution(folder: Path, uri: str) -> None:
+    (folder / "tuning.csv").write_text(
+        "network,trial,job,status,objective,training.dropout\nalexnet,1,j1,Completed,0.61,0.2\nalexnet,2,j2,Failed,,0.3\n"
+    )
+    parent = track(folder, uri)
+    runs = {run.data.tags["mlflow.runName"]: run for run in found(mlflow.MlflowClient(tracking_uri=uri))}
+    first, second = (runs[f"alexnet trial {number} {folder.name}"] for number in (1, 2))
+    assert first.data.tags["mlflow.parentRunId"] == parent
+    assert (first.data.metrics["validation/macro_auc"], first.data.params["training.dropout"]) == (0.61, "0.2")
+    assert (second.info.status, second.data.metrics) == ("FAILED", {})

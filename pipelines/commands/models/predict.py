@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mammopipe.pipelines.commands.arguments import command, in_runs
-from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, TABLE_SUFFIXES
+from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
+from mammopipe.processing.datasets.own_table import TABLE_SUFFIXES
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
     """Return the images of folders, files or one table; raises `ConfigError` if there are none."""
     from mammopipe.inference.prediction.batch import Image
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.processing.datasets.own import find_table, images_of, read_own
+    from mammopipe.processing.datasets.own import images_of, read_own
+    from mammopipe.processing.datasets.own_table import find_table
 
     if any(path.suffix.lower() in TABLE_SUFFIXES for path in given):
         if len(given) > 1:

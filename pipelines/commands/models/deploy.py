@@ -1,0 +1,122 @@
+"""`mammopipe deploy` and `delete`: start and stop the endpoint of a model."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command, configuration, configured, identified, refuse
+from mammopipe.processing.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `deploy`."""
+    parser = command(
+        subparsers,
+        "deploy",
+        "serve a run's model on this machine until it is deleted, or a registered package on AWS",
+        "deploy latest",
+    )
+    parser.add_argument(
+        "--capture",
+        action="store_true",
+        help="keep requests and answers in the run's folder, the newest 5 GB of 90 days, for mammopipe monitor",
+    )
+    identified(parser, default=None)
+    aws = parser.add_mutually_exclusive_group()
+    aws.add_argument("--package", metavar="ARN", help="serve this approved package on AWS, without down time")
+    aws.add_argument("--rollback", action="store_true", help="serve the approved package before the one on AWS now")
+    parser.add_argument("--no-wait", action="store_true", help="with --package or --rollback: do not wait for the end")
+    configured(parser)
+    parser.set_defaults(command=deploy)
+
+
+def add_delete(subparsers: "Subparsers") -> None:
+    """Add the parser of `delete`."""
+    parser = command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
+    identified(parser)
+    parser.set_defaults(command=delete)
+
+
+def deploy(options: argparse.Namespace) -> int:
+    """Serve a run's model on this machine and keep it running, or serve a registered package on AWS."""
+    on_aws = bool(options.package or options.rollback)
+    if on_aws:
+        refuse(options, "capture", rule="of an endpoint on this machine; on AWS, endpoint.capture_percent captures")
+        if options.id:
+            raise ConfigError(
+                f"{options.id}: a run's ID is for this machine; on AWS, --package ARN or --rollback says what is served"
+            )
+    else:
+        of_aws = ("no_wait", "recipe", "config", "profile", "dataset", "protocol", "cnns")
+        refuse(options, *of_aws, rule="only with --package or --rollback")
+    return _deploy_on_aws(options) if on_aws else _deploy_here(options)
+
+
+def _deploy_on_aws(options: argparse.Namespace) -> int:
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.runs import aws_rollout
+
+    config = configuration(options)
+    session = sessions.caller_session(config)
+    sagemaker, scaling = session.client("sagemaker"), session.client("application-autoscaling")
+    package = options.package or aws_rollout.previous(config, sagemaker)
+    aws_rollout.deploy(config, sagemaker, scaling, package, wait=not options.no_wait, say=print)
+    return 0
+
+
+def _deploy_here(options: argparse.Namespace) -> int:
+    from mammopipe.pipelines.backends import local_endpoint
+    from mammopipe.pipelines.backends.jobs import unpack_model
+    from mammopipe.pipelines.backends.processes import RunningProcesses
+    from mammopipe.pipelines.runs.folder import LATEST, find_run
+    from mammopipe.pipelines.runs.progress import waiting
+    from mammopipe.processing.container.job import cores
+
+    folder = find_run(options.runs, options.id or LATEST)
+    if (folder.path / local_endpoint.FILE).is_file():
+        raise ConfigError(
+            f"run {folder.id} keeps an endpoint already, at {local_endpoint.read_kept(folder.path)['url']}; "
+            f"mammopipe delete {folder.id} ends it"
+        )
+    archive = folder.path / "model.tar.gz"
+    if not archive.is_file():
+        raise ConfigError(
+            f"run {folder.id} has no model.tar.gz: it did not come that far (mammopipe status {folder.id})"
+        )
+    unpack_model(archive, folder.path / "endpoint" / "model")
+    with waiting("starting the endpoint"):
+        endpoint = local_endpoint.serve(
+            f"mammopipe-{folder.id}",
+            folder.path / "endpoint",
+            folder.logs / "Endpoint.log",
+            RunningProcesses(),
+            threads=cores(),
+            environment=_capture(folder.path) if options.capture else {},
+        )
+    endpoint.keep(folder.path)
+    print(f"Endpoint {endpoint.name} answers at {endpoint.url}; mammopipe delete {folder.id} ends it")
+    return 0
+
+
+def _capture(folder: Path) -> dict[str, str]:
+    """Return the variables that make an endpoint capture requests, within the caller's limits."""
+    limits = ("MAMMOPIPE_CAPTURE_GB", "MAMMOPIPE_CAPTURE_DAYS")
+    given = {name: os.environ[name] for name in limits if name in os.environ}
+    return {"MAMMOPIPE_CAPTURE": str((folder / "captures").resolve()), **given}
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Stop the endpoint that a run keeps."""
+    from mammopipe.pipelines.backends.local_endpoint import delete_kept
+    from mammopipe.pipelines.runs.folder import find_run
+
+    folder = find_run(options.runs, options.id)
+    stopped = delete_kept(folder.path)
+    shutil.rmtree(folder.path / "endpoint", ignore_errors=True)
+    print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'was gone already'}")
+    return 0

@@ -1,0 +1,26 @@
+"""`mammopipe completion`: the script by which a shell completes commands and options."""
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+
+def add(subparsers: "Subparsers", whole: argparse.ArgumentParser) -> None:
+    """Add the parser of `completion`; `whole` is the parser of all commands."""
+    text = "print the script by which a shell completes commands and options"
+    parser = command(subparsers, "completion", text, "completion bash >> ~/.bashrc")
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+    parser.set_defaults(command=partial(completion, whole))
+
+
+def completion(whole: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Print a shell's completion script."""
+    import shtab
+
+    print(shtab.complete(whole, shell=options.shell))
+    return 0

@@ -1,0 +1,47 @@
+"""`mammopipe stage`: uploads a dataset or pretrained weights to S3."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command
+from mammopipe.processing.datasets.registry import DATASETS
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `stage`."""
+    parser = command(
+        subparsers,
+        "stage",
+        "check a dataset, or pretrained weights, and upload what S3 lacks of it",
+        "stage mias all-mias.tar.gz --to s3://BUCKET/mammopipe/raw/mias",
+    )
+    parser.add_argument("what", choices=[*DATASETS, "weights"])
+    parser.add_argument(
+        "source", type=Path, help="mias: tarball or folder; rsna: folder with train.csv; weights: file or folder"
+    )
+    parser.add_argument("--to", metavar="s3://...", help="default: the place that the configuration's pipeline reads")
+    parser.add_argument("--config", type=Path, metavar="FILE")
+    parser.set_defaults(command=stage)
+
+
+def stage(options: argparse.Namespace) -> int:
+    """Upload a dataset or weights."""
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.data import staging
+
+    config = PipelineConfig.load(options.config)
+    storage = sessions.caller_storage(config)
+    if options.what == "weights":
+        staged = staging.stage_weights(options.source, options.to or config.storage.uri("weights"), storage)
+    else:
+        from mammopipe.pipelines.runs.sources import stage_source
+
+        uri = options.to or config.storage.uri("raw", options.what)
+        staged = stage_source(config.replace(dataset=options.what), options.source, uri, storage)
+    print(f"Staged {staged}" + (" (synthetic films)" if staged.synthetic else ""))
+    return 0

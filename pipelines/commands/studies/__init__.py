@@ -1,0 +1,1 @@
+"""Commands that plan or make several runs: searches, experiments, power."""

@@ -1,0 +1,67 @@
+"""`mammopipe experiment`: every network under every protocol."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mammopipe.pipelines.commands.arguments import command, one_of, phantoms_of
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
+
+if TYPE_CHECKING:
+    from mammopipe.pipelines.commands.arguments import Subparsers
+
+
+def add(subparsers: "Subparsers") -> None:
+    """Add the parser of `experiment`."""
+    parser = command(
+        subparsers,
+        "experiment",
+        "run every network under every protocol, and tabulate what each figure is made of; goes on where it stopped",
+        "experiment mias --source all-mias.tar.gz --profile full --out experiment",
+    )
+    parser.add_argument("dataset", choices=["mias"])
+    parser.add_argument(
+        "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic films"
+    )
+    parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
+    parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
+    parser.add_argument("--profile", choices=["quick", "full"])
+    parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: the configuration's")
+    parser.add_argument(
+        "--protocols",
+        metavar="A,B",
+        type=lambda text: text.split(","),
+        default=["patient", "film", "published"],
+        help="default: patient,film,published",
+    )
+    parser.add_argument(
+        "--noise", metavar="CNN|none", help="network of the noise controls, or none of them (default: the first CNN)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("experiment"),
+        metavar="DIR",
+        help="folder of results.csv, results.md, the figures, and of what each cell measured (default: experiment)",
+    )
+    parser.set_defaults(command=experiment)
+
+
+def experiment(options: argparse.Namespace) -> int:
+    """Run the unfinished cells of the experiment over networks and protocols, and print where its tables are."""
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.experiment import matrix
+    from mammopipe.processing.datasets.manifest import SplitProtocol
+    from mammopipe.training.model.architecture import find_architecture
+
+    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
+    protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
+    noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
+    films = phantoms_of(options, made=options.source == PHANTOMS)
+    plan = matrix.Experiment(config, protocols, noise, options.source, films, options.weights)
+    failures = matrix.run(plan, options.out)
+    print(f"\nTables and figures in {options.out}/: results.md, results.csv, *.svg; each cell's report in cells/")
+    for failure in failures:
+        print(f"Cell {failure}", flush=True)
+    return 1 if failures else 0

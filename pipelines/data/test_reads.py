@@ -1,0 +1,33 @@
+"""Opens the register of test reads on S3, and keeps a local copy of it where S3 ends with the run.
+
+`mammopipe.processing.splits.read_register` describes the register.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.processing.splits import read_register
+
+
+def open_register(config: PipelineConfig, storage: Storage, kept: Path | None = None) -> None:
+    """Write the file that opens the dataset's register, and upload the entries that are kept on this machine.
+
+    Args:
+        config: The configuration.
+        storage: The S3 service of the run.
+        kept: The folder of the entries on this machine; `None` where S3 outlives the run.
+    """
+    uri = config.storage.uri(read_register.NAME, config.dataset)
+    with TemporaryDirectory() as scratch:
+        storage.put(read_register.write_head(Path(scratch)), f"{uri}/{read_register.HEAD}")
+    if kept is not None and kept.is_dir():
+        storage.upload(kept, uri)
+
+
+def keep_reads(config: PipelineConfig, storage: Storage, kept: Path) -> int:
+    """Copy the entries that this machine lacks from S3 to `kept`; returns how many there were."""
+    with TemporaryDirectory() as scratch:
+        storage.download(f"{config.storage.uri(read_register.NAME, config.dataset)}/", Path(scratch))
+        return read_register.merge(Path(scratch), kept)

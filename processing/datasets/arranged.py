@@ -1,0 +1,76 @@
+"""Brings public collections into one layout for training: `manifest.csv`, and the images below `images/`.
+
+A collection's own layout needs all its files at once, for example to find the mask of a lesion. The jobs of a run share
+the images among several instances. So staging reads the collection once, with its masks, and writes its records.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.manifest import read_manifest, write_manifest
+from mammopipe.processing.errors import LabelError
+
+LABEL_TABLE = "manifest.csv"
+IMAGE_FOLDER = "images"
+
+
+def arranged(released: Dataset) -> Dataset:
+    """Return the dataset in the layout of staging, made from a collection as released."""
+    return Dataset(
+        name=released.name,
+        terms=released.terms,
+        label_table=LABEL_TABLE,
+        image_folder=IMAGE_FOLDER,
+        patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/**/*"),
+        read_table=read_staged,
+        check=check_staged,
+        released=released,
+    )
+
+
+def arrange(released: Dataset, source: Path, folder: Path) -> Table:
+    """Write the manifest of a collection into `folder`, with links to its images below `images/`.
+
+    Args:
+        released: The collection as released.
+        source: Folder of the collection.
+        folder: Folder to write.
+
+    Returns:
+        The table with the paths of the links, and the rows that were refused.
+
+    Raises:
+        LabelError: The collection cannot be used.
+    """
+    place = released.find(source)
+    table = released.check(place)
+    records, refused = [], list(table.refused)
+    for record in table.records:
+        try:
+            found = with_lesions(record, table.masks.get(record.image_id, ()), place)
+        except LabelError as error:
+            refused.append((record.image_id, str(error)))
+            continue
+        path = Path(record.path)
+        link = folder / IMAGE_FOLDER / f"{record.image_id}{path.suffix.lower()}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((place / path).resolve())
+        records.append(replace(found, path=link.name))
+    write_manifest(records, folder / LABEL_TABLE)
+    return Table(records, refused)
+
+
+def read_staged(path: Path) -> Table:
+    """Return the table of a staged dataset."""
+    return Table(read_manifest(path))
+
+
+def check_staged(folder: Path) -> Table:
+    """Return the table of a staged folder; raises `LabelError` if an image of it has no file."""
+    table = read_staged(folder / LABEL_TABLE)
+    for record in table.records:
+        if not (folder / IMAGE_FOLDER / record.path).is_file():
+            raise LabelError(f"{folder}: {record.path} has a row in {LABEL_TABLE} but no file")
+    return table

@@ -1,0 +1,150 @@
+"""Finds and reads the files of public collections, whose copies differ in folders, table formats and extra files."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mammopipe.processing.datasets.manifest import Label, Lesion
+from mammopipe.processing.errors import LabelError
+
+IMAGE_SUFFIXES = (".dcm", ".dicom", ".tif", ".tiff", ".png", ".pgm", ".jpg", ".jpeg")
+"""Suffixes of images, the least altered format first: a copy in a later format is used only without an earlier one."""
+SPREADSHEETS = (".xls", ".xlsx")
+_IGNORED_FOLDERS = ("__MACOSX",)
+_SEPARATORS = ";,\t"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted, without hidden files and those that operating systems add."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _IGNORED_FOLDERS]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def tables_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files below a folder whose names match a pattern, upper case or lower; the uppermost files first.
+
+    Files that match an earlier pattern come first.
+    """
+    files = sorted(files_below(folder), key=lambda path: len(path.parts))
+    return [path for pattern in patterns for path in files if fnmatch(path.name.lower(), pattern.lower())]
+
+
+def preferred(paths: Iterable[Path]) -> Path:
+    """Return the file in the least altered format; among equals the one in the uppermost folder."""
+    return min(paths, key=lambda path: (IMAGE_SUFFIXES.index(path.suffix.lower()), len(path.parts), str(path)))
+
+
+def is_image(path: Path) -> bool:
+    """Return whether the file name ends like that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a table with their line numbers; empty rows are left out.
+
+    Args:
+        path: A CSV file with any of the separators `; , tab`, or a spreadsheet (xls, xlsx).
+        columns: Names of the columns that the table must have. Spaces around a name and its case do not matter; rows
+            hold these columns under the given names, and other columns under their own names.
+
+    Raises:
+        LabelError: The table cannot be read, or lacks a column.
+    """
+    cells = _spreadsheet(path) if path.suffix.lower() in SPREADSHEETS else _text(path)
+    known = {_plain(name): name for name in columns}
+    start = next((n for n, row in enumerate(cells) if set(known) <= {_plain(cell) for cell in row}), None)
+    if start is None:
+        head = {_plain(cell) for cell in cells[0]} if cells else set()
+        missing = [name for plain, name in known.items() if plain not in head]
+        raise LabelError(f"{path}: no column {', '.join(missing)} in its first row")
+    names = [known.get(_plain(cell), cell.strip()) for cell in cells[start]]
+    rows = []
+    for line, row in enumerate(cells[start + 1 :], start + 2):
+        if any(cell.strip() for cell in row):
+            padded = [*row, *[""] * (len(names) - len(row))]
+            rows.append((line, {name: cell.strip() for name, cell in zip(names, padded, strict=False) if name}))
+    return rows
+
+
+def _plain(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def _text(path: Path) -> list[list[str]]:
+    try:
+        data = path.read_bytes()
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252")
+        first = text.partition("\n")[0]
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=max(_SEPARATORS, key=first.count)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{path}: cannot be read as a CSV file: {error}") from None
+
+
+def _spreadsheet(path: Path) -> list[list[str]]:
+    try:
+        import pandas
+
+        frame = pandas.read_excel(path, header=None, dtype=object, na_filter=False, engine="calamine")
+    except ImportError:
+        raise LabelError(
+            f"{path}: a spreadsheet needs pandas and python-calamine: pip install 'mammopipe[pipelines]'"
+        ) from None
+    except Exception as error:  # the libraries below raise errors that derive from nothing narrower
+        raise LabelError(f"{path}: cannot be read as a spreadsheet: {error}") from None
+    return [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+
+
+def _cell(value: object) -> str:
+    """Return a cell as text; spreadsheets store whole numbers as floating point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def by_folder(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    """Return the files by the name of each folder above them, below `root`."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        for name in set(path.relative_to(root).parts[:-1]):
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def circle_around(left: float, top: float, right: float, bottom: float, label: Label, finding: str = "") -> Lesion:
+    """Return the circle of a box: its centre, and half its longer side as radius.
+
+    The lesions of a normal image are benign findings.
+    """
+    shown = Label.BENIGN if label is Label.NORMAL else label
+    return Lesion((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) / 2, shown, finding)
+
+
+def worst(labels: Iterable[Label]) -> Label:
+    """Return the most serious of several labels."""
+    return max(labels, key=lambda label: label.rank)
+
+
+BIRADS_CLASSES: Mapping[str, Label] = {
+    "1": Label.NORMAL,
+    "2": Label.BENIGN,
+    "3": Label.BENIGN,
+    "4": Label.MALIGNANT,
+    "5": Label.MALIGNANT,
+    "6": Label.MALIGNANT,
+}
+"""The class of each BI-RADS category, for collections without pathology: the project's convention."""
+
+
+def class_of_birads(text: str, *, where: str) -> Label:
+    """Return the class of a BI-RADS category such as `4a` or `BI-RADS 4`; raises `ValueError` outside 1 to 6."""
+    category = text.strip().upper().removeprefix("BI-RADS").strip()
+    if category[:1] not in BIRADS_CLASSES or category[1:] not in ("", "A", "B", "C", ".0"):
+        raise ValueError(f"{where} {text!r} must be 1 to 6, with a letter after 4 or not")
+    return BIRADS_CLASSES[category[0]]

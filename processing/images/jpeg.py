@@ -1,0 +1,74 @@
+"""Reads greyscale JPEG files (JFIF), in which copies of public collections are distributed.
+
+Source: ITU-T T.81, annex B (marker segments). The files lost grey levels and detail; they are marked as lossy.
+"""
+
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
+from mammopipe.processing.image_flags import ImageFlag
+from mammopipe.processing.read_config import Limits
+
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""Markers of a frame header, SOF0 to SOF15 (T.81 table B.1)."""
+_END = b"\xff\xd9"
+_GREY_TOLERANCE = 4
+"""Greatest difference between the channels of a grey image that was stored in colour."""
+
+
+def read_jpeg(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uint16], dict[str, Any], set[ImageFlag]]:
+    """Return the pixels of a JPEG file of 8 bits, the facts of its header, and flags.
+
+    Args:
+        data: The file.
+        where: The name of the file in errors.
+        limits: The greatest size that the file may announce.
+
+    Returns:
+        The pixels, uint16, (rows, columns), on the full 16-bit scale; the facts; the flags.
+
+    Raises:
+        NotAMammogramError: The file is in colour.
+        UnsupportedImageError: The file has another precision than 8 bits.
+        CorruptImageError: The file is damaged or cut off.
+        ImageTooLargeError: The file announces more than the limits allow.
+    """
+    precision, rows, columns, components = _frame(data, where)
+    limits.check_size(rows, columns, where)
+    if precision != 8:
+        raise UnsupportedImageError(f"{where}: JPEG of {precision} bits; 8 bits are read")
+    if components not in (1, 3):
+        raise NotAMammogramError(f"{where}: JPEG with {components} components; a mammogram is greyscale")
+    if _END not in data[-64:]:
+        raise CorruptImageError(f"{where}: JPEG without an end of image (EOI): the file is cut off")
+    try:
+        image = np.asarray(imagecodecs.jpeg8_decode(data))
+    except (imagecodecs.Jpeg8Error, ValueError) as error:
+        raise CorruptImageError(f"{where}: the JPEG's data cannot be decoded: {str(error).splitlines()[0]}") from None
+    flags = {ImageFlag.LOSSY}
+    if components == 3:
+        spread = image.max(axis=2).astype(np.int16) - image.min(axis=2)
+        if int(spread.max()) > _GREY_TOLERANCE:
+            raise NotAMammogramError(f"{where}: JPEG in colour; a mammogram is greyscale")
+        image, flags = image[..., 1], flags | {ImageFlag.COLOUR_REMOVED}
+    return np.ascontiguousarray(image, np.uint16) * np.uint16(257), {"format": "JPEG", "bits_stored": 8}, flags
+
+
+def _frame(data: bytes, where: str) -> tuple[int, int, int, int]:
+    """Return precision, rows, columns and number of components of the frame header."""
+    position = 2
+    while position + 10 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _FRAMES:
+            rows, columns = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
+            return data[position + 4], rows, columns, data[position + 9]
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise CorruptImageError(f"{where}: JPEG without a frame header (SOF)")
