@@ -78,7 +78,7 @@ class Drawn:
         """Return the affine transform of points (x, y), 2 x 3, for an image of `shape` (H, W)."""
         height, width = shape
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), self.degrees, self.scale)
-        matrix[:, 2] += self.right, self.down
+        matrix[:, 2] += np.array([self.right, self.down])
         if self.mirrored:
             matrix = matrix @ np.array([[1.0, 0, 0], [0, -1.0, height - 1], [0, 0, 1]])
         return np.asarray(matrix, np.float64)

@@ -172,11 +172,11 @@ class TrainingRun:
     def epoch(
         self, epoch: int, precision: Precision, save: Callable[[], None]
     ) -> tuple[EpochResult, NDArray[np.float32], State]:
-        """Train one epoch and measure the network on validation.
+        """Train one epoch and measure the network on validation, in float32 as the evaluation does.
 
         Args:
             epoch: Number of the epoch, from 1.
-            precision: Number format of the forward pass.
+            precision: Number format of the forward pass in training.
             save: Writes a checkpoint; called within the epoch.
 
         Returns:
@@ -190,7 +190,6 @@ class TrainingRun:
                     self.network,
                     self.validation,
                     batch_size=self.config.batch_size,
-                    precision=precision,
                     world=self.world,
                     workers=self.config.workers,
                     check_stop=self.check_stop,
@@ -200,12 +199,9 @@ class TrainingRun:
             raise
         self.partial = None
         said_by = self.average.state if self.average is not None else self.network.state_dict()
-        found = measure(logits, self.validation, self.config.choice)
-        seconds = round(time.perf_counter() - start, 3)
-        result = EpochResult(
-            epoch, train_loss, found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
-        )
-        return result, logits, said_by
+        found, seconds = measure(logits, self.validation, self.config.choice), round(time.perf_counter() - start, 3)
+        figures = found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
+        return EpochResult(epoch, train_loss, *figures), logits, said_by
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
         """Train one epoch, or the rest of a resumed one; return the epoch's mean loss and the last learning rate."""

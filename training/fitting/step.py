@@ -192,7 +192,7 @@ def predict(
     films: Films,
     *,
     batch_size: int,
-    precision: Precision,
+    precision: Precision = Precision.FLOAT32,
     world: World = ALONE,
     workers: int = 0,
     check_stop: Callable[[], None] = lambda: None,

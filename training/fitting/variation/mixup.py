@@ -39,7 +39,7 @@ def draw_shares(config: TrainConfig, *, epoch: int, positions: Sequence[int]) ->
 
 def partners(rows: Tensor) -> Tensor:
     """Return the partner of each row: rows 0 and 1, 2 and 3, ... change places; their number must be even."""
-    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return rows.view(-1, 2, *rows.shape[1:]).flip(1).flatten(0, 1)
 
 
 def mixed_images(images: Tensor, shares: Tensor) -> Tensor:
