@@ -85,6 +85,7 @@ class Sampling(StrEnum):
 PLATFORM_KEYS = frozenset(
     {
         "_tuning_objective_metric",
+        "mammopipe_weights_digest",
         "sagemaker_container_log_level",
         "sagemaker_enable_cloudwatch_metrics",
         "sagemaker_estimator_class_name",

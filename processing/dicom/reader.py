@@ -1,7 +1,7 @@
 """Reads one DICOM mammogram from its bytes: acceptance, decoding, the grey-scale chain and the header."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     spacing, spacing_facts, spacing_flags = read_spacing(tags)
     # Decoding at half resolution blends padding with its neighbours, and a blend with bright padding looks like tissue.
     bright = padding_shows(layout.bits_stored, layout.signed, chain)
-    cells = decode(file, layout, replace(config, enough_rows=None) if bright else config)
+    cells = decode(file, layout, config.replace(enough_rows=None) if bright else config)
     pixels = apply(
         cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
     )

@@ -101,7 +101,7 @@ def psnr_of_half(source: Source) -> float | None:
 
 def _is_tall(source: Source) -> bool:
     """Return whether half the rows that a DICOM file announces are enough; this decodes no pixels."""
-    data = source.path.read_bytes() if source.path.stat().st_size <= Limits.max_bytes else b""
+    data = source.path.read_bytes() if source.path.stat().st_size <= Limits().max_bytes else b""
     if not is_dicom(data):
         return False
     file = parse(data, where=str(source.path), limits=Limits())

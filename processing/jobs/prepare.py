@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-fold", type=int, default=0)
     parser.add_argument(
-        "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+        "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
     )
     parser.add_argument(
         "--reduced-decode",
