@@ -4,7 +4,7 @@ Images are stored as 16-bit pixels. Training images get random variations, noise
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
 
@@ -184,9 +184,15 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
         drawn *= deviation
         drawn += image[tissue]
         image[tissue] = np.clip(drawn, 0, 1, out=drawn)
-    height, width = image.shape
+    for top, left, rows, columns in draw_holes(image.shape, random, holes):
+        image[top : top + rows, left : left + columns] = 0
+
+
+def draw_holes(shape: tuple[int, ...], random: np.random.Generator, holes: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (top, left, rows, columns) of at most `holes` random patches of an image of `shape` (H, W)."""
+    height, width = shape
     longer = max(height, width)
     for _ in range(int(random.integers(0, holes, endpoint=True))):
         rows, columns = random.integers(longer // 16, longer // 8, size=2, endpoint=True)
         top, left = random.integers(0, height - 1), random.integers(0, width - 1)
-        image[top : top + rows, left : left + columns] = 0
+        yield int(top), int(left), int(rows), int(columns)

@@ -79,8 +79,8 @@ def require_circles(films: Films, option: str) -> None:
         )
 
 
-def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean cross-entropy of places over the images.
+def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
+    """Return the cross-entropy of the places of each image, (N,).
 
     In each image, normal places and lesion places have the same total weight.
 
@@ -92,7 +92,7 @@ def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
     total = losses.new_zeros(len(losses))
     for kind in (wanted == 0, wanted > 0):
         total = total + (losses * kind).sum(dim=(1, 2)) / kind.sum(dim=(1, 2)).clamp(min=1)
-    return total.mean()
+    return total
 
 
 class LocatedFilms(Dataset[LocatedItem]):
