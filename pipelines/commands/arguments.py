@@ -139,5 +139,7 @@ def phantoms_of(options: argparse.Namespace, *, made: bool) -> int:
     if options.films is None:
         return FILMS
     if not made:
-        raise ConfigError("--films: how many phantoms to make; other films are read as they are")
+        raise ConfigError("--films: how many phantoms to make; other images are read as they are")
+    if options.films < 2:
+        raise ConfigError(f"--films {options.films}: must be at least 2")
     return int(options.films)

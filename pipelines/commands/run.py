@@ -31,6 +31,7 @@ _RESULTS: Mapping[str, str] = {
     "invocation-async.json": "the async endpoint's answer to it",
     "execution.json": "every step's status and seconds",
     "pipeline.json": "the compiled definition",
+    "tensorboard": "the learning curves; tensorboard --logdir shows them",
     "pictures": "augmented films, segmentation montage",
     "logs": "what each job printed",
     "endpoint.json": "the endpoint that was kept; mammopipe delete ends it",

@@ -64,6 +64,8 @@ class Keep(StrEnum):
     """The models of the networks that were not selected."""
     IMAGES = "images"
     """The prepared and the segmented images."""
+    TENSORBOARD = "tensorboard"
+    """The learning curves as event files of TensorBoard."""
 
 
 class Approval(StrEnum):
@@ -144,7 +146,7 @@ class PipelineConfig(Settings):
     keep: tuple[Keep, ...] = Field(
         default=(Keep.MODELS,),
         description="what a run of this machine keeps beside its results: the `models` that were not chosen, the "
-        "prepared and segmented `images`",
+        "prepared and segmented `images`, the learning curves for `tensorboard`",
     )
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"

@@ -88,7 +88,7 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
         import optuna
     except ImportError:
         raise ConfigError("tune needs optuna; pip install 'mammopipe[pipelines]'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     search.out.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name="mammopipe",

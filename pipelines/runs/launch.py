@@ -19,7 +19,7 @@ from mammopipe.pipelines.backends.jobs import JobContext
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
-from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
@@ -34,7 +34,7 @@ from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.pipelines.runs.sources import Source, bring
-from mammopipe.pipelines.runs.tracking import mlflow
+from mammopipe.pipelines.runs.tracking import mlflow, tensorboard
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
@@ -209,6 +209,8 @@ def _carry_out(account: "_Account", execution: Execution, services: sessions.Loc
         if (folder / "evaluation.json").is_file():
             selected = account.run.document("evaluation.json")["selected"]["cnn"]
             results.keep(steps, storage, folder, account.config.keep, selected)
+            if Keep.TENSORBOARD in account.config.keep:
+                tensorboard.write_events(folder)
         for endpoint in list(execution.endpoints):
             _ask_endpoint(account, execution, endpoint, services, options)
     except MammopipeError as error:

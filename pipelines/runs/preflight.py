@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
+from mammopipe.pipelines.runs.tracking import tensorboard
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
 from mammopipe.processing.datasets.own import read_own
@@ -61,6 +62,8 @@ def check(
     """
     _check_folder(runs)
     with_parameters(config, parameters)
+    if Keep.TENSORBOARD in config.keep:
+        tensorboard.require()
     _check_training(config, weights)
     if not on_aws and weights and not weights.startswith("s3://"):
         _check_weights(config, Path(weights))

@@ -78,16 +78,16 @@ def _films(config: PipelineConfig, source: Source, services: LocalServices, say:
     if source.place != PHANTOMS:
         staged = stage_source(config, Path(source.place), config.storage.uri("raw", dataset), services.storage)
     else:
-        say(
-            f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
-            "no figure of this run says anything about real mammograms."
-        )
         with TemporaryDirectory() as scratch:
             write_phantoms(dataset, Path(scratch), source.films)
             try:
                 check_division(config, phantom_records(dataset, Path(scratch)), PHANTOMS)
             except LabelError as error:
                 raise ConfigError(f"--films {source.films}: too few: {error}") from None
+            say(
+                f"SYNTHETIC FILMS: {source.films} phantoms stand in for {dataset}; "
+                "no figure of this run says anything about real mammograms."
+            )
             uri = config.storage.uri("raw", f"{dataset}-phantoms")
             staged = staging.stage(dataset_named(dataset), Path(scratch), uri, services.storage)
     say(f"Staged {staged}")

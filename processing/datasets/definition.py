@@ -65,6 +65,20 @@ class Dataset:
     released: "Dataset | None" = None
     """The dataset as released, where staging brings it into another layout (`arranged`)."""
 
+    meanings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What the label table's own words mean, by field of the manifest (`density`, `finding`) and word."""
+
+    def meaning(self, name: str, word: str) -> str:
+        """Return what a word of the label table means in a field of the manifest; "" if that is not known."""
+        return self.meanings.get(name, {}).get(word, "")
+
+    def legend(self) -> str:
+        """Return the meanings of all words as text, "" without any: `density: D dense-glandular; finding: ...`."""
+        return ". ".join(
+            f"{name.capitalize()}: {', '.join(f'{word} {text}' for word, text in words.items())}"
+            for name, words in self.meanings.items()
+        )
+
     def read(self, path: Path) -> Table:
         """Return the label table at `path`, which is the file itself or its folder."""
         return self.read_table(path if path.is_file() else path / self.label_table)

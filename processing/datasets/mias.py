@@ -31,8 +31,19 @@ RELEASE_FILMS = sum(RELEASE_COUNTS.values())
 RELEASE_DIGEST = "450170689c783eb601be63905d5639800baf8e07d7fa0750c69668b0fd10954d"
 """SHA-256 of the 330 rows of the released table; words are joined by one space, rows by a line feed."""
 
-_DENSITIES = ("F", "G", "D")
-_FINDINGS = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
+MEANINGS = {
+    "density": {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular (not the D of BI-RADS)"},
+    "finding": {
+        "CALC": "calcification",
+        "CIRC": "well-defined or circumscribed mass",
+        "SPIC": "spiculated mass",
+        "MISC": "other, ill-defined mass",
+        "ARCH": "architectural distortion",
+        "ASYM": "asymmetry",
+    },
+}
+"""The words of the label table, as the notes at the head of `Info.txt` explain them."""
+_DENSITIES, _FINDINGS = tuple(MEANINGS["density"]), tuple(MEANINGS["finding"])
 _SEVERITIES = {"B": Label.BENIGN, "M": Label.MALIGNANT}
 _ROW = re.compile(r"^mdb\d+\b")
 
@@ -195,6 +206,7 @@ DATASET = Dataset(
     ),
     label_table=LABEL_TABLE,
     patterns=(LABEL_TABLE, "Licence.txt", "*.pgm"),
+    meanings=MEANINGS,
     read_table=_table,
     check=_checked,
 )

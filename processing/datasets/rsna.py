@@ -150,6 +150,14 @@ DATASET = Dataset(
     label_table=LABEL_TABLE,
     image_folder=IMAGE_FOLDER,
     patterns=(LABEL_TABLE, f"{IMAGE_FOLDER}/*/*.dcm"),
+    meanings={
+        "density": {
+            "A": "almost entirely fatty",
+            "B": "scattered fibroglandular densities",
+            "C": "heterogeneously dense",
+            "D": "extremely dense (BI-RADS)",
+        }
+    },
     read_table=read_table,
     check=check_release,
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.splits import read_register
 from mammopipe.training.config import Learns
 from mammopipe.training.fitting.reproducibility import STATEMENT
@@ -42,6 +43,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         beside_chance=beside_chance,
         origin_of=origin_of,
         reads_of=read_register.sentence,
+        legend_of=legend_of,
     )
     return pages.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures, reproducibility=STATEMENT)
 
@@ -63,6 +65,11 @@ def origin_of(candidate: Mapping[str, Any]) -> str:
     if candidate["learns"] == Learns.HEAD:
         return "pretrained body as it was, with a classifier that learnt"
     return "pretrained, then fine-tuned"
+
+
+def legend_of(dataset: str) -> str:
+    """Return what the words of a dataset's label table mean; "" where that is not known."""
+    return DATASETS[dataset].legend() if dataset in DATASETS else ""
 
 
 def beside_chance(found: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ def add(subparsers: "Subparsers") -> None:
         "judge a model on a labelled dataset that it has never seen: figures, calibration, drift, one report",
         "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
     )
-    parser.add_argument("model", help="a run's id or latest, model.tar.gz, or the model directory")
+    parser.add_argument("model", help="a run's ID, model.tar.gz, the model directory, or a model package's ARN")
     parser.add_argument("dataset", type=Path, help="folder of the dataset as released")
     parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
     parser.add_argument(

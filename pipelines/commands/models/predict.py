@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 MODEL = "model.tar.gz"
+PACKAGE = re.compile(r"arn:aws[a-z-]*:sagemaker:(?P<region>[a-z0-9-]+):\d{12}:model-package/.+")
 
 
 def add(subparsers: "Subparsers") -> None:
     """Add the parser of `predict`."""
     text = "write a model's predictions of images as CSV, one row an image; resumes where it was stopped"
     parser = command(subparsers, "predict", text, "predict latest images/ -o predictions.csv")
-    parser.add_argument("model", metavar="MODEL", help="a run's ID, a model.tar.gz, or the folder of an unpacked one")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's ID, a model.tar.gz, the folder of an unpacked one, or a model package's ARN",
+    )
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGES", help="a folder, files, or one table (CSV, Parquet)"
     )
@@ -109,10 +115,16 @@ def _images(given: Sequence[Path], config: Path | None) -> "list[Image]":
 
 @contextmanager
 def model_directory(name: str, runs: Path) -> Iterator[Path]:
-    """Yield the directory of a model, from a folder, a `model.tar.gz` or a run."""
+    """Yield the directory of a model, from a folder, a `model.tar.gz`, a run, or a model package's ARN."""
     from mammopipe.pipelines.runs.folder import find_run
     from mammopipe.training.model.archive import unpack
 
+    if name.startswith("arn:"):
+        with TemporaryDirectory() as scratch:
+            _fetch_package(name, Path(scratch) / MODEL)
+            unpack(Path(scratch) / MODEL, Path(scratch) / "model")
+            yield Path(scratch) / "model"
+        return
     path = Path(name)
     if (path / "model.json").is_file():
         yield path
@@ -125,6 +137,25 @@ def model_directory(name: str, runs: Path) -> Iterator[Path]:
     with TemporaryDirectory() as scratch:
         unpack(archive, Path(scratch))
         yield Path(scratch)
+
+
+def _fetch_package(arn: str, target: Path) -> None:
+    """Download the model of a registered package, which lies on S3; raises `ConfigError` or `StorageError`."""
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.processing.files import write_bytes
+
+    found = PACKAGE.fullmatch(arn)
+    if found is None:
+        raise ConfigError(
+            f"{arn}: must be the ARN of a model package, arn:aws:sagemaker:REGION:ACCOUNT:model-package/..."
+        )
+    config = PipelineConfig(region=found["region"])
+    sagemaker = sessions.caller_session(config).client("sagemaker", region_name=found["region"])
+    with sessions.aws_errors():
+        package = sagemaker.describe_model_package(ModelPackageName=arn)
+    uri = package["InferenceSpecification"]["Containers"][0]["ModelDataUrl"]
+    write_bytes(target, sessions.caller_storage(config).read(uri))
 
 
 def _exam_table(options: argparse.Namespace, model: str) -> "Any":

@@ -315,3 +315,8 @@ def test_missed_cancers_are_listed_with_what_is_known_of_them(evaluated, page):
         malignant = evaluation["selected"][split]["image"]["malignant"]
         assert sum(item["split"] == point for item in missed) == round((1 - figures["value"]) * malignant)
     assert listed <= {record.image_id for record in evaluated.records()} and "Missed cancers" in page.text()
+
+
+def test_the_words_of_the_label_table_are_explained(evaluated):
+    assert "D dense-glandular (not the D of BI-RADS)" in changed(evaluated, dataset="mias")
+    assert "dense-glandular" not in changed(evaluated, dataset="own")
