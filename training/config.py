@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
@@ -121,6 +122,11 @@ class TrainConfig(Settings):
         default=Cnn.RESNET50.value,
         description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
         "and tag",
+    )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
+        "negative and malignant where it lacks one), or `binary`, malignant or not",
     )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"

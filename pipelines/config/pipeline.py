@@ -45,6 +45,7 @@ SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
     "folds": "training.folds, for all networks: they are compared on the same images",
+    "question": "training.question, for all networks: they are compared on the same classes",
 }
 """Hyperparameters that cannot differ between networks, and what sets them."""
 

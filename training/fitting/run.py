@@ -337,7 +337,9 @@ class TrainingRun:
         kind = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
         films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
         if self.grid is not None:
-            films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
+            films = LocatedFilms(
+                films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
+            )
         return DataLoader(
             films,
             batch_sampler=self.batches,
