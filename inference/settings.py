@@ -128,7 +128,7 @@ class ServerSettings(BaseSettings):
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
         description="what is done with images that the model is not for, where stricter than the default table: "
-        "FLAG=refuse|refer|warn,..., such as implant=refuse,lossy=refer",
+        "FLAG=refuse|leave-out|refer|warn,..., such as implant=refuse,lossy=refer",
     )
     prevalence: float | None = Field(
         default=None,
