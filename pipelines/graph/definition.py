@@ -1,6 +1,6 @@
 """The graph of the pipeline.
 
-Prepare -> Augment -> Segment -> Train-<cnn>, all in parallel -> Evaluate -> Gate
+Prepare -> Augment -> Segment -> Train-<cnn>, or Train-<cnn>-fold-<number>, in parallel -> Evaluate -> Gate
 
     Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (the last three twice in mode `both`)
     Gate refused: Fail, with the reason
@@ -67,7 +67,7 @@ def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: Endpoin
     prepared = steps.prepare(context)
     augmented = steps.augment(context, prepared)
     segmented = steps.segment(context, prepared, augmented)
-    trained = {cnn: steps.train(context, cnn, segmented) for cnn in config.cnns}
+    trained = steps.train_all(context, segmented)
     evaluated = steps.evaluate(context, segmented, trained)
 
     registered = steps.register(context, evaluated)

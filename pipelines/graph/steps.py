@@ -133,8 +133,24 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
     )
 
 
-def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep:
-    """Return the step that trains one candidate; it never gets the images of the test split."""
+def train_all(context: Context, segmented: ProcessingStep) -> dict[str, TrainingStep]:
+    """Return the steps that train the candidates, by the folder of their model.
+
+    With `compute.training_jobs`, each step waits for the one that number of places before it.
+    """
+    config, steps = context.config, dict[str, TrainingStep]()
+    for cnn in config.cnns:
+        for fold in config.fold_jobs or (None,):
+            limit, earlier = config.compute.training_jobs, list(steps.values())
+            waits = [earlier[-limit]] if limit and len(earlier) >= limit else []
+            steps[_place(cnn, fold)] = train(context, cnn, segmented, fold=fold, waits=waits)
+    return steps
+
+
+def train(
+    context: Context, cnn: str, segmented: ProcessingStep, *, fold: int | None = None, waits: Sequence[Step] = ()
+) -> TrainingStep:
+    """Return the step that trains one candidate, or one fold of it; it never gets the images of the test split."""
     data = request_parts.output(segmented, "data_segmentation")
     channels = {
         "train": below(data, "images/train/"),
@@ -145,8 +161,9 @@ def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep
     if context.parameters.weights_uri is not None:
         channels["weights"] = below(context.parameters.weights_uri, "")
     return TrainingStep(
-        name=step_name(cnn),
-        step_args=_trainer(context, cnn, segmented).train(
+        name=step_name(cnn, fold),
+        depends_on=list(waits) or None,
+        step_args=_trainer(context, cnn, segmented, fold).train(
             [request_parts.channel(name, uri) for name, uri in channels.items()]
         ),
         cache_config=request_parts.cache(context),
@@ -169,8 +186,12 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [
-        request_parts.source(f"model-{cnn}", step.properties.ModelArtifacts.S3ModelArtifacts, folder=f"models/{cnn}")
-        for cnn, step in trained.items()
+        request_parts.source(
+            f"model-{place.removeprefix('models/').replace('/', '-')}",
+            step.properties.ModelArtifacts.S3ModelArtifacts,
+            folder=place,
+        )
+        for place, step in trained.items()
     ]
     reads = config.storage.uri(read_register.NAME, config.dataset)
     inputs = [
@@ -262,9 +283,10 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))
 
 
-def step_name(cnn: str) -> str:
+def step_name(cnn: str, fold: int | None = None) -> str:
     """Return the name of a candidate's training step; step names allow no underscores."""
-    return f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
+    name = f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
+    return name if fold is None else f"{name}-fold-{fold}"
 
 
 def _processing(
@@ -308,13 +330,13 @@ def _processing(
     )
 
 
-def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
+def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None) -> Join:
     """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
 
     The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
     concurrent executions share a folder only if they train the same network with the same settings on the same files.
     """
-    settings = {**context.config.training_of(cnn).to_json(), "image": context.config.images.training}
+    settings = {**_training(context, cnn, fold), "image": context.config.images.training}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     parameters = context.parameters
     run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
@@ -322,7 +344,7 @@ def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
     return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
 
 
-def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrainer:
+def _trainer(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None) -> ModelTrainer:
     config, parameters, compute = context.config, context.parameters, context.config.compute
     kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
     # The service requires a limit on waiting with spot, and refuses one without spot.
@@ -330,10 +352,10 @@ def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrai
     trainer = ModelTrainer(
         sagemaker_session=context.session,
         role=config.security.role_for(Duty.TRAINING),
-        base_job_name=step_name(cnn),
+        base_job_name=step_name(cnn, fold),
         training_image=config.images.training,
         environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
-        hyperparameters=_hyperparameters(context, cnn),
+        hyperparameters=_hyperparameters(context, cnn, fold),
         compute=Compute(
             instance_type=parameters.training_instance_type,
             instance_count=parameters.training_instance_count,
@@ -345,10 +367,10 @@ def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrai
         networking=request_parts.networking(context),
         stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.training_max_runtime_seconds, **waiting),
         output_data_config=OutputDataConfig(
-            s3_output_path=request_parts.execution_folder(context, f"models/{cnn}"), **kms
+            s3_output_path=request_parts.execution_folder(context, _place(cnn, fold)), **kms
         ),
         checkpoint_config=CheckpointConfig(
-            s3_uri=_checkpoints(context, cnn, segmented), local_path=str(ContainerPaths().checkpoints)
+            s3_uri=_checkpoints(context, cnn, segmented, fold), local_path=str(ContainerPaths().checkpoints)
         ),
         tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
     )
@@ -356,9 +378,21 @@ def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrai
     return trainer.with_metric_definitions(metrics)
 
 
-def _hyperparameters(context: Context, cnn: str) -> dict[str, Any]:
+def _place(cnn: str, fold: int | None) -> str:
+    """Return the folder of a candidate's model, or of that of one of its folds."""
+    return f"models/{cnn}" if fold is None else f"models/{cnn}/fold-{fold}"
+
+
+def _training(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
+    """Return the hyperparameters of a training job; `fold` appears only where a job trains a single fold."""
+    values = context.config.training_of(cnn).to_json()
+    del values["fold"]
+    return values if fold is None else {**values, "fold": fold}
+
+
+def _hyperparameters(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
     parameters = context.parameters
-    fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
+    fixed = {key: str(word) for key, word in _training(context, cnn, fold).items()}
     return fixed | {
         "cnn": str(cnn),
         "epochs": parameters.epochs.to_string(),
