@@ -87,12 +87,13 @@ def test_evaluate_joins_the_folds_and_serves_their_ensemble(evaluation_base, mon
     for fold in (0, 1):
         base.add_model("first", seed=fold)
         folder = base.base / "scratch" / "first"
+        model = model_directory.load(folder)
         records = [record for record in development if int(record.patient_id.rpartition("-")[2]) % 2 == fold]
         logits = random.normal(size=(len(records), 3)) + 3 * np.eye(3)[[record.label.rank for record in records]]
         digest = write_out_of_fold(folder, records, [fold] * len(records), logits.astype(np.float32))
-        told = model_directory.read_description(folder)
+        told = {**model.description, "training": dict(model.description["training"])}
         told["training"]["cross_validation"] = {"folds": 2, "fold": fold, "films": len(records), "sha256": digest}
-        model_directory.save(folder, model_directory.load(folder).network, told)
+        model_directory.save(folder, model.network, told)
         pack(folder, base.models / "first" / f"fold-{fold}" / "model.tar.gz")
     (base.models / "first" / "model.tar.gz").unlink()
     monkeypatch.setenv("MAMMOPIPE_BASE", str(base.base))
