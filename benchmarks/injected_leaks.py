@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.injected_leaks", description=__doc__)
     parser.add_argument("--mias", type=Path, help="folder with mdb001.pgm ... and Info.txt")
     parser.add_argument("--films", type=int, default=40, help="two to a patient")
-    parser.add_argument("--height", type=int, default=PreprocessConfig.height)
-    parser.add_argument("--width", type=int, default=PreprocessConfig.width)
+    parser.add_argument("--height", type=int, default=PreprocessConfig().height)
+    parser.add_argument("--width", type=int, default=PreprocessConfig().width)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     config = PreprocessConfig(height=options.height, width=options.width)
@@ -80,9 +81,9 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
             worst.get(record.patient_id, Label.NORMAL), record.label, key=lambda label: label.rank
         )
     patients: list[str] = []
-    for number, label in enumerate(Label):
+    for number, label in enumerate(THREE):
         members = sorted(patient for patient, found in worst.items() if found is label)
-        wanted = (films // 2 + number) // len(Label)
+        wanted = (films // 2 + number) // len(THREE)
         patients += members[:: max(1, len(members) // wanted)][:wanted]
     chosen = [record for record in records if record.patient_id in patients]
     split = assign_splits(chosen, SplitConfig(test_fraction=0.3, folds=3))

@@ -111,7 +111,11 @@ class RequestOptions(_Model):
     view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
     operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
     heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
-    target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
+    target: Label = Field(
+        default=Label.MALIGNANT,
+        description="class whose evidence the heatmap and the overlay show; one of the model's: normal, benign and "
+        "malignant, or negative and malignant",
+    )
     result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
     overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
     priors: Priors = Field(default=Priors.REFUSE, description="what is done with images of earlier studies; of an exam")
@@ -260,7 +264,10 @@ class _Scores(_Model):
     """The fields about one image."""
 
     image: ImageInfo
-    probabilities: dict[Label, float] = Field(description="calibrated; they sum to 1")
+    probabilities: dict[Label, float] = Field(
+        description="calibrated, of each of the model's classes: normal, benign and malignant, or negative and "
+        "malignant; they sum to 1"
+    )
     malignancy_score: float = Field(ge=0, le=100, description="100 times the calibrated probability of malignant")
     decile: int | None = Field(
         ge=1,
@@ -270,7 +277,8 @@ class _Scores(_Model):
     )
     entropy: float = Field(
         ge=0,
-        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided",
+        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided; "
+        "ln 2 = 0.69 with two classes",
     )
     decision: Decision | None = Field(description="null where the model has no such operating point")
     referral: Referral
@@ -341,10 +349,21 @@ class Skipped(_Model):
     reason: SkipReason
 
 
+class RefusedView(_Model):
+    """An image of an exam that was read and not judged; it is in no score."""
+
+    index: int = Field(ge=0, description="its place in the request, counted as that of the images")
+    code: str = Field(description="the error's code that a request of this image alone has")
+    message: str
+    flag: ImageFlag | None = Field(default=None, description="of an image that the model is not intended for")
+    laterality: Laterality | None = Field(default=None, description="of the breast that it shows, where it is known")
+
+
 class ExamAnswer(_Envelope):
     """The JSON answer to an exam."""
 
     images: list[ImageAnswer]
+    refused: list[RefusedView] = Field(default=[], description="images that are in no score; their indices lack above")
     skipped: list[Skipped] = Field(default=[], description="files that were not judged; their indices lack above")
     breasts: list[BreastAnswer] = Field(description="left before right")
     exam: ExamResult

@@ -19,7 +19,7 @@ from mammopipe.inference.contract.schema import (
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.prediction import referral, table
-from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close, shown_for
+from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
@@ -129,7 +129,7 @@ class Predictor:
         description = read_description(model_dir)
         verify_files(model_dir, description)
         where = str(model_dir / DESCRIPTION_FILE)
-        self._classes = _classes(description["classes"], where)
+        self._classes = tuple(map(Label, description["classes"]))
         self._thresholds = Thresholds.read(description, where, prevalence=prevalence)
         self._exclusions = exclusions
         self._preprocess = PreprocessConfig.from_json(description["preprocess"])
@@ -237,7 +237,11 @@ class Predictor:
         return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
 
     def combine(
-        self, views: Sequence[ViewScore], operating_point: OperatingPoint, indices: Sequence[int] | None = None
+        self,
+        views: Sequence[ViewScore],
+        operating_point: OperatingPoint,
+        indices: Sequence[int] | None = None,
+        left_out: Sequence[LeftOut] = (),
     ) -> Combined:
         """Return the answers for the breasts and the exam of one patient's views.
 
@@ -245,8 +249,9 @@ class Predictor:
             views: The views of one patient.
             operating_point: The threshold that decides.
             indices: Indices of the views in the request; `None` counts from 0.
+            left_out: Views of the exam that were refused.
         """
-        return combine_views(views, self._thresholds, operating_point, indices)
+        return combine_views(views, self._thresholds, operating_point, indices, left_out)
 
     def is_close(self, combined: Combined) -> bool:
         """Return whether the engine's rounding could change a decision, so that the views must be judged again exactly.
@@ -350,11 +355,3 @@ def _flags(mammogram: Mammogram, prepared: Preprocessed) -> list[ImageFlag]:
     """Return the flags of the image reader, and those found in the pixels, such as an implant."""
     of_picture = [ImageFlag(code) for code in prepared.quality["flags"] if code in set(ImageFlag)]
     return list(dict.fromkeys((*mammogram.flags, *of_picture)))
-
-
-def _classes(names: Sequence[str], where: str) -> tuple[Label, ...]:
-    if not set(names) <= set(Label) or Label.MALIGNANT not in names or len(names) < 2:
-        raise ConfigError(
-            f"{where}: classes={list(names)} must be {', '.join(Label)}, malignant among them, to be served"
-        )
-    return tuple(map(Label, names))

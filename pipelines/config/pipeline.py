@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
@@ -48,6 +49,7 @@ SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
     "folds": "training.folds, for all networks: they are compared on the same images",
+    "question": "training.question, for all networks: they are compared on the same classes",
 }
 """Hyperparameters that cannot differ between networks, and what sets them."""
 
@@ -168,6 +170,9 @@ class PipelineConfig(Settings):
         description="what one network has in place of that, by its name: `[per_cnn.alexnet]` with "
         "`learning_rate = 1e-4`",
     )
+    tuning: TuningConfig = Field(
+        default_factory=TuningConfig, description="a search over keys of `training`, in place of a network's training"
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="the gate and its measures")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="instances, limits, caching")
     images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
@@ -207,11 +212,12 @@ class PipelineConfig(Settings):
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
-        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         self._check_fold_jobs()
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
-            self.training_of(cnn)
+            training = self.training_of(cnn)
+            require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
+        self._check_tuning()
         return self
 
     @property
@@ -222,6 +228,8 @@ class PipelineConfig(Settings):
     def _check_fold_jobs(self) -> None:
         if not self.compute.fold_jobs:
             return
+        if self.tuning.ranges:
+            raise ConfigError("compute.fold_jobs=true: a search trains its trials in one job each; leave tuning out")
         if not self.training.folds:
             raise ConfigError("compute.fold_jobs=true needs training.folds of at least 2: they are the jobs")
         jobs = len(self.cnns) * self.training.folds
@@ -232,6 +240,22 @@ class PipelineConfig(Settings):
             )
         for cnn in self.cnns:
             self.training_of(cnn, fold=0)
+
+    def _check_tuning(self) -> None:
+        """Refuse a search for a network that is no candidate, and ranges from which a trial could fail."""
+        if unknown := set(self.tuning.cnns) - set(self.cnns):
+            raise ConfigError(f"tuning.cnns = {', '.join(sorted(unknown))}: not among cnns = {', '.join(self.cnns)}")
+        for key in SET_FOR_ALL.keys() & self.tuning.ranges.keys() - {"epochs"}:
+            raise ConfigError(f"tuning.ranges.{key}: is set by {SET_FOR_ALL[key]}; a search does not choose it")
+        compute = self.compute
+
+        def check(values: Mapping[str, str]) -> None:
+            training = TrainConfig.from_hyperparameters(values)
+            require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
+
+        for cnn in filter(self.tuning.tunes, self.cnns):
+            own = {key: str(word) for key, word in self.training_of(cnn).to_json().items()}
+            self.tuning.require_valid(own, check)
 
     def on_aws(self) -> "PipelineConfig":
         """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""

@@ -3,9 +3,6 @@
 `mammopipe.pipelines.graph.serving_steps` has the steps that serve the model.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
@@ -14,44 +11,27 @@ from typing import Any
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
 from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
-    CheckpointConfig,
-    MetricDefinition,
-    OutputDataConfig,
     ProcessingInput,
-    StoppingCondition,
-    Tag,
 )
-from sagemaker.core.training.configs import Compute
 from sagemaker.core.workflow.conditions import ConditionEquals, ConditionGreaterThanOrEqualTo
 from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.model_step import ModelStep
-from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
-from sagemaker.train import ModelTrainer
+from sagemaker.mlops.workflow.steps import ProcessingStep, Step
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
-from mammopipe.processing.container.paths import ContainerPaths
+from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.splits import read_register
 
-METRICS = (
-    "train_loss",
-    "validation_loss",
-    "validation_macro_auc",
-    "validation_balanced_accuracy",
-    "validation_choice",
-    "learning_rate",
-    "seconds",
-)
-"""The figures on the line that `train` prints after each epoch, as `name=number`."""
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
-RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
+RESPONSE_TYPES = ["application/json", "image/png", "application/dicom", "application/zip"]
 
 
 def prepare(context: Context) -> ProcessingStep:
@@ -93,6 +73,8 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.training.question is Question.BINARY:
+        arguments["--question"] = str(Question.BINARY)
     inputs = [
         request_parts.source("manifest", below(folder, "manifest")),
         request_parts.source("stage", below(folder, "stage")),
@@ -133,46 +115,14 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
     )
 
 
-def train_all(context: Context, segmented: ProcessingStep) -> dict[str, TrainingStep]:
-    """Return the steps that train the candidates, by the folder of their model.
+def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, Any]) -> ProcessingStep:
+    """Return the step that evaluates every candidate and selects the best by its validation figures.
 
-    With `compute.training_jobs`, each step waits for the one that number of places before it.
+    Args:
+        context: The objects that every step is built from.
+        segmented: The step that segmented the images.
+        models: The S3 URI of each `model.tar.gz`, by its place: `<cnn>`, or `<cnn>/fold-<number>`.
     """
-    config, steps = context.config, dict[str, TrainingStep]()
-    for cnn in config.cnns:
-        for fold in config.fold_jobs or (None,):
-            limit, earlier = config.compute.training_jobs, list(steps.values())
-            waits = [earlier[-limit]] if limit and len(earlier) >= limit else []
-            steps[_place(cnn, fold)] = train(context, cnn, segmented, fold=fold, waits=waits)
-    return steps
-
-
-def train(
-    context: Context, cnn: str, segmented: ProcessingStep, *, fold: int | None = None, waits: Sequence[Step] = ()
-) -> TrainingStep:
-    """Return the step that trains one candidate, or one fold of it; it never gets the images of the test split."""
-    data = request_parts.output(segmented, "data_segmentation")
-    channels = {
-        "train": below(data, "images/train/"),
-        "validation": below(data, "images/validation/"),
-        "manifest": below(data, "manifest"),
-        "stage": below(data, "stage"),
-    }
-    if context.parameters.weights_uri is not None:
-        channels["weights"] = below(context.parameters.weights_uri, "")
-    return TrainingStep(
-        name=step_name(cnn, fold),
-        depends_on=list(waits) or None,
-        step_args=_trainer(context, cnn, segmented, fold).train(
-            [request_parts.channel(name, uri) for name, uri in channels.items()]
-        ),
-        cache_config=request_parts.cache(context),
-        retry_policies=request_parts.job_retries(),
-    )
-
-
-def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, TrainingStep]) -> ProcessingStep:
-    """Return the step that evaluates every candidate and selects the best by its validation figures."""
     config, data = context.config, request_parts.output(segmented, "data_segmentation")
     arguments = {
         "--profile": str(config.profile),
@@ -186,12 +136,8 @@ def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, 
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [
-        request_parts.source(
-            f"model-{place.removeprefix('models/').replace('/', '-')}",
-            step.properties.ModelArtifacts.S3ModelArtifacts,
-            folder=place,
-        )
-        for place, step in trained.items()
+        request_parts.source(f"model-{place.replace('/', '-')}", model, folder=f"models/{place}")
+        for place, model in models.items()
     ]
     reads = config.storage.uri(read_register.NAME, config.dataset)
     inputs = [
@@ -283,12 +229,6 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))
 
 
-def step_name(cnn: str, fold: int | None = None) -> str:
-    """Return the name of a candidate's training step; step names allow no underscores."""
-    name = f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
-    return name if fold is None else f"{name}-fold-{fold}"
-
-
 def _processing(
     context: Context,
     name: str,
@@ -328,73 +268,3 @@ def _processing(
         cache_config=request_parts.cache(context),
         retry_policies=request_parts.job_retries(),
     )
-
-
-def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None) -> Join:
-    """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
-
-    The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
-    concurrent executions share a folder only if they train the same network with the same settings on the same files.
-    """
-    settings = {**_training(context, cnn, fold), "image": context.config.images.training}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    parameters = context.parameters
-    run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
-    base = context.config.storage.uri("checkpoints", cnn)
-    return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
-
-
-def _trainer(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None) -> ModelTrainer:
-    config, parameters, compute = context.config, context.parameters, context.config.compute
-    kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
-    # The service requires a limit on waiting with spot, and refuses one without spot.
-    waiting = {"max_wait_time_in_seconds": compute.max_wait_seconds} if compute.spot else {}
-    trainer = ModelTrainer(
-        sagemaker_session=context.session,
-        role=config.security.role_for(Duty.TRAINING),
-        base_job_name=step_name(cnn, fold),
-        training_image=config.images.training,
-        environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
-        hyperparameters=_hyperparameters(context, cnn, fold),
-        compute=Compute(
-            instance_type=parameters.training_instance_type,
-            instance_count=parameters.training_instance_count,
-            volume_size_in_gb=compute.training_volume_gb,
-            volume_kms_key_id=request_parts.volume_key(context, compute.training_instance_type),
-            enable_managed_spot_training=compute.spot,
-            keep_alive_period_in_seconds=compute.keep_alive_seconds or None,
-        ),
-        networking=request_parts.networking(context),
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.training_max_runtime_seconds, **waiting),
-        output_data_config=OutputDataConfig(
-            s3_output_path=request_parts.execution_folder(context, _place(cnn, fold)), **kms
-        ),
-        checkpoint_config=CheckpointConfig(
-            s3_uri=_checkpoints(context, cnn, segmented, fold), local_path=str(ContainerPaths().checkpoints)
-        ),
-        tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
-    )
-    metrics = [MetricDefinition(name=name, regex=rf"\b{name}=([0-9.eE+-]+)") for name in METRICS]
-    return trainer.with_metric_definitions(metrics)
-
-
-def _place(cnn: str, fold: int | None) -> str:
-    """Return the folder of a candidate's model, or of that of one of its folds."""
-    return f"models/{cnn}" if fold is None else f"models/{cnn}/fold-{fold}"
-
-
-def _training(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
-    """Return the hyperparameters of a training job; `fold` appears only where a job trains a single fold."""
-    values = context.config.training_of(cnn).to_json()
-    del values["fold"]
-    return values if fold is None else {**values, "fold": fold}
-
-
-def _hyperparameters(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
-    parameters = context.parameters
-    fixed = {key: str(word) for key, word in _training(context, cnn, fold).items()}
-    return fixed | {
-        "cnn": str(cnn),
-        "epochs": parameters.epochs.to_string(),
-        "seed": parameters.seed.to_string(),
-    }

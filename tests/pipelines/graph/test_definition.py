@@ -180,7 +180,7 @@ def test_training_depends_on_segment_alone_and_never_sees_the_test_split(compile
     assert trainings
     for step in trainings:
         assert references(step["Arguments"]) == {"Segment"}
-        assert "DependsOn" not in step
+        assert all(name.startswith("Train-") for name in step.get("DependsOn", [])), "only jobs over the limit wait"
         text = json.dumps(step["Arguments"])
         assert "images/train/" in text and "images/validation/" in text
         assert "images/test" not in text
@@ -197,7 +197,9 @@ def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[s
     for _, request in requests(compiled):
         for output in request.get("ProcessingOutputConfig", {}).get("Outputs", []):
             if output["OutputName"] == "test-reads":
-                assert output["S3Output"]["S3Uri"].endswith("/test-reads/mias"), "the register outlives the execution"
+                assert output["S3Output"]["S3Uri"].endswith(("/test-reads/mias", "/test-reads/rsna")), (
+                    "the register outlives the execution"
+                )
                 continue
             assert "/executions/abcdefghijkl/" in output["S3Output"]["S3Uri"]
         if "OutputDataConfig" in request:
@@ -288,6 +290,14 @@ def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
         "validation_choice": ["0.6120"],
         "learning_rate": ["0.00030"],
         "seconds": ["12.3"],
+        "best_validation_macro_auc": [],
+        "best_validation_choice": [],
+    }
+    last = "best_epoch=1 best_validation_macro_auc=0.5731 best_validation_choice=0.61 model=/opt/ml/model"
+    read = {item["Name"]: re.findall(item["Regex"], last) for item in definitions}
+    assert {name: values for name, values in read.items() if values} == {
+        "best_validation_macro_auc": ["0.5731"],
+        "best_validation_choice": ["0.61"],
     }
 
 
