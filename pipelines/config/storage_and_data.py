@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.read_config import Phi
+from mammopipe.processing.read_config import ForProcessing, Phi
 from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits.assignment import SplitConfig
 
@@ -59,6 +59,12 @@ class DataConfig(Settings):
         default=False,
         description="whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the "
         "difference and decodes images that differ much in full",
+    )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them by a "
+        "logarithm and a window from the histogram, with the flag `for-processing-converted`; serve such a model with "
+        "MAMMOPIPE_FOR_PROCESSING=convert",
     )
     max_quarantine: float = Field(
         default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"

@@ -28,6 +28,7 @@ from mammopipe.pipelines.graph.request_parts import Context, below
 from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.read_config import ForProcessing
 from mammopipe.processing.splits import read_register
 
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
@@ -53,6 +54,8 @@ def prepare(context: Context) -> ProcessingStep:
     }
     if config.data.reduced_decode:
         arguments["--reduced-decode"] = "true"
+    if config.data.for_processing is not ForProcessing.REFUSE:
+        arguments["--for-processing"] = config.data.for_processing.value
     salt = config.data.patient_salt
     inputs = [
         # A file, not an argument: anyone allowed to describe the job could read the secret in its arguments.
