@@ -11,7 +11,7 @@ from mammopipe.processing.files import sha256, write_csv
 from mammopipe.training.fitting.cross_validation import LAST_EPOCH
 from mammopipe.training.fitting.out_of_fold import FILE, OutOfFold
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.ensemble import Ensemble
+from mammopipe.training.networks.network import Ensemble
 
 FINAL = "ensemble of the folds' networks"
 _OF_A_FOLD = frozenset({"training", "metrics", "weights_sha256", "files"})

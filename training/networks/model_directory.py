@@ -28,8 +28,7 @@ from mammopipe.training.model.description import (
     verify_files,
     write_description,
 )
-from mammopipe.training.networks.ensemble import Ensemble
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import Ensemble, FilmNetwork
 from mammopipe.training.networks.registry import build_model
 
 __all__ = [

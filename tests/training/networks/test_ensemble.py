@@ -7,8 +7,8 @@ import torch
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.ensemble import Ensemble
 from mammopipe.training.networks.grad_cam import WithMaps, grad_cam, head_weights
+from mammopipe.training.networks.network import Ensemble
 from mammopipe.training.networks.registry import build_model
 from tests.training.networks.test_model_directory import description
 
