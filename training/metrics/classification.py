@@ -111,10 +111,10 @@ def _f1(index: int, labels: Integers, probabilities: Floats, weights: Floats) ->
     return ratio(2 * matrix[:, index, index], matrix[:, index, :].sum(axis=1) + matrix[:, :, index].sum(axis=1))
 
 
-def _auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
-    """Return the Mann-Whitney statistic: the proportion of (positive, negative) pairs in correct order.
+def auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Floats:
+    """Return the Mann-Whitney statistic of each resample.
 
-    A tie counts one half.
+    That is the proportion of (positive, negative) pairs in correct order; a tie counts one half.
     """
     order = np.flatnonzero(~positive)[np.argsort(scores[~positive], kind="stable")]
     below = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights[:, order], axis=1)], axis=1)
@@ -126,7 +126,7 @@ def _auc(positive: npt.NDArray[np.bool_], scores: Floats, weights: Floats) -> Fl
 
 
 def _class_auc(index: int, labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
-    return _auc(labels == index, probabilities[:, index], weights)
+    return auc(labels == index, probabilities[:, index], weights)
 
 
 def _macro_auc(labels: Integers, probabilities: Floats, weights: Floats) -> Floats:
@@ -262,7 +262,7 @@ expected_calibration_error = Metric(
     least_images=LEAST_IMAGES_FOR_CALIBRATION_ERROR,
 )
 """The mean gap between confidence and accuracy over ten bins of equal width (Naeini 2015, Guo 2017)."""
-roc_auc = Metric("roc_auc", lambda labels, *given: _auc(labels == 1, *given), needs=BOTH, binary=True)
+roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), needs=BOTH, binary=True)
 """The area under the ROC curve of one score."""
 probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least one positive image", binary=True)
 """F1 with probabilities in place of decisions (Yacouby and Axman 2020; the RSNA 2023 challenge)."""

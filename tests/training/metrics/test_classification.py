@@ -345,3 +345,14 @@ def test_the_bootstrap_refuses_what_it_cannot_do():
         classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients, n=0)
     with pytest.raises(classification.MetricError, match="40 labels for 39"):
         classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients[1:])
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
+    # Confidence 0.5 lies in (0.4, 0.5], 0.55 in (0.5, 0.6]. In one bin, the gaps -0.5 and +0.55 would cancel.
+    probabilities = [[0.5, 0.5], [0.55, 0.45]]
+    bins = classification.calibration_bins([0, 1], probabilities)
+    assert [(point["confidence"], point["accuracy"], point["images"]) for point in bins] == [(0.5, 1, 1), (0.55, 0, 1)]
+    assert classification.expected_calibration_error([0, 1], probabilities) == pytest.approx((0.5 + 0.55) / 2)
+    # Certainty is in the highest bin, together with 0.95.
+    bins = classification.calibration_bins([0, 1], [[1.0, 0.0], [0.95, 0.05]])
+    assert [point["images"] for point in bins] == [2]

@@ -216,6 +216,20 @@ def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, eval
     assert "each breast beside the other" not in render_card(evaluated.evaluation)
 
 
+def test_the_gain_is_shown_by_kind_of_negative(side_by_side):
+    selected = side_by_side.evaluation["selected"]
+    for split in ("validation", "test"):
+        whole = selected["compared"][split]
+        found = whole["by_negatives"]
+        assert found["as_here"]["beside"]["value"] == pytest.approx(whole["malignant_auc"]["value"])
+        assert sum(row["images"] for row in found["kinds"]) == sum(map(sum, whole["confusion_matrix"][:2]))
+        kinds = {row["kind"] for row in found["kinds"]}
+        assert kinds == {"benign", "normal, the woman has a cancer", "normal, the woman has a benign lesion"}
+    card = (side_by_side.output / "evaluation" / "model_card.md").read_text()
+    for page in (side_by_side.page, card):
+        assert "by kind of negative" in page and "weighted as in screening" in page and "the woman has a cancer" in page
+
+
 @pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
 def test_a_share_outside_0_to_1_is_refused(evaluation_base, monkeypatch, capsys, share):
     monkeypatch.setenv("MAMMOPIPE_BASE", str(evaluation_base.base))
