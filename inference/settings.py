@@ -76,7 +76,7 @@ class ServerSettings(BaseSettings):
         ge=0,
         description="bytes of an answer, above which it is refused (413); 0: no limit; serverless passes 4 MB",
     )
-    max_pixels: int = Field(default=Limits.max_pixels, gt=0, description="pixels that an image may announce")
+    max_pixels: int = Field(default=Limits().max_pixels, gt=0, description="pixels that an image may announce")
     max_waiting: int = Field(
         default=0,
         ge=0,
@@ -121,7 +121,7 @@ class ServerSettings(BaseSettings):
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
         description="what is done with images that the model is not for, where stricter than the default table: "
-        "FLAG=refuse|refer|warn,..., such as implant=refuse,lossy=refer",
+        "FLAG=refuse|leave-out|refer|warn,..., such as implant=refuse,lossy=refer",
     )
     prevalence: float | None = Field(
         default=None,

@@ -10,10 +10,12 @@
 Messages name the file (`<bytes>` for bytes), the attribute and the rule. They show no value that identifies a person.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
-from mammopipe.processing.errors import ConfigError, CorruptImageError, ImageTooLargeError
+from pydantic import Field
+
+from mammopipe.processing.errors import CorruptImageError, ImageTooLargeError
+from mammopipe.processing.settings import Settings
 
 
 class Phi(StrEnum):
@@ -25,22 +27,20 @@ class Phi(StrEnum):
     """Use the pixels and drop the header."""
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Settings):
     """The greatest size that an image may announce."""
 
-    max_pixels: int = 8192 * 8192
-    """Greatest number of pixels, rows times columns. The largest detectors in use have 5928 x 4728."""
-    max_side: int = 16384
-    """Greatest number of rows and of columns."""
-    max_bytes: int = 512 * 2**20
-    """Greatest number of bytes of the file, and of the data set to which a deflated file inflates."""
-
-    def __post_init__(self) -> None:
-        """Refuse limits that allow no image."""
-        for name in ("max_pixels", "max_side", "max_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"Limits.{name}={getattr(self, name)} must be at least 1")
+    max_pixels: int = Field(
+        default=8192 * 8192,
+        ge=1,
+        description="greatest number of pixels, rows times columns; the largest detectors in use have 5928 x 4728",
+    )
+    max_side: int = Field(default=16384, ge=1, description="greatest number of rows and of columns")
+    max_bytes: int = Field(
+        default=512 * 2**20,
+        ge=1,
+        description="greatest number of bytes of the file, and of the data set to which a deflated file inflates",
+    )
 
     def check_size(self, rows: int, columns: int, where: str) -> None:
         """Raise `CorruptImageError` if an image has no pixels, `ImageTooLargeError` if it has too many."""
@@ -58,35 +58,37 @@ class Limits:
             raise ImageTooLargeError(f"{where}: {count} bytes are over the limit of {self.max_bytes}")
 
 
-@dataclass(frozen=True)
-class ReadConfig:
+class ReadConfig(Settings):
     """The reader's choices where a file offers several; the facts of the image record them."""
 
-    window_index: int = 0
-    """Index of the window to use, counted from 0 (PS3.3 C.11.2.1.2: several windows are alternative views)."""
-    lut_index: int = 0
-    """Index of the VOI LUT to use, counted from 0."""
-    prefer_lut: bool = True
-    """Whether a VOI LUT Sequence takes precedence over a window if a file has both."""
-    threads: int = 1
-    """Number of threads for decoding (JPEG 2000 only; other decoders use one)."""
-    enough_rows: int | None = None
-    """Number of rows that the caller needs. A JPEG 2000 image with at least twice as many rows is decoded at half the
-    resolution: this is three times as fast, does not give the same pixels, and sets `facts["reduction"]` to 2. With
-    `None`, every image is decoded at full resolution. So are images whose padding would be bright without its
-    declaration, because decoding at half resolution blends padding into the tissue beside it."""
-    jpeg_files: bool = False
-    """Whether JPEG files are read. Copies of public collections hold them; they are not accepted for serving."""
-    limits: Limits = Limits()
-    """The greatest size that an image may announce."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot select anything."""
-        if self.enough_rows is not None and self.enough_rows < 1:
-            raise ConfigError(f"ReadConfig.enough_rows={self.enough_rows} must be at least 1, or None")
-        for name, least in (("window_index", 0), ("lut_index", 0), ("threads", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"ReadConfig.{name}={getattr(self, name)} must be at least {least}")
+    window_index: int = Field(
+        default=0,
+        ge=0,
+        description="index of the window to use, counted from 0 (PS3.3 C.11.2.1.2: several windows are alternative "
+        "views)",
+    )
+    lut_index: int = Field(default=0, ge=0, description="index of the VOI LUT to use, counted from 0")
+    prefer_lut: bool = Field(
+        default=True, description="whether a VOI LUT Sequence takes precedence over a window if a file has both"
+    )
+    threads: int = Field(
+        default=1, ge=1, description="number of threads for decoding (JPEG 2000 only; other decoders use one)"
+    )
+    enough_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="number of rows that the caller needs. A JPEG 2000 image with at least twice as many rows is "
+        "decoded at half the resolution: this is three times as fast, does not give the same pixels, and sets "
+        '`facts["reduction"]` to 2. With `None`, every image is decoded at full resolution. So are images whose '
+        "padding would be bright without its declaration, because decoding at half resolution blends padding into the "
+        "tissue beside it",
+    )
+    jpeg_files: bool = Field(
+        default=False,
+        description="whether JPEG files are read. Copies of public collections hold them; they are not accepted for "
+        "serving",
+    )
+    limits: Limits = Field(default=Limits(), description="the greatest size that an image may announce")
 
 
 DEFAULT_CONFIG = ReadConfig()

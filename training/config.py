@@ -10,6 +10,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
     ARCHITECTURES,
     TIMM_STRIDES,
@@ -18,7 +19,7 @@ from mammopipe.training.model.architecture import (
     Precision,
     find_architecture,
 )
-from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.exam_scores import BreastRule, Level
 
 
 class Learns(StrEnum):
@@ -75,6 +76,7 @@ class Sampling(StrEnum):
 PLATFORM_KEYS = frozenset(
     {
         "_tuning_objective_metric",
+        "mammopipe_weights_digest",
         "sagemaker_container_log_level",
         "sagemaker_enable_cloudwatch_metrics",
         "sagemaker_estimator_class_name",
@@ -185,7 +187,9 @@ class TrainConfig(Settings):
         description="stochastic depth of a network of timm: probability that its last block is skipped",
     )
     patience: int = Field(
-        default=8, ge=1, description="epochs without a better validation macro AUC after which training stops"
+        default=8,
+        ge=1,
+        description="epochs without a better validation figure (`choose_by`) after which training stops",
     )
     sampling: Sampling = Field(default=Sampling.BALANCED, description="what an epoch does about rare classes")
     positive_share: float = Field(
@@ -254,6 +258,13 @@ class TrainConfig(Settings):
         description="weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them "
         "unused",
     )
+    choose_by: ChooseBy = Field(
+        default=ChooseBy.MACRO_AUC, description="the validation figure that chooses the best epoch"
+    )
+    choose_level: Level = Field(default=Level.IMAGE, description="the cases of that figure")
+    breast_rule: BreastRule = Field(
+        default=BreastRule.MEAN, description="how the scores of a breast's views become one, for that figure"
+    )
     seed: int = Field(default=0, ge=0, description="all randomness derives from it, the epoch and the step")
     folds: int = Field(
         default=0,
@@ -285,6 +296,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> "TrainConfig":
         """Raise `ConfigError` for settings that contradict each other."""
+        check_choice(self.choose_by, self.choose_level)
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
@@ -336,6 +348,11 @@ class TrainConfig(Settings):
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
 
+    @property
+    def choice(self) -> ChoiceFigure:
+        """The figure that chooses the best epoch."""
+        return ChoiceFigure(self.choose_by, self.choose_level, self.breast_rule)
+
     @classmethod
     def from_hyperparameters(cls, values: Mapping[str, str]) -> "TrainConfig":
         """Return the config from SageMaker's hyperparameters, which are all strings.
@@ -381,6 +398,20 @@ class EvaluationConfig(Settings):
         le=1,
         description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
     )
+    choose_by: ChooseBy = Field(
+        default=ChooseBy.MACRO_AUC,
+        description="the validation figure, the higher the better, that chooses the best epoch of each training, the "
+        "network, and, with min_choice, whether it is registered",
+    )
+    choose_level: Level = Field(
+        default=Level.IMAGE, description="the cases of that figure: images, breasts or patients; macro_auc has images"
+    )
+    min_choice: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="value of that figure below which nothing is registered, in addition to min_macro_auc; 0 is open",
+    )
     bootstrap: int = Field(
         default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"
     )
@@ -394,6 +425,17 @@ class EvaluationConfig(Settings):
         description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
         "nothing",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "EvaluationConfig":
+        """Raise `ConfigError` for a figure that the level does not have."""
+        check_choice(self.choose_by, self.choose_level)
+        return self
+
+    @property
+    def choice(self) -> ChoiceFigure:
+        """The figure that chooses the network."""
+        return ChoiceFigure(self.choose_by, self.choose_level, self.breast_rule)
 
 
 class EvaluationJobConfig(EvaluationConfig):

@@ -40,9 +40,10 @@ from mammopipe.training.evaluation.pointing_game import pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
 from mammopipe.training.evaluation.test_reads import register_read
 from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.metrics.choice import ChooseBy
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
-from mammopipe.training.model.exam_scores import BreastRule
+from mammopipe.training.model.exam_scores import BreastRule, Level
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -51,7 +52,6 @@ from mammopipe.training.reporting.model_card import write_cards
 from mammopipe.training.reporting.report import render
 
 SCHEMA = 1
-RULE_OUT_OF_FOLD = "highest out-of-fold macro AUC"
 PROTOCOL_VERDICTS = {
     SplitProtocol.PATIENT: "patient, all images of one in one split",
     SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str]) -> None:
     config = EvaluationJobConfig(
         profile=Profile(options.profile),
         min_macro_auc=options.min_macro_auc,
+        choose_by=ChooseBy(options.choose_by),
+        choose_level=Level(options.choose_level),
+        min_choice=options.min_choice,
         bootstrap=options.bootstrap,
         seed=options.seed,
         breast_rule=BreastRule(options.breast_rule),
@@ -131,7 +134,7 @@ def evaluate(
         validation,
         classes=CLASSES,
         resamples=draws[Split.VALIDATION],
-        breast_rule=config.breast_rule,
+        choice=config.choice,
         other_breast=config.other_breast,
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
@@ -158,8 +161,14 @@ def evaluate(
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
         "selected": {
-            **selected_figures(candidates[choice.selected], choice, chosen, rows, draws),
-            **({"rule": RULE_OUT_OF_FOLD} if data.out_of_fold else {}),
+            **selected_figures(
+                candidates[choice.selected],
+                choice,
+                chosen,
+                rows,
+                draws,
+                "out-of-fold" if data.out_of_fold else str(Split.VALIDATION),
+            ),
         },
         "calibration": calibration_figures(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
@@ -193,6 +202,7 @@ def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str
         "schema": SCHEMA,
         "profile": str(config.profile),
         "min_macro_auc": config.min_macro_auc,
+        "min_choice": config.min_choice,
         "protocol": str(data.protocol),
         "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
         "validation_folds": int(max(folds)) + 1 if folds else 0,
@@ -257,6 +267,9 @@ def summary(evaluation: Mapping[str, Any]) -> str:
         f"{_text(candidate['test']['macro_auc'])} on test"
         for name, candidate in evaluation["candidates"].items()
     ]
+    chosen = evaluation["selected"]["choice"]
+    if chosen["figure"] != ChooseBy.MACRO_AUC:
+        lines.append(f"{evaluation['selected']['cnn']:<14} {chosen['words']} {_text(chosen)} chose it")
     return "\n".join([*lines, f"selected {evaluation['selected']['cnn']}: {evaluation['selected']['rule']}"])
 
 
@@ -278,6 +291,24 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=defaults.min_macro_auc,
         help="limit of the gate, shown in the report; 0 is open",
+    )
+    parser.add_argument(
+        "--choose-by",
+        choices=[str(by) for by in ChooseBy],
+        default=str(defaults.choose_by),
+        help="the validation figure that chooses the network",
+    )
+    parser.add_argument(
+        "--choose-level",
+        choices=[str(level) for level in Level],
+        default=str(defaults.choose_level),
+        help="the cases of that figure",
+    )
+    parser.add_argument(
+        "--min-choice",
+        type=float,
+        default=defaults.min_choice,
+        help="limit of the gate on that figure, shown in the report; 0 is open",
     )
     parser.add_argument("--bootstrap", type=int, default=defaults.bootstrap, help="resamples of each interval")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of the resamples")

@@ -275,7 +275,8 @@ def save_model(
     model_directory.save(paths.model, network, describe(inputs, progress, seconds=seconds))
     best = progress.history[progress.best_epoch - 1]
     print(
-        f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} model={paths.model}",
+        f"best_epoch={best.epoch} best_validation_macro_auc={best.validation_macro_auc:.4f} "
+        f"best_validation_choice={best.validation_choice:.4f} model={paths.model}",
         flush=True,
     )
 

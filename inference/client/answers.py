@@ -192,7 +192,7 @@ class ImageAnswer:
         Raises:
             EndpointFaultError: A field is missing or malformed.
         """
-        return _reading(lambda: cls(**_image_fields(values)))
+        return reading(lambda: cls(**_image_fields(values)))
 
 
 @dataclass(frozen=True)
@@ -213,105 +213,19 @@ class Answer(ImageAnswer):
         Raises:
             EndpointFaultError: The schema version is unknown, or a field is missing or malformed.
         """
-        _check_version(values)
-        return _reading(lambda: cls(**_image_fields(values), **_request_fields(values)))
+        check_version(values)
+        return reading(lambda: cls(**_image_fields(values), **request_fields(values)))
 
 
-@dataclass(frozen=True)
-class ExamScore:
-    """The endpoint's answer for a whole exam, at the level of the patient."""
-
-    malignancy_score: float
-    """0 to 100."""
-    decision: Decision | None
-    referral: Referral
-    prevalence: Prevalence | None = None
-    """Prevalence that the score, a probability, assumes."""
-
-    @classmethod
-    def from_json(cls, values: Json) -> "ExamScore":
-        """Return the typed form."""
-        decision, prevalence = Decision.from_json(values["decision"]), Prevalence.from_json(values.get("prevalence"))
-        return cls(values["malignancy_score"], decision, Referral.from_json(values["referral"]), prevalence)
-
-
-@dataclass(frozen=True)
-class BreastAnswer:
-    """The endpoint's answer for one breast, from all its views."""
-
-    laterality: str | None
-    """L or R; `None` for images whose laterality is unknown."""
-    images: tuple[int, ...]
-    """Positions of its images in the request, from 0."""
-    rule: str
-    """Rule that combines the scores of the views: mean, max or noisy-or."""
-    malignancy_score: float
-    """0 to 100."""
-    decision: Decision | None
-    referral: Referral
-    compared: bool = False
-    """Whether the breast was scored in comparison with the other breast. The scores of its images never are."""
-    prevalence: Prevalence | None = None
-    """Prevalence that the score, a probability, assumes."""
-
-    @classmethod
-    def from_json(cls, values: Json) -> "BreastAnswer":
-        """Return the typed form."""
-        return cls(
-            values["laterality"],
-            tuple(values["images"]),
-            str(values["rule"]),
-            values["malignancy_score"],
-            Decision.from_json(values["decision"]),
-            Referral.from_json(values["referral"]),
-            bool(values.get("compared", False)),
-            Prevalence.from_json(values.get("prevalence")),
-        )
-
-
-@dataclass(frozen=True)
-class ExamAnswer:
-    """The answer to a request of several images. Research use only: not for diagnosis."""
-
-    images: tuple[ImageAnswer, ...]
-    """In the order of the request."""
-    breasts: tuple[BreastAnswer, ...]
-    exam: ExamScore
-    warnings: tuple[Reason, ...]
-    """Warnings about breasts and exam; each image holds its own warnings."""
-    model: str
-    """Id of the model that answered."""
-    request_id: str
-    """Id of the request in the server's log."""
-    raw: Json = field(default_factory=dict, repr=False)
-    """The whole JSON answer."""
-
-    @classmethod
-    def from_json(cls, values: Json) -> "ExamAnswer":
-        """Return the typed form of a JSON answer.
-
-        Raises:
-            EndpointFaultError: The schema version is unknown, or a field is missing or malformed.
-        """
-        _check_version(values)
-        return _reading(
-            lambda: cls(
-                images=tuple(ImageAnswer.from_json(image) for image in values["images"]),
-                breasts=tuple(BreastAnswer.from_json(breast) for breast in values["breasts"]),
-                exam=ExamScore.from_json(values["exam"]),
-                warnings=Reason.all_of(values["warnings"]),
-                **_request_fields(values),
-            )
-        )
-
-
-def _check_version(values: Any) -> None:
+def check_version(values: Any) -> None:
+    """Raise `EndpointFaultError` unless the answer has the schema version that this client reads."""
     version = values.get("schema_version") if isinstance(values, Mapping) else None
     if version != SCHEMA_VERSION:
         raise EndpointFaultError("unknown_schema", f"schema_version={version!r}; this client reads {SCHEMA_VERSION}")
 
 
-def _request_fields(values: Json) -> dict[str, Any]:
+def request_fields(values: Json) -> dict[str, Any]:
+    """Return the fields of an answer that concern the request and the model."""
     return {"model": str(values["model"]["id"]), "request_id": str(values["request_id"]), "raw": values}
 
 
@@ -336,7 +250,7 @@ def _image_fields(values: Json) -> dict[str, Any]:
     }
 
 
-def _reading(make: Callable[[], T]) -> T:
+def reading(make: Callable[[], T]) -> T:
     """Return the result of `make`; turn errors of a malformed answer into `EndpointFaultError`."""
     try:
         return make()

@@ -9,20 +9,13 @@ The answer types are in `mammopipe.inference.client.answers`, the errors (all su
 `mammopipe.inference.client.errors`. Importing this module loads neither torch nor the server.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from botocore.config import Config
-
 from mammopipe.inference.client.answers import (
     Answer,
-    BreastAnswer,
     Decision,
-    ExamAnswer,
-    ExamScore,
     Finding,
     ImageAnswer,
     QualityWarning,
@@ -30,8 +23,8 @@ from mammopipe.inference.client.answers import (
     Referral,
     Region,
 )
-from mammopipe.inference.client.async_endpoint import AsyncEndpoint, Uploads
-from mammopipe.inference.client.body import Body, ExamImage, Source, exam_body, image_body
+from mammopipe.inference.client.async_endpoint import Uploads
+from mammopipe.inference.client.body import ExamImage, Source
 from mammopipe.inference.client.errors import (
     DeadlineError,
     EndpointBusyError,
@@ -39,18 +32,11 @@ from mammopipe.inference.client.errors import (
     EndpointUnreachableError,
     InferenceError,
     RequestRefusedError,
-    calling,
 )
-from mammopipe.inference.client.retry import Deadline, Retry
-from mammopipe.inference.client.transport import (
-    Options,
-    json_object,
-    object_place,
-    read_answer,
-    request_members,
-    runtime,
-    service,
-)
+from mammopipe.inference.client.exam_answers import BreastAnswer, ExamAnswer, ExamScore, RefusedView
+from mammopipe.inference.client.retry import Retry
+from mammopipe.inference.client.sender import Delivery, Sender, Target
+from mammopipe.inference.client.transport import Options, json_object, request_members
 from mammopipe.inference.client.transport import endpoint_name as checked_name
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.processing.errors import ConfigError
@@ -74,6 +60,7 @@ __all__ = [
     "QualityWarning",
     "Reason",
     "Referral",
+    "RefusedView",
     "Region",
     "RequestRefusedError",
     "Uploads",
@@ -86,19 +73,6 @@ Source: SageMaker endpoints and quotas (AWS General Reference).
 """
 REALTIME_SECONDS, ASYNC_SECONDS = 180.0, 900.0
 """Default deadlines of a call, in seconds."""
-READ_SECONDS = 70.0
-"""Read timeout of a call. It exceeds the 60 seconds within which InvokeEndpoint itself answers or fails."""
-HEAD_BYTES = 132
-"""Bytes at the start of a file that suffice to tell its type."""
-
-
-class Delivery(StrEnum):
-    """How a request reaches the container."""
-
-    BY_SIZE = "by-size"
-    """Real-time if the body is small enough, async otherwise."""
-    REALTIME = "realtime"
-    ASYNC = "async"
 
 
 class MammographyClient:
@@ -147,14 +121,18 @@ class MammographyClient:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if delivery is Delivery.ASYNC and uploads is None:
             raise ConfigError("delivery=async needs uploads, the place on S3 for the bodies")
-        self._name, self._url, self._region = checked_name(endpoint_name), endpoint_url, region
-        self._largest_body = SERVERLESS_BYTES if serverless else REALTIME_BYTES
-        self._retry = Retry(attempts, backoff_seconds)
-        self._deadline_seconds, self._delivery = deadline_seconds, delivery
-        self._uploads, self._container_reads_s3 = uploads, container_reads_s3
-        self._async_name = async_endpoint or f"{endpoint_name}-async"
-        self._async_url = async_endpoint_url or endpoint_url
-        self._given_storage = storage
+        self._sender = Sender(
+            target=Target(checked_name(endpoint_name), endpoint_url),
+            asynchronous=Target(async_endpoint or f"{endpoint_name}-async", async_endpoint_url or endpoint_url),
+            region=region,
+            retry=Retry(attempts, backoff_seconds),
+            deadline_seconds=deadline_seconds or (REALTIME_SECONDS if uploads is None else ASYNC_SECONDS),
+            delivery=delivery,
+            uploads=uploads,
+            largest_body=SERVERLESS_BYTES if serverless else REALTIME_BYTES,
+            container_reads_s3=container_reads_s3,
+            given_storage=storage,
+        )
 
     def predict(
         self,
@@ -305,107 +283,9 @@ class MammographyClient:
 
     def _ask(self, source: Source, form: AnswerType, options: Options) -> bytes:
         """Return the container's answer to one image."""
-        request = request_members("", form, options)
-
-        def work(deadline: Deadline) -> bytes:
-            large = self._large_object(source)
-            if large is not None:
-                content_type = image_body(self._head(large)).content_type
-                return self._send_async(large, request | {"ContentType": content_type}, deadline)
-            return self._send(image_body(self._load(source)), request, deadline)
-
-        return self._bounded(work)
+        return self._sender.image(source, request_members("", form, options))
 
     def _ask_exam(self, images: Sequence[ExamImage | Source], form: AnswerType, options: Options) -> bytes:
         """Return the container's answer to several images."""
-        request = request_members("", form, options)
         named = [image if isinstance(image, ExamImage) else ExamImage(image) for image in images]
-
-        def work(deadline: Deadline) -> bytes:
-            body = exam_body(named, self._load, by_reference=self._container_reads_s3)
-            return self._send(body, request, deadline)
-
-        return self._bounded(work)
-
-    def _bounded(self, work: Callable[[Deadline], bytes]) -> bytes:
-        """Run `work` within the deadline, which covers loading, sending, waiting and reading."""
-        seconds = self._deadline_seconds or (REALTIME_SECONDS if self._uploads is None else ASYNC_SECONDS)
-        deadline = Deadline(seconds)
-        return deadline.bound(lambda: work(deadline))
-
-    def _send(self, body: Body, request: Mapping[str, str], deadline: Deadline) -> bytes:
-        """Return the container's answer to a body; `delivery` or the body's size selects real-time or async."""
-        request = {**request, "ContentType": body.content_type}
-        if self._delivery is Delivery.ASYNC or (self._delivery is Delivery.BY_SIZE and self._is_large(len(body.data))):
-            return self._send_async(body, request, deadline)
-        if self._url is None and len(body.data) > self._largest_body:
-            rule = f"{len(body.data)} bytes; a real-time call takes {self._largest_body}, an async call (uploads) more"
-            raise RequestRefusedError("too_large", rule, 413)
-
-        def call() -> bytes:
-            runtime = self._runtime_within(deadline.left)
-            return calling(
-                lambda: read_answer(
-                    runtime.invoke_endpoint(EndpointName=self._name, Body=body.data, **request)["Body"], deadline
-                )
-            )
-
-        return self._retry.run(call, deadline)
-
-    def _send_async(self, body: Body | str, request: Mapping[str, str], deadline: Deadline) -> bytes:
-        if self._uploads is None:
-            raise RequestRefusedError("too_large", "an async call needs uploads, the place on S3 for the bodies", 413)
-        endpoint = AsyncEndpoint(self._async_name, self._async_runtime, self._storage, self._uploads)
-        return endpoint.invoke(body, request, self._retry, deadline)
-
-    def _is_large(self, size: int) -> bool:
-        """Return whether a body is too large for a real-time call and `uploads` allows an async one."""
-        return self._uploads is not None and size > self._largest_body
-
-    def _large_object(self, source: Source) -> str | None:
-        """Return the URI of an S3 object that the async endpoint can read directly, or `None`.
-
-        The object must be in the bucket of the uploads, which the endpoint's role can read. The client itself fetches
-        objects of other buckets, with the caller's permissions.
-        """
-        uploads = self._uploads
-        if uploads is None or not isinstance(source, str) or self._delivery is Delivery.REALTIME:
-            return None
-        if not source.startswith(f"s3://{object_place(uploads.prefix)['Bucket']}/"):
-            return None
-        size = calling(lambda: self._storage.head_object(**object_place(source))["ContentLength"])
-        return source if self._delivery is Delivery.ASYNC or self._is_large(size) else None
-
-    def _load(self, source: Source) -> bytes:
-        if isinstance(source, bytes):
-            return source
-        if isinstance(source, str) and source.startswith("s3://"):
-            return calling(lambda: bytes(self._storage.get_object(**object_place(source))["Body"].read()))
-        try:
-            return Path(source).read_bytes()
-        except OSError as error:
-            raise RequestRefusedError("unreadable_file", f"{source}: {error.strerror}") from None
-
-    def _head(self, uri: str) -> bytes:
-        """Return the first bytes of an object, which tell its type."""
-        piece = f"bytes=0-{HEAD_BYTES - 1}"
-        return calling(lambda: bytes(self._storage.get_object(**object_place(uri), Range=piece)["Body"].read()))
-
-    @cached_property
-    def _runtime(self) -> Any:
-        return runtime(self._url, self._region, READ_SECONDS)
-
-    @cached_property
-    def _async_runtime(self) -> Any:
-        return runtime(self._async_url, self._region, READ_SECONDS)
-
-    def _runtime_within(self, seconds: float) -> Any:
-        """Return a boto3 client whose read timeout is at most `seconds`; the shared client if that is long enough."""
-        return self._runtime if seconds >= READ_SECONDS else runtime(self._url, self._region, seconds)
-
-    @cached_property
-    def _storage(self) -> Any:
-        if self._given_storage is not None:
-            return self._given_storage
-        settings = Config(retries={"mode": "standard", "total_max_attempts": self._retry.attempts})
-        return service("s3", region_name=self._region, config=settings)
+        return self._sender.exam(named, request_members("", form, options))

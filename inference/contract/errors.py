@@ -14,6 +14,7 @@
     │   ├── MixedPatientsError        the images of an exam belong to several patients
     │   ├── MixedStudiesError         the images of an exam belong to several studies
     │   ├── DuplicateImageError       an exam contains an image twice
+    │   ├── NotAMammogramViewError    the image is readable, but not one view of one whole breast
     │   └── ExcludedViewError         the model is not intended for this kind of image, and the deployment refuses it
     ├── InternalError         500     a fault of this program; no details
     ├── UnavailableError      503     starting, busy, stopping, or the worker ended during the request; try again
@@ -27,7 +28,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from mammopipe.inference.contract.exclusions import ExcludedImageError
+from mammopipe.inference.contract.exclusions import Action, ExcludedImageError
+from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import (
     CorruptImageError,
     ImageError,
@@ -135,8 +137,17 @@ class DuplicateImageError(UnusableImageError):
     """An exam contains an image twice; its breast would count it twice."""
 
 
+class NotAMammogramViewError(UnusableImageError):
+    """The image is readable, but not one view of one whole breast; an exam is judged without it."""
+
+
 class ExcludedViewError(UnusableImageError):
     """The model is not intended for this kind of image, and the deployment refuses it (`contract.exclusions`)."""
+
+    leaves_exam = False
+    """Whether an exam is judged without the image."""
+    laterality: Laterality | None = None
+    """The breast that the image shows, if known."""
 
 
 class InternalError(RequestError):
@@ -164,7 +175,6 @@ class TimeLimitError(RequestError):
 _IMAGE_CODES: dict[type[ImageError], str] = {
     UnsupportedImageError: "unsupported_image",
     CorruptImageError: "corrupt_image",
-    NotAMammogramError: "not_a_mammogram",
     NoBreastError: "no_breast",
 }
 
@@ -172,7 +182,11 @@ _IMAGE_CODES: dict[type[ImageError], str] = {
 def from_image_error(error: ImageError) -> RequestError:
     """Return the server's error for an error of the image reader or the preprocessing, with the same message."""
     if isinstance(error, ExcludedImageError):
-        return ExcludedViewError("excluded_view", str(error), {"flag": str(error.flag)})
+        excluded = ExcludedViewError("excluded_view", str(error), {"flag": str(error.flag)})
+        excluded.leaves_exam = error.action is Action.LEAVE_OUT
+        return excluded
+    if isinstance(error, NotAMammogramError):
+        return NotAMammogramViewError("not_a_mammogram", str(error))
     if isinstance(error, ImageTooLargeError):
         return TooLargeError("image_too_large", str(error))
     code = next((code for kind, code in _IMAGE_CODES.items() if isinstance(error, kind)), "unusable_image")

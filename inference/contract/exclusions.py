@@ -1,4 +1,4 @@
-"""Images that the model is not intended for, and the action for each kind: refuse, refer to a reader, or warn.
+"""Images that the model is not intended for, and the action for each kind: warn, refer, leave out, or refuse.
 
 `RULES` is the default table. A deployment can make it stricter (`MAMMOPIPE_EXCLUSIONS`), never milder. The flags come
 from the image reader, so an image is treated alike in Prepare, in an evaluation and at the endpoint.
@@ -21,8 +21,11 @@ class Action(StrEnum):
     """The image is scored; the answer has a warning."""
     REFER = "refer"
     """The image is scored; the answer refers it, its breast and its exam to a reader and names the reason."""
+    LEAVE_OUT = "leave-out"
+    """The image is not scored. A request of this image alone is answered 422. In an exam the other images are judged;
+    the answer names this one and refers its breast and the exam to a reader."""
     REFUSE = "refuse"
-    """The image is not scored; the request is answered 422, which names the image and the reason."""
+    """Neither the image nor its exam is scored; the request is answered 422, which names the image and the reason."""
 
     @property
     def strictness(self) -> int:
@@ -84,11 +87,12 @@ RULES = _rules()
 
 
 class ExcludedImageError(ImageError):
-    """The model is not intended for this kind of image, and the policy refuses it."""
+    """The model is not intended for this kind of image, and the policy leaves it out or refuses it."""
 
     def __init__(self, flag: ImageFlag, rule: Rule) -> None:
         super().__init__(f"excluded ({flag}): {rule.reason}; stated by {rule.where}")
         self.flag = flag
+        self.action = rule.action
 
 
 @dataclass(frozen=True)
@@ -152,17 +156,18 @@ class ExclusionPolicy:
         """Return the exclusions for an image with these flags, the strictest first.
 
         Raises:
-            ExcludedImageError: The policy refuses one of the flags.
+            ExcludedImageError: The policy leaves out or refuses an image with one of the flags.
         """
         found = []
         for flag in dict.fromkeys(flags):
             rule = self.rule(flag)
             if rule is None:
                 continue
-            if rule.action is Action.REFUSE:
-                raise ExcludedImageError(flag, rule)
             found.append(Exclusion(flag, rule.action, rule.where, rule.reason))
-        return tuple(sorted(found, key=lambda each: -each.action.strictness))
+        found.sort(key=lambda each: -each.action.strictness)
+        if found and found[0].action.strictness >= Action.LEAVE_OUT.strictness:
+            raise ExcludedImageError(found[0].flag, Rule(found[0].action, found[0].where, found[0].reason))
+        return tuple(found)
 
 
 DEFAULT_POLICY = ExclusionPolicy()

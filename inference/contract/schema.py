@@ -341,10 +341,21 @@ class Skipped(_Model):
     reason: SkipReason
 
 
+class RefusedView(_Model):
+    """An image of an exam that was read and not judged; it is in no score."""
+
+    index: int = Field(ge=0, description="its place in the request, counted as that of the images")
+    code: str = Field(description="the error's code that a request of this image alone has")
+    message: str
+    flag: ImageFlag | None = Field(default=None, description="of an image that the model is not intended for")
+    laterality: Laterality | None = Field(default=None, description="of the breast that it shows, where it is known")
+
+
 class ExamAnswer(_Envelope):
     """The JSON answer to an exam."""
 
     images: list[ImageAnswer]
+    refused: list[RefusedView] = Field(default=[], description="images that are in no score; their indices lack above")
     skipped: list[Skipped] = Field(default=[], description="files that were not judged; their indices lack above")
     breasts: list[BreastAnswer] = Field(description="left before right")
     exam: ExamResult

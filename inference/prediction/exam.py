@@ -50,6 +50,17 @@ class ViewScore:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A view of the exam that was refused: its breast and its exam are not judged completely."""
+
+    index: int
+    """Index of the view in the request."""
+    laterality: Laterality | None
+    """`None` if unknown; it may then show either breast."""
+    referral: Referral
+
+
+@dataclass(frozen=True)
 class Combined:
     """The answers for the breasts and the exam."""
 
@@ -61,7 +72,11 @@ class Combined:
 
 
 def combine_views(
-    views: Sequence[ViewScore], thresholds: Thresholds, name: OperatingPoint, indices: Sequence[int] | None = None
+    views: Sequence[ViewScore],
+    thresholds: Thresholds,
+    name: OperatingPoint,
+    indices: Sequence[int] | None = None,
+    left_out: Sequence[LeftOut] = (),
 ) -> Combined:
     """Return the answers for the breasts and the exam.
 
@@ -70,6 +85,7 @@ def combine_views(
         thresholds: The model's thresholds.
         name: The operating point that decides.
         indices: Indices of the views in the request, which breasts and reasons refer to; `None` counts from 0.
+        left_out: Refused views of the exam. They are in no score; their breast and the exam are referred for them.
     """
     named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
     rule = thresholds.breast_rule or BreastRule.MEAN
@@ -79,7 +95,7 @@ def combine_views(
     images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), scores, np.arange(len(views)))
     by_breast = combine(images, np.array(sides), Level.BREAST, rule)
     breasts = tuple(
-        _breast(score, side, named, thresholds, name, compared=compared is not None)
+        _breast(score, side, named, left_out, thresholds, name, compared=compared is not None)
         for score, side in zip(by_breast.scores, sorted(set(sides)), strict=True)
     )
     highest = float(by_breast.scores.max())
@@ -87,7 +103,7 @@ def combine_views(
         prevalence=shown_for(Level.PATIENT, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.PATIENT, highest),
         decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
-        referral=referral.of_images([(index, view.referral) for index, view in named]),
+        referral=referral.of_images([*((index, view.referral) for index, view in named), *_referrals(left_out)]),
     )
     distances = [
         thresholds.distance(Level.BREAST, float(score), name, compared=compared is not None) / _spread(breast)
@@ -119,12 +135,14 @@ def _breast(
     score: float,
     side: str,
     views: Sequence[tuple[int, ViewScore]],
+    left_out: Sequence[LeftOut],
     thresholds: Thresholds,
     name: OperatingPoint,
     *,
     compared: bool,
 ) -> BreastAnswer:
     own = [(index, view) for index, view in views if (view.laterality or "") == side]
+    of_breast = [view for view in left_out if not (view.laterality and side) or view.laterality == side]
     probability = float(score)
     return BreastAnswer(
         laterality=Laterality(side) if side else None,
@@ -134,8 +152,12 @@ def _breast(
         prevalence=shown_for(Level.BREAST, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, probability),
         decision=thresholds.decide(Level.BREAST, probability, name, compared=compared),
-        referral=referral.of_images([(index, view.referral) for index, view in own]),
+        referral=referral.of_images([*((index, view.referral) for index, view in own), *_referrals(of_breast)]),
     )
+
+
+def _referrals(left_out: Sequence[LeftOut]) -> list[tuple[int, Referral]]:
+    return [(view.index, view.referral) for view in left_out]
 
 
 def _warnings(breasts: Sequence[BreastAnswer], exam: ExamResult, thresholds: Thresholds) -> tuple[QualityWarning, ...]:

@@ -4,13 +4,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mammopipe.inference.contract.errors import (
+    BadBodyError,
     BadOptionError,
     DuplicateImageError,
+    ExcludedViewError,
     NotAcceptableError,
+    NotAMammogramViewError,
     RequestError,
 )
 from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
@@ -22,7 +25,10 @@ from mammopipe.inference.contract.schema import (
     ImageAnswer,
     OverlayLayer,
     QualityWarning,
+    Reason,
     Referral,
+    ReferralCode,
+    RefusedView,
     RequestOptions,
     Skipped,
     join_options,
@@ -32,7 +38,7 @@ from mammopipe.inference.contract.task import Task as Task
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
-from mammopipe.inference.prediction.exam import Combined, ViewScore
+from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
 from mammopipe.inference.prediction.predictor import Predictor
@@ -159,59 +165,72 @@ class _Work:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
-        images, combined, overlays = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
-        if self.reader.predictor.is_close(combined):
-            images, combined, overlays = self._judge(exam.sources, exact=True)
+        judged = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
+        if self.reader.predictor.is_close(judged.combined):
+            judged = self._judge(exam.sources, exact=True)
+        combined = judged.combined
         skipped = sorted((*parcel.skipped, *exam.skipped), key=lambda each: each.index)
+        warnings = [*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped), *map(_of_refused, judged.refused)]
         said = ExamAnswer(
             **self._envelope(),
-            images=images,
+            images=judged.images,
+            refused=judged.refused,
             skipped=skipped,
             breasts=list(combined.breasts),
             exam=combined.exam,
-            warnings=[*combined.warnings, *exam.warnings, *_of_skipped(parcel.skipped)],
+            warnings=warnings,
         )
-        body = self.reader.clock.time("encode", lambda: self._exam_body(exam.sources, said, overlays))
+        body = self.reader.clock.time("encode", lambda: self._exam_body(judged, said))
         attributes = self._attributes(said.exam.malignancy_score, said.exam.decision, said.exam.referral)
         return Reply(body, self.form, attributes, _exam_facts(said, self.reader))
 
-    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> tuple[list[ImageAnswer], Combined, list[bytes]]:
+    def _judge(self, sources: tuple[Source, ...], *, exact: bool) -> "_Judged":
         """Judge the images one after the other, so that the pixels of only one are in memory.
 
-        The last returned value holds each image's overlay as a DICOM file, if all results are requested.
+        Images that are no whole-breast view, or that the exclusions refuse, are left out of every score.
 
         Raises:
             DuplicateImageError: Two images give the network the same input: the same image as PNG and as DICOM, under
                 another instance UID, or mirrored.
+            RequestError: An image is damaged, the exclusions refuse the exam, or every image is refused.
         """
-        options = self.reader.options
-        images: list[ImageAnswer] = []
+        judged = _Judged()
+        refusal: RequestError | None = None
         views: list[ViewScore] = []
-        overlays: list[bytes] = []
         seen: set[bytes] = set()
         for source in sources:
             try:
                 film = self.reader.film(source, explain=self.shows_regions, exact=exact)
-                scores = film.scores(film.heatmap(options.target))
+                scores = film.scores(film.heatmap(self.reader.options.target))
                 if self.result is DicomResult.ALL:
-                    overlays.append(self._capture(film, Answer(**self._envelope(), **scores)))
+                    judged.overlays.append(self._capture(film, Answer(**self._envelope(), **scores)))
             except RequestError as error:
-                raise error.at(source.index, source.place) from None
+                placed = error.at(source.index, source.place)
+                if not _leaves_exam(error):
+                    raise placed from None
+                refusal = refusal or placed
+                judged.refused.append(_refused(error, source))
+                continue
             picture = hashlib.sha256(film.prediction.prepared.image.tobytes()).digest()
             if picture in seen:
                 raise DuplicateImageError("duplicate_image", "the same picture as an earlier image").at(
                     source.index, source.place
                 )
             seen.add(picture)
-            images.append(ImageAnswer(index=source.index, **scores))
+            judged.sources.append(source)
+            judged.images.append(ImageAnswer(index=source.index, **scores))
             views.append(film.prediction.as_view)
-        indices = [source.index for source in sources]
-        return images, self.reader.predictor.combine(views, options.operating_point, indices), overlays
+        if not views:
+            raise refusal or BadBodyError("no_images", "an exam needs at least one image")
+        indices = [source.index for source in judged.sources]
+        left_out = [_left_out(view) for view in judged.refused if view.flag]
+        judged.combined = self.reader.predictor.combine(views, self.reader.options.operating_point, indices, left_out)
+        return judged
 
-    def _exam_body(self, sources: tuple[Source, ...], said: ExamAnswer, overlays: list[bytes]) -> bytes:
+    def _exam_body(self, judged: "_Judged", said: ExamAnswer) -> bytes:
         if self.result is None:
             return said.model_dump_json().encode()
-        return self._dicom([source.data for source in sources], said, lambda: overlays)
+        return self._dicom([source.data for source in judged.sources], said, lambda: judged.overlays)
 
     def _envelope(self) -> dict[str, Any]:
         return {
@@ -225,6 +244,40 @@ class _Work:
         if decision is not None:
             values |= {"operating_point": decision.operating_point, "finding": decision.finding}
         return pack_attributes(values | {"refer": str(referral.refer).lower()})
+
+
+@dataclass
+class _Judged:
+    """The judged images of an exam."""
+
+    sources: list[Source] = field(default_factory=list)
+    images: list[ImageAnswer] = field(default_factory=list)
+    """Answers for the sources, in their order."""
+    overlays: list[bytes] = field(default_factory=list)
+    """The sources' overlays as DICOM files, if all results are requested."""
+    refused: list[RefusedView] = field(default_factory=list)
+    combined: Combined = field(init=False)
+
+
+def _leaves_exam(error: RequestError) -> bool:
+    """Return whether an exam is judged without the image of this error."""
+    return error.leaves_exam if isinstance(error, ExcludedViewError) else isinstance(error, NotAMammogramViewError)
+
+
+def _refused(error: RequestError, source: Source) -> RefusedView:
+    laterality = error.laterality if isinstance(error, ExcludedViewError) else None
+    flag = (error.detail or {}).get("flag")
+    message = error.at(source.index, source.place).message
+    return RefusedView(index=source.index, code=error.code, message=message, flag=flag, laterality=laterality)
+
+
+def _left_out(view: RefusedView) -> LeftOut:
+    reason = Reason(code=ReferralCode.EXCLUDED, message=f"not judged: {view.message}")
+    return LeftOut(view.index, view.laterality, Referral(refer=True, reasons=[reason]))
+
+
+def _of_refused(view: RefusedView) -> QualityWarning:
+    return QualityWarning(code="refused-view", message=f"image {view.index} is in no score: {view.message}")
 
 
 def _of_skipped(skipped: tuple[Skipped, ...]) -> list[QualityWarning]:
@@ -256,6 +309,7 @@ def _exam_facts(said: ExamAnswer, reader: Reader) -> dict[str, Any]:
     of_images = [warning.code for image in said.images for warning in image.warnings]
     return {
         "images": len(said.images),
+        "refused": len(said.refused),
         "rows": [image.image.rows for image in said.images],
         "columns": [image.image.columns for image in said.images],
         "scores": [round(image.malignancy_score, 4) for image in said.images],

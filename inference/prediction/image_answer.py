@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.inference.contract.errors import BadOptionError, from_image_error
+from mammopipe.inference.contract.errors import BadOptionError, ExcludedViewError, from_image_error
 from mammopipe.inference.contract.schema import (
     Heatmap,
     ImageExclusion,
@@ -121,8 +121,10 @@ class Reader:
 
     def film(self, source: Source, *, explain: bool, exact: bool = False) -> Film:
         """Return an image with its prediction; raises `RequestError` if the image cannot be used."""
+        laterality = None
         try:
             mammogram = self.clock.time("read", lambda: _read(source, self.reading))
+            laterality = mammogram.laterality
             prepared = self.clock.time("preprocess", lambda: self.predictor.prepare(mammogram))
             prediction = self.clock.time(
                 "infer",
@@ -131,7 +133,10 @@ class Reader:
                 ),
             )
         except ImageError as error:
-            raise from_image_error(error) from None
+            refusal = from_image_error(error)
+            if isinstance(refusal, ExcludedViewError):
+                refusal.laterality = laterality
+            raise refusal from None
         seen = None
         if explain:
             judged, target = prediction, self.options.target

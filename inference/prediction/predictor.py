@@ -19,7 +19,7 @@ from mammopipe.inference.contract.schema import (
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.prediction import referral, table
-from mammopipe.inference.prediction.exam import Combined, ViewScore, combine_views, is_close, shown_for
+from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
@@ -237,7 +237,11 @@ class Predictor:
         return table.predict_rows(self, images, records=records, operating_point=operating_point, explain=explain)
 
     def combine(
-        self, views: Sequence[ViewScore], operating_point: OperatingPoint, indices: Sequence[int] | None = None
+        self,
+        views: Sequence[ViewScore],
+        operating_point: OperatingPoint,
+        indices: Sequence[int] | None = None,
+        left_out: Sequence[LeftOut] = (),
     ) -> Combined:
         """Return the answers for the breasts and the exam of one patient's views.
 
@@ -245,8 +249,9 @@ class Predictor:
             views: The views of one patient.
             operating_point: The threshold that decides.
             indices: Indices of the views in the request; `None` counts from 0.
+            left_out: Views of the exam that were refused.
         """
-        return combine_views(views, self._thresholds, operating_point, indices)
+        return combine_views(views, self._thresholds, operating_point, indices, left_out)
 
     def is_close(self, combined: Combined) -> bool:
         """Return whether the engine's rounding could change a decision, so that the views must be judged again exactly.

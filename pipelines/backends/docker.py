@@ -43,6 +43,8 @@ from mammopipe.processing.errors import ConfigError, MammopipeError
 
 Properties = Mapping[str, Any]
 JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
+NOT_IN_LOCAL_MODE = ("Tuning",)
+"""Step types that the SDK's local executor does not know."""
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
 """The prefix that Compose puts before each line of a container's output."""
@@ -68,6 +70,9 @@ class LocalMode(Execution):
         steps = list(all_steps(definition["Steps"]))
         self.step_statuses = StepStatuses.of(((step["Name"], step["Type"]) for step in steps), self.changed)
         self.threads = share_cores(definition, self.cores)
+        for step in steps:
+            if step["Type"] in NOT_IN_LOCAL_MODE:
+                raise ConfigError(f"step {step['Name']}: SDK local mode runs no {step['Type']}; use --backend process")
         if self.scope.parameters.get("DataDistribution", "FullyReplicated") != "FullyReplicated":
             raise ConfigError("DataDistribution: SDK local mode knows only FullyReplicated; use --backend process")
         self.images = sorted(_images(definition))

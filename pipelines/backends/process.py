@@ -5,12 +5,14 @@ dependencies have finished run in parallel, as far as the cores allow. Definitio
 anything starts (`mammopipe.pipelines.backends.supported`).
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from mammopipe.pipelines.backends.jobs import StepFailed, model_folder, run_proc
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
+from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.splits import read_register
 
-JOBS = ("Processing", "Training")
+JOBS = ("Processing", "Training", "Tuning")
 
 
 def needs(step: Mapping[str, Any]) -> set[str]:
@@ -56,9 +59,12 @@ def share_cores(definition: Mapping[str, Any], cores: int) -> dict[str, int]:
     return {name: shares.get(name, 0) for name in steps}
 
 
-def job_name(execution: str, step: str) -> str:
-    """Return a job's name; SageMaker allows 63 letters, digits and hyphens."""
-    return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:63].rstrip("-")
+def job_name(execution: str, step: str, *, most: int = 63) -> str:
+    """Return a job's name of letters, digits and hyphens; SageMaker allows 63, for a search 32."""
+    if most < 63:  # too short for the whole id of an execution, which must still tell two runs apart
+        execution = hashlib.sha256(execution.encode()).hexdigest()[:12]
+        return re.sub(r"[^A-Za-z0-9]+", "-", f"{execution}-{step}")[:most].strip("-")
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"pipelines-{execution}-{step}")[:most].rstrip("-")
 
 
 @dataclass(kw_only=True)
@@ -156,7 +162,7 @@ class Interpreter(Execution):
             for item in outputs
             if item["OutputName"] != read_register.NAME
         }
-        with self._reused(step, request, places) as done:
+        with self._reused(step, step["Type"], request, places, self._log(step)) as done:
             if not done:
                 run_processing(step["Name"], request, self.context, threads=self._threads[step["Name"]])
         return request
@@ -165,22 +171,33 @@ class Interpreter(Execution):
         request = self._request(step, TrainingJobName=self._job_name(step))
         self.sagemaker.create_training_job(**request)
         folder = model_folder(request)
-        with self._reused(step, request, {"model": folder}) as done:
+        with self._reused(step, step["Type"], request, {"model": folder}, self._log(step)) as done:
             if not done:
                 run_training(step["Name"], request, self.context, threads=self._threads[step["Name"]])
         return request | {"ModelArtifacts": {"S3ModelArtifacts": f"{folder}/model.tar.gz"}}
 
+    def _tuning(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        execution = self.scope.execution["PipelineExecutionId"]
+        request = self._request(step, HyperParameterTuningJobName=job_name(execution, step["Name"], most=32))
+        self.sagemaker.create_hyper_parameter_tuning_job(**request)
+        reuse = partial(self._reused, step, "Training")
+        return run_tuning(Search(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
+
+    def _log(self, step: Mapping[str, Any]) -> Path:
+        return self.context.logs / f"{step['Name']}.log"
+
     @contextmanager
-    def _reused(self, step: Mapping[str, Any], request: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[bool]:
-        """Yield whether an earlier run's results replace this step; otherwise cache the results of the body."""
+    def _reused(
+        self, step: Mapping[str, Any], kind: str, request: Mapping[str, Any], places: Mapping[str, str], log: Path
+    ) -> Iterator[bool]:
+        """Yield whether an earlier run's results replace this job; otherwise cache the results of the body."""
         settings, cache = step.get("CacheConfig") or {}, self.context.cache
         if cache is None or not settings.get("Enabled"):
             yield False
             return
-        key = cache.key(step["Type"], request)
+        key = cache.key(kind, request)
         if cache.restore(key, places, settings["ExpireAfter"]):
-            self.context.logs.mkdir(parents=True, exist_ok=True)
-            log = self.context.logs / f"{step['Name']}.log"
+            log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(f"reused: an earlier run made the same of the same inputs ({key[:12]})\n", encoding="utf-8")
             yield True
             return
@@ -228,6 +245,7 @@ class Interpreter(Execution):
 _EXECUTORS: Mapping[str, Callable[[Interpreter, Mapping[str, Any]], Mapping[str, Any]]] = {
     "Processing": Interpreter._processing,
     "Training": Interpreter._training,
+    "Tuning": Interpreter._tuning,
     "Condition": Interpreter._condition,
     "RegisterModel": Interpreter._register,
     "Model": Interpreter._model,

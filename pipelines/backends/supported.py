@@ -102,6 +102,34 @@ _TRAINING = {
     "EnableInterContainerTrafficEncryption": ANY,
     "EnableManagedSpotTraining": ANY,
 }
+_TUNING = {
+    "HyperParameterTuningJobConfig": {
+        "Strategy": {"Bayesian", "Random"},
+        "HyperParameterTuningJobObjective": ANY,
+        # One training job runs at a time.
+        "ResourceLimits": {"MaxNumberOfTrainingJobs": ANY, "MaxParallelTrainingJobs": ANY},
+        "ParameterRanges": {
+            "IntegerParameterRanges": [
+                {"Name": ANY, "MinValue": ANY, "MaxValue": ANY, "ScalingType": {"Linear", "Auto"}}
+            ],
+            "ContinuousParameterRanges": [
+                {"Name": ANY, "MinValue": ANY, "MaxValue": ANY, "ScalingType": {"Linear", "Logarithmic"}}
+            ],
+            "CategoricalParameterRanges": ANY,
+        },
+        "TrainingJobEarlyStoppingType": {"Off"},
+        "RandomSeed": ANY,
+    },
+    "TrainingJobDefinition": {
+        **{
+            key: value for key, value in _TRAINING.items() if key not in ("HyperParameters", "CheckpointConfig", "Tags")
+        },
+        "StaticHyperParameters": ANY,
+        # Internal errors of SageMaker; here a trial that fails has failed.
+        "RetryStrategy": ANY,
+    },
+    "Tags": ANY,
+}
 _MODEL = {
     "PrimaryContainer": {"Image": ANY, "ModelDataUrl": ANY, "Environment": ANY},
     "ExecutionRoleArn": ANY,
@@ -133,6 +161,7 @@ _ENDPOINT_CONFIG = {
 MEMBERS: Mapping[str, Any] = {
     "Processing": _PROCESSING,
     "Training": _TRAINING,
+    "Tuning": _TUNING,
     "Model": _MODEL,
     "EndpointConfig": _ENDPOINT_CONFIG,
     "RegisterModel": ANY,

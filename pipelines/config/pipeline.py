@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
@@ -32,7 +33,13 @@ from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
 
-SET_ELSEWHERE = {"cnn": "the key cnns", "seed": "data.seed"}
+SET_ELSEWHERE = {
+    "cnn": "the key cnns",
+    "seed": "data.seed",
+    "choose_by": "evaluation.choose_by",
+    "choose_level": "evaluation.choose_level",
+    "breast_rule": "evaluation.breast_rule",
+}
 """Hyperparameters that the pipeline sets itself, and the source of each value."""
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
@@ -158,6 +165,9 @@ class PipelineConfig(Settings):
         description="what one network has in place of that, by its name: `[per_cnn.alexnet]` with "
         "`learning_rate = 1e-4`",
     )
+    tuning: TuningConfig = Field(
+        default_factory=TuningConfig, description="a search over keys of `training`, in place of a network's training"
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="the gate and its measures")
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="instances, limits, caching")
     images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
@@ -201,7 +211,24 @@ class PipelineConfig(Settings):
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
             self.training_of(cnn)
+        self._check_tuning()
         return self
+
+    def _check_tuning(self) -> None:
+        """Refuse a search for a network that is no candidate, and ranges from which a trial could fail."""
+        if unknown := set(self.tuning.cnns) - set(self.cnns):
+            raise ConfigError(f"tuning.cnns = {', '.join(sorted(unknown))}: not among cnns = {', '.join(self.cnns)}")
+        for key in SET_FOR_ALL.keys() & self.tuning.ranges.keys() - {"epochs"}:
+            raise ConfigError(f"tuning.ranges.{key}: is set by {SET_FOR_ALL[key]}; a search does not choose it")
+        compute = self.compute
+
+        def check(values: Mapping[str, str]) -> None:
+            size = TrainConfig.from_hyperparameters(values).batch_size
+            require_even_batch(size, compute.training_instance_type, compute.training_instance_count)
+
+        for cnn in filter(self.tuning.tunes, self.cnns):
+            own = {key: str(word) for key, word in self.training_of(cnn).to_json().items()}
+            self.tuning.require_valid(own, check)
 
     def on_aws(self) -> "PipelineConfig":
         """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""
@@ -217,7 +244,8 @@ class PipelineConfig(Settings):
         own, where = self.per_cnn.get(str(cnn), {}), f"per_cnn.{cnn}."
         for key in SET_FOR_ALL.keys() & own.keys():
             raise ConfigError(f"{where}{key} is set by {SET_FOR_ALL[key]}")
-        values = {**self.training.to_json(), **own, "cnn": str(cnn), **changes}
+        judged = self.evaluation.model_dump(mode="json", include={"choose_by", "choose_level", "breast_rule"})
+        values = {**self.training.to_json(), **own, **judged, "cnn": str(cnn), **changes}
         try:
             return TrainConfig.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:

@@ -58,7 +58,7 @@ class DataConfig(Settings):
     reduced_decode: bool = Field(
         default=False,
         description="whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the "
-        "difference",
+        "difference and decodes images that differ much in full",
     )
     max_quarantine: float = Field(
         default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"

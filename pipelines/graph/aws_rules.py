@@ -1,11 +1,12 @@
 """Finds what AWS would refuse in a compiled definition, before anything costs money.
 
 The rules have two sources: botocore's model of SageMaker (members, types, enumerated values, patterns, lengths and
-ranges), and `RULES`, for rules that only the documentation states. docs/how-to/aws.md lists each rule with its page.
+ranges), and the documentation, for rules that the model does not state (`mammopipe.pipelines.graph.request_rules`).
+docs/how-to/aws.md lists each rule with its page.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from botocore.validate import ParamValidator
@@ -13,15 +14,12 @@ from botocore.validate import ParamValidator
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.config.compute import require_divided, require_even_batch
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.graph.request_rules import RULES
 from mammopipe.pipelines.graph.requests import Asked, requests, service_model
 from mammopipe.processing.errors import ConfigError
 
-MOST_TRAINING_SECONDS = 28 * 24 * 3600
-LARGEST_TRAINING_VOLUME_GB = 16_384
 MOST_PARAMETERS = 200
 MOST_STEPS = 50
-LONGEST_CONFIG_NAME = 63 - 12
-"""SageMaker's limit, less the suffix that SageMaker Pipelines adds to make an endpoint configuration's name unique."""
 CLASSES: Mapping[str, str] = {
     r"\p{L}": "a-zA-Z\u00c0-\uffff",
     r"\p{M}": "\u0300-\u036f",
@@ -33,6 +31,8 @@ CLASSES: Mapping[str, str] = {
     r"\uD800\uDC00-\uDBFF\uDFFF": "\U00010000-\U0010ffff",
 }
 """The character classes in the service's patterns, as Python writes them inside brackets."""
+RETRIED = ("Processing", "Training", "Tuning", "Transform", "Model", "RegisterModel")
+"""The step types whose retry policies are supported ("Retry Policy for Pipeline Steps")."""
 ONLY_IN_CONDITIONS = "Std:JsonGet"
 
 
@@ -83,8 +83,8 @@ def _definition(definition: Mapping[str, Any]) -> Iterator[str]:
         own = {key: value for key, value in step["Arguments"].items() if key not in ("IfSteps", "ElseSteps")}
         if step["Type"] != "Condition" and _holds_key(own, ONLY_IN_CONDITIONS):
             yield f"step {step['Name']}: {ONLY_IN_CONDITIONS} is documented for conditions only"
-        if step["Type"] == "Endpoint" and step.get("RetryPolicies"):
-            yield f"step {step['Name']}: SageMaker Pipelines takes no retry policy for an endpoint step"
+        if step["Type"] not in RETRIED and step.get("RetryPolicies"):
+            yield f"step {step['Name']}: SageMaker Pipelines supports no retry policy for a step of type {step['Type']}"
         if step["Type"] == "Condition" and any(item["Type"] == "Condition" for item in _branches(step)):
             yield f"step {step['Name']}: a condition inside of a condition is not supported"
 
@@ -150,74 +150,3 @@ def _python_pattern(pattern: str) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _images(request: Mapping[str, Any]) -> Iterator[str]:
-    places = {
-        "AppSpecification.ImageUri": request.get("AppSpecification", {}).get("ImageUri"),
-        "AlgorithmSpecification.TrainingImage": request.get("AlgorithmSpecification", {}).get("TrainingImage"),
-        "PrimaryContainer.Image": request.get("PrimaryContainer", {}).get("Image"),
-    }
-    for where, image in places.items():
-        if image is not None and not re.fullmatch(r"\S+", image):
-            yield f"{where}={image!r}: an image is needed"
-
-
-def _training(request: Mapping[str, Any]) -> Iterator[str]:
-    limits, resources = request["StoppingCondition"], request["ResourceConfig"]
-    spot = bool(request.get("EnableManagedSpotTraining"))
-    for name in ("MaxRuntimeInSeconds", "MaxWaitTimeInSeconds"):
-        if limits.get(name, 0) > MOST_TRAINING_SECONDS:
-            yield f"StoppingCondition.{name}={limits[name]}: at most {MOST_TRAINING_SECONDS} (28 days)"
-    if spot != ("MaxWaitTimeInSeconds" in limits):
-        yield "StoppingCondition.MaxWaitTimeInSeconds goes with managed spot training, and with it alone"
-    if limits.get("MaxWaitTimeInSeconds", limits["MaxRuntimeInSeconds"]) < limits["MaxRuntimeInSeconds"]:
-        yield "StoppingCondition.MaxWaitTimeInSeconds must be at least MaxRuntimeInSeconds"
-    if resources["VolumeSizeInGB"] > LARGEST_TRAINING_VOLUME_GB:
-        yield f"ResourceConfig.VolumeSizeInGB={resources['VolumeSizeInGB']}: at most {LARGEST_TRAINING_VOLUME_GB}"
-    if resources["InstanceCount"] < 1:
-        yield f"ResourceConfig.InstanceCount={resources['InstanceCount']}: at least 1"
-
-
-def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
-    cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
-    key = str(cluster.get("VolumeKmsKeyId") or "")
-    if "alias/" in key:
-        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
-
-
-def _arguments(request: Mapping[str, Any]) -> Iterator[str]:
-    for item in request.get("ProcessingInputs", []):
-        uri = item["S3Input"]["S3Uri"]
-        if "//" in uri.removeprefix("s3://"):
-            yield f"input {item['InputName']}: {uri} has an empty folder; InputDataUri and WeightsUri end in no slash"
-    words = request["AppSpecification"].get("ContainerArguments", [])
-    for name, value in zip(words[::2], words[1::2], strict=False):
-        if value.startswith("-"):
-            yield f"argument {name}={value!r}: a value must not begin with a hyphen"
-
-
-def _channels(request: Mapping[str, Any]) -> Iterator[str]:
-    for channel in request.get("InputDataConfig", []):
-        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-        if "//" in uri.removeprefix("s3://"):
-            yield f"channel {channel['ChannelName']}: {uri} has an empty folder; WeightsUri ends in no slash"
-
-
-def _endpoint_config(request: Mapping[str, Any]) -> Iterator[str]:
-    name = request["EndpointConfigName"]
-    if len(name) > LONGEST_CONFIG_NAME:
-        yield f"EndpointConfigName={name}: at most {LONGEST_CONFIG_NAME}, since SageMaker Pipelines adds a suffix"
-    serverless = any("ServerlessConfig" in item for item in request["ProductionVariants"])
-    for member in ("KmsKeyId", "DataCaptureConfig", "AsyncInferenceConfig"):
-        if serverless and request.get(member) is not None:
-            yield f"{member}: serverless endpoints take none"
-
-
-RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
-    "Processing": (_images, _volume_key, _arguments),
-    "Training": (_images, _volume_key, _training, _channels),
-    "Model": (_images,),
-    "EndpointConfig": (_endpoint_config,),
-}
-"""Rules that the service's model does not state, by step type."""

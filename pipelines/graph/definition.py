@@ -2,6 +2,8 @@
 
 Prepare -> Augment -> Segment -> Train-<cnn>, all in parallel -> Evaluate -> Gate
 
+    A network that `tuning` names has Tune-<cnn> in place of Train-<cnn>; its best trial is the candidate.
+
     Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (the last three twice in mode `both`)
     Gate refused: Fail, with the reason
 """
@@ -59,7 +61,7 @@ def _checked(config: PipelineConfig, session: Any, endpoint: EndpointConfig) -> 
 def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: EndpointConfig) -> "Pipeline":
     from sagemaker.mlops.workflow.pipeline import Pipeline
 
-    from mammopipe.pipelines.graph import serving_steps, steps
+    from mammopipe.pipelines.graph import candidate_steps, serving_steps, steps
     from mammopipe.pipelines.graph.parameters import Parameters
     from mammopipe.pipelines.graph.request_parts import Context
 
@@ -67,8 +69,8 @@ def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: Endpoin
     prepared = steps.prepare(context)
     augmented = steps.augment(context, prepared)
     segmented = steps.segment(context, prepared, augmented)
-    trained = {cnn: steps.train(context, cnn, segmented) for cnn in config.cnns}
-    evaluated = steps.evaluate(context, segmented, trained)
+    candidates = {cnn: candidate_steps.candidate(context, cnn, segmented) for cnn in config.cnns}
+    evaluated = steps.evaluate(context, segmented, {cnn: model for cnn, (_, model) in candidates.items()})
 
     registered = steps.register(context, evaluated)
     passed: list[Any] = [registered]
@@ -80,6 +82,6 @@ def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: Endpoin
         name=config.name,
         parameters=context.parameters.declared(),
         pipeline_experiment_config=None,
-        steps=[prepared, augmented, segmented, *trained.values(), evaluated, gate],
+        steps=[prepared, augmented, segmented, *(step for step, _ in candidates.values()), evaluated, gate],
         sagemaker_session=session,
     )

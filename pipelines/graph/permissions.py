@@ -12,7 +12,7 @@ from typing import Any
 
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.graph.requests import Asked, requests
+from mammopipe.pipelines.graph.requests import TUNING_JOB, Asked, requests
 
 IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)([:@].+)?"
@@ -33,7 +33,7 @@ LOOKS = (
 RESOURCES: Mapping[str, tuple[str, ...]] = {
     "Processing": ("processing-job/pipelines-abcdefghijkl-step",),
     "Training": ("training-job/pipelines-abcdefghijkl-step",),
-    "Tuning": ("hyper-parameter-tuning-job/pipelines-abcdefghijkl-step",),
+    "Tuning": (f"hyper-parameter-tuning-job/{TUNING_JOB}",),
     "Transform": ("transform-job/pipelines-abcdefghijkl-step",),
     "Model": ("model/pipelines-abcdefghijkl-step",),
 }
@@ -44,6 +44,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "Tuning": (
         "CreateHyperParameterTuningJob",
         "DescribeHyperParameterTuningJob",
+        "ListTrainingJobsForHyperParameterTuningJob",
         "StopHyperParameterTuningJob",
         "AddTags",
     ),

@@ -172,3 +172,12 @@ def job_retries() -> list[Any]:
         ),
         SageMakerJobStepRetryPolicy(failure_reason_types=[kinds.INTERNAL_ERROR], interval_seconds=60, max_attempts=2),
     ]
+
+
+def tuning_retries() -> list[Any]:
+    """Return the retry policies of a search: those of calls, and lack of capacity.
+
+    Its jobs retry internal errors by their own `RetryStrategy`; a step's policy for them has no effect there ("Retry
+    Policy for Pipeline Steps").
+    """
+    return job_retries()[:2]

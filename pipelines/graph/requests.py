@@ -26,6 +26,10 @@ EXECUTION = {
 """Values of the execution variables, as long as AWS's own."""
 
 
+TUNING_JOB = "abcdefghijkl-Tune-a-ABCDEFGHIJ"
+"""Name of a search: 32 characters at most, so it is shorter than the names of other jobs."""
+
+
 @dataclass(frozen=True)
 class Call:
     """The SageMaker call of a step."""
@@ -42,7 +46,7 @@ CALLS: Mapping[str, Call] = {
     "Training": Call("CreateTrainingJob", {"TrainingJobName": "job"}, "DescribeTrainingJob"),
     "Tuning": Call(
         "CreateHyperParameterTuningJob",
-        {"HyperParameterTuningJobName": "job"},
+        {"HyperParameterTuningJobName": TUNING_JOB},
         "DescribeHyperParameterTuningJob",
     ),
     "Transform": Call("CreateTransformJob", {"TransformJobName": "job"}, "DescribeTransformJob"),
@@ -103,6 +107,10 @@ def properties(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "Processing":
         outputs = request.get("ProcessingOutputConfig", {}).get("Outputs", [])
         made |= {"ProcessingJobName": job, "ProcessingOutputConfig": {"Outputs": outputs}}
+    if kind == "Tuning":
+        trials = service_model().operation_model("ListTrainingJobsForHyperParameterTuningJob").output_shape
+        best = sample(trials.members["TrainingJobSummaries"].member) | {"TrainingJobName": f"{TUNING_JOB}-001-abcdef01"}
+        made |= {"TrainingJobSummaries": [best], "TrainingJobDefinition": request["TrainingJobDefinition"]}
     if kind == "Training":
         folder = request["OutputDataConfig"]["S3OutputPath"].rstrip("/")
         made["ModelArtifacts"] = {"S3ModelArtifacts": f"{folder}/{job}/output/model.tar.gz"}

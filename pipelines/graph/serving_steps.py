@@ -59,15 +59,15 @@ def endpoint_config(context: Context, model: ModelStep, *, asynchronous: bool = 
         async_inference_config_dict=_async_inference(context) if asynchronous else None,
     )
     step = _serving_name("EndpointConfig", asynchronous)
-    return EndpointConfigStep(name=step, step_args=arguments, retry_policies=[request_parts.call_retry()])
+    return EndpointConfigStep(name=step, step_args=arguments)
 
 
 def endpoint(context: Context, settings: EndpointConfigStep, *, asynchronous: bool = False) -> EndpointStep:
     """Return the step that creates the run's own endpoint, or updates an existing one to the new model.
 
-    It has no retry policy, because SageMaker Pipelines accepts none for endpoint steps (the SDK's `EndpointStep`). It
-    has no deployment guardrails: no client depends on a candidate, and after a rollback it would serve an older model
-    than the run's.
+    It has no retry policy: SageMaker Pipelines supports none for endpoints and their configurations ("Retry Policy for
+    Pipeline Steps"), and repeats throttled and failed calls by itself. It has no deployment guardrails: no client
+    depends on a candidate, and after a rollback it would serve an older model than the run's.
     """
     config = context.endpoint
     arguments = context.session.create_endpoint(

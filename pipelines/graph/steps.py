@@ -3,9 +3,6 @@
 `mammopipe.pipelines.graph.serving_steps` has the steps that serve the model.
 """
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
@@ -14,43 +11,26 @@ from typing import Any
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
 from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import (
-    CheckpointConfig,
-    MetricDefinition,
-    OutputDataConfig,
     ProcessingInput,
-    StoppingCondition,
-    Tag,
 )
-from sagemaker.core.training.configs import Compute
 from sagemaker.core.workflow.conditions import ConditionEquals, ConditionGreaterThanOrEqualTo
 from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.model_step import ModelStep
-from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
-from sagemaker.train import ModelTrainer
+from sagemaker.mlops.workflow.steps import ProcessingStep, Step
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
-from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.splits import read_register
 
-METRICS = (
-    "train_loss",
-    "validation_loss",
-    "validation_macro_auc",
-    "validation_balanced_accuracy",
-    "learning_rate",
-    "seconds",
-)
-"""The figures on the line that `train` prints after each epoch, as `name=number`."""
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
-RESPONSE_TYPES = ["application/json", "image/png", "application/dicom"]
+RESPONSE_TYPES = ["application/json", "image/png", "application/dicom", "application/zip"]
 
 
 def prepare(context: Context) -> ProcessingStep:
@@ -132,42 +112,27 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
     )
 
 
-def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep:
-    """Return the step that trains one candidate; it never gets the images of the test split."""
-    data = request_parts.output(segmented, "data_segmentation")
-    channels = {
-        "train": below(data, "images/train/"),
-        "validation": below(data, "images/validation/"),
-        "manifest": below(data, "manifest"),
-        "stage": below(data, "stage"),
-    }
-    if context.parameters.weights_uri is not None:
-        channels["weights"] = below(context.parameters.weights_uri, "")
-    return TrainingStep(
-        name=step_name(cnn),
-        step_args=_trainer(context, cnn, segmented).train(
-            [request_parts.channel(name, uri) for name, uri in channels.items()]
-        ),
-        cache_config=request_parts.cache(context),
-        retry_policies=request_parts.job_retries(),
-    )
+def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, Any]) -> ProcessingStep:
+    """Return the step that evaluates every candidate and selects the best by its validation figures.
 
-
-def evaluate(context: Context, segmented: ProcessingStep, trained: Mapping[str, TrainingStep]) -> ProcessingStep:
-    """Return the step that evaluates every candidate and selects the best by its validation figures."""
+    Args:
+        context: The objects that every step is built from.
+        segmented: The step that segmented the images.
+        models: The S3 URI of each candidate's `model.tar.gz`.
+    """
     config, data = context.config, request_parts.output(segmented, "data_segmentation")
     arguments = {
         "--profile": str(config.profile),
         "--min-macro-auc": context.parameters.min_macro_auc.to_string(),
+        "--choose-by": config.evaluation.choose_by,
+        "--choose-level": config.evaluation.choose_level,
+        "--min-choice": str(config.evaluation.min_choice),
         "--bootstrap": str(config.evaluation.bootstrap),
         "--breast-rule": config.evaluation.breast_rule,
         "--other-breast": str(config.evaluation.other_breast),
         "--seed": context.parameters.seed.to_string(),
     }
-    candidates = [
-        request_parts.source(f"model-{cnn}", step.properties.ModelArtifacts.S3ModelArtifacts, folder=f"models/{cnn}")
-        for cnn, step in trained.items()
-    ]
+    candidates = [request_parts.source(f"model-{cnn}", model, folder=f"models/{cnn}") for cnn, model in models.items()]
     reads = config.storage.uri(read_register.NAME, config.dataset)
     inputs = [
         request_parts.source("data", data),
@@ -224,14 +189,19 @@ def register(context: Context, evaluated: ProcessingStep) -> ModelStep:
 def gate(context: Context, evaluated: ProcessingStep, passed: Sequence[Step], refused: Step) -> ConditionStep:
     """Return the step that continues only with the protocol `patient`, a passed audit, and the minimum macro AUC.
 
-    The macro AUC is that on validation or, for cross-validated networks, out of fold.
+    The macro AUC is that on validation or, for cross-validated networks, out of fold. With `evaluation.min_choice`, the
+    figure that chose the network must reach that limit, too.
     """
+    config = context.config.evaluation
     figure = request_parts.value(evaluated, "selected.validation.macro_auc.value")
-    conditions = [
+    conditions: list[Any] = [
         ConditionEquals(left=request_parts.value(evaluated, "protocol"), right=str(SplitProtocol.PATIENT)),
         ConditionEquals(left=request_parts.value(evaluated, "leakage.passed"), right=True),
         ConditionGreaterThanOrEqualTo(left=figure, right=context.parameters.min_macro_auc),
     ]
+    if config.min_choice:
+        chosen = request_parts.value(evaluated, "selected.choice.value")
+        conditions.append(ConditionGreaterThanOrEqualTo(left=chosen, right=config.min_choice))
     return ConditionStep(name="Gate", conditions=conditions, if_steps=list(passed), else_steps=[refused])
 
 
@@ -240,19 +210,17 @@ def refuse(context: Context, evaluated: ProcessingStep) -> FailStep:
 
     The message contains parameters but no figures, since AWS documents property-file values only for conditions.
     """
+    config = context.config.evaluation
+    chosen = [f" and a {config.choice.words} of at least {config.min_choice:g}"] if config.min_choice else []
     sentence = [
         "Nothing was registered: the best candidate must be split by patient, pass the leakage audit and have a macro "
         "AUC of at least MinMacroAuc=",
         context.parameters.min_macro_auc.to_string(),
+        *chosen,
         "; evaluation.json says which it failed, in ",
         request_parts.execution_folder(context, "evaluation"),
     ]
     return FailStep(name="Fail", error_message=Join(on="", values=sentence))
-
-
-def step_name(cnn: str) -> str:
-    """Return the name of a candidate's training step; step names allow no underscores."""
-    return f"Train-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
 
 
 def _processing(
@@ -294,61 +262,3 @@ def _processing(
         cache_config=request_parts.cache(context),
         retry_policies=request_parts.job_retries(),
     )
-
-
-def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
-    """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
-
-    The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
-    concurrent executions share a folder only if they train the same network with the same settings on the same files.
-    """
-    settings = {**context.config.training_of(cnn).to_json(), "image": context.config.images.training}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    parameters = context.parameters
-    run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
-    base = context.config.storage.uri("checkpoints", cnn)
-    return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
-
-
-def _trainer(context: Context, cnn: str, segmented: ProcessingStep) -> ModelTrainer:
-    config, parameters, compute = context.config, context.parameters, context.config.compute
-    kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
-    # The service requires a limit on waiting with spot, and refuses one without spot.
-    waiting = {"max_wait_time_in_seconds": compute.max_wait_seconds} if compute.spot else {}
-    trainer = ModelTrainer(
-        sagemaker_session=context.session,
-        role=config.security.role_for(Duty.TRAINING),
-        base_job_name=step_name(cnn),
-        training_image=config.images.training,
-        environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
-        hyperparameters=_hyperparameters(context, cnn),
-        compute=Compute(
-            instance_type=parameters.training_instance_type,
-            instance_count=parameters.training_instance_count,
-            volume_size_in_gb=compute.training_volume_gb,
-            volume_kms_key_id=request_parts.volume_key(context, compute.training_instance_type),
-            enable_managed_spot_training=compute.spot,
-            keep_alive_period_in_seconds=compute.keep_alive_seconds or None,
-        ),
-        networking=request_parts.networking(context),
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.training_max_runtime_seconds, **waiting),
-        output_data_config=OutputDataConfig(
-            s3_output_path=request_parts.execution_folder(context, f"models/{cnn}"), **kms
-        ),
-        checkpoint_config=CheckpointConfig(
-            s3_uri=_checkpoints(context, cnn, segmented), local_path=str(ContainerPaths().checkpoints)
-        ),
-        tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
-    )
-    metrics = [MetricDefinition(name=name, regex=rf"\b{name}=([0-9.eE+-]+)") for name in METRICS]
-    return trainer.with_metric_definitions(metrics)
-
-
-def _hyperparameters(context: Context, cnn: str) -> dict[str, Any]:
-    parameters = context.parameters
-    fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
-    return fixed | {
-        "cnn": str(cnn),
-        "epochs": parameters.epochs.to_string(),
-        "seed": parameters.seed.to_string(),
-    }

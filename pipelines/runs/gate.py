@@ -12,8 +12,11 @@ def why_closed(evaluation: Mapping[str, Any], limit: object) -> str:
         limit: The value of the pipeline's parameter MinMacroAuc.
     """
     best = evaluation["selected"]
+    least, choice = evaluation.get("min_choice", 0.0), best.get("choice", {})
+    chosen = f", a {choice['words']} of {choice['value']:.4f} where min_choice is {least:g}" if least else ""
     return (
         f"Nothing was registered: the best candidate, {best['cnn']}, has a validation macro AUC of {best['figure']} "
-        f"where MinMacroAuc is {limit}; protocol: {evaluation['protocol_verdict']}; "
+        f"where MinMacroAuc is {limit}{chosen}; "
+        f"protocol: {evaluation['protocol_verdict']}; "
         f"leakage audit: {evaluation['leakage']['verdict']}"
     )

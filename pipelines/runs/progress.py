@@ -21,7 +21,7 @@ from mammopipe.pipelines.backends.step_status import Status, StepRecord
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
 FOLD = re.compile(r"^fold=(\d+) ")
 """The line that a training job prints before the epochs of a fold."""
-SLOW = ("Processing", "Training", "Endpoint")
+SLOW = ("Processing", "Training", "Tuning", "Endpoint")
 """Step types whose start is worth a line."""
 STYLES = {
     Status.WAITING: "dim",
@@ -101,6 +101,15 @@ class Progress:
                     where = f"  {record.name:<20} {fold}epoch {epoch:>3}"
                     print(f"{where}  validation AUC {score}  {seconds} s", flush=True)
                 self._epochs[record.name] = max(len(lines), self._epochs.get(record.name, 0))
+                if record.type == "Tuning":
+                    self._tell_trials(record)
+
+    def _tell_trials(self, record: StepRecord) -> None:
+        """Print the trials of a search that have ended since the last call."""
+        lines = _read(self.logs / f"{record.name}.log").splitlines()
+        for line in lines[self._epochs[record.name] :]:
+            print(f"  {record.name:<20} {line}", flush=True)
+        self._epochs[record.name] = len(lines)
 
     def _table(self) -> Table:
         return steps_table(self._records, self.logs)

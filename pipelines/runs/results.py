@@ -11,6 +11,7 @@ from mammopipe.inference.client.client import Answer, Delivery, MammographyClien
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.config.pipeline import Keep
 from mammopipe.pipelines.data.s3 import S3Object, Storage
+from mammopipe.pipelines.experiment import trials
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, read_manifest
 from mammopipe.processing.errors import ManifestError
@@ -25,6 +26,8 @@ RESULTS: Mapping[str, tuple[str, ...]] = {
 WHOLE = tuple(name for names in RESULTS.values() for name in names)
 IMAGES = ("prepared", "data_segmentation")
 """The outputs whose images a run may keep."""
+SEARCH = "Tune-"
+"""Beginning of the name of a step that searches hyperparameters; the rest is the network's name."""
 PREPARED = "prepared"
 """The output whose manifest says which images are in the test split."""
 
@@ -54,6 +57,10 @@ def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Pa
             target = _place_of(output.name, place.name_below(item.key))
             if target is not None:
                 storage.fetch(place, item, folder / target)
+    searches = {name: made["AllTrainingJobSummaries"] for name, made in steps.items() if name.startswith(SEARCH)}
+    trials.write(
+        folder, [row for name, made in searches.items() for row in trials.rows(name.removeprefix(SEARCH), made)]
+    )
 
 
 def keep(
@@ -70,8 +77,8 @@ def keep(
     """
     if Keep.MODELS in kinds:
         for name, properties in steps.items():
-            uri = properties.get("ModelArtifacts", {}).get("S3ModelArtifacts", "")
-            network = name.removeprefix("Train-")
+            uri = _model_of(properties)
+            network = name.removeprefix("Train-").removeprefix(SEARCH)
             if uri and network != selected.replace("_", "-"):
                 for item in storage.list(uri):
                     storage.fetch(S3Uri.parse(uri), item, folder / "models" / f"{network}.tar.gz")
@@ -79,6 +86,14 @@ def keep(
         for output in outputs(steps):
             if output.name in IMAGES:
                 storage.download(f"{output.uri}/images/", folder / "images" / output.name)
+
+
+def _model_of(properties: Mapping[str, Any]) -> str:
+    """Return the S3 URI of the model of a training step, or of the best trial of a search; empty for other steps."""
+    if "BestTrainingJob" in properties:
+        folder = properties["TrainingJobDefinition"]["OutputDataConfig"]["S3OutputPath"].rstrip("/")
+        return f"{folder}/{properties['BestTrainingJob']['TrainingJobName']}/output/model.tar.gz"
+    return str(properties.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""))
 
 
 def _place_of(output: str, name: str) -> Path | None:

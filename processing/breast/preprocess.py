@@ -3,18 +3,20 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from mammopipe.processing.breast.quality import Flag
 from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
 from mammopipe.processing.datasets.manifest import Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.settings import Settings
 
 _PERCENTILES = {"level_low": 5, "level_mid": 50, "level_high": 95}
 
@@ -22,49 +24,51 @@ _PERCENTILES = {"level_low": 5, "level_mid": 50, "level_high": 95}
 FULL_SCALE = 65535
 
 
-@dataclass(frozen=True)
-class PreprocessConfig:
+class PreprocessConfig(Settings):
     """All settings that shape the network's input; they are stored in the model."""
 
-    height: int = 320
-    """Rows of the network's input."""
-    width: int = 192
-    """Columns of the network's input; a cropped breast is about twice as high as it is wide."""
-    max_height: int = 2048
-    """Taller images are first reduced to this number of rows."""
-    remove_pectoral: bool = True
-    """Whether a pectoral muscle that was found is blackened."""
-    low_percentile: float = 0.5
-    """Percentile of the tissue's values that becomes black."""
-    high_percentile: float = 99.5
-    """Percentile of the tissue's values that becomes white."""
+    height: int = Field(default=320, ge=32, le=8192, description="rows of the network's input")
+    width: int = Field(
+        default=192,
+        ge=32,
+        le=8192,
+        description="columns of the network's input; a cropped breast is about twice as high as it is wide",
+    )
+    max_height: int = Field(
+        default=2048, ge=32, le=8192, description="taller images are first reduced to this number of rows"
+    )
+    remove_pectoral: bool = Field(default=True, description="whether a pectoral muscle that was found is blackened")
+    low_percentile: float = Field(
+        default=0.5, ge=0, lt=100, description="percentile of the tissue's values that becomes black"
+    )
+    high_percentile: float = Field(
+        default=99.5, gt=0, le=100, description="percentile of the tissue's values that becomes white"
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("height", "width", "max_height"):
-            if not 32 <= getattr(self, name) <= 8192:
-                raise ConfigError(f"{name}={getattr(self, name)} must lie between 32 and 8192 pixels")
+    @model_validator(mode="after")
+    def _check(self) -> "PreprocessConfig":
         if self.max_height < self.height:
             raise ConfigError(f"max_height={self.max_height} must be at least height={self.height}")
-        if not 0 <= self.low_percentile < self.high_percentile <= 100:
+        if self.low_percentile >= self.high_percentile:
             raise ConfigError(
-                f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}, "
-                f"both between 0 and 100"
+                f"low_percentile={self.low_percentile} must be below high_percentile={self.high_percentile}"
             )
+        return self
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PreprocessConfig":
         """Return the config that `to_json` wrote; raises `ConfigError` for an unknown, missing or mistyped key."""
-        types = {field.name: field.type for field in fields(cls)}
-        if set(values) != set(types):
-            raise ConfigError(f"preprocess: keys must be {sorted(types)}, not {sorted(values)}")
-        for name, value in values.items():
-            if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-                raise ConfigError(f"preprocess: {name}={value!r} must be of type {types[name]}")
-        return cls(**values)
+        missing = sorted(set(cls.model_fields) - set(values))
+        if missing:
+            raise ConfigError(f"preprocess: {', '.join(missing)} is missing")
+        try:
+            return cls.from_values(values)
+        except ConfigError as error:
+            raise ConfigError(f"preprocess: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """Return the config as JSON values."""
-        return asdict(self)
+        return self.model_dump(mode="json")
 
     @property
     def digest(self) -> str:

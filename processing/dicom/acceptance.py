@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.descriptions import is_synthetic, refused_words, tomographic_words
 from mammopipe.processing.dicom.view_text import read_view_text
-from mammopipe.processing.errors import NotAMammogramError
+from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _TOMOSYNTHESIS = _STORAGE + "13.1.3"
@@ -23,14 +24,10 @@ _SOP_CLASSES = {_STORAGE + suffix for suffix in ("1", "1.1", "1.2", "7", "7.2", 
 """CR, DX, Digital Mammography and Breast Projection images for presentation; Secondary Capture, used for old
 mammograms; tomosynthesis storage, which may hold a single generated 2-D image."""
 
-_BIOPSY_TYPES = ("STEREO", "PREFIRE", "POSTFIRE", "POSTBIOPSY", "POSTMARKER", "TOMO_SCOUT")
-_GENERATED_2D = ("GENERATED_2D", "TOMO_2D")
-_SYNTHETIC_WORDS = re.compile(
-    r"\b([SC][-_ ]?VIEW|V[-_ ]?PREVIEW|INSIGHT 2D|INTELLIGENT 2D|SYNTH\w*|GENERATED[-_ ]?2D|SM2D|S2D)\b"
-)
-"""Manufacturers' names of 2-D images that are computed from tomosynthesis."""
+_TOMOGRAPHIC_KINDS = re.compile(r"TOMO|SLICE|(\w+[_ -])?SLAB|VOLUME|MIP\b|MPR\b|MAX_IP")
 MAX_MAGNIFICATION = 1.35
 """Greatest magnification of a contact view: thick breasts reach 1.1; magnification views have at least 1.4."""
+_MAGNIFIED = f"a magnification view (more than {MAX_MAGNIFICATION})"
 
 # Codes of views and modifiers that do not show a whole breast on the detector, in SNOMED CT and the older SNOMED RT.
 REFUSED_CODES = {
@@ -50,30 +47,15 @@ REFUSED_CODES = {
     "R-40ABE": "view of the infra-mammary fold",
 }
 _REFUSED_MEANINGS = re.compile(
-    r"\b(MAGNIF\w*|SPOT|CLEAVAGE|VALLEY|TANGENTIAL|SPECIMEN|AXILLARY TISSUE|INFRA-?MAMMARY FOLD|STEREO\w*)\b"
+    r"\b(MAG|MAGNIF\w*|SPOT|CONED?|CLEAVAGE|VALLEY|TANGENTIAL|SPECIMEN|AXILLARY TISSUE|INFRA-?MAMMARY FOLD|STEREO\w*)\b"
 )
 """Words in the meaning of a code, of any coding scheme, for a view that does not show a whole breast."""
 _BREAST_CODES = ("76752008", "T-04000", "80248007", "T-04030", "73056007", "T-04020", "63762007")
-BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST")
+BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST|MAMA\b|MAMELL|PIERS")
 _UNKNOWN_PARTS = ("", "UNKNOWN", "OTHER", "NONE", "UNDEFINED", "N/A", "NA", "MG")
 _PADDLE_WORDS = re.compile(
-    r"(?P<spot>SPOT)|(?P<magnification>(?<!I)MAG(?!E))|(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID)"
+    r"(?P<spot>SPOT|CONED?\b)|(?P<magnification>(?<!I)MAG(?!E))|(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID)"
 )
-_DESCRIPTION_WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a magnification view", re.compile(r"\b(MAG|MAGNIF\w*|MAGNI|MAGVIEW|SPOTMAG|[LR]?M(CC|MLO|ML|LM))\b")),
-    ("a spot compression view", re.compile(r"\b(SPOT|SPOT[-_ ]?COMP\w*|CONE[-_ ]?COMP\w*)\b")),
-    ("a tangential or cleavage view", re.compile(r"\b(TANGENTIAL|TANG|CLEAVAGE)\b")),
-    ("a specimen", re.compile(r"\b(SPECIMEN|SURGICAL SPEC)\b")),
-    ("an image of a biopsy or another intervention", re.compile(r"\b(STEREO\w*|NEEDLE|WIRE|GALACTO\w*|DUCTO\w*)\b")),
-    ("a mask or a part of an image", re.compile(r"\b(ROI MASK\w*|MASK IMAGES?|CROPPED( IMAGES?)?)\b")),
-    ("an image of quality control", re.compile(r"\b(FLAT[-_ ]?FIELD\w*|CALIBRATION|PHANTOM|QC|GAIN MAP)\b")),
-    ("a screenshot", re.compile(r"\bSCREEN[-_ ]?(SAVE|SHOT|CAPTURE)\b")),
-    (
-        "a contrast-enhanced image other than its low-energy one",
-        re.compile(r"\b(RECOMB\w*|SUBTRACT\w*|HIGH[-_ ]?ENERGY)\b"),
-    ),
-)
-_TOMO_SLICES = re.compile(r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b")
 
 
 def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
@@ -89,18 +71,6 @@ def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
             raise NotAMammogramError(f"{tags.where}: {reason}")
     if not tags.has(Tag.SOP_CLASS_UID) and sop_class in FOR_PROCESSING_CLASSES:
         raise NotAMammogramError(f"{tags.where}: MediaStorageSOPClassUID (0002,0002) is {_named(sop_class)}: {_RAW}")
-
-
-def is_synthetic(tags: Tags) -> bool:
-    """Return whether Image Type or a manufacturer's name shows that the image was computed from tomosynthesis."""
-    kinds = tags.codes(Tag.IMAGE_TYPE)
-    return any(kind in _GENERATED_2D for kind in kinds) or bool(_SYNTHETIC_WORDS.search(_descriptions(tags)))
-
-
-def _descriptions(tags: Tags) -> str:
-    """Return the free text that describes the image; it is only searched for words, never shown."""
-    texts = (tags.code(tag) for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME))
-    return " / ".join(re.sub(r"[_]+", " ", text) for text in texts)
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
@@ -130,7 +100,7 @@ def _names_breast(tags: Tags) -> bool:
 
 
 def _is_breast(region: Tags) -> bool:
-    return region.code(Tag.CODE_VALUE) in _BREAST_CODES or bool(BREAST_WORDS.search(region.code(Tag.CODE_MEANING)))
+    return region.concept() in _BREAST_CODES or bool(BREAST_WORDS.search(region.code(Tag.CODE_MEANING)))
 
 
 def _sop_class(tags: Tags) -> str:
@@ -149,26 +119,33 @@ def _for_processing(tags: Tags) -> str:
     uid = tags.text(Tag.SOP_CLASS_UID)
     if uid in FOR_PROCESSING_CLASSES:
         return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
-    raw = tags.code(Tag.PRESENTATION_INTENT_TYPE) == "FOR PROCESSING"
+    raw = re.fullmatch("FOR[ _-]?PROCESSING", tags.code(Tag.PRESENTATION_INTENT_TYPE))
     return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW) if raw else ""
 
 
+_REFUSED_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("an image of a biopsy", re.compile(r"STEREO|PREFIRE|POSTFIRE|POSTBIOPSY|POSTMARKER|TOMO_SCOUT|BIOPSY")),
+    ("a tomosynthesis image", _TOMOGRAPHIC_KINDS),
+    (
+        "a contrast-enhanced image other than its low-energy one",
+        re.compile(r"SUBTRACT|ADDITION|HIGH[_ ]?ENERGY|(\w+[_ -])?RECOMB|DES\b|DUAL[_ ]?ENERGY"),
+    ),
+    ("a specimen", re.compile(r".*SPECIMEN")),
+    ("a screenshot or a secondary result", re.compile(r"SCREEN[ _-]?(SAVE|SHOT|CAP)|LOCALIZER|REPORT|CAD\b")),
+    ("an image of quality control or a mask", re.compile(r"FLAT[ _-]?FIELD|CALIB|PHANTOM|QC\b|MASK\b")),
+)
+"""What an image is whose Image Type has a value that starts like this."""
+
+
 def _image_type(tags: Tags) -> str:
-    kinds = tags.codes(Tag.IMAGE_TYPE)
-    meaning = ""
-    if any(kind.startswith(_BIOPSY_TYPES) for kind in kinds):
-        meaning = "an image of a biopsy"
-    elif any(re.match(r"TOMO|SLICE|SLAB|VOLUME|MIP\b|MPR\b", kind) for kind in kinds) and not is_synthetic(tags):
-        meaning = "a tomosynthesis image"
-    elif any(re.match(r"SUBTRACT|ADDITION|HIGH[_ ]?ENERGY|RECOMB|DES\b|DUAL[_ ]?ENERGY", kind) for kind in kinds):
-        meaning = "a contrast-enhanced image other than its low-energy one"
-    elif any("SPECIMEN" in kind for kind in kinds):
-        meaning = "a specimen"
-    elif any(re.match(r"SCREEN[ _-]?(SAVE|SHOT|CAP)|LOCALIZER|REPORT|CAD\b", kind) for kind in kinds):
-        meaning = "a screenshot or a secondary result"
-    elif any(re.match(r"FLAT[ _-]?FIELD|CALIB|PHANTOM|QC\b|MASK\b", kind) for kind in kinds):
-        meaning = "an image of quality control or a mask"
-    return _says(tags, Tag.IMAGE_TYPE, meaning) if meaning else ""
+    synthetic = is_synthetic(tags)
+    for tag in (Tag.IMAGE_TYPE, Tag.FRAME_TYPE):
+        for meaning, pattern in _REFUSED_KINDS:
+            # A generated 2-D image names tomosynthesis as its source (C.8.11.7.1.4).
+            exempt = synthetic and pattern is _TOMOGRAPHIC_KINDS
+            if not exempt and any(pattern.match(kind) for kind in tags.codes(tag)):
+                return _says(tags, tag, meaning)
+    return ""
 
 
 def _tomosynthesis(tags: Tags) -> str:
@@ -182,11 +159,10 @@ def _tomosynthesis(tags: Tags) -> str:
         return f"{label(Tag.TOMO_LAYER_HEIGHT)} is {height:g}: a slice of tomosynthesis"
     if thickness and tags.code(Tag.IMAGE_TYPE) != "ORIGINAL":
         return f"{label(Tag.SLICE_THICKNESS)} is {thickness:g}: a slice of tomosynthesis"
-    for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME):
-        match = _TOMO_SLICES.search(tags.code(tag))
-        if match:
-            return f"{label(tag)} holds {match[0]!r}: a tomosynthesis image"
-    return ""
+    if tags.code(Tag.TOMO_CLASS) == "TOMOSYNTHESIS":
+        return _says(tags, Tag.TOMO_CLASS, "a tomosynthesis image")
+    words = tomographic_words(tags)
+    return f"{words}: a tomosynthesis image" if words else ""
 
 
 def _specimen(tags: Tags) -> str:
@@ -210,21 +186,18 @@ def _body_part(tags: Tags) -> str:
     part = tags.code(Tag.BODY_PART_EXAMINED)
     if part not in _UNKNOWN_PARTS and not BREAST_WORDS.search(part):
         return _says(tags, Tag.BODY_PART_EXAMINED, "not a breast")
-    for region in tags.items(Tag.ANATOMIC_REGION_SEQUENCE):
-        if (region.has(Tag.CODE_VALUE) or region.has(Tag.CODE_MEANING)) and not _is_breast(region):
-            return f"{label(Tag.ANATOMIC_REGION_SEQUENCE)} has the code {quoted(_code_of(region))}: not a breast"
+    sequence = Tag.ANATOMIC_REGION_SEQUENCE
+    if not tags.items(sequence):  # Beside a region, the structure may be a part of the breast.
+        sequence = Tag.PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE
+    for region in tags.items(sequence):
+        if (region.concept() or region.has(Tag.CODE_MEANING)) and not _is_breast(region):
+            return f"{label(sequence)} has the code {quoted(region.concept())}: not a breast"
     return ""
-
-
-def _code_of(item: Tags) -> str:
-    """Return the code of a coded concept: Code Value, Long Code Value or URN Code Value (PS3.3 8.1 and 8.2)."""
-    tags = (Tag.CODE_VALUE, Tag.LONG_CODE_VALUE, Tag.URN_CODE_VALUE)
-    return next((item.text(tag) for tag in tags if item.has(tag)), "")
 
 
 def _coded_view(tags: Tags) -> str:
     for tag, item in _coded_items(tags):
-        code = _code_of(item)
+        code = item.concept()
         if code in REFUSED_CODES:
             return f"{label(tag)} has the code {code!r}: {REFUSED_CODES[code]}"
         match = _REFUSED_MEANINGS.search(item.code(Tag.CODE_MEANING))
@@ -249,18 +222,28 @@ def _view_position(tags: Tags) -> str:
 
 
 def _magnification(tags: Tags) -> str:
-    factor, tag = tags.number(Tag.ESTIMATED_MAGNIFICATION), Tag.ESTIMATED_MAGNIFICATION
-    if factor is None:
-        # C.8.11.7: both distances start at the source; the second ends at the breast support.
-        detector, patient = tags.number(Tag.DISTANCE_SOURCE_TO_DETECTOR), tags.number(Tag.DISTANCE_SOURCE_TO_PATIENT)
-        if detector and patient and detector >= patient > 0:
-            factor, tag = detector / patient, Tag.DISTANCE_SOURCE_TO_PATIENT
-    if factor is not None and factor > MAX_MAGNIFICATION:
-        shown = f"{label(tag)} is {factor:g}"
-        if tag is Tag.DISTANCE_SOURCE_TO_PATIENT:
-            shown = f"{label(Tag.DISTANCE_SOURCE_TO_DETECTOR)} is {factor:.2f} times {label(tag)}"
-        return f"{shown}: a magnification view (more than {MAX_MAGNIFICATION})"
+    factor = tags.number(Tag.ESTIMATED_MAGNIFICATION)
+    if factor is not None:
+        large = factor > MAX_MAGNIFICATION
+        return f"{label(Tag.ESTIMATED_MAGNIFICATION)} is {factor:g}: {_MAGNIFIED}" if large else ""
+    # C.8.11.7: both distances start at the source; the second ends at the breast support. 10.7.1.3: the spacing at the
+    # detector divided by that in the breast is the magnification.
+    for longer, shorter in (
+        (Tag.DISTANCE_SOURCE_TO_DETECTOR, Tag.DISTANCE_SOURCE_TO_PATIENT),
+        (Tag.IMAGER_PIXEL_SPACING, Tag.PIXEL_SPACING),
+    ):
+        first, second = _positive(tags, longer), _positive(tags, shorter)
+        if first and second and first / second > MAX_MAGNIFICATION:
+            return f"{label(longer)} is {first / second:.2f} times {label(shorter)}: {_MAGNIFIED}"
     return ""
+
+
+def _positive(tags: Tags, tag: Tag) -> float:
+    """Return the first value of a number; 0 if there is none that can be used."""
+    try:
+        return max(0.0, tags.number(tag) or 0.0)
+    except CorruptImageError:
+        return 0.0
 
 
 def _paddle(tags: Tags) -> str:
@@ -270,16 +253,6 @@ def _paddle(tags: Tags) -> str:
     biopsy = match.lastgroup == "biopsy"
     meaning = "an image of a biopsy or localisation" if biopsy else "a magnification or spot compression view"
     return _says(tags, Tag.PADDLE_DESCRIPTION, meaning)
-
-
-def _described(tags: Tags) -> str:
-    for tag in (Tag.SERIES_DESCRIPTION, Tag.PROTOCOL_NAME):
-        text = tags.code(tag).replace("_", " ")
-        for meaning, words in _DESCRIPTION_WORDS:
-            match = words.search(text)
-            if match:
-                return f"{label(tag)} holds {match[0]!r}: {meaning}"
-    return ""
 
 
 def _conversion(tags: Tags) -> str:
@@ -295,7 +268,7 @@ def _both_breasts(tags: Tags) -> str:
 
 def _quality_control(tags: Tags) -> str:
     for tag in (Tag.QUALITY_CONTROL_IMAGE, Tag.QUALITY_CONTROL_SUBJECT, Tag.CALIBRATION_IMAGE):
-        if tags.code(tag) == "YES":
+        if tags.code(tag) in ("YES", "BOTH"):
             return _says(tags, tag, "an image of a phantom or of quality control")
     return ""
 
@@ -313,7 +286,7 @@ _RULES: tuple[Callable[[Tags], str], ...] = (
     _view_position,
     _magnification,
     _paddle,
-    _described,
+    refused_words,
     _conversion,
     _both_breasts,
     _quality_control,

@@ -20,7 +20,7 @@ from mammopipe.processing.errors import CorruptImageError
 class Tag(IntEnum):
     """The attributes that the reader uses.
 
-    None of them names a patient. The two descriptions are free text; the reader searches them for words and never shows
+    None of them names a patient. The descriptions are free text; the reader searches them for words and never shows
     them. Dates, age and sex leave the reader only as the flags `under-18` and `male`.
     """
 
@@ -42,6 +42,8 @@ class Tag(IntEnum):
     ANATOMIC_REGION_MODIFIER_SEQUENCE = 0x00082220
     PRIMARY_ANATOMIC_STRUCTURE_SEQUENCE = 0x00082228
     PRIMARY_ANATOMIC_STRUCTURE_MODIFIER_SEQUENCE = 0x00082230
+    DERIVATION_DESCRIPTION = 0x00082111
+    FRAME_TYPE = 0x00089007
     VOLUMETRIC_PROPERTIES = 0x00089206
     PATIENT_BIRTH_DATE = 0x00100030
     PATIENT_SEX = 0x00100040
@@ -56,7 +58,9 @@ class Tag(IntEnum):
     ESTIMATED_MAGNIFICATION = 0x00181114
     IMAGER_PIXEL_SPACING = 0x00181164
     PADDLE_DESCRIPTION = 0x001811A4
+    PROCESSING_DESCRIPTION = 0x00181400
     TOMO_LAYER_HEIGHT = 0x00181460
+    TOMO_CLASS = 0x00181491
     SHUTTER_SHAPE = 0x00181600
     SHUTTER_LEFT = 0x00181602
     SHUTTER_RIGHT = 0x00181604
@@ -67,6 +71,8 @@ class Tag(IntEnum):
     SHUTTER_VERTICES = 0x00181620
     BIOPSY_TARGET_SEQUENCE = 0x00182041
     VIEW_POSITION = 0x00185101
+    ACQUISITION_PROTOCOL_NAME = 0x00189423
+    X_RAY_3D_FRAME_TYPE_SEQUENCE = 0x00189504
     PATIENT_ORIENTATION = 0x00200020
     LATERALITY = 0x00200060
     IMAGE_LATERALITY = 0x00200062
@@ -123,6 +129,8 @@ _BINARY = {
     "SS": "h",
     "UL": "I",
     "SL": "i",
+    "UV": "Q",
+    "SV": "q",
     "FL": "f",
     "FD": "d",
     "OW": "H",
@@ -132,6 +140,8 @@ _BINARY = {
     "US or SS or OW": "H",
 }
 _DECIMAL = ("DS", "IS")
+_TEXT = ("AE", "AS", "CS", "DA", "DT", "LO", "LT", "SH", "ST", "TM", "UC", "UT")
+"""Value representations that some writers give to numbers as text."""
 _DECIMAL_TEXT = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
 """A Decimal String or an Integer String, possibly with blanks around it (PS3.5 6.2)."""
 
@@ -179,6 +189,10 @@ class Tags:
         element = self._raw(tag)
         return element.value if element else b""
 
+    def states(self, tag: int) -> bool:
+        """Return whether the attribute is present, with or without a value."""
+        return tag in self._elements
+
     def has(self, tag: int) -> bool:
         """Return whether the attribute is present with a value: text other than blanks, or a sequence with items.
 
@@ -206,6 +220,14 @@ class Tags:
         """Return the first value of a code attribute in capitals; "" if missing or blank."""
         return self.text(tag).upper()
 
+    def concept(self) -> str:
+        """Return the code of this item of a code sequence, in capitals; "" if it has none (PS3.3 8.1 to 8.3).
+
+        The code is the Code Value, the Long Code Value or the last part of the URN Code Value.
+        """
+        tags = (Tag.CODE_VALUE, Tag.LONG_CODE_VALUE, Tag.URN_CODE_VALUE)
+        return next((re.split("[/:]", self.code(tag))[-1] for tag in tags if self.has(tag)), "")
+
     def vr(self, tag: int) -> str:
         """Return the value representation: the file's, or the dictionary's if the file states none."""
         element = self._raw(tag)
@@ -214,8 +236,11 @@ class Tags:
     def numbers(self, tag: int) -> tuple[float, ...]:
         """Return the values of a numeric attribute, all finite; () if missing or blank."""
         vr, data = self.vr(tag), self.data(tag)
-        if vr in _DECIMAL:
-            return tuple(self._decimal(tag, part) for part in self.texts(tag))
+        if vr in (*_DECIMAL, *_TEXT) or (vr not in _BINARY and dictionary_VR(tag) in _DECIMAL):
+            parts = self.texts(tag)
+            while parts and not parts[-1]:
+                parts = parts[:-1]
+            return tuple(self._decimal(tag, part) for part in parts)
         if not data:
             return ()
         if vr not in _BINARY:
@@ -244,7 +269,7 @@ class Tags:
         """Return the first value of a numeric attribute; raises if it is missing or not a whole number."""
         value = self.number(tag)
         if value is None:
-            raise self.corrupt(tag, "is empty; it must have a value" if tag in self._elements else "is missing")
+            raise self.corrupt(tag, "is empty; it must have a value" if self.states(tag) else "is missing")
         if value != int(value):
             raise self.corrupt(tag, f"is {value:g}; a whole number is needed")
         return int(value)

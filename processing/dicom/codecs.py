@@ -81,5 +81,7 @@ class Announced:
     """Bits per sample."""
     signed: bool = False
     """Whether the samples are signed (JPEG 2000)."""
+    lossy: bool = False
+    """Whether the codestream is certainly lossy: an irreversible transform (JPEG 2000), a tolerance (JPEG-LS)."""
     levels: int = 0
     """Number of times the resolution can be halved in decoding (JPEG 2000 decomposition levels)."""

@@ -6,11 +6,12 @@ Sources: PS3.3 C.8.11.7 (Image Laterality, View Code Sequence), C.7.3.1 (Lateral
 """
 
 import hashlib
+import math
 import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.acceptance import is_synthetic
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
+from mammopipe.processing.dicom.descriptions import is_low_energy, is_synthetic
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
 from mammopipe.processing.dicom.view_text import ViewText, find_view, read_view_text
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
@@ -47,8 +48,12 @@ _OTHER_VIEW_CODES = {
 _MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}
 _MORE_SPECIFIC |= {("MLO", "SIO"), ("LMO", "ISO")}
 """Pairs of views: the second is a special case of the first."""
-_AXILLARY_TAIL = ("399011000", "R-102D1")
-_IMPLANT_DISPLACED = ("399209000", "R-102D5")
+_AXILLARY_TAIL, _IMPLANT_DISPLACED = "axillary tail", "implant displaced"
+_MODIFIERS = {
+    _AXILLARY_TAIL: (("399011000", "R-102D1"), re.compile(r"\bAXILLARY TAIL\b")),
+    _IMPLANT_DISPLACED: (("399209000", "R-102D5"), re.compile(r"\bIMPLANT[- ]DISPLAC|\bEKLUND\b")),
+}
+"""Codes of the view modifiers that are kept (CID 4015), and words in the meaning of codes of other schemes."""
 _SIDE_CODES = {
     **dict.fromkeys(("7771000", "G-A101", "80248007", "T-04030"), Laterality.LEFT),
     **dict.fromkeys(("24028007", "G-A100", "73056007", "T-04020"), Laterality.RIGHT),
@@ -60,6 +65,8 @@ _SIDE_WORDS = (
 )
 HIGH_RATIO = 15.0
 """Greatest Lossy Image Compression Ratio at which a mammogram's detail is not at risk."""
+PLAUSIBLE_SPACING_MM = (0.001, 10.0)
+"""Range of pixel spacings that a mammogram, or a reduced copy of one, can have."""
 _ADULT_YEARS = 18
 INSTITUTION_NAME = 0x00080080
 _NAME_LETTERS = 40
@@ -103,7 +110,10 @@ def read_laterality(tags: Tags) -> tuple[Laterality | None, Facts, Flags]:
 
 def _side(tags: Tags, tag: Tag) -> Laterality | None:
     """Return the side in a code; `None` for unpaired (U), and for both (B) in a series or a frame."""
-    text = tags.code(tag)
+    texts = {tags.code(tag)} if len(tags.texts(tag)) < 2 else {*tags.codes(tag)} - {""}
+    if len(texts) > 1:
+        raise tags.corrupt(tag, f"has {len(texts)} values; it must be L, R, or empty")
+    text = texts.pop() if texts else ""
     if text in ("", "U") or (text == "B" and tag is not Tag.IMAGE_LATERALITY):
         return None
     text = {"LEFT": "L", "RIGHT": "R"}.get(text, text)
@@ -121,7 +131,8 @@ def _coded_side(tags: Tags) -> Laterality | None:
     ):
         for region in tags.items(sequence):
             items += [region, *region.items(modifiers)]
-    sides = {_SIDE_CODES[code] for item in items if (code := item.code(Tag.CODE_VALUE)) in _SIDE_CODES}
+    sides = {_SIDE_CODES[code] for item in items if (code := item.concept()) in _SIDE_CODES}
+    sides |= {side for item in items for words, side in _SIDE_WORDS if words.search(item.code(Tag.CODE_MEANING))}
     return sides.pop() if len(sides) == 1 else None
 
 
@@ -138,15 +149,12 @@ def read_view(tags: Tags) -> tuple[View | None, Facts, Flags]:
     facts, flags = Facts(), Flags()
     stated = read_view_text(tags.code(Tag.VIEW_POSITION))
     coded, modifiers = _coded(tags)
-    if stated.implant_displaced or any(code in _IMPLANT_DISPLACED for code in modifiers):
+    if stated.implant_displaced or _IMPLANT_DISPLACED in modifiers:
         facts["implant_displaced"] = True
         flags.add(ImageFlag.IMPLANT_DISPLACED)
-    if any(code in _AXILLARY_TAIL for code in modifiers) or stated.view is View.AT:
-        return (
-            View.AT,
-            facts | {"view_source": label(Tag.VIEW_CODE_SEQUENCE if modifiers else Tag.VIEW_POSITION)},
-            flags,
-        )
+    if _AXILLARY_TAIL in modifiers or stated.view is View.AT:
+        source = label(Tag.VIEW_CODE_SEQUENCE if _AXILLARY_TAIL in modifiers else Tag.VIEW_POSITION)
+        return View.AT, facts | {"view_source": source}, flags
     name, source = _one_view(tags, stated.view or stated.other, coded, flags)
     if not name:
         described = find_view(tags.code(Tag.SERIES_DESCRIPTION))
@@ -177,16 +185,23 @@ def _one_view(tags: Tags, stated: str, coded: str, flags: Flags) -> tuple[str, s
     return coded or stated, label(Tag.VIEW_CODE_SEQUENCE if coded else Tag.VIEW_POSITION)
 
 
-def _coded(tags: Tags) -> tuple[str, list[str]]:
-    """Return the name of the coded view, "" if there is no known one, and the codes of its modifiers."""
-    outside = [item.text(Tag.CODE_VALUE) for item in tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)]
+def _coded(tags: Tags) -> tuple[str, set[str]]:
+    """Return the name of the coded view, "" if there is no known one, and the names of its known modifiers."""
+    items = list(tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE))
+    names: set[str] = set()
     for item in tags.items(Tag.VIEW_CODE_SEQUENCE):
-        code = item.text(Tag.CODE_VALUE)
-        modifiers = [each.text(Tag.CODE_VALUE) for each in item.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)]
+        code = item.concept()
         meaning = ViewText() if code in _VIEW_CODES | _OTHER_VIEW_CODES else read_view_text(item.code(Tag.CODE_MEANING))
-        name = _VIEW_CODES.get(code) or _OTHER_VIEW_CODES.get(code) or meaning.view or meaning.other
-        return str(name), modifiers + outside
-    return "", outside
+        names |= {str(_VIEW_CODES.get(code) or _OTHER_VIEW_CODES.get(code) or meaning.view or meaning.other)} - {""}
+        items += item.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)
+    if len(names) > 1:
+        raise tags.corrupt(Tag.VIEW_CODE_SEQUENCE, f"names the views {' and '.join(sorted(names))}; an image has one")
+    known = {
+        modifier
+        for modifier, (codes, words) in _MODIFIERS.items()
+        if any(item.concept() in codes or words.search(item.code(Tag.CODE_MEANING)) for item in items)
+    }
+    return next(iter(names), ""), known
 
 
 def read_spacing(tags: Tags) -> tuple[float | None, Facts, Flags]:
@@ -220,14 +235,15 @@ def read_spacing(tags: Tags) -> tuple[float | None, Facts, Flags]:
 
 
 def _usable(tags: Tags, tag: Tag, flags: Flags) -> tuple[float, float] | None:
-    """Return a pair of positive numbers; `None` if there is none, with a flag if the attribute has another value."""
+    """Return a pair of plausible numbers; `None` if there is none, with a flag if the attribute has another value."""
     if not tags.has(tag):
         return None
     try:
         values = tags.numbers(tag)
     except CorruptImageError:
         values = ()
-    if len(values) == 2 and min(values) > 0:
+    least, greatest = (0.0, math.inf) if tag is Tag.PIXEL_ASPECT_RATIO else PLAUSIBLE_SPACING_MM
+    if len(values) == 2 and least < min(values) and max(values) < greatest:
         return values[0], values[1]
     flags.add(ImageFlag.SPACING_UNUSABLE)
     return None
@@ -249,7 +265,7 @@ def read_flags(file: DicomFile, tags: Tags) -> Flags:
         ImageFlag.BURNED_IN: tags.code(Tag.BURNED_IN_ANNOTATION) == "YES",
         ImageFlag.PARTIAL_VIEW: tags.code(Tag.PARTIAL_VIEW) == "YES",
         ImageFlag.IMPLANT: tags.code(Tag.BREAST_IMPLANT_PRESENT) == "YES",
-        ImageFlag.LOW_ENERGY: any(re.match(r"LOW[_ ]?ENERGY", kind) for kind in kinds),
+        ImageFlag.LOW_ENERGY: is_low_energy(tags),
         ImageFlag.LOSSY: lossy,
         ImageFlag.LOSSY_HIGH_RATIO: max(ratios, default=1) > HIGH_RATIO,
         ImageFlag.MALE: tags.code(Tag.PATIENT_SEX) == "M",

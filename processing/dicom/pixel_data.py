@@ -82,6 +82,8 @@ class Cells:
     """Number of pixels of the file's frame per cell, in each direction."""
     beyond: bool = False
     """Whether values exceed the range of Bits Stored."""
+    lossy: bool = False
+    """Whether the codestream itself shows that it is lossy."""
 
 
 def read_layout(tags: Tags, limits: Limits) -> Layout:
@@ -101,7 +103,7 @@ def read_layout(tags: Tags, limits: Limits) -> Layout:
     rows, columns = tags.integer(Tag.ROWS), tags.integer(Tag.COLUMNS)
     limits.check_size(rows, columns, tags.where)
     stored = tags.integer(Tag.BITS_STORED)
-    high = tags.integer(Tag.HIGH_BIT) if tags.has(Tag.HIGH_BIT) else stored - 1
+    high = tags.integer(Tag.HIGH_BIT) if tags.states(Tag.HIGH_BIT) else stored - 1
     layout = Layout(
         rows, columns, tags.integer(Tag.BITS_ALLOCATED), stored, high, bool(tags.integer(Tag.PIXEL_REPRESENTATION))
     )
@@ -254,7 +256,7 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
         decoded = decoded.astype(np.int16)
     cells = decoded.view(f"u{decoded.dtype.itemsize}")
     beyond = bits > layout.bits_stored and int(cells.max()) >= 1 << layout.bits_stored
-    return Cells(cells, bits, 0, reduction, beyond)
+    return Cells(cells, bits, 0, reduction, beyond, head.lossy)
 
 
 def _check_announced(head: Announced, layout: Layout, where: str) -> None:

@@ -1,14 +1,15 @@
 """Reads one DICOM mammogram from its bytes: acceptance, decoding, the grey-scale chain and the header."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.acceptance import check_is_mammogram, is_synthetic
+from mammopipe.processing.dicom.acceptance import check_is_mammogram
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
+from mammopipe.processing.dicom.descriptions import is_synthetic
 from mammopipe.processing.dicom.file import PHANTOM_WRITER, DicomFile, parse
 from mammopipe.processing.dicom.grayscale import apply, padding_shows, read_chain
 from mammopipe.processing.dicom.header import Facts, read_flags, read_laterality, read_spacing, read_view
@@ -64,7 +65,7 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     spacing, spacing_facts, spacing_flags = read_spacing(tags)
     # Decoding at half resolution blends padding with its neighbours, and a blend with bright padding looks like tissue.
     bright = padding_shows(layout.bits_stored, layout.signed, chain)
-    cells = decode(file, layout, replace(config, enough_rows=None) if bright else config)
+    cells = decode(file, layout, config.replace(enough_rows=None) if bright else config)
     pixels = apply(
         cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
     )
@@ -74,7 +75,16 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     flags |= laterality_flags | view_flags | spacing_flags | shutter_flags | orientation.flags | read_flags(file, tags)
     if cells.beyond:
         flags.add(ImageFlag.VALUES_BEYOND_BITS)
-    facts = _file_facts(file, tags, layout) | chain_facts | laterality_facts | view_facts | spacing_facts
+    if cells.lossy:
+        flags.add(ImageFlag.LOSSY)
+    facts = (
+        _file_facts(file, tags, layout)
+        | {"lossy": ImageFlag.LOSSY in flags}
+        | chain_facts
+        | laterality_facts
+        | view_facts
+        | spacing_facts
+    )
     if cells.reduction > 1:
         facts |= {"reduction": cells.reduction, "decoder": "OpenJPEG (Pillow)"}
         facts |= {"rows": layout.rows, "columns": layout.columns}
@@ -101,7 +111,6 @@ def _file_facts(file: DicomFile, tags: Tags, layout: Layout) -> Facts:
         "bits_allocated": layout.bits_allocated,
         "bits_stored": layout.bits_stored,
         "signed": layout.signed,
-        "lossy": ImageFlag.LOSSY in read_flags(file, tags),
         "synthetic_2d": is_synthetic(tags),
         **_stated(tags),
         **{name: text for name, text in texts.items() if re.fullmatch(r"[\w .,&()+/\\-]{1,64}", text, re.ASCII)},

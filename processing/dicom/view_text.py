@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mammopipe.processing.datasets.manifest import Laterality, View
 
 _SPELLED = (
+    (re.compile(r"\b(IMPLANT[- ]?DISPLACED|EKLUND)\b"), "ID"),
     (re.compile(r"CRANIO[- ]?CAUDAL|CRANIAL[- ]?CAUDAL"), "CC"),
     (re.compile(r"MEDIO[- ]?LATERAL[- ]?OBLIQUE"), "MLO"),
     (re.compile(r"LATERO[- ]?MEDIAL[- ]?OBLIQUE"), "LMO"),
@@ -26,7 +27,7 @@ _ABBREVIATION = re.compile(
 )
 _REFUSED_WORDS = (
     (re.compile(r"SPOT|CONE|\bS\b"), "a spot compression view"),
-    (re.compile(r"(?<!I)MAG(?!E)|\bM\b"), "a magnification view"),
+    (re.compile(r"(?<!I)MAG(?!E)|\bM\b|\b(ZOOM|ENLARGE)"), "a magnification view"),
     (re.compile(r"TAN"), "a tangential view"),
     (re.compile(r"\b[LR]?CV\b|CLEAVAGE|VALLEY"), "a cleavage view of both breasts"),
     (re.compile(r"STEREO|BIOP|NEEDLE|WIRE|\bLOC|LOCALI"), "an image of a biopsy or localisation"),
@@ -62,7 +63,7 @@ def read_view_text(text: str) -> ViewText:
     match = _ABBREVIATION.fullmatch(words)
     if match is None:
         refused = next((reason for pattern, reason in _REFUSED_WORDS if pattern.search(words)), "")
-        return ViewText(refused=refused)
+        return ViewText(refused=refused, implant_displaced=words == "ID")
     suffixes = re.findall(r"ID|RL|RM|RI|RS|AT|NP|AC|XL|XM|MAG|SPOT|TAN|[MS]", match["suffix"])
     refused = next((_REFUSED_PREFIXES[each] for each in (match["prefix"], *suffixes) if each in _REFUSED_PREFIXES), "")
     side = {"L": Laterality.LEFT, "R": Laterality.RIGHT}.get((match["side"] or "")[:1])

@@ -18,7 +18,6 @@ from mammopipe.processing.breast.preprocess import reduce_height
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.dicom.file import is_dicom, parse
 from mammopipe.processing.dicom.pixel_data import read_layout
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Limits, Mammogram, ReadConfig, read_mammogram
 from mammopipe.processing.jobs.parallel import Refused, map_images
 
@@ -58,31 +57,25 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
 
 
 def measure(sources: Sequence[Source]) -> dict[str, Any]:
-    """Return the difference between decoding at half and at full resolution.
+    """Return the difference between decoding at half and at full resolution, and the images to decode in full.
 
-    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids.
+    It is measured on up to `SAMPLE` of the images that would be halved, chosen by a hash of their ids. If one of them
+    differs by less than `LEAST_PSNR`, others may too, so every image is measured.
 
     Returns:
-        The ids of the images, the least and the median PSNR in decibels (`None` if no image is tall enough), and the
-        required PSNR.
-
-    Raises:
-        ConfigError: The PSNR of an image is below `LEAST_PSNR`.
+        The ids of the measured images, the least and the median PSNR in decibels (`None` if no image is tall enough),
+        the required PSNR, and the ids of the images below it (`whole`), which must be decoded in full.
     """
     measured: dict[str, float] = {}
     for source, psnr in _in_order(sorted(sources, key=_draw)):
         if psnr is not None:
             measured[source.record.image_id] = psnr
-        if len(measured) == SAMPLE:
+        if len(measured) == SAMPLE and min(measured.values()) >= LEAST_PSNR:
             break
-    for image_id, psnr in measured.items():
-        if psnr < LEAST_PSNR:
-            raise ConfigError(
-                f"reduced_decode=true: half a decode of image {image_id} differs from the whole by {psnr:.1f} dB "
-                f"(PSNR at {sources[0].max_height} rows); at least {LEAST_PSNR:g} dB are required: set it to false"
-            )
+    whole = sorted(image_id for image_id, psnr in measured.items() if psnr < LEAST_PSNR)
     least, median = (round(of(measured.values()), 2) if measured else None for of in (min, statistics.median))
-    return {"images": sorted(measured), "psnr_db": {"min": least, "median": median}, "required_db": LEAST_PSNR}
+    account = {"images": sorted(measured), "psnr_db": {"min": least, "median": median}, "required_db": LEAST_PSNR}
+    return account | {"whole": whole}
 
 
 def psnr_of_half(source: Source) -> float | None:
@@ -101,7 +94,7 @@ def psnr_of_half(source: Source) -> float | None:
 
 def _is_tall(source: Source) -> bool:
     """Return whether half the rows that a DICOM file announces are enough; this decodes no pixels."""
-    data = source.path.read_bytes() if source.path.stat().st_size <= Limits.max_bytes else b""
+    data = source.path.read_bytes() if source.path.stat().st_size <= Limits().max_bytes else b""
     if not is_dicom(data):
         return False
     file = parse(data, where=str(source.path), limits=Limits())

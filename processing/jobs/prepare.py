@@ -90,11 +90,11 @@ def prepare(
         stage: The output.
         max_height: The greatest number of rows; taller images are reduced.
         phi: What to do with an image whose header names its patient.
-        half: Whether to decode at half resolution where that is enough.
+        half: Whether to decode at half resolution where that is enough and differs little from full resolution
+            (`mammopipe.processing.jobs.half_decode`).
 
     Raises:
         LabelError: None of the images is in the tree.
-        ConfigError: Decoding at half resolution differs too much (`mammopipe.processing.jobs.half_decode`).
     """
     present = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
     mine = [record for record in records if record.path in present]
@@ -111,7 +111,10 @@ def prepare(
         stage.unseen = [record.image_id for record in unseen]
     sources = [Source(record, images / record.path, max_height, half) for record in mine]
     if half:
-        stage.measured["reduced_decode"] = measure(sources)
+        difference = measure(sources)
+        stage.measured["reduced_decode"] = difference
+        whole = set(difference["whole"])
+        sources = [replace(source, half=source.record.image_id not in whole) for source in sources]
     stage.work(prepare_image, [PrepareTask(source, stage.folder, phi) for source in sources])
 
 
@@ -206,14 +209,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-fold", type=int, default=0)
     parser.add_argument(
-        "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+        "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
     )
     parser.add_argument(
         "--reduced-decode",
         choices=["true", "false"],
         default="false",
         help="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
-        "difference is measured, written into stage.json and refused where it is large",
+        "difference is measured and written into stage.json; images that differ much are decoded in full",
     )
     parser.add_argument(
         "--data-digest",

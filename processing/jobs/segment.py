@@ -123,10 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.segment", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--height", type=int, default=PreprocessConfig.height, help="rows of the network's input")
-    parser.add_argument("--width", type=int, default=PreprocessConfig.width, help="columns of the network's input")
+    parser.add_argument("--height", type=int, default=PreprocessConfig().height, help="rows of the network's input")
+    parser.add_argument("--width", type=int, default=PreprocessConfig().width, help="columns of the network's input")
     parser.add_argument(
-        "--max-height", type=int, default=PreprocessConfig.max_height, help="rows; taller images are reduced"
+        "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
     )
     parser.add_argument("--remove-pectoral", choices=["true", "false"], default="true")
     parser.add_argument("--montage-films", type=int, default=400, help="originals shown on the montage")

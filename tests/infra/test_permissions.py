@@ -50,7 +50,7 @@ OPTIONS: list[list[dict[str, Any]]] = [
         {"compute": {"spot": True, "training_instance_type": "ml.p3.2xlarge"}},
         {"compute": {"processing_instance_count": 2, "distribution": "ShardedByS3Key", "training_instance_count": 2}},
     ],
-    [{"dataset": "mias"}, {"dataset": "rsna"}],
+    [{"dataset": "mias"}, {"dataset": "rsna", "tuning": {"ranges": {"dropout": "uniform(0,0.5)"}}}],
 ]
 """Every way in which what a job reads, writes, runs or stands behind differs."""
 
@@ -106,6 +106,11 @@ def test_the_stacks_roles_may_do_all_that_any_combination_of_options_needs(
         ("training", "ec2:CreateNetworkInterface", "ec2:CreateNetworkInterface"),
         ("processing", "kms:CreateGrant", "kms:CreateGrant"),
         ("pipeline", "sagemaker:CreateEndpoint", "sagemaker:CreateEndpoint"),
+        (
+            "pipeline",
+            "sagemaker:CreateHyperParameterTuningJob",
+            "sagemaker:CreateHyperParameterTuningJob",
+        ),
     ],
 )
 def test_a_permission_that_is_taken_away_is_missed(

@@ -37,7 +37,7 @@ SETTINGS = {
 }
 LINE = re.compile(
     r"^epoch=(\d+) train_loss=(\d+\.\d{4}) validation_loss=(\d+\.\d{4}) "
-    r"validation_macro_auc=([01]\.\d{4}) validation_balanced_accuracy=([01]\.\d{4}) "
+    r"validation_macro_auc=([01]\.\d{4}) validation_balanced_accuracy=([01]\.\d{4}) validation_choice=([01]\.\d{4}) "
     r"learning_rate=(0\.\d{5}) seconds=(\d+\.\d)$",
     re.MULTILINE,
 )

@@ -11,7 +11,7 @@ from mammopipe.training.config import Learns
 from mammopipe.training.evaluation.calibration import COMPARED, Comparison, FittedCalibration
 from mammopipe.training.evaluation.data import CLASSES, SegmentedData
 from mammopipe.training.evaluation.detection import by_level
-from mammopipe.training.evaluation.selection import RULE, Candidate, Choice
+from mammopipe.training.evaluation.selection import Candidate, Choice
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.negatives import gain_by_negatives, negatives
 from mammopipe.training.metrics.scorecard import figure, scorecard, without_plots
@@ -62,6 +62,7 @@ def candidate_figures(
         "seconds": training["seconds"],
         **calibration.as_dict(CLASSES),
         "calibration_method": str(judged.fit.method),
+        "choice": dict(judged.choice),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
         "compared": _compared(judged.comparison, calibration, (validation, test), draws, rule)
@@ -107,8 +108,12 @@ def selected_figures(
     chosen: Mapping[Split, Predictions],
     rows: Mapping[Split, Sequence[ImageRecord]],
     draws: Draws,
+    where: str,
 ) -> dict[str, Any]:
-    """Return the selected candidate's metrics without plot data, its subgroups and its operating points."""
+    """Return the selected candidate's metrics without plot data, its subgroups and its operating points.
+
+    `where` names what the figure that chose was measured on: validation, or out-of-fold predictions.
+    """
     judged = choice.candidates[choice.selected]
     figures = {
         str(split): {
@@ -121,8 +126,9 @@ def selected_figures(
     figure = f"{candidate['validation']['macro_auc']['value']:.4f}"
     return {
         "cnn": choice.selected,
-        "rule": RULE,
+        "rule": f"highest {where} {candidate['choice']['words']}",
         "figure": figure,
+        "choice": candidate["choice"],
         **figures,
         "compared": candidate["compared"],
         "operating_points": _operating_points(judged.fit, chosen, draws),

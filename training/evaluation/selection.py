@@ -15,13 +15,12 @@ from mammopipe.training.evaluation.calibration import (
     fit_comparison,
     fit_thresholds,
 )
-from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples
+from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.metrics.scorecard import scorecard
-from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import ValidationPredictions
-
-RULE = "highest validation macro AUC"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Candidate:
     """Thresholds on the calibrated score of images, breasts and patients."""
     validation: Mapping[str, Any]
     """Scorecard of the calibrated probabilities."""
+    choice: Mapping[str, Any]
+    """The figure that chooses, with its name, level, value and interval."""
     comparison: Comparison | None = None
     """How breasts are compared; `None` where they are not."""
 
@@ -51,10 +52,10 @@ def choose(
     *,
     classes: Sequence[str],
     resamples: Resamples,
-    breast_rule: BreastRule,
+    choice: ChoiceFigure,
     other_breast: float = 0.0,
 ) -> Choice:
-    """Calibrate and measure all candidates on validation, and select the one with the highest macro AUC.
+    """Calibrate and measure all candidates on validation, and select the one with the highest figure.
 
     Ties go to the first name. The comparison of breasts does not influence the selection, because the model must also
     judge single images.
@@ -63,22 +64,22 @@ def choose(
         validation: Validation predictions of each candidate by name.
         classes: Names of the classes.
         resamples: Bootstrap draws of the images' patients.
-        breast_rule: How the scores of a breast's views are combined.
+        choice: The figure that chooses, and how the scores of a breast's views are combined.
         other_breast: Weight of the other breast in the comparison; 0 compares nothing.
 
     Raises:
-        MetricError: Validation lacks a class.
+        MetricError: Validation lacks a class, or the figure is undefined.
     """
     candidates = {}
     for name, predictions in sorted(validation.items()):
         fit = calibrate(predictions)
         probabilities = predictions.probabilities(fit.calibration)
         figures = scorecard(predictions.labels, probabilities, classes=classes, resamples=resamples)
-        thresholds = fit_thresholds(predictions, fit.calibration, breast_rule)
-        comparison = fit_comparison(predictions, other_breast, breast_rule)
-        candidates[name] = Candidate(fit, thresholds, figures, comparison)
-    return Choice(candidates, max(candidates, key=lambda name: _macro_auc(candidates[name])))
-
-
-def _macro_auc(candidate: Candidate) -> float:
-    return float(candidate.validation["macro_auc"]["value"])
+        thresholds = fit_thresholds(predictions, fit.calibration, choice.rule)
+        comparison = fit_comparison(predictions, other_breast, choice.rule)
+        measured = choice.measured(predictions, fit.calibration, resamples)
+        if measured["value"] is None:
+            raise MetricError(f"{name}: {choice.words} chooses the network and is {measured['reason']}")
+        candidates[name] = Candidate(fit, thresholds, figures, measured, comparison)
+    selected = max(candidates, key=lambda name: float(candidates[name].choice["value"]))
+    return Choice(candidates, selected)

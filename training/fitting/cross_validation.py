@@ -31,6 +31,7 @@ from mammopipe.training.fitting.loop import fit, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.fitting.step import EpochResult, State, measure
+from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.network import FilmNetwork
 
@@ -139,7 +140,7 @@ def cross_validate(
         # The precision is measured once, so that all folds use the same number format.
         settings = config.replace(precision=done[0].precision) if done else config
         done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
-    progress = _together(given, held_out, done, config.final)
+    progress = _together(given, held_out, done, config)
     network = build()
     if config.final is Final.MEAN:
         learner(network.to(where.world.device), config)[0].load_state_dict(_mean([fold.best for fold in done]))
@@ -213,7 +214,7 @@ def _fold(
 
 
 def _together(
-    films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], final: Final
+    films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
 ) -> CrossValidated:
     """Combine the folds into one progress over all held-out images, in the order of the images."""
     order = np.argsort(np.concatenate(held_out))
@@ -224,8 +225,8 @@ def _together(
         # A fold that stopped early contributes the predictions of its last epoch.
         return np.concatenate([fold.logits[min(epoch, len(fold.logits)) - 1] for fold in done])[order]
 
-    last = max(len(fold.history) for fold in done)
-    history = [_epoch(epoch, said(epoch), part, done) for epoch in range(1, last + 1)]
+    last, choice = max(len(fold.history) for fold in done), config.choice
+    history = [_epoch(epoch, said(epoch), part, done, choice) for epoch in range(1, last + 1)]
     best = [fold.best_epoch for fold in done]
     epoch = median_low(best)
     return CrossValidated(
@@ -236,20 +237,23 @@ def _together(
         folds=folds.tolist(),
         epoch=epoch,
         fold_epochs=best,
-        final=final,
+        final=config.final,
     )
 
 
-def _epoch(epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress]) -> EpochResult:
-    loss, auc, accuracy = measure(logits, films.labels)
+def _epoch(
+    epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress], choice: ChoiceFigure
+) -> EpochResult:
+    found = measure(logits, films, choice)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]
     seconds = sum(fold.history[epoch - 1].seconds for fold in done if epoch <= len(fold.history))
     return EpochResult(
         epoch,
         float(np.mean([result.train_loss for result in at])),
-        loss,
-        auc,
-        accuracy,
+        found.loss,
+        found.macro_auc,
+        found.balanced_accuracy,
         max(result.learning_rate for result in at),
         round(seconds, 3),
+        found.choice,
     )

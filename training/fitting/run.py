@@ -198,8 +198,11 @@ class TrainingRun:
             raise
         self.partial = None
         said_by = self.average.state if self.average is not None else self.network.state_dict()
-        loss, auc, accuracy = measure(logits, self.validation.labels)
-        result = EpochResult(epoch, train_loss, loss, auc, accuracy, rate, round(time.perf_counter() - start, 3))
+        found = measure(logits, self.validation, self.config.choice)
+        seconds = round(time.perf_counter() - start, 3)
+        result = EpochResult(
+            epoch, train_loss, found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
+        )
         return result, logits, said_by
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:

@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader, Subset
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_loss
+from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
 from mammopipe.training.model.architecture import Precision
+from mammopipe.training.model.calibration import Calibration
+from mammopipe.training.model.predictions import ValidationPredictions
 from mammopipe.training.networks.precision import autocast
 
 State = dict[str, Tensor]
@@ -153,6 +156,8 @@ class EpochResult:
     validation_balanced_accuracy: float
     learning_rate: float
     seconds: float
+    validation_choice: float
+    """The figure that chooses the best epoch (`choose_by`), by uncalibrated probabilities."""
 
     def line(self) -> str:
         """Return the epoch as one line of `name=value` pairs."""
@@ -160,13 +165,14 @@ class EpochResult:
             f"epoch={self.epoch} train_loss={self.train_loss:.4f} validation_loss={self.validation_loss:.4f} "
             f"validation_macro_auc={self.validation_macro_auc:.4f} "
             f"validation_balanced_accuracy={self.validation_balanced_accuracy:.4f} "
+            f"validation_choice={self.validation_choice:.4f} "
             f"learning_rate={self.learning_rate:.5f} seconds={self.seconds:.1f}"
         )
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Sort key for the best epoch: the highest validation macro AUC; ties go to the lower validation loss."""
-        return self.validation_macro_auc, -self.validation_loss
+        """Sort key for the best epoch: the highest figure that chooses; ties go to the lower validation loss."""
+        return self.validation_choice, -self.validation_loss
 
 
 def predict(
@@ -201,9 +207,26 @@ def predict(
     return gather_rows(np.concatenate(rows), world)
 
 
-def measure(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Return the cross-entropy, the macro AUC and the balanced accuracy of (N, classes) logits."""
-    exact = torch.from_numpy(logits).double()
+@dataclass(frozen=True)
+class Measured:
+    """The figures of the logits of a set of images."""
+
+    loss: float
+    macro_auc: float
+    balanced_accuracy: float
+    choice: float
+
+
+def measure(logits: NDArray[np.float32], films: Films, choice: ChoiceFigure) -> Measured:
+    """Return the cross-entropy, the macro AUC, the balanced accuracy and the figure that chooses.
+
+    Args:
+        logits: (N, classes).
+        films: The images.
+        choice: The figure that chooses; here it is computed from probabilities that are not calibrated.
+    """
+    exact, labels = torch.from_numpy(logits).double(), films.labels
     loss = float(functional.cross_entropy(exact, torch.from_numpy(labels)))
     probabilities = torch.softmax(exact, dim=1).numpy()
-    return loss, macro_auc(labels, probabilities), balanced_accuracy(labels, probabilities)
+    chosen = choice.value(ValidationPredictions.of(films.records, labels, logits), Calibration())
+    return Measured(loss, macro_auc(labels, probabilities), balanced_accuracy(labels, probabilities), chosen)

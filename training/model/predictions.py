@@ -1,13 +1,13 @@
 """A model's predictions for the images of one split, stored as logits so that a calibration can be fitted on them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import Label, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, breast_id
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.calibration import Floats as Floats
@@ -42,6 +42,24 @@ class Predictions:
 
     split: ClassVar[Split]
     """The split of the images."""
+
+    @classmethod
+    def of(cls, records: Sequence[ImageRecord], labels: Integers, logits: npt.NDArray[np.floating[Any]]) -> Self:
+        """Return the logits of images given by their records.
+
+        Args:
+            records: Manifest rows of the images.
+            labels: (images,) class indices.
+            logits: (images, classes); malignant is the last class.
+        """
+        return cls(
+            tuple(record.image_id for record in records),
+            tuple(record.patient_id for record in records),
+            tuple(breast_id(record) for record in records),
+            labels,
+            np.asarray(logits, np.float64),
+            logits.shape[1] - 1,
+        )
 
     def probabilities(self, calibration: Calibration) -> Floats:
         """Return the calibrated probabilities, float64 (images, classes)."""

@@ -89,6 +89,20 @@ def _items(value: memoryview, where: str) -> Iterator[memoryview | bytes]:
             position += 1  # The writer padded to even length, as required, but did not count the padding byte.
 
 
+def _rle_segment(data: bytes, room: Any) -> Any:
+    """Return the bytes of a segment in `room`; of none if it is damaged or decodes to more.
+
+    Some writers pad the frame with zeros to a fixed size, which decode to one surplus byte for two zeros. They are then
+    cut, except for as many as a literal run of zeros may have (128), which decode to at most `MAX_SURPLUS` bytes.
+    """
+    for piece in (data, data[: len(data.rstrip(b"\0")) + 2 * MAX_SURPLUS]):
+        try:
+            return imagecodecs.packbits_decode(piece, out=room)
+        except (RuntimeError, ValueError):
+            continue
+    return room[:0]
+
+
 def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) -> NDArray[Any]:
     """Return the cells of an RLE frame (PS3.5 G.3 to G.5).
 
@@ -121,11 +135,7 @@ def decode_rle(frame: bytes, rows: int, columns: int, width: int, where: str) ->
     # The buffer holds only the allowed size, so a decompression bomb stops the decoder instead of filling memory.
     room: Any = np.empty(count + MAX_SURPLUS, np.uint8)
     for index, (start, end) in enumerate(zip(offsets, (*offsets[1:], len(frame)), strict=True)):
-        decoded: Any
-        try:
-            decoded = imagecodecs.packbits_decode(frame[start:end], out=room)
-        except (RuntimeError, ValueError):
-            decoded = room[:0]
+        decoded = _rle_segment(frame[start:end], room)
         if len(decoded) < count:
             raise CorruptImageError(
                 f"{where}: {_PIXELS}: RLE segment {index + 1} does not decode to {count} bytes, the {rows} x {columns} "

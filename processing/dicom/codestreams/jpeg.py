@@ -62,10 +62,20 @@ def _frame_header(data: bytes, wanted: tuple[int, ...]) -> Announced:
     for marker, position in _segments(data):
         if marker in wanted:
             precision, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
-            return Announced(rows, columns, components, precision)
+            return Announced(rows, columns, components, precision, lossy=_tolerance(data) > 0)
         if marker == 0xDA or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             raise ValueError(f"marker FF{marker:02X} where the frame header of this transfer syntax must stand")
     raise ValueError("its header is truncated")
+
+
+def _tolerance(data: bytes) -> int:
+    """Return by how much the samples of JPEG-LS may differ: NEAR in the scan header (14495-1 C.2.3); 0 for JPEG."""
+    is_jpeg_ls = False
+    for marker, position in _segments(data):
+        is_jpeg_ls = is_jpeg_ls or marker == 0xF7
+        if marker == 0xDA and is_jpeg_ls:
+            return int(data[position + 5 + 2 * data[position + 4]])
+    return 0
 
 
 def _segments(data: bytes) -> Any:

@@ -25,6 +25,8 @@ _PIXELS = "Pixel Data (7FE0,0010)"
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _SIZ_START = b"\xff\x4f\xff\x51"
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x5F, 0x90, 0x93, 0xD9
+_TRANSFORM, _IRREVERSIBLE = 9, 0
+"""Place of the wavelet transformation in COD, and its value for the 9-7 filter (table A.20)."""
 _NO_SEGMENT = (0x4F, 0x93, 0xD9, *range(0x30, 0x40))
 """Markers without a length (table A.1)."""
 
@@ -85,13 +87,14 @@ def unboxed(data: bytes, where: str) -> bytes:
 def announced(data: bytes, where: str) -> Announced:
     """Return the size and depth that the SIZ segment announces; raises `CorruptImageError` if it is damaged."""
     with _damage(where):
-        size, levels = _siz(data), 0
+        size, levels, lossy = _siz(data), 0, False
         for marker, body, _ in _segments(data, where):
             if marker == _COD:
                 levels = _coding(body, marker, None, size.components).levels
+                lossy = body[_TRANSFORM] == _IRREVERSIBLE
                 break
     precision, signed = (size.depth & 0x7F) + 1, bool(size.depth & 0x80)
-    return Announced(size.y1 - size.y0, size.x1 - size.x0, size.components, precision, signed, levels)
+    return Announced(size.y1 - size.y0, size.x1 - size.x0, size.components, precision, signed, lossy, levels)
 
 
 @contextmanager

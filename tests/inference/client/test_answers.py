@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from mammopipe.inference.client.answers import Answer, ExamAnswer, Finding
+from mammopipe.inference.client.answers import Answer, Finding
 from mammopipe.inference.client.errors import EndpointFaultError
+from mammopipe.inference.client.exam_answers import ExamAnswer
 from tests.standin import exam_json, image_json
 
 

@@ -15,6 +15,7 @@ import pytest
 from botocore.stub import Stubber
 
 from mammopipe.inference.client import client as module
+from mammopipe.inference.client import sender
 from mammopipe.inference.client.body import JSON_TYPE, ZIP_TYPE
 from mammopipe.inference.client.client import (
     DeadlineError,
@@ -234,7 +235,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stubber, Mammogra
     runtime = boto3.client(
         "sagemaker-runtime", region_name="eu-west-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    monkeypatch.setattr(module, "runtime", lambda *_: runtime)
+    monkeypatch.setattr(sender, "runtime", lambda *_: runtime)
     with Stubber(runtime) as stubber:
         yield stubber, MammographyClient("breast", backoff_seconds=0)
 

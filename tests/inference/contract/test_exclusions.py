@@ -61,11 +61,22 @@ def test_a_deployment_can_tighten_the_table() -> None:
     found = policy.apply([ImageFlag.NO_PREAMBLE, ImageFlag.LOSSY])
     assert [each.action for each in found] == [Action.REFER, Action.WARN]
     assert pickle.loads(pickle.dumps(policy)) == policy
+    with pytest.raises(ExcludedImageError) as caught:
+        ExclusionPolicy.parse("male=leave-out").apply([ImageFlag.MALE, ImageFlag.UNDER_18])
+    assert (caught.value.flag, caught.value.action) == (ImageFlag.UNDER_18, Action.REFUSE)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["implant=warn", "for-processing=refer", "implants=refuse", "implant", "implant=stop", "male=refuse,male=refuse"],
+    [
+        "implant=warn",
+        "for-processing=refer",
+        "under-18=leave-out",
+        "implants=refuse",
+        "implant",
+        "implant=stop",
+        "male=refuse,male=refuse",
+    ],
 )
 def test_what_is_milder_unknown_or_said_twice_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):

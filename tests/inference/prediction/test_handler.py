@@ -14,6 +14,7 @@ import pydicom
 import pytest
 
 from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.contract.exclusions import ExclusionPolicy
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.inference.contract.openapi import document
 from mammopipe.inference.contract.schema import Answer, ExamAnswer, RequestOptions, read_options
@@ -296,6 +297,49 @@ def test_a_refused_view_is_answered_422_and_named(predictor: Predictor, dicoms: 
         error = refused(predictor, kind, body, form=form)
         assert (error.code, error.detail) == ("excluded_view", {"flag": "under-18", "image": 1})
         assert "016Y" not in error.message
+
+
+def test_an_exam_is_judged_without_the_views_that_the_table_leaves_out(base: Path, dicoms: list[bytes]) -> None:
+    policy = ExclusionPolicy.parse("implant=leave-out")
+    stricter = Predictor(base / "model", engine=EngineSettings(EngineKind.TORCH), exclusions=policy)
+    implant = changed(dicoms[1], BreastImplantPresent="YES")
+    alone = ExamAnswer.model_validate_json(run(stricter, JSON, exam([dicoms[0]])).body)
+    for kind, body in bodies([dicoms[0], implant]):
+        said = ExamAnswer.model_validate_json(run(stricter, kind, body).body)
+        [image], [view] = said.images, said.refused
+        assert (image.index, view.index, view.code, view.flag) == (0, 1, "excluded_view", "implant")
+        assert said.exam.malignancy_score == alone.exam.malignancy_score
+        assert [breast.images for breast in said.breasts] == [[0]]
+        assert "refused-view" in {warning.code for warning in said.warnings}
+        assert any(reason.message.startswith("image 1: not judged: ") for reason in said.exam.referral.reasons)
+        same_side = view.laterality == said.breasts[0].laterality
+        assert same_side == any("image 1" in reason.message for reason in said.breasts[0].referral.reasons)
+    error = refused(stricter, DICOM, implant)
+    assert (error.code, error.detail) == ("excluded_view", {"flag": "implant"})
+    error = refused(stricter, JSON, exam([implant]))
+    assert (error.code, error.detail) == ("excluded_view", {"flag": "implant", "image": 0})
+
+
+def test_an_exam_is_judged_without_what_is_no_whole_breast_view(predictor: Predictor, dicoms: list[bytes]) -> None:
+    spot = changed(dicoms[1], PaddleDescription="SPOT 10CM")
+    for kind, body in bodies([spot, dicoms[0]]):
+        said = ExamAnswer.model_validate_json(run(predictor, kind, body).body)
+        assert [image.index for image in said.images] == [1]
+        assert [(view.index, view.code) for view in said.refused] == [(0, "not_a_mammogram")]
+        assert "PaddleDescription" in said.refused[0].message
+        assert not any("image 0" in reason.message for reason in said.exam.referral.reasons)
+        for result in ("report", "cad-sr"):
+            report = pydicom.dcmread(io.BytesIO(run(predictor, kind, body, form=AnswerType.DICOM, result=result).body))
+            assert "image 0 is in no score" in report.to_json()
+            [study] = report.CurrentRequestedProcedureEvidenceSequence
+            assert len(study.ReferencedSeriesSequence[0].ReferencedSOPSequence) == 1
+    error = refused(predictor, JSON, exam([spot]))
+    assert (error.code, error.detail) == ("not_a_mammogram", {"image": 0})
+
+
+def test_a_damaged_image_refuses_its_exam(predictor: Predictor, dicoms: list[bytes]) -> None:
+    error = refused(predictor, JSON, exam([dicoms[0], dicoms[1][:-1000]]))
+    assert (error.code, error.detail) == ("corrupt_image", {"image": 1})
 
 
 def test_a_lossy_image_is_warned_of_and_scored(predictor: Predictor, dicoms: list[bytes]) -> None:

@@ -283,7 +283,7 @@ def test_interrupting_stops_the_jobs_and_says_so(run: Runner, scripts: Scripts) 
 
 def test_nothing_starts_when_one_step_cannot_be_run(run: Runner, scripts: Scripts) -> None:
     good = processing("Good", scripts("good", WRITE), outputs=["o"])
-    with pytest.raises(ConfigError, match="step Tune: the process backend cannot run a step of type Tuning"):
-        run(good, {"Name": "Tune", "Type": "Tuning", "Arguments": {}})
+    with pytest.raises(ConfigError, match="step Search: the process backend cannot run a step of type AutoML"):
+        run(good, {"Name": "Search", "Type": "AutoML", "Arguments": {}})
     assert run.services.storage.list(f"{OUT}/Good") == []
     assert not Path(run.folder, "logs").exists()

@@ -78,9 +78,9 @@ def test_training_members_that_cannot_be_run(change: Change, message: str) -> No
 
 
 def test_steps_inside_conditions_are_checked_too() -> None:
-    inner = {"Name": "Tune", "Type": "Tuning", "Arguments": {}}
+    inner = {"Name": "Search", "Type": "AutoML", "Arguments": {}}
     gate = {"Name": "Gate", "Type": "Condition", "Arguments": {"Conditions": [], "IfSteps": [inner], "ElseSteps": []}}
-    with pytest.raises(ConfigError, match="step Tune"):
+    with pytest.raises(ConfigError, match="step Search"):
         checked(gate)
 
 

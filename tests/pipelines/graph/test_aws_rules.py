@@ -129,7 +129,13 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: next(item for item in d["Steps"][-1]["Arguments"]["IfSteps"] if item["Type"] == "Endpoint").update(
             RetryPolicies=[{}]
         ),
-        "takes no retry policy",
+        "supports no retry policy for a step of type Endpoint",
+    ),
+    "a retry of the endpoint's configuration": (
+        lambda d: next(
+            item for item in d["Steps"][-1]["Arguments"]["IfSteps"] if item["Type"] == "EndpointConfig"
+        ).update(RetryPolicies=[{}]),
+        "supports no retry policy for a step of type EndpointConfig",
     ),
 }
 

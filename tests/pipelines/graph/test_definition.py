@@ -15,6 +15,7 @@ from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.backends.expressions import Scope, references, resolve
 from mammopipe.pipelines.backends.supported import all_steps, check
 from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.processing.errors import ConfigError
 
 OPERATIONS = {
     "Processing": ("CreateProcessingJob", "ProcessingJobName"),
@@ -190,7 +191,9 @@ def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[s
     for _, request in requests(compiled):
         for output in request.get("ProcessingOutputConfig", {}).get("Outputs", []):
             if output["OutputName"] == "test-reads":
-                assert output["S3Output"]["S3Uri"].endswith("/test-reads/mias"), "the register outlives the execution"
+                assert output["S3Output"]["S3Uri"].endswith(("/test-reads/mias", "/test-reads/rsna")), (
+                    "the register outlives the execution"
+                )
                 continue
             assert "/executions/abcdefghijkl/" in output["S3Output"]["S3Uri"]
         if "OutputDataConfig" in request:
@@ -268,7 +271,7 @@ def test_protocol_and_folds_decide_what_is_divided_and_copied(
 def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
     line = (
         "epoch=1 train_loss=1.0873 validation_loss=1.0512 validation_macro_auc=0.5731 "
-        "validation_balanced_accuracy=0.3910 learning_rate=0.00030 seconds=12.3"
+        "validation_balanced_accuracy=0.3910 validation_choice=0.6120 learning_rate=0.00030 seconds=12.3"
     )
     compiled = json.loads(build_pipeline(PipelineConfig()).definition())
     definitions = steps_of(compiled)["Train-alexnet"]["Arguments"]["AlgorithmSpecification"]["MetricDefinitions"]
@@ -278,9 +281,35 @@ def test_the_metric_definitions_read_the_line_that_train_prints() -> None:
         "validation_loss": ["1.0512"],
         "validation_macro_auc": ["0.5731"],
         "validation_balanced_accuracy": ["0.3910"],
+        "validation_choice": ["0.6120"],
         "learning_rate": ["0.00030"],
         "seconds": ["12.3"],
+        "best_validation_macro_auc": [],
+        "best_validation_choice": [],
     }
+    last = "best_epoch=1 best_validation_macro_auc=0.5731 best_validation_choice=0.61 model=/opt/ml/model"
+    read = {item["Name"]: re.findall(item["Regex"], last) for item in definitions}
+    assert {name: values for name, values in read.items() if values} == {
+        "best_validation_macro_auc": ["0.5731"],
+        "best_validation_choice": ["0.61"],
+    }
+
+
+def test_the_figure_that_chooses_reaches_training_evaluation_and_gate() -> None:
+    chosen = {"choose_by": "pf1", "choose_level": "breast", "min_choice": 0.3}
+    config = PipelineConfig.load(cnns=["alexnet"], deploy=False, evaluation=chosen)
+    compiled = json.loads(build_pipeline(config).definition())
+    requested = {step["Name"]: request for step, request in requests(compiled)}
+    hyperparameters = requested["Train-alexnet"]["HyperParameters"]
+    assert (hyperparameters["choose_by"], hyperparameters["choose_level"]) == ("pf1", "breast")
+    words = requested["Evaluate"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--choose-by") + 1] == "pf1" and words[words.index("--min-choice") + 1] == "0.3"
+    gate = steps_of(compiled)["Gate"]["Arguments"]["Conditions"]
+    assert gate[-1]["RightValue"] == 0.3
+    assert gate[-1]["LeftValue"]["Std:JsonGet"]["Path"] == "selected.choice.value"
+    assert "a probabilistic F1 by breast of at least 0.3" in json.dumps(steps_of(compiled)["Fail"])
+    with pytest.raises(ConfigError, match=r"training.choose_by is set by evaluation.choose_by"):
+        PipelineConfig.load(training={"choose_by": "pf1"})
 
 
 def deployed(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -41,7 +41,7 @@ def test_every_job_is_retried_for_throttling_capacity_and_internal_errors(compil
         if step["Type"] in ("Processing", "Training"):
             assert wanted <= kinds, name
             assert step["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}
-        elif step["Type"] in ("RegisterModel", "Model", "EndpointConfig"):
+        elif step["Type"] in ("RegisterModel", "Model"):
             assert {"Step.THROTTLING", "Step.SERVICE_FAULT"} <= kinds, name
         assert all(policy.get("MaxAttempts") or policy.get("ExpireAfterMin") for policy in policies), name
 

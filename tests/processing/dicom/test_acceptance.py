@@ -22,27 +22,32 @@ def read(make_dicom: MakeDicom, **values: Any) -> Mammogram:
 REFUSED: list[tuple[str, Any]] = [
     *(("PaddleDescription", text) for text in (
         "SPOT_10CM", "10CM SPOT CONTACT", "9X9 SPOTMAG", "NEEDLE LOC", "BIOPSY 5X5", "MAG1.8", "ROUND_SPOT", "2D_LOC",
-        "LOCALISATION", "LOCALIZATION", "FRAMELESS SPOT 7.5CM", "spot 7.5", "STEREO", "QUAD MAG", "PERFORATED",
+        "LOCALISATION", "LOCALIZATION", "FRAMELESS SPOT 7.5CM", "spot 7.5", "STEREO", "QUAD MAG", "PERFORATED", "CONE",
     )),
     *(("ViewPosition", text) for text in (
         "SPOT", "MAG", "MCC", "SCC", "CV", "LCV", "TAN", "RMMLO", "MLO MAG", "RCC SPOT", "S", "M", "SPECIMEN", "AXT",
-        "STEREO SCOUT", "cleavage", "MSCC", "LMCC",
+        "STEREO SCOUT", "cleavage", "MSCC", "LMCC", "CCIDM", "CONED CC", "ZOOM", "XCCLM",
     )),
     *(("SeriesDescription", text) for text in (
         "R MCC Magnification", "L CC MAG", "LEFT SPOT COMPRESSION", "Specimen", "ROI mask images", "cropped images",
         "L MLO Tomosynthesis Reconstruction", "TOMO_SLICES", "Flat Field", "CALIBRATION", "Phantom", "R CC RECOMBINED",
-        "L CC subtracted", "Screen Save", "RMLO tangential", "STEREO PRE-FIRE",
+        "L CC subtracted", "Screen Save", "RMLO tangential", "STEREO PRE-FIRE", "Iodine image", "MIP", "specimens",
     )),
+    *(("AcquisitionProtocolName", text) for text in ("SPOT MAG", "L CC recombined", "QC flat field")),
     *(("ImageType", ["DERIVED", "PRIMARY", "", kind]) for kind in (
         "SLICE", "RECOMB", "RECOMBINED", "SUBTRACTION", "HIGH_ENERGY", "ADDITION", "VOLUME", "slab", "DES",
+        "CESM_RECOMBINED", "WIDE_SLAB", "BIOPSY", "MAX_IP", "TOMOSYNTHESIS",
     )),
     *(("ImageType", ["DERIVED", "SECONDARY", kind]) for kind in ("SCREEN SAVE", "SCREENSHOT", "SCREEN_CAPTURE")),
     *(("ImageType", ["ORIGINAL", "PRIMARY", kind]) for kind in ("TOMO_PROJ", "TOMO", "STEREO_PLUS", "FLAT_FIELD")),
     *(("BodyPartExamined", part) for part in ("HAND", "CHEST", "FOOT", "SKULL", "ABDOMEN", "AXILLA")),
     *((keyword, "YES") for keyword in ("CalibrationImage", "QualityControlImage", "QualityControlSubject")),
+    ("QualityControlImage", "BOTH"),
+    ("TomoClass", "TOMOSYNTHESIS"),
     *(("SOPClassUID", STORAGE + suffix) for suffix in ("1.2.1", "1.1.1", "13.1.5", "13.1.3", "2", "7.4", "88.22")),
     ("PresentationIntentType", "FOR PROCESSING"),
     ("PresentationIntentType", "for processing"),
+    ("PresentationIntentType", "FOR_PROCESSING"),
     *(("Modality", modality) for modality in ("CR", "DX", "CT", "OT", "US", "SR")),
     ("ConversionType", "SD"),
     ("ConversionType", "DRW"),
@@ -68,13 +73,15 @@ ACCEPTED: list[dict[str, Any]] = [
     )),
     *({"ViewPosition": text} for text in (
         "CC", "MLO", "R CC", "LMLO", "MLOID", "XCCL", "LM", "LMO", "CCRL", "AT", "medio-lateral oblique", "AP", "",
+        "Eklund", "CC (ID)", "LATERAL", "UNKNOWN", "CC2",
     )),
     *({"SeriesDescription": text} for text in (
         "R CC", "Routine 2D", "L MLO C-View", "S-View", "MAMMOGRAPHY SCREENING", "L CC LOW ENERGY",
         "full mammogram images", "IMAGES", "Left Breast post biopsy", "TOMOSYNTHESIS 2D COMBO",
-        "Implant displaced views",
+        "Implant displaced views", "Dual energy", "Spotlight trial", "Magdalena hospital protocol",
     )),
-    *({"BodyPartExamined": part} for part in ("BREAST", "Left Breast", "LBREAST", "MAMMA", "UNKNOWN", "")),
+    {"StudyDescription": "Mammogram with spot magnification"},
+    *({"BodyPartExamined": part} for part in ("BREAST", "Left Breast", "LBREAST", "MAMMA", "MAMA", "UNKNOWN", "")),
     *({"SOPClassUID": STORAGE + suffix} for suffix in ("1", "1.1", "1.2", "7", "7.2", "7.3", "13.1.4")),
     *({"Modality": modality, "BodyPartExamined": "BREAST"} for modality in ("CR", "DX", "RG")),
     {"Modality": "DX", "ViewPosition": "MLO"},
@@ -88,6 +95,10 @@ ACCEPTED: list[dict[str, Any]] = [
     {"EstimatedRadiographicMagnificationFactor": "1", "DistanceSourceToDetector": "9", "DistanceSourceToPatient": "4"},
     {"DistanceSourceToDetector": "660", "DistanceSourceToPatient": "637"},
     {"DistanceSourceToDetector": "0", "DistanceSourceToPatient": "0"},
+    {"ImagerPixelSpacing": ["0.1", "0.1"], "PixelSpacing": ["0.093", "0.093"]},
+    {"ImagerPixelSpacing": ["0.05", "0.05"], "PixelSpacing": ["0.1", "0.1"]},
+    {"PrimaryAnatomicStructureSequence": [{"CodeValue": "1", "CodeMeaning": "Skin"}],
+     "AnatomicRegionSequence": [{"CodeValue": "76752008"}]},
     {"QualityControlImage": "NO", "CalibrationImage": "NO"},
     {"PresentationIntentType": "FOR PRESENTATION"},
 ]  # fmt: skip
@@ -105,6 +116,8 @@ def test_valid_2d_mammograms_are_read(make_dicom: MakeDicom, make_item: MakeItem
 def test_magnification_from_the_distances_alone(make_dicom: MakeDicom) -> None:
     with pytest.raises(NotAMammogramError, match=r"DistanceSourceToDetector \(0018,1110\) is 1.80 times"):
         read(make_dicom, DistanceSourceToDetector="660", DistanceSourceToPatient="367")
+    with pytest.raises(NotAMammogramError, match=r"ImagerPixelSpacing \(0018,1164\) is 1.80 times PixelSpacing"):
+        read(make_dicom, ImagerPixelSpacing=["0.09", "0.09"], PixelSpacing=["0.05", "0.05"])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +176,13 @@ def test_a_mask_of_two_values_is_refused(make_dicom: MakeDicom) -> None:
         ("synthetic-2d", {"ImageType": [kind.lower() for kind in TOMO]}),
         ("synthetic-2d", {"ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "S-View"}),
         ("synthetic-2d", {"SeriesDescription": "L MLO C-View"}),
+        ("synthetic-2d", {"ImageType": ["DERIVED", "PRIMARY", "SYNTHETIC_2D"]}),
+        ("synthetic-2d", {"ImageType": ["DERIVED", "PRIMARY", "C-VIEW"]}),
+        ("synthetic-2d", {"DerivationDescription": "Synthetic mammogram"}),
+        ("low-energy", {"SeriesDescription": "CEM low energy"}),
+        ("implant-displaced", {"ViewPosition": "EKLUND"}),
+        ("implant-displaced", {"ViewPosition": "IMPLANT DISPLACED CC"}),
+        ("spacing-unusable", {"PixelSpacing": ("LO", ["1e-300", "1e-300"])}),
         ("synthetic-2d", {"SeriesDescription": "R_CC_V-Preview"}),
         ("digitised", {"ConversionType": "DF"}),
         ("secondary-capture", {"ConversionType": "WSD"}),

@@ -26,6 +26,7 @@ REQUIRED = {
     Tag.COLUMNS,
     Tag.BITS_ALLOCATED,
     Tag.BITS_STORED,
+    Tag.HIGH_BIT,
     Tag.PIXEL_REPRESENTATION,
 }
 """Type 1 attributes of the Image Pixel Module that the reader needs."""

@@ -305,7 +305,7 @@ def test_a_16_bit_codestream_of_12_stored_bits_keeps_their_scale(make_dicom: Mak
         ({"HighBit": 5}, r"HighBit \(0028,0102\) is 5"),
         ({"PixelRepresentation": 2}, "must be 0"),
         ({"Rows": ("IS", "64.5")}, "a whole number"),
-        ({"Rows": ("LO", "many")}, "value representation 'LO'"),
+        ({"Rows": ("LO", "many")}, "is text of 4 characters that is no code; a finite number"),
     ],
 )
 def test_broken_values_are_refused_by_name(make_dicom: MakeDicom, values: dict[str, Any], message: str) -> None:

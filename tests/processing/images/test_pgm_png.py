@@ -152,5 +152,5 @@ def test_limits_are_settable_and_checked() -> None:
         read_mammogram(b"P5 2 2 255\nabcd", config=small)
     with pytest.raises(ImageTooLargeError, match="15 bytes are over the limit of 10"):
         read_mammogram(b"P5 2 2 255\nabcd", config=ReadConfig(limits=Limits(max_bytes=10)))
-    with pytest.raises(ConfigError, match="max_side=0"):
+    with pytest.raises(ConfigError, match="max_side = 0: at least 1"):
         Limits(max_side=0)

@@ -13,6 +13,7 @@ from mammopipe.training.fitting.distributed import World
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import Schedule, make_optimiser, set_phase
 from mammopipe.training.fitting.step import measure, predict
+from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.model.architecture import Cnn, Precision
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import build_model
@@ -102,9 +103,10 @@ def test_the_network_ends_as_in_its_best_epoch(films):
     best = progress.history[progress.best_epoch - 1]
     assert best.rank == max(item.rank for item in progress.history)
     logits = predict(network, films[1], batch_size=5, precision=Precision.FLOAT32)
-    loss, auc, accuracy = measure(logits, films[1].labels)
-    assert (auc, accuracy) == (best.validation_macro_auc, best.validation_balanced_accuracy)
-    assert loss == pytest.approx(best.validation_loss, rel=1e-5)
+    found = measure(logits, films[1], ChoiceFigure())
+    assert (found.macro_auc, found.balanced_accuracy) == (best.validation_macro_auc, best.validation_balanced_accuracy)
+    assert found.choice == found.macro_auc == best.validation_choice
+    assert found.loss == pytest.approx(best.validation_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])

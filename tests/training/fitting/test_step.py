@@ -108,9 +108,9 @@ def test_the_average_follows_slowly_and_is_taken_back():
 
 
 def test_between_equal_figures_the_lower_loss_is_the_better_epoch():
-    better, worse = (EpochResult(1, 1.0, loss, 0.7, 0.5, 1e-3, 1.0) for loss in (0.5, 0.9))
+    better, worse = (EpochResult(1, 1.0, loss, 0.9, 0.5, 1e-3, 1.0, 0.7) for loss in (0.5, 0.9))
     assert better.rank > worse.rank
-    assert EpochResult(1, 1.0, 0.9, 0.8, 0.5, 1e-3, 1.0).rank > better.rank
+    assert EpochResult(1, 1.0, 0.9, 0.1, 0.5, 1e-3, 1.0, 0.8).rank > better.rank
 
 
 def test_statistics_are_plain_means_at_first():

@@ -180,7 +180,7 @@ def test_a_missing_file_is_named(saved, name):
         (lambda told: told.update(classes=["malignant", "negative"]), "in this order"),
         (lambda told: told.update(architecture="vgg"), "cnn='vgg' must be one of"),
         (lambda told: told["input"].update(height=97), "the size that preprocess states"),
-        (lambda told: told["preprocess"].update(height="96"), "height='96' must be of type"),
+        (lambda told: told["preprocess"].update(height="96"), "height = '96': must be a whole number"),
         *(
             (lambda told, value=value: told["calibration"].update(temperature=value), "a finite number above 0")
             for value in (0, -1, "2.0", None, float("inf"), float("nan"), True)

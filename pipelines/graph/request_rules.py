@@ -1,0 +1,112 @@
+"""Rules of AWS for single requests that botocore's model does not state; docs/how-to/aws.md names their pages."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mammopipe.pipelines.config.tuning import MOST_PARALLEL, MOST_TRIALS
+
+MOST_TRAINING_SECONDS = 28 * 24 * 3600
+LARGEST_TRAINING_VOLUME_GB = 16_384
+LONGEST_CONFIG_NAME = 63 - 12
+"""SageMaker's limit, less the suffix that SageMaker Pipelines adds to make an endpoint configuration's name unique."""
+MOST_SEARCHED = 30
+"""Hyperparameters that one search may vary."""
+
+
+def _images(request: Mapping[str, Any]) -> Iterator[str]:
+    places = {
+        "AppSpecification.ImageUri": request.get("AppSpecification", {}).get("ImageUri"),
+        "AlgorithmSpecification.TrainingImage": request.get("AlgorithmSpecification", {}).get("TrainingImage"),
+        "PrimaryContainer.Image": request.get("PrimaryContainer", {}).get("Image"),
+    }
+    definition = request.get("TrainingJobDefinition", {})
+    places["TrainingJobDefinition.AlgorithmSpecification.TrainingImage"] = definition.get(
+        "AlgorithmSpecification", {}
+    ).get("TrainingImage")
+    for where, image in places.items():
+        if image is not None and not re.fullmatch(r"\S+", image):
+            yield f"{where}={image!r}: an image is needed"
+
+
+def _training(request: Mapping[str, Any]) -> Iterator[str]:
+    limits, resources = request["StoppingCondition"], request["ResourceConfig"]
+    spot = bool(request.get("EnableManagedSpotTraining"))
+    for name in ("MaxRuntimeInSeconds", "MaxWaitTimeInSeconds"):
+        if limits.get(name, 0) > MOST_TRAINING_SECONDS:
+            yield f"StoppingCondition.{name}={limits[name]}: at most {MOST_TRAINING_SECONDS} (28 days)"
+    if spot != ("MaxWaitTimeInSeconds" in limits):
+        yield "StoppingCondition.MaxWaitTimeInSeconds goes with managed spot training, and with it alone"
+    if limits.get("MaxWaitTimeInSeconds", limits["MaxRuntimeInSeconds"]) < limits["MaxRuntimeInSeconds"]:
+        yield "StoppingCondition.MaxWaitTimeInSeconds must be at least MaxRuntimeInSeconds"
+    if resources["VolumeSizeInGB"] > LARGEST_TRAINING_VOLUME_GB:
+        yield f"ResourceConfig.VolumeSizeInGB={resources['VolumeSizeInGB']}: at most {LARGEST_TRAINING_VOLUME_GB}"
+    if resources["InstanceCount"] < 1:
+        yield f"ResourceConfig.InstanceCount={resources['InstanceCount']}: at least 1"
+
+
+def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
+    cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
+    key = str(cluster.get("VolumeKmsKeyId") or "")
+    if "alias/" in key:
+        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+
+
+def _arguments(request: Mapping[str, Any]) -> Iterator[str]:
+    for item in request.get("ProcessingInputs", []):
+        uri = item["S3Input"]["S3Uri"]
+        if "//" in uri.removeprefix("s3://"):
+            yield f"input {item['InputName']}: {uri} has an empty folder; InputDataUri and WeightsUri end in no slash"
+    words = request["AppSpecification"].get("ContainerArguments", [])
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        if value.startswith("-"):
+            yield f"argument {name}={value!r}: a value must not begin with a hyphen"
+
+
+def _channels(request: Mapping[str, Any]) -> Iterator[str]:
+    for channel in request.get("InputDataConfig", []):
+        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        if "//" in uri.removeprefix("s3://"):
+            yield f"channel {channel['ChannelName']}: {uri} has an empty folder; WeightsUri ends in no slash"
+
+
+def _endpoint_config(request: Mapping[str, Any]) -> Iterator[str]:
+    name = request["EndpointConfigName"]
+    if len(name) > LONGEST_CONFIG_NAME:
+        yield f"EndpointConfigName={name}: at most {LONGEST_CONFIG_NAME}, since SageMaker Pipelines adds a suffix"
+    serverless = any("ServerlessConfig" in item for item in request["ProductionVariants"])
+    for member in ("KmsKeyId", "DataCaptureConfig", "AsyncInferenceConfig"):
+        if serverless and request.get(member) is not None:
+            yield f"{member}: serverless endpoints take none"
+
+
+def _search(request: Mapping[str, Any]) -> Iterator[str]:
+    """Check a search: its limits, its objective, and the training jobs that it starts."""
+    config, definition = request["HyperParameterTuningJobConfig"], request["TrainingJobDefinition"]
+    limits, ranges = config["ResourceLimits"], config["ParameterRanges"]
+    for name, most in (("MaxNumberOfTrainingJobs", MOST_TRIALS), ("MaxParallelTrainingJobs", MOST_PARALLEL)):
+        if limits[name] > most:
+            yield f"ResourceLimits.{name}={limits[name]}: at most {most}"
+    names = [item["Name"] for kind in ranges.values() for item in kind]
+    if not 1 <= len(names) <= MOST_SEARCHED:
+        yield f"ParameterRanges: {len(names)} hyperparameters, between 1 and {MOST_SEARCHED}"
+    if twice := sorted(set(names) & definition["StaticHyperParameters"].keys()):
+        yield f"StaticHyperParameters: {', '.join(twice)} is searched as well"
+    objective = config["HyperParameterTuningJobObjective"]["MetricName"]
+    metrics = definition["AlgorithmSpecification"]["MetricDefinitions"]
+    if objective not in [item["Name"] for item in metrics]:
+        yield f"HyperParameterTuningJobObjective.MetricName={objective!r}: not among the metric definitions"
+    if "CheckpointConfig" in definition:
+        yield "TrainingJobDefinition.CheckpointConfig: all trials would share one folder"
+    for rule in (_training, _volume_key, _channels):
+        yield from (f"TrainingJobDefinition.{fault}" for fault in rule(definition))
+
+
+RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
+    "Processing": (_images, _volume_key, _arguments),
+    "Training": (_images, _volume_key, _training, _channels),
+    "Tuning": (_images, _search),
+    "Model": (_images,),
+    "EndpointConfig": (_endpoint_config,),
+}
+"""Rules that the service's model does not state, by step type."""
