@@ -241,12 +241,13 @@ accuracy = Metric("accuracy", _accuracy, needs="at least one image", share=True,
 """The proportion of images whose predicted class is the true class."""
 balanced_accuracy = Metric("balanced_accuracy", lambda *given: np.mean(_recalls(*given), axis=1), needs=_EACH)
 """The mean recall over the classes."""
-macro_auc = Metric("macro_auc", _macro_auc, needs=_EACH)
+macro_auc = Metric("macro_auc", _macro_auc, needs=_EACH, share=True)
 """The mean one-vs-rest area under the ROC curve over the classes."""
 malignant_auc = Metric(
     "malignant_auc",
     partial(_class_auc, Label.MALIGNANT.rank),
     needs=BOTH,
+    share=True,
     kinds=against_rest(Label.MALIGNANT.rank),
 )
 """The area under the ROC curve of the malignant class against all others."""
@@ -262,7 +263,7 @@ expected_calibration_error = Metric(
     least_images=LEAST_IMAGES_FOR_CALIBRATION_ERROR,
 )
 """The mean gap between confidence and accuracy over ten bins of equal width (Naeini 2015, Guo 2017)."""
-roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), needs=BOTH, binary=True)
+roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), needs=BOTH, binary=True, share=True)
 """The area under the ROC curve of one score."""
 probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least one positive image", binary=True)
 """F1 with probabilities in place of decisions (Yacouby and Axman 2020; the RSNA 2023 challenge)."""
@@ -270,7 +271,9 @@ probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least
 
 def class_auc(index: int) -> Metric:
     """Return the one-vs-rest area under the ROC curve of one class."""
-    return Metric(f"auc of class {index}", partial(_class_auc, index), needs=BOTH, kinds=against_rest(index))
+    return Metric(
+        f"auc of class {index}", partial(_class_auc, index), needs=BOTH, share=True, kinds=against_rest(index)
+    )
 
 
 def precision(index: int) -> Metric:

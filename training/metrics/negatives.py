@@ -140,7 +140,7 @@ def auc_of_kinds(kinds: Integers, shares: Sequence[float]) -> Metric:
             found = found + share * auc(labels[places] == 1, scores[places], weights[:, places])
         return found
 
-    return Metric("malignant_auc", areas, needs=BOTH, binary=True)
+    return Metric("malignant_auc", areas, needs=BOTH, binary=True, share=True)
 
 
 def _compare(
