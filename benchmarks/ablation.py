@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.augmentation import Augmenter, copy_id
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Label,
@@ -155,7 +156,7 @@ def out_of_fold(
     Feature maps are computed when a fold first needs them, and kept for the following rows.
     """
     originals = np.array([not record.source_image_id for record in films.records])
-    logits = np.zeros((len(films), len(Label)))
+    logits = np.zeros((len(films), len(THREE)))
     for fold in tqdm(range(int(folds.max()) + 1), desc=row.name, disable=None):
         held = np.flatnonzero((folds == fold) & originals)
         path = folder / f"fold-{fold}.npy"
@@ -189,7 +190,7 @@ def build(config: TrainConfig, weights: Path) -> FilmNetwork:
     found = find_weights(weights, config.cnn)
     return build_model(
         config.cnn,
-        classes=list(Label),
+        classes=list(THREE),
         weights=found.path if found else None,
         dropout=config.dropout,
         seed=config.seed,

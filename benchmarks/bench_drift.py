@@ -27,6 +27,7 @@ from tqdm import tqdm
 from benchmarks.rows import Row, row
 from mammopipe.inference.monitoring.drift import DriftConfig, Week, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -86,7 +87,7 @@ def measure(
     Returns:
         For each shift, the figures of both images of each patient.
     """
-    network = build_model("modified_cnn", classes=list(Label), seed=1).eval()
+    network = build_model("modified_cnn", classes=list(THREE), seed=1).eval()
     found: dict[str, list[Patient]] = {name: [] for name in shifts}
     for number in tqdm(range(patients), desc="measuring", disable=None):
         label = Label.MALIGNANT if malignant else list(Label)[number % 3]

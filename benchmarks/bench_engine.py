@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -59,7 +60,7 @@ def export(folder: Path, cnn: str, config: PreprocessConfig, films: Films) -> tu
         network,
         {
             "architecture": cnn,
-            "classes": list(map(str, Label)),
+            "classes": list(map(str, THREE)),
             "preprocess": config.to_json(),
             "input": {"height": config.height, "width": config.width},
             "initialisation": "scratch",

@@ -26,6 +26,7 @@ from torch.nn import functional
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import Film, make_film
@@ -124,7 +125,7 @@ def save(directory: Path, network: FilmNetwork) -> None:
         network,
         {
             "architecture": "modified_cnn",
-            "classes": list(Label),
+            "classes": list(THREE),
             "input": {"height": CONFIG.height, "width": CONFIG.width},
             "preprocess": CONFIG.to_json(),
             "initialisation": "scratch",
@@ -160,7 +161,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--judged", type=int, default=150)
     options = parser.parse_args()
-    network = build_model("modified_cnn", classes=list(Label), seed=0)
+    network = build_model("modified_cnn", classes=list(THREE), seed=0)
     films = draw_training(options.films, grid_of(network, (CONFIG.height, CONFIG.width)))
     train(network, films, options.epochs)
     with tempfile.TemporaryDirectory() as folder:

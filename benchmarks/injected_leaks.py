@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.datasets.mias import read_labels
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -80,9 +81,9 @@ def mias_set(folder: Path, source: Path, films: int, config: PreprocessConfig) -
             worst.get(record.patient_id, Label.NORMAL), record.label, key=lambda label: label.rank
         )
     patients: list[str] = []
-    for number, label in enumerate(Label):
+    for number, label in enumerate(THREE):
         members = sorted(patient for patient, found in worst.items() if found is label)
-        wanted = (films // 2 + number) // len(Label)
+        wanted = (films // 2 + number) // len(THREE)
         patients += members[:: max(1, len(members) // wanted)][:wanted]
     chosen = [record for record in records if record.patient_id in patients]
     split = assign_splits(chosen, SplitConfig(test_fraction=0.3, folds=3))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.bench_training import make_films
-from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.classes import THREE
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.distributed import joined
 from mammopipe.training.fitting.loop import fit
@@ -28,7 +28,7 @@ def main(cnn: str, size: int, batch: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, joined() as world:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.size))
         films = make_films(Path(folder), count=count, size=size)
-        held = films.part(range(len(Label)))
+        held = films.part(range(len(THREE)))
         history = fit(build_model(config.cnn, classes=3), films, held, config, pretrained=False, world=world).history
         if world.leads:
             print(f"images_per_second={count / min(epoch.seconds for epoch in history):.3f}")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -47,7 +48,7 @@ def save_model(directory: Path, *, export: bool) -> str:
     }
     description = {
         "architecture": "resnet50",
-        "classes": list(Label),
+        "classes": list(THREE),
         "input": {"height": SIDE, "width": SIDE},
         "preprocess": config.to_json(),
         "initialisation": "scratch",
@@ -58,7 +59,7 @@ def save_model(directory: Path, *, export: bool) -> str:
         "metrics": {},
         "versions": {},
     }
-    model_directory.save(directory, build_model("resnet50", classes=list(Label), seed=1), description)
+    model_directory.save(directory, build_model("resnet50", classes=list(THREE), seed=1), description)
     if not export:
         return "torch"
     model = model_directory.load(directory)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import FULL_SCALE, to_unit
+from mammopipe.processing.classes import named, widest
 from mammopipe.processing.datasets.manifest import ImageRecord, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
@@ -75,6 +76,7 @@ def plan_copies(
     of: Collection[Split | None] = (Split.TRAIN,),
     *,
     balance: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, int]:
     """Return the number of copies for each original, by image id.
 
@@ -85,16 +87,19 @@ def plan_copies(
             in the result.
         balance: Whether rarer classes get more copies, so that all classes have the same total. The numbers of copies
             within a class then differ by at most one. Otherwise every image gets `copies`.
+        classes: The classes to balance; `None` takes the three, or the two where a record is negative.
     """
     if copies < 0:
         raise ConfigError(f"copies={copies} must not be negative")
     training = [record for record in records if record.split in of and not record.source_image_id]
-    counts = Counter(record.label for record in training)
+    classes = classes or widest(record.label for record in training)
+    of_image = {record.image_id: named(record.label, classes) for record in training}
+    counts = Counter(of_image.values())
     total = max(counts.values(), default=0) * (copies + 1)
     plan: dict[str, int] = {}
     for label, count in counts.items():
         ids = sorted(
-            (record.image_id for record in training if record.label is label),
+            (image_id for image_id, own in of_image.items() if own is label),
             key=lambda image_id: hashlib.sha256(image_id.encode()).hexdigest(),
         )
         each, more = divmod(total - count, count) if balance else (copies, 0)

@@ -23,7 +23,7 @@ _BLUR = 1.5
 _REDUCED = 0.5
 _DISPLACEMENT, _SMOOTHNESS = 0.01, 24
 _SOMETIMES = 0.3
-_DARKEST = 1 / 65535
+DARKEST = 1 / 65535
 """Darkest value of tissue; 0 is air."""
 
 
@@ -49,6 +49,41 @@ class Variation:
     """Reduce the resolution by up to a half, in 30 % of the uses."""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The random numbers of one variation of one image; `apply`, or a GPU, makes the image from them."""
+
+    degrees: float = 0.0
+    """Rotation about the centre, counter-clockwise on the screen."""
+    scale: float = 1.0
+    right: float = 0.0
+    """Shift in pixels, after rotation and scaling."""
+    down: float = 0.0
+    mirrored: bool = False
+    """Whether the image is mirrored top to bottom before everything else."""
+    displacement: NDArray[np.float32] | None = None
+    """Elastic displacement in x and y, (2, h, w), on a coarse grid over the image; `None` displaces nothing."""
+    reach: float = 0.0
+    """Pixels of an elastic displacement of 1."""
+    window: tuple[int, int, int, int] | None = None
+    """Top, left, rows and columns of what is not blackened; `None` blackens nothing."""
+    tone: tuple[float, float, float] | None = None
+    """Logarithm of gamma, change of contrast, change of brightness; `None` changes nothing."""
+    sigma: float = 0.0
+    """Standard deviation of the blur in pixels; 0 does not blur."""
+    reduction: float = 1.0
+    """Factor of the resolution; 1 does not reduce it."""
+
+    def matrix(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Return the affine transform of points (x, y), 2 x 3, for an image of `shape` (H, W)."""
+        height, width = shape
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), self.degrees, self.scale)
+        matrix[:, 2] += np.array([self.right, self.down])
+        if self.mirrored:
+            matrix = matrix @ np.array([[1.0, 0, 0], [0, -1.0, height - 1], [0, 0, 1]])
+        return np.asarray(matrix, np.float64)
+
+
 def vary(
     image: Image,
     lesions: Sequence[Lesion],
@@ -69,35 +104,73 @@ def vary(
     Returns:
         The varied image, of the same shape, and the lesions whose centres lie in it.
     """
-    strength = variation.strength
-    matrix = _matrix(image.shape, random, variation, craniocaudal=craniocaudal)
-    varied = np.asarray(cv2.warpAffine(image, matrix, image.shape[::-1], flags=cv2.INTER_LINEAR), np.float32)
-    moved = [_moved(lesion, matrix) for lesion in lesions]
-    if variation.elastic and random.random() < _SOMETIMES:
-        varied, moved = _elastic(varied, moved, random, strength)
-    height, width = image.shape
-    inside = tuple(lesion for lesion in moved if 0 <= lesion.x < width and 0 <= lesion.y < height)
-    if variation.crop:
-        varied = _cropped(varied, inside, random, strength)
-    return _photometric(varied, random, variation), inside
+    drawn, moved = draw(image.shape, lesions, random, variation, craniocaudal=craniocaudal)
+    return apply(image, drawn), moved
 
 
-def _matrix(
-    shape: tuple[int, ...], random: np.random.Generator, variation: Variation, *, craniocaudal: bool
-) -> NDArray[np.float64]:
-    """Return a random affine transform of points, 2 x 3, about the centre of an image of this shape."""
+def draw(
+    shape: tuple[int, ...],
+    lesions: Sequence[Lesion],
+    random: np.random.Generator,
+    variation: Variation,
+    *,
+    craniocaudal: bool,
+) -> tuple[Drawn, tuple[Lesion, ...]]:
+    """Draw a variation of an image of `shape` (H, W); the other arguments are those of `vary`.
+
+    Returns:
+        The variation, and the lesions as they lie in the varied image, if their centres lie in it.
+    """
     height, width = shape
-    strength = variation.strength if variation.affine else 0.0
-    degrees, scale, right, down = (
-        random.uniform(-1, 1, 4) * strength * (_DEGREES, _SCALE, _SHIFT * width, _SHIFT * height)
+    strength = variation.strength
+    drawn = _geometry(height, width, random, variation, craniocaudal=craniocaudal)
+    moved = [_moved(lesion, drawn.matrix(shape)) for lesion in lesions]
+    if variation.elastic and random.random() < _SOMETIMES:
+        coarse = random.standard_normal((2, *coarse_shape(height, width)), np.float32)
+        drawn = replace(drawn, displacement=coarse, reach=_DISPLACEMENT * height * strength / 2)
+        moved = _displaced(moved, drawn, height, width)
+    inside = tuple(lesion for lesion in moved if 0 <= lesion.x < width and 0 <= lesion.y < height)
+    window = _window(height, width, inside, random, strength) if variation.crop else None
+    gamma, contrast, brightness = map(float, random.uniform(-1, 1, 3) * strength * _TONE)
+    blurs, reduces, sigma, factor = random.random(4)
+    drawn = replace(
+        drawn,
+        window=window,
+        tone=(gamma, contrast, brightness) if variation.tone else None,
+        sigma=float(sigma * strength * _BLUR) + 1e-3 if variation.blur and blurs < _SOMETIMES and strength else 0.0,
+        reduction=float(1 - _REDUCED * strength * factor) if variation.downscale and reduces < _SOMETIMES else 1.0,
     )
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), float(degrees), 1 + float(scale))
-    matrix[:, 2] += right, down
+    return drawn, inside
+
+
+def apply(image: Image, drawn: Drawn) -> Image:
+    """Return the variation of an image, (H, W) float32 in [0, 1], of the same shape."""
+    height, width = image.shape
+    warped = cv2.warpAffine(image, drawn.matrix(image.shape), (width, height), flags=cv2.INTER_LINEAR)
+    varied = np.asarray(warped, np.float32)
+    if drawn.displacement is not None:
+        dx, dy = _fields(drawn.displacement, drawn.reach, height, width)
+        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+        varied = np.asarray(cv2.remap(varied, columns + dx, rows + dy, cv2.INTER_LINEAR), np.float32)
+    if drawn.window is not None:
+        top, left, high, wide = drawn.window
+        inside = np.s_[top : top + high, left : left + wide]
+        window = np.zeros_like(varied)
+        window[inside] = varied[inside]
+        varied = window
+    return _photometric(varied, drawn)
+
+
+def _geometry(
+    height: int, width: int, random: np.random.Generator, variation: Variation, *, craniocaudal: bool
+) -> Drawn:
+    strength = variation.strength if variation.affine else 0.0
+    degrees, scale, right, down = map(
+        float, random.uniform(-1, 1, 4) * strength * (_DEGREES, _SCALE, _SHIFT * width, _SHIFT * height)
+    )
     # Always draw the random numbers, so that switching one variation off does not change the others.
-    if random.random() < 0.5 and variation.flip and craniocaudal and variation.strength > 0:
-        mirror = np.array([[1.0, 0, 0], [0, -1.0, height - 1], [0, 0, 1]])
-        matrix = matrix @ mirror
-    return np.asarray(matrix, np.float64)
+    mirrored = random.random() < 0.5 and variation.flip and craniocaudal and variation.strength > 0
+    return Drawn(degrees, 1 + scale, right, down, mirrored)
 
 
 def _moved(lesion: Lesion, matrix: NDArray[np.float64]) -> Lesion:
@@ -106,51 +179,57 @@ def _moved(lesion: Lesion, matrix: NDArray[np.float64]) -> Lesion:
     return replace(lesion, x=float(x), y=float(y), radius=lesion.radius * scale)
 
 
-def _elastic(
-    image: Image, lesions: Sequence[Lesion], random: np.random.Generator, strength: float
-) -> tuple[Image, list[Lesion]]:
-    height, width = image.shape
-    coarse = random.standard_normal((2, max(2, height // _SMOOTHNESS), max(2, width // _SMOOTHNESS)), np.float32)
-    pixels = np.float32(_DISPLACEMENT * height * strength / 2)
-    dx, dy = (np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC)) * pixels for part in coarse)
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    moved = cv2.remap(image, columns + dx, rows + dy, cv2.INTER_LINEAR)
+def coarse_shape(height: int, width: int) -> tuple[int, int]:
+    """Return the shape (h, w) of the coarse grid of elastic displacements of an image."""
+    return max(2, height // _SMOOTHNESS), max(2, width // _SMOOTHNESS)
+
+
+def _fields(displacement: NDArray[np.float32], reach: float, height: int, width: int) -> list[NDArray[np.float32]]:
+    """Return the displacement of every pixel in x and in y, (H, W) each, in pixels."""
+    fine = (cv2.resize(part, (width, height), interpolation=cv2.INTER_CUBIC) for part in displacement)
+    return [np.asarray(field) * np.float32(reach) for field in fine]
+
+
+def _displaced(lesions: Sequence[Lesion], drawn: Drawn, height: int, width: int) -> list[Lesion]:
+    if not lesions or drawn.displacement is None:
+        return list(lesions)
+    dx, dy = _fields(drawn.displacement, drawn.reach, height, width)
     placed = []
     for lesion in lesions:
         # The map gives the source of each pixel. Where it is smooth, a point moves in the opposite direction.
         row, column = (int(np.clip(round(at), 0, side - 1)) for at, side in ((lesion.y, height), (lesion.x, width)))
         placed.append(replace(lesion, x=lesion.x - float(dx[row, column]), y=lesion.y - float(dy[row, column])))
-    return np.asarray(moved, np.float32), placed
+    return placed
 
 
-def _cropped(image: Image, lesions: Sequence[Lesion], random: np.random.Generator, strength: float) -> Image:
-    height, width = image.shape
+def _window(
+    height: int, width: int, lesions: Sequence[Lesion], random: np.random.Generator, strength: float
+) -> tuple[int, int, int, int] | None:
     share = np.sqrt(1 - _CROPPED * strength * random.random())
     rows, columns = max(1, round(height * share)), max(1, round(width * share))
     top = int(random.integers(0, height - rows, endpoint=True))
     left = int(random.integers(0, width - columns, endpoint=True))
     seen = [item for item in lesions if top <= item.y < top + rows and left <= item.x < left + columns]
-    if lesions and not seen:
-        return image
-    window = np.zeros_like(image)
-    window[top : top + rows, left : left + columns] = image[top : top + rows, left : left + columns]
-    return window
+    return None if lesions and not seen else (top, left, rows, columns)
 
 
-def _photometric(image: Image, random: np.random.Generator, variation: Variation) -> Image:
-    strength, tissue = variation.strength, image > 0
-    gamma, contrast, brightness = random.uniform(-1, 1, 3) * strength * _TONE
-    blurs, reduces, sigma, factor = random.random(4)
-    if variation.tone:
+def _photometric(image: Image, drawn: Drawn) -> Image:
+    tissue = image > 0
+    if drawn.tone is not None:
+        gamma, contrast, brightness = drawn.tone
         curve = np.power(image, np.float32(np.exp(gamma))) - 0.5
         toned = curve * np.float32(1 + contrast) + np.float32(0.5 + brightness / 2)
-        image = np.asarray(np.clip(toned, _DARKEST, 1), np.float32)
-    if variation.blur and blurs < _SOMETIMES and sigma * strength > 0:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(sigma * strength * _BLUR) + 1e-3), np.float32)
-    if variation.downscale and reduces < _SOMETIMES:
+        image = np.asarray(np.clip(toned, DARKEST, 1), np.float32)
+    if drawn.sigma > 0:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), drawn.sigma), np.float32)
+    if drawn.reduction < 1:
         height, width = image.shape
-        share = 1 - _REDUCED * strength * factor
-        size = max(1, round(width * share)), max(1, round(height * share))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        size = reduced_size(height, width, drawn.reduction)
+        small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
         image = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     return np.asarray(np.where(tissue, image, np.float32(0)), np.float32)
+
+
+def reduced_size(height: int, width: int, reduction: float) -> tuple[int, int]:
+    """Return (height, width) in pixels of an image whose resolution is reduced by a factor."""
+    return max(1, round(height * reduction)), max(1, round(width * reduction))

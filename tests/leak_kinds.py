@@ -15,6 +15,7 @@ import numpy as np
 
 from mammopipe.processing.augmentation import Augmenter
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View, write_manifest
 from mammopipe.processing.files import sha256, write_json
@@ -89,7 +90,7 @@ class CleanSet:
 
     def candidate(self, scratch: Path, digest: str | None = None) -> LoadedModel:
         """Return an untrained network whose description says that it was trained on this set, or another digest."""
-        network = build_model("modified_cnn", classes=list(Label), seed=1)
+        network = build_model("modified_cnn", classes=list(THREE), seed=1)
         epoch = {
             "epoch": 1,
             "train_loss": 1.0,
@@ -105,7 +106,7 @@ class CleanSet:
             network,
             {
                 "architecture": "modified_cnn",
-                "classes": [str(label) for label in Label],
+                "classes": [str(label) for label in THREE],
                 "input": {"height": self.config.height, "width": self.config.width},
                 "preprocess": self.config.to_json(),
                 "initialisation": "scratch",

@@ -15,7 +15,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
+from mammopipe.processing.classes import THREE
+from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, Split, View
 from mammopipe.processing.datasets.mias import RELEASE_COUNTS, read_labels
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import write_png
@@ -75,7 +76,7 @@ def score(predictions: Sequence[tuple[int, int, str]]) -> tuple[float, float, fl
     """Return the balanced accuracy with its interval by patient."""
     labels, predicted, patients = zip(*predictions, strict=True)
     interval = bootstrap_interval(
-        balanced_accuracy, labels, np.eye(len(Label))[list(predicted)], groups=patients, n=500
+        balanced_accuracy, labels, np.eye(len(THREE))[list(predicted)], groups=patients, n=500
     )
     return interval.value, interval.low, interval.high
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
@@ -60,6 +61,15 @@ class Cache(StrEnum):
     """Not kept: each image is decoded on each use, so memory does not grow with their number."""
 
 
+class AugmentOn(StrEnum):
+    """Where training images are varied."""
+
+    CPU = "cpu"
+    """In the processes that read them."""
+    GPU = "gpu"
+    """On the device that trains, by torchvision; without a GPU that is the CPU."""
+
+
 class Sampling(StrEnum):
     """How an epoch treats rare classes."""
 
@@ -112,6 +122,11 @@ class TrainConfig(Settings):
         default=Cnn.RESNET50.value,
         description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
         "and tag",
+    )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
+        "negative and malignant where it lacks one), or `binary`, malignant or not",
     )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
@@ -233,6 +248,18 @@ class TrainConfig(Settings):
     augment_tone: bool = Field(default=True, description="change gamma, contrast and brightness by up to 20 %")
     augment_blur: bool = Field(default=True, description="blur by a Gaussian of up to 1.5 pixels")
     augment_downscale: bool = Field(default=True, description="reduce the resolution by up to a half")
+    augment_on: AugmentOn = Field(
+        default=AugmentOn.CPU,
+        description="where training images are varied: `cpu`, in the processes that read them, or `gpu`, on the device "
+        "that trains",
+    )
+    mixup: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="mixes each training image with another one of its batch, and their losses likewise: both "
+        "parameters of the Beta distribution of the share; 0 mixes nothing, usual are 0.2 to 1",
+    )
     pooling: Pooling = Field(
         default=Pooling.MEAN,
         description="how the places of a film become its logits; AlexNet, whose classifier sees all places at once, "
@@ -315,9 +342,10 @@ class TrainConfig(Settings):
                 f"or the rate never reaches its height"
             )
 
-        if self.batch_size % self.accumulate:
+        if self.batch_size % (self.accumulate * self.images_together):
+            pairs = ", and with mixup, which mixes pairs, of twice that" if self.mixup else ""
             raise ConfigError(
-                f"hyperparameter batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}"
+                f"hyperparameter batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}{pairs}"
             )
         self._check_network()
         return self
@@ -341,10 +369,12 @@ class TrainConfig(Settings):
             raise ConfigError(
                 f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
             )
-        if self.augment and self.learns is Learns.HEAD:
-            raise ConfigError(
-                f"hyperparameter augment={self.augment} must be 0 with learns=head, which computes feature maps once"
-            )
+        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU)):
+            if getattr(self, name) != off and self.learns is Learns.HEAD:
+                raise ConfigError(
+                    f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "
+                    "feature maps once"
+                )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
 
@@ -371,6 +401,11 @@ class TrainConfig(Settings):
             return cls.model_validate(given)
         except ValidationError as error:
             raise ConfigError(f"hyperparameter {explained(error, cls)}") from None
+
+    @property
+    def images_together(self) -> int:
+        """Number of images that a part of a batch must be a multiple of: mixup mixes pairs."""
+        return 2 if self.mixup else 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""

@@ -26,7 +26,7 @@ from mammopipe.training.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
-from mammopipe.training.evaluation.data import CLASSES, SegmentedData, read_candidates
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
 from mammopipe.training.evaluation.fit_audit import (
     Fit,
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         models = read_candidates(paths.processing_input("models"), scratch, data.preprocess)
-        data = data.with_out_of_fold(
+        data = data.asked_as(models).with_out_of_fold(
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
         evaluation, films = evaluate(data, models, config)
@@ -97,7 +97,9 @@ def main(arguments: Sequence[str]) -> None:
         )
         pack(directory, paths.processing_output("model") / "model.tar.gz")
     write_bytes(paths.processing_output("evaluation") / "report.html", page.encode())
-    write_csv(paths.processing_output("evaluation") / predictions.FILE, predictions.COLUMNS, films)
+    write_csv(
+        paths.processing_output("evaluation") / predictions.FILE, predictions.columns(evaluation["classes"]), films
+    )
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
@@ -132,7 +134,7 @@ def evaluate(
     } or _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
     choice = choose(
         validation,
-        classes=CLASSES,
+        classes=data.classes,
         resamples=draws[Split.VALIDATION],
         choice=config.choice,
         other_breast=config.other_breast,
@@ -177,8 +179,8 @@ def evaluate(
             str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
             for split, records in rows.items()
         },
-        "examples": pick_examples(chosen, calibration, CLASSES),
-        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, CLASSES),
+        "examples": pick_examples(chosen, calibration, data.classes),
+        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, data.classes),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, rows_of_images
 
@@ -208,7 +210,8 @@ def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str
         "validation_folds": int(max(folds)) + 1 if folds else 0,
         "dataset": data.dataset,
         "synthetic": data.synthetic,
-        "classes": list(CLASSES),
+        "classes": [str(label) for label in data.classes],
+        "labels": data.labels(),
         "counts": data.counts(),
         "stage": dict(data.stage),
         "breast_rule": str(config.breast_rule),

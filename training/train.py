@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import Classes, classes_of
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.container.network import await_host, meeting_point, network_environment, require_gpus
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
-    Label,
     Split,
     SplitProtocol,
     read_manifest,
@@ -63,6 +63,7 @@ class Inputs:
     train: FilmDataset
     validation: FilmDataset
     weights: StagedWeights | None
+    classes: Classes
     protocol: SplitProtocol = SplitProtocol.PATIENT
 
     @cached_property
@@ -119,6 +120,8 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     preprocess = read_stage(paths)
     protocol = read_protocol(paths)
     manifest = read_manifest(paths.channel("manifest"), protocol)
+    # From all rows, as in the evaluation; a training job sees the labels of the test split, but none of its images.
+    classes = classes_of((record.label for record in manifest), config.question, where="manifest")
     _refuse_exact_leaks(manifest, protocol)
     records = learnt(manifest, cross_validated=bool(config.folds), protocol=protocol)
     weights = find_weights(paths.channel("weights"), config.cnn)
@@ -134,6 +137,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
             [record for record in used if record.split is split],
             paths.channel(split),
             shape=shape,
+            classes=classes,
             description=f"{split} images",
             cache=cache,
             world=world,
@@ -143,7 +147,7 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     if not config.folds:
         for split, dataset in films.items():
             require_every_class(dataset, split)
-    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, protocol)
+    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, classes, protocol)
 
 
 def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol) -> None:
@@ -243,7 +247,7 @@ def build_network(inputs: Inputs) -> FilmNetwork:
     config = inputs.config
     return build_model(
         config.cnn,
-        classes=list(Label),
+        classes=inputs.classes,
         weights=inputs.weights.path if inputs.weights else None,
         dropout=config.dropout,
         drop_path=config.drop_path,
@@ -289,7 +293,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
     best = progress.history[progress.best_epoch - 1]
     return {
         "architecture": str(inputs.config.cnn),
-        "classes": [str(label) for label in Label],
+        "classes": [str(label) for label in inputs.classes],
         "input": {"height": inputs.preprocess.height, "width": inputs.preprocess.width},
         "preprocess": inputs.preprocess.to_json(),
         "pooling": str(inputs.config.pooling),

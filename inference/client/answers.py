@@ -158,7 +158,7 @@ class ImageAnswer:
     """The endpoint's answer for one image."""
 
     probabilities: Mapping[str, float]
-    """Calibrated probability of each class (normal, benign, malignant); they sum to 1."""
+    """Calibrated probability of each class (normal, benign, malignant; or negative, malignant); they sum to 1."""
     malignancy_score: float
     """0 to 100."""
     decile: int | None

@@ -111,7 +111,11 @@ class RequestOptions(_Model):
     view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
     operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
     heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
-    target: Label = Field(default=Label.MALIGNANT, description="class whose evidence the heatmap and the overlay show")
+    target: Label = Field(
+        default=Label.MALIGNANT,
+        description="class whose evidence the heatmap and the overlay show; one of the model's: normal, benign and "
+        "malignant, or negative and malignant",
+    )
     result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
     overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
     priors: Priors = Field(default=Priors.REFUSE, description="what is done with images of earlier studies; of an exam")
@@ -260,7 +264,10 @@ class _Scores(_Model):
     """The fields about one image."""
 
     image: ImageInfo
-    probabilities: dict[Label, float] = Field(description="calibrated; they sum to 1")
+    probabilities: dict[Label, float] = Field(
+        description="calibrated, of each of the model's classes: normal, benign and malignant, or negative and "
+        "malignant; they sum to 1"
+    )
     malignancy_score: float = Field(ge=0, le=100, description="100 times the calibrated probability of malignant")
     decile: int | None = Field(
         ge=1,
@@ -270,7 +277,8 @@ class _Scores(_Model):
     )
     entropy: float = Field(
         ge=0,
-        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided",
+        description="of the probabilities at validation's prevalence, in nats: 0 is certain, ln 3 = 1.10 undecided; "
+        "ln 2 = 0.69 with two classes",
     )
     decision: Decision | None = Field(description="null where the model has no such operating point")
     referral: Referral

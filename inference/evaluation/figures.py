@@ -3,6 +3,7 @@
 The model's calibration and thresholds are used as served; nothing is fitted on the dataset.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from mammopipe.inference.evaluation.judging import Judged, Judgement
+from mammopipe.processing.classes import TWO, Classes
 from mammopipe.processing.datasets.definition import Dataset
-from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.training.evaluation.detection import detection
 from mammopipe.training.metrics import calibration, classification
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.metric import Metric, all_alike, ratio
-from mammopipe.training.metrics.scorecard import figure, scorecard, undefined
+from mammopipe.training.metrics.scorecard import OF_A_CLASS, OVERALL, figure, scorecard, undefined
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.distributions import index_limit, stability_index
@@ -32,7 +34,7 @@ from mammopipe.training.model.exam_scores import (
     malignancy,
 )
 from mammopipe.training.model.operating_points import Goal, Points, read_compared_points, read_operating_points
-from mammopipe.training.model.predictions import Floats, TestPredictions
+from mammopipe.training.model.predictions import Floats, Integers, TestPredictions
 
 SCHEMA = 1
 FALSE_ALARMS = 0.01
@@ -71,16 +73,21 @@ def figures(
         plan: Settings of the intervals.
         where: Name of the model in error messages.
     """
-    classes = list(description["classes"])
-    predictions = judgement.predictions(classes)
+    of_model = list(description["classes"])
+    same = list(judgement.classes) == of_model
+    classes = judgement.classes if same else TWO
+    predictions = judgement.predictions(of_model)
     draws = Resamples.draw(predictions.patients, n=plan.bootstrap, seed=plan.seed)
     scaling = Calibration.of(description)
     probabilities = scaling.probabilities(predictions.logits)
+    truth, shares = predictions.labels, probabilities
+    if len(classes) < len(of_model):
+        truth, shares = classification.malignant_or_not(truth, shares)
     points = read_operating_points(description, where)
     rule = BreastRule(description["calibration"].get("breast_rule") or BreastRule.MEAN)
     levels = _levels(cases_of(predictions, scaling, rule), points, draws)
     images = [image.record for image in judgement.images]
-    right = (probabilities.argmax(axis=1) == predictions.labels).astype(np.int64)
+    right = (shares.argmax(axis=1) == truth).astype(np.int64)
     threshold = points[Level.IMAGE][Goal.SENSITIVITY].threshold if points[Level.IMAGE] else 0.5
     return {
         "schema": SCHEMA,
@@ -90,15 +97,17 @@ def figures(
         "weights_sha256": description["weights_sha256"],
         "trained_on": description["training"].get("data_digest"),
         "prevalence_of_validation": description["calibration"].get("prevalence"),
-        "classes": classes,
+        "classes": [str(label) for label in classes],
+        "model_classes": of_model,
+        "labels": _labels(images),
         "bootstrap": {"resamples": plan.bootstrap, "seed": plan.seed},
-        "counts": _counts(judgement, predictions, classes),
+        "counts": _counts(judgement, truth, classes),
         "refused": [{"image_id": name, "reason": reason} for name, reason in judgement.refused],
-        **scorecard(predictions.labels, probabilities, classes=classes, resamples=draws),
+        **_scorecard(truth, shares, classes, draws, same=same),
         **levels,
         "compared": _compared(description, predictions, draws, rule, where),
         "subgroups": subgroups(images, image_cases(predictions, scaling), right, threshold, draws),
-        "calibration": _calibration(predictions, scaling, draws),
+        "calibration": _calibration(predictions, scaling, draws, truth, shares),
         "referred": figure(
             share_of, _flags([image.referred for image in judgement.images]), np.zeros(len(images)), draws
         ),
@@ -106,6 +115,23 @@ def figures(
         "pointing": _pointing(judgement.images, draws),
         "froc": _froc(judgement.images),
     }
+
+
+def _labels(images: Sequence[ImageRecord]) -> dict[str, int]:
+    found = Counter(record.label for record in images)
+    return {str(label): found[label] for label in Label if found[label]}
+
+
+def _scorecard(truth: Integers, shares: Floats, classes: Classes, draws: Resamples, *, same: bool) -> dict[str, Any]:
+    """Return the scorecard; unless model and dataset have the same classes, with the figures of malignant alone."""
+    found = scorecard(truth, shares, classes=classes, resamples=draws)
+    if same:
+        return found
+    reason = "not comparable: model and dataset have different classes, so only figures of malignant are given"
+    dropped = [metric.name for metric in OVERALL if metric is not classification.malignant_auc]
+    found |= {name: undefined(reason) for name in dropped}
+    only = str(Label.MALIGNANT)
+    return found | {name: {only: found[name][only]} for name in (*OF_A_CLASS, "roc")}
 
 
 def _levels(cases: Mapping[Level, Cases], points: Points, draws: Resamples) -> dict[str, Any]:
@@ -118,11 +144,11 @@ def _levels(cases: Mapping[Level, Cases], points: Points, draws: Resamples) -> d
     }
 
 
-def _counts(judgement: Judgement, predictions: TestPredictions, classes: Sequence[str]) -> dict[str, int]:
-    of_class = np.bincount(predictions.labels, minlength=len(classes))
+def _counts(judgement: Judgement, truth: Integers, classes: Sequence[str]) -> dict[str, int]:
+    of_class = np.bincount(truth, minlength=len(classes))
     return {
         "images": len(judgement.images),
-        "patients": len(set(predictions.patients)),
+        "patients": len({image.record.patient_id for image in judgement.images}),
         **{name: int(count) for name, count in zip(classes, of_class, strict=True)},
         "refused": len(judgement.refused),
         "with_lesions": sum(image.chance is not None for image in judgement.images),
@@ -142,14 +168,14 @@ def _compared(
     return _levels(cases_of(kept, scaling, rule), points, draws.of(places))
 
 
-def _calibration(predictions: TestPredictions, scaling: Calibration, draws: Resamples) -> dict[str, Any]:
+def _calibration(
+    predictions: TestPredictions, scaling: Calibration, draws: Resamples, truth: Integers, shares: Floats
+) -> dict[str, Any]:
     malignant, scores = malignancy(predictions, scaling)
     return {
         "prevalence": float(malignant.mean()),
         **{metric.name: figure(metric, malignant, scores, draws) for metric in calibration.OF_MALIGNANT},
-        "log_loss": figure(
-            classification.log_loss, predictions.labels, scaling.probabilities(predictions.logits), draws
-        ),
+        "log_loss": figure(classification.log_loss, truth, shares, draws),
         **calibration.of_malignant(malignant, scores),
     }
 

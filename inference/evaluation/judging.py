@@ -13,6 +13,7 @@ from mammopipe.inference.evaluation.journal import Journal
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import Classes, class_index, widest
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.lesion_masks import with_lesions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, breast_id
@@ -96,13 +97,17 @@ class Judgement:
             tuple(breast_id(record) for record in records),
             np.array([_class_of(record.label, classes) for record in records], np.int64),
             np.array([image.logits for image in self.images], np.float64).reshape(len(records), len(classes)),
-            list(classes).index(str(Label.MALIGNANT)),
         )
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the images: the three if each occurs and no image is only known as negative, else the two."""
+        return widest((image.record.label for image in self.images), required=True)
 
 
 def _class_of(label: Label, classes: Sequence[str]) -> int:
-    """Return the class index of a label. For a model of two classes every label except malignant is negative."""
-    return list(classes).index(str(label)) if str(label) in classes else 0
+    """Return the class index of a label; 0 for negative among three classes, where only malignant figures are made."""
+    return 0 if label not in classes else class_index(label, classes)
 
 
 def judge(

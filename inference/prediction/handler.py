@@ -61,6 +61,10 @@ def answer(predictor: Predictor, task: Task, reading: ReadConfig, hashed: "Futur
     parcel = clock.time("unpack", lambda: unpack(task.content_type, task.body, HandlerLimits.of(task)))
     options = join_options(task.options, parcel.options)
     _check(task.form, options, parcel)
+    if options.target not in predictor.classes:
+        raise BadOptionError(
+            "bad_option", f"option target={options.target}: this model's classes are {', '.join(predictor.classes)}"
+        )
     work = _Work(task, Reader(predictor, reading, options, clock))
     if parcel.is_exam:
         return work.exam(parcel)

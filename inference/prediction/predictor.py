@@ -129,7 +129,7 @@ class Predictor:
         description = read_description(model_dir)
         verify_files(model_dir, description)
         where = str(model_dir / DESCRIPTION_FILE)
-        self._classes = _classes(description["classes"], where)
+        self._classes = tuple(map(Label, description["classes"]))
         self._thresholds = Thresholds.read(description, where, prevalence=prevalence)
         self._exclusions = exclusions
         self._preprocess = PreprocessConfig.from_json(description["preprocess"])
@@ -355,11 +355,3 @@ def _flags(mammogram: Mammogram, prepared: Preprocessed) -> list[ImageFlag]:
     """Return the flags of the image reader, and those found in the pixels, such as an implant."""
     of_picture = [ImageFlag(code) for code in prepared.quality["flags"] if code in set(ImageFlag)]
     return list(dict.fromkeys((*mammogram.flags, *of_picture)))
-
-
-def _classes(names: Sequence[str], where: str) -> tuple[Label, ...]:
-    if not set(names) <= set(Label) or Label.MALIGNANT not in names or len(names) < 2:
-        raise ConfigError(
-            f"{where}: classes={list(names)} must be {', '.join(Label)}, malignant among them, to be served"
-        )
-    return tuple(map(Label, names))

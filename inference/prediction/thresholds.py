@@ -38,8 +38,8 @@ class Thresholds:
     """`None` if the model was not evaluated."""
     compared: ComparedBreasts | None = None
     """`None` for a model that scores each breast by itself."""
-    malignant: int = Label.MALIGNANT.rank
-    """Index of the malignant class among the model's classes."""
+    malignant: int = -1
+    """Index of the malignant class, the last of the model's classes."""
     shift: PrevalenceShift = field(default_factory=lambda: PrevalenceShift({}))
     """Shift from validation's prevalence, at which decisions are made, to the prevalence used for answers."""
 

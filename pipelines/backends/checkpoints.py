@@ -23,8 +23,8 @@ DESCRIBED = ("manifest", "stage", "weights")
 
 
 @cache
-def code_digest() -> str:
-    """Return the SHA-256 of this package's source: different code may produce different files from the same input."""
+def package_digest() -> str:
+    """Return the SHA-256 of this package's source: of whatever may change what a job writes."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for folder in ("processing", "training", "inference", "pipelines"):
@@ -35,7 +35,7 @@ def code_digest() -> str:
 
 def job_digest(request: Mapping[str, Any], paths: ContainerPaths) -> str:
     """Return the digest of a training job: its settings, the data in its channels, and the code."""
-    digest = hashlib.sha256(code_digest().encode())
+    digest = hashlib.sha256(package_digest().encode())
     algorithm = {**request["AlgorithmSpecification"], "MetricDefinitions": None}
     said = [request.get("HyperParameters", {}), algorithm, request.get("Environment", {})]
     digest.update(json.dumps(said, sort_keys=True, default=str).encode())

@@ -44,7 +44,14 @@ def check(options: argparse.Namespace) -> int:
     config = PipelineConfig.load(options.config, assignments=options.assignments)
     table = read_own(options.table, config.own)
     images = images_of(find_table(options.table), config.own)
-    found = look(table, images, config.data.split, read=not options.table_only, phi=config.data.phi)
+    found = look(
+        table,
+        images,
+        config.data.split,
+        read=not options.table_only,
+        phi=config.data.phi,
+        question=config.training.question,
+    )
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
 
@@ -64,6 +71,8 @@ def _print(found: "Look") -> None:
         counts = getattr(found, name)
         if counts:
             print(f"{name:<10} {', '.join(f'{word} {number}' for word, number in counts.items())}")
+    if found.classes:
+        print(f"classes    {', '.join(found.classes)}")
     for group in found.duplicates[:SHOWN]:
         print(f"duplicates {', '.join(group)}")
     print(f"refused    {len(found.refused)}")

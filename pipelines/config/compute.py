@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings
+from mammopipe.training.config import TrainConfig
 
 LONGEST_KEEP_ALIVE = 21_600
 """The longest time, in seconds, that SageMaker keeps an instance warm (`KeepAlivePeriodInSeconds`)."""
@@ -116,13 +117,15 @@ def gpus_of(instance_type: str) -> int:
     return GPUS.get(family, {}).get(size, 0)
 
 
-def require_even_batch(batch_size: int, instance_type: str, instances: int) -> None:
+def require_even_batch(training: TrainConfig, instance_type: str, instances: int) -> None:
     """Refuse a batch that cannot be divided evenly among a training job's processes (one per GPU or host)."""
     processes = max(1, gpus_of(instance_type)) * instances
-    if batch_size % processes:
+    more = f", times accumulate={training.accumulate}" if training.accumulate > 1 else ""
+    more += ", times 2 for the pairs of mixup" if training.mixup else ""
+    if training.batch_size % (processes * training.accumulate * training.images_together):
         raise ConfigError(
-            f"training.batch_size={batch_size} is no multiple of the {processes} processes of {instances} x "
-            f"{instance_type}, one for each GPU",
+            f"training.batch_size={training.batch_size} is no multiple of the {processes} processes of {instances} x "
+            f"{instance_type}, one for each GPU{more}",
         )
 
 

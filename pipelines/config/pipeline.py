@@ -45,6 +45,7 @@ SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
     "folds": "training.folds, for all networks: they are compared on the same images",
+    "question": "training.question, for all networks: they are compared on the same classes",
 }
 """Hyperparameters that cannot differ between networks, and what sets them."""
 
@@ -207,10 +208,10 @@ class PipelineConfig(Settings):
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
-        require_even_batch(self.training.batch_size, compute.training_instance_type, compute.training_instance_count)
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
-            self.training_of(cnn)
+            training = self.training_of(cnn)
+            require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
         self._check_tuning()
         return self
 
@@ -223,8 +224,8 @@ class PipelineConfig(Settings):
         compute = self.compute
 
         def check(values: Mapping[str, str]) -> None:
-            size = TrainConfig.from_hyperparameters(values).batch_size
-            require_even_batch(size, compute.training_instance_type, compute.training_instance_count)
+            training = TrainConfig.from_hyperparameters(values)
+            require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
 
         for cnn in filter(self.tuning.tunes, self.cnns):
             own = {key: str(word) for key, word in self.training_of(cnn).to_json().items()}

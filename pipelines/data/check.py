@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ImageError, LabelError
@@ -34,6 +35,8 @@ class Look:
     duplicates: Sequence[tuple[str, ...]]
     """Images whose files are identical byte by byte."""
     synthetic: int
+    classes: Sequence[str] = ()
+    """The classes that a network would tell apart; empty if the labels allow none."""
     problems: Sequence[str] = field(default_factory=list)
     """The reasons why a run could not succeed."""
 
@@ -42,7 +45,15 @@ class Look:
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
 
 
-def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, phi: Phi = Phi.REFUSE) -> Look:
+def look(
+    table: Table,
+    images: Path,
+    split: SplitConfig,
+    *,
+    read: bool = True,
+    phi: Phi = Phi.REFUSE,
+    question: Question = Question.CLASSES,
+) -> Look:
     """Return the contents and problems of a label table and its images.
 
     Args:
@@ -51,6 +62,7 @@ def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, p
         split: The split settings of a run.
         read: Whether to read each image; otherwise only its existence is checked.
         phi: How a run treats an image whose header names its patient.
+        question: What a run would ask of an image.
     """
     records = table.records
     refused = [reason for _, reason in table.refused]
@@ -67,31 +79,44 @@ def look(table: Table, images: Path, split: SplitConfig, *, read: bool = True, p
         refused=refused,
         duplicates=_duplicates(records, images),
         synthetic=sum(record.synthetic for record in records),
-        problems=list(problems(records, split)),
+        classes=_classes(records, question),
+        problems=list(problems(records, split, question)),
     )
 
 
-def problems(records: Sequence[ImageRecord], split: SplitConfig) -> Iterator[str]:
+def _classes(records: Sequence[ImageRecord], question: Question) -> Sequence[str]:
+    try:
+        return [str(label) for label in classes_of((record.label for record in records), question, where="table")]
+    except LabelError:
+        return []
+
+
+def problems(
+    records: Sequence[ImageRecord], split: SplitConfig, question: Question = Question.CLASSES
+) -> Iterator[str]:
     """Yield the problems in the table that would make a run fail; uses the same split as Prepare."""
     try:
         placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
+        classes = classes_of((record.label for record in records), question, where=f"{len(records)} images")
     except LabelError as error:
         yield str(error)
         return
     patients: dict[Label, set[str]] = {}
     for record in records:
-        patients.setdefault(record.label, set()).add(record.patient_id)
+        patients.setdefault(named(record.label, classes), set()).add(record.patient_id)
     for part in Split:
-        labels = {record.label for record in placed if record.split is part}
-        lacking = [label for label in Label if label not in labels]
+        present = {named(record.label, classes) for record in placed if record.split is part}
+        lacking = [label for label in classes if label not in present]
         if lacking:
             held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
             yield f"split {part} would have no image of class {held}; each split needs every class"
 
 
-def require_trainable(records: Sequence[ImageRecord], split: SplitConfig, *, where: str) -> None:
+def require_trainable(
+    records: Sequence[ImageRecord], split: SplitConfig, *, where: str, question: Question = Question.CLASSES
+) -> None:
     """Raise `LabelError`, with all reasons, if a run on these images could not succeed."""
-    found = list(problems(records, split))
+    found = list(problems(records, split, question))
     if found:
         raise LabelError(f"{where}: {'; '.join(found)}")
 

@@ -67,9 +67,9 @@ def check_run(config: PipelineConfig, definition: Mapping[str, Any], parameters:
         ConfigError: A value would be refused, or two values contradict each other.
     """
     require_divided(parameters["ProcessingInstanceCount"], parameters["DataDistribution"])
-    require_even_batch(
-        config.training.batch_size, parameters["TrainingInstanceType"], parameters["TrainingInstanceCount"]
-    )
+    for cnn in config.cnns:
+        training, instances = config.training_of(cnn), parameters["TrainingInstanceCount"]
+        require_even_batch(training, parameters["TrainingInstanceType"], instances)
     check(definition, parameters)
 
 

@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
+from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
 from mammopipe.processing.splits import read_register
@@ -72,6 +73,8 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.training.question is Question.BINARY:
+        arguments["--question"] = str(Question.BINARY)
     inputs = [
         request_parts.source("manifest", below(folder, "manifest")),
         request_parts.source("stage", below(folder, "stage")),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mammopipe.pipelines.notebook.views import HTML, figure_of
 from mammopipe.pipelines.runs.run import Run
+from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
 from mammopipe.processing.errors import ConfigError
 
@@ -148,7 +149,7 @@ def _chances(row: Mapping[Any, Any]) -> str:
 
 
 def _classes(row: Mapping[Any, Any]) -> Iterator[str]:
-    yield from (name for name in ("normal", "benign", MALIGNANT) if name in row)
+    yield from (name for name in Label if name in row)
 
 
 def _picture(width: float, height: float) -> "Figure":

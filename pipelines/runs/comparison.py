@@ -22,6 +22,8 @@ MEASURES: Mapping[str, str] = {
     "expected_calibration_error": "calibration error",
 }
 """The compared figures, in table order, with their column names."""
+COMPARABLE = "malignant_auc"
+"""The only figure that means the same in runs with different classes."""
 LOWER_IS_BETTER = frozenset({"expected_calibration_error"})
 SPLITS = ("validation", "test")
 CANDIDATES = "candidates"
@@ -47,6 +49,7 @@ def facts(folder: RunFolder) -> dict[str, Any]:
         "dataset": document["dataset"],
         "synthetic": bool(document.get("synthetic")),
         "protocol": document.get("protocol", ""),
+        "classes": document.get("classes", []),
         "selected": document["selected"]["cnn"],
         "leakage_audit_passed": document["leakage"]["passed"],
         **{split: _split(document, split) for split in SPLITS},
@@ -132,6 +135,7 @@ def rows(found: Sequence[Mapping[str, Any]]) -> Rows:
             [f"{item['profile']}, {item['dataset']}{' phantoms' * item['synthetic']}" for item in found],
         ),
         ("protocol", [item["protocol"] for item in found]),
+        ("classes", [", ".join(item["classes"]) for item in found]),
         ("selected", [item["selected"] for item in found]),
         ("leakage audit", ["passed" if item["leakage_audit_passed"] else "FAILED" for item in found]),
     ]
@@ -178,7 +182,8 @@ def against(
         For each split its differences and `same_films`, which is None if a run of an earlier version does not record
         how it was split.
     """
-    made: dict[str, Any] = {"run": first["id"]}
+    same_classes = first["classes"] == other["classes"]
+    made: dict[str, Any] = {"run": first["id"], "same_classes": same_classes}
     for split in SPLITS:
         known = first[split]["films"] is not None and other[split]["films"] is not None
         same = first[split]["films"] == other[split]["films"] if known else None
@@ -186,7 +191,12 @@ def against(
         made[split] = {
             "same_films": True if pairs else same,
             "paired": bool(pairs),
-            **{name: pairs.get(name) or difference(first[split][name], other[split][name]) for name in MEASURES},
+            **{
+                name: pairs.get(name) or difference(first[split][name], other[split][name])
+                if same_classes or name == COMPARABLE
+                else None
+                for name in MEASURES
+            },
         }
     return made
 
@@ -218,13 +228,15 @@ def difference_rows(compared: Mapping[str, Any]) -> Rows:
 
 def verdict(compared: Mapping[str, Any], first: str, other: str) -> str:
     """Return one sentence saying which run is better on validation, by the figure that also selects networks."""
-    found = compared["validation"]["macro_auc"]
+    found, name = compared["validation"]["macro_auc"], "macro AUC"
+    if not compared["same_classes"]:
+        found, name = compared["validation"][COMPARABLE], MEASURES[COMPARABLE]
     if found is None:
-        return "Validation has no interval of the macro AUC for both, so nothing is said of chance."
+        return f"Validation has no interval of the {name} for both, so nothing is said of chance."
     if not found["beyond_chance"]:
-        return "By the macro AUC of validation neither is shown to be better: chance may have made the difference."
+        return f"By the {name} of validation neither is shown to be better: chance may have made the difference."
     best = other if found["value"] > 0 else first
-    return f"By the macro AUC of validation {best} is better, by more than chance explains."
+    return f"By the {name} of validation {best} is better, by more than chance explains."
 
 
 def figure(measure: Figure | None) -> str:

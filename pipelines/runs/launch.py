@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.pipelines.backends import sessions
-from mammopipe.pipelines.backends.checkpoints import code_digest
+from mammopipe.pipelines.backends.checkpoints import package_digest
 from mammopipe.pipelines.backends.execution import Execution
 from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import JobContext
@@ -181,7 +181,7 @@ def _execution(
         "CurrentDateTime": account.started,
     }
     scope = Scope(account.parameters, execution)
-    cache = StepCache(run.root / ".cache", services.storage, code_digest()) if config.compute.cache else None
+    cache = StepCache(run.root / ".cache", services.storage, package_digest()) if config.compute.cache else None
     context = JobContext(
         services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable, cache=cache
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.classes import THREE, TWO, class_index
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
@@ -18,6 +19,7 @@ from mammopipe.training.metrics.classification import (
     expected_calibration_error,
     macro_auc,
     malignant_auc,
+    malignant_or_not,
 )
 from mammopipe.training.model.predictions import FILE, Floats, Integers
 
@@ -37,8 +39,18 @@ class Answers:
     """(images, classes) calibrated probabilities."""
 
     def same_films(self, other: "Answers") -> bool:
-        """Return whether both have the same images with the same truth."""
-        return self.image_ids == other.image_ids and np.array_equal(self.labels, other.labels)
+        """Return whether both have the same images with the same truth; of different classes, with the same cancers."""
+        if self.image_ids != other.image_ids:
+            return False
+        if self.classes == other.classes:
+            return np.array_equal(self.labels, other.labels)
+        ours, theirs = (malignant_or_not(each.labels, each.probabilities)[0] for each in (self, other))
+        return np.array_equal(ours, theirs)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.probabilities.shape[1])
 
 
 def differences(first: RunFolder, other: RunFolder) -> dict[str, dict[str, dict[str, Any]]]:
@@ -82,19 +94,24 @@ def answers(folder: RunFolder) -> dict[str, Answers]:
 
 def _answers(rows: Sequence[Mapping[str, str]]) -> Answers:
     ordered = sorted(rows, key=lambda row: row["image_id"])
+    classes = TWO if Label.NEGATIVE in ordered[0] else THREE
     return Answers(
         tuple(row["image_id"] for row in ordered),
         tuple(row["patient_id"] for row in ordered),
-        np.array([Label(row["label"]).rank for row in ordered], np.int64),
-        np.array([[float(row[label]) for label in Label] for row in ordered], np.float64),
+        np.array([class_index(Label(row["label"]), classes) for row in ordered], np.int64),
+        np.array([[float(row[label]) for label in classes] for row in ordered], np.float64),
     )
 
 
 def _differences(first: Answers, other: Answers) -> Iterator[tuple[str, dict[str, Any]]]:
     draws = Resamples.draw(first.patients, n=RESAMPLES, seed=SEED)
-    for metric in METRICS:
+    metrics, truth, ours, theirs = METRICS, first.labels, first.probabilities, other.probabilities
+    if first.classes != other.classes:  # only malignant means the same in both
+        metrics = (malignant_auc,)
+        (truth, ours), (_, theirs) = (malignant_or_not(each.labels, each.probabilities) for each in (first, other))
+    for metric in metrics:
         try:
-            found = draws.difference(metric, first.labels, first.probabilities, other.probabilities, level=LEVEL)
+            found = draws.difference(metric, truth, ours, theirs, level=LEVEL)
         except MetricError:
             continue
         if found.low is not None and found.high is not None:

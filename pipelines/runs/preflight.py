@@ -94,7 +94,7 @@ def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> Pi
 def check_division(config: PipelineConfig, records: Sequence[ImageRecord], where: str) -> None:
     """Raise `LabelError` if a split would lack a class."""
     if config.data.protocol is not SplitProtocol.PUBLISHED:
-        require_trainable(records, config.data.split, where=where)
+        require_trainable(records, config.data.split, where=where, question=config.training.question)
 
 
 def _check_training(config: PipelineConfig, weights: str) -> None:

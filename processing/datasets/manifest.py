@@ -17,19 +17,24 @@ from mammopipe.processing.files import write_bytes
 
 
 class Label(StrEnum):
-    """The three classes, from the least to the most serious."""
+    """What a label table says of an image.
+
+    `mammopipe.processing.classes` maps labels to the classes of a network.
+    """
 
     NORMAL = "normal"
     BENIGN = "benign"
     MALIGNANT = "malignant"
+    NEGATIVE = "negative"
+    """Not malignant, where the table does not say whether normal or benign."""
 
     @property
     def rank(self) -> int:
-        """The class index in every model: 0 normal, 1 benign, 2 malignant."""
+        """How serious the label is: 0 normal and negative, 1 benign, 2 malignant. It is no class index."""
         return _RANKS[self]
 
 
-_RANKS: dict[str, int] = {label: rank for rank, label in enumerate(Label)}
+_RANKS = {Label.NORMAL: 0, Label.NEGATIVE: 0, Label.BENIGN: 1, Label.MALIGNANT: 2}
 
 
 class Laterality(StrEnum):

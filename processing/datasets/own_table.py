@@ -29,7 +29,7 @@ BOX = ("lesion_x_min", "lesion_y_min", "lesion_x_max", "lesion_y_max")
 FIELDS: Mapping[str, str] = {
     "image": "the image's file, relative to the folder of images; the suffix may be left out",
     "patient": "pseudonym of the patient: splits keep a patient's images together by it",
-    "label": "normal, benign or malignant",
+    "label": "normal, benign and malignant; or negative and malignant",
     "side": "L or R",
     "view": "CC, MLO, ML, LM, LMO, AT",
     "split": "train, validation or test; kept where every row has one",
@@ -45,7 +45,7 @@ FIELDS: Mapping[str, str] = {
     "lesions": "JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}, in pixels from the top left",
     **dict.fromkeys(CIRCLE, "a circle around a lesion, in pixels from the top left; several rows are several lesions"),
     **dict.fromkeys(BOX, "a box around a lesion, in pixels from the top left; several rows are several lesions"),
-    "lesion_label": "benign or malignant; empty: the image's label",
+    "lesion_label": "benign, malignant or negative; empty: the image's label",
 }
 """The fields of a table, with the names to which `[own.columns]` maps columns."""
 _WORDS: Mapping[str, Mapping[str, str]] = {

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.classes import TWO, Question
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
@@ -74,11 +75,13 @@ def main(arguments: Sequence[str]) -> None:
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
     balance = options.balance == "true"
     said["balance"] = balance
+    said |= {"question": options.question} if options.question != Question.CLASSES else {}
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
     if stage.host == stage.hosts[0]:
         stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
-    plan = plan_copies(records, options.copies, copied.splits, balance=balance)
+    classes = TWO if options.question == Question.BINARY else None
+    plan = plan_copies(records, options.copies, copied.splits, balance=balance, classes=classes)
     if not options.copies and not balance:
         _write_placeholder(stage)
     elif not any(plan.values()):
@@ -154,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=["true", "false"],
         default="true",
         help="bring the rarer classes to the size of the most frequent one; false with --copies 0 copies nothing",
+    )
+    parser.add_argument(
+        "--question",
+        choices=[str(question) for question in Question],
+        default=str(Question.CLASSES),
+        help="which classes are balanced: those of the dataset, or, with binary, malignant and all others",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")

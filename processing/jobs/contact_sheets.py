@@ -23,7 +23,12 @@ CAPTION = 26
 """Height of the caption below each image, in pixels."""
 MONTAGE_COLUMNS = 16
 COPIES_SHOWN = 6
-COLOURS = {Label.NORMAL: (200, 200, 200), Label.BENIGN: (120, 200, 255), Label.MALIGNANT: (255, 120, 120)}
+COLOURS = {
+    Label.NORMAL: (200, 200, 200),
+    Label.NEGATIVE: (200, 200, 200),
+    Label.BENIGN: (120, 200, 255),
+    Label.MALIGNANT: (255, 120, 120),
+}
 """RGB colour of the caption for each class."""
 
 

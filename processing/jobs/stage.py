@@ -13,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from mammopipe.processing.classes import listed
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, write_manifest
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
 from mammopipe.processing.errors import ImageError, MammopipeError, QuarantineError
 from mammopipe.processing.files import write_csv, write_json
 from mammopipe.processing.jobs.journal import NAME as JOURNAL
@@ -164,7 +165,8 @@ def count(records: Iterable[ImageRecord]) -> dict[str, Any]:
     """Return the number of images, the number of copies among them, and the numbers by split and label."""
     records = list(records)
     found = Counter((record.split, record.label) for record in records)
-    by_split = {str(split): {str(label): found[split, label] for label in Label} for split in Split}
+    labels = listed(label for _, label in found)
+    by_split = {str(split): {str(label): found[split, label] for label in labels} for split in Split}
     copies = sum(bool(record.source_image_id) for record in records)
     return {"images": len(records), "copies": copies, "by_split": by_split}
 

@@ -97,39 +97,28 @@ def make_film(
         lesions: Number of lesions unless the class is normal. The first has the class `label`, the others are benign.
         scattered: Whether to draw calcifications without a centre instead of lesions.
         patient_seed: Images of one patient seed resemble each other like the two breasts of one woman.
-        padded: Whether a narrower film is centred between black columns, as in MIAS. Otherwise the image fills the
-            frame, like that of a digital detector.
+        padded: Whether black columns flank a narrower film, as in MIAS; else a detector's image fills the frame.
         bits: Grey resolution on the 16-bit scale.
 
     Raises:
         ConfigError: An argument is out of its range, or arguments contradict each other.
     """
     _refuse(seed, label, view, height, width, lesions, scattered, bits)
-    patient = seed if patient_seed is None else patient_seed
-    rng = {stream: np.random.default_rng((seed, stream)) for stream in _Stream}
-    rows, columns = height // _WORK, width // _WORK
-    woman = {stream: np.random.default_rng((patient, stream)) for stream in _Stream}
-    left, film_columns = _film_columns(woman[_Stream.FRAME], rows, columns, padded)
-    shape = draw_shape(woman[_Stream.SHAPE], rng[_Stream.JITTER], view, film_columns / rows)
+    rng, woman = _streams(seed), _streams(seed if patient_seed is None else patient_seed)
+    left, film_columns = _film_columns(woman[_Stream.FRAME], height // _WORK, width // _WORK, padded)
+    shape = draw_shape(woman[_Stream.SHAPE], rng[_Stream.JITTER], view, film_columns / (height // _WORK))
     density = density or list(Density)[int(woman[_Stream.DENSITY].integers(3))]
-    canvas = draw_anatomy(shape, (rows, film_columns), density, rng[_Stream.TISSUE], view)
+    canvas = draw_anatomy(shape, (height // _WORK, film_columns), density, rng[_Stream.TISSUE], view)
     marks = draw_marks(canvas.breast, rng[_Stream.MARKS], laterality=laterality, view=view, film_edges=padded)
-    place = canvas.breast & ~canvas.pectoral & ~marks.mask
-    labels = [] if label is Label.NORMAL or scattered else [label, *[Label.BENIGN] * (lesions - 1)]
-    lift, circles = draw_lesions(place, rng[_Stream.LESIONS], labels)
-    if scattered:
-        lift = scatter_calcifications(place, canvas.depth, rng[_Stream.LESIONS])
+    free = canvas.breast & ~canvas.pectoral & ~marks.mask
+    lift, circles = _draw_findings(free, canvas.depth, rng[_Stream.LESIONS], label, lesions, scattered)
     grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
-    if not padded:
-        # A digital detector blackens everything except the breast.
-        grey = grey * (canvas.breast | marks.mask)
-    everywhere = np.ones_like(canvas.breast)
-    masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03, everywhere)
-    breast, pectoral, artefacts, lesion_mask, exposed = (
-        _place(mask.astype(np.uint8) * np.uint8(255), left, (height, width), laterality) > 127 for mask in masks
-    )
+    grey *= padded | canvas.breast | marks.mask  # a digital detector blackens everything except the breast
+    masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03)
+    size = height, width
+    breast, pectoral, artefacts, lesion_mask = (_place_mask(mask, left, size, laterality) for mask in masks)
     return Film(
-        pixels=_quantise(_place(grey, left, (height, width), laterality), bits),
+        pixels=_quantise(_place(grey, left, size, laterality), bits),
         breast=breast,
         pectoral=pectoral & breast,
         artefacts=artefacts & ~breast,
@@ -139,8 +128,22 @@ def make_film(
         laterality=laterality,
         view=view,
         density=density,
-        padding=~exposed,
+        padding=~_place_mask(np.ones_like(canvas.breast), left, size, laterality),
     )
+
+
+def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
+    return {stream: np.random.default_rng((seed, stream)) for stream in _Stream}
+
+
+def _draw_findings(
+    place: Mask, depth: Grey, rng: np.random.Generator, label: Label, lesions: int, scattered: bool
+) -> tuple[Grey, list[Lesion]]:
+    """Return how much findings lift the grey, and the circles of the lesions."""
+    if scattered:
+        return scatter_calcifications(place, depth, rng), []
+    labels = [] if label is Label.NORMAL else [label, *[Label.BENIGN] * (lesions - 1)]
+    return draw_lesions(place, rng, labels)
 
 
 def _refuse(
@@ -185,6 +188,10 @@ def _place(layer: npt.NDArray[Pixel], left: int, size: tuple[int, int], laterali
     if laterality is Laterality.RIGHT:
         framed = cv2.flip(framed, 1)
     return np.asarray(cv2.resize(framed, (width, height), interpolation=cv2.INTER_LINEAR), layer.dtype)
+
+
+def _place_mask(mask: Mask, left: int, size: tuple[int, int], laterality: Laterality) -> Mask:
+    return _place(mask.astype(np.uint8) * np.uint8(255), left, size, laterality) > 127
 
 
 def _quantise(grey: Grey, bits: int) -> npt.NDArray[np.uint16]:

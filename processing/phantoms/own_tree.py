@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mammopipe.processing.classes import TWO, named
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
@@ -17,11 +18,14 @@ TABLE = "labels.csv"
 _LABELS = (Label.MALIGNANT, Label.BENIGN, Label.NORMAL)
 
 
-def write_own_tree(folder: Path, *, images: int = 60, seed: int = 0, height: int = 512, width: int = 400) -> None:
+def write_own_tree(
+    folder: Path, *, images: int = 60, seed: int = 0, height: int = 512, width: int = 400, two_classes: bool = False
+) -> None:
     """Write `images` PNG files, two per patient, and, last, `labels.csv` with one row per lesion into `folder`.
 
-    A third of the patients have a malignant image and a third a benign image; all other images are normal. Raises
-    `ConfigError` for fewer than 2 images.
+    A third of the patients have a malignant image and a third a benign image; all other images are normal. With
+    `two_classes`, the table calls every image that is not malignant negative. Raises `ConfigError` for fewer than 2
+    images.
     """
     if images < 2:
         raise ConfigError(f"images={images}: must be at least 2")
@@ -37,7 +41,8 @@ def write_own_tree(folder: Path, *, images: int = 60, seed: int = 0, height: int
         name = f"images/p{patient:03d}-{laterality}.png"
         (folder / "images").mkdir(parents=True, exist_ok=True)
         write_png(folder / name, film.pixels)
-        row = {"image": name, "patient": f"P{patient:03d}", "side": str(laterality), "view": "MLO", "label": str(label)}
+        row = {"image": name, "patient": f"P{patient:03d}", "side": str(laterality), "view": "MLO"}
+        row["label"] = str(named(label, TWO) if two_classes else label)
         for item in film.lesions or [None]:
             places = [] if item is None else [item.x - item.radius, item.y - item.radius]
             places += [] if item is None else [item.x + item.radius, item.y + item.radius]

@@ -123,7 +123,8 @@ def _worst_labels(records: Sequence[ImageRecord], units: Sequence[Unit]) -> dict
     worst: dict[Unit, Label] = {}
     for record, unit in zip(records, units, strict=True):
         known = worst.get(unit)
-        if known is None or record.label.rank > known.rank:
+        # By name among equals, so that the order of the rows does not matter.
+        if known is None or (record.label.rank, record.label) > (known.rank, known):
             worst[unit] = record.label
     return worst
 

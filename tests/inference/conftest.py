@@ -20,6 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.training.networks import model_directory
@@ -38,10 +39,10 @@ def save_model(directory: Path) -> None:
     config = PreprocessConfig(height=96, width=64)
     model_directory.save(
         directory,
-        build_model("modified_cnn", classes=list(Label), seed=1),
+        build_model("modified_cnn", classes=list(THREE), seed=1),
         {
             "architecture": "modified_cnn",
-            "classes": list(Label),
+            "classes": list(THREE),
             "input": {"height": 96, "width": 64},
             "preprocess": config.to_json(),
             "initialisation": "scratch",

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
 LESION = Lesion(200, 150, 30, Label.MALIGNANT, "CIRC")
 RECORD = ImageRecord("mdb001", "p1", "mias", Laterality.LEFT, View.MLO, Label.MALIGNANT, Split.TRAIN, lesions=(LESION,))
-counts = st.fixed_dictionaries({label: st.integers(0, 30) for label in Label})
+counts = st.fixed_dictionaries({label: st.integers(0, 30) for label in THREE})
 
 
 def film() -> np.ndarray:

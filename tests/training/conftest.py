@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
@@ -59,7 +60,7 @@ def describe(name: str, preprocess: PreprocessConfig = PREPROCESS, data_digest: 
     ]
     return {
         "architecture": "modified_cnn",
-        "classes": [str(label) for label in Label],
+        "classes": [str(label) for label in THREE],
         "input": {"height": preprocess.height, "width": preprocess.width},
         "preprocess": preprocess.to_json(),
         "initialisation": "scratch" if name == "first" else "pretrained",
@@ -118,7 +119,7 @@ class EvaluationBase:
 
     def add_model(self, name: str, *, seed: int, preprocess: PreprocessConfig = PREPROCESS) -> None:
         folder = self.base / "scratch" / name
-        network = build_model("modified_cnn", classes=list(Label), seed=seed)
+        network = build_model("modified_cnn", classes=list(THREE), seed=seed)
         with torch.no_grad():
             # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
             network.head.get_submodule("1").weight.mul_(60)
@@ -247,7 +248,7 @@ def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Containe
         records = [
             _job_film(paths, split, label, index)
             for split, films in ((Split.TRAIN, 8), (Split.VALIDATION, 4))
-            for label in Label
+            for label in THREE
             for index in range(films)
         ]
         write_manifest(records, paths.channel("manifest") / "manifest.csv")

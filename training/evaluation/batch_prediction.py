@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind
@@ -52,13 +53,15 @@ def predict_split(
     for films in _in_parts(records, folder, shape):
         for name, model in models.items():
             parts[name].append(_logits(model, films, f"{name} on {folder.name}"))
-    labels = np.array([item.label.rank for item in records], np.int64)
     names = (
         tuple(item.image_id for item in records),
         tuple(item.patient_id for item in records),
         tuple(breast_id(item) for item in records),
     )
-    return {name: kind(*names, labels, np.concatenate(rows).astype(np.float64)) for name, rows in parts.items()}
+    return {
+        name: kind(*names, class_indices(records, models[name].classes), np.concatenate(rows).astype(np.float64))
+        for name, rows in parts.items()
+    }
 
 
 def read_films(

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import ManifestError
 from mammopipe.training.config import Learns
 from mammopipe.training.evaluation.calibration import COMPARED, Comparison, FittedCalibration
-from mammopipe.training.evaluation.data import CLASSES, SegmentedData
+from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.detection import by_level
 from mammopipe.training.evaluation.selection import Candidate, Choice
 from mammopipe.training.metrics.bootstrap import Resamples
@@ -50,7 +51,7 @@ def candidate_figures(
         split: by_level(cases_of(predictions, calibration, rule), judged.thresholds, draws[split])
         for split, predictions in ((Split.VALIDATION, validation), (Split.TEST, test))
     }
-    on_test = scorecard(test.labels, test.probabilities(calibration), classes=CLASSES, resamples=draws[Split.TEST])
+    on_test = scorecard(test.labels, test.probabilities(calibration), classes=test.classes, resamples=draws[Split.TEST])
     return {
         "architecture": model.description["architecture"],
         "initialisation": model.description["initialisation"],
@@ -60,7 +61,7 @@ def candidate_figures(
         "best_epoch": training["best_epoch"],
         "history": training["history"],
         "seconds": training["seconds"],
-        **calibration.as_dict(CLASSES),
+        **calibration.as_dict(test.classes),
         "calibration_method": str(judged.fit.method),
         "choice": dict(judged.choice),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
@@ -80,7 +81,7 @@ def _compared(
     """
     found: dict[str, Any] = {
         "weight": comparison.weight,
-        **comparison.calibration.as_dict(CLASSES),
+        **comparison.calibration.as_dict(judged[0].classes),
         "calibration_method": str(comparison.method),
     }
     for predictions in judged:
@@ -90,10 +91,11 @@ def _compared(
             continue
         drawn = draws[kept.split].of(places)
         cases = cases_of(kept, comparison.calibration, rule)
-        images = scorecard(kept.labels, kept.probabilities(comparison.calibration), classes=CLASSES, resamples=drawn)
+        shares = kept.probabilities(comparison.calibration)
+        images = scorecard(kept.labels, shares, classes=kept.classes, resamples=drawn)
         levels = by_level({level: cases[level] for level in COMPARED}, comparison.thresholds, drawn)
         by_negatives = gain_by_negatives(
-            negatives(kept.labels, kept.patients, CLASSES),
+            negatives(kept.labels, kept.patients, kept.classes),
             malignancy(pick(predictions, places), alone)[1],
             malignancy(kept, comparison.calibration)[1],
             drawn,
@@ -163,12 +165,12 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
     It always predicts the class frequencies of the training originals, and so their most frequent class.
     """
     counts = data.counts()[Split.TRAIN]
-    frequencies: Floats = np.array([counts[name] for name in CLASSES], np.float64) / max(counts["images"], 1)
+    frequencies: Floats = np.array([counts[name] for name in data.classes], np.float64) / max(counts["images"], 1)
     if not frequencies.any():
         raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
-    figures: dict[str, Any] = {"class": CLASSES[int(frequencies.argmax())]}
+    figures: dict[str, Any] = {"class": str(data.classes[int(frequencies.argmax())])}
     for split, records in rows.items():
-        labels = np.array([record.label.rank for record in records], np.int64)
+        labels = class_indices(records, data.classes)
         always = np.tile(frequencies, (len(labels), 1))
-        figures[str(split)] = scorecard(labels, always, classes=CLASSES, resamples=draws[split])
+        figures[str(split)] = scorecard(labels, always, classes=data.classes, resamples=draws[split])
     return figures

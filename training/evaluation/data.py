@@ -4,14 +4,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import TWO, Classes, Question, class_indices, classes_of, listed, named
 from mammopipe.processing.datasets.manifest import (
     ImageRecord,
-    Label,
     Split,
     SplitProtocol,
     read_manifest,
@@ -23,8 +24,6 @@ from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
-
-CLASSES = tuple(str(label) for label in Label)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,36 @@ class SegmentedData:
     """`stage.json`. With several hosts, their common configuration, and each host's file under `parts`."""
     out_of_fold: Mapping[str, OutOfFold] = field(default_factory=dict)
     """Out-of-fold predictions of each candidate, if cross-validated. Validation is then the whole development set."""
+    question: Question = Question.CLASSES
+    """What the candidates were asked."""
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes that the candidates tell apart.
+
+        Raises:
+            LabelError: The images are of one class.
+        """
+        return classes_of((record.label for record in self.records), self.question, where=str(self.folder))
+
+    def asked_as(self, models: Mapping[str, LoadedModel]) -> "SegmentedData":
+        """Return the data with the question that the models were asked.
+
+        Raises:
+            ConfigError: The models have different classes, or those of other data.
+        """
+        found = {model.classes: name for name, model in models.items()}
+        if len(found) > 1:
+            stated = "; ".join(f"{name} {', '.join(classes)}" for classes, name in found.items())
+            raise ConfigError(f"candidates of different classes cannot be compared: {stated}")
+        classes = next(iter(found))
+        data = replace(self, question=Question.BINARY if classes == TWO else Question.CLASSES)
+        if classes != data.classes:
+            raise ConfigError(
+                f"{found[classes]}: classes {', '.join(classes)}; the images of {self.folder} have the classes "
+                f"{', '.join(data.classes)}"
+            )
+        return data
 
     @classmethod
     def read(cls, folder: Path) -> "SegmentedData":
@@ -110,8 +139,8 @@ class SegmentedData:
         parts = (Split.TRAIN, Split.VALIDATION) if self.out_of_fold and split is Split.VALIDATION else (split,)
         kept = self.pictures if self.protocol is SplitProtocol.PUBLISHED else self.originals
         records = tuple(chain.from_iterable(map(kept, parts)))
-        present = {record.label for record in records}
-        missing = [str(label) for label in Label if label not in present]
+        present = set(class_indices(records, self.classes).tolist())
+        missing = [str(label) for index, label in enumerate(self.classes) if index not in present]
         if not records or (split is Split.VALIDATION and missing):
             raise ManifestError(
                 f"{self.folder}: split={split} has no {' and no '.join(missing)} image among its "
@@ -129,19 +158,24 @@ class SegmentedData:
         parts = [(split, list(part)) for split, part in groupby(rows, key=lambda record: record.split)]
         return [(part, self.films(split)) for split, part in parts if split is not None]
 
+    def labels(self) -> dict[str, int]:
+        """Return the number of originals by the label of their table, over all splits."""
+        found = Counter(record.label for record in self.records if not record.source_image_id)
+        return {str(label): found[label] for label in listed(found)}
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Return, for each split, the numbers of originals, patients, originals of each class, and copies."""
         return {str(split): self._count(split) for split in Split}
 
     def _count(self, split: Split) -> dict[str, int]:
         records = self.originals(split)
-        of_class = Counter(record.label for record in records)
+        of_class = Counter(named(record.label, self.classes) for record in records)
         patients = len({(record.dataset, record.patient_id) for record in records})
         copies = sum(record.split is split for record in self.records) - len(records)
         return {
             "images": len(records),
             "patients": patients,
-            **{str(label): of_class[label] for label in Label},
+            **{str(label): of_class[label] for label in self.classes},
             "copies": copies,
         }
 
@@ -193,7 +227,7 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         The models by name.
 
     Raises:
-        ConfigError: There is no model, one is damaged, or one has other classes or other preprocessing.
+        ConfigError: There is no model, one is damaged, or one has other preprocessing.
     """
     archives = sorted(folder.glob("*/model.tar.gz"))
     if not archives:
@@ -202,14 +236,12 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
     for archive in archives:
         unpack(archive, scratch / archive.parent.name)
         model = model_directory.load(scratch / archive.parent.name)
-        _check_fit(archive, model.classes, model.preprocess, preprocess)
+        _check_fit(archive, model.preprocess, preprocess)
         models[archive.parent.name] = model
     return models
 
 
-def _check_fit(archive: Path, classes: Sequence[str], trained: PreprocessConfig, given: PreprocessConfig) -> None:
-    if tuple(classes) != CLASSES:
-        raise ConfigError(f"{archive}: classes={list(classes)} must be {list(CLASSES)}")
+def _check_fit(archive: Path, trained: PreprocessConfig, given: PreprocessConfig) -> None:
     if trained != given:
         raise ConfigError(
             f"{archive}: preprocess digest {trained.digest} is not that of the films, {given.digest}; "

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
-from mammopipe.training.evaluation.data import CLASSES, SegmentedData
+from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.drift_features import fit_usual
@@ -75,9 +75,9 @@ def _reference(
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     usual = rows if held else some(data.originals(Split.TRAIN))
     trained_on = features if held else _logits_and_features(model, data, usual)[1]
-    calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], CLASSES)
+    calibration = Calibration.read(evaluation["candidates"][evaluation["selected"]["cnn"]], data.classes)
     probabilities = calibration.probabilities(held.logits if held else logits)
-    malignant = CLASSES.index(Label.MALIGNANT)
+    malignant = data.classes.index(Label.MALIGNANT)
     reference = fit_reference(
         trained_on, features, probabilities, malignant=malignant, folds=held.folds if held else None
     )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.metrics.bootstrap import Resamples, Scale
@@ -23,7 +24,11 @@ from mammopipe.training.model.predictions import Floats, Integers
 from mammopipe.training.networks.grad_cam import heatmap
 from mammopipe.training.networks.model_directory import LoadedModel
 
-ASKED = (Label.MALIGNANT, Label.BENIGN)
+
+def asked(classes: Sequence[str]) -> tuple[Label, ...]:
+    """Return the classes of images that play: all but the first (normal or negative), which shows no lesion."""
+    return tuple(Label(name) for name in reversed(classes[1:]))
+
 
 hit_share = Metric(
     "hits",
@@ -76,22 +81,25 @@ def pointing_game(
         resamples: Bootstrap draws of the images.
 
     Returns:
-        For each class, and for both together: numbers of images and patients, proportion of hits, chance level, and
-        their difference.
+        For benign and malignant images together ("both") and, with three classes, for each of them: numbers of images
+        and patients, proportion of hits, chance level, and their difference. With two classes, only malignant images
+        play.
     """
     records = [record for part, _ in films for record in part]
-    places = [index for index, record in enumerate(records) if _plays(record)]
-    pointed = (found for part, folder in films for found in point(model, list(filter(_plays, part)), folder))
+    labels_asked = asked(model.classes)
+
+    def plays(record: ImageRecord) -> bool:
+        return record.label in labels_asked and bool(record.lesions)
+
+    places = [index for index, record in enumerate(records) if plays(record)]
+    pointed = (found for part, folder in films for found in point(model, list(filter(plays, part)), folder))
     found = dict(zip(places, pointed, strict=True))
-    groups = {"both": set(ASKED), **{str(label): {label} for label in ASKED}}
+    groups = {"both": set(labels_asked)}
+    groups |= {str(label): {label} for label in labels_asked} if len(labels_asked) > 1 else {}
     return {
         name: _group([index for index, record in enumerate(records) if record.label in labels], found, resamples)
         for name, labels in groups.items()
     }
-
-
-def _plays(record: ImageRecord) -> bool:
-    return record.label in ASKED and bool(record.lesions)
 
 
 def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resamples) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> I
     films = FilmDataset(records, folder, shape=model.input_shape, description="annotated films")
     for index, record in enumerate(records):
         image: torch.Tensor = films[index][0]
-        heat = np.asarray(heatmap(model, image, record.label.rank))
+        heat = np.asarray(heatmap(model, image, class_index(record.label, model.classes)))
         lesions = inside_circles(record.lesions, model.input_shape)
         breast = image[0].numpy() > 0
         row, column = peak(heat)

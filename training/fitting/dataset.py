@@ -4,7 +4,7 @@ Images are stored as 16-bit pixels. Training images get random variations, noise
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mammopipe.processing.breast.preprocess import to_unit
+from mammopipe.processing.classes import Classes, class_indices, widest
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion, Split, SplitProtocol, View
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.variation import Variation, vary
@@ -24,7 +25,7 @@ from mammopipe.training.fitting.image_cache import ImageCache, ImagesInMemory, I
 from mammopipe.training.fitting.sampling import Draw, generator
 
 Item = tuple[Tensor, int, str]
-"""Image (1, H, W) float32 in [0, 1], class index (`Label.rank`), image id."""
+"""Image (1, H, W) float32 in [0, 1], class index, image id."""
 
 
 class FilmDataset(Dataset[Item]):
@@ -36,6 +37,7 @@ class FilmDataset(Dataset[Item]):
         folder: Path,
         *,
         shape: tuple[int, int],
+        classes: Classes | None = None,
         description: str = "images",
         cache: Cache = Cache.MEMORY,
         world: World = ALONE,
@@ -46,6 +48,7 @@ class FilmDataset(Dataset[Item]):
             records: Manifest rows of the images.
             folder: Folder of the files.
             shape: Expected (H, W) of every image, in pixels.
+            classes: The classes; `None` takes the three, or the two where a record is negative.
             description: Name of the images in progress bars.
             cache: Where decoded images are kept.
             world: The processes of the job.
@@ -56,7 +59,8 @@ class FilmDataset(Dataset[Item]):
                 image is used.
         """
         self.records = tuple(records)
-        self.labels: NDArray[np.int64] = np.array([record.label.rank for record in self.records], np.int64)
+        self.classes = classes or widest(record.label for record in self.records)
+        self.labels: NDArray[np.int64] = class_indices(self.records, self.classes)
         self.shape: tuple[int, int] = shape
         """(H, W) of every image, in pixels."""
         kept: ImageCache = (
@@ -102,7 +106,7 @@ class FilmDataset(Dataset[Item]):
 
     def counts(self) -> dict[Label, int]:
         """Return the number of images of each class."""
-        return {label: int((self.labels == label.rank).sum()) for label in Label}
+        return {label: int((self.labels == index).sum()) for index, label in enumerate(self.classes)}
 
 
 def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: SplitProtocol) -> list[ImageRecord]:
@@ -180,9 +184,15 @@ def disturb(image: NDArray[np.float32], random: np.random.Generator, *, noise: f
         drawn *= deviation
         drawn += image[tissue]
         image[tissue] = np.clip(drawn, 0, 1, out=drawn)
-    height, width = image.shape
+    for top, left, rows, columns in draw_holes(image.shape, random, holes):
+        image[top : top + rows, left : left + columns] = 0
+
+
+def draw_holes(shape: tuple[int, ...], random: np.random.Generator, holes: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (top, left, rows, columns) of at most `holes` random patches of an image of `shape` (H, W)."""
+    height, width = shape
     longer = max(height, width)
     for _ in range(int(random.integers(0, holes, endpoint=True))):
         rows, columns = random.integers(longer // 16, longer // 8, size=2, endpoint=True)
         top, left = random.integers(0, height - 1), random.integers(0, width - 1)
-        image[top : top + rows, left : left + columns] = 0
+        yield int(top), int(left), int(rows), int(columns)

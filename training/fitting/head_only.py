@@ -15,7 +15,7 @@ from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork
 
 MapItem = tuple[Tensor, int, str]
-"""Feature maps (channels, h, w) float32, class index (`Label.rank`), image id."""
+"""Feature maps (channels, h, w) float32, class index, image id."""
 
 _BATCH = 8
 """Images per forward pass. It changes the feature maps only by rounding."""
@@ -44,7 +44,7 @@ class FilmMaps(Dataset[MapItem]):
 
     def __init__(self, network: FilmNetwork, films: FilmDataset) -> None:
         """Compute the feature maps on the network's device; the network stays unchanged."""
-        self.records, self.labels = films.records, films.labels
+        self.records, self.labels, self.classes = films.records, films.labels, films.classes
         self.rows: Sequence[int] = range(len(films))
         """Row of each image in `maps`; subsets share `maps` (`part`)."""
         self.shape: tuple[int, int] = films.shape
@@ -70,7 +70,7 @@ class FilmMaps(Dataset[MapItem]):
 
     def counts(self) -> dict[Label, int]:
         """Return the number of images of each class."""
-        return {label: int((self.labels == label.rank).sum()) for label in Label}
+        return {label: int((self.labels == index).sum()) for index, label in enumerate(self.classes)}
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Lesion supervision: derives targets for the places of an image from annotated circles, and computes their loss."""
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from mammopipe.processing.classes import THREE, class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.fitting.dataset import TrainingFilms
@@ -27,46 +29,58 @@ _NEAR = 0.75
 its target is unknown."""
 
 
-def targets(lesions: Iterable[Lesion], label: Label, *, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def targets(
+    lesions: Iterable[Lesion],
+    label: Label,
+    *,
+    shape: tuple[int, int],
+    grid: tuple[int, int],
+    classes: Sequence[str] = THREE,
+) -> Tensor:
     """Return the target class of each place of an image.
 
     A place within a circle has the circle's class. The place nearest to the circle's centre always has it if the centre
-    lies in the image. All places of an image with a finding but without circles are `UNKNOWN`.
+    lies in the image. All places of an image of another class than the first (normal or negative) that has no circles
+    are `UNKNOWN`. Lesions of the first class, such as benign ones where negative is a class, change nothing.
 
     Args:
         lesions: Annotated circles, in pixels.
         label: Class of the image.
         shape: (H, W) of the image, in pixels.
         grid: (h, w), number of places.
+        classes: The classes.
 
     Returns:
         (h, w) int64 class indices; `UNKNOWN` where the class is not known.
     """
-    lesions = list(lesions)
-    if label is not Label.NORMAL and not lesions:
+    shown = [(lesion, class_index(lesion.label, classes)) for lesion in lesions]
+    shown = [(lesion, index) for lesion, index in shown if index]
+    if class_index(label, classes) and not shown:
         return torch.full(grid, UNKNOWN)
     found = np.zeros(grid, np.int64)
     rows, columns = ((np.arange(count) + 0.5) * side / count - 0.5 for count, side in zip(grid, shape, strict=True))
     place = max(side / count for count, side in zip(grid, shape, strict=True))
     # The most severe lesion comes last, so that its class wins where circles overlap.
-    for lesion in sorted(lesions, key=lambda lesion: lesion.label.rank):
+    for lesion, index in sorted(shown, key=itemgetter(1)):
         distances = np.hypot(rows[:, None] - lesion.y, columns[None, :] - lesion.x)
         found[(distances <= lesion.radius + _NEAR * place) & (found == 0)] = UNKNOWN
         inside = 0 <= lesion.y < shape[0] and 0 <= lesion.x < shape[1]
-        found[(distances <= lesion.radius) | (inside & (distances == distances.min()))] = lesion.label.rank
+        found[(distances <= lesion.radius) | (inside & (distances == distances.min()))] = index
     return torch.from_numpy(found)
 
 
 def require_circles(films: Films, option: str) -> None:
-    """Raise `ConfigError`, naming the hyperparameter, if no image has an annotated circle."""
-    if not any(record.lesions for record in films.records):
+    """Raise `ConfigError`, naming the hyperparameter, if no image has a circle around a lesion of a later class."""
+    marked = (lesion for record in films.records for lesion in record.lesions)
+    if not any(class_index(lesion.label, films.classes) for lesion in marked):
         raise ConfigError(
-            f"hyperparameter {option} needs films with annotated circles; none of the {len(films)} has any"
+            f"hyperparameter {option} needs images with circles around {' or '.join(films.classes[1:])} lesions; "
+            f"none of the {len(films)} has any"
         )
 
 
-def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
-    """Return the mean cross-entropy of places over the images.
+def location_losses(places: Tensor, wanted: Tensor) -> Tensor:
+    """Return the cross-entropy of the places of each image, (N,).
 
     In each image, normal places and lesion places have the same total weight.
 
@@ -78,14 +92,20 @@ def location_loss(places: Tensor, wanted: Tensor) -> Tensor:
     total = losses.new_zeros(len(losses))
     for kind in (wanted == 0, wanted > 0):
         total = total + (losses * kind).sum(dim=(1, 2)) / kind.sum(dim=(1, 2)).clamp(min=1)
-    return total.mean()
+    return total
 
 
 class LocatedFilms(Dataset[LocatedItem]):
     """Training images with the targets of their places; `films[draw]` is a `LocatedItem`."""
 
     def __init__(
-        self, films: Dataset[Any], records: Sequence[ImageRecord], *, shape: tuple[int, int], grid: tuple[int, int]
+        self,
+        films: Dataset[Any],
+        records: Sequence[ImageRecord],
+        *,
+        shape: tuple[int, int],
+        grid: tuple[int, int],
+        classes: Sequence[str] = THREE,
     ) -> None:
         """Create the dataset.
 
@@ -94,7 +114,9 @@ class LocatedFilms(Dataset[LocatedItem]):
             records: Manifest rows of the images.
             shape: (H, W) of the images, in pixels.
             grid: (h, w), number of places of the network's feature maps.
+            classes: The classes.
         """
+        self.classes = classes
         self.films, self.records, self.shape, self.grid = films, records, shape, grid
 
     def __getitem__(self, draw: Draw) -> LocatedItem:
@@ -104,7 +126,12 @@ class LocatedFilms(Dataset[LocatedItem]):
             (image, label, image_id), lesions = self.films.with_lesions(draw)
         else:
             (image, label, image_id), lesions = self.films[draw], record.lesions
-        return image, label, image_id, targets(lesions, record.label, shape=self.shape, grid=self.grid)
+        return (
+            image,
+            label,
+            image_id,
+            targets(lesions, record.label, shape=self.shape, grid=self.grid, classes=self.classes),
+        )
 
 
 class WithPlaces(nn.Module):

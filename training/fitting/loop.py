@@ -45,11 +45,12 @@ def fit(
     Raises:
         ConfigError: The processes cannot share the batch equally.
     """
-    if config.batch_size % (world.size * config.accumulate):
+    if config.batch_size % (world.size * config.accumulate * config.images_together):
         times = f" times accumulate={config.accumulate}" if config.accumulate > 1 else ""
+        pairs = ", and with mixup twice that" if config.mixup else ""
         raise ConfigError(
             f"hyperparameter batch_size={config.batch_size} must be a multiple of the job's {world.size} "
-            f"processes{times}"
+            f"processes{times}{pairs}"
         )
     network.to(world.device).to(memory_format=torch.channels_last)
     learns, (train, validation) = learner(network, config, train, validation)

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, breast_id
+from mammopipe.processing.classes import class_indices, classes_of_number
+from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
 from mammopipe.training.model.description import DESCRIPTION_FILE, verify
 from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions
 
 FILE = "out_of_fold.csv"
-_LOGITS = [f"logit_{label}" for label in Label]
-_COLUMNS = ["image_id", "fold", *_LOGITS]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class OutOfFold:
         try:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
-            logits = np.array([[float(row[name]) for name in _LOGITS] for row in rows], np.float64)
+            names = _columns(description["classes"])
+            logits = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
             return cls(
                 tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64), logits
             )
@@ -69,7 +69,7 @@ class OutOfFold:
 
     def predictions(self, records: Sequence[ImageRecord]) -> ValidationPredictions:
         """Return the logits as validation predictions, for calibration, thresholds and model selection."""
-        labels = np.array([record.label.rank for record in records], np.int64)
+        labels = class_indices(records, classes_of_number(self.logits.shape[1]))
         return ValidationPredictions(
             self.image_ids,
             tuple(record.patient_id for record in records),
@@ -79,17 +79,22 @@ class OutOfFold:
         )
 
 
+def _columns(classes: Sequence[str]) -> list[str]:
+    return [f"logit_{label}" for label in classes]
+
+
 def write_out_of_fold(
     directory: Path, records: Sequence[ImageRecord], folds: Sequence[int], logits: npt.NDArray[np.float32]
 ) -> str:
     """Write the logits, (images, classes), and return the file's SHA-256; only image ids identify the images."""
+    names = _columns(classes_of_number(logits.shape[1]))
     rows = [
         {
             "image_id": record.image_id,
             "fold": str(fold),
-            **{name: repr(float(value)) for name, value in zip(_LOGITS, row, strict=True)},
+            **{name: repr(float(value)) for name, value in zip(names, row, strict=True)},
         }
         for record, fold, row in zip(records, folds, logits, strict=True)
     ]
-    write_csv(directory / FILE, _COLUMNS, rows)
+    write_csv(directory / FILE, ["image_id", "fold", *names], rows)
     return sha256(directory / FILE)

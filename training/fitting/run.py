@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import Final, TrainConfig
+from mammopipe.training.config import AugmentOn, Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
@@ -28,6 +28,8 @@ from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, gri
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, State, WeightAverage, measure, predict, train_step
+from mammopipe.training.fitting.variation.mixup import draw_shares
+from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
 from mammopipe.training.networks.network import FilmNetwork
@@ -170,11 +172,11 @@ class TrainingRun:
     def epoch(
         self, epoch: int, precision: Precision, save: Callable[[], None]
     ) -> tuple[EpochResult, NDArray[np.float32], State]:
-        """Train one epoch and measure the network on validation.
+        """Train one epoch and measure the network on validation, in float32 as the evaluation does.
 
         Args:
             epoch: Number of the epoch, from 1.
-            precision: Number format of the forward pass.
+            precision: Number format of the forward pass in training.
             save: Writes a checkpoint; called within the epoch.
 
         Returns:
@@ -188,7 +190,6 @@ class TrainingRun:
                     self.network,
                     self.validation,
                     batch_size=self.config.batch_size,
-                    precision=precision,
                     world=self.world,
                     workers=self.config.workers,
                     check_stop=self.check_stop,
@@ -198,15 +199,13 @@ class TrainingRun:
             raise
         self.partial = None
         said_by = self.average.state if self.average is not None else self.network.state_dict()
-        found = measure(logits, self.validation, self.config.choice)
-        seconds = round(time.perf_counter() - start, 3)
-        result = EpochResult(
-            epoch, train_loss, found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
-        )
-        return result, logits, said_by
+        found, seconds = measure(logits, self.validation, self.config.choice), round(time.perf_counter() - start, 3)
+        figures = found.loss, found.macro_auc, found.balanced_accuracy, rate, seconds, found.choice
+        return EpochResult(epoch, train_loss, *figures), logits, said_by
 
     def train(self, epoch: int, precision: Precision, save: Callable[[], None]) -> tuple[float, float]:
         """Train one epoch, or the rest of a resumed one; return the epoch's mean loss and the last learning rate."""
+        config = self.config
         set_phase(self.network, trains_body=self.schedule.trains_body(epoch))
         model = self._parallel()
         total, rate, first = self._begin(epoch)
@@ -217,19 +216,21 @@ class TrainingRun:
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * steps + step)
-            total += self._over_processes(self._step(model, images, labels, wanted, precision))
+            images = varied_here(images, config, self.world.device)
+            shares = draw_shares(config, epoch=epoch, positions=self.batches.positions(step))
+            total += self._over_processes(self._step(model, images, labels, wanted, precision, shares))
             if self.average is not None:
                 self.average.update(self.network)
             self._mark(epoch, step + 1, total, rate)
             self._stop_or_go_on(save)
-            if time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+            if time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
                 save()
                 saved_at = time.monotonic()
         mean = float(total) / steps
         if not np.isfinite(mean):
             raise ConfigError(
-                f"epoch {epoch}: the training loss is {mean}; lower learning_rate="
-                f"{self.config.learning_rate} or head_learning_rate={self.config.head_learning_rate}"
+                f"epoch {epoch}: the training loss is {mean}; lower learning_rate={config.learning_rate} or "
+                f"head_learning_rate={config.head_learning_rate}"
             )
         return mean, rate
 
@@ -269,7 +270,13 @@ class TrainingRun:
             raise
 
     def _step(
-        self, model: nn.Module, images: Tensor, labels: Tensor, wanted: Sequence[Tensor], precision: Precision
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        wanted: Sequence[Tensor],
+        precision: Precision,
+        shares: Tensor | None,
     ) -> Tensor:
         config = self.config
         return train_step(
@@ -286,6 +293,7 @@ class TrainingRun:
             positive_target=config.positive_target,
             accumulate=config.accumulate,
             clip_norm=config.clip_norm,
+            shares=shares,
         )
 
     def _over_processes(self, loss: Tensor) -> Tensor:
@@ -326,9 +334,12 @@ class TrainingRun:
     def _loader(self) -> DataLoader[Any]:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
-        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else TrainingFilms(self.films, config)
+        kind = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
+        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
         if self.grid is not None:
-            films = LocatedFilms(films, self.films.records, shape=self.films.shape, grid=self.grid)
+            films = LocatedFilms(
+                films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
+            )
         return DataLoader(
             films,
             batch_sampler=self.batches,

@@ -134,9 +134,12 @@ class EpochBatches(Sampler[list[Draw]]):
         """Return the number of remaining steps."""
         return len(self.order) // self.batch_size - self.first
 
+    def positions(self, step: int) -> range:
+        """Return this process's positions of a step in the order of the epoch."""
+        first = step * self.batch_size + self.offset
+        return range(first, first + self.rows)
+
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield this process's draws of each step."""
         for step in range(self.first, self.first + len(self)):
-            first = step * self.batch_size + self.offset
-            positions = range(first, first + self.rows)
-            yield [Draw(int(self.order[position]), self.epoch, position) for position in positions]
+            yield [Draw(int(self.order[position]), self.epoch, position) for position in self.positions(step)]

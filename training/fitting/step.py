@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader, Subset
 
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
-from mammopipe.training.fitting.lesion_loss import location_loss
+from mammopipe.training.fitting.lesion_loss import location_losses
+from mammopipe.training.fitting.variation.mixup import mixed_images, mixed_mean
 from mammopipe.training.metrics.choice import ChoiceFigure
 from mammopipe.training.metrics.classification import balanced_accuracy, macro_auc
 from mammopipe.training.model.architecture import Precision
@@ -44,6 +46,7 @@ def train_step(
     positive_target: float = 1.0,
     accumulate: int = 1,
     clip_norm: float = 0.0,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Make one step on a batch and return its loss, detached.
 
@@ -61,22 +64,27 @@ def train_step(
         positive_target: Target probability of the last class for its images; the rest goes to the first class.
         accumulate: Number of parts in which the batch is computed, one after the other.
         clip_norm: Maximum norm of the gradient; 0 means no limit.
+        shares: With mixup, the share of each image in its mixture, (N,); `None` mixes nothing.
     """
     device = weights.device
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
-    parts = list(zip(*(tensor.chunk(accumulate) for tensor in (images, labels, *wanted)), strict=True))
-    for index, (part_images, part_labels, *part_wanted) in enumerate(parts):
+    mixing = [] if shares is None else [shares]
+    parts = list(zip(*(tensor.chunk(accumulate) for tensor in (images, labels, *wanted, *mixing)), strict=True))
+    for index, (part_images, *others) in enumerate(parts):
         part_images = part_images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        part_labels = part_labels.to(device, non_blocking=True)
+        part_labels, *others = (tensor.to(device, non_blocking=True) for tensor in others)
+        share = None if shares is None else others[-1]
+        if share is not None:
+            part_images = mixed_images(part_images, share)
         with _gradients_stay_here(model, waits=index + 1 < len(parts)):
             with autocast(precision, device):
                 answered = model(part_images)
             logits, places = answered if wanted else (answered, None)
-            losses = image_losses(logits.float(), part_labels, smoothing, positive_target)
-            loss = (losses * weights[part_labels]).mean()
+            weighted = partial(_weighted, logits.float(), weights, smoothing, positive_target)
+            loss = mixed_mean(weighted, part_labels, share)
             if places is not None:
-                loss = loss + location_weight * location_loss(places, part_wanted[0].to(device, non_blocking=True))
+                loss = loss + location_weight * mixed_mean(partial(location_losses, places), others[0], share)
             loss = loss / len(parts)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
@@ -86,6 +94,10 @@ def train_step(
     scaler.step(optimiser)
     scaler.update()
     return total
+
+
+def _weighted(logits: Tensor, weights: Tensor, smoothing: float, positive_target: float, labels: Tensor) -> Tensor:
+    return image_losses(logits, labels, smoothing, positive_target) * weights[labels]
 
 
 def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_target: float = 1.0) -> Tensor:
@@ -180,7 +192,7 @@ def predict(
     films: Films,
     *,
     batch_size: int,
-    precision: Precision,
+    precision: Precision = Precision.FLOAT32,
     world: World = ALONE,
     workers: int = 0,
     check_stop: Callable[[], None] = lambda: None,

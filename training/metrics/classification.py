@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.metrics.bootstrap import Interval, MetricError, Resamples, Scale, bootstrap_interval
 from mammopipe.training.metrics.metric import (
     Metric,
@@ -46,6 +45,7 @@ __all__ = [
     "log_loss",
     "macro_auc",
     "malignant_auc",
+    "malignant_or_not",
     "precision",
     "probabilistic_f1",
     "ratio",
@@ -245,12 +245,12 @@ macro_auc = Metric("macro_auc", _macro_auc, needs=_EACH, share=True)
 """The mean one-vs-rest area under the ROC curve over the classes."""
 malignant_auc = Metric(
     "malignant_auc",
-    partial(_class_auc, Label.MALIGNANT.rank),
+    lambda labels, probabilities, weights: _class_auc(probabilities.shape[1] - 1, labels, probabilities, weights),
     needs=BOTH,
     share=True,
-    kinds=against_rest(Label.MALIGNANT.rank),
+    kinds=lambda labels, probabilities: (labels == probabilities.shape[1] - 1).astype(np.int64),
 )
-"""The area under the ROC curve of the malignant class against all others."""
+"""The area under the ROC curve of the malignant class, the last one, against all others."""
 log_loss = Metric("log_loss", _log_loss, needs="at least one image", scale=Scale.POSITIVE)
 """The mean negative log-likelihood of the true class, in nats."""
 brier = Metric("brier", _brier, needs="at least one image", scale=Scale.UP_TO_TWO)
@@ -267,6 +267,12 @@ roc_auc = Metric("roc_auc", lambda labels, *given: auc(labels == 1, *given), nee
 """The area under the ROC curve of one score."""
 probabilistic_f1 = Metric("probabilistic_f1", _probabilistic_f1, needs="at least one positive image", binary=True)
 """F1 with probabilities in place of decisions (Yacouby and Axman 2020; the RSNA 2023 challenge)."""
+
+
+def malignant_or_not(labels: Integers, probabilities: Floats) -> tuple[Integers, Floats]:
+    """Return labels, (n,), and probabilities, (n, 2), of the classes negative and malignant; malignant was the last."""
+    malignant = probabilities[:, -1]
+    return (labels == probabilities.shape[1] - 1).astype(np.int64), np.stack([1 - malignant, malignant], axis=1)
 
 
 def class_auc(index: int) -> Metric:

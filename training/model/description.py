@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling, find_architecture
@@ -31,7 +32,7 @@ SCHEMA = 1
 WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "model.json"
 
-CLASSES = (("normal", "benign", "malignant"), ("negative", "malignant"))
+CLASSES = (THREE, TWO)
 """The sets of classes that a model may have, in the order of its logits."""
 OPENVINO = "openvino"
 """The only key of `engines`."""
@@ -169,7 +170,7 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
         (
             "classes",
             tuple(description["classes"]) in CLASSES,
-            " or ".join(f"{list(names)}" for names in CLASSES) + ", in this order",
+            " or ".join(f"{[str(name) for name in names]}" for names in CLASSES) + ", in this order",
         ),
         ("input", size == {"height": preprocess.height, "width": preprocess.width}, "the size that preprocess states"),
         ("input", min(preprocess.height, preprocess.width) >= SMALLEST_SIDE, f"at least {SMALLEST_SIDE} pixels a side"),

@@ -123,14 +123,11 @@ def stability_index(reference: Distribution, counts: Floats) -> float:
 
 def index_limit(reference: Distribution, exams: float, false_alarms: float) -> float:
     """Return the limit that the index exceeds by chance with probability `false_alarms`, at least `LEAST_INDEX`."""
+    # scipy.stats would take half a second to import; this is its chi2.isf.
+    from scipy.special import chdtri
+
     freedom = max(1, sum(count > 0 for count in reference.counts) - 1)
-    return max(LEAST_INDEX, (1 / exams + 1 / reference.exams) * chi_squared_quantile(1 - false_alarms, freedom))
-
-
-def chi_squared_quantile(probability: float, freedom: int) -> float:
-    """Return a quantile of the chi-squared distribution, accurate to within 5 % (Wilson and Hilferty 1931)."""
-    normal = NormalDist().inv_cdf(probability)
-    return freedom * max(0.0, 1 - 2 / (9 * freedom) + normal * math.sqrt(2 / (9 * freedom))) ** 3
+    return max(LEAST_INDEX, (1 / exams + 1 / reference.exams) * float(chdtri(freedom, false_alarms)))
 
 
 def allowance(reference: Distribution) -> float:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, breast_id
+from mammopipe.processing.classes import Classes, classes_of_number
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, breast_id
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.calibration import Floats as Floats
@@ -17,8 +18,11 @@ Integers = npt.NDArray[np.int64]
 
 FILE = "predictions.csv"
 """Every candidate's predictions for every evaluated image, with the truth; for error analysis and to compare runs."""
-COLUMNS = ["network", "split", "image_id", "patient_id", "label", *Label]
-"""Columns of `FILE`; each class's column holds its calibrated probability."""
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """Return the columns of `FILE`; each class's column holds its calibrated probability."""
+    return ["network", "split", "image_id", "patient_id", "label", *classes]
 
 
 class LeakError(MammopipeError, TypeError):
@@ -37,11 +41,19 @@ class Predictions:
     """(images,) class indices."""
     logits: Floats
     """(images, classes) logits before calibration."""
-    malignant_index: int = Label.MALIGNANT.rank
-    """Index of the malignant class."""
 
     split: ClassVar[Split]
     """The split of the images."""
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the logits; their number determines them."""
+        return classes_of_number(self.logits.shape[1])
+
+    @property
+    def malignant_index(self) -> int:
+        """Index of the malignant class."""
+        return int(self.logits.shape[1]) - 1
 
     @classmethod
     def of(cls, records: Sequence[ImageRecord], labels: Integers, logits: npt.NDArray[np.floating[Any]]) -> Self:
@@ -58,7 +70,6 @@ class Predictions:
             tuple(breast_id(record) for record in records),
             labels,
             np.asarray(logits, np.float64),
-            logits.shape[1] - 1,
         )
 
     def probabilities(self, calibration: Calibration) -> Floats:
@@ -68,7 +79,7 @@ class Predictions:
 
 def prediction_rows(network: str, predictions: Predictions, calibration: Calibration) -> Iterator[dict[str, str]]:
     """Yield the rows of `FILE` for a network's calibrated predictions, in their order."""
-    of_class = dict(enumerate(Label))
+    of_class = dict(enumerate(predictions.classes))
     for place, shares in enumerate(predictions.probabilities(calibration)):
         yield {
             "network": network,

@@ -13,7 +13,6 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.predictions import Floats
@@ -85,12 +84,12 @@ class PrevalenceShift:
         factor = self._odds_factor(level)
         return probability * factor / (1 - probability + probability * factor)
 
-    def classes(self, probabilities: Floats, *, malignant: int = Label.MALIGNANT.rank) -> Floats:
+    def classes(self, probabilities: Floats, *, malignant: int = -1) -> Floats:
         """Return adjusted class probabilities of images; the ratios among the other classes stay the same.
 
         Args:
             probabilities: (images, classes).
-            malignant: Index of the malignant class.
+            malignant: Index of the malignant class, which is the last one.
 
         Returns:
             (images, classes); rows sum to 1.

@@ -151,6 +151,8 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
         {"mean": (channels,), "scale": (channels,), "axes": (axes, channels), "whitening": (axes, axes),
         "residual": ()}.
     """
+    from sklearn.covariance import ledoit_wolf
+
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     usual = float(np.median(deviation[deviation > 0])) if (deviation > 0).any() else 1.0
     scale = np.maximum(deviation, _LEAST_SPREAD * usual)
@@ -160,7 +162,7 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     inside = scaled @ axes.T
     left = scaled - inside @ axes
     # There are few axes relative to the number of images, so their covariance needs little shrinkage.
-    values, vectors = np.linalg.eigh(ledoit_wolf(inside))
+    values, vectors = np.linalg.eigh(ledoit_wolf(inside, assume_centered=True)[0])
     whitening = vectors / np.sqrt(np.maximum(values, _TINY) * count)
     arrays = {
         "mean": mean,
@@ -171,18 +173,6 @@ def fit_distribution(features: Floats) -> dict[str, Floats]:
     }
     # The file stores float32. The limit must be computed from the same rounded values.
     return {name: np.asarray(array, np.float32).astype(np.float64) for name, array in arrays.items()}
-
-
-def ledoit_wolf(rows: Floats) -> Floats:
-    """Return the covariance, (axes, axes), of centred rows, (images, axes), shrunk to a multiple of the identity."""
-    count, size = rows.shape
-    sample = rows.T @ rows / count
-    target = np.trace(sample) / size * np.eye(size)
-    spread = float(np.square(sample - target).sum())
-    error = float((np.square(rows).T @ np.square(rows)).sum() / count - np.square(sample).sum()) / count
-    shrinkage = min(1.0, error / spread) if spread > 0 else 1.0
-    shrunk: Floats = (1 - shrinkage) * sample + shrinkage * target
-    return shrunk
 
 
 def strangeness_of(features: Floats, arrays: Mapping[str, Floats]) -> Floats:

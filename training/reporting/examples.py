@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.calibration import Calibration
@@ -64,9 +64,9 @@ def pick_examples(
     for split in (Split.TEST, Split.VALIDATION):
         predictions = chosen[split]
         probabilities = predictions.probabilities(calibration)
-        for label in sorted(Label, key=lambda label: -label.rank):
+        for place in reversed(range(len(classes))):
             for correct in (True, False):
-                index = _surest(predictions.labels, probabilities, label.rank, correct)
+                index = _surest(predictions.labels, probabilities, place, correct)
                 if index is not None:
                     examples.append(_example(split, predictions, probabilities, index, classes))
     return examples

@@ -13,6 +13,7 @@ from mammopipe.inference.contract.schema import Finding, OperatingPoint
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_bytes, write_json
@@ -54,7 +55,7 @@ def test_probabilities_are_the_calibrated_softmax(predictor: Predictor, base: Pa
     prediction = predictor.predict(film(films))
     model = model_directory.load(base / "model")
     expected = model.predict_probabilities(torch.from_numpy(prediction.prepared.image)[None, None])[0]
-    assert list(prediction.probabilities) == list(Label)
+    assert list(prediction.probabilities) == list(THREE)
     assert list(prediction.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-6)
     assert prediction.malignancy_score == 100 * prediction.probabilities[Label.MALIGNANT]
 

@@ -31,7 +31,7 @@ def test_the_digest_is_of_settings_data_and_code(paths: ContainerPaths, monkeypa
     digests.append(job_digest(request(epochs="4"), paths))
     (paths.channel("manifest") / "manifest.csv").write_text("a 2\n")
     digests.append(job_digest(request(epochs="3"), paths))
-    monkeypatch.setattr("mammopipe.pipelines.backends.checkpoints.code_digest", lambda: "other")
+    monkeypatch.setattr("mammopipe.pipelines.backends.checkpoints.package_digest", lambda: "other")
     digests.append(job_digest(request(epochs="3"), paths))
     assert len(set(digests)) == 4
 

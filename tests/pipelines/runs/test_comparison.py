@@ -11,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 from mammopipe.pipelines import PipelineConfig, build_pipeline, cli
 from mammopipe.pipelines.runs import comparison, paired_comparison
 from mammopipe.pipelines.runs.folder import RunFolder
-from mammopipe.processing.datasets.manifest import Label
+from mammopipe.processing.classes import classes_of_number
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_csv
-from mammopipe.training.model.predictions import COLUMNS, FILE, softmax
+from mammopipe.training.model.predictions import FILE, columns, softmax
 
 Capture = pytest.CaptureFixture[str]
 SPLIT = {"test_fraction": 0.2, "folds": 5, "validation_fold": 0, "seed": 0}
@@ -106,20 +106,21 @@ def test_it_is_said_whether_the_films_are_the_same(
 
 def said(folder: RunFolder, probabilities: np.ndarray, labels: np.ndarray, *, cnn: str = "alexnet") -> None:
     """Write what a run's networks say of films of two a patient, the selected one's and another's."""
+    classes = classes_of_number(probabilities.shape[1])
     rows = [
         {
             "network": network,
             "split": split,
             "image_id": f"i{place:03d}",
             "patient_id": f"p{place // 2}",
-            "label": list(Label)[label],
-            **{name: repr(float(share)) for name, share in zip(Label, row, strict=True)},
+            "label": classes[label],
+            **{name: repr(float(share)) for name, share in zip(classes, row, strict=True)},
         }
         for network, table in ((cnn, probabilities), ("other", probabilities[::-1]))
         for split in comparison.SPLITS
         for place, (label, row) in enumerate(zip(labels, table, strict=True))
     ]
-    write_csv(folder.path / FILE, COLUMNS, rows)
+    write_csv(folder.path / FILE, columns(classes), rows)
 
 
 LABELS = np.tile([0, 1, 2, 0], 15)

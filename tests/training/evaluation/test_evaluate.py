@@ -14,6 +14,7 @@ import sklearn.metrics as reference
 import torch
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
@@ -40,7 +41,7 @@ from mammopipe.training.reporting.model_card import render_card
 from mammopipe.training.reporting.report import render
 
 PREPROCESS = PreprocessConfig(height=96, width=64)
-CLASSES = [str(label) for label in Label]
+CLASSES = [str(label) for label in THREE]
 
 
 def run(tree, monkeypatch, *arguments: str) -> int:

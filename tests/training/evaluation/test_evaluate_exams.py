@@ -12,10 +12,10 @@ import pytest
 import sklearn.metrics as reference
 import torch
 
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.training.evaluate import main
-from mammopipe.training.evaluation.data import CLASSES
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
@@ -33,7 +33,7 @@ def scored(tree, name: str, split: Split, folder):
     films = [cv2.imread(str(tree.data / row.path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 65535 for row in rows]
     with torch.inference_mode():
         logits = torch.stack([network(torch.from_numpy(film)[None, None])[0].double() for film in films])
-    calibration = Calibration.read(tree.evaluation["candidates"][name], CLASSES)
+    calibration = Calibration.read(tree.evaluation["candidates"][name], THREE)
     return rows, np.array([row.label.rank == 2 for row in rows]), calibration.probabilities(logits.numpy())[:, 2]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.evaluation import pointing_game as pointing
@@ -18,6 +19,7 @@ class Model:
     """What stands for a model here: its heatmap is replaced."""
 
     input_shape = SHAPE
+    classes = THREE
 
 
 def film(folder, name: str, label: Label, spot: tuple[int, int] | None, circles: tuple[Lesion, ...]) -> ImageRecord:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mammopipe.processing.datasets.manifest import Label, Lesion
-from mammopipe.training.fitting.lesion_loss import UNKNOWN, WithPlaces, grid_of, location_loss, targets
+from mammopipe.training.fitting.lesion_loss import UNKNOWN, WithPlaces, grid_of, location_losses, targets
 from mammopipe.training.model.architecture import Pooling
 from mammopipe.training.networks.registry import build_model
 
@@ -60,25 +60,25 @@ def test_unknown_places_do_not_count():
     places = torch.randn(1, 3, *GRID, generator=torch.Generator().manual_seed(1))
     changed = places.clone()
     changed[:, :, wanted[0] == UNKNOWN] += torch.tensor([5.0, 0.0, 0.0])[None, :, None]
-    assert location_loss(changed, wanted) == location_loss(places, wanted)
-    assert location_loss(places, torch.full((1, *GRID), UNKNOWN)) == 0
+    assert torch.equal(location_losses(changed, wanted), location_losses(places, wanted))
+    assert location_losses(places, torch.full((1, *GRID), UNKNOWN)).item() == 0
 
 
 def test_a_lesion_weighs_as_much_as_all_normal_tissue():
     wanted = torch.zeros(1, *GRID, dtype=torch.int64)
     wanted[0, 2, 3] = 2
     places = torch.zeros(1, 3, *GRID)
-    assert location_loss(places, wanted).item() == pytest.approx(2 * np.log(3), rel=1e-6)
+    assert location_losses(places, wanted).mean().item() == pytest.approx(2 * np.log(3), rel=1e-6)
     places[0, 2, 2, 3] = 20
-    assert location_loss(places, wanted).item() == pytest.approx(np.log(3), rel=1e-6)
+    assert location_losses(places, wanted).mean().item() == pytest.approx(np.log(3), rel=1e-6)
 
 
 def test_images_weigh_alike():
     wanted = torch.zeros(2, *GRID, dtype=torch.int64)
     wanted[0, :, :3] = 1
     places = torch.randn(2, 3, *GRID, generator=torch.Generator().manual_seed(2))
-    alone = [location_loss(places[index : index + 1], wanted[index : index + 1]) for index in range(2)]
-    assert location_loss(places, wanted).item() == pytest.approx(float(sum(alone)) / 2, rel=1e-6)
+    alone = [location_losses(places[index : index + 1], wanted[index : index + 1]) for index in range(2)]
+    assert location_losses(places, wanted).mean().item() == pytest.approx(float(sum(alone)) / 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["modified_cnn", "resnet50", "efficientnet_lite0"])

@@ -54,7 +54,7 @@ def figures(description):
     "more",
     [
         {},
-        {"average_decay": "0.9", "clip_norm": "1", "accumulate": "2"},
+        {"average_decay": "0.9", "clip_norm": "1", "accumulate": "2", "mixup": "0.5"},
         {"optimiser": "sgd", "sampling": "ratio", "positive_share": "0.25", "positive_target": "0.9"},
         {"location_weight": "0.5", "pooling": "max", "sampling": "plain", "augment": "0.8"},
     ],

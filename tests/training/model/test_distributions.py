@@ -12,7 +12,6 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.distributions import (
     Distribution,
     allowance,
-    chi_squared_quantile,
     cusum_limit,
     index_limit,
     stability_index,
@@ -47,10 +46,11 @@ def test_a_rare_event_is_no_shift_by_itself() -> None:
     assert abs(float((rare.shares * rare.scores).sum())) < 1e-12 and max(rare.scores) < 3
 
 
-@pytest.mark.parametrize("probability", [0.9, 0.999, 0.99999])
-@pytest.mark.parametrize("freedom", [4, 9, 12])
-def test_quantiles_are_those_of_the_tables(probability: float, freedom: int) -> None:
-    assert chi_squared_quantile(probability, freedom) == pytest.approx(chi2.ppf(probability, freedom), rel=0.05)
+@pytest.mark.parametrize("false_alarms", [0.1, 0.001, 0.00001])
+@pytest.mark.parametrize("bins", [2, 5, 13])
+def test_the_indexs_limit_is_a_quantile_of_chi_squared(false_alarms: float, bins: int) -> None:
+    reference = Distribution(tuple(range(bins - 1)), (1,) * bins, 2)
+    assert index_limit(reference, 2, false_alarms) == pytest.approx(chi2.isf(false_alarms, bins - 1))
 
 
 def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
@@ -58,7 +58,7 @@ def test_the_indexs_limit_is_passed_as_often_as_it_says() -> None:
     for _ in range(600):
         reference = Distribution.of(RNG.normal(size=150), 150)
         found = reference.count(RNG.normal(size=60))
-        above += stability_index(reference, found) > (1 / 60 + 1 / 150) * chi_squared_quantile(0.95, 9)
+        above += stability_index(reference, found) > (1 / 60 + 1 / 150) * chi2.ppf(0.95, 9)
     assert above / 600 < 0.09
     assert index_limit(reference, 60, 0.001) > index_limit(reference, 600, 0.001) >= 0.2
 

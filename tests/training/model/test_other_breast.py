@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from mammopipe.inference.contract.schema import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import COMPARED, fit_comparison
-from mammopipe.training.evaluation.data import CLASSES, SegmentedData, read_candidates
+from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.fit_audit import audit_comparison
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
@@ -150,7 +151,7 @@ def test_figures_are_those_of_the_compared_films(side_by_side, tmp_path):
         said = predict_split(kind, {name: model}, rows, data.films(kind.split), shape=(96, 64))[name]
         # Two films a patient, left and right in turn: the other breast is the neighbour.
         other = said.logits.reshape(-1, 2, 3)[:, ::-1].reshape(-1, 3)
-        probabilities = Calibration.read(found, CLASSES).probabilities(said.logits - WEIGHT * other)
+        probabilities = Calibration.read(found, THREE).probabilities(said.logits - WEIGHT * other)
         figures = found[str(kind.split)]
         assert figures["images"] == len(rows)
         assert figures["macro_auc"]["value"] == pytest.approx(
@@ -180,7 +181,7 @@ def test_the_packed_model_compares_and_the_endpoint_reads_it(side_by_side, tmp_p
     compared_figures = side_by_side.evaluation["selected"]["compared"]
     read = Thresholds.read(description, "model.json").compared
     assert read is not None and set(read.points) == set(COMPARED)
-    assert (read.weight, read.calibration) == (WEIGHT, Calibration.read(compared_figures, CLASSES))
+    assert (read.weight, read.calibration) == (WEIGHT, Calibration.read(compared_figures, THREE))
     assert read.calibration == Calibration.of_comparison(description)
     stored = compared_figures["validation"]["breast"]["operating_points"]["specificity"]
     point = read.points[Level.BREAST][OperatingPoint.SPECIFICITY]

@@ -4,14 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
-from mammopipe.training.model.reference import MOST_FILMS, Reference, entropy, fit_reference, ledoit_wolf, some
+from mammopipe.training.model.reference import MOST_FILMS, Reference, entropy, fit_reference, some
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.registry import build_model
 
@@ -108,12 +107,6 @@ def test_an_altered_reference_is_refused(reference, tmp_path):
     (tmp_path / "reference.safetensors").write_bytes(content)
     with pytest.raises(ConfigError, match="its SHA-256 is not the one that reference.strangeness states"):
         Reference.read(tmp_path, {"reference": stated})
-
-
-def test_the_shrunk_covariance_is_that_of_scikit_learn():
-    rows = np.random.default_rng(0).normal(size=(40, 6)) * np.arange(1, 7)
-    rows -= rows.mean(axis=0)
-    np.testing.assert_allclose(ledoit_wolf(rows), sklearn_ledoit_wolf(rows, assume_centered=True)[0])
 
 
 def test_films_that_are_all_alike_have_a_distribution():
