@@ -117,7 +117,8 @@ def gain_by_negatives(
     every = np.arange(len(kinds))
     here = _compare(auc_of_kinds(np.zeros(len(kinds), np.int64), [1.0]), malignant, alone, beside, resamples, every)
     kept = np.flatnonzero([kind is None or kind in enough for kind in kinds])
-    index = np.array([0 if kinds[place] is None else enough.index(kinds[place]) for place in kept], np.int64)  # type: ignore[arg-type]
+    number = {kind: place for place, kind in enumerate(enough)}
+    index = np.array([number.get(kind, 0) if kind else 0 for kind in kinds], np.int64)[kept]
     shares = [SCREENING_SHARES[name] / total for name in enough]
     screened = (
         _compare(auc_of_kinds(index, shares), malignant, alone, beside, resamples, kept) if enough else _too_few(ill, 0)
