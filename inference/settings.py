@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, ExclusionPolicy
 from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.read_config import Limits, ReadConfig
+from mammopipe.processing.read_config import ForProcessing, Limits, ReadConfig
 
 PREFIX, PORT_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT"
 LOOPBACK = "127.0.0.1"
@@ -118,6 +118,11 @@ class ServerSettings(BaseSettings):
         default="",
         description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
     )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what is done with raw images (for processing): refuse, or convert, which needs a model that was "
+        "trained on images converted alike",
+    )
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
         description="what is done with images that the model is not for, where stricter than the default table: "
@@ -200,7 +205,7 @@ class ServerSettings(BaseSettings):
     @property
     def reading(self) -> ReadConfig:
         """The image reader's settings, with the limits of these settings."""
-        return ReadConfig(limits=Limits(max_pixels=self.max_pixels))
+        return ReadConfig(limits=Limits(max_pixels=self.max_pixels), for_processing=self.for_processing)
 
 
 def variable(name: str) -> str:
