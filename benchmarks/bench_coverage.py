@@ -2,8 +2,9 @@
 
 Each woman has two images. There are three classes; one breast in six is malignant, never both of a woman. Her two
 images have correlated logits. The true value is that of 80,000 images. Every kind of interval is tried at two sizes and
-two levels of performance; a row holds the lowest of the four coverages, and each as a peer. The peers `percentile`
-and `none` are the lowest coverage of the bootstrap percentiles, and the highest share of samples without an interval.
+two levels of performance; the calibration error at the least size that has an interval. A row holds the lowest of these
+coverages, and each as a peer. The peers `percentile` and `none` are the lowest coverage of the bootstrap percentiles, and
+the highest share of samples without an interval.
 """
 
 import argparse
@@ -50,6 +51,8 @@ class Kind:
     """Whether the interval is that of a paired difference to a second model, which has more noise."""
     every: int = 1
     """Only every so many samples are used, where a metric is slow."""
+    sizes: tuple[int, ...] = WOMEN
+    """Numbers of women."""
 
     @property
     def name(self) -> str:
@@ -68,7 +71,7 @@ KINDS = (
     Kind(classification.f1(MALIGNANT)),
     Kind(classification.log_loss),
     Kind(classification.brier),
-    Kind(classification.expected_calibration_error),
+    Kind(classification.expected_calibration_error, every=4, sizes=(1000,)),
     Kind(thresholds.sensitivity_at(THRESHOLD), binary=True),
     Kind(thresholds.specificity_at(THRESHOLD), binary=True),
     Kind(thresholds.ppv_at(THRESHOLD), binary=True),
@@ -113,12 +116,6 @@ class Count:
         self.percentile += low <= truth <= high
 
 
-def truths(women: int, signal: float) -> list[float]:
-    """Return the true value of each kind."""
-    labels, both, _ = sample(np.random.default_rng(1), 40_000, signal)
-    return [_value(kind, labels, both) for kind in KINDS]
-
-
 def _of(kind: Kind, labels: Integers, both: Floats) -> tuple[Integers, list[Floats]]:
     if kind.binary:
         return (labels == MALIGNANT).astype(np.int64), [each[:, MALIGNANT] for each in both]
@@ -140,32 +137,37 @@ def _interval(kind: Kind, labels: Integers, both: Floats, draws: Resamples) -> t
     return draws.interval(kind.metric, truth, scores[0], level=0.95), weighted(values=scores[0])
 
 
-def coverage(women: int, signal: float, simulations: int = SIMULATIONS) -> list[Count]:
-    """Return the counts of each kind for one size and one level."""
-    true, counts = truths(women, signal), [Count() for _ in KINDS]
-    for seed in range(simulations):
+def coverage(women: int, signal: float, simulations: int = SIMULATIONS) -> dict[str, Count]:
+    """Return the counts of each kind that is tried at a size, for one level."""
+    kinds = [kind for kind in KINDS if women in kind.sizes]
+    labels, both, _ = sample(np.random.default_rng(1), 40_000, signal)
+    true = [_value(kind, labels, both) for kind in kinds]
+    counts = {kind.name: Count() for kind in kinds}
+    for seed in range(0, simulations, min(kind.every for kind in kinds)):
         labels, both, owners = sample(np.random.default_rng([seed, women]), women, signal)
         draws = Resamples.draw(owners.astype(str), n=RESAMPLES, seed=seed)
-        for kind, value, count in zip(KINDS, true, counts, strict=True):
+        for kind, value in zip(kinds, true, strict=True):
             if seed % kind.every:
                 continue
             try:
                 found, figures = _interval(kind, labels, both, draws)
             except MetricError:
                 continue  # the sample lacks a class
-            count.add(found, figures, value)
+            counts[kind.name].add(found, figures, value)
     return counts
 
 
-def rows(simulations: int, of: Callable[[int, float, int], list[Count]] = coverage) -> list[Row]:
+def rows(simulations: int, of: Callable[[int, float, int], dict[str, Count]] = coverage) -> list[Row]:
     """Return one row per kind of interval."""
     cells = {}
-    for women in WOMEN:
+    for women in sorted({size for kind in KINDS for size in kind.sizes}):
         for signal in SIGNALS:
             started = time.monotonic()
             cells[f"{2 * women} images, signal {signal}"] = of(women, signal, simulations)
             print(f"{women} women, signal {signal}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return [_row(kind, {cell: counts[place] for cell, counts in cells.items()}) for place, kind in enumerate(KINDS)]
+    return [
+        _row(kind, {cell: counts[kind.name] for cell, counts in cells.items() if kind.name in counts}) for kind in KINDS
+    ]
 
 
 def _row(kind: Kind, cells: dict[str, Count]) -> Row:

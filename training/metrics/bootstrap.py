@@ -250,7 +250,8 @@ class Resamples:
         """Return the metric of `other` minus that of `first` on the same images, with its confidence interval.
 
         The comparison is paired: each draw measures both, so variation common to both does not widen the interval.
-        There is no interval where every draw gives the same difference, unless the models give equal values.
+        There is no interval where a metric is at the bound of its range, or where every draw gives the same difference,
+        unless the models give equal values.
 
         Args:
             metric: The metric.
@@ -272,9 +273,10 @@ class Resamples:
         if patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
         spread = float(defined.std(ddof=1))
-        if spread == 0 and not np.array_equal(*values):
-            # There are too few patients for the draws to differ, or both models are perfect. An interval of width 0
-            # would claim to know the difference exactly.
+        edges = metric.scale.to(np.array([metric(truth, scores) for scores in values]))
+        if (spread == 0 or not np.isfinite(edges).all()) and not np.array_equal(values[0], values[1]):
+            # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
+            # narrow, up to a width of 0.
             return Interval(value, None, None, missing)
         left_out = [self._left_out(metric, truth, scores) for scores in values]
         change = None if left_out[0] is None or left_out[1] is None else left_out[1] - left_out[0]
