@@ -3,8 +3,8 @@
 Each woman has two images. There are three classes; one breast in six is malignant, never both of a woman. Her two
 images have correlated logits. The true value is that of 80,000 images. Every kind of interval is tried at two sizes and
 two levels of performance; the calibration error at the least size that has an interval. A row holds the lowest of these
-coverages, and each as a peer. The peers `percentile` and `none` are the lowest coverage of the bootstrap percentiles, and
-the highest share of samples without an interval.
+coverages, and each as a peer. The peers `percentile` and `none` are the lowest coverage of the bootstrap percentiles,
+and the highest share of samples without an interval.
 """
 
 import argparse
