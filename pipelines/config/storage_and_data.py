@@ -5,6 +5,7 @@ import re
 
 from pydantic import Field, model_validator
 
+from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import ForProcessing, Phi
@@ -125,3 +126,8 @@ class SegmentationConfig(Settings):
     height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
     width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
+    harmonisation: Harmonisation = Field(
+        default=Harmonisation.NONE,
+        description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "
+        "digital images look alike: `none`, `exponent` or `quantiles`; the model keeps it for serving",
+    )
