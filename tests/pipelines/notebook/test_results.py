@@ -47,6 +47,12 @@ def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: R
     order = [name for name, _, _ in ROWS if name in shown]
     assert sorted(order, key=shown.index) == ["p001-L", "p000-L", "p001-R"]
     assert "p000-L (validation): malignant; normal 0.90, benign 0.00, malignant 0.10" in shown
+    assert view.mistakes(run, images.parent, count=3).data.count("<img") == 3, "below the folder, too"
+    (images.parent / "copy").mkdir()
+    for name in ("p000-L.png", "p001-L.png"):
+        (images.parent / "copy" / name).touch()
+    with pytest.raises(ConfigError, match="no image p001-L"):  # two files have the name
+        view.mistakes(run, images.parent, count=3)
     with pytest.raises(ConfigError, match="no image p0"):
         view.mistakes(run, images / "none")
 
