@@ -120,7 +120,7 @@ def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Do
         "execution.json",
         "pipeline.json",
     ):
-        assert str(Path("runs", "latest", name)) in done.output
+        assert name in done.output
         assert (done.folder / "runs" / "latest" / name).stat().st_size > 0
 
 
