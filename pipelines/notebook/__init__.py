@@ -10,6 +10,9 @@ _HOMES = {
         "mammopipe.pipelines.notebook.views",
     ),
     **dict.fromkeys(
+        ("check", "model_of", "own_table", "sweep", "trials_picture"), "mammopipe.pipelines.notebook.own_and_search"
+    ),
+    **dict.fromkeys(
         ("browse", "curves", "mistakes", "report", "roc_and_pr"), "mammopipe.pipelines.notebook.results"
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """A run's results in a notebook: learning curves, ROC and precision-recall curves, report, worst errors, browser."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mammopipe.pipelines.notebook.views import HTML, figure_of
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import Label
-from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
+from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, image_id_of
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,9 +122,17 @@ def _worst(run: Run, split: str) -> "pandas.DataFrame":
 
 
 def _row(rows: "pandas.DataFrame", images: Path, height: int) -> str:
-    files = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = _files(images)
     figures = (_figure(row, files, images, height) for row in rows.to_dict("records"))
     return f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(figures)}</div>'
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the images below a folder by their ids: the file's name, or the id that a site's own table gives it."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    named = Counter(path.stem for path in paths)
+    by_name = {path.stem: path for path in paths if named[path.stem] == 1}
+    return by_name | {image_id_of(path.relative_to(folder).as_posix()): path for path in paths}
 
 
 def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int) -> str:

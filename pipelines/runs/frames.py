@@ -37,19 +37,40 @@ def manifest(folder: Path) -> "pandas.DataFrame":
 
 
 def predictions(folder: Path) -> "pandas.DataFrame":
-    """Return `predictions.csv` with patient, side, view, fold and path in each row; raises `ConfigError`."""
+    """Return `predictions.csv` with patient, side, view, fold, path and decision in each row; raises `ConfigError`.
+
+    The decision is that of the selected network at its operating point "sensitivity"; it has no other network's.
+    """
     import pandas
 
     path = folder / "predictions.csv"
     if not path.is_file():
         raise ConfigError(f"{folder}: this run has no predictions.csv: Evaluate did not come to its end")
     found = pandas.read_csv(path, dtype={"image_id": str, "patient_id": str})
+    found["decision"] = _decisions(folder, found)
     try:
         known = manifest(folder)
     except ConfigError:
         return found
     columns = ["image_id", *(name for name in OF_MANIFEST if name in known and name not in found)]
     return found.merge(known[columns], on="image_id", how="left", validate="many_to_one")
+
+
+def _decisions(folder: Path, table: "pandas.DataFrame") -> "pandas.Series[str]":
+    import pandas
+
+    from mammopipe.inference.contract.schema import Finding
+
+    found = pandas.Series(pandas.NA, index=table.index, dtype="string")
+    selected = _evaluation(folder)["selected"]
+    point = selected.get("operating_points", {}).get("sensitivity")
+    if point is not None and {"network", "malignant"} <= set(table.columns):
+        of_selected = table["network"] == selected["cnn"]
+        # A probability equal to the threshold is suspicious, as at the endpoint.
+        above = table["malignant"] >= point["threshold"]
+        found[of_selected & above] = str(Finding.SUSPICIOUS)
+        found[of_selected & ~above] = str(Finding.NOT_SUSPICIOUS)
+    return found
 
 
 def history(folder: Path) -> "pandas.DataFrame":

@@ -1,5 +1,6 @@
 """Checks before the first step whether the source, weights, parameters and disk allow a run at all."""
 
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,6 +70,12 @@ def check(
     if not on_aws and weights and not weights.startswith("s3://"):
         _check_weights(config, Path(weights))
     place = PHANTOMS if on_aws or not source else source
+    for uri in (place, weights):
+        if uri.startswith("s3://") and not on_aws and not os.environ.get("AWS_ENDPOINT_URL_S3"):
+            raise ConfigError(
+                f"{uri}: the S3 of a local run starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it, or "
+                "give a path"
+            )
     if place != PHANTOMS and not place.startswith("s3://"):
         _check_disk(Path(place), runs)
         _check_source(config, Path(place))

@@ -75,7 +75,7 @@ def stage_source(config: PipelineConfig, source: Path, uri: str, storage: Storag
 def _films(config: PipelineConfig, source: Source, services: LocalServices, say: Callable[[str], None]) -> str:
     dataset = config.dataset
     if source.place.startswith("s3://"):
-        return _existing(source.place, services)
+        return source.place
     if source.place != PHANTOMS:
         staged = stage_source(config, Path(source.place), config.storage.uri("raw", dataset), services.storage)
     else:
@@ -103,15 +103,7 @@ def phantom_records(dataset: str, folder: Path) -> list[ImageRecord]:
 
 def _weights(config: PipelineConfig, place: str, services: LocalServices, say: Callable[[str], None]) -> str:
     if place.startswith("s3://"):
-        return _existing(folder_of(place), services)
+        return folder_of(place)
     staged = staging.stage_weights(Path(place), config.storage.uri("weights"), services.storage)
     say(f"Staged weights: {staged}")
     return staged.uri
-
-
-def _existing(uri: str, services: LocalServices) -> str:
-    if not services.durable:
-        raise ConfigError(
-            f"{uri}: the process backend's own S3 starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it"
-        )
-    return uri

@@ -61,7 +61,7 @@ def read_own(source: Path, mapping: OwnTable = AS_THEY_ARE, *, labelled: bool = 
                 raise ValueError(f"image {image!r}: another image has the id {record.image_id}, too")
             records[record.image_id] = record
         except ValueError as error:
-            refused.append((_image_id(image), f"{path.name}, line {group[0].line}: {error}"))
+            refused.append((image_id_of(image), f"{path.name}, line {group[0].line}: {error}"))
     if not records:
         reason = f"; the first: {refused[0][1]}" if refused else ""
         raise LabelError(f"{path}: no usable row{reason}")
@@ -140,7 +140,7 @@ def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
                 )
     label = _label(row, labelled=labelled)
     return ImageRecord(
-        image_id=_image_id(path),
+        image_id=image_id_of(path),
         patient_id=_patient(row, path, labelled=labelled),
         dataset=NAME,
         laterality=Laterality(_word(row, "side", Laterality)) if row["side"] else None,
@@ -174,7 +174,7 @@ def _patient(row: Row, path: str, *, labelled: bool) -> str:
         return row["patient"]
     if labelled:
         raise ValueError("patient is empty; without it a patient's images could come into two splits")
-    return _image_id(path)
+    return image_id_of(path)
 
 
 def _word(row: Row, name: str, choices: type, *, hint: str = "") -> str:
@@ -249,7 +249,8 @@ def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
     return Lesion((left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top) / 2, label, finding)
 
 
-def _image_id(path: str) -> str:
+def image_id_of(path: str) -> str:
+    """Return the id of an image from its path relative to the folder of images."""
     return _ID.sub("_", PurePosixPath(path).with_suffix("").as_posix().replace("/", "_")).strip("_.") or "image"
 
 

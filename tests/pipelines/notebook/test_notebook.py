@@ -20,13 +20,14 @@ from mammopipe.pipelines.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOK = ROOT / "pipelines" / "run_pipeline.ipynb"
+OWN, SEARCH = (ROOT / "pipelines" / name for name in ("own_images.ipynb", "search.ipynb"))
 CURVE = {"malignant": {"false_positive_rate": [0, 0.5, 1], "sensitivity": [0, 0.8, 1]}}
 
 
-def test_no_outputs_are_kept() -> None:
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert len(code) >= 10 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+@pytest.mark.parametrize(("path", "cells"), [(NOTEBOOK, 10), (OWN, 8), (SEARCH, 6)])
+def test_no_outputs_are_kept(path: Path, cells: int) -> None:
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert len(code) >= cells and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
 
 
 def test_only_one_line_says_where_it_runs() -> None:
@@ -96,16 +97,42 @@ def test_a_wide_picture_scrolls_and_says_what_it_shows(tmp_path: Path) -> None:
     assert "width:1500px" in shown and "overflow:auto" in shown and "outline" in shown
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MAMMOPIPE_RUNS", str(tmp_path / "runs"))
+    for name in ("MAMMOPIPE_MIAS", "MAMMOPIPE_TABLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path / "runs"
+
+
+def executed(path: Path, folder: Path) -> str:
+    """Run a notebook's cells and return it, with its outputs, as text."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    monkeypatch.setenv("MAMMOPIPE_RUNS", str(tmp_path / "runs"))
-    monkeypatch.delenv("MAMMOPIPE_MIAS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    said = json.dumps(notebook)
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    return json.dumps(notebook)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_cell_runs(runs: Path, tmp_path: Path) -> None:
+    said = executed(NOTEBOOK, tmp_path)
     assert "Succeeded" in said and "image/svg+xml" in said and "image/png" in said
-    assert len(list((tmp_path / "runs").glob("2*/report.html"))) == 2
-    assert not list((tmp_path / "runs").glob("2*/endpoint.json")), "the endpoint is gone"
+    assert len(list(runs.glob("2*/report.html"))) == 2
+    assert not list(runs.glob("2*/endpoint.json")), "the endpoint is gone"
+    assert len([log for log in runs.glob("2*/logs/Prepare.log") if "reused" in log.read_text()]) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_own_images_and_a_search_run_as_notebooks(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMMOPIPE_TRIALS", "2")
+    said = executed(OWN, tmp_path)
+    assert "Succeeded" in said and "A run on this table can start." in said and "probability_malignant" in said
+    said = executed(SEARCH, tmp_path)
+    trials = sorted((runs / "search" / "runs").glob("2*"))
+    assert len(trials) == 2 and all(trial.name in said for trial in trials)
+    stages = [(trials[1] / "logs" / f"{name}.log").read_text() for name in ("Prepare", "Augment", "Segment")]
+    assert all(text.startswith("reused") for text in stages), "the second trial makes no image again"
+    assert "reused" not in (trials[1] / "logs" / "Train-modified-cnn.log").read_text()
+    assert (runs / "search" / "trials.csv").read_text().count("\n") == 3 and "data:image/png" in said

@@ -47,6 +47,12 @@ def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: R
     order = [name for name, _, _ in ROWS if name in shown]
     assert sorted(order, key=shown.index) == ["p001-L", "p000-L", "p001-R"]
     assert "p000-L (validation): malignant; normal 0.90, benign 0.00, malignant 0.10" in shown
+    assert view.mistakes(run, images.parent, count=3).data.count("<img") == 3, "below the folder, too"
+    (images.parent / "copy").mkdir()
+    for name in ("p000-L.png", "p001-L.png"):
+        (images.parent / "copy" / name).touch()
+    with pytest.raises(ConfigError, match="no image p001-L"):  # two files have the name
+        view.mistakes(run, images.parent, count=3)
     with pytest.raises(ConfigError, match="no image p0"):
         view.mistakes(run, images / "none")
 
@@ -60,11 +66,11 @@ def test_the_report_is_in_the_page_itself(run: Run) -> None:
     assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;report' in view.report(run).data
 
 
-def test_the_notebook_imports_public_names_alone() -> None:
-    notebook = json.loads((Path(__file__).parents[3] / "pipelines" / "run_pipeline.ipynb").read_text())
-    code = "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
-    lines = [line for line in code.splitlines() if "mammopipe" in line and "import" in line]
-    assert lines == [
-        "from mammopipe import PipelineConfig, start",
-        "from mammopipe.pipelines import notebook as view",
-    ]
+def test_the_notebooks_import_public_names_alone() -> None:
+    for path in (Path(__file__).parents[3] / "pipelines").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for line in code.splitlines():
+            if "import" in line and "mammopipe" in line:
+                public = line.startswith("from mammopipe import ")
+                assert public or line == "from mammopipe.pipelines import notebook as view", path.name

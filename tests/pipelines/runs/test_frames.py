@@ -26,6 +26,9 @@ RECORDS = [
 ]  # fmt: skip
 
 
+SHARES = (("01", 0.3), ("02", 0.29))
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     folder = RunFolder(tmp_path / "runs", "20260101-000000-aaaa")
@@ -51,6 +54,16 @@ def test_predictions_say_whose_image_it_is_and_from_where(run: Run) -> None:
     assert (row["cnn"], row["patient_id"], row["laterality"], row["view"], row["fold"], row["path"]) == (
         "alexnet", "007", "L", "MLO", 0, "images/01.png",
     )  # fmt: skip
+
+
+def test_predictions_have_the_decision_of_the_selected_network(run: Run) -> None:
+    assert run.folder is not None
+    selected = {**EVALUATION["selected"], "operating_points": {"sensitivity": {"threshold": 0.3}}}
+    (run.folder / "evaluation.json").write_text(json.dumps({**EVALUATION, "selected": selected}))
+    rows = [f"{network},{name},validation,{share}" for network in ("alexnet", "resnet50") for name, share in SHARES]
+    (run.folder / "predictions.csv").write_text("\n".join(["network,image_id,split,malignant", *rows]) + "\n")
+    found = run.predictions()
+    assert found["decision"].tolist()[:2] == ["suspicious", "not_suspicious"] and found["decision"][2:].isna().all()
 
 
 def test_learning_curves_and_figures_are_tables(run: Run) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from mammopipe.pipelines.backends.local_endpoint import is_healthy
 from mammopipe.pipelines.backends.processes import is_supervisor
+from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,20 +35,31 @@ mode = "both"
 """
 
 
-def mammopipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in `folder`, without anything of AWS in its environment."""
+def started(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    """Start the command in `folder`, without anything of AWS in its environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "mammopipe.pipelines.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def mammopipe(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder` to its end."""
+    running = started(*arguments, folder=folder)
+    output, errors = running.communicate()
+    return subprocess.CompletedProcess(arguments, running.returncode, output, errors)
 
 
 @dataclass(frozen=True)
 class Done:
-    """A run that has ended, its endpoint kept."""
+    """A run that has ended, its endpoint kept; another one ran at the same time in the same folder."""
 
     folder: Path
     output: str
+    other: str
+    """What the other run printed."""
 
     def document(self, name: str) -> dict[str, Any]:
         return dict(json.loads((self.folder / "runs" / "latest" / name).read_text()))
@@ -56,9 +69,15 @@ class Done:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "quick.toml").write_text(CONFIG)
-    ended = mammopipe("run", "--config", "quick.toml", "--films", "40", "--keep-endpoint", folder=folder)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    yield Done(folder, ended.stdout)
+    words = ("run", "--config", "quick.toml", "--films", "40")
+    # The same network, settings and data: both want the same checkpoints.
+    beside = started(*words, "--cnns", "modified_cnn", "--set", "deploy=false", folder=folder)
+    ended = mammopipe(*words, "--keep-endpoint", folder=folder)
+    other, _ = beside.communicate()
+    assert (ended.returncode, beside.returncode) == (0, 0), ended.stdout + ended.stderr + other
+    run = next(path.parent.name for path in (folder / "runs").glob("2*/endpoint.json"))
+    RunFolder(folder / "runs", run).become_latest()  # whichever ended last
+    yield Done(folder, ended.stdout, other)
     mammopipe("delete", folder=folder)
 
 
@@ -69,6 +88,25 @@ def test_every_step_succeeded(done: Done) -> None:
     assert statuses.pop("Fail") == "NotExecuted"
     assert set(statuses.values()) == {"Succeeded"}
     assert {"Train-modified-cnn", "Train-alexnet", "Train-resnet50", "Register", "Endpoint"} <= statuses.keys()
+
+
+def test_two_runs_at_once_in_one_folder_do_not_meet(done: Done) -> None:
+    first, second = sorted(
+        (path for path in (done.folder / "runs").glob("2*") if path.is_dir()),
+        key=lambda path: (path / "endpoint.json").is_file(),
+    )
+    executions = [json.loads((run / "execution.json").read_text()) for run in (first, second)]
+    assert [execution["id"] for execution in executions] == [first.name, second.name]
+    assert {execution["status"] for execution in executions} == {"Succeeded"}
+    spans = [
+        (start := datetime.fromisoformat(execution["started"]).timestamp(), start + execution["seconds"])
+        for execution in executions
+    ]
+    assert max(start for start, _ in spans) < min(end for _, end in spans), "they ran at the same time"
+    candidates = [json.loads((run / "evaluation.json").read_text())["candidates"] for run in (first, second)]
+    assert [len(found) for found in candidates] == [1, 3]
+    assert "SYNTHETIC" in done.other and first.name in done.other and second.name not in done.other
+    assert f"{second.name}" in (done.folder / "runs" / "latest").resolve().name
 
 
 def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Done) -> None:
@@ -82,7 +120,7 @@ def test_the_run_says_that_its_films_are_synthetic_and_where_things_are(done: Do
         "execution.json",
         "pipeline.json",
     ):
-        assert str(Path("runs", "latest", name)) in done.output
+        assert name in done.output
         assert (done.folder / "runs" / "latest" / name).stat().st_size > 0
 
 
