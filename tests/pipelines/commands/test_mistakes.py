@@ -71,7 +71,6 @@ MISTAKES = [
     ("run --source s3://bucket/films", "s3://bucket/films: the S3 of a local run starts empty"),
     ("run --weights s3://bucket/weights", "s3://bucket/weights: the S3 of a local run starts empty"),
     ("run --films -5", "--films -5: must be at least 2"),
-    ("data check few --montage few", "few: Is a directory"),
     ("run --films 4 --source few", "--films: how many phantoms to make"),
     ("predict none few -o out.csv", "no run"),
     ("predict few few -o out.csv", "neither model.json nor model.tar.gz"),
@@ -111,6 +110,8 @@ def test_a_table_that_can_be_used_is_counted_and_drawn(tmp_path: Path, capsys: p
     assert "36 images of 18 patients, 12 lesions; 36 images are synthetic" in said
     assert "benign 6, malignant 6, normal 24" in said and "A run on this table can start." in said
     assert (tmp_path / "montage.png").stat().st_size > 10_000
+    assert cli.main(["data", "check", str(tmp_path), "--montage", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
     (tmp_path / "images" / "p000-R.png").write_bytes((tmp_path / "images" / "p001-R.png").read_bytes())
     (tmp_path / "images" / "p002-R.png").write_bytes(b"no picture")
     assert cli.main(["data", "check", str(tmp_path)]) == 0
