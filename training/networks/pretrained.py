@@ -138,9 +138,7 @@ def _own_model(path: Path, name: str) -> dict[str, Any] | None:
                 "of its own network"
             )
         if described.get("ensemble", 1) > 1:
-            raise ConfigError(
-                f"{path}: an ensemble of {described['ensemble']} networks; training starts from one network"
-            )
+            raise ConfigError(f"{path}: an ensemble of {described['ensemble']} networks; training starts from one")
         kept = {key: described[key] for key in ("architecture", "classes", "weights_sha256", "pretrained_weights")}
         return {**kept, "data_digest": described["training"].get("data_digest")}
 
