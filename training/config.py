@@ -10,6 +10,7 @@ from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
+from mammopipe.training.auxiliary import AuxiliarySettings
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
@@ -115,7 +116,7 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 `convnext_small.fb_in22k_ft_in1k_384`."""
 
 
-class TrainConfig(Settings):
+class TrainConfig(AuxiliarySettings):
     """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
@@ -375,6 +376,10 @@ class TrainConfig(Settings):
                     f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "
                     "feature maps once"
                 )
+        if self.auxiliary_weights and (self.learns is Learns.HEAD or self.compile):
+            raise ConfigError(
+                f"hyperparameter auxiliary_{next(iter(self.auxiliary_weights))} needs learns=all and compile=false"
+            )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
 
