@@ -2,16 +2,20 @@
 
 The script generates all its input: synthetic images and random weights. For each network it measures: images a second
 of training steps on images in memory, the ratio when workers load them from disk, memory, 16 bits against float32, and
-whether the loss falls. `--small` tries the script with small images, which also runs on a machine without a GPU.
+whether the loss falls. Further rows: variation of images on the device against variation by CPU workers, and two
+processes of one job on the same device (gloo) against one. `--small` tries the script with small images, which also
+runs on a machine without a GPU.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +26,10 @@ from torch.utils.data import DataLoader
 from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.training.config import Cache, TrainConfig
+from mammopipe.training.config import AugmentOn, Cache, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
+from mammopipe.training.fitting.distributed import World
+from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import make_optimiser
 from mammopipe.training.fitting.sampling import EpochBatches
 from mammopipe.training.fitting.step import train_step
@@ -32,7 +38,7 @@ from mammopipe.training.networks.precision import autocast
 from mammopipe.training.networks.registry import build_model
 
 COMMAND = "python -m benchmarks.gpu_check"
-FED_BAR, PARITY_BAR = 0.95, 0.02
+FED_BAR, PARITY_BAR, PROCESSES_BAR = 0.95, 0.02, 0.01
 STEPS = 12
 
 
@@ -54,6 +60,9 @@ CASES = (
     Case("modified_cnn", 384, 256, 32),
 )
 SMALL = (Case("convnext_atto", 96, 64, 4), Case("resnet50", 96, 64, 4), Case("modified_cnn", 96, 64, 8))
+
+PROCESS_CASES = {False: Case("modified_cnn", 384, 256, 32), True: Case("modified_cnn", 96, 64, 8)}
+"""The case of two processes on one device, without and with `--small`."""
 
 
 def make_images(folder: Path, case: Case, count: int) -> list[ImageRecord]:
@@ -169,14 +178,93 @@ def measure(case: Case, device: torch.device, workers: int) -> list[Row]:
     ]
 
 
+def measure_variation(case: Case, device: torch.device, workers: int) -> list[Row]:
+    """Return the rows of variation: images a second on the device, and how many times that of the CPU workers."""
+    from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
+
+    rates = {}
+    with tempfile.TemporaryDirectory() as name:
+        records = make_images(Path(name), case, 4 * case.batch)
+        films = FilmDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY)
+        for where, kind in ((AugmentOn.CPU, TrainingFilms), (AugmentOn.GPU, UnvariedFilms)):
+            config = TrainConfig(batch_size=case.batch, augment=1.0, augment_on=where)
+            sampler = EpochBatches(batch_size=case.batch)
+            loader = DataLoader(
+                kind(films, config), batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+            )
+            for epoch in (1, 2):  # the first epoch starts the workers and the device's libraries
+                sampler.start(np.arange(len(films)), epoch=epoch)
+                start = finished(device)
+                for images, _, _ in loader:
+                    varied_here(images, config, device).to(device)
+                rates[where] = len(films) / (finished(device) - start)
+    label = f"{case.height} x {case.width}: images varied"
+    gain = rates[AugmentOn.GPU] / rates[AugmentOn.CPU]
+    return [
+        row(f"{label} on the device", rates[AugmentOn.GPU], "images/s", None, "higher", COMMAND),
+        row(f"{label} on the device over by {workers} CPU workers", gain, "x", None, "higher", COMMAND),
+    ]
+
+
+def measure_processes(small: bool) -> list[Row]:
+    """Return the rows of two processes on one device: whether they measure what one does, and how fast they are."""
+    found = []
+    for count in (1, 2):
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        command = [
+            sys.executable,
+            *torchrun,
+            "-m",
+            "benchmarks.gpu_check",
+            "--process",
+            *(["--small"] if small else []),
+        ]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    one, two = found
+    label = "modified_cnn, two processes on one device (gloo)"
+    difference = max(abs(two[name] - one[name]) for name in ("train_loss", "validation_loss", "validation_macro_auc"))
+    return [
+        row(f"{label}: losses and macro AUC from those of one", difference, "", PROCESSES_BAR, "lower", COMMAND),
+        row(f"{label}: images a second over one's", one["seconds"] / two["seconds"], "x", None, "higher", COMMAND),
+    ]
+
+
+def run_process(small: bool) -> None:
+    """Train in one of the processes that torchrun started, all on the first device; print the last epoch as JSON."""
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    torch.distributed.init_process_group("gloo")
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    world, case = World(rank, size, device, rank, size), PROCESS_CASES[small]
+    config = TrainConfig(
+        cnn=case.network, epochs=2, head_epochs=0, warmup_epochs=0, batch_size=case.batch, learning_rate=1e-4,
+        precision=Precision.FLOAT32, dropout=0.0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        # Each process writes the same images for itself; the first one's are the ones that both read.
+        records = make_images(Path(name), case, 6 * case.batch)
+        films = FilmDataset(records, Path(name), shape=(case.height, case.width), cache=Cache.MEMORY, world=world)
+        network = build_model(case.network, classes=3).to(device)
+        last = fit(network, films, films, config, pretrained=False, world=world).history[-1]
+    if world.leads:
+        print(json.dumps(asdict(last)))
+    torch.distributed.destroy_process_group()
+
+
 def main() -> None:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--small", action="store_true", help="small images: tries the script, measures nothing")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.process:
+        run_process(options.small)
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [item for case in (SMALL if options.small else CASES) for item in measure(case, device, options.workers)]
+    cases = SMALL if options.small else CASES
+    rows = [item for case in cases for item in measure(case, device, options.workers)]
+    rows += measure_variation(cases[1], device, options.workers) + measure_processes(options.small)
     print(json.dumps(rows, indent=2))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mammopipe.inference.evaluation.judging import Judged, Judgement
+from mammopipe.processing import declared_data
 from mammopipe.processing.classes import TWO, Classes
 from mammopipe.processing.datasets.definition import Dataset
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
@@ -96,6 +97,7 @@ def figures(
         "model": f"{description['architecture']}-{description['weights_sha256'][:12]}",
         "weights_sha256": description["weights_sha256"],
         "trained_on": description["training"].get("data_digest"),
+        "weights_data": declared_data.sentence(description["pretrained_weights"], [dataset.name]),
         "prevalence_of_validation": description["calibration"].get("prevalence"),
         "classes": [str(label) for label in classes],
         "model_classes": of_model,

@@ -36,9 +36,12 @@ class Journal:
         self._write(image_id, entry)
         self._stream.flush()
 
-    def remove(self) -> None:
-        """Close and remove the file, after the results are written."""
+    def close(self) -> None:
+        """Close the file without removing it."""
         self._stream.close()
+
+    def remove(self) -> None:
+        """Remove the closed file, after the results are written."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, image_id: str, entry: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +65,8 @@ def evaluate_model(
         description = read_description(directory)
         preprocessing = PreprocessConfig.from_json(description["preprocess"])
         journal = Journal(output, fingerprint(description, table, images, __version__))
-        judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
+        with closing(journal):
+            judgement = judging.judge(Predictor(directory), preprocessing, table, images, journal)
     if not judgement.images:
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
     found = figures.figures(description, judgement, dataset, figures.Plan(bootstrap, seed), model)

