@@ -124,11 +124,6 @@ class TrainConfig(AuxiliarySettings):
         description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
         "and tag",
     )
-    question: Question = Field(
-        default=Question.CLASSES,
-        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
-        "negative and malignant where it lacks one), or `binary`, malignant or not",
-    )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
     )
@@ -216,6 +211,11 @@ class TrainConfig(AuxiliarySettings):
         ge=0.5,
         le=1,
         description="target probability of the most serious class for its own images; the rest goes to the first",
+    )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
+        "negative and malignant where it lacks one), or `binary`, malignant or not",
     )
     compile: bool = Field(
         default=False, description="whether torch.compile translates the network for this machine first"
@@ -396,7 +396,7 @@ class TrainConfig(AuxiliarySettings):
             ConfigError: A hyperparameter is unknown or breaks a rule.
         """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = list(cls.model_fields)
+        names = sorted(cls.model_fields, key=AuxiliarySettings.model_fields.__contains__)  # the inherited ones last
         for key, text in given.items():
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")
