@@ -18,9 +18,9 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Pydanti
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, ExclusionPolicy
 from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.read_config import Limits, ReadConfig
+from mammopipe.processing.read_config import ForProcessing, Limits, ReadConfig
 
-PREFIX, PORT_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT"
+PREFIX, PORT_VARIABLE, BATCH_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_BATCH"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = "0.0.0.0"
 PLACES_PER_WORKER = 8
@@ -67,6 +67,13 @@ class ServerSettings(BaseSettings):
         le=65535,
         validation_alias=PORT_VARIABLE,
         description="TCP port to listen on; 0 takes a free one, which the log line `listening` names",
+    )
+    batch: bool = Field(
+        default=False,
+        validation_alias=BATCH_VARIABLE,
+        description="whether the container serves a batch transform, as SageMaker says by this variable: a body may be "
+        "application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
+        "with an answer for every image",
     )
     max_bytes: int = Field(
         default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
@@ -117,6 +124,11 @@ class ServerSettings(BaseSettings):
     s3_prefix: str = Field(
         default="",
         description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
+    )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what is done with raw images (for processing): refuse, or convert, which needs a model that was "
+        "trained on images converted alike",
     )
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
@@ -200,12 +212,12 @@ class ServerSettings(BaseSettings):
     @property
     def reading(self) -> ReadConfig:
         """The image reader's settings, with the limits of these settings."""
-        return ReadConfig(limits=Limits(max_pixels=self.max_pixels))
+        return ReadConfig(limits=Limits(max_pixels=self.max_pixels), for_processing=self.for_processing)
 
 
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
-    return PORT_VARIABLE if name == "port" else f"{PREFIX}{name.upper()}"
+    return {"port": PORT_VARIABLE, "batch": BATCH_VARIABLE}.get(name, f"{PREFIX}{name.upper()}")
 
 
 def from_environment(environment: Mapping[str, str]) -> ServerSettings:
@@ -255,7 +267,7 @@ def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
     if not error["loc"]:
         return rule
     place = str(error["loc"][0])
-    named = place if place == PORT_VARIABLE else variable(place)
+    named = place if place in (PORT_VARIABLE, BATCH_VARIABLE) else variable(place)
     return f"{named}={environment.get(named, error['input'])!r} must be {rule.removeprefix('must be ')}"
 
 

@@ -25,6 +25,8 @@ class ImageFlag(StrEnum):
     LOW_ENERGY = "low-energy"
     """The image is the low-energy one of a contrast-enhanced study."""
     FOR_PROCESSING = "for-processing"
+    """The pixels are raw; such an image is refused unless it is converted."""
+    FOR_PROCESSING_CONVERTED = "for-processing-converted"
     """The pixels were raw and were converted here, not by the manufacturer."""
     LOSSY = "lossy"
     """The image was compressed with a loss, now or at an earlier time."""

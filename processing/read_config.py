@@ -27,6 +27,16 @@ class Phi(StrEnum):
     """Use the pixels and drop the header."""
 
 
+class ForProcessing(StrEnum):
+    """How raw detector data (images for processing) are treated."""
+
+    REFUSE = "refuse"
+    """The image is refused by name."""
+    CONVERT = "convert"
+    """The image is converted (`mammopipe.processing.dicom.for_processing`) and has the flag
+    `for-processing-converted`."""
+
+
 class Limits(Settings):
     """The greatest size that an image may announce."""
 
@@ -87,6 +97,9 @@ class ReadConfig(Settings):
         default=False,
         description="whether JPEG files are read. Copies of public collections hold them; they are not accepted for "
         "serving",
+    )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE, description="what is done with raw images: `refuse` them, or `convert` them"
     )
     limits: Limits = Field(default=Limits(), description="the greatest size that an image may announce")
 

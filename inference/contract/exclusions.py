@@ -54,6 +54,11 @@ def _rules() -> Mapping[ImageFlag, Rule]:
             flag.UNDER_18: Rule(
                 refuse, "Patient's Age, Birth Date", "the patient is under 18; models learn from adults"
             ),
+            flag.FOR_PROCESSING_CONVERTED: Rule(
+                refer,
+                "Presentation Intent Type, SOP Class",
+                "raw detector data that were converted here, not by the manufacturer",
+            ),
             flag.MALE: Rule(refer, "Patient's Sex", "the patient is male; models learn from women"),
             flag.IMPLANT: Rule(refer, "Breast Implant Present, the picture", "an implant hides tissue"),
             flag.IMPLANT_DISPLACED: Rule(

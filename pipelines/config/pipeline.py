@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.pipelines.config.transform import TransformConfig
 from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
@@ -174,6 +175,9 @@ class PipelineConfig(Settings):
     images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="roles, keys, network")
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="model registry")
+    transform: TransformConfig = Field(
+        default_factory=TransformConfig, description="batch transform: answers to many images without an endpoint"
+    )
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig, description="the endpoint")
 
     @field_validator("dataset")

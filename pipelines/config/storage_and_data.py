@@ -5,9 +5,10 @@ import re
 
 from pydantic import Field, model_validator
 
+from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.read_config import Phi
+from mammopipe.processing.read_config import ForProcessing, Phi
 from mammopipe.processing.settings import Settings
 from mammopipe.processing.splits.assignment import SplitConfig
 
@@ -59,6 +60,12 @@ class DataConfig(Settings):
         default=False,
         description="whether Prepare decodes JPEG 2000 at half the resolution where that is enough; it measures the "
         "difference and decodes images that differ much in full",
+    )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them by a "
+        "logarithm and a window from the histogram, with the flag `for-processing-converted`; serve such a model with "
+        "MAMMOPIPE_FOR_PROCESSING=convert",
     )
     max_quarantine: float = Field(
         default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"
@@ -119,3 +126,8 @@ class SegmentationConfig(Settings):
     height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
     width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
+    harmonisation: Harmonisation = Field(
+        default=Harmonisation.NONE,
+        description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "
+        "digital images look alike: `none`, `exponent` or `quantiles`; the model keeps it for serving",
+    )

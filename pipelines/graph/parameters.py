@@ -39,6 +39,8 @@ class Parameters:
     image_height: ParameterInteger
     image_width: ParameterInteger
     seed: ParameterInteger
+    transform_input_uri: ParameterString | None
+    """S3 folder that a batch transform answers; None if `transform.input` is empty."""
     min_macro_auc: ParameterFloat
     approval_status: ParameterString
     kms_key_id: ParameterString | None
@@ -67,6 +69,9 @@ class Parameters:
             image_height=ParameterInteger("ImageHeight", config.segmentation.height),
             image_width=ParameterInteger("ImageWidth", config.segmentation.width),
             seed=ParameterInteger("Seed", config.data.seed),
+            transform_input_uri=ParameterString("TransformInputUri", config.transform.input.rstrip("/"))
+            if config.transform.input
+            else None,
             min_macro_auc=ParameterFloat("MinMacroAuc", config.evaluation.min_macro_auc),
             approval_status=ParameterString(
                 "ApprovalStatus", str(config.registry.approval), [str(item) for item in Approval]

@@ -25,9 +25,11 @@ from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts, serving_steps
 from mammopipe.pipelines.graph.request_parts import Context, below
+from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.datasets.registry import dataset_named
+from mammopipe.processing.read_config import ForProcessing
 from mammopipe.processing.splits import read_register
 
 CONTENT_TYPES = ["application/dicom", "image/x-portable-graymap", "image/png", "application/json", "application/zip"]
@@ -53,6 +55,8 @@ def prepare(context: Context) -> ProcessingStep:
     }
     if config.data.reduced_decode:
         arguments["--reduced-decode"] = "true"
+    if config.data.for_processing is not ForProcessing.REFUSE:
+        arguments["--for-processing"] = config.data.for_processing.value
     salt = config.data.patient_salt
     inputs = [
         # A file, not an argument: anyone allowed to describe the job could read the secret in its arguments.
@@ -102,6 +106,8 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         "--remove-pectoral": str(context.config.segmentation.remove_pectoral).lower(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.segmentation.harmonisation is not Harmonisation.NONE:
+        arguments["--harmonisation"] = context.config.segmentation.harmonisation.value
     inputs = [
         request_parts.source("prepared-manifest", below(originals, "manifest")),
         request_parts.source("prepared-stage", below(originals, "stage")),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from mammopipe.processing.breast.harmonisation import Harmonisation, harmonise
 from mammopipe.processing.breast.quality import Flag
 from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
 from mammopipe.processing.datasets.manifest import Lesion
@@ -44,6 +45,10 @@ class PreprocessConfig(Settings):
     high_percentile: float = Field(
         default=99.5, gt=0, le=100, description="percentile of the tissue's values that becomes white"
     )
+    harmonisation: Harmonisation = Field(
+        default=Harmonisation.NONE,
+        description="how the tissue's grey levels are brought to those of a reference: `none`, `exponent`, `quantiles`",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "PreprocessConfig":
@@ -58,7 +63,7 @@ class PreprocessConfig(Settings):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PreprocessConfig":
         """Return the config that `to_json` wrote; raises `ConfigError` for an unknown, missing or mistyped key."""
-        missing = sorted(set(cls.model_fields) - set(values))
+        missing = sorted(set(cls.model_fields) - {"harmonisation"} - set(values))
         if missing:
             raise ConfigError(f"preprocess: {', '.join(missing)} is missing")
         try:
@@ -67,8 +72,9 @@ class PreprocessConfig(Settings):
             raise ConfigError(f"preprocess: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the config as JSON values."""
-        return self.model_dump(mode="json")
+        """Return the config as JSON values; `harmonisation` only where it is on, as in models of before it existed."""
+        left_out = {"harmonisation"} if self.harmonisation is Harmonisation.NONE else None
+        return self.model_dump(mode="json", exclude=left_out)
 
     @property
     def digest(self) -> str:
@@ -225,6 +231,7 @@ def _place(crop: NDArray[Any], box: _Box, chest_side: Side, config: PreprocessCo
 def _normalise(pixels: NDArray[np.uint16], tissue: NDArray[np.bool_], config: PreprocessConfig) -> NDArray[np.uint16]:
     low, high = np.percentile(pixels[tissue], [config.low_percentile, config.high_percentile])
     unit = np.clip((pixels.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1.0)), 0.0, 1.0)
+    unit = harmonise(unit, tissue, config.harmonisation)
     return np.where(tissue, np.rint(unit * np.float32(FULL_SCALE)), np.float32(0)).astype(np.uint16)
 
 

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.descriptions import is_synthetic, refused_words, tomographic_words
-from mammopipe.processing.dicom.view_text import read_view_text
+from mammopipe.processing.dicom.view_text import names_view, read_view_text
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -58,19 +58,21 @@ _PADDLE_WORDS = re.compile(
 )
 
 
-def check_is_mammogram(tags: Tags, *, sop_class: str = "") -> None:
+def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) -> None:
     """Raise `NotAMammogramError`, with the attribute and its value, unless the image is one 2-D view of one breast.
 
     Args:
         tags: The attributes, including those of functional groups.
         sop_class: The SOP class of the file meta information, for data sets whose own was stripped.
+        raw: Whether images for processing are accepted.
     """
     for rule in _RULES:
         reason = rule(tags)
         if reason:
             raise NotAMammogramError(f"{tags.where}: {reason}")
-    if not tags.has(Tag.SOP_CLASS_UID) and sop_class in FOR_PROCESSING_CLASSES:
-        raise NotAMammogramError(f"{tags.where}: MediaStorageSOPClassUID (0002,0002) is {_named(sop_class)}: {_RAW}")
+    reason = "" if raw else for_processing(tags, sop_class)
+    if reason:
+        raise NotAMammogramError(f"{tags.where}: {reason}")
 
 
 def _says(tags: Tags, tag: Tag, meaning: str) -> str:
@@ -94,7 +96,7 @@ def _names_breast(tags: Tags) -> bool:
     return (
         bool(BREAST_WORDS.search(tags.code(Tag.BODY_PART_EXAMINED)))
         or any(_is_breast(region) for region in regions)
-        or tags.has(Tag.VIEW_CODE_SEQUENCE)
+        or any(names_view(item) for item in tags.items(Tag.VIEW_CODE_SEQUENCE))
         or read_view_text(tags.code(Tag.VIEW_POSITION)).view is not None
     )
 
@@ -115,12 +117,17 @@ def _sop_class(tags: Tags) -> str:
 _RAW = "raw pixels for processing; the manufacturer's images for presentation are read"
 
 
-def _for_processing(tags: Tags) -> str:
+def for_processing(tags: Tags, sop_class: str = "") -> str:
+    """Return what shows that the image is raw, with the rule; "" if nothing does. Arguments as `check_is_mammogram`."""
     uid = tags.text(Tag.SOP_CLASS_UID)
     if uid in FOR_PROCESSING_CLASSES:
         return f"{label(Tag.SOP_CLASS_UID)} is {_named(uid)}: {_RAW}"
     raw = re.fullmatch("FOR[ _-]?PROCESSING", tags.code(Tag.PRESENTATION_INTENT_TYPE))
-    return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW) if raw else ""
+    if raw:
+        return _says(tags, Tag.PRESENTATION_INTENT_TYPE, _RAW)
+    if not uid and sop_class in FOR_PROCESSING_CLASSES:
+        return f"MediaStorageSOPClassUID (0002,0002) is {_named(sop_class)}: {_RAW}"
+    return ""
 
 
 _REFUSED_KINDS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -276,7 +283,6 @@ def _quality_control(tags: Tags) -> str:
 _RULES: tuple[Callable[[Tags], str], ...] = (
     _modality,
     _sop_class,
-    _for_processing,
     _image_type,
     _tomosynthesis,
     _specimen,

@@ -13,7 +13,7 @@ from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
 from mammopipe.processing.dicom.descriptions import is_low_energy, is_synthetic
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
-from mammopipe.processing.dicom.view_text import ViewText, find_view, read_view_text
+from mammopipe.processing.dicom.view_text import coded_view, find_view, read_view_text
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
@@ -21,30 +21,6 @@ from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits
 Facts = dict[str, str | int | float | bool]
 Flags = set[ImageFlag]
 
-_VIEW_CODES = {
-    "399162004": View.CC,
-    "R-10242": View.CC,
-    "399368009": View.MLO,
-    "R-10226": View.MLO,
-    "399260004": View.ML,
-    "R-10224": View.ML,
-    "399352003": View.LM,
-    "R-10228": View.LM,
-    "399099002": View.LMO,
-    "R-10230": View.LMO,
-}
-_OTHER_VIEW_CODES = {
-    "399196006": "FB",
-    "R-10244": "FB",
-    "399188001": "SIO",
-    "R-102D0": "SIO",
-    "441555000": "ISO",
-    "R-40AAA": "ISO",
-    "399192008": "XCCL",
-    "R-1024A": "XCCL",
-    "399101009": "XCCM",
-    "R-1024B": "XCCM",
-}
 _MORE_SPECIFIC = {("CC", "XCCL"), ("CC", "XCCM"), ("CC", "XCC"), ("XCC", "XCCL"), ("XCC", "XCCM"), ("CC", "FB")}
 _MORE_SPECIFIC |= {("MLO", "SIO"), ("LMO", "ISO")}
 """Pairs of views: the second is a special case of the first."""
@@ -190,9 +166,7 @@ def _coded(tags: Tags) -> tuple[str, set[str]]:
     items = list(tags.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE))
     names: set[str] = set()
     for item in tags.items(Tag.VIEW_CODE_SEQUENCE):
-        code = item.concept()
-        meaning = ViewText() if code in _VIEW_CODES | _OTHER_VIEW_CODES else read_view_text(item.code(Tag.CODE_MEANING))
-        names |= {str(_VIEW_CODES.get(code) or _OTHER_VIEW_CODES.get(code) or meaning.view or meaning.other)} - {""}
+        names |= {coded_view(item)} - {""}
         items += item.items(Tag.VIEW_MODIFIER_CODE_SEQUENCE)
     if len(names) > 1:
         raise tags.corrupt(Tag.VIEW_CODE_SEQUENCE, f"names the views {' and '.join(sorted(names))}; an image has one")
@@ -256,19 +230,23 @@ def read_flags(file: DicomFile, tags: Tags) -> Flags:
     secondary = sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or "SECONDARY" in kinds[1:2]
     ratios = _ratios(tags)
     lossy = (
-        file.syntax.lossy or tags.code(Tag.LOSSY_IMAGE_COMPRESSION) in ("01", "1", "YES") or max(ratios, default=1) > 1
+        file.syntax.lossy
+        or tags.code(Tag.LOSSY_IMAGE_COMPRESSION) in ("01", "1", "YES")
+        or max(ratios, default=1) > 1
+        or tags.has(Tag.LOSSY_IMAGE_COMPRESSION_METHOD)
     )
     stated = {
         ImageFlag.SYNTHETIC_2D: is_synthetic(tags),
         ImageFlag.DIGITISED: conversion in ("DF", "SI") or tags.code(Tag.MODALITY) == "RG",
         ImageFlag.SECONDARY_CAPTURE: secondary or bool(conversion),
         ImageFlag.BURNED_IN: tags.code(Tag.BURNED_IN_ANNOTATION) == "YES",
-        ImageFlag.PARTIAL_VIEW: tags.code(Tag.PARTIAL_VIEW) == "YES",
+        ImageFlag.PARTIAL_VIEW: tags.code(Tag.PARTIAL_VIEW) == "YES"
+        or bool(tags.items(Tag.PARTIAL_VIEW_CODE_SEQUENCE)),
         ImageFlag.IMPLANT: tags.code(Tag.BREAST_IMPLANT_PRESENT) == "YES",
         ImageFlag.LOW_ENERGY: is_low_energy(tags),
         ImageFlag.LOSSY: lossy,
         ImageFlag.LOSSY_HIGH_RATIO: max(ratios, default=1) > HIGH_RATIO,
-        ImageFlag.MALE: tags.code(Tag.PATIENT_SEX) == "M",
+        ImageFlag.MALE: tags.code(Tag.PATIENT_SEX) in ("M", "MALE"),
         ImageFlag.UNDER_18: _is_under_age(tags),
         ImageFlag.NO_PREAMBLE: file.bare,
     }
@@ -284,15 +262,24 @@ def _ratios(tags: Tags) -> tuple[float, ...]:
 
 
 def _is_under_age(tags: Tags) -> bool:
-    """Return whether the patient was under 18, by Patient's Age (AS, PS3.5 6.2) or by the dates of birth and study."""
-    age = re.fullmatch(r"(\d{3})([DWMY])", tags.code(Tag.PATIENT_AGE))
+    """Return whether the patient was under 18, by Patient's Age (AS, PS3.5 6.2) or by the dates of birth and study.
+
+    An age without leading zeros or without a unit, and a date with points, break the rules of AS and DA, but their
+    meaning is clear.
+    """
+    age = re.fullmatch(r"(\d{1,3}) ?([DWMY]?)", tags.code(Tag.PATIENT_AGE))
     if age:
-        years = int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1}[age[2]]
-        return years < _ADULT_YEARS
-    birth, study = tags.text(Tag.PATIENT_BIRTH_DATE), tags.text(Tag.STUDY_DATE)
-    if not (re.fullmatch(r"(19|20)\d{6}", birth) and re.fullmatch(r"(19|20)\d{6}", study)):
-        return False
-    return 0 <= int(study) - int(birth) < _ADULT_YEARS * 10_000
+        return int(age[1]) / {"D": 365, "W": 52, "M": 12, "Y": 1, "": 1}[age[2]] < _ADULT_YEARS
+    birth = _date(tags, Tag.PATIENT_BIRTH_DATE)
+    taken = (Tag.STUDY_DATE, Tag.ACQUISITION_DATE, Tag.CONTENT_DATE, Tag.SERIES_DATE)
+    study = next((date for tag in taken if (date := _date(tags, tag))), 0)
+    return bool(birth and study) and 0 <= study - birth < _ADULT_YEARS * 10_000
+
+
+def _date(tags: Tags, tag: Tag) -> int:
+    """Return a date as the number YYYYMMDD, 0 if there is none."""
+    text = tags.text(tag).replace(".", "").replace("-", "")
+    return int(text) if re.fullmatch(r"(19|20)\d{6}", text) else 0
 
 
 def origin(data: bytes, *, where: str, limits: Limits = DEFAULT_CONFIG.limits) -> tuple[str, str]:

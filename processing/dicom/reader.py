@@ -7,16 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.processing.datasets.manifest import Laterality, View
-from mammopipe.processing.dicom.acceptance import check_is_mammogram
+from mammopipe.processing.dicom.acceptance import check_is_mammogram, for_processing
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.descriptions import is_synthetic
 from mammopipe.processing.dicom.file import PHANTOM_WRITER, DicomFile, parse
+from mammopipe.processing.dicom.for_processing import convert_raw
 from mammopipe.processing.dicom.grayscale import apply, padding_shows, read_chain
 from mammopipe.processing.dicom.header import Facts, read_flags, read_laterality, read_spacing, read_view
 from mammopipe.processing.dicom.orientation import Orientation, darken, read_shutter
 from mammopipe.processing.dicom.pixel_data import Layout, decode, read_layout
 from mammopipe.processing.image_flags import ImageFlag
-from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
+from mammopipe.processing.read_config import DEFAULT_CONFIG, ForProcessing, ReadConfig
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     """
     file = parse(data, where=where, limits=config.limits)
     tags = file.tags.with_functional_groups()
-    check_is_mammogram(tags, sop_class=file.sop_class)
+    convert = config.for_processing is ForProcessing.CONVERT
+    check_is_mammogram(tags, sop_class=file.sop_class, raw=convert)
+    raw = convert and bool(for_processing(tags, file.sop_class))
     layout = read_layout(tags, config.limits)
     chain, chain_facts, flags = read_chain(tags, layout, config)
     orientation = Orientation(tags)
@@ -65,10 +68,15 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
     spacing, spacing_facts, spacing_flags = read_spacing(tags)
     # Decoding at half resolution blends padding with its neighbours, and a blend with bright padding looks like tissue.
     bright = padding_shows(layout.bits_stored, layout.signed, chain)
-    cells = decode(file, layout, config.replace(enough_rows=None) if bright else config)
-    pixels = apply(
-        cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
-    )
+    cells = decode(file, layout, config.replace(enough_rows=None) if bright or raw else config)
+    if raw:
+        flags.add(ImageFlag.FOR_PROCESSING_CONVERTED)
+        chain_facts = {"for_processing": "converted"}
+        pixels = convert_raw(cells, tags, signed=layout.signed, padding=chain.padding)
+    else:
+        pixels = apply(
+            cells.array, cells.bits, cells.shift, bits_stored=layout.bits_stored, signed=layout.signed, chain=chain
+        )
     visible, shutter_flags = read_shutter(tags, layout.rows, layout.columns)
     if visible is not None:
         darken(pixels, visible)

@@ -1,4 +1,4 @@
-"""Finds the view in a text: in View Position (0018,5101) and in descriptions, in the spellings used in mammography.
+"""Finds the view in codes and texts: View Code Sequence, View Position (0018,5101) and descriptions, in all spellings.
 
 The abbreviations are those of the ACR (Mammography Quality Control Manual), which PS3.16 CID 4014 and CID 4015 list
 with their codes. They consist of the side, prefixes for magnification (M), spot compression (S) and tangential views
@@ -10,7 +10,33 @@ import re
 from dataclasses import dataclass
 
 from mammopipe.processing.datasets.manifest import Laterality, View
+from mammopipe.processing.dicom.attributes import Tag, Tags
 
+_VIEW_CODES = {
+    "399162004": View.CC,
+    "R-10242": View.CC,
+    "399368009": View.MLO,
+    "R-10226": View.MLO,
+    "399260004": View.ML,
+    "R-10224": View.ML,
+    "399352003": View.LM,
+    "R-10228": View.LM,
+    "399099002": View.LMO,
+    "R-10230": View.LMO,
+}
+_OTHER_VIEW_CODES = {
+    "399196006": "FB",
+    "R-10244": "FB",
+    "399188001": "SIO",
+    "R-102D0": "SIO",
+    "441555000": "ISO",
+    "R-40AAA": "ISO",
+    "399192008": "XCCL",
+    "R-1024A": "XCCL",
+    "399101009": "XCCM",
+    "R-1024B": "XCCM",
+}
+"""Views of PS3.16 CID 4014 by code, in SNOMED CT and the older SNOMED RT; the second table has those outside `View`."""
 _SPELLED = (
     (re.compile(r"\b(IMPLANT[- ]?DISPLACED|EKLUND)\b"), "ID"),
     (re.compile(r"CRANIO[- ]?CAUDAL|CRANIAL[- ]?CAUDAL"), "CC"),
@@ -73,6 +99,19 @@ def read_view_text(text: str) -> ViewText:
     view = View.AT if "AT" in suffixes else View(name) if name in list(View) else None
     displaced = match["prefix"] == "ID" or "ID" in suffixes
     return ViewText(view, "" if view else name, side, displaced, refused)
+
+
+def coded_view(item: Tags) -> str:
+    """Return the abbreviation of the view in an item of View Code Sequence; "" if neither code nor meaning is known."""
+    code = item.concept()
+    known = _VIEW_CODES.get(code) or _OTHER_VIEW_CODES.get(code)
+    meaning = read_view_text(item.code(Tag.CODE_MEANING))
+    return str(known or meaning.view or meaning.other)
+
+
+def names_view(item: Tags) -> bool:
+    """Return whether an item of View Code Sequence names a view of the breast, also one that is refused."""
+    return bool(coded_view(item) or read_view_text(item.code(Tag.CODE_MEANING)).refused)
 
 
 def find_view(text: str) -> ViewText:

@@ -58,9 +58,14 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         raise CorruptImageError(
             f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples, {max(0, len(data) - start)} are there"
         )
-    following = data[start + needed : start + needed + 4096].lstrip()
+    following = data[start + needed :].lstrip()
     if re.match(rb"P[1-7]\s", following):
         raise NotAMammogramError(f"{where}: a second Netpbm image follows the first; a mammogram is one frame")
+    if following.strip(b"\0"):
+        raise CorruptImageError(
+            f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples; the {len(following)} that follow are "
+            "no padding"
+        )
     samples = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
     if samples.max() > maxval:
         raise CorruptImageError(f"{where}: PGM sample {int(samples.max())} is above its maxval {maxval}")
@@ -168,6 +173,8 @@ def _check_png_chunks(data: bytes, where: str) -> None:
         if name == b"acTL":
             raise NotAMammogramError(f"{where}: animated PNG; a mammogram is one frame")
         position += 12 + length
+    if data.find(PNG_SIGNATURE, position) >= 0:
+        raise NotAMammogramError(f"{where}: a second PNG follows the first; a mammogram is one frame")
 
 
 def write_png(path: Path, pixels: NDArray[np.uint16]) -> None:

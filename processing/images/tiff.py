@@ -16,7 +16,7 @@ from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, U
 from mammopipe.processing.read_config import Limits
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
-_COLUMNS, _ROWS, _BITS, _PHOTOMETRIC, _SAMPLES, _FORMAT = 256, 257, 258, 262, 277, 339
+_COLUMNS, _ROWS, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _FORMAT = 256, 257, 258, 262, 274, 277, 339
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _UNSIGNED = 0, 1, 1
 
 
@@ -49,6 +49,11 @@ def read_tiff(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.ui
         raise NotAMammogramError(
             f"{where}: TIFF PhotometricInterpretation {photometric}, SamplesPerPixel {samples}; a mammogram is "
             "greyscale (0 or 1) with one sample a pixel"
+        )
+    orientation = _number(fields, _ORIENTATION, "Orientation", where, 1)
+    if orientation != 1:
+        raise UnsupportedImageError(
+            f"{where}: TIFF Orientation {orientation}; only 1, the first row on top and the first column left, is read"
         )
     bits, kind = _number(fields, _BITS, "BitsPerSample", where, 1), _number(fields, _FORMAT, "SampleFormat", where, 1)
     if bits not in (8, 16) or kind != _UNSIGNED:

@@ -20,6 +20,7 @@ from mammopipe.processing.dicom.file import is_dicom, parse
 from mammopipe.processing.dicom.pixel_data import read_layout
 from mammopipe.processing.images.mammogram import Limits, Mammogram, ReadConfig, read_mammogram
 from mammopipe.processing.jobs.parallel import Refused, map_images
+from mammopipe.processing.read_config import ForProcessing
 
 LEAST_PSNR = 40.0
 """Least PSNR in decibels of decoding at half resolution, compared with full resolution."""
@@ -37,6 +38,8 @@ class Source:
     """Greatest number of rows; a taller image is reduced."""
     half: bool = False
     """Whether the decoder may omit the finest level if half the height is still enough."""
+    for_processing: ForProcessing = ForProcessing.REFUSE
+    """What is done with raw images."""
 
 
 def read_reduced(source: Source) -> tuple[Mammogram, float]:
@@ -44,7 +47,8 @@ def read_reduced(source: Source) -> tuple[Mammogram, float]:
 
     Size and scale do not depend on whether the decoder halved the image. Raises the errors of `read_mammogram`.
     """
-    config = ReadConfig(enough_rows=source.max_height if source.half else None, jpeg_files=True)
+    rows_needed = source.max_height if source.half else None
+    config = ReadConfig(enough_rows=rows_needed, jpeg_files=True, for_processing=source.for_processing)
     film = read_mammogram(source.path, record=source.record, config=config)
     reduction = int(film.facts.get("reduction", 1))
     rows, columns = film.pixels.shape

@@ -25,7 +25,7 @@ from mammopipe.processing.images.mammogram import identity_fields, write_png
 from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
-from mammopipe.processing.read_config import Phi
+from mammopipe.processing.read_config import ForProcessing, Phi
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
 
@@ -62,10 +62,12 @@ def main(arguments: Sequence[str]) -> None:
     half = options.reduced_decode == "true"
     # Written only if it is on, so that the configuration without it stays the same as in earlier versions.
     config |= {"reduced_decode": True} if half else {}
+    raw = ForProcessing(options.for_processing)
+    config |= {} if raw is ForProcessing.REFUSE else {"for_processing": str(raw)}
     config |= {"data_digest": options.data_digest} if options.data_digest else {}
     stage = Stage.open("prepare", paths, "prepared", config, records)
     images = paths.processing_input("images")
-    prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half)
+    prepare(records, images, stage, max_height=options.max_height, phi=Phi(options.phi), half=half, for_processing=raw)
     if len(stage.hosts) == 1 or stage.host == stage.hosts[0]:
         stage.quarantined += table.refused
     if salt := _salt(paths.processing_input("salt")):
@@ -81,6 +83,7 @@ def prepare(
     max_height: int,
     phi: Phi = Phi.REFUSE,
     half: bool = False,
+    for_processing: ForProcessing = ForProcessing.REFUSE,
 ) -> None:
     """Decode this host's share of the images into the stage's folder.
 
@@ -92,6 +95,7 @@ def prepare(
         phi: What to do with an image whose header names its patient.
         half: Whether to decode at half resolution where that is enough and differs little from full resolution
             (`mammopipe.processing.jobs.half_decode`).
+        for_processing: What to do with raw images.
 
     Raises:
         LabelError: None of the images is in the tree.
@@ -109,7 +113,7 @@ def prepare(
             stage.quarantine(record.image_id, f"{record.path}: no such file; the label table names it")
     else:  # another instance may have the image: a later job compares the lists of all instances
         stage.unseen = [record.image_id for record in unseen]
-    sources = [Source(record, images / record.path, max_height, half) for record in mine]
+    sources = [Source(record, images / record.path, max_height, half, for_processing) for record in mine]
     if half:
         difference = measure(sources)
         stage.measured["reduced_decode"] = difference
@@ -217,6 +221,12 @@ def _parser() -> argparse.ArgumentParser:
         default="false",
         help="decode JPEG 2000 at half the resolution where that is enough: faster, not the same pixels; the "
         "difference is measured and written into stage.json; images that differ much are decoded in full",
+    )
+    parser.add_argument(
+        "--for-processing",
+        choices=[str(choice) for choice in ForProcessing],
+        default=str(ForProcessing.REFUSE),
+        help="what to do with raw images: refuse them, or convert them, with the flag for-processing-converted",
     )
     parser.add_argument(
         "--data-digest",

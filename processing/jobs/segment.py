@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess, reduce_height
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         width=options.width,
         max_height=options.max_height,
         remove_pectoral=options.remove_pectoral == "true",
+        harmonisation=Harmonisation(options.harmonisation),
     )
     division = Division.read(paths.processing_input("prepared-stage"))
     films = _films(paths, division)
@@ -129,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
     )
     parser.add_argument("--remove-pectoral", choices=["true", "false"], default="true")
+    parser.add_argument(
+        "--harmonisation",
+        choices=[str(kind) for kind in Harmonisation],
+        default=str(Harmonisation.NONE),
+        help="how the tissue's grey levels are brought to those of a reference",
+    )
     parser.add_argument("--montage-films", type=int, default=400, help="originals shown on the montage")
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
     return parser

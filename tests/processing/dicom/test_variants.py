@@ -107,6 +107,16 @@ def test_meanings_of_other_schemes_refuse(make_dicom: MakeDicom, make_item: Make
         read_mammogram(make_dicom(CELLS, bits=12, ViewModifierCodeSequence=[modifier]))
 
 
+def test_only_views_of_the_breast_make_a_radiograph_a_mammogram(make_dicom: MakeDicom, make_item: MakeItem) -> None:
+    frontal = make_item(CodeValue="399348003", CodeMeaning="antero-posterior")
+    with pytest.raises(NotAMammogramError, match="Modality .* is 'DX'"):
+        read_mammogram(make_dicom(CELLS, bits=12, Modality="DX", ViewCodeSequence=[frontal]))
+    oblique = make_item(CodeValue="399368009", CodeMeaning="medio-lateral oblique")
+    assert read_mammogram(make_dicom(CELLS, bits=12, Modality="DX", ViewCodeSequence=[oblique])).view is View.MLO
+    partial = [make_item(CodeValue="1", CodeMeaning="Superior")]
+    assert "partial-view" in read_mammogram(make_dicom(CELLS, bits=12, PartialViewCodeSequence=partial)).flags
+
+
 def test_frame_type_counts_as_image_type(make_dicom: MakeDicom, make_item: MakeItem) -> None:
     def read(*kinds: str) -> Any:
         frame_type = [make_item(FrameType=["DERIVED", "PRIMARY", *kinds])]

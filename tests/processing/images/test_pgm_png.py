@@ -50,6 +50,18 @@ def test_pgm_headers_may_hold_comments() -> None:
     assert read_mammogram(data).pixels.tolist() == [[ord("#") * 257, ord("a") * 257]]
 
 
+def test_what_follows_a_file_is_padding_or_refused() -> None:
+    pgm = b"P5 2 2 255\n\x00\x01\x80\xff"
+    for padding in (b"\n", b"\r\n", b"\0" * 500):
+        assert np.array_equal(read_mammogram(pgm + padding).pixels, read_mammogram(pgm).pixels)
+    with pytest.raises(CorruptImageError, match="the 2 that follow are no padding"):
+        read_mammogram(pgm + b"\n\x07\x09")
+    image = png(1, 1, 8, 0, b"\0\x07")
+    assert read_mammogram(image + b"\0" * 9).pixels.tolist() == [[7 * 257]]
+    with pytest.raises(NotAMammogramError, match="a second PNG follows the first"):
+        read_mammogram(image + image)
+
+
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mammopipe.processing.errors import CorruptImageError, ImageTooLargeError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.images.mammogram import read_mammogram
@@ -43,6 +43,14 @@ def test_8_bits_fill_the_scale_whatever_the_compression(compression: str) -> Non
     found = read_mammogram(stream.getvalue())
     assert np.array_equal(found.pixels, (PIXELS >> 8) * 257)
     assert found.facts["format"] == "TIFF" and found.facts["bits_stored"] == 8
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_turned_images_are_refused(orientation: int) -> None:
+    fields = TiffImagePlugin.ImageFileDirectory_v2()
+    fields[274] = orientation
+    with pytest.raises(UnsupportedImageError, match=f"TIFF Orientation {orientation}"):
+        read_mammogram(saved(Image.fromarray((PIXELS >> 8).astype(np.uint8)), tiffinfo=fields))
 
 
 def saved(image: Image.Image, **settings: object) -> bytes:
