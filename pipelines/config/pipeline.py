@@ -135,6 +135,11 @@ class PipelineConfig(Settings):
     pretrained: bool = Field(
         default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
     )
+    init: str = Field(
+        default="",
+        description="a packed model of this project that training starts from, a path or `s3://.../model.tar.gz`; all "
+        "candidates must be of its network. Empty: none. `--weights` takes it as well",
+    )
     deploy: bool = Field(
         default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
     )
@@ -234,6 +239,11 @@ class PipelineConfig(Settings):
         for cnn in filter(self.tuning.tunes, self.cnns):
             own = {key: str(word) for key, word in self.training_of(cnn).to_json().items()}
             self.tuning.require_valid(own, check)
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether training reads staged weights: published ones, or those of an own model."""
+        return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
         """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""
