@@ -84,7 +84,7 @@ def keep(
         for name, properties in steps.items():
             uri = _model_of(properties)
             network = name.removeprefix("Train-").removeprefix(SEARCH)
-            if uri and network != selected.replace("_", "-"):
+            if uri and network != selected.replace("_", "-").replace(".", "-"):
                 for item in storage.list(uri):
                     storage.fetch(S3Uri.parse(uri), item, folder / "models" / f"{network}.tar.gz")
     if Keep.IMAGES in kinds:
