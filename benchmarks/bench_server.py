@@ -40,7 +40,7 @@ def latency(port: int, plain: Loop, body: bytes, rounds: int) -> list[Row]:
     """Return the rows for one client."""
     client, ours, theirs = Client(port), [], []
     client.ask(body)
-    for _ in range(10 * rounds):
+    for _ in range(30 * rounds):
         # They alternate, so that other load on the machine affects both equally.
         theirs += plain.run("film", 1)
         status, seconds = client.ask(body)

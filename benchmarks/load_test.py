@@ -1,15 +1,23 @@
 """Ten minutes of load: latency and memory over time, as a table and a plot.
 
-Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [-o FOLDER]`: writes load_test.csv (one line per
-second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of all server
-processes) and load_test.svg. The exit code is 1 if any request was not answered 200.
+Run `python -m benchmarks.load_test [--minutes 10] [--clients 8] [--hostile] [-o FOLDER]`. It writes load_test.csv (a
+line a second: seconds, requests answered, requests not answered 200, median and longest ms in that second, MiB of all
+server processes) and load_test.svg. The exit code is 1 if any request was not answered 200.
+
+With `--hostile`, further clients disconnect in the middle of a body or before the answer, close by a reset (RST), or
+stop after half a header, and the disk of the server's log is full (/dev/full). An honest client may then be answered
+503 `busy`; any other failure breaks the rule. The printed line has the memory's slope over the last two thirds.
 """
 
 import argparse
+import contextlib
 import csv
 import io
+import itertools
 import queue
+import socket
 import statistics
+import struct
 import sys
 import tempfile
 import threading
@@ -18,10 +26,15 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from benchmarks.serving import Client, film, memory, save_model, server
+from benchmarks.serving import PGM, Client, film, memory, save_model, server, slope
 from mammopipe.processing.files import write_bytes
 
 WIDTH, HEIGHT, EDGE = 900, 220, 50
+HOSTILE_CLIENTS = 4
+PAUSE_SECONDS = 0.05
+"""Pause of a hostile client between two connections."""
+FULL_DISK = Path("/dev/full")
+BUSY = 503
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,20 @@ class Second:
     memory_mib: float
 
 
-def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
+def misbehave(port: int, body: bytes, manner: int) -> None:
+    """Open one connection and break it off: in half a body, before the answer, by a reset, or in half a header."""
+    head = (
+        f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {PGM}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
+    sent = (head + body[: len(body) // 2], head + body, head + body, head[:20])[manner % 4]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        if manner % 4 == 2:  # SO_LINGER with 0 seconds: closing resets the connection (socket(7))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+
+
+def run(port: int, process: int, minutes: float, clients: int, *, hostile: bool = False) -> list[Second]:
     """Return the measurements of each second of the load."""
     body, begun = film(), time.monotonic()
     until = begun + 60 * minutes
@@ -47,7 +73,15 @@ def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
         while time.monotonic() < until:
             replies.put(client.ask(body))
 
+    def other() -> None:
+        for manner in itertools.count():
+            if time.monotonic() >= until:
+                return
+            misbehave(port, body, manner)
+            time.sleep(PAUSE_SECONDS)
+
     threads = [threading.Thread(target=one) for _ in range(clients)]
+    threads += [threading.Thread(target=other) for _ in range(HOSTILE_CLIENTS if hostile else 0)]
     for thread in threads:
         thread.start()
     rows = []
@@ -59,7 +93,7 @@ def run(port: int, process: int, minutes: float, clients: int) -> list[Second]:
             Second(
                 round(time.monotonic() - begun, 1),
                 len(got),
-                sum(status != 200 for status, _ in got),
+                sum(status != 200 and not (hostile and status == BUSY) for status, _ in got),
                 round(statistics.median(times), 1),
                 round(max(times), 1),
                 round(memory(process)[0], 1),
@@ -114,19 +148,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--hostile", action="store_true", help="with clients that break off, and a full log disk")
     parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
     parser.add_argument("-o", "--output", type=Path, default=Path("load_test"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         print(save_model(Path(name) / "model", export=options.engine == "auto"), file=sys.stderr)
-        with server(Path(name)) as (port, process, _):
-            rows = run(port, process, options.minutes, options.clients)
+        with server(Path(name), FULL_DISK if options.hostile else None) as (port, process, _):
+            rows = run(port, process, options.minutes, options.clients, hostile=options.hostile)
     write_bytes(options.output / "load_test.csv", table(rows))
     write_bytes(options.output / "load_test.svg", picture(rows))
     failed = sum(row.failed for row in rows)
+    settled = rows[len(rows) // 3 :]
+    counts = list(itertools.accumulate(row.answered for row in settled))
+    per_request, error = slope(counts, [row.memory_mib for row in settled])
     print(
         f"{sum(row.answered for row in rows)} requests, {failed} failed; memory {rows[0].memory_mib} to "
-        f"{rows[-1].memory_mib} MiB"
+        f"{rows[-1].memory_mib} MiB, {1000 * per_request:.2f} (standard error {1000 * error:.2f}) for 1,000 requests"
     )
     return 1 if failed else 0
 

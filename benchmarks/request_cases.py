@@ -18,13 +18,12 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from mammopipe.processing.datasets.manifest import Label, Laterality, View
+from benchmarks.exam_images import IDENTITY, person, relatives
+from mammopipe.processing.datasets.manifest import Label, Laterality
 from mammopipe.processing.phantoms.mias_tree import make_film
 from tests.processing.conftest import EXPLICIT, LOSSLESS, LOSSY, item, write_dicom
 from tests.processing.images.test_fuzz import Random, mutate, seeds
 
-IDENTITY = ("Doe^Jane", "DOE_JANE", "PID4711", "19481127")
-"""Text that no answer and no log line may contain: a name, a file's name, a patient's number, a date of birth."""
 PGM, PNG, DICOM = "image/x-portable-graymap", "image/png", "application/dicom"
 JSON, FORM, ZIP = "application/json", "multipart/form-data", "application/zip"
 TYPES = (PGM, PNG, DICOM, JSON, FORM, ZIP)
@@ -35,7 +34,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "operating_point": ("sensitivity", "specificity", "both"),
     "heatmap": ("true", "false", "1", "maybe"),
     "target": ("malignant", "benign", "normal", "0"),
-    "result": ("report", "overlay", "both"),
+    "result": ("report", "cad-sr", "gsps", "all", "overlay", "both"),
+    "priors": ("refuse", "ignore", "all"),
     "overlay": ("heat", "none", "all"),
     "unknown": ("1",),
 }
@@ -125,22 +125,10 @@ def _phantom(number: int) -> list[bytes]:
     side = list(Laterality)[number % 2]
     film = make_film(number, label=list(Label)[number % 3], laterality=side, height=160, width=128)
     grey = (film.pixels >> 8).astype(np.uint8)
-    person = {
-        "PatientName": IDENTITY[0],
-        "PatientID": IDENTITY[2],
-        "PatientBirthDate": IDENTITY[3],
-        "Modality": "MG",
-        "ImageLaterality": side.value,
-        "ViewPosition": View.MLO.value,
-        "StudyInstanceUID": "1.2.826.4711",
-        "SeriesInstanceUID": "1.2.826.4711.1",
-        "SOPInstanceUID": f"1.2.826.4711.1.{number + 1}",
-        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2",
-    }
     return [
         b"P5\n# PatientName=%s %s\n128 160\n255\n" % (IDENTITY[0].encode(), IDENTITY[2].encode()) + grey.tobytes(),
         cv2.imencode(".png", grey)[1].tobytes(),
-        write_dicom(film.pixels >> 4, bits=12, syntax=(EXPLICIT, LOSSLESS[-4])[number // 2], **person),
+        write_dicom(film.pixels >> 4, bits=12, syntax=(EXPLICIT, LOSSLESS[-4])[number // 2], **person(number, side)),
     ]
 
 
@@ -234,6 +222,32 @@ def form(random: Random) -> Case:
     return _post("form", random, header, mutate(body, random) if random.random() < 0.2 else body)
 
 
+def mixed(random: Random) -> Case:
+    """Return a case of an exam in any form of body whose images differ in patient, study, instance, view or kind."""
+    count = int(random.integers(2, 6))
+    images = [pick(random, relatives()) for _ in range(count)]
+    if random.random() < 0.2:
+        images.append(film(random))
+    kind = int(random.integers(3))
+    if kind == 0:
+        exam: dict[str, Any] = {"images": [{"data": base64.b64encode(data).decode()} for data in images]}
+        if random.random() < 0.4:
+            exam["options"] = {"priors": pick(random, OPTIONS["priors"])}
+        return _post("mixed", random, JSON, json.dumps(exam).encode())
+    if kind == 1:
+        head = (
+            'Content-Disposition: form-data; name="image"; filename="DOE_JANE.dcm"\r\nContent-Type: application/dicom'
+        )
+        parts = [b"--b0undary\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for data in images]
+        return _post("mixed", random, f"{FORM}; boundary=b0undary", b"".join(parts) + b"--b0undary--\r\n")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:
+        for index, data in enumerate(images):
+            packed.writestr(zipfile.ZipInfo(f"DOE_JANE/{index}.dcm"), data)
+        packed.writestr(zipfile.ZipInfo("README.txt"), b"of Doe^Jane")
+    return _post("mixed", random, ZIP, stream.getvalue())
+
+
 def _part(random: Random, boundary: str) -> bytes:
     data = film(random, OF_EXAMS)
     name = "image" if random.random() < 0.8 else pick(random, ("laterality", "", 'a"b', "x" * 3000))
@@ -304,6 +318,7 @@ MAKERS: tuple[Callable[[Random], Case], ...] = (
     *(exam_json,) * 4,
     *(form,) * 3,
     *(archive,) * 3,
+    *(mixed,) * 4,
     *(odd_headers,) * 2,
     odd_path,
     wire,

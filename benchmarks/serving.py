@@ -107,8 +107,11 @@ def pinged(port: int) -> bool:
 
 
 @contextmanager
-def server(base: Path, **environment: str) -> Iterator[tuple[int, int, float]]:
-    """Run the server on `base`/model; yields its port, its process id and the seconds until /ping answered 200."""
+def server(base: Path, log: Path | None = None, **environment: str) -> Iterator[tuple[int, int, float]]:
+    """Run the server on `base`/model; yields its port, its process id and the seconds until /ping answered 200.
+
+    Its log goes to the file `log`, which may be a device such as /dev/full; `None` discards it.
+    """
     port, begun = free_port(), time.perf_counter()
     variables = {
         **os.environ,
@@ -117,9 +120,9 @@ def server(base: Path, **environment: str) -> Iterator[tuple[int, int, float]]:
         "SAGEMAKER_BIND_TO_PORT": str(port),
         **environment,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mammopipe.inference.server"], cwd=ROOT, env=variables, stdout=subprocess.DEVNULL
-    )
+    with (log or Path(os.devnull)).open("wb") as written:
+        command = [sys.executable, "-m", "mammopipe.inference.server"]
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=written)
     try:
         while not pinged(port):
             if process.poll() is not None:

@@ -20,7 +20,7 @@ from mammopipe.processing.container.paths import BASE_VARIABLE, ContainerPaths
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.read_config import ForProcessing, Limits, ReadConfig
 
-PREFIX, PORT_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT"
+PREFIX, PORT_VARIABLE, BATCH_VARIABLE = "MAMMOPIPE_", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_BATCH"
 LOOPBACK = "127.0.0.1"
 EVERY_INTERFACE = "0.0.0.0"
 PLACES_PER_WORKER = 8
@@ -67,6 +67,13 @@ class ServerSettings(BaseSettings):
         le=65535,
         validation_alias=PORT_VARIABLE,
         description="TCP port to listen on; 0 takes a free one, which the log line `listening` names",
+    )
+    batch: bool = Field(
+        default=False,
+        validation_alias=BATCH_VARIABLE,
+        description="whether the container serves a batch transform, as SageMaker says by this variable: a body may be "
+        "application/octet-stream, and a refused image is answered with status 200 and its error, so that the job ends "
+        "with an answer for every image",
     )
     max_bytes: int = Field(
         default=64 * 2**20, gt=0, le=LARGEST_BODY, description="bytes of a request's body, and of one image"
@@ -210,7 +217,7 @@ class ServerSettings(BaseSettings):
 
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
-    return PORT_VARIABLE if name == "port" else f"{PREFIX}{name.upper()}"
+    return {"port": PORT_VARIABLE, "batch": BATCH_VARIABLE}.get(name, f"{PREFIX}{name.upper()}")
 
 
 def from_environment(environment: Mapping[str, str]) -> ServerSettings:
@@ -260,7 +267,7 @@ def _problem(error: ErrorDetails, environment: Mapping[str, str]) -> str:
     if not error["loc"]:
         return rule
     place = str(error["loc"][0])
-    named = place if place == PORT_VARIABLE else variable(place)
+    named = place if place in (PORT_VARIABLE, BATCH_VARIABLE) else variable(place)
     return f"{named}={environment.get(named, error['input'])!r} must be {rule.removeprefix('must be ')}"
 
 

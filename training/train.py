@@ -36,7 +36,6 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
-from mammopipe.processing.settings import range_of
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
@@ -50,6 +49,7 @@ from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
 from mammopipe.training.networks.registry import build_model
+from mammopipe.training.usage import usage
 
 _REPORTED = ("torch", "torchvision", "numpy", "safetensors", "opencv-python-headless")
 
@@ -147,7 +147,10 @@ def read_inputs(paths: ContainerPaths, world: World = ALONE) -> Inputs:
     if not config.folds:
         for split, dataset in films.items():
             require_every_class(dataset, split)
-    return Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, classes, protocol)
+    inputs = Inputs(config, preprocess, films[Split.TRAIN], films[Split.VALIDATION], weights, classes, protocol)
+    if weights is not None:
+        weights.require_declared(inputs.data_digest)
+    return inputs
 
 
 def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol) -> None:
@@ -322,22 +325,6 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "weights_sha256": "",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
-
-
-def usage() -> str:
-    """Return the help of `train`, with every hyperparameter, its meaning, range and default."""
-    lines = [
-        "usage: train",
-        "",
-        "Trains one network in a SageMaker training container. It takes no arguments: settings are the hyperparameters",
-        "in /opt/ml/input/config/hyperparameters.json, images the channels below /opt/ml/input/data.",
-        "",
-        "hyperparameters:",
-    ]
-    for name, field in TrainConfig.model_fields.items():
-        known = "needed" if field.is_required() else f"default: {field.get_default(call_default_factory=True)}"
-        lines += [f"  {name}", f"      {field.description} ({', '.join(filter(None, (range_of(field), known)))})"]
-    return "\n".join(lines)
 
 
 def console() -> None:

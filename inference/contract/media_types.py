@@ -41,6 +41,10 @@ def sniff(data: bytes) -> ImageType | None:
     return ImageType.DICOM if data[128:132] == b"DICM" else None
 
 
+ANY_TYPE = "application/octet-stream"
+"""The type of all bodies of a batch transform, which has one type per job; each body's own is read from its bytes."""
+
+
 def content_type(header: str) -> ImageType | None:
     """Return the image format in a Content-Type header, ignoring parameters; `None` for any other type."""
     name = header.split(";")[0].strip().lower()

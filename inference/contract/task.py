@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mammopipe.inference.contract.media_types import AnswerType, ImageType
+from mammopipe.inference.contract.media_types import AnswerType, ImageType, sniff
 from mammopipe.inference.contract.schema import RequestOptions
 
 
@@ -28,6 +28,13 @@ def body_type(header: str) -> BodyType | None:
     if name in set(ImageType):
         return ImageType(name)
     return ExamType(name) if name in set(ExamType) else None
+
+
+def sniffed_type(head: bytes) -> BodyType | None:
+    """Return the body type that the first bytes indicate: an image, an exam as ZIP or as JSON, or `None`."""
+    if head.startswith(b"PK\x03\x04"):
+        return ExamType.ZIP
+    return ExamType.JSON if head.lstrip()[:1] == b"{" else sniff(head)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,16 @@ from mammopipe.inference.contract.errors import (
     WrongMethodError,
     fault_trace,
 )
-from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType, acceptable, sniff
+from mammopipe.inference.contract.media_types import (
+    ANY_TYPE,
+    CUSTOM_ATTRIBUTES_HEADER,
+    AnswerType,
+    ImageType,
+    acceptable,
+    sniff,
+)
 from mammopipe.inference.contract.schema import RequestOptions, read_options, split_attributes
-from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, body_type
+from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, body_type, sniffed_type
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded
 from mammopipe.inference.server.connections import IN_LINE
@@ -39,6 +46,11 @@ from mammopipe.inference.workers.pool import Pool
 
 REQUEST_ID_HEADER = "x-amzn-RequestId"
 PATHS = "GET /ping, POST /invocations and POST /endpoints/NAME/invocations"
+BATCH_ANSWERS = frozenset(
+    {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY, 400}
+)
+"""Statuses of errors that lie in the body alone: repeating the request would not help, and one of them would fail a
+whole batch transform job ("Use batch transform", error handling)."""
 Facts = dict[str, Any]
 
 
@@ -120,6 +132,8 @@ class Application:
             response, code, status = await self._answer(request, request_id, facts), "ok", int(HTTPStatus.OK)
         except RequestError as error:
             response, code, status = error_response(error, caller), error.code, error.status
+            if self._settings.batch and status in BATCH_ANSWERS:
+                response.status_code = int(HTTPStatus.OK)
         except ClientDisconnect:
             response, code, status = Response(status_code=400), "client_gone", 400
         except Exception as fault:  # the boundary: the caller gets an answer, the log the location
@@ -158,11 +172,18 @@ class Application:
             self._pool.release()
 
     async def _work(self, request: Request, request_id: str, facts: Facts) -> Reply:
-        kind, form, options = _headers(request)
+        kind, form, options = _headers(request, batch=self._settings.batch)
         facts |= {"content_type": str(kind), "accept": str(form)}
         with Body() as body:
             await _receive(request, body, self._settings.max_bytes)
             facts["bytes"] = body.size
+            header = request.headers["content-type"]
+            if kind is None:
+                kind = sniffed_type(body.head)
+                if kind is None:
+                    raise UnsupportedTypeError("unsupported_type", f"the body is none of {_kinds()}")
+                header = str(kind)
+                facts["content_type"] = header
             found = sniff(body.head)
             if isinstance(kind, ImageType) and found is not None and found is not kind:
                 says = f"Content-Type says {kind}; the body begins as {found}"
@@ -173,7 +194,7 @@ class Application:
                 options,
                 form,
                 kind,
-                request.headers["content-type"],
+                header,
                 max_views=self._settings.max_views,
                 s3_prefix=self._settings.s3_prefix,
                 max_bytes=self._settings.max_bytes,
@@ -234,15 +255,22 @@ async def _until_gone(request: Request) -> None:
         await asyncio.sleep(0.05)
 
 
-def _headers(request: Request) -> tuple[BodyType, AnswerType, RequestOptions]:
-    """Return body type, answer type and options from the headers and the query, or raise the matching error."""
+def _kinds() -> str:
+    return ", ".join((*ImageType, *ExamType))
+
+
+def _headers(request: Request, *, batch: bool) -> tuple[BodyType | None, AnswerType, RequestOptions]:
+    """Return body type, answer type and options from the headers and the query, or raise the matching error.
+
+    In a batch transform, the body type may be `None`: the body's first bytes indicate it.
+    """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedTypeError("unsupported_encoding", "Content-Encoding must be identity: send the body as it is")
-    kind = body_type(request.headers.get("content-type", ""))
-    if kind is None:
-        kinds = ", ".join((*ImageType, *ExamType))
-        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {kinds}")
+    header = request.headers.get("content-type", "")
+    kind = body_type(header)
+    if kind is None and not (batch and header == ANY_TYPE):
+        raise UnsupportedTypeError("unsupported_type", f"Content-Type must be one of {_kinds()}")
     form = acceptable(request.headers.get("accept", ""))
     if form is None:
         raise NotAcceptableError("not_acceptable", f"Accept must allow one of {', '.join(AnswerType)}")

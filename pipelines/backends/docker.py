@@ -43,8 +43,8 @@ from mammopipe.processing.errors import ConfigError, MammopipeError
 
 Properties = Mapping[str, Any]
 JOB_NAMES = {StepTypeEnum.PROCESSING: "ProcessingJobName", StepTypeEnum.TRAINING: "TrainingJobName"}
-NOT_IN_LOCAL_MODE = ("Tuning",)
-"""Step types that the SDK's local executor does not know."""
+NOT_IN_LOCAL_MODE = ("Tuning", "Transform")
+"""Step types that the SDK's local executor does not know, or that were never tried there."""
 _COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 _PREFIX = re.compile(rb"^[\w-]*algo-\d+-\w+\s*\| ?")
 """The prefix that Compose puts before each line of a container's output."""

@@ -25,11 +25,12 @@ from mammopipe.pipelines.backends.jobs import StepFailed, model_folder, run_proc
 from mammopipe.pipelines.backends.processes import RunEnding
 from mammopipe.pipelines.backends.step_status import Status, StepStatuses
 from mammopipe.pipelines.backends.supported import all_steps, check
+from mammopipe.pipelines.local_jobs.transform import run_transform
 from mammopipe.pipelines.local_jobs.tuning import Search, run_tuning
 from mammopipe.processing.errors import MammopipeError
 from mammopipe.processing.splits import read_register
 
-JOBS = ("Processing", "Training", "Tuning")
+JOBS = ("Processing", "Training", "Tuning", "Transform")
 
 
 def needs(step: Mapping[str, Any]) -> set[str]:
@@ -183,6 +184,13 @@ class Interpreter(Execution):
         reuse = partial(self._reused, step, "Training")
         return run_tuning(Search(step["Name"], request, self.context, self._threads[step["Name"]], reuse))
 
+    def _transform(self, step: Mapping[str, Any]) -> Mapping[str, Any]:
+        request = self._request(step, TransformJobName=self._job_name(step))
+        self.sagemaker.create_transform_job(**request)
+        container = self.sagemaker.describe_model(ModelName=request["ModelName"])["PrimaryContainer"]
+        run_transform(step["Name"], request, container, self.context, threads=self._threads[step["Name"]])
+        return request
+
     def _log(self, step: Mapping[str, Any]) -> Path:
         return self.context.logs / f"{step['Name']}.log"
 
@@ -246,6 +254,7 @@ _EXECUTORS: Mapping[str, Callable[[Interpreter, Mapping[str, Any]], Mapping[str,
     "Processing": Interpreter._processing,
     "Training": Interpreter._training,
     "Tuning": Interpreter._tuning,
+    "Transform": Interpreter._transform,
     "Condition": Interpreter._condition,
     "RegisterModel": Interpreter._register,
     "Model": Interpreter._model,

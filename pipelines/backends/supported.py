@@ -130,6 +130,22 @@ _TUNING = {
     },
     "Tags": ANY,
 }
+_TRANSFORM = {
+    "ModelName": ANY,
+    "TransformInput": {
+        "DataSource": {"S3DataSource": {"S3DataType": {"S3Prefix"}, "S3Uri": ANY}},
+        "ContentType": ANY,
+        "SplitType": {"None"},
+    },
+    "TransformOutput": {"S3OutputPath": ANY, "Accept": ANY, "AssembleWith": {"Line"}, "KmsKeyId": ANY},
+    "TransformResources": ANY,
+    "BatchStrategy": {"SingleRecord"},
+    "MaxConcurrentTransforms": ANY,
+    "MaxPayloadInMB": ANY,
+    "ModelClientConfig": ANY,
+    "Environment": ANY,
+    "Tags": ANY,
+}
 _MODEL = {
     "PrimaryContainer": {"Image": ANY, "ModelDataUrl": ANY, "Environment": ANY},
     "ExecutionRoleArn": ANY,
@@ -162,6 +178,7 @@ MEMBERS: Mapping[str, Any] = {
     "Processing": _PROCESSING,
     "Training": _TRAINING,
     "Tuning": _TUNING,
+    "Transform": _TRANSFORM,
     "Model": _MODEL,
     "EndpointConfig": _ENDPOINT_CONFIG,
     "RegisterModel": ANY,

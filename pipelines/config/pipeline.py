@@ -25,6 +25,7 @@ from mammopipe.pipelines.config.storage_and_data import (
     StorageConfig,
 )
 from mammopipe.pipelines.config.toml import assigned, overlay, read_toml
+from mammopipe.pipelines.config.transform import TransformConfig
 from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
@@ -134,6 +135,11 @@ class PipelineConfig(Settings):
     pretrained: bool = Field(
         default=False, description="whether training reads staged weights (the channel `weights`, parameter WeightsUri)"
     )
+    init: str = Field(
+        default="",
+        description="a packed model of this project that training starts from, a path or `s3://.../model.tar.gz`; all "
+        "candidates must be of its network. Empty: none. `--weights` takes it as well",
+    )
     deploy: bool = Field(
         default=True, description="whether the registered model is served, on AWS at `<endpoint.name>-candidate`"
     )
@@ -174,6 +180,9 @@ class PipelineConfig(Settings):
     images: ImagesConfig = Field(default_factory=ImagesConfig, description="container images")
     security: SecurityConfig = Field(default_factory=SecurityConfig, description="roles, keys, network")
     registry: RegistryConfig = Field(default_factory=RegistryConfig, description="model registry")
+    transform: TransformConfig = Field(
+        default_factory=TransformConfig, description="batch transform: answers to many images without an endpoint"
+    )
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig, description="the endpoint")
 
     @field_validator("dataset")
@@ -230,6 +239,11 @@ class PipelineConfig(Settings):
         for cnn in filter(self.tuning.tunes, self.cnns):
             own = {key: str(word) for key, word in self.training_of(cnn).to_json().items()}
             self.tuning.require_valid(own, check)
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether training reads staged weights: published ones, or those of an own model."""
+        return self.pretrained or bool(self.init)
 
     def on_aws(self) -> "PipelineConfig":
         """Return the configuration of a run on AWS; a quick run deploys nothing unless told to."""

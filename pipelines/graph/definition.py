@@ -5,6 +5,7 @@ Prepare -> Augment -> Segment -> Train-<cnn>, all in parallel -> Evaluate -> Gat
     A network that `tuning` names has Tune-<cnn> in place of Train-<cnn>; its best trial is the candidate.
 
     Gate passed:  Register -> Model -> EndpointConfig -> Endpoint (the last three twice in mode `both`)
+                  Register -> Model-batch -> Transform, where `transform.input` names images to answer
     Gate refused: Fail, with the reason
 """
 
@@ -61,7 +62,7 @@ def _checked(config: PipelineConfig, session: Any, endpoint: EndpointConfig) -> 
 def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: EndpointConfig) -> "Pipeline":
     from sagemaker.mlops.workflow.pipeline import Pipeline
 
-    from mammopipe.pipelines.graph import candidate_steps, serving_steps, steps
+    from mammopipe.pipelines.graph import candidate_steps, serving_steps, steps, transform_steps
     from mammopipe.pipelines.graph.parameters import Parameters
     from mammopipe.pipelines.graph.request_parts import Context
 
@@ -76,6 +77,7 @@ def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: Endpoin
     passed: list[Any] = [registered]
     if config.deploy:
         passed += serving_steps.deploy(context, evaluated, registered)
+    passed += transform_steps.transform(context, evaluated, registered)
     gate = steps.gate(context, evaluated, passed, refused=steps.refuse(context, evaluated))
 
     return Pipeline(

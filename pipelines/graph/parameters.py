@@ -9,6 +9,7 @@ from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, Parame
 
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
+from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.processing.errors import ConfigError
 
 UNKNOWN = "unknown"
@@ -39,6 +40,8 @@ class Parameters:
     image_height: ParameterInteger
     image_width: ParameterInteger
     seed: ParameterInteger
+    transform_input_uri: ParameterString | None
+    """S3 folder that a batch transform answers; None if `transform.input` is empty."""
     min_macro_auc: ParameterFloat
     approval_status: ParameterString
     kms_key_id: ParameterString | None
@@ -50,9 +53,9 @@ class Parameters:
         storage, compute, kms = config.storage, config.compute, config.security.kms_key
         return cls(
             input_data_uri=ParameterString("InputDataUri", storage.uri("raw", config.dataset)),
-            weights_uri=ParameterString("WeightsUri", storage.uri("weights")) if config.pretrained else None,
+            weights_uri=ParameterString("WeightsUri", _weights(config)) if config.starts_from_weights else None,
             data_digest=ParameterString("DataDigest", UNKNOWN),
-            weights_digest=ParameterString("WeightsDigest", UNKNOWN) if config.pretrained else None,
+            weights_digest=ParameterString("WeightsDigest", UNKNOWN) if config.starts_from_weights else None,
             processing_instance_type=ParameterString("ProcessingInstanceType", compute.processing_instance_type),
             processing_instance_count=ParameterInteger("ProcessingInstanceCount", compute.processing_instance_count),
             data_distribution=ParameterString(
@@ -67,6 +70,9 @@ class Parameters:
             image_height=ParameterInteger("ImageHeight", config.segmentation.height),
             image_width=ParameterInteger("ImageWidth", config.segmentation.width),
             seed=ParameterInteger("Seed", config.data.seed),
+            transform_input_uri=ParameterString("TransformInputUri", config.transform.input.rstrip("/"))
+            if config.transform.input
+            else None,
             min_macro_auc=ParameterFloat("MinMacroAuc", config.evaluation.min_macro_auc),
             approval_status=ParameterString(
                 "ApprovalStatus", str(config.registry.approval), [str(item) for item in Approval]
@@ -78,6 +84,10 @@ class Parameters:
         """Return the parameters that this pipeline declares, in the order above."""
         values = (getattr(self, item.name) for item in fields(self))
         return [value for value in values if value is not None]
+
+
+def _weights(config: PipelineConfig) -> str:
+    return folder_of(config.init) if config.init.startswith("s3://") else config.storage.uri("weights")
 
 
 _FROM_TEXT: Mapping[str, Callable[[str], Any]] = {

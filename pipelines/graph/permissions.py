@@ -12,6 +12,7 @@ from typing import Any
 
 from mammopipe.pipelines.backends.supported import all_steps
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph.requests import TUNING_JOB, Asked, requests
 
 IMAGE = re.compile(
@@ -103,6 +104,8 @@ def needed(
     for item in asked:
         yield from _of_pipeline(config, item, place)
         yield from _of_job(item, place)
+        if item.kind == "Transform":
+            yield from _of_transform(config.security.role_for(Duty.SERVING), item, place)
         if item.step in files:
             for output in item.request["ProcessingOutputConfig"]["Outputs"]:
                 if output["OutputName"] == "evaluation":
@@ -171,6 +174,15 @@ def _of_job(item: Asked, place: Place) -> Iterator[Need]:
         walls = request.get("NetworkConfig", request).get("VpcConfig")
         if walls:
             yield from _interfaces(role, walls, item.step, place)
+
+
+def _of_transform(role: str, item: Asked, place: Place) -> Iterator[Need]:
+    """Yield what the model's role needs for a transform job: its inputs and its answers."""
+    source = item.request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+    bucket, _, prefix = source.removeprefix("s3://").partition("/")
+    yield Need(role, "s3:GetObject", _object(source, place), item.step)
+    yield Need(role, "s3:ListBucket", f"arn:{place.partition}:s3:::{bucket}", item.step, {"s3:prefix": prefix})
+    yield Need(role, "s3:PutObject", _object(item.request["TransformOutput"]["S3OutputPath"], place), item.step)
 
 
 def _images(request: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mammopipe.pipelines.config.transform import MOST_PAYLOAD_MB
 from mammopipe.pipelines.config.tuning import MOST_PARALLEL, MOST_TRIALS
 
 MOST_TRAINING_SECONDS = 28 * 24 * 3600
@@ -102,10 +103,23 @@ def _search(request: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"TrainingJobDefinition.{fault}" for fault in rule(definition))
 
 
+def _transform(request: Mapping[str, Any]) -> Iterator[str]:
+    together = request.get("MaxConcurrentTransforms", 1) * request.get("MaxPayloadInMB", 6)
+    if request.get("MaxPayloadInMB", 6) > MOST_PAYLOAD_MB or together > MOST_PAYLOAD_MB:
+        yield f"MaxConcurrentTransforms times MaxPayloadInMB={together}: at most {MOST_PAYLOAD_MB}"
+    uri = request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+    if "//" in uri.removeprefix("s3://"):
+        yield f"TransformInput: {uri} has an empty folder; TransformInputUri ends in no slash"
+    key = str(request["TransformResources"].get("VolumeKmsKeyId") or "")
+    if "alias/" in key:
+        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+
+
 RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
     "Processing": (_images, _volume_key, _arguments),
     "Training": (_images, _volume_key, _training, _channels),
     "Tuning": (_images, _search),
+    "Transform": (_transform,),
     "Model": (_images,),
     "EndpointConfig": (_endpoint_config,),
 }

@@ -88,9 +88,20 @@ def deploy(context: Context, evaluated: ProcessingStep, registered: ModelStep) -
     return steps
 
 
-def builder(context: Context, evaluated: ProcessingStep, environment: Mapping[str, str]) -> ModelBuilder:
-    """Return the builder of a model or package from the selected candidate; `environment` is its container's."""
-    serverless = context.endpoint.mode is EndpointMode.SERVERLESS
+def builder(
+    context: Context, evaluated: ProcessingStep, environment: Mapping[str, str], *, serverless: bool | None = None
+) -> ModelBuilder:
+    """Return the builder of a model or package from the selected candidate.
+
+    Args:
+        context: The objects that every step is built from.
+        evaluated: The step that selected the candidate.
+        environment: The container's variables.
+        serverless: Whether the model has no network settings, since serverless endpoints support none; by default as
+            the endpoint's mode says.
+    """
+    if serverless is None:
+        serverless = context.endpoint.mode is EndpointMode.SERVERLESS
     # `dependencies=None`, because the default would look up the S3 bucket while the pipeline is being built.
     return ModelBuilder(
         image_uri=context.config.images.serving,

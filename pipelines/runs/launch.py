@@ -20,6 +20,7 @@ from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
@@ -105,7 +106,10 @@ def start(
     Raises:
         MammopipeError: The caller can correct the problem, and no step has run.
     """
-    config = config.replace(pretrained=True) if weights else config
+    if weights and config.init:
+        raise ConfigError(f"init={config.init} and weights={weights}: training starts from one of them; leave one out")
+    weights = weights or config.init
+    config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
     preflight.check(config, source, weights, given, Path(runs), on_aws=choice is Backend.AWS)
     if choice is Backend.AWS:
@@ -332,7 +336,7 @@ def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]
     for place, what in places.values():
         if place and not place.startswith("s3://"):
             raise ConfigError(f"{place}: stage it first (mammopipe stage {what} ...), then give the s3:// folder")
-    return {name: place.rstrip("/") for name, (place, _) in places.items() if place}
+    return {name: folder_of(place) for name, (place, _) in places.items() if place}
 
 
 def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callable[[str], None]) -> Run:

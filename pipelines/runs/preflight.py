@@ -21,6 +21,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import PHANTOMS
 from mammopipe.training.config import Learns
 from mammopipe.training.model.architecture import fits_weights
+from mammopipe.training.model.archive import unpacked
 
 OF_PARAMETERS: Mapping[str, str] = {
     "AugmentationCopies": "augmentation.copies",
@@ -99,20 +100,37 @@ def check_division(config: PipelineConfig, records: Sequence[ImageRecord], where
 
 def _check_training(config: PipelineConfig, weights: str) -> None:
     for cnn in config.cnns:
-        if config.training_of(cnn).learns is Learns.HEAD and not (weights or config.pretrained):
+        if config.training_of(cnn).learns is Learns.HEAD and not (weights or config.starts_from_weights):
             raise ConfigError(f"cnns={cnn}, learns=head: a head learns on pretrained weights; give --weights")
 
 
 def _check_weights(config: PipelineConfig, source: Path) -> None:
     if not source.exists():
         raise ConfigError(f"{source}: no such file or folder of weights")
-    names = list(_weight_names([source] if source.is_file() else sorted(source.iterdir())))
+    paths = [source] if source.is_file() else sorted(source.iterdir())
+    models = [path for path in paths if path.match(staging.MODEL)]
+    for path in models:
+        _check_model(config, path)
+    names = list(_weight_names(paths))
+    if models and not names:
+        return
     if not names:
         raise ConfigError(f"{source}: no weights here; they end in {', '.join(staging.WEIGHTS)}")
     if not any(fits_weights(name, str(cnn)) for name in names for cnn in config.cnns):
         raise ConfigError(
             f"{source}: {', '.join(names)} fit none of the candidates {', '.join(config.cnns)}; a file's name begins "
             "with the name of its network"
+        )
+
+
+def _check_model(config: PipelineConfig, path: Path) -> None:
+    """Raise `ConfigError` unless every candidate can start from this packed model."""
+    with unpacked(path) as (_, described):
+        others = [cnn for cnn in config.cnns if cnn != described["architecture"]]
+    if others:
+        raise ConfigError(
+            f"{path}: a model of {described['architecture']}; cnns={', '.join(others)} cannot start from it: leave "
+            "them out"
         )
 
 

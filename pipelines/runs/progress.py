@@ -21,7 +21,7 @@ from mammopipe.pipelines.backends.step_status import Status, StepRecord
 EPOCH = re.compile(r"epoch=(\d+) .*?validation_macro_auc=([0-9.a-z]+) .*?seconds=([0-9.]+)")
 FOLD = re.compile(r"^fold=(\d+) ")
 """The line that a training job prints before the epochs of a fold."""
-SLOW = ("Processing", "Training", "Tuning", "Endpoint")
+SLOW = ("Processing", "Training", "Tuning", "Transform", "Endpoint")
 """Step types whose start is worth a line."""
 STYLES = {
     Status.WAITING: "dim",

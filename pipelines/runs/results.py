@@ -10,6 +10,7 @@ from typing import Any
 from mammopipe.inference.client.client import Answer, Delivery, MammographyClient, Uploads
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.config.pipeline import Keep
+from mammopipe.pipelines.data import answers
 from mammopipe.pipelines.data.s3 import S3Object, Storage
 from mammopipe.pipelines.experiment import trials
 from mammopipe.processing.container.s3_uri import S3Uri
@@ -57,6 +58,10 @@ def collect(steps: Mapping[str, Mapping[str, Any]], storage: Storage, folder: Pa
             target = _place_of(output.name, place.name_below(item.key))
             if target is not None:
                 storage.fetch(place, item, folder / target)
+    for properties in steps.values():
+        if "TransformInput" in properties:
+            source = properties["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
+            answers.write(storage, source, properties["TransformOutput"]["S3OutputPath"], folder / answers.FILE)
     searches = {name: made["AllTrainingJobSummaries"] for name, made in steps.items() if name.startswith(SEARCH)}
     trials.write(
         folder, [row for name, made in searches.items() for row in trials.rows(name.removeprefix(SEARCH), made)]

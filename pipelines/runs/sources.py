@@ -9,6 +9,7 @@ from typing import Any
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data import staging
+from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.runs.preflight import check_division
@@ -102,7 +103,7 @@ def phantom_records(dataset: str, folder: Path) -> list[ImageRecord]:
 
 def _weights(config: PipelineConfig, place: str, services: LocalServices, say: Callable[[str], None]) -> str:
     if place.startswith("s3://"):
-        return _existing(place, services)
+        return _existing(folder_of(place), services)
     staged = staging.stage_weights(Path(place), config.storage.uri("weights"), services.storage)
     say(f"Staged weights: {staged}")
     return staged.uri

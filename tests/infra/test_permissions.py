@@ -42,6 +42,7 @@ def configuration(account: Account, *parts: dict[str, Any]) -> PipelineConfig:
     return PipelineConfig.load(**values)
 
 
+BATCH = {"input": "s3://mammopipe-123456789012-eu-central-1/mammopipe/batch/today"}
 OPTIONS: list[list[dict[str, Any]]] = [
     [{"endpoint": {"mode": mode}} for mode in ("realtime", "async", "both", "serverless")] + [{"deploy": False}],
     [{"pretrained": True}, {"data": {"patient_salt": "0123456789abcdef"}}],
@@ -50,7 +51,7 @@ OPTIONS: list[list[dict[str, Any]]] = [
         {"compute": {"spot": True, "training_instance_type": "ml.p3.2xlarge"}},
         {"compute": {"processing_instance_count": 2, "distribution": "ShardedByS3Key", "training_instance_count": 2}},
     ],
-    [{"dataset": "mias"}, {"dataset": "rsna", "tuning": {"ranges": {"dropout": "uniform(0,0.5)"}}}],
+    [{"dataset": "mias"}, {"dataset": "rsna", "tuning": {"ranges": {"dropout": "uniform(0,0.5)"}}, "transform": BATCH}],
 ]
 """Every way in which what a job reads, writes, runs or stands behind differs."""
 
@@ -111,6 +112,8 @@ def test_the_stacks_roles_may_do_all_that_any_combination_of_options_needs(
             "sagemaker:CreateHyperParameterTuningJob",
             "sagemaker:CreateHyperParameterTuningJob",
         ),
+        ("pipeline", "sagemaker:CreateTransformJob", "sagemaker:CreateTransformJob"),
+        ("serving", "s3:PutObject", "s3:PutObject"),
     ],
 )
 def test_a_permission_that_is_taken_away_is_missed(

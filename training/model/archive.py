@@ -1,12 +1,20 @@
-"""Packs and unpacks `model.tar.gz`; the same files give the same bytes."""
+"""Packs, unpacks and reads `model.tar.gz`; the same files give the same bytes."""
 
 import gzip
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, written_whole
+from mammopipe.training.model.description import read_description, verify_files
+
+PACKED = ".tar.gz"
+"""End of the name of a packed model."""
 
 
 def pack(directory: Path, tar_path: Path) -> None:
@@ -39,3 +47,21 @@ def unpack(tar_path: Path, directory: Path) -> None:
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise ConfigError(f"{tar_path}: cannot be unpacked: {error}") from None
+
+
+@contextmanager
+def unpacked(tar_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield a temporary folder with a packed model's files, all digests checked, and its `model.json`.
+
+    Raises:
+        ConfigError: The archive is damaged, or a file is missing, altered or of another schema.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        unpack(tar_path, folder)
+        try:
+            description = read_description(folder)
+            verify_files(folder, description)
+        except ConfigError as error:
+            raise ConfigError(f"{tar_path}: no model of this version: {str(error).replace(f'{folder}/', '')}") from None
+        yield folder, description

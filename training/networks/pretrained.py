@@ -1,8 +1,12 @@
-"""Finds pretrained weights in their channel, checks them against their SHA-256 sums, and loads them strictly."""
+"""Finds pretrained weights in their channel, checks them against their SHA-256 sums, and loads them strictly.
+
+Weights are a published state dict, or a model that this project packed (`model.tar.gz`), which is trained further: a
+warm start. A packed model brings its classifier, too, if its classes are those of the job.
+"""
 
 import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from mammopipe.processing.declared_data import declaration_of
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256
 from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
+from mammopipe.training.model.archive import PACKED, unpacked
+from mammopipe.training.model.description import WEIGHTS_FILE
 from mammopipe.training.networks.network import FilmNetwork
 
 _OPTIONAL = ".num_batches_tracked"
@@ -37,6 +43,8 @@ _UNREADABLE = (
 
 _WRAPPERS = ("module.", "model.", "network.", "net.", "backbone.", "encoder.", "body.", "trunk.", "_orig_mod.")
 """Prefixes that other programs (DataParallel, Lightning, torch.compile) and this project put before parameter names."""
+_OUTPUT = "output.tar.gz"
+"""What SageMaker may put beside a training job's `model.tar.gz`; it holds no model."""
 _NESTED = ("state_dict", "model_state_dict", "model", "network")
 """Keys under which a checkpoint may hold its state dict."""
 
@@ -52,10 +60,27 @@ class StagedWeights:
     sha256: str
     declared: Mapping[str, Any] | None = None
     """The declaration of the images that the weights were trained on (`mammopipe.processing.declared_data`)."""
+    model: Mapping[str, Any] | None = None
+    """What a packed model says of itself: architecture, classes, digests of its weights and of its training data."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values for `model.json`."""
-        return {"file": self.path.name, "sha256": self.sha256, "declared": self.declared}
+        own = {} if self.model is None else {"model": dict(self.model)}
+        return {"file": self.path.name, "sha256": self.sha256, "declared": self.declared, **own}
+
+    def require_declared(self, data_digest: str) -> None:
+        """Raise `ConfigError` if a packed model was trained on other images than the job's and nobody declared them.
+
+        Args:
+            data_digest: Digest of the job's images for training and validation.
+        """
+        if self.model is None or self.declared is not None or self.model["data_digest"] == data_digest:
+            return
+        raise ConfigError(
+            f"{self.path}: this model was trained on other images than this job's; declare them in "
+            f'{self.path.name}.json, {{"datasets": ["..."]}}: if the test images of this run are among them, every '
+            "figure is too good"
+        )
 
 
 def find_weights(folder: Path, name: str) -> StagedWeights | None:
@@ -83,9 +108,10 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
             f"{folder}: {', '.join(strangers)}: weights of no known network; a file's name must begin with the name of "
             f"the network that it is for"
         )
+    packed = [path for path in files if path.name.endswith(PACKED) and path.name != _OUTPUT]
     fitting = [path for path in files if fits_weights(path.name, name)]
     exact = [path for path in fitting if path.stem.replace("-", "_") == name.replace("-", "_")]
-    fitting = exact if len(exact) == 1 else fitting
+    fitting = [*(exact if len(exact) == 1 else fitting), *packed]
     if len(fitting) > 1:
         raise ConfigError(f"{folder}: {', '.join(path.name for path in fitting)} all fit cnn={name}; stage one of them")
     if not fitting:
@@ -94,7 +120,25 @@ def find_weights(folder: Path, name: str) -> StagedWeights | None:
     for stated in _stated_sums(fitting[0]):
         if not digest.startswith(stated):
             raise ConfigError(f"{fitting[0]}: its SHA-256 is {digest}, but it must begin with {stated}")
-    return StagedWeights(fitting[0], digest, declaration_of(fitting[0]))
+    return StagedWeights(fitting[0], digest, declaration_of(fitting[0]), _own_model(fitting[0], name))
+
+
+def _own_model(path: Path, name: str) -> dict[str, Any] | None:
+    """Return what a packed model says of itself; `None` for a state dict.
+
+    Raises:
+        ConfigError: The model is damaged, or is of another network.
+    """
+    if not path.name.endswith(PACKED):
+        return None
+    with unpacked(path) as (_, described):
+        if described["architecture"] != name:
+            raise ConfigError(
+                f"{path}: a model of {described['architecture']}; cnn={name} cannot start from it, only from a model "
+                "of its own network"
+            )
+        kept = {key: described[key] for key in ("architecture", "classes", "weights_sha256", "pretrained_weights")}
+        return {**kept, "data_digest": described["training"].get("data_digest")}
 
 
 def _fits_any(file_name: str) -> bool:
@@ -109,6 +153,21 @@ def _stated_sums(path: Path) -> list[str]:
         pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
         sums += [pair[0].lower() for pair in pairs if len(pair) == 1 or pair[1].lstrip("*").strip() == path.name]
     return sums
+
+
+def load_packed(network: FilmNetwork, path: Path, classes: Sequence[str]) -> None:
+    """Load a packed model into a network: the body, and the classifier if it has the same classes.
+
+    Raises:
+        ConfigError: The model is damaged, or does not fit the network.
+    """
+    with unpacked(path) as (folder, described):
+        state = load_file(folder / WEIGHTS_FILE)
+    load_body(network, state, where=path)
+    if list(classes) == list(described["classes"]):
+        head = f"body.{network.head_path}."
+        kept = {key: value for key, value in state.items() if key.startswith(head)}
+        network.load_state_dict({**network.state_dict(), **kept})
 
 
 def read_weights(path: Path) -> State:

@@ -10,8 +10,9 @@ from torch import nn
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import ARCHITECTURES, Architecture, Pooling, find_architecture
+from mammopipe.training.model.archive import PACKED
 from mammopipe.training.networks.network import BuildOptions, FilmNetwork
-from mammopipe.training.networks.pretrained import load_body, read_weights
+from mammopipe.training.networks.pretrained import load_body, load_packed, read_weights
 
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 """This project's own networks; `build_model` also builds those of timm."""
@@ -34,7 +35,8 @@ def build_model(
     Args:
         name: Name of one of this project's own networks, or of a network of timm.
         classes: Number of classes, or their names in the order of the logits.
-        weights: A file of pretrained weights (safetensors, or a state dict of torch).
+        weights: A file of pretrained weights (safetensors, or a state dict of torch), or a packed model of the same
+            network (`model.tar.gz`), whose classifier is taken, too, if it has the same classes.
         dropout: Probability that a feature is dropped before the classifier.
         drop_path: Stochastic depth: probability that the last block is skipped; only for networks of timm.
         seed: Seed of the initial weights.
@@ -64,7 +66,9 @@ def build_model(
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
     network.pooling, network.top_places = pooling, top_places
-    if weights is not None:
+    if weights is not None and weights.name.endswith(PACKED):
+        load_packed(network, weights, [] if isinstance(classes, int) else classes)
+    elif weights is not None:
         load_body(network, read_weights(weights), where=weights)
     return network
 

@@ -340,3 +340,19 @@ def test_a_body_whose_framing_breaks_is_answered_once_and_leaves_no_trace_on_sta
         assert broken.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
     assert server.invoke(films.pgm).status == 200
     assert "Traceback" not in server.stderr.read_text()
+
+
+def test_a_batch_transform_gets_an_answer_for_every_body(own_server: Any, films: Any) -> None:
+    server = own_server(SAGEMAKER_BATCH="true")
+    any_type = "application/octet-stream"
+    reply = server.invoke(films.pgm, any_type, Accept="application/json")
+    assert reply.status == 200 and b"\n" not in reply.body, "one line of the job's output"
+    for body, code in (
+        (b"a,b\n1,2\n", "unsupported_type"),
+        (b"P5 9 9 255 ", "corrupt_image"),
+        (b"PK\x03\x04", "bad_zip"),
+    ):
+        refused = server.invoke(body, any_type)
+        assert refused.status == 200 and refused.json["error"]["code"] == code
+    assert server.invoke(films.pgm, "text/plain").json["error"]["code"] == "unsupported_type"
+    assert {line["status"] for line in server.lines() if "status" in line} >= {415, 422}, "the log has the true status"

@@ -157,12 +157,12 @@ def test_a_busy_container_is_asked_again(front: AsyncRuntime, behind: Answering,
 
 
 def test_the_deadline_ends_the_wait_and_takes_the_body_back(
-    front: AsyncRuntime, behind: Answering, services: LocalServices
+    front: AsyncRuntime, behind: Answering, services: LocalServices, wait_for: Any
 ) -> None:
     behind.gate.clear()
     with pytest.raises(DeadlineError, match=r"no answer within 0\.5 seconds"):
         client_of(front, services, deadline_seconds=0.5).predict(PGM)
-    assert names(services) == []
+    wait_for(lambda: names(services) == [])
 
 
 def test_a_container_that_takes_too_long_is_given_up(
