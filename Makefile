@@ -54,6 +54,7 @@ mutants: venv ## Change the deciding code one thing at a time: which changes doe
 
 docs: venv ## Write the generated pages of docs/reference again
 	$(BIN)/python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md
+	$(BIN)/python -m mammopipe.pipelines.costs.page > docs/reference/recipes.md
 	$(BIN)/python -m mammopipe.pipelines.commands.reference
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms
