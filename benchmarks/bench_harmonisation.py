@@ -52,19 +52,20 @@ def measured(films: list[Film], harmonisation: Harmonisation) -> Iterator[tuple[
         yield float(np.abs(one.image - two.image)[both].mean()), stands_out(one), stands_out(two)
 
 
+def _film(seed: int) -> Film:
+    side, view = list(Laterality)[seed % 2], (View.MLO, View.CC)[seed // 2 % 2]
+    return make_film(
+        seed, label=Label.MALIGNANT, laterality=side, view=view, height=640, width=512, padded=False, bits=16
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=40)
     options = parser.parse_args()
-    films = [
-        make_film(seed, label=Label.MALIGNANT, laterality=list(Laterality)[seed % 2], view=(View.MLO, View.CC)[seed // 2 % 2],
-                  height=640, width=512, padded=False, bits=16)
-        for seed in range(options.images)
-    ]  # fmt: skip
-    print(
-        "| harmonisation | difference between the detectors | lesion contrast, digital | lesion contrast, digitised |"
-    )
+    films = [_film(seed) for seed in range(options.images)]
+    print("| harmonisation | difference of the detectors | lesion contrast, digital | lesion contrast, digitised |")
     print("|---|---|---|---|")
     for kind in Harmonisation:
         found = np.array(list(measured(films, kind)))
