@@ -114,8 +114,8 @@ class RegistryConfig(Settings):
     )
     model_card: bool = Field(
         default=True,
-        description="whether the package carries the model card that the run wrote, as a draft; its files are on S3 in "
-        "any case",
+        description="whether the command that watches a run on AWS attaches the run's model card to the package, as a "
+        "draft; its files are on S3 in any case",
     )
 
 
