@@ -10,6 +10,7 @@ from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
+from mammopipe.training.auxiliary import AuxiliarySettings
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
@@ -115,18 +116,13 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 `convnext_small.fb_in22k_ft_in1k_384`."""
 
 
-class TrainConfig(Settings):
+class TrainConfig(AuxiliarySettings):
     """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
         default=Cnn.RESNET50.value,
         description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
         "and tag",
-    )
-    question: Question = Field(
-        default=Question.CLASSES,
-        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
-        "negative and malignant where it lacks one), or `binary`, malignant or not",
     )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
@@ -216,6 +212,11 @@ class TrainConfig(Settings):
         le=1,
         description="target probability of the most serious class for its own images; the rest goes to the first",
     )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
+        "negative and malignant where it lacks one), or `binary`, malignant or not",
+    )
     compile: bool = Field(
         default=False, description="whether torch.compile translates the network for this machine first"
     )
@@ -299,6 +300,12 @@ class TrainConfig(Settings):
         description="folds of the cross-validation over the development films; 0 trains on `train` and measures on "
         "`validation`",
     )
+    fold: int = Field(
+        default=-1,
+        ge=-1,
+        description="the only fold that this job trains, counted from 0, for all epochs; -1 trains all folds, one "
+        "after the other, and the final network",
+    )
     final: Final = Field(
         default=Final.REFIT,
         description="what the folds end in; `mean` needs learns=head, folds, and spends no patience",
@@ -326,6 +333,13 @@ class TrainConfig(Settings):
         check_choice(self.choose_by, self.choose_level)
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
+        if self.fold >= 0 and self.fold >= self.folds:
+            raise ConfigError(f"hyperparameter fold={self.fold} must be below folds={self.folds}, counted from 0")
+        if self.fold >= 0 and not find_architecture(self.cnn).has_places:
+            raise ConfigError(
+                f"hyperparameter fold={self.fold}: cnn={self.cnn} cannot be part of an ensemble, since its classifier "
+                f"needs all places at once"
+            )
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
             raise ConfigError(
                 f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
@@ -375,8 +389,17 @@ class TrainConfig(Settings):
                     f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "
                     "feature maps once"
                 )
+        if self.auxiliary_weights and (self.learns is Learns.HEAD or self.compile):
+            raise ConfigError(
+                f"hyperparameter auxiliary_{next(iter(self.auxiliary_weights))} needs learns=all and compile=false"
+            )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
+
+    @property
+    def takes_last(self) -> bool:
+        """Whether the last epoch counts, so that validation figures choose none."""
+        return self.final is Final.MEAN or self.fold >= 0
 
     @property
     def choice(self) -> ChoiceFigure:
@@ -391,7 +414,7 @@ class TrainConfig(Settings):
             ConfigError: A hyperparameter is unknown or breaks a rule.
         """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = list(cls.model_fields)
+        names = sorted(cls.model_fields, key=AuxiliarySettings.model_fields.__contains__)  # the inherited ones last
         for key, text in given.items():
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")
