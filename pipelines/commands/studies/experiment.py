@@ -73,7 +73,13 @@ def _leave_one_out(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.data.join import sources_of
     from mammopipe.pipelines.experiment.leave_one_out import leave_one_out
 
-    config = PipelineConfig.load(options.config, profile=options.profile, cnns=options.cnns)
+    config = PipelineConfig.load(
+        options.config,
+        recipe=options.recipe,
+        assignments=options.assignments,
+        profile=options.profile,
+        cnns=options.cnns,
+    )
     rows = leave_one_out(config, sources_of(options.sources), options.out, weights=options.weights)
     print((options.out / "leave_one_out.md").read_text(encoding="utf-8"))
     return int(any(row["status"] != "measured" for row in rows))
