@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from mammopipe.pipelines import cli
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.experiment import tables
+from mammopipe.pipelines.experiment import matrix, tables
 from mammopipe.pipelines.experiment.figures import draw
 from mammopipe.pipelines.experiment.matrix import Cell, Experiment, run
 from mammopipe.processing.datasets.manifest import SplitProtocol
@@ -174,3 +175,19 @@ def test_what_another_network_has_to_itself_leaves_a_cell_what_it_was() -> None:
     plan, other = Experiment(config), Experiment(config.replace(per_cnn={"alexnet": {"learning_rate": 1e-4}}))
     same = [plan.identity(cell) == other.identity(cell) for cell in plan.cells()]
     assert same == [cell.cnn == Cnn.RESNET50 for cell in plan.cells()]
+
+
+def test_the_recommended_network_can_be_run_under_the_protocols_with_another_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans: list[Experiment] = []
+    monkeypatch.setattr(matrix, "run", lambda plan, out: plans.append(plan) or [])
+    words = ["experiment", "mias", "--recipe", "mias-located", "--set", "data.seed=2", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    (plan,) = plans
+    assert plan.config.data.seed == 2 and plan.config.training.learns == "head" and plan.config.training.folds == 5
+    assert [cell.name for cell in plan.cells()] == [
+        f"{protocol}-{noise}efficientnet_lite0"
+        for protocol in ("patient", "film", "published")
+        for noise in ("", "noise-")
+    ]
