@@ -34,7 +34,7 @@ run: venv ## Run the whole pipeline offline: DATA=all-mias.tar.gz|folder, or pha
 	$(BIN)/mammopipe run --backend process --dataset mias --profile $(PROFILE) $(if $(DATA),--source $(DATA)) $(ARGS)
 
 test: venv .services/venv/.installed .services/viewers/.installed ## Run all tests but Docker's; on real films too where MAMMOPIPE_MIAS names them
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)
 
 test-docker: venv .services/venv/.installed ## Build the images and run the tests that need a Docker engine
 	$(MAKE) images
@@ -54,6 +54,7 @@ mutants: venv ## Change the deciding code one thing at a time: which changes doe
 
 docs: venv ## Write the generated pages of docs/reference again
 	$(BIN)/python -m mammopipe.pipelines.config.reference > docs/reference/configuration.md
+	$(BIN)/python -m mammopipe.pipelines.costs.page > docs/reference/recipes.md
 	$(BIN)/python -m mammopipe.pipelines.commands.reference
 
 recordings: venv ## Draw what a terminal shows of run, status and doctor into docs/recordings, on phantoms

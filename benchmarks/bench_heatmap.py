@@ -171,7 +171,7 @@ def main() -> None:
         json.dumps(
             [
                 {
-                    "name": "heatmap peak inside the lesion, of the true positives",
+                    "name": "heatmap peak inside the lesion, phantoms, of the true positives",
                     "value": inside / max(positives, 1),
                     "unit": "share",
                     "bar": 0.8,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs
+from benchmarks.ablation import LOCATED, Row, build, development_films, network_inputs, spread
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, breast_id
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits.assignment import assign_folds
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found.setdefault(f"{way}, {share:g} of the other breast", []).append(figures(pairs, share))
         write_json(options.work / "final_network.json", found)
     for name, deals in found.items():
-        print(name, json.dumps({key: round(float(np.mean([deal[key] for deal in deals])), 3) for key in deals[0]}))
+        print(name, json.dumps({key: spread([deal[key] for deal in deals]) for key in deals[0]}))
 
 
 def _parser() -> argparse.ArgumentParser:

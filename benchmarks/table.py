@@ -13,12 +13,27 @@ _SIGNS = {"lower": "at most", "higher": "at least"}
 
 def fill_in(page: Path, rows: Sequence[Row]) -> None:
     """Replace the text between the page's two marks with the table; `ConfigError` if a mark is missing."""
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ConfigError(f"{page}: {BEGIN} and {END} must each stand in it once")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    write_bytes(page, f"{before}{BEGIN}\n{table(rows)}{END}{after}".encode())
+    replace_between(page, "benchmarks", table(rows))
+
+
+def replace_between(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->` of a page.
+
+    Args:
+        page: The page.
+        name: The name in the marks.
+        text: The new text; whole lines.
+
+    Raises:
+        ConfigError: A mark is missing, or stands there twice.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    whole = page.read_text(encoding="utf-8")
+    if whole.count(begin) != 1 or whole.count(end) != 1:
+        raise ConfigError(f"{page}: {begin} and {end} must each stand in it once")
+    before, rest = whole.split(begin)
+    after = rest.split(end)[1]
+    write_bytes(page, f"{before}{begin}\n{text}{end}{after}".encode())
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -299,6 +299,12 @@ class TrainConfig(Settings):
         description="folds of the cross-validation over the development films; 0 trains on `train` and measures on "
         "`validation`",
     )
+    fold: int = Field(
+        default=-1,
+        ge=-1,
+        description="the only fold that this job trains, counted from 0, for all epochs; -1 trains all folds, one "
+        "after the other, and the final network",
+    )
     final: Final = Field(
         default=Final.REFIT,
         description="what the folds end in; `mean` needs learns=head, folds, and spends no patience",
@@ -326,6 +332,13 @@ class TrainConfig(Settings):
         check_choice(self.choose_by, self.choose_level)
         if self.folds == 1:
             raise ConfigError("hyperparameter folds=1 must be 0, for none, or at least 2: one is held out of each")
+        if self.fold >= 0 and self.fold >= self.folds:
+            raise ConfigError(f"hyperparameter fold={self.fold} must be below folds={self.folds}, counted from 0")
+        if self.fold >= 0 and not find_architecture(self.cnn).has_places:
+            raise ConfigError(
+                f"hyperparameter fold={self.fold}: cnn={self.cnn} cannot be part of an ensemble, since its classifier "
+                f"needs all places at once"
+            )
         if self.final is Final.MEAN and (self.learns is not Learns.HEAD or not self.folds):
             raise ConfigError(
                 f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
@@ -377,6 +390,11 @@ class TrainConfig(Settings):
                 )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
+
+    @property
+    def takes_last(self) -> bool:
+        """Whether the last epoch counts, so that validation figures choose none."""
+        return self.final is Final.MEAN or self.fold >= 0
 
     @property
     def choice(self) -> ChoiceFigure:

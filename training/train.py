@@ -39,7 +39,7 @@ from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
-from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate
+from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate, train_fold
 from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
@@ -221,7 +221,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
     progress: Progress
     if inputs.config.folds:
         where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
-        network, progress = cross_validate(
+        network, progress = (train_fold if inputs.config.fold >= 0 else cross_validate)(
             inputs.train.joined(inputs.validation),
             inputs.config,
             inputs.protocol,

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.costs.estimate import Line
     from mammopipe.pipelines.costs.prices import Prices
 
-PLAN = ("images", "instances", "training_instances", "throughput", "config", "profile", "dataset")
+PLAN = ("images", "instances", "training_instances", "throughput", "config", "recipe", "profile", "dataset")
 """The options that are valid only for an estimate."""
+LEAST_DOWNLOAD_HOURS = 0.1
+"""Downloads that take less are not shown."""
 
 
 def add(subparsers: "Subparsers") -> None:
@@ -30,6 +32,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.add_argument("--training-instances", type=int, metavar="N", help="of each candidate's training job")
     parser.add_argument("--prices", type=Path, metavar="FILE", help="TOML file as pipelines/costs/prices.toml")
     parser.add_argument("--throughput", type=Path, metavar="FILE", help="TOML file as pipelines/costs/throughput.toml")
+    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
     parser.add_argument("--config", type=Path, metavar="FILE")
     parser.add_argument("--profile", choices=["quick", "full"])
     parser.add_argument("--dataset", choices=[*DATASETS])
@@ -53,15 +56,19 @@ def cost(options: argparse.Namespace) -> int:
 
 def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.pipelines.costs import estimate
+    from mammopipe.pipelines.costs import estimate, obstacles
     from mammopipe.pipelines.costs.prices import Throughput
 
-    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset)
+    config = PipelineConfig.load(
+        options.config, recipe=options.recipe, profile=options.profile, dataset=options.dataset
+    )
     config = estimate.scaled(config, processing=options.instances, training=options.training_instances)
     throughput = Throughput.load(options.throughput)
     images = options.images or throughput.dataset[str(config.dataset)].images
     lines = estimate.estimate(config, prices, throughput, images=images)
-    obstacles = estimate.obstacles(config, lines, estimate.Size.of(config, throughput, images))
+    size = estimate.Size.of(config, throughput, images)
+    found = obstacles.obstacles(config, lines, size, throughput)
+    waiting = obstacles.downloads(config, size, throughput)
     beside = estimate.serving(config, prices, throughput, images)
     facts: dict[str, Any] = {
         "images": images,
@@ -71,10 +78,11 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
         "throughput_dated": throughput.dated,
         "job_overhead_seconds": throughput.job.overhead_seconds,
         "steps": [line.as_dict() for line in lines],
-        "hours": round(estimate.within(lines), 3),
+        "hours": round(estimate.within(lines, training_jobs=config.compute.training_jobs), 3),
         "instance_hours": round(sum(line.instance_hours for line in lines), 3),
         "usd": round(sum(line.usd for line in lines), 2),
-        "obstacles": obstacles,
+        "obstacles": found,
+        "downloads": [{"what": what, "hours": round(hours, 3)} for what, hours in waiting],
         "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
     }
     if options.json:
@@ -86,8 +94,11 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
         f"end,\n{facts['instance_hours']:,.2f} instance hours, {_usd(facts['usd'])}. The candidates train side by "
         "side."
     )
-    for obstacle in obstacles:
+    for obstacle in found:
         print("\n".join(textwrap.wrap(f"! {obstacle}", 98, subsequent_indent="  ")))
+    for what, hours in waiting:
+        if hours > LEAST_DOWNLOAD_HOURS:
+            print(f"  downloaded first, not counted: {what}, {hours:.1f} hours")
     for what, usd in beside:
         print(f"  {what}: {_usd(usd)}")
     print(

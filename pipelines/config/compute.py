@@ -76,6 +76,17 @@ class ComputeConfig(Settings):
         le=LONGEST_KEEP_ALIVE,
         description="seconds that training instances are kept warm for the next job; they cost as much as when working",
     )
+    fold_jobs: bool = Field(
+        default=False,
+        description="whether each fold of training.folds is a training job of its own, side by side; the ensemble of "
+        "their networks is evaluated out of fold and served as one model",
+    )
+    training_jobs: int = Field(
+        default=0,
+        ge=0,
+        description="training jobs that run at the same time, such as the quota of their instances allows; 0 sets no "
+        "limit",
+    )
     cache: str = Field(
         default="",
         description="ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run",

@@ -37,11 +37,15 @@ from mammopipe.training.model.architecture import Cnn, find_architecture, is_net
 SET_ELSEWHERE = {
     "cnn": "the key cnns",
     "seed": "data.seed",
+    "fold": "compute.fold_jobs",
     "choose_by": "evaluation.choose_by",
     "choose_level": "evaluation.choose_level",
     "breast_rule": "evaluation.breast_rule",
 }
 """Hyperparameters that the pipeline sets itself, and the source of each value."""
+MOST_MODELS = 8
+"""Models that Evaluate can read: a processing job has 10 inputs (CreateProcessingJob), and images and the register of
+test reads are two."""
 SET_FOR_ALL = {
     **SET_ELSEWHERE,
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
@@ -110,8 +114,8 @@ class RegistryConfig(Settings):
     )
     model_card: bool = Field(
         default=True,
-        description="whether the package carries the model card that the run wrote, as a draft; its files are on S3 in "
-        "any case",
+        description="whether the command that watches a run on AWS attaches the run's model card to the package, as a "
+        "draft; its files are on S3 in any case",
     )
 
 
@@ -217,12 +221,34 @@ class PipelineConfig(Settings):
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
+        self._check_fold_jobs()
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
             training = self.training_of(cnn)
             require_even_batch(training, compute.training_instance_type, compute.training_instance_count)
         self._check_tuning()
         return self
+
+    @property
+    def fold_jobs(self) -> tuple[int, ...]:
+        """The folds that are training jobs of their own; empty if one job trains a network."""
+        return tuple(range(self.training.folds)) if self.compute.fold_jobs else ()
+
+    def _check_fold_jobs(self) -> None:
+        if not self.compute.fold_jobs:
+            return
+        if self.tuning.ranges:
+            raise ConfigError("compute.fold_jobs=true: a search trains its trials in one job each; leave tuning out")
+        if not self.training.folds:
+            raise ConfigError("compute.fold_jobs=true needs training.folds of at least 2: they are the jobs")
+        jobs = len(self.cnns) * self.training.folds
+        if jobs > MOST_MODELS:
+            raise ConfigError(
+                f"compute.fold_jobs=true: {len(self.cnns)} networks x training.folds={self.training.folds} are {jobs} "
+                f"models, and Evaluate reads at most {MOST_MODELS}: a processing job has 10 inputs"
+            )
+        for cnn in self.cnns:
+            self.training_of(cnn, fold=0)
 
     def _check_tuning(self) -> None:
         """Refuse a search for a network that is no candidate, and ranges from which a trial could fail."""

@@ -20,26 +20,10 @@ from botocore.exceptions import ClientError
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
-from mammopipe.training.config import Cache
+from mammopipe.training.config import Final, Learns
 
 HOURS_A_MONTH = 730
 BYTES_A_PIXEL = 2
-MEMORY_GB = {
-    "ml.m5.xlarge": 16,
-    "ml.m5.2xlarge": 32,
-    "ml.m5.4xlarge": 64,
-    "ml.c5.2xlarge": 16,
-    "ml.c5.4xlarge": 32,
-    "ml.c5.9xlarge": 72,
-    "ml.g4dn.xlarge": 16,
-    "ml.g4dn.2xlarge": 32,
-    "ml.g4dn.12xlarge": 192,
-    "ml.g5.xlarge": 16,
-    "ml.g5.2xlarge": 32,
-    "ml.g5.12xlarge": 192,
-    "ml.g5.48xlarge": 768,
-}
-"""Memory in GiB of the instance types in `prices.toml` that train."""
 CLASSES = 3
 _DESCRIBE = {
     "Processing": ("describe_processing_job", "ProcessingJobName"),
@@ -161,25 +145,49 @@ def estimate(
     ]
     lines = [_line(prices, throughput, step, name, units, *where) for step, name, units, where in work]
     lines += [
-        _training(config, prices, throughput, size, cnn.replace("_", "-").replace(".", "-")) for cnn in config.cnns
+        _training(config, prices, throughput, size, cnn.replace("_", "-").replace(".", "-"), fold)
+        for cnn in config.cnns
+        for fold in config.fold_jobs or (None,)
     ]
     judged = size.images * (size.test + size.validation) * len(config.cnns)
-    lines.append(_line(prices, throughput, "Evaluate", "evaluate", judged, *one))
+    lines.append(
+        _line(prices, throughput, "Evaluate", "evaluate", judged, *one, more=_forward(config, throughput, size))
+    )
     return lines
 
 
+def _forward(config: PipelineConfig, throughput: Throughput, size: Size) -> float:
+    """Return the core-seconds of a forward pass, mean over the candidates, beyond that of the measured input size.
+
+    A forward pass is a third of a training step: the backward pass takes twice as long.
+    """
+    more = max(0.0, size.pixels / throughput.training.pixels - 1) / 3
+    works = [throughput.of(f"train-{cnn.replace('_', '-').replace('.', '-')}") for cnn in config.cnns]
+    members = max(1, len(config.fold_jobs))
+    return more * members * sum(work.core_seconds for work in works) / len(works)
+
+
 def _line(
-    prices: Prices, throughput: Throughput, step: str, name: str, units: float, instance_type: str, instances: int
+    prices: Prices,
+    throughput: Throughput,
+    step: str,
+    name: str,
+    units: float,
+    instance_type: str,
+    instances: int,
+    more: float = 0.0,
 ) -> Line:
+    """Return the line of a processing job; `more` are further core-seconds of each unit."""
     work = throughput.of(name)
+    core_seconds = work.core_seconds + more
     cores, known = throughput.cores(instance_type, trains=False)
-    hours = _hours(units * work.core_seconds, cores, instances, throughput)
+    hours = _hours(units * core_seconds, cores, instances, throughput)
     usd = hours * instances * prices.hour("processing", instance_type)
     return Line(
         step,
         units,
         work.unit,
-        work.core_seconds,
+        round(core_seconds, 5),
         instance_type,
         instances,
         cores,
@@ -190,16 +198,38 @@ def _line(
     )
 
 
-def _training(config: PipelineConfig, prices: Prices, throughput: Throughput, size: Size, cnn: str) -> Line:
+def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> float:
+    """Return how many images a training job computes over all epochs, those of all its folds together.
+
+    Args:
+        config: The configuration.
+        size: The amount of work.
+        fold: The fold, where each fold is a job of its own.
+    """
+    folds, development = config.training.folds, size.trained * config.data.folds / (config.data.folds - 1)
+    if config.training.learns is Learns.HEAD:
+        # The feature maps are computed once. The epochs of the classifier alone take hardly any time.
+        return development if folds else size.trained
+    if not folds:
+        return size.trained * size.epochs
+    one = development * (folds - 1) / folds * size.epochs
+    if fold is not None:
+        return one
+    return folds * one + (development * size.epochs if config.training.final is Final.REFIT else 0.0)
+
+
+def _training(
+    config: PipelineConfig, prices: Prices, throughput: Throughput, size: Size, cnn: str, fold: int | None
+) -> Line:
     work, compute = throughput.of(f"train-{cnn}"), config.compute
     core_seconds = work.core_seconds * size.pixels / throughput.training.pixels
     cores, known = throughput.cores(compute.training_instance_type, trains=True)
-    units = size.trained * size.epochs
+    units = passes(config, size, fold=fold)
     instances = compute.training_instance_count
     hours = _hours(units * core_seconds, cores, instances, throughput)
     usd = hours * instances * prices.hour("training", compute.training_instance_type)
     return Line(
-        f"Train-{cnn}",
+        f"Train-{cnn}" if fold is None else f"Train-{cnn}-fold-{fold}",
         units,
         "film and epoch",
         round(core_seconds, 5),
@@ -235,37 +265,19 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
     ]
 
 
-def obstacles(config: PipelineConfig, lines: list[Line], size: Size) -> list[str]:
-    """Return what would make the estimated run fail: time limits, and images that exceed the volume or memory."""
-    found = []
+def within(lines: list[Line], *, training_jobs: int = 0) -> float:
+    """Return the hours from start to end: steps run in sequence, but training jobs run side by side.
+
+    Args:
+        lines: The steps.
+        training_jobs: Training jobs that run at the same time; 0 means all.
+    """
+    ends: list[float] = []
     for line in lines:
-        kind = "training" if line.step.startswith("Train-") else "processing"
-        key = f"{kind}_max_runtime_seconds"
-        limit = getattr(config.compute, key) / 3600
-        if line.hours > limit:
-            found.append(
-                f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise compute.{key}, or "
-                "use more instances"
-            )
-    gigabytes = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    if gigabytes > config.compute.training_volume_gb:
-        found.append(
-            f"the images of an epoch are {gigabytes:,.0f} GB without compression, and compute.training_volume_gb is "
-            f"{config.compute.training_volume_gb}"
-        )
-    memory = MEMORY_GB.get(config.compute.training_instance_type)
-    if memory is not None and config.training.cache is Cache.MEMORY and gigabytes > memory:
-        found.append(
-            f"training.cache=memory holds {gigabytes:,.0f} GB of images in memory, and "
-            f"{config.compute.training_instance_type} has {memory}: use auto or disk"
-        )
-    return found
-
-
-def within(lines: list[Line]) -> float:
-    """Return the hours from start to end: steps run in sequence, but the candidates train in parallel."""
-    trained = [line.hours for line in lines if line.step.startswith("Train-")]
-    return sum(line.hours for line in lines if not line.step.startswith("Train-")) + max(trained, default=0.0)
+        if line.step.startswith("Train-"):
+            waits = ends[-training_jobs] if training_jobs and len(ends) >= training_jobs else 0.0
+            ends.append(waits + line.hours)
+    return sum(line.hours for line in lines if not line.step.startswith("Train-")) + max(ends, default=0.0)
 
 
 def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:

@@ -66,6 +66,8 @@ class JobOverhead(Settings):
     """The time that every job takes in addition to its work."""
 
     overhead_seconds: float
+    download_gigabytes_a_second: float = Field(gt=0)
+    """Speed of the download of a job's input from S3 (input mode `File`)."""
 
 
 class DatasetSize(Settings):
@@ -75,6 +77,8 @@ class DatasetSize(Settings):
     largest_class: float
     """Fraction of the images; copies bring the other classes to the same number."""
     gigabytes: float
+    rows: int = Field(gt=0)
+    """Rows of a usual image."""
 
 
 class Throughput(Settings):

@@ -239,13 +239,14 @@ def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
     """Return, by quota name, the number of instances that a run needs, and the number with which no job waits."""
     compute, endpoint = config.compute, config.endpoint
     kind = "spot training job" if compute.spot else "training job"
-    each = compute.training_instance_count
+    each, jobs = compute.training_instance_count, len(config.cnns) * max(1, len(config.fold_jobs))
+    together = min(jobs, compute.training_jobs or jobs)
     needed = {
         f"{compute.processing_instance_type} for processing job usage": (compute.processing_instance_count,) * 2,
-        f"{compute.training_instance_type} for {kind} usage": (each, each * len(config.cnns)),
+        f"{compute.training_instance_type} for {kind} usage": (each, each * together),
     }
     if compute.keep_alive_seconds:
-        needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * len(config.cnns))
+        needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * together)
     if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
         count = endpoint.instance_count * len(endpoint.names)
         # The candidate runs beside the clinic's endpoint, and during an update old and new instances run side by side.

@@ -48,23 +48,47 @@ type"), so the digest must be among them.
 """
 
 
-def candidate(context: Context, cnn: str, segmented: ProcessingStep) -> tuple[TrainingStep | TuningStep, Any]:
-    """Return the step that makes the candidate of a network, and the S3 URI of its model."""
+Candidate = tuple[TrainingStep | TuningStep, Any]
+"""The step that makes a model, and the S3 URI of the model."""
+
+
+def candidates(context: Context, segmented: ProcessingStep) -> dict[str, Candidate]:
+    """Return the steps that make the models, by the place of the model: `<cnn>`, or `<cnn>/fold-<number>`.
+
+    With `compute.training_jobs`, each step waits for the one that number of places before it.
+    """
+    config, made = context.config, dict[str, Candidate]()
+    for cnn in config.cnns:
+        for fold in config.fold_jobs or (None,):
+            limit, earlier = config.compute.training_jobs, [step for step, _ in made.values()]
+            step, model = candidate(context, cnn, segmented, fold)
+            if limit and len(earlier) >= limit:
+                step.add_depends_on([earlier[-limit]])
+            made[_place(cnn, fold)] = step, model
+    return made
+
+
+def _place(cnn: str, fold: int | None) -> str:
+    return cnn if fold is None else f"{cnn}/fold-{fold}"
+
+
+def candidate(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None = None) -> Candidate:
+    """Return the step that makes the candidate of a network, or one fold of it, and the S3 URI of its model."""
     if context.config.tuning.tunes(cnn):
         searched = tune(context, cnn, segmented)
         return searched, _best_model(searched)
-    trained = train(context, cnn, segmented)
+    trained = train(context, cnn, segmented, fold)
     return trained, trained.properties.ModelArtifacts.S3ModelArtifacts
 
 
-def train(context: Context, cnn: str, segmented: ProcessingStep) -> TrainingStep:
-    """Return the step that trains one candidate; it never gets the images of the test split."""
+def train(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None = None) -> TrainingStep:
+    """Return the step that trains one candidate, or one fold of it; it never gets the images of the test split."""
     checkpoints = CheckpointConfig(
-        s3_uri=_checkpoints(context, cnn, segmented), local_path=str(ContainerPaths().checkpoints)
+        s3_uri=_checkpoints(context, cnn, segmented, fold), local_path=str(ContainerPaths().checkpoints)
     )
-    trainer = _trainer(context, cnn, checkpoint_config=checkpoints)
+    trainer = _trainer(context, cnn, fold, checkpoint_config=checkpoints)
     return TrainingStep(
-        name=step_name(cnn),
+        name=step_name(cnn, fold=fold),
         step_args=trainer.train(_channels(context, segmented)),
         cache_config=request_parts.cache(context),
         retry_policies=request_parts.job_retries(),
@@ -149,18 +173,18 @@ def _channels(context: Context, segmented: ProcessingStep) -> list[Channel]:
     return [request_parts.channel(name, uri) for name, uri in channels.items()]
 
 
-def step_name(cnn: str, verb: str = "Train") -> str:
+def step_name(cnn: str, verb: str = "Train", fold: int | None = None) -> str:
     """Return the name of a candidate's step; step names allow no underscores."""
-    return f"{verb}-{re.sub('[^A-Za-z0-9]+', '-', cnn).strip('-')}"
+    return f"{verb}-{re.sub('[^A-Za-z0-9]+', '-', _place(cnn, fold)).strip('-')}"
 
 
-def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
+def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep, fold: int | None) -> Join:
     """Return the S3 folder of a training job's checkpoints: one per network, settings, code and data.
 
     The name of the job that produced the data identifies them; a step that the cache skips keeps that name. So
     concurrent executions share a folder only if they train the same network with the same settings on the same files.
     """
-    settings = {**context.config.training_of(cnn).to_json(), "image": context.config.images.training}
+    settings = {**_settings(context, cnn, fold), "image": context.config.images.training}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     parameters = context.parameters
     run = Join(on="-", values=[digest, parameters.epochs.to_string(), parameters.seed.to_string()])
@@ -168,7 +192,7 @@ def _checkpoints(context: Context, cnn: str, segmented: ProcessingStep) -> Join:
     return Join(on="/", values=[base, run, segmented.properties.ProcessingJobName])
 
 
-def _trainer(context: Context, cnn: str, **settings: Any) -> ModelTrainer:
+def _trainer(context: Context, cnn: str, fold: int | None = None, **settings: Any) -> ModelTrainer:
     config, parameters, compute = context.config, context.parameters, context.config.compute
     kms = {"kms_key_id": parameters.kms_key_id} if parameters.kms_key_id is not None else {}
     # The service requires a limit on waiting with spot, and refuses one without spot.
@@ -176,10 +200,10 @@ def _trainer(context: Context, cnn: str, **settings: Any) -> ModelTrainer:
     trainer = ModelTrainer(
         sagemaker_session=context.session,
         role=config.security.role_for(Duty.TRAINING),
-        base_job_name=step_name(cnn),
+        base_job_name=step_name(cnn, fold=fold),
         training_image=config.images.training,
         environment={"MAMMOPIPE_WEIGHTS_DIGEST": parameters.weights_digest} if parameters.weights_digest else {},
-        hyperparameters=_hyperparameters(context, cnn),
+        hyperparameters=_hyperparameters(context, cnn, fold),
         compute=Compute(
             instance_type=parameters.training_instance_type,
             instance_count=parameters.training_instance_count,
@@ -191,7 +215,7 @@ def _trainer(context: Context, cnn: str, **settings: Any) -> ModelTrainer:
         networking=request_parts.networking(context),
         stopping_condition=StoppingCondition(max_runtime_in_seconds=compute.training_max_runtime_seconds, **waiting),
         output_data_config=OutputDataConfig(
-            s3_output_path=request_parts.execution_folder(context, f"models/{cnn}"), **kms
+            s3_output_path=request_parts.execution_folder(context, f"models/{_place(cnn, fold)}"), **kms
         ),
         tags=[Tag(key=key, value=word) for key, word in config.tags.items()],
         **settings,
@@ -203,9 +227,16 @@ def _pattern(metric: str) -> str:
     return rf"\b{metric}=([0-9.eE+-]+)"
 
 
-def _hyperparameters(context: Context, cnn: str) -> dict[str, Any]:
+def _settings(context: Context, cnn: str, fold: int | None) -> dict[str, Any]:
+    """Return the hyperparameters of a training job; `fold` is one only where a job trains a single fold."""
+    values = context.config.training_of(cnn).to_json()
+    del values["fold"]
+    return values if fold is None else {**values, "fold": fold}
+
+
+def _hyperparameters(context: Context, cnn: str, fold: int | None = None) -> dict[str, Any]:
     parameters = context.parameters
-    fixed = {key: str(word) for key, word in context.config.training_of(cnn).to_json().items()}
+    fixed = {key: str(word) for key, word in _settings(context, cnn, fold).items()}
     return fixed | {
         "cnn": str(cnn),
         "epochs": parameters.epochs.to_string(),

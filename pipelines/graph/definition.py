@@ -1,6 +1,6 @@
 """The graph of the pipeline.
 
-Prepare -> Augment -> Segment -> Train-<cnn>, all in parallel -> Evaluate -> Gate
+Prepare -> Augment -> Segment -> Train-<cnn>, or Train-<cnn>-fold-<number>, in parallel -> Evaluate -> Gate
 
     A network that `tuning` names has Tune-<cnn> in place of Train-<cnn>; its best trial is the candidate.
 
@@ -70,8 +70,8 @@ def _build(config: PipelineConfig, session: Any, scratch: str, endpoint: Endpoin
     prepared = steps.prepare(context)
     augmented = steps.augment(context, prepared)
     segmented = steps.segment(context, prepared, augmented)
-    candidates = {cnn: candidate_steps.candidate(context, cnn, segmented) for cnn in config.cnns}
-    evaluated = steps.evaluate(context, segmented, {cnn: model for cnn, (_, model) in candidates.items()})
+    candidates = candidate_steps.candidates(context, segmented)
+    evaluated = steps.evaluate(context, segmented, {place: model for place, (_, model) in candidates.items()})
 
     registered = steps.register(context, evaluated)
     passed: list[Any] = [registered]

@@ -127,7 +127,7 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
     Args:
         context: The objects that every step is built from.
         segmented: The step that segmented the images.
-        models: The S3 URI of each candidate's `model.tar.gz`.
+        models: The S3 URI of each `model.tar.gz`, by its place: `<cnn>`, or `<cnn>/fold-<number>`.
     """
     config, data = context.config, request_parts.output(segmented, "data_segmentation")
     arguments = {
@@ -141,7 +141,10 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
         "--other-breast": str(config.evaluation.other_breast),
         "--seed": context.parameters.seed.to_string(),
     }
-    candidates = [request_parts.source(f"model-{cnn}", model, folder=f"models/{cnn}") for cnn, model in models.items()]
+    candidates = [
+        request_parts.source(f"model-{place.replace('/', '-')}", model, folder=f"models/{place}")
+        for place, model in models.items()
+    ]
     reads = config.storage.uri(read_register.NAME, config.dataset)
     inputs = [
         request_parts.source("data", data),

@@ -12,6 +12,7 @@ from mammopipe.pipelines.backends.sessions import aws_errors
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.experiment import trials
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.results import RESULTS
 from mammopipe.processing.files import write_json
@@ -26,10 +27,25 @@ STATUSES: Mapping[str, Status] = {
     "Stopped": Status.STOPPED,
 }
 """SageMaker's statuses of steps and executions, mapped to the statuses of a run."""
-TYPES = {"ProcessingJob": "Processing", "TrainingJob": "Training"}
+TYPES = {
+    "ProcessingJob": "Processing",
+    "TrainingJob": "Training",
+    "TuningJob": "Tuning",
+    "TransformJob": "Transform",
+}
 """The names in a step's metadata that differ from those in the definition."""
-LOG_GROUPS = {"Processing": "/aws/sagemaker/ProcessingJobs", "Training": "/aws/sagemaker/TrainingJobs"}
-PAGES = {"Processing": "processing-jobs", "Training": "jobs"}
+LOG_GROUPS = {
+    "Processing": "/aws/sagemaker/ProcessingJobs",
+    "Training": "/aws/sagemaker/TrainingJobs",
+    "Tuning": "/aws/sagemaker/TrainingJobs",
+    "Transform": "/aws/sagemaker/TransformJobs",
+}
+PAGES = {
+    "Processing": "processing-jobs",
+    "Training": "jobs",
+    "Tuning": "hyper-tuning-jobs",
+    "Transform": "transform-jobs",
+}
 LOG_LINES = 15
 
 
@@ -71,6 +87,7 @@ def _step(item: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": round((ended - started).total_seconds(), 1) if started and ended else None,
         "reason": " ".join(item.get("FailureReason", "").split()),
         "job_name": arn.rpartition("/")[2] if word in TYPES else "",
+        "arn": arn,
     }
 
 
@@ -81,7 +98,7 @@ def _reason(told: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
 
 def refresh(folder: RunFolder, sagemaker: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """Update an execution's `execution.json`, keeping the values that only the start knew, and return it."""
-    kept = {key: known[key] for key in ("dataset", "profile", "results", "region") if key in known}
+    kept = {key: known[key] for key in ("dataset", "profile", "results", "region", "model_card") if key in known}
     execution = {**read_execution(sagemaker, known["arn"]), **kept}
     write_json(folder.path / "execution.json", execution)
     return execution
@@ -117,6 +134,7 @@ def record(root: Path, config: PipelineConfig, arn: str, region: str, *, ours: b
             "parameters": {},
             "steps": [],
             "results": config.storage.uri("executions", run),
+            "model_card": config.registry.model_card,
         },
     )
     return folder
@@ -173,6 +191,18 @@ def fetch_results(folder: RunFolder, storage: Storage) -> list[str]:
     known: dict[str, Any] = {name: evaluation[name] for name in ("dataset", "profile") if name in evaluation}
     write_json(folder.path / "execution.json", {**execution, **known, "fetched": True})
     return fetched
+
+
+def trials_of(sagemaker: Any, step: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return one row per trial of a tuning step, and none for another step."""
+    if step["type"] != "Tuning" or not step.get("job_name"):
+        return []
+    with aws_errors():
+        pages = sagemaker.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job").paginate(
+            HyperParameterTuningJobName=step["job_name"]
+        )
+        found = [item for page in pages for item in page["TrainingJobSummaries"]]
+    return trials.rows(step["name"].removeprefix("Tune-"), found)
 
 
 def last_words(logs: Any, step: Mapping[str, Any]) -> list[str]:

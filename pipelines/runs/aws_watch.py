@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mammopipe.pipelines.account.finish import finish
 from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, TransientError, aws_errors
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.experiment import trials
 from mammopipe.pipelines.runs import aws
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.errors import ConfigError
@@ -158,7 +160,9 @@ def _tell_end(folder: RunFolder, execution: dict[str, Any], clients: Clients, sa
             for line in lines:
                 say(f"  {line}")
     aws.fetch_results(folder, clients.storage)
+    trials.write(folder.path, [row for step in execution["steps"] for row in aws.trials_of(clients.sagemaker, step)])
     if execution["status"] == Status.SUCCEEDED:
+        finish(folder.path, execution, clients.sagemaker, clients.storage, say)
         folder.become_latest()
 
 

@@ -84,7 +84,7 @@ def keep(
         for name, properties in steps.items():
             uri = _model_of(properties)
             network = name.removeprefix("Train-").removeprefix(SEARCH)
-            if uri and network != selected.replace("_", "-"):
+            if uri and network != selected.replace("_", "-").replace(".", "-"):
                 for item in storage.list(uri):
                     storage.fetch(S3Uri.parse(uri), item, folder / "models" / f"{network}.tar.gz")
     if Keep.IMAGES in kinds:
@@ -146,7 +146,7 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
 
 
 def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:
-    """Send an image to the endpoint, show the answer beside the truth, and write it to a file.
+    """Send an image to a local endpoint, show the answer beside the truth, and write it to a file.
 
     Args:
         endpoint: The running endpoint.
@@ -155,43 +155,58 @@ def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path,
         folder: Folder for `invocation.json`; for async inference, the file is `invocation-async.json`.
         say: Called with one line for the user.
     """
+    target = folder / ("invocation-async.json" if endpoint.asynchronous else "invocation.json")
+    ask_client(_client(endpoint, storage), endpoint.name, film, storage, target, say)
+
+
+def ask_client(
+    client: MammographyClient, name: str, film: TestFilm, storage: Storage, target: Path, say: Callable[[str], None]
+) -> None:
+    """Send an image through a client; the table's side and view are sent along, in case the file lacks them.
+
+    Args:
+        client: The endpoint's client.
+        name: Name of the endpoint.
+        film: The image.
+        storage: The S3 of the run.
+        target: File for the answer.
+        say: Called with one line for the user.
+    """
+    laterality = str(film.record.laterality) if film.record.laterality else None
+    view = str(film.record.view) if film.record.view else None
     with TemporaryDirectory() as scratch:
         path = Path(scratch, PurePosixPath(film.item.key).name)
         storage.fetch(film.place, film.item, path)
         clock = time.perf_counter()
-        answer = predict(endpoint, path, film.record, storage)
+        answer = client.predict(path, laterality=laterality, view=view)
         seconds = time.perf_counter() - clock
-        write_json(
-            folder / ("invocation-async.json" if endpoint.asynchronous else "invocation.json"),
-            {
-                "endpoint": endpoint.name,
-                "film": path.name,
-                "image_id": film.record.image_id,
-                "split": str(film.record.split),
-                "truth": str(film.record.label),
-                "seconds": round(seconds, 3),
-                "answer": dict(answer.raw),
-            },
-        )
-        say(f"Endpoint {endpoint.name} on the test film {path.name}: {describe(answer)}; truth: {film.record.label}")
+    write_json(
+        target,
+        {
+            "endpoint": name,
+            "film": path.name,
+            "image_id": film.record.image_id,
+            "split": str(film.record.split),
+            "truth": str(film.record.label),
+            "seconds": round(seconds, 3),
+            "answer": dict(answer.raw),
+        },
+    )
+    say(f"Endpoint {name} on the test image {path.name}: {describe(answer)}; truth: {film.record.label}")
 
 
-def predict(endpoint: LocalEndpoint, path: Path, record: ImageRecord, storage: Storage) -> Answer:
-    """Return the endpoint's answer to a file; `record` gives side and view if the file does not."""
-    laterality = str(record.laterality) if record.laterality else None
-    view = str(record.view) if record.view else None
-    if endpoint.asynchronous:
-        client = MammographyClient(
-            endpoint.name,
-            async_endpoint=endpoint.name,
-            endpoint_url=endpoint.url,
-            uploads=Uploads(endpoint.uploads),
-            delivery=Delivery.ASYNC,
-            storage=storage.client,
-        )
-    else:
-        client = MammographyClient(endpoint.name, endpoint_url=endpoint.url)
-    return client.predict(path, laterality=laterality, view=view)
+def _client(endpoint: LocalEndpoint, storage: Storage) -> MammographyClient:
+    """Return the client of a local endpoint."""
+    if not endpoint.asynchronous:
+        return MammographyClient(endpoint.name, endpoint_url=endpoint.url)
+    return MammographyClient(
+        endpoint.name,
+        async_endpoint=endpoint.name,
+        endpoint_url=endpoint.url,
+        uploads=Uploads(endpoint.uploads),
+        delivery=Delivery.ASYNC,
+        storage=storage.client,
+    )
 
 
 def describe(answer: Answer) -> str:

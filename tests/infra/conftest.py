@@ -103,8 +103,9 @@ def attach(account: Account) -> None:
     iam = account.client("iam")
     arns = {item["PolicyName"]: item["Arn"] for item in iam.list_policies(Scope="Local")["Policies"]}
     policies = account.template.resources("AWS::IAM::ManagedPolicy")
-    for role in account.template.raw["Resources"].values():
-        for reference in role["Properties"].get("ManagedPolicyArns", []) if role["Type"] == "AWS::IAM::Role" else []:
+    made = account.template.resources("AWS::IAM::Role")
+    for role in (account.template.raw["Resources"][name] for name in made):
+        for reference in role["Properties"].get("ManagedPolicyArns", []):
             name = policies[reference["Ref"]]["ManagedPolicyName"]
             iam.attach_role_policy(
                 RoleName=account.template.resolve(role["Properties"]["RoleName"]), PolicyArn=arns[name]

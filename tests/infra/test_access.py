@@ -165,6 +165,32 @@ def test_an_operator_runs_approves_and_deletes_but_becomes_no_other_role(account
     assert not allowed([policy], "sagemaker:DeleteEndpoint", f"{SAGEMAKER}:endpoint/of-someone-else")
 
 
+def test_an_operator_deletes_an_endpoint_with_its_autoscaling(account: Account) -> None:
+    policy = account.template.resources("AWS::IAM::ManagedPolicy")["OperatorPolicy"]["PolicyDocument"]
+    place = "eu-central-1:123456789012"
+    targets = f"arn:aws:application-autoscaling:{place}:scalable-target/1"
+    sagemaker = {"application-autoscaling__service-namespace": "sagemaker"}
+    assert allowed([policy], "application-autoscaling:DeregisterScalableTarget", targets, **sagemaker)
+    assert allowed([policy], "cloudwatch:DeleteAlarms", f"arn:aws:cloudwatch:{place}:alarm:mammopipe-async-wake")
+    assert not allowed([policy], "cloudwatch:DeleteAlarms", f"arn:aws:cloudwatch:{place}:alarm:mammopipe-5xx")
+    for action, kind in (("Endpoint", "endpoint"), ("EndpointConfig", "endpoint-config"), ("Model", "model")):
+        assert allowed([policy], f"sagemaker:Delete{action}", f"{SAGEMAKER}:{kind}/mammopipe-7-abc")
+
+
+def test_who_runs_batches_starts_those_alone_and_reads_their_files(account: Account) -> None:
+    policy = account.template.resources("AWS::IAM::ManagedPolicy")["BatchPolicy"]["PolicyDocument"]
+    service = {"iam__PassedToService": "sagemaker.amazonaws.com"}
+    assert allowed([policy], "iam:PassRole", "arn:aws:iam::123456789012:role/mammopipe-serving", **service)
+    assert not allowed([policy], "iam:PassRole", "arn:aws:iam::123456789012:role/mammopipe-pipeline", **service)
+    for action in ("sagemaker:CreateModel", "sagemaker:DeleteModel"):
+        assert allowed([policy], action, f"{SAGEMAKER}:model/mammopipe-batch-3-abc")
+        assert not allowed([policy], action, f"{SAGEMAKER}:model/mammopipe-7-abc")
+    assert allowed([policy], "sagemaker:CreateTransformJob", f"{SAGEMAKER}:transform-job/mammopipe-batch-3-abc")
+    bucket = account.outputs["Bucket"]
+    assert allowed([policy], "s3:GetObject", f"arn:aws:s3:::{bucket}/mammopipe/batch/today/1.dcm")
+    assert not allowed([policy], "s3:GetObject", f"arn:aws:s3:::{bucket}/mammopipe/raw/mias/1.pgm")
+
+
 def test_metrics_go_to_their_own_namespaces(account: Account) -> None:
     documents: list[Any] = account.role_documents("serving")
     assert allowed(documents, "cloudwatch:PutMetricData", "*", cloudwatch__namespace="/aws/sagemaker/Endpoints")

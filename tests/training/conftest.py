@@ -239,7 +239,7 @@ def _evaluate(base: Path, *arguments: str) -> EvaluationBase:
     return EvaluationBase(base)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_job(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ContainerPaths]:
     """Return a function that lays out a training job's folders, 64 x 64 films, for the given hyperparameters."""
 

@@ -14,12 +14,20 @@ from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.detection import by_level
 from mammopipe.training.evaluation.selection import Candidate, Choice
 from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.negatives import gain_by_negatives, negatives
 from mammopipe.training.metrics.scorecard import figure, scorecard, without_plots
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared, image_cases, malignancy
 from mammopipe.training.model.operating_points import Goal
-from mammopipe.training.model.predictions import Floats, Predictions, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import (
+    Floats,
+    Predictions,
+    TestPredictions,
+    ValidationPredictions,
+    pick,
+)
 from mammopipe.training.networks.model_directory import LoadedModel
 
 Draws = Mapping[Split, Resamples]
@@ -59,12 +67,19 @@ def candidate_figures(
         "choice": dict(judged.choice),
         "validation": {**judged.validation, **measured[Split.VALIDATION]},
         "test": {**on_test, **measured[Split.TEST]},
-        "compared": _compared(judged.comparison, (validation, test), draws, rule) if judged.comparison else None,
+        "compared": _compared(judged.comparison, calibration, (validation, test), draws, rule)
+        if judged.comparison
+        else None,
     }
 
 
-def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draws, rule: BreastRule) -> dict[str, Any]:
-    """Return the weight, the calibration and, for each split, the metrics of the patients with both breasts."""
+def _compared(
+    comparison: Comparison, alone: Calibration, judged: Sequence[Predictions], draws: Draws, rule: BreastRule
+) -> dict[str, Any]:
+    """Return the weight, the calibration and, for each split, the metrics of the patients with both breasts.
+
+    `by_negatives` compares them with the scores of the same images by themselves, whose calibration is `alone`.
+    """
     found: dict[str, Any] = {
         "weight": comparison.weight,
         **comparison.calibration.as_dict(judged[0].classes),
@@ -80,7 +95,13 @@ def _compared(comparison: Comparison, judged: Sequence[Predictions], draws: Draw
         shares = kept.probabilities(comparison.calibration)
         images = scorecard(kept.labels, shares, classes=kept.classes, resamples=drawn)
         levels = by_level({level: cases[level] for level in COMPARED}, comparison.thresholds, drawn)
-        found[str(kept.split)] = {**without_plots(images), **levels}
+        by_negatives = gain_by_negatives(
+            negatives(kept.labels, kept.patients, kept.classes),
+            malignancy(pick(predictions, places), alone)[1],
+            malignancy(kept, comparison.calibration)[1],
+            drawn,
+        )
+        found[str(kept.split)] = {**without_plots(images), **levels, "by_negatives": by_negatives}
     return found
 
 

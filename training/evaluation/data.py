@@ -1,6 +1,7 @@
 """Reads the inputs of the evaluation job: the folder of segmented images and one trained model per candidate."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,11 +20,15 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
+
+FOLD = "fold-"
+"""Beginning of the name of a fold's folder."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
-    """Load the models of `<folder>/<cnn>/model.tar.gz`.
+    """Load the models of `<folder>/<cnn>/model.tar.gz` and the ensembles of `<folder>/<cnn>/fold-*/model.tar.gz`.
 
     Args:
         folder: Folder of the archives.
@@ -229,16 +234,33 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
     Raises:
         ConfigError: There is no model, one is damaged, or one has other preprocessing.
     """
-    archives = sorted(folder.glob("*/model.tar.gz"))
+    archives = {archive.parent.name: [archive] for archive in folder.glob("*/model.tar.gz")}
+    for fold in sorted(folder.glob(f"*/{FOLD}*/model.tar.gz")):
+        archives.setdefault(fold.parents[1].name, []).append(fold)
     if not archives:
         raise ConfigError(f"{folder}: no <cnn>/model.tar.gz here; there is nothing to evaluate")
     models = {}
-    for archive in archives:
-        unpack(archive, scratch / archive.parent.name)
-        model = model_directory.load(scratch / archive.parent.name)
-        _check_fit(archive, model.preprocess, preprocess)
-        models[archive.parent.name] = model
+    for name, found in sorted(archives.items()):
+        _unpack_candidate(found, scratch / name)
+        model = model_directory.load(scratch / name)
+        _check_fit(found[0], model.preprocess, preprocess)
+        models[name] = model
     return models
+
+
+def _unpack_candidate(archives: Sequence[Path], target: Path) -> None:
+    """Unpack the archive of a network, or join those of its folds, into the folder `target`."""
+    of_folds = [archive for archive in archives if archive.parents[1].name == target.name]
+    if not of_folds:
+        unpack(archives[0], target)
+        return
+    if len(of_folds) < len(archives):
+        raise ConfigError(f"{archives[0]}: a model beside the models of {len(of_folds)} folds; a network has either")
+    folders = [target.with_name(f".{target.name}") / archive.parent.name for archive in archives]
+    for archive, folder in zip(archives, folders, strict=True):
+        unpack(archive, folder)
+    join_folds(folders, target)
+    shutil.rmtree(folders[0].parent)
 
 
 def _check_fit(archive: Path, trained: PreprocessConfig, given: PreprocessConfig) -> None:

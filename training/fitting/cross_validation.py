@@ -39,9 +39,10 @@ Build = Callable[[], FilmNetwork]
 """Returns the untrained network that every fold starts from."""
 
 
+LAST_EPOCH = "the last of every fold"
 _RULES: Mapping[Final, Mapping[str, str]] = {
     Final.REFIT: {"epoch_rule": "median of the folds' best", "final": "refit on all development films"},
-    Final.MEAN: {"epoch_rule": "the last of every fold", "final": "mean of the folds' weights"},
+    Final.MEAN: {"epoch_rule": LAST_EPOCH, "final": "mean of the folds' weights"},
 }
 
 
@@ -106,6 +107,74 @@ class CrossValidated(Progress):
         }
 
 
+@dataclass
+class OneFold(CrossValidated):
+    """The result of a job that trains the network of one fold."""
+
+    of: int = 0
+    """Number of folds."""
+
+    def described(self) -> dict[str, Any]:
+        """Return further JSON values for `training` of `model.json`."""
+        return {
+            "cross_validation": {
+                "folds": self.of,
+                "fold": self.folds[0],
+                "films": len(self.records),
+                "epoch_rule": LAST_EPOCH,
+                "final": "network of one fold",
+                "file": FILE,
+                "sha256": self.sha256,
+            }
+        }
+
+
+def train_fold(
+    films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+) -> tuple[FilmNetwork, OneFold]:
+    """Train the network of the fold `config.fold` alone, for all epochs; the arguments are those of `cross_validate`.
+
+    No epoch is chosen: the other folds are trained by other jobs, and a choice on the images that a fold is measured on
+    would make its figures too good.
+
+    Returns:
+        The network, and its predictions of the images that the fold holds out.
+    """
+    folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
+    network = build()
+    given = learner(network.to(where.world.device), config, films)[1][0]
+    learnt = given.part(np.flatnonzero(folds != config.fold).tolist())
+    told = given.part(np.flatnonzero((folds == config.fold) & _judged(films, protocol)).tolist())
+    _require_every_class(learnt, f"without fold {config.fold}")
+    _require_every_class(told, f"fold {config.fold}")
+    progress = fit(
+        network,
+        learnt,
+        told,
+        config,
+        pretrained=pretrained,
+        world=where.world,
+        checkpoints=where.store(f"fold-{config.fold}"),
+        check_stop=where.check_stop,
+    )
+    epochs = len(progress.history)
+    return network, OneFold(
+        progress.precision,
+        progress.history,
+        logits=[progress.logits[-1]],
+        records=told.records,
+        folds=[config.fold] * len(told),
+        epoch=epochs,
+        fold_epochs=[epochs],
+        of=config.folds,
+    )
+
+
+def _judged(films: Films, protocol: SplitProtocol) -> NDArray[np.bool_]:
+    """Return which images are predicted when they are held out: originals, or all with the protocol `published`."""
+    return np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
+
+
 def cross_validate(
     films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
 ) -> tuple[FilmNetwork, CrossValidated]:
@@ -127,7 +196,7 @@ def cross_validate(
         ManifestError: A fold, or the images without it, lacks a class.
     """
     folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
-    judged = np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
+    judged = _judged(films, protocol)
     # A body that does not learn is the same for every fold, so its feature maps are computed only once.
     given = learner(build().to(where.world.device), config, films)[1][0]
     held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
@@ -184,7 +253,7 @@ def _fold(
             [EpochResult(**item) for item in saved["history"]],
             best=saved["best"],
             logits=[part.numpy() for part in saved["logits"]],
-            takes_last=config.final is Final.MEAN,
+            takes_last=config.takes_last,
         )
     if world.leads:
         print(f"fold={fold} train_images={len(learnt)} held_out_images={len(told)}", flush=True)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import AugmentOn, Final, TrainConfig
+from mammopipe.training.config import AugmentOn, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
@@ -108,7 +108,7 @@ class TrainingRun:
                 chosen = choose_precision(
                     self.config.precision, self.network, shape=self.films.shape, device=self.world.device
                 )
-            return Progress(agree(chosen, self.world), takes_last=self.config.final is Final.MEAN)
+            return Progress(agree(chosen, self.world), takes_last=self.config.takes_last)
         if self.world.leads:
             partial = saved.get("partial")
             print(
@@ -124,7 +124,7 @@ class TrainingRun:
             [EpochResult(**item) for item in saved["history"]],
             saved["best"] or saved["network"],
             [part.numpy() for part in saved["logits"]],
-            self.config.final is Final.MEAN,
+            self.config.takes_last,
         )
         if saved["network"] is None:
             self.network.load_state_dict(progress.best)

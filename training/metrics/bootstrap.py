@@ -4,16 +4,24 @@ Images of one patient are not independent. The bootstrap therefore draws whole p
 
 The standard error of a metric is its standard deviation over the resamples (Davison and Hinkley 1997, 3.8). The
 interval is Student's t interval around the metric, on a scale where its distribution is nearly symmetric: the logit for
-metrics in 0..1, the logarithm for positive metrics (Efron and Tibshirani 1993, chapter 12). The degrees of freedom are
-the number of patients with the rarest kind of image, minus one. `python -m benchmarks.bench_coverage` shows why this
-method is used: the coverage of percentile intervals is too low where a metric is high or patients are few. A proportion
-of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934).
+metrics in 0..1, the logarithm for positive metrics (Efron and Tibshirani 1993, chapter 12).
+
+The degrees of freedom are the smaller of two numbers. One is the number of patients with the rarest kind of image,
+minus one. The other is Satterthwaite's (1946) for the variance of the metric: where few patients cause most of that
+variance, as where an AUC is high, the variance itself is known badly. It comes from the values of the metric without
+each patient in turn (delete-one jackknife).
+
+A proportion of 0 or 1 has no spread; it gets the exact bounds of Clopper and Pearson (1934), with patients as cases. An
+AUC is a proportion of pairs; for it, the patients of the rarer kind are the cases.
+
+`python -m benchmarks.bench_coverage` shows why this method is used: the coverage of percentile intervals is too low
+where a metric is high or patients are few.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +32,10 @@ from mammopipe.training.model.predictions import Floats, Integers
 
 _CELLS_AT_ONCE = 1_000_000
 """Largest number of resamples times images computed in one step. It limits each array to about 8 MB."""
+
+_MOST_PATIENTS, _MOST_BLOCKS = 1000, 200
+"""With more patients, their number alone gives the degrees of freedom. Up to there, the jackknife leaves out one
+patient at a time, or one of this many blocks of patients."""
 
 _LEAST_DEFINED = 0.5
 """Minimum proportion of resamples in which a metric must be defined to have an interval."""
@@ -76,7 +88,7 @@ class Weighted(Protocol):
 
     @property
     def share(self) -> bool:
-        """Whether the metric is a proportion of images."""
+        """Whether the metric is a proportion, of images or of pairs of images."""
         ...
 
     @property
@@ -185,22 +197,52 @@ class Resamples:
         enough = self.patients >= 2 and len(truth) >= metric.least_images
         if not enough or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
-        spread, freedom = float(defined.std(ddof=1)), self._freedom(metric, truth, scores)
+        spread, patients = float(defined.std(ddof=1)), self._rarest(metric, truth, scores)
         if spread == 0 or not np.isfinite(metric.scale.to(np.array([value]))[0]):
-            exact = self._exact(metric, truth, scores, value, level)
+            exact = _exact(value, patients, level) if metric.share else (None, None)
             return Interval(value, exact[0], exact[1], missing)
-        if freedom < 1:
+        if patients < 2:
             return Interval(value, None, None, missing)
+        freedom = self._freedom(self._left_out(metric, truth, scores), patients)
         reach = _student((1 + level) / 2, freedom) * spread * metric.scale.slope(value)
         middle = metric.scale.to(np.array([value]))
         low, high = metric.scale.back(middle + np.array([-reach, reach]))
         return Interval(value, float(low), float(high), missing)
 
-    def _freedom(self, metric: Weighted, labels: Integers, values: Floats) -> int:
-        """Return the degrees of freedom: the number of patients with the rarest kind of image, minus one."""
+    def _rarest(self, metric: Weighted, labels: Integers, values: Floats) -> int:
+        """Return the number of patients with the rarest kind of image."""
         kinds = metric.kinds(labels, values)
         patients = [len(np.unique(self.groups[kinds == kind])) for kind in np.unique(kinds[kinds >= 0])]
-        return min(patients, default=0) - 1
+        return min(patients, default=0)
+
+    @cached_property
+    def _jackknife(self) -> Floats | None:
+        """How often each image counts when each block of patients is left out, (blocks, images)."""
+        names, index = np.unique(self.groups, return_inverse=True)
+        if len(names) > _MOST_PATIENTS:
+            return None
+        blocks = min(len(names), _MOST_BLOCKS)
+        weights: Floats = 1 - np.eye(blocks)[:, index % blocks]
+        return weights
+
+    def _left_out(self, metric: Weighted, labels: Integers, values: Floats) -> Floats | None:
+        return None if self._jackknife is None else metric.weighted(labels, values, self._jackknife)
+
+    def _freedom(self, left_out: Floats | None, patients: int) -> float:
+        """Return the degrees of freedom.
+
+        Args:
+            left_out: The metric without each block of patients; `None` for many patients.
+            patients: Number of patients with the rarest kind of image, at least 2.
+        """
+        if left_out is None:
+            return patients - 1
+        found = left_out[np.isfinite(left_out)]
+        squares = (found - found.mean()) ** 2 if len(found) else np.zeros(1)
+        excess = float((squares**2).sum() - squares.sum() ** 2 / len(squares))
+        if excess <= 0:
+            return patients - 1
+        return max(1.0, min(patients - 1, round(2 * float(squares.sum()) ** 2 / excess, 1)))
 
     def difference(
         self, metric: Weighted, labels: npt.ArrayLike, first: npt.ArrayLike, other: npt.ArrayLike, *, level: float
@@ -208,7 +250,8 @@ class Resamples:
         """Return the metric of `other` minus that of `first` on the same images, with its confidence interval.
 
         The comparison is paired: each draw measures both, so variation common to both does not widen the interval.
-        There is no interval where every draw gives the same difference, unless that difference is 0.
+        There is no interval where a metric is at the bound of its range, or where every draw gives the same difference,
+        unless the models give equal values.
 
         Args:
             metric: The metric.
@@ -226,31 +269,19 @@ class Resamples:
         figures = self._figures(metric, truth, values[1]) - self._figures(metric, truth, values[0])
         defined = figures[np.isfinite(figures)]
         missing = len(figures) - len(defined)
-        freedom = min(self._freedom(metric, truth, scores) for scores in values)
-        if freedom < 1 or len(defined) < _LEAST_DEFINED * len(figures):
+        patients = min(self._rarest(metric, truth, scores) for scores in values)
+        if patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
         spread = float(defined.std(ddof=1))
-        if spread == 0 and value != 0:
-            # There are too few patients for the draws to differ. An interval of width 0 would make any difference
-            # look significant.
+        edges = metric.scale.to(np.array([metric(truth, scores) for scores in values]))
+        if (spread == 0 or not np.isfinite(edges).all()) and not np.array_equal(values[0], values[1]):
+            # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
+            # narrow, up to a width of 0.
             return Interval(value, None, None, missing)
-        reach = _student((1 + level) / 2, freedom) * spread
+        left_out = [self._left_out(metric, truth, scores) for scores in values]
+        change = None if left_out[0] is None or left_out[1] is None else left_out[1] - left_out[0]
+        reach = _student((1 + level) / 2, self._freedom(change, patients)) * spread
         return Interval(value, value - reach, value + reach, missing)
-
-    def _exact(
-        self, metric: Weighted, labels: Integers, values: Floats, value: float, level: float
-    ) -> tuple[float, float] | tuple[None, None]:
-        """Return the exact bounds of a proportion of 0 or 1; `None` for other metrics and values.
-
-        Each patient counts as one observation because images of one patient are not independent.
-        """
-        if not metric.share or value not in (0.0, 1.0):
-            return None, None
-        names, index = np.unique(self.groups, return_inverse=True)
-        alone = Resamples(np.eye(len(names), dtype=np.uint16)[:, index], index)
-        patients = np.isfinite(alone._figures(metric, labels, values)).sum()
-        reach = float(((1 - level) / 2) ** (1 / patients))
-        return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
 
     def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
@@ -258,8 +289,16 @@ class Resamples:
         return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
 
 
-@cache
-def _student(probability: float, freedom: int) -> float:
+def _exact(value: float, cases: int, level: float) -> tuple[float, float] | tuple[None, None]:
+    """Return the exact bounds of a proportion of 0 or 1; `None` for other values."""
+    if value not in (0.0, 1.0) or cases < 1:
+        return None, None
+    reach = float(((1 - level) / 2) ** (1 / cases))
+    return (reach, 1.0) if value == 1 else (0.0, 1 - reach)
+
+
+@lru_cache(maxsize=4096)
+def _student(probability: float, freedom: float) -> float:
     """Return a quantile of Student's t distribution."""
     # Imported here because it takes 0.3 s and many users of this module need no interval.
     from scipy.stats import t as student

@@ -67,7 +67,7 @@ class Metric:
             figures: Maps labels, values and weights (resamples, images) to the metric of each resample, (resamples,).
             needs: What the metric needs to be defined, for error messages.
             binary: Whether the input is labels 0 or 1 with scores, instead of class indices with probabilities.
-            share: Whether the metric is a proportion of images.
+            share: Whether the metric is a proportion, of images or of pairs of images.
             scale: Range of the metric.
             kinds: Kind of each image. The number of patients with the rarest kind gives the degrees of freedom.
             least_images: Minimum number of images for an interval.

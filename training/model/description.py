@@ -62,6 +62,7 @@ _OPTIONAL: dict[str, type] = {
     "pooling": str,
     "top_places": int,
     "stride": int,
+    "ensemble": int,
     "reference": dict,
     "engines": dict,
     "fitted": list,
@@ -167,6 +168,7 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
         ("pooling", description.get("pooling", "mean") in pooling, f"one of {', '.join(pooling)}"),
         ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
         ("stride", description.get("stride", 32) in strides, f"one of {strides}"),
+        ("ensemble", description.get("ensemble", 2) >= 2, "at least 2 networks, or left out"),
         (
             "classes",
             tuple(description["classes"]) in CLASSES,

@@ -28,7 +28,7 @@ from mammopipe.training.model.description import (
     verify_files,
     write_description,
 )
-from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.network import Ensemble, FilmNetwork
 from mammopipe.training.networks.registry import build_model
 
 __all__ = [
@@ -145,6 +145,9 @@ def load(directory: Path) -> LoadedModel:
 
 
 def _build(description: Mapping[str, Any]) -> FilmNetwork:
+    members = description.get("ensemble", 1)
+    if members > 1:
+        return Ensemble([_build({**description, "ensemble": 1}) for _ in range(members)])
     architecture = find_architecture(description["architecture"])
     # On "meta", no memory is allocated or initialised, since both come from the file. timm's networks have tables that
     # are not in the file, so they need real memory.

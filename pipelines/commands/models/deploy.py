@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,14 @@ def add(subparsers: "Subparsers") -> None:
 
 def add_delete(subparsers: "Subparsers") -> None:
     """Add the parser of `delete`."""
-    parser = command(subparsers, "delete", "stop the endpoint that a run keeps", "delete latest")
-    identified(parser)
+    text = "stop the endpoint that a run keeps, or delete an endpoint on AWS with its configuration and models"
+    parser = command(subparsers, "delete", text, "delete latest")
+    identified(parser, default=None)
+    parser.add_argument(
+        "--endpoint", metavar="NAME", help="delete this endpoint of the configuration on AWS, a candidate or approved"
+    )
+    parser.add_argument("--yes", action="store_true", help="with --endpoint: do not ask")
+    configured(parser)
     parser.set_defaults(command=delete)
 
 
@@ -111,12 +118,43 @@ def _capture(folder: Path) -> dict[str, str]:
 
 
 def delete(options: argparse.Namespace) -> int:
-    """Stop the endpoint that a run keeps."""
+    """Stop the endpoint that a run keeps, or delete one on AWS."""
+    if options.endpoint:
+        if options.id:
+            raise ConfigError(f"{options.id}: a run's ID is for this machine; on AWS, --endpoint NAME says what goes")
+        return _delete_on_aws(options)
+    of_aws = ("yes", "recipe", "config", "profile", "dataset", "protocol", "cnns", "assignments")
+    refuse(options, *of_aws, rule="only with --endpoint")
     from mammopipe.pipelines.backends.local_endpoint import delete_kept
-    from mammopipe.pipelines.runs.folder import find_run
+    from mammopipe.pipelines.runs.folder import LATEST, find_run
 
-    folder = find_run(options.runs, options.id)
+    folder = find_run(options.runs, options.id or LATEST)
     stopped = delete_kept(folder.path)
     shutil.rmtree(folder.path / "endpoint", ignore_errors=True)
     print(f"Endpoint of run {folder.id} {'stopped' if stopped else 'was gone already'}")
     return 0
+
+
+def _delete_on_aws(options: argparse.Namespace) -> int:
+    """Show what would be deleted, ask, and delete it."""
+    from mammopipe.pipelines.account import removal
+    from mammopipe.pipelines.backends import sessions
+
+    config = configuration(options)
+    session = sessions.caller_session(config)
+    names = ("sagemaker", "application-autoscaling", "cloudwatch")
+    services = removal.Services(*(session.client(name) for name in names))
+    found = removal.plan(config, services.sagemaker, options.endpoint)
+    print("\n".join(f"  {line}" for line in found.lines()))
+    if not options.yes and not _agreed():
+        print("Nothing was deleted")
+        return 1
+    removal.remove(found, services, print)
+    return 0
+
+
+def _agreed() -> bool:
+    """Ask at the terminal; raises `ConfigError` where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked here; add --yes to delete this")
+    return input("Delete all of these? [y/N] ").strip().lower() in ("y", "yes")

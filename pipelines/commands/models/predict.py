@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mammopipe.pipelines.commands.arguments import command, in_runs
+from mammopipe.pipelines.commands.arguments import command, in_runs, refuse
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES
 from mammopipe.processing.datasets.own_table import TABLE_SUFFIXES
 from mammopipe.processing.errors import ConfigError
@@ -23,19 +23,32 @@ MODEL = "model.tar.gz"
 
 def add(subparsers: "Subparsers") -> None:
     """Add the parser of `predict`."""
-    text = "write a model's predictions of images as CSV, one row an image; resumes where it was stopped"
+    text = "write a model's predictions of images, on this machine as CSV, or by a batch transform on AWS as JSON lines"
     parser = command(subparsers, "predict", text, "predict latest images/ -o predictions.csv")
-    parser.add_argument("model", metavar="MODEL", help="a run's ID, a model.tar.gz, or the folder of an unpacked one")
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGES", help="a folder, files, or one table (CSV, Parquet)"
+        "model",
+        metavar="MODEL",
+        help="a run's ID, a model.tar.gz, or the folder of an unpacked one; on AWS, a model package's ARN",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CSV", help="where the rows go")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="a folder, files, or one table (CSV, Parquet); on AWS, one s3:// folder of images and exams",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="where the rows go")
+    parser.add_argument(
+        "--backend", choices=["process", "aws"], default="process", help="where the model runs (default: process)"
+    )
     parser.add_argument("--heatmaps", type=Path, metavar="DIR", help="also write each image with its heatmap, as PNG")
     parser.add_argument("--exams", action="store_true", help="also write rows of breasts and patients, to CSV-exams")
     parser.add_argument("--operating-point", choices=["sensitivity", "specificity"], default="sensitivity")
     parser.add_argument("--processes", type=int, metavar="N", help="worker processes (default: the cores)")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with [own], which maps a table's columns"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file with [own], which maps a table's columns; on AWS, with the stack's outputs",
     )
     in_runs(parser)
     parser.set_defaults(command=predict)
@@ -43,6 +56,8 @@ def add(subparsers: "Subparsers") -> None:
 
 def predict(options: argparse.Namespace) -> int:
     """Predict the images that the output lacks; returns 1 if no image could be predicted."""
+    if options.backend == "aws":
+        return _predict_on_aws(options)
     from mammopipe.inference.prediction.batch import Batch, by_exam, model_columns, predict_groups
     from mammopipe.pipelines.runs.progress import waiting
     from mammopipe.processing.container.job import cores
@@ -50,7 +65,7 @@ def predict(options: argparse.Namespace) -> int:
     processes = cores() if options.processes is None else options.processes
     if processes < 1:
         raise ConfigError(f"--processes {processes}: must be at least 1")
-    images = _images(options.images, options.config)
+    images = _images([Path(name) for name in options.images], options.config)
     with model_directory(options.model, options.runs) as directory:
         batch = Batch(directory, options.operating_point, options.heatmaps, options.exams)
         with waiting("loading the model"):
@@ -66,6 +81,30 @@ def predict(options: argparse.Namespace) -> int:
                     exams.add([row for row in rows.exams if row["path"] not in exams.done])
     print(f"{options.output}: {table.written} images predicted, {table.refused} refused (column error)")
     return int(table.written + table.refused > 0 and table.written == 0)
+
+
+def _predict_on_aws(options: argparse.Namespace) -> int:
+    """Run a batch transform; returns 1 if an object got no answer."""
+    from mammopipe.pipelines.account import batch
+    from mammopipe.pipelines.backends import sessions
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+    refuse(
+        options, "heatmaps", "exams", "processes", rule="on this machine only; an exam on S3 is one ZIP or JSON object"
+    )
+    if options.operating_point != "sensitivity":
+        raise ConfigError("--operating-point: on this machine only; a batch's answers have the default one")
+    if len(options.images) != 1 or not options.images[0].startswith("s3://"):
+        raise ConfigError(f"{options.images[0]}: with --backend aws, give one s3:// folder")
+    config = PipelineConfig.load(options.config)
+    sagemaker = sessions.caller_session(config).client("sagemaker")
+    (source,) = options.images
+    storage = sessions.caller_storage(config)
+    written = batch.predict(config, sagemaker, storage, options.model, source, options.output, print)
+    print(
+        f"{options.output}: {written.answered} answered, {written.refused} refused, {written.missing} without an answer"
+    )
+    return int(written.missing > 0 or not written.answered)
 
 
 def _is_done(group: "Sequence[Image]", table: "Table", exams: "Table | None") -> bool:

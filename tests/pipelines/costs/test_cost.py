@@ -12,7 +12,9 @@ from botocore.stub import Stubber
 
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.recipes import recipes
 from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs.page import page
 from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.training.model.architecture import Cnn
@@ -106,11 +108,57 @@ def test_the_page_on_growing_shows_what_the_command_gives(capsys: Capture) -> No
         assert [line[4:].rstrip() for line in shown.rstrip().splitlines()] == told, command
 
 
+def test_the_page_of_the_recipes_is_the_generated_one() -> None:
+    kept = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "recipes.md").read_text()
+    assert kept == page(), "run make docs"
+
+
+@pytest.mark.parametrize("recipe", [recipe.name for recipe in recipes()])
+def test_a_recipe_fits_its_instances(capsys: Capture, recipe: str) -> None:
+    facts = said(capsys, "--recipe", recipe)
+    assert facts["obstacles"] == [] and facts["usd"] > 0
+
+
+def test_the_baseline_on_rsna_takes_less_than_a_day(capsys: Capture) -> None:
+    assert said(capsys, "--recipe", "rsna-baseline")["hours"] < 24
+
+
+def test_folds_in_one_job_cost_what_they_cost_side_by_side_and_the_refit(capsys: Capture, tmp_path: Path) -> None:
+    config, units = tmp_path / "folds.toml", {}
+    for jobs in ("false", "true"):
+        config.write_text(
+            f'cnns = ["resnet50"]\n[training]\nfolds = 4\n[compute]\nfold_jobs = {jobs}\ntraining_jobs = 2\n'
+        )
+        facts = said(capsys, "--config", str(config))
+        units[jobs] = [step for step in facts["steps"] if step["step"].startswith("Train-")]
+        others = sum(step["hours"] for step in facts["steps"]) - sum(step["hours"] for step in units[jobs])
+        waves = 1 if jobs == "false" else 2
+        assert facts["hours"] == pytest.approx(others + waves * units[jobs][0]["hours"], abs=2e-3)
+    assert [step["step"] for step in units["true"]] == [f"Train-resnet50-fold-{fold}" for fold in range(4)]
+    one, refit = units["true"][0]["units"], units["true"][0]["units"] * 4 / 3
+    assert units["false"][0]["units"] == pytest.approx(4 * one + refit, abs=3)
+
+
+def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path) -> None:
+    config = tmp_path / "large.toml"
+    config.write_text(
+        'dataset = "rsna"\ncnns = ["resnet50"]\n[augmentation]\ncopies = 0\nbalance = false\n'
+        '[compute]\ntraining_instance_type = "ml.g4dn.xlarge"\ntraining_volume_gb = 500\n[training]\nworkers = 30\n'
+    )
+    facts = said(capsys, "--config", str(config))
+    assert any("Prepare holds 315 GB of files" in text for text in facts["obstacles"])
+    assert any("1 training processes with 30 workers each" in text for text in facts["obstacles"])
+    assert facts["downloads"][0] == {"what": "Prepare: 315 GB of files", "hours": 0.875}
+    sharded = said(capsys, "--config", str(config), "--instances", "9")
+    assert sharded["downloads"][0]["hours"] == pytest.approx(0.875 / 9, abs=1e-3)
+    assert "Prepare holds 35 GB of files" in str(sharded["obstacles"])
+
+
 def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> None:
     assert said(capsys)["obstacles"] == []
     first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]
     assert "Train-resnet50 takes 64 hours and is stopped after 24" in first
-    assert "compute.training_volume_gb is 50" in last, "with cache=auto memory is no limit"
+    assert "compute.processing_volume_gb is 50" in last and "Prepare holds 315 GB" in last
 
 
 @pytest.mark.parametrize("cnn", Cnn)

@@ -55,6 +55,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "security": {"kms_key": KEY},
     },
+    "fold jobs": {
+        "cnns": ["resnet50", "modified_cnn"],
+        "training": {"folds": 4},
+        "compute": {"fold_jobs": True, "training_jobs": 3},
+        "deploy": False,
+    },
     "own settings": {"per_cnn": {"alexnet": {"learning_rate": 1e-4, "pooling": "mean"}}},
     "both": {"endpoint": {"mode": "both", "name": "films"}, "cnns": ["alexnet"]},
 }
@@ -174,7 +180,7 @@ def test_training_depends_on_segment_alone_and_never_sees_the_test_split(compile
     assert trainings
     for step in trainings:
         assert references(step["Arguments"]) == {"Segment"}
-        assert "DependsOn" not in step
+        assert all(name.startswith("Train-") for name in step.get("DependsOn", [])), "only jobs over the limit wait"
         text = json.dumps(step["Arguments"])
         assert "images/train/" in text and "images/validation/" in text
         assert "images/test" not in text
@@ -310,6 +316,25 @@ def test_the_figure_that_chooses_reaches_training_evaluation_and_gate() -> None:
     assert "a probabilistic F1 by breast of at least 0.3" in json.dumps(steps_of(compiled)["Fail"])
     with pytest.raises(ConfigError, match=r"training.choose_by is set by evaluation.choose_by"):
         PipelineConfig.load(training={"choose_by": "pf1"})
+
+
+def test_each_fold_is_a_training_job_and_only_so_many_run_at_once() -> None:
+    config = PipelineConfig.load(**CONFIGURATIONS["fold jobs"])
+    compiled = json.loads(build_pipeline(config).definition())
+    steps, requested = steps_of(compiled), {step["Name"]: request for step, request in requests(compiled)}
+    trained = [f"Train-{cnn}-fold-{fold}" for cnn in ("resnet50", "modified-cnn") for fold in range(4)]
+    assert [name for name in steps if name.startswith("Train-")] == trained
+    assert [steps[name].get("DependsOn", []) for name in trained] == [[]] * 3 + [[name] for name in trained[:5]]
+    assert [requested[name]["HyperParameters"]["fold"] for name in trained] == [str(fold) for fold in range(4)] * 2
+    folders = {item["InputName"]: item["S3Input"]["LocalPath"] for item in requested["Evaluate"]["ProcessingInputs"]}
+    assert folders["model-modified_cnn-fold-3"] == "/opt/ml/processing/input/models/modified_cnn/fold-3"
+    for changes, message in (
+        ({"compute": {"fold_jobs": True}}, "needs training.folds of at least 2"),
+        ({"compute": {"fold_jobs": True}, "training": {"folds": 3}}, "are 9 models, and Evaluate reads at most 8"),
+        ({"compute": {"fold_jobs": True}, "training": {"folds": 3}, "cnns": ["alexnet"]}, "cannot be part of"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            PipelineConfig.load(**changes)
 
 
 def deployed(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

@@ -322,8 +322,32 @@ def test_a_share_that_no_draw_changes_has_the_exact_bounds_of_its_patients():
 
 def test_a_figure_that_is_no_share_has_no_interval_where_no_draw_changes_it():
     labels, groups = np.array([0, 1] * 10), [str(index) for index in range(20)]
-    perfect = classification.bootstrap_interval(classification.macro_auc, labels, np.eye(2)[labels], groups=groups)
+    perfect = classification.bootstrap_interval(classification.f1(1), labels, np.eye(2)[labels], groups=groups)
     assert (perfect.value, perfect.low, perfect.high) == (1, None, None)
+
+
+def test_a_perfect_area_has_the_exact_bounds_of_the_patients_of_the_rarer_kind():
+    labels = np.array([1] * 8 + [0] * 12)
+    groups = [str(index // 2) for index in range(20)]
+    for metric, values in ((classification.macro_auc, np.eye(2)[labels]), (classification.roc_auc, labels * 1.0)):
+        perfect = classification.bootstrap_interval(metric, labels, values, groups=groups)
+        assert (perfect.value, perfect.low, perfect.high) == (1, pytest.approx(0.025 ** (1 / 4)), 1)
+
+
+def test_an_interval_is_wider_where_few_patients_cause_the_variance():
+    # Two of 30 malignant patients rank low; elsewhere all rank a little low. The numbers of patients are equal.
+    labels, groups = np.array([1] * 30 + [0] * 30), [str(index) for index in range(60)]
+    few, all_alike = np.arange(60.0)[::-1].copy(), np.random.default_rng(0).normal(size=60) + 1.5 * labels
+    few[[3, 17]] = [4.5, 12.5]
+    intervals = {}
+    for name, scores in (("few", few), ("alike", all_alike)):
+        draws = Resamples.draw(groups, n=2000, seed=0)
+        found = draws.interval(classification.roc_auc, labels, scores, level=0.95)
+        spread = np.nanstd(classification.roc_auc.weighted(labels, scores, draws.counts.astype(float)), ddof=1)
+        middle, slope = np.log(found.value / (1 - found.value)), 1 / (found.value * (1 - found.value))
+        intervals[name] = (np.log(found.high / (1 - found.high)) - middle) / (spread * slope)
+    assert intervals["alike"] == pytest.approx(stats.t.ppf(0.975, 29), rel=0.01)
+    assert intervals["few"] > 2.5, "as with four degrees of freedom or fewer"
 
 
 def test_draws_of_some_images_are_those_of_their_patients():
@@ -345,3 +369,14 @@ def test_the_bootstrap_refuses_what_it_cannot_do():
         classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients, n=0)
     with pytest.raises(classification.MetricError, match="40 labels for 39"):
         classification.bootstrap_interval(classification.accuracy, labels, probabilities, groups=patients[1:])
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower_one():
+    # Confidence 0.5 lies in (0.4, 0.5], 0.55 in (0.5, 0.6]. In one bin, the gaps -0.5 and +0.55 would cancel.
+    probabilities = [[0.5, 0.5], [0.55, 0.45]]
+    bins = classification.calibration_bins([0, 1], probabilities)
+    assert [(point["confidence"], point["accuracy"], point["images"]) for point in bins] == [(0.5, 1, 1), (0.55, 0, 1)]
+    assert classification.expected_calibration_error([0, 1], probabilities) == pytest.approx((0.5 + 0.55) / 2)
+    # Certainty is in the highest bin, together with 0.95.
+    bins = classification.calibration_bins([0, 1], [[1.0, 0.0], [0.95, 0.05]])
+    assert [point["images"] for point in bins] == [2]

@@ -11,10 +11,13 @@ import sklearn.metrics as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import mias_page
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_json
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import COMPARED, fit_comparison
@@ -215,6 +218,45 @@ def test_page_and_card_show_the_comparison_where_there_is_one(side_by_side, eval
     assert "Each breast beside the other" not in evaluated.page
     assert "each breast beside the other" in render_card(side_by_side.evaluation)
     assert "each breast beside the other" not in render_card(evaluated.evaluation)
+
+
+def test_the_gain_is_shown_by_kind_of_negative(side_by_side):
+    selected = side_by_side.evaluation["selected"]
+    for split in ("validation", "test"):
+        whole = selected["compared"][split]
+        found = whole["by_negatives"]
+        assert found["as_here"]["beside"]["value"] == pytest.approx(whole["malignant_auc"]["value"])
+        assert sum(row["images"] for row in found["kinds"]) == sum(map(sum, whole["confusion_matrix"][:2]))
+        kinds = {row["kind"] for row in found["kinds"]}
+        assert kinds == {"benign", "normal, the woman has a cancer", "normal, the woman has a benign lesion"}
+    card = (side_by_side.output / "evaluation" / "model_card.md").read_text()
+    for page in (side_by_side.page, card):
+        assert "by kind of negative" in page and "weighted as in screening" in page and "the woman has a cancer" in page
+
+
+def test_one_command_writes_the_figures_of_a_run_into_the_pages(side_by_side, tmp_path):
+    docs, run = tmp_path / "docs", tmp_path / "run"
+    evaluation = {**side_by_side.evaluation, "validation_folds": 5, "synthetic": False}
+    write_json(run / "execution.json", {"started": "2026-11-29T18:50:00+00:00", "seconds": 630.0})
+    for name in (mias_page.PAGE, mias_page.BENCHMARKS):
+        (docs / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(mias_page.DOCS / name, docs / name)
+    write_json(run / "evaluation.json", {**evaluation, "synthetic": True})
+    with pytest.raises(ConfigError, match="synthetic is True"):
+        mias_page.main([str(run), "--docs", str(docs)])
+    write_json(run / "evaluation.json", evaluation)
+    for _ in range(2):
+        assert mias_page.main([str(run), "--docs", str(docs)]) == 0
+    page = (docs / mias_page.PAGE).read_text()
+    selected = evaluation["selected"]
+    for split in ("validation", "test"):
+        assert mias_page.words(selected["compared"][split]["macro_auc"]) in page
+    assert mias_page.words(selected["compared"]["validation"]["by_negatives"]["as_in_screening"]["gain"]) in page
+    assert "One run of 2026-11-29, 10 minutes" in page and "of version 0.1, with its breast masks" not in page
+    assert "No register was given" in page
+    hits = evaluation["pointing"]["test"]["malignant"]
+    expected = f"in {round(hits['hits']['value'] * hits['images'])} of {hits['images']} malignant test images"
+    assert expected in page and expected in (docs / mias_page.BENCHMARKS).read_text()
 
 
 @pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])

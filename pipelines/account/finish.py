@@ -1,0 +1,78 @@
+"""The end of a run on AWS: the package gets its model card, and the candidate one test image.
+
+A pipeline can do neither: AWS documents values from files for conditions only, and no type of step calls an endpoint.
+The command that watches the run does both.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mammopipe.inference.client.client import MammographyClient
+from mammopipe.pipelines.backends.sessions import aws_errors
+from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.runs import results
+from mammopipe.processing.errors import MammopipeError
+
+
+def finish(
+    folder: Path,
+    execution: Mapping[str, Any],
+    sagemaker: Any,
+    storage: Storage,
+    say: Callable[[str], None],
+    *,
+    client: Callable[..., Any] = MammographyClient,
+) -> None:
+    """Attach the model card to the run's package and send the candidate one image of the test split.
+
+    What fails is reported and does not fail the run, which has ended.
+
+    Args:
+        folder: The run's folder, for `invocation.json`.
+        execution: The run's `execution.json`.
+        sagemaker: A boto3 client of SageMaker.
+        storage: S3.
+        say: Called with each line for the user.
+        client: Makes the client of an endpoint from its name and region.
+    """
+    made = {step["name"]: step["arn"] for step in execution["steps"] if step.get("arn")}
+    if execution.get("model_card") and "Register" in made:
+        try:
+            _attach_card(execution, made["Register"], sagemaker, storage)
+            say(f"Package {made['Register']} has the model card, as a draft")
+        except MammopipeError as error:
+            say(f"Package {made['Register']} has no model card: {error}")
+    if "Endpoint" in made:
+        name = made["Endpoint"].rpartition("/")[2]
+        try:
+            _ask(folder, execution, client(name, region=execution["region"]), name, storage, say)
+        except MammopipeError as error:
+            say(f"Endpoint {name} did not answer a test image; do not approve its package: {error}")
+
+
+def _attach_card(execution: Mapping[str, Any], package: str, sagemaker: Any, storage: Storage) -> None:
+    text = storage.read(f"{execution['results']}/evaluation/registration.json")
+    card = {"ModelCardContent": json.loads(text)["model_card"], "ModelCardStatus": "Draft"}
+    with aws_errors():
+        sagemaker.update_model_package(ModelPackageArn=package, ModelCard=card)
+
+
+def _ask(
+    folder: Path,
+    execution: Mapping[str, Any],
+    client: MammographyClient,
+    name: str,
+    storage: Storage,
+    say: Callable[[str], None],
+) -> None:
+    prepared = f"{execution['results']}/{results.PREPARED}"
+    if not storage.list(f"{prepared}/manifest"):
+        say(f"Endpoint {name} was not asked: the step cache replaced Prepare, so this run has no list of its images")
+        return
+    output = {"OutputName": results.PREPARED, "S3Output": {"S3Uri": prepared}}
+    steps = {"Prepare": {"ProcessingOutputConfig": {"Outputs": [output]}}}
+    film = results.choose_film(steps, execution["parameters"]["InputDataUri"].rstrip("/"), storage)
+    if film is not None:
+        results.ask_client(client, name, film, storage, folder / "invocation.json", say)

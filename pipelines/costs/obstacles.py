@@ -1,0 +1,103 @@
+"""What would make the estimated run fail, or wait: time limits, disks, memory, and the download before a job starts."""
+
+from collections.abc import Iterator
+
+from mammopipe.pipelines.config.compute import Distribution, gpus_of
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, Line, Size
+from mammopipe.pipelines.costs.prices import Throughput
+from mammopipe.training.config import Cache
+
+MEMORY_GB = {
+    "ml.m5.xlarge": 16,
+    "ml.m5.2xlarge": 32,
+    "ml.m5.4xlarge": 64,
+    "ml.c5.2xlarge": 16,
+    "ml.c5.4xlarge": 32,
+    "ml.c5.9xlarge": 72,
+    "ml.g4dn.xlarge": 16,
+    "ml.g4dn.2xlarge": 32,
+    "ml.g4dn.12xlarge": 192,
+    "ml.g5.xlarge": 16,
+    "ml.g5.2xlarge": 32,
+    "ml.g5.12xlarge": 192,
+    "ml.g5.48xlarge": 768,
+}
+"""Memory in GiB of the instance types in `prices.toml` that train."""
+PROCESS_GB = 0.9
+"""Memory of a training process or of one of its workers, in GB, without images."""
+PREPARED_ASPECT = 0.8
+"""Columns of a prepared image for each of its rows."""
+
+
+def obstacles(config: PipelineConfig, lines: list[Line], size: Size, throughput: Throughput) -> list[str]:
+    """Return what would make the estimated run fail: time limits, and images that exceed disks or memory."""
+    return [*_times(config, lines), *_disks(config, size, throughput), *_memory(config, size)]
+
+
+def _times(config: PipelineConfig, lines: list[Line]) -> Iterator[str]:
+    for line in lines:
+        key = f"{'training' if line.step.startswith('Train-') else 'processing'}_max_runtime_seconds"
+        limit = getattr(config.compute, key) / 3600
+        if line.hours > limit:
+            yield (
+                f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise compute.{key}, or "
+                "use more instances"
+            )
+
+
+def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterator[str]:
+    compute = config.compute
+    epoch = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
+    if epoch > compute.training_volume_gb:
+        yield (
+            f"the images of an epoch are {epoch:,.0f} GB without compression, and compute.training_volume_gb is "
+            f"{compute.training_volume_gb}"
+        )
+    share = size.images / (compute.processing_instance_count if _is_sharded(config) else 1)
+    dataset = throughput.dataset[str(config.dataset)]
+    source = share / dataset.images * dataset.gigabytes
+    rows = min(config.data.max_height, dataset.rows)
+    prepared = share * rows * rows * PREPARED_ASPECT * BYTES_A_PIXEL / 1e9
+    if source + prepared > compute.processing_volume_gb:
+        yield (
+            f"Prepare holds {source:,.0f} GB of files and writes up to {prepared:,.0f} GB of images on each instance, "
+            f"and compute.processing_volume_gb is {compute.processing_volume_gb}"
+        )
+
+
+def _memory(config: PipelineConfig, size: Size) -> Iterator[str]:
+    kind = config.compute.training_instance_type
+    memory = MEMORY_GB.get(kind)
+    if memory is None:
+        return
+    processes = max(1, gpus_of(kind))
+    programs = processes * (1 + config.training.workers) * PROCESS_GB
+    images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9 if config.training.cache is Cache.MEMORY else 0.0
+    if images > memory:
+        yield (
+            f"training.cache=memory holds {images:,.0f} GB of images in memory, and {kind} has {memory}: use auto or "
+            "disk"
+        )
+    elif images + programs > memory:
+        yield (
+            f"{processes} training processes with {config.training.workers} workers each take about {programs:,.0f} GB "
+            f"of memory beside {images:,.0f} GB of images, and {kind} has {memory}: lower training.workers"
+        )
+
+
+def downloads(config: PipelineConfig, size: Size, throughput: Throughput) -> list[tuple[str, float]]:
+    """Return the inputs that are downloaded before a job starts (input mode `File`), with the hours that it takes."""
+    rate = throughput.job.download_gigabytes_a_second * 3600
+    dataset = throughput.dataset[str(config.dataset)]
+    share = 1 / (config.compute.processing_instance_count if _is_sharded(config) else 1)
+    source = size.images / dataset.images * dataset.gigabytes * share
+    images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
+    return [
+        (f"Prepare: {source:,.0f} GB of files", source / rate),
+        (f"training: up to {images:,.1f} GB of images", images / rate),
+    ]
+
+
+def _is_sharded(config: PipelineConfig) -> bool:
+    return config.compute.distribution is Distribution.SHARDED

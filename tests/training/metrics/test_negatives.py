@@ -1,0 +1,109 @@
+"""The gain of comparing breasts by kind of negative, on scores whose answer is known."""
+
+import numpy as np
+import pytest
+import sklearn.metrics as reference
+
+from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.negatives import (
+    LEAST_WOMEN,
+    SCREENING_SHARES,
+    Negative,
+    auc_of_kinds,
+    gain_by_negatives,
+    negatives,
+)
+
+CLASSES = ("normal", "benign", "malignant")
+PAIRS = ((0, 0),) * 40 + ((2, 0),) * 30 + ((1, 0),) * 30 + ((2, 1),) * 5
+"""The classes of the two breasts of each woman."""
+
+
+def labels_and_women() -> tuple[np.ndarray, list[str]]:
+    return np.array(PAIRS).ravel(), [f"w{index // 2:03d}" for index in range(2 * len(PAIRS))]
+
+
+def by_kind(found, kind: Negative):
+    (row,) = [row for row in found["kinds"] if row["kind"] == kind]
+    return row
+
+
+def test_each_negative_has_the_kind_of_its_woman() -> None:
+    labels, women = labels_and_women()
+    kinds = negatives(labels, women, CLASSES)
+    counts = {kind: kinds.count(kind) for kind in (*Negative, None)}
+    assert counts == {
+        Negative.NORMAL_WOMAN: 80,
+        Negative.CANCER_WOMAN: 30,
+        Negative.BENIGN_WOMAN: 30,
+        Negative.BENIGN: 35,
+        Negative.OTHER: 0,
+        None: 35,
+    }
+    two = negatives((labels == 2).astype(np.int64), women, ("negative", "malignant"))
+    assert {kind: two.count(kind) for kind in set(two)} == {
+        Negative.OTHER: 140,
+        Negative.CANCER_WOMAN: 35,
+        None: 35,
+    }
+
+
+def test_a_gain_against_the_other_breast_of_women_with_cancer_alone_is_told_as_that() -> None:
+    # Alone, every image has the same score. Beside the other, only the other breast of a woman with cancer falls: the
+    # gain against the images here is case mix, and next to nothing in screening.
+    labels, women = labels_and_women()
+    kinds = negatives(labels, women, CLASSES)
+    alone = np.full(len(kinds), 0.5)
+    beside = np.array([0.1 if kind is Negative.CANCER_WOMAN else 0.5 for kind in kinds])
+    found = gain_by_negatives(kinds, alone, beside, Resamples.draw(women, n=200, seed=0))
+    assert by_kind(found, Negative.CANCER_WOMAN)["gain"]["value"] == 0.5
+    for kind in (Negative.NORMAL_WOMAN, Negative.BENIGN, Negative.BENIGN_WOMAN):
+        assert by_kind(found, kind)["gain"]["value"] == 0
+    assert found["as_here"]["gain"]["value"] == pytest.approx(0.5 * 30 / 175)
+    total = sum(SCREENING_SHARES[kind] for kind in Negative if kind is not Negative.OTHER)
+    share = SCREENING_SHARES[Negative.CANCER_WOMAN] / total
+    assert share == pytest.approx(0.003, abs=1e-4)
+    assert found["as_in_screening"]["gain"]["value"] == pytest.approx(0.5 * share)
+    assert found["as_in_screening"]["alone"]["value"] == 0.5
+    assert sum(row["screening_share"] for row in found["kinds"]) == pytest.approx(1)
+
+
+def test_figures_are_those_of_scikit_learn_and_the_gain_is_paired() -> None:
+    labels, women = labels_and_women()
+    kinds = negatives(labels, women, CLASSES)
+    random = np.random.default_rng(3)
+    alone = random.normal(size=len(labels)) + (labels == 2)
+    beside = alone + 0.4 * (labels == 2)
+    draws = Resamples.draw(women, n=400, seed=0)
+    found = gain_by_negatives(kinds, alone, beside, draws)
+    shares = {row["kind"]: row["screening_share"] for row in found["kinds"]}
+    expected = 0.0
+    for kind in (Negative.NORMAL_WOMAN, Negative.CANCER_WOMAN, Negative.BENIGN_WOMAN, Negative.BENIGN):
+        places = [place for place, each in enumerate(kinds) if each in (None, kind)]
+        row = by_kind(found, kind)
+        area = reference.roc_auc_score(labels[places] == 2, beside[places])
+        assert row["beside"]["value"] == pytest.approx(area)
+        assert row["gain"]["low"] < row["gain"]["value"] < row["gain"]["high"]
+        width = row["beside"]["high"] - row["beside"]["low"]
+        assert row["gain"]["high"] - row["gain"]["low"] < width, "paired: what both share does not widen it"
+        expected += shares[kind] * area
+    assert found["as_in_screening"]["beside"]["value"] == pytest.approx(expected)
+    area = reference.roc_auc_score(labels == 2, beside)
+    assert found["as_here"]["beside"]["value"] == pytest.approx(area)
+
+
+def test_the_area_against_a_mixture_is_the_weighted_mean() -> None:
+    metric = auc_of_kinds(np.array([0, 0, 1, 0]), [0.25, 0.75])
+    assert metric([1, 0, 0, 0], [0.5, 0.4, 0.6, 0.5]) == pytest.approx(0.25 * 0.75 + 0.75 * 0)
+
+
+def test_too_few_women_give_no_figure_and_no_share() -> None:
+    labels = np.array([2, 0] * 12 + [1, 0] * (LEAST_WOMEN - 1) + [0, 0] * 12)
+    women = [f"w{index // 2:03d}" for index in range(len(labels))]
+    found = gain_by_negatives(
+        negatives(labels, women, CLASSES), labels * 0.1, labels * 0.2, Resamples.draw(women, n=50, seed=0)
+    )
+    row = by_kind(found, Negative.BENIGN)
+    assert row["gain"]["value"] is None and row["screening_share"] == 0
+    assert row["gain"]["reason"] == "too few: 12 women with malignant and 9 with such images, of 10 needed"
+    assert found["as_in_screening"]["alone"]["value"] == 1
