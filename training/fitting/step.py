@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
+from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
@@ -47,11 +48,12 @@ def train_step(
     accumulate: int = 1,
     clip_norm: float = 0.0,
     shares: Tensor | None = None,
+    auxiliary: AuxiliaryTargets | None = None,
 ) -> Tensor:
     """Make one step on a batch and return its loss, detached.
 
     Args:
-        model: Images to logits; `WithPlaces` where `wanted` is given.
+        model: Images to logits; `WithPlaces` where `wanted` is given, `WithAuxiliary` where `auxiliary` is.
         images: (N, 1, H, W) float32.
         labels: (N,) class indices.
         optimiser: Makes one step.
@@ -59,12 +61,13 @@ def train_step(
         weights: (classes,) weight of each class in the loss.
         smoothing: Proportion of the target probability that is spread over all classes.
         precision: Number format of the forward pass.
-        wanted: With lesion supervision, the targets of the places, (N, h, w); else empty.
+        wanted: With lesion supervision, the targets of the places, (N, h, w); with auxiliary targets, their values.
         location_weight: Weight of the places' loss.
         positive_target: Target probability of the last class for its images; the rest goes to the first class.
         accumulate: Number of parts in which the batch is computed, one after the other.
         clip_norm: Maximum norm of the gradient; 0 means no limit.
         shares: With mixup, the share of each image in its mixture, (N,); `None` mixes nothing.
+        auxiliary: The auxiliary targets.
     """
     device = weights.device
     optimiser.zero_grad(set_to_none=True)
@@ -80,11 +83,15 @@ def train_step(
         with _gradients_stay_here(model, waits=index + 1 < len(parts)):
             with autocast(precision, device):
                 answered = model(part_images)
-            logits, places = answered if wanted else (answered, None)
+            answered, extra = answered if auxiliary is not None else (answered, ())
+            logits, places = answered if isinstance(answered, tuple) else (answered, None)
             weighted = partial(_weighted, logits.float(), weights, smoothing, positive_target)
             loss = mixed_mean(weighted, part_labels, share)
             if places is not None:
                 loss = loss + location_weight * mixed_mean(partial(location_losses, places), others[0], share)
+            if auxiliary is not None:
+                values = others[int(places is not None)]
+                loss = loss + mixed_mean(partial(auxiliary.losses, extra), values, share)
             loss = loss / len(parts)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
