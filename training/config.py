@@ -254,6 +254,11 @@ class TrainConfig(AuxiliarySettings):
         description="where training images are varied: `cpu`, in the processes that read them, or `gpu`, on the device "
         "that trains",
     )
+    test_flips: bool = Field(
+        default=False,
+        description="whether a craniocaudal view is judged by the mean of its logits and those of its mirror image, "
+        "top to bottom: in validation, evaluation and serving",
+    )
     mixup: float = Field(
         default=0.0,
         ge=0,
@@ -383,7 +388,7 @@ class TrainConfig(AuxiliarySettings):
             raise ConfigError(
                 f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
             )
-        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU)):
+        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU), ("test_flips", False)):
             if getattr(self, name) != off and self.learns is Learns.HEAD:
                 raise ConfigError(
                     f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, Exclusion, ExclusionPolicy
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.contract.schema import Decision, ModelInfo, Prevalence, QualityWarning, Referral
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
+from mammopipe.inference.engines.flips import run_with_mirror_image
 from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
@@ -23,9 +25,11 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description, verify_files
 from mammopipe.training.model.exam_scores import Level
+from mammopipe.training.model.near_threshold import NearThreshold
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
 
@@ -115,6 +119,8 @@ class Predictor:
         self._calibration = Calibration.of(description)
         self._reference = Reference.read(model_dir, description)
         self._engine = open_engine(model_dir, description, engine or EngineSettings())
+        self._flips = bool(description.get("test_flips", False))
+        self._close = NearThreshold.of(description, self._engine.margin)
         digest, architecture = str(description["weights_sha256"]), str(description["architecture"])
         self.info = ModelInfo(
             id=model_id or f"{architecture}-{digest[:12]}",
@@ -270,7 +276,7 @@ class Predictor:
             ExcludedImageError: The exclusions refuse the image.
         """
         exclusions = self._exclusions.apply(_flags(mammogram, prepared))
-        forward = self._engine.run(prepared.image, exact=exact)
+        forward = self._run(prepared.image, mammogram.view, exact=exact)
         shares = self._calibration.probabilities(forward.logits[None])[0]
         malignant, entropy = float(shares[self._thresholds.malignant]), referral.entropy(map(float, shares))
         shown = self._thresholds.shift.classes(shares[None], malignant=self._thresholds.malignant)[0]
@@ -299,6 +305,11 @@ class Predictor:
             forward=forward,
             logits=np.asarray(forward.logits, np.float64),
         )
+
+    def _run(self, image: NDArray[np.float32], view: View | None, *, exact: bool) -> Forward:
+        if self._flips and may_be_mirrored(view):
+            return run_with_mirror_image(self._engine, image, self._close, exact=exact)
+        return self._engine.run(image, exact=exact)
 
     def explain(self, prediction: Prediction, mammogram: Mammogram, target: Label) -> Evidence:
         """Return the evidence for the class `target` over the image of a prediction (class activation map)."""

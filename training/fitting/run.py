@@ -195,6 +195,7 @@ class TrainingRun:
                     self.network,
                     self.validation,
                     batch_size=self.config.batch_size,
+                    flips=self.config.test_flips,
                     world=self.world,
                     workers=self.config.workers,
                     check_stop=self.check_stop,

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
+from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
@@ -24,6 +25,7 @@ from mammopipe.training.metrics.classification import balanced_accuracy, macro_a
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import ValidationPredictions
+from mammopipe.training.networks.network import mean_over_flips
 from mammopipe.training.networks.precision import autocast
 
 State = dict[str, Tensor]
@@ -200,6 +202,7 @@ def predict(
     *,
     batch_size: int,
     precision: Precision = Precision.FLOAT32,
+    flips: bool = False,
     world: World = ALONE,
     workers: int = 0,
     check_stop: Callable[[], None] = lambda: None,
@@ -211,17 +214,22 @@ def predict(
         films: The images, or `FilmMaps` for a `HeadAlone`; no variation is applied.
         batch_size: Images per forward pass.
         precision: Number format of the forward pass.
+        flips: Whether the mirror images of craniocaudal views count as well (`test_flips`).
         world: The processes of the job.
         workers: Number of loader processes.
         check_stop: Called after each batch; it may raise to end the run.
     """
     network.eval()
-    part = Subset(films, list(range(world.rank, len(films), world.size)))
+    members = list(range(world.rank, len(films), world.size))
+    both = torch.tensor([flips and may_be_mirrored(films.records[place].view) for place in members])
+    starts = range(0, len(members), batch_size)
     rows = [np.empty((0, len(films.counts())), np.float32)]
     with torch.inference_mode(), autocast(precision, world.device):
-        for images, _, _ in DataLoader(part, batch_size, num_workers=workers):
+        loader = DataLoader(Subset(films, members), batch_size, num_workers=workers)
+        for start, (images, _, _) in zip(starts, loader, strict=True):
             images = images.to(world.device, memory_format=torch.channels_last)
-            rows.append(network(images).float().cpu().numpy())
+            mirrored = both[start : start + batch_size].to(world.device)
+            rows.append(mean_over_flips(network, images, mirrored).float().cpu().numpy())
             check_stop()
     return gather_rows(np.concatenate(rows), world)
 
