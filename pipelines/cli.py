@@ -16,7 +16,18 @@ from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
-from mammopipe.pipelines.commands import config, cost, data, doctor, image_builds, run, runs, shell_completion, stage
+from mammopipe.pipelines.commands import (
+    config,
+    cost,
+    data,
+    doctor,
+    image_builds,
+    join,
+    run,
+    runs,
+    shell_completion,
+    stage,
+)
 from mammopipe.pipelines.commands.arguments import Parser
 from mammopipe.pipelines.commands.models import deploy, evaluate, invoke, monitor, predict
 from mammopipe.pipelines.commands.studies import experiment, power, tune
@@ -97,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         partial(shell_completion.add, whole=parser),
         config.add,
         data.add,
+        join.add,
         power.add,
         predict.add,
         tune.add,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mammopipe.processing.datasets.manifest import Lesion
+from mammopipe.processing.datasets.manifest import Lesion, View
 
 Image = NDArray[np.float32]
 
@@ -177,6 +177,11 @@ def _moved(lesion: Lesion, matrix: NDArray[np.float64]) -> Lesion:
     x, y = matrix @ (lesion.x, lesion.y, 1.0)
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     return replace(lesion, x=float(x), y=float(y), radius=lesion.radius * scale)
+
+
+def may_be_mirrored(view: View | None) -> bool:
+    """Return whether a view's mirror image, top to bottom, shows an anatomy that exists: only in craniocaudal views."""
+    return view is View.CC
 
 
 def coarse_shape(height: int, width: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from mammopipe.processing.classes import Question
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
+from mammopipe.training.auxiliary import AuxiliarySettings
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
@@ -115,18 +116,13 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 `convnext_small.fb_in22k_ft_in1k_384`."""
 
 
-class TrainConfig(Settings):
+class TrainConfig(AuxiliarySettings):
     """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
         default=Cnn.RESNET50.value,
         description="the network: modified_cnn, alexnet, resnet50, efficientnet_lite0, or a network of timm by name "
         "and tag",
-    )
-    question: Question = Field(
-        default=Question.CLASSES,
-        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
-        "negative and malignant where it lacks one), or `binary`, malignant or not",
     )
     epochs: int = Field(
         default=20, ge=1, description="passes over the training images, those of `head_epochs` included"
@@ -216,6 +212,11 @@ class TrainConfig(Settings):
         le=1,
         description="target probability of the most serious class for its own images; the rest goes to the first",
     )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="what is asked of an image: `classes`, those of the dataset (normal, benign and malignant, or "
+        "negative and malignant where it lacks one), or `binary`, malignant or not",
+    )
     compile: bool = Field(
         default=False, description="whether torch.compile translates the network for this machine first"
     )
@@ -252,6 +253,11 @@ class TrainConfig(Settings):
         default=AugmentOn.CPU,
         description="where training images are varied: `cpu`, in the processes that read them, or `gpu`, on the device "
         "that trains",
+    )
+    test_flips: bool = Field(
+        default=False,
+        description="whether a craniocaudal view is judged by the mean of its logits and those of its mirror image, "
+        "top to bottom: in validation, evaluation and serving",
     )
     mixup: float = Field(
         default=0.0,
@@ -382,12 +388,16 @@ class TrainConfig(Settings):
             raise ConfigError(
                 f"hyperparameter cnn={self.cnn} has no logits of single places, which {asked} needs; leave it out"
             )
-        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU)):
+        for name, off in (("augment", 0), ("mixup", 0), ("augment_on", AugmentOn.CPU), ("test_flips", False)):
             if getattr(self, name) != off and self.learns is Learns.HEAD:
                 raise ConfigError(
                     f"hyperparameter {name}={getattr(self, name)} must be {off} with learns=head, which computes "
                     "feature maps once"
                 )
+        if self.auxiliary_weights and (self.learns is Learns.HEAD or self.compile):
+            raise ConfigError(
+                f"hyperparameter auxiliary_{next(iter(self.auxiliary_weights))} needs learns=all and compile=false"
+            )
         if self.drop_path and not network.of_timm:
             raise ConfigError(f"hyperparameter drop_path={self.drop_path} needs a network of timm, not cnn={self.cnn}")
 
@@ -409,7 +419,7 @@ class TrainConfig(Settings):
             ConfigError: A hyperparameter is unknown or breaks a rule.
         """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = list(cls.model_fields)
+        names = sorted(cls.model_fields, key=AuxiliarySettings.model_fields.__contains__)  # the inherited ones last
         for key, text in given.items():
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")

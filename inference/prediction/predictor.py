@@ -6,52 +6,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, Exclusion, ExclusionPolicy
-from mammopipe.inference.contract.schema import (
-    Decision,
-    ModelInfo,
-    OperatingPoint,
-    Prevalence,
-    QualityWarning,
-    Referral,
-)
+from mammopipe.inference.contract.request import OperatingPoint
+from mammopipe.inference.contract.schema import Decision, ModelInfo, Prevalence, QualityWarning, Referral
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
+from mammopipe.inference.engines.flips import run_with_mirror_image
 from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.inference.prediction.warning_texts import WARNINGS
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description, verify_files
 from mammopipe.training.model.exam_scores import Level
+from mammopipe.training.model.near_threshold import NearThreshold
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
-
-WARNINGS: Mapping[str, str] = {
-    "coverage-low": "the breast covers less of the image than usual; the segmentation may have lost some of it",
-    "coverage-high": "the breast covers more of the image than usual; the segmentation may hold something else",
-    "skin-cut-off": "the breast runs into the edge of the image opposite the chest wall; some of it is missing",
-    "chest-side-unclear": "the picture does not show clearly that the chest wall lies on the side that was taken",
-    "chest-side-against-laterality": "nothing of the breast touches the side that the laterality says",
-    "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
-    "view-inferred": "neither the file nor the request says which view this is; it was taken from the picture",
-    "view-unclear": "nothing says which view this is, and the picture does not show it for sure; no muscle was removed",
-    "implant": "the breast holds an implant, which hides tissue",
-    "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
-    "no-operating-point": "the model has no such operating point; it gives a score but no decision",
-    "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
-}
-"""Meaning of each warning; the first nine are those of `mammopipe.processing.breast.quality.Flag`."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +119,8 @@ class Predictor:
         self._calibration = Calibration.of(description)
         self._reference = Reference.read(model_dir, description)
         self._engine = open_engine(model_dir, description, engine or EngineSettings())
+        self._flips = bool(description.get("test_flips", False))
+        self._close = NearThreshold.of(description, self._engine.margin)
         digest, architecture = str(description["weights_sha256"]), str(description["architecture"])
         self.info = ModelInfo(
             id=model_id or f"{architecture}-{digest[:12]}",
@@ -291,7 +276,7 @@ class Predictor:
             ExcludedImageError: The exclusions refuse the image.
         """
         exclusions = self._exclusions.apply(_flags(mammogram, prepared))
-        forward = self._engine.run(prepared.image, exact=exact)
+        forward = self._run(prepared.image, mammogram.view, exact=exact)
         shares = self._calibration.probabilities(forward.logits[None])[0]
         malignant, entropy = float(shares[self._thresholds.malignant]), referral.entropy(map(float, shares))
         shown = self._thresholds.shift.classes(shares[None], malignant=self._thresholds.malignant)[0]
@@ -320,6 +305,11 @@ class Predictor:
             forward=forward,
             logits=np.asarray(forward.logits, np.float64),
         )
+
+    def _run(self, image: NDArray[np.float32], view: View | None, *, exact: bool) -> Forward:
+        if self._flips and may_be_mirrored(view):
+            return run_with_mirror_image(self._engine, image, self._close, exact=exact)
+        return self._engine.run(image, exact=exact)
 
     def explain(self, prediction: Prediction, mammogram: Mammogram, target: Label) -> Evidence:
         """Return the evidence for the class `target` over the image of a prediction (class activation map)."""

@@ -14,6 +14,7 @@ from mammopipe.pipelines.data import answers
 from mammopipe.pipelines.data.s3 import S3Object, Storage
 from mammopipe.pipelines.experiment import trials
 from mammopipe.processing.container.s3_uri import S3Uri
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, read_manifest
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.files import write_json
@@ -138,11 +139,27 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
         key=lambda record: (-record.label.rank, record.image_id),
     )
     place = S3Uri.parse(raw + "/")
-    films = {PurePosixPath(item.key).stem: item for item in storage.list(raw + "/")}
+    films = _by_id(raw, storage)
     for record in tests:
         if record.image_id in films:
             return TestFilm(record, place, films[record.image_id])
     raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test films lies in {raw}")
+
+
+def _by_id(raw: str, storage: Storage) -> dict[str, S3Object]:
+    """Return the files of a staged dataset by image id.
+
+    A dataset that is staged with a manifest states each image's path there; in all others, the file's name is the id.
+    """
+    place = S3Uri.parse(raw + "/")
+    files = {place.name_below(item.key): item for item in storage.list(raw + "/")}
+    if LABEL_TABLE not in files:
+        return {PurePosixPath(name).stem: item for name, item in files.items()}
+    with TemporaryDirectory() as scratch:
+        storage.download(f"{raw}/{LABEL_TABLE}", Path(scratch))
+        records = read_manifest(Path(scratch))
+    paths = {record.image_id: f"{IMAGE_FOLDER}/{record.path}" for record in records}
+    return {image_id: files[path] for image_id, path in paths.items() if path in files}
 
 
 def ask(endpoint: LocalEndpoint, film: TestFilm, storage: Storage, folder: Path, say: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
-from mammopipe.processing.classes import THREE
+from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion, Split, View
 from mammopipe.processing.errors import ConfigError
 
@@ -98,3 +98,12 @@ def test_air_stays_air() -> None:
 def test_a_setting_out_of_range_is_refused_by_name(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):
         AugmentationConfig(**values)
+
+
+def test_the_binary_question_balances_malignant_against_all_others() -> None:
+    counts = {Label.NORMAL: 6, Label.BENIGN: 2, Label.MALIGNANT: 2}
+    plan = plan_copies(training(counts), 0, classes=TWO)
+    assert sum(plan.values()) == 6
+    assert all(name.startswith("malignant") for name, copies in plan.items() if copies)
+    both = {Label.NEGATIVE: 3, Label.NORMAL: 3, Label.MALIGNANT: 2}
+    assert sum(plan_copies(training(both), 0).values()) == 4

@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from mammopipe.processing.datasets.manifest import Split, read_manifest, write_manifest
+from mammopipe.processing.classes import THREE, TWO
+from mammopipe.processing.datasets.manifest import Label, Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
@@ -209,6 +211,26 @@ def test_each_lesion_option_trains_another_network(make_job, option, other):
         if run(paths)
     ]
     assert sums[0] != sums[1]
+
+
+def test_the_binary_question_makes_one_class_of_all_that_is_not_malignant(make_job):
+    asked = {"question": "binary", "sampling": "ratio", "positive_share": "0.4", "positive_target": "0.9"}
+    paths = make_job(**SETTINGS | asked | {"epochs": "1", "warmup_epochs": "0", "auxiliary_density": "0.1"})
+    manifest = paths.channel("manifest") / "manifest.csv"
+    rows = [replace(record, density="AB "[n % 3].strip()) for n, record in enumerate(read_manifest(manifest))]
+    write_manifest(rows, manifest)
+    inputs = read_inputs(paths)
+    found = Counter(record.label for record in inputs.train.records)
+    assert inputs.classes == TWO and set(found) == set(THREE)
+    assert inputs.train.counts() == {
+        Label.NEGATIVE: found[Label.NORMAL] + found[Label.BENIGN],
+        Label.MALIGNANT: found[Label.MALIGNANT],
+    }
+    train(paths, inputs, ALONE, StopRequest())
+    model = model_directory.load(paths.model)
+    assert model.classes == ("negative", "malignant")
+    assert model.predict_logits(inputs.train[0][0][None]).shape == (1, 2)
+    assert set(model.network.state_dict()) == set(build_model("modified_cnn", classes=2).state_dict())
 
 
 def test_pretrained_weights_are_used_and_named(make_job):

@@ -11,13 +11,17 @@ from tqdm import tqdm
 
 from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
+from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
+from mammopipe.training.networks.network import mean_over_flips
 
 BATCH = 16
-"""Images per forward pass."""
+"""Images per forward pass, at most."""
+_PIXELS_AT_ONCE = 800_000
+"""Pixels per forward pass. Larger batches leave the processor's cache: at 768 x 480 they take twice as long a film."""
 
 _FILMS_AT_ONCE = 512
 """Images held in memory at once. Each part is read once for all candidates."""
@@ -73,15 +77,19 @@ def read_films(
 
 
 def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> tuple[Floats, Floats]:
-    """Return the logits, (images, classes), and the means of the last feature maps, (images, channels)."""
+    """Return the logits, (images, classes), and the means of the last feature maps, (images, channels).
+
+    With `test_flips`, the mirror images of craniocaudal views count in the logits; the maps are of the images alone.
+    """
     wrapped = WithMaps(model.network)
     logits, means = [], []
     try:
         for films in _in_parts(records, folder, model.input_shape):
-            for batch in _batches(films, f"features of {folder.name}"):
+            batches = _batches(films, f"features of {folder.name}")
+            for batch, both in zip(batches, _mirrored(model, films), strict=True):
                 with torch.inference_mode():
-                    answered, maps = wrapped(batch)
-                logits.append(answered.numpy())
+                    maps = wrapped(batch)[1]
+                    logits.append(mean_over_flips(lambda images: wrapped(images)[0], batch, both).numpy())
                 means.append(maps.mean(dim=(2, 3)).numpy())
     finally:
         wrapped.close()
@@ -94,9 +102,26 @@ def _in_parts(records: Sequence[ImageRecord], folder: Path, shape: tuple[int, in
 
 
 def _logits(model: LoadedModel, films: FilmDataset, title: str) -> npt.NDArray[np.float32]:
-    return np.concatenate([model.predict_logits(batch).numpy() for batch in _batches(films, title)])
+    return np.concatenate(
+        [
+            mean_over_flips(model.predict_logits, batch, both).numpy()
+            for batch, both in zip(_batches(films, title), _mirrored(model, films), strict=True)
+        ]
+    )
+
+
+def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[np.bool_]:
+    """Return, for each image, whether the model judges it together with its mirror image (`test_flips`)."""
+    flips = bool(model.description.get("test_flips", False))
+    return np.array([flips and may_be_mirrored(record.view) for record in records], bool)
+
+
+def _mirrored(model: LoadedModel, films: FilmDataset) -> Sequence[Tensor]:
+    whole = torch.from_numpy(mirrored(model, films.records))
+    return [whole[start : start + BATCH] for start in range(0, len(whole), BATCH)]
 
 
 def _batches(films: FilmDataset, title: str) -> Iterator[Tensor]:
-    for start in tqdm(range(0, len(films), BATCH), desc=title, unit="batch", disable=None, leave=False):
-        yield torch.stack([films[index][0] for index in range(start, min(start + BATCH, len(films)))])
+    size = max(1, min(BATCH, _PIXELS_AT_ONCE // (films.shape[0] * films.shape[1])))
+    for start in tqdm(range(0, len(films), size), desc=title, unit="batch", disable=None, leave=False):
+        yield torch.stack([films[index][0] for index in range(start, min(start + size, len(films)))])

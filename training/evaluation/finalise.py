@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
-from mammopipe.training.evaluation.batch_prediction import logits_and_features, read_films
+from mammopipe.training.evaluation.batch_prediction import logits_and_features, mirrored, read_films
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
 from mammopipe.training.model.calibration import Calibration
@@ -46,7 +46,8 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     description["reference"] = {**reference.save(folder), "distributions": usual}
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
-    export = export_network(model, folder, description, partial(_read, rows, data, model.input_shape), logits)
+    read = partial(_read, rows, data, model.input_shape)
+    export = export_network(model, folder, description, read, logits, mirrored(model, rows))
     if export.shipped:
         description["engines"] = export.described(folder)
     model_directory.write_description(folder, description)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import AugmentOn, TrainConfig
+from mammopipe.training.fitting.auxiliary.heads import WithAuxiliary, auxiliary_heads
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
@@ -88,6 +89,7 @@ class TrainingRun:
             elif isinstance(network, FilmNetwork):
                 self.grid = grid_of(network, train.shape)
         self.optimiser = make_optimiser(network, config)
+        self.heads = auxiliary_heads(network, train, config, self.optimiser)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         self.average = WeightAverage(network, config.average_decay) if config.average_decay else None
         steps = -(-len(train) // config.batch_size)
@@ -142,6 +144,8 @@ class TrainingRun:
             self.average.state = {
                 name: value.to(self.world.device) for name, value in saved["average"]["state"].items()
             }
+        if self.heads is not None:
+            self.heads.load_state_dict(saved["auxiliary"])
         self.partial = saved.get("partial")
         return saved
 
@@ -153,6 +157,7 @@ class TrainingRun:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if average is None else {"updates": average.updates, "state": average.state},
+            "auxiliary": None if self.heads is None else self.heads.state_dict(),
             "partial": self.partial,
         }
 
@@ -190,6 +195,7 @@ class TrainingRun:
                     self.network,
                     self.validation,
                     batch_size=self.config.batch_size,
+                    flips=self.config.test_flips,
                     world=self.world,
                     workers=self.config.workers,
                     check_stop=self.check_stop,
@@ -212,7 +218,8 @@ class TrainingRun:
         steps = self._start_loader(epoch, first)
         saved_at = time.monotonic()
         bar = tqdm(self.loader, desc=f"epoch {epoch}", disable=self._bar, leave=False, total=steps, initial=first)
-        for step, (images, labels, _, *wanted) in enumerate(bar, first):
+        for step, (images, labels, names, *wanted) in enumerate(bar, first):
+            wanted += [self.heads.targets.of(names)] if self.heads is not None else []
             rate = self.schedule.apply(self.optimiser, epoch, step)
             if not self.schedule.pretrained:
                 hasten_statistics(self.network, (epoch - 1) * steps + step)
@@ -294,6 +301,7 @@ class TrainingRun:
             accumulate=config.accumulate,
             clip_norm=config.clip_norm,
             shares=shares,
+            auxiliary=None if self.heads is None else self.heads.targets,
         )
 
     def _over_processes(self, loss: Tensor) -> Tensor:
@@ -310,6 +318,8 @@ class TrainingRun:
 
     def _parallel(self) -> nn.Module:
         model: nn.Module = WithPlaces(self.network) if self.config.location_weight else self.network
+        if self.heads is not None:
+            model = WithAuxiliary(model, self.heads)
         if self.world.size > 1:
             # Created again for each epoch, because it fixes which parameters train at creation.
             ids = [self.world.device] if self.world.device.type == "cuda" else None

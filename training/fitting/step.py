@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
+from mammopipe.processing.variation import may_be_mirrored
+from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
@@ -23,6 +25,7 @@ from mammopipe.training.metrics.classification import balanced_accuracy, macro_a
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import ValidationPredictions
+from mammopipe.training.networks.network import mean_over_flips
 from mammopipe.training.networks.precision import autocast
 
 State = dict[str, Tensor]
@@ -47,11 +50,12 @@ def train_step(
     accumulate: int = 1,
     clip_norm: float = 0.0,
     shares: Tensor | None = None,
+    auxiliary: AuxiliaryTargets | None = None,
 ) -> Tensor:
     """Make one step on a batch and return its loss, detached.
 
     Args:
-        model: Images to logits; `WithPlaces` where `wanted` is given.
+        model: Images to logits; `WithPlaces` where `wanted` is given, `WithAuxiliary` where `auxiliary` is.
         images: (N, 1, H, W) float32.
         labels: (N,) class indices.
         optimiser: Makes one step.
@@ -59,12 +63,13 @@ def train_step(
         weights: (classes,) weight of each class in the loss.
         smoothing: Proportion of the target probability that is spread over all classes.
         precision: Number format of the forward pass.
-        wanted: With lesion supervision, the targets of the places, (N, h, w); else empty.
+        wanted: With lesion supervision, the targets of the places, (N, h, w); with auxiliary targets, their values.
         location_weight: Weight of the places' loss.
         positive_target: Target probability of the last class for its images; the rest goes to the first class.
         accumulate: Number of parts in which the batch is computed, one after the other.
         clip_norm: Maximum norm of the gradient; 0 means no limit.
         shares: With mixup, the share of each image in its mixture, (N,); `None` mixes nothing.
+        auxiliary: The auxiliary targets.
     """
     device = weights.device
     optimiser.zero_grad(set_to_none=True)
@@ -80,11 +85,15 @@ def train_step(
         with _gradients_stay_here(model, waits=index + 1 < len(parts)):
             with autocast(precision, device):
                 answered = model(part_images)
-            logits, places = answered if wanted else (answered, None)
+            answered, extra = answered if auxiliary is not None else (answered, ())
+            logits, places = answered if isinstance(answered, tuple) else (answered, None)
             weighted = partial(_weighted, logits.float(), weights, smoothing, positive_target)
             loss = mixed_mean(weighted, part_labels, share)
             if places is not None:
                 loss = loss + location_weight * mixed_mean(partial(location_losses, places), others[0], share)
+            if auxiliary is not None:
+                values = others[int(places is not None)]
+                loss = loss + mixed_mean(partial(auxiliary.losses, extra), values, share)
             loss = loss / len(parts)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
@@ -193,6 +202,7 @@ def predict(
     *,
     batch_size: int,
     precision: Precision = Precision.FLOAT32,
+    flips: bool = False,
     world: World = ALONE,
     workers: int = 0,
     check_stop: Callable[[], None] = lambda: None,
@@ -204,17 +214,22 @@ def predict(
         films: The images, or `FilmMaps` for a `HeadAlone`; no variation is applied.
         batch_size: Images per forward pass.
         precision: Number format of the forward pass.
+        flips: Whether the mirror images of craniocaudal views count as well (`test_flips`).
         world: The processes of the job.
         workers: Number of loader processes.
         check_stop: Called after each batch; it may raise to end the run.
     """
     network.eval()
-    part = Subset(films, list(range(world.rank, len(films), world.size)))
+    members = list(range(world.rank, len(films), world.size))
+    both = torch.tensor([flips and may_be_mirrored(films.records[place].view) for place in members])
+    starts = range(0, len(members), batch_size)
     rows = [np.empty((0, len(films.counts())), np.float32)]
     with torch.inference_mode(), autocast(precision, world.device):
-        for images, _, _ in DataLoader(part, batch_size, num_workers=workers):
+        loader = DataLoader(Subset(films, members), batch_size, num_workers=workers)
+        for start, (images, _, _) in zip(starts, loader, strict=True):
             images = images.to(world.device, memory_format=torch.channels_last)
-            rows.append(network(images).float().cpu().numpy())
+            mirrored = both[start : start + batch_size].to(world.device)
+            rows.append(mean_over_flips(network, images, mirrored).float().cpu().numpy())
             check_stop()
     return gather_rows(np.concatenate(rows), world)
 

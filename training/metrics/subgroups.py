@@ -1,4 +1,4 @@
-"""Metrics by subgroup: site, machine, density, age, view, side, implant, finding, lesion size and quality flags."""
+"""Metrics by subgroup: dataset, site, machine, density, age, view, side, implant, finding, lesion size and flags."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -64,6 +64,7 @@ def _film_flags(quality: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 ATTRIBUTES: Mapping[str, Callable[[ImageRecord], tuple[str, ...]]] = {
+    "dataset": lambda record: (record.dataset or UNKNOWN,),
     "site": lambda record: (record.site_id or UNKNOWN,),
     "machine": lambda record: (record.machine_id or UNKNOWN,),
     "density": lambda record: (record.density or UNKNOWN,),
@@ -169,4 +170,4 @@ def _too_few(malignant: Integers, draws: Resamples) -> Callable[..., dict[str, A
     return check
 
 
-_KINDS = {0: "a normal or benign", 1: "a malignant"}
+_KINDS = {0: "a non-malignant", 1: "a malignant"}

@@ -9,6 +9,7 @@ Optional keys:
 
     pooling, top_places    how feature maps become logits (default: the mean)
     stride                 stride of the feature maps, in pixels (default: 32)
+    test_flips             whether a craniocaudal view is judged together with its mirror image (default: no)
     reference              reference data for the model's answers (`mammopipe.training.model.reference`)
     engines                the network in other formats, by name (`mammopipe.training.networks.openvino_export`)
     fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
@@ -62,6 +63,7 @@ _OPTIONAL: dict[str, type] = {
     "pooling": str,
     "top_places": int,
     "stride": int,
+    "test_flips": bool,
     "ensemble": int,
     "reference": dict,
     "engines": dict,

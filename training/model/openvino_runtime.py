@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,20 @@ def load_openvino() -> Any:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """Return this process's only `openvino.Core`, which lives until the process ends.
+
+    The first core sets the alternate signal stack of its thread, and the last one unmaps that memory in whatever thread
+    releases it (OpenVINO's sigstack_manager.cpp). The next signal that Python handles in the first thread would then
+    end the process with SIGSEGV.
+    """
+    return load_openvino().Core()
+
+
 def fastest_precision() -> Precision:
     """Return bfloat16 where this processor supports it, float32 elsewhere."""
-    capabilities = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return Precision.BFLOAT16 if "BF16" in capabilities else Precision.FLOAT32
 
 
@@ -36,7 +48,7 @@ def read_network(path: Path) -> Any:
 
     To compile a network in two formats, read it once: both then share the mapped pages of the file.
     """
-    return load_openvino().Core().read_model(os.fspath(path))
+    return _core().read_model(os.fspath(path))
 
 
 class CompiledNetwork:
@@ -52,8 +64,7 @@ class CompiledNetwork:
         """
         self.precision = precision
         self._request = (
-            load_openvino()
-            .Core()
+            _core()
             .compile_model(
                 network,
                 "CPU",

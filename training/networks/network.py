@@ -119,6 +119,21 @@ class FilmNetwork(nn.Module):
         return peaks(places) if self.pooling is Pooling.PEAKS else mean(places)
 
 
+def mean_over_flips(network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor) -> Tensor:
+    """Return logits, (N, classes); those of some images are the mean of the image's and its mirror image's.
+
+    Args:
+        network: Images to logits.
+        images: (N, 1, H, W).
+        mirrored: (N,) bool: the images whose mirror image, top to bottom, counts as well.
+    """
+    logits = network(images)
+    if mirrored.any():
+        logits = logits.clone()
+        logits[mirrored] = (logits[mirrored] + network(images[mirrored].flip(2))) / 2
+    return logits
+
+
 def classifier(features: int, options: BuildOptions) -> nn.Sequential:
     """Return dropout followed by a linear classifier, from (N, features) to (N, classes)."""
     return nn.Sequential(Dropout(options.dropout), nn.Linear(features, options.classes))

@@ -6,6 +6,7 @@ in float32. The comparison does the same, so it compares the decisions that the 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ class Export:
 
 
 def export_network(
-    model: LoadedModel, directory: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats
+    model: LoadedModel,
+    directory: Path,
+    description: Mapping[str, Any],
+    read: ReadFilms,
+    logits: Floats,
+    mirrored: NDArray[np.bool_] | None = None,
 ) -> Export:
     """Export the network into the model directory; the files stay there only if the export agrees with torch.
 
@@ -83,14 +89,16 @@ def export_network(
         description: The future `model.json`, with calibration and thresholds.
         read: Yields validation images.
         logits: Logits of the validation images by torch in float32, (images, classes).
+        mirrored: Which images are judged together with their mirror image (`test_flips`); `None`: none of them.
     """
+    flips = np.zeros(len(logits), bool) if mirrored is None else mirrored
     first = next(iter(read([0])))
     write_network(model, directory / NETWORK_FILES[0])
     weights = head_weights(model.network, torch.from_numpy(first)[None, None])
     if weights is not None:
         write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
     outcome = _fastest_that_holds(
-        directory / NETWORK_FILES[0], description, read, logits, activation_map=None if weights is None else HEAD
+        directory / NETWORK_FILES[0], description, read, logits, flips, activation_map=None if weights is None else HEAD
     )
     if not outcome.shipped:
         for name in (*NETWORK_FILES, HEAD_FILE):
@@ -99,13 +107,20 @@ def export_network(
 
 
 def _fastest_that_holds(
-    network: Path, description: Mapping[str, Any], read: ReadFilms, logits: Floats, *, activation_map: str | None
+    network: Path,
+    description: Mapping[str, Any],
+    read: ReadFilms,
+    logits: Floats,
+    mirrored: NDArray[np.bool_],
+    *,
+    activation_map: str | None,
 ) -> Export:
     """Return the result in the processor's fastest format, or in float32 if the fastest format does not agree."""
-    quick = compare(network, description, read, logits, precision=fastest_precision(), activation_map=activation_map)
+    check = partial(compare, network, description, read, logits, mirrored, activation_map=activation_map)
+    quick = check(precision=fastest_precision())
     if quick.shipped or quick.precision == Precision.FLOAT32:
         return quick
-    exact = compare(network, description, read, logits, precision=Precision.FLOAT32, activation_map=activation_map)
+    exact = check(precision=Precision.FLOAT32)
     return replace(exact, reason=f"In {quick.precision}: {quick.reason} In {exact.precision}: {exact.reason}")
 
 
@@ -137,6 +152,7 @@ def compare(
     description: Mapping[str, Any],
     read: ReadFilms,
     logits: Floats,
+    mirrored: NDArray[np.bool_],
     *,
     precision: Precision,
     activation_map: str | None,
@@ -148,12 +164,13 @@ def compare(
         description: The future `model.json`, with calibration and thresholds.
         read: Yields validation images.
         logits: Logits of the validation images by torch in float32, (images, classes).
+        mirrored: (images,): which images are judged together with their mirror image.
         precision: Number format to compare.
         activation_map: How the engine computes class activation maps, for the result.
     """
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
-    fast = _run(quick, read(range(len(logits))))
+    fast = _run(quick, read(range(len(logits))), mirrored)
     calibration = Calibration.of(description)
     difference = float(np.abs(calibration.probabilities(fast) - calibration.probabilities(logits)).max())
     margin = 0.0 if precision is Precision.FLOAT32 else CAUTION * difference
@@ -161,7 +178,7 @@ def compare(
     close = [index for index, row in enumerate(fast) if calls.near(row)]
     if close:
         exact = CompiledNetwork(given, precision=Precision.FLOAT32, threads=threads)
-        fast[close] = _run(exact, read(close))
+        fast[close] = _run(exact, read(close), mirrored[close])
     others = sum(calls.decisions(ours) != calls.decisions(torchs) for ours, torchs in zip(fast, logits, strict=True))
     shipped = difference <= TOLERANCE and others == 0
     return Export(
@@ -177,8 +194,12 @@ def compare(
     )
 
 
-def _run(network: CompiledNetwork, films: Iterable[Film]) -> Floats:
-    return np.array([network.run(film)[0] for film in films])
+def _run(network: CompiledNetwork, films: Iterable[Film], mirrored: NDArray[np.bool_]) -> Floats:
+    rows = []
+    for film, both in zip(films, mirrored, strict=True):
+        logits = network.run(film)[0]
+        rows.append((logits + network.run(film[::-1])[0]) / 2 if both else logits)
+    return np.array(rows)
 
 
 def _reason(difference: float, others: int, films: int) -> str:

@@ -137,6 +137,8 @@ def _own_model(path: Path, name: str) -> dict[str, Any] | None:
                 f"{path}: a model of {described['architecture']}; cnn={name} cannot start from it, only from a model "
                 "of its own network"
             )
+        if described.get("ensemble", 1) > 1:
+            raise ConfigError(f"{path}: an ensemble of {described['ensemble']} networks; training starts from one")
         kept = {key: described[key] for key in ("architecture", "classes", "weights_sha256", "pretrained_weights")}
         return {**kept, "data_digest": described["training"].get("data_digest")}
 

@@ -1,7 +1,11 @@
 """`mammopipe evaluate MODEL DATASET`: evaluates a model on a labelled dataset that it has never seen."""
 
 import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import command, in_runs
@@ -11,6 +15,7 @@ from mammopipe.processing.datasets.registry import EVALUATED, dataset_in
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
+    from mammopipe.processing.datasets.definition import Dataset
 
 
 def add(subparsers: "Subparsers") -> None:
@@ -22,10 +27,15 @@ def add(subparsers: "Subparsers") -> None:
         "evaluate runs/latest/model.tar.gz INbreast/ -o inbreast-evaluation",
     )
     parser.add_argument("model", help="a run's id or latest, model.tar.gz, or the model directory")
-    parser.add_argument("dataset", type=Path, help="folder of the dataset as released")
+    parser.add_argument(
+        "dataset", type=Path, help="folder of the dataset as released; or a site's own table, CSV or Parquet"
+    )
     parser.add_argument("--as", dest="name", choices=[*EVALUATED], help="which dataset it is (default: by its table)")
     parser.add_argument(
         "--split", type=Split, choices=list(Split), help="evaluate only this split of the released table (default: all)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with [own], which maps an own table's columns"
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("external"), metavar="DIR", help="default: external")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples of each interval")
@@ -39,8 +49,7 @@ def evaluate(options: argparse.Namespace) -> int:
     # Imported here: the model needs the packages of the extra `inference`; the other commands do not.
     from mammopipe.inference.evaluation.run import evaluate_model
 
-    dataset, folder = dataset_in(options.dataset, options.name)
-    with model_directory(options.model, options.runs) as model:
+    with model_directory(options.model, options.runs) as model, _dataset(options) as (dataset, folder):
         found = evaluate_model(
             model,
             dataset,
@@ -52,3 +61,20 @@ def evaluate(options: argparse.Namespace) -> int:
         )
     print(found)
     return 0
+
+
+@contextmanager
+def _dataset(options: argparse.Namespace) -> "Iterator[tuple[Dataset, Path]]":
+    """Yield the dataset and its folder; for a site's own table, a scratch folder with links to its images."""
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.processing.datasets.own import DATASET, NAME, arrange
+
+    source = options.dataset
+    if not source.is_file() and (options.name != NAME or (source / DATASET.label_table).is_file()):
+        yield dataset_in(source, options.name)
+        return
+    with TemporaryDirectory() as scratch:
+        table = arrange(source, Path(scratch), PipelineConfig.load(options.config).own)
+        for _, reason in table.refused:
+            print(f"left out: {reason}", file=sys.stderr)
+        yield dataset_in(Path(scratch), NAME)

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import command, one_of, phantoms_of
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
+
+LEAVE_ONE_OUT = "leave-one-out"
 
 
 def add(subparsers: "Subparsers") -> None:
@@ -19,13 +22,29 @@ def add(subparsers: "Subparsers") -> None:
         "run every network under every protocol, and tabulate what each figure is made of; goes on where it stopped",
         "experiment mias --source all-mias.tar.gz --profile full --out experiment",
     )
-    parser.add_argument("dataset", choices=["mias"])
+    parser.add_argument(
+        "dataset",
+        choices=["mias", LEAVE_ONE_OUT],
+        help="mias: networks and protocols on mini-MIAS; leave-one-out: train on all datasets but one, evaluate on it",
+    )
+    parser.add_argument(
+        "sources", nargs="*", metavar="NAME=FOLDER", help="of leave-one-out: the datasets, as inbreast=INbreast"
+    )
     parser.add_argument(
         "--source", default=PHANTOMS, metavar="PATH|phantoms", help="default: phantoms, synthetic films"
     )
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="any key of the configuration, as data.seed=1; may be repeated",
+    )
     parser.add_argument("--profile", choices=["quick", "full"])
     parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: the configuration's")
     parser.add_argument(
@@ -48,6 +67,24 @@ def add(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=experiment)
 
 
+def _leave_one_out(options: argparse.Namespace) -> int:
+    """Train and evaluate once for each dataset, and print the table; return 1 if a run failed."""
+    from mammopipe.pipelines.config.pipeline import PipelineConfig
+    from mammopipe.pipelines.data.join import sources_of
+    from mammopipe.pipelines.experiment.leave_one_out import leave_one_out
+
+    config = PipelineConfig.load(
+        options.config,
+        recipe=options.recipe,
+        assignments=options.assignments,
+        profile=options.profile,
+        cnns=options.cnns,
+    )
+    rows = leave_one_out(config, sources_of(options.sources), options.out, weights=options.weights)
+    print((options.out / "leave_one_out.md").read_text(encoding="utf-8"))
+    return int(any(row["status"] != "measured" for row in rows))
+
+
 def experiment(options: argparse.Namespace) -> int:
     """Run the unfinished cells of the experiment over networks and protocols, and print where its tables are."""
     from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -55,7 +92,12 @@ def experiment(options: argparse.Namespace) -> int:
     from mammopipe.processing.datasets.manifest import SplitProtocol
     from mammopipe.training.model.architecture import find_architecture
 
-    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
+    if options.dataset == LEAVE_ONE_OUT:
+        return _leave_one_out(options)
+    if options.sources:
+        raise ConfigError(f"{options.sources[0]}: only leave-one-out takes datasets as NAME=FOLDER; mias has --source")
+    given = {"profile": options.profile, "dataset": options.dataset, "cnns": options.cnns}
+    config = PipelineConfig.load(options.config, recipe=options.recipe, assignments=options.assignments, **given)
     protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
     noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
     films = phantoms_of(options, made=options.source == PHANTOMS)

@@ -385,3 +385,18 @@ def test_real_time_is_the_default_and_compiles_no_queue() -> None:
     _, requested = deployed("defaults")
     assert {name for name in requested if name.endswith("-async")} == set()
     assert requested["Model"]["PrimaryContainer"].get("Environment", {}) == {}
+
+
+def test_the_question_is_asked_of_every_network_and_of_the_balance_of_copies() -> None:
+    def steps(**changes: Any) -> dict[str, Any]:
+        definition = json.loads(build_pipeline(PipelineConfig.load(**changes)).definition())
+        return {step["Name"]: step["Arguments"] for step in definition["Steps"]}
+
+    plain, binary = steps(), steps(training={"question": "binary"})
+    arguments = binary["Augment"]["AppSpecification"]["ContainerArguments"]
+    assert arguments[arguments.index("--question") + 1] == "binary"
+    assert "--question" not in plain["Augment"]["AppSpecification"]["ContainerArguments"]
+    asked = [step["HyperParameters"]["question"] for name, step in binary.items() if name.startswith("Train-")]
+    assert len(asked) == 3 and set(asked) == {"binary"}
+    with pytest.raises(ConfigError, match="per_cnn.alexnet.question is set by training.question"):
+        PipelineConfig.load(per_cnn={"alexnet": {"question": "binary"}})

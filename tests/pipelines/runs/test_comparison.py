@@ -236,3 +236,21 @@ def test_the_table_fits_and_tells_protocol_settings_and_differences(tmp_path: Pa
     first, second = json.loads(capsys.readouterr().out)
     assert "against" not in first and second["against"]["run"] == first["id"] == "20260101-000000-aaaa"
     assert second["against"]["test"]["macro_auc"]["beyond_chance"] is True
+
+
+def test_runs_of_three_and_of_two_classes_are_compared_by_malignant_alone(tmp_path: Path) -> None:
+    auc = figure(0.6, 0.4, 0.8)
+    three, two = (run(tmp_path, name, auc) for name in ("three", "two"))
+    tables = [softmax(LOGITS - np.eye(3)[LABELS]), softmax(LOGITS[:, 1:] + np.eye(3)[LABELS][:, 1:])]
+    said(three, tables[0], LABELS)
+    said(two, tables[1], (LABELS == 2).astype(int))
+    found = paired_comparison.differences(three, two)
+    assert set(found["test"]) == {"malignant_auc"}
+    expected = [roc_auc_score(LABELS == 2, table[:, -1]) for table in tables]
+    assert found["test"]["malignant_auc"]["value"] == pytest.approx(expected[1] - expected[0])
+    facts = [
+        comparison.facts(folder) | {"classes": classes} for folder, classes in ((three, ["a", "b", "c"]), (two, ["d"]))
+    ]
+    compared = comparison.against(*facts, found)
+    assert compared["test"]["macro_auc"] is None and compared["test"]["malignant_auc"]["paired"]
+    assert comparison.verdict(compared, "three", "two").startswith("By the malignant AUC of validation two is better")

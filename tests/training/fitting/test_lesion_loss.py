@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mammopipe.processing.classes import TWO
 from mammopipe.processing.datasets.manifest import Label, Lesion
 from mammopipe.training.fitting.lesion_loss import UNKNOWN, WithPlaces, grid_of, location_losses, targets
 from mammopipe.training.model.architecture import Pooling
@@ -115,3 +116,14 @@ def test_the_grid_leaves_the_network_as_it_was():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     grid_of(network, (96, 64))
     assert network.training and all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_with_two_classes_only_malignant_circles_are_taught():
+    def of(label, *lesions):
+        return targets(lesions, label, shape=(64, 64), grid=(4, 4), classes=TWO)
+
+    benign, malignant = (Lesion(8, 8, 4, label) for label in (Label.BENIGN, Label.MALIGNANT))
+    assert not of(Label.BENIGN, benign).any() and not of(Label.BENIGN).any() and not of(Label.NEGATIVE).any()
+    found = of(Label.MALIGNANT, benign, malignant)
+    assert found[0, 0] == 1 and set(found.flatten().tolist()) <= {UNKNOWN, 0, 1}
+    assert (of(Label.MALIGNANT, benign) == UNKNOWN).all()

@@ -1,0 +1,104 @@
+"""Joins several datasets into one folder for training, with the dataset of each image recorded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE
+from mammopipe.processing.datasets.definition import Dataset, Table
+from mammopipe.processing.datasets.lesion_masks import with_lesions
+from mammopipe.processing.datasets.manifest import ImageRecord, Split, write_manifest
+from mammopipe.processing.datasets.registry import EVALUATED, require_usable
+from mammopipe.processing.errors import ConfigError, LabelError
+from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, states_splits
+
+LEAST_DATASETS = 2
+
+
+def sources_of(texts: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of datasets by name, from arguments `NAME=FOLDER`.
+
+    Raises:
+        ConfigError: An argument has another form, a dataset is unknown or named twice, or a folder does not exist.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, sign, folder = text.partition("=")
+        if not sign or name not in EVALUATED:
+            raise ConfigError(f"{text!r}: must be NAME=FOLDER, with a name of {', '.join(EVALUATED)}")
+        if name in found:
+            raise ConfigError(f"{text!r}: {name} is named twice")
+        if not Path(folder).is_dir():
+            raise ConfigError(f"{text!r}: no such folder")
+        found[name] = Path(folder)
+    if len(found) < LEAST_DATASETS:
+        raise ConfigError(f"{' '.join(texts) or 'no dataset'}: must name at least {LEAST_DATASETS} datasets")
+    return found
+
+
+def join(sources: Mapping[str, Path], folder: Path, split: SplitConfig | None = None) -> Table:
+    """Write the staged form of several datasets into `folder`: one manifest, and links to all images.
+
+    Ids of images and patients get the name of their dataset as prefix, so that none occurs twice; the column `dataset`
+    keeps the name. A released test split is kept. If some datasets have one and others do not, the patients of the
+    others are divided here; if none has one, the run divides all.
+
+    Args:
+        sources: Folders of the datasets as released, by name.
+        folder: The folder to write, which must be empty or new.
+        split: How to divide the patients of datasets without a released split.
+
+    Returns:
+        The joined table, and the rows that were refused.
+
+    Raises:
+        ConfigError: The folder is not empty.
+        LabelError: A dataset cannot be used, or too many of its rows cannot be used.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: is not empty; join writes a new folder")
+    tables = {name: _linked(EVALUATED[name], source, folder / IMAGE_FOLDER) for name, source in sources.items()}
+    stated = any(states_splits(table.records) for table in tables.values())
+    records = [record for table in tables.values() for record in _placed(table.records, split, stated=stated)]
+    write_manifest(records, folder / LABEL_TABLE)
+    return Table(records, [row for table in tables.values() for row in table.refused])
+
+
+def _linked(dataset: Dataset, source: Path, images: Path) -> Table:
+    """Return one dataset's table with prefixed ids and the paths of links to its images."""
+    place = dataset.find(source)
+    table = dataset.check(place)
+    require_usable(table, source)
+    records, refused = [], list(table.refused)
+    images.mkdir(parents=True, exist_ok=True)
+    for record in table.records:
+        name = f"{dataset.name}-{record.image_id}"
+        file = place / dataset.image_folder / record.path
+        try:
+            if not file.is_file():
+                raise LabelError(f"{file}: no such file; the label table names it")
+            found = with_lesions(record, table.masks.get(record.image_id, ()), place / dataset.image_folder)
+        except LabelError as error:
+            refused.append((name, str(error)))
+            continue
+        link = images / f"{name}{file.suffix.lower()}"
+        link.symlink_to(file.resolve())
+        patient = f"{dataset.name}-{record.patient_id}"
+        records.append(replace(found, image_id=name, patient_id=patient, path=link.name))
+    require_usable(Table(records, refused), source)
+    return Table(records, refused)
+
+
+def _placed(records: Sequence[ImageRecord], split: SplitConfig | None, *, stated: bool) -> list[ImageRecord]:
+    """Return the records of one dataset with a split if any dataset states splits.
+
+    Validation images become training images: the run chooses the validation fold among the images of all datasets.
+    """
+    if not stated:
+        return list(records)
+    divided = records if states_splits(records) else assign_splits(records, split)
+    kept = {Split.TEST: Split.TEST}
+    return [
+        replace(record, split=kept.get(record.split or Split.TRAIN, Split.TRAIN), fold=None, label_digest="")
+        for record in divided
+    ]

@@ -1,0 +1,1 @@
+"""Auxiliary targets in training: their values, their heads and their loss."""

@@ -1,0 +1,98 @@
+"""The heads of auxiliary targets: linear layers on the mean of a network's last feature maps, in training alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
+from mammopipe.training.fitting.head_only import Films
+from mammopipe.training.networks.network import FilmNetwork
+
+
+class AuxiliaryHeads(nn.Module):
+    """One linear layer for each auxiliary target."""
+
+    def __init__(self, network: FilmNetwork, targets: AuxiliaryTargets, *, shape: tuple[int, int], seed: int) -> None:
+        """Create the heads.
+
+        Args:
+            network: The network; its last feature maps give the number of features.
+            targets: The targets.
+            shape: (H, W) of the images, in pixels.
+            seed: Seed of the initial weights.
+        """
+        super().__init__()
+        device = network.normalise.mean.device
+        trains = network.training
+        network.eval()
+        with torch.inference_mode():
+            _, maps = with_maps(network, network, torch.zeros(1, 1, *shape, device=device))
+        network.train(trains)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.ModuleList(nn.Linear(maps.shape[1], target.outputs) for target in targets.targets)
+        self.to(device)
+        self.targets = targets
+        self._network = [network]  # In a list, so that its parameters are not among those of the heads.
+
+    @property
+    def network(self) -> FilmNetwork:
+        """The network whose feature maps the heads read."""
+        return self._network[0]
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        """Return the outputs of each head, (N, outputs), for feature maps, (N, channels, h, w)."""
+        features = maps.mean(dim=(2, 3))
+        return [layer(features) for layer in self.layers]
+
+
+class WithAuxiliary(nn.Module):
+    """Wraps a network, or `WithPlaces`, to return its answer and the outputs of the auxiliary heads."""
+
+    def __init__(self, model: nn.Module, heads: AuxiliaryHeads) -> None:
+        """Wrap the model, which contains the network of the heads; parameters are shared."""
+        super().__init__()
+        self.model, self.heads = model, heads
+
+    def forward(self, images: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], list[Tensor]]:
+        """Return both for images (N, 1, H, W)."""
+        answered, maps = with_maps(self.model, self.heads.network, images)
+        return answered, self.heads(maps)
+
+
+def auxiliary_heads(
+    network: nn.Module, films: Films, config: TrainConfig, optimiser: Optimizer
+) -> AuxiliaryHeads | None:
+    """Return the heads of the auxiliary targets, trained by the optimiser like the classifier; `None` without targets.
+
+    Args:
+        network: The network that learns.
+        films: Training images.
+        config: Hyperparameters.
+        optimiser: The optimiser of the network.
+    """
+    if not config.auxiliary_weights or not isinstance(network, FilmNetwork):
+        return None
+    targets = AuxiliaryTargets(films.records, config.auxiliary_weights)
+    heads = AuxiliaryHeads(network, targets, shape=films.shape, seed=config.seed)
+    settings = {"part": "head", "scale": 1.0, "lr": 0.0, "weight_decay": config.weight_decay}
+    optimiser.add_param_group({"params": list(heads.parameters()), **settings})
+    return heads
+
+
+def with_maps(model: nn.Module, network: FilmNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the model's answer and the network's last feature maps, (N, channels, h, w), from one forward pass."""
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Sequence[Tensor], output: Tensor) -> None:
+        seen.append(output)
+
+    handle = network.cam_layer.register_forward_hook(keep)
+    try:
+        answered = model(images)
+    finally:
+        handle.remove()
+    return answered, seen[0]

@@ -1,0 +1,103 @@
+"""The values of the auxiliary targets of training images, and the loss of their heads; absent values do not count."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.auxiliary import VALUES, Auxiliary
+
+
+@dataclass(frozen=True)
+class Target:
+    """One auxiliary target as the training images state it."""
+
+    name: Auxiliary
+    weight: float
+    kinds: tuple[str, ...] = ()
+    """The values, for classification; empty for regression."""
+    mean: float = 0.0
+    """Mean over the training images, for regression."""
+    deviation: float = 1.0
+    """Standard deviation over the training images, for regression."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the target's head."""
+        return len(self.kinds) or 1
+
+    @classmethod
+    def of(cls, name: Auxiliary, weight: float, values: Sequence[str | float | None]) -> "Target":
+        """Return the target for the values of the training images.
+
+        Raises:
+            ConfigError: Fewer than two different values are known, so there is nothing to learn.
+        """
+        known = {value for value in values if value is not None}
+        if len(known) < 2:
+            raise ConfigError(
+                f"hyperparameter auxiliary_{name}={weight}: the {len(values)} training images have "
+                f"{len(known)} different values of {name}; there must be at least two"
+            )
+        numbers = [value for value in values if isinstance(value, float)]
+        if numbers:
+            return cls(name, weight, (), float(np.mean(numbers)), float(np.std(numbers)))
+        return cls(name, weight, tuple(sorted(map(str, known))))
+
+    def encoded(self, value: str | float | None) -> float:
+        """Return a value as the head learns it: the index of a kind or the standardised number; NaN where absent."""
+        if isinstance(value, float):
+            return (value - self.mean) / self.deviation
+        return float(self.kinds.index(value)) if value in self.kinds else math.nan
+
+    def losses(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """Return the loss of each image, (N,): 0 where the value is absent; its mean is that of the other images."""
+        known = values.isfinite()
+        wanted = torch.where(known, values, torch.zeros_like(values))
+        if self.kinds:
+            found = functional.cross_entropy(outputs.float(), wanted.long(), reduction="none")
+        else:
+            found = functional.smooth_l1_loss(outputs[:, 0].float(), wanted, reduction="none")
+        return self.weight * found * known * len(known) / known.sum().clamp(min=1)
+
+
+class AuxiliaryTargets:
+    """The auxiliary targets of a training run."""
+
+    def __init__(self, records: Sequence[ImageRecord], weights: Mapping[Auxiliary, float]) -> None:
+        """Read the values of the training images.
+
+        Args:
+            records: Manifest rows of the training images.
+            weights: Weight of each target that is learnt.
+
+        Raises:
+            ConfigError: The images do not state a target.
+        """
+        values = {name: [VALUES[name](record) for record in records] for name in weights}
+        self.targets = [Target.of(name, weight, values[name]) for name, weight in weights.items()]
+        rows = zip(*(map(target.encoded, values[target.name]) for target in self.targets), strict=True)
+        self._rows = dict(zip((record.image_id for record in records), rows, strict=True))
+
+    def of(self, image_ids: Sequence[str]) -> Tensor:
+        """Return the values of images, (N, targets) float32; NaN where absent."""
+        return torch.tensor([self._rows[image_id] for image_id in image_ids], dtype=torch.float32)
+
+    def losses(self, outputs: Sequence[Tensor], values: Tensor) -> Tensor:
+        """Return the weighted loss of each image over all targets, (N,).
+
+        Args:
+            outputs: The outputs of each head, (N, outputs).
+            values: The values, (N, targets).
+        """
+        parts = [
+            target.losses(told, values[:, index])
+            for index, (target, told) in enumerate(zip(self.targets, outputs, strict=True))
+        ]
+        return torch.stack(parts).sum(dim=0)
