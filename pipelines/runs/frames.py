@@ -59,7 +59,7 @@ def predictions(folder: Path) -> "pandas.DataFrame":
 def _decisions(folder: Path, table: "pandas.DataFrame") -> "pandas.Series[str]":
     import pandas
 
-    from mammopipe.inference.contract.schema import Finding
+    from mammopipe.inference.client.answers import Finding
 
     found = pandas.Series(pandas.NA, index=table.index, dtype="string")
     selected = _evaluation(folder)["selected"]
