@@ -71,7 +71,7 @@ KINDS = (
     Kind(classification.f1(MALIGNANT)),
     Kind(classification.log_loss),
     Kind(classification.brier),
-    Kind(classification.expected_calibration_error, every=4, sizes=(1000,)),
+    Kind(classification.expected_calibration_error, every=4, sizes=(1500,)),
     Kind(thresholds.sensitivity_at(THRESHOLD), binary=True),
     Kind(thresholds.specificity_at(THRESHOLD), binary=True),
     Kind(thresholds.ppv_at(THRESHOLD), binary=True),

@@ -1,4 +1,4 @@
-"""The whole RSNA pipeline on sets of growing size: seconds by stage, peak memory, size of the report.
+"""The whole RSNA pipeline on sets of growing size: seconds by stage, CPU time, peak memory, size of the report.
 
 Run `python -m benchmarks.bench_scale --images 1000 5000 54706 [--rsna FOLDER]`: a JSON list on stdout, progress on
 stderr. With `--rsna`, the rows are the first ones of the real `train.csv` in that folder; else the table is made. Every
@@ -60,6 +60,8 @@ class Measured:
     """Wall time by stage; `stage` is compiling and staging."""
     peaks: Mapping[str, int]
     """Greatest resident size in bytes of any process of a job, by job."""
+    cpu: Mapping[str, float]
+    """CPU seconds by job; on a machine that does other work, they say more than `seconds`."""
     report: int
     """Bytes of `report.html`."""
     audit: Mapping[str, Any]
@@ -111,6 +113,7 @@ def measure(source: Path, runs: Path, images: int) -> Measured:
         images,
         {"stage": total - sum(seconds.values()), **seconds},
         watch.peaks,
+        watch.cpu_seconds,
         report.stat().st_size,
         {**leakage["checked"], "findings": len(leakage["findings"])},
     )
@@ -139,6 +142,7 @@ def figures(runs: Sequence[Measured]) -> list[Row]:
                 COMMAND,
                 **{name: peak / 1e9 for name, peak in sorted(run.peaks.items())},
             ),
+            row(f"{label}: CPU hours", sum(run.cpu.values()) / 3600, "h", None, "lower", COMMAND, **run.cpu),
             row(f"{label}: report", run.report / 1e6, "MB", REPORT_BAR, "lower", COMMAND),
         ]
     for small, large in pairwise(runs):

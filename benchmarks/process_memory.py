@@ -1,4 +1,4 @@
-"""Peak memory of a process and of all processes that it starts, on Linux."""
+"""Peak memory and CPU time of a process and of all processes that it starts, on Linux."""
 
 import os
 import re
@@ -24,8 +24,16 @@ class MemoryWatch:
         self.root, self.seconds = root, seconds
         self.peaks: dict[str, int] = {}
         """Peak in bytes by job; `<job> worker` for the processes of its pool."""
+        self._spent: dict[int, tuple[str, float]] = {}
+        """Job and CPU seconds of each process, by its id."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU seconds by job, its pool included; the last interval before a process ends is missing."""
+        jobs = {job for job, _ in self._spent.values()}
+        return {job: sum(spent for name, spent in self._spent.values() if name == job) for job in sorted(jobs)}
 
     def __enter__(self) -> "MemoryWatch":
         """Start watching."""
@@ -50,6 +58,7 @@ class MemoryWatch:
             job = next((found[0] for found in map(_JOB.findall, commands) if found), "benchmark")
             name = f"{job} worker" if _WORKER in commands[0] else job
             self.peaks[name] = max(self.peaks.get(name, 0), peak)
+            self._spent[pid] = job, max(_cpu_seconds(pid), self._spent.get(pid, (job, 0.0))[1])
 
     def _watch(self) -> None:
         while not self._end.wait(self.seconds):
@@ -80,6 +89,11 @@ def _parents() -> dict[int, int]:
 def _peak(pid: int) -> int:
     found = re.search(r"^VmHWM:\s+(\d+) kB", _read(pid, "status"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = _read(pid, "stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def _command(pid: int) -> str:

@@ -40,6 +40,7 @@ from mammopipe.training.evaluation.pointing_game import pointing_game
 from mammopipe.training.evaluation.selection import Choice, choose
 from mammopipe.training.evaluation.test_reads import register_read
 from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChooseBy
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
@@ -148,41 +149,47 @@ def evaluate(
         )
         for name in sorted(models)
     }
-    threshold = choice.candidates[choice.selected].fit.operating_points[Goal.SENSITIVITY].threshold
-    chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
-    calibration = choice.candidates[choice.selected].fit.calibration
-    rows_of_images = [
-        row
-        for name in sorted(models)
-        for judged in (validation[name], test[name])
-        for row in predictions.prediction_rows(name, judged, choice.candidates[name].fit.calibration)
-    ]
     return {
         **_circumstances(data, config),
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        "selected": {
-            **selected_figures(
-                candidates[choice.selected],
-                choice,
-                chosen,
-                rows,
-                draws,
-                "out-of-fold" if data.out_of_fold else str(Split.VALIDATION),
-            ),
-        },
+        **_of_selected(choice, candidates[choice.selected], validation, test, data, models[choice.selected], draws),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
+    }, [
+        row
+        for name in sorted(models)
+        for judged in (validation[name], test[name])
+        for row in predictions.prediction_rows(name, judged, choice.candidates[name].fit.calibration)
+    ]
+
+
+def _of_selected(
+    choice: Choice,
+    candidate: Mapping[str, Any],
+    validation: Mapping[str, ValidationPredictions],
+    test: Mapping[str, TestPredictions],
+    data: SegmentedData,
+    model: LoadedModel,
+    draws: Mapping[Split, Resamples],
+) -> dict[str, Any]:
+    """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
+    rows = {split: data.judged(split) for split in draws}
+    fit = choice.candidates[choice.selected].fit
+    chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
+    threshold = fit.operating_points[Goal.SENSITIVITY].threshold
+    level = "out-of-fold" if data.out_of_fold else str(Split.VALIDATION)
+    return {
+        "selected": selected_figures(candidate, choice, chosen, rows, draws, level),
         "calibration": calibration_figures(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
         ),
         "pointing": {
-            str(split): pointing_game(models[choice.selected], data.in_folders(records), draws[split])
-            for split, records in rows.items()
+            str(split): pointing_game(model, data.in_folders(records), draws[split]) for split, records in rows.items()
         },
-        "examples": pick_examples(chosen, calibration, data.classes),
-        "missed_cancers": missed_cancers(chosen, calibration, threshold, data.records, data.classes),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
-    }, rows_of_images
+        "examples": pick_examples(chosen, fit.calibration, data.classes),
+        "missed_cancers": missed_cancers(chosen, fit.calibration, threshold, data.records, data.classes),
+    }
 
 
 def fold_names(data: SegmentedData) -> dict[str, str]:

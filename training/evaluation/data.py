@@ -10,6 +10,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import TWO, Classes, Question, class_indices, classes_of, listed, named
 from mammopipe.processing.datasets.manifest import (
@@ -244,6 +246,8 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         _unpack_candidate(found, scratch / name)
         model = model_directory.load(scratch / name)
         _check_fit(found[0], model.preprocess, preprocess)
+        # Depthwise convolutions take half the time in this format.
+        model.network.to(memory_format=torch.channels_last)
         models[name] = model
     return models
 

@@ -21,7 +21,7 @@ from mammopipe.training.metrics.bootstrap import Resamples, Scale
 from mammopipe.training.metrics.metric import Metric, all_alike, ratio
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.predictions import Floats, Integers
-from mammopipe.training.networks.grad_cam import heatmap
+from mammopipe.training.networks.grad_cam import Heatmaps
 from mammopipe.training.networks.model_directory import LoadedModel
 
 
@@ -125,9 +125,10 @@ def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resampl
 def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
     """Yield the result for each image `<folder>/<image_id>.png`, with the heatmap of its true class."""
     films = FilmDataset(records, folder, shape=model.input_shape, description="annotated films")
+    heatmap = Heatmaps(model)
     for index, record in enumerate(records):
         image: torch.Tensor = films[index][0]
-        heat = np.asarray(heatmap(model, image, class_index(record.label, model.classes)))
+        heat = np.asarray(heatmap(image, class_index(record.label, model.classes)))
         lesions = inside_circles(record.lesions, model.input_shape)
         breast = image[0].numpy() > 0
         row, column = peak(heat)

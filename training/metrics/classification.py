@@ -56,7 +56,7 @@ __all__ = [
     "specificity_at_sensitivity",
 ]
 
-LEAST_IMAGES_FOR_CALIBRATION_ERROR = 2000
+LEAST_IMAGES_FOR_CALIBRATION_ERROR = 3000
 """With fewer images, chance raises the calibration error so much that its intervals miss the true value too often
 (`python -m benchmarks.bench_coverage`: 88 % coverage with 258 images)."""
 CALIBRATION_BINS = 10

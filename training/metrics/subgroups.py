@@ -170,4 +170,4 @@ def _too_few(malignant: Integers, draws: Resamples) -> Callable[..., dict[str, A
     return check
 
 
-_KINDS = {0: "a normal or benign", 1: "a malignant"}
+_KINDS = {0: "a non-malignant", 1: "a malignant"}

@@ -55,6 +55,37 @@ def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[
     return spread(evidence[0, 0].detach().float().cpu().numpy(), (images.shape[2], images.shape[3]))
 
 
+class Heatmaps:
+    """The heatmaps of many images of one model, as `heatmap` gives them.
+
+    Where the feature maps weighted by the classifier equal the Grad-CAM (`head_weights`, checked on the first image),
+    each image takes a single forward pass; a Grad-CAM takes three times as long.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        """Prepare for images of a model."""
+        self._model = model
+        self._weights: NDArray[np.float32] | None = None
+        self._checked = False
+
+    def __call__(self, image: Tensor, class_index: int) -> NDArray[np.float32]:
+        """Return the heatmap, (H, W) float32 in [0, 1], of an image, (1, H, W) in [0, 1], for a class."""
+        network = self._model.network
+        if not self._checked:
+            self._weights, self._checked = head_weights(network, image[None]), True
+        if self._weights is None:
+            return heatmap(self._model, image, class_index)
+        wrapped = WithMaps(network)
+        try:
+            with torch.inference_mode():
+                maps = wrapped(image[None])[1][0].float().cpu().numpy()
+        finally:
+            wrapped.close()
+        film = image[0].numpy()
+        shape = (film.shape[0], film.shape[1])
+        return within_tissue(head_map(maps, self._weights[class_index], shape, network.pooling), film)
+
+
 class WithMaps(nn.Module):
     """Wraps a network to return its logits and the feature maps of its `cam_layer`."""
 

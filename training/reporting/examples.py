@@ -16,7 +16,7 @@ from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import Floats, Integers, Predictions
-from mammopipe.training.networks.grad_cam import heatmap
+from mammopipe.training.networks.grad_cam import Heatmaps
 from mammopipe.training.networks.model_directory import LoadedModel
 
 PICTURE_HEIGHT = 480
@@ -135,18 +135,21 @@ def missed_cancers(
 def draw_examples(examples: Sequence[Mapping[str, Any]], data: SegmentedData, model: LoadedModel) -> dict[str, Picture]:
     """Return the picture of each example by image id; the heatmap is that of the predicted class."""
     records = {record.image_id: record for record in data.records}
+    heatmap = Heatmaps(model)
     return {
-        example["image_id"]: _draw(records[example["image_id"]], data, model, model.classes.index(example["predicted"]))
+        example["image_id"]: _draw(
+            records[example["image_id"]], data, model, heatmap, model.classes.index(example["predicted"])
+        )
         for example in examples
     }
 
 
-def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, index: int) -> Picture:
+def _draw(record: ImageRecord, data: SegmentedData, model: LoadedModel, heatmap: Heatmaps, index: int) -> Picture:
     folder = data.folder / Path(record.path).parent
     films = FilmDataset([record], folder, shape=model.input_shape, description="example")
     image: torch.Tensor = films[0][0]
     film = (image[0].numpy() * 255).round().astype(np.uint8)
-    heat = np.asarray(heatmap(model, image, index))
+    heat = np.asarray(heatmap(image, index))
     scale = min(1.0, PICTURE_HEIGHT / film.shape[0])
     size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
     circles = tuple(

@@ -21,7 +21,7 @@ from mammopipe.processing.splits import read_register
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.reporting.package_card import package_card
 from mammopipe.training.reporting.report import origin_of
-from mammopipe.training.reporting.reporting_guidelines import checklist
+from mammopipe.training.reporting.reporting_guidelines import lines
 
 TEMPLATE = "model_card.md.j2"
 CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
@@ -75,7 +75,7 @@ def render_card(evaluation: Mapping[str, Any]) -> str:
         intended=INTENDED,
         not_intended=NOT_INTENDED,
         limits=list(limits(evaluation)),
-        items=checklist(evaluation),
+        guidelines=list(lines()),
         reads_of=read_register.sentence,
         reproducibility=STATEMENT,
     )

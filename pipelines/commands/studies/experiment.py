@@ -35,7 +35,16 @@ def add(subparsers: "Subparsers") -> None:
     )
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH", help="pretrained weights to start from")
+    parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration, such as mias-located")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; data.seed is the seed of every cell")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="any key of the configuration, as data.seed=1; may be repeated",
+    )
     parser.add_argument("--profile", choices=["quick", "full"])
     parser.add_argument("--cnns", metavar="A,B", type=lambda text: text.split(","), help="default: the configuration's")
     parser.add_argument(
@@ -64,7 +73,13 @@ def _leave_one_out(options: argparse.Namespace) -> int:
     from mammopipe.pipelines.data.join import sources_of
     from mammopipe.pipelines.experiment.leave_one_out import leave_one_out
 
-    config = PipelineConfig.load(options.config, profile=options.profile, cnns=options.cnns)
+    config = PipelineConfig.load(
+        options.config,
+        recipe=options.recipe,
+        assignments=options.assignments,
+        profile=options.profile,
+        cnns=options.cnns,
+    )
     rows = leave_one_out(config, sources_of(options.sources), options.out, weights=options.weights)
     print((options.out / "leave_one_out.md").read_text(encoding="utf-8"))
     return int(any(row["status"] != "measured" for row in rows))
@@ -81,7 +96,8 @@ def experiment(options: argparse.Namespace) -> int:
         return _leave_one_out(options)
     if options.sources:
         raise ConfigError(f"{options.sources[0]}: only leave-one-out takes datasets as NAME=FOLDER; mias has --source")
-    config = PipelineConfig.load(options.config, profile=options.profile, dataset=options.dataset, cnns=options.cnns)
+    given = {"profile": options.profile, "dataset": options.dataset, "cnns": options.cnns}
+    config = PipelineConfig.load(options.config, recipe=options.recipe, assignments=options.assignments, **given)
     protocols = tuple(one_of(SplitProtocol, word, "--protocols") for word in options.protocols)
     noise = find_architecture(options.noise or config.cnns[0]).name if options.noise != "none" else None
     films = phantoms_of(options, made=options.source == PHANTOMS)

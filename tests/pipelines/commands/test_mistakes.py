@@ -64,7 +64,7 @@ MISTAKES = [
     ("run --source other.tar.gz", "no Info.txt here"),
     ("run --dataset rsna --source few", "no train.csv here"),
     ("run --dataset own --source empty", "must be a table"),
-    ("run --dataset own --source few", "would have no image of class benign"),
+    ("run --dataset own --source few", "would have no image of class negative"),
     ("run --config own.toml --source few", "no column 'class', which own.columns.label names"),
     ("run --weights none.pth", "none.pth: no such file or folder of weights"),
     ("run --weights vgg16.pth", "fit none of the candidates resnet50, alexnet, modified_cnn"),

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from mammopipe.pipelines import cli
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.experiment import tables
+from mammopipe.pipelines.experiment import matrix, tables
 from mammopipe.pipelines.experiment.figures import draw
 from mammopipe.pipelines.experiment.matrix import Cell, Experiment, run
 from mammopipe.processing.datasets.manifest import SplitProtocol
@@ -47,7 +48,7 @@ def experiment(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cells of the published protocol with two networks, its noise control among them."""
     folder = tmp_path_factory.mktemp("published")
-    ended = experiment(folder, "--protocols", "published", "--cnns", "modified_cnn,alexnet")
+    ended = experiment(folder, "--protocols", "published", "--cnns", "modified_cnn,test_resnet.r160_in1k")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("Staged") == 2, "the films, and the noise"
     return folder
@@ -73,8 +74,8 @@ def evaluation(folder: Path, cell: str) -> dict[str, Any]:
 
 def test_the_published_protocol_is_measured_with_its_noise_control(published: Path) -> None:
     rows = {row["model"]: row for row in read_rows(published) if row["split"] == "test"}
-    assert set(rows) == {"modified_cnn", "alexnet", "noise (modified_cnn)", "majority", "published"}
-    for cnn in ("modified_cnn", "alexnet"):
+    assert set(rows) == {"modified_cnn", "test_resnet.r160_in1k", "noise (modified_cnn)", "majority", "published"}
+    for cnn in ("modified_cnn", "test_resnet.r160_in1k"):
         said = evaluation(published, f"published-{cnn}")
         assert said["protocol"] == "published" and not said["leakage"]["passed"]
         assert float(rows[cnn]["accuracy"]) == said["candidates"][cnn]["test"]["accuracy"]["value"]
@@ -91,7 +92,8 @@ def test_the_other_protocols_name_themselves(honest: Path) -> None:
         assert said["validation_folds"] == 2
     execution = json.loads((honest / "out" / "cells" / "film-modified_cnn" / "execution.json").read_text())
     assert "only what was split by patient is registered" in execution["reason"]
-    assert list((honest / "out" / "runs").glob("[!.]*")) == []
+    kept = [path.name for path in (honest / "out" / "runs").glob("[!.]*")]
+    assert kept == ["test-reads"], "the register of test reads outlives the runs"
 
 
 def test_what_was_measured_is_not_run_again_and_other_settings_are_refused(honest: Path, tmp_path: Path) -> None:
@@ -173,3 +175,19 @@ def test_what_another_network_has_to_itself_leaves_a_cell_what_it_was() -> None:
     plan, other = Experiment(config), Experiment(config.replace(per_cnn={"alexnet": {"learning_rate": 1e-4}}))
     same = [plan.identity(cell) == other.identity(cell) for cell in plan.cells()]
     assert same == [cell.cnn == Cnn.RESNET50 for cell in plan.cells()]
+
+
+def test_the_recommended_network_can_be_run_under_the_protocols_with_another_seed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plans: list[Experiment] = []
+    monkeypatch.setattr(matrix, "run", lambda plan, out: plans.append(plan) or [])
+    words = ["experiment", "mias", "--recipe", "mias-located", "--set", "data.seed=2", "--out", str(tmp_path)]
+    assert cli.main(words) == 0
+    (plan,) = plans
+    assert plan.config.data.seed == 2 and plan.config.training.learns == "head" and plan.config.training.folds == 5
+    assert [cell.name for cell in plan.cells()] == [
+        f"{protocol}-{noise}efficientnet_lite0"
+        for protocol in ("patient", "film", "published")
+        for noise in ("", "noise-")
+    ]

@@ -1,6 +1,7 @@
 """The pointing game on films whose bright spot is known: a network that sees brightness points at it."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def game(tmp_path, monkeypatch):
         pixels = image[0].numpy()
         return (pixels - pixels.min()) * (pixels == 1)
 
-    monkeypatch.setattr(pointing, "heatmap", heat)
+    monkeypatch.setattr(pointing, "Heatmaps", lambda model: partial(heat, model))
     malignant, benign = Label.MALIGNANT, Label.BENIGN
     records = [
         film(tmp_path, "a", malignant, (40, 20), (circle(20, 40, 5, malignant),)),

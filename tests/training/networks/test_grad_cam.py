@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mammopipe.training.networks.grad_cam import grad_cam, heatmap
+from mammopipe.training.networks.grad_cam import Heatmaps, grad_cam, heatmap
 from mammopipe.training.networks.layers import Normalise
 from mammopipe.training.networks.registry import NAMES, FilmNetwork, build_model
 
@@ -66,3 +66,16 @@ def test_a_models_map_is_0_outside_of_the_tissue_and_else_that_of_its_network():
 def test_more_than_one_film_is_refused():
     with pytest.raises(ValueError, match="one film"):
         grad_cam(build_model("modified_cnn", classes=3).eval(), torch.rand(2, 1, 64, 64), 0)
+
+
+@pytest.mark.parametrize("name", ["modified_cnn", "alexnet"])
+def test_heatmaps_of_many_images_are_those_of_each(name):
+    network = build_model(name, classes=3, seed=1).eval()
+    model = SimpleNamespace(network=network)
+    films = torch.rand(3, 1, 96, 64, generator=torch.Generator().manual_seed(2))
+    films[:, :, :20] = 0
+    shown = Heatmaps(model)
+    for film in films:
+        for index in range(3):
+            np.testing.assert_allclose(shown(film, index), heatmap(model, film, index), atol=2e-3)
+            assert not shown(film, index)[:15].any(), "nothing outside of the tissue"

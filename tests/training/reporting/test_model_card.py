@@ -2,14 +2,16 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.reporting.model_card import data_licences, limits, render_card, title, words
 from mammopipe.training.reporting.package_card import package_card
-from mammopipe.training.reporting.reporting_guidelines import checklist
+from mammopipe.training.reporting.reporting_guidelines import ITEMS, Status, lines, page
 
+ROOT = Path(__file__).parents[3]
 KEYS = {
     "model_overview": {"model_creator", "model_artifact"},
     "intended_uses": {
@@ -70,11 +72,45 @@ def test_every_table_has_the_same_number_of_cells_in_each_row(card):
         assert cells == width, line
 
 
-def test_the_guidelines_say_what_a_run_cannot(evaluated, card):
-    items = checklist(evaluated.evaluation)
-    assert {item.filled for item in items} == {True, False} and len(items) > 20
-    assert all(item.text.startswith("Cannot be filled from a run") for item in items if not item.filled)
-    assert card.count("| **no** |") == sum(not item.filled for item in items)
+NUMBERS = {
+    "claim": [str(number) for number in range(1, 45)],
+    "tripod": (
+        "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 18a 18b "
+        "18c 18d 18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c"
+    ).split(),
+    "stard": (
+        "1 2 3 4 5 6 7 8 9 10a 10b 11 12a 12b 13a 13b 14 15 16 17 18 19 20 21a 21b 22 23 24 25 26 27 28 29 30"
+    ).split(),
+    "decide": [str(number) for number in range(1, 18)] + "I II III IV V VI VII VIII IX X".split(),
+}
+"""The items of each guideline."""
+
+
+@pytest.mark.parametrize("guideline", NUMBERS)
+def test_every_item_of_a_guideline_is_answered(guideline):
+    answered = [number for item in ITEMS for number in getattr(item, guideline).split()]
+    assert set(answered) == set(NUMBERS[guideline])
+
+
+def test_each_reference_of_the_guidelines_exists(evaluated, card):
+    headings = {line.removeprefix("## ") for line in card.splitlines() if line.startswith("## ")}
+    for item in ITEMS:
+        assert item.references or item.status is Status.SITE, f"{item.topic}: where is it met?"
+        for reference in item.references:
+            kind, name = reference.split(":", 1)
+            if kind == "report":
+                assert f'<section id="{name}">' in evaluated.page, reference
+            elif kind == "card":
+                assert name in headings, reference
+            else:
+                assert kind == "doc" and (ROOT / name).is_file(), reference
+    assert {item.status for item in ITEMS} == set(Status)
+    assert all(line in card for line in lines())
+
+
+def test_the_page_of_the_guidelines_is_generated():
+    written = (ROOT / "docs" / "reference" / "reporting-guidelines.md").read_text(encoding="utf-8")
+    assert written == page()
 
 
 @pytest.mark.parametrize("name", ["evaluated", "screened"])
