@@ -38,7 +38,8 @@ from pydicom.pixels import apply_voi_lut
 from benchmarks.rows import Row, row
 from mammopipe.processing.container.memory import keep_heap
 from mammopipe.processing.dicom.file import parse
-from mammopipe.processing.dicom.grayscale import apply, read_chain
+from mammopipe.processing.dicom.grayscale import apply
+from mammopipe.processing.dicom.grayscale_attributes import read_chain
 from mammopipe.processing.dicom.pixel_data import decode, read_layout
 from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram, write_png
 

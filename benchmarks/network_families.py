@@ -88,9 +88,10 @@ def run(network: str, folder: Path, options: argparse.Namespace) -> bool:
         print(f"| {network} | {done.status}: {done.reason} |", flush=True)
         return False
     evaluation, pointed = done.document("evaluation.json"), point(done, folder / "films")
-    export, auc = evaluation["export"], evaluation["selected"]["validation"]["image"]["macro_auc"]
+    export, auc = evaluation["export"], evaluation["candidates"][network]["validation"]["macro_auc"]
+    interval = "" if auc["low"] is None else f" ({auc['low']:.2f}-{auc['high']:.2f})"
     print(
-        f"| {network} | {options.epochs} | {auc['value']:.2f} ({auc['low']:.2f}-{auc['high']:.2f}) "
+        f"| {network} | {options.epochs} | {auc['value']:.2f}{interval} "
         f"| {export['engine'] if export['shipped'] else 'torch'} {export['precision']} "
         f"| {export['largest_difference']:.2g} | {'yes' if done.document('invocation.json') else 'no'} "
         f"| {pointed.hits} of {pointed.images} | {pointed.chance:.2f} |",

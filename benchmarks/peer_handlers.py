@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 
 from mammopipe.inference.contract.media_types import AnswerType
-from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.task import Task
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.handler import answer

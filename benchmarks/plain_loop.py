@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks.serving import film
-from mammopipe.inference.contract.schema import OperatingPoint
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.engines.base import EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.datasets.manifest import Label

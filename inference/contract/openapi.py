@@ -14,15 +14,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from mammopipe.inference.contract.media_types import CUSTOM_ATTRIBUTES_HEADER, AnswerType, ImageType
-from mammopipe.inference.contract.schema import (
-    NOTICE,
-    SCHEMA_VERSION,
-    Answer,
-    ErrorAnswer,
-    ExamAnswer,
-    ExamRequest,
-    RequestOptions,
-)
+from mammopipe.inference.contract.request import ExamRequest, RequestOptions
+from mammopipe.inference.contract.schema import NOTICE, SCHEMA_VERSION, Answer, ErrorAnswer, ExamAnswer
 from mammopipe.inference.contract.task import ExamType
 from mammopipe.processing.files import write_bytes
 

@@ -1,16 +1,12 @@
-"""The endpoint's contract as pydantic models: options and JSON body of requests, JSON of answers."""
+"""The endpoint's answers as pydantic models."""
 
-import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mammopipe.inference.contract.errors import BadBodyError, BadOptionError
 from mammopipe.inference.contract.exclusions import Action
-from mammopipe.inference.contract.media_types import unpack_attributes
+from mammopipe.inference.contract.request import OperatingPoint, StrictModel
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.training.model.architecture import BreastRule, Level
@@ -18,17 +14,6 @@ from mammopipe.training.model.architecture import BreastRule, Level
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
 Interval = tuple[float, float]
-_LIKE = 0.8
-"""Similarity (difflib's ratio) to an option's name above which another name counts as a misspelling."""
-_SHOWN = 60
-"""Most characters of a name or value that an error message repeats."""
-
-
-class OperatingPoint(StrEnum):
-    """The stored threshold that decides: the one chosen for sensitivity or the one chosen for specificity."""
-
-    SENSITIVITY = "sensitivity"
-    SPECIFICITY = "specificity"
 
 
 class Finding(StrEnum):
@@ -36,38 +21,6 @@ class Finding(StrEnum):
 
     SUSPICIOUS = "suspicious"
     NOT_SUSPICIOUS = "not_suspicious"
-
-
-class DicomResult(StrEnum):
-    """The kind of DICOM result in an answer as `application/dicom`."""
-
-    REPORT = "report"
-    """A structured report with the measurements (TID 1500)."""
-    CAD_REPORT = "cad-sr"
-    """A Mammography CAD SR (TID 4000) with the heatmap's regions, for mammography workstations."""
-    PRESENTATION_STATE = "gsps"
-    """A Grayscale Softcopy Presentation State with the heatmap's regions."""
-    ALL = "all"
-    """All results and the JSON answer in one ZIP archive, with the type `application/zip`."""
-    OVERLAY = "overlay"
-    """A secondary capture: the image with its heat in colour; for one image only."""
-
-
-class OverlayLayer(StrEnum):
-    """What an answer as `image/png` shows over the image."""
-
-    HEAT = "heat"
-    NONE = "none"
-    """The image alone, as it was read: for programs that cannot display the format sent."""
-
-
-class Priors(StrEnum):
-    """The handling of images from an earlier study of the same patient."""
-
-    REFUSE = "refuse"
-    """The request is answered 422, `mixed_studies`."""
-    IGNORE = "ignore"
-    """Only the latest study is judged; the answer names the images that were skipped."""
 
 
 class SkipReason(StrEnum):
@@ -98,56 +51,7 @@ class ReferralCode(StrEnum):
     """The model is not intended for this kind of image (`contract.exclusions`)."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class RequestOptions(_Model):
-    """Options of a request, in its custom attributes, its query or its JSON body; each name at most once."""
-
-    laterality: Laterality | None = Field(
-        default=None, description="side of the body, where the file does not say it; of one image"
-    )
-    view: View | None = Field(default=None, description="projection, where the file does not say it; of one image")
-    operating_point: OperatingPoint = Field(default=OperatingPoint.SENSITIVITY, description="threshold that decides")
-    heatmap: bool = Field(default=False, description="add the heatmaps to a JSON answer")
-    target: Label = Field(
-        default=Label.MALIGNANT,
-        description="class whose evidence the heatmap and the overlay show; one of the model's: normal, benign and "
-        "malignant, or negative and malignant",
-    )
-    result: DicomResult = Field(default=DicomResult.REPORT, description="what an answer as application/dicom is")
-    overlay: OverlayLayer = Field(default=OverlayLayer.HEAT, description="what an answer as image/png shows")
-    priors: Priors = Field(default=Priors.REFUSE, description="what is done with images of earlier studies; of an exam")
-
-
-class ExamImage(_Model):
-    """One image of an exam: its bytes or their location."""
-
-    data: str | None = Field(default=None, description="the DICOM, PGM or PNG file, base64 (RFC 4648, section 4)")
-    s3_uri: str | None = Field(
-        default=None,
-        description="s3://BUCKET/KEY of the file, within the prefix that the "
-        "deployment allows; refused where it allows none",
-    )
-    laterality: Laterality | None = Field(default=None, description="side of the body; may not contradict the file")
-    view: View | None = Field(default=None, description="projection; may not contradict the file")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.data is None) == (self.s3_uri is None):
-            raise ValueError("exactly one of data and s3_uri is needed")
-        return self
-
-
-class ExamRequest(_Model):
-    """The JSON body of a request: an exam of one patient."""
-
-    images: list[ExamImage] = Field(min_length=1, description="at most as many as the deployment's max_views")
-    options: RequestOptions = Field(default=RequestOptions(), description="laterality and view belong to the images")
-
-
-class ModelInfo(_Model):
+class ModelInfo(StrictModel):
     """The model that answered."""
 
     id: str = Field(description="the model package's ARN where the deployment knows it")
@@ -156,7 +60,7 @@ class ModelInfo(_Model):
     preprocess_digest: str = Field(description="differs when any setting of the preprocessing does")
 
 
-class ImageInfo(_Model):
+class ImageInfo(StrictModel):
     """Facts about the image as read; rows and columns are those of the file's image."""
 
     sha256: str = Field(description="of the file's bytes")
@@ -167,7 +71,7 @@ class ImageInfo(_Model):
     quality: dict[str, Any] = Field(description="what the segmentation measured, and the flags it raised")
 
 
-class Decision(_Model):
+class Decision(StrictModel):
     """The decision at an operating point: suspicious if the malignancy probability reaches the threshold."""
 
     operating_point: OperatingPoint
@@ -193,7 +97,7 @@ class PrevalenceSource(StrEnum):
     """The deployment states its own prevalence (`MAMMOPIPE_PREVALENCE`)."""
 
 
-class Prevalence(_Model):
+class Prevalence(StrictModel):
     """The share of malignant cases that probabilities assume; for another prevalence they must be converted."""
 
     value: float | None = Field(description="0 to 1; null where the model does not state it")
@@ -201,7 +105,7 @@ class Prevalence(_Model):
     level: Level
 
 
-class ImageExclusion(_Model):
+class ImageExclusion(StrictModel):
     """A reason why the model is not intended for an image, although the image was scored."""
 
     flag: ImageFlag
@@ -210,21 +114,21 @@ class ImageExclusion(_Model):
     message: str
 
 
-class QualityWarning(_Model):
+class QualityWarning(StrictModel):
     """A reason to trust the scores less."""
 
     code: str
     message: str
 
 
-class Reason(_Model):
+class Reason(StrictModel):
     """One reason to refer a case to a reader."""
 
     code: ReferralCode
     message: str
 
 
-class Referral(_Model):
+class Referral(StrictModel):
     """Whether a reader should judge the case, whatever the score and the decision."""
 
     refer: bool
@@ -237,7 +141,7 @@ class Referral(_Model):
         return self
 
 
-class Region(_Model):
+class Region(StrictModel):
     """A region of high heat: its box (right and bottom exclusive) and its peak, in pixels of the file's image."""
 
     left: int
@@ -249,7 +153,7 @@ class Region(_Model):
     strength: float = Field(description="heat at the peak, 0 to 1")
 
 
-class Heatmap(_Model):
+class Heatmap(StrictModel):
     """The evidence for a class over the file's image."""
 
     target: Label
@@ -260,7 +164,7 @@ class Heatmap(_Model):
     outside_share: float = Field(description="of the heat: lay outside of the tissue and was taken out, 0 to 1")
 
 
-class _Scores(_Model):
+class _Scores(StrictModel):
     """The fields about one image."""
 
     image: ImageInfo
@@ -289,7 +193,7 @@ class _Scores(_Model):
     heatmap: Heatmap | None = None
 
 
-class _Envelope(_Model):
+class _Envelope(StrictModel):
     """The fields that begin every answer."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -313,7 +217,7 @@ class ImageAnswer(_Scores):
     )
 
 
-class BreastAnswer(_Model):
+class BreastAnswer(StrictModel):
     """The answer for one breast, from all its views."""
 
     prevalence: Prevalence | None = Field(default=None, description="that the breast's probability holds for")
@@ -331,7 +235,7 @@ class BreastAnswer(_Model):
     referral: Referral = Field(description="that of any of its views")
 
 
-class ExamResult(_Model):
+class ExamResult(StrictModel):
     """The answer for the whole exam, from its most suspicious breast."""
 
     prevalence: Prevalence | None = Field(default=None, description="that the exam's probability holds for")
@@ -341,7 +245,7 @@ class ExamResult(_Model):
     referral: Referral = Field(description="that of any of its images")
 
 
-class Skipped(_Model):
+class Skipped(StrictModel):
     """A file of an exam that was not judged."""
 
     index: int = Field(ge=0, description="its place in the request, counted as that of the images")
@@ -349,7 +253,7 @@ class Skipped(_Model):
     reason: SkipReason
 
 
-class RefusedView(_Model):
+class RefusedView(StrictModel):
     """An image of an exam that was read and not judged; it is in no score."""
 
     index: int = Field(ge=0, description="its place in the request, counted as that of the images")
@@ -370,7 +274,7 @@ class ExamAnswer(_Envelope):
     warnings: list[QualityWarning] = Field(description="of breasts and exam; those of an image lie there")
 
 
-class ErrorInfo(_Model):
+class ErrorInfo(StrictModel):
     """Why there is no answer."""
 
     code: str
@@ -378,83 +282,7 @@ class ErrorInfo(_Model):
     detail: dict[str, Any] | None = Field(default=None, description="where in the request: image, an exam's index")
 
 
-class ErrorAnswer(_Model):
+class ErrorAnswer(StrictModel):
     """The JSON body of every error."""
 
     error: ErrorInfo
-
-
-def split_attributes(header: str) -> tuple[str, str]:
-    """Return the options in a custom attributes header, and the caller's own value.
-
-    AWS passes the header on unchanged as an opaque value, such as an id for tracing a request. This server reads the
-    header as options if it contains the name of an option, exactly or misspelled, or if it is a list of `name=value`
-    with word-like names. Options that break a rule are refused later. Any other header is the caller's own value, as is
-    a list with a name such as `request_id` or `trace`. One of the two results is always "".
-
-    Source: SageMaker Runtime API, InvokeEndpoint, CustomAttributes.
-    """
-    parts = [part.strip() for part in header.replace(";", ",").split(",") if part.strip()]
-    names = [part.partition("=")[0].strip() for part in parts]
-    known = list(RequestOptions.model_fields)
-    if any(get_close_matches(name.lower(), known, 1, _LIKE) for name in names):
-        return header, ""
-    listed = all(re.fullmatch(r"[A-Za-z_]+=[^=]*", part) for part in parts)
-    traced = any(
-        re.search(r"(^|_)(id|ids|uuid|trace|request|correlation|span)(_|$)|id$", name.lower()) for name in names
-    )
-    return (header, "") if listed and not traced else ("", header.strip())
-
-
-def read_options(attributes: str, query: Iterable[tuple[str, str]]) -> RequestOptions:
-    """Return the options in the custom attributes header and in the query.
-
-    Raises:
-        BadOptionError: A name is unknown or given twice, or a value breaks its rule.
-    """
-    values: dict[str, str] = {}
-    try:
-        pairs = [*unpack_attributes(attributes), *query]
-    except ValueError as error:
-        raise BadOptionError("bad_option", str(error)) from None
-    for name, value in pairs:
-        if name in values:
-            raise BadOptionError("bad_option", f"option {name[:_SHOWN]!r} is given twice")
-        values[name] = value
-    try:
-        return RequestOptions.model_validate(values)
-    except ValidationError as error:
-        raise BadOptionError("bad_option", _bad_option(error)) from None
-
-
-def join_options(given: RequestOptions, body: RequestOptions) -> RequestOptions:
-    """Return the options of headers and query combined with those of the body.
-
-    Raises:
-        BadOptionError: An option is in both.
-    """
-    if twice := sorted(given.model_fields_set & body.model_fields_set):
-        raise BadOptionError("bad_option", f"option {twice[0]!r} is given twice")
-    return RequestOptions.model_validate(given.model_dump(exclude_unset=True) | body.model_dump(exclude_unset=True))
-
-
-def read_exam(body: bytes) -> ExamRequest:
-    """Return the JSON body of an exam.
-
-    Raises:
-        BadBodyError: The body breaks the schema. The message names the location and the rule, never the value.
-    """
-    try:
-        return ExamRequest.model_validate_json(body)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, problem["loc"]))[:_SHOWN]
-    raise BadBodyError("bad_json", f"{place}: {problem['msg']}" if place else problem["msg"])
-
-
-def _bad_option(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    name = ".".join(map(str, problem["loc"]))[:_SHOWN]
-    if problem["type"] == "extra_forbidden":
-        return f"option {name!r} is unknown; the options are {', '.join(RequestOptions.model_fields)}"
-    return f"option {name}={str(problem['input'])[:_SHOWN]!r}: {problem['msg']}"

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from mammopipe.inference.contract.media_types import AnswerType, ImageType, sniff
-from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.request import RequestOptions
 
 
 class ExamType(StrEnum):

@@ -26,7 +26,8 @@ from mammopipe.inference.contract.errors import (
     UnsupportedTypeError,
 )
 from mammopipe.inference.contract.media_types import ImageType, sniff
-from mammopipe.inference.contract.schema import ExamImage, RequestOptions, Skipped, read_exam
+from mammopipe.inference.contract.request import ExamImage, RequestOptions, read_exam
+from mammopipe.inference.contract.schema import Skipped
 from mammopipe.inference.contract.task import ExamType, body_type
 from mammopipe.inference.payload import multipart, s3_objects, zip
 from mammopipe.inference.payload.contents import skip_reason

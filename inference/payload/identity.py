@@ -23,7 +23,8 @@ from mammopipe.inference.contract.errors import (
     MixedStudiesError,
     from_image_error,
 )
-from mammopipe.inference.contract.schema import Priors, QualityWarning, Skipped, SkipReason
+from mammopipe.inference.contract.request import Priors
+from mammopipe.inference.contract.schema import QualityWarning, Skipped, SkipReason
 from mammopipe.inference.payload.exam_body import Source
 from mammopipe.processing.dicom.attributes import Tags, label
 from mammopipe.processing.dicom.file import is_dicom, parse

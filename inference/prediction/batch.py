@@ -139,7 +139,7 @@ def _start(batch: Batch) -> None:
 
 
 def _judge(group: Sequence[Image]) -> Rows:
-    from mammopipe.inference.contract.schema import OperatingPoint
+    from mammopipe.inference.contract.request import OperatingPoint
 
     assert _worker is not None
     batch, predictor = _worker

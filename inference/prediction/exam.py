@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.contract.schema import (
     BreastAnswer,
     ExamResult,
-    OperatingPoint,
     Prevalence,
     PrevalenceSource,
     QualityWarning,

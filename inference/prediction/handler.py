@@ -17,21 +17,18 @@ from mammopipe.inference.contract.errors import (
     RequestError,
 )
 from mammopipe.inference.contract.media_types import AnswerType, pack_attributes
+from mammopipe.inference.contract.request import DicomResult, OverlayLayer, RequestOptions, join_options
 from mammopipe.inference.contract.schema import (
     Answer,
     Decision,
-    DicomResult,
     ExamAnswer,
     ImageAnswer,
-    OverlayLayer,
     QualityWarning,
     Reason,
     Referral,
     ReferralCode,
     RefusedView,
-    RequestOptions,
     Skipped,
-    join_options,
 )
 from mammopipe.inference.contract.task import Reply as Reply
 from mammopipe.inference.contract.task import Task as Task

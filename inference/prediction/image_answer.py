@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.inference.contract.errors import BadOptionError, ExcludedViewError, from_image_error
-from mammopipe.inference.contract.schema import (
-    Heatmap,
-    ImageExclusion,
-    ImageInfo,
-    Prevalence,
-    QualityWarning,
-    RequestOptions,
-)
+from mammopipe.inference.contract.request import RequestOptions
+from mammopipe.inference.contract.schema import Heatmap, ImageExclusion, ImageInfo, Prevalence, QualityWarning
 from mammopipe.inference.payload.exam_body import Source
 from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
 from mammopipe.inference.prediction.predictor import Prediction, Predictor

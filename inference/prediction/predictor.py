@@ -9,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, Exclusion, ExclusionPolicy
-from mammopipe.inference.contract.schema import (
-    Decision,
-    ModelInfo,
-    OperatingPoint,
-    Prevalence,
-    QualityWarning,
-    Referral,
-)
+from mammopipe.inference.contract.request import OperatingPoint
+from mammopipe.inference.contract.schema import Decision, ModelInfo, Prevalence, QualityWarning, Referral
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.engines.flips import run_with_mirror_image
@@ -24,6 +18,7 @@ from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
+from mammopipe.inference.prediction.warning_texts import WARNINGS
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
@@ -40,22 +35,6 @@ from mammopipe.training.model.reference import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
-
-WARNINGS: Mapping[str, str] = {
-    "coverage-low": "the breast covers less of the image than usual; the segmentation may have lost some of it",
-    "coverage-high": "the breast covers more of the image than usual; the segmentation may hold something else",
-    "skin-cut-off": "the breast runs into the edge of the image opposite the chest wall; some of it is missing",
-    "chest-side-unclear": "the picture does not show clearly that the chest wall lies on the side that was taken",
-    "chest-side-against-laterality": "nothing of the breast touches the side that the laterality says",
-    "pectoral-not-found": "no pectoral muscle was found in a view that normally shows it",
-    "view-inferred": "neither the file nor the request says which view this is; it was taken from the picture",
-    "view-unclear": "nothing says which view this is, and the picture does not show it for sure; no muscle was removed",
-    "implant": "the breast holds an implant, which hides tissue",
-    "laterality-inferred": "neither the file nor the request says which breast this is; it was taken from the picture",
-    "no-operating-point": "the model has no such operating point; it gives a score but no decision",
-    "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
-}
-"""Meaning of each warning; the first nine are those of `mammopipe.processing.breast.quality.Flag`."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mammopipe.inference.contract.errors import from_image_error
-from mammopipe.inference.contract.schema import OperatingPoint
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.dicom.file import is_dicom, parse

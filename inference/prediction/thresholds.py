@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mammopipe.inference.contract.schema import Decision, Finding, OperatingPoint
+from mammopipe.inference.contract.request import OperatingPoint
+from mammopipe.inference.contract.schema import Decision, Finding
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model import operating_points

@@ -33,7 +33,7 @@ from mammopipe.inference.contract.media_types import (
     acceptable,
     sniff,
 )
-from mammopipe.inference.contract.schema import RequestOptions, read_options, split_attributes
+from mammopipe.inference.contract.request import RequestOptions, read_options, split_attributes
 from mammopipe.inference.contract.task import BodyType, ExamType, Reply, Task, body_type, sniffed_type
 from mammopipe.inference.server.capture import CaptureFolder
 from mammopipe.inference.server.cloudwatch import embedded

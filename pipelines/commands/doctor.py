@@ -31,7 +31,8 @@ def doctor(options: argparse.Namespace) -> int:
     """Report problems that would make a run fail, on this machine or on AWS."""
     from mammopipe.pipelines.backends import sessions
     from mammopipe.pipelines.doctor import machine
-    from mammopipe.pipelines.doctor.aws import Verdict, examine
+    from mammopipe.pipelines.doctor.aws import examine
+    from mammopipe.pipelines.doctor.findings import Verdict
     from mammopipe.pipelines.runs.progress import waiting
 
     config = configuration(options)

@@ -6,8 +6,6 @@ It changes nothing and starts nothing. Each finding is one line that says what t
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,60 +15,14 @@ from mammopipe.pipelines.config.endpoint import ASYNC_SUFFIX, EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.data.s3 import QUICK
+from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict, look
+from mammopipe.pipelines.doctor.quotas import check_quotas
 from mammopipe.processing.errors import ConfigError
 
 ECR_IMAGE = re.compile(
     r"(?P<registry>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<repository>[^:@]+)"
     r"(:(?P<tag>[^@]+)|@(?P<digest>sha256:[0-9a-f]{64}))"
 )
-MISSING = {
-    "404",
-    "ImageNotFoundException",
-    "InvalidGroup.NotFound",
-    "InvalidSubnetID.NotFound",
-    "NoSuchBucket",
-    "NoSuchEntity",
-    "NotFoundException",
-    "RepositoryNotFoundException",
-    "ValidationException",
-}
-"""Error codes that mean that the resource does not exist."""
-
-
-class Verdict(StrEnum):
-    """The consequence of a finding for a run."""
-
-    GOOD = "ok"
-    WARNING = "warning"
-    BLOCKS = "blocks"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check."""
-
-    verdict: Verdict
-    subject: str
-    text: str
-    """The state and, if there is a problem, what to do."""
-
-    def __str__(self) -> str:
-        return f"{self.verdict:<8}{self.subject}: {self.text}"
-
-
-@dataclass(frozen=True)
-class Account:
-    """The caller's AWS account."""
-
-    config: PipelineConfig
-    session: Any
-    """A boto3 session with the caller's credentials."""
-    number: str
-    """Twelve digits."""
-
-    def client(self, service: str) -> Any:
-        """Return a boto3 client."""
-        return self.session.client(service, config=QUICK)
 
 
 def examine(config: PipelineConfig, session: Any) -> list[Finding]:
@@ -102,16 +54,6 @@ def _guarded(subject: str, check: Callable[[Account], Iterator[Finding]], accoun
     return found
 
 
-def _look(call: Callable[..., Any], **request: Any) -> Any:
-    """Return the response to a call, or None if the resource does not exist."""
-    try:
-        return call(**request)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
-            return None
-        raise
-
-
 def _roles(config: PipelineConfig) -> dict[str, str]:
     """Return each role once, by the configuration key that names it."""
     security = config.security
@@ -133,7 +75,7 @@ def _check_roles(account: Account) -> Iterator[Finding]:
             text = f"{role} belongs to account {owner}, the credentials to {account.number}; use the one or the other"
             yield Finding(Verdict.BLOCKS, key, text)
             continue
-        answer = _look(iam.get_role, RoleName=name)
+        answer = look(iam.get_role, RoleName=name)
         if answer is None:
             yield Finding(Verdict.BLOCKS, key, f"there is no role {name}; deploy infra/stack.yaml or correct the name")
         elif "sagemaker.amazonaws.com" not in str(answer["Role"]["AssumeRolePolicyDocument"]):
@@ -144,7 +86,7 @@ def _check_roles(account: Account) -> Iterator[Finding]:
 
 def _check_bucket(account: Account) -> Iterator[Finding]:
     storage, s3, here = account.config.storage, account.client("s3"), account.session.region_name
-    answer = _look(s3.head_bucket, Bucket=storage.bucket)
+    answer = look(s3.head_bucket, Bucket=storage.bucket)
     if answer is None:
         text = f"there is no bucket {storage.bucket}; deploy infra/stack.yaml or correct storage.bucket"
         yield Finding(Verdict.BLOCKS, "bucket", text)
@@ -169,7 +111,7 @@ def _check_key(account: Account) -> Iterator[Finding]:
     elif "alias/" in key:
         text = f"{key} is an alias, which jobs do not take for their volumes; set security.kms_key to the key's ARN"
         yield Finding(Verdict.BLOCKS, "key", text)
-    elif (answer := _look(account.client("kms").describe_key, KeyId=key)) is None:
+    elif (answer := look(account.client("kms").describe_key, KeyId=key)) is None:
         yield Finding(Verdict.BLOCKS, "key", f"there is no key {key}; correct security.kms_key")
     elif not answer["KeyMetadata"]["Enabled"]:
         yield Finding(Verdict.BLOCKS, "key", f"{key} is {answer['KeyMetadata']['KeyState']}; enable it")
@@ -183,8 +125,8 @@ def _check_network(account: Account) -> Iterator[Finding]:
         text = "no VPC is set; jobs run in SageMaker's own, isolated"
         yield Finding(Verdict.GOOD if security.network_isolation else Verdict.WARNING, "network", text)
         return
-    subnets = _look(ec2.describe_subnets, SubnetIds=list(security.subnets))
-    groups = _look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
+    subnets = look(ec2.describe_subnets, SubnetIds=list(security.subnets))
+    groups = look(ec2.describe_security_groups, GroupIds=list(security.security_groups))
     if subnets is None or groups is None:
         wrong = "security.subnets" if subnets is None else "security.security_groups"
         yield Finding(Verdict.BLOCKS, "network", f"{wrong} names what is not there; correct it")
@@ -208,50 +150,13 @@ def _check_images(account: Account) -> Iterator[Finding]:
             continue
         wanted = {"imageTag": match["tag"]} if match["tag"] else {"imageDigest": match["digest"]}
         ecr = account.session.client("ecr", region_name=match["region"], config=QUICK)
-        there = _look(
+        there = look(
             ecr.describe_images, registryId=match["registry"], repositoryName=match["repository"], imageIds=[wanted]
         )
         if there is None:
             yield Finding(Verdict.BLOCKS, f"images.{name}", f"{uri} is not in ECR; build and push it")
         else:
             yield Finding(Verdict.GOOD, f"images.{name}", uri)
-
-
-def _check_quotas(account: Account) -> Iterator[Finding]:
-    pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-    quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
-    for quota, (least, most) in _instances_needed(account.config).items():
-        value = quotas.get(quota)
-        if value is None:
-            text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
-            yield Finding(Verdict.WARNING, quota, text)
-        elif value < least:
-            text = f"quota {value:.0f}, needed {least}; ask for more in Service Quotas, or use another instance type"
-            yield Finding(Verdict.BLOCKS, quota, text)
-        elif value < most:
-            text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
-            yield Finding(Verdict.WARNING, quota, text)
-        else:
-            yield Finding(Verdict.GOOD, quota, f"{most} of {value:.0f}")
-
-
-def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
-    """Return, by quota name, the number of instances that a run needs, and the number with which no job waits."""
-    compute, endpoint = config.compute, config.endpoint
-    kind = "spot training job" if compute.spot else "training job"
-    each, jobs = compute.training_instance_count, len(config.cnns) * max(1, len(config.fold_jobs))
-    together = min(jobs, compute.training_jobs or jobs)
-    needed = {
-        f"{compute.processing_instance_type} for processing job usage": (compute.processing_instance_count,) * 2,
-        f"{compute.training_instance_type} for {kind} usage": (each, each * together),
-    }
-    if compute.keep_alive_seconds:
-        needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * together)
-    if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
-        count = endpoint.instance_count * len(endpoint.names)
-        # The candidate runs beside the clinic's endpoint, and during an update old and new instances run side by side.
-        needed[f"{endpoint.instance_type} for endpoint usage"] = (2 * count, 3 * count)
-    return needed
 
 
 def _check_endpoints(account: Account) -> Iterator[Finding]:
@@ -264,7 +169,7 @@ def _check_endpoints(account: Account) -> Iterator[Finding]:
 
 def _check_endpoint(account: Account, sagemaker: Any, name: str, *, promoted: bool) -> Iterator[Finding]:
     config = account.config
-    subject, answer = f"endpoint {name}", _look(sagemaker.describe_endpoint, EndpointName=name)
+    subject, answer = f"endpoint {name}", look(sagemaker.describe_endpoint, EndpointName=name)
     if answer is None:
         yield Finding(Verdict.GOOD, subject, "the name is free")
         return
@@ -337,7 +242,7 @@ def _simulated(
     entries = [
         {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"} for key, value in context
     ]
-    answer = _look(
+    answer = look(
         iam.simulate_principal_policy,
         PolicySourceArn=role,
         ActionNames=[action],
@@ -368,7 +273,7 @@ CHECKS: dict[str, Callable[[Account], Iterator[Finding]]] = {
     "network": _check_network,
     "images": _check_images,
     "permissions": _check_permissions,
-    "quotas": _check_quotas,
+    "quotas": check_quotas,
     "endpoint": _check_endpoints,
     "rollback alarms": _check_alarms,
 }

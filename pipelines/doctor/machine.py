@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mammopipe.pipelines.doctor.aws import Finding, Verdict
+from mammopipe.pipelines.doctor.findings import Finding, Verdict
 from mammopipe.processing.container.job import cores
 
 LEAST_GIGABYTES, LEAST_MEMORY, OLDEST_PYTHON = 5.0, 4.0, (3, 11)

@@ -12,8 +12,13 @@ from collections.abc import Callable, Iterator
 from pydicom.uid import UID
 
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.dicom.descriptions import is_synthetic, refused_words, tomographic_words
-from mammopipe.processing.dicom.view_text import names_view, read_view_text
+from mammopipe.processing.dicom.view_text import (
+    is_synthetic,
+    names_view,
+    read_view_text,
+    refused_words,
+    tomographic_words,
+)
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."

@@ -11,9 +11,8 @@ import re
 
 from mammopipe.processing.datasets.manifest import Laterality, View
 from mammopipe.processing.dicom.attributes import Tag, Tags, label, quoted
-from mammopipe.processing.dicom.descriptions import is_low_energy, is_synthetic
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
-from mammopipe.processing.dicom.view_text import coded_view, find_view, read_view_text
+from mammopipe.processing.dicom.view_text import coded_view, find_view, is_low_energy, is_synthetic, read_view_text
 from mammopipe.processing.errors import CorruptImageError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import DEFAULT_CONFIG, Limits

@@ -14,7 +14,7 @@ from mammopipe.inference.contract.media_types import (
     sniff,
     unpack_attributes,
 )
-from mammopipe.inference.contract.schema import OperatingPoint, RequestOptions, join_options, read_options
+from mammopipe.inference.contract.request import OperatingPoint, RequestOptions, join_options, read_options
 from mammopipe.inference.settings import from_environment
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.errors import ConfigError

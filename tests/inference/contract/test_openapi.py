@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from mammopipe.inference.contract.media_types import AnswerType, ImageType
 from mammopipe.inference.contract.openapi import CODES, document
-from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.task import ExamType
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ from mammopipe.inference.contract.errors import (
     UnsupportedTypeError,
     UnusableImageError,
 )
-from mammopipe.inference.contract.schema import RequestOptions
+from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.task import Task
 from mammopipe.inference.payload.exam_body import Parcel, unpack
 from mammopipe.inference.payload.limits import HandlerLimits

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mammopipe.inference.contract.errors import RequestError
-from mammopipe.inference.contract.schema import Priors
+from mammopipe.inference.contract.request import Priors
 from mammopipe.inference.payload.exam_body import Source, unpack
 from mammopipe.inference.payload.identity import OneExam, check_exam
 from mammopipe.inference.payload.limits import HandlerLimits

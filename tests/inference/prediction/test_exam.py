@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.contract.schema import (
     Decision,
     Finding,
-    OperatingPoint,
     Prevalence,
     PrevalenceSource,
     Reason,

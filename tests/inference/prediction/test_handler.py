@@ -17,7 +17,8 @@ from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.exclusions import ExclusionPolicy
 from mammopipe.inference.contract.media_types import AnswerType
 from mammopipe.inference.contract.openapi import document
-from mammopipe.inference.contract.schema import Answer, ExamAnswer, RequestOptions, read_options
+from mammopipe.inference.contract.request import RequestOptions, read_options
+from mammopipe.inference.contract.schema import Answer, ExamAnswer
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.handler import Reply, Task, answer
 from mammopipe.inference.prediction.predictor import Predictor

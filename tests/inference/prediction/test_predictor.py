@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import save as save_arrays
 
-from mammopipe.inference.contract.schema import Finding, OperatingPoint
+from mammopipe.inference.contract.request import OperatingPoint
+from mammopipe.inference.contract.schema import Finding
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import mias_page
-from mammopipe.inference.contract.schema import OperatingPoint
+from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container import job

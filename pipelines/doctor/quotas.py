@@ -1,0 +1,76 @@
+"""The account's service quotas: instances at once, by kind of job, and the disk of a processing instance."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from mammopipe.pipelines.config.endpoint import EndpointMode
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict
+
+PROCESSING_VOLUME = re.compile(r"(?=.*processing)(?=.*volume)", re.IGNORECASE)
+"""Names of the quotas of a processing instance's disk, such as `Size of EBS volume for a processing job instance`."""
+USUAL_VOLUME_GB = 1024
+"""The default of that quota, in GB ("Amazon SageMaker AI endpoints and quotas")."""
+
+
+def check_quotas(account: Account) -> Iterator[Finding]:
+    """Compare the account's quotas with the instances and the disks that a run needs at once."""
+    pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+    quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
+    yield from _volumes(account.config, quotas)
+    for quota, (least, most) in _instances_needed(account.config).items():
+        value = quotas.get(quota)
+        if value is None:
+            text = f"no quota of that name in {account.session.region_name}; is the instance type offered there?"
+            yield Finding(Verdict.WARNING, quota, text)
+        elif value < least:
+            text = f"quota {value:.0f}, needed {least}; ask for more in Service Quotas, or use another instance type"
+            yield Finding(Verdict.BLOCKS, quota, text)
+        elif value < most:
+            text = f"quota {value:.0f}, {most} at once; the candidates will wait for each other, ask for {most}"
+            yield Finding(Verdict.WARNING, quota, text)
+        else:
+            yield Finding(Verdict.GOOD, quota, f"{most} of {value:.0f}")
+
+
+def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
+    """Compare the largest disk of one processing instance with its quota, which is adjustable and rarely looked at."""
+    found = [name for name in quotas if PROCESSING_VOLUME.search(name)]
+    wanted = config.compute.processing_volume_gb
+    for name in found:
+        if quotas[name] < wanted:
+            text = (
+                f"quota {quotas[name]:.0f} GB, compute.processing_volume_gb is {wanted}; ask for more in Service Quotas"
+            )
+            yield Finding(Verdict.BLOCKS, name, text)
+        else:
+            yield Finding(Verdict.GOOD, name, f"{wanted} of {quotas[name]:.0f} GB")
+    if not found and wanted > USUAL_VOLUME_GB:
+        text = (
+            f"not listed here; compute.processing_volume_gb={wanted} is over the usual {USUAL_VOLUME_GB} GB of a "
+            "processing instance: look it up in Service Quotas"
+        )
+        yield Finding(Verdict.WARNING, "disk of a processing instance", text)
+
+
+def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:
+    """Return, by quota name, the number of instances that a run needs, and the number with which no job waits."""
+    compute, endpoint = config.compute, config.endpoint
+    kind = "spot training job" if compute.spot else "training job"
+    each, folds = compute.training_instance_count, max(1, len(config.fold_jobs))
+    jobs = sum(config.tuning.parallel if config.tuning.tunes(cnn) else folds for cnn in config.cnns)
+    together = min(jobs, compute.training_jobs or jobs)
+    needed = {
+        f"{compute.processing_instance_type} for processing job usage": (compute.processing_instance_count,) * 2,
+        f"{compute.training_instance_type} for {kind} usage": (each, each * together),
+    }
+    if compute.keep_alive_seconds:
+        needed[f"{compute.training_instance_type} for training warm pool usage"] = (each, each * together)
+    if config.transform.input:
+        count = config.transform.instance_count
+        needed[f"{config.transform.instance_type} for transform job usage"] = (count, count)
+    if config.deploy and endpoint.mode is not EndpointMode.SERVERLESS:
+        count = endpoint.instance_count * len(endpoint.names)
+        # The candidate runs beside the clinic's endpoint, and during an update old and new instances run side by side.
+        needed[f"{endpoint.instance_type} for endpoint usage"] = (2 * count, 3 * count)
+    return needed

@@ -1,0 +1,34 @@
+"""The quota of a processing instance's disk beside the disk that the configuration asks for."""
+
+import pytest
+
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.doctor.findings import Verdict
+from mammopipe.pipelines.doctor.quotas import _instances_needed, _volumes
+
+NAME = "Size of EBS volume for a processing job instance"
+
+
+@pytest.mark.parametrize(
+    ("quotas", "gigabytes", "verdicts"),
+    [
+        ({NAME: 1024.0}, 1024, [Verdict.GOOD]),
+        ({NAME: 1024.0}, 1025, [Verdict.BLOCKS]),
+        ({"ml.m5.large for processing job usage": 4.0}, 1025, [Verdict.WARNING]),
+        ({}, 1024, []),
+    ],
+)
+def test_a_disk_over_its_quota_blocks(quotas: dict[str, float], gigabytes: int, verdicts: list[Verdict]) -> None:
+    config = PipelineConfig.load(compute={"processing_volume_gb": gigabytes})
+    assert [finding.verdict for finding in _volumes(config, quotas)] == verdicts
+
+
+def test_a_search_and_a_transform_need_their_instances() -> None:
+    config = PipelineConfig.load(
+        cnns=["alexnet", "resnet50"],
+        tuning={"ranges": {"dropout": "uniform(0,0.5)"}, "cnns": ["alexnet"], "parallel": 4},
+        transform={"input": "s3://a/b", "instance_count": 3},
+    )
+    needed = _instances_needed(config)
+    assert needed["ml.g4dn.xlarge for training job usage"] == (1, 5)
+    assert needed["ml.m5.xlarge for transform job usage"] == (3, 3)
