@@ -82,6 +82,17 @@ def test_other_content_under_the_same_address_is_seen(cached: Runner, scripts: S
     assert ran(cached, scripts, tmp_path, raw="changed") == "PT"
 
 
+def test_entries_of_the_register_of_test_reads_make_no_other_step(cached: Runner, tmp_path: Path) -> None:
+    def item(name: str) -> dict[str, Any]:
+        place = {"LocalPath": f"/opt/ml/processing/input/{name}", "S3Uri": f"s3://{BUCKET}/raw/"}
+        return {"InputName": name, "S3Input": {**place, "S3DataDistributionType": "FullyReplicated"}}
+
+    assert cached.cache is not None
+    plain = cached.cache.key("Processing", {"ProcessingInputs": [item("data")]})
+    assert cached.cache.key("Processing", {"ProcessingInputs": [item("data"), item("test-reads")]}) == plain
+    assert cached.cache.key("Processing", {"ProcessingInputs": [item("data"), item("other")]}) != plain
+
+
 def test_what_is_older_than_the_duration_is_not_used(cached: Runner, scripts: Scripts, tmp_path: Path) -> None:
     assert ran(cached, scripts, tmp_path) == "PT"
     for entry in (tmp_path / "cache").rglob(ENTRY):

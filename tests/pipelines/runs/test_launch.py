@@ -122,9 +122,6 @@ def test_the_register_of_test_reads_outlives_the_runs_and_a_closed_gate(begin: S
         assert not list((run.folder / "stages").glob("test-reads*"))
     assert seen == ["0", "1", "2"]
     assert len(entries(tmp_path / "runs" / "test-reads" / "mias")) == 3
-    reused = begin(reading, parameters={"MinMacroAuc": "0", "Seed": 0})
-    assert reused.folder is not None and "reused" in (reused.folder / "logs" / "Evaluate.log").read_text()
-    assert len(entries(tmp_path / "runs" / "test-reads" / "mias")) == 3, "a reused evaluation reads no test image"
 
 
 def test_the_gate_closes_on_a_failed_audit_whatever_the_figure(begin: Start) -> None:
