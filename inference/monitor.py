@@ -97,7 +97,7 @@ def examine(
     if unreadable > MOST_UNREADABLE * (exams + unreadable):
         reason, times = captures.unreadable.most_common(1)[0]
         raise ConfigError(
-            f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no film, "
+            f"{captures.folder}: {unreadable} of {exams + unreadable} captured requests gave no image, "
             f"{times} of them: {reason}"
         )
     usual = from_json(description.get("reference", {}).get("distributions", {}))

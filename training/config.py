@@ -268,7 +268,7 @@ class TrainConfig(AuxiliarySettings):
     )
     pooling: Pooling = Field(
         default=Pooling.MEAN,
-        description="how the places of a film become its logits; AlexNet, whose classifier sees all places at once, "
+        description="how the places of an image become its logits; AlexNet, whose classifier sees all places at once, "
         "has only mean",
     )
     top_places: int = Field(
@@ -302,7 +302,7 @@ class TrainConfig(AuxiliarySettings):
     folds: int = Field(
         default=0,
         ge=0,
-        description="folds of the cross-validation over the development films; 0 trains on `train` and measures on "
+        description="folds of the cross-validation over the development images; 0 trains on `train` and measures on "
         "`validation`",
     )
     fold: int = Field(

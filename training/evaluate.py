@@ -57,7 +57,7 @@ PROTOCOL_VERDICTS = {
     SplitProtocol.PATIENT: "patient, all images of one in one split",
     SplitProtocol.FILM: "film, by which a patient's films lie in two splits; only what was split by patient is "
     "registered",
-    SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one film lie in two splits; only what "
+    SplitProtocol.PUBLISHED: "published, leaky by construction since copies of one image lie in two splits; only what "
     "was split by patient is registered",
 }
 """Description of each protocol in the gate's message and in the report."""

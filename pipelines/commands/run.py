@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RESULTS: Mapping[str, str] = {
     "report.html": "figures, plots and example films",
     "evaluation.json": "the same figures for programs",
-    "predictions.csv": "what every network says of every film that is judged",
+    "predictions.csv": "what every network says of every image that is judged",
     "model_card.md": "what the model is, for whom, and what it is not for",
     "model.tar.gz": "the chosen model",
     "invocation.json": "the endpoint's answer to a test film",
@@ -49,7 +49,7 @@ def add(subparsers: "Subparsers") -> None:
         "--source",
         default="",
         metavar="PATH|s3://...|phantoms",
-        help="default: phantoms, synthetic films; on AWS the folder where the configuration's dataset is staged",
+        help="default: phantoms, synthetic images; on AWS the folder where the configuration's dataset is staged",
     )
     parser.add_argument("--films", type=int, help=f"how many phantoms (default: {FILMS})")
     parser.add_argument("--weights", default="", metavar="PATH|s3://...", help="pretrained weights to start from")

@@ -173,7 +173,7 @@ def _read(cell: Cell, experiment: Experiment, out: Path) -> dict[str, Any] | Non
     if not (folder / CELL).is_file():
         return None
     if json.loads((folder / CELL).read_text(encoding="utf-8"))["identity"] != experiment.identity(cell):
-        raise ConfigError(f"{folder}: was measured with other films or settings; give another --out, or remove it")
+        raise ConfigError(f"{folder}: was measured with other images or settings; give another --out, or remove it")
     return dict(json.loads((folder / "evaluation.json").read_text(encoding="utf-8")))
 
 

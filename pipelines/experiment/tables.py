@@ -116,15 +116,15 @@ def facts(evaluation: Mapping[str, Any], config: Mapping[str, Any], done: int, c
 
 
 _PROTOCOLS = {
-    SplitProtocol.PATIENT: "all films of a patient in one split, training films augmented afterwards: the one to trust",
-    SplitProtocol.FILM: "each film on its own, so that a patient's two breasts may be in two splits",
-    SplitProtocol.PUBLISHED: "every film augmented first, then the pictures split at random: leaky by construction",
+    SplitProtocol.PATIENT: "all images of a patient in one split, then augmentation of training images: the one to trust",
+    SplitProtocol.FILM: "each image on its own, so that a patient's two breasts may be in two splits",
+    SplitProtocol.PUBLISHED: "every image augmented first, then the pictures split at random: leaky by construction",
 }
 
 
 def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Sequence[str], path: Path) -> None:
     """Write the tables of both splits, their explanation, and the figures."""
-    second = f"On the development films, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
+    second = f"On the development images, out of fold ({said['folds']} folds)" if said["folds"] else "On validation"
     names = {row.protocol for row in found}
     lines = [
         "# Networks and protocols on MIAS" + (", synthetic films" if said["synthetic"] else ""),
@@ -135,7 +135,7 @@ def write_markdown(found: Sequence[Row], said: Mapping[str, Any], figures: Seque
         "patients. Precision, recall and F1 are of the malignant class. Research use only.",
         "",
         *(f"- `{name}`: {text}." for name, text in _PROTOCOLS.items() if str(name) in names),
-        "- `noise`: the real labels on films of noise, through the same jobs. What it reaches above the majority is "
+        "- `noise`: the real labels on images of noise, through the same jobs. What it reaches above the majority is "
         "memory, not medicine.",
         "- `majority`: always the most frequent class of training.",
         "",

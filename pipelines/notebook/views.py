@@ -31,7 +31,7 @@ from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
 
 CAPTIONS = {
-    "data_augmentation-contact-sheet": "Augment: each film with the copies made of it; circles are lesions",
+    "data_augmentation-contact-sheet": "Augment: each image with the copies made of it; circles are lesions",
     "data_segmentation-montage": "Segment: the breast's outline, the muscle that is removed, and the lesions",
 }
 """The names of a run's pictures."""

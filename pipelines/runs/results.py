@@ -143,7 +143,7 @@ def choose_film(steps: Mapping[str, Mapping[str, Any]], raw: str, storage: Stora
     for record in tests:
         if record.image_id in films:
             return TestFilm(record, place, films[record.image_id])
-    raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test films lies in {raw}")
+    raise ManifestError(f"{prepared[0].uri}: none of its {len(tests)} test images lies in {raw}")
 
 
 def _by_id(raw: str, storage: Storage) -> dict[str, S3Object]:

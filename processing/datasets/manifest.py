@@ -330,5 +330,5 @@ def validate(records: Sequence[ImageRecord], *, where: str, protocol: SplitProto
 
 _TOGETHER = {
     SplitProtocol.PATIENT: ("patient_id", "all images of a patient belong to one split"),
-    SplitProtocol.FILM: ("film", "a film and its copies belong to one split"),
+    SplitProtocol.FILM: ("film", "an image and its copies belong to one split"),
 }

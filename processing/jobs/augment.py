@@ -1,4 +1,4 @@
-"""The Augment job: copies of the training films, made so that every class ends equally large.
+"""The Augment job: copies of the training images, made so that every class ends equally large.
 
 For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
 Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing

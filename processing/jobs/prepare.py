@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "--protocol",
         choices=[str(protocol) for protocol in SplitProtocol],
         default=str(SplitProtocol.PATIENT),
-        help="what is divided: patients; films, each on its own; or, as published, every picture after augmentation",
+        help="what is divided: patients; images, each on its own; or, as published, every picture after augmentation",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another division of the patients")
     parser.add_argument("--test-fraction", type=float, default=0.2)

@@ -1,4 +1,4 @@
-"""The Segment job: every film to a network's input, breast found, rest blackened, oriented, cropped and normalised.
+"""The Segment job: every image to a network's input, breast found, rest blackened, oriented, cropped and normalised.
 
 Reads the processing inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest` and
 `augmented-images`; writes the processing output `data_segmentation`: originals of every split and the training copies,

@@ -305,6 +305,6 @@ def _same_film(
         "same-film",
         (first.image_id, second.image_id),
         f"images {first.image_id} ({group_of[first.image_id]}) and {second.image_id} ({group_of[second.image_id]}) "
-        f"show the same film{f', one {altered}' if altered else ''}: "
-        f"{found.agreeing} features agree, different films have fewer than {SAME_FILM}, and {pixels}",
+        f"show the same image{f', one {altered}' if altered else ''}: "
+        f"{found.agreeing} features agree, different images have fewer than {SAME_FILM}, and {pixels}",
     )

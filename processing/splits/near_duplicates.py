@@ -21,7 +21,7 @@ SAME_FILM = 24
 """Least number of features that agree on one transform if two images show the same original.
 
 Measured on mini-MIAS, segmented at 160 x 112 and at 384 x 256: at least 32 between a film and its augmented copies, at
-most 17 between different films.
+most 17 between different images.
 """
 _TOLERANCE = 4.0
 """Greatest distance of a feature from the common transform, in pixels; elastic deformation requires some."""

@@ -21,7 +21,7 @@ from mammopipe.training.networks.network import mean_over_flips
 BATCH = 16
 """Images per forward pass, at most."""
 _PIXELS_AT_ONCE = 800_000
-"""Pixels per forward pass. Larger batches leave the processor's cache: at 768 x 480 they take twice as long a film."""
+"""Most pixels of a forward pass, so that the maps of a batch of large images stay near the processor's cache."""
 
 _FILMS_AT_ONCE = 512
 """Images held in memory at once. Each part is read once for all candidates."""

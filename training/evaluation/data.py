@@ -246,7 +246,7 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         _unpack_candidate(found, scratch / name)
         model = model_directory.load(scratch / name)
         _check_fit(found[0], model.preprocess, preprocess)
-        # Depthwise convolutions take half the time in this format.
+        # The format of training; depthwise convolutions are faster in it.
         model.network.to(memory_format=torch.channels_last)
         models[name] = model
     return models
@@ -270,6 +270,6 @@ def _unpack_candidate(archives: Sequence[Path], target: Path) -> None:
 def _check_fit(archive: Path, trained: PreprocessConfig, given: PreprocessConfig) -> None:
     if trained != given:
         raise ConfigError(
-            f"{archive}: preprocess digest {trained.digest} is not that of the films, {given.digest}; "
-            f"a model is judged on films made as those it was trained on"
+            f"{archive}: preprocess digest {trained.digest} is not that of the images, {given.digest}; "
+            f"a model is judged on images made as those it was trained on"
         )

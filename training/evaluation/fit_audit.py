@@ -70,7 +70,7 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
                         kind,
                         found,
                         f"{fit.what}: {len(found)} of the {len(fit.image_ids)} films that "
-                        f"it was fitted on are films {what}, such as {found[0]}",
+                        f"it was fitted on are images {what}, such as {found[0]}",
                     )
                 )
     return findings
@@ -122,7 +122,7 @@ def _not_from(validation: ValidationPredictions, name: str, pairs: Sequence[tupl
             "not-from-validation",
             (),
             f"{name}: {what} is {value:.6g}, and fitted on the "
-            f"{len(validation.image_ids)} films of validation it is {expected:.6g}",
+            f"{len(validation.image_ids)} images of validation it is {expected:.6g}",
         )
         for what, value, expected in pairs
         if not abs(value - expected) <= _SAME * max(1.0, abs(expected))
@@ -142,7 +142,7 @@ def audit_training(digests: Mapping[str, str], records: Sequence[ImageRecord], f
         Finding(
             "trained-on-other-films",
             (),
-            f"{name}: weights, and the statistics in them, were fitted on films "
+            f"{name}: weights, and the statistics in them, were fitted on images "
             f"of digest {digest[:12]}; those of {Split.TRAIN} and {Split.VALIDATION} have {expected[:12]}",
         )
         for name, digest in sorted(digests.items())

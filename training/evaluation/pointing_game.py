@@ -33,7 +33,7 @@ def asked(classes: Sequence[str]) -> tuple[Label, ...]:
 hit_share = Metric(
     "hits",
     lambda hits, chance, weights: ratio(weights @ hits, weights.sum(axis=1)),
-    needs="a film with an annotated lesion",
+    needs="an image with an annotated lesion",
     binary=True,
     share=True,
     kinds=all_alike,
@@ -41,14 +41,14 @@ hit_share = Metric(
 chance_level = Metric(
     "chance",
     lambda hits, chance, weights: ratio(weights @ chance, weights.sum(axis=1)),
-    needs="a film with an annotated lesion",
+    needs="an image with an annotated lesion",
     binary=True,
     kinds=all_alike,
 )
 above_chance = Metric(
     "above_chance",
     lambda hits, chance, weights: ratio(weights @ (hits - chance), weights.sum(axis=1)),
-    needs="a film with an annotated lesion",
+    needs="an image with an annotated lesion",
     binary=True,
     scale=Scale.REAL,
     kinds=all_alike,

@@ -61,8 +61,8 @@ class OutOfFold:
         names = tuple(record.image_id for record in records)
         if set(names) != set(place) or len(names) != len(self.image_ids):
             raise ConfigError(
-                f"{FILE}: {len(place)} films of which {len(set(names) & set(place))} are among the "
-                f"{len(names)} of the development set: a model is judged on the films it was made of"
+                f"{FILE}: {len(place)} images of which {len(set(names) & set(place))} are among the "
+                f"{len(names)} of the development set: a model is judged on the images it was made of"
             )
         order = [place[name] for name in names]
         return OutOfFold(names, self.folds[order], self.logits[order])

@@ -55,7 +55,7 @@ class Distribution:
         if not (rising and len(self.counts) == len(self.edges) + 1 and min(self.counts) >= 0):
             raise ConfigError(f"a distribution of {len(self.edges)} bounds must rise and have one count more")
         if not 0 < self.exams <= sum(self.counts):
-            raise ConfigError(f"a distribution of {sum(self.counts)} films cannot be of {self.exams} exams")
+            raise ConfigError(f"a distribution of {sum(self.counts)} images cannot be of {self.exams} exams")
 
     @classmethod
     def of(cls, values: Sequence[float] | Floats, exams: int) -> "Distribution":

@@ -45,7 +45,7 @@ def grad_cam(network: FilmNetwork, images: Tensor, class_index: int) -> NDArray[
         ValueError: There is not exactly one image.
     """
     if images.ndim != 4 or images.shape[0] != 1:
-        raise ValueError(f"images must be one film, (1, 1, H, W), not {tuple(images.shape)}")
+        raise ValueError(f"images must be one image, (1, 1, H, W), not {tuple(images.shape)}")
     # Imported here because it takes a second and training does not need it.
     from captum.attr import LayerGradCam
 

@@ -207,5 +207,5 @@ def _reason(difference: float, others: int, films: int) -> str:
     if difference > TOLERANCE:
         return f"Not shipped: {measured}, more than the {TOLERANCE:g} allowed."
     if others:
-        return f"Not shipped: {others} of {films} validation films are decided otherwise than by torch in float32."
+        return f"Not shipped: {others} of {films} validation images are decided otherwise than by torch in float32."
     return f"Shipped: {measured}, and every decision is the same."

@@ -109,7 +109,7 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
     """Yield the limitations that follow from the run and that a user must know to interpret the metrics."""
     test, training = evaluation["selected"]["test"], evaluation["counts"]["train"]
     if evaluation["synthetic"]:
-        yield "The films are synthetic: no figure says anything about mammograms."
+        yield "The images are synthetic: no figure says anything about mammograms."
     if evaluation["profile"] == "quick":
         yield "Quick profile: the run tried the machinery, and its figures mean nothing."
     if not evaluation["leakage"]["passed"]:

@@ -37,7 +37,7 @@ def add(subparsers: "Subparsers") -> None:
     parser.set_defaults(command=monitor)
     parser.add_argument("id", nargs="?", default="latest", metavar="ID", help="the run whose model is served")
     parser.add_argument("--captures", required=True, metavar="FOLDER|s3://...", help="what data capture wrote")
-    parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of films that were accepted")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="baseline.json of images that were accepted")
     parser.add_argument("--output", type=Path, default=Path("monitor"), metavar="FOLDER", help="default: monitor")
     parser.add_argument("--window-days", type=int, metavar="N", help="days of one window (default: 7)")
     parser.add_argument("--windows", type=int, metavar="N", help="newest windows that are looked at (default: 26)")
@@ -69,7 +69,7 @@ def monitor(options: argparse.Namespace) -> int:
     print(json.dumps(report, indent=2) if options.json else said)
     if not options.json:
         print(
-            f"{options.output / 'drift.html'}\nTo accept these films as usual: --baseline "
+            f"{options.output / 'drift.html'}\nTo accept these images as usual: --baseline "
             f"{options.output / 'baseline.json'}"
             if report["alarms"]
             else options.output / "drift.html"

@@ -103,7 +103,7 @@ def test_what_was_measured_is_not_run_again_and_other_settings_are_refused(hones
     assert again.returncode == 0 and again.stdout.count("measured before") == 2 and "Staged" not in again.stdout
     assert read_rows(tmp_path) == read_rows(honest)
     other = experiment(tmp_path, "--protocols", "patient,film", "--noise", "none", "--profile", "full")
-    assert other.returncode == 2 and "was measured with other films or settings" in other.stderr
+    assert other.returncode == 2 and "was measured with other images or settings" in other.stderr
 
 
 def figures(value: float) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def test_films_other_than_those_of_the_folds_are_refused(evaluation_base, monkey
         cross_validate(evaluation_base, name, seed)
     gone = next(record for record in evaluation_base.records() if record.split is Split.VALIDATION)
     evaluation_base.change(lambda record: None if record.image_id == gone.image_id else record)
-    with pytest.raises(ConfigError, match="a model is judged on the films it was made of"):
+    with pytest.raises(ConfigError, match="a model is judged on the images it was made of"):
         evaluate(evaluation_base, monkeypatch)
 
 
