@@ -116,7 +116,7 @@ def facts(evaluation: Mapping[str, Any], config: Mapping[str, Any], done: int, c
 
 
 _PROTOCOLS = {
-    SplitProtocol.PATIENT: "all images of a patient in one split, then augmentation of training images: the one to trust",
+    SplitProtocol.PATIENT: "all images of a patient in one split, then training images augmented: the one to trust",
     SplitProtocol.FILM: "each image on its own, so that a patient's two breasts may be in two splits",
     SplitProtocol.PUBLISHED: "every image augmented first, then the pictures split at random: leaky by construction",
 }
