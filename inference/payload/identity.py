@@ -43,6 +43,8 @@ _TAGS = (
 _NAME_GROUPS = ("", ", ideographic", ", phonetic")
 """The component groups of a person name (PS3.5 6.2.1); each is compared only with the same group."""
 _OF_PATIENT = (PATIENT_ID, ISSUER, ISSUER_QUALIFIERS, NAME, BIRTH_DATE, SEX)
+_GUESSES = ("using default encoding instead", "using replacement characters in decoded string")
+"""Ends of pydicom's warnings that a text is not what the file states."""
 _DAYS_OF_A_STUDY = 1
 """Most days between images of one study, because an examination may run past midnight."""
 
@@ -235,18 +237,28 @@ def _text(tags: Tags, tag: int) -> str:
     if tag == ISSUER_QUALIFIERS:
         return next((item.text(UNIVERSAL_ENTITY_ID) for item in tags.items(tag)), "")
     value = tags.data(tag)
-    with warnings.catch_warnings():
-        # pydicom warns of unknown character sets, and its warning contains the value.
-        warnings.simplefilter("ignore")
+    # pydicom warns where it guesses: of an unknown character set, and of bytes that are none of it, which it replaces.
+    with warnings.catch_warnings(record=True) as guesses:
+        warnings.simplefilter("always")
         try:
             sets = tags.data(CHARACTER_SET).decode("ascii").strip(" \0").split("\\")
             text = decode_bytes(
                 value, convert_encodings([each.strip() for each in sets]), {ord("\\"), ord("^"), ord("=")}
             )
         except (LookupError, UnicodeError, ValueError):
-            # The result is only compared: equal bytes stay equal, different bytes stay different.
-            text = value.decode("latin-1")
+            text = _as_bytes(value)
+    if any(str(guess.message).endswith(_GUESSES) for guess in guesses):
+        text = _as_bytes(value)
     return unicodedata.normalize("NFC", text).strip(" \0")
+
+
+def _as_bytes(value: bytes) -> str:
+    """Return ASCII as it is and every other byte as letters and digits.
+
+    The result is only compared. Names are compared without accents and signs; so equal bytes stay equal, and different
+    bytes stay different.
+    """
+    return "".join(chr(byte) if byte < 0x80 else f"x{byte:02x}" for byte in value)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import warnings
 import zipfile
 from typing import Any
 
@@ -93,6 +94,73 @@ def test_a_contradiction_is_refused_whichever_image_comes_first(
         assert not any(value in caught.value.message for value in NOT_TO_BE_NAMED)
 
 
+OTHER_PATIENT = "{} is not that of an earlier image; an exam is of one patient"
+OTHER_STUDY = "the image is of another study than an earlier one; an exam is one study, or state priors=ignore"
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"PatientID": "MRN-4712"}, OTHER_PATIENT.format("PatientID (0010,0020)")),
+        ({"PatientName": "Roe^Mary"}, OTHER_PATIENT.format("PatientName (0010,0010)")),
+        ({"StudyInstanceUID": "1.2.4"}, OTHER_STUDY),
+        (
+            {"SOPInstanceUID": "1.2.3.1"},
+            "SOPInstanceUID (0008,0018) is that of an earlier image: the same instance twice",
+        ),
+    ],
+)
+def test_a_refusal_names_place_attribute_and_rule(second: dict[str, Any], message: str) -> None:
+    sources = [Source(dicom(1), index=4, archived=True), Source(dicom(2, **second), index=7, archived=True)]
+    with pytest.raises(RequestError) as caught:
+        check_exam(sources, Limits())
+    assert (caught.value.message, caught.value.detail) == (f"file 7: {message}", {"image": 7})
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "same", "other"),
+    [
+        ("PatientBirthDate", "19610203", "1961.02.03", "1961.03.02"),
+        ("StudyDate", "20260101", "2026.01.01", "2026.01.02"),
+        ("PatientSex", "F", "f", "m"),
+        ("PatientName", "Doe^Jane=\u7530", "Doe^Jane=\u7530", "Doe^Jane=\u5c71"),
+        ("PatientName", "Doe^Jane==\u30c0", "Doe^Jane==\u30c0", "Doe^Jane==\u30bf"),
+        ("PatientName", "DOE^ J\u00e4ne", "doe^jane", "doe^joan"),
+        ("IssuerOfPatientID", "ST MARY", "ST MARY ", "st mary"),
+        ("AccessionNumber", "A1", " A1 ", "A2"),
+        ("StudyID", "1", "1 ", "2"),
+    ],
+)
+def test_spelling_is_no_contradiction_and_another_value_is(keyword: str, one: str, same: str, other: str) -> None:
+    # Without a study UID the other attributes of the study decide.
+    fixed = {"SpecificCharacterSet": "ISO_IR 192", "StudyInstanceUID": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of dates and names in old spelling
+        assert len(pair({keyword: one, **fixed}, {keyword: same, **fixed}).sources) == 2
+        with pytest.raises(RequestError):
+            pair({keyword: one, **fixed}, {keyword: other, **fixed})
+
+
+@pytest.mark.parametrize("name", ["ISO 2022 IR 999", "not\\known", "ISO_IR 192"])
+def test_a_name_in_an_unknown_character_set_is_compared_byte_by_byte(name: str) -> None:
+    def of(text: bytes, number: int) -> bytes:
+        plain = dicom(number, PatientName="AAAA", SpecificCharacterSet="ISO_IR 100")
+        return plain.replace(b"AAAA", text).replace(b"ISO_IR 100", name.encode()[:10].ljust(10))
+
+    assert len(exam_of(of(b"\xe1\xe2\xe3\xe4", 1), of(b"\xe1\xe2\xe3\xe4", 2)).sources) == 2
+    with pytest.raises(RequestError, match="PatientName"):
+        exam_of(of(b"\xe1\xe2\xe3\xe4", 1), of(b"\xe1\xe2\xe3\xe5", 2))
+
+
+def test_a_study_may_run_past_midnight_and_no_longer() -> None:
+    undated = {"StudyInstanceUID": None, "StudyDate": None}
+    assert (
+        len(pair({**undated, "AcquisitionDate": "20260101"}, {**undated, "AcquisitionDate": "20260102"}).sources) == 2
+    )
+    with pytest.raises(RequestError, match="another study"):
+        pair({**undated, "AcquisitionDate": "20260101"}, {**undated, "AcquisitionDate": "20260103"})
+
+
 def test_a_contradiction_with_any_earlier_image_counts() -> None:
     with pytest.raises(RequestError, match="PatientName") as caught:
         exam_of(dicom(1), dicom(2, PatientName=None), dicom(3, PatientName="Roe^Mary"))
@@ -139,6 +207,9 @@ def test_what_is_missing_is_said(first: dict[str, Any], second: dict[str, Any], 
     found = pair(first, second)
     (warning,) = found.warnings
     assert warning.code == "identity-incomplete" and named in warning.message
+    assert warning.message.startswith(
+        "that all images are one patient's and one study's is the sender's word; not stated: "
+    )
     assert not any(value in warning.message for value in NOT_TO_BE_NAMED)
 
 
@@ -151,7 +222,9 @@ def test_complete_headers_are_not_warned_of_and_neither_is_a_single_image() -> N
 
 def test_pictures_without_a_header_are_the_sender_s_word() -> None:
     (warning,) = exam_of(b"P5 1 1 255\n\0", b"P5 1 1 255\n\1").warnings
-    assert warning.code == "identity-incomplete" and "(image 0, 1)" in warning.message
+    assert warning.message.endswith(
+        "not stated: PatientID (0010,0020) (image 0, 1); StudyInstanceUID (0020,000D) (image 0, 1)"
+    )
     assert [warning.code for warning in exam_of(dicom(1), b"P5 1 1 255\n\0").warnings] == ["identity-incomplete"]
 
 
@@ -176,22 +249,33 @@ PRIOR = {"StudyInstanceUID": "1.2.0", "StudyDate": "20160101"}
 def test_priors_are_left_out_where_the_request_says_so() -> None:
     found = exam_of(dicom(1, **PRIOR), dicom(2), dicom(3, **PRIOR), dicom(4), priors=Priors.IGNORE)
     assert [source.index for source in found.sources] == [1, 3]
-    assert [(each.index, each.reason) for each in found.skipped] == [(0, "prior"), (2, "prior")]
-    assert [warning.code for warning in found.warnings] == ["priors-ignored"]
+    places = [(each.index, each.reason, each.place) for each in found.skipped]
+    assert places == [(0, "prior", "image 0"), (2, "prior", "image 2")]
+    assert [(warning.code, warning.message) for warning in found.warnings] == [
+        ("priors-ignored", "2 images of earlier studies were left out")
+    ]
 
 
 @pytest.mark.parametrize(
-    ("prior", "code"),
+    ("prior", "code", "message"),
     [
-        ({**PRIOR, "PatientID": "MRN-4712"}, "mixed_patients"),
-        ({**PRIOR, "StudyDate": None}, "mixed_studies"),
-        ({**PRIOR, "StudyDate": "20260101"}, "mixed_studies"),
+        ({**PRIOR, "PatientID": "MRN-4712"}, "mixed_patients", OTHER_PATIENT.format("PatientID (0010,0020)")),
+        (
+            {**PRIOR, "StudyDate": None},
+            "mixed_studies",
+            "the image has no study date, so that no study is known to be the latest",
+        ),
+        (
+            {**PRIOR, "StudyDate": "20260101"},
+            "mixed_studies",
+            "several studies are of the latest day, so that none is known to be the current one",
+        ),
     ],
 )
-def test_a_prior_must_be_the_patient_s_and_be_known_to_be_older(prior: dict[str, Any], code: str) -> None:
+def test_a_prior_must_be_the_patient_s_and_be_known_to_be_older(prior: dict[str, Any], code: str, message: str) -> None:
     with pytest.raises(RequestError) as caught:
         exam_of(dicom(1), dicom(2, **prior), priors=Priors.IGNORE)
-    assert caught.value.code == code
+    assert (caught.value.code, caught.value.message, caught.value.detail) == (code, message, {"image": 1})
 
 
 def test_an_image_that_could_be_of_either_study_is_refused() -> None:
