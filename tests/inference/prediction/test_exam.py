@@ -199,6 +199,46 @@ def test_breasts_are_scored_beside_each_other_by_their_own_thresholds() -> None:
     assert combined.warnings == ()
 
 
+def test_a_case_is_held_against_the_points_of_its_level_and_kind() -> None:
+    points, name = comparing(), OperatingPoint.SENSITIVITY
+    for compared, threshold in ((False, 0.3), (True, 0.05)):
+        decision = points.decide(Level.BREAST, threshold, name, compared=compared)
+        assert decision is not None and decision.threshold == pytest.approx(threshold)
+        assert decision.finding is Finding.SUSPICIOUS, "at the threshold itself"
+        assert points.distance(Level.BREAST, 0.5, name, compared=compared) == pytest.approx(0.5 - threshold)
+        assert points.distance(Level.BREAST, 0.0, name, compared=compared) == pytest.approx(threshold)
+    # Unless it is said, a case is not of compared breasts.
+    decision = points.decide(Level.PATIENT, 0.399, name)
+    assert decision is not None and (decision.threshold, decision.finding) == (0.4, Finding.NOT_SUSPICIOUS)
+    assert points.distance(Level.PATIENT, 0.4, name) == 0
+    # A model that compares nothing holds everything against its own points.
+    assert WHOLE.decide(Level.BREAST, 0.3, name, compared=True) == WHOLE.decide(Level.BREAST, 0.3, name)
+    assert WHOLE.distance(Level.BREAST, 0.3, name, compared=True) == 0
+    assert thresholds().decide(Level.BREAST, 0.3, name) is None
+    assert thresholds().distance(Level.BREAST, 0.3, name) == float("inf")
+
+
+def test_a_decision_states_what_it_rests_on() -> None:
+    decision = WHOLE.decide(Level.BREAST, 0.3, OperatingPoint.SENSITIVITY)
+    assert decision is not None and (decision.level, decision.n, decision.positives) == (Level.BREAST, 200, 20)
+    assert (decision.sensitivity, decision.specificity, decision.recall_rate) == (0.9, 0.4, 0.6)
+    for interval, value in (
+        (decision.sensitivity_interval, 0.9),
+        (decision.specificity_interval, 0.4),
+        (decision.recall_rate_interval, 0.6),
+    ):
+        assert interval == pytest.approx((value - 0.1, value + 0.1))
+    assert decision.prevalence == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("missing", ["low", "high"])
+def test_half_an_interval_is_none(missing: str) -> None:
+    breast = figures(0.3, 0.6)
+    breast["operating_points"]["sensitivity"]["specificity"][missing] = None
+    decision = thresholds(breast=breast).decide(Level.BREAST, 0.3, OperatingPoint.SENSITIVITY)
+    assert decision is not None and decision.specificity_interval is None and decision.sensitivity_interval
+
+
 def test_breasts_that_look_alike_are_called_alike_whatever_they_look_like() -> None:
     alike = [view(side, 0.9, FINE, (0, 0, 5)) for side in (L, R)]
     combined = combine_views(alike, comparing(weight=1.0), OperatingPoint.SENSITIVITY)
