@@ -70,7 +70,8 @@ def evaluate_model(
     if not judgement.images:
         raise ConfigError(f"{folder}: none of {len(judgement.refused)} images could be judged: {judgement.refused[:1]}")
     found = figures.figures(description, judgement, dataset, figures.Plan(bootstrap, seed), model)
-    classes = found["classes"]
+    # The figures may be of fewer classes than the model has; the table holds what the model answers.
+    classes = found["model_classes"]
     shares = Calibration.of(description).probabilities(judgement.predictions(classes).logits)
     rows = list(judging.rows(judgement, shares, classes))
     write_csv(output / "predictions.csv", list(rows[0]), rows)

@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mammopipe.processing.datasets.collection import circle_around
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.processing.errors import LabelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SMALLEST_PART = 16
 """Least number of pixels of a separate part of a mask; smaller parts are noise of lossy compression."""
@@ -76,22 +77,24 @@ def _lesions(mask: Mask, folder: Path, size: tuple[int, int]) -> list[Lesion]:
     return []
 
 
-def _is_grey(pixels: NDArray[Any]) -> bool:
+def _is_grey(pixels: "NDArray[Any]") -> bool:
     """Return whether more than a hundredth of the pixels lie between the two values of a mask."""
     top = float(pixels.max())
     between = (pixels > 0.1 * top) & (pixels < 0.9 * top)
     return float(between.mean()) > 0.01
 
 
-def _box(inside: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+def _box(inside: "NDArray[np.bool_]") -> tuple[int, int, int, int]:
+    import numpy as np
+
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-def _parts(inside: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+def _parts(inside: "NDArray[np.bool_]") -> list[tuple[int, int, int, int]]:
     import cv2
 
-    count, _, figures, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    count, _, figures, _ = cv2.connectedComponentsWithStats(inside.astype("uint8"), connectivity=8)
     parts = [figures[number] for number in range(1, count) if figures[number][4] >= SMALLEST_PART]
     return [(int(x), int(y), int(x + width - 1), int(y + height - 1)) for x, y, width, height, _ in parts]
 
@@ -110,7 +113,9 @@ def _size(path: Path) -> tuple[int, int]:
         raise LabelError(f"{path}: cannot be read as an image: {error}") from None
 
 
-def _pixels(path: Path) -> NDArray[Any]:
+def _pixels(path: Path) -> "NDArray[Any]":
+    import numpy as np
+
     if path.suffix.lower() in (".dcm", ".dicom"):
         try:
             return np.asarray(_dicom(path).pixel_array)

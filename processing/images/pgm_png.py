@@ -25,6 +25,7 @@ FULL_SCALE = 65535
 # A token of a PGM header: whitespace and comments (from # to the end of the line), then decimal digits. The number of
 # digits is bounded, so that a hostile header costs nothing. The caller matches the whitespace that ends the header.
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,10})(?=[\s#])")
+_PADDING, _NETPBM = re.compile(rb"[\s\0]*"), re.compile(rb"P[1-7]\s")
 _PNG_COLOURS = {2: "truecolour", 3: "palette", 4: "greyscale with alpha", 6: "truecolour with alpha"}
 
 
@@ -58,13 +59,14 @@ def read_pgm(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.uin
         raise CorruptImageError(
             f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples, {max(0, len(data) - start)} are there"
         )
-    following = data[start + needed :].lstrip()
-    if re.match(rb"P[1-7]\s", following):
+    # Matched in place: a copy of what follows could be as large as the greatest body.
+    padding = _PADDING.match(data, start + needed)
+    surplus = len(data) - (padding.end() if padding else start + needed)
+    if surplus and _NETPBM.match(data, len(data) - surplus):
         raise NotAMammogramError(f"{where}: a second Netpbm image follows the first; a mammogram is one frame")
-    if following.strip(b"\0"):
+    if surplus:
         raise CorruptImageError(
-            f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples; the {len(following)} that follow are "
-            "no padding"
+            f"{where}: PGM of {columns} x {rows} needs {needed} bytes of samples; {surplus} follow that are no padding"
         )
     samples = np.frombuffer(data, dtype, rows * columns, start).reshape(rows, columns)
     if samples.max() > maxval:

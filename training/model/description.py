@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE, TWO
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_json
@@ -159,6 +158,9 @@ def check_description(description: Any, where: Path) -> None:
 
 
 def _check_values(description: dict[str, Any], where: Path) -> None:
+    # Imported here because it needs OpenCV, and those who only pack and unpack models may lack it.
+    from mammopipe.processing.breast.preprocess import PreprocessConfig
+
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
     pooling = [str(pooling) for pooling in Pooling]

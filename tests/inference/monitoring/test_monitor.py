@@ -302,7 +302,7 @@ def test_broken_lines_are_counted_and_many_end_the_job(job: Job) -> None:
     broken.write_bytes(b'"\xff"\n' * 10)
     assert job.run()["unreadable"] == {"not a captured request (UnicodeDecodeError)": 10}
     broken.write_text("{\n" * 1000)
-    with pytest.raises(ConfigError, match="1000 of 1144 captured requests gave no film"):
+    with pytest.raises(ConfigError, match="1000 of 1144 captured requests gave no image"):
         job.run()
 
 

@@ -201,12 +201,12 @@ def test_breasts_are_scored_beside_each_other_by_their_own_thresholds() -> None:
 
 def test_a_case_is_held_against_the_points_of_its_level_and_kind() -> None:
     points, name = comparing(), OperatingPoint.SENSITIVITY
-    for compared, threshold in ((False, 0.3), (True, 0.05)):
-        decision = points.decide(Level.BREAST, threshold, name, compared=compared)
+    for beside, threshold in ((False, 0.3), (True, 0.05)):
+        decision = points.decide(Level.BREAST, threshold, name, compared=beside)
         assert decision is not None and decision.threshold == pytest.approx(threshold)
         assert decision.finding is Finding.SUSPICIOUS, "at the threshold itself"
-        assert points.distance(Level.BREAST, 0.5, name, compared=compared) == pytest.approx(0.5 - threshold)
-        assert points.distance(Level.BREAST, 0.0, name, compared=compared) == pytest.approx(threshold)
+        assert points.distance(Level.BREAST, 0.5, name, compared=beside) == pytest.approx(0.5 - threshold)
+        assert points.distance(Level.BREAST, 0.0, name, compared=beside) == pytest.approx(threshold)
     # Unless it is said, a case is not of compared breasts.
     decision = points.decide(Level.PATIENT, 0.399, name)
     assert decision is not None and (decision.threshold, decision.finding) == (0.4, Finding.NOT_SUSPICIOUS)

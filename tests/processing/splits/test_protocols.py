@@ -71,7 +71,7 @@ def test_a_manifest_is_as_strict_as_the_protocol_it_is_read_by(tmp_path: Path) -
         read_manifest(tmp_path)
     assert len(read_manifest(tmp_path, SplitProtocol.FILM)) == len(by_film)
     leaking = assign_splits(with_copies(rows()), SplitConfig(), SplitProtocol.PUBLISHED)
-    with pytest.raises(ManifestError, match="a film and its copies belong to one split"):
+    with pytest.raises(ManifestError, match="an image and its copies belong to one split"):
         validate(leaking, where="here", protocol=SplitProtocol.FILM)
     validate(leaking, where="here", protocol=SplitProtocol.PUBLISHED)
 

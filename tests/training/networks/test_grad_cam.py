@@ -64,7 +64,7 @@ def test_a_models_map_is_0_outside_of_the_tissue_and_else_that_of_its_network():
 
 
 def test_more_than_one_film_is_refused():
-    with pytest.raises(ValueError, match="one film"):
+    with pytest.raises(ValueError, match="one image"):
         grad_cam(build_model("modified_cnn", classes=3).eval(), torch.rand(2, 1, 64, 64), 0)
 
 

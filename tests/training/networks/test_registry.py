@@ -185,7 +185,7 @@ def test_staged_weights_are_loaded_all_but_the_classifier(tmp_path, name, origin
     path = tmp_path / f"{name}{suffix}"
     torch.save(state, path) if suffix == ".pth" else save_file(state, path)
     found = find_weights(tmp_path, name)
-    assert found is not None and found.to_json() == {"file": path.name, "sha256": sha256(path)}
+    assert found is not None and found.to_json() == {"file": path.name, "sha256": sha256(path), "declared": None}
     network = build_model(name, classes=3, weights=path)
     loaded = network.body.state_dict()
     body = [key for key in state if not key.startswith(head)]
