@@ -53,7 +53,7 @@ def test_figures_thresholds_and_choice_come_from_out_of_fold_predictions(evaluat
     assert served["calibration"]["fitted_on"] == "out-of-fold" and served["metrics"]["protocol"] == "patient"
     assert "Cross-validation," in evaluation_base.page
     card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
-    assert "learnt from the films called validation" in card
+    assert "learnt from the images called validation" in card
 
 
 def test_what_was_fitted_on_the_development_set_passes_the_audit_and_is_named(evaluation_base, monkeypatch):
