@@ -117,11 +117,15 @@ def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[
 
 
 def _mirrored(model: LoadedModel, films: FilmDataset) -> Sequence[Tensor]:
-    whole = torch.from_numpy(mirrored(model, films.records))
-    return [whole[start : start + BATCH] for start in range(0, len(whole), BATCH)]
+    return torch.from_numpy(mirrored(model, films.records)).split(_batch_size(films))
+
+
+def _batch_size(films: FilmDataset) -> int:
+    """Return the images of a forward pass."""
+    return max(1, min(BATCH, _PIXELS_AT_ONCE // (films.shape[0] * films.shape[1])))
 
 
 def _batches(films: FilmDataset, title: str) -> Iterator[Tensor]:
-    size = max(1, min(BATCH, _PIXELS_AT_ONCE // (films.shape[0] * films.shape[1])))
+    size = _batch_size(films)
     for start in tqdm(range(0, len(films), size), desc=title, unit="batch", disable=None, leave=False):
         yield torch.stack([films[index][0] for index in range(start, min(start + size, len(films)))])

@@ -424,13 +424,14 @@ def test_the_stated_figure_chooses_the_network():
     assert choose(given, classes=CLASSES, resamples=draws, choice=ChoiceFigure(ChooseBy.PF1)).selected == "malignant"
 
 
-def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("limit", "value"), [("BATCH", 3), ("_PIXELS_AT_ONCE", 2 * 96 * 64)])
+def test_films_are_predicted_in_parts_as_at_once(evaluation_inputs, monkeypatch, tmp_path, limit, value):
     models = read_candidates(evaluation_inputs.models, tmp_path, PREPROCESS)
     data = SegmentedData.read(evaluation_inputs.data)
     rows, folder = data.judged(Split.TEST), data.films(Split.TEST)
     whole = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction._FILMS_AT_ONCE", 7)
-    monkeypatch.setattr("mammopipe.training.evaluation.batch_prediction.BATCH", 3)
+    monkeypatch.setattr(f"mammopipe.training.evaluation.batch_prediction.{limit}", value)
     parts = predict_split(TestPredictions, models, rows, folder, shape=(96, 64))
     for name in models:
         assert parts[name].image_ids == whole[name].image_ids == tuple(row.image_id for row in rows)
