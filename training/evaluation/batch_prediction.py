@@ -117,7 +117,8 @@ def mirrored(model: LoadedModel, records: Sequence[ImageRecord]) -> npt.NDArray[
 
 
 def _mirrored(model: LoadedModel, films: FilmDataset) -> Sequence[Tensor]:
-    return torch.from_numpy(mirrored(model, films.records)).split(_batch_size(films))
+    whole, size = torch.from_numpy(mirrored(model, films.records)), _batch_size(films)
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 def _batch_size(films: FilmDataset) -> int:
