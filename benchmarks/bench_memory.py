@@ -36,7 +36,7 @@ def make_images(folder: Path, images: int) -> list[ImageRecord]:
             write_png(folder / f"{name}.png", rng.integers(0, 65536, SHAPE, np.uint16))
         else:
             os.link(folder / f"i{number % DIFFERENT:05d}.png", folder / f"{name}.png")
-        label = list(Label)[number % 3] if number % 3 else Label.NORMAL
+        label = list(Label)[number % 3]
         records.append(
             ImageRecord(
                 name, name, "mias", Laterality.LEFT, View.MLO, label, Split.TRAIN, path=f"{name}.png",

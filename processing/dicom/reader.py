@@ -86,14 +86,8 @@ def read_dicom(data: bytes, *, where: str, config: ReadConfig = DEFAULT_CONFIG) 
         flags.add(ImageFlag.VALUES_BEYOND_BITS)
     if cells.lossy:
         flags.add(ImageFlag.LOSSY)
-    facts = (
-        _file_facts(file, tags, layout)
-        | {"lossy": ImageFlag.LOSSY in flags}
-        | chain_facts
-        | laterality_facts
-        | view_facts
-        | spacing_facts
-    )
+    facts = _file_facts(file, tags, layout) | {"lossy": ImageFlag.LOSSY in flags}
+    facts |= chain_facts | laterality_facts | view_facts | spacing_facts
     if cells.reduction > 1:
         facts |= {"reduction": cells.reduction, "decoder": "OpenJPEG (Pillow)"}
         facts |= {"rows": layout.rows, "columns": layout.columns}

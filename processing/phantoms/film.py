@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import Label, Laterality, Lesion, View
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms.anatomy import Density, draw_anatomy, draw_shape
+from mammopipe.processing.phantoms.anatomy import Canvas, Density, draw_anatomy, draw_shape
 from mammopipe.processing.phantoms.marks import draw_lesions, draw_marks, scatter_calcifications
 
 Mask = npt.NDArray[np.bool_]
@@ -110,8 +110,7 @@ def make_film(
     density = density or list(Density)[int(woman[_Stream.DENSITY].integers(3))]
     canvas = draw_anatomy(shape, (height // _WORK, film_columns), density, rng[_Stream.TISSUE], view)
     marks = draw_marks(canvas.breast, rng[_Stream.MARKS], laterality=laterality, view=view, film_edges=padded)
-    free = canvas.breast & ~canvas.pectoral & ~marks.mask
-    lift, circles = _draw_findings(free, canvas.depth, rng[_Stream.LESIONS], label, lesions, scattered)
+    lift, circles = _draw_findings(canvas, marks.mask, rng[_Stream.LESIONS], label, lesions, scattered)
     grey = _develop(np.where(marks.mask, marks.grey, canvas.grey + lift), rng[_Stream.GRAIN])
     grey *= padded | canvas.breast | marks.mask  # a digital detector blackens everything except the breast
     masks = (canvas.breast & ~marks.mask, canvas.pectoral & ~marks.mask, marks.mask, lift > 0.03)
@@ -137,11 +136,12 @@ def _streams(seed: int) -> dict[_Stream, np.random.Generator]:
 
 
 def _draw_findings(
-    place: Mask, depth: Grey, rng: np.random.Generator, label: Label, lesions: int, scattered: bool
+    canvas: Canvas, marks: Mask, rng: np.random.Generator, label: Label, lesions: int, scattered: bool
 ) -> tuple[Grey, list[Lesion]]:
     """Return how much findings lift the grey, and the circles of the lesions."""
+    place = canvas.breast & ~canvas.pectoral & ~marks
     if scattered:
-        return scatter_calcifications(place, depth, rng), []
+        return scatter_calcifications(place, canvas.depth, rng), []
     labels = [] if label is Label.NORMAL else [label, *[Label.BENIGN] * (lesions - 1)]
     return draw_lesions(place, rng, labels)
 
