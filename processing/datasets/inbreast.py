@@ -57,6 +57,7 @@ class _Files:
 
     @classmethod
     def below(cls, folder: Path) -> "_Files":
+        """Return the images, masks and outlines below a folder, by the number that their names begin with."""
         found = cls()
         for path in files_below(folder):
             number = re.match(r"\d+", path.name)

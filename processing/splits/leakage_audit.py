@@ -228,6 +228,7 @@ def _look_at(
         return {variant: features(variant.of(pixels)) for variant in wanted}
 
     def unlike_its_source(record: ImageRecord) -> dict[Variant, Features] | None:
+        """Return the copy's features by variant, or `None` if it resembles its source."""
         pixels, source = read_mammogram(images / record.path).pixels, record.source_image_id
         # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
@@ -263,6 +264,7 @@ def _same_films(
     )
 
     def correlated(pair: tuple[str, str], found: Match) -> float | None:
+        """Return the correlation of two images' pixels, registered by the match; `None` if it has no transform."""
         if found.transform is None:
             return None
         first, second = (

@@ -66,6 +66,7 @@ def negatives(labels: Integers, women: Sequence[str], classes: Sequence[str]) ->
     benign = {woman for woman, label in zip(women, labels, strict=True) if label == benign_index}
 
     def kind(woman: str, label: int) -> Negative | None:
+        """Return the kind of one image; `None` for a malignant one."""
         if label == len(classes) - 1:
             return None
         if label == benign_index:
@@ -135,6 +136,7 @@ def auc_of_kinds(kinds: Integers, shares: Sequence[float]) -> Metric:
     """
 
     def areas(labels: Integers, scores: Floats, weights: Floats) -> Floats:
+        """Return the mixture's AUC under each resample's weights, (resamples,)."""
         found = np.zeros(len(weights))
         for kind, share in enumerate(shares):
             places = np.flatnonzero((labels == 1) | (kinds == kind))
