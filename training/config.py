@@ -11,6 +11,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
 from mammopipe.training.auxiliary import AuxiliarySettings
+from mammopipe.training.breast_level import BreastSettings, check_breast_level
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
@@ -116,7 +117,7 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 `convnext_small.fb_in22k_ft_in1k_384`."""
 
 
-class TrainConfig(AuxiliarySettings):
+class TrainConfig(BreastSettings, AuxiliarySettings):
     """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
@@ -367,6 +368,7 @@ class TrainConfig(AuxiliarySettings):
                 f"hyperparameter batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}{pairs}"
             )
         self._check_network()
+        check_breast_level(dict(self), self.auxiliary_weights)
         return self
 
     def _check_network(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mammopipe.pipelines.config.breast_level import check_breast_level
 from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
 from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.recipes import read_recipe
@@ -51,6 +52,7 @@ SET_FOR_ALL = {
     "epochs": "training.epochs, for all networks (pipeline parameter Epochs)",
     "folds": "training.folds, for all networks: they are compared on the same images",
     "question": "training.question, for all networks: they are compared on the same classes",
+    "level": "training.level, for all networks: they are compared on the same cases",
 }
 """Hyperparameters that cannot differ between networks, and what sets them."""
 
@@ -224,6 +226,7 @@ class PipelineConfig(Settings):
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
         compute = self.compute
         self._check_fold_jobs()
+        check_breast_level(self.training, self.evaluation, self.data.protocol)
         for cnn in self.cnns:
             # Refuses settings that this network does not have. The job would refuse them only an hour later.
             training = self.training_of(cnn)

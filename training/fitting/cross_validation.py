@@ -26,7 +26,7 @@ from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import World, agree
-from mammopipe.training.fitting.head_only import Films, learner
+from mammopipe.training.fitting.head_only import Images, learner
 from mammopipe.training.fitting.loop import fit, refit
 from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
 from mammopipe.training.fitting.run import Progress
@@ -130,7 +130,7 @@ class OneFold(CrossValidated):
 
 
 def train_fold(
-    films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+    films: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
 ) -> tuple[FilmNetwork, OneFold]:
     """Train the network of the fold `config.fold` alone, for all epochs; the arguments are those of `cross_validate`.
 
@@ -170,13 +170,13 @@ def train_fold(
     )
 
 
-def _judged(films: Films, protocol: SplitProtocol) -> NDArray[np.bool_]:
+def _judged(films: Images, protocol: SplitProtocol) -> NDArray[np.bool_]:
     """Return which images are predicted when they are held out: originals, or all with the protocol `published`."""
     return np.array([protocol is SplitProtocol.PUBLISHED or not record.source_image_id for record in films.records])
 
 
 def cross_validate(
-    films: Films, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
+    films: Images, config: TrainConfig, protocol: SplitProtocol, build: Build, *, pretrained: bool, where: Surroundings
 ) -> tuple[FilmNetwork, CrossValidated]:
     """Train the network of each fold and the final network.
 
@@ -232,7 +232,7 @@ def _mean(states: Sequence[State]) -> State:
     return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
 
 
-def _require_every_class(films: Films, what: str) -> None:
+def _require_every_class(films: Images, what: str) -> None:
     missing = [str(label) for label, count in films.counts().items() if count == 0]
     if missing:
         raise ManifestError(
@@ -242,7 +242,7 @@ def _require_every_class(films: Films, what: str) -> None:
 
 
 def _fold(
-    fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
+    fold: int, learnt: Images, told: Images, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
 ) -> Progress:
     """Train one fold's network, or return the result of an earlier start of this job."""
     store, world = where.store(f"fold-{fold}"), where.world
@@ -283,7 +283,7 @@ def _fold(
 
 
 def _together(
-    films: Films, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
+    films: Images, held_out: Sequence[NDArray[np.int64]], done: Sequence[Progress], config: TrainConfig
 ) -> CrossValidated:
     """Combine the folds into one progress over all held-out images, in the order of the images."""
     order = np.argsort(np.concatenate(held_out))
@@ -311,7 +311,7 @@ def _together(
 
 
 def _epoch(
-    epoch: int, logits: NDArray[np.float32], films: Films, done: Sequence[Progress], choice: ChoiceFigure
+    epoch: int, logits: NDArray[np.float32], films: Images, done: Sequence[Progress], choice: ChoiceFigure
 ) -> EpochResult:
     found = measure(logits, films, choice)
     at = [fold.history[min(epoch, len(fold.history)) - 1] for fold in done]

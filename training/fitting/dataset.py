@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -119,12 +120,23 @@ def learnt(records: Sequence[ImageRecord], *, cross_validated: bool, protocol: S
     return [record for record in records if not (record.split is Split.VALIDATION and record.source_image_id)]
 
 
-def require_every_class(dataset: FilmDataset, split: Split) -> None:
+class Counted(Protocol):
+    """A dataset of images or breasts."""
+
+    def __len__(self) -> int:
+        """Return the number of cases."""
+
+    def counts(self) -> dict[Label, int]:
+        """Return the number of cases of each class."""
+
+
+def require_every_class(dataset: Counted, split: Split) -> None:
     """Raise `ManifestError` if the split lacks a class: such a class could be neither learnt nor measured."""
     missing = [str(label) for label, count in dataset.counts().items() if count == 0]
     if missing:
+        case = "image" if isinstance(dataset, FilmDataset) else "breast"
         raise ManifestError(
-            f"manifest: split={split} has no {' and no '.join(missing)} image "
+            f"manifest: split={split} has no {' and no '.join(missing)} {case} "
             f"among its {len(dataset)}; each class needs at least one"
         )
 

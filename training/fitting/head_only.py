@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.config import Learns, TrainConfig
+from mammopipe.training.fitting.breasts import Breasts
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork
@@ -91,11 +93,21 @@ def _maps(network: FilmNetwork, films: FilmDataset) -> Tensor:
     return torch.cat(made).clone(memory_format=torch.contiguous_format)
 
 
-Films = FilmDataset | FilmMaps
+Images = FilmDataset | FilmMaps
+Films = Images | Breasts
+"""The cases that a network learns from: images, their feature maps, or breasts."""
 Learner = FilmNetwork | HeadAlone
 
 
-def learner(network: FilmNetwork, config: TrainConfig, *films: Films) -> tuple[Learner, list[Films]]:
+@overload
+def learner(network: FilmNetwork, config: TrainConfig, *films: Images) -> tuple[Learner, list[Images]]: ...
+
+
+@overload
+def learner(network: FilmNetwork, config: TrainConfig, *films: Films) -> tuple[Learner, list[Films]]: ...
+
+
+def learner(network: FilmNetwork, config: TrainConfig, *films: Any) -> tuple[Learner, list[Any]]:
     """Return the module that learns and its training data.
 
     Args:
@@ -108,4 +120,4 @@ def learner(network: FilmNetwork, config: TrainConfig, *films: Films) -> tuple[L
     """
     if config.learns is Learns.ALL:
         return network, list(films)
-    return HeadAlone(network), [part if isinstance(part, FilmMaps) else FilmMaps(network, part) for part in films]
+    return HeadAlone(network), [FilmMaps(network, part) if isinstance(part, FilmDataset) else part for part in films]

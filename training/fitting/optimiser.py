@@ -11,6 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mammopipe.training.config import Learns, OptimiserKind, TrainConfig
 from mammopipe.training.fitting.head_only import Learner
+from mammopipe.training.networks.network import FilmNetwork
 
 MOMENTUM = 0.1
 """Weight of a new batch in the moving statistics of batch normalisation; torch's default."""
@@ -24,7 +25,7 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
 
     With `layer_decay`, each layer of the body has its own groups. `Schedule` sets the learning rates at every step.
     """
-    head = {id(parameter) for parameter in network.head.parameters()}
+    head = {id(parameter) for layer in _new_layers(network) for parameter in layer.parameters()}
     layers = _layers(network, head) if config.layer_decay < 1 else {}
     deepest = max(layers.values(), default=0)
     groups: dict[tuple[str, bool, int], dict[str, Any]] = {}
@@ -49,6 +50,11 @@ def make_optimiser(network: Learner, config: TrainConfig) -> Optimizer:
         return SGD(list(groups.values()), momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
     # Fused makes one pass over the weights instead of a dozen: a fifth of the time for AlexNet's 57 million on a CPU.
     return AdamW(list(groups.values()), fused=True)
+
+
+def _new_layers(network: Learner) -> list[nn.Module]:
+    """Return the layers that are new beside a pretrained body: the classifier, and what pools the views of breasts."""
+    return network.new_layers if isinstance(network, FilmNetwork) else [network.head]
 
 
 def _layers(network: Learner, head: Collection[int]) -> dict[int, int]:
@@ -112,7 +118,8 @@ def set_phase(network: Learner, *, trains_body: bool) -> None:
     """Set the network to training mode; a body that does not train keeps its weights and batch statistics."""
     network.train()
     network.requires_grad_(trains_body)
-    network.head.requires_grad_(True)
+    for layer in _new_layers(network):
+        layer.requires_grad_(True)
     if not trains_body:
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

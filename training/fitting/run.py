@@ -21,6 +21,7 @@ from tqdm import tqdm
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import AugmentOn, TrainConfig
 from mammopipe.training.fitting.auxiliary.heads import WithAuxiliary, auxiliary_heads
+from mammopipe.training.fitting.breasts import Breasts, TrainingBreasts, collate
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree
@@ -341,11 +342,19 @@ class TrainingRun:
         self.batches.start(order, epoch=epoch, first=first)
         return len(order) // self.config.batch_size
 
+    def _varied(self) -> Dataset[Any]:
+        """Return the training set with its random variations."""
+        if isinstance(self.films, FilmMaps):
+            return self.films
+        if isinstance(self.films, Breasts):
+            return TrainingBreasts(self.films, self.config)
+        kind = TrainingFilms if self.config.augment_on is AugmentOn.CPU else UnvariedFilms
+        return kind(self.films, self.config)
+
     def _loader(self) -> DataLoader[Any]:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
-        kind = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
-        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
+        films = self._varied()
         if self.grid is not None:
             films = LocatedFilms(
                 films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes
@@ -353,6 +362,7 @@ class TrainingRun:
         return DataLoader(
             films,
             batch_sampler=self.batches,
+            collate_fn=collate if isinstance(self.films, Breasts) else None,
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=self.world.device.type == "cuda",

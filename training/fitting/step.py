@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
+from mammopipe.training.fitting.breasts import Breasts, collate
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
@@ -27,6 +28,7 @@ from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import ValidationPredictions
 from mammopipe.training.networks.network import mean_over_flips
 from mammopipe.training.networks.precision import autocast
+from mammopipe.training.networks.views import Views
 
 State = dict[str, Tensor]
 _SLOW_START = 10
@@ -36,7 +38,7 @@ _SLOW_START = 10
 
 def train_step(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Views,
     labels: Tensor,
     *,
     optimiser: Optimizer,
@@ -55,8 +57,9 @@ def train_step(
     """Make one step on a batch and return its loss, detached.
 
     Args:
-        model: Images to logits; `WithPlaces` where `wanted` is given, `WithAuxiliary` where `auxiliary` is.
-        images: (N, 1, H, W) float32.
+        model: Images, or breasts, to logits; `WithPlaces` where `wanted` is given, `WithAuxiliary` where
+            `auxiliary` is.
+        images: (N, 1, H, W) float32, or the views of N breasts.
         labels: (N,) class indices.
         optimiser: Makes one step.
         scaler: Scales the loss for gradients in float16.
@@ -221,11 +224,14 @@ def predict(
     """
     network.eval()
     members = list(range(world.rank, len(films), world.size))
+    # A batch of breasts names its mirrored views itself.
+    flips = flips and not isinstance(films, Breasts)
     both = torch.tensor([flips and may_be_mirrored(films.records[place].view) for place in members])
     starts = range(0, len(members), batch_size)
     rows = [np.empty((0, len(films.counts())), np.float32)]
     with torch.inference_mode(), autocast(precision, world.device):
-        loader = DataLoader(Subset(films, members), batch_size, num_workers=workers)
+        collated = collate if isinstance(films, Breasts) else None
+        loader = DataLoader(Subset(films, members), batch_size, num_workers=workers, collate_fn=collated)
         for start, (images, _, _) in zip(starts, loader, strict=True):
             images = images.to(world.device, memory_format=torch.channels_last)
             mirrored = both[start : start + batch_size].to(world.device)

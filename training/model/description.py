@@ -10,6 +10,8 @@ Optional keys:
     pooling, top_places    how feature maps become logits (default: the mean)
     stride                 stride of the feature maps, in pixels (default: 32)
     test_flips             whether a craniocaudal view is judged together with its mirror image (default: no)
+    level, views           what the network judges, images (default) or breasts by all their views; for breasts, whether
+                           the other side counts, and the values of the mask (`training.model.view_attention`)
     reference              reference data for the model's answers (`mammopipe.training.model.reference`)
     engines                the network in other formats, by name (`mammopipe.training.networks.openvino_export`)
     fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)
@@ -64,6 +66,8 @@ _OPTIONAL: dict[str, type] = {
     "stride": int,
     "test_flips": bool,
     "ensemble": int,
+    "level": str,
+    "views": dict,
     "reference": dict,
     "engines": dict,
     "fitted": list,
@@ -163,7 +167,7 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
 
     preprocess = PreprocessConfig.from_json(description["preprocess"])
     size = description["input"]
-    pooling = [str(pooling) for pooling in Pooling]
+    pooling, level = [str(pooling) for pooling in Pooling], description.get("level", Level.IMAGE)
     try:
         strides = list(find_architecture(description["architecture"]).strides)
     except ConfigError as error:
@@ -173,6 +177,8 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
         ("top_places", description.get("top_places", 1) >= 1, "at least 1"),
         ("stride", description.get("stride", 32) in strides, f"one of {strides}"),
         ("ensemble", description.get("ensemble", 2) >= 2, "at least 2 networks, or left out"),
+        ("level", level in (Level.IMAGE, Level.BREAST), f"{Level.IMAGE} or {Level.BREAST}"),
+        ("views", _fits_level(description.get("views"), level), "an object with other_side and mask for level=breast"),
         (
             "classes",
             tuple(description["classes"]) in CLASSES,
@@ -184,6 +190,13 @@ def _check_values(description: dict[str, Any], where: Path) -> None:
     ]
     for key, holds, rule in rules:
         _require(holds, where, key, description.get(key), rule)
+
+
+def _fits_level(views: Any, level: str) -> bool:
+    """Return whether `views` is there for a model that judges breasts, complete, and absent for another."""
+    if level != Level.BREAST:
+        return views is None
+    return isinstance(views, dict) and set(views) == {"other_side", "mask"} and isinstance(views["other_side"], bool)
 
 
 def _check_calibration(calibration: Mapping[str, Any], classes: list[str], where: Path) -> None:

@@ -112,7 +112,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         if not self.training or size == 1:
             return super().forward(input)
         values = input if input.dtype == torch.float64 else input.float()
-        count = values.numel() // values.shape[1] * size
+        # Breasts have different numbers of views, so the slices may differ in size.
+        count = float(_total(values.new_tensor(values.numel() // values.shape[1])))
         mean = _total(values.sum(dim=(0, 2, 3))) / count
         centred = values - mean.view(1, -1, 1, 1)
         variance = _total(centred.square().sum(dim=(0, 2, 3))) / count

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes
-from mammopipe.training.model.architecture import Pooling, find_architecture
+from mammopipe.training.model.architecture import Level, Pooling, find_architecture
 from mammopipe.training.model.archive import pack, unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import (
@@ -158,6 +158,8 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
             pooling=Pooling(description.get("pooling", Pooling.MEAN)),
             top_places=description.get("top_places", 3),
             stride=description.get("stride", 32),
+            level=Level(description.get("level", Level.IMAGE)),
+            other_side=description.get("views", {}).get("other_side", False),
         )
 
 

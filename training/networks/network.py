@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling
+from mammopipe.training.model.view_attention import Side
 from mammopipe.training.networks.layers import Dropout, Normalise
 from mammopipe.training.networks.pooling import mean, peaks, place_logits, pool_maps, top
+from mammopipe.training.networks.views import ViewPooling, Views
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class FilmNetwork(nn.Module):
         self.name, self.head_path, self.cam_path, self.pool_name = name, head, cam_layer, pool
         self.pooling, self.top_places = Pooling.MEAN, 1
         self.convert = convert or dict
+        self.views: ViewPooling | None = None
+        """Combines the views of a breast; `None` in a network that judges images."""
+
+    @property
+    def new_layers(self) -> list[nn.Module]:
+        """The layers that are new beside a pretrained body, and train first."""
+        return [self.head, *([] if self.views is None else [self.views])]
 
     @property
     def head(self) -> nn.Module:
@@ -74,18 +83,40 @@ class FilmNetwork(nn.Module):
         """The layer whose output, (N, channels, h, w), class activation maps use."""
         return self.body.get_submodule(self.cam_path)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W).
+    def forward(self, images: Tensor | Views) -> Tensor:
+        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W), or of breasts.
+
+        An image has the logits of a breast with this view alone.
 
         Raises:
             ValueError: The images are too small or have another shape.
         """
+        if isinstance(images, Views):
+            return self._judge_breasts(images)
         if min(images.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(f"images of {tuple(images.shape[-2:])} pixels: each side must be at least {SMALLEST_SIDE}")
         if self.pooling is not Pooling.MEAN:
             return self.classify(self.maps(images))
         logits: Tensor = self.body(self.normalise(images))
         return logits
+
+    def _judge_breasts(self, breasts: Views) -> Tensor:
+        """Return the logits of breasts, (breasts, classes); absent places are not computed."""
+        assert self.views is not None
+        present = breasts.sides != Side.ABSENT
+        images = breasts.images[present].contiguous(memory_format=torch.channels_last)
+        kept: list[Tensor] = []
+        hook = self.cam_layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))
+        try:
+            logits = self.forward(images)
+        finally:
+            hook.remove()
+        logits = mean_over_flips(self.forward, images, breasts.mirrored[present], plain=logits)
+        # In float32: the attention is small, and the server computes it exactly.
+        with torch.autocast(images.device.type, enabled=False):
+            features = _at_least_float32(kept[0]).mean(dim=(2, 3))
+            found: Tensor = self.views(_placed(_at_least_float32(logits), present), _placed(features, present), breasts.sides)
+            return found
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the last feature maps, (N, channels, h, w), which are the input of pooling and classifier."""
@@ -119,15 +150,29 @@ class FilmNetwork(nn.Module):
         return peaks(places) if self.pooling is Pooling.PEAKS else mean(places)
 
 
-def mean_over_flips(network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor) -> Tensor:
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _placed(rows: Tensor, present: Tensor) -> Tensor:
+    """Return rows, (views, n), at the places of their views, (breasts, places, n), and 0 at the absent places."""
+    placed = rows.new_zeros((*present.shape, rows.shape[1]))
+    placed[present] = rows
+    return placed
+
+
+def mean_over_flips(
+    network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor, *, plain: Tensor | None = None
+) -> Tensor:
     """Return logits, (N, classes); those of some images are the mean of the image's and its mirror image's.
 
     Args:
         network: Images to logits.
         images: (N, 1, H, W).
         mirrored: (N,) bool: the images whose mirror image, top to bottom, counts as well.
+        plain: The logits of the images themselves, where they are known.
     """
-    logits = network(images)
+    logits = network(images) if plain is None else plain
     if mirrored.any():
         logits = logits.clone()
         logits[mirrored] = (logits[mirrored] + network(images[mirrored].flip(2))) / 2
@@ -187,8 +232,9 @@ class Ensemble(FilmNetwork):
         joint.weight = nn.Parameter(weights.detach(), requires_grad=False)
         return joint
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W)."""
+    def forward(self, images: Tensor | Views) -> Tensor:
+        """Return logits, (N, classes), of images, (N, 1, H, W) or (N, 3, H, W); an ensemble judges no breasts."""
+        assert isinstance(images, Tensor)
         return self.classify(self.maps(images))
 
     def maps(self, images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from mammopipe.processing.files import sha256
 from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
 from mammopipe.training.model.archive import PACKED, unpacked
 from mammopipe.training.model.description import WEIGHTS_FILE
+from mammopipe.training.model.view_attention import PREFIX
 from mammopipe.training.networks.network import FilmNetwork
 
 _OPTIONAL = ".num_batches_tracked"
@@ -160,6 +161,8 @@ def _stated_sums(path: Path) -> list[str]:
 def load_packed(network: FilmNetwork, path: Path, classes: Sequence[str]) -> None:
     """Load a packed model into a network: the body, and the classifier if it has the same classes.
 
+    A network that judges breasts takes the attention over views, too, from a model that has the same.
+
     Raises:
         ConfigError: The model is damaged, or does not fit the network.
     """
@@ -168,8 +171,9 @@ def load_packed(network: FilmNetwork, path: Path, classes: Sequence[str]) -> Non
     load_body(network, state, where=path)
     if list(classes) == list(described["classes"]):
         head = f"body.{network.head_path}."
-        kept = {key: value for key, value in state.items() if key.startswith(head)}
-        network.load_state_dict({**network.state_dict(), **kept})
+        own = network.state_dict()
+        kept = {key: value for key, value in state.items() if key.startswith((head, PREFIX)) and key in own}
+        network.load_state_dict({**own, **kept})
 
 
 def read_weights(path: Path) -> State:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.model.architecture import ARCHITECTURES, Architecture, Pooling, find_architecture
+from mammopipe.training.model.architecture import ARCHITECTURES, Architecture, Level, Pooling, find_architecture
 from mammopipe.training.model.archive import PACKED
 from mammopipe.training.networks.network import BuildOptions, FilmNetwork
 from mammopipe.training.networks.pretrained import load_body, load_packed, read_weights
+from mammopipe.training.networks.views import ViewPooling
 
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 """This project's own networks; `build_model` also builds those of timm."""
@@ -29,6 +30,8 @@ def build_model(
     pooling: Pooling = Pooling.MEAN,
     top_places: int = 3,
     stride: int = 32,
+    level: Level = Level.IMAGE,
+    other_side: bool = False,
 ) -> FilmNetwork:
     """Build a network, initialise it from `seed`, and load pretrained weights into all layers but the classifier.
 
@@ -43,6 +46,8 @@ def build_model(
         pooling: How feature maps become logits.
         top_places: Number of places that count with `Pooling.TOP`.
         stride: Stride of the feature maps, in pixels.
+        level: What the network judges: images, or breasts by all their views.
+        other_side: Whether a breast is judged by the views of the patient's other breast, too.
 
     Raises:
         ConfigError: The name is unknown, there are fewer than two classes, the network does not support an option, or
@@ -56,6 +61,8 @@ def build_model(
         raise ConfigError(f"stride={stride}: cnn={name} has no places at that distance")
     if pooling is not Pooling.MEAN and not architecture.has_places:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
+    if level is not Level.IMAGE and not architecture.has_places:
+        raise ConfigError(f"level={level}: cnn={name}, whose classifier has several layers, cannot pool views")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
@@ -65,6 +72,8 @@ def build_model(
         for module in network.head.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
+        if level is not Level.IMAGE:
+            network.views = ViewPooling(_channels(network.head), count, other_side=other_side)
     network.pooling, network.top_places = pooling, top_places
     if weights is not None and weights.name.endswith(PACKED):
         load_packed(network, weights, [] if isinstance(classes, int) else classes)
@@ -76,6 +85,11 @@ def build_model(
 def _build(architecture: Architecture, options: BuildOptions) -> FilmNetwork:
     module = import_module(f"mammopipe.training.networks.{architecture.module}")
     return cast(FilmNetwork, module.build(architecture.name, options))
+
+
+def _channels(head: nn.Module) -> int:
+    """Return the number of channels that a linear classifier reads."""
+    return next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -17,8 +17,7 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.networks.registry import build_model
-from mammopipe.training.train import read_inputs
+from mammopipe.training.train import build_network, cases, read_inputs
 
 
 class StopAfter(StopRequest):
@@ -39,10 +38,10 @@ def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, 
     torch.set_num_threads(1)
     inputs = read_inputs(paths, world)
     config = inputs.config
-    network = build_model(config.cnn, classes=3, dropout=config.dropout, pooling=config.pooling).double()
+    network = build_network(inputs).double()
     try:
         progress = fit(
-            network, inputs.train, inputs.validation, config, pretrained=False, world=world,
+            network, *cases(inputs), config, pretrained=False, world=world,
             checkpoints=CheckpointStore(paths.checkpoints, "digest"), check_stop=StopAfter(stop).check,
         )  # fmt: skip
     except SystemExit:

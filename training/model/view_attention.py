@@ -1,0 +1,164 @@
+"""Scores a breast from all its views by attention; needs no torch.
+
+The network judges each view alone and gives its logits and its features, the means of its last feature maps. A small
+layer, learnt with the network, gives each view a weight by its features; the weights of the views of a breast sum to 1.
+The logits of a breast are the weighted mean of its views' logits. With a linear classifier this equals attention over
+the features before the classifier. Where the model uses the other side, a learnt matrix times the weighted mean of the
+logits of the patient's other breast is added; without a view of the other side it adds nothing.
+
+A breast with one view has the logits of that view. The order of the views does not matter.
+
+Source: gated attention, Ilse et al. 2018, "Attention-based Deep Multiple Instance Learning"
+(https://arxiv.org/abs/1802.04712).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from mammopipe.processing.classes import class_index
+from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, breast_id, shows_side
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Level
+from mammopipe.training.model.calibration import Floats
+from mammopipe.training.model.description import DESCRIPTION_FILE, WEIGHTS_FILE, verified
+
+HIDDEN = 64
+"""Width of the layer that computes the attention."""
+PREFIX = "views."
+"""Beginning of the names of the layer's tensors among the model's weights."""
+_OPPOSITE = {Laterality.LEFT: Laterality.RIGHT, Laterality.RIGHT: Laterality.LEFT}
+
+
+class Side(IntEnum):
+    """The value of a view in the mask of a breast's views."""
+
+    ABSENT = 0
+    """No view: the place only fills the batch, and its pixels do not count."""
+    OWN = 1
+    """A view of the breast."""
+    OTHER = 2
+    """A view of the patient's other breast."""
+
+
+@dataclass(frozen=True)
+class ViewAttention:
+    """The attention of a breast-level model."""
+
+    content: Floats
+    """(hidden, channels)."""
+    content_bias: Floats
+    """(hidden,)."""
+    gate: Floats
+    """(hidden, channels)."""
+    gate_bias: Floats
+    """(hidden,)."""
+    score: Floats
+    """(hidden,)."""
+    other: Floats | None
+    """(classes, classes); `None` for a model that does not use the other side."""
+
+    @classmethod
+    def read(cls, directory: Path, description: Mapping[str, Any]) -> Self | None:
+        """Read the attention from a model directory; `None` for a model that judges images.
+
+        Raises:
+            ConfigError: The weights are missing, altered, or lack the attention.
+        """
+        if not of_breasts(description):
+            return None
+        path = directory / WEIGHTS_FILE
+        content = verified(path, description["weights_sha256"], f"weights_sha256 of {DESCRIPTION_FILE}")
+        try:
+            arrays = {
+                name.removeprefix(PREFIX): np.asarray(value, np.float64)
+                for name, value in load_arrays(content).items()
+                if name.startswith(PREFIX)
+            }
+            return cls(
+                arrays["content.weight"],
+                arrays["content.bias"],
+                arrays["gate.weight"],
+                arrays["gate.bias"],
+                arrays["score.weight"][0],
+                arrays["other.weight"] if description["views"]["other_side"] else None,
+            )
+        except (SafetensorError, KeyError) as error:
+            raise ConfigError(f"{path}: does not hold the attention over views: {error}") from None
+
+    def breast_logits(self, logits: Floats, features: Floats, sides: Sequence[Side]) -> Floats:
+        """Return the logits of a breast, (classes,).
+
+        Args:
+            logits: Logits of each view alone, (views, classes).
+            features: Features of each view, (views, channels).
+            sides: What each view shows; at least one is `Side.OWN`.
+        """
+        of = np.asarray(sides)
+        found = self._mean(logits, features, of == Side.OWN)
+        if self.other is not None and (of == Side.OTHER).any():
+            found = found + self.other @ self._mean(logits, features, of == Side.OTHER)
+        return found
+
+    def _mean(self, logits: Floats, features: Floats, chosen: NDArray[np.bool_]) -> Floats:
+        given = np.asarray(features[chosen], np.float64)
+        gates = 1 / (1 + np.exp(-(given @ self.gate.T + self.gate_bias)))
+        energies = (np.tanh(given @ self.content.T + self.content_bias) * gates) @ self.score
+        weights = np.exp(energies - energies.max())
+        mean: Floats = (weights / weights.sum()) @ np.asarray(logits[chosen], np.float64)
+        return mean
+
+
+def of_breasts(description: Mapping[str, Any]) -> bool:
+    """Return whether `model.json` describes a model that judges breasts."""
+    return bool(description.get("level", Level.IMAGE) == Level.BREAST)
+
+
+@dataclass(frozen=True)
+class Breast:
+    """A breast with the positions of its images."""
+
+    record: ImageRecord
+    """Stands for the breast: the manifest row of its original with the most serious label; the view is left out."""
+    own: tuple[tuple[int, ...], ...]
+    """For each view, the positions of its original and of the original's augmented copies."""
+    other: tuple[tuple[int, ...], ...]
+    """The same for the patient's other breast; empty where it is not used, or not known."""
+
+    @property
+    def views(self) -> list[tuple[tuple[int, ...], Side]]:
+        """The views of both sides."""
+        return [*((view, Side.OWN) for view in self.own), *((view, Side.OTHER) for view in self.other)]
+
+
+def breasts_of(records: Sequence[ImageRecord], classes: Sequence[str], *, other_side: bool) -> list[Breast]:
+    """Return the breasts that images show, in the order of their first image.
+
+    The label of a breast is the most serious one of its own images; labels of the other side do not count. Images of
+    unknown laterality of a patient are one breast, without another side.
+
+    Args:
+        records: Manifest rows of images of one split.
+        classes: The model's classes, the most serious one last.
+        other_side: Whether the views of the patient's other breast count.
+    """
+    views: dict[str, dict[str, list[int]]] = {}
+    for place, record in enumerate(records):
+        variants = views.setdefault(breast_id(record), {}).setdefault(record.original_id, [])
+        # The original comes first: it is the one that is judged.
+        variants.insert(0 if not record.source_image_id else len(variants), place)
+    found = {name: tuple(map(tuple, members.values())) for name, members in views.items()}
+    breasts = []
+    for name, own in found.items():
+        worst = max((records[view[0]] for view in own), key=lambda record: class_index(record.label, classes))
+        opposite = _OPPOSITE.get(worst.laterality) if worst.laterality else None
+        other = found.get(f"{worst.patient_id}-{opposite}", ()) if other_side and shows_side(name) else ()
+        breasts.append(Breast(replace(worst, view=None), own, other))
+    return breasts
