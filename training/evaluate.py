@@ -8,7 +8,6 @@ leak does not stop it: the verdict goes into `evaluation.json`, where the pipeli
 import argparse
 import platform
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
+from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.config import EvaluationJobConfig, Profile
-from mammopipe.training.evaluation.batch_prediction import predict_split
+from mammopipe.training.evaluation.batch_prediction import predict_breasts, predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         data = data.asked_as(models).with_out_of_fold(
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
+        _require_alone(config, data)
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
@@ -104,6 +105,14 @@ def main(arguments: Sequence[str]) -> None:
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
+
+
+def _require_alone(config: EvaluationJobConfig, data: SegmentedData) -> None:
+    if config.other_breast and data.level is Level.BREAST:
+        raise ConfigError(
+            f"--other-breast={config.other_breast} must be 0 for models that judge breasts: they learn themselves how "
+            "to compare them (hyperparameter other_side)"
+        )
 
 
 def evaluate(
@@ -128,11 +137,11 @@ def evaluate(
     rows = {split: data.judged(split) for split in (Split.VALIDATION, Split.TEST)}
     draws = {split: config.resamples(records) for split, records in rows.items()}
     copied = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
-    leakage = audit_leakage(list(data.records), data.folder, copied=copied, folds=fold_names(data)).as_dict()
+    leakage = audit_leakage(list(data.records), data.folder, copied=copied, folds=data.fold_names).as_dict()
 
     validation = {
         name: held.predictions(rows[Split.VALIDATION]) for name, held in data.out_of_fold.items()
-    } or _predict(ValidationPredictions, models, data, rows[Split.VALIDATION])
+    } or _predict(ValidationPredictions, models, data, data.images(Split.VALIDATION))
     choice = choose(
         validation,
         classes=data.classes,
@@ -141,7 +150,7 @@ def evaluate(
         other_breast=config.other_breast,
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
-    test = _predict(TestPredictions, models, data, rows[Split.TEST])
+    test = _predict(TestPredictions, models, data, data.images(Split.TEST))
 
     candidates = {
         name: candidate_figures(
@@ -151,10 +160,13 @@ def evaluate(
     }
     return {
         **_circumstances(data, config),
+        "other_side": models[choice.selected].other_side,
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        **_of_selected(choice, candidates[choice.selected], validation, test, data, models[choice.selected], draws),
+        **_of_selected(
+            choice, candidates[choice.selected], validation, test, data, models[choice.selected], draws, config
+        ),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, [
         row
@@ -172,6 +184,7 @@ def _of_selected(
     data: SegmentedData,
     model: LoadedModel,
     draws: Mapping[Split, Resamples],
+    config: EvaluationJobConfig,
 ) -> dict[str, Any]:
     """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
     rows = {split: data.judged(split) for split in draws}
@@ -185,22 +198,11 @@ def _of_selected(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}
         ),
         "pointing": {
-            str(split): pointing_game(model, data.in_folders(records), draws[split]) for split, records in rows.items()
+            str(split): pointing_game(model, data.in_folders(images), config.resamples(images))
+            for split, images in ((split, data.images(split)) for split in rows)
         },
         "examples": pick_examples(chosen, fit.calibration, data.classes),
         "missed_cancers": missed_cancers(chosen, fit.calibration, threshold, data.records, data.classes),
-    }
-
-
-def fold_names(data: SegmentedData) -> dict[str, str]:
-    """Return the fold of each development image by its id; if candidates have different folds, name all of them."""
-    folds: dict[str, list[str]] = defaultdict(list)
-    for held in data.out_of_fold.values():
-        for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
-            folds[image_id].append(str(fold))
-    return {
-        image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
-        for image_id, numbers in folds.items()
     }
 
 
@@ -215,6 +217,7 @@ def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str
         "protocol": str(data.protocol),
         "protocol_verdict": PROTOCOL_VERDICTS[data.protocol],
         "validation_folds": int(max(folds)) + 1 if folds else 0,
+        "level": str(data.level),
         "dataset": data.dataset,
         "synthetic": data.synthetic,
         "classes": [str(label) for label in data.classes],
@@ -230,6 +233,8 @@ def _circumstances(data: SegmentedData, config: EvaluationJobConfig) -> dict[str
 def _predict(
     kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData, records: Sequence[ImageRecord]
 ) -> dict[str, Kind]:
+    if data.level is Level.BREAST:
+        return predict_breasts(kind, models, records, data.films(kind.split))
     shape = (data.preprocess.height, data.preprocess.width)
     return predict_split(kind, models, records, data.films(kind.split), shape=shape)
 

@@ -42,7 +42,7 @@ class BreastAnswer:
     images: tuple[int, ...]
     """Positions of its images in the request, from 0."""
     rule: str
-    """Rule that combines the scores of the views: mean, max or noisy-or."""
+    """Rule that combines the scores of the views: mean, max or noisy-or, or attention, by the network itself."""
     malignancy_score: float
     """0 to 100."""
     decision: Decision | None

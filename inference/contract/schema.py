@@ -9,7 +9,7 @@ from mammopipe.inference.contract.exclusions import Action
 from mammopipe.inference.contract.request import OperatingPoint, StrictModel
 from mammopipe.processing.datasets.manifest import Label, Laterality, View
 from mammopipe.processing.image_flags import ImageFlag
-from mammopipe.training.model.architecture import BreastRule, Level
+from mammopipe.training.model.architecture import Level
 
 SCHEMA_VERSION: Literal[2] = 2
 NOTICE = "research use only: not for diagnosis"
@@ -217,6 +217,16 @@ class ImageAnswer(_Scores):
     )
 
 
+class ViewsRule(StrEnum):
+    """How the views of a breast become its score."""
+
+    MEAN = "mean"
+    MAX = "max"
+    NOISY_OR = "noisy-or"
+    ATTENTION = "attention"
+    """By the network itself, from all views at once."""
+
+
 class BreastAnswer(StrictModel):
     """The answer for one breast, from all its views."""
 
@@ -224,7 +234,9 @@ class BreastAnswer(StrictModel):
 
     laterality: Laterality | None = Field(description="null: the images whose side is not known, taken as one breast")
     images: list[int] = Field(description="indices of its views")
-    rule: BreastRule = Field(description="how the scores of the views became one")
+    rule: ViewsRule = Field(
+        description="how the scores of the views became one; attention: the model judged all views at once"
+    )
     compared: bool = Field(
         default=False,
         description="whether the breast was scored beside the other one; its score "

@@ -19,12 +19,15 @@ from mammopipe.inference.contract.schema import (
     PrevalenceSource,
     QualityWarning,
     Referral,
+    ViewsRule,
 )
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Laterality
+from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats
+from mammopipe.training.model.view_attention import Side, ViewAttention
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",
@@ -46,7 +49,18 @@ class ViewScore:
     """Calibrated probability of malignant at validation's prevalence, 0 to 1."""
     referral: Referral
     logits: Floats
-    """(classes,), in the order of the model's classes. The comparison of breasts uses them."""
+    """(classes,), in the order of the model's classes. The comparison of breasts and the attention use them."""
+    features: Floats | None = None
+    """(channels,), the means of the last feature maps; a model that judges breasts needs them."""
+
+
+@dataclass(frozen=True)
+class BreastModel:
+    """How a model that judges breasts scores a breast from all its views."""
+
+    attention: ViewAttention
+    calibration: Calibration
+    """Calibration of the logits of a breast."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ def combine_views(
     name: OperatingPoint,
     indices: Sequence[int] | None = None,
     left_out: Sequence[LeftOut] = (),
+    model: BreastModel | None = None,
 ) -> Combined:
     """Return the answers for the breasts and the exam.
 
@@ -86,30 +101,27 @@ def combine_views(
         name: The operating point that decides.
         indices: Indices of the views in the request, which breasts and reasons refer to; `None` counts from 0.
         left_out: Refused views of the exam. They are in no score; their breast and the exam are referred for them.
+        model: For a model that judges breasts: what scores a breast from all its views.
     """
     named = list(zip(range(len(views)) if indices is None else indices, views, strict=True))
-    rule = thresholds.breast_rule or BreastRule.MEAN
     sides = [view.laterality or "" for view in views]
-    compared = _beside_each_other(views, sides, thresholds)
-    scores = np.array([view.probability for view in views]) if compared is None else compared
-    images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), scores, np.arange(len(views)))
-    by_breast = combine(images, np.array(sides), Level.BREAST, rule)
+    scores, rule, compared = _breast_scores(views, sides, thresholds, model)
     breasts = tuple(
-        _breast(score, side, named, left_out, thresholds, name, compared=compared is not None)
-        for score, side in zip(by_breast.scores, sorted(set(sides)), strict=True)
+        _breast(score, rule, side, named, left_out, thresholds, name, compared=compared)
+        for score, side in zip(scores, sorted(set(sides)), strict=True)
     )
-    highest = float(by_breast.scores.max())
+    highest = float(scores.max())
     exam = ExamResult(
         prevalence=shown_for(Level.PATIENT, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.PATIENT, highest),
-        decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared is not None),
+        decision=thresholds.decide(Level.PATIENT, highest, name, compared=compared),
         referral=referral.of_images([*((index, view.referral) for index, view in named), *_referrals(left_out)]),
     )
     distances = [
-        thresholds.distance(Level.BREAST, float(score), name, compared=compared is not None) / _spread(breast)
-        for score, breast in zip(by_breast.scores, breasts, strict=True)
+        thresholds.distance(Level.BREAST, float(score), name, compared=compared) / _spread(breast)
+        for score, breast in zip(scores, breasts, strict=True)
     ]
-    of_exam = thresholds.distance(Level.PATIENT, highest, name, compared=compared is not None)
+    of_exam = thresholds.distance(Level.PATIENT, highest, name, compared=compared)
     closest = min(*distances, of_exam / max(map(_spread, breasts)))
     return Combined(breasts, exam, _warnings(breasts, exam, thresholds), closest)
 
@@ -118,6 +130,36 @@ def shown_for(level: Level, thresholds: Thresholds) -> Prevalence:
     """Return the prevalence that the probabilities of a level assume."""
     source = PrevalenceSource.VALIDATION if thresholds.shift.stated is None else PrevalenceSource.DEPLOYMENT
     return Prevalence(value=thresholds.shift.prevalence.get(level), of=source, level=level)
+
+
+def _breast_scores(
+    views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds, model: BreastModel | None
+) -> tuple[Floats, ViewsRule, bool]:
+    """Return the breasts' probabilities of malignant, sorted by side, their rule, and whether breasts were compared."""
+    if model is not None:
+        scores = [_by_attention(views, sides, side, thresholds, model) for side in sorted(set(sides))]
+        beside = model.attention.other is not None and {str(side) for side in Laterality} == set(sides)
+        return np.array(scores), ViewsRule.ATTENTION, beside
+    rule = thresholds.breast_rule or BreastRule.MEAN
+    compared = _beside_each_other(views, sides, thresholds)
+    alone = np.array([view.probability for view in views]) if compared is None else compared
+    images = Cases(Level.IMAGE, np.zeros(len(views), np.int64), alone, np.arange(len(views)))
+    found = combine(images, np.array(sides), Level.BREAST, rule)
+    return found.scores, ViewsRule(rule), compared is not None
+
+
+def _by_attention(
+    views: Sequence[ViewScore], sides: Sequence[str], side: str, thresholds: Thresholds, model: BreastModel
+) -> float:
+    """Return the probability of malignant of the breast of a side, from all views of the exam.
+
+    Images of unknown laterality are a breast of their own: they are no views of the other side, and have none.
+    """
+    shown = [Side.OWN if each == side else Side.OTHER if each and side else Side.ABSENT for each in sides]
+    logits = np.array([view.logits for view in views], np.float64)
+    features = np.array([view.features for view in views], np.float64)
+    breast = model.attention.breast_logits(logits, features, shown)
+    return float(model.calibration.probabilities(breast[None])[0, thresholds.malignant])
 
 
 def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresholds: Thresholds) -> Floats | None:
@@ -133,6 +175,7 @@ def _beside_each_other(views: Sequence[ViewScore], sides: Sequence[str], thresho
 
 def _breast(
     score: float,
+    rule: ViewsRule,
     side: str,
     views: Sequence[tuple[int, ViewScore]],
     left_out: Sequence[LeftOut],
@@ -147,7 +190,7 @@ def _breast(
     return BreastAnswer(
         laterality=Laterality(side) if side else None,
         images=[index for index, _ in own],
-        rule=thresholds.breast_rule or BreastRule.MEAN,
+        rule=rule,
         compared=compared,
         prevalence=shown_for(Level.BREAST, thresholds),
         malignancy_score=100 * thresholds.shift.malignancy(Level.BREAST, probability),
@@ -183,4 +226,4 @@ def is_close(combined: Combined, margin: float) -> bool:
 
 
 def _spread(breast: BreastAnswer) -> int:
-    return len(breast.images) if breast.rule is BreastRule.NOISY_OR else 1
+    return len(breast.images) if breast.rule is ViewsRule.NOISY_OR else 1

@@ -166,7 +166,7 @@ class _Work:
         """Return the reply to the images of one patient's study."""
         options = self.reader.options
         exam = check_exam(parcel.sources, self.reader.reading.limits, priors=options.priors)
-        judged = self._judge(exam.sources, exact=self.reader.predictor.compares_breasts)
+        judged = self._judge(exam.sources, exact=self.reader.predictor.exams_are_exact)
         if self.reader.predictor.is_close(judged.combined):
             judged = self._judge(exam.sources, exact=True)
         combined = judged.combined

@@ -18,7 +18,6 @@ from mammopipe.inference.prediction.predictor import Prediction, Predictor
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram
-from mammopipe.training.model.exam_scores import Level
 
 T = TypeVar("T")
 
@@ -137,7 +136,7 @@ class Reader:
             seen = self.clock.time("explain", lambda: self.predictor.explain(judged, mammogram, target))
             prediction = _with_warning(prediction, seen)
             seen = replace(seen, heat=mammogram.turn.undo(seen.heat))
-        return Film(source, mammogram, prediction, seen, self.predictor.shown_for(Level.IMAGE))
+        return Film(source, mammogram, prediction, seen, self.predictor.shown_for(self.predictor.level))
 
 
 def _read(source: Source, reading: ReadConfig) -> Mammogram:

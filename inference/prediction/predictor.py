@@ -15,7 +15,15 @@ from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.engines.flips import run_with_mirror_image
 from mammopipe.inference.prediction import referral, table
-from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
+from mammopipe.inference.prediction.exam import (
+    BreastModel,
+    Combined,
+    LeftOut,
+    ViewScore,
+    combine_views,
+    is_close,
+    shown_for,
+)
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.inference.prediction.warning_texts import WARNINGS
@@ -32,6 +40,7 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.near_threshold import NearThreshold
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
+from mammopipe.training.model.view_attention import ViewAttention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +80,7 @@ class Prediction:
     @property
     def as_view(self) -> ViewScore:
         """The part of the prediction that the breast's score needs."""
-        return ViewScore(self.laterality, self.malignancy, self.referral, self.logits)
+        return ViewScore(self.laterality, self.malignancy, self.referral, self.logits, self.forward.features)
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,8 @@ class Predictor:
         self._preprocess = PreprocessConfig.from_json(description["preprocess"])
         self._calibration = Calibration.of(description)
         self._reference = Reference.read(model_dir, description)
+        attention = ViewAttention.read(model_dir, description)
+        self._breast_model = None if attention is None else BreastModel(attention, self._calibration)
         self._engine = open_engine(model_dir, description, engine or EngineSettings())
         self._flips = bool(description.get("test_flips", False))
         self._close = NearThreshold.of(description, self._engine.margin)
@@ -180,7 +191,7 @@ class Predictor:
                 for film, view in zip(mammogram, prepared, strict=True)
             ]
 
-        images = judge(self.compares_breasts)
+        images = judge(self.exams_are_exact)
         combined = self.combine([image.as_view for image in images], operating_point)
         if self.is_close(combined):
             images = judge(True)
@@ -236,22 +247,28 @@ class Predictor:
             indices: Indices of the views in the request; `None` counts from 0.
             left_out: Views of the exam that were refused.
         """
-        return combine_views(views, self._thresholds, operating_point, indices, left_out)
+        return combine_views(views, self._thresholds, operating_point, indices, left_out, self._breast_model)
 
     def is_close(self, combined: Combined) -> bool:
         """Return whether the engine's rounding could change a decision, so that the views must be judged again exactly.
 
-        Always false for a model that compares breasts, because its exams are judged exactly from the start.
+        Always false for a model whose exams are judged exactly from the start.
         """
-        return not self.compares_breasts and is_close(combined, self._engine.margin)
+        return not self.exams_are_exact and is_close(combined, self._engine.margin)
 
     @property
-    def compares_breasts(self) -> bool:
-        """Whether the model scores the two breasts of an exam in comparison; the views must then be judged exactly.
+    def exams_are_exact(self) -> bool:
+        """Whether the views of an exam are judged exactly from the start, in float32.
 
-        A bound on the rounding error of a view's score is no bound on the error of a difference of two scores.
+        They are where the model compares breasts, or judges a breast by all its views at once: a bound on the rounding
+        error of a view's score is no bound on the error of what is computed from several views.
         """
-        return self._thresholds.compared is not None
+        return self._thresholds.compared is not None or self._breast_model is not None
+
+    @property
+    def level(self) -> Level:
+        """What the model judges. A model that judges breasts takes a single image for a breast with one view."""
+        return Level.IMAGE if self._breast_model is None else Level.BREAST
 
     def prepare(self, mammogram: Mammogram) -> Preprocessed:
         """Return the network's input, preprocessed exactly as in training.
@@ -281,7 +298,7 @@ class Predictor:
         malignant, entropy = float(shares[self._thresholds.malignant]), referral.entropy(map(float, shares))
         shown = self._thresholds.shift.classes(shares[None], malignant=self._thresholds.malignant)[0]
         probabilities = {label: float(share) for label, share in zip(self._classes, shown, strict=True)}
-        decision = self._thresholds.decide(Level.IMAGE, malignant, operating_point)
+        decision = self._thresholds.decide(self.level, malignant, operating_point)
         return Prediction(
             probabilities=probabilities,
             malignancy=malignant,

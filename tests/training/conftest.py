@@ -28,6 +28,7 @@ from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.fit_audit import training_digest
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
@@ -117,13 +118,23 @@ class EvaluationBase:
         """Pass every row through `edit`; a row for which it returns `None` is left out."""
         self.write([record for record in map(edit, self.records()) if record is not None])
 
-    def add_model(self, name: str, *, seed: int, preprocess: PreprocessConfig = PREPROCESS) -> None:
+    def add_model(
+        self, name: str, *, seed: int, preprocess: PreprocessConfig = PREPROCESS, level: Level = Level.IMAGE
+    ) -> None:
         folder = self.base / "scratch" / name
-        network = build_model("modified_cnn", classes=list(THREE), seed=seed)
+        of_breasts = level is Level.BREAST
+        network = build_model("modified_cnn", classes=list(THREE), seed=seed, level=level, other_side=of_breasts)
         with torch.no_grad():
             # A new head hardly tells films apart; a larger one makes confident, and wrong, models of these.
             network.head.get_submodule("1").weight.mul_(60)
-        model_directory.save(folder, network, describe(name, preprocess, training_digest(self.records(), self.data)))
+            if network.views is not None and network.views.other is not None:
+                # A new attention is uniform, and does not use the other side.
+                torch.nn.init.normal_(network.views.score.weight, generator=torch.Generator().manual_seed(seed))
+                torch.nn.init.eye_(network.views.other.weight).mul_(-0.3)
+        described = describe(name, preprocess, training_digest(self.records(), self.data))
+        if of_breasts:
+            described |= {"level": "breast", "views": {"other_side": True, "mask": {"absent": 0, "own": 1, "other": 2}}}
+        model_directory.save(folder, network, described)
         pack(folder, self.models / name / "model.tar.gz")
 
 
@@ -229,6 +240,17 @@ def screened(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPath
     """The screening exams with what the job makes of them; never to be changed."""
     base = tmp_path_factory.mktemp("screened") / "base"
     shutil.copytree(screening_inputs.base, base)
+    return _evaluate(base, "--bootstrap", "100")
+
+
+@pytest.fixture(scope="session")
+def judged_by_breast(screening_inputs: EvaluationBase, tmp_path_factory: pytest.TempPathFactory) -> EvaluationBase:
+    """The screening exams, judged by one network that sees all views of a breast; never to be changed."""
+    base = tmp_path_factory.mktemp("by-breast") / "base"
+    shutil.copytree(screening_inputs.base, base)
+    made = EvaluationBase(base)
+    shutil.rmtree(made.models)
+    made.add_model("first", seed=1, level=Level.BREAST)
     return _evaluate(base, "--bootstrap", "100")
 
 

@@ -1,6 +1,7 @@
 """Runs the networks over the images of a split: logits of all candidates, and features of the selected one."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind
+from mammopipe.training.model.view_attention import Breast, breasts_of
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.network import mean_over_flips
@@ -68,6 +70,44 @@ def predict_split(
     }
 
 
+def predict_breasts(
+    kind: type[Kind], models: Mapping[str, LoadedModel], records: Sequence[ImageRecord], folder: Path
+) -> dict[str, Kind]:
+    """Predict the breasts that images `<folder>/<image_id>.png` show, with every model, as `predict_split` does.
+
+    Each view is computed once; the views of a breast are combined as in serving.
+
+    Args:
+        kind: Class of the predictions; it determines the split.
+        models: Models by name; all judge breasts.
+        records: Manifest rows of the images.
+        folder: Folder of the images.
+
+    Returns:
+        The predictions of each model by name; each row is a breast.
+    """
+    found = {}
+    for name, model in models.items():
+        breasts = breasts_of(records, model.classes, other_side=model.other_side)
+        logits = combined_views(model, breasts, *logits_and_features(model, records, folder))
+        rows = [breast.record for breast in breasts]
+        predicted = kind.of(rows, class_indices(rows, model.classes), logits)
+        views = [tuple(records[place].image_id for view in breast.own for place in view) for breast in breasts]
+        found[name] = replace(predicted, views=tuple(views))
+    return found
+
+
+def combined_views(model: LoadedModel, breasts: Sequence[Breast], logits: Floats, features: Floats) -> Floats:
+    """Return the logits of breasts, (breasts, classes), from the logits and the features of their images."""
+    attention = model.attention
+    assert attention is not None
+    rows = []
+    for breast in breasts:
+        places = [view[0] for view, _ in breast.views]
+        rows.append(attention.breast_logits(logits[places], features[places], [side for _, side in breast.views]))
+    return np.array(rows, np.float64)
+
+
 def read_films(
     records: Sequence[ImageRecord], folder: Path, *, shape: tuple[int, int]
 ) -> Iterator[npt.NDArray[np.float32]]:
@@ -88,8 +128,8 @@ def logits_and_features(model: LoadedModel, records: Sequence[ImageRecord], fold
             batches = _batches(films, f"features of {folder.name}")
             for batch, both in zip(batches, _mirrored(model, films), strict=True):
                 with torch.inference_mode():
-                    maps = wrapped(batch)[1]
-                    logits.append(mean_over_flips(lambda images: wrapped(images)[0], batch, both).numpy())
+                    plain, maps = wrapped(batch)
+                    logits.append(mean_over_flips(lambda images: wrapped(images)[0], batch, both, plain=plain).numpy())
                 means.append(maps.mean(dim=(2, 3)).numpy())
     finally:
         wrapped.close()

@@ -19,7 +19,7 @@ from mammopipe.training.metrics.scorecard import figure, scorecard, without_plot
 from mammopipe.training.metrics.subgroups import subgroups
 from mammopipe.training.metrics.thresholds import sensitivity_at, specificity_at
 from mammopipe.training.model.calibration import Calibration
-from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, compared, image_cases, malignancy
+from mammopipe.training.model.exam_scores import BreastRule, cases_of, compared, image_cases, malignancy
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import (
     Floats,
@@ -143,7 +143,7 @@ def _subgroups(
 ) -> dict[str, Any]:
     images = image_cases(predictions, judged.fit.calibration)
     right = (predictions.probabilities(judged.fit.calibration).argmax(axis=1) == predictions.labels).astype(np.int64)
-    return subgroups(rows, images, right, judged.thresholds[Level.IMAGE][Goal.SENSITIVITY], draws)
+    return subgroups(rows, images, right, judged.thresholds[images.level][Goal.SENSITIVITY], draws)
 
 
 def _operating_points(fit: FittedCalibration, chosen: Mapping[Split, Predictions], draws: Draws) -> dict[str, Any]:
@@ -165,8 +165,9 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
 
     It always predicts the class frequencies of the training originals, and so their most frequent class.
     """
-    counts = data.counts()[Split.TRAIN]
-    frequencies: Floats = np.array([counts[name] for name in data.classes], np.float64) / max(counts["images"], 1)
+    learnt = data.cases(data.originals(Split.TRAIN))
+    counts = np.bincount(class_indices(learnt, data.classes), minlength=len(data.classes))
+    frequencies: Floats = counts / max(len(learnt), 1)
     if not frequencies.any():
         raise ManifestError(f"{data.folder}: split=train has no original image; the majority is that of training")
     figures: dict[str, Any] = {"class": str(data.classes[int(frequencies.argmax())])}

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +18,7 @@ from mammopipe.processing.datasets.manifest import (
     ImageRecord,
     Split,
     SplitProtocol,
+    breast_id,
     read_manifest,
     stated_protocol,
 )
@@ -25,7 +26,9 @@ from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
+from mammopipe.training.model.view_attention import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 
@@ -46,6 +49,8 @@ class SegmentedData:
     """Out-of-fold predictions of each candidate, if cross-validated. Validation is then the whole development set."""
     question: Question = Question.CLASSES
     """What the candidates were asked."""
+    level: Level = Level.IMAGE
+    """What the candidates judge: images, or breasts by all their views."""
 
     @cached_property
     def classes(self) -> Classes:
@@ -57,17 +62,22 @@ class SegmentedData:
         return classes_of((record.label for record in self.records), self.question, where=str(self.folder))
 
     def asked_as(self, models: Mapping[str, LoadedModel]) -> "SegmentedData":
-        """Return the data with the question that the models were asked.
+        """Return the data with the question that the models were asked, and with what they judge.
 
         Raises:
-            ConfigError: The models have different classes, or those of other data.
+            ConfigError: The models have different classes, or those of other data, or judge different cases.
         """
+        levels = {model.level: name for name, model in models.items()}
+        if len(levels) > 1:
+            stated = "; ".join(f"{name} {level}" for level, name in levels.items())
+            raise ConfigError(f"candidates that judge images and breasts cannot be compared: {stated}")
         found = {model.classes: name for name, model in models.items()}
         if len(found) > 1:
             stated = "; ".join(f"{name} {', '.join(classes)}" for classes, name in found.items())
             raise ConfigError(f"candidates of different classes cannot be compared: {stated}")
         classes = next(iter(found))
-        data = replace(self, question=Question.BINARY if classes == TWO else Question.CLASSES)
+        question = Question.BINARY if classes == TWO else Question.CLASSES
+        data = replace(self, question=question, level=next(iter(levels)))
         if classes != data.classes:
             raise ConfigError(
                 f"{found[classes]}: classes {', '.join(classes)}; the images of {self.folder} have the classes "
@@ -107,6 +117,18 @@ class SegmentedData:
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
 
     @property
+    def fold_names(self) -> dict[str, str]:
+        """The fold of each development image by its id; if candidates have different folds, all of them."""
+        folds: dict[str, list[str]] = defaultdict(list)
+        for held in self.out_of_fold.values():
+            for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
+                folds[image_id].append(str(fold))
+        return {
+            image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
+            for image_id, numbers in folds.items()
+        }
+
+    @property
     def preprocess(self) -> PreprocessConfig:
         """The preprocessing that made these images from the originals."""
         return PreprocessConfig.from_json(self.stage["config"]["preprocess"])
@@ -134,7 +156,17 @@ class SegmentedData:
         return tuple(record for record in self.records if record.split is split)
 
     def judged(self, split: Split) -> tuple[ImageRecord, ...]:
-        """Return the rows on which a split's metrics are computed.
+        """Return the rows on which a split's metrics are computed: those of `images`, or one for each breast."""
+        return self.cases(self.images(split))
+
+    def cases(self, images: tuple[ImageRecord, ...]) -> tuple[ImageRecord, ...]:
+        """Return the images, or where breasts are judged, one row for each breast that they show."""
+        if self.level is Level.IMAGE:
+            return images
+        return tuple(breast.record for breast in breasts_of(images, self.classes, other_side=False))
+
+    def images(self, split: Split) -> tuple[ImageRecord, ...]:
+        """Return the rows of the images that are judged in a split.
 
         For cross-validated candidates, validation is the development set. With the protocol `published`, copies are
         evaluated like originals. Validation must have an image of each class, because calibration, thresholds and
@@ -179,8 +211,10 @@ class SegmentedData:
         of_class = Counter(named(record.label, self.classes) for record in records)
         patients = len({(record.dataset, record.patient_id) for record in records})
         copies = sum(record.split is split for record in self.records) - len(records)
+        breasts = {"breasts": len(set(map(breast_id, records)))} if self.level is Level.BREAST else {}
         return {
             "images": len(records),
+            **breasts,
             "patients": patients,
             **{str(label): of_class[label] for label in self.classes},
             "copies": copies,

@@ -10,7 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
-from mammopipe.training.evaluation.batch_prediction import logits_and_features, mirrored, read_films
+from mammopipe.training.evaluation.batch_prediction import (
+    combined_views,
+    logits_and_features,
+    mirrored,
+    read_films,
+)
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.fit_audit import Fit, audited
 from mammopipe.training.model.calibration import Calibration
@@ -19,9 +24,10 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference, fit_reference, some
+from mammopipe.training.model.view_attention import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
-from mammopipe.training.networks.openvino_export import export_network
+from mammopipe.training.networks.openvino_export import BreastParity, export_network
 
 
 def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedModel, folder: Path) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
         The evaluation with the audit of the new fits and the result of the export.
     """
     started = time.monotonic()
-    rows = data.judged(Split.VALIDATION)
+    rows = data.images(Split.VALIDATION)
     description = describe_selected(model_directory.read_description(folder), evaluation)
     logits, features = _logits_and_features(model, data, rows)
     reference, usual, fits = _reference(evaluation, data, model, logits, features)
@@ -47,12 +53,21 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
     read = partial(_read, rows, data, model.input_shape)
-    export = export_network(model, folder, description, read, logits, mirrored(model, rows))
+    breasts = _breasts(model, rows, logits, features)
+    export = export_network(model, folder, description, read, logits, mirrored(model, rows), breasts)
     if export.shipped:
         description["engines"] = export.described(folder)
     model_directory.write_description(folder, description)
     print(f"export: {export.reason} It took {time.monotonic() - started:.1f} s with the reference.", flush=True)
     return {**evaluation, **whole, "export": export.as_dict()}
+
+
+def _breasts(model: LoadedModel, rows: Sequence[ImageRecord], logits: Floats, features: Floats) -> BreastParity | None:
+    """Return how breasts are compared after the export; `None` for a model that judges images."""
+    if model.level is Level.IMAGE:
+        return None
+    combine = partial(combined_views, model, breasts_of(rows, model.classes, other_side=model.other_side))
+    return BreastParity(combine, combine(logits, features))
 
 
 def _reference(
@@ -72,7 +87,7 @@ def _reference(
     Returns:
         The reference, the distributions of the monitored features, and which images each of them used.
     """
-    rows = data.judged(Split.VALIDATION)
+    rows = data.images(Split.VALIDATION)
     held = data.out_of_fold.get(evaluation["selected"]["cnn"])
     usual = rows if held else some(data.originals(Split.TRAIN))
     trained_on = features if held else _logits_and_features(model, data, usual)[1]
@@ -112,7 +127,8 @@ def describe_selected(description: Mapping[str, Any], evaluation: Mapping[str, A
     selected = evaluation["selected"]
     side_by_side = selected["compared"]
     comparison = {key: side_by_side[key] for key in ("weight", "temperature", "intercepts")} if side_by_side else None
-    candidate, images = evaluation["candidates"][selected["cnn"]], selected["validation"][Level.IMAGE]
+    # A model that judges breasts takes a single image for a breast with one view, at the thresholds of breasts.
+    candidate, images = evaluation["candidates"][selected["cnn"]], selected["validation"][evaluation["level"]]
     return {
         **description,
         "calibration": {
@@ -147,9 +163,13 @@ def _image_point(target: float, images: Mapping[str, Any], goal: str) -> dict[st
 
 
 def _prevalence(levels: Mapping[str, Any]) -> dict[str, float]:
-    """Return the proportion of malignant images, breasts and patients; `same_as` refers to a previous level."""
+    """Return the proportion of malignant images, breasts and patients; `same_as` refers to a previous level.
+
+    Where breasts were judged, an image is a breast with one view, and has their proportion.
+    """
     shares = {}
     for level in Level:
-        found = levels[levels[level].get("same_as", level)]
+        known = level if level in levels else Level.BREAST
+        found = levels[levels[known].get("same_as", known)]
         shares[str(level)] = found["malignant"] / found["cases"]
     return shares

@@ -37,7 +37,7 @@ class Fit:
     def on(cls, what: str, films: Predictions | Sequence[ImageRecord]) -> "Fit":
         """Return the fit of `what` on the images of predictions or manifest rows."""
         if isinstance(films, Predictions):
-            return cls(what, films.image_ids)
+            return cls(what, films.all_images)
         return cls(what, tuple(record.image_id for record in films))
 
     def as_dict(self, records: Sequence[ImageRecord]) -> dict[str, Any]:

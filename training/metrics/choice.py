@@ -1,7 +1,7 @@
 """The figure by which epochs, networks and the gate choose; this is the only place that computes it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -98,14 +98,19 @@ class ChoiceFigure:
         """
         metric, labels, values, images = self._judged(predictions, calibration)
         found = figure(metric, labels, values, resamples.of(images))
-        return {"figure": str(self.by), "level": str(self.level), "words": self.words, **found}
+        at = self._at(predictions)
+        return {"figure": str(self.by), "level": str(at.level), "words": at.words, **found}
+
+    def _at(self, predictions: ValidationPredictions) -> "ChoiceFigure":
+        """Return the figure at the lowest level that the predictions have: where breasts were judged, no images."""
+        return replace(self, level=predictions.level) if self.level is Level.IMAGE else self
 
     def _judged(
         self, predictions: ValidationPredictions, calibration: Calibration
     ) -> tuple[Metric, Integers, Floats, Integers]:
         """Return the metric, the labels and values of the cases, and the position of one image of each case."""
         require_validation(predictions, "the choice of an epoch or a network")
-        cases = cases_of(predictions, calibration, self.rule)[self.level]
+        cases = cases_of(predictions, calibration, self.rule)[self._at(predictions).level]
         if self.by is ChooseBy.MACRO_AUC:
             check_choice(self.by, self.level)
             return classification.macro_auc, predictions.labels, predictions.probabilities(calibration), cases.images

@@ -37,9 +37,9 @@ def malignancy(predictions: Predictions, calibration: Calibration) -> tuple[Inte
 
 
 def image_cases(predictions: Predictions, calibration: Calibration) -> Cases:
-    """Return each image as a case, in the order of the predictions."""
+    """Return each row, an image or a breast, as a case, in the order of the predictions."""
     malignant, scores = malignancy(predictions, calibration)
-    return Cases(Level.IMAGE, malignant, scores, np.arange(len(scores)))
+    return Cases(predictions.level, malignant, scores, np.arange(len(scores)))
 
 
 def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRule) -> dict[Level, Cases]:
@@ -47,9 +47,12 @@ def cases_of(predictions: Predictions, calibration: Calibration, rule: BreastRul
 
     The rule combines images into breasts; a patient has the score of the most suspicious breast. Images are in the
     order of the predictions; breasts and patients are sorted by name. A patient's images of unknown laterality count as
-    one breast.
+    one breast. There is no level of images where the model judged breasts by all their views.
     """
     images = image_cases(predictions, calibration)
+    if predictions.level is Level.BREAST:
+        patients = combine(images, np.array(predictions.patients), Level.PATIENT, BreastRule.MAX)
+        return {Level.BREAST: images, Level.PATIENT: patients}
     breasts = combine(images, np.array(predictions.breasts), Level.BREAST, rule)
     owners = np.array(predictions.patients)[breasts.images]
     return {

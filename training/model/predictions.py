@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mammopipe.processing.classes import Classes, classes_of_number
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, breast_id
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.calibration import Floats as Floats
 from mammopipe.training.model.calibration import softmax as softmax
@@ -31,7 +32,7 @@ class LeakError(MammopipeError, TypeError):
 
 @dataclass(frozen=True)
 class Predictions:
-    """One model's logits over one split, in the order of the manifest."""
+    """One model's logits over one split, in the order of the manifest; a row is an image or a breast (`views`)."""
 
     image_ids: tuple[str, ...]
     patients: tuple[str, ...]
@@ -41,9 +42,22 @@ class Predictions:
     """(images,) class indices."""
     logits: Floats
     """(images, classes) logits before calibration."""
+    views: tuple[tuple[str, ...], ...] | None = None
+    """If each row is a breast that was judged by all its views: the ids of these images. A row's `image_ids` is then
+    the one that stands for the breast. `None` if each row is an image."""
 
     split: ClassVar[Split]
     """The split of the images."""
+
+    @property
+    def level(self) -> Level:
+        """What a row is: an image, or a breast that was judged by all its views."""
+        return Level.IMAGE if self.views is None else Level.BREAST
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        """The ids of all images that were judged."""
+        return self.image_ids if self.views is None else tuple(image for views in self.views for image in views)
 
     @property
     def classes(self) -> Classes:
@@ -130,4 +144,5 @@ def pick(predictions: Kind, places: Integers) -> Kind:
         breasts=tuple(predictions.breasts[place] for place in places),
         labels=predictions.labels[places],
         logits=predictions.logits[places],
+        views=None if predictions.views is None else tuple(predictions.views[place] for place in places),
     )

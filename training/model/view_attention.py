@@ -77,21 +77,29 @@ class ViewAttention:
         path = directory / WEIGHTS_FILE
         content = verified(path, description["weights_sha256"], f"weights_sha256 of {DESCRIPTION_FILE}")
         try:
-            arrays = {
-                name.removeprefix(PREFIX): np.asarray(value, np.float64)
-                for name, value in load_arrays(content).items()
-                if name.startswith(PREFIX)
-            }
-            return cls(
-                arrays["content.weight"],
-                arrays["content.bias"],
-                arrays["gate.weight"],
-                arrays["gate.bias"],
-                arrays["score.weight"][0],
-                arrays["other.weight"] if description["views"]["other_side"] else None,
+            return cls.of(
+                {
+                    name.removeprefix(PREFIX): value
+                    for name, value in load_arrays(content).items()
+                    if name.startswith(PREFIX)
+                },
+                other_side=description["views"]["other_side"],
             )
         except (SafetensorError, KeyError) as error:
             raise ConfigError(f"{path}: does not hold the attention over views: {error}") from None
+
+    @classmethod
+    def of(cls, weights: Mapping[str, NDArray[Any]], *, other_side: bool) -> Self:
+        """Return the attention with these weights, by their names in the network's layer; raises `KeyError`."""
+        arrays = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+        return cls(
+            arrays["content.weight"],
+            arrays["content.bias"],
+            arrays["gate.weight"],
+            arrays["gate.bias"],
+            arrays["score.weight"][0],
+            arrays["other.weight"] if other_side else None,
+        )
 
     def breast_logits(self, logits: Floats, features: Floats, sides: Sequence[Side]) -> Floats:
         """Return the logits of a breast, (classes,).

@@ -28,6 +28,7 @@ from mammopipe.training.model.description import (
     verify_files,
     write_description,
 )
+from mammopipe.training.model.view_attention import ViewAttention
 from mammopipe.training.networks.network import Ensemble, FilmNetwork
 from mammopipe.training.networks.registry import build_model
 
@@ -56,6 +57,24 @@ class LoadedModel:
     """The network in evaluation mode, float32, without gradients."""
     description: Mapping[str, Any]
     """The content of `model.json`."""
+
+    @property
+    def level(self) -> Level:
+        """What the model judges: images, or breasts by all their views."""
+        return Level(self.description.get("level", Level.IMAGE))
+
+    @property
+    def other_side(self) -> bool:
+        """Whether a breast is judged by the views of the patient's other breast, too."""
+        return bool(self.description.get("views", {}).get("other_side", False))
+
+    @property
+    def attention(self) -> ViewAttention | None:
+        """How the views of a breast are combined; `None` for a model that judges images."""
+        if self.network.views is None:
+            return None
+        weights = {name: value.cpu().numpy() for name, value in self.network.views.state_dict().items()}
+        return ViewAttention.of(weights, other_side=self.other_side)
 
     @property
     def classes(self) -> tuple[str, ...]:

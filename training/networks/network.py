@@ -115,7 +115,9 @@ class FilmNetwork(nn.Module):
         # In float32: the attention is small, and the server computes it exactly.
         with torch.autocast(images.device.type, enabled=False):
             features = _at_least_float32(kept[0]).mean(dim=(2, 3))
-            found: Tensor = self.views(_placed(_at_least_float32(logits), present), _placed(features, present), breasts.sides)
+            found: Tensor = self.views(
+                _placed(_at_least_float32(logits), present), _placed(features, present), breasts.sides
+            )
             return found
 
     def maps(self, images: Tensor) -> Tensor:

@@ -30,6 +30,19 @@ ReadFilms = Callable[[Sequence[int]], Iterable[Film]]
 """Yields the validation images at these positions, (H, W) in [0, 1], one at a time to save memory."""
 
 
+Combine = Callable[[Floats, Floats], Floats]
+"""Logits, (images, classes), and features, (images, channels), to logits of breasts, (breasts, classes)."""
+
+
+@dataclass(frozen=True)
+class BreastParity:
+    """How the breasts of a model that judges breasts are compared."""
+
+    combine: Combine
+    logits: Floats
+    """Logits of the breasts by torch in float32, (breasts, classes)."""
+
+
 @dataclass(frozen=True)
 class Export:
     """The result of the export."""
@@ -80,6 +93,7 @@ def export_network(
     read: ReadFilms,
     logits: Floats,
     mirrored: NDArray[np.bool_] | None = None,
+    breasts: BreastParity | None = None,
 ) -> Export:
     """Export the network into the model directory; the files stay there only if the export agrees with torch.
 
@@ -90,6 +104,7 @@ def export_network(
         read: Yields validation images.
         logits: Logits of the validation images by torch in float32, (images, classes).
         mirrored: Which images are judged together with their mirror image (`test_flips`); `None`: none of them.
+        breasts: For a model that judges breasts: how its breasts are compared with torch, in addition to the images.
     """
     flips = np.zeros(len(logits), bool) if mirrored is None else mirrored
     first = next(iter(read([0])))
@@ -98,7 +113,13 @@ def export_network(
     if weights is not None:
         write_bytes(directory / HEAD_FILE, save_arrays({"weight": weights}))
     outcome = _fastest_that_holds(
-        directory / NETWORK_FILES[0], description, read, logits, flips, activation_map=None if weights is None else HEAD
+        directory / NETWORK_FILES[0],
+        description,
+        read,
+        logits,
+        flips,
+        activation_map=None if weights is None else HEAD,
+        breasts=breasts,
     )
     if not outcome.shipped:
         for name in (*NETWORK_FILES, HEAD_FILE):
@@ -114,9 +135,17 @@ def _fastest_that_holds(
     mirrored: NDArray[np.bool_],
     *,
     activation_map: str | None,
+    breasts: BreastParity | None,
 ) -> Export:
-    """Return the result in the processor's fastest format, or in float32 if the fastest format does not agree."""
-    check = partial(compare, network, description, read, logits, mirrored, activation_map=activation_map)
+    """Return the result in the processor's fastest format, or in float32 if the fastest format does not agree.
+
+    Breasts are always judged in float32, so a model of breasts is checked and shipped in that format alone.
+    """
+    check = partial(
+        compare, network, description, read, logits, mirrored, activation_map=activation_map, breasts=breasts
+    )
+    if breasts is not None:
+        return check(precision=Precision.FLOAT32)
     quick = check(precision=fastest_precision())
     if quick.shipped or quick.precision == Precision.FLOAT32:
         return quick
@@ -156,6 +185,7 @@ def compare(
     *,
     precision: Precision,
     activation_map: str | None,
+    breasts: BreastParity | None = None,
 ) -> Export:
     """Compare the outputs of a network file with torch.
 
@@ -167,19 +197,26 @@ def compare(
         mirrored: (images,): which images are judged together with their mirror image.
         precision: Number format to compare.
         activation_map: How the engine computes class activation maps, for the result.
+        breasts: How breasts are compared, for a model that judges them.
     """
     threads, given = torch.get_num_threads(), read_network(network)
     quick = CompiledNetwork(given, precision=precision, threads=threads)
-    fast = _run(quick, read(range(len(logits))), mirrored)
+    fast, features = _run(quick, read(range(len(logits))), mirrored)
     calibration = Calibration.of(description)
-    difference = float(np.abs(calibration.probabilities(fast) - calibration.probabilities(logits)).max())
+    difference = _difference(calibration, fast, logits)
     margin = 0.0 if precision is Precision.FLOAT32 else CAUTION * difference
     calls = NearThreshold.of(description, margin)
     close = [index for index, row in enumerate(fast) if calls.near(row)]
     if close:
         exact = CompiledNetwork(given, precision=Precision.FLOAT32, threads=threads)
-        fast[close] = _run(exact, read(close), mirrored[close])
-    others = sum(calls.decisions(ours) != calls.decisions(torchs) for ours, torchs in zip(fast, logits, strict=True))
+        fast[close] = _run(exact, read(close), mirrored[close])[0]
+    pairs = [(fast, logits)]
+    if breasts is not None:
+        pairs.append((breasts.combine(fast, features), breasts.logits))
+    difference = max(_difference(calibration, ours, torchs) for ours, torchs in pairs)
+    others = sum(
+        calls.decisions(ours) != calls.decisions(torchs) for pair in pairs for ours, torchs in zip(*pair, strict=True)
+    )
     shipped = difference <= TOLERANCE and others == 0
     return Export(
         OPENVINO,
@@ -194,12 +231,19 @@ def compare(
     )
 
 
-def _run(network: CompiledNetwork, films: Iterable[Film], mirrored: NDArray[np.bool_]) -> Floats:
-    rows = []
+def _difference(calibration: Calibration, ours: Floats, torchs: Floats) -> float:
+    """Return the largest difference of a calibrated probability."""
+    return float(np.abs(calibration.probabilities(ours) - calibration.probabilities(torchs)).max())
+
+
+def _run(network: CompiledNetwork, films: Iterable[Film], mirrored: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return the logits, (images, classes), and the means of the feature maps, (images, channels)."""
+    rows, means = [], []
     for film, both in zip(films, mirrored, strict=True):
-        logits = network.run(film)[0]
+        logits, maps = network.run(film)
         rows.append((logits + network.run(film[::-1])[0]) / 2 if both else logits)
-    return np.array(rows)
+        means.append(maps.mean(axis=(1, 2), dtype=np.float64))
+    return np.array(rows), np.array(means)
 
 
 def _reason(difference: float, others: int, films: int) -> str:

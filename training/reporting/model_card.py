@@ -120,8 +120,8 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
             "figure is too good."
         )
     yield (
-        f"Small data: {training['images']} training originals, {test['images']} test images of {test['patients']} "
-        "patients. Differences within the intervals are no differences."
+        f"Small data: {training['images']} training originals, {test['images']} test {evaluation['level']}s of "
+        f"{test['patients']} patients. Differences within the intervals are no differences."
     )
     if test["macro_auc"]["value"] is not None and test["macro_auc"]["low"] is None:
         yield "The test is too small for an interval of the macro AUC: chance is not ruled out."

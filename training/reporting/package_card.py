@@ -119,14 +119,20 @@ def _evaluation(evaluation: Mapping[str, Any], split: str) -> dict[str, Any]:
     seen = "measured once, after every choice" if split == "test" else "chose network and thresholds: too good"
     return {
         "name": f"{split} split, protocol {protocol}",
-        "evaluation_observation": f"{counts['images']} images of {counts['patients']} patients; {seen}. Intervals are "
-        "of 95 %, by patient.",
+        "evaluation_observation": f"{_cases(evaluation, split)} of {counts['patients']} patients; {seen}. Intervals "
+        "are of 95 %, by patient.",
         "metric_groups": [
             {"name": name, "metric_data": [_metric(key, found) for key, found in members.items()]}
             for name, members in groups
         ]
         + [_matrix(evaluation, split)],
     }
+
+
+def _cases(evaluation: Mapping[str, Any], split: str) -> str:
+    counts = evaluation["counts"][split]
+    images = f"{counts['images']} images"
+    return images if evaluation["level"] == "image" else f"{counts['breasts']} breasts in {images}"
 
 
 def _subgroups(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

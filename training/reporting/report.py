@@ -45,7 +45,9 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
         reads_of=read_register.sentence,
         legend_of=legend_of,
     )
-    return pages.get_template(TEMPLATE).render(evaluation=evaluation, pictures=pictures, reproducibility=STATEMENT)
+    return pages.get_template(TEMPLATE).render(
+        evaluation=evaluation, case=evaluation["level"], pictures=pictures, reproducibility=STATEMENT
+    )
 
 
 def levels(evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
