@@ -32,9 +32,9 @@ _CHUNK = 65536
 """Number of descriptors converted to keys at a time."""
 _ORDER = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)
 
-_SLICE = 1 << 20
+_SLICE = 1 << 16
 """Number of sorted keys compared at a time."""
-_IMAGES_A_FILE = 2000
+_IMAGES_A_FILE = 500
 """Number of images whose pairs are counted at a time."""
 
 Codes = NDArray[np.int64]
