@@ -175,9 +175,7 @@ def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
         prepare.main(["--dataset", "mias", "--test-fracton", "0.5"])
 
 
-def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(
-    tree: Path, container: Container
-) -> None:
+def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(tree: Path, container: Container) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias"])
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
