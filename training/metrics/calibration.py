@@ -57,10 +57,12 @@ def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
 
 def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
     """Return, for each row of weights, the slope of a logistic regression of the truth on the logits (Newton)."""
+    from scipy.special import expit
+
     logits, truth = _logits(scores), labels.astype(np.float64)
     constant, slope, step = np.zeros(len(weights)), np.ones(len(weights)), np.zeros(len(weights))
     for _ in range(_STEPS):
-        shares = 1 / (1 + np.exp(-(slope[:, np.newaxis] * logits + constant[:, np.newaxis])))
+        shares = expit(slope[:, np.newaxis] * logits + constant[:, np.newaxis])
         residual, spread = weights * (shares - truth), weights * shares * (1 - shares)
         first, second = residual.sum(axis=1), residual @ logits
         a, b, c = spread.sum(axis=1), spread @ logits, spread @ logits**2
