@@ -2,7 +2,8 @@
 
 from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import EvaluationConfig, TrainConfig
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.evaluation.config import EvaluationConfig
 from mammopipe.training.model.architecture import Level
 
 
