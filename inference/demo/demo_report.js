@@ -3,7 +3,7 @@
 const percent = (share) => `${Math.round(100 * share)} %`;
 const score = (value) => value.toFixed(1);
 const POINT_NAMES = { sensitivity: "sensitivity-first", specificity: "specificity-first" };
-const RULES = { mean: "mean", max: "highest", "noisy-or": "noisy-or" };
+const RULES = { mean: "mean", max: "highest", "noisy-or": "noisy-or", attention: "attention-weighted mean" };
 const FINDINGS = { suspicious: "Suspicious", not_suspicious: "Not suspicious" };
 
 function verdict({ decision, referral }) {

@@ -26,7 +26,7 @@ from mammopipe.inference.prediction.exam import (
 )
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
-from mammopipe.inference.prediction.warning_texts import WARNINGS
+from mammopipe.inference.prediction.warning_texts import warnings
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
 from mammopipe.processing.errors import ConfigError
@@ -316,7 +316,7 @@ class Predictor:
                 exclusions=exclusions,
             ),
             exclusions=exclusions,
-            warnings=self._warnings(mammogram, prepared, decision, exclusions),
+            warnings=warnings(mammogram, prepared, decision, exclusions, self._reference),
             laterality=mammogram.laterality,
             prepared=prepared,
             forward=forward,
@@ -338,24 +338,6 @@ class Predictor:
         film = make_film(0, label=Label.MALIGNANT, laterality=Laterality.LEFT, height=512, width=512)
         mammogram = Mammogram(film.pixels, Laterality.LEFT, View.MLO)
         self.explain(self.predict(mammogram), mammogram, Label.MALIGNANT)
-
-    def _warnings(
-        self,
-        mammogram: Mammogram,
-        prepared: Preprocessed,
-        decision: Decision | None,
-        exclusions: Sequence[Exclusion],
-    ) -> tuple[QualityWarning, ...]:
-        excluded = {str(each.flag): each.reason for each in exclusions}
-        codes = [code for code in prepared.quality["flags"] if code not in excluded]
-        if mammogram.facts.get("laterality_inferred"):
-            codes.append("laterality-inferred")
-        if decision is None:
-            codes.append("no-operating-point")
-        if self._reference is None:
-            codes.append("no-reference")
-        texts = excluded | {code: WARNINGS[code] for code in codes}
-        return tuple(QualityWarning(code=code, message=message) for code, message in texts.items())
 
 
 def _flags(mammogram: Mammogram, prepared: Preprocessed) -> list[ImageFlag]:

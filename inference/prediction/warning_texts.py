@@ -1,6 +1,12 @@
 """The texts of the warnings in answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from mammopipe.inference.contract.exclusions import Exclusion
+from mammopipe.inference.contract.schema import Decision, QualityWarning
+from mammopipe.processing.breast.preprocess import Preprocessed
+from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.training.model.reference import Reference
 
 WARNINGS: Mapping[str, str] = {
     "coverage-low": "the breast covers less of the image than usual; the segmentation may have lost some of it",
@@ -17,3 +23,23 @@ WARNINGS: Mapping[str, str] = {
     "no-reference": "the model does not know what is usual for it; only a poor segmentation refers to a reader",
 }
 """Meaning of each warning; the first nine are those of `mammopipe.processing.breast.quality.Flag`."""
+
+
+def warnings(
+    mammogram: Mammogram,
+    prepared: Preprocessed,
+    decision: Decision | None,
+    exclusions: Sequence[Exclusion],
+    reference: Reference | None,
+) -> tuple[QualityWarning, ...]:
+    """Return the warnings of an image: its exclusions, what pixels and header show, and what the model lacks."""
+    excluded = {str(each.flag): each.reason for each in exclusions}
+    codes = [code for code in prepared.quality["flags"] if code not in excluded]
+    if mammogram.facts.get("laterality_inferred"):
+        codes.append("laterality-inferred")
+    if decision is None:
+        codes.append("no-operating-point")
+    if reference is None:
+        codes.append("no-reference")
+    texts = excluded | {code: WARNINGS[code] for code in codes}
+    return tuple(QualityWarning(code=code, message=message) for code, message in texts.items())
