@@ -1,5 +1,6 @@
 """Runs an external evaluation: loads the model, judges the images, and writes results and report."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.manifest import Split
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import read_description
+from mammopipe.training.model.view_attention import of_breasts
 
 LEAST_RESAMPLES = 100
 
@@ -63,6 +66,7 @@ def evaluate_model(
             directory = Path(scratch)
             unpack(model, directory)
         description = read_description(directory)
+        _require_images(description, model)
         preprocessing = PreprocessConfig.from_json(description["preprocess"])
         journal = Journal(output, fingerprint(description, table, images, __version__))
         with closing(journal):
@@ -81,6 +85,15 @@ def evaluate_model(
     write_bytes(output / "report.html", render(found).encode())
     journal.remove()
     return _summary(found, output)
+
+
+def _require_images(description: Mapping[str, Any], model: Path) -> None:
+    """Refuse a model that judges breasts: its figures are of breasts, and this evaluation judges image by image."""
+    if of_breasts(description):
+        raise ConfigError(
+            f"{model}: level={Level.BREAST}: a model that judges breasts by all their views cannot be evaluated on "
+            "another dataset; `mammopipe predict --exams` gives the score of each breast"
+        )
 
 
 def _of_split(table: Table, split: Split | None, folder: Path) -> Table:
