@@ -152,7 +152,7 @@ def _read_picture(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _film(path: Path, record: ImageRecord, reading: ReadConfig) -> Picture:
+def _film(path: Path, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
     pixels = read_mammogram(path, config=reading).pixels
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
