@@ -179,6 +179,8 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
             stride=description.get("stride", 32),
             level=Level(description.get("level", Level.IMAGE)),
             other_side=description.get("views", {}).get("other_side", False),
+            # On "meta", a normal distribution would import torch's compiler, which takes a second.
+            initialise=False,
         )
 
 

@@ -32,6 +32,7 @@ def build_model(
     stride: int = 32,
     level: Level = Level.IMAGE,
     other_side: bool = False,
+    initialise: bool = True,
 ) -> FilmNetwork:
     """Build a network, initialise it from `seed`, and load pretrained weights into all layers but the classifier.
 
@@ -48,6 +49,7 @@ def build_model(
         stride: Stride of the feature maps, in pixels.
         level: What the network judges: images, or breasts by all their views.
         other_side: Whether a breast is judged by the views of the patient's other breast, too.
+        initialise: Whether to draw initial weights; unnecessary if a file will replace all of them.
 
     Raises:
         ConfigError: The name is unknown, there are fewer than two classes, the network does not support an option, or
@@ -66,11 +68,11 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
-        if not architecture.of_timm:
+        if initialise and not architecture.of_timm:
             network.apply(_initialise)
         # Small initial weights for the new classifier: with large ones, its gradients would damage a pretrained body.
         for module in network.head.modules():
-            if isinstance(module, nn.Linear):
+            if initialise and isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
         if level is not Level.IMAGE:
             network.views = ViewPooling(_channels(network.head), count, other_side=other_side)
