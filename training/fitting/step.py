@@ -96,7 +96,7 @@ def train_step(
     """Make one step on a batch and return its loss, detached.
 
     Args:
-        model: Images, or breasts, to logits; `WithPlaces` for lesion supervision, `WithAuxiliary` for auxiliary targets.
+        model: Images or breasts to logits; `WithPlaces` for lesion supervision, `WithAuxiliary` for auxiliary targets.
         images: (N, 1, H, W) float32, or the views of N breasts.
         labels: (N,) class indices.
         loss: The loss of the model's answers.
