@@ -38,7 +38,7 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
-from mammopipe.training.fitting.breasts import Breasts
+from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
 from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate, train_fold
 from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
@@ -47,7 +47,7 @@ from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.view_attention import Side
+from mammopipe.training.model.views.attention import Side
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights

@@ -27,7 +27,7 @@ from mammopipe.processing.datasets.manifest import UNKNOWN_SIDE, Laterality
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.exam_scores import BreastRule, Cases, Level, beside_other, both_breasts, combine
 from mammopipe.training.model.predictions import Floats
-from mammopipe.training.model.view_attention import Side, ViewAttention
+from mammopipe.training.model.views.attention import Side, ViewAttention
 
 _TEXTS = {
     "no-breast-rule": "the model does not say how views become breasts; their mean is given",

@@ -41,7 +41,7 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.near_threshold import NearThreshold
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
-from mammopipe.training.model.view_attention import ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention
 
 if TYPE_CHECKING:
     import pandas as pd

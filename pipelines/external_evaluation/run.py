@@ -21,7 +21,7 @@ from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import read_description
-from mammopipe.training.model.view_attention import of_breasts
+from mammopipe.training.model.views.attention import of_breasts
 
 LEAST_RESAMPLES = 100
 

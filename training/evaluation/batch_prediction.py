@@ -15,7 +15,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.model.predictions import Floats, Kind
-from mammopipe.training.model.view_attention import Breast, breasts_of
+from mammopipe.training.model.views.breasts import Breast, breasts_of
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.network import mean_over_flips

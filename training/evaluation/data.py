@@ -28,7 +28,7 @@ from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
-from mammopipe.training.model.view_attention import breasts_of
+from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 

@@ -24,7 +24,7 @@ from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.operating_points import RATES, OperatingPoint, Rate
 from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference, fit_reference, some
-from mammopipe.training.model.view_attention import breasts_of
+from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.networks.openvino_export import BreastParity, export_network

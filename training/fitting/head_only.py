@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.training.config import Learns, TrainConfig
-from mammopipe.training.fitting.breasts import Breasts
+from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.networks.network import FilmNetwork

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.auxiliary.heads import WithAuxiliary, auxiliary_heads
-from mammopipe.training.fitting.breasts import Breasts, TrainingBreasts, collate
+from mammopipe.training.fitting.breasts.dataset import Breasts, TrainingBreasts, collate
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
 from mammopipe.training.fitting.distributed import World, agree

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.fitting.auxiliary.targets import AuxiliaryTargets
-from mammopipe.training.fitting.breasts import Breasts, collate
+from mammopipe.training.fitting.breasts.dataset import Breasts, collate
 from mammopipe.training.fitting.distributed import ALONE, World, gather_rows
 from mammopipe.training.fitting.head_only import Films, Learner
 from mammopipe.training.fitting.lesion_loss import location_losses
@@ -28,8 +28,8 @@ from mammopipe.training.model.architecture import Precision
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import ValidationPredictions
 from mammopipe.training.networks.network import mean_over_flips
+from mammopipe.training.networks.pooling import Views
 from mammopipe.training.networks.precision import autocast
-from mammopipe.training.networks.views import Views
 
 State = dict[str, Tensor]
 _SLOW_START = 10

@@ -11,7 +11,7 @@ Optional keys:
     stride                 stride of the feature maps, in pixels (default: 32)
     test_flips             whether a craniocaudal view is judged together with its mirror image (default: no)
     level, views           what the network judges, images (default) or breasts by all their views; for breasts, whether
-                           the other side counts, and the values of the mask (`training.model.view_attention`)
+                           the other side counts, and the values of the mask (`training.model.views.attention`)
     reference              reference data for the model's answers (`mammopipe.training.model.reference`)
     engines                the network in other formats, by name (`mammopipe.training.networks.openvino_export`)
     fitted                 the images that each fitted value used (`mammopipe.training.evaluation.fit_audit`)

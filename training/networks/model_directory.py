@@ -28,7 +28,7 @@ from mammopipe.training.model.description import (
     verify_files,
     write_description,
 )
-from mammopipe.training.model.view_attention import ViewAttention
+from mammopipe.training.model.views.attention import ViewAttention
 from mammopipe.training.networks.network import Ensemble, FilmNetwork
 from mammopipe.training.networks.registry import build_model
 

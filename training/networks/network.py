@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import SMALLEST_SIDE, Pooling
-from mammopipe.training.model.view_attention import Side
+from mammopipe.training.model.views.attention import Side
 from mammopipe.training.networks.layers import Dropout, Normalise
-from mammopipe.training.networks.pooling import mean, peaks, place_logits, pool_maps, top
-from mammopipe.training.networks.views import ViewPooling, Views
+from mammopipe.training.networks.pooling import ViewPooling, Views, mean, peaks, place_logits, pool_maps, top
 
 
 @dataclass(frozen=True)

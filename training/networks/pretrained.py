@@ -22,7 +22,7 @@ from mammopipe.processing.files import sha256
 from mammopipe.training.model.architecture import ARCHITECTURES, SUFFIXES, fits_weights, timm_names
 from mammopipe.training.model.archive import PACKED, unpacked
 from mammopipe.training.model.description import WEIGHTS_FILE
-from mammopipe.training.model.view_attention import PREFIX
+from mammopipe.training.model.views.attention import PREFIX
 from mammopipe.training.networks.network import FilmNetwork
 
 _OPTIONAL = ".num_batches_tracked"

@@ -12,8 +12,8 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import ARCHITECTURES, Architecture, Level, Pooling, find_architecture
 from mammopipe.training.model.archive import PACKED
 from mammopipe.training.networks.network import BuildOptions, FilmNetwork
+from mammopipe.training.networks.pooling import ViewPooling
 from mammopipe.training.networks.pretrained import load_body, load_packed, read_weights
-from mammopipe.training.networks.views import ViewPooling
 
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 """This project's own networks; `build_model` also builds those of timm."""

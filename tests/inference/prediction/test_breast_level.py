@@ -16,7 +16,7 @@ from mammopipe.processing.phantoms.film import make_film
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.views import Views
+from mammopipe.training.networks.pooling import Views
 from tests.training.conftest import EvaluationBase
 from tests.training.conftest import judged_by_breast as judged_by_breast
 from tests.training.conftest import screening_inputs as screening_inputs

@@ -11,7 +11,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_breasts
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
-from mammopipe.training.fitting.breasts import Breasts
+from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.model.architecture import Level

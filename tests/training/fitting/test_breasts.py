@@ -22,12 +22,13 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.images.mammogram import write_png
 from mammopipe.training.config import TrainConfig
-from mammopipe.training.fitting.breasts import Breasts, TrainingBreasts
+from mammopipe.training.fitting.breasts.dataset import Breasts, TrainingBreasts
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, World
 from mammopipe.training.fitting.sampling import Draw
 from mammopipe.training.fitting.step import predict
-from mammopipe.training.model.view_attention import Side, breasts_of
+from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
 from mammopipe.training.train import cases, read_inputs, train
 from tests.training.fitting.fit_in_float64 import figures

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.view_attention import Side, ViewAttention
+from mammopipe.training.model.views.attention import Side, ViewAttention
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.network import FilmNetwork
+from mammopipe.training.networks.pooling import Views
 from mammopipe.training.networks.registry import build_model
-from mammopipe.training.networks.views import Views
 
 NETWORKS = ["modified_cnn", "resnet18.tv_in1k"]
 

@@ -13,7 +13,7 @@ Source: gated attention, Ilse et al. 2018, "Attention-based Deep Multiple Instan
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from mammopipe.processing.classes import class_index
-from mammopipe.processing.datasets.manifest import ImageRecord, Laterality, breast_id, shows_side
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.calibration import Floats
@@ -34,7 +32,6 @@ HIDDEN = 64
 """Width of the layer that computes the attention."""
 PREFIX = "views."
 """Beginning of the names of the layer's tensors among the model's weights."""
-_OPPOSITE = {Laterality.LEFT: Laterality.RIGHT, Laterality.RIGHT: Laterality.LEFT}
 
 
 class Side(IntEnum):
@@ -127,46 +124,3 @@ class ViewAttention:
 def of_breasts(description: Mapping[str, Any]) -> bool:
     """Return whether `model.json` describes a model that judges breasts."""
     return bool(description.get("level", Level.IMAGE) == Level.BREAST)
-
-
-@dataclass(frozen=True)
-class Breast:
-    """A breast with the positions of its images."""
-
-    record: ImageRecord
-    """Stands for the breast: the manifest row of its original with the most serious label; the view is left out."""
-    own: tuple[tuple[int, ...], ...]
-    """For each view, the positions of its original and of the original's augmented copies."""
-    other: tuple[tuple[int, ...], ...]
-    """The same for the patient's other breast; empty where it is not used, or not known."""
-
-    @property
-    def views(self) -> list[tuple[tuple[int, ...], Side]]:
-        """The views of both sides."""
-        return [*((view, Side.OWN) for view in self.own), *((view, Side.OTHER) for view in self.other)]
-
-
-def breasts_of(records: Sequence[ImageRecord], classes: Sequence[str], *, other_side: bool) -> list[Breast]:
-    """Return the breasts that images show, in the order of their first image.
-
-    The label of a breast is the most serious one of its own images; labels of the other side do not count. Images of
-    unknown laterality of a patient are one breast, without another side.
-
-    Args:
-        records: Manifest rows of images of one split.
-        classes: The model's classes, the most serious one last.
-        other_side: Whether the views of the patient's other breast count.
-    """
-    views: dict[str, dict[str, list[int]]] = {}
-    for place, record in enumerate(records):
-        variants = views.setdefault(breast_id(record), {}).setdefault(record.original_id, [])
-        # The original comes first: it is the one that is judged.
-        variants.insert(0 if not record.source_image_id else len(variants), place)
-    found = {name: tuple(map(tuple, members.values())) for name, members in views.items()}
-    breasts = []
-    for name, own in found.items():
-        worst = max((records[view[0]] for view in own), key=lambda record: class_index(record.label, classes))
-        opposite = _OPPOSITE.get(worst.laterality) if worst.laterality else None
-        other = found.get(f"{worst.patient_id}-{opposite}", ()) if other_side and shows_side(name) else ()
-        breasts.append(Breast(replace(worst, view=None), own, other))
-    return breasts

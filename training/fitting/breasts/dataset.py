@@ -14,8 +14,9 @@ from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
 from mammopipe.training.fitting.sampling import Draw, generator
-from mammopipe.training.model.view_attention import Side, breasts_of
-from mammopipe.training.networks.views import Views
+from mammopipe.training.model.views.attention import Side
+from mammopipe.training.model.views.breasts import breasts_of
+from mammopipe.training.networks.pooling import Views
 
 BreastItem = tuple[Views, int, str]
 """The views of one breast, class index, image id of the row that stands for it."""

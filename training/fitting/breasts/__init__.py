@@ -1,0 +1,1 @@
+"""Training on breasts, each with all its views."""
