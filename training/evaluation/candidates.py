@@ -134,6 +134,7 @@ def selected_figures(
         "choice": candidate["choice"],
         **figures,
         "compared": candidate["compared"],
+        "deals": candidate["deals"],
         "operating_points": _operating_points(judged.fit, chosen, draws),
     }
 
