@@ -24,7 +24,7 @@ from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.evaluation.batch_prediction import predict_breasts, predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
-from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
+from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures
 from mammopipe.training.evaluation.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
@@ -153,9 +153,14 @@ def evaluate(
     test = _predict(TestPredictions, models, data, data.images(Split.TEST))
 
     candidates = {
-        name: candidate_figures(
-            models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
-        )
+        name: {
+            **candidate_figures(
+                models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
+            ),
+            "deals": deal_figures(
+                data.out_of_fold.get(name), rows[Split.VALIDATION], config.other_breast, config.breast_rule
+            ),
+        }
         for name in sorted(models)
     }
     return {
@@ -251,7 +256,8 @@ def _audited_fits(
     findings += [
         finding
         for name, held in data.out_of_fold.items()
-        for finding in audit_folds(name, held, data.judged(Split.VALIDATION), data.protocol)
+        for deal in held.each_deal
+        for finding in audit_folds(name, deal, data.judged(Split.VALIDATION), data.protocol)
     ]
     findings += audit_training(
         {name: model.description["training"]["data_digest"] for name, model in models.items()}, data.learnt, data.folder

@@ -118,11 +118,12 @@ class SegmentedData:
 
     @property
     def fold_names(self) -> dict[str, str]:
-        """The fold of each development image by its id; if candidates have different folds, all of them."""
+        """The fold of each development image by its id; if candidates or deals have different folds, all of them."""
         folds: dict[str, list[str]] = defaultdict(list)
         for held in self.out_of_fold.values():
-            for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
-                folds[image_id].append(str(fold))
+            for deal in held.each_deal:
+                for image_id, fold in zip(deal.image_ids, deal.folds.tolist(), strict=True):
+                    folds[image_id].append(str(fold))
         return {
             image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
             for image_id, numbers in folds.items()
