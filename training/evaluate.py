@@ -17,7 +17,6 @@ from typing import Any
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         data = data.asked_as(models).with_out_of_fold(
             {name: OutOfFold.read(scratch / name, model.description) for name, model in models.items()}
         )
-        _require_alone(config, data)
+        data.require_alone(config.other_breast)
         evaluation, films = evaluate(data, models, config)
         model = models[evaluation["selected"]["cnn"]]
         directory = scratch / evaluation["selected"]["cnn"]
@@ -105,14 +104,6 @@ def main(arguments: Sequence[str]) -> None:
     write_json(paths.processing_output("evaluation") / "evaluation.json", evaluation)
     write_cards(evaluation, paths.processing_output("evaluation"))
     print(summary(evaluation), flush=True)
-
-
-def _require_alone(config: EvaluationJobConfig, data: SegmentedData) -> None:
-    if config.other_breast and data.level is Level.BREAST:
-        raise ConfigError(
-            f"--other-breast={config.other_breast} must be 0 for models that judge breasts: they learn themselves how "
-            "to compare them (hyperparameter other_side)"
-        )
 
 
 def evaluate(

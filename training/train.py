@@ -38,6 +38,7 @@ from mammopipe.processing.datasets.manifest import (
 from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
+from mammopipe.training.fitting.breasts.cases import cases_of_level, described_level
 from mammopipe.training.fitting.breasts.dataset import Breasts
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
 from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate, train_fold
@@ -47,8 +48,6 @@ from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.out_of_fold import CrossValidated
 from mammopipe.training.fitting.run import Progress
-from mammopipe.training.model.architecture import Level
-from mammopipe.training.model.views.attention import Side
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.pretrained import StagedWeights, find_weights
@@ -69,6 +68,10 @@ class Inputs:
     weights: StagedWeights | None
     classes: Classes
     protocol: SplitProtocol = SplitProtocol.PATIENT
+
+    def cases(self) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
+        """What is judged in training and validation (`cases_of_level`)."""
+        return cases_of_level(self.config, self.protocol, self.train, self.validation)
 
     @cached_property
     def code_digest(self) -> str:
@@ -169,8 +172,7 @@ def _refuse_exact_leaks(manifest: Sequence[ImageRecord], protocol: SplitProtocol
 
 
 def _read_hyperparameters(paths: ContainerPaths) -> dict[str, str]:
-    values = _read_json(paths.hyperparameters)
-    return dict(values)
+    return dict(_read_json(paths.hyperparameters))
 
 
 def _read_json(path: Any) -> Mapping[str, Any]:
@@ -222,7 +224,6 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if world.leads:
         print(_opening_line(inputs, world), flush=True)
-    train_set, validation_set = cases(inputs)
     progress: Progress
     if inputs.config.folds:
         where = Surroundings(world, paths.checkpoints, inputs.digest, stop.check)
@@ -238,8 +239,7 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         network = build_network(inputs)
         progress = fit(
             network,
-            train_set,
-            validation_set,
+            *inputs.cases(),
             inputs.config,
             pretrained=inputs.weights is not None,
             world=world,
@@ -248,30 +248,6 @@ def train(paths: ContainerPaths, inputs: Inputs, world: World, stop: StopRequest
         )
     if world.leads:
         save_model(paths, inputs, network, progress, seconds=time.perf_counter() - start)
-
-
-def cases(inputs: Inputs) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
-    """Return what is judged in training and validation: the images, or the breasts that they show.
-
-    Raises:
-        ConfigError: Breasts are judged, and the split does not keep the images of a patient together.
-        ManifestError: A class has no breast.
-    """
-    config = inputs.config
-    if config.level is Level.IMAGE:
-        return inputs.train, inputs.validation
-    if inputs.protocol is not SplitProtocol.PATIENT:
-        raise ConfigError(
-            f"hyperparameter level={config.level} needs the split protocol {SplitProtocol.PATIENT}, not "
-            f"{inputs.protocol}: the views of a breast lie in one split"
-        )
-    found = [
-        Breasts(images, other_side=config.other_side, flips=config.test_flips)
-        for images in (inputs.train, inputs.validation)
-    ]
-    for split, breasts in zip((Split.TRAIN, Split.VALIDATION), found, strict=True):
-        require_every_class(breasts, split)
-    return found[0], found[1]
 
 
 def build_network(inputs: Inputs) -> FilmNetwork:
@@ -334,7 +310,7 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "top_places": inputs.config.top_places,
         "stride": inputs.config.stride,
         "test_flips": inputs.config.test_flips,
-        **_level(inputs.config),
+        **described_level(inputs.config),
         "initialisation": "pretrained" if inputs.weights else "scratch",
         "pretrained_weights": inputs.weights.to_json() if inputs.weights else None,
         "calibration": {"temperature": 1.0, "fitted_on": None},
@@ -358,14 +334,6 @@ def describe(inputs: Inputs, progress: Progress, *, seconds: float) -> dict[str,
         "weights_sha256": "",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }
-
-
-def _level(config: TrainConfig) -> dict[str, Any]:
-    """Return what `model.json` says of a network that judges breasts; nothing for one that judges images."""
-    if config.level is Level.IMAGE:
-        return {}
-    mask = {side.name.lower(): int(side) for side in Side}
-    return {"level": str(config.level), "views": {"other_side": config.other_side, "mask": mask}}
 
 
 def console() -> None:

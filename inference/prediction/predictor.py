@@ -256,18 +256,14 @@ class Predictor:
         return combine_views(views, self._thresholds, operating_point, indices, left_out, self._breast_model)
 
     def is_close(self, combined: Combined) -> bool:
-        """Return whether the engine's rounding could change a decision, so that the views must be judged again exactly.
-
-        Always false for a model whose exams are judged exactly from the start.
-        """
+        """Return whether rounding could change a decision; never where exams are judged exactly from the start."""
         return not self.exams_are_exact and is_close(combined, self._engine.margin)
 
     @property
     def exams_are_exact(self) -> bool:
         """Whether the views of an exam are judged exactly from the start, in float32.
 
-        They are where the model compares breasts, or judges a breast by all its views at once: a bound on the rounding
-        error of a view's score is no bound on the error of what is computed from several views.
+        A bound on the rounding error of a view's score is no bound on that of a score made of several views' logits.
         """
         return self._thresholds.compared is not None or self._breast_model is not None
 

@@ -116,6 +116,14 @@ class SegmentedData:
         rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
 
+    def require_alone(self, other_breast: float) -> None:
+        """Raise `ConfigError` where breasts would be compared (`other_breast`) that are judged by all their views."""
+        if other_breast and self.level is Level.BREAST:
+            raise ConfigError(
+                f"--other-breast={other_breast} must be 0 for models that judge breasts: they learn themselves how to "
+                "compare them (hyperparameter other_side)"
+            )
+
     @property
     def fold_names(self) -> dict[str, str]:
         """The fold of each development image by its id; if candidates or deals have different folds, all of them."""

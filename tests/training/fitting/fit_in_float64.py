@@ -17,7 +17,7 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.fitting.distributed import World, joined
 from mammopipe.training.fitting.loop import fit
-from mammopipe.training.train import build_network, cases, read_inputs
+from mammopipe.training.train import build_network, read_inputs
 
 
 class StopAfter(StopRequest):
@@ -41,7 +41,7 @@ def figures(paths: ContainerPaths, world: World, *, stop: int = 0) -> dict[str, 
     network = build_network(inputs).double()
     try:
         progress = fit(
-            network, *cases(inputs), config, pretrained=False, world=world,
+            network, *inputs.cases(), config, pretrained=False, world=world,
             checkpoints=CheckpointStore(paths.checkpoints, "digest"), check_stop=StopAfter(stop).check,
         )  # fmt: skip
     except SystemExit:

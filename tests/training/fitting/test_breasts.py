@@ -30,7 +30,7 @@ from mammopipe.training.fitting.step import predict
 from mammopipe.training.model.views.attention import Side
 from mammopipe.training.model.views.breasts import breasts_of
 from mammopipe.training.networks import model_directory
-from mammopipe.training.train import cases, read_inputs, train
+from mammopipe.training.train import read_inputs, train
 from tests.training.fitting.fit_in_float64 import figures
 from tests.training.test_train import in_two_processes
 
@@ -94,7 +94,7 @@ def make_exams(make_job: MakeJob) -> MakeJob:
 
 
 def test_a_draw_depends_on_seed_epoch_and_position_alone(make_exams: MakeJob) -> None:
-    breasts, _ = cases(read_inputs(make_exams()))
+    breasts, _ = read_inputs(make_exams()).cases()
     assert isinstance(breasts, Breasts)
     drawn = TrainingBreasts(breasts, TrainConfig(augment=1.0, most_views=1))
     place = next(index for index, breast in enumerate(breasts.breasts) if breast.other)
@@ -119,7 +119,7 @@ def test_a_lesion_that_one_view_shows_is_learnt_and_validation_is_shared_by_the_
     assert best["validation_macro_auc"] > 0.9
     assert (model.description["level"], model.description["views"]["other_side"]) == ("breast", True)
 
-    validation = cases(inputs)[1]
+    validation = inputs.cases()[1]
     whole = predict(model.network, validation, batch_size=4)
     assert len(whole) == len(validation) == 18, "12 patients, of whom every second has both breasts"
     parts: list[np.ndarray] = []
@@ -133,10 +133,10 @@ def test_a_lesion_that_one_view_shows_is_learnt_and_validation_is_shared_by_the_
 def test_a_class_without_a_breast_is_refused_and_so_is_a_split_through_patients(make_exams: MakeJob) -> None:
     inputs = read_inputs(make_exams())
     with pytest.raises(ConfigError, match="level=breast needs the split protocol patient, not film"):
-        cases(replace(inputs, protocol=SplitProtocol.FILM))
+        replace(inputs, protocol=SplitProtocol.FILM).cases()
     kept = [place for place, record in enumerate(inputs.validation.records) if record.label is not Label.BENIGN]
     with pytest.raises(ManifestError, match="split=validation has no benign breast"):
-        cases(replace(inputs, validation=inputs.validation.part(kept)))
+        replace(inputs, validation=inputs.validation.part(kept)).cases()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What a training job judges, by its level: the images, or the breasts that they show."""
+
+from typing import Any
+
+from mammopipe.processing.datasets.manifest import Split, SplitProtocol
+from mammopipe.processing.errors import ConfigError
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.fitting.breasts.dataset import Breasts
+from mammopipe.training.fitting.dataset import FilmDataset, require_every_class
+from mammopipe.training.model.architecture import Level
+from mammopipe.training.model.views.attention import Side
+
+
+def cases_of_level(
+    config: TrainConfig, protocol: SplitProtocol, train: FilmDataset, validation: FilmDataset
+) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
+    """Return what is judged in training and validation.
+
+    Raises:
+        ConfigError: Breasts are judged, and the split does not keep the images of a patient together.
+        ManifestError: A class has no breast.
+    """
+    if config.level is Level.IMAGE:
+        return train, validation
+    if protocol is not SplitProtocol.PATIENT:
+        raise ConfigError(
+            f"hyperparameter level={config.level} needs the split protocol {SplitProtocol.PATIENT}, not {protocol}: "
+            "the views of a breast lie in one split"
+        )
+    found = [Breasts(images, other_side=config.other_side, flips=config.test_flips) for images in (train, validation)]
+    for split, breasts in zip((Split.TRAIN, Split.VALIDATION), found, strict=True):
+        require_every_class(breasts, split)
+    return found[0], found[1]
+
+
+def described_level(config: TrainConfig) -> dict[str, Any]:
+    """Return what `model.json` says of a network that judges breasts; nothing for one that judges images."""
+    if config.level is Level.IMAGE:
+        return {}
+    mask = {side.name.lower(): int(side) for side in Side}
+    return {"level": str(config.level), "views": {"other_side": config.other_side, "mask": mask}}
