@@ -39,6 +39,8 @@ def check(options: argparse.Namespace) -> int:
     from mammopipe.processing.datasets.own import images_of, read_own
     from mammopipe.processing.datasets.own_table import find_table
 
+    if options.montage and options.montage.suffix.lower() != ".png":
+        raise ConfigError(f"--montage {options.montage}: is written as PNG; give a name that ends in .png")
     if options.table_only and options.montage:
         raise ConfigError("--montage: needs the images, which --table-only leaves unread")
     config = PipelineConfig.load(options.config, assignments=options.assignments)
@@ -51,6 +53,7 @@ def check(options: argparse.Namespace) -> int:
         read=not options.table_only,
         phi=config.data.phi,
         question=config.training.question,
+        max_quarantine=config.data.max_quarantine,
     )
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview

@@ -10,6 +10,7 @@ from typing import Any
 from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.datasets.registry import MAX_REFUSED
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import Phi
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
@@ -53,6 +54,7 @@ def look(
     read: bool = True,
     phi: Phi = Phi.REFUSE,
     question: Question = Question.CLASSES,
+    max_quarantine: float = 0.05,
 ) -> Look:
     """Return the contents and problems of a label table and its images.
 
@@ -63,10 +65,12 @@ def look(
         read: Whether to read each image; otherwise only its existence is checked.
         phi: How a run treats an image whose header names its patient.
         question: What a run would ask of an image.
+        max_quarantine: Share of the images that a run may refuse before it fails.
     """
     records = table.records
-    refused = [reason for _, reason in table.refused]
-    refused += [reason for record in records if (reason := _refusal(record, images, phi if read else None))]
+    rows = [reason for _, reason in table.refused]
+    files = [reason for record in records if (reason := _refusal(record, images, phi if read else None))]
+    duplicates = _duplicates(records, images)
     return Look(
         images=len(records),
         patients=len({record.patient_id for record in records}),
@@ -76,12 +80,37 @@ def look(
         splits=_count(record.split for record in records),
         lesions=sum(len(record.lesions) for record in records),
         missing=_missing(records),
-        refused=refused,
-        duplicates=_duplicates(records, images),
+        refused=rows + files,
+        duplicates=duplicates,
         synthetic=sum(record.synthetic for record in records),
         classes=_classes(records, question),
-        problems=list(problems(records, split, question)),
+        problems=[
+            *_too_many(len(rows), len(records) + len(rows), MAX_REFUSED, "rows cannot be used"),
+            *_too_many(len(rows) + len(files), len(records) + len(rows), max_quarantine, "images would be refused"),
+            *problems(records, split, question),
+            *_divided(records, split, duplicates),
+        ],
     )
+
+
+def _too_many(count: int, whole: int, share: float, what: str) -> Iterator[str]:
+    if count > share * whole:
+        yield f"{count} of {whole} {what}, more than {share:.0%}"
+
+
+def _divided(records: Sequence[ImageRecord], split: SplitConfig, groups: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each group of identical files that the split would divide, as the leakage audit does after training."""
+    if not groups:
+        return
+    try:
+        placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
+    except LabelError:
+        return
+    places = {record.path: str(record.split) for record in placed}
+    for group in groups:
+        if len({places[name] for name in group}) > 1:
+            where = ", ".join(f"{name} ({places[name]})" for name in group)
+            yield f"{where} are the same image in different splits; the leakage audit would refuse the run"
 
 
 def _classes(records: Sequence[ImageRecord], question: Question) -> Sequence[str]:

@@ -35,7 +35,14 @@ def check(config: PipelineConfig, table: Path) -> Any:
     from mammopipe.processing.jobs.contact_sheets import overview
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    facts = look(found, images, config.data.split, phi=config.data.phi).as_dict()
+    facts = look(
+        found,
+        images,
+        config.data.split,
+        phi=config.data.phi,
+        question=config.training.question,
+        max_quarantine=config.data.max_quarantine,
+    ).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'
         for name, value in facts.items()

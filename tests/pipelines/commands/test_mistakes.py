@@ -111,13 +111,41 @@ def test_a_table_that_can_be_used_is_counted_and_drawn(tmp_path: Path, capsys: p
     assert "benign 6, malignant 6, normal 24" in said and "A run on this table can start." in said
     assert (tmp_path / "montage.png").stat().st_size > 10_000
     assert cli.main(["data", "check", str(tmp_path), "--montage", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
-    (tmp_path / "images" / "p000-R.png").write_bytes((tmp_path / "images" / "p001-R.png").read_bytes())
+    assert "is written as PNG; give a name that ends in .png" in capsys.readouterr().err
     (tmp_path / "images" / "p002-R.png").write_bytes(b"no picture")
     assert cli.main(["data", "check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "duplicates images/p000-R.png, images/p001-R.png" in said
     assert "refused    1" in said and "p002-R.png: neither DICOM, PGM, PNG nor TIFF" in said
+
+
+def test_one_image_of_two_patients_is_a_problem_if_the_split_divides_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_tree(tmp_path, images=36, height=160, width=130)
+    images = tmp_path / "images"
+    (images / "p000-R.png").write_bytes((images / "p000-L.png").read_bytes())
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    assert "duplicates images/p000-L.png, images/p000-R.png" in capsys.readouterr().out
+    for name in images.iterdir():  # every patient the same right breast: no split can keep them together
+        if name.stem.endswith("-R"):
+            name.write_bytes((images / "p000-L.png").read_bytes())
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "are the same image in different splits; the leakage audit would refuse the run" in said
+
+
+def test_more_refused_rows_or_images_than_a_run_allows_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_tree(tmp_path, images=36, height=160, width=130)
+    for patient in ("p002", "p003"):
+        (tmp_path / "images" / f"{patient}-R.png").write_bytes(b"no picture")
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "problem    2 of 36 images would be refused, more than 5%" in capsys.readouterr().out
+    assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 0
+    (tmp_path / "images" / "p002-R.png").unlink()
+    assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 1
+    assert "problem    1 of 36 rows cannot be used, more than 1%" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
