@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 
 from mammopipe.pipelines.config import reference
-from mammopipe.pipelines.config.pipeline import PROFILES, PipelineConfig, Profile
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import recipes
 from mammopipe.pipelines.config.toml import keys
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import Learns, TrainConfig
+from mammopipe.training.evaluation.config import Profile
 from mammopipe.training.model.architecture import Cnn
 from mammopipe.training.networks.registry import NAMES
 
