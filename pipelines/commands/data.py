@@ -54,6 +54,7 @@ def check(options: argparse.Namespace) -> int:
         phi=config.data.phi,
         question=config.training.question,
         max_quarantine=config.data.max_quarantine,
+        folds=config.training.folds,
     )
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview

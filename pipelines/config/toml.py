@@ -71,7 +71,7 @@ def assigned(model: type[BaseModel], assignments: Sequence[str]) -> dict[str, An
     for text in assignments:
         key, equals, value = text.partition("=")
         key = key.strip()
-        if not (key and equals):
+        if not (equals and all(key.split("."))):
             raise ConfigError(f"--set {text}: must be KEY=VALUE")
         place = key.split(".")
         table: dict[str, Any] = {place[-1]: _value(model, place, value.strip())}

@@ -9,11 +9,17 @@ from typing import Any
 
 from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.datasets.registry import MAX_REFUSED
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import Phi
-from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
+from mammopipe.processing.splits.assignment import (
+    SplitConfig,
+    assign_folds,
+    assign_splits,
+    keep_splits,
+    states_splits,
+)
 
 BURNT_IN = "BurnedInAnnotation"
 
@@ -55,6 +61,7 @@ def look(
     phi: Phi = Phi.REFUSE,
     question: Question = Question.CLASSES,
     max_quarantine: float = 0.05,
+    folds: int = 0,
 ) -> Look:
     """Return the contents and problems of a label table and its images.
 
@@ -66,6 +73,7 @@ def look(
         phi: How a run treats an image whose header names its patient.
         question: What a run would ask of an image.
         max_quarantine: Share of the images that a run may refuse before it fails.
+        folds: Number of folds of a cross-validation in training (`training.folds`); 0 for none.
     """
     records = table.records
     rows = [reason for _, reason in table.refused]
@@ -87,7 +95,7 @@ def look(
         problems=[
             *_too_many(len(rows), len(records) + len(rows), MAX_REFUSED, "rows cannot be used"),
             *_too_many(len(rows) + len(files), len(records) + len(rows), max_quarantine, "images would be refused"),
-            *problems(records, split, question),
+            *problems(records, split, question, folds),
             *_divided(records, split, duplicates),
         ],
     )
@@ -121,7 +129,7 @@ def _classes(records: Sequence[ImageRecord], question: Question) -> Sequence[str
 
 
 def problems(
-    records: Sequence[ImageRecord], split: SplitConfig, question: Question = Question.CLASSES
+    records: Sequence[ImageRecord], split: SplitConfig, question: Question = Question.CLASSES, folds: int = 0
 ) -> Iterator[str]:
     """Yield the problems in the table that would make a run fail; uses the same split as Prepare."""
     try:
@@ -139,13 +147,40 @@ def problems(
         if lacking:
             held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
             yield f"split {part} would have no image of class {held}; each split needs every class"
+    if folds:
+        yield from _fold_problems(
+            [record for record in placed if record.split is not Split.TEST], split, classes, folds
+        )
+
+
+def _fold_problems(
+    records: Sequence[ImageRecord], split: SplitConfig, classes: Sequence[Label], folds: int
+) -> Iterator[str]:
+    """Yield the folds of a cross-validation that lack a class; uses the same folds as training."""
+    dealt = assign_folds(records, folds, seed=split.seed, protocol=SplitProtocol.PATIENT)
+    present: dict[int, set[Label]] = {fold: set() for fold in range(folds)}
+    for record, fold in zip(records, dealt, strict=True):
+        present[fold].add(named(record.label, classes))
+    lacking = {fold: [str(label) for label in classes if label not in held] for fold, held in present.items()}
+    found = [f"fold {fold} would have no {' and no '.join(names)}" for fold, names in lacking.items() if names]
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more folds" if len(found) > 3 else "")
+        yield (
+            f"training.folds={folds}: each fold needs an image of every class; of {len(records)} images, {shown}; "
+            "choose fewer folds"
+        )
 
 
 def require_trainable(
-    records: Sequence[ImageRecord], split: SplitConfig, *, where: str, question: Question = Question.CLASSES
+    records: Sequence[ImageRecord],
+    split: SplitConfig,
+    *,
+    where: str,
+    question: Question = Question.CLASSES,
+    folds: int = 0,
 ) -> None:
     """Raise `LabelError`, with all reasons, if a run on these images could not succeed."""
-    found = list(problems(records, split, question))
+    found = list(problems(records, split, question, folds))
     if found:
         raise LabelError(f"{where}: {'; '.join(found)}")
 

@@ -42,6 +42,7 @@ def check(config: PipelineConfig, table: Path) -> Any:
         phi=config.data.phi,
         question=config.training.question,
         max_quarantine=config.data.max_quarantine,
+        folds=config.training.folds,
     ).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'

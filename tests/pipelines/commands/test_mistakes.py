@@ -47,12 +47,21 @@ MISTAKES = [
     ("run --set learning_rate=1e-4", "did you mean training.learning_rate"),
     ("run --set training.epochs=many", "must be a whole number"),
     ("run --set training.learning_rate=5", "between 1e-08 and 1"),
-    ("run --set segmentation.height=0", "segmentation.height = 0: at least 64"),
+    ("run --set segmentation.height=0", "segmentation.height = 0: between 64 and 16384"),
     ("run --set evaluation.min_macro_auc=60", "between 0 and 1"),
     ("run --set MinMacroAuc=60", "pipeline parameter MinMacroAuc=60: min_macro_auc = "),
     ("run --set ImageHeight=0", "pipeline parameter ImageHeight=0: height = "),
     ("run --set MinMacroAuk=0.6", "did you mean MinMacroAuc"),
     ("run --set epochs", "must be KEY=VALUE"),
+    ("run --set training.=5", "must be KEY=VALUE"),
+    ("run --set training.batch_size=100000000", "training.batch_size=100000000 at segmentation.height=160"),
+    ("run --set segmentation.height=100000", "segmentation.height = 100000: between 64 and 16384"),
+    ("run --set augmentation.copies=100000000", "are free; a run on phantoms needs about"),
+    ("run --set data.seed=99999999999999999999", "data.seed = 99999999999999999999: between 0 and 4294967295"),
+    ("run --films 1000000000", "are free; a run on phantoms needs about"),
+    ("run --config few", "few: not a readable TOML file: Is a directory"),
+    ("data check none.csv", "none.csv: no such file or folder"),
+    ("data check few --montage out.jpg", "give a name that ends in .png"),
     ("run --set training.learns=head --cnns resnet50", "a head learns on pretrained weights; give --weights"),
     ("run --config none.toml", "none.toml: no such configuration file"),
     ("run --config bad.toml", "unknown key 'training.epoch'; did you mean epochs"),
@@ -143,6 +152,10 @@ def test_more_refused_rows_or_images_than_a_run_allows_are_a_problem(
     assert cli.main(["data", "check", str(tmp_path)]) == 1
     assert "problem    2 of 36 images would be refused, more than 5%" in capsys.readouterr().out
     assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 0
+    assert (
+        cli.main(["data", "check", str(tmp_path), "--set", "training.folds=9", "--set", "data.max_quarantine=1"]) == 1
+    )
+    assert "training.folds=9: each fold needs an image of every class; of " in capsys.readouterr().out
     (tmp_path / "images" / "p002-R.png").unlink()
     assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 1
     assert "problem    1 of 36 rows cannot be used, more than 1%" in capsys.readouterr().out
