@@ -31,7 +31,7 @@ from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
-from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
+from mammopipe.pipelines.runs.folder import CACHE, RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.run import Run
@@ -189,7 +189,11 @@ def _execution(
         "CurrentDateTime": account.started,
     }
     scope = Scope(account.parameters, execution)
-    cache = StepCache(run.root / ".cache", services.storage, package_digest()) if config.compute.cache else None
+    cache = (
+        StepCache(run.root / CACHE, services.storage, package_digest(), config.compute.cache_gigabytes * 1e9)
+        if config.compute.cache
+        else None
+    )
     context = JobContext(
         services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable, cache=cache
     )
