@@ -55,11 +55,14 @@ def check(options: argparse.Namespace) -> int:
         question=config.training.question,
         max_quarantine=config.data.max_quarantine,
         folds=config.training.folds,
+        for_processing=config.data.for_processing,
     )
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
+        from mammopipe.processing.read_config import ReadConfig
 
-        overview(table.records, images, options.montage)
+        reading = ReadConfig(jpeg_files=True, for_processing=config.data.for_processing)
+        overview(table.records, images, options.montage, reading=reading)
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

@@ -70,8 +70,8 @@ class DataConfig(Settings):
     for_processing: ForProcessing = Field(
         default=ForProcessing.REFUSE,
         description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them by a "
-        "logarithm and a window from the histogram, with the flag `for-processing-converted`; serve such a model with "
-        "MAMMOPIPE_FOR_PROCESSING=convert",
+        "logarithm and a window from the histogram, with the flag `for-processing-converted`; the model keeps it for "
+        "serving",
     )
     max_quarantine: float = Field(
         default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"
@@ -150,6 +150,13 @@ class SegmentationConfig(Settings):
         default=112, ge=64, le=MOST_PIXELS, description="columns of the network's input (parameter ImageWidth)"
     )
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
+    shard_megabytes: float = Field(
+        default=0.0,
+        ge=0,
+        le=10_000,
+        description="size in MB (10^6 bytes) of the tar archives, shards, in which Segment packs the images of each "
+        "split, with an index; 100 suits compute.input_mode = FastFile; 0 writes a file for each image",
+    )
     harmonisation: Harmonisation = Field(
         default=Harmonisation.NONE,
         description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "

@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
 from mammopipe.processing.datasets.registry import MAX_REFUSED
 from mammopipe.processing.errors import ImageError, LabelError
-from mammopipe.processing.read_config import Phi
+from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
 from mammopipe.processing.splits.assignment import (
     SplitConfig,
     assign_folds,
@@ -62,6 +62,7 @@ def look(
     question: Question = Question.CLASSES,
     max_quarantine: float = 0.05,
     folds: int = 0,
+    for_processing: ForProcessing = ForProcessing.REFUSE,
 ) -> Look:
     """Return the contents and problems of a label table and its images.
 
@@ -74,10 +75,12 @@ def look(
         question: What a run would ask of an image.
         max_quarantine: Share of the images that a run may refuse before it fails.
         folds: Number of folds of a cross-validation in training (`training.folds`); 0 for none.
+        for_processing: What a run does with raw images.
     """
     records = table.records
     rows = [reason for _, reason in table.refused]
-    files = [reason for record in records if (reason := _refusal(record, images, phi if read else None))]
+    reading = ReadConfig(jpeg_files=True, for_processing=for_processing) if read else None
+    files = [reason for record in records if (reason := _refusal(record, images, phi, reading))]
     duplicates = _duplicates(records, images)
     return Look(
         images=len(records),
@@ -195,17 +198,18 @@ def _missing(records: Sequence[ImageRecord]) -> dict[str, int]:
     return {name: number for name, number in empty.items() if number}
 
 
-def _refusal(record: ImageRecord, images: Path, phi: Phi | None) -> str:
+def _refusal(record: ImageRecord, images: Path, phi: Phi, reading: ReadConfig | None) -> str:
+    """Return why Prepare would refuse the image, or an empty text; without `reading` only its existence is checked."""
     path = images / record.path
     if not path.is_file():
         return f"{record.path}: no such file in {images}"
-    if phi is None:
+    if reading is None:
         return ""
     from mammopipe.processing.images.mammogram import identity_fields, read_mammogram
 
     try:
         named = identity_fields(path)
-        mammogram = read_mammogram(path, record=record)
+        mammogram = read_mammogram(path, record=record, config=reading)
     except ImageError as error:
         return str(error)
     rows, columns = mammogram.pixels.shape

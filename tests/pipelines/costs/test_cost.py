@@ -17,6 +17,7 @@ from mammopipe.pipelines.costs import estimate
 from mammopipe.pipelines.costs.page import page
 from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
 from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.classes import Question
 from mammopipe.training.model.architecture import Cnn
 
 Capture = pytest.CaptureFixture[str]
@@ -154,6 +155,23 @@ def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path)
     assert "Prepare holds 35 GB of files" in str(sharded["obstacles"])
 
 
+def test_fast_file_reads_while_training_computes_and_downloads_nothing(capsys: Capture, tmp_path: Path) -> None:
+    text = 'dataset = "rsna"\ncnns = ["alexnet"]\n[augmentation]\ncopies = 0\n[training]\ncache = "{}"\nepochs = 10\n'
+    config = tmp_path / "fast.toml"
+    config.write_text(text.format("disk") + '[compute]\ninput_mode = "FastFile"\ntraining_volume_gb = 1\n')
+    facts = said(capsys, "--config", str(config))
+    gigabytes = 54706 * 0.8 * 0.8 * 10 * 160 * 112 * 2 / 1e9
+    assert [item["what"] for item in facts["downloads"]] == ["Prepare: 315 GB of files"]
+    (read,) = facts["reads"]
+    assert read["hours"] == pytest.approx(gigabytes / 0.1 / 3600, rel=0.01)
+    assert not any("training_volume_gb" in text for text in facts["obstacles"])
+    config.write_text(text.format("memory") + '[compute]\ninput_mode = "FastFile"\n')
+    (once,) = said(capsys, "--config", str(config))["reads"]
+    assert once["hours"] == pytest.approx(read["hours"] / 10, abs=1e-3)
+    config.write_text(text.format("disk"))
+    assert said(capsys, "--config", str(config))["reads"] == []
+
+
 def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> None:
     assert said(capsys)["obstacles"] == []
     first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]
@@ -245,3 +263,21 @@ def test_the_estimate_follows_the_configuration() -> None:
     lines = estimate.estimate(config, Prices.load(), Throughput.load())
     assert [line.step for line in lines if line.step.startswith("Train")] == ["Train-alexnet"]
     assert all(line.measured for line in lines)
+
+
+def test_copies_balance_as_many_classes_as_the_question_has() -> None:
+    throughput = Throughput.load()
+    three = PipelineConfig.load(dataset="rsna")
+    two = three.replace(training=three.training.replace(question=Question.BINARY))
+    learnt, copies = 54706 * 0.8 * 0.8, 1 + three.augmentation.copies
+    assert estimate.Size.of(three, throughput).trained == pytest.approx(learnt * 0.9458 * 3 * copies)
+    assert estimate.Size.of(two, throughput).trained == pytest.approx(learnt * (1 - 0.0212) * 2 * copies)
+    own = throughput.dataset["own"].replace(classes=2, largest_class=0.9)
+    changed = throughput.replace(dataset={"rsna": own})
+    assert estimate.Size.of(three, changed, images=100).trained == pytest.approx(64 * 0.9 * 2 * copies)
+
+
+def test_a_dataset_without_measurements_is_one_line(capsys: Capture) -> None:
+    assert cli.main(["cost", "--dataset", "cmmd"]) != 0
+    error = capsys.readouterr().err
+    assert "dataset = 'cmmd'" in error and "mias, rsna, own" in error and "Traceback" not in error

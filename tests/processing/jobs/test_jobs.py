@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -12,13 +13,17 @@ import cv2
 import numpy as np
 import pytest
 
+from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.jobs.split_settings import Division
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.read_config import ForProcessing
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -235,3 +240,46 @@ def test_without_copies_the_stage_is_passed_through(
     )
     segment.main(["--height", "96", "--width", "64"])
     assert len(read_manifest(segmented / "data_segmentation")) == len(read_manifest(prepared))
+
+
+def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias", "--for-processing", "convert"])
+    source = tmp_path / "stage"
+    source.mkdir()
+    (source / "stage.json").write_bytes((prepared / "stage.json").read_bytes())
+    assert Division.read(source).for_processing is ForProcessing.CONVERT
+    augmented = tmp_path / "augmented"
+    augmented.mkdir()
+    records = read_manifest(prepared)
+    write_manifest(records[:2], source / "manifest.csv")
+    write_manifest(records[2:4], augmented / "manifest.csv")
+    output = container(
+        prepared_manifest=source,
+        prepared_stage=source,
+        prepared_images=prepared / "images",
+        augmented_manifest=augmented,
+        augmented_images=prepared / "images",
+    )
+    segment.main(["--height", "160", "--width", "96"])
+    stated = json.loads((output / "data_segmentation" / "stage.json").read_text())["config"]
+    assert PreprocessConfig.from_json(stated["preprocess"]).for_processing is ForProcessing.CONVERT
+    (source / "stage-2.json").write_text((source / "stage.json").read_text().replace('"convert"', '"refuse"'))
+    with pytest.raises(ConfigError, match="treatments of raw images"):
+        Division.read(source)
+
+
+def test_shards_hold_the_images_and_change_neither_manifest_nor_stage(
+    tree: Path, container: Container, run_all: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run_all()
+    base = Path(os.environ[BASE_VARIABLE])
+    inputs = {path.name.replace("-", "_"): path.resolve() for path in (base / "processing" / "input").iterdir()}
+    packed = container(**inputs) / plain.name
+    segment.main(["--height", "160", "--width", "96", "--shard-megabytes", "0.1"])
+    for name in ("manifest.csv", "stage.json", "quarantine.csv", "montage.png"):
+        assert (packed / name).read_bytes() == (plain / name).read_bytes(), name
+    assert not list((packed / "images").rglob("*.png")) and len(list((packed / "images/train").glob("*.tar"))) > 1
+    files = ImageFiles(packed)
+    for record in read_manifest(packed):
+        assert files.read(record.path) == (plain / record.path).read_bytes()
