@@ -34,6 +34,10 @@ class Look:
     sides: Mapping[str, int]
     views: Mapping[str, int]
     splits: Mapping[str, int]
+    densities: Mapping[str, int]
+    """Breast densities in the words of the table; `unknown` without one."""
+    findings: Mapping[str, int]
+    """Kinds of lesions in the words of the table."""
     lesions: int
     missing: Mapping[str, int]
     """Number of images without a value, by field name."""
@@ -89,6 +93,8 @@ def look(
         sides=_count(record.laterality for record in records),
         views=_count(record.view for record in records),
         splits=_count(record.split for record in records),
+        densities=_count(record.density for record in records if record.density),
+        findings=_count(record.finding for record in records if record.finding),
         lesions=sum(len(record.lesions) for record in records),
         missing=_missing(records),
         refused=rows + files,

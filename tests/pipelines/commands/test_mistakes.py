@@ -161,6 +161,18 @@ def test_more_refused_rows_or_images_than_a_run_allows_are_a_problem(
     assert "problem    1 of 36 rows cannot be used, more than 1%" in capsys.readouterr().out
 
 
+def test_density_and_finding_are_counted_in_the_words_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "1.png,P1,malignant,D,SPIC\n2.png,P2,normal,,\n"
+    (tmp_path / "labels.csv").write_text(f"image,patient,label,density,finding\n{rows}")
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    cli.main(["data", "check", str(tmp_path), "--table-only"])
+    said = capsys.readouterr().out
+    assert "densities  D 1 (as the table writes them; MIAS: F fatty" in said and "findings   SPIC 1 (as" in said
+
+
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x.json")
