@@ -70,7 +70,7 @@ class Inputs:
     protocol: SplitProtocol = SplitProtocol.PATIENT
 
     def cases(self) -> tuple[FilmDataset | Breasts, FilmDataset | Breasts]:
-        """What is judged in training and validation (`cases_of_level`)."""
+        """Return what is judged in training and validation (`cases_of_level`)."""
         return cases_of_level(self.config, self.protocol, self.train, self.validation)
 
     @cached_property
