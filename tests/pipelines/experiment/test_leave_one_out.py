@@ -16,7 +16,7 @@ SETTINGS = (
 
 def test_each_of_two_sets_is_judged_by_a_model_of_the_other(tmp_path: Path) -> None:
     write_phantoms("mias", tmp_path / "mias", 40)
-    write_phantoms("rsna", tmp_path / "rsna", 40)
+    write_phantoms("rsna", tmp_path / "rsna", 48)
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     ended = mammopipe(
         "experiment", "leave-one-out", "mias=mias", "rsna=rsna", "--cnns", "modified_cnn", "--profile", "quick",
@@ -31,6 +31,6 @@ def test_each_of_two_sets_is_judged_by_a_model_of_the_other(tmp_path: Path) -> N
         judged = json.loads((tmp_path / "out" / name / "external.json").read_text())
         assert trained["dataset"] == other and trained["leakage"]["passed"], trained["leakage"]["verdict"]
         assert (row["trained_on"], row["status"]) == (other, "measured")
-        assert int(row["images"]) == judged["counts"]["images"] == 40
+        assert int(row["images"]) == judged["counts"]["images"] >= 40
         assert row["malignant_auc"] == f"{judged['malignant_auc']['value']:.3f}"
     assert (tmp_path / "out" / "leave_one_out.md").read_text() in ended.stdout

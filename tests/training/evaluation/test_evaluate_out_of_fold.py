@@ -163,7 +163,9 @@ def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_
     assert spread["mean"] == pytest.approx(np.mean(each)) and spread["lowest"] == min(each)
     assert evaluation["selected"]["cnn"] == "first" and evaluation["selected"]["deals"] == found
     assert "Each assignment of patients to folds" in evaluation_base.page
-    assert f'data-path="selected/deals/alone/malignant_auc/each/2">{each[2]:.3f}<' in evaluation_base.page
+    assert (
+        f'data-path="selected/deals/alone/malignant_auc/each/2" data-style=".3f">{each[2]:.3f}<' in evaluation_base.page
+    )
     card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
     assert f"malignant AUC {spread['mean']:.3f} ({min(each):.3f} to {max(each):.3f})" in card
     assert spread["highest"] == max(each) and spread["standard_deviation"] == pytest.approx(np.std(each, ddof=1))
