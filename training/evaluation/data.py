@@ -27,6 +27,7 @@ from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
+from mammopipe.training.networks.folding import folded
 from mammopipe.training.networks.model_directory import LoadedModel
 
 FOLD = "fold-"
@@ -225,6 +226,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
     """Load the models of `<folder>/<cnn>/model.tar.gz` and the ensembles of `<folder>/<cnn>/fold-*/model.tar.gz`.
 
+    Their batch normalisations are folded into the convolutions, which gives the same figures in a fraction of the time.
+
     Args:
         folder: Folder of the archives.
         scratch: Folder to unpack the archives in, as `<scratch>/<cnn>`.
@@ -248,7 +251,8 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         _check_fit(found[0], model.preprocess, preprocess)
         # The format of training; depthwise convolutions are faster in it.
         model.network.to(memory_format=torch.channels_last)
-        models[name] = model
+        probe = torch.rand(1, 1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+        models[name] = replace(model, network=folded(model.network, probe))
     return models
 
 
