@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
 from mammopipe.training.model.architecture import Pooling, Precision
@@ -309,22 +311,41 @@ def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys, sett
         assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
 
 
-def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
-    paths = make_job(**SETTINGS | HEAD | MEAN)
+@pytest.mark.parametrize("deals", [1, 2])
+def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job, deals):
+    paths = make_job(**SETTINGS | HEAD | MEAN | {"deals": str(deals)})
     stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
     told = model_directory.read_description(paths.model)["training"]
     assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
-    assert told["cross_validation"]["final"] == "mean of the folds' weights"
-    assert told["cross_validation"]["fold_best_epochs"] == [3, 3, 3] and told["cross_validation"]["refit_losses"] == []
+    stated = told["cross_validation"]
+    assert (stated["folds"], stated["deals"], stated["refit_losses"]) == (3, deals, [])
+    assert stated["final"] == ("mean of the folds' weights", "mean of the weights of the folds of 2 deals")[deals - 1]
+    assert stated["fold_best_epochs"] == [3, 3, 3] * deals
     kept = [
-        torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"] for fold in range(3)
+        torch.load(paths.checkpoints / f"{prefix}fold-{fold}" / "checkpoint.pt", weights_only=True)["best"]
+        for prefix in ("", "deal-1-")[:deals]
+        for fold in range(3)
     ]
     head = model_directory.load(paths.model).network.head.state_dict()
     for name, value in head.items():
         folds = torch.stack([fold[f"head.{name}"] for fold in kept])
         assert folds.std(dim=0).max() > 0
         torch.testing.assert_close(value, folds.mean(dim=0))
+    held = OutOfFold.read(paths.model, model_directory.read_description(paths.model))
+    assert len(held.each_deal) == deals
+    if deals == 2:
+        first, second = held.each_deal
+        assert np.allclose(held.logits, (first.logits + second.logits) / 2) and not np.allclose(
+            held.logits, first.logits
+        )
+        assert not np.array_equal(first.folds, second.folds), "each deal has folds of its own"
+
+
+def test_several_deals_need_the_mean_of_all_folds_in_one_job(make_job):
+    for wrong in ({"final": "refit"}, {"fold": "0"}):
+        with pytest.raises(ConfigError, match="hyperparameter deals=2 needs final=mean and all folds in one job"):
+            read_inputs(make_job(**SETTINGS | HEAD | MEAN | {"deals": "2"} | wrong))
 
 
 def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_job):
