@@ -73,8 +73,8 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Batch
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(convolved))
-        # Subclasses, such as those of timm, may also activate.
-        elif type(module) is nn.BatchNorm2d:
+        # Subclasses, such as those of timm, may also activate. Without running statistics, each batch has its own.
+        elif type(module) is nn.BatchNorm2d and module.track_running_stats:
             hooks.append(module.register_forward_pre_hook(normalised))
     network(images)
     for hook in hooks:
@@ -84,11 +84,13 @@ def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.Batch
 
 def _fold(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> None:
     """Change the convolution so that it also normalises."""
+    mean, variance = normalisation.running_mean, normalisation.running_var
+    assert mean is not None and variance is not None
     weight, bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
-        normalisation.running_mean,
-        normalisation.running_var,
+        mean,
+        variance,
         normalisation.eps,
         normalisation.weight,
         normalisation.bias,
