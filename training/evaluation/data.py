@@ -22,12 +22,12 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.training.evaluation.batch_prediction import folded
 from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.model.archive import unpack
 from mammopipe.training.networks import model_directory
-from mammopipe.training.networks.folding import folded
 from mammopipe.training.networks.model_directory import LoadedModel
 
 FOLD = "fold-"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mammopipe.processing.classes import THREE
-from mammopipe.training.networks.folding import folded
+from mammopipe.training.evaluation.batch_prediction import folded
 from mammopipe.training.networks.grad_cam import WithMaps
 from mammopipe.training.networks.registry import build_model
 
