@@ -131,16 +131,14 @@ def evaluate(
         other_breast=config.other_breast,
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
-    test = _predict(TestPredictions, models, data, rows[Split.TEST])
+    test, judged = _predict(TestPredictions, models, data, rows[Split.TEST]), rows[Split.VALIDATION]
 
     candidates = {
         name: {
             **candidate_figures(
                 models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
             ),
-            "deals": deal_figures(
-                data.out_of_fold.get(name), rows[Split.VALIDATION], config.other_breast, config.breast_rule
-            ),
+            "deals": deal_figures(data.out_of_fold.get(name), judged, config.other_breast, config.breast_rule),
         }
         for name in sorted(models)
     }
@@ -154,8 +152,8 @@ def evaluate(
     }, [
         row
         for name in sorted(models)
-        for judged in (validation[name], test[name])
-        for row in predictions.prediction_rows(name, judged, choice.candidates[name].fit.calibration)
+        for scores in (validation[name], test[name])
+        for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
     ]
 
 
