@@ -30,6 +30,7 @@ from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train
+from tests import fork_server
 from tests.training.fitting.fit_in_float64 import figures
 
 SETTINGS = {
@@ -47,10 +48,12 @@ LINE = re.compile(
     re.MULTILINE,
 )
 JOB = (sys.executable, "-W", "error", "-m", "mammopipe.training.train")
-TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def start(paths, command=JOB):
+def start(paths, command=()):
+    """Start the job, or another command; a job that is not killed may be forked from a process that imported torch."""
+    command = command or (*fork_server.shared(), *JOB[1:])
     environment = {**os.environ, "MAMMOPIPE_BASE": str(paths.base), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **pipes)
@@ -61,7 +64,7 @@ def finish(process):
     return process.returncode, out, err
 
 
-def run(paths, command=JOB):
+def run(paths, command=()):
     code, out, err = finish(start(paths, command))
     assert code == 0, err
     return out
@@ -84,7 +87,7 @@ def wait_for(path, process):
 
 def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     paths = make_job(**SETTINGS)
-    lines = LINE.findall(run(paths))
+    lines = LINE.findall(run(paths, JOB))
     assert [line[0] for line in lines] == ["1", "2", "3"]
     model = model_directory.load(paths.model)
     training = model.description["training"]
@@ -121,7 +124,7 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
     undisturbed, disturbed = make_job(**settings), make_job(**settings)
     run(undisturbed)
 
-    killed = start(disturbed)
+    killed = start(disturbed, JOB)
     wait_for(disturbed.checkpoints / "checkpoint.pt", killed)
     killed.kill()
     assert finish(killed)[0] == -signal.SIGKILL, "the job must be killed in the middle"
@@ -148,7 +151,7 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    out = run(together, TWO_PROCESSES)
+    out = run(together, (*fork_server.shared(), *TORCHRUN, *JOB[3:]))
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
     train(alone, read_inputs(alone), ALONE, StopRequest())
     ours, theirs = (model_directory.read_description(paths.model)["training"]["history"] for paths in (together, alone))
@@ -163,8 +166,7 @@ EXACT = SETTINGS | {"epochs": "2", "warmup_epochs": "0", "dropout": "0.3", "samp
 def in_two_processes(paths, target, *stop):
     """Return the figures of the job under torchrun, in float64; `None` where it was stopped."""
     script = str(Path(__file__).parent / "fitting" / "fit_in_float64.py")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    run(paths, (sys.executable, *torchrun, script, str(target), *map(str, stop)))
+    run(paths, (*fork_server.shared(), *TORCHRUN, script, str(target), *map(str, stop)))
     return json.loads(target.read_text())
 
 
@@ -440,7 +442,7 @@ def test_the_heap_is_kept_where_glibc_is():
 
 
 def test_arguments_are_refused(make_job):
-    code, _, err = finish(start(make_job(**SETTINGS), (*JOB, "--epochs", "3")))
+    code, _, err = finish(start(make_job(**SETTINGS), (*fork_server.shared(), *JOB[1:], "--epochs", "3")))
     assert code == 1 and "train takes no arguments, not '--epochs 3'" in err
 
 
