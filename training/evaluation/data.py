@@ -102,7 +102,7 @@ class SegmentedData:
         if held and len(held) < len(found):
             raise ConfigError(
                 f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
-                f"candidates are compared on the same films: all of them, or none"
+                f"candidates are compared on the same images: all of them, or none"
             )
         rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
