@@ -54,7 +54,9 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
     read = partial(_read, rows, data, model.input_shape)
     breasts = _breasts(model, rows, logits, features)
-    export = export_network(model, folder, description, read, logits, mirrored(model, rows), breasts)
+    # The model as it is served: that of the evaluation has its batch normalisations folded.
+    served = model_directory.load(folder)
+    export = export_network(served, folder, description, read, logits, mirrored(model, rows), breasts)
     if export.shipped:
         description["engines"] = export.described(folder)
     model_directory.write_description(folder, description)

@@ -110,7 +110,7 @@ class FilmNetwork(nn.Module):
             logits = self.forward(images)
         finally:
             hook.remove()
-        logits = mean_over_flips(self.forward, images, breasts.mirrored[present], plain=logits)
+        logits = mean_over_flips(self.forward, images, breasts.mirrored[present], logits)
         # In float32: the attention is small, and the server computes it exactly.
         with torch.autocast(images.device.type, enabled=False):
             features = _at_least_float32(kept[0]).mean(dim=(2, 3))
@@ -163,7 +163,7 @@ def _placed(rows: Tensor, present: Tensor) -> Tensor:
 
 
 def mean_over_flips(
-    network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor, *, plain: Tensor | None = None
+    network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor, logits: Tensor | None = None
 ) -> Tensor:
     """Return logits, (N, classes); those of some images are the mean of the image's and its mirror image's.
 
@@ -171,9 +171,9 @@ def mean_over_flips(
         network: Images to logits.
         images: (N, 1, H, W).
         mirrored: (N,) bool: the images whose mirror image, top to bottom, counts as well.
-        plain: The logits of the images themselves, where they are known.
+        logits: Logits of the images, (N, classes), where a forward pass has given them already.
     """
-    logits = network(images) if plain is None else plain
+    logits = network(images) if logits is None else logits
     if mirrored.any():
         logits = logits.clone()
         logits[mirrored] = (logits[mirrored] + network(images[mirrored].flip(2))) / 2
