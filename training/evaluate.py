@@ -43,6 +43,7 @@ from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChooseBy
 from mammopipe.training.model import predictions
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.operating_points import Goal
