@@ -46,10 +46,15 @@ KEPT = _numbers(
 """The root attributes that a result copies; all are text or sequences of text."""
 OF_PIXELS = _numbers("PatientOrientation LossyImageCompressionRatio LossyImageCompressionMethod")
 """Further attributes that an image over the source's pixels copies."""
+OF_LIBRARY = _numbers("ContentDate ContentTime ViewCodeSequence")
+"""Further attributes that the image library of a CAD report states; no result copies them."""
+_VIEW, _MODIFIERS, _VALUE, _SCHEME = _numbers(
+    "ViewCodeSequence ViewModifierCodeSequence CodeValue CodingSchemeDesignator"
+)
 _IN_ITEMS = _numbers(
     "PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence LocalNamespaceEntityID "
     "UniversalEntityID UniversalEntityIDType IdentifierTypeCode CodeValue CodingSchemeDesignator CodingSchemeVersion "
-    "CodeMeaning"
+    "CodeMeaning ViewModifierCodeSequence"
 )
 _SAME_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate")
 _LONGEST = 10240
@@ -84,9 +89,11 @@ class Source:
     columns: int
     sha256: str
     kept: Dataset
-    """The attributes of `KEPT` and `OF_PIXELS` that the file has, undecoded."""
+    """The attributes of `KEPT`, `OF_PIXELS` and `OF_LIBRARY` that the file has, undecoded."""
     pixel_spacing: tuple[float, float] | None
     """Pixel Spacing (0028,0030) in millimetres: between rows, between columns."""
+    imager_spacing: tuple[float, float] | None
+    """Imager Pixel Spacing (0018,1164) in millimetres, at the detector: between rows, between columns."""
     burned_in: str
     """Burned In Annotation (0028,0301), whether the pixels identify the patient: YES, NO, or empty if not stated."""
     lossy: bool
@@ -106,6 +113,17 @@ class Source:
         """Return a copied attribute as text without padding; empty if the file lacks it."""
         element = self.kept.get_item(tag) if tag in self.kept else None
         return bytes(element.value or b"").decode("ascii", "replace").strip(" \0") if element is not None else ""
+
+    @property
+    def view_codes(self) -> list[tuple[str, str]]:
+        """The view codes (0054,0220) as pairs of value and scheme."""
+        return _codes(self.kept, _VIEW)
+
+    @property
+    def view_modifiers(self) -> list[tuple[str, str]]:
+        """The view modifier codes (0054,0222) as pairs of value and scheme."""
+        views = self.kept[_VIEW].value if _VIEW in self.kept else []
+        return [pair for view in views for pair in _codes(view, _MODIFIERS)]
 
     def evidence(self) -> Dataset:
         """Return the references to the image that highdicom needs, without identity."""
@@ -132,7 +150,7 @@ def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Sourc
     """
     if not is_dicom(data):
         raise NoSourceIdentityError("no_source_identity", "<bytes>: a DICOM result needs a DICOM file as its source")
-    wanted = {*Tag, *KEPT, *OF_PIXELS, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
+    wanted = {*Tag, *KEPT, *OF_PIXELS, *OF_LIBRARY, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
     try:
         return _source(parse(data, where="<bytes>", limits=limits, tags=wanted), hashlib.sha256(data).hexdigest())
     except ImageError as error:
@@ -172,7 +190,6 @@ def _source(file: DicomFile, digest: str) -> Source:
     sop_class = _uid(tags, SOP_CLASS, file.sop_class)
     if sop_class not in STORAGE_CLASSES:
         raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
-    spacing = tags.numbers(Tag.PIXEL_SPACING)
     return Source(
         study=_uid(tags, STUDY),
         series=_uid(tags, SERIES),
@@ -182,11 +199,24 @@ def _source(file: DicomFile, digest: str) -> Source:
         rows=tags.integer(Tag.ROWS),
         columns=tags.integer(Tag.COLUMNS),
         sha256=digest,
-        kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
-        pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        kept=_undecoded(tags, (*KEPT, *OF_PIXELS, *OF_LIBRARY)),
+        pixel_spacing=_spacing(tags, Tag.PIXEL_SPACING),
+        imager_spacing=_spacing(tags, Tag.IMAGER_PIXEL_SPACING),
         burned_in=_yes_or_no(tags.text(Tag.BURNED_IN_ANNOTATION)),
         lossy=file.syntax.lossy or tags.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01",
     )
+
+
+def _spacing(tags: Tags, tag: Tag) -> tuple[float, float] | None:
+    stated = tags.numbers(tag)
+    return (stated[0], stated[1]) if len(stated) == 2 and min(stated) > 0 else None
+
+
+def _codes(holder: Dataset, sequence: int) -> list[tuple[str, str]]:
+    """Return the codes of a sequence as pairs of value and scheme; a code without either is left out."""
+    items = holder[sequence].value if sequence in holder else []
+    found = [tuple(_comparable(item, tag).decode("ascii", "replace") for tag in (_VALUE, _SCHEME)) for item in items]
+    return [(value, scheme) for value, scheme in found if value and scheme]
 
 
 def _yes_or_no(text: str) -> str:
