@@ -16,12 +16,12 @@ from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.engines.flips import run_with_mirror_image
 from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
+from mammopipe.inference.prediction.exam_prediction import ExamPrediction, predict_exam
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.inference.prediction.warning_texts import WARNINGS
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -72,16 +72,6 @@ class Prediction:
     def as_view(self) -> ViewScore:
         """The part of the prediction that the breast's score needs."""
         return ViewScore(self.laterality, self.malignancy, self.referral, self.logits)
-
-
-@dataclass(frozen=True)
-class ExamPrediction:
-    """The model's prediction for an exam: the images of one patient."""
-
-    images: tuple[Prediction, ...]
-    """Predictions of the images, in the given order."""
-    combined: Combined
-    """Answers for the breasts and the exam."""
 
 
 class Predictor:
@@ -158,34 +148,20 @@ class Predictor:
         """Return the prediction for one mammogram, or for an exam.
 
         Args:
-            mammogram: One mammogram, or a sequence of mammograms of one patient.
+            mammogram: One mammogram, or a sequence of mammograms of one patient's study.
             operating_point: The threshold that decides.
 
         Returns:
-            A `Prediction` for one mammogram, an `ExamPrediction` for a sequence.
+            A `Prediction` for one mammogram, an `ExamPrediction` for a sequence. An image of a sequence that the
+            exclusions leave out is in its `refused` and in no score; its breast and the exam are referred.
 
         Raises:
-            ImageError: An image shows no breast, or the exclusions refuse it.
+            ImageError: An image shows no breast or occurs twice, or the exclusions refuse it or leave out every image.
             ConfigError: The exam has no images.
         """
         if isinstance(mammogram, Mammogram):
             return self.judge(mammogram, self.prepare(mammogram), operating_point=operating_point)
-        if not mammogram:
-            raise ConfigError("an exam needs at least one mammogram")
-        prepared = [self.prepare(film) for film in mammogram]
-
-        def judge(exact: bool) -> list[Prediction]:
-            return [
-                self.judge(film, view, operating_point=operating_point, exact=exact)
-                for film, view in zip(mammogram, prepared, strict=True)
-            ]
-
-        images = judge(self.compares_breasts)
-        combined = self.combine([image.as_view for image in images], operating_point)
-        if self.is_close(combined):
-            images = judge(True)
-            combined = self.combine([image.as_view for image in images], operating_point)
-        return ExamPrediction(tuple(images), combined)
+        return predict_exam(self, mammogram, operating_point)
 
     def predict_table(
         self,
