@@ -16,12 +16,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag as NumberedTag
 
-from mammopipe.inference.contract.errors import (
-    MixedPatientsError,
-    NoSourceIdentityError,
-    RequestError,
-    from_image_error,
-)
+from mammopipe.inference.contract.errors import NoSourceIdentityError, RequestError, from_image_error
+from mammopipe.inference.payload.exam_body import Source as File
+from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
 from mammopipe.processing.errors import ImageError
@@ -56,7 +53,7 @@ _IN_ITEMS = _numbers(
     "UniversalEntityID UniversalEntityIDType IdentifierTypeCode CodeValue CodingSchemeDesignator CodingSchemeVersion "
     "CodeMeaning ViewModifierCodeSequence"
 )
-_SAME_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate")
+_OF_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex")
 _LONGEST = 10240
 """Characters of the longest text representation among the attributes (LT, PS3.5 6.2)."""
 
@@ -161,28 +158,26 @@ def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limi
     """Return the sources of one exam. For an exam, the detail of an error holds the index of the image.
 
     Raises:
-        MixedPatientsError: The files belong to several studies or patients.
+        RequestError: The files are not one patient's, one study's, or hold an instance twice; the rule and the errors
+            are those of every exam (`payload.identity.check_exam`).
         NoSourceIdentityError: As for `read_source`.
     """
     sources: list[Source] = []
     for index, data in enumerate(files):
         try:
             sources.append(read_source(data, limits=limits))
-            _check_together(sources)
         except RequestError as error:
             raise (error.at(index) if len(files) > 1 else error) from None
+    check_exam([File(data, index=index) for index, data in enumerate(files)], limits)
     return sources
 
 
-def _check_together(sources: Sequence[Source]) -> None:
-    """Raise `MixedPatientsError` if the last source belongs to another study or patient, or occurs twice."""
-    first, last = sources[0], sources[-1]
-    others = [STUDY] if last.study != first.study else []
-    others += [tag for tag in _SAME_PATIENT if _comparable(last.kept, tag) != _comparable(first.kept, tag)]
-    if others:
-        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(others[0])} is not that of the exam's first image")
-    if last.instance in (earlier.instance for earlier in sources[:-1]):
-        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(INSTANCE)} is that of an earlier image")
+def identity_of(sources: Sequence[Source]) -> Source:
+    """Return the source whose identity a result of all sources copies: the first that states most about the patient.
+
+    The sources contradict each other nowhere (`read_sources`), but a file may lack what another one states.
+    """
+    return max(sources, key=lambda source: sum(bool(_comparable(source.kept, tag)) for tag in _OF_PATIENT))
 
 
 def _source(file: DicomFile, digest: str) -> Source:
