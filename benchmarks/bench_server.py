@@ -1,10 +1,10 @@
 """The server against a plain loop of the same predictor: latency, throughput, overload, start, memory.
 
-Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch]`: a JSON list on
-stdout. A ResNet-50 of 224 x 224 with random weights answers an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop
-alternate within each round, with one thread per process; only ratios are comparable. Use `--requests 20000` for the
-slope of memory over a long run. Memory counts each shared page once (Pss); the peer figure counts it in every process
-(Rss).
+Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch] [--parts PART ...]`: a JSON
+list on stdout; `--model FOLDER` keeps the model for the next part. A ResNet-50 of 224 x 224 with random weights answers
+an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop alternate, for one client request by request, with one thread
+per process; only ratios are comparable. Use `--requests 20000` for the slope of memory over a long run. Memory counts
+each shared page once (Pss); the peer figure counts it in every process (Rss).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -27,6 +28,7 @@ COMMAND = "python -m benchmarks.bench_server"
 CLIENTS, CROWD = 8, 48
 SPELL_SECONDS = 3.0
 LEAST_SPELLS = 6
+PARTS = ("latency", "throughput", "overload", "heatmap", "memory", "start")
 
 
 def row(
@@ -201,22 +203,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--model", type=Path, help="folder that keeps the model; made if it has none")
     options = parser.parse_args()
-    body = film()
     with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        engine = save_model(base / "model", export=options.engine == "auto")
-        print(f"engine: {engine}", file=sys.stderr)
-        with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
-            found = [
-                *latency(port, plain, body, options.rounds),
-                *throughput(port, plain, second, body, options.rounds),
-                *overload(port, body),
-                *heatmap(port, plain, body, options.rounds),
-                *long_run(port, process, body, options.requests),
-            ]
-        found += start(base, ready)
+        base = options.model or Path(name)
+        if not (base / "model" / "model.json").is_file():
+            engine = save_model(base / "model", export=options.engine == "auto")
+            print(f"engine: {engine}", file=sys.stderr)
+        found = measure(base, options.parts, options.rounds, options.requests)
     print(json.dumps(found, indent=2))
+
+
+def measure(base: Path, parts: Sequence[str], rounds: int, requests: int) -> list[Row]:
+    """Return the rows of these parts."""
+    body, found = film(), []
+    with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
+        works = {
+            "latency": lambda: latency(port, plain, body, rounds),
+            "throughput": lambda: throughput(port, plain, second, body, rounds),
+            "overload": lambda: overload(port, body),
+            "heatmap": lambda: heatmap(port, plain, body, rounds),
+            "memory": lambda: long_run(port, process, body, requests),
+        }
+        for name, work in works.items():
+            if name in parts:
+                found += work()
+    return [*found, *(start(base, ready) if "start" in parts else [])]
 
 
 if __name__ == "__main__":
