@@ -110,14 +110,28 @@ class AugmentationConfig(Settings):
     copies: int = Field(
         default=1,
         ge=0,
-        description="copies per image of the most frequent class; rarer classes get more, up to as many images "
-        "(parameter AugmentationCopies)",
+        description="copies per image of the most frequent class; rarer classes get more, up to as many images; 0 "
+        "stores no copy at all, which suits training.augment and training.sampling (parameter AugmentationCopies)",
     )
     balance: bool = Field(
         default=True,
-        description="whether the rarer classes are brought to the size of the most frequent one by copies; false with "
-        "copies = 0 stores no copy at all, which suits training.augment",
+        description="whether the rarer classes are brought to the size of the most frequent one by copies",
     )
+    rarer_only: bool = Field(
+        default=False,
+        description="whether only images of the rarer classes are copied, up to the size of the most frequent class; "
+        "needs copies = 1 and balance",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentationConfig":
+        """Refuse numbers of copies that contradict `rarer_only`."""
+        if self.rarer_only and (self.copies != 1 or not self.balance):
+            raise ConfigError(
+                f"augmentation.rarer_only with copies={self.copies}, balance={str(self.balance).lower()}: it needs "
+                "copies=1 and balance=true, since the most frequent class gets no copy"
+            )
+        return self
 
 
 class SegmentationConfig(Settings):
@@ -126,6 +140,13 @@ class SegmentationConfig(Settings):
     height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
     width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
+    shard_megabytes: float = Field(
+        default=0.0,
+        ge=0,
+        le=10_000,
+        description="size in MB (10^6 bytes) of the tar archives, shards, in which Segment packs the images of each "
+        "split, with an index; 100 suits compute.input_mode = FastFile; 0 writes a file for each image",
+    )
     harmonisation: Harmonisation = Field(
         default=Harmonisation.NONE,
         description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "

@@ -77,6 +77,8 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.augmentation.rarer_only:
+        arguments["--rarer-only"] = "true"
     if context.config.training.question is Question.BINARY:
         arguments["--question"] = str(Question.BINARY)
     inputs = [
@@ -106,6 +108,8 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         "--remove-pectoral": str(context.config.segmentation.remove_pectoral).lower(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.segmentation.shard_megabytes:
+        arguments["--shard-megabytes"] = str(context.config.segmentation.shard_megabytes)
     if context.config.segmentation.harmonisation is not Harmonisation.NONE:
         arguments["--harmonisation"] = context.config.segmentation.harmonisation.value
     inputs = [
