@@ -162,9 +162,10 @@ def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
     from mammopipe.inference.prediction.heatmap import overlay, png
     from mammopipe.processing.datasets.manifest import Label
     from mammopipe.processing.files import write_bytes
-    from mammopipe.processing.images.mammogram import read_mammogram
+    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
 
-    mammogram = read_mammogram(image.path, record=image.record)
+    config = ReadConfig(for_processing=predictor.for_processing)
+    mammogram = read_mammogram(image.path, record=image.record, config=config)
     seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.MALIGNANT)
     name = image.record.image_id if image.record else image.path.stem
     write_bytes(folder / f"{name}.png", png(overlay(mammogram.pixels, seen.heat)))
@@ -209,16 +210,16 @@ def _predicted(predictor: "Predictor", group: Sequence[Image], point: Any) -> "t
     from mammopipe.inference.contract.errors import from_image_error
     from mammopipe.inference.payload.exam_body import Source
     from mammopipe.inference.payload.identity import check_exam
-    from mammopipe.processing.images.mammogram import read_mammogram
-    from mammopipe.processing.read_config import DEFAULT_CONFIG
+    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
 
+    config = ReadConfig(for_processing=predictor.for_processing)
     if all(image.record is None for image in group):
         sources = [Source(image.path.read_bytes(), index=index) for index, image in enumerate(group)]
-        check_exam(sources, DEFAULT_CONFIG.limits)
+        check_exam(sources, config.limits)
     views, refused, reason = [], [], None
     for image in group:
         try:
-            views.append(read_mammogram(image.path, record=image.record))
+            views.append(read_mammogram(image.path, record=image.record, config=config))
         except NotAMammogramError as error:
             reason = error
             refused.append(from_image_error(error).code)
