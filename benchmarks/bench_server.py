@@ -27,7 +27,8 @@ from benchmarks.serving import Client, Loop, film, loop, memory, save_model, ser
 COMMAND = "python -m benchmarks.bench_server"
 CLIENTS, CROWD = 8, 48
 SPELL_SECONDS = 3.0
-LEAST_SPELLS = 6
+LEAST_REQUESTS = 10_000
+"""Fewer requests only show the filling of caches and memory arenas."""
 PARTS = ("latency", "throughput", "overload", "heatmap", "memory", "start")
 
 
@@ -169,15 +170,15 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
         sizes.append(size)
     print(f"{done} requests: {sizes[0]:.0f} to {sizes[-1]:.0f} MiB", file=sys.stderr)
     held = row("server: memory of all its processes", max(sizes), "MiB", 400, "lower", shared_counted_twice=resident)
-    if len(counts) < LEAST_SPELLS:
-        print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
+    if done < LEAST_REQUESTS:
+        print(f"too few requests for the memory's growth: {LEAST_REQUESTS} are needed", file=sys.stderr)
         return [held]
     # The first third fills caches and memory arenas, so it is left out.
     rise, error = slope(counts[len(counts) // 3 :], sizes[len(sizes) // 3 :])
     return [
         held,
         row(
-            "server: memory growth",
+            f"server: memory growth over {requests:,} requests",
             1000 * rise,
             "MiB / 1000 requests",
             0.5,
