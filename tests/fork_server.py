@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -45,7 +46,7 @@ IMPORTS = (
 
 
 def python(socket_path: str) -> list[str]:
-    """Return the command that takes the place of `python`: its arguments are a script, or `-m` and a module."""
+    """Return the command that takes the place of `python`; its arguments are `[-W ACTION] SCRIPT or -m MODULE`."""
     return [sys.executable, "-I", "-S", str(CLIENT), socket_path]
 
 
@@ -184,6 +185,9 @@ def _report_ended(children: dict[int, socket.socket | None], selector: selectors
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     try:
+        if arguments[0] == "-W":
+            warnings.simplefilter(arguments[1])  # type: ignore[arg-type]
+            arguments = arguments[2:]
         if arguments[0] == "-m":
             sys.argv = arguments[1:]
             sys.modules.pop(sys.argv[0], None)

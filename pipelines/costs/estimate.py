@@ -20,11 +20,11 @@ from botocore.exceptions import ClientError
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.processing.classes import Question
 from mammopipe.training.config import Final, Learns
 
 HOURS_A_MONTH = 730
 BYTES_A_PIXEL = 2
-CLASSES = 3
 _DESCRIBE = {
     "Processing": ("describe_processing_job", "ProcessingJobName"),
     "Training": ("describe_training_job", "TrainingJobName"),
@@ -86,6 +86,8 @@ class Size:
     epochs: int
     pixels: int
     """Size of the network's input."""
+    classes: int
+    """Number of classes that copies balance."""
     largest_class: float
     test: float
     validation: float
@@ -94,15 +96,16 @@ class Size:
     @classmethod
     def of(cls, config: PipelineConfig, throughput: Throughput, images: int | None = None) -> "Size":
         """Return the amount of work of a configuration, for its dataset or for the given number of images."""
-        dataset = throughput.dataset[str(config.dataset)]
-        test = config.data.test_fraction
+        dataset = throughput.size(str(config.dataset))
+        test, binary = config.data.test_fraction, config.training.question is Question.BINARY
         return cls(
             images or dataset.images,
             config.augmentation.copies - config.augmentation.rarer_only,
             config.augmentation.balance and config.augmentation.copies > 0,
             config.training.epochs,
             config.segmentation.height * config.segmentation.width,
-            dataset.largest_class,
+            2 if binary else dataset.classes,
+            max(dataset.malignant, 1 - dataset.malignant) if binary else dataset.largest_class,
             test,
             (1 - test) / config.data.folds,
         )
@@ -117,7 +120,7 @@ class Size:
         """Images in one epoch: originals and their copies."""
         if not self.balance:
             return self.learnt * (1 + self.copies)
-        return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
+        return max(self.learnt * self.largest_class * self.classes * (1 + self.copies), self.learnt)
 
 
 def estimate(
@@ -253,7 +256,7 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
     price = prices.hour("hosting", endpoint.instance_type)
     cores, _ = throughput.cores(endpoint.instance_type, trains=False)
     hours = images * answer.core_seconds / cores / 3600
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     gigabytes = images / dataset.images * dataset.gigabytes
     return [
         (

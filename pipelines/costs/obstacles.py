@@ -3,27 +3,12 @@
 from collections.abc import Iterator
 
 from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
+from mammopipe.pipelines.config.instances import memory_gib
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, Line, Size, passes
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
-MEMORY_GB = {
-    "ml.m5.xlarge": 16,
-    "ml.m5.2xlarge": 32,
-    "ml.m5.4xlarge": 64,
-    "ml.c5.2xlarge": 16,
-    "ml.c5.4xlarge": 32,
-    "ml.c5.9xlarge": 72,
-    "ml.g4dn.xlarge": 16,
-    "ml.g4dn.2xlarge": 32,
-    "ml.g4dn.12xlarge": 192,
-    "ml.g5.xlarge": 16,
-    "ml.g5.2xlarge": 32,
-    "ml.g5.12xlarge": 192,
-    "ml.g5.48xlarge": 768,
-}
-"""Memory in GiB of the instance types in `prices.toml` that train."""
 PROCESS_GB = 0.9
 """Memory of a training process or of one of its workers, in GB, without images."""
 PREPARED_ASPECT = 0.8
@@ -60,7 +45,7 @@ def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterat
             f"{compute.training_volume_gb}"
         )
     share = size.images / (compute.processing_instance_count if _is_sharded(config) else 1)
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     source = share / dataset.images * dataset.gigabytes
     rows = min(config.data.max_height, dataset.rows)
     prepared = share * rows * rows * PREPARED_ASPECT * BYTES_A_PIXEL / 1e9
@@ -73,8 +58,8 @@ def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterat
 
 def _memory(config: PipelineConfig, size: Size) -> Iterator[str]:
     kind = config.compute.training_instance_type
-    memory = MEMORY_GB.get(kind)
-    if memory is None:
+    memory = memory_gib(kind)
+    if not memory:
         return
     processes = max(1, gpus_of(kind))
     programs = processes * (1 + config.training.workers) * PROCESS_GB
@@ -94,7 +79,7 @@ def _memory(config: PipelineConfig, size: Size) -> Iterator[str]:
 def downloads(config: PipelineConfig, size: Size, throughput: Throughput) -> list[tuple[str, float]]:
     """Return the inputs that are downloaded before a job starts (input mode `File`), with the hours that it takes."""
     rate = throughput.job.download_gigabytes_a_second * 3600
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     share = 1 / (config.compute.processing_instance_count if _is_sharded(config) else 1)
     source = size.images / dataset.images * dataset.gigabytes * share
     images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9

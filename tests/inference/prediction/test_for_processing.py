@@ -13,13 +13,13 @@ from mammopipe.inference.contract.errors import RequestError
 from mammopipe.inference.contract.media_types import AnswerType, ImageType
 from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.task import Task
-from mammopipe.inference.evaluation.journal import Journal
-from mammopipe.inference.evaluation.judging import Judgement, judge
 from mammopipe.inference.monitoring.captures import Captures
 from mammopipe.inference.prediction.handler import answer
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import from_environment
 from mammopipe.pipelines.cli import main
+from mammopipe.pipelines.external_evaluation.journal import Journal
+from mammopipe.pipelines.external_evaluation.judging import Judgement, judge
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View

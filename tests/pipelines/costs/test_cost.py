@@ -17,6 +17,7 @@ from mammopipe.pipelines.costs import estimate
 from mammopipe.pipelines.costs.page import page
 from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
 from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.classes import Question
 from mammopipe.training.model.architecture import Cnn
 
 Capture = pytest.CaptureFixture[str]
@@ -262,3 +263,21 @@ def test_the_estimate_follows_the_configuration() -> None:
     lines = estimate.estimate(config, Prices.load(), Throughput.load())
     assert [line.step for line in lines if line.step.startswith("Train")] == ["Train-alexnet"]
     assert all(line.measured for line in lines)
+
+
+def test_copies_balance_as_many_classes_as_the_question_has() -> None:
+    throughput = Throughput.load()
+    three = PipelineConfig.load(dataset="rsna")
+    two = three.replace(training=three.training.replace(question=Question.BINARY))
+    learnt, copies = 54706 * 0.8 * 0.8, 1 + three.augmentation.copies
+    assert estimate.Size.of(three, throughput).trained == pytest.approx(learnt * 0.9458 * 3 * copies)
+    assert estimate.Size.of(two, throughput).trained == pytest.approx(learnt * (1 - 0.0212) * 2 * copies)
+    own = throughput.dataset["own"].replace(classes=2, largest_class=0.9)
+    changed = throughput.replace(dataset={"rsna": own})
+    assert estimate.Size.of(three, changed, images=100).trained == pytest.approx(64 * 0.9 * 2 * copies)
+
+
+def test_a_dataset_without_measurements_is_one_line(capsys: Capture) -> None:
+    assert cli.main(["cost", "--dataset", "cmmd"]) != 0
+    error = capsys.readouterr().err
+    assert "dataset = 'cmmd'" in error and "mias, rsna, own" in error and "Traceback" not in error
