@@ -7,18 +7,44 @@ reader. An image that the exclusions refuse, and a picture that occurs twice, re
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mammopipe.inference.contract.exclusions import Action, ExcludedImageError
 from mammopipe.inference.contract.request import OperatingPoint
-from mammopipe.inference.prediction.exam import Combined, left_out
+from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, left_out
+from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.processing.breast.preprocess import Preprocessed
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import ConfigError, DuplicatePictureError, ImageError
 from mammopipe.processing.images.mammogram import Mammogram
 
-if TYPE_CHECKING:
-    from mammopipe.inference.prediction.predictor import Prediction, Predictor
+
+class JudgesExams(Protocol):
+    """The interface of a predictor that an exam needs."""
+
+    @property
+    def compares_breasts(self) -> bool:
+        """Whether the two breasts are scored in comparison; the views must then be judged exactly."""
+
+    def prepare(self, mammogram: Mammogram) -> Preprocessed:
+        """Return the network's input."""
+
+    def judge(
+        self, mammogram: Mammogram, prepared: Preprocessed, *, operating_point: OperatingPoint, exact: bool = False
+    ) -> Prediction:
+        """Return the prediction for a prepared image."""
+
+    def combine(
+        self,
+        views: Sequence[ViewScore],
+        operating_point: OperatingPoint,
+        indices: Sequence[int] | None = None,
+        left_out: Sequence[LeftOut] = (),
+    ) -> Combined:
+        """Return the answers for the breasts and the exam."""
+
+    def is_close(self, combined: Combined) -> bool:
+        """Return whether the views must be judged again exactly."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +62,7 @@ class RefusedImage:
 class ExamPrediction:
     """The model's prediction for an exam: the images of one patient's study."""
 
-    images: "tuple[Prediction, ...]"
+    images: tuple[Prediction, ...]
     """Predictions of the judged images, in the given order."""
     indices: tuple[int, ...]
     """Indices of the judged images in the exam."""
@@ -47,7 +73,7 @@ class ExamPrediction:
 
 
 def predict_exam(
-    predictor: "Predictor", mammograms: Sequence[Mammogram], operating_point: OperatingPoint
+    predictor: JudgesExams, mammograms: Sequence[Mammogram], operating_point: OperatingPoint
 ) -> ExamPrediction:
     """Return the prediction for the mammograms of one patient's study.
 
@@ -75,7 +101,7 @@ def _check_pictures(prepared: Sequence[Preprocessed]) -> None:
 
 
 def _judged(
-    predictor: "Predictor",
+    predictor: JudgesExams,
     mammograms: Sequence[Mammogram],
     prepared: Sequence[Preprocessed],
     point: OperatingPoint,
