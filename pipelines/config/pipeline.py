@@ -212,6 +212,11 @@ class PipelineConfig(Settings):
             raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
+        if len(self.cnns) > MOST_MODELS:
+            raise ConfigError(
+                f"cnns: {len(self.cnns)} networks; Evaluate reads at most {MOST_MODELS}, since a processing job has 10 "
+                "inputs: compare them in several runs"
+            )
         if self.endpoint.capture_percent and not self.security.kms_key:
             raise ConfigError(
                 f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "

@@ -21,14 +21,14 @@ from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data.model_uri import folder_of
-from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.s3 import NO_OBJECTS, Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
-from mammopipe.pipelines.graph.parameters import resolve_parameters
+from mammopipe.pipelines.graph.parameters import DIGESTS, resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
 from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
@@ -112,6 +112,8 @@ def start(
     config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
     preflight.check(config, source, weights, given, Path(runs), on_aws=choice is Backend.AWS)
+    if choice is Backend.DOCKER:
+        preflight.check_local_mode(config)
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
@@ -322,11 +324,18 @@ def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: S
 
     The step cache identifies files by their address. Without the digests, changed files at the same address would
     get the results of an earlier run.
+
+    Raises:
+        ConfigError: A folder is empty. Training would find that out after the steps before it were paid.
     """
     found = dict(values)
-    for digest, place in (("DataDigest", "InputDataUri"), ("WeightsDigest", "WeightsUri")):
+    for digest, place in DIGESTS.items():
         if digest in found and digest not in given:
             found[digest] = storage.digest(found[place])
+            if found[digest] == NO_OBJECTS:
+                raise ConfigError(
+                    f"{place}={found[place]}: there is no object below this folder; mammopipe stage fills it"
+                )
     return found
 
 

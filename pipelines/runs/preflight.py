@@ -36,6 +36,11 @@ OF_PARAMETERS: Mapping[str, str] = {
     "TrainingInstanceCount": "compute.training_instance_count",
 }
 """Maps a pipeline parameter to the key of the configuration whose rules also apply to it."""
+NOT_IN_LOCAL_MODE: Mapping[str, str] = {
+    "tuning.ranges": "a search (TuningStep)",
+    "transform.input": "a batch transform (TransformStep)",
+}
+"""The keys that add steps of a type that the SDK's local mode does not know, and the name of that step."""
 SPARE_BYTES = 2**30
 """Free disk that a run needs in addition to its images."""
 
@@ -79,6 +84,17 @@ def check(
     if place != PHANTOMS and not place.startswith("s3://"):
         _check_disk(Path(place), runs)
         _check_source(config, Path(place))
+
+
+def check_local_mode(config: PipelineConfig) -> None:
+    """Refuse, before anything starts, a pipeline with steps that the SDK's local mode cannot run."""
+    for key, step in NOT_IN_LOCAL_MODE.items():
+        table, _, name = key.partition(".")
+        if getattr(getattr(config, table), name):
+            raise ConfigError(
+                f"{key}: backend docker is the SageMaker SDK's local mode, which runs no step for {step}; use "
+                "--backend process, which does, or aws"
+            )
 
 
 def _check_folder(runs: Path) -> None:
