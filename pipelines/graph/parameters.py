@@ -9,13 +9,12 @@ from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, Parame
 
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
+from mammopipe.pipelines.data.digests import DIGESTS
 from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.processing.errors import ConfigError
 
 UNKNOWN = "unknown"
 """The digest of data that has not been read."""
-DIGESTS: Mapping[str, str] = {"DataDigest": "InputDataUri", "WeightsDigest": "WeightsUri"}
-"""The parameters that a run sets to the digest of a folder, and the parameter that names the folder."""
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
+from mammopipe.pipelines.data.digests import with_digests
 from mammopipe.pipelines.data.model_uri import folder_of
-from mammopipe.pipelines.data.s3 import NO_OBJECTS, Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
-from mammopipe.pipelines.graph.parameters import DIGESTS, resolve_parameters
+from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
 from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
@@ -317,26 +317,6 @@ class _Account:
         if not (self.run.path / "evaluation.json").is_file():
             return reason
         return why_closed(self.run.document("evaluation.json"), self.parameters["MinMacroAuc"])
-
-
-def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
-    """Return the parameters with the digests of the staged data and weights.
-
-    The step cache identifies files by their address. Without the digests, changed files at the same address would
-    get the results of an earlier run.
-
-    Raises:
-        ConfigError: A folder is empty. Training would find that out after the steps before it were paid.
-    """
-    found = dict(values)
-    for digest, place in DIGESTS.items():
-        if digest in found and digest not in given:
-            found[digest] = storage.digest(found[place])
-            if found[digest] == NO_OBJECTS:
-                raise ConfigError(
-                    f"{place}={found[place]}: there is no object below this folder; mammopipe stage fills it"
-                )
-    return found
 
 
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
