@@ -1,5 +1,8 @@
 """Run every benchmark of this folder in turn and write `benchmarks.json`: `python -m benchmarks [NAME ...]`.
 
+Where only some are named, or a benchmark prints fewer rows than before, the other rows stay as they were, in
+`benchmarks.json` and in the page. A figure that no longer exists is taken out by hand.
+
 A benchmark is a script `bench_NAME.py` that prints a JSON list of {name, value, unit, bar, better, peers, command}.
 Only ratios within one run are comparable, because machines differ and the speed of one machine varies over time.
 """
@@ -11,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.rows import Row, holds
+from benchmarks.rows import Row, holds, write
 from benchmarks.table import fill_in
-from mammopipe.processing.files import write_bytes
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(options.names) - set(found):
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(found)}")
     rows = [row for name in options.names or sorted(found.keys() - HOURS) for row in run(found[name], options.rsna)]
-    write_bytes(options.output, (json.dumps(rows, indent=2) + "\n").encode())
+    write(options.output, rows)
     if options.page:
         fill_in(ROOT / "docs" / "BENCHMARKS.md", rows)
     for row in rows:

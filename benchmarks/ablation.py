@@ -11,7 +11,7 @@ choose no epoch.
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,19 +127,22 @@ def development_films(films: Path, work: Path, config: PreprocessConfig) -> tupl
             for record in assign_splits(read_labels(films / LABEL_TABLE), SplitConfig())
             if record.split is not Split.TEST
         ]
-        segmented = [
+        written = [
             item
             for record in tqdm(records, desc="segmenting", disable=None)
-            for item in _segmented(films, record, folder, config)
+            for item in segmented(films, record, folder, config, range(COPIES[record.label]))
         ]
-        write_manifest(segmented, folder / "manifest.csv")
+        write_manifest(written, folder / "manifest.csv")
     return read_manifest(folder), folder
 
 
-def _segmented(films: Path, record: ImageRecord, folder: Path, config: PreprocessConfig) -> list[ImageRecord]:
+def segmented(
+    films: Path, record: ImageRecord, folder: Path, config: PreprocessConfig, copies: Iterable[int]
+) -> list[ImageRecord]:
+    """Write an image and its copies of these numbers, segmented, into `folder`, and return their records."""
     mammogram, augmenter, made = read_mammogram(films / record.path, record=record), Augmenter(), []
     varied = [(mammogram, record)]
-    for index in range(COPIES[record.label]):
+    for index in copies:
         pixels, copied = augmenter.copy(mammogram.pixels, record, index)
         assert copied.image_id == copy_id(record.image_id, index)
         varied.append((replace(mammogram, pixels=pixels, laterality=copied.laterality), copied))

@@ -36,7 +36,6 @@ SETTINGS = {
     "cnns": '["modified_cnn"]',
     "deploy": "false",
     "augmentation.copies": "0",
-    "augmentation.balance": "false",
     "segmentation.height": "96",
     "segmentation.width": "64",
     "training.epochs": "1",

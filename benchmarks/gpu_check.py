@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from benchmarks.rows import Row, row
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Split, View
 from mammopipe.processing.images.mammogram import write_png
-from mammopipe.training.config import AugmentOn, Cache, TrainConfig
+from mammopipe.training.config import Cache, TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
 from mammopipe.training.fitting.distributed import World
 from mammopipe.training.fitting.loop import fit
@@ -36,6 +36,7 @@ from mammopipe.training.fitting.step import train_step
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.precision import autocast
 from mammopipe.training.networks.registry import build_model
+from mammopipe.training.variation import AugmentOn
 
 COMMAND = "python -m benchmarks.gpu_check"
 FED_BAR, PARITY_BAR, PROCESSES_BAR = 0.95, 0.02, 0.01

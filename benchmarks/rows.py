@@ -1,6 +1,12 @@
 """The rows that benchmarks print: name, value, unit, bar, better, peers and command."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
+
+from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.files import write_bytes
 
 Row = dict[str, Any]
 
@@ -41,3 +47,23 @@ def holds(figure: Row) -> bool:
     if figure["bar"] is None:
         return True
     return bool(figure["value"] >= figure["bar"] if figure["better"] == "higher" else figure["value"] <= figure["bar"])
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Put rows into a file of rows; rows of other names stay in it.
+
+    Args:
+        path: A JSON list of rows; made where it does not exist.
+        rows: The measured rows. A row of the same name is replaced in its place; a new name is added at the end.
+
+    Raises:
+        ConfigError: The file exists and is no list of rows.
+    """
+    try:
+        named = {each["name"]: each for each in json.loads(path.read_text(encoding="utf-8"))}
+    except FileNotFoundError:
+        named = {}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: is no list of benchmark rows: {error!r}; remove it") from None
+    named |= {each["name"]: each for each in rows}
+    write_bytes(path, (json.dumps(list(named.values()), indent=2) + "\n").encode())

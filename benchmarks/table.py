@@ -12,8 +12,24 @@ _SIGNS = {"lower": "at most", "higher": "at least"}
 
 
 def fill_in(page: Path, rows: Sequence[Row]) -> None:
-    """Replace the text between the page's two marks with the table; `ConfigError` if a mark is missing."""
-    replace_between(page, "benchmarks", table(rows))
+    """Put rows into the table between the page's two marks; lines of other figures stay as they are.
+
+    Args:
+        page: The page.
+        rows: The measured rows. A line of the same name is replaced in its place; a new name is added at the end.
+
+    Raises:
+        ConfigError: A mark is missing, or stands there twice.
+    """
+    new = {_name(line): line for line in table(rows).splitlines()}
+    old = {_name(line): line for line in _between(page, "benchmarks")[1].splitlines() if line.startswith("|")}
+    # The two lines of the head are the first of either; a name keeps the place where it first stood.
+    replace_between(page, "benchmarks", "\n".join((old | new).values()) + "\n")
+
+
+def _name(line: str) -> str:
+    """Return the first cell of a line of a Markdown table."""
+    return line.split("|")[1].strip()
 
 
 def replace_between(page: Path, name: str, text: str) -> None:
@@ -27,13 +43,23 @@ def replace_between(page: Path, name: str, text: str) -> None:
     Raises:
         ConfigError: A mark is missing, or stands there twice.
     """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, after = _between(page, name)
+    write_bytes(page, f"{before}{_marks(name)[0]}\n{text}{_marks(name)[1]}{after}".encode())
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def _between(page: Path, name: str) -> tuple[str, str, str]:
+    """Return the text before, between and after two marks of a page; `ConfigError` if one does not stand there once."""
+    begin, end = _marks(name)
     whole = page.read_text(encoding="utf-8")
     if whole.count(begin) != 1 or whole.count(end) != 1:
         raise ConfigError(f"{page}: {begin} and {end} must each stand in it once")
     before, rest = whole.split(begin)
-    after = rest.split(end)[1]
-    write_bytes(page, f"{before}{begin}\n{text}{end}{after}".encode())
+    between, after = rest.split(end)
+    return before, between, after
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -82,7 +82,7 @@ def plan_copies(
 
     Args:
         records: The originals.
-        copies: Copies per image of the most frequent class.
+        copies: Copies per image of the most frequent class; with 0, only the rarer classes get copies.
         of: The splits whose images are copied; `None` stands for images that are not divided yet. Other images are not
             in the result.
         balance: Whether rarer classes get more copies, so that all classes have the same total. The numbers of copies

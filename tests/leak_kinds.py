@@ -21,10 +21,10 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.files import sha256, write_json
 from mammopipe.processing.images.mammogram import Mammogram, write_png
 from mammopipe.processing.splits.assignment import Finding, audit_leakage
-from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import evaluate
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.config import EvaluationJobConfig
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.finalise import complete
 from mammopipe.training.evaluation.fit_audit import training_digest

@@ -20,6 +20,7 @@ ALLOWED = {
 LIGHT = (
     "mammopipe.processing",
     "mammopipe.training.config",
+    "mammopipe.training.evaluation.config",
     "mammopipe.training.metrics",
     "mammopipe.training.model",
     "mammopipe.inference.client",

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: which figures hold, and the table that docs/BENCHMARKS.md shows."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from benchmarks import bench_drift, bench_scale
 from benchmarks.bench_scale import Measured
 from benchmarks.process_memory import MemoryWatch
-from benchmarks.rows import holds, row
+from benchmarks.rows import holds, row, write
 from benchmarks.table import BEGIN, END, fill_in, table
 from mammopipe.inference.monitoring.captures import CapturedExam, CapturedFilm
 from mammopipe.inference.monitoring.drift import DriftConfig, gather
@@ -44,6 +45,27 @@ def test_the_table_replaces_what_stands_between_the_marks(tmp_path: Path) -> Non
     fill_in(readme, [FAST])
     fill_in(readme, [FAST])
     assert readme.read_text(encoding="utf-8") == f"before\n{BEGIN}\n{table([FAST])}{END}\nafter\n"
+
+
+def test_measured_figures_leave_the_other_lines_of_the_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\n{table([FAST, SLOW])}{END}\nafter\n", encoding="utf-8")
+    faster = {**FAST, "value": 0.9}
+    fill_in(page, [PLAIN, faster])
+    assert page.read_text(encoding="utf-8") == f"before\n{BEGIN}\n{table([faster, SLOW, PLAIN])}{END}\nafter\n"
+
+
+def test_measured_rows_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "benchmarks.json"
+    write(file, [FAST, SLOW])
+    faster = {**FAST, "value": 0.9}
+    write(file, [PLAIN, faster])
+    assert json.loads(file.read_text(encoding="utf-8")) == [faster, SLOW, PLAIN]
+    for damaged in ("{", "[1]", '[{"value": 1}]', '{"name": 1}'):
+        file.write_text(damaged, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"benchmarks\.json: is no list of benchmark rows"):
+            write(file, [FAST])
+        assert file.read_text(encoding="utf-8") == damaged
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:

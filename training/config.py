@@ -1,17 +1,15 @@
-"""The settings of the training job (SageMaker's hyperparameters) and of the evaluation job."""
+"""The settings of the training job, which are SageMaker's hyperparameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mammopipe.processing.classes import Question
-from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.settings import Settings, explained
+from mammopipe.processing.settings import explained
 from mammopipe.training.auxiliary import AuxiliarySettings
-from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy, check_choice
 from mammopipe.training.model.architecture import (
     ARCHITECTURES,
@@ -22,6 +20,8 @@ from mammopipe.training.model.architecture import (
     find_architecture,
 )
 from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.optimisation import OptimiserSettings
+from mammopipe.training.variation import AugmentOn, VariationSettings
 
 
 class Learns(StrEnum):
@@ -43,14 +43,6 @@ class Final(StrEnum):
     maps in all folds. No epoch is chosen then, and the mean of five classifiers varies less than one of them."""
 
 
-class OptimiserKind(StrEnum):
-    """The optimiser of the weights."""
-
-    ADAMW = "adamw"
-    SGD = "sgd"
-    """Stochastic gradient descent with Nesterov momentum."""
-
-
 class Cache(StrEnum):
     """Where decoded training images are kept."""
 
@@ -60,15 +52,6 @@ class Cache(StrEnum):
     """In memory; the processes of a host share one copy."""
     DISK = "disk"
     """Not kept: each image is decoded on each use, so memory does not grow with their number."""
-
-
-class AugmentOn(StrEnum):
-    """Where training images are varied."""
-
-    CPU = "cpu"
-    """In the processes that read them."""
-    GPU = "gpu"
-    """On the device that trains, by torchvision; without a GPU that is the CPU."""
 
 
 class Sampling(StrEnum):
@@ -116,7 +99,7 @@ NetworkName = Annotated[str, AfterValidator(_known_network)]
 `convnext_small.fb_in22k_ft_in1k_384`."""
 
 
-class TrainConfig(AuxiliarySettings):
+class TrainConfig(OptimiserSettings, VariationSettings, AuxiliarySettings):
     """All settings of a training job; the defaults suit 250 to 2,000 training images."""
 
     cnn: NetworkName = Field(
@@ -132,58 +115,6 @@ class TrainConfig(AuxiliarySettings):
         ge=0,
         description="first epochs that train the new classifier alone; without pretrained weights all layers train "
         "from the start",
-    )
-    batch_size: int = Field(
-        default=16,
-        ge=2,
-        description="images a step, over all processes together, so that their number changes nothing but the speed",
-    )
-    accumulate: int = Field(
-        default=1,
-        ge=1,
-        description="equal parts in which the images of a step are computed one after the other, to save memory",
-    )
-    optimiser: OptimiserKind = Field(
-        default=OptimiserKind.ADAMW, description="the rule by which weights follow their gradients"
-    )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum of optimiser=sgd")
-    learning_rate: float = Field(
-        default=3e-4,
-        ge=1e-8,
-        le=1,
-        description="highest rate of the body; of all layers when there are no pretrained weights",
-    )
-    head_learning_rate: float = Field(
-        default=1e-3, ge=1e-8, le=1, description="highest rate of the classifier of a pretrained network"
-    )
-    layer_decay: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="factor of the rate from each layer of the body to the one before it; 1 is none",
-    )
-    weight_decay: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="decay of weight matrices and kernels, decoupled with optimiser=adamw; biases and normalisation "
-        "are spared",
-    )
-    clip_norm: float = Field(
-        default=0.0, ge=0, le=1000, description="largest norm of the gradient of a step; 0 does not limit it"
-    )
-    average_decay: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="decay, a step, of the moving average of the weights, which is evaluated in their place; 0 is none",
-    )
-    warmup_epochs: float = Field(
-        default=1.0,
-        ge=0,
-        le=1000,
-        description="epochs over which the rate rises before it falls along a cosine; counted again when the body "
-        "joins the head",
     )
     label_smoothing: float = Field(
         default=0.05, ge=0, le=0.9, description="share of the target probability that is spread over all classes"
@@ -221,50 +152,10 @@ class TrainConfig(AuxiliarySettings):
         default=False, description="whether torch.compile translates the network for this machine first"
     )
     precision: Precision = Field(default=Precision.AUTO, description="the number format of the forward pass")
-    noise: float = Field(
-        default=0.02,
-        ge=0,
-        le=0.5,
-        description="highest standard deviation of the noise drawn afresh for each training image, as a share of full "
-        "scale",
-    )
-    holes: int = Field(
-        default=2,
-        ge=0,
-        description="most patches blackened afresh in each training image; their sides are 1/16 to 1/8 of the longer "
-        "side",
-    )
-    augment: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="strength of the variations drawn afresh for each use of a training image; 0 is none",
-    )
-    augment_crop: bool = Field(default=True, description="blacken all but a window of 50 % to 100 % of the area")
-    augment_flip: bool = Field(default=True, description="mirror craniocaudal views top to bottom")
-    augment_affine: bool = Field(
-        default=True, description="turn by up to 30 degrees, scale by up to 15 % and shift by up to 5 %"
-    )
-    augment_elastic: bool = Field(default=True, description="deform elastically")
-    augment_tone: bool = Field(default=True, description="change gamma, contrast and brightness by up to 20 %")
-    augment_blur: bool = Field(default=True, description="blur by a Gaussian of up to 1.5 pixels")
-    augment_downscale: bool = Field(default=True, description="reduce the resolution by up to a half")
-    augment_on: AugmentOn = Field(
-        default=AugmentOn.CPU,
-        description="where training images are varied: `cpu`, in the processes that read them, or `gpu`, on the device "
-        "that trains",
-    )
     test_flips: bool = Field(
         default=False,
         description="whether a craniocaudal view is judged by the mean of its logits and those of its mirror image, "
         "top to bottom: in validation, evaluation and serving",
-    )
-    mixup: float = Field(
-        default=0.0,
-        ge=0,
-        le=10,
-        description="mixes each training image with another one of its batch, and their losses likewise: both "
-        "parameters of the Beta distribution of the share; 0 mixes nothing, usual are 0.2 to 1",
     )
     pooling: Pooling = Field(
         default=Pooling.MEAN,
@@ -272,24 +163,23 @@ class TrainConfig(AuxiliarySettings):
         "has only mean",
     )
     top_places: int = Field(
-        default=3, ge=1, description="how many places make a film's logit of a lesion's class, with pooling=top"
+        default=3, ge=1, description="places whose logits make an image's logit of a lesion class, with pooling=top"
     )
     stride: int = Field(
         default=32,
-        description="pixels from place to place; 16 takes EfficientNet-Lite0's maps before its last reduction, and is "
-        "its alone",
+        description="pixels between places; below 32, feature maps from before the final downsampling are used: 16 "
+        "with efficientnet_lite0; 4, 8 or 16 with networks of timm",
     )
     learns: Learns = Field(
         default=Learns.ALL,
-        description="which layers learn; `head` needs pretrained weights, and `head_epochs` and `learning_rate` say "
-        "nothing then",
+        description="which layers learn; `head` needs pretrained weights and ignores `head_epochs` and `learning_rate`",
     )
     location_weight: float = Field(
         default=0.0,
         ge=0,
         le=100,
-        description="weight, beside the films' loss, of a loss on every place by the annotated circles; 0 leaves them "
-        "unused",
+        description="weight, beside the images' loss, of a loss on every place by the annotated circles; 0 does not "
+        "use them",
     )
     choose_by: ChooseBy = Field(
         default=ChooseBy.MACRO_AUC, description="the validation figure that chooses the best epoch"
@@ -313,7 +203,8 @@ class TrainConfig(AuxiliarySettings):
     )
     final: Final = Field(
         default=Final.REFIT,
-        description="what the folds end in; `mean` needs learns=head, folds, and spends no patience",
+        description="how the final network is made of the folds; `mean` needs learns=head and folds, and ignores "
+        "`patience`",
     )
     cache: Cache = Field(
         default=Cache.AUTO,
@@ -419,7 +310,7 @@ class TrainConfig(AuxiliarySettings):
             ConfigError: A hyperparameter is unknown or breaks a rule.
         """
         given = {key: text for key, text in values.items() if key not in PLATFORM_KEYS}
-        names = sorted(cls.model_fields, key=AuxiliarySettings.model_fields.__contains__)  # the inherited ones last
+        names = sorted(cls.model_fields, key=lambda name: name not in cls.__annotations__)  # the inherited ones last
         for key, text in given.items():
             if key not in names:
                 raise ConfigError(f"hyperparameter {key}={text!r} is unknown; known are {', '.join(names)}")
@@ -430,11 +321,6 @@ class TrainConfig(AuxiliarySettings):
         except ValidationError as error:
             raise ConfigError(f"hyperparameter {explained(error, cls)}") from None
 
-    @property
-    def images_together(self) -> int:
-        """Number of images that a part of a batch must be a multiple of: mixup mixes pairs."""
-        return 2 if self.mixup else 1
-
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
         return self.model_dump(mode="json")
@@ -442,71 +328,3 @@ class TrainConfig(AuxiliarySettings):
 
 WITHOUT_EFFECT = frozenset({"cache", "workers", "checkpoint_minutes"})
 """Settings that change the speed of a training but not its result. A checkpoint remains valid if they change."""
-
-
-class Profile(StrEnum):
-    """The purpose of a run."""
-
-    QUICK = "quick"
-    """A test of the software: no metric limit applies, and the metrics mean nothing."""
-    FULL = "full"
-
-
-class EvaluationConfig(Settings):
-    """Settings of the gate and of its metrics."""
-
-    min_macro_auc: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="validation macro AUC below which nothing is registered (parameter MinMacroAuc)",
-    )
-    choose_by: ChooseBy = Field(
-        default=ChooseBy.MACRO_AUC,
-        description="the validation figure, the higher the better, that chooses the best epoch of each training, the "
-        "network, and, with min_choice, whether it is registered",
-    )
-    choose_level: Level = Field(
-        default=Level.IMAGE, description="the cases of that figure: images, breasts or patients; macro_auc has images"
-    )
-    min_choice: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="value of that figure below which nothing is registered, in addition to min_macro_auc; 0 is open",
-    )
-    bootstrap: int = Field(
-        default=500, ge=100, le=100_000, description="bootstrap samples, by patient, behind each interval"
-    )
-    breast_rule: BreastRule = Field(
-        default=BreastRule.MEAN, description="how the scores of a breast's views become one"
-    )
-    other_breast: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the other breast's mean logits that is taken off before breasts are scored; 0 compares "
-        "nothing",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "EvaluationConfig":
-        """Raise `ConfigError` for a figure that the level does not have."""
-        check_choice(self.choose_by, self.choose_level)
-        return self
-
-    @property
-    def choice(self) -> ChoiceFigure:
-        """The figure that chooses the network."""
-        return ChoiceFigure(self.choose_by, self.choose_level, self.breast_rule)
-
-
-class EvaluationJobConfig(EvaluationConfig):
-    """All settings of an evaluation job."""
-
-    profile: Profile = Field(default=Profile.FULL, description="shown in the report and kept in `evaluation.json`")
-    seed: int = Field(default=0, ge=0, description="seed of the resamples")
-
-    def resamples(self, records: Sequence[ImageRecord]) -> Resamples:
-        """Return the bootstrap draws of a split's patients; all intervals share them, so that candidates compare."""
-        return Resamples.draw([record.patient_id for record in records], n=self.bootstrap, seed=self.seed)

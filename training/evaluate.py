@@ -22,10 +22,10 @@ from mammopipe.processing.files import write_bytes, write_csv, write_json
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
-from mammopipe.training.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
+from mammopipe.training.evaluation.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
 from mammopipe.training.evaluation.fit_audit import (

@@ -49,7 +49,7 @@ def configured(parser: argparse.ArgumentParser) -> None:
     """Add the options that select a configuration; see `configuration`."""
     parser.add_argument("--recipe", metavar="NAME", help="a shipped configuration; mammopipe recipes lists them")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; mammopipe config show prints all keys")
-    parser.add_argument("--profile", choices=["quick", "full"], help="quick tries the machinery, full is worth judging")
+    parser.add_argument("--profile", choices=["quick", "full"], help="quick tests the software, full is worth judging")
     parser.add_argument("--dataset", choices=[*DATASETS])
     parser.add_argument(
         "--protocol",

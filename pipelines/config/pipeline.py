@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
 from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
+from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import read_recipe
 from mammopipe.pipelines.config.security import SecurityConfig
 from mammopipe.pipelines.config.storage_and_data import (
@@ -31,7 +32,8 @@ from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.settings import Settings, explained
-from mammopipe.training.config import EvaluationConfig, NetworkName, TrainConfig
+from mammopipe.training.config import NetworkName, TrainConfig
+from mammopipe.training.evaluation.config import EvaluationConfig, Profile
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
 
 SET_ELSEWHERE = {
@@ -55,13 +57,6 @@ SET_FOR_ALL = {
 """Hyperparameters that cannot differ between networks, and what sets them."""
 
 
-class Profile(StrEnum):
-    """The purpose of a run: a quick trial or a full training."""
-
-    QUICK = "quick"
-    FULL = "full"
-
-
 class Keep(StrEnum):
     """What a local run keeps in addition to its results."""
 
@@ -79,24 +74,6 @@ class Approval(StrEnum):
     PENDING = "PendingManualApproval"
     APPROVED = "Approved"
     REJECTED = "Rejected"
-
-
-PROFILES: Mapping[Profile, Mapping[str, Mapping[str, Any]]] = {
-    Profile.QUICK: {
-        "augmentation": {"copies": 1},
-        "segmentation": {"height": 160, "width": 112},
-        "training": {"epochs": 3, "head_epochs": 1, "warmup_epochs": 1, "patience": 3},
-        "evaluation": {"min_macro_auc": 0.0, "bootstrap": 500},
-    },
-    Profile.FULL: {
-        "augmentation": {"copies": 3},
-        "segmentation": {"height": 384, "width": 256},
-        "training": {"epochs": 25, "head_epochs": 3, "warmup_epochs": 2, "patience": 8},
-        "evaluation": {"min_macro_auc": 0.6, "bootstrap": 2000},
-    },
-}
-"""What each profile sets. `quick` tests the machinery on all of mini-MIAS within minutes on two cores; it opens the
-metric limit, but never skips the leakage audit. `full` is a training whose results are meaningful."""
 
 
 class ImagesConfig(Settings):
@@ -126,7 +103,7 @@ class PipelineConfig(Settings):
 
     name: str = Field(default="mammopipe", description="the pipeline's name")
     profile: Profile = Field(
-        default=Profile.QUICK, description="`quick` tries the machinery, `full` is a training worth judging"
+        default=Profile.QUICK, description="`quick` tests the software, `full` is a training worth judging"
     )
     dataset: str = Field(
         default="mias",

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mammopipe.pipelines.config.pipeline import PROFILES, SET_ELSEWHERE, PipelineConfig
+from mammopipe.pipelines.config.pipeline import SET_ELSEWHERE, PipelineConfig
+from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.toml import keys, unknown_key
 from mammopipe.processing.settings import field_at, range_of, table_of, type_of
 

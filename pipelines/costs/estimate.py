@@ -82,7 +82,7 @@ class Size:
     copies: int
     """Copies of each image of the most frequent class."""
     balance: bool
-    """Whether copies bring the rarer classes to the size of the most frequent one."""
+    """Whether copies bring the rarer classes to the size of the most frequent one; without copies, they do not."""
     epochs: int
     pixels: int
     """Size of the network's input."""
@@ -98,8 +98,8 @@ class Size:
         test = config.data.test_fraction
         return cls(
             images or dataset.images,
-            config.augmentation.copies,
-            config.augmentation.balance,
+            config.augmentation.copies - config.augmentation.rarer_only,
+            config.augmentation.balance and config.augmentation.copies > 0,
             config.training.epochs,
             config.segmentation.height * config.segmentation.width,
             dataset.largest_class,

@@ -28,7 +28,7 @@ from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.phantoms.noise import write_noise_tree
 from mammopipe.processing.phantoms.trees import write_phantoms
 
-KEPT = ("evaluation.json", "report.html", "execution.json")
+KEPT = ("evaluation.json", "report.html", "execution.json", "predictions.csv")
 """The files kept from a cell's run; its models would fill the disk, and nobody uses them."""
 CELL = "cell.json"
 

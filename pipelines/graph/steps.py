@@ -92,6 +92,8 @@ def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
         "--seed": context.parameters.seed.to_string(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.augmentation.rarer_only:
+        arguments["--rarer-only"] = "true"
     if context.config.training.question is Question.BINARY:
         arguments["--question"] = str(Question.BINARY)
     inputs = [

@@ -1,4 +1,4 @@
-"""The Augment job: copies of the training images, made so that every class ends equally large.
+"""The Augment job: copies of the training images, made so that every class ends equally large; with copies=0, none.
 
 For cross-validation every film of the development set is copied; by the protocol `published` every film there is.
 Reads the processing inputs `manifest`, `stage`, `unseen` and `images` (those of `prepared`); writes the processing
@@ -73,32 +73,41 @@ def main(arguments: Sequence[str]) -> None:
     manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
     lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=options.max_quarantine)
     said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
-    balance = options.balance == "true"
+    balance, rarer_only = options.balance == "true", options.rarer_only == "true"
     said["balance"] = balance
+    said |= {"rarer_only": True} if rarer_only else {}
     said |= {"question": options.question} if options.question != Question.CLASSES else {}
+    if rarer_only and (options.copies > 1 or not balance):
+        raise ConfigError(
+            f"rarer_only=true with copies={options.copies}, balance={options.balance}: copies=1 and balance=true go "
+            "with it, since the most frequent class gets no copy"
+        )
     config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
     stage = Stage.open("augment", paths, "data_augmentation", config, records)
     if stage.host == stage.hosts[0]:
         stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
     classes = TWO if options.question == Question.BINARY else None
-    plan = plan_copies(records, options.copies, copied.splits, balance=balance, classes=classes)
-    if not options.copies and not balance:
-        _write_placeholder(stage)
+    each = options.copies - rarer_only if options.copies else 0
+    plan = plan_copies(records, each, copied.splits, balance=balance and options.copies > 0, classes=classes)
+    if not options.copies:
+        _pass_through(stage, balance=balance)
     elif not any(plan.values()):
         # With an empty input prefix, SageMaker would fail the next job without giving the reason.
         raise ConfigError(
-            f"copies={options.copies} gives none of the {len(plan)} images of copies_of={copied} a copy, "
-            f"since no class is rarer than another; copies must be at least 1 then"
+            f"copies={options.copies}, rarer_only={options.rarer_only} gives none of the {len(plan)} images of "
+            f"copies_of={copied} a copy, since no class is rarer than another; use copies=0 to store no copy"
         )
     augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
     stage.close(max_quarantine=options.max_quarantine)
 
 
-def _write_placeholder(stage: Stage) -> None:
-    """Write one file in place of the copies: SageMaker fails the next job if its input prefix is empty."""
+def _pass_through(stage: Stage, *, balance: bool) -> None:
+    """Say that nothing is copied, in one file: SageMaker fails the next job if its input prefix is empty."""
+    text = "copies=0: no copy is stored; training.augment varies the images while a network trains"
+    text += ", and training.sampling balances the classes" if balance else ""
+    print(f"augment: {text}", flush=True)
     if stage.host == stage.hosts[0]:
-        text = "No copies were asked for (copies=0, balance=false): images are varied while a network trains.\n"
-        write_bytes(stage.folder / "images" / "no-copies.txt", text.encode())
+        write_bytes(stage.folder / "images" / "no-copies.txt", f"{text}\n".encode())
 
 
 def augment(records: Sequence[ImageRecord], images: Path, stage: Stage, plan: Mapping[str, int], *, seed: int) -> None:
@@ -145,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.augment", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--copies", type=int, default=1, help="copies of each image of the most frequent class")
+    parser.add_argument(
+        "--copies", type=int, default=1, help="copies of each image of the most frequent class; 0 stores no copy at all"
+    )
     parser.add_argument(
         "--copies-of",
         choices=[str(copied) for copied in Copied],
@@ -156,7 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         "--balance",
         choices=["true", "false"],
         default="true",
-        help="bring the rarer classes to the size of the most frequent one; false with --copies 0 copies nothing",
+        help="bring the rarer classes to the size of the most frequent one",
+    )
+    parser.add_argument(
+        "--rarer-only",
+        choices=["true", "false"],
+        default="false",
+        help="copy images of the rarer classes alone, up to the size of the most frequent one; needs --copies 1",
     )
     parser.add_argument(
         "--question",

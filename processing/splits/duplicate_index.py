@@ -32,7 +32,13 @@ _CHUNK = 65536
 """Number of descriptors converted to keys at a time."""
 _ORDER = np.random.default_rng(0).permuted(np.tile(np.arange(256), (_TABLES, 1)), axis=1)
 
+_SLICE = 1 << 16
+"""Number of sorted keys compared at a time."""
+_IMAGES_A_FILE = 500
+"""Number of images whose pairs are counted at a time."""
+
 Codes = NDArray[np.int64]
+"""A pair of images in one number: first image x images + second image."""
 
 
 class FeatureStore(Mapping[str, Features]):
@@ -90,27 +96,64 @@ def candidate_pairs(
     _, group_of = np.unique(np.array([str(group) for group in groups]), return_inverse=True)
     own = np.zeros(len(names), bool) if altered is None else np.asarray(altered, bool)
     bits = min(_MOST_BITS, _BITS + max(0, int(np.ceil(np.log2(counts.sum() / _FEW)))))
-    owners = np.repeat(np.arange(len(names), dtype=np.int64), counts)
-    codes, votes = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for table in range(_TABLES):
-        keys = _keys(images, names, int(counts.sum()), _ORDER[table, :bits])
-        found, times = np.unique(_shared(keys, owners, group_of, own), return_counts=True)
-        codes, votes = _added(codes, votes, found, times)
-    enough = votes >= VOTES
-    return [(names[first], names[second]) for first, second in _likeliest(codes[enough], votes[enough], len(names))]
+    owners = np.repeat(np.arange(len(names), dtype=np.int32), counts)
+    with _Votes(len(names)) as votes:
+        for table in range(_TABLES):
+            for codes in _shared(_sorted_keys(images, names, _ORDER[table, :bits]), owners, group_of, own):
+                votes.add(codes)
+        codes, counted = votes.at_least(VOTES)
+    return [(names[first], names[second]) for first, second in _likeliest(codes, counted, len(names))]
 
 
-def _keys(
-    images: Mapping[str, Features], names: Sequence[str], total: int, chosen: NDArray[np.int64]
-) -> NDArray[np.uint32]:
-    """Return a key, made of the chosen bits, for each descriptor of all images, in order."""
-    keys = np.empty(total, np.uint32)
-    weights = (np.uint32(1) << np.arange(len(chosen), dtype=np.uint32)).astype(np.uint32)
-    start = 0
+class _Votes:
+    """Counts how often each pair's code is added: in temporary files by the pair's first image, each counted alone.
+
+    Most pairs share a single key by chance, and there are some thousand such pairs for each image. Files keep them out
+    of memory.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in range(0, images, _IMAGES_A_FILE)]
+        self._bounds = np.arange(len(self._files) + 1, dtype=np.int64) * _IMAGES_A_FILE * images
+
+    def __enter__(self) -> "_Votes":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for file in self._files:
+            file.close()
+
+    def add(self, codes: Codes) -> None:
+        """Add one vote for each code; `codes` ascend."""
+        places = np.searchsorted(codes, self._bounds)
+        for file, start, end in zip(self._files, places, places[1:], strict=False):
+            file.write(codes[start:end].tobytes())
+
+    def at_least(self, votes: int) -> tuple[Codes, NDArray[np.int64]]:
+        """Return the codes with at least this number of votes, ascending, and their votes."""
+        found, counted = [], []
+        for file in self._files:
+            file.seek(0)
+            codes, times = np.unique(np.frombuffer(file.read(), np.int64), return_counts=True)
+            found.append(codes[times >= votes])
+            counted.append(times[times >= votes])
+        return np.concatenate(found), np.concatenate(counted)
+
+
+def _sorted_keys(images: Mapping[str, Features], names: Sequence[str], chosen: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the key, made of the chosen bits, and the number of each descriptor of all images, sorted by key.
+
+    The key is in the upper 32 bits, the descriptor's number in the lower ones: one array to sort, in place.
+    """
+    weights = np.uint32(1) << np.arange(len(chosen), dtype=np.uint32)
+    parts, start = [], 0
     for block in _blocks(images, names):
         bits = (block[:, chosen >> 3] >> (chosen & 7).astype(np.uint8)) & 1
-        keys[start : start + len(block)] = bits @ weights
+        numbers = np.arange(start, start + len(block), dtype=np.uint64)
+        parts.append(((bits @ weights).astype(np.uint64) << np.uint64(32)) | numbers)
         start += len(block)
+    keys = np.concatenate(parts)
+    keys.sort()
     return keys
 
 
@@ -126,41 +169,52 @@ def _blocks(images: Mapping[str, Features], names: Sequence[str]) -> Iterator[ND
 
 
 def _shared(
-    keys: NDArray[np.uint32], owners: NDArray[np.int64], group_of: NDArray[np.int64], altered: NDArray[np.bool_]
-) -> Codes:
-    """Return a code, first image x images + second image, for each pair of features with one key in different groups.
+    keys: NDArray[np.uint64], owners: NDArray[np.int32], group_of: NDArray[np.int64], altered: NDArray[np.bool_]
+) -> Iterator[Codes]:
+    """Yield ascending codes, first image x images + second image, of features with one key in different groups.
 
     A feature of the first image counts once per second image, even if several features of that image have the key.
     """
-    order = np.argsort(keys, kind="stable")
-    keys, owners = keys[order], owners[order]
+    start = 0
+    while start < len(keys):
+        # All descriptors with one key belong to one slice.
+        last = keys[min(start + _SLICE, len(keys)) - 1] | np.uint64(0xFFFFFFFF)
+        end = int(np.searchsorted(keys, last, side="right"))
+        numbers = (keys[start:end] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        yield _shared_in((keys[start:end] >> np.uint64(32)).astype(np.uint32), numbers, owners, group_of, altered)
+        start = end
+
+
+def _shared_in(
+    keys: NDArray[np.uint32],
+    numbers: NDArray[np.int64],
+    owners: NDArray[np.int32],
+    group_of: NDArray[np.int64],
+    altered: NDArray[np.bool_],
+) -> Codes:
+    """Return the codes of one slice of sorted keys, with the numbers of their descriptors."""
     first_of_run = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     lengths = np.diff(np.concatenate([first_of_run, [len(keys)]]))
-    usable = np.repeat((lengths > 1) & (lengths <= _CROWDED), lengths)
-    left = np.flatnonzero(usable)
-    found = []
+    left = np.flatnonzero(np.repeat((lengths > 1) & (lengths <= _CROWDED), lengths))
+    found: list[NDArray[np.int64]] = []
     for distance in range(1, _CROWDED):
         # Equal keys are adjacent: a feature without a partner at this distance has none farther away.
         left = left[left + distance < len(keys)]
         left = left[keys[left] == keys[left + distance]]
         if not len(left):
             break
-        low, high = owners[left], owners[left + distance]
+        low, high = owners[numbers[left]], owners[numbers[left + distance]]
         apart = (group_of[low] != group_of[high]) & ~(altered[low] & altered[high])
-        found.append(np.stack([low[apart] * len(group_of) + high[apart], order[left[apart]]]))
-    if not found or not sum(part.shape[1] for part in found):
+        codes = low[apart].astype(np.int64) * len(group_of) + high[apart]
+        found.append(np.stack([codes, numbers[left[apart]]]))
+    if not found:
         return np.zeros(0, np.int64)
     code, feature = np.concatenate(found, axis=1)
-    by = np.lexsort((code, feature))
+    by = np.lexsort((feature, code))
     code, feature = code[by], feature[by]
-    fresh = np.concatenate([[True], (code[1:] != code[:-1]) | (feature[1:] != feature[:-1])])
+    fresh = np.ones(len(code), bool)
+    fresh[1:] = (code[1:] != code[:-1]) | (feature[1:] != feature[:-1])
     return np.asarray(code[fresh], np.int64)
-
-
-def _added(codes: Codes, votes: Codes, found: Codes, times: NDArray[np.int64]) -> tuple[Codes, Codes]:
-    """Return the union of both lists of codes with the sums of their votes."""
-    every, place = np.unique(np.concatenate([codes, found]), return_inverse=True)
-    return every, np.bincount(place, np.concatenate([votes, times]), minlength=len(every)).astype(np.int64)
 
 
 def _likeliest(codes: Codes, votes: Codes, images: int) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from mammopipe.training.metrics.bootstrap import MetricError
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import (
     Floats,
@@ -179,7 +180,15 @@ def cross_fitted(
         fitting: Fits on validation predictions and returns a function from predictions to probabilities.
         validation: Validation predictions.
         folds: Number of folds. Each image's probabilities come from a fit on the other folds' patients.
+
+    Raises:
+        MetricError: All images are of one patient, so that no other patient remains to fit on.
     """
+    if len(set(validation.patients)) < 2:
+        raise MetricError(
+            f"calibration: validation has {len(validation.labels)} images of one patient; cross-fitting by patient "
+            "needs at least two patients"
+        )
     fold = patient_folds(validation, folds)
     found = np.empty_like(validation.logits)
     for number in np.unique(fold):

@@ -42,15 +42,21 @@ class HeadAlone(nn.Module):
 class FilmMaps(Dataset[MapItem]):
     """A dataset of the images' feature maps, as computed in serving; all are kept in memory."""
 
-    def __init__(self, network: FilmNetwork, films: FilmDataset) -> None:
-        """Compute the feature maps on the network's device; the network stays unchanged."""
+    def __init__(self, network: FilmNetwork, films: FilmDataset, maps: Tensor | None = None) -> None:
+        """Compute the feature maps on the network's device; the network stays unchanged.
+
+        Args:
+            network: The network.
+            films: The images.
+            maps: The images' feature maps, (images, channels, h, w), where they were computed before.
+        """
         self.records, self.labels, self.classes = films.records, films.labels, films.classes
         self.rows: Sequence[int] = range(len(films))
         """Row of each image in `maps`; subsets share `maps` (`part`)."""
         self.shape: tuple[int, int] = films.shape
         """(H, W) of the images, in pixels."""
         self.sha256 = films.sha256
-        self.maps = _maps(network, films)
+        self.maps = _maps(network, films) if maps is None else maps
 
     def __len__(self) -> int:
         """Return the number of images."""

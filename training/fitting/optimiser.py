@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from mammopipe.training.config import Learns, OptimiserKind, TrainConfig
+from mammopipe.training.config import Learns, TrainConfig
 from mammopipe.training.fitting.head_only import Learner
+from mammopipe.training.optimisation import OptimiserKind
 
 MOMENTUM = 0.1
 """Weight of a new batch in the moving statistics of batch normalisation; torch's default."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import AugmentOn, TrainConfig
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.auxiliary.heads import WithAuxiliary, auxiliary_heads
 from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.dataset import TrainingFilms
@@ -35,6 +35,7 @@ from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import share_batch_statistics
 from mammopipe.training.networks.network import FilmNetwork
 from mammopipe.training.networks.precision import choose_precision
+from mammopipe.training.variation import AugmentOn
 
 
 @dataclass

@@ -37,6 +37,9 @@ _MOST_PATIENTS, _MOST_BLOCKS = 1000, 200
 """With more patients, their number alone gives the degrees of freedom. Up to there, the jackknife leaves out one
 patient at a time, or one of this many blocks of patients."""
 
+_LEAST_SPREAD = 1e-12
+"""A standard deviation over the resamples below this proportion of the metric is rounding: the metric has no spread."""
+
 _LEAST_DEFINED = 0.5
 """Minimum proportion of resamples in which a metric must be defined to have an interval."""
 
@@ -197,7 +200,7 @@ class Resamples:
         enough = self.patients >= 2 and len(truth) >= metric.least_images
         if not enough or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
-        spread, patients = float(defined.std(ddof=1)), self._rarest(metric, truth, scores)
+        spread, patients = _spread(defined, value), self._rarest(metric, truth, scores)
         if spread == 0 or not np.isfinite(metric.scale.to(np.array([value]))[0]):
             exact = _exact(value, patients, level) if metric.share else (None, None)
             return Interval(value, exact[0], exact[1], missing)
@@ -272,7 +275,7 @@ class Resamples:
         patients = min(self._rarest(metric, truth, scores) for scores in values)
         if patients < 2 or len(defined) < _LEAST_DEFINED * len(figures):
             return Interval(value, None, None, missing)
-        spread = float(defined.std(ddof=1))
+        spread = _spread(defined, metric(truth, values[0]))
         edges = metric.scale.to(np.array([metric(truth, scores) for scores in values]))
         if (spread == 0 or not np.isfinite(edges).all()) and not np.array_equal(values[0], values[1]):
             # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
@@ -287,6 +290,12 @@ class Resamples:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
         parts = (self.counts[start : start + step] for start in range(0, len(self.counts), step))
         return np.concatenate([metric.weighted(labels, values, part.astype(np.float64)) for part in parts])
+
+
+def _spread(figures: Floats, value: float) -> float:
+    """Return the standard deviation of the resampled figures; 0 where it is only rounding beside the metric's value."""
+    spread = float(figures.std(ddof=1))
+    return spread if spread > _LEAST_SPREAD * max(abs(value), 1e-3) else 0.0
 
 
 def _exact(value: float, cases: int, level: float) -> tuple[float, float] | tuple[None, None]:

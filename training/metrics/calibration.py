@@ -28,6 +28,8 @@ _LEAST, _MOST = 1e-6, 1 - 1e-6
 """Probabilities are clipped to this range before the logit is taken."""
 _STEPS, _LARGEST_STEP = 25, 4.0
 """Newton steps of the logistic fits. A fit that converges needs fewer than ten."""
+_SETTLED = 1e-6
+"""A slope whose last step was larger than this share of it did not converge and is no figure."""
 _CURVE_POINTS = 200
 
 
@@ -55,21 +57,39 @@ def _intercept(labels: Integers, scores: Floats, weights: Floats) -> Floats:
 
 def _slope(labels: Integers, scores: Floats, weights: Floats) -> Floats:
     """Return, for each row of weights, the slope of a logistic regression of the truth on the logits (Newton)."""
+    from scipy.special import expit
+
     logits, truth = _logits(scores), labels.astype(np.float64)
-    constant, slope = np.zeros(len(weights)), np.ones(len(weights))
+    constant, slope, step = np.zeros(len(weights)), np.ones(len(weights)), np.zeros(len(weights))
     for _ in range(_STEPS):
-        shares = 1 / (1 + np.exp(-(slope[:, np.newaxis] * logits + constant[:, np.newaxis])))
+        shares = expit(slope[:, np.newaxis] * logits + constant[:, np.newaxis])
         residual, spread = weights * (shares - truth), weights * shares * (1 - shares)
         first, second = residual.sum(axis=1), residual @ logits
         a, b, c = spread.sum(axis=1), spread @ logits, spread @ logits**2
         determinant = np.maximum(a * c - b * b, 1e-12)
         constant -= np.clip((c * first - b * second) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
-        slope -= np.clip((a * second - b * first) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
-    # A separable resample has no finite slope, so its steps do not converge.
-    settled = np.abs(slope) < _STEPS * _LARGEST_STEP / 2
-    positives = weights @ truth
-    defined = settled & (positives > 0) & (positives < weights.sum(axis=1))
-    return np.where(defined, slope, np.nan)
+        step = np.clip((a * second - b * first) / determinant, -_LARGEST_STEP, _LARGEST_STEP)
+        slope -= step
+    settled = np.abs(step) <= _SETTLED * np.maximum(1, np.abs(slope))
+    return np.where(settled & _overlap(truth, logits, weights), slope, np.nan)
+
+
+def _overlap(truth: Floats, logits: Floats, weights: Floats) -> npt.NDArray[np.bool_]:
+    """Return, for each row of weights, whether the logits of positive and negative cases overlap.
+
+    Where they do not, the likelihood rises with the slope without end; where all are equal, it does not depend on the
+    slope (Albert and Anderson 1984). Rows without a positive or without a negative case do not overlap either.
+    """
+    drawn, positive = weights > 0, truth == 1
+
+    def ends(members: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Return the lowest and the highest logit of the drawn members of each row."""
+        taken = drawn & members
+        return np.where(taken, logits, np.inf).min(axis=1), np.where(taken, logits, -np.inf).max(axis=1)
+
+    (low, high), (other_low, other_high) = ends(positive), ends(~positive)
+    found: npt.NDArray[np.bool_] = (low < other_high) & (other_low < high)
+    return found
 
 
 def _average_precision(labels: Integers, scores: Floats, weights: Floats) -> Floats:
@@ -91,7 +111,13 @@ positive cases as there are."""
 calibration_intercept = Metric("calibration_intercept", _intercept, needs=BOTH, binary=True, scale=Scale.REAL)
 """The constant to add to the logits to be right on average (calibration in the large). 0 is right; a negative intercept
 means that the probabilities are too high."""
-calibration_slope = Metric("calibration_slope", _slope, needs=BOTH, binary=True, scale=Scale.REAL)
+calibration_slope = Metric(
+    "calibration_slope",
+    _slope,
+    needs="images with and without the finding whose scores overlap",
+    binary=True,
+    scale=Scale.REAL,
+)
 """The slope of the truth on the logits. 1 is right; below 1, the probabilities are too extreme."""
 average_precision = Metric("average_precision", _average_precision, needs="a positive case", binary=True)
 """The area under the precision-recall curve, summed by steps. Chance level is the proportion of positive cases."""

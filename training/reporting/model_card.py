@@ -111,7 +111,7 @@ def limits(evaluation: Mapping[str, Any]) -> Iterator[str]:
     if evaluation["synthetic"]:
         yield "The images are synthetic: no figure says anything about mammograms."
     if evaluation["profile"] == "quick":
-        yield "Quick profile: the run tried the machinery, and its figures mean nothing."
+        yield "Quick profile: the run tested the software, and its figures mean nothing."
     if not evaluation["leakage"]["passed"]:
         yield f"The leakage audit {evaluation['leakage']['verdict']}. No figure can be trusted."
     if evaluation["protocol"] != "patient":

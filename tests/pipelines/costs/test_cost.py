@@ -142,7 +142,7 @@ def test_folds_in_one_job_cost_what_they_cost_side_by_side_and_the_refit(capsys:
 def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path) -> None:
     config = tmp_path / "large.toml"
     config.write_text(
-        'dataset = "rsna"\ncnns = ["resnet50"]\n[augmentation]\ncopies = 0\nbalance = false\n'
+        'dataset = "rsna"\ncnns = ["resnet50"]\n[augmentation]\ncopies = 0\n'
         '[compute]\ntraining_instance_type = "ml.g4dn.xlarge"\ntraining_volume_gb = 500\n[training]\nworkers = 30\n'
     )
     facts = said(capsys, "--config", str(config))

@@ -395,6 +395,13 @@ def test_real_time_is_the_default_and_compiles_no_queue() -> None:
     assert requested["Model"]["PrimaryContainer"].get("Environment", {}) == {}
 
 
+def test_copies_of_the_rarer_classes_alone_are_asked_of_augment() -> None:
+    definition = json.loads(build_pipeline(PipelineConfig.load(augmentation={"rarer_only": True})).definition())
+    (augment,) = (step for step in definition["Steps"] if step["Name"] == "Augment")
+    words = augment["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--rarer-only") + 1] == "true"
+
+
 def test_the_question_is_asked_of_every_network_and_of_the_balance_of_copies() -> None:
     def steps(**changes: Any) -> dict[str, Any]:
         definition = json.loads(build_pipeline(PipelineConfig.load(**changes)).definition())

@@ -175,13 +175,11 @@ def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
         prepare.main(["--dataset", "mias", "--test-fracton", "0.5"])
 
 
-def test_no_copies_of_the_most_frequent_class_still_make_all_classes_equally_large(
-    tree: Path, container: Container
-) -> None:
+def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(tree: Path, container: Container) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias"])
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
-    augment.main(["--copies", "0"])
+    augment.main(["--copies", "1", "--rarer-only", "true"])
     counts = Counter(record.label for record in read_manifest(prepared) if record.split is Split.TRAIN)
     assert len(set(counts.values())) > 1
     copies = Counter(record.label for record in read_manifest(output))
@@ -196,20 +194,36 @@ def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
     for path in prepared.glob("manifest*.csv"):
         write_manifest([record for record in records if record.label is Label.NORMAL], path)
     output = container(manifest=prepared, stage=prepared, images=prepared / "images")
-    with pytest.raises(ConfigError, match="copies=0 gives none of the .* images of copies_of=train a copy"):
-        augment.main(["--copies", "0"])
+    with pytest.raises(ConfigError, match="copies=1, rarer_only=true gives none of the .* images of copies_of=train"):
+        augment.main(["--rarer-only", "true"])
     assert not list(output.rglob("manifest*.csv"))
 
 
-def test_without_copies_and_balance_the_stage_is_passed_through(tree: Path, container: Container) -> None:
+@pytest.mark.parametrize("more", [["--copies", "2"], ["--balance", "false"]])
+def test_copies_of_the_rarer_classes_alone_need_one_copy_and_balance(
+    tree: Path, container: Container, more: list[str]
+) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    container(manifest=prepared, stage=prepared, images=prepared / "images")
+    with pytest.raises(ConfigError, match="rarer_only=true with .*: copies=1 and balance=true go with it"):
+        augment.main(["--rarer-only", "true", *more])
+
+
+@pytest.mark.parametrize("balance", ["true", "false"])
+def test_without_copies_the_stage_is_passed_through(
+    tree: Path, container: Container, balance: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias"])
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
-    augment.main(["--copies", "0", "--balance", "false"])
+    augment.main(["--copies", "0", "--balance", balance])
+    said = capsys.readouterr().out
+    assert "copies=0: no copy is stored" in said and ("training.sampling balances" in said) is (balance == "true")
     assert read_manifest(output) == []
     (stage,) = output.glob("stage*.json")
     told = json.loads(stage.read_text())
-    assert told["config"]["balance"] is False and told["counts"]["copies"] == 0
+    assert told["config"]["balance"] is (balance == "true") and told["counts"]["copies"] == 0
     assert [path.name for path in (output / "images").rglob("*")] == ["no-copies.txt"], "an empty prefix fails on AWS"
     segmented = container(
         prepared_manifest=prepared,

@@ -84,3 +84,15 @@ def test_the_number_of_pairs_grows_with_the_images_not_with_their_square() -> No
         assert pairs == [("7", "copy")]
         sizes[count] = len(candidate_pairs(images, list(images)))
     assert sizes[400] <= CANDIDATES * 401
+
+
+def test_pairs_do_not_depend_on_how_the_search_is_cut(
+    films: dict[str, Features], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = films | {f"{name}-twin": item for name, item in films.items()}
+    groups = [name.endswith("-twin") for name in twins]
+    whole = candidate_pairs(twins, groups)
+    assert whole
+    monkeypatch.setattr(duplicate_index, "_SLICE", 100)
+    monkeypatch.setattr(duplicate_index, "_IMAGES_A_FILE", 3)
+    assert candidate_pairs(twins, groups) == whole

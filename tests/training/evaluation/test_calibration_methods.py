@@ -19,7 +19,7 @@ from mammopipe.training.evaluation.calibration_methods import (
     patient_folds,
 )
 from mammopipe.training.metrics import classification
-from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import LeakError, TestPredictions, ValidationPredictions, pick, softmax
 
@@ -183,3 +183,10 @@ def test_figures_say_whether_the_probability_of_malignant_means_what_it_says():
         assert found[split]["calibration_slope"]["low"] < 1 < found[split]["calibration_slope"]["high"]
         assert found[split]["calibration_intercept"]["low"] < 0 < found[split]["calibration_intercept"]["high"]
         assert found[split]["malignant"] == sum(point["malignant"] for point in found[split]["reliability"])
+
+
+def test_one_patient_cannot_be_cross_fitted():
+    alone = pick(made(ValidationPredictions, 0), np.arange(2))
+    assert len(set(alone.patients)) == 1
+    with pytest.raises(MetricError, match="2 images of one patient; cross-fitting by patient needs at least two"):
+        cross_fitted(fit_served, alone)

@@ -20,11 +20,11 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
 from mammopipe.processing.files import sha256
 from mammopipe.processing.splits import read_register
-from mammopipe.training.config import EvaluationConfig as PipelineEvaluation
-from mammopipe.training.config import EvaluationJobConfig
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration import calibrate
+from mammopipe.training.evaluation.config import EvaluationConfig as PipelineEvaluation
+from mammopipe.training.evaluation.config import EvaluationJobConfig
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.selection import choose
 from mammopipe.training.evaluation.test_reads import register_read

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mammopipe.training.config import OptimiserKind, Sampling, TrainConfig
+from mammopipe.training.config import Sampling, TrainConfig
 from mammopipe.training.fitting.optimiser import hasten_statistics, make_optimiser
 from mammopipe.training.fitting.sampling import epoch_order, loss_weights
 from mammopipe.training.fitting.step import EpochResult, WeightAverage, image_losses, train_step
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import Dropout
 from mammopipe.training.networks.registry import build_model
+from mammopipe.training.optimisation import OptimiserKind
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.1, 0.2, 0.3]])
 LABELS = torch.tensor([0, 2])

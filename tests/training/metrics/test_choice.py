@@ -5,7 +5,8 @@ import pytest
 import sklearn.metrics as reference
 
 from mammopipe.processing.errors import ConfigError
-from mammopipe.training.config import EvaluationConfig, TrainConfig
+from mammopipe.training.config import TrainConfig
+from mammopipe.training.evaluation.config import EvaluationConfig
 from mammopipe.training.metrics.bootstrap import MetricError, Resamples
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy
 from mammopipe.training.metrics.precision_recall import average_precision, best_f1

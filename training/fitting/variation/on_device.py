@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mammopipe.processing.datasets.manifest import Lesion, View
 from mammopipe.processing.variation import DARKEST, Drawn, coarse_shape, draw, reduced_size
-from mammopipe.training.config import AugmentOn, TrainConfig
+from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import Item, TrainingFilms, draw_holes
 from mammopipe.training.fitting.sampling import Draw, derived_seed, generator
+from mammopipe.training.variation import AugmentOn
 
 Packed = Mapping[str, Tensor]
 """The random numbers of a variation as tensors, of one image or stacked for a batch."""
