@@ -13,7 +13,7 @@ LARGEST_TRAINING_VOLUME_GB = 16_384
 LONGEST_CONFIG_NAME = 63 - 12
 """SageMaker's limit, less the suffix that SageMaker Pipelines adds to make an endpoint configuration's name unique."""
 MOST_SEARCHED = 30
-"""Hyperparameters that one search may vary."""
+"""Hyperparameters that a search may vary; each value of a categorical one counts ("automatic-model-tuning-limits")."""
 
 
 def _images(request: Mapping[str, Any]) -> Iterator[str]:
@@ -104,8 +104,12 @@ def _search(request: Mapping[str, Any]) -> Iterator[str]:
         if limits[name] > most:
             yield f"ResourceLimits.{name}={limits[name]}: at most {most}"
     names = [item["Name"] for kind in ranges.values() for item in kind]
-    if not 1 <= len(names) <= MOST_SEARCHED:
-        yield f"ParameterRanges: {len(names)} hyperparameters, between 1 and {MOST_SEARCHED}"
+    values = sum(len(item["Values"]) - 1 for item in ranges.get("CategoricalParameterRanges", []))
+    if not 1 <= len(names) + values <= MOST_SEARCHED:
+        yield (
+            f"ParameterRanges: {len(names) + values} hyperparameters, where each value of a choice counts as one; "
+            f"between 1 and {MOST_SEARCHED}"
+        )
     if twice := sorted(set(names) & definition["StaticHyperParameters"].keys()):
         yield f"StaticHyperParameters: {', '.join(twice)} is searched as well"
     objective = config["HyperParameterTuningJobObjective"]["MetricName"]

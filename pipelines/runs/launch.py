@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.account.scaling import release_candidates
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.backends.checkpoints import package_digest
 from mammopipe.pipelines.backends.execution import Execution
@@ -346,6 +347,9 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     stage_salt(config, storage)
     open_register(config, storage)
     values = with_digests(values, given, storage)
+    clients = session.boto_session.client
+    scaling = clients("application-autoscaling")
+    release_candidates(config, values["EndpointInstanceType"], clients("sagemaker"), scaling, say)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
         # Start the version just written: another one may be written before the start. A new pipeline has only one.

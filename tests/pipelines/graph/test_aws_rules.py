@@ -182,6 +182,18 @@ def test_a_runs_own_values_are_held_to_the_same_rules(plain: Compiled, values: d
         check_run(plain.config, plain.definition, resolve_parameters(plain.definition, values))
 
 
+@pytest.mark.parametrize(("values", "refused"), [(28, False), (29, True)])
+def test_each_value_of_a_choice_counts_among_what_a_search_varies(values: int, refused: bool) -> None:
+    ranges = {"dropout": "uniform(0,0.5)", "weight_decay": "log(1e-6,1e-2)"}
+    ranges["label_smoothing"] = f"choice({','.join(f'{number / 1000:g}' for number in range(values))})"
+    config = PipelineConfig.load(cnns=["alexnet"], tuning={"ranges": ranges})
+    if refused:
+        with pytest.raises(ConfigError, match="31 hyperparameters, where each value of a choice counts as one"):
+            build_pipeline(config)
+    else:
+        build_pipeline(config)
+
+
 def test_a_slash_at_the_end_of_a_folder_is_taken_off(plain: Compiled) -> None:
     values = resolve_parameters(plain.definition, {"InputDataUri": "s3://bucket/raw/mias/"})
     assert values["InputDataUri"] == "s3://bucket/raw/mias"
