@@ -31,7 +31,7 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.dataset import FilmDataset, TrainingFilms
 from mammopipe.training.fitting.optimiser import make_optimiser
 from mammopipe.training.fitting.sampling import EpochBatches, epoch_order
-from mammopipe.training.fitting.step import train_step
+from mammopipe.training.fitting.step import StepLoss, train_step
 from mammopipe.training.model.architecture import Cnn, Precision
 from mammopipe.training.networks.precision import choose_precision
 from mammopipe.training.networks.registry import NAMES, build_model
@@ -78,8 +78,7 @@ def our_step(config: TrainConfig, precision: Precision) -> Step:
             *batch,
             optimiser=optimiser,
             scaler=scaler,
-            weights=torch.ones(3),
-            smoothing=config.label_smoothing,
+            loss=StepLoss(torch.ones(3), config.label_smoothing),
             precision=precision,
         )
     )

@@ -32,7 +32,7 @@ from mammopipe.training.fitting.distributed import World
 from mammopipe.training.fitting.loop import fit
 from mammopipe.training.fitting.optimiser import make_optimiser
 from mammopipe.training.fitting.sampling import EpochBatches
-from mammopipe.training.fitting.step import train_step
+from mammopipe.training.fitting.step import StepLoss, train_step
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.precision import autocast
 from mammopipe.training.networks.registry import build_model
@@ -114,8 +114,8 @@ def rate(
         images, labels = next(source)
         losses.append(
             train_step(
-                network, images, labels, optimiser=optimiser, scaler=scaler, weights=torch.ones(3, device=device),
-                smoothing=0.0, precision=config.precision,
+                network, images, labels, loss=StepLoss(torch.ones(3, device=device), smoothing=0.0),
+                optimiser=optimiser, scaler=scaler, precision=config.precision,
             )
         )  # fmt: skip
     return STEPS * config.batch_size / (finished(device) - start), [float(loss) for loss in losses]

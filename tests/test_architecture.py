@@ -17,18 +17,7 @@ ALLOWED = {
     "inference": {"inference", "training", "processing"},
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
-LIGHT = (
-    "mammopipe.processing",
-    "mammopipe.training.config",
-    "mammopipe.training.evaluation.config",
-    "mammopipe.training.metrics",
-    "mammopipe.training.model",
-    "mammopipe.inference.client",
-    "mammopipe.inference.evaluation.run",
-    "mammopipe.inference.prediction.batch",
-    "mammopipe.inference.monitoring.windows",
-)
-"""What pipelines may take from the other folders: datasets, phantoms, hyperparameters, measures, models, the client."""
+TORCH = ("torch", "torchvision")
 MOST_FILES = 15
 
 
@@ -43,13 +32,13 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield what a module imports: modules, and names that may be modules."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def imports(source: Path | ast.AST) -> Iterator[str]:
+    """Yield what a module, or a part of one, imports: modules, and names that may be modules."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")) if isinstance(source, Path) else source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the direction"
+            assert node.level == 0, f"{source}: relative imports hide the direction"
             assert node.module is not None
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -63,19 +52,39 @@ def test_imports_run_one_way(path: Path) -> None:
         assert parts[0] not in ALLOWED, f"{path} imports {name}: the package is mammopipe"
         if parts[0] == "mammopipe" and len(parts) > 1 and parts[1] in ALLOWED:
             assert parts[1] in ALLOWED[folder], f"{path} imports {name}"
-            if folder == "pipelines" and parts[1] != folder and len(parts) > 2:
-                assert name.startswith(LIGHT), f"{path} imports {name}, which is not light"
             if folder == "inference" and parts[1] == "training" and len(parts) > 2:
                 allowed = {"model", "networks"} if path.name == "torch.py" else {"model"}
-                allowed |= {"reporting"} if path.name == "page.py" else set()
-                # An evaluation measures and reports as training does; it is no part of what an endpoint loads.
-                measured = path.is_relative_to(ROOT / "inference" / "evaluation")
-                allowed |= {"evaluation", "metrics", "reporting"} if measured else set()
                 assert parts[2] in allowed, f"{path} imports {name}"
         assert parts[0] != "sagemaker" or folder == "pipelines", f"{path} imports sagemaker"
-        if parts[0] in ("torch", "torchvision"):
+        if parts[0] in TORCH:
             assert folder in ("training", "inference"), f"{path} imports {name}"
             assert not path.is_relative_to(ROOT / "training" / "model"), f"{path} imports {name}: serving needs it"
+
+
+def at_import(path: Path) -> set[str]:
+    """Return what a module imports when it is imported, with the packages above; not what its functions import."""
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    found: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {*imports(node)}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return found | {name.rpartition(".")[0] for name in found}
+
+
+def test_pipelines_need_no_torch() -> None:
+    graph = {name_of(path): at_import(path) for path in modules()}
+    heavy: set[str] = {name for name, needed in graph.items() if any(other.split(".")[0] in TORCH for other in needed)}
+    assert "mammopipe.training.train" in heavy
+    while more := {name for name, needed in graph.items() if needed & heavy} - heavy:
+        heavy |= more
+    for path in modules():
+        if path.is_relative_to(ROOT / "pipelines"):
+            assert not {*imports(path)} & heavy, path
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

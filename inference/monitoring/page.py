@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mammopipe.training.reporting.pages import environment
-from mammopipe.training.reporting.plots import COLOURS, TWO_LINES, Plot
+from mammopipe.processing.pages.plot import COLOURS, TWO_LINES, Plot
+from mammopipe.processing.pages.template import environment
 
 TEMPLATE = "drift.html.j2"
 SHOWN = 6

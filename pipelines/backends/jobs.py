@@ -16,7 +16,7 @@ from typing import Any
 
 from mammopipe.pipelines.backends.checkpoints import held, job_digest
 from mammopipe.pipelines.backends.processes import RunEnding, RunningProcesses, SupervisedProcess
-from mammopipe.pipelines.config.compute import Distribution
+from mammopipe.pipelines.config.compute import Distribution, InputMode
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.processing.container.job import REASON_LIMIT
@@ -135,8 +135,7 @@ def run_training(name: str, request: Mapping[str, Any], context: JobContext, *, 
         job = _job(name, trees, request, specification, "failure", threads)
         _write_training_config(paths, request)
         for channel in request.get("InputDataConfig", []):
-            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            _provide(context, channel["ChannelName"], uri, [paths.channel(channel["ChannelName"])], sharded=False)
+            _provide_channel(context, channel, paths.channel(channel["ChannelName"]))
         _make([paths.model, paths.output / "data"])
         target = model_folder(request)
         with _checkpoints(request, paths, context):
@@ -188,6 +187,8 @@ def _trees(context: JobContext, name: str, count: int) -> Iterator[dict[str, Con
             f"algo-{number}": ContainerPaths(context.work / name / f"algo-{number}") for number in range(1, count + 1)
         }
     finally:
+        for channel in (context.work / name).glob("*/input/data/*/"):
+            channel.chmod(0o755)  # a FastFile channel is read-only
         shutil.rmtree(context.work / name, ignore_errors=True)
 
 
@@ -213,8 +214,11 @@ def _job(
 
 
 def _write_training_config(paths: ContainerPaths, request: Mapping[str, Any]) -> None:
-    facts = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
-    channels = {channel["ChannelName"]: facts for channel in request.get("InputDataConfig", [])}
+    facts = {"S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+    channels = {
+        channel["ChannelName"]: {"TrainingInputMode": _input_mode(channel).value, **facts}
+        for channel in request.get("InputDataConfig", [])
+    }
     hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"}
     write_json(paths.hyperparameters, request.get("HyperParameters", {}))
     write_json(paths.hyperparameters.with_name("resourceconfig.json"), hosts)
@@ -233,6 +237,23 @@ def _provide(context: JobContext, name: str, uri: str, folders: Sequence[Path], 
         raise StepFailed(f"input {name}: there is no object under {uri}")
     for index, folder in enumerate(folders):
         context.storage.download(uri, folder, objects[index :: len(folders)] if sharded else objects)
+
+
+def _provide_channel(context: JobContext, channel: Mapping[str, Any], folder: Path) -> None:
+    """Download a training channel; with input mode FastFile, show its objects in a read-only folder instead."""
+    name, uri = channel["ChannelName"], channel["DataSource"]["S3DataSource"]["S3Uri"]
+    if _input_mode(channel) is InputMode.FILE:
+        _provide(context, name, uri, [folder], sharded=False)
+        return
+    objects = context.storage.list(uri)
+    if not objects:
+        raise StepFailed(f"input {name}: there is no object under {uri}")
+    context.storage.mount(uri, folder, objects)
+    folder.chmod(0o555)
+
+
+def _input_mode(channel: Mapping[str, Any]) -> InputMode:
+    return InputMode(channel.get("InputMode", InputMode.FILE))
 
 
 def _run(job: Job, context: JobContext) -> None:

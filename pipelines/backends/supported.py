@@ -71,7 +71,7 @@ _TRAINING = {
     "InputDataConfig": [
         {
             "ChannelName": ANY,
-            "InputMode": {"File"},
+            "InputMode": {"File", "FastFile"},
             "ContentType": ANY,
             "CompressionType": {"None"},
             "DataSource": {

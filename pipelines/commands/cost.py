@@ -68,7 +68,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     lines = estimate.estimate(config, prices, throughput, images=images)
     size = estimate.Size.of(config, throughput, images)
     found = obstacles.obstacles(config, lines, size, throughput)
-    waiting = obstacles.downloads(config, size, throughput)
+    waiting, reading = (find(config, size, throughput) for find in (obstacles.downloads, obstacles.reads))
     standing = beside.serving(config, prices, throughput, images)
     facts: dict[str, Any] = {
         "images": images,
@@ -83,6 +83,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
         "usd": round(sum(line.usd for line in lines), 2),
         "obstacles": found,
         "downloads": [{"what": what, "hours": round(hours, 3)} for what, hours in waiting],
+        "reads": [{"what": what, "hours": round(hours, 3)} for what, hours in reading],
         "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in standing],
     }
     if options.json:
@@ -99,6 +100,8 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     for what, hours in waiting:
         if hours > LEAST_DOWNLOAD_HOURS:
             print(f"  downloaded first, not counted: {what}, {hours:.1f} hours")
+    for what, hours in reading:
+        print(f"  read from S3 while it computes (FastFile): {what}, {hours:.1f} hours")
     for what, usd in standing:
         print(f"  {what}: {_usd(usd)}")
     print(

@@ -48,6 +48,15 @@ class Distribution(StrEnum):
     SHARDED = "ShardedByS3Key"
 
 
+class InputMode(StrEnum):
+    """How a training job gets its images (`InputMode` of a channel, CreateTrainingJob)."""
+
+    FILE = "File"
+    """All files are downloaded to the instance's disk before training starts."""
+    FAST_FILE = "FastFile"
+    """Files appear at once and are read from S3 as they are used; few large files read in order suit it."""
+
+
 class ComputeConfig(Settings):
     """Instances, time limits and caching on AWS; local backends ignore the instance settings and use this machine."""
 
@@ -63,6 +72,11 @@ class ComputeConfig(Settings):
     )
     training_instance_type: str = Field(default="ml.g4dn.xlarge", description="instance type of the training jobs")
     training_instance_count: int = Field(default=1, ge=1, description="instances of each training job")
+    input_mode: InputMode = Field(
+        default=InputMode.FILE,
+        description="how training jobs get their images: `File` downloads them before training, `FastFile` reads "
+        "them from S3 as they are used, which suits segmentation.shard_megabytes = 100",
+    )
     spot: bool = Field(
         default=False, description="whether training uses managed spot instances, resuming from its checkpoints"
     )

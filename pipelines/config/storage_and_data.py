@@ -140,6 +140,13 @@ class SegmentationConfig(Settings):
     height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
     width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
+    shard_megabytes: float = Field(
+        default=0.0,
+        ge=0,
+        le=10_000,
+        description="size in MB (10^6 bytes) of the tar archives, shards, in which Segment packs the images of each "
+        "split, with an index; 100 suits compute.input_mode = FastFile; 0 writes a file for each image",
+    )
     harmonisation: Harmonisation = Field(
         default=Harmonisation.NONE,
         description="how the tissue's grey levels are brought to those of a reference, so that digitised films and "

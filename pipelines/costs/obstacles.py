@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from mammopipe.pipelines.config.compute import Distribution, gpus_of
+from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, Line, Size
+from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, Line, Size, passes
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
@@ -33,7 +33,12 @@ PREPARED_ASPECT = 0.8
 
 def obstacles(config: PipelineConfig, lines: list[Line], size: Size, throughput: Throughput) -> list[str]:
     """Return what would make the estimated run fail: time limits, and images that exceed disks or memory."""
-    return [*_times(config, lines), *_disks(config, size, throughput), *_memory(config, size)]
+    return [
+        *_times(config, lines),
+        *_disks(config, size, throughput),
+        *_memory(config, size),
+        *_reading(config, lines, size, throughput),
+    ]
 
 
 def _times(config: PipelineConfig, lines: list[Line]) -> Iterator[str]:
@@ -53,7 +58,7 @@ def _times(config: PipelineConfig, lines: list[Line]) -> Iterator[str]:
 def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterator[str]:
     compute = config.compute
     epoch = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    if epoch > compute.training_volume_gb:
+    if compute.input_mode is InputMode.FILE and epoch > compute.training_volume_gb:
         yield (
             f"the images of an epoch are {epoch:,.0f} GB without compression, and compute.training_volume_gb is "
             f"{compute.training_volume_gb}"
@@ -97,10 +102,35 @@ def downloads(config: PipelineConfig, size: Size, throughput: Throughput) -> lis
     share = 1 / (config.compute.processing_instance_count if _is_sharded(config) else 1)
     source = size.images / dataset.images * dataset.gigabytes * share
     images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9
-    return [
-        (f"Prepare: {source:,.0f} GB of files", source / rate),
-        (f"training: up to {images:,.1f} GB of images", images / rate),
-    ]
+    found = [(f"Prepare: {source:,.0f} GB of files", source / rate)]
+    if config.compute.input_mode is InputMode.FILE:
+        found.append((f"training: up to {images:,.1f} GB of images", images / rate))
+    return found
+
+
+def reads(config: PipelineConfig, size: Size, throughput: Throughput) -> list[tuple[str, float]]:
+    """Return what training reads from S3 while it runs (input mode `FastFile`), with the hours that S3 takes for it.
+
+    Images that are not kept in memory are read again on each use. Reading and computing overlap, so a training job
+    takes as long as the slower of the two.
+    """
+    if config.compute.input_mode is InputMode.FILE:
+        return []
+    once = config.training.cache is Cache.MEMORY
+    images = (size.trained if once else passes(config, size)) * size.pixels * BYTES_A_PIXEL / 1e9
+    what = f"training: up to {images:,.0f} GB of images, {'once' if once else 'each on each use'}"
+    return [(what, images / (throughput.job.download_gigabytes_a_second * 3600))]
+
+
+def _reading(config: PipelineConfig, lines: list[Line], size: Size, throughput: Throughput) -> Iterator[str]:
+    """Yield the training jobs that would wait for S3."""
+    for _, hours in reads(config, size, throughput):
+        for line in lines:
+            if line.step.startswith("Train-") and hours > line.hours:
+                yield (
+                    f"{line.step} computes for {line.hours:,.1f} hours, and reading its images with FastFile takes "
+                    f"{hours:,.1f}: with compute.input_mode=File, they are downloaded once"
+                )
 
 
 def _is_sharded(config: PipelineConfig) -> bool:

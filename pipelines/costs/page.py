@@ -48,6 +48,10 @@ def _section(recipe: Recipe, prices: Prices, throughput: Throughput) -> list[str
             f"- Downloaded before the job starts, not counted below: {what}, {each:.1f} hours (assumed speed)."
             for what, each in obstacles.downloads(config, size, throughput)
         ),
+        *(
+            f"- Read from S3 while it computes (FastFile): {what}, {each:.1f} hours (assumed speed)."
+            for what, each in obstacles.reads(config, size, throughput)
+        ),
         *(f"- Warning: {warning}." for warning in warnings),
         "",
         "| step | units | core-seconds each | instances | hours | USD |",

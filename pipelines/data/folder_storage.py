@@ -7,6 +7,7 @@ Files are transferred by hard link, or by copy between disks: a run on 50 GB nee
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -74,6 +75,14 @@ class FolderStorage(Storage):
     def fetch(self, place: S3Uri, item: S3Object, target: Path) -> None:
         """Write one object to the file `target`."""
         _link(self._file(S3Uri(place.bucket, item.key)), target)
+
+    def mount(self, uri: str, folder: Path, objects: Sequence[S3Object]) -> None:
+        """Show objects under a prefix as symbolic links to the stored files; nothing is read or copied."""
+        place = S3Uri.parse(uri)
+        for item in objects:
+            target = folder / place.name_below(item.key)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(self._file(S3Uri(place.bucket, item.key)).resolve())
 
     def _bucket(self, place: S3Uri) -> Path:
         folder = self.root / place.bucket

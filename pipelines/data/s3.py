@@ -209,6 +209,13 @@ class Storage:
         together(bring, list(chosen))
         return len(chosen)
 
+    def mount(self, uri: str, folder: Path, objects: Sequence[S3Object]) -> None:
+        """Show objects under a prefix as files that are read as they are used (input mode FastFile).
+
+        SageMaker mounts the prefix. Without the right to mount anything, this downloads the objects.
+        """
+        self.download(uri, folder, objects)
+
     def _remember(self, path: Path, place: S3Uri, etag: str) -> None:
         copy = self._copy_of(place.bucket, place.key)
         if copy is not None:

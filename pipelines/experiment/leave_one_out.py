@@ -72,7 +72,7 @@ def _measured(
     say: Callable[[str], None],
 ) -> dict[str, str]:
     # Imported here: the evaluation needs the packages of the extra `inference`.
-    from mammopipe.inference.evaluation.run import evaluate_model
+    from mammopipe.pipelines.external_evaluation.run import evaluate_model
 
     with TemporaryDirectory() as scratch:
         joined = Path(scratch) / "joined"

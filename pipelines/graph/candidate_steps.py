@@ -22,6 +22,7 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningS
 from sagemaker.train import ModelTrainer
 from sagemaker.train.tuner import HyperparameterTuner
 
+from mammopipe.pipelines.config.compute import InputMode
 from mammopipe.pipelines.config.search_space import Kind, Space
 from mammopipe.pipelines.config.security import Duty
 from mammopipe.pipelines.graph import request_parts
@@ -170,7 +171,8 @@ def _channels(context: Context, segmented: ProcessingStep) -> list[Channel]:
     }
     if context.parameters.weights_uri is not None:
         channels["weights"] = below(context.parameters.weights_uri, "")
-    return [request_parts.channel(name, uri) for name, uri in channels.items()]
+    modes = dict.fromkeys(("train", "validation"), context.config.compute.input_mode)
+    return [request_parts.channel(name, uri, modes.get(name, InputMode.FILE)) for name, uri in channels.items()]
 
 
 def step_name(cnn: str, verb: str = "Train", fold: int | None = None) -> str:

@@ -29,7 +29,7 @@ from sagemaker.mlops.workflow.retry import (
 )
 from sagemaker.mlops.workflow.steps import CacheConfig, ProcessingStep
 
-from mammopipe.pipelines.config.compute import Distribution, has_local_disks
+from mammopipe.pipelines.config.compute import Distribution, InputMode, has_local_disks
 from mammopipe.pipelines.config.endpoint import EndpointConfig
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.graph.parameters import Parameters
@@ -85,12 +85,12 @@ def uploaded(name: str, uri: Any) -> ProcessingOutput:
     return ProcessingOutput(output_name=name, s3_output=s3_output)
 
 
-def channel(name: str, uri: Any) -> Channel:
+def channel(name: str, uri: Any, mode: InputMode = InputMode.FILE) -> Channel:
     """Return a training channel of the S3 prefix `uri`, with all of it on every instance."""
     everything = S3DataSource(
         s3_data_type="S3Prefix", s3_uri=uri, s3_data_distribution_type=str(Distribution.REPLICATED)
     )
-    return Channel(channel_name=name, data_source=DataSource(s3_data_source=everything), input_mode="File")
+    return Channel(channel_name=name, data_source=DataSource(s3_data_source=everything), input_mode=mode.value)
 
 
 def execution_folder(context: Context, name: str) -> Join:

@@ -123,6 +123,8 @@ def segment(context: Context, prepared: ProcessingStep, augmented: ProcessingSte
         "--remove-pectoral": str(context.config.segmentation.remove_pectoral).lower(),
         "--max-quarantine": str(context.config.data.max_quarantine),
     }
+    if context.config.segmentation.shard_megabytes:
+        arguments["--shard-megabytes"] = str(context.config.segmentation.shard_megabytes)
     if context.config.segmentation.harmonisation is not Harmonisation.NONE:
         arguments["--harmonisation"] = context.config.segmentation.harmonisation.value
     inputs = [

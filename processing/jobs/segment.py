@@ -2,7 +2,8 @@
 
 Reads the processing inputs `prepared-manifest`, `prepared-stage`, `prepared-images`, `augmented-manifest` and
 `augmented-images`; writes the processing output `data_segmentation`: originals of every split and the training copies,
-with a montage to look at. By the protocol `published` the split is made here, of originals and copies alike.
+with a montage to look at. Each image is a PNG file of its own, or lies in a shard. By the protocol `published` the
+split is made here, of originals and copies alike.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, read_manifest
 from mammopipe.processing.files import sha256
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
+from mammopipe.processing.images.shards import pack
 from mammopipe.processing.jobs.contact_sheets import CELL, draw_contours, montage, write_picture
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
     stage = Stage.open("segment", paths, "data_segmentation", config, [record for record, _ in films])
     segment(films, stage, preprocess_config, montage_films=options.montage_films)
+    if options.shard_megabytes:
+        pack_images(stage, options.shard_megabytes)
     stage.close(max_quarantine=options.max_quarantine)
 
 
@@ -97,6 +101,17 @@ def segment(
     montage(stage.records, stage.folder / THUMBNAILS, stage.part("montage", "png"))
 
 
+def pack_images(stage: Stage, megabytes: float) -> None:
+    """Move the images of each split into shards of about this size in MB, in the order of the manifest."""
+    folders: dict[Path, list[str]] = {}
+    for record in sorted(stage.records, key=lambda record: record.image_id):
+        path = stage.folder / record.path
+        folders.setdefault(path.parent, []).append(path.name)
+    for folder, names in folders.items():
+        shards = pack(folder, names, megabytes=megabytes, host=stage.host if len(stage.hosts) > 1 else "")
+        print(f"segment: {len(names)} images of {folder.name} in {len(shards)} shards", flush=True)
+
+
 def segment_image(task: SegmentTask) -> list[ImageRecord]:
     """Write one network input as 16-bit PNG and, if requested, a thumbnail of the image; return its record."""
     mammogram = read_mammogram(task.source, record=task.record)
@@ -136,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=[str(kind) for kind in Harmonisation],
         default=str(Harmonisation.NONE),
         help="how the tissue's grey levels are brought to those of a reference",
+    )
+    parser.add_argument(
+        "--shard-megabytes", type=float, default=0.0, help="size of a shard in MB; 0 writes a file for each image"
     )
     parser.add_argument("--montage-films", type=int, default=400, help="originals shown on the montage")
     parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")

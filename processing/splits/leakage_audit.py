@@ -9,8 +9,7 @@ from typing import Any
 
 from mammopipe.processing.container.job import cores
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, split_digest
-from mammopipe.processing.files import sha256
-from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.duplicate_index import FeatureStore, candidate_pairs
 from mammopipe.processing.splits.near_duplicates import (
     SAME_FILM,
@@ -92,15 +91,15 @@ def audit_leakage(
         copied: The splits that may hold copies; both development splits for cross-validated networks.
         folds: The fold of each development image by image id, for cross-validated networks.
     """
-    records = sorted(manifest, key=lambda record: record.image_id)
-    broken = {finding.images[0]: finding for finding in _file_findings(records, images)}
+    records, files = sorted(manifest, key=lambda record: record.image_id), ImageFiles(images)
+    broken = {finding.images[0]: finding for finding in _file_findings(records, files)}
     findings = [*_table_findings(records, copied), *broken.values()]
     whole = [record for record in records if record.image_id not in broken and record.split]
     group_of = {record.image_id: (folds or {}).get(record.original_id, str(record.split)) for record in whole}
     findings += [*_equal_files(whole, group_of), *_changed_labels(records)]
     with FeatureStore() as seen:
-        unmatched = _look_at(whole, images, seen, group_of)
-        same, confirmation = _same_films(whole, images, seen, group_of)
+        unmatched = _look_at(whole, files, seen, group_of)
+        same, confirmation = _same_films(whole, files, seen, group_of)
     findings += same
     checked = {
         "images": len(records),
@@ -128,11 +127,11 @@ def exact_leaks(manifest: Sequence[ImageRecord], *, copied: Collection[Split] = 
     return [*_table_findings(records, copied), *_equal_files(records, splits), *_changed_labels(records)]
 
 
-def _file_findings(records: Iterable[ImageRecord], images: Path) -> Iterator[Finding]:
+def _file_findings(records: Iterable[ImageRecord], files: ImageFiles) -> Iterator[Finding]:
     for record in records:
-        if not (images / record.path).is_file():
+        if record.path not in files:
             yield Finding("missing-file", (record.image_id,), f"{record.path} is in the manifest but not on disk")
-        elif record.sha256 and sha256(images / record.path) != record.sha256:
+        elif record.sha256 and files.sha256(record.path) != record.sha256:
             yield Finding(
                 "altered-file", (record.image_id,), f"{record.path} does not have the SHA-256 of the manifest"
             )
@@ -209,7 +208,7 @@ def _named(name: str) -> tuple[str, Variant]:
 
 
 def _look_at(
-    records: Sequence[ImageRecord], images: Path, seen: FeatureStore, group_of: Mapping[str, str]
+    records: Sequence[ImageRecord], files: ImageFiles, seen: FeatureStore, group_of: Mapping[str, str]
 ) -> list[str]:
     """Store the features of originals and of copies that do not resemble their source; return the ids of these copies.
 
@@ -223,13 +222,13 @@ def _look_at(
     largest = max(sizes, key=lambda group: (sizes[group], group), default="")
 
     def look(record: ImageRecord) -> dict[Variant, Features]:
-        pixels = read_mammogram(images / record.path).pixels
+        pixels = files.pixels(record.path)
         wanted = (Variant.AS_IT_IS,) if group_of[record.image_id] == largest else tuple(Variant)
         return {variant: features(variant.of(pixels)) for variant in wanted}
 
     def unlike_its_source(record: ImageRecord) -> dict[Variant, Features] | None:
         """Return the copy's features by variant, or `None` if it resembles its source."""
-        pixels, source = read_mammogram(images / record.path).pixels, record.source_image_id
+        pixels, source = files.pixels(record.path), record.source_image_id
         # Our augmentation mirrors images: a copy resembles its source if any of its variants does.
         for variant in Variant:
             if source in stored and agreement(features(variant.of(pixels)), seen[source]) >= SAME_FILM:
@@ -249,7 +248,7 @@ def _look_at(
 
 
 def _same_films(
-    records: Sequence[ImageRecord], images: Path, seen: Mapping[str, Features], group_of: Mapping[str, str]
+    records: Sequence[ImageRecord], files: ImageFiles, seen: Mapping[str, Features], group_of: Mapping[str, str]
 ) -> tuple[list[Finding], Confirmation]:
     """Compare the originals, and the copies that do not resemble their source, between groups: splits or folds.
 
@@ -268,7 +267,7 @@ def _same_films(
         if found.transform is None:
             return None
         first, second = (
-            detail(variant.of(read_mammogram(images / by_id[image_id].path).pixels))
+            detail(variant.of(files.pixels(by_id[image_id].path)))
             for image_id, variant in (named[name] for name in pair)
         )
         return correlation(first, second, found.transform)

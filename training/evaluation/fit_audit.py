@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
-from mammopipe.processing.files import sha256
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.splits.leakage_audit import Finding, LeakageReport
 from mammopipe.training.evaluation.calibration import Comparison, FittedCalibration, calibrate, fit_comparison
 from mammopipe.training.fitting.checkpoint import data_digest
@@ -190,9 +190,9 @@ def training_digest(records: Sequence[ImageRecord], folder: Path) -> str:
 
 def _files(records: Sequence[ImageRecord], folder: Path) -> str:
     """Return the value of `FilmDataset.sha256` for these images."""
-    digest = hashlib.sha256()
+    digest, files = hashlib.sha256(), ImageFiles(folder)
     for record in records:
-        digest.update(bytes.fromhex(record.sha256 or sha256(folder / record.path)))
+        digest.update(bytes.fromhex(record.sha256 or files.sha256(record.path)))
     return digest.hexdigest()
 
 

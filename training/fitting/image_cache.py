@@ -1,5 +1,6 @@
 """Caches decoded training images in memory, or decodes them on each use to bound the memory."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,7 @@ from tqdm import tqdm
 
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ManifestError
-from mammopipe.processing.files import sha256
-from mammopipe.processing.images.mammogram import read_mammogram
+from mammopipe.processing.images.image_files import ImageFiles, decoded
 from mammopipe.training.config import Cache
 from mammopipe.training.fitting.distributed import ALONE, World, agree, wait_for_all
 
@@ -46,11 +46,12 @@ class ImagesOnDisk:
     ) -> None:
         """Find the file `<folder>/<image_id>.png` of every record; raises `ManifestError` where one is missing.
 
-        The SHA-256 of a record is trusted until its file is read. For records without one, it is computed here.
+        A file may lie in a shard (`mammopipe.processing.images.shards`). The SHA-256 of a record is trusted until its
+        file is read. For records without one, it is computed here.
         """
-        self.records, self.folder, self.shape = tuple(records), folder, shape
+        self.records, self.files, self.shape = tuple(records), ImageFiles(folder), shape
         bar = tqdm(self.records, desc=f"finding {description}", unit="image", disable=None)
-        self.sums = [bytes.fromhex(_stated_sum(self._path(record), record)) for record in bar]
+        self.sums = [self._stated_sum(record) for record in bar]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -59,17 +60,38 @@ class ImagesOnDisk:
     def read(self, index: int) -> Pixels:
         """Return the image at this index; raises `ManifestError` if its file was changed."""
         record = self.records[index]
-        path = self._path(record)
-        found = _sum(path, record)
+        path, data = self.files.root / _name(record), self._read(record)
+        found = hashlib.sha256(data).digest()
         if found != self.sums[index]:
             raise ManifestError(
                 f"{path}: its SHA-256 is {found.hex()}, the manifest's and the job's is {self.sums[index].hex()}; "
                 f"the file of image_id={record.image_id} was changed"
             )
-        return _decode(path, record, self.shape)
+        pixels = decoded(data, path, record)
+        if pixels.shape != self.shape:
+            raise ManifestError(
+                f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; the stage says {self.shape[0]} x "
+                f"{self.shape[1]}"
+            )
+        return pixels
 
-    def _path(self, record: ImageRecord) -> Path:
-        return self.folder / f"{record.image_id}.png"
+    def _stated_sum(self, record: ImageRecord) -> bytes:
+        if record.sha256 and _name(record) in self.files:
+            return bytes.fromhex(record.sha256)
+        return hashlib.sha256(self._read(record)).digest()
+
+    def _read(self, record: ImageRecord) -> bytes:
+        try:
+            return self.files.read(_name(record))
+        except OSError as error:
+            raise ManifestError(
+                f"{self.files.root / _name(record)}: image_id={record.image_id} of split {record.split} cannot be read "
+                f"({error.strerror}); each row of the manifest has its file"
+            ) from None
+
+
+def _name(record: ImageRecord) -> str:
+    return f"{record.image_id}.png"
 
 
 class ImagesInMemory:
@@ -164,28 +186,3 @@ def host_memory() -> int:
 def _numbers(paths: Iterable[Path]) -> list[int]:
     texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
     return [int(text) for text in texts if text.isdigit()]
-
-
-def _stated_sum(path: Path, record: ImageRecord) -> str:
-    if record.sha256 and path.is_file():
-        return record.sha256
-    return _sum(path, record).hex()
-
-
-def _sum(path: Path, record: ImageRecord) -> bytes:
-    try:
-        return bytes.fromhex(sha256(path))
-    except OSError as error:
-        raise ManifestError(
-            f"{path}: image_id={record.image_id} of split {record.split} cannot be read "
-            f"({error.strerror}); each row of the manifest has its file"
-        ) from None
-
-
-def _decode(path: Path, record: ImageRecord, shape: tuple[int, int]) -> Pixels:
-    pixels = read_mammogram(path, record=record).pixels
-    if pixels.shape != shape:
-        raise ManifestError(
-            f"{path}: {pixels.shape[0]} x {pixels.shape[1]} pixels; the stage says {shape[0]} x {shape[1]}"
-        )
-    return pixels

@@ -5,7 +5,7 @@ interruption.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ from mammopipe.training.fitting.head_only import FilmMaps, Films, Learner
 from mammopipe.training.fitting.lesion_loss import LocatedFilms, WithPlaces, grid_of, require_circles
 from mammopipe.training.fitting.optimiser import Schedule, hasten_statistics, make_optimiser, set_phase
 from mammopipe.training.fitting.sampling import EpochBatches, derived_seed, epoch_order, loss_weights
-from mammopipe.training.fitting.step import EpochResult, State, WeightAverage, measure, predict, train_step
+from mammopipe.training.fitting.step import EpochResult, State, StepLoss, WeightAverage, measure, predict, train_step
 from mammopipe.training.fitting.variation.mixup import draw_shares
 from mammopipe.training.fitting.variation.on_device import UnvariedFilms, varied_here
 from mammopipe.training.model.architecture import Precision
@@ -95,8 +95,13 @@ class TrainingRun:
         self.average = WeightAverage(network, config.average_decay) if config.average_decay else None
         steps = -(-len(train) // config.batch_size)
         self.schedule = Schedule(config, steps, pretrained)
-        classes = len(train.counts())
-        self.loss_weights = loss_weights(train.labels, config.sampling, classes).to(world.device)
+        self.loss = StepLoss(
+            loss_weights(train.labels, config.sampling, len(train.counts())).to(world.device),
+            config.label_smoothing,
+            config.positive_target,
+            config.location_weight,
+            None if self.heads is None else self.heads.targets,
+        )
         self.batches = EpochBatches(batch_size=config.batch_size, rank=world.rank, world_size=world.size)
         self.loader = self._loader()
         self.partial: dict[str, Any] | None = None
@@ -218,7 +223,8 @@ class TrainingRun:
         total, rate, first = self._begin(epoch)
         steps = self._start_loader(epoch, first)
         saved_at = time.monotonic()
-        bar = tqdm(self.loader, desc=f"epoch {epoch}", disable=self._bar, leave=False, total=steps, initial=first)
+        hidden = None if self.world.leads else True  # None shows the bar on a terminal only
+        bar = tqdm(self.loader, desc=f"epoch {epoch}", disable=hidden, leave=False, total=steps, initial=first)
         for step, (images, labels, names, *wanted) in enumerate(bar, first):
             wanted += [self.heads.targets.of(names)] if self.heads is not None else []
             rate = self.schedule.apply(self.optimiser, epoch, step)
@@ -226,7 +232,20 @@ class TrainingRun:
                 hasten_statistics(self.network, (epoch - 1) * steps + step)
             images = varied_here(images, config, self.world.device)
             shares = draw_shares(config, epoch=epoch, positions=self.batches.positions(step))
-            total += self._over_processes(self._step(model, images, labels, wanted, precision, shares))
+            loss = train_step(
+                model,
+                images,
+                labels,
+                loss=self.loss,
+                optimiser=self.optimiser,
+                scaler=self.scaler,
+                precision=precision,
+                wanted=wanted,
+                accumulate=config.accumulate,
+                clip_norm=config.clip_norm,
+                shares=shares,
+            )
+            total += self._over_processes(loss)
             if self.average is not None:
                 self.average.update(self.network)
             self._mark(epoch, step + 1, total, rate)
@@ -277,45 +296,12 @@ class TrainingRun:
             save()
             raise
 
-    def _step(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        wanted: Sequence[Tensor],
-        precision: Precision,
-        shares: Tensor | None,
-    ) -> Tensor:
-        config = self.config
-        return train_step(
-            model,
-            images,
-            labels,
-            optimiser=self.optimiser,
-            scaler=self.scaler,
-            weights=self.loss_weights,
-            smoothing=config.label_smoothing,
-            precision=precision,
-            wanted=wanted,
-            location_weight=config.location_weight,
-            positive_target=config.positive_target,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            shares=shares,
-            auxiliary=None if self.heads is None else self.heads.targets,
-        )
-
     def _over_processes(self, loss: Tensor) -> Tensor:
         """Return the mean loss of a step over all processes."""
         if self.world.size > 1:
             torch.distributed.all_reduce(loss)
             loss = loss / self.world.size
         return loss
-
-    @property
-    def _bar(self) -> bool | None:
-        """Value of tqdm's `disable`; `None` shows a bar only on a terminal."""
-        return None if self.world.leads else True
 
     def _parallel(self) -> nn.Module:
         model: nn.Module = WithPlaces(self.network) if self.config.location_weight else self.network

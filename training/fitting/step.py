@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,44 +35,78 @@ _SLOW_START = 10
 (1 + n) / (`_SLOW_START` + n)."""
 
 
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a training step: that of the classes, of the places (lesion supervision), of the auxiliary targets.
+
+    Args:
+        weights: (classes,) weight of each class; its device is that of the step.
+        smoothing: Proportion of the target probability that is spread over all classes.
+        positive_target: Target probability of the last class for its images; the rest goes to the first class.
+        location_weight: Weight of the places' loss.
+        auxiliary: The auxiliary targets.
+    """
+
+    weights: Tensor
+    smoothing: float
+    positive_target: float = 1.0
+    location_weight: float = 0.0
+    auxiliary: AuxiliaryTargets | None = None
+
+    def of(self, answered: Any, labels: Tensor, wanted: Sequence[Tensor], share: Tensor | None) -> Tensor:
+        """Return the mean loss of some images, a scalar.
+
+        Args:
+            answered: What the model returned: logits (N, classes); with lesion supervision, with those of the places;
+                with auxiliary targets, beside the outputs of their heads.
+            labels: (N,) class indices.
+            wanted: As in `train_step`.
+            share: With mixup, the share of each image in its mixture, (N,).
+        """
+        answered, extra = answered if self.auxiliary is not None else (answered, ())
+        logits, places = answered if isinstance(answered, tuple) else (answered, None)
+        loss = mixed_mean(partial(self._of_classes, logits.float()), labels, share)
+        if places is not None:
+            loss = loss + self.location_weight * mixed_mean(partial(location_losses, places), wanted[0], share)
+        if self.auxiliary is not None:
+            values = wanted[int(places is not None)]
+            loss = loss + mixed_mean(partial(self.auxiliary.losses, extra), values, share)
+        return loss
+
+    def _of_classes(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return image_losses(logits, labels, self.smoothing, self.positive_target) * self.weights[labels]
+
+
 def train_step(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
+    loss: StepLoss,
     optimiser: Optimizer,
     scaler: torch.amp.GradScaler,
-    weights: Tensor,
-    smoothing: float,
     precision: Precision,
     wanted: Sequence[Tensor] = (),
-    location_weight: float = 0.0,
-    positive_target: float = 1.0,
     accumulate: int = 1,
     clip_norm: float = 0.0,
     shares: Tensor | None = None,
-    auxiliary: AuxiliaryTargets | None = None,
 ) -> Tensor:
     """Make one step on a batch and return its loss, detached.
 
     Args:
-        model: Images to logits; `WithPlaces` where `wanted` is given, `WithAuxiliary` where `auxiliary` is.
+        model: Images to logits; `WithPlaces` for lesion supervision, `WithAuxiliary` for auxiliary targets.
         images: (N, 1, H, W) float32.
         labels: (N,) class indices.
+        loss: The loss of the model's answers.
         optimiser: Makes one step.
         scaler: Scales the loss for gradients in float16.
-        weights: (classes,) weight of each class in the loss.
-        smoothing: Proportion of the target probability that is spread over all classes.
         precision: Number format of the forward pass.
         wanted: With lesion supervision, the targets of the places, (N, h, w); with auxiliary targets, their values.
-        location_weight: Weight of the places' loss.
-        positive_target: Target probability of the last class for its images; the rest goes to the first class.
         accumulate: Number of parts in which the batch is computed, one after the other.
         clip_norm: Maximum norm of the gradient; 0 means no limit.
         shares: With mixup, the share of each image in its mixture, (N,); `None` mixes nothing.
-        auxiliary: The auxiliary targets.
     """
-    device = weights.device
+    device = loss.weights.device
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=device)
     mixing = [] if shares is None else [shares]
@@ -85,28 +120,15 @@ def train_step(
         with _gradients_stay_here(model, waits=index + 1 < len(parts)):
             with autocast(precision, device):
                 answered = model(part_images)
-            answered, extra = answered if auxiliary is not None else (answered, ())
-            logits, places = answered if isinstance(answered, tuple) else (answered, None)
-            weighted = partial(_weighted, logits.float(), weights, smoothing, positive_target)
-            loss = mixed_mean(weighted, part_labels, share)
-            if places is not None:
-                loss = loss + location_weight * mixed_mean(partial(location_losses, places), others[0], share)
-            if auxiliary is not None:
-                values = others[int(places is not None)]
-                loss = loss + mixed_mean(partial(auxiliary.losses, extra), values, share)
-            loss = loss / len(parts)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+            part_loss = loss.of(answered, part_labels, others, share) / len(parts)
+            scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+        total += part_loss.detach()
     if clip_norm:
         scaler.unscale_(optimiser)
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     scaler.step(optimiser)
     scaler.update()
     return total
-
-
-def _weighted(logits: Tensor, weights: Tensor, smoothing: float, positive_target: float, labels: Tensor) -> Tensor:
-    return image_losses(logits, labels, smoothing, positive_target) * weights[labels]
 
 
 def image_losses(logits: Tensor, labels: Tensor, smoothing: float, positive_target: float = 1.0) -> Tensor:

@@ -5,17 +5,19 @@ Every number on the page comes from `evaluation.json`; its path there is in the 
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mammopipe.processing.datasets.registry import DATASETS
+from mammopipe.processing.pages.template import environment
 from mammopipe.processing.splits import read_register
 from mammopipe.training.config import Learns
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.reporting.examples import Picture
-from mammopipe.training.reporting.pages import environment, figure, look_up, number
+from mammopipe.training.reporting.figures import figure, look_up, number
 
-TEMPLATE = "report.html.j2"
+TEMPLATES, TEMPLATE = Path(__file__).parent / "templates", "report.html.j2"
 
 
 def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
@@ -28,7 +30,7 @@ def render(evaluation: Mapping[str, Any], pictures: Mapping[str, Picture]) -> st
     # Imported here because matplotlib takes half a second to import and only reports need it.
     from mammopipe.training.reporting import plots
 
-    pages = environment()
+    pages = environment(TEMPLATES)
     pages.globals.update(
         figure=partial(figure, evaluation),
         number=partial(number, evaluation),

@@ -45,7 +45,7 @@ def add(subparsers: "Subparsers") -> None:
 def evaluate(options: argparse.Namespace) -> int:
     """Write `external.json`, `predictions.csv`, `refused.csv` and `report.html`; return 0."""
     # Imported here: the model needs the packages of the extra `inference`; the other commands do not.
-    from mammopipe.inference.evaluation.run import evaluate_model
+    from mammopipe.pipelines.external_evaluation.run import evaluate_model
 
     with model_directory(options.model, options.runs) as model, _dataset(options) as (dataset, folder):
         found = evaluate_model(

@@ -2,12 +2,14 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.data.folder_storage import FolderStorage
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.conftest import BUCKET, OUT, Runner, Scripts, definition, output, processing, training
 
@@ -108,6 +110,40 @@ def test_a_training_job_finds_the_folders_of_a_training_container(run: Runner, s
         "job": "pipelines-run-1-Train",
         "aws": [],
     }
+
+
+@pytest.mark.parametrize("mode", ["File", "FastFile"])
+def test_a_fast_file_channel_shows_the_stored_files_without_a_copy(
+    run: Runner, scripts: Scripts, tmp_path: Path, mode: str
+) -> None:
+    run.services = replace(run.services, storage=FolderStorage(run.services.storage.client, root=tmp_path / "s3"))
+    run.services.storage.ensure_bucket(BUCKET)
+    body = (
+        "folder = paths.channel('train')\n"
+        "facts = json.loads(paths.hyperparameters.with_name('inputdataconfig.json').read_text())['train']\n"
+        "facts |= {'text': (folder / 'a.txt').read_text(), 'link': (folder / 'a.txt').is_symlink()}\n"
+        "facts |= {'stored': str((folder / 'a.txt').resolve()), 'writable': bool(folder.stat().st_mode & 0o200)}\n"
+        "(paths.model / 'model.json').write_text(json.dumps(facts))\n"
+    )
+    make = processing("Make", scripts("make", WRITE), arguments=["film"], outputs=["o"])
+    step = training("Train", scripts("train", body), inputs={"train": output("Make", "o")})
+    step["Arguments"]["InputDataConfig"][0]["InputMode"] = mode
+    interpreter = run(make, step)
+    uri = interpreter.scope.steps["Train"]["ModelArtifacts"]["S3ModelArtifacts"]
+    run.services.storage.download(uri, run.folder / "model")
+    with tarfile.open(run.folder / "model" / "model.tar.gz") as tar:
+        stream = tar.extractfile("model.json")
+        assert stream is not None
+        facts = json.load(stream)
+    fast = mode == "FastFile"
+    assert (facts["text"], facts["TrainingInputMode"], facts["link"], facts["writable"]) == (
+        "film",
+        mode,
+        fast,
+        not fast,
+    )
+    assert facts["stored"].startswith(str(tmp_path / "s3")) is fast
+    assert (tmp_path / "s3").is_dir() and not list((run.folder / "work").iterdir()), "the job's folders are removed"
 
 
 def test_independent_steps_run_side_by_side_and_share_the_cores(run: Runner, scripts: Scripts) -> None:

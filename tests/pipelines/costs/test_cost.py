@@ -155,6 +155,23 @@ def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path)
     assert "Prepare holds 35 GB of files" in str(sharded["obstacles"])
 
 
+def test_fast_file_reads_while_training_computes_and_downloads_nothing(capsys: Capture, tmp_path: Path) -> None:
+    text = 'dataset = "rsna"\ncnns = ["alexnet"]\n[augmentation]\ncopies = 0\n[training]\ncache = "{}"\nepochs = 10\n'
+    config = tmp_path / "fast.toml"
+    config.write_text(text.format("disk") + '[compute]\ninput_mode = "FastFile"\ntraining_volume_gb = 1\n')
+    facts = said(capsys, "--config", str(config))
+    gigabytes = 54706 * 0.8 * 0.8 * 10 * 160 * 112 * 2 / 1e9
+    assert [item["what"] for item in facts["downloads"]] == ["Prepare: 315 GB of files"]
+    (read,) = facts["reads"]
+    assert read["hours"] == pytest.approx(gigabytes / 0.1 / 3600, rel=0.01)
+    assert not any("training_volume_gb" in text for text in facts["obstacles"])
+    config.write_text(text.format("memory") + '[compute]\ninput_mode = "FastFile"\n')
+    (once,) = said(capsys, "--config", str(config))["reads"]
+    assert once["hours"] == pytest.approx(read["hours"] / 10, abs=1e-3)
+    config.write_text(text.format("disk"))
+    assert said(capsys, "--config", str(config))["reads"] == []
+
+
 def test_what_would_stop_the_run_is_said_before_it_starts(capsys: Capture) -> None:
     assert said(capsys)["obstacles"] == []
     first, *_, last = said(capsys, "--dataset", "rsna", "--profile", "full")["obstacles"]

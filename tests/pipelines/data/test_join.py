@@ -111,7 +111,7 @@ def test_each_dataset_is_left_out_once(
         return dataset.name
 
     monkeypatch.setattr(experiment, "start", run)
-    monkeypatch.setattr("mammopipe.inference.evaluation.run.evaluate_model", evaluate)
+    monkeypatch.setattr("mammopipe.pipelines.external_evaluation.run.evaluate_model", evaluate)
     assert main(["experiment", "leave-one-out", *pairs(sources), "--out", str(tmp_path)]) == 1
     assert [set(datasets) for datasets in trained] == [set(sources) - {name} for name in sources]
     rows = list(csv.DictReader((tmp_path / "leave_one_out.csv").read_text().splitlines()))

@@ -395,6 +395,17 @@ def test_real_time_is_the_default_and_compiles_no_queue() -> None:
     assert requested["Model"]["PrimaryContainer"].get("Environment", {}) == {}
 
 
+def test_only_the_images_of_training_are_read_as_they_are_used() -> None:
+    config = PipelineConfig.load(compute={"input_mode": "FastFile"}, segmentation={"shard_megabytes": 100})
+    steps = {step["Name"]: step["Arguments"] for step in json.loads(build_pipeline(config).definition())["Steps"]}
+    words = steps["Segment"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--shard-megabytes") + 1] == "100.0"
+    for name, request in steps.items():
+        if name.startswith("Train-"):
+            modes = {channel["ChannelName"]: channel["InputMode"] for channel in request["InputDataConfig"]}
+            assert modes == {"train": "FastFile", "validation": "FastFile", "manifest": "File", "stage": "File"}
+
+
 def test_copies_of_the_rarer_classes_alone_are_asked_of_augment() -> None:
     definition = json.loads(build_pipeline(PipelineConfig.load(augmentation={"rarer_only": True})).definition())
     (augment,) = (step for step in definition["Steps"] if step["Name"] == "Augment")

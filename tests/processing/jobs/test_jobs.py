@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
 from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
+from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs import augment, prepare, segment
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
@@ -235,3 +237,19 @@ def test_without_copies_the_stage_is_passed_through(
     )
     segment.main(["--height", "96", "--width", "64"])
     assert len(read_manifest(segmented / "data_segmentation")) == len(read_manifest(prepared))
+
+
+def test_shards_hold_the_images_and_change_neither_manifest_nor_stage(
+    tree: Path, container: Container, run_all: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run_all()
+    base = Path(os.environ[BASE_VARIABLE])
+    inputs = {path.name.replace("-", "_"): path.resolve() for path in (base / "processing" / "input").iterdir()}
+    packed = container(**inputs) / plain.name
+    segment.main(["--height", "160", "--width", "96", "--shard-megabytes", "0.1"])
+    for name in ("manifest.csv", "stage.json", "quarantine.csv", "montage.png"):
+        assert (packed / name).read_bytes() == (plain / name).read_bytes(), name
+    assert not list((packed / "images").rglob("*.png")) and len(list((packed / "images/train").glob("*.tar"))) > 1
+    files = ImageFiles(packed)
+    for record in read_manifest(packed):
+        assert files.read(record.path) == (plain / record.path).read_bytes()

@@ -19,6 +19,7 @@ from mammopipe.processing.container import job
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import Label, Split, split_digest
 from mammopipe.processing.files import sha256
+from mammopipe.processing.images.shards import pack
 from mammopipe.processing.splits import read_register
 from mammopipe.training.evaluate import main
 from mammopipe.training.evaluation.batch_prediction import predict_split
@@ -29,6 +30,7 @@ from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.selection import choose
 from mammopipe.training.evaluation.test_reads import register_read
 from mammopipe.training.fitting.checkpoint import code_digest
+from mammopipe.training.fitting.reproducibility import differences
 from mammopipe.training.metrics.choice import ChoiceFigure, ChooseBy
 from mammopipe.training.metrics.classification import MetricError, Resamples
 from mammopipe.training.metrics.scorecard import scorecard
@@ -49,6 +51,20 @@ def run(tree, monkeypatch, *arguments: str) -> int:
     monkeypatch.setenv("MAMMOPIPE_BASE", str(tree.base))
     monkeypatch.setattr(sys, "argv", ["evaluate", "--bootstrap", "100", *arguments])
     return job.run(main, "message")
+
+
+def test_shards_give_the_same_evaluation(evaluated, evaluation_base, monkeypatch):
+    for folder in (evaluation_base.data / "images").iterdir():
+        pack(folder, sorted(path.name for path in folder.iterdir()), megabytes=0.02)
+        assert len(list(folder.glob("*.tar"))) > 1
+    assert not list(evaluation_base.data.rglob("*.png"))
+    settings = ("--profile", "full", "--min-macro-auc", "0.55", "--bootstrap", "200")
+    assert run(evaluation_base, monkeypatch, *settings) == 0
+    assert list(differences(evaluated.evaluation, evaluation_base.evaluation)) == []
+    for name in ("predictions.csv", "model_card.md"):
+        assert (evaluation_base.output / "evaluation" / name).read_bytes() == (
+            evaluated.output / "evaluation" / name
+        ).read_bytes()
 
 
 def failure(tree, monkeypatch, capsys, *arguments: str) -> str:

@@ -37,9 +37,9 @@ def test_both_give_the_same_images_and_the_same_digest(train):
 def test_on_disk_an_image_is_decoded_when_it_is_used(train, monkeypatch):
     folder, records = train
     read = []
-    decode = image_cache.read_mammogram
+    decode = image_cache.decoded
     monkeypatch.setattr(
-        image_cache, "read_mammogram", lambda path, **given: read.append(path.name) or decode(path, **given)
+        image_cache, "decoded", lambda data, path, record: read.append(path.name) or decode(data, path, record)
     )
     disk = FilmDataset(records, folder, shape=(64, 64), cache=Cache.DISK)
     assert read == []

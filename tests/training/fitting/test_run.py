@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mammopipe.processing.files import write_json
+from mammopipe.processing.images.shards import pack
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest
 from mammopipe.training.fitting.distributed import ALONE
@@ -80,6 +81,18 @@ def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_as_one_that_does_not(ma
 def test_how_images_are_read_changes_no_weight(make_job, other):
     expected = finish(make_job(**SETTINGS, cache="memory"))
     assert figures(finish(make_job(**SETTINGS, **other))) == figures(expected)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_shards_change_no_weight(make_job, cache):
+    single, shards = make_job(**SETTINGS), make_job(**SETTINGS, cache=cache)
+    for split in ("train", "validation"):
+        folder = shards.channel(split)
+        pack(folder, sorted(path.name for path in folder.iterdir()), megabytes=0.03)
+        assert len(list(folder.glob("*.tar"))) > 1 and not list(folder.glob("*.png"))
+    expected, found = finish(single), finish(shards)
+    assert figures(found) == figures(expected)
+    assert found["training"]["data_digest"] == expected["training"]["data_digest"]
 
 
 def test_a_run_goes_on_with_other_ways_of_reading(make_job):

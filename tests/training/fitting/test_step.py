@@ -10,7 +10,7 @@ from torch.nn import functional
 from mammopipe.training.config import Sampling, TrainConfig
 from mammopipe.training.fitting.optimiser import hasten_statistics, make_optimiser
 from mammopipe.training.fitting.sampling import epoch_order, loss_weights
-from mammopipe.training.fitting.step import EpochResult, WeightAverage, image_losses, train_step
+from mammopipe.training.fitting.step import EpochResult, StepLoss, WeightAverage, image_losses, train_step
 from mammopipe.training.model.architecture import Precision
 from mammopipe.training.networks.layers import Dropout
 from mammopipe.training.networks.registry import build_model
@@ -25,8 +25,9 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def step(network, images, labels, optimiser, **options):
-    given = {"weights": torch.ones(3), "smoothing": 0.0, "precision": Precision.FLOAT32, **options}
+def step(network, images, labels, optimiser, weights=None, **options):
+    loss = StepLoss(torch.ones(3) if weights is None else weights, smoothing=0.0)
+    given = {"loss": loss, "precision": Precision.FLOAT32, **options}
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     return float(train_step(network, images, labels, optimiser=optimiser, scaler=scaler, **given))
 

@@ -15,7 +15,7 @@ from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.predictions import TestPredictions, ValidationPredictions
 from mammopipe.training.reporting import plots
 from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, Circle, Picture, overlay, pick_examples
-from mammopipe.training.reporting.pages import figure
+from mammopipe.training.reporting.figures import figure
 from mammopipe.training.reporting.report import origin_of, render
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -8,7 +8,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.lesion_loss import UNKNOWN, location_losses
 from mammopipe.training.fitting.sampling import EpochBatches
-from mammopipe.training.fitting.step import train_step
+from mammopipe.training.fitting.step import StepLoss, train_step
 from mammopipe.training.fitting.variation.mixup import draw_shares, mixed_images, mixed_mean, partners
 from mammopipe.training.model.architecture import Precision
 
@@ -66,7 +66,7 @@ def test_a_step_learns_from_mixtures(accumulate):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
         loss = train_step(
             model, images, labels, optimiser=torch.optim.SGD(model.parameters(), lr=0.1),
-            scaler=torch.amp.GradScaler("cuda", enabled=False), weights=torch.tensor([1.0, 2.0, 0.5]), smoothing=0.1,
+            scaler=torch.amp.GradScaler("cuda", enabled=False), loss=StepLoss(torch.tensor([1.0, 2.0, 0.5]), 0.1),
             precision=Precision.FLOAT32, **more,
         )  # fmt: skip
         return model, loss

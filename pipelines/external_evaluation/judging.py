@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mammopipe.inference.evaluation.journal import Journal
 from mammopipe.inference.prediction.heatmap import regions
 from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.pipelines.external_evaluation.journal import Journal
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import Classes, class_index, widest
 from mammopipe.processing.datasets.definition import Table

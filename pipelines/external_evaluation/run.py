@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mammopipe import __version__
-from mammopipe.inference.evaluation import figures, judging
-from mammopipe.inference.evaluation.journal import Journal, fingerprint
-from mammopipe.inference.evaluation.report import render
 from mammopipe.inference.prediction.predictor import Predictor
+from mammopipe.pipelines.external_evaluation import figures, judging
+from mammopipe.pipelines.external_evaluation.journal import Journal, fingerprint
+from mammopipe.pipelines.external_evaluation.report import render
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.definition import Dataset, Table
 from mammopipe.processing.datasets.manifest import Split

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from mammopipe.inference.evaluation import figures, journal
-from mammopipe.inference.evaluation.judging import Detection, Judged
 from mammopipe.inference.prediction.predictor import Prediction, Predictor
 from mammopipe.pipelines.cli import main
+from mammopipe.pipelines.external_evaluation import figures, journal
+from mammopipe.pipelines.external_evaluation.judging import Detection, Judged
 from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, Lesion
 from mammopipe.processing.errors import ConfigError

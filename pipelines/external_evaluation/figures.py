@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mammopipe.inference.evaluation.judging import Judged, Judgement
+from mammopipe.pipelines.external_evaluation.judging import Judged, Judgement
 from mammopipe.processing import declared_data
 from mammopipe.processing.classes import TWO, Classes
 from mammopipe.processing.datasets.definition import Dataset

@@ -1,24 +1,9 @@
-"""Shared parts of all report pages: the template environment and the format of numbers."""
+"""Values of `evaluation.json` as HTML."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-def environment(*folders: Path) -> Environment:
-    """Return a template environment for these folders and for the reports' own folder with the shared style sheet."""
-    return Environment(
-        loader=FileSystemLoader([*folders, TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def look_up(evaluation: Mapping[str, Any], path: str) -> Any:

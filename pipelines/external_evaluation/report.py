@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mammopipe.training.reporting.pages import environment, figure, look_up, number
+from mammopipe.processing.pages.template import environment
+from mammopipe.training.reporting.figures import figure, look_up, number
 from mammopipe.training.reporting.plots import decision_plot, precision_recall_plot, reliability_plot, roc_plot
 
 TEMPLATE = "external.html.j2"
