@@ -180,7 +180,7 @@ def reader(label: str, data: bytes, faster: float, repeats: int, folder: Path) -
             f"file to PNG at {HEIGHT} rows, times decode, {label}",
             seconds["prepare"] / seconds["decode"],
             "x",
-            1.15,
+            1.10,
             "lower",
         ),
         result(
@@ -278,7 +278,7 @@ def processes(label: str, data: bytes, folder: Path, repeats: int) -> Row:
         f"files a second, two processes against one, {label}",
         gain,
         "x",
-        1.8,
+        1.9,
         "higher",
         decode_alone=decode_gain,
         cores=len(os.sched_getaffinity(0)),

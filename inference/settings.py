@@ -125,10 +125,10 @@ class ServerSettings(BaseSettings):
         default="",
         description="s3://BUCKET/PREFIX below which S3 objects that a request names may lie; empty: none may be named",
     )
-    for_processing: ForProcessing = Field(
-        default=ForProcessing.REFUSE,
-        description="what is done with raw images (for processing): refuse, or convert, which needs a model that was "
-        "trained on images converted alike",
+    for_processing: ForProcessing | None = Field(
+        default=None,
+        description="what is done with raw images (for processing): empty: what the model's training did; refuse: none "
+        "is read; convert: the server starts only with a model that was trained on images converted alike",
     )
     exclusions: Annotated[ExclusionPolicy, NoDecode] = Field(
         default=DEFAULT_POLICY,
@@ -209,10 +209,22 @@ class ServerSettings(BaseSettings):
         """Return the maximum number of requests in the server at once."""
         return self.max_waiting or PLACES_PER_WORKER * self.worker_count
 
-    @property
-    def reading(self) -> ReadConfig:
-        """The image reader's settings, with the limits of these settings."""
-        return ReadConfig(limits=Limits(max_pixels=self.max_pixels), for_processing=self.for_processing)
+    def reading(self, trained: ForProcessing) -> ReadConfig:
+        """Return the image reader's settings, with the limits of these settings.
+
+        Args:
+            trained: What the model's training did with raw images; these settings can refuse them, not convert them,
+                where training refused them.
+
+        Raises:
+            ConfigError: The settings ask to convert raw images, and the model's training refused them.
+        """
+        if self.for_processing is ForProcessing.CONVERT and trained is ForProcessing.REFUSE:
+            raise ConfigError(
+                f"{variable('for_processing')}={self.for_processing}: the model was trained with "
+                f"preprocess.for_processing={trained}, without converted raw images; leave the variable empty"
+            )
+        return ReadConfig(limits=Limits(max_pixels=self.max_pixels), for_processing=self.for_processing or trained)
 
 
 def variable(name: str) -> str:

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import boto3
 import pytest
 
 from infra import localstack
+from tests import fork_server
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = "us-east-1"
@@ -47,7 +47,7 @@ class Cloud:
     def mammopipe(self, *words: str) -> subprocess.CompletedProcess[str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
         environment = inherited | dict(self.environment) | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "mammopipe.pipelines.cli", *words]
+        command = [*fork_server.shared(), "-m", "mammopipe.pipelines.cli", *words]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -201,6 +201,14 @@ class TrainConfig(OptimiserSettings, VariationSettings, AuxiliarySettings):
         description="the only fold that this job trains, counted from 0, for all epochs; -1 trains all folds, one "
         "after the other, and the final network",
     )
+    deals: int = Field(
+        default=1,
+        ge=1,
+        le=20,
+        description="times that patients are dealt to folds, each with another seed; an image is then judged by the "
+        "mean of the deals' logits, the final network is the mean of all deals' folds, and the figures of each deal "
+        "are reported; more than 1 needs final=mean",
+    )
     final: Final = Field(
         default=Final.REFIT,
         description="how the final network is made of the folds; `mean` needs learns=head and folds, and ignores "
@@ -240,6 +248,11 @@ class TrainConfig(OptimiserSettings, VariationSettings, AuxiliarySettings):
             raise ConfigError(
                 f"hyperparameter final=mean needs learns=head and folds, not learns={self.learns} and "
                 f"folds={self.folds}: only classifiers of the same maps have a mean"
+            )
+        if self.deals > 1 and (self.final is not Final.MEAN or self.fold >= 0):
+            raise ConfigError(
+                f"hyperparameter deals={self.deals} needs final=mean and all folds in one job, not final={self.final} "
+                f"and fold={self.fold}: the final network is the mean of all deals' folds"
             )
         if self.head_epochs >= self.epochs:
             raise ConfigError(

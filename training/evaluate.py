@@ -24,7 +24,7 @@ from mammopipe.processing.splits.assignment import audit_leakage
 from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
-from mammopipe.training.evaluation.candidates import baseline, candidate_figures, selected_figures
+from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures
 from mammopipe.training.evaluation.config import EvaluationJobConfig, Profile
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
@@ -144,9 +144,14 @@ def evaluate(
     test = _predict(TestPredictions, models, data, rows[Split.TEST])
 
     candidates = {
-        name: candidate_figures(
-            models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
-        )
+        name: {
+            **candidate_figures(
+                models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
+            ),
+            "deals": deal_figures(
+                data.out_of_fold.get(name), rows[Split.VALIDATION], config.other_breast, config.breast_rule
+            ),
+        }
         for name in sorted(models)
     }
     return {
@@ -193,11 +198,12 @@ def _of_selected(
 
 
 def fold_names(data: SegmentedData) -> dict[str, str]:
-    """Return the fold of each development image by its id; if candidates have different folds, name all of them."""
+    """Return the fold of each development image by its id; if candidates or deals have different folds, all of them."""
     folds: dict[str, list[str]] = defaultdict(list)
     for held in data.out_of_fold.values():
-        for image_id, fold in zip(held.image_ids, held.folds.tolist(), strict=True):
-            folds[image_id].append(str(fold))
+        for deal in held.each_deal:
+            for image_id, fold in zip(deal.image_ids, deal.folds.tolist(), strict=True):
+                folds[image_id].append(str(fold))
     return {
         image_id: f"fold {numbers[0]}" if len(set(numbers)) == 1 else f"folds {'/'.join(numbers)}"
         for image_id, numbers in folds.items()
@@ -246,7 +252,8 @@ def _audited_fits(
     findings += [
         finding
         for name, held in data.out_of_fold.items()
-        for finding in audit_folds(name, held, data.judged(Split.VALIDATION), data.protocol)
+        for deal in held.each_deal
+        for finding in audit_folds(name, deal, data.judged(Split.VALIDATION), data.protocol)
     ]
     findings += audit_training(
         {name: model.description["training"]["data_digest"] for name, model in models.items()}, data.learnt, data.folder

@@ -39,11 +39,12 @@ from mammopipe.processing.errors import ConfigError, ManifestError
 from mammopipe.processing.splits.leakage_audit import exact_leaks
 from mammopipe.training.config import WITHOUT_EFFECT, Learns, TrainConfig
 from mammopipe.training.fitting.checkpoint import CheckpointStore, StopRequest, code_digest, data_digest, run_digest
-from mammopipe.training.fitting.cross_validation import CrossValidated, Surroundings, cross_validate, train_fold
+from mammopipe.training.fitting.cross_validation import Surroundings, cross_validate, train_fold
 from mammopipe.training.fitting.dataset import FilmDataset, learnt, require_every_class
 from mammopipe.training.fitting.distributed import ALONE, World, joined, launch, launch_command
 from mammopipe.training.fitting.image_cache import choose_cache
 from mammopipe.training.fitting.loop import fit
+from mammopipe.training.fitting.out_of_fold import CrossValidated
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import FilmNetwork

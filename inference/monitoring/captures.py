@@ -28,6 +28,7 @@ from mammopipe.processing.dicom.header import origin
 from mammopipe.processing.errors import ConfigError, ImageError
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES
+from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.drift_features import film_figures
 
 
@@ -107,7 +108,7 @@ class Captures:
                 yield CapturedFilm(figures), source
 
     def _measured(self, source: Source) -> dict[str, float]:
-        film = read_mammogram(source.data)
+        film = read_mammogram(source.data, config=ReadConfig(for_processing=self.preprocess.for_processing))
         film = replace(film, laterality=film.laterality or source.laterality, view=film.view or source.view)
         return film_figures(preprocess(film, self.preprocess).quality)
 

@@ -159,9 +159,10 @@ def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
     from mammopipe.inference.prediction.heatmap import overlay, png
     from mammopipe.processing.datasets.manifest import Label
     from mammopipe.processing.files import write_bytes
-    from mammopipe.processing.images.mammogram import read_mammogram
+    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
 
-    mammogram = read_mammogram(image.path, record=image.record)
+    config = ReadConfig(for_processing=predictor.for_processing)
+    mammogram = read_mammogram(image.path, record=image.record, config=config)
     seen = predictor.explain(predictor.predict(mammogram), mammogram, Label.MALIGNANT)
     name = image.record.image_id if image.record else image.path.stem
     write_bytes(folder / f"{name}.png", png(overlay(mammogram.pixels, seen.heat)))
@@ -171,7 +172,7 @@ def _exam(
     predictor: "Predictor", images: Sequence[Image], rows: Sequence[dict[str, Any]], point: Any
 ) -> list[dict[str, Any]]:
     """Return one row for each breast of the patient and one row for the patient."""
-    from mammopipe.processing.images.mammogram import read_mammogram
+    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
 
     patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")
     # The first image names the group: a patient may have several studies.
@@ -180,10 +181,10 @@ def _exam(
     if not patient or not images:
         reason = "no image could be judged" if patient else "no patient id: views of one patient cannot be told"
         return [common | {"level": "patient", "images": len(images), "error": reason}]
+    config = ReadConfig(for_processing=predictor.for_processing)
     try:
-        found = predictor.predict(
-            [read_mammogram(image.path, record=image.record) for image in images], operating_point=point
-        ).combined
+        mammograms = [read_mammogram(image.path, record=image.record, config=config) for image in images]
+        found = predictor.predict(mammograms, operating_point=point).combined
     except ImageError as error:
         return [common | {"level": "patient", "images": len(images), "error": str(error)}]
     breasts = [

@@ -25,6 +25,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
+from mammopipe.processing.read_config import ForProcessing
 from mammopipe.processing.variation import may_be_mirrored
 from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description, verify_files
@@ -128,6 +129,11 @@ class Predictor:
             weights_sha256=digest,
             preprocess_digest=self._preprocess.digest,
         )
+
+    @property
+    def for_processing(self) -> ForProcessing:
+        """What the model's training did with raw images (for processing), and so every reader for this model does."""
+        return self._preprocess.for_processing
 
     @property
     def classes(self) -> tuple[Label, ...]:

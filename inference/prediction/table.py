@@ -12,7 +12,7 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label
 from mammopipe.processing.dicom.file import is_dicom, parse
 from mammopipe.processing.errors import CorruptImageError, ImageError
 from mammopipe.processing.images.mammogram import Mammogram, read_mammogram
-from mammopipe.processing.read_config import DEFAULT_CONFIG
+from mammopipe.processing.read_config import DEFAULT_CONFIG, ForProcessing, ReadConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,10 @@ class Judges(Protocol):
     @property
     def classes(self) -> tuple[Label, ...]:
         """The model's classes."""
+
+    @property
+    def for_processing(self) -> ForProcessing:
+        """What the model's training did with raw images."""
 
     def predict(self, mammogram: Mammogram, *, operating_point: OperatingPoint) -> Any:
         """Return the prediction of one image."""
@@ -83,7 +87,7 @@ def _judged(
         data = path.read_bytes()
     except OSError as error:
         raise CorruptImageError(f"{path}: cannot be read: {error.strerror}") from None
-    mammogram = read_mammogram(data, record=record)
+    mammogram = read_mammogram(data, record=record, config=ReadConfig(for_processing=predictor.for_processing))
     said = predictor.predict(mammogram, operating_point=point)
     decision = said.decision
     return {

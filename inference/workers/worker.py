@@ -26,6 +26,7 @@ from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.inference.settings import EngineKind, ServerSettings
 from mammopipe.inference.workers.channel import read_body, receive, send
 from mammopipe.processing.errors import MammopipeError
+from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.description import OPENVINO, read_description
 
 
@@ -33,7 +34,7 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
     """Load the model and answer until the other end of the channel is closed."""
     cv2.setNumThreads(settings.threads)
     try:
-        predictor = load(settings)
+        predictor, reading = load(settings)
     except CannotServeError as error:
         send(channel, error)
         return
@@ -45,7 +46,7 @@ def work(channel: socket.socket, settings: ServerSettings) -> None:
         if descriptor is None:
             raise ValueError("a task must come with an open file, its body")
         # This frame must not keep a reference to a request, because a body can be a gigabyte.
-        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), settings, hasher))
+        send(channel, _outcome(predictor, replace(task, body=read_body(descriptor)), reading, hasher))
         del task, received
 
 
@@ -63,8 +64,12 @@ def share(settings: ServerSettings) -> None:
                 importlib.import_module(name)
 
 
-def load(settings: ServerSettings) -> Predictor:
-    """Return a predictor that has answered its warm-up image; raises `CannotServeError` if the model cannot be used."""
+def load(settings: ServerSettings) -> tuple[Predictor, ReadConfig]:
+    """Return a predictor that has answered its warm-up image, and the settings of the image reader.
+
+    Raises:
+        CannotServeError: The model cannot be used, or the settings do not suit it.
+    """
     try:
         engine = EngineSettings(settings.engine, settings.threads)
         predictor = Predictor(
@@ -74,13 +79,14 @@ def load(settings: ServerSettings) -> Predictor:
             prevalence=settings.prevalence,
             exclusions=settings.exclusions,
         )
+        reading = settings.reading(predictor.for_processing)
         predictor.warm_up()
     except MammopipeError as error:
         raise CannotServeError(str(error)) from None
     except Exception as error:  # the boundary: there is no request yet, so the text cannot hold personal data
         traceback.print_exc()
         raise CannotServeError(f"{settings.model}: the model cannot be loaded: {error!r}") from None
-    return predictor
+    return predictor, reading
 
 
 def _keep_quiet() -> None:
@@ -90,12 +96,12 @@ def _keep_quiet() -> None:
 
 
 def _outcome(
-    predictor: Predictor, task: Task, settings: ServerSettings, hasher: ThreadPoolExecutor
+    predictor: Predictor, task: Task, reading: ReadConfig, hasher: ThreadPoolExecutor
 ) -> Reply | RequestError | WorkerFault:
     # Hashing runs in parallel: it releases the interpreter's lock, so the caller does not wait for it.
     hashed = hasher.submit(_sha256, task.body)
     try:
-        reply = answer(predictor, task, settings.reading, hashed)
+        reply = answer(predictor, task, reading, hashed)
         return replace(reply, facts={**reply.facts, "sha256": hashed.result()})
     except RequestError as refusal:
         return refusal

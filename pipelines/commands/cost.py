@@ -64,7 +64,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     )
     config = estimate.scaled(config, processing=options.instances, training=options.training_instances)
     throughput = Throughput.load(options.throughput)
-    images = options.images or throughput.dataset[str(config.dataset)].images
+    images = options.images or throughput.size(str(config.dataset)).images
     lines = estimate.estimate(config, prices, throughput, images=images)
     size = estimate.Size.of(config, throughput, images)
     found = obstacles.obstacles(config, lines, size, throughput)

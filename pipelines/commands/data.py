@@ -51,11 +51,14 @@ def check(options: argparse.Namespace) -> int:
         read=not options.table_only,
         phi=config.data.phi,
         question=config.training.question,
+        for_processing=config.data.for_processing,
     )
     if options.montage:
         from mammopipe.processing.jobs.contact_sheets import overview
+        from mammopipe.processing.read_config import ReadConfig
 
-        overview(table.records, images, options.montage)
+        reading = ReadConfig(jpeg_files=True, for_processing=config.data.for_processing)
+        overview(table.records, images, options.montage, reading=reading)
     if options.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

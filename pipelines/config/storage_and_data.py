@@ -64,8 +64,8 @@ class DataConfig(Settings):
     for_processing: ForProcessing = Field(
         default=ForProcessing.REFUSE,
         description="what Prepare does with raw images (for processing): `refuse` them, or `convert` them by a "
-        "logarithm and a window from the histogram, with the flag `for-processing-converted`; serve such a model with "
-        "MAMMOPIPE_FOR_PROCESSING=convert",
+        "logarithm and a window from the histogram, with the flag `for-processing-converted`; the model keeps it for "
+        "serving",
     )
     max_quarantine: float = Field(
         default=0.05, ge=0, le=1, description="share of the images that may be refused before a job fails"

@@ -14,7 +14,7 @@ def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, imag
     price = prices.hour("hosting", endpoint.instance_type)
     cores, _ = throughput.cores(endpoint.instance_type, trains=False)
     hours = images * answer.core_seconds / cores / 3600
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     gigabytes = images / dataset.images * dataset.gigabytes
     return [
         (

@@ -17,12 +17,12 @@ from typing import Any
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.prices import Prices, Throughput
+from mammopipe.processing.classes import Question
 from mammopipe.training.config import Final, Learns
 
 BYTES_A_PIXEL = 2
 LEARNING = ("Train-", "Tune-")
 """How the names of the steps begin that make the candidates."""
-CLASSES = 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Size:
     epochs: int
     pixels: int
     """Size of the network's input."""
+    classes: int
+    """Number of classes that copies balance."""
     largest_class: float
     test: float
     validation: float
@@ -90,15 +92,16 @@ class Size:
     @classmethod
     def of(cls, config: PipelineConfig, throughput: Throughput, images: int | None = None) -> "Size":
         """Return the amount of work of a configuration, for its dataset or for the given number of images."""
-        dataset = throughput.dataset[str(config.dataset)]
-        test = config.data.test_fraction
+        dataset = throughput.size(str(config.dataset))
+        test, binary = config.data.test_fraction, config.training.question is Question.BINARY
         return cls(
             images or dataset.images,
             config.augmentation.copies - config.augmentation.rarer_only,
             config.augmentation.balance and config.augmentation.copies > 0,
             config.training.epochs,
             config.segmentation.height * config.segmentation.width,
-            dataset.largest_class,
+            2 if binary else dataset.classes,
+            max(dataset.malignant, 1 - dataset.malignant) if binary else dataset.largest_class,
             test,
             (1 - test) / config.data.folds,
         )
@@ -113,7 +116,7 @@ class Size:
         """Images in one epoch: originals and their copies."""
         if not self.balance:
             return self.learnt * (1 + self.copies)
-        return max(self.learnt * self.largest_class * CLASSES * (1 + self.copies), self.learnt)
+        return max(self.learnt * self.largest_class * self.classes * (1 + self.copies), self.learnt)
 
 
 def estimate(

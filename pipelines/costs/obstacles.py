@@ -64,7 +64,7 @@ def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterat
             f"{compute.training_volume_gb}"
         )
     share = size.images / (compute.processing_instance_count if _is_sharded(config) else 1)
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     source = share / dataset.images * dataset.gigabytes
     rows = min(config.data.max_height, dataset.rows)
     prepared = share * rows * rows * PREPARED_ASPECT * BYTES_A_PIXEL / 1e9
@@ -98,7 +98,7 @@ def _memory(config: PipelineConfig, size: Size) -> Iterator[str]:
 def downloads(config: PipelineConfig, size: Size, throughput: Throughput) -> list[tuple[str, float]]:
     """Return the inputs that are downloaded before a job starts (input mode `File`), with the hours that it takes."""
     rate = throughput.job.download_gigabytes_a_second * 3600
-    dataset = throughput.dataset[str(config.dataset)]
+    dataset = throughput.size(str(config.dataset))
     share = 1 / (config.compute.processing_instance_count if _is_sharded(config) else 1)
     source = size.images / dataset.images * dataset.gigabytes * share
     images = size.trained * size.pixels * BYTES_A_PIXEL / 1e9

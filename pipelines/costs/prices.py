@@ -83,8 +83,12 @@ class DatasetSize(Settings):
     """The properties of a dataset."""
 
     images: int
-    largest_class: float
+    classes: int = Field(ge=2, le=3)
+    """Number of classes of the labels: normal, benign and malignant, or negative and malignant."""
+    largest_class: float = Field(gt=0, le=1)
     """Fraction of the images; copies bring the other classes to the same number."""
+    malignant: float = Field(gt=0, lt=1)
+    """Fraction of the images."""
     gigabytes: float
     rows: int = Field(gt=0)
     """Rows of a usual image."""
@@ -113,6 +117,15 @@ class Throughput(Settings):
             if work.name == name:
                 return work
         raise ConfigError(f"{name}: the throughputs of {self.dated} have none; give --throughput FILE")
+
+    def size(self, dataset: str) -> DatasetSize:
+        """Return the properties of a dataset; `ConfigError` if there are none."""
+        if dataset not in self.dataset:
+            raise ConfigError(
+                f"dataset = {dataset!r}: the throughputs of {self.dated} have {', '.join(self.dataset)}; "
+                f"give --throughput FILE"
+            )
+        return self.dataset[dataset]
 
     def cores(self, instance_type: str, *, trains: bool) -> tuple[float, bool]:
         """Return the number of measuring cores that an instance equals, and whether that was measured."""

@@ -11,7 +11,7 @@ from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
 from mammopipe.processing.errors import ImageError, LabelError
-from mammopipe.processing.read_config import Phi
+from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 
 BURNT_IN = "BurnedInAnnotation"
@@ -53,6 +53,7 @@ def look(
     read: bool = True,
     phi: Phi = Phi.REFUSE,
     question: Question = Question.CLASSES,
+    for_processing: ForProcessing = ForProcessing.REFUSE,
 ) -> Look:
     """Return the contents and problems of a label table and its images.
 
@@ -63,10 +64,12 @@ def look(
         read: Whether to read each image; otherwise only its existence is checked.
         phi: How a run treats an image whose header names its patient.
         question: What a run would ask of an image.
+        for_processing: What a run does with raw images.
     """
     records = table.records
     refused = [reason for _, reason in table.refused]
-    refused += [reason for record in records if (reason := _refusal(record, images, phi if read else None))]
+    reading = ReadConfig(jpeg_files=True, for_processing=for_processing) if read else None
+    refused += [reason for record in records if (reason := _refusal(record, images, phi, reading))]
     return Look(
         images=len(records),
         patients=len({record.patient_id for record in records}),
@@ -131,17 +134,18 @@ def _missing(records: Sequence[ImageRecord]) -> dict[str, int]:
     return {name: number for name, number in empty.items() if number}
 
 
-def _refusal(record: ImageRecord, images: Path, phi: Phi | None) -> str:
+def _refusal(record: ImageRecord, images: Path, phi: Phi, reading: ReadConfig | None) -> str:
+    """Return why Prepare would refuse the image, or an empty text; without `reading` only its existence is checked."""
     path = images / record.path
     if not path.is_file():
         return f"{record.path}: no such file in {images}"
-    if phi is None:
+    if reading is None:
         return ""
     from mammopipe.processing.images.mammogram import identity_fields, read_mammogram
 
     try:
         named = identity_fields(path)
-        mammogram = read_mammogram(path, record=record)
+        mammogram = read_mammogram(path, record=record, config=reading)
     except ImageError as error:
         return str(error)
     rows, columns = mammogram.pixels.shape

@@ -8,7 +8,6 @@ from mammopipe.pipelines.experiment.tables import MAJORITY, MEASURES, PUBLISHED,
 from mammopipe.processing.files import write_bytes
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auc", "malignant_auc")
-CHANCE = {"balanced_accuracy": 1 / 3, "macro_auc": 0.5, "malignant_auc": 0.5}
 WIDTH, LINE, LEFT, RIGHT, TOP, BOTTOM = 760, 24, 250, 24, 34, 40
 
 _STYLE = """<style>
@@ -20,30 +19,38 @@ text{font:13px system-ui,sans-serif;fill:#222}.quiet{fill:#666;font-size:12px}.g
 </style>"""
 
 
-def write_figures(rows: Sequence[Row], folder: Path) -> list[str]:
-    """Write `<measure>.svg` of the test rows for each measure in `SHOWN`, and return the names."""
+def write_figures(rows: Sequence[Row], folder: Path, classes: int) -> list[str]:
+    """Write `<measure>.svg` of the test rows for each measure in `SHOWN`, and return the names.
+
+    Args:
+        rows: The rows of the table.
+        folder: Where the plots are written.
+        classes: Number of classes of the networks.
+    """
     measured = [row for row in rows if row.split == "test" and row.images is not None]
     names = []
     for measure in SHOWN:
         names.append(f"{measure}.svg")
-        write_bytes(folder / names[-1], draw(measured, measure).encode())
+        write_bytes(folder / names[-1], draw(measured, measure, classes).encode())
     return names
 
 
-def draw(rows: Sequence[Row], measure: str) -> str:
+def draw(rows: Sequence[Row], measure: str, classes: int) -> str:
     """Return the plot of one measure as SVG.
 
     Args:
         rows: The rows of the table; one dot and interval each.
         measure: Name of the measure. Dashed lines show its chance level and its published figure, if there is one.
+        classes: Number of classes of the networks; chance has a balanced accuracy of 1 / classes.
     """
+    chance = {"balanced_accuracy": 1 / classes, "macro_auc": 0.5, "malignant_auc": 0.5}
     height = TOP + LINE * len(rows) + BOTTOM
     bottom = TOP + LINE * len(rows)
     parts = [f'<text x="{LEFT}" y="20">{MEASURES[measure]} on test, 95 % interval by patient</text>']
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_vertical("grid", tick, bottom))
         parts.append(f'<text class="quiet" x="{_x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    for style, value in (("chance", CHANCE.get(measure)), ("published", PUBLISHED.get(measure))):
+    for style, value in (("chance", chance.get(measure)), ("published", PUBLISHED.get(measure))):
         if value is not None:
             parts.append(_vertical(style, value, bottom))
             parts.append(

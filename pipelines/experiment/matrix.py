@@ -132,7 +132,7 @@ def write_results(experiment: Experiment, done: Mapping[Cell, dict[str, Any] | N
         rows = experiment_tables.rows(
             [(cell.protocol, cell.cnn, cell.noise, evaluation) for cell, evaluation in found.items()]
         )
-        figures = write_figures(rows, out)
+        figures = write_figures(rows, out, len(next(iter(found.values()))["classes"]))
         experiment_tables.write_csv_table(rows, out / "results.csv")
         facts = experiment_tables.facts(
             next(iter(found.values())), experiment.config.model_dump(mode="json"), len(found), len(done)

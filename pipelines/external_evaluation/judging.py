@@ -23,7 +23,6 @@ from mammopipe.training.model.predictions import Floats, TestPredictions
 
 SOUGHT = (Label.MALIGNANT, Label.BENIGN)
 """Classes whose lesions the heatmap should show."""
-_READING = ReadConfig(jpeg_files=True)
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,14 @@ def judge(
         journal: Holds the images that an interrupted evaluation has judged; receives each image that is judged now.
     """
     found = Judgement(refused=list(table.refused))
+    reading = ReadConfig(jpeg_files=True, for_processing=preprocessing.for_processing)
     outlined = any(record.lesions for record in table.records) or bool(table.masks)
     for record in tqdm(table.records, desc="Evaluate", unit="image", disable=not sys.stderr.isatty()):
         entry = journal.finished(record.image_id)
         if entry is None:
             try:
                 known = with_lesions(record, table.masks.get(record.image_id, ()), folder)
-                mammogram = read_mammogram(folder / record.path, record=record, config=_READING)
+                mammogram = read_mammogram(folder / record.path, record=record, config=reading)
                 entry = _judged(predictor, preprocessing, known, mammogram, outlined).as_dict()
             except (ImageError, LabelError) as error:
                 entry = {"refused": str(error)}

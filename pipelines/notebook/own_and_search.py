@@ -33,15 +33,18 @@ def check(config: PipelineConfig, table: Path) -> Any:
     from mammopipe.pipelines.data.check import look
     from mammopipe.processing.datasets.own import images_of, read_own
     from mammopipe.processing.jobs.contact_sheets import overview
+    from mammopipe.processing.read_config import ReadConfig
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    facts = look(found, images, config.data.split, phi=config.data.phi).as_dict()
+    raw = config.data.for_processing
+    facts = look(found, images, config.data.split, phi=config.data.phi, for_processing=raw).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'
         for name, value in facts.items()
     )
     with TemporaryDirectory() as scratch:
-        overview(found.records, images, Path(scratch) / "montage.png")
+        reading = ReadConfig(jpeg_files=True, for_processing=raw)
+        overview(found.records, images, Path(scratch) / "montage.png", reading=reading)
         picture = figure_of((Path(scratch) / "montage.png").read_bytes(), "up to 32 images, rare classes first")
     verdict = "A run on this table would fail." if facts["problems"] else "A run on this table can start."
     return HTML(f"<table>{rows}</table><p><b>{verdict}</b></p>{picture}")

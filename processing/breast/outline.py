@@ -17,6 +17,10 @@ NARROW_ABOVE = 0.2
 """The same limit at the upper end, where the axilla, which belongs to the breast, is narrow, too."""
 STRIP = 0.12
 """A strip narrower than this share of the breast's greatest width is not breast, if it has some length."""
+BAND = 0.08
+"""Greatest height of a dark band at the film's upper edge, as a share of the breast's height."""
+BAND_STEP, BAND_ACROSS = 0.08, 0.85
+"""Least step in grey (0..1) from a band to the breast below it, and the share of the columns that must show it."""
 STEEP = 0.8
 """Least slope, in columns per row, by which the outline approaches the chest wall above the kink."""
 
@@ -149,6 +153,30 @@ def _kink(widths: NDArray[np.float64], height: int, narrow: float) -> int:
     if strip.size and widths.size - strip[0] >= reach:
         return int(strip[0])
     return widths.size
+
+
+def without_band(grey: Grey, mask: Mask) -> tuple[Mask, int]:
+    """Return the mask without a dark band across the film's upper edge, and the band's last row; 0 without a band.
+
+    A band is tape, or the edge of the scanned film. Below it, nearly all columns become brighter at one row. No anatomy
+    has such an edge: the muscle's slants.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    top, zone = int(rows[0]), round(BAND * rows.size)
+    if top + zone + 4 >= mask.shape[0]:
+        return mask, 0
+    columns = np.flatnonzero(mask[top : top + zone + 4].all(axis=0))
+    if columns.size < 0.2 * mask.any(axis=0).sum():
+        return mask, 0
+    strip = cv2.blur(grey[top : top + zone + 4, columns], (1, 2))
+    steps = strip[3:] - strip[:-3]
+    across = (steps > BAND_STEP).mean(axis=1)
+    edge = int(across.argmax())
+    if across[edge] < BAND_ACROSS:
+        return mask, 0
+    cut = mask.copy()
+    cut[: top + edge + 3] = False
+    return cut, top + edge + 3
 
 
 def without_overhang(mask: Mask, *, chest_left: bool) -> Mask:

@@ -31,6 +31,9 @@ EXCESS = 0.12
 """Least sum of the step at the muscle's edge and the muscle's excess in median grey over the tissue beside it."""
 FLATTEST = 0.15
 """Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
+STRIP, STEADY = 0.20, 0.35
+"""A muscle is a strip where, over this share of the breast's height, it narrows by less than this share of what it
+narrows on average above."""
 HALF = 0.04
 """Step in grey (0..1) that gains half. Stronger steps gain little more, so vessels and scratches attract no path."""
 
@@ -96,8 +99,32 @@ def _in_corner(grey: Grey, mask: Mask) -> Pectoral | None:
             continue
         muscle = mask & _inside(edges.x[index], edges.y[index], mask.shape)
         if _stands_out(grey, mask, muscle, float(edges.step[index])):
-            return Pectoral(muscle, float(edges.step[index]))
+            return Pectoral(_without_strip(muscle), float(edges.step[index]))
     return None
+
+
+def _without_strip(muscle: Mask) -> Mask:
+    """Return the muscle without a strip along the chest wall below it.
+
+    A muscle narrows steadily until its edge meets the chest wall. Where it stops narrowing, a strip goes on to
+    the lower fold: the edge of the exposure, skin, or dense tissue. There the edge is prolonged with its slope above.
+    """
+    rows = np.flatnonzero(muscle.any(axis=1))
+    widths = np.minimum.accumulate(muscle[rows[0] : rows[-1] + 1].sum(axis=1))
+    reach = round(STRIP * muscle.shape[0])
+    if widths.size <= 2 * reach:
+        return muscle
+    narrowing = widths[:-reach] - widths[reach:]
+    above = (widths[0] - widths[:-reach]) / np.maximum(np.arange(narrowing.size), 1) * reach
+    steady = np.flatnonzero((narrowing < STEADY * above) & (widths[:-reach] < 0.6 * widths[0]))
+    if not steady.size or steady[0] < reach:
+        return muscle
+    start = int(steady[0])
+    slope = (widths[start - reach] - widths[start]) / reach
+    limits = np.full(muscle.shape[0], np.inf)
+    below = np.arange(muscle.shape[0] - rows[0] - start)
+    limits[rows[0] + start :] = widths[start] - slope * below
+    return muscle & (np.arange(muscle.shape[1]) < limits[:, None])
 
 
 def _stands_out(grey: Grey, mask: Mask, muscle: Mask, step: float) -> bool:

@@ -15,14 +15,18 @@ from mammopipe.processing.breast.harmonisation import Harmonisation, harmonise
 from mammopipe.processing.breast.quality import Flag
 from mammopipe.processing.breast.segmentation import BreastRegion, Side, segment_breast
 from mammopipe.processing.datasets.manifest import Lesion
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, UnsupportedImageError
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
+from mammopipe.processing.read_config import ForProcessing
 from mammopipe.processing.settings import Settings
 
 _PERCENTILES = {"level_low": 5, "level_mid": 50, "level_high": 95}
 
 
 FULL_SCALE = 65535
+_LEFT_OUT = {"harmonisation", "for_processing"}
+"""Settings that `to_json` leaves out while they have their default."""
 
 
 class PreprocessConfig(Settings):
@@ -49,6 +53,11 @@ class PreprocessConfig(Settings):
         default=Harmonisation.NONE,
         description="how the tissue's grey levels are brought to those of a reference: `none`, `exponent`, `quantiles`",
     )
+    for_processing: ForProcessing = Field(
+        default=ForProcessing.REFUSE,
+        description="what was done with raw images (for processing) in training, and therefore is done wherever the "
+        "model is applied: `refuse` or `convert`",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "PreprocessConfig":
@@ -63,7 +72,7 @@ class PreprocessConfig(Settings):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PreprocessConfig":
         """Return the config that `to_json` wrote; raises `ConfigError` for an unknown, missing or mistyped key."""
-        missing = sorted(set(cls.model_fields) - {"harmonisation"} - set(values))
+        missing = sorted(set(cls.model_fields) - _LEFT_OUT - set(values))
         if missing:
             raise ConfigError(f"preprocess: {', '.join(missing)} is missing")
         try:
@@ -72,9 +81,13 @@ class PreprocessConfig(Settings):
             raise ConfigError(f"preprocess: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the config as JSON values; `harmonisation` only where it is on, as in models of before it existed."""
-        left_out = {"harmonisation"} if self.harmonisation is Harmonisation.NONE else None
-        return self.model_dump(mode="json", exclude=left_out)
+        """Return the config as JSON values.
+
+        `harmonisation` and `for_processing` are written only where they are on. Models of before they existed therefore
+        keep their digest.
+        """
+        unused = {name for name in _LEFT_OUT if getattr(self, name) is type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=unused)
 
     @property
     def digest(self) -> str:
@@ -164,8 +177,14 @@ def preprocess(mammogram: Mammogram, config: PreprocessConfig, lesions: Iterable
         lesions: Circles in pixel coordinates of `mammogram`; they are transformed with the pixels.
 
     Raises:
-        mammopipe.processing.errors.ImageError: The image shows no breast.
+        mammopipe.processing.errors.ImageError: The image shows no breast, or it was converted from a raw image and the
+            config refuses those.
     """
+    if ImageFlag.FOR_PROCESSING_CONVERTED in mammogram.flags and config.for_processing is ForProcessing.REFUSE:
+        raise UnsupportedImageError(
+            f"the image was converted from raw data ({ImageFlag.FOR_PROCESSING_CONVERTED}); preprocess.for_processing="
+            f"{config.for_processing}: the model learnt from no such image"
+        )
     pixels = reduce_height(mammogram.pixels, config.max_height)
     region = _region(pixels, mammogram)
     tissue = region.mask & ~region.pectoral if config.remove_pectoral else region.mask

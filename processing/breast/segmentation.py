@@ -14,7 +14,13 @@ from mammopipe.processing.breast.air import Air, find_air, full_of_tissue, is_ai
 from mammopipe.processing.breast.chest_side import ChestSide, Side, find_chest_side
 from mammopipe.processing.breast.focal import without_focal_structures
 from mammopipe.processing.breast.implant import find_implant
-from mammopipe.processing.breast.outline import breast_outline, without_abdomen, without_overhang, without_pockets
+from mammopipe.processing.breast.outline import (
+    breast_outline,
+    without_abdomen,
+    without_band,
+    without_overhang,
+    without_pockets,
+)
 from mammopipe.processing.breast.pectoral import Pectoral, find_pectoral
 from mammopipe.processing.breast.quality import coverage, is_skin_cut_off, quality_flags
 from mammopipe.processing.breast.view import InferredView, infer_view
@@ -48,6 +54,8 @@ class _Found:
     mask: Mask
     air: Air
     chest: ChestSide
+    upper_edge: int
+    """First row of the exposed field, below a band across the film's upper edge."""
 
     @property
     def chest_left(self) -> bool:
@@ -81,7 +89,9 @@ def segment_breast(
             f"no breast: the largest object covers {mask.mean():.1%} of the image; "
             f"at least {SMALLEST_SHARE:.0%} is needed"
         )
-    inferred = infer_view(grey, mask, chest_left=found.chest_left) if view is None else None
+    inferred = None
+    if view is None:
+        inferred = infer_view(grey, mask, chest_left=found.chest_left, upper_edge=found.upper_edge)
     implant = find_implant(grey, mask)
     pectoral = _sought(grey, mask if implant is None else mask & ~implant, found.chest_left, view, inferred)
     muscle = np.zeros_like(mask)
@@ -136,9 +146,9 @@ def _find_breast(grey: Grey, laterality: Laterality | None) -> _Found:
 
 
 def _outlined(grey: Grey, air: Air, laterality: Laterality | None) -> _Found:
-    mask = breast_outline(grey, air)
+    mask, upper_edge = without_band(grey, breast_outline(grey, air))
     chest = find_chest_side(mask, air.field, laterality)
     left = chest.side is Side.LEFT
     if air.fog:
         mask = without_overhang(mask, chest_left=left)
-    return _Found(without_abdomen(without_pockets(mask, chest_left=left)), air, chest)
+    return _Found(without_abdomen(without_pockets(mask, chest_left=left)), air, chest, upper_edge)

@@ -35,7 +35,7 @@ class InferredView:
         return self.confidence >= SURE
 
 
-def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
+def infer_view(grey: Grey, mask: Mask, *, chest_left: bool, upper_edge: int = 0) -> InferredView:
     """Return the view, MLO or CC, that the image shows.
 
     The weights were set on the 322 oblique films of mini-MIAS, on files of both views, and on phantoms.
@@ -44,6 +44,7 @@ def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
         grey: The working copy, float32, (rows, columns), 0..1.
         mask: The breast, of the same shape.
         chest_left: Whether the chest wall is at the left.
+        upper_edge: First row of the exposed field.
     """
     turn = slice(None) if chest_left else slice(None, None, -1)
     grey, mask = grey[:, turn], mask[:, turn]
@@ -54,7 +55,7 @@ def infer_view(grey: Grey, mask: Mask, *, chest_left: bool) -> InferredView:
     if lower > CROPPED:
         # The image cuts off both ends, so a wide upper end is no evidence of an oblique view.
         upper = min(upper, 0.45)
-    at_edge = rows[0] <= 0.01 * mask.shape[0]
+    at_edge = rows[0] <= upper_edge + 0.01 * mask.shape[0]
     score = 8 * (upper - 0.36) + 5 * (_wedge(grey, mask) - 0.15) + (0.5 if at_edge else -2.0)
     oblique = float(1 / (1 + np.exp(-score)))
     return InferredView(View.MLO, oblique) if oblique >= 0.5 else InferredView(View.CC, 1 - oblique)

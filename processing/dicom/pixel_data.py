@@ -255,6 +255,12 @@ def _codestream(frame: bytes, codec: Codec, layout: Layout, config: ReadConfig, 
     if decoded.dtype == np.int8 and bits > 8:
         decoded = decoded.astype(np.int16)
     cells = decoded.view(f"u{decoded.dtype.itemsize}")
+    if codec is Codec.JPEG_LOSSLESS and int(cells.max()) >= 1 << head.precision:
+        # Differences add up modulo 2^16 (10918-1 H.1.2.1), so a wrong one leads out of the range of the samples.
+        raise CorruptImageError(
+            f"{where}: Pixel Data (7FE0,0010) decodes to values beyond the {head.precision} bits of its samples: "
+            "damaged"
+        )
     beyond = bits > layout.bits_stored and int(cells.max()) >= 1 << layout.bits_stored
     return Cells(cells, bits, 0, reduction, beyond, head.lossy)
 

@@ -14,6 +14,7 @@ from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.split_settings import image_place
+from mammopipe.processing.read_config import DEFAULT_CONFIG, ReadConfig
 
 Picture = NDArray[np.uint8]
 
@@ -108,7 +109,14 @@ def montage(records: Sequence[ImageRecord], thumbnails: Path, target: Path) -> N
         write_picture(target, np.vstack(rows))
 
 
-def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, shown: int = 32) -> None:
+def overview(
+    records: Sequence[ImageRecord],
+    images: Path,
+    target: Path,
+    *,
+    shown: int = 32,
+    reading: ReadConfig = DEFAULT_CONFIG,
+) -> None:
     """Write a montage of up to `shown` unprocessed images of a dataset; unreadable images are left out.
 
     Rare classes come first, so that the montage of a large dataset shows every class.
@@ -117,7 +125,7 @@ def overview(records: Sequence[ImageRecord], images: Path, target: Path, *, show
     cells = []
     for record in sorted(records, key=lambda item: (frequency[item.label], item.image_id)):
         try:
-            cells.append(_cell(_film(images / record.path, record), record))
+            cells.append(_cell(_film(images / record.path, record, reading), record))
         except ImageError:
             continue
         if len(cells) == shown:
@@ -144,8 +152,8 @@ def _read_picture(path: Path) -> Picture:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _film(path: Path, record: ImageRecord) -> Picture:
-    pixels = read_mammogram(path).pixels
+def _film(path: Path, record: ImageRecord, reading: ReadConfig = DEFAULT_CONFIG) -> Picture:
+    pixels = read_mammogram(path, config=reading).pixels
     scale = CELL / max(pixels.shape)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     grey = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -43,14 +43,15 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
+    division = Division.read(paths.processing_input("prepared-stage"))
     preprocess_config = PreprocessConfig(
         height=options.height,
         width=options.width,
         max_height=options.max_height,
         remove_pectoral=options.remove_pectoral == "true",
         harmonisation=Harmonisation(options.harmonisation),
+        for_processing=division.for_processing,
     )
-    division = Division.read(paths.processing_input("prepared-stage"))
     films = _films(paths, division)
     made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}

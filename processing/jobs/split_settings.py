@@ -1,4 +1,4 @@
-"""Reads from Prepare's `stage.json` how the images are divided, for the jobs that follow."""
+"""Reads from Prepare's `stage.json` how the images are divided and how raw images were treated, for later jobs."""
 
 import json
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from typing import Any
 
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, stated_protocol
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.read_config import ForProcessing
 from mammopipe.processing.splits.assignment import SplitConfig
 
 UNDIVIDED = "undivided"
@@ -20,6 +21,8 @@ class Division:
 
     protocol: SplitProtocol
     config: SplitConfig
+    for_processing: ForProcessing = ForProcessing.REFUSE
+    """What Prepare did with raw images."""
 
     @classmethod
     def read(cls, folder: Path) -> "Division":
@@ -29,16 +32,21 @@ class Division:
             raise ConfigError(f"{folder}: no stage.json and no stage-<host>.json here, which say how images are split")
         found = {part: cls._stated(part) for part in parts}
         if len(set(found.values())) > 1:
-            raise ConfigError(f"{folder}: {', '.join(part.name for part in parts)} state different splits")
+            raise ConfigError(
+                f"{folder}: {', '.join(part.name for part in parts)} state different splits or treatments of raw images"
+            )
         return found[parts[0]]
 
     @classmethod
     def _stated(cls, part: Path) -> "Division":
         try:
             config: Mapping[str, Any] = json.loads(part.read_text(encoding="utf-8"))["config"]
-            return cls(stated_protocol(config, where=str(part)), SplitConfig(**config["split"]))
+            raw = ForProcessing(config.get("for_processing", ForProcessing.REFUSE))
+            return cls(stated_protocol(config, where=str(part)), SplitConfig(**config["split"]), raw)
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{part}: config.split cannot be read: {error}; this is not Prepare's account") from None
+            raise ConfigError(
+                f"{part}: config.split or config.for_processing cannot be read: {error}; this is not Prepare's account"
+            ) from None
 
 
 def image_place(record: ImageRecord) -> Path:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,12 +23,14 @@ from mammopipe.training.config import TrainConfig
 from mammopipe.training.fitting.checkpoint import StopRequest
 from mammopipe.training.fitting.distributed import ALONE, launch_command
 from mammopipe.training.fitting.head_only import FilmMaps, HeadAlone
+from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.fitting.step import predict
 from mammopipe.training.metrics.classification import macro_auc
 from mammopipe.training.model.architecture import Pooling, Precision
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.registry import build_model
 from mammopipe.training.train import read_inputs, read_stage, train
+from tests import fork_server
 from tests.training.fitting.fit_in_float64 import figures
 
 SETTINGS = {
@@ -45,10 +48,12 @@ LINE = re.compile(
     re.MULTILINE,
 )
 JOB = (sys.executable, "-W", "error", "-m", "mammopipe.training.train")
-TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *JOB[3:])
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def start(paths, command=JOB):
+def start(paths, command=()):
+    """Start the job, or another command; a job that is not killed may be forked from a process that imported torch."""
+    command = command or (*fork_server.shared(), *JOB[1:])
     environment = {**os.environ, "MAMMOPIPE_BASE": str(paths.base), "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **pipes)
@@ -59,7 +64,7 @@ def finish(process):
     return process.returncode, out, err
 
 
-def run(paths, command=JOB):
+def run(paths, command=()):
     code, out, err = finish(start(paths, command))
     assert code == 0, err
     return out
@@ -82,7 +87,7 @@ def wait_for(path, process):
 
 def test_a_job_leaves_a_model_and_a_line_an_epoch(make_job):
     paths = make_job(**SETTINGS)
-    lines = LINE.findall(run(paths))
+    lines = LINE.findall(run(paths, JOB))
     assert [line[0] for line in lines] == ["1", "2", "3"]
     model = model_directory.load(paths.model)
     training = model.description["training"]
@@ -119,7 +124,7 @@ def test_killed_and_stopped_jobs_resume_and_end_as_an_undisturbed_one(make_job):
     undisturbed, disturbed = make_job(**settings), make_job(**settings)
     run(undisturbed)
 
-    killed = start(disturbed)
+    killed = start(disturbed, JOB)
     wait_for(disturbed.checkpoints / "checkpoint.pt", killed)
     killed.kill()
     assert finish(killed)[0] == -signal.SIGKILL, "the job must be killed in the middle"
@@ -146,7 +151,7 @@ def test_two_processes_measure_what_one_does(make_job, monkeypatch):
     settings = SETTINGS | {"dropout": "0.3", "learning_rate": "0.0001"}
     alone, together = make_job(**settings), make_job(**settings)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    out = run(together, TWO_PROCESSES)
+    out = run(together, (*fork_server.shared(), *TORCHRUN, *JOB[3:]))
     assert len(LINE.findall(out)) == 3 and "processes=2" in out
     train(alone, read_inputs(alone), ALONE, StopRequest())
     ours, theirs = (model_directory.read_description(paths.model)["training"]["history"] for paths in (together, alone))
@@ -161,8 +166,7 @@ EXACT = SETTINGS | {"epochs": "2", "warmup_epochs": "0", "dropout": "0.3", "samp
 def in_two_processes(paths, target, *stop):
     """Return the figures of the job under torchrun, in float64; `None` where it was stopped."""
     script = str(Path(__file__).parent / "fitting" / "fit_in_float64.py")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    run(paths, (sys.executable, *torchrun, script, str(target), *map(str, stop)))
+    run(paths, (*fork_server.shared(), *TORCHRUN, script, str(target), *map(str, stop)))
     return json.loads(target.read_text())
 
 
@@ -309,22 +313,41 @@ def test_a_classifier_that_learns_alone_is_resumed_as_one(make_job, capsys, sett
         assert (whole.model / "out_of_fold.csv").read_bytes() == (parts.model / "out_of_fold.csv").read_bytes()
 
 
-def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job):
-    paths = make_job(**SETTINGS | HEAD | MEAN)
+@pytest.mark.parametrize("deals", [1, 2])
+def test_the_mean_of_the_folds_is_the_classifier_between_theirs(make_job, deals):
+    paths = make_job(**SETTINGS | HEAD | MEAN | {"deals": str(deals)})
     stage_lite0(paths)
     train(paths, read_inputs(paths), ALONE, StopRequest())
     told = model_directory.read_description(paths.model)["training"]
     assert (told["epochs_run"], told["best_epoch"]) == (3, 3), "no patience, no choice"
-    assert told["cross_validation"]["final"] == "mean of the folds' weights"
-    assert told["cross_validation"]["fold_best_epochs"] == [3, 3, 3] and told["cross_validation"]["refit_losses"] == []
+    stated = told["cross_validation"]
+    assert (stated["folds"], stated["deals"], stated["refit_losses"]) == (3, deals, [])
+    assert stated["final"] == ("mean of the folds' weights", "mean of the weights of the folds of 2 deals")[deals - 1]
+    assert stated["fold_best_epochs"] == [3, 3, 3] * deals
     kept = [
-        torch.load(paths.checkpoints / f"fold-{fold}" / "checkpoint.pt", weights_only=True)["best"] for fold in range(3)
+        torch.load(paths.checkpoints / f"{prefix}fold-{fold}" / "checkpoint.pt", weights_only=True)["best"]
+        for prefix in ("", "deal-1-")[:deals]
+        for fold in range(3)
     ]
     head = model_directory.load(paths.model).network.head.state_dict()
     for name, value in head.items():
         folds = torch.stack([fold[f"head.{name}"] for fold in kept])
         assert folds.std(dim=0).max() > 0
         torch.testing.assert_close(value, folds.mean(dim=0))
+    held = OutOfFold.read(paths.model, model_directory.read_description(paths.model))
+    assert len(held.each_deal) == deals
+    if deals == 2:
+        first, second = held.each_deal
+        assert np.allclose(held.logits, (first.logits + second.logits) / 2) and not np.allclose(
+            held.logits, first.logits
+        )
+        assert not np.array_equal(first.folds, second.folds), "each deal has folds of its own"
+
+
+def test_several_deals_need_the_mean_of_all_folds_in_one_job(make_job):
+    for wrong in ({"final": "refit"}, {"fold": "0"}):
+        with pytest.raises(ConfigError, match="hyperparameter deals=2 needs final=mean and all folds in one job"):
+            read_inputs(make_job(**SETTINGS | HEAD | MEAN | {"deals": "2"} | wrong))
 
 
 def test_a_classifier_cannot_learn_alone_before_a_body_that_learnt_nothing(make_job):
@@ -419,7 +442,7 @@ def test_the_heap_is_kept_where_glibc_is():
 
 
 def test_arguments_are_refused(make_job):
-    code, _, err = finish(start(make_job(**SETTINGS), (*JOB, "--epochs", "3")))
+    code, _, err = finish(start(make_job(**SETTINGS), (*fork_server.shared(), *JOB[1:], "--epochs", "3")))
     assert code == 1 and "train takes no arguments, not '--epochs 3'" in err
 
 

@@ -9,11 +9,20 @@ from mammopipe.processing.classes import class_indices
 from mammopipe.processing.datasets.manifest import ImageRecord, Split
 from mammopipe.processing.errors import ManifestError
 from mammopipe.training.config import Learns
-from mammopipe.training.evaluation.calibration import COMPARED, Comparison, FittedCalibration
+from mammopipe.training.evaluation.calibration import (
+    COMPARED,
+    Comparison,
+    FittedCalibration,
+    calibrate,
+    fit_comparison,
+)
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.evaluation.detection import by_level
 from mammopipe.training.evaluation.selection import Candidate, Choice
+from mammopipe.training.fitting.out_of_fold import OutOfFold
 from mammopipe.training.metrics.bootstrap import Resamples
+from mammopipe.training.metrics.classification import balanced_accuracy, log_loss, macro_auc, malignant_auc
+from mammopipe.training.metrics.metric import Metric
 from mammopipe.training.metrics.negatives import gain_by_negatives, negatives
 from mammopipe.training.metrics.scorecard import figure, scorecard, without_plots
 from mammopipe.training.metrics.subgroups import subgroups
@@ -23,6 +32,7 @@ from mammopipe.training.model.exam_scores import BreastRule, Level, cases_of, co
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import (
     Floats,
+    Integers,
     Predictions,
     TestPredictions,
     ValidationPredictions,
@@ -32,6 +42,8 @@ from mammopipe.training.networks.model_directory import LoadedModel
 
 Draws = Mapping[Split, Resamples]
 """Bootstrap draws of each split's images; all metrics share them."""
+OF_A_DEAL: tuple[Metric, ...] = (macro_auc, malignant_auc, balanced_accuracy, log_loss)
+"""The figures of each deal of patients to folds."""
 
 
 def candidate_figures(
@@ -134,6 +146,7 @@ def selected_figures(
         "choice": candidate["choice"],
         **figures,
         "compared": candidate["compared"],
+        "deals": candidate["deals"],
         "operating_points": _operating_points(judged.fit, chosen, draws),
     }
 
@@ -175,3 +188,57 @@ def baseline(data: SegmentedData, rows: Mapping[Split, Sequence[ImageRecord]], d
         always = np.tile(frequencies, (len(labels), 1))
         figures[str(split)] = scorecard(labels, always, classes=data.classes, resamples=draws[split])
     return figures
+
+
+def deal_figures(
+    held: OutOfFold | None, records: Sequence[ImageRecord], other_breast: float, rule: BreastRule
+) -> dict[str, Any]:
+    """Return `deals` of a candidate: the figures of each deal of patients to folds, as a run of it alone has them.
+
+    The intervals of a figure resample patients. They hold fixed which patients were in which fold, and the training.
+    Where a cross-validation deals the patients to folds several times (`training.deals`), the differences between the
+    deals show how much both matter. They do not show how the figure would differ with other patients.
+
+    Each deal has its own calibration. `compared` is of the images of patients with both breasts, or null where breasts
+    are not compared.
+
+    Args:
+        held: The candidate's out-of-fold logits; `None` without cross-validation.
+        records: The development images.
+        other_breast: Weight of the other breast where breasts are compared.
+        rule: How the scores of a breast's views are combined.
+
+    Returns:
+        {"number": of deals, 0 without cross-validation; "alone", "compared": {figure: {"each", "mean", "lowest",
+        "highest", "standard_deviation"}}, null with fewer than two deals}.
+    """
+    deals = held.each_deal if held is not None else ()
+    if len(deals) < 2:
+        return {"number": len(deals), "alone": None, "compared": None}
+    alone, beside = [], []
+    for deal in deals:
+        said = deal.predictions(records)
+        alone.append(_values(said.labels, said.probabilities(calibrate(said).calibration)))
+        comparison = fit_comparison(said, other_breast, rule)
+        if comparison is not None:
+            kept, _ = compared(said, other_breast)
+            beside.append(_values(kept.labels, kept.probabilities(comparison.calibration)))
+    return {"number": len(deals), "alone": _spread(alone), "compared": _spread(beside) if beside else None}
+
+
+def _values(labels: Integers, probabilities: Floats) -> dict[str, float]:
+    return {metric.name: metric(labels, probabilities) for metric in OF_A_DEAL}
+
+
+def _spread(deals: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    found = {name: [deal[name] for deal in deals] for name in deals[0]}
+    return {
+        name: {
+            "each": values,
+            "mean": float(np.mean(values)),
+            "lowest": min(values),
+            "highest": max(values),
+            "standard_deviation": float(np.std(values, ddof=1)),
+        }
+        for name, values in found.items()
+    }

@@ -8,8 +8,7 @@ from typing import Any
 
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
-from mammopipe.training.fitting.cross_validation import LAST_EPOCH
-from mammopipe.training.fitting.out_of_fold import FILE, OutOfFold
+from mammopipe.training.fitting.out_of_fold import FILE, LAST_EPOCH, OutOfFold
 from mammopipe.training.networks import model_directory
 from mammopipe.training.networks.network import Ensemble
 

@@ -8,19 +8,22 @@ good.
 The final network is trained on all development images for that number of epochs, with the same schedule. Alternatively,
 it is the mean of the weights of the folds' networks, each trained for all epochs (`mammopipe.training.config.Final`;
 Wortsman et al. 2022, "Model soups").
+
+With several deals, patients are dealt to folds several times, each time with another seed. An image's out-of-fold
+logits are then the mean of those of the deals; the differences between the deals show how much the figures depend on
+the assignment of patients to folds and on the training.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
+from mammopipe.processing.datasets.manifest import SplitProtocol
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.splits.assignment import assign_folds
 from mammopipe.training.config import Final, TrainConfig
@@ -28,7 +31,7 @@ from mammopipe.training.fitting.checkpoint import CheckpointStore
 from mammopipe.training.fitting.distributed import World, agree
 from mammopipe.training.fitting.head_only import Films, learner
 from mammopipe.training.fitting.loop import fit, refit
-from mammopipe.training.fitting.out_of_fold import FILE, write_out_of_fold
+from mammopipe.training.fitting.out_of_fold import CrossValidated, OneFold, mean_of_deals
 from mammopipe.training.fitting.run import Progress
 from mammopipe.training.fitting.step import EpochResult, State, measure
 from mammopipe.training.metrics.choice import ChoiceFigure
@@ -37,13 +40,6 @@ from mammopipe.training.networks.network import FilmNetwork
 
 Build = Callable[[], FilmNetwork]
 """Returns the untrained network that every fold starts from."""
-
-
-LAST_EPOCH = "the last of every fold"
-_RULES: Mapping[Final, Mapping[str, str]] = {
-    Final.REFIT: {"epoch_rule": "median of the folds' best", "final": "refit on all development films"},
-    Final.MEAN: {"epoch_rule": LAST_EPOCH, "final": "mean of the folds' weights"},
-}
 
 
 @dataclass(frozen=True)
@@ -61,72 +57,6 @@ class Surroundings:
     def store(self, name: str) -> CheckpointStore:
         """Return the checkpoint store of one part of the run."""
         return CheckpointStore(self.checkpoints / name, f"{self.digest}/{name}")
-
-
-@dataclass
-class CrossValidated(Progress):
-    """The combined progress of all folds.
-
-    `history` holds the metrics over all held-out images for each epoch; `logits` holds those of the chosen epoch.
-    """
-
-    records: Sequence[ImageRecord] = ()
-    """The held-out images, in the order of `folds` and of the rows of the logits."""
-    folds: Sequence[int] = ()
-    epoch: int = 0
-    fold_epochs: Sequence[int] = ()
-    """The best epoch of each fold."""
-    final: Final = Final.REFIT
-    """How the final network was made."""
-    refit_losses: Sequence[float] = ()
-    """Training loss of the final network for each epoch; empty for a mean."""
-    sha256: str = ""
-    """SHA-256 of the file with the logits."""
-
-    @property
-    def best_epoch(self) -> int:
-        """The number of epochs of the final network."""
-        return self.epoch
-
-    def save(self, directory: Path) -> None:
-        """Write the out-of-fold logits into the model directory."""
-        self.sha256 = write_out_of_fold(directory, self.records, self.folds, self.logits[0])
-
-    def described(self) -> dict[str, Any]:
-        """Return further JSON values for `training` of `model.json`."""
-        return {
-            "cross_validation": {
-                "folds": len(self.fold_epochs),
-                "films": len(self.records),
-                "fold_best_epochs": list(self.fold_epochs),
-                **_RULES[self.final],
-                "refit_losses": list(self.refit_losses),
-                "file": FILE,
-                "sha256": self.sha256,
-            }
-        }
-
-
-@dataclass
-class OneFold(CrossValidated):
-    """The result of a job that trains the network of one fold."""
-
-    of: int = 0
-    """Number of folds."""
-
-    def described(self) -> dict[str, Any]:
-        """Return further JSON values for `training` of `model.json`."""
-        return {
-            "cross_validation": {
-                "folds": self.of,
-                "fold": self.folds[0],
-                "films": len(self.records),
-                "epoch_rule": LAST_EPOCH,
-                "final": "network of one fold",
-                "file": FILE,
-                "sha256": self.sha256,
-            }
-        }
 
 
 def train_fold(
@@ -195,24 +125,19 @@ def cross_validate(
     Raises:
         ManifestError: A fold, or the images without it, lacks a class.
     """
-    folds = np.array(assign_folds(films.records, config.folds, seed=config.seed, protocol=protocol))
-    judged = _judged(films, protocol)
     # A body that does not learn is the same for every fold, so its feature maps are computed only once.
     given = learner(build().to(where.world.device), config, films)[1][0]
-    held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
-    done: list[Progress] = []
-    for fold, places in enumerate(held_out):
-        learnt = given.part(np.flatnonzero(folds != fold).tolist())
-        told = given.part(places.tolist())
-        _require_every_class(learnt, f"without fold {fold}")
-        _require_every_class(told, f"fold {fold}")
-        # The precision is measured once, so that all folds use the same number format.
-        settings = config.replace(precision=done[0].precision) if done else config
-        done.append(_fold(fold, learnt, told, settings, build, pretrained=pretrained, where=where))
-    progress = _together(given, held_out, done, config)
+    states: list[State] = []
+    deals: list[CrossValidated] = []
+    for number in range(config.deals):
+        settings = config.replace(seed=config.seed + number, deals=1)
+        done, progress = _one_deal(number, given, settings, protocol, build, pretrained=pretrained, where=where)
+        states += [fold.best for fold in done]
+        deals.append(progress)
+    progress = deals[0] if len(deals) == 1 else mean_of_deals(deals)
     network = build()
     if config.final is Final.MEAN:
-        learner(network.to(where.world.device), config)[0].load_state_dict(_mean([fold.best for fold in done]))
+        learner(network.to(where.world.device), config)[0].load_state_dict(_mean(states))
         return network, progress
     progress.refit_losses = refit(
         network,
@@ -226,6 +151,34 @@ def cross_validate(
         check_stop=where.check_stop,
     )
     return network, progress
+
+
+def _one_deal(
+    number: int,
+    given: Films,
+    config: TrainConfig,
+    protocol: SplitProtocol,
+    build: Build,
+    *,
+    pretrained: bool,
+    where: Surroundings,
+) -> tuple[list[Progress], CrossValidated]:
+    """Deal the patients to folds by the seed of `config`, and train the network of each fold."""
+    folds = np.array(assign_folds(given.records, config.folds, seed=config.seed, protocol=protocol))
+    judged = _judged(given, protocol)
+    held_out = [np.flatnonzero((folds == fold) & judged) for fold in range(config.folds)]
+    prefix = f"deal-{number}-" if number else ""
+    done: list[Progress] = []
+    for fold, places in enumerate(held_out):
+        learnt = given.part(np.flatnonzero(folds != fold).tolist())
+        told = given.part(places.tolist())
+        _require_every_class(learnt, f"without fold {fold}")
+        _require_every_class(told, f"fold {fold}")
+        # The precision is measured once, so that all folds use the same number format.
+        settings = config.replace(precision=done[0].precision) if done else config
+        store = where.store(f"{prefix}fold-{fold}")
+        done.append(_fold(fold, learnt, told, settings, build, store, pretrained=pretrained, where=where))
+    return done, _together(given, held_out, done, config)
 
 
 def _mean(states: Sequence[State]) -> State:
@@ -242,10 +195,18 @@ def _require_every_class(films: Films, what: str) -> None:
 
 
 def _fold(
-    fold: int, learnt: Films, told: Films, config: TrainConfig, build: Build, *, pretrained: bool, where: Surroundings
+    fold: int,
+    learnt: Films,
+    told: Films,
+    config: TrainConfig,
+    build: Build,
+    store: CheckpointStore,
+    *,
+    pretrained: bool,
+    where: Surroundings,
 ) -> Progress:
     """Train one fold's network, or return the result of an earlier start of this job."""
-    store, world = where.store(f"fold-{fold}"), where.world
+    world = where.world
     saved = agree(store.load() if world.leads else None, world)
     if saved is not None and "fold" in saved:
         return Progress(

@@ -1,11 +1,11 @@
-"""Reads and writes the out-of-fold predictions of cross-validation.
+"""The result of a cross-validation: its progress, and its out-of-fold predictions, which this module reads and writes.
 
 For each development image, they hold the logits of a network that was not trained on it.
 """
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ from mammopipe.processing.classes import class_indices, classes_of_number
 from mammopipe.processing.datasets.manifest import ImageRecord, breast_id
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import sha256, write_csv
+from mammopipe.training.config import Final
+from mammopipe.training.fitting.run import Progress
+from mammopipe.training.fitting.step import EpochResult
 from mammopipe.training.model.description import DESCRIPTION_FILE, verify
 from mammopipe.training.model.predictions import Floats, Integers, ValidationPredictions
 
 FILE = "out_of_fold.csv"
+LAST_EPOCH = "the last of every fold"
+_RULES: Mapping[Final, Mapping[str, str]] = {
+    Final.REFIT: {"epoch_rule": "median of the folds' best", "final": "refit on all development films"},
+    Final.MEAN: {"epoch_rule": LAST_EPOCH, "final": "mean of the folds' weights"},
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,22 @@ class OutOfFold:
     folds: Integers
     """(images,) fold numbers from 0."""
     logits: Floats
-    """(images, classes)."""
+    """(images, classes); the mean of the deals, where there are several."""
+    deals: tuple["OutOfFold", ...] = ()
+    """The logits of each deal of patients to folds, where there are several; `folds` is that of the first."""
+
+    @classmethod
+    def mean(cls, deals: Sequence["OutOfFold"]) -> "OutOfFold":
+        """Return the mean of several deals; raises `ConfigError` unless they hold the same images."""
+        first = deals[0]
+        if any(deal.image_ids != first.image_ids for deal in deals):
+            raise ConfigError(f"{FILE}: the deals hold different images, or the same in another order")
+        return cls(first.image_ids, first.folds, np.mean([deal.logits for deal in deals], axis=0), tuple(deals))
+
+    @property
+    def each_deal(self) -> tuple["OutOfFold", ...]:
+        """The deals; a single one is this object."""
+        return self.deals or (self,)
 
     @classmethod
     def read(cls, directory: Path, description: Mapping[str, Any]) -> "OutOfFold | None":
@@ -48,12 +71,20 @@ class OutOfFold:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
             names = _columns(description["classes"])
-            logits = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
-            return cls(
-                tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64), logits
-            )
+            found = [
+                cls._of_rows([row for row in rows if int(row.get("deal", 0)) == deal], names)
+                for deal in range(int(stated.get("deals", 1)))
+            ]
         except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{path}: not the out-of-fold logits of this version: {error}") from None
+        return found[0] if len(found) == 1 else cls.mean(found)
+
+    @classmethod
+    def _of_rows(cls, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> "OutOfFold":
+        logits = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
+        return cls(
+            tuple(row["image_id"] for row in rows), np.array([int(row["fold"]) for row in rows], np.int64), logits
+        )
 
     def of(self, records: Sequence[ImageRecord]) -> "OutOfFold":
         """Return the logits in the order of the records; raises `ConfigError` unless the images are the same."""
@@ -65,7 +96,8 @@ class OutOfFold:
                 f"{len(names)} of the development set: a model is judged on the images it was made of"
             )
         order = [place[name] for name in names]
-        return OutOfFold(names, self.folds[order], self.logits[order])
+        deals = tuple(deal.of(records) for deal in self.deals)
+        return OutOfFold(names, self.folds[order], self.logits[order], deals)
 
     def predictions(self, records: Sequence[ImageRecord]) -> ValidationPredictions:
         """Return the logits as validation predictions, for calibration, thresholds and model selection."""
@@ -84,17 +116,131 @@ def _columns(classes: Sequence[str]) -> list[str]:
 
 
 def write_out_of_fold(
-    directory: Path, records: Sequence[ImageRecord], folds: Sequence[int], logits: npt.NDArray[np.float32]
+    directory: Path, records: Sequence[ImageRecord], folds: npt.ArrayLike, logits: npt.NDArray[np.float32]
 ) -> str:
-    """Write the logits, (images, classes), and return the file's SHA-256; only image ids identify the images."""
-    names = _columns(classes_of_number(logits.shape[1]))
+    """Write the logits and return the file's SHA-256; only image ids identify the images.
+
+    Args:
+        directory: The model directory.
+        records: The held-out images.
+        folds: (images,) fold numbers; with several deals, (deals, images).
+        logits: (images, classes); with several deals, (deals, images, classes). Their rows have the column `deal`.
+    """
+    names = _columns(classes_of_number(logits.shape[-1]))
+    several = logits.ndim == 3
     rows = [
         {
+            **({"deal": str(deal)} if several else {}),
             "image_id": record.image_id,
             "fold": str(fold),
             **{name: repr(float(value)) for name, value in zip(names, row, strict=True)},
         }
-        for record, fold, row in zip(records, folds, logits, strict=True)
+        for deal, (of_images, said) in enumerate(
+            zip(np.atleast_2d(folds).tolist(), logits if several else logits[None], strict=True)
+        )
+        for record, fold, row in zip(records, of_images, said, strict=True)
     ]
-    write_csv(directory / FILE, ["image_id", "fold", *names], rows)
+    write_csv(directory / FILE, [*(["deal"] if several else []), "image_id", "fold", *names], rows)
     return sha256(directory / FILE)
+
+
+@dataclass
+class CrossValidated(Progress):
+    """The combined progress of all folds.
+
+    `history` holds the metrics over all held-out images for each epoch; `logits` holds those of the chosen epoch.
+    """
+
+    records: Sequence[ImageRecord] = ()
+    """The held-out images, in the order of `folds` and of the rows of the logits."""
+    folds: Sequence[int] = ()
+    epoch: int = 0
+    fold_epochs: Sequence[int] = ()
+    """The best epoch of each fold."""
+    final: Final = Final.REFIT
+    """How the final network was made."""
+    refit_losses: Sequence[float] = ()
+    """Training loss of the final network for each epoch; empty for a mean."""
+    sha256: str = ""
+    """SHA-256 of the file with the logits."""
+    deals: Sequence["CrossValidated"] = ()
+    """The deals, where there are several; the figures of `history` are then the means of theirs."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of epochs of the final network."""
+        return self.epoch
+
+    def save(self, directory: Path) -> None:
+        """Write the out-of-fold logits into the model directory."""
+        if self.deals:
+            folds, logits = ([deal.folds for deal in self.deals], np.stack([deal.logits[0] for deal in self.deals]))
+            self.sha256 = write_out_of_fold(directory, self.records, folds, logits)
+        else:
+            self.sha256 = write_out_of_fold(directory, self.records, self.folds, self.logits[0])
+
+    def described(self) -> dict[str, Any]:
+        """Return further JSON values for `training` of `model.json`."""
+        return {
+            "cross_validation": {
+                "folds": len(self.fold_epochs) // max(1, len(self.deals)),
+                "deals": max(1, len(self.deals)),
+                "films": len(self.records),
+                "fold_best_epochs": list(self.fold_epochs),
+                **_RULES[self.final],
+                **({"final": f"mean of the weights of the folds of {len(self.deals)} deals"} if self.deals else {}),
+                "refit_losses": list(self.refit_losses),
+                "file": FILE,
+                "sha256": self.sha256,
+            }
+        }
+
+
+@dataclass
+class OneFold(CrossValidated):
+    """The result of a job that trains the network of one fold."""
+
+    of: int = 0
+    """Number of folds."""
+
+    def described(self) -> dict[str, Any]:
+        """Return further JSON values for `training` of `model.json`."""
+        return {
+            "cross_validation": {
+                "folds": self.of,
+                "fold": self.folds[0],
+                "films": len(self.records),
+                "epoch_rule": LAST_EPOCH,
+                "final": "network of one fold",
+                "file": FILE,
+                "sha256": self.sha256,
+            }
+        }
+
+
+def mean_of_deals(deals: Sequence[CrossValidated]) -> CrossValidated:
+    """Return the progress of several deals, whose figures are the means of theirs.
+
+    With `Final.MEAN`, the only way with several deals, all of them have the same epochs.
+    """
+    first = deals[0]
+    epochs = zip(*(deal.history for deal in deals), strict=True)
+    history = [
+        EpochResult(
+            results[0].epoch,
+            **{
+                each.name: float(np.mean([getattr(result, each.name) for result in results]))
+                for each in fields(EpochResult)
+                if each.name not in ("epoch", "seconds")
+            },
+            seconds=round(sum(result.seconds for result in results), 3),
+        )
+        for results in epochs
+    ]
+    return replace(
+        first,
+        history=history,
+        logits=[np.mean([deal.logits[0] for deal in deals], axis=0)],
+        fold_epochs=[epoch for deal in deals for epoch in deal.fold_epochs],
+        deals=deals,
+    )

@@ -158,6 +158,8 @@ def _build(description: Mapping[str, Any]) -> FilmNetwork:
             pooling=Pooling(description.get("pooling", Pooling.MEAN)),
             top_places=description.get("top_places", 3),
             stride=description.get("stride", 32),
+            # On "meta", a normal distribution would import torch's compiler, which takes a second.
+            initialise=False,
         )
 
 

@@ -29,6 +29,7 @@ def build_model(
     pooling: Pooling = Pooling.MEAN,
     top_places: int = 3,
     stride: int = 32,
+    initialise: bool = True,
 ) -> FilmNetwork:
     """Build a network, initialise it from `seed`, and load pretrained weights into all layers but the classifier.
 
@@ -43,6 +44,7 @@ def build_model(
         pooling: How feature maps become logits.
         top_places: Number of places that count with `Pooling.TOP`.
         stride: Stride of the feature maps, in pixels.
+        initialise: Whether to draw initial weights; unnecessary if a file will replace all of them.
 
     Raises:
         ConfigError: The name is unknown, there are fewer than two classes, the network does not support an option, or
@@ -59,11 +61,11 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
-        if not architecture.of_timm:
+        if initialise and not architecture.of_timm:
             network.apply(_initialise)
         # Small initial weights for the new classifier: with large ones, its gradients would damage a pretrained body.
         for module in network.head.modules():
-            if isinstance(module, nn.Linear):
+            if initialise and isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
     network.pooling, network.top_places = pooling, top_places
     if weights is not None and weights.name.endswith(PACKED):

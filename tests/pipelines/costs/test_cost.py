@@ -17,6 +17,7 @@ from mammopipe.pipelines.costs import beside, billed, estimate
 from mammopipe.pipelines.costs.page import page
 from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
 from mammopipe.pipelines.runs.folder import RunFolder
+from mammopipe.processing.classes import Question
 from mammopipe.training.model.architecture import Cnn
 from tests.infra.template import Template
 
@@ -324,3 +325,21 @@ def test_a_search_on_aws_is_billed_for_each_trial() -> None:
     steps = [{"name": "Tune-alexnet", "type": "Tuning", "seconds": 4000.0, "job_name": "search"}]
     (line,) = billed.measured({"steps": billed.billed(Client(), steps)}, Prices.load())
     assert (line.instance_hours, line.usd) == (3.0, pytest.approx(3 * 0.7364))
+
+
+def test_copies_balance_as_many_classes_as_the_question_has() -> None:
+    throughput = Throughput.load()
+    three = PipelineConfig.load(dataset="rsna")
+    two = three.replace(training=three.training.replace(question=Question.BINARY))
+    learnt, copies = 54706 * 0.8 * 0.8, 1 + three.augmentation.copies
+    assert estimate.Size.of(three, throughput).trained == pytest.approx(learnt * 0.9458 * 3 * copies)
+    assert estimate.Size.of(two, throughput).trained == pytest.approx(learnt * (1 - 0.0212) * 2 * copies)
+    own = throughput.dataset["own"].replace(classes=2, largest_class=0.9)
+    changed = throughput.replace(dataset={"rsna": own})
+    assert estimate.Size.of(three, changed, images=100).trained == pytest.approx(64 * 0.9 * 2 * copies)
+
+
+def test_a_dataset_without_measurements_is_one_line(capsys: Capture) -> None:
+    assert cli.main(["cost", "--dataset", "cmmd"]) != 0
+    error = capsys.readouterr().err
+    assert "dataset = 'cmmd'" in error and "mias, rsna, own" in error and "Traceback" not in error

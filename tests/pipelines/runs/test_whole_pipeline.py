@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from mammopipe.pipelines.backends.local_endpoint import is_healthy
 from mammopipe.pipelines.backends.processes import is_supervisor
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from tests import fork_server
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
@@ -39,7 +39,7 @@ def started(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
     """Start the command in `folder`, without anything of AWS in its environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "mammopipe.pipelines.cli", *arguments]
+    command = [*fork_server.shared(), "-m", "mammopipe.pipelines.cli", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -99,6 +99,30 @@ def test_an_abdomen_strip_below_the_breast_is_cut_off() -> None:
     assert not region.mask[520:].any()
 
 
+@pytest.mark.parametrize("width", [8, 14])
+def test_a_bright_strip_below_the_muscle_stays_breast(width: int) -> None:
+    film = make_film()
+    pixels = film.pixels.copy()
+    first = int(np.flatnonzero(film.breast.any(axis=0))[0])
+    strip = np.zeros_like(film.breast)
+    strip[: int(0.93 * 512), first : first + width] = True
+    pixels[strip & film.breast] = film.pixels[film.muscle].max()
+    region = segment_breast(pixels, view=View.MLO)
+    assert dice(region.pectoral, film.muscle) > 0.9
+    lowest = np.flatnonzero(film.muscle.any(axis=1))[-1]
+    assert not region.pectoral[lowest + 60 :].any()
+
+
+def test_a_dark_band_across_the_upper_edge_is_no_breast() -> None:
+    film = make_film()
+    pixels = film.pixels.copy()
+    pixels[:14] = np.where(film.breast[:14], 257 * 40, pixels[:14])
+    region = segment_breast(pixels, view=View.MLO)
+    assert not region.mask[:11].any()
+    below = np.arange(512)[:, None] > 18
+    assert dice(region.mask & below, film.breast & below) > 0.97
+
+
 def test_a_flipped_film_gives_the_flipped_masks() -> None:
     film = make_film(label=True)
     plain = segment_breast(film.pixels, view=View.MLO)

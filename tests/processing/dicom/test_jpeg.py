@@ -136,6 +136,18 @@ def test_a_second_codestream_is_a_second_frame(make_dicom: MakeDicom, syntax: st
         read(make_dicom, syntax, frame + b"\0" * (len(frame) % 2) + frame)
 
 
+@pytest.mark.parametrize("syntax", [LOSSLESS, FIRST_ORDER])
+def test_lossless_samples_beyond_the_precision_are_refused(make_dicom: MakeDicom, syntax: str) -> None:
+    """Differences add up modulo 65536: a wrong one leads to samples that the announced precision cannot hold."""
+    wide = picture(12) + np.uint16(6000)  # 13 bits
+    frame = bytearray(imagecodecs.jpeg8_encode(wide, bitspersample=13, lossless=True, predictor=1))
+    header = frame.index(b"\xff\xc3")
+    assert frame[header + 4] == 13
+    frame[header + 4] = 12
+    with pytest.raises(CorruptImageError, match="beyond the 12 bits of its samples"):
+        read(make_dicom, syntax, bytes(frame))
+
+
 @pytest.mark.parametrize("syntax", LIBJPEG)
 def test_coded_data_that_were_overwritten_are_refused(make_dicom: MakeDicom, syntax: str) -> None:
     """The decoder then needs more data than there are, or fewer."""

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.container.paths import BASE_VARIABLE
 from mammopipe.processing.datasets.manifest import Label, Laterality, Split, read_manifest, write_manifest
@@ -20,7 +21,9 @@ from mammopipe.processing.errors import ConfigError, LabelError, QuarantineError
 from mammopipe.processing.images.image_files import ImageFiles
 from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs import augment, prepare, segment
+from mammopipe.processing.jobs.split_settings import Division
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
+from mammopipe.processing.read_config import ForProcessing
 
 FILMS = 24
 Container = Callable[..., Path]
@@ -237,6 +240,33 @@ def test_without_copies_the_stage_is_passed_through(
     )
     segment.main(["--height", "96", "--width", "64"])
     assert len(read_manifest(segmented / "data_segmentation")) == len(read_manifest(prepared))
+
+
+def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container: Container, tmp_path: Path) -> None:
+    prepared = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias", "--for-processing", "convert"])
+    source = tmp_path / "stage"
+    source.mkdir()
+    (source / "stage.json").write_bytes((prepared / "stage.json").read_bytes())
+    assert Division.read(source).for_processing is ForProcessing.CONVERT
+    augmented = tmp_path / "augmented"
+    augmented.mkdir()
+    records = read_manifest(prepared)
+    write_manifest(records[:2], source / "manifest.csv")
+    write_manifest(records[2:4], augmented / "manifest.csv")
+    output = container(
+        prepared_manifest=source,
+        prepared_stage=source,
+        prepared_images=prepared / "images",
+        augmented_manifest=augmented,
+        augmented_images=prepared / "images",
+    )
+    segment.main(["--height", "160", "--width", "96"])
+    stated = json.loads((output / "data_segmentation" / "stage.json").read_text())["config"]
+    assert PreprocessConfig.from_json(stated["preprocess"]).for_processing is ForProcessing.CONVERT
+    (source / "stage-2.json").write_text((source / "stage.json").read_text().replace('"convert"', '"refuse"'))
+    with pytest.raises(ConfigError, match="treatments of raw images"):
+        Division.read(source)
 
 
 def test_shards_hold_the_images_and_change_neither_manifest_nor_stage(

@@ -9,7 +9,15 @@ import pytest
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.reporting.model_card import data_licences, limits, render_card, title, words
 from mammopipe.training.reporting.package_card import package_card
-from mammopipe.training.reporting.reporting_guidelines import ITEMS, Status, lines, page
+from mammopipe.training.reporting.reporting_guidelines import (
+    CHECKED,
+    ITEMS,
+    LEGEND,
+    UNCHECKED,
+    Status,
+    lines,
+    page,
+)
 
 ROOT = Path(__file__).parents[3]
 KEYS = {
@@ -106,6 +114,16 @@ def test_each_reference_of_the_guidelines_exists(evaluated, card):
                 assert kind == "doc" and (ROOT / name).is_file(), reference
     assert {item.status for item in ITEMS} == set(Status)
     assert all(line in card for line in lines())
+
+
+def test_numbers_that_were_not_compared_with_a_statement_are_marked(card):
+    table = [line for line in lines() if not line.startswith(("| topic", "|---"))]
+    columns = dict(zip(CHECKED, zip(*(line.split("|")[2:6] for line in table), strict=True), strict=True))
+    for guideline, cells in columns.items():
+        shown = [number.strip() for cell in cells for number in cell.split(",") if number.strip()]
+        assert {number for number in shown if not number.endswith(UNCHECKED)} == CHECKED[guideline]
+        assert {number.removesuffix(UNCHECKED) for number in shown} == set(NUMBERS[guideline])
+    assert LEGEND in card and LEGEND in page()
 
 
 def test_the_page_of_the_guidelines_is_generated():

@@ -1,0 +1,215 @@
+"""Starts our commands by forking a process that has imported what they need.
+
+Importing torch, scikit-learn, matplotlib and the SageMaker SDK takes a job some seconds, more than the rest of its work
+on a few small images. `python -m tests.fork_server SOCKET` imports them once and then waits. For each connection, it
+forks a child that runs one Python command with the caller's arguments, environment, folder and output, and that in all
+else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed.
+`tests/fork_client.py` is that caller.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CLIENT = Path(__file__).with_name("fork_client.py")
+IMPORTS = (
+    "torch._dynamo",
+    "torch.export",
+    "openvino",
+    "sklearn.isotonic",
+    "matplotlib.figure",
+    "mammopipe.training.train",
+    "mammopipe.training.evaluate",
+    "mammopipe.processing.jobs.prepare",
+    "mammopipe.processing.jobs.augment",
+    "mammopipe.processing.jobs.segment",
+    "mammopipe.pipelines.runs.launch",
+    "mammopipe.pipelines.cli",
+)
+
+
+def python(socket_path: str) -> list[str]:
+    """Return the command that takes the place of `python`; its arguments are `[-W ACTION] SCRIPT or -m MODULE`."""
+    return [sys.executable, "-I", "-S", str(CLIENT), socket_path]
+
+
+@contextmanager
+def running() -> Iterator[list[str]]:
+    """Yield the command that takes the place of `python` while a server runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/socket"
+        reading, writing = os.pipe()
+        command = [sys.executable, "-m", "tests.fork_server", path, str(writing)]
+        server = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[writing], stdin=subprocess.PIPE)
+        os.close(writing)
+        try:
+            if not os.read(reading, 1):
+                raise RuntimeError("the fork server did not start")
+            yield python(path)
+        finally:
+            os.close(reading)
+            server.terminate()
+            server.wait()
+
+
+@cache
+def shared() -> list[str]:
+    """Start a server for all tests of this process, and return the command that takes the place of `python`."""
+    server = ExitStack()
+    atexit.register(server.close)
+    return server.enter_context(running())
+
+
+def use(command: list[str]) -> None:
+    """Let the jobs that this process starts be forked: `command` takes the place of `python`."""
+    from mammopipe.pipelines.backends.jobs import ENTRYPOINTS
+
+    assert isinstance(ENTRYPOINTS, dict)
+    modules = {"train": "mammopipe.training.train", "serve": "mammopipe.inference.server"}
+    ENTRYPOINTS.update({name: [*command, "-m", module] for name, module in modules.items()})
+    ENTRYPOINTS.update({"python": command, "python3": command})
+
+
+def main(path: str, ready: int) -> dict[str, Any]:
+    """Serve until this process is a child with a command to run; return the command."""
+    for name in IMPORTS:
+        importlib.import_module(name)
+    use(python(path))
+    gc.freeze()
+    reaping, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
+        listening.bind(path)
+        listening.listen(64)
+        for source in (listening, reaping, sys.stdin):
+            selector.register(source, selectors.EVENT_READ)
+        os.write(ready, b"r")
+        os.close(ready)
+        children: dict[int, socket.socket | None] = {}
+        """The caller of each child; `None` once the caller was killed."""
+        child = -1
+        while child:
+            for key, _ in selector.select():
+                if key.fileobj is sys.stdin:
+                    sys.exit()  # the tests are gone
+                elif key.fileobj is reaping:
+                    os.read(reaping, 512)
+                    _report_ended(children, selector)
+                elif key.fileobj is listening:
+                    caller, _ = listening.accept()
+                    request, descriptors = _received(caller)
+                    child = os.fork()
+                    if not child:
+                        signal.set_wakeup_fd(-1)
+                        for open_file in (caller, *filter(None, children.values())):
+                            open_file.close()
+                        os.close(reaping)
+                        os.close(wake)
+                        break
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    children[child] = caller
+                    caller.sendall(f"{child}\n".encode())
+                    selector.register(caller, selectors.EVENT_READ)
+                else:  # a caller that was killed
+                    killed = next(number for number, caller in children.items() if caller is key.fileobj)
+                    os.killpg(killed, signal.SIGKILL)
+                    children[killed] = None
+                    selector.unregister(key.fileobj)
+    _become(request, descriptors)
+    return request
+
+
+def _received(caller: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return the caller's request, one line of JSON, and its standard streams."""
+    data, descriptors, _, _ = socket.recv_fds(caller, 1 << 16, 3)
+    while not data.endswith(b"\n"):
+        data += caller.recv(1 << 16)
+    return json.loads(data), list(descriptors)
+
+
+def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
+    """Make this process what the caller would have started: streams, folder, environment, threads, signals."""
+    import cv2
+    import torch
+
+    os.setsid()
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+        cv2.setNumThreads(int(threads))
+    sys.stdin = open(0)  # noqa: SIM115 - it lives as long as the process
+    sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+
+
+def _report_ended(children: dict[int, socket.socket | None], selector: selectors.BaseSelector) -> None:
+    for child in list(children):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            continue
+        if caller := children.pop(child):
+            selector.unregister(caller)
+            with caller:
+                caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command and return its exit code."""
+    try:
+        if arguments[0] == "-W":
+            warnings.simplefilter(arguments[1])  # type: ignore[arg-type]
+            arguments = arguments[2:]
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            sys.modules.pop(sys.argv[0], None)
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = _run(main(sys.argv[1], int(sys.argv[2]))["arguments"])
+    # What an interpreter does at its end, but for destroying every module: that takes longer than many a command.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
