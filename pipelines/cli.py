@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from mammopipe.pipelines.commands import (
+    clean,
     config,
     cost,
     data,
@@ -115,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         evaluate.add,
         deploy.add_delete,
         doctor.add,
+        clean.add,
         image_builds.add,
         cost.add,
         monitor.add,

@@ -63,3 +63,11 @@ def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_words_of_the_label_tables_are_explained_as_the_code_explains_them() -> None:
+    page = (ROOT / "docs" / "reference" / "files.md").read_text()
+    for dataset in ("mias", "rsna"):
+        for words in DATASETS[dataset].meanings.values():
+            for word, meaning in words.items():
+                assert f"{word} {meaning}" in page, (dataset, word)

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
     from mammopipe.pipelines.data.check import Look
 
+NOTES = {
+    "densities": " (as the table writes them; MIAS: F fatty, G fatty-glandular, D dense-glandular; BI-RADS: A almost "
+    "entirely fatty, B scattered, C heterogeneously dense, D extremely dense)",
+    "findings": " (as the table writes them)",
+}
+"""What is said behind the counts of words that two schemes use differently: the D of MIAS is not the D of BI-RADS."""
 SHOWN = 10
 """Number of refused images to print; --json has all."""
 
@@ -39,6 +45,8 @@ def check(options: argparse.Namespace) -> int:
     from mammopipe.processing.datasets.own import images_of, read_own
     from mammopipe.processing.datasets.own_table import find_table
 
+    if options.montage and options.montage.suffix.lower() != ".png":
+        raise ConfigError(f"--montage {options.montage}: is written as PNG; give a name that ends in .png")
     if options.table_only and options.montage:
         raise ConfigError("--montage: needs the images, which --table-only leaves unread")
     config = PipelineConfig.load(options.config, assignments=options.assignments)
@@ -51,6 +59,8 @@ def check(options: argparse.Namespace) -> int:
         read=not options.table_only,
         phi=config.data.phi,
         question=config.training.question,
+        max_quarantine=config.data.max_quarantine,
+        folds=config.training.folds,
         for_processing=config.data.for_processing,
     )
     if options.montage:
@@ -70,10 +80,11 @@ def _print(found: "Look") -> None:
     print(f"{found.images} images of {found.patients} patients, {found.lesions} lesions" + (
         f"; {found.synthetic} images are synthetic" if found.synthetic else ""
     ))  # fmt: skip
-    for name in ("labels", "sides", "views", "splits", "missing"):
+    for name in ("labels", "sides", "views", "splits", "densities", "findings", "missing"):
         counts = getattr(found, name)
         if counts:
-            print(f"{name:<10} {', '.join(f'{word} {number}' for word, number in counts.items())}")
+            note = NOTES.get(name, "")
+            print(f"{name:<10} {', '.join(f'{word} {number}' for word, number in counts.items())}{note}")
     if found.classes:
         print(f"classes    {', '.join(found.classes)}")
     for group in found.duplicates[:SHOWN]:

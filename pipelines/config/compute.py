@@ -112,6 +112,12 @@ class ComputeConfig(Settings):
         default="",
         description="ISO 8601 duration within which an equal step is not run again, as `P30D`; empty: always run",
     )
+    cache_gigabytes: float = Field(
+        default=50,
+        gt=0,
+        description="size of the step cache of a runs folder on this machine, in GB; results that were unused for "
+        "longest are removed first. SageMaker's cache has no limit",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "ComputeConfig":

@@ -15,6 +15,9 @@ from mammopipe.processing.splits.assignment import SplitConfig
 SHORTEST_SALT = 16
 """Minimum number of characters of a salt; a shorter one can be found by brute force."""
 
+MOST_PIXELS = 16_384
+"""Maximum number of rows and columns of the network's input; no mammogram has more."""
+
 
 class StorageConfig(Settings):
     """The location of the pipeline's files on S3."""
@@ -48,7 +51,10 @@ class DataConfig(Settings):
         "`published`",
     )
     seed: int = Field(
-        default=0, ge=0, description="seed of the split, of augmentation, training and bootstrap (parameter Seed)"
+        default=0,
+        ge=0,
+        le=2**32 - 1,
+        description="seed of the split, of augmentation, training and bootstrap (parameter Seed)",
     )
     test_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="share of the patients that is frozen as the test split"
@@ -137,8 +143,12 @@ class AugmentationConfig(Settings):
 class SegmentationConfig(Settings):
     """The form of the network's input."""
 
-    height: int = Field(default=160, ge=64, description="rows of the network's input (parameter ImageHeight)")
-    width: int = Field(default=112, ge=64, description="columns of the network's input (parameter ImageWidth)")
+    height: int = Field(
+        default=160, ge=64, le=MOST_PIXELS, description="rows of the network's input (parameter ImageHeight)"
+    )
+    width: int = Field(
+        default=112, ge=64, le=MOST_PIXELS, description="columns of the network's input (parameter ImageWidth)"
+    )
     remove_pectoral: bool = Field(default=True, description="whether the pectoral muscle is set to air")
     shard_megabytes: float = Field(
         default=0.0,

@@ -19,7 +19,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return read_toml_text(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
 
 
@@ -69,7 +71,7 @@ def assigned(model: type[BaseModel], assignments: Sequence[str]) -> dict[str, An
     for text in assignments:
         key, equals, value = text.partition("=")
         key = key.strip()
-        if not (key and equals):
+        if not (equals and all(key.split("."))):
             raise ConfigError(f"--set {text}: must be KEY=VALUE")
         place = key.split(".")
         table: dict[str, Any] = {place[-1]: _value(model, place, value.strip())}

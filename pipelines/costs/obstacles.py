@@ -4,27 +4,12 @@ import math
 from collections.abc import Iterator
 
 from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
+from mammopipe.pipelines.config.instances import memory_gib
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, Line, Size, passes
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
-MEMORY_GB = {
-    "ml.m5.xlarge": 16,
-    "ml.m5.2xlarge": 32,
-    "ml.m5.4xlarge": 64,
-    "ml.c5.2xlarge": 16,
-    "ml.c5.4xlarge": 32,
-    "ml.c5.9xlarge": 72,
-    "ml.g4dn.xlarge": 16,
-    "ml.g4dn.2xlarge": 32,
-    "ml.g4dn.12xlarge": 192,
-    "ml.g5.xlarge": 16,
-    "ml.g5.2xlarge": 32,
-    "ml.g5.12xlarge": 192,
-    "ml.g5.48xlarge": 768,
-}
-"""Memory in GiB of the instance types in `prices.toml` that train."""
 PROCESS_GB = 0.9
 """Memory of a training process or of one of its workers, in GB, without images."""
 PREPARED_ASPECT = 0.8
@@ -77,8 +62,8 @@ def _disks(config: PipelineConfig, size: Size, throughput: Throughput) -> Iterat
 
 def _memory(config: PipelineConfig, size: Size) -> Iterator[str]:
     kind = config.compute.training_instance_type
-    memory = MEMORY_GB.get(kind)
-    if memory is None:
+    memory = memory_gib(kind)
+    if not memory:
         return
     processes = max(1, gpus_of(kind))
     programs = processes * (1 + config.training.workers) * PROCESS_GB

@@ -9,10 +9,17 @@ from typing import Any
 
 from mammopipe.processing.classes import Question, classes_of, named
 from mammopipe.processing.datasets.definition import Table
-from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split
+from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol
+from mammopipe.processing.datasets.registry import MAX_REFUSED
 from mammopipe.processing.errors import ImageError, LabelError
 from mammopipe.processing.read_config import ForProcessing, Phi, ReadConfig
-from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
+from mammopipe.processing.splits.assignment import (
+    SplitConfig,
+    assign_folds,
+    assign_splits,
+    keep_splits,
+    states_splits,
+)
 
 BURNT_IN = "BurnedInAnnotation"
 
@@ -27,6 +34,10 @@ class Look:
     sides: Mapping[str, int]
     views: Mapping[str, int]
     splits: Mapping[str, int]
+    densities: Mapping[str, int]
+    """Breast densities in the words of the table; `unknown` without one."""
+    findings: Mapping[str, int]
+    """Kinds of lesions in the words of the table."""
     lesions: int
     missing: Mapping[str, int]
     """Number of images without a value, by field name."""
@@ -53,6 +64,8 @@ def look(
     read: bool = True,
     phi: Phi = Phi.REFUSE,
     question: Question = Question.CLASSES,
+    max_quarantine: float = 0.05,
+    folds: int = 0,
     for_processing: ForProcessing = ForProcessing.REFUSE,
 ) -> Look:
     """Return the contents and problems of a label table and its images.
@@ -64,12 +77,15 @@ def look(
         read: Whether to read each image; otherwise only its existence is checked.
         phi: How a run treats an image whose header names its patient.
         question: What a run would ask of an image.
+        max_quarantine: Share of the images that a run may refuse before it fails.
+        folds: Number of folds of a cross-validation in training (`training.folds`); 0 for none.
         for_processing: What a run does with raw images.
     """
     records = table.records
-    refused = [reason for _, reason in table.refused]
+    rows = [reason for _, reason in table.refused]
     reading = ReadConfig(jpeg_files=True, for_processing=for_processing) if read else None
-    refused += [reason for record in records if (reason := _refusal(record, images, phi, reading))]
+    files = [reason for record in records if (reason := _refusal(record, images, phi, reading))]
+    duplicates = _duplicates(records, images)
     return Look(
         images=len(records),
         patients=len({record.patient_id for record in records}),
@@ -77,14 +93,41 @@ def look(
         sides=_count(record.laterality for record in records),
         views=_count(record.view for record in records),
         splits=_count(record.split for record in records),
+        densities=_count(record.density for record in records if record.density),
+        findings=_count(record.finding for record in records if record.finding),
         lesions=sum(len(record.lesions) for record in records),
         missing=_missing(records),
-        refused=refused,
-        duplicates=_duplicates(records, images),
+        refused=rows + files,
+        duplicates=duplicates,
         synthetic=sum(record.synthetic for record in records),
         classes=_classes(records, question),
-        problems=list(problems(records, split, question)),
+        problems=[
+            *_too_many(len(rows), len(records) + len(rows), MAX_REFUSED, "rows cannot be used"),
+            *_too_many(len(rows) + len(files), len(records) + len(rows), max_quarantine, "images would be refused"),
+            *problems(records, split, question, folds),
+            *_divided(records, split, duplicates),
+        ],
     )
+
+
+def _too_many(count: int, whole: int, share: float, what: str) -> Iterator[str]:
+    if count > share * whole:
+        yield f"{count} of {whole} {what}, more than {share:.0%}"
+
+
+def _divided(records: Sequence[ImageRecord], split: SplitConfig, groups: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield each group of identical files that the split would divide, as the leakage audit does after training."""
+    if not groups:
+        return
+    try:
+        placed = keep_splits(records, split) if states_splits(records) else assign_splits(records, split)
+    except LabelError:
+        return
+    places = {record.path: str(record.split) for record in placed}
+    for group in groups:
+        if len({places[name] for name in group}) > 1:
+            where = ", ".join(f"{name} ({places[name]})" for name in group)
+            yield f"{where} are the same image in different splits; the leakage audit would refuse the run"
 
 
 def _classes(records: Sequence[ImageRecord], question: Question) -> Sequence[str]:
@@ -95,7 +138,7 @@ def _classes(records: Sequence[ImageRecord], question: Question) -> Sequence[str
 
 
 def problems(
-    records: Sequence[ImageRecord], split: SplitConfig, question: Question = Question.CLASSES
+    records: Sequence[ImageRecord], split: SplitConfig, question: Question = Question.CLASSES, folds: int = 0
 ) -> Iterator[str]:
     """Yield the problems in the table that would make a run fail; uses the same split as Prepare."""
     try:
@@ -113,13 +156,40 @@ def problems(
         if lacking:
             held = ", ".join(f"{label} (of {len(patients.get(label, ()))} patients)" for label in lacking)
             yield f"split {part} would have no image of class {held}; each split needs every class"
+    if folds:
+        yield from _fold_problems(
+            [record for record in placed if record.split is not Split.TEST], split, classes, folds
+        )
+
+
+def _fold_problems(
+    records: Sequence[ImageRecord], split: SplitConfig, classes: Sequence[Label], folds: int
+) -> Iterator[str]:
+    """Yield the folds of a cross-validation that lack a class; uses the same folds as training."""
+    dealt = assign_folds(records, folds, seed=split.seed, protocol=SplitProtocol.PATIENT)
+    present: dict[int, set[Label]] = {fold: set() for fold in range(folds)}
+    for record, fold in zip(records, dealt, strict=True):
+        present[fold].add(named(record.label, classes))
+    lacking = {fold: [str(label) for label in classes if label not in held] for fold, held in present.items()}
+    found = [f"fold {fold} would have no {' and no '.join(names)}" for fold, names in lacking.items() if names]
+    if found:
+        shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more folds" if len(found) > 3 else "")
+        yield (
+            f"training.folds={folds}: each fold needs an image of every class; of {len(records)} images, {shown}; "
+            "choose fewer folds"
+        )
 
 
 def require_trainable(
-    records: Sequence[ImageRecord], split: SplitConfig, *, where: str, question: Question = Question.CLASSES
+    records: Sequence[ImageRecord],
+    split: SplitConfig,
+    *,
+    where: str,
+    question: Question = Question.CLASSES,
+    folds: int = 0,
 ) -> None:
     """Raise `LabelError`, with all reasons, if a run on these images could not succeed."""
-    found = list(problems(records, split, question))
+    found = list(problems(records, split, question, folds))
     if found:
         raise LabelError(f"{where}: {'; '.join(found)}")
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.data import cache_entries
+from mammopipe.pipelines.data.cache_entries import ENTRY
 from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 from mammopipe.processing.splits import read_register
 
-ENTRY = "entry.json"
 SECONDS = {"Y": 365 * 86400, "M": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "m": 60, "S": 1}
 _DURATION = re.compile(r"P(?P<date>(?:\d+[YMWD])*)(?:T(?P<time>(?:\d+[HMS])+))?")
 
@@ -42,6 +43,8 @@ class StepCache:
     storage: Storage
     code: str
     """Digest of the code that the steps run."""
+    most_bytes: float = float("inf")
+    """Bytes that the cache may take; what was unused for longest is removed first."""
 
     def key(self, kind: str, request: Mapping[str, Any]) -> str:
         """Return the key of a step: a digest of everything that determines its results, without their destination."""
@@ -77,17 +80,18 @@ class StepCache:
             expires: ISO 8601 duration after which results are no longer used.
         """
         folder = self.root / key
-        if not (folder / ENTRY).is_file():
-            return False
-        if time.time() - (folder / ENTRY).stat().st_mtime > seconds_of(expires):
-            shutil.rmtree(folder, ignore_errors=True)
-            return False
-        for name, uri in places.items():
-            self.storage.upload(folder / name, uri)
-        return True
+        with cache_entries.in_use(folder) as exists:
+            if not exists:
+                return False
+            expired = time.time() - (folder / ENTRY).stat().st_mtime > seconds_of(expires)
+            for name, uri in places.items() if not expired else ():
+                self.storage.upload(folder / name, uri)
+        if expired:
+            cache_entries.remove(folder)
+        return not expired
 
     def keep(self, key: str, places: Mapping[str, str]) -> None:
-        """Store a step's results for later runs; an entry is complete or absent."""
+        """Store a step's results for later runs, and remove old ones; an entry is complete or absent."""
         scratch = self.root / f".{key}-{os.getpid()}"
         for name, uri in places.items():
             self.storage.download(f"{uri.rstrip('/')}/", scratch / name)
@@ -96,3 +100,4 @@ class StepCache:
             scratch.rename(self.root / key)
         except OSError:  # another run stored the entry first
             shutil.rmtree(scratch, ignore_errors=True)
+        cache_entries.limit(self.root, self.most_bytes)

@@ -117,10 +117,10 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
 def _source(search: Search, say: Callable[[str], None]) -> str:
     """Return the source of all trials, after the checks that a run makes; phantoms are written once, into `out`."""
     config = search.configure([])
-    preflight.check(config, search.source, search.weights, {}, search.out / "runs")
+    images = FILMS if search.films is None else search.films
+    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
     if search.source not in ("", PHANTOMS):
         return search.source
-    images = FILMS if search.films is None else search.films
     folder = search.out / f"phantoms-{config.dataset}-{images}"
     if not folder.is_dir():
         say(f"SYNTHETIC IMAGES: {images} phantoms; no figure of this search says anything about real mammograms.")

@@ -36,14 +36,22 @@ def check(config: PipelineConfig, table: Path) -> Any:
     from mammopipe.processing.read_config import ReadConfig
 
     found, images = read_own(table, config.own), images_of(table, config.own)
-    raw = config.data.for_processing
-    facts = look(found, images, config.data.split, phi=config.data.phi, for_processing=raw).as_dict()
+    facts = look(
+        found,
+        images,
+        config.data.split,
+        phi=config.data.phi,
+        question=config.training.question,
+        max_quarantine=config.data.max_quarantine,
+        folds=config.training.folds,
+        for_processing=config.data.for_processing,
+    ).as_dict()
     rows = "".join(
         f'<tr><td style="text-align:left">{escape(name)}</td><td style="text-align:left">{_cell(value)}</td></tr>'
         for name, value in facts.items()
     )
     with TemporaryDirectory() as scratch:
-        reading = ReadConfig(jpeg_files=True, for_processing=raw)
+        reading = ReadConfig(jpeg_files=True, for_processing=config.data.for_processing)
         overview(found.records, images, Path(scratch) / "montage.png", reading=reading)
         picture = figure_of((Path(scratch) / "montage.png").read_bytes(), "up to 32 images, rare classes first")
     verdict = "A run on this table would fail." if facts["problems"] else "A run on this table can start."

@@ -11,6 +11,7 @@ from mammopipe.pipelines.notebook.views import HTML, figure_of
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.datasets.own import IMAGE_SUFFIXES, image_id_of
+from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def mistakes(run: Run, images: Path, count: int = 6, split: str = "validation", 
     Returns:
         An IPython display object.
     """
-    return HTML(_row(_worst(run, split).head(count), images, height))
+    return HTML(_row(_worst(run, split).head(count), images, height, _dataset(run)))
 
 
 def browse(run: Run, images: Path, height: int = 320) -> Any:
@@ -91,7 +92,7 @@ def browse(run: Run, images: Path, height: int = 320) -> Any:
     try:
         import ipywidgets
     except ImportError:
-        return HTML(_row(table.head(12), images, height))
+        return HTML(_row(table.head(12), images, height, _dataset(run)))
     split = ipywidgets.Dropdown(options=sorted(table["split"].unique()), description="split")
     truth = ipywidgets.Dropdown(options=["all", *sorted(table["label"].unique())], description="truth")
     page = ipywidgets.BoundedIntText(min=1, max=10_000, description="page")
@@ -100,7 +101,7 @@ def browse(run: Run, images: Path, height: int = 320) -> Any:
     def change(_: object = None) -> None:
         rows = table[table["split"] == split.value]
         rows = rows if truth.value == "all" else rows[rows["label"] == truth.value]
-        shown.value = _row(rows.iloc[6 * (page.value - 1) : 6 * page.value], images, height)
+        shown.value = _row(rows.iloc[6 * (page.value - 1) : 6 * page.value], images, height, _dataset(run))
 
     for control in (split, truth, page):
         control.observe(change, "value")
@@ -121,9 +122,9 @@ def _worst(run: Run, split: str) -> "pandas.DataFrame":
     return table.sort_values("of_truth")
 
 
-def _row(rows: "pandas.DataFrame", images: Path, height: int) -> str:
+def _row(rows: "pandas.DataFrame", images: Path, height: int, dataset: str) -> str:
     files = _files(images)
-    figures = (_figure(row, files, images, height) for row in rows.to_dict("records"))
+    figures = (_figure(row, files, images, height, dataset) for row in rows.to_dict("records"))
     return f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(figures)}</div>'
 
 
@@ -135,7 +136,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return by_name | {image_id_of(path.relative_to(folder).as_posix()): path for path in paths}
 
 
-def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int) -> str:
+def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, height: int, dataset: str) -> str:
     import numpy as np
     from PIL import Image
 
@@ -148,9 +149,24 @@ def _figure(row: Mapping[Any, Any], files: Mapping[str, Path], images: Path, hei
     picture.thumbnail((4 * height, height))
     target = io.BytesIO()
     picture.save(target, "PNG")
-    figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {row['label']}; {_chances(row)}")
+    facts = [str(row["label"]), _chances(row), *_words(row, dataset)]
+    figure = figure_of(target.getvalue(), f"{row['image_id']} ({row['split']}): {'; '.join(facts)}")
     # As wide as the picture, so that long captions wrap and the pictures stay side by side.
     return f'<div style="width:{max(picture.width, 160)}px;font-size:small">{figure}</div>'
+
+
+def _dataset(run: Run) -> str:
+    return str(run.document("execution.json").get("dataset", ""))
+
+
+def _words(row: Mapping[Any, Any], dataset: str) -> Iterator[str]:
+    """Yield density and finding of an image with what the dataset's words mean: `density D, dense-glandular (...)`."""
+    known = DATASETS.get(dataset)
+    for name in ("density", "finding"):
+        word = row.get(name)
+        if isinstance(word, str) and word:
+            meaning = known.meaning(name, word) if known is not None else ""
+            yield f"{name} {word}{f', {meaning}' if meaning else ''}"
 
 
 def _chances(row: Mapping[Any, Any]) -> str:

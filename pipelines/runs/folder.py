@@ -9,7 +9,8 @@
     runs/latest                  the last run that reached a verdict: it succeeded, or its gate refused the model
 
 An interrupted run keeps its folder for `mammopipe status`, but `latest` does not change: it always points to a complete
-run. Two hidden folders are beside them: `.checkpoints/` (unfinished training jobs) and `.work/`.
+run. Three hidden folders are beside them: `.checkpoints/` (unfinished training jobs), `.cache/` (results of steps for
+later runs) and `.work/`.
 """
 
 import json
@@ -29,6 +30,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_json
 
 LATEST = "latest"
+CACHE, WORK = ".cache", ".work"
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,15 @@ def list_runs(root: Path) -> list[RunFolder]:
 
 def make_work(root: Path, run: str) -> Path:
     """Return a new folder for a run's jobs; removes the folders that killed runs left."""
-    for path in (root / ".work").glob("*"):
-        owner = path.name.rpartition("-")[2]
-        if owner.isdigit() and not is_alive(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
-    work = root / ".work" / f"{run}-{os.getpid()}"
+    for path in leftovers(root):
+        shutil.rmtree(path, ignore_errors=True)
+    work = root / WORK / f"{run}-{os.getpid()}"
     work.mkdir(parents=True)
     return work.resolve()
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Return the folders that killed processes left: of jobs, and incomplete or half removed entries of the cache."""
+    owners = {path: path.name.rpartition("-")[2] for path in (root / WORK).glob("*")}
+    owners |= {path: path.name.removesuffix("-removed").rpartition("-")[2] for path in (root / CACHE).glob(".*-*")}
+    return sorted(path for path, owner in owners.items() if owner.isdigit() and not is_alive(int(owner)))

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 MANIFESTS = ("data_segmentation", "prepared")
 """The stages whose manifest a run keeps, the most complete first."""
-OF_MANIFEST = ("patient_id", "laterality", "view", "fold", "path", "density", "site_id", "machine_id", "synthetic")
+OF_MANIFEST = (
+    *("patient_id", "laterality", "view", "fold", "path", "density", "finding"),
+    *("site_id", "machine_id", "synthetic"),
+)
 """The manifest's columns that are added to each prediction."""
 SPLITS = ("validation", "test")
 

@@ -26,12 +26,13 @@ from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
+from mammopipe.pipelines.doctor import resources
 from mammopipe.pipelines.graph import sdk
 from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
-from mammopipe.pipelines.runs.folder import RunFolder, make_work, new_run
+from mammopipe.pipelines.runs.folder import CACHE, RunFolder, make_work, new_run
 from mammopipe.pipelines.runs.gate import why_closed
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.run import Run
@@ -112,7 +113,7 @@ def start(
     weights = weights or config.init
     config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
-    preflight.check(config, source, weights, given, Path(runs), on_aws=choice is Backend.AWS)
+    preflight.check(config, source, weights, given, Path(runs), films=films, on_aws=choice is Backend.AWS)
     if choice is Backend.DOCKER:
         preflight.check_local_mode(config)
     if choice is Backend.AWS:
@@ -152,6 +153,9 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
         execution = _execution(account, pipeline, services, work, given, options)
         account.parameters = bring(config, source, services, account.parameters, given, options.say)
+        if source.place.startswith("s3://"):
+            amount = resources.amount_on_s3(services.storage.list(source.place))
+            resources.check_here(preflight.with_parameters(config, given), amount, options.runs, source.place)
         # Where S3 ends with the run, the register lies beside the runs.
         kept = None if services.durable else options.runs / read_register.NAME / config.dataset
         open_register(config, services.storage, kept)
@@ -188,7 +192,11 @@ def _execution(
         "CurrentDateTime": account.started,
     }
     scope = Scope(account.parameters, execution)
-    cache = StepCache(run.root / ".cache", services.storage, package_digest()) if config.compute.cache else None
+    cache = (
+        StepCache(run.root / CACHE, services.storage, package_digest(), config.compute.cache_gigabytes * 1e9)
+        if config.compute.cache
+        else None
+    )
     context = JobContext(
         services.storage, work, run.logs, run.checkpoints, durable_storage=services.durable, cache=cache
     )
@@ -346,6 +354,8 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     storage = sessions.caller_storage(config)
     stage_salt(config, storage)
     open_register(config, storage)
+    images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
+    resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)
     clients = session.boto_session.client
     scaling = clients("application-autoscaling")

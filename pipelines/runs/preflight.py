@@ -1,7 +1,6 @@
 """Checks before the first step whether the source, weights, parameters and disk allow a run at all."""
 
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,14 +12,15 @@ from zipfile import BadZipFile, ZipFile
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
+from mammopipe.pipelines.doctor import resources
 from mammopipe.pipelines.runs.tracking import tensorboard
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
-from mammopipe.processing.datasets.own import read_own
+from mammopipe.processing.datasets.own import images_of, read_own
 from mammopipe.processing.datasets.own_table import find_table
 from mammopipe.processing.datasets.registry import dataset_named, require_usable
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.phantoms import PHANTOMS
+from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.training.config import Learns
 from mammopipe.training.model.architecture import fits_weights
 from mammopipe.training.model.archive import unpacked
@@ -41,8 +41,6 @@ NOT_IN_LOCAL_MODE: Mapping[str, str] = {
     "transform.input": "a batch transform (TransformStep)",
 }
 """The keys that add steps of a type that the SDK's local mode does not know, and the name of that step."""
-SPARE_BYTES = 2**30
-"""Free disk that a run needs in addition to its images."""
 
 
 def check(
@@ -52,6 +50,7 @@ def check(
     parameters: Mapping[str, Any],
     runs: Path,
     *,
+    films: int = FILMS,
     on_aws: bool = False,
 ) -> None:
     """Check everything that would make the run fail later and can be known before it starts.
@@ -62,13 +61,14 @@ def check(
         weights: File or folder of pretrained weights, `s3://` folder, or empty.
         parameters: Values for the pipeline's parameters.
         runs: The folder of all runs.
+        films: Number of phantoms, if the source is `phantoms`.
         on_aws: Whether the run is on AWS. Images and weights are then on S3 and are not read here.
 
     Raises:
         MammopipeError: The run would fail.
     """
     _check_folder(runs)
-    with_parameters(config, parameters)
+    sized = with_parameters(config, parameters)
     if Keep.TENSORBOARD in config.keep:
         tensorboard.require()
     _check_training(config, weights)
@@ -81,9 +81,11 @@ def check(
                 f"{uri}: the S3 of a local run starts empty; set AWS_ENDPOINT_URL_S3 to the service that has it, or "
                 "give a path"
             )
-    if place != PHANTOMS and not place.startswith("s3://"):
-        _check_disk(Path(place), runs)
-        _check_source(config, Path(place))
+    if place == PHANTOMS and not on_aws:
+        resources.check_here(sized, resources.Amount(films, films * resources.PHANTOM_BYTES), runs, PHANTOMS)
+    elif not place.startswith("s3://") and not on_aws:
+        amount, folder = _check_source(config, Path(place))
+        resources.check_here(sized, amount, runs, place, folder=folder)
 
 
 def check_local_mode(config: PipelineConfig) -> None:
@@ -121,7 +123,8 @@ def with_parameters(config: PipelineConfig, parameters: Mapping[str, Any]) -> Pi
 def check_division(config: PipelineConfig, records: Sequence[ImageRecord], where: str) -> None:
     """Raise `LabelError` if a split would lack a class."""
     if config.data.protocol is not SplitProtocol.PUBLISHED:
-        require_trainable(records, config.data.split, where=where, question=config.training.question)
+        folds = max(config.training_of(cnn).folds for cnn in config.cnns)
+        require_trainable(records, config.data.split, where=where, question=config.training.question, folds=folds)
 
 
 def _check_training(config: PipelineConfig, weights: str) -> None:
@@ -172,34 +175,26 @@ def _weight_names(paths: Sequence[Path]) -> Iterator[str]:
         yield from (PurePath(name).name for name in members if any(PurePath(name).match(w) for w in staging.WEIGHTS))
 
 
-def _check_disk(source: Path, runs: Path) -> None:
+def _check_source(config: PipelineConfig, source: Path) -> tuple[resources.Amount, Path | None]:
+    """Check the label table of a source; return the amount of its images, and their folder if they lie in one."""
     if not source.exists():
         raise ConfigError(f"{source}: no such file or folder")
-    above = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
-    folder = source if source.is_dir() else source.parent
-    files = folder.rglob("*") if source.is_dir() else [source]
-    needed = sum(path.stat().st_size for path in files if path.is_file()) + SPARE_BYTES
-    free = shutil.disk_usage(above).free
-    if free < needed:
-        raise ConfigError(f"{above}: {free / 1e9:.1f} GB are free; a run on {source} needs about {needed / 1e9:.1f} GB")
-
-
-def _check_source(config: PipelineConfig, source: Path) -> None:
     if config.dataset == OWN:
         table, where = read_own(source, config.own), find_table(source)
         require_usable(table, where)
+        check_division(config, table.records, str(where))
+        images = images_of(where, config.own)
+        return resources.amount_of((images / record.path for record in table.records), len(table.records)), images
+    dataset = dataset_named(config.dataset)
+    if dataset.released is not None:
+        table = dataset.released.check(dataset.released.find(source))
+        require_usable(table, source)
     else:
-        dataset = dataset_named(config.dataset)
-        if dataset.released is not None:
-            table = dataset.released.check(dataset.released.find(source))
-            require_usable(table, source)
-            check_division(config, table.records, str(source))
-            return
         with _labels(source, dataset.label_table) as folder:
-            where = dataset.find(folder, shown=source)
-            table = dataset.read(where)
-            where = source
-    check_division(config, table.records, str(where))
+            table = dataset.read(dataset.find(folder, shown=source))
+    check_division(config, table.records, str(source))
+    files = source.rglob("*") if source.is_dir() else [source]
+    return resources.amount_of(files, len(table.records)), source if source.is_dir() else None
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""Keeps heap memory between images or training steps, and releases it."""
+"""Keeps heap memory between images or training steps, and releases it; the memory of the host."""
 
 import ctypes
+import os
 import platform
+from collections.abc import Iterable
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt(3)."""
@@ -26,3 +29,15 @@ def release_heap() -> None:
     """Return the heap's free pages to the system once (malloc_trim(3)); meant for an idle process."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def host_memory() -> int:
+    """Return the memory of this host or container, in bytes."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    return min([whole, *_numbers(limits)])
+
+
+def _numbers(paths: Iterable[Path]) -> list[int]:
+    texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
+    return [int(text) for text in texts if text.isdigit()]

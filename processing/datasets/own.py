@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +30,10 @@ from mammopipe.processing.errors import LabelError
 NAME = "own"
 IMAGE_SUFFIXES = (".dcm", ".dicom", ".pgm", ".png", ".tif", ".tiff")
 
+MOST_SPACING_MM = 2.0
+"""Largest plausible pixel spacing; a larger number is in another unit, such as microns."""
+
+_CIRCLE, _BOX = ({name.removeprefix("lesion_") for name in names} for names in (CIRCLE, BOX))
 _ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -94,7 +99,7 @@ class _Files:
     """The images of a folder, found by name with or without suffix."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._absolute = folder, folder.absolute()
         self._by_stem: dict[str, list[str]] | None = None
 
     def find(self, name: str) -> str:
@@ -102,15 +107,17 @@ class _Files:
         if not name:
             raise ValueError("image is empty")
         path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() and path.is_relative_to(self._absolute):
+            path = path.relative_to(self._absolute)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(
-                f"image {name!r} must lie in the folder of images, {self._folder}; own.images names another"
+                f"image {name!r} must lie in the folder of images, {self._absolute}; own.images names another"
             )
         if (self._folder / path).is_file():
             return path.as_posix()
         found = self._stems().get(path.as_posix(), []) or self._stems().get(path.name, [])
         if len(found) != 1:
-            raise ValueError(f"image {name!r}: {'several files are' if found else 'no such file'} in {self._folder}")
+            raise ValueError(f"image {name!r}: {'several files are' if found else 'no such file'} in {self._absolute}")
         return found[0]
 
     def _stems(self) -> dict[str, list[str]]:
@@ -154,7 +161,7 @@ def _record(rows: Sequence[Row], path: str, *, labelled: bool) -> ImageRecord:
         site_id=row["site"],
         finding=row["finding"],
         lesions=tuple(lesion for each in rows for lesion in _lesions(each, label)),
-        pixel_spacing_mm=_number(row, "pixel_spacing_mm", above=0) if row["pixel_spacing_mm"] else None,
+        pixel_spacing_mm=_spacing(row),
         birads=row["birads"],
         implant=_flag(row, "implant"),
         synthetic=bool(_flag(row, "synthetic")),
@@ -166,7 +173,7 @@ def _label(row: Row, *, labelled: bool) -> Label:
         return Label.NORMAL
     if not row["label"]:
         raise ValueError("label is empty")
-    return Label(_word(row, "label", Label, hint=' (own.values.label says what a value means: "1" = "malignant")'))
+    return Label(_word(row, "label", Label))
 
 
 def _patient(row: Row, path: str, *, labelled: bool) -> str:
@@ -177,10 +184,13 @@ def _patient(row: Row, path: str, *, labelled: bool) -> str:
     return image_id_of(path)
 
 
-def _word(row: Row, name: str, choices: type, *, hint: str = "") -> str:
-    words = [str(item) for item in choices]  # type: ignore[attr-defined]
+def _word(row: Row, name: str, choices: type[StrEnum]) -> str:
+    words = [str(item) for item in choices]
     if row[name] not in words:
-        raise ValueError(f"{name} {row[name]!r} must be one of {', '.join(words)}{hint}")
+        raise ValueError(
+            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means: "
+            f'"{row[name]}" = "{words[-1]}")'
+        )
     return row[name]
 
 
@@ -208,13 +218,20 @@ def _age(text: str) -> float | None:
 def _number(row: Row | Mapping[str, Any], name: str, *, above: float | None = None) -> float:
     try:
         value = float(row[name])
-    except KeyError:
-        raise ValueError(f"lesions: {name} is missing") from None
     except (TypeError, ValueError):
         raise ValueError(f"{name} {row[name]!r} must be a number") from None
     if not math.isfinite(value) or (above is not None and value <= above):
         raise ValueError(f"{name} {value:g} must be finite" + ("" if above is None else f" and above {above:g}"))
     return value
+
+
+def _spacing(row: Row) -> float | None:
+    if not row["pixel_spacing_mm"]:
+        return None
+    spacing = _number(row, "pixel_spacing_mm", above=0)
+    if spacing > MOST_SPACING_MM:
+        raise ValueError(f"pixel_spacing_mm {spacing:g} must be at most {MOST_SPACING_MM:g} millimetres")
+    return spacing
 
 
 def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
@@ -230,7 +247,9 @@ def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
                 "lesions must be a JSON list of circles {x, y, radius} or boxes {x_min, y_min, x_max, y_max}"
             )
         for item in items:
-            yield _lesion(item, Label(item["label"]) if "label" in item else own, str(item.get("finding", "")))
+            if item.get("label", own) not in list(Label):
+                raise ValueError(f"lesions: label {item['label']!r} must be one of {', '.join(Label)}")
+            yield _lesion(item, Label(item.get("label", own)), str(item.get("finding", "")))
     for names in (CIRCLE, BOX):
         given = [name for name in names if row[name]]
         if given and len(given) < len(names):
@@ -241,6 +260,10 @@ def _lesions(row: Row, label: Label) -> Iterator[Lesion]:
 
 def _lesion(item: Mapping[str, Any], label: Label, finding: str) -> Lesion:
     """Return a lesion's circle; a box becomes a circle around its centre with half its longer side as radius."""
+    if not (_CIRCLE <= item.keys() or _BOX <= item.keys()):
+        raise ValueError(
+            f"lesion {{{', '.join(item)}}} must have {', '.join(sorted(_CIRCLE))} or {', '.join(sorted(_BOX))}"
+        )
     if "radius" in item:
         return Lesion(_number(item, "x"), _number(item, "y"), _number(item, "radius", above=0), label, finding)
     left, top, right, bottom = (_number(item, name.removeprefix("lesion_")) for name in BOX)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", *SPREADSHEETS)
+SEPARATORS = ",;\t|"
 REQUIRED = ("image", "patient", "label")
 CIRCLE = ("lesion_x", "lesion_y", "lesion_radius")
 BOX = ("lesion_x_min", "lesion_y_min", "lesion_x_max", "lesion_y_max")
@@ -102,6 +103,8 @@ class Row:
 
 def find_table(source: Path) -> Path:
     """Return the table: the source itself, or the only table in it; raises `LabelError` for none or several."""
+    if not source.exists():
+        raise LabelError(f"{source}: no such file or folder")
     if source.is_file():
         if source.suffix.lower() not in TABLE_SUFFIXES:
             raise LabelError(f"{source}: a table ends in {', '.join(TABLE_SUFFIXES)}")
@@ -139,7 +142,9 @@ def _read(path: Path) -> _Cells:
         return _text_table(path)
     except ImportError as error:
         raise LabelError(f"{path}: needs {error.name}; pip install 'mammopipe[pipelines]'") from None
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise LabelError(f"{path}: cannot be read as a table: {error.strerror or str(error).splitlines()[0]}") from None
+    except ValueError as error:
         raise LabelError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
 
 
@@ -154,23 +159,43 @@ def _text_table(path: Path) -> _Cells:
         ) from None
     if not text.strip():
         raise LabelError(f"{path}: is empty")
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    columns = next(reader)
-    rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise LabelError(f"{path}: line {line} contains a zero byte, which no text has; the file is damaged")
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    columns, *rows = _lines(path, text, separator)
     for line, row in rows:
-        if len(row) != len(columns):
+        if len(row) != len(columns[1]):
             raise LabelError(
-                f"{path}: line {line} has {len(row)} fields, the header {len(columns)}; quote a value that contains "
+                f"{path}: line {line} has {len(row)} fields, the header {len(columns[1])}; quote a value that contains "
                 f"{separator!r}"
             )
-    return _Cells(columns, rows, decimal_comma=separator != ",")
+    return _Cells(columns[1], rows, decimal_comma=separator != ",")
+
+
+def _lines(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """Return the header and the rows of a text that are not empty, each with its first line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    found, begins = [], 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                found.append((begins, row))
+            begins = reader.line_num + 1
+    except csv.Error as error:
+        reason = "opens a quote that is not closed" if "end of data" in str(error) else f"cannot be read: {error}"
+        raise LabelError(f"{path}: line {begins} {reason}") from None
+    return found
 
 
 def _spreadsheet(path: Path) -> _Cells:
     import pandas
+    from python_calamine import CalamineError
 
-    sheets = pandas.read_excel(path, sheet_name=None, dtype=object, na_filter=False, engine="calamine")
+    try:
+        sheets = pandas.read_excel(path, sheet_name=None, dtype=object, na_filter=False, engine="calamine")
+    except CalamineError as error:
+        raise LabelError(f"{path}: cannot be read as a spreadsheet: {error}") from None
     if len(sheets) > 1:
         raise LabelError(f"{path}: has {len(sheets)} sheets; a table has one")
     return _of_frame(next(iter(sheets.values())))

@@ -1,9 +1,8 @@
 """Caches decoded training images in memory, or decodes them on each use to bound the memory."""
 
 import hashlib
-import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mammopipe.processing.container.memory import host_memory
 from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.images.image_files import ImageFiles, decoded
@@ -174,15 +174,3 @@ def choose_cache(wanted: Cache, images: int, shape: tuple[int, int]) -> Cache:
         return wanted
     needed = images * shape[0] * shape[1] * _BYTES_A_PIXEL
     return Cache.MEMORY if needed < SHARE_OF_MEMORY * host_memory() else Cache.DISK
-
-
-def host_memory() -> int:
-    """Return the memory of this host or container, in bytes."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    return min([whole, *_numbers(limits)])
-
-
-def _numbers(paths: Iterable[Path]) -> list[int]:
-    texts = [path.read_text(encoding="ascii").strip() for path in paths if path.is_file()]
-    return [int(text) for text in texts if text.isdigit()]

@@ -47,12 +47,21 @@ MISTAKES = [
     ("run --set learning_rate=1e-4", "did you mean training.learning_rate"),
     ("run --set training.epochs=many", "must be a whole number"),
     ("run --set training.learning_rate=5", "between 1e-08 and 1"),
-    ("run --set segmentation.height=0", "segmentation.height = 0: at least 64"),
+    ("run --set segmentation.height=0", "segmentation.height = 0: between 64 and 16384"),
     ("run --set evaluation.min_macro_auc=60", "between 0 and 1"),
     ("run --set MinMacroAuc=60", "pipeline parameter MinMacroAuc=60: min_macro_auc = "),
     ("run --set ImageHeight=0", "pipeline parameter ImageHeight=0: height = "),
     ("run --set MinMacroAuk=0.6", "did you mean MinMacroAuc"),
     ("run --set epochs", "must be KEY=VALUE"),
+    ("run --set training.=5", "must be KEY=VALUE"),
+    ("run --set training.batch_size=100000000", "training.batch_size=100000000 at segmentation.height=160"),
+    ("run --set segmentation.height=100000", "segmentation.height = 100000: between 64 and 16384"),
+    ("run --set augmentation.copies=100000000", "are free; a run on phantoms needs about"),
+    ("run --set data.seed=99999999999999999999", "data.seed = 99999999999999999999: between 0 and 4294967295"),
+    ("run --films 1000000000", "are free; a run on phantoms needs about"),
+    ("run --config few", "few: not a readable TOML file: Is a directory"),
+    ("data check none.csv", "none.csv: no such file or folder"),
+    ("data check few --montage out.jpg", "give a name that ends in .png"),
     ("run --set training.learns=head --cnns resnet50", "a head learns on pretrained weights; give --weights"),
     ("run --config none.toml", "none.toml: no such configuration file"),
     ("run --config bad.toml", "unknown key 'training.epoch'; did you mean epochs"),
@@ -111,13 +120,57 @@ def test_a_table_that_can_be_used_is_counted_and_drawn(tmp_path: Path, capsys: p
     assert "benign 6, malignant 6, normal 24" in said and "A run on this table can start." in said
     assert (tmp_path / "montage.png").stat().st_size > 10_000
     assert cli.main(["data", "check", str(tmp_path), "--montage", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: {tmp_path}: Is a directory\n"
-    (tmp_path / "images" / "p000-R.png").write_bytes((tmp_path / "images" / "p001-R.png").read_bytes())
+    assert "is written as PNG; give a name that ends in .png" in capsys.readouterr().err
     (tmp_path / "images" / "p002-R.png").write_bytes(b"no picture")
     assert cli.main(["data", "check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "duplicates images/p000-R.png, images/p001-R.png" in said
     assert "refused    1" in said and "p002-R.png: neither DICOM, PGM, PNG nor TIFF" in said
+
+
+def test_one_image_of_two_patients_is_a_problem_if_the_split_divides_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_tree(tmp_path, images=36, height=160, width=130)
+    images = tmp_path / "images"
+    (images / "p000-R.png").write_bytes((images / "p000-L.png").read_bytes())
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    assert "duplicates images/p000-L.png, images/p000-R.png" in capsys.readouterr().out
+    for name in images.iterdir():  # every patient the same right breast: no split can keep them together
+        if name.stem.endswith("-R"):
+            name.write_bytes((images / "p000-L.png").read_bytes())
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "are the same image in different splits; the leakage audit would refuse the run" in said
+
+
+def test_more_refused_rows_or_images_than_a_run_allows_are_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_own_tree(tmp_path, images=36, height=160, width=130)
+    for patient in ("p002", "p003"):
+        (tmp_path / "images" / f"{patient}-R.png").write_bytes(b"no picture")
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "problem    2 of 36 images would be refused, more than 5%" in capsys.readouterr().out
+    assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 0
+    assert (
+        cli.main(["data", "check", str(tmp_path), "--set", "training.folds=9", "--set", "data.max_quarantine=1"]) == 1
+    )
+    assert "training.folds=9: each fold needs an image of every class; of " in capsys.readouterr().out
+    (tmp_path / "images" / "p002-R.png").unlink()
+    assert cli.main(["data", "check", str(tmp_path), "--set", "data.max_quarantine=0.1"]) == 1
+    assert "problem    1 of 36 rows cannot be used, more than 1%" in capsys.readouterr().out
+
+
+def test_density_and_finding_are_counted_in_the_words_of_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "1.png,P1,malignant,D,SPIC\n2.png,P2,normal,,\n"
+    (tmp_path / "labels.csv").write_text(f"image,patient,label,density,finding\n{rows}")
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).touch()
+    cli.main(["data", "check", str(tmp_path), "--table-only"])
+    said = capsys.readouterr().out
+    assert "densities  D 1 (as the table writes them; MIAS: F fatty" in said and "findings   SPIC 1 (as" in said
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """A step is reused where it would make the same files, and in no other case."""
 
 import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from mammopipe.pipelines import cli
 from mammopipe.pipelines.backends.step_status import Status
+from mammopipe.pipelines.data import cache_entries
+from mammopipe.pipelines.data.cache_entries import ENTRY
 from mammopipe.pipelines.data.folder_storage import FolderStorage
-from mammopipe.pipelines.data.step_cache import ENTRY, StepCache, seconds_of
+from mammopipe.pipelines.data.step_cache import StepCache, seconds_of
 from mammopipe.processing.errors import ConfigError
 from tests.pipelines.conftest import BUCKET, Runner, Scripts, output, processing, training
 
@@ -111,3 +115,62 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="an ISO 8601 duration"):
         seconds_of(text)
+
+
+def entry(root: Path, name: str, *, size: int, age: float) -> Path:
+    """Write an entry that was used `age` seconds ago."""
+    folder = root / name
+    (folder / "made").mkdir(parents=True)
+    (folder / "made" / "b.txt").write_bytes(b"x" * size)
+    (folder / ENTRY).write_text("{}")
+    os.utime(folder, (time.time() - age, time.time() - age))
+    return folder
+
+
+def test_the_cache_is_bounded_and_what_was_unused_for_longest_goes_first(tmp_path: Path) -> None:
+    old, older, new = (entry(tmp_path, name, size=1000, age=age) for name, age in (("a", 20), ("b", 30), ("c", 10)))
+    assert [item.folder for item in cache_entries.limit(tmp_path, 2500, dry_run=True)] == [older] and older.exists()
+    assert [item.folder for item in cache_entries.limit(tmp_path, 2500)] == [older]
+    assert (old.exists(), older.exists(), new.exists()) == (True, False, True)
+    with cache_entries.in_use(old) as exists:  # used now: the other one was unused for longer
+        assert exists
+    assert [item.folder for item in cache_entries.limit(tmp_path, 1500)] == [new]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def test_an_entry_that_a_run_copies_is_not_removed(tmp_path: Path) -> None:
+    used, other = entry(tmp_path, "a", size=1000, age=30), entry(tmp_path, "b", size=1000, age=10)
+    with cache_entries.in_use(used):
+        assert [item.folder for item in cache_entries.limit(tmp_path, 0)] == [other] and used.exists()
+    assert [item.folder for item in cache_entries.limit(tmp_path, 0)] == [used]
+    with cache_entries.in_use(used) as exists:
+        assert not exists
+
+
+def test_a_run_keeps_its_cache_below_the_limit(cached: Runner, scripts: Scripts, tmp_path: Path) -> None:
+    cached.cache = replace(cached.cache, most_bytes=1)
+    assert ran(cached, scripts, tmp_path) == "PT"
+    assert list((tmp_path / "cache").glob(f"*/{ENTRY}")) == []
+    cached.cache = replace(cached.cache, most_bytes=10**6)
+    assert ran(cached, scripts, tmp_path) == "PT" and ran(cached, scripts, tmp_path) == ""
+
+
+def test_clean_removes_cached_steps_and_leftovers_but_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    kept, gone = entry(runs / ".cache", "new", size=3000, age=10), entry(runs / ".cache", "old", size=3000, age=99)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [runs / ".work" / f"r-{dead.pid}", runs / ".cache" / f".k-{dead.pid}", runs / ".cache" / f".j-{os.getpid()}"]
+    for folder in (*left, runs / "20260101-000000-aaaa"):
+        folder.mkdir(parents=True)
+    words = ["clean", "--runs", str(runs), "--keep-gigabytes", "4e-6"]
+    assert cli.main([*words, "--dry-run"]) == 0 and gone.exists() and left[0].exists()
+    assert "1 cached steps (0.0 MB) and 2 leftovers would be removed" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    assert (kept.exists(), gone.exists(), *(folder.exists() for folder in left)) == (True, False, False, False, True)
+    assert (runs / "20260101-000000-aaaa").exists()
+    assert cli.main(["clean", "--runs", str(tmp_path / "none")]) == 2
+    assert cli.main([*words[:-1], "-1"]) == 2
+    assert "--keep-gigabytes -1: must be a number of at least 0" in capsys.readouterr().err

@@ -57,6 +57,18 @@ def test_the_worst_mistakes_come_first_with_truth_split_and_probabilities(run: R
         view.mistakes(run, images / "none")
 
 
+def test_words_of_density_and_finding_stand_with_their_meaning(run: Run, images: Path, tmp_path: Path) -> None:
+    assert "density" not in view.mistakes(run, images).data
+    head = "image_id,density,finding,patient_id,machine_id,site_id,source_image_id,fold,quality,lesions"
+    (run.folder / "stages").mkdir()
+    (run.folder / "stages" / "prepared-manifest.csv").write_text(f"{head}\np000-L,D,SPIC,1,,,,0,{{}},[]\n")
+    assert "density D; finding SPIC" in view.mistakes(run, images).data
+    execution = {**run.document("execution.json"), "dataset": "mias"}
+    (run.folder / "execution.json").write_text(json.dumps(execution))
+    shown = view.mistakes(run, images).data
+    assert "density D, dense-glandular (not the D of BI-RADS); finding SPIC, spiculated mass" in shown
+
+
 def test_without_widgets_the_browser_is_a_static_page(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
     assert view.browse(run, images).data.count("<img") == 4

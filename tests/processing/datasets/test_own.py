@@ -167,6 +167,7 @@ def semicolons(text: str) -> bytes:
         ),
         pytest.param(ROWS.replace("image,patient", " Image , PATIENT").encode(), id="names with spaces and capitals"),
         pytest.param((ROWS + ",,,,,,\n\n").encode(), id="empty rows at the end"),
+        pytest.param(ROWS.replace(",", "|").encode(), id="vertical bars"),
     ],
 )
 def test_a_table_is_read_as_programs_write_it(tmp_path: Path, data: bytes) -> None:
@@ -184,6 +185,23 @@ def test_a_spreadsheet_is_a_table(tmp_path: Path) -> None:
     assert (first.patient_id, first.age, second.patient_id, second.age) == ("7", 61.5, "007", None)
 
 
+def test_a_file_that_is_no_spreadsheet_is_said(tmp_path: Path) -> None:
+    path = table(tmp_path, ROWS, name="labels.xlsx")
+    with pytest.raises(LabelError, match="labels.xlsx: cannot be read as a spreadsheet"):
+        read_own(path)
+
+
+def test_absolute_paths_within_the_folder_of_images_are_found(tmp_path: Path) -> None:
+    path = table(tmp_path, f"{HEAD}\n{tmp_path / 'a' / '1.png'},P1,normal\n", "a/1.png")
+    (record,) = read_own(path).records
+    assert (record.path, record.image_id) == ("a/1.png", "a_1")
+
+
+def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="none.csv: no such file or folder"):
+        read_own(tmp_path / "none.csv")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -194,6 +212,18 @@ def test_a_spreadsheet_is_a_table(tmp_path: Path) -> None:
         (f"{HEAD}\n1.png,P1,normal\n1.png,P1,normal\n", "line 3 repeats line 2"),
         (f"{HEAD},age\n1.png,P1,normal,old\n", "age 'old' must be a number of years"),
         (f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,benign,4;5,1,1\n", "x '4;5' must be a number"),
+        (f'{HEAD}\n1.png,P1,normal\n2.png,"P2,benign\n3.png,P3,benign\n', "line 3 opens a quote that is not closed"),
+        (f"{HEAD}\n1.png,P\0,normal\n", "line 2 contains a zero byte"),
+        (f"{HEAD},side\n1.png,P1,normal,links\n", "side 'links' must be one of L, R (own.values.side says"),
+        (f"{HEAD},pixel_spacing_mm\n1.png,P1,normal,70\n", "pixel_spacing_mm 70 must be at most 2 millimetres"),
+        (
+            f'{HEAD},lesions\n1.png,P1,benign,"[{{""x"": 1, ""radius"": 2}}]"\n',
+            "must have radius, x, y or x_max, x_min",
+        ),
+        (
+            f'{HEAD},lesions\n1.png,P1,benign,"[{{""x"":1,""y"":1,""radius"":2,""label"":""krebs""}}]"\n',
+            "lesions: label 'krebs' must be one of normal, benign",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_read_is_said_in_words(tmp_path: Path, text: str, message: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mammopipe.processing.container.memory import host_memory
 from mammopipe.processing.datasets.manifest import Split, read_manifest
 from mammopipe.processing.errors import ManifestError
 from mammopipe.processing.files import sha256
@@ -13,7 +14,7 @@ from mammopipe.processing.images.pgm_png import write_png
 from mammopipe.training.config import Cache
 from mammopipe.training.fitting import image_cache
 from mammopipe.training.fitting.dataset import FilmDataset
-from mammopipe.training.fitting.image_cache import choose_cache, host_memory
+from mammopipe.training.fitting.image_cache import choose_cache
 
 
 @pytest.fixture
