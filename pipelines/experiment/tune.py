@@ -89,6 +89,8 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
     except ImportError:
         raise ConfigError("tune needs optuna; pip install 'mammopipe[pipelines]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not (search.out / STUDY).exists():  # what is refused leaves no folder
+        _check(search)
     search.out.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name="mammopipe",
@@ -114,11 +116,17 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
     return study
 
 
+def _check(search: Search) -> None:
+    images = FILMS if search.films is None else search.films
+    config = search.configure([])
+    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
+
+
 def _source(search: Search, say: Callable[[str], None]) -> str:
     """Return the source of all trials, after the checks that a run makes; phantoms are written once, into `out`."""
     config = search.configure([])
+    _check(search)
     images = FILMS if search.films is None else search.films
-    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
     if search.source not in ("", PHANTOMS):
         return search.source
     folder = search.out / f"phantoms-{config.dataset}-{images}"
