@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.ablation import LOCATED, build, segmented
+from benchmarks.ablation import LOCATED, Row, build, segmented
 from benchmarks.table import replace_between
 from mammopipe.processing.augmentation import copy_id, plan_copies
 from mammopipe.processing.classes import THREE
@@ -108,7 +108,7 @@ def _copies(records: Sequence[ImageRecord], plan: dict[str, int]) -> list[ImageR
     ]
 
 
-def stored(films: Path, cells: Sequence[Cell], folder: Path) -> list[ImageRecord]:
+def stored(films: Path, cells: Sequence[Cell], folder: Path, row: Row) -> list[ImageRecord]:
     """Return the records of all images that the cells need; segments them once."""
     if not (folder / "manifest.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,17 +120,17 @@ def stored(films: Path, cells: Sequence[Cell], folder: Path) -> list[ImageRecord
         written = [
             item
             for record in tqdm(originals, desc="segmenting", disable=None)
-            for item in segmented(films, record, folder, LOCATED.preprocess, range(needed[record.image_id]))
+            for item in segmented(films, record, folder, row.preprocess, range(needed[record.image_id]))
         ]
         write_manifest(written, folder / "manifest.csv")
     return read_manifest(folder)
 
 
-def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path) -> FilmMaps:
+def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path, row: Row) -> FilmMaps:
     """Return the feature maps of stored images; computes them once."""
-    films = FilmDataset(records, folder, shape=(LOCATED.preprocess.height, LOCATED.preprocess.width), classes=THREE)
+    films = FilmDataset(records, folder, shape=(row.preprocess.height, row.preprocess.width), classes=THREE)
     path = folder / f"maps-{films.sha256[:12]}.pt"
-    network = build(LOCATED.config, weights)
+    network = build(row.config, weights)
     if path.is_file():
         return FilmMaps(network, films, torch.load(path, weights_only=True, mmap=True))
     maps = FilmMaps(network, films)
@@ -138,7 +138,7 @@ def maps_of(records: Sequence[ImageRecord], folder: Path, weights: Path) -> Film
     return maps
 
 
-def measure(cell: Cell, maps: FilmMaps, weights: Path) -> dict[str, Any]:
+def measure(cell: Cell, maps: FilmMaps, weights: Path, row: Row) -> dict[str, Any]:
     """Train one cell's network and return its figures on the test images."""
     place = {record.image_id: index for index, record in enumerate(maps.records)}
     originals = [record.placed(None, None) for record in maps.records if not record.source_image_id]
@@ -151,7 +151,7 @@ def measure(cell: Cell, maps: FilmMaps, weights: Path) -> dict[str, Any]:
     splits = [record.split for record in found.records]
     development = found.part([index for index, split in enumerate(splits) if split in DEVELOPMENT])
     test = found.part([index for index, split in enumerate(splits) if split is Split.TEST])
-    config = LOCATED.config.replace(folds=FOLDS, seed=cell.seed, final=Final.MEAN)
+    config = row.config.replace(folds=FOLDS, seed=cell.seed, final=Final.MEAN)
     with TemporaryDirectory() as scratch:
         where = Surroundings(ALONE, Path(scratch), cell.name, lambda: None)
         network, progress = cross_validate(
@@ -214,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    size = {"height": options.height, "width": options.width}
+    row = replace(LOCATED, preprocess=LOCATED.preprocess.replace(**size))
     cells = [
         Cell(protocol, seed, noise)
         for noise in ((False, True) if options.noise else (False,))
@@ -223,19 +225,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with TemporaryDirectory() as scratch:
         for noise in dict.fromkeys(cell.noise for cell in cells):
             own = [cell for cell in cells if cell.noise is noise]
-            if all(_file(cell, options.work).is_file() for cell in own):
+            if options.finished or all(_file(cell, options.work).is_file() for cell in own):
                 continue
             folder, films = options.work / ("noise" if noise else "films"), options.films
             if noise and not (folder / "manifest.csv").is_file():
                 films = Path(scratch)
                 write_noise_tree(options.films / LABEL_TABLE, films)
-            maps = maps_of(stored(films, own, folder), folder, options.weights)
+            maps = maps_of(stored(films, own, folder, row), folder, options.weights, row)
             for cell in own:
                 if not _file(cell, options.work).is_file():
-                    write_json(_file(cell, options.work), measure(cell, maps, options.weights))
+                    write_json(_file(cell, options.work), measure(cell, maps, options.weights, row))
                     print(f"{cell.name}: measured", flush=True)
-    done = [json.loads(_file(cell, options.work).read_text(encoding="utf-8")) for cell in cells]
-    text = "\n".join(table(done))
+    files = [file for file in (_file(cell, options.work) for cell in cells) if file.is_file()]
+    done = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    said = f"At {options.height} x {options.width} pixels; {len(done)} of {len(cells)} cells are measured."
+    text = "\n".join([said, "", *table(done)])
     print(text)
     if options.page:
         replace_between(PAGE, MARKS, text + "\n")
@@ -252,6 +256,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("work", type=Path, help="where segmented images, feature maps and finished cells are kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", action=argparse.BooleanOptionalAction, default=True, help="noise as well")
+    parser.add_argument("--height", type=int, default=LOCATED.preprocess.height, help="of the images, in pixels")
+    parser.add_argument("--width", type=int, default=LOCATED.preprocess.width, help="give each size a WORK of its own")
+    parser.add_argument("--finished", action="store_true", help="measure nothing; print the table of finished cells")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="also put the table into the page on leaks and protocols")
     return parser

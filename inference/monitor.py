@@ -179,7 +179,7 @@ def summary(report: Mapping[str, Any]) -> str:
             f"its limit, against {alarm['known']}"
         )
     if report["unreadable"]:
-        lines += [f"  {times} requests gave no film: {reason}" for reason, times in report["unreadable"].items()]
+        lines += [f"  {times} requests gave no image: {reason}" for reason, times in report["unreadable"].items()]
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import located_protocols
 from benchmarks.located_protocols import MACRO, MALIGNANT, Cell, division
-from mammopipe.processing.breast.preprocess import PreprocessConfig
 from mammopipe.processing.datasets.manifest import Split, SplitProtocol
 from mammopipe.processing.datasets.mias import LABEL_TABLE, read_labels
 from mammopipe.processing.phantoms.mias_tree import write_mias_tree
@@ -55,14 +54,11 @@ def test_figures_give_each_pair_of_classes_the_same_weight() -> None:
 def test_a_stopped_command_goes_on_and_its_table_is_that_of_its_cells(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = replace(
-        located_protocols.LOCATED,
-        config=located_protocols.LOCATED.config.replace(epochs=1),
-        preprocess=PreprocessConfig(height=96, width=64),
-    )
+    small = replace(located_protocols.LOCATED, config=located_protocols.LOCATED.config.replace(epochs=1))
     monkeypatch.setattr(located_protocols, "LOCATED", small)
     monkeypatch.setattr(located_protocols, "FOLDS", 2)
     arguments = [str(films), str(tmp_path / "weights"), str(tmp_path / "work"), "--seeds", "0", "--threads", "1"]
+    arguments += ["--height", "96", "--width", "64"]
     located_protocols.main([*arguments, "--no-noise"])
     lines = capsys.readouterr().out.splitlines()
     measured = [line.removesuffix(": measured") for line in lines if line.endswith(": measured")]
@@ -70,5 +66,6 @@ def test_a_stopped_command_goes_on_and_its_table_is_that_of_its_cells(
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*") if path.is_file()}
     located_protocols.main([*arguments, "--no-noise"])
     again = capsys.readouterr().out.splitlines()
-    assert again == lines[-5:] and len(again) == 5
+    assert again == lines[-7:] and len(again) == 7
+    assert again[0] == "At 96 x 64 pixels; 3 of 3 cells are measured."
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

@@ -37,7 +37,7 @@ def leave_one_out(
 
     Args:
         config: The configuration of every run; its dataset is replaced by the joined datasets.
-        sources: Folders of at least three datasets as released, by name.
+        sources: Folders of at least two datasets as released, by name.
         out: Folder of `leave_one_out.csv`, `leave_one_out.md`, and of each evaluation.
         weights: Pretrained weights for every run.
         bootstrap: Number of resamples of each interval.
@@ -49,8 +49,8 @@ def leave_one_out(
     Raises:
         ConfigError: There are too few datasets.
     """
-    if len(sources) <= LEAST_DATASETS:
-        raise ConfigError(f"{', '.join(sources)}: leaving one out needs at least {LEAST_DATASETS + 1} datasets")
+    if len(sources) < LEAST_DATASETS:
+        raise ConfigError(f"{', '.join(sources)}: leaving one out needs at least {LEAST_DATASETS} datasets")
     rows = []
     for name, folder in sources.items():
         others = {other: source for other, source in sources.items() if other != name}

@@ -29,6 +29,8 @@ LARGEST_SHARE = 0.65
 """Largest share of the breast that is taken for muscle; a larger corner holds other tissue, too."""
 EXCESS = 0.12
 """Least sum of the step at the muscle's edge and the muscle's excess in median grey over the tissue beside it."""
+FREE_ROWS = 0.9
+"""Least share of the rows of a muscle's upper half in which tissue lies between muscle and skin."""
 FLATTEST = 0.15
 """Least slope, in columns per row, by which an edge is prolonged to the chest wall beyond its last point."""
 STRIP, STEADY = 0.20, 0.35
@@ -138,7 +140,16 @@ def _stands_out(grey: Grey, mask: Mask, muscle: Mask, step: float) -> bool:
     ends = muscle.shape[1] - muscle[:, ::-1].argmax(axis=1)
     across = np.arange(mask.shape[1])[None, :] - ends[:, None]
     beside = (across >= 1) & (across < 0.25 * mask.shape[1]) & mask & muscle.any(axis=1, keepdims=True)
-    return bool(beside.any() and np.median(grey[muscle]) - np.median(grey[beside]) + step >= EXCESS)
+    if not beside.any():
+        return False
+    if np.median(grey[muscle]) - np.median(grey[beside]) + step >= EXCESS:
+        return True
+    # Gland often overlaps the muscle's lower part; beside its upper half lies fat, between muscle and skin.
+    rows = np.flatnonzero(muscle.any(axis=1))
+    upper = np.s_[rows[0] : rows[rows.size // 2] + 1]
+    if beside[upper].any(axis=1).mean() < FREE_ROWS:
+        return False
+    return bool(np.median(grey[upper][muscle[upper]]) - np.median(grey[upper][beside[upper]]) + step >= EXCESS)
 
 
 def _followed(grey: Grey, mask: Mask, curves: Curves) -> _Edges:

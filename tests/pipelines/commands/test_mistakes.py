@@ -93,6 +93,8 @@ MISTAKES = [
     ("config explain segmentation.hight", "did you mean segmentation.height"),
     ("config show extra", "takes no KEY"),
     ("power --auc 1.5 --malignant 10", "--auc 1.5: must be above 0.5 and below 1"),
+    ("runs --runs text.tar.gz", "text.tar.gz: is a file; --runs names the folder of all runs"),
+    ("power --auc 0.75 --malignant 1000000000", "--malignant 1000000000: must be at most 100000"),
     ("power --auc 0.75 --malignant -3", "--malignant -3: must be at least 5"),
 ]
 

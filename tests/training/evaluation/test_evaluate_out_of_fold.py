@@ -21,11 +21,11 @@ def fold_of(record):
     return int(record.patient_id.rpartition("-")[2]) % 2
 
 
-def cross_validate(base, name, seed, fold=fold_of):
+def cross_validate(base, name, seed, fold=fold_of, strength=3.0):
     """Make a candidate one of two folds, whose networks knew the truth of most films."""
     records = [record for record in base.records() if record.split is not Split.TEST and not record.source_image_id]
     random = np.random.default_rng(seed)
-    logits = random.normal(size=(len(records), 3)) + 3 * np.eye(3)[[record.label.rank for record in records]]
+    logits = random.normal(size=(len(records), 3)) + strength * np.eye(3)[[record.label.rank for record in records]]
     folder = base.base / "scratch" / name
     folds = [fold(record) for record in records]
     digest = write_out_of_fold(folder, records, folds, logits.astype(np.float32))
@@ -144,7 +144,7 @@ def test_as_published_copies_are_judged_and_the_report_says_what_that_is_worth(e
 
 def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_base, monkeypatch):
     folds = (fold_of, lambda record: 1 - fold_of(record), lambda record: fold_of(record))
-    cross_validate(evaluation_base, "second", 0)
+    cross_validate(evaluation_base, "second", 0, strength=0.1)
     records, logits = cross_validate_in_deals(evaluation_base, "first", folds)
     evaluation = evaluate(evaluation_base, monkeypatch)
     assert evaluation["candidates"]["second"]["deals"] == {"number": 1, "alone": None, "compared": None}
@@ -161,7 +161,13 @@ def test_several_deals_are_judged_by_their_mean_and_each_is_reported(evaluation_
     assert found["number"] == 3 and len(set(each)) == 3
     spread = found["alone"]["malignant_auc"]
     assert spread["mean"] == pytest.approx(np.mean(each)) and spread["lowest"] == min(each)
-    assert evaluation["selected"]["cnn"] != "first" or "Each assignment of patients to folds" in evaluation_base.page
+    assert evaluation["selected"]["cnn"] == "first" and evaluation["selected"]["deals"] == found
+    assert "Each assignment of patients to folds" in evaluation_base.page
+    assert (
+        f'data-path="selected/deals/alone/malignant_auc/each/2" data-style=".3f">{each[2]:.3f}<' in evaluation_base.page
+    )
+    card = (evaluation_base.output / "evaluation" / "model_card.md").read_text()
+    assert f"malignant AUC {spread['mean']:.3f} ({min(each):.3f} to {max(each):.3f})" in card
     assert spread["highest"] == max(each) and spread["standard_deviation"] == pytest.approx(np.std(each, ddof=1))
 
 
