@@ -214,9 +214,22 @@ def draw(table: Sequence[Mapping[str, Any]], spaces: Sequence[Space], target: Pa
         share = (value - min(best)) / (max(best) - min(best) or 1)
         area.plot(range(len(axes)), heights, color=colormaps["viridis"](share), alpha=0.8, marker="o", markersize=3)
     area.set_xticks(range(len(axes)), axes, rotation=15)
+    for place, name in enumerate(axes):
+        for height, text in zip((-0.06, 1.06), _ends(name, table, spaces), strict=True):
+            area.text(place, height, text, ha="center", va="center", fontsize=8)
     area.set_yticks([0, 1], ["lowest", "highest"])
+    area.set_ylim(-0.12, 1.12)
     area.set_title(f"{len(table)} trials; bright: higher validation macro AUC", fontsize=10)
     picture.savefig(target, dpi=120)
+
+
+def _ends(name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> tuple[str, str]:
+    """Return the values at the lower and the upper end of an axis."""
+    space = next((item for item in spaces if item.key == name), None)
+    if space is not None and space.kind is Kind.CHOICE:
+        return space.bounds[0], space.bounds[-1]
+    values = [float(row[name]) for row in table]
+    return f"{min(values):.3g}", f"{max(values):.3g}" if max(values) > min(values) else ""
 
 
 def _height(row: Mapping[str, Any], name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> float:
