@@ -67,7 +67,6 @@ def check(
     Raises:
         MammopipeError: The run would fail.
     """
-    _check_folder(runs)
     sized = with_parameters(config, parameters)
     if Keep.TENSORBOARD in config.keep:
         tensorboard.require()
@@ -86,6 +85,7 @@ def check(
     elif not place.startswith("s3://") and not on_aws:
         amount, folder = _check_source(config, Path(place))
         resources.check_here(sized, amount, runs, place, folder=folder)
+    _check_folder(runs)  # last: what is refused leaves no folder
 
 
 def check_local_mode(config: PipelineConfig) -> None:
