@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Split, SplitProtocol
@@ -25,7 +26,7 @@ from mammopipe.processing.splits.leakage_audit import Finding
 from mammopipe.training.evaluation.batch_prediction import predict_split
 from mammopipe.training.evaluation.calibration_figures import calibration_figures
 from mammopipe.training.evaluation.candidates import baseline, candidate_figures, deal_figures, selected_figures
-from mammopipe.training.evaluation.config import EvaluationJobConfig, Profile
+from mammopipe.training.evaluation.config import EvaluationJobConfig
 from mammopipe.training.evaluation.data import SegmentedData, read_candidates
 from mammopipe.training.evaluation.finalise import complete
 from mammopipe.training.evaluation.fit_audit import (
@@ -44,7 +45,7 @@ from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.choice import ChooseBy
 from mammopipe.training.model import predictions
 from mammopipe.training.model.archive import pack
-from mammopipe.training.model.exam_scores import BreastRule, Level
+from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.operating_points import Goal
 from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
@@ -66,18 +67,7 @@ _REPORTED = ("torch", "torchvision", "numpy", "openvino")
 
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    options = _parser().parse_args(arguments)
-    config = EvaluationJobConfig(
-        profile=Profile(options.profile),
-        min_macro_auc=options.min_macro_auc,
-        choose_by=ChooseBy(options.choose_by),
-        choose_level=Level(options.choose_level),
-        min_choice=options.min_choice,
-        bootstrap=options.bootstrap,
-        seed=options.seed,
-        breast_rule=BreastRule(options.breast_rule),
-        other_breast=options.other_breast,
-    )
+    config = settings_in(_parser().parse_args(arguments), EvaluationJobConfig)
     paths = ContainerPaths.from_environment()
     data = SegmentedData.read(paths.processing_input("data"))
     refuse_missed(data.folder, data.folder, "segment", len(data.records))
@@ -141,16 +131,14 @@ def evaluate(
         other_breast=config.other_breast,
     )
     fits, findings = _audited_fits(choice, validation, data, models, config)
-    test = _predict(TestPredictions, models, data, rows[Split.TEST])
+    test, judged = _predict(TestPredictions, models, data, rows[Split.TEST]), rows[Split.VALIDATION]
 
     candidates = {
         name: {
             **candidate_figures(
                 models[name], choice.candidates[name], validation[name], test[name], draws, config.breast_rule
             ),
-            "deals": deal_figures(
-                data.out_of_fold.get(name), rows[Split.VALIDATION], config.other_breast, config.breast_rule
-            ),
+            "deals": deal_figures(data.out_of_fold.get(name), judged, config.other_breast, config.breast_rule),
         }
         for name in sorted(models)
     }
@@ -164,8 +152,8 @@ def evaluate(
     }, [
         row
         for name in sorted(models)
-        for judged in (validation[name], test[name])
-        for row in predictions.prediction_rows(name, judged, choice.candidates[name].fit.calibration)
+        for scores in (validation[name], test[name])
+        for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
     ]
 
 
@@ -298,50 +286,10 @@ def _text(figure: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = EvaluationJobConfig()
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.training.evaluate", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--profile", choices=[str(profile) for profile in Profile], default=str(Profile.FULL))
-    parser.add_argument(
-        "--min-macro-auc",
-        type=float,
-        default=defaults.min_macro_auc,
-        help="limit of the gate, shown in the report; 0 is open",
-    )
-    parser.add_argument(
-        "--choose-by",
-        choices=[str(by) for by in ChooseBy],
-        default=str(defaults.choose_by),
-        help="the validation figure that chooses the network",
-    )
-    parser.add_argument(
-        "--choose-level",
-        choices=[str(level) for level in Level],
-        default=str(defaults.choose_level),
-        help="the cases of that figure",
-    )
-    parser.add_argument(
-        "--min-choice",
-        type=float,
-        default=defaults.min_choice,
-        help="limit of the gate on that figure, shown in the report; 0 is open",
-    )
-    parser.add_argument("--bootstrap", type=int, default=defaults.bootstrap, help="resamples of each interval")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the resamples")
-    parser.add_argument(
-        "--breast-rule",
-        choices=[str(rule) for rule in BreastRule],
-        default=str(BreastRule.MEAN),
-        help="how the scores of a breast's views become one",
-    )
-    parser.add_argument(
-        "--other-breast",
-        type=float,
-        default=defaults.other_breast,
-        metavar="SHARE",
-        help="of the other breast's mean logits, taken off before breasts are scored",
-    )
+    add_arguments(parser, EvaluationJobConfig)
     return parser
 
 

@@ -1,4 +1,6 @@
-"""Reads the files of a ZIP archive in memory; nothing is written to disk, and limits apply before unpacking.
+"""Reads the files of a ZIP archive in memory; nothing is written to disk.
+
+A ZIP bomb is refused before unpacking, by the sizes that the archive announces; unpacking stops at these sizes.
 
 Source: APPNOTE.TXT 6.3.10 (PKWARE), 4.3.16 for the end of central directory record.
 """

@@ -1,1 +1,1 @@
-"""External evaluation: a model on a labelled dataset that it has never seen."""
+"""External evaluation: a model on a labelled dataset that it has never seen (`mammopipe evaluate`)."""

@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.account.scaling import release_candidates
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.backends.checkpoints import package_digest
 from mammopipe.pipelines.backends.execution import Execution
@@ -18,10 +17,10 @@ from mammopipe.pipelines.backends.expressions import Scope
 from mammopipe.pipelines.backends.jobs import JobContext
 from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
-from mammopipe.pipelines.backends.step_status import Status, StepRecord
+from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
+from mammopipe.pipelines.data.digests import with_digests
 from mammopipe.pipelines.data.model_uri import folder_of
-from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
@@ -31,8 +30,8 @@ from mammopipe.pipelines.graph.aws_rules import check_run
 from mammopipe.pipelines.graph.definition import build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.runs import preflight, results
-from mammopipe.pipelines.runs.folder import CACHE, RunFolder, make_work, new_run
-from mammopipe.pipelines.runs.gate import why_closed
+from mammopipe.pipelines.runs.account import Account
+from mammopipe.pipelines.runs.folder import CACHE, make_work, new_run
 from mammopipe.pipelines.runs.progress import waiting
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.pipelines.runs.sources import Source, bring
@@ -42,9 +41,6 @@ from mammopipe.processing.errors import ConfigError, MammopipeError
 from mammopipe.processing.files import write_bytes
 from mammopipe.processing.phantoms import FILMS, PHANTOMS
 from mammopipe.processing.splits import read_register
-
-EVALUATE = "Evaluate"
-"""Name of the step that reads the test split."""
 
 
 class Backend(StrEnum):
@@ -113,6 +109,8 @@ def start(
     config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
     preflight.check(config, source, weights, given, Path(runs), films=films, on_aws=choice is Backend.AWS)
+    if choice is Backend.DOCKER:
+        preflight.check_local_mode(config)
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
@@ -138,7 +136,7 @@ def _backend(name: str) -> Backend:
 
 
 def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], options: _Options) -> Run:
-    account = _Account(new_run(options.runs), config, options.backend)
+    account = Account(new_run(options.runs), config, str(options.backend))
     with waiting("compiling"):
         pipeline = build_pipeline(config)
         compiled: str = pipeline.definition()
@@ -166,7 +164,7 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
 
 
 def _execution(
-    account: "_Account",
+    account: Account,
     pipeline: Any,
     services: sessions.LocalServices,
     work: Path,
@@ -210,7 +208,7 @@ def _execution(
     return LocalMode(pipeline=pipeline, **common)
 
 
-def _carry_out(account: "_Account", execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
+def _carry_out(account: Account, execution: Execution, services: sessions.LocalServices, options: _Options) -> None:
     """Run the steps, collect the results and ask the endpoint; stops every process except an endpoint to keep."""
     try:
         with options.show(account.run.logs) as progress:
@@ -239,7 +237,7 @@ def _carry_out(account: "_Account", execution: Execution, services: sessions.Loc
 
 
 def _ask_endpoint(
-    account: "_Account",
+    account: Account,
     execution: Execution,
     endpoint: LocalEndpoint,
     services: sessions.LocalServices,
@@ -261,81 +259,6 @@ def _live_table(logs: Path) -> Any:
     from mammopipe.pipelines.runs.progress import Progress
 
     return Progress(logs)
-
-
-@dataclass
-class _Account:
-    """Keeps `execution.json` up to date during the run."""
-
-    run: RunFolder
-    config: PipelineConfig
-    backend: Backend
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    status: Status = Status.EXECUTING
-    reason: str = ""
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    listener: Callable[[list[StepRecord]], None] | None = None
-    evaluated: Callable[[], object] | None = None
-    """Called once, as soon as the evaluation has succeeded: an interrupted run has read the test split, too."""
-    _clock: float = field(default_factory=time.monotonic)
-
-    def changed(self, records: list[StepRecord]) -> None:
-        """Write the status of the steps, and pass it on."""
-        self.run.write(
-            {
-                "id": self.run.id,
-                "status": str(self.status),
-                "reason": self.reason,
-                "pipeline": self.config.name,
-                "backend": str(self.backend),
-                "dataset": str(self.config.dataset),
-                "profile": str(self.config.profile),
-                "protocol": str(self.config.data.protocol),
-                "started": self.started,
-                "seconds": round(time.monotonic() - self._clock, 3),
-                "configuration": self.config.record(),
-                "parameters": dict(self.parameters),
-                "steps": [record.as_dict() for record in records],
-            }
-        )
-        if self.listener is not None:
-            self.listener(records)
-        done = any(record.name == EVALUATE and record.status is Status.SUCCEEDED for record in records)
-        if done and self.evaluated is not None:
-            evaluated, self.evaluated = self.evaluated, None
-            evaluated()
-
-    def end(self, execution: Execution) -> Run:
-        """Write how the run ended, make it the latest if it reached a verdict, and return it."""
-        self.listener = None
-        records = list(execution.step_statuses.records.values())
-        failed = [record for record in records if record.status is Status.FAILED]
-        if failed and not self.reason:
-            name, reason = failed[0].name, failed[0].reason
-            self.reason = self._closed(reason) if failed[0].type == "Fail" else f"{name}: {reason}"
-        self.changed(records)
-        if self.status is Status.SUCCEEDED or any(record.type == "Fail" for record in failed):
-            self.run.become_latest()
-        return Run(self.run.id, self.status, self.reason, self.run.path)
-
-    def _closed(self, reason: str) -> str:
-        """Return why the gate stayed closed; the pipeline's own message if the run left no evaluation."""
-        if not (self.run.path / "evaluation.json").is_file():
-            return reason
-        return why_closed(self.run.document("evaluation.json"), self.parameters["MinMacroAuc"])
-
-
-def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
-    """Return the parameters with the digests of the staged data and weights.
-
-    The step cache identifies files by their address. Without the digests, changed files at the same address would
-    get the results of an earlier run.
-    """
-    found = dict(values)
-    for digest, place in (("DataDigest", "InputDataUri"), ("WeightsDigest", "WeightsUri")):
-        if digest in found and digest not in given:
-            found[digest] = storage.digest(found[place])
-    return found
 
 
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
@@ -367,6 +290,9 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
     resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)
+    clients = session.boto_session.client
+    scaling = clients("application-autoscaling")
+    release_candidates(config, values["EndpointInstanceType"], clients("sagemaker"), scaling, say)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
         # Start the version just written: another one may be written before the start. A new pipeline has only one.

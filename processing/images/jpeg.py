@@ -3,12 +3,15 @@
 Source: ITU-T T.81, annex B (marker segments). The files lost grey levels and detail; they are marked as lossy.
 """
 
+import struct
 from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from mammopipe.processing.dicom.codecs import Codec
+from mammopipe.processing.dicom.codestreams.jpeg import check_coded_data, check_scans, scans
 from mammopipe.processing.errors import CorruptImageError, NotAMammogramError, UnsupportedImageError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.read_config import Limits
@@ -48,7 +51,8 @@ def read_jpeg(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.ui
         raise CorruptImageError(f"{where}: JPEG without an end of image (EOI): the file is cut off")
     try:
         image = np.asarray(imagecodecs.jpeg8_decode(data))
-    except (imagecodecs.Jpeg8Error, ValueError) as error:
+        _check_complete(data, image, where)
+    except (imagecodecs.Jpeg8Error, ValueError, struct.error) as error:
         raise CorruptImageError(f"{where}: the JPEG's data cannot be decoded: {str(error).splitlines()[0]}") from None
     flags = {ImageFlag.LOSSY}
     if components == 3:
@@ -57,6 +61,15 @@ def read_jpeg(data: bytes, *, where: str, limits: Limits) -> tuple[NDArray[np.ui
             raise NotAMammogramError(f"{where}: JPEG in colour; a mammogram is greyscale")
         image, flags = image[..., 1], flags | {ImageFlag.COLOUR_REMOVED}
     return np.ascontiguousarray(image, np.uint16) * np.uint16(257), {"format": "JPEG", "bits_stored": 8}, flags
+
+
+def _check_complete(data: bytes, image: NDArray[Any], where: str) -> None:
+    """Raise `CorruptImageError` where the coded data do not determine all pixels, about which libjpeg only warns."""
+    restarts = b"\xff\xdd" in data
+    if len(scans(data)) == 1 and not (restarts and image.ndim == 3):
+        check_coded_data(data, image, imagecodecs.jpeg8_decode, Codec.JPEG, where, "JPEG file")
+    elif not restarts:
+        check_scans(data, image, imagecodecs.jpeg8_decode, where)
 
 
 def _frame(data: bytes, where: str) -> tuple[int, int, int, int]:

@@ -13,8 +13,11 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from pydantic import Field
+
 from mammopipe.processing.augmentation import AugmentationConfig, Augmenter, plan_copies
 from mammopipe.processing.classes import TWO, Question
+from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Split, SplitProtocol, read_manifest
@@ -25,6 +28,7 @@ from mammopipe.processing.jobs.contact_sheets import contact_sheet
 from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import Stage
+from mammopipe.processing.settings import Settings
 
 SHEET_FILMS = 3
 """Number of training images of each class on the contact sheet."""
@@ -61,44 +65,69 @@ class AugmentTask:
     seed: int
 
 
+class AugmentSettings(Settings):
+    """The settings of the job."""
+
+    copies: int = Field(
+        default=1, ge=0, description="copies of each image of the most frequent class; 0 stores no copy at all"
+    )
+    copies_of: Copied = Field(
+        default=Copied.TRAIN,
+        description="images that get copies: train; development, for cross-validation; all, for the protocol "
+        "published alone",
+    )
+    balance: bool = Field(
+        default=True, description="whether copies bring the rarer classes to the size of the most frequent one"
+    )
+    rarer_only: bool = Field(
+        default=False,
+        description="whether images of the rarer classes alone are copied, up to the size of the most frequent one; "
+        "needs --copies 1",
+    )
+    question: Question = Field(
+        default=Question.CLASSES,
+        description="which classes are balanced: those of the dataset, or, with binary, malignant and all others",
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the copies' variations")
+    max_quarantine: float = Field(default=0.05, ge=0, le=1, description="share of images that may be refused")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
-    options = _parser().parse_args(arguments)
+    config = settings_in(_parser().parse_args(arguments), AugmentSettings)
     paths = ContainerPaths.from_environment()
     division = Division.read(paths.processing_input("stage"))
-    copied = Copied(options.copies_of)
+    copied, balance, rarer_only = config.copies_of, config.balance, config.rarer_only
     if (copied is Copied.ALL) is not (division.protocol is SplitProtocol.PUBLISHED):
         raise ConfigError(f"copies_of={copied} and protocol={division.protocol}: all goes with published, and only so")
     records = read_manifest(paths.processing_input("manifest"), division.protocol)
     manifest, lists = paths.processing_input("manifest"), paths.processing_input("unseen")
-    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=options.max_quarantine)
-    said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": options.copies}
-    balance, rarer_only = options.balance == "true", options.rarer_only == "true"
-    said["balance"] = balance
+    lost = refuse_missed(manifest, lists, "prepare", len(records), max_share=config.max_quarantine)
+    said = {"protocol": str(division.protocol), "copies_of": str(copied), "copies": config.copies, "balance": balance}
     said |= {"rarer_only": True} if rarer_only else {}
-    said |= {"question": options.question} if options.question != Question.CLASSES else {}
-    if rarer_only and (options.copies > 1 or not balance):
+    said |= {} if config.question is Question.CLASSES else {"question": str(config.question)}
+    if rarer_only and (config.copies > 1 or not balance):
         raise ConfigError(
-            f"rarer_only=true with copies={options.copies}, balance={options.balance}: copies=1 and balance=true go "
-            "with it, since the most frequent class gets no copy"
+            f"rarer_only=true with copies={config.copies}, balance={str(balance).lower()}: it needs copies=1 and "
+            "balance=true, since the most frequent class gets no copy"
         )
-    config = {**said, "seed": options.seed, "policy": asdict(AugmentationConfig())}
-    stage = Stage.open("augment", paths, "data_augmentation", config, records)
+    made = {**said, "seed": config.seed, "policy": asdict(AugmentationConfig())}
+    stage = Stage.open("augment", paths, "data_augmentation", made, records)
     if stage.host == stage.hosts[0]:
         stage.quarantined += [(image_id, "no instance of Prepare saw its file") for image_id in lost]
-    classes = TWO if options.question == Question.BINARY else None
-    each = options.copies - rarer_only if options.copies else 0
-    plan = plan_copies(records, each, copied.splits, balance=balance and options.copies > 0, classes=classes)
-    if not options.copies:
+    classes = TWO if config.question is Question.BINARY else None
+    each = config.copies - rarer_only if config.copies else 0
+    plan = plan_copies(records, each, copied.splits, balance=balance and config.copies > 0, classes=classes)
+    if not config.copies:
         _pass_through(stage, balance=balance)
     elif not any(plan.values()):
         # With an empty input prefix, SageMaker would fail the next job without giving the reason.
         raise ConfigError(
-            f"copies={options.copies}, rarer_only={options.rarer_only} gives none of the {len(plan)} images of "
+            f"copies={config.copies}, rarer_only={str(rarer_only).lower()} gives none of the {len(plan)} images of "
             f"copies_of={copied} a copy, since no class is rarer than another; use copies=0 to store no copy"
         )
-    augment(records, paths.processing_input("images"), stage, plan, seed=options.seed)
-    stage.close(max_quarantine=options.max_quarantine)
+    augment(records, paths.processing_input("images"), stage, plan, seed=config.seed)
+    stage.close(max_quarantine=config.max_quarantine)
 
 
 def _pass_through(stage: Stage, *, balance: bool) -> None:
@@ -154,35 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.augment", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument(
-        "--copies", type=int, default=1, help="copies of each image of the most frequent class; 0 stores no copy at all"
-    )
-    parser.add_argument(
-        "--copies-of",
-        choices=[str(copied) for copied in Copied],
-        default=str(Copied.TRAIN),
-        help="films that get copies: train; development, for cross-validation; all, for the protocol published alone",
-    )
-    parser.add_argument(
-        "--balance",
-        choices=["true", "false"],
-        default="true",
-        help="bring the rarer classes to the size of the most frequent one",
-    )
-    parser.add_argument(
-        "--rarer-only",
-        choices=["true", "false"],
-        default="false",
-        help="copy images of the rarer classes alone, up to the size of the most frequent one; needs --copies 1",
-    )
-    parser.add_argument(
-        "--question",
-        choices=[str(question) for question in Question],
-        default=str(Question.CLASSES),
-        help="which classes are balanced: those of the dataset, or, with binary, malignant and all others",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-quarantine", type=float, default=0.05, help="share of images that may be refused")
+    add_arguments(parser, AugmentSettings)
     return parser
 
 

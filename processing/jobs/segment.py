@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mammopipe.processing.breast.harmonisation import Harmonisation
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess, reduce_height
+from mammopipe.processing.container.arguments import add_arguments, settings_in
 from mammopipe.processing.container.job import run
 from mammopipe.processing.container.paths import ContainerPaths
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol, read_manifest
@@ -25,6 +25,9 @@ from mammopipe.processing.jobs.missed import refuse_missed
 from mammopipe.processing.jobs.split_settings import Division, image_place
 from mammopipe.processing.jobs.stage import THUMBNAILS, Stage
 from mammopipe.processing.splits.assignment import assign_splits
+
+SETTINGS = ("height", "width", "max_height", "remove_pectoral", "harmonisation")
+"""The settings of `PreprocessConfig` that are arguments."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
     division = Division.read(paths.processing_input("prepared-stage"))
-    preprocess_config = PreprocessConfig(
-        height=options.height,
-        width=options.width,
-        max_height=options.max_height,
-        remove_pectoral=options.remove_pectoral == "true",
-        harmonisation=Harmonisation(options.harmonisation),
-        for_processing=division.for_processing,
-    )
+    preprocess_config = settings_in(options, PreprocessConfig, for_processing=division.for_processing)
     films = _films(paths, division)
     made = {"preprocess": preprocess_config.to_json(), "digest": preprocess_config.digest}
     config = {"protocol": str(division.protocol), "split": asdict(division.config), **made}
@@ -141,18 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mammopipe.processing.jobs.segment", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--height", type=int, default=PreprocessConfig().height, help="rows of the network's input")
-    parser.add_argument("--width", type=int, default=PreprocessConfig().width, help="columns of the network's input")
-    parser.add_argument(
-        "--max-height", type=int, default=PreprocessConfig().max_height, help="rows; taller images are reduced"
-    )
-    parser.add_argument("--remove-pectoral", choices=["true", "false"], default="true")
-    parser.add_argument(
-        "--harmonisation",
-        choices=[str(kind) for kind in Harmonisation],
-        default=str(Harmonisation.NONE),
-        help="how the tissue's grey levels are brought to those of a reference",
-    )
+    add_arguments(parser, PreprocessConfig, SETTINGS)
     parser.add_argument(
         "--shard-megabytes", type=float, default=0.0, help="size of a shard in MB; 0 writes a file for each image"
     )

@@ -282,4 +282,7 @@ def _job_film(paths: ContainerPaths, split: Split, label: Label, index: int) -> 
         height=64,
         width=64,
         lesions=lesions,
+        # For auxiliary targets; some images have no value.
+        density="FGD"[index % 3] if index % 4 else "",
+        age=40.0 + 5 * index if index % 5 else None,
     )

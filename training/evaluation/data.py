@@ -22,6 +22,7 @@ from mammopipe.processing.datasets.manifest import (
     stated_protocol,
 )
 from mammopipe.processing.errors import ConfigError, ManifestError
+from mammopipe.training.evaluation.batch_prediction import folded
 from mammopipe.training.evaluation.fold_ensemble import join_folds
 from mammopipe.training.fitting.dataset import learnt
 from mammopipe.training.fitting.out_of_fold import OutOfFold
@@ -101,7 +102,7 @@ class SegmentedData:
         if held and len(held) < len(found):
             raise ConfigError(
                 f"{', '.join(sorted(held))} of {', '.join(sorted(found))} were cross-validated; "
-                f"candidates are compared on the same films: all of them, or none"
+                f"candidates are compared on the same images: all of them, or none"
             )
         rows = replace(self, out_of_fold=held).judged(Split.VALIDATION) if held else ()
         return replace(self, out_of_fold={name: item.of(rows) for name, item in held.items()})
@@ -225,6 +226,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -> dict[str, LoadedModel]:
     """Load the models of `<folder>/<cnn>/model.tar.gz` and the ensembles of `<folder>/<cnn>/fold-*/model.tar.gz`.
 
+    Their batch normalisations are folded into the convolutions, which gives the same figures in a fraction of the time.
+
     Args:
         folder: Folder of the archives.
         scratch: Folder to unpack the archives in, as `<scratch>/<cnn>`.
@@ -248,7 +251,8 @@ def read_candidates(folder: Path, scratch: Path, preprocess: PreprocessConfig) -
         _check_fit(found[0], model.preprocess, preprocess)
         # The format of training; depthwise convolutions are faster in it.
         model.network.to(memory_format=torch.channels_last)
-        models[name] = model
+        probe = torch.rand(1, 1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+        models[name] = replace(model, network=folded(model.network, probe))
     return models
 
 

@@ -47,7 +47,9 @@ def complete(evaluation: Mapping[str, Any], data: SegmentedData, model: LoadedMo
     whole = audited(evaluation["leakage"], fits, [], data.records)
     whole["fitted"] = description["fitted"] = [*evaluation["fitted"], *whole["fitted"]]
     read = partial(_read, rows, data, model.input_shape)
-    export = export_network(model, folder, description, read, logits, mirrored(model, rows))
+    # The model as it is served: that of the evaluation has its batch normalisations folded.
+    served = model_directory.load(folder)
+    export = export_network(served, folder, description, read, logits, mirrored(model, rows))
     if export.shipped:
         description["engines"] = export.described(folder)
     model_directory.write_description(folder, description)

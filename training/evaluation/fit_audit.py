@@ -69,7 +69,7 @@ def audit_fits(fits: Sequence[Fit], records: Sequence[ImageRecord]) -> list[Find
                     Finding(
                         kind,
                         found,
-                        f"{fit.what}: {len(found)} of the {len(fit.image_ids)} films that "
+                        f"{fit.what}: {len(found)} of the {len(fit.image_ids)} images that "
                         f"it was fitted on are images {what}, such as {found[0]}",
                     )
                 )

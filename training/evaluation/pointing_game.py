@@ -124,7 +124,7 @@ def _group(members: Sequence[int], found: dict[int, Pointed], resamples: Resampl
 
 def point(model: LoadedModel, records: Sequence[ImageRecord], folder: Path) -> Iterator[Pointed]:
     """Yield the result for each image `<folder>/<image_id>.png`, with the heatmap of its true class."""
-    films = FilmDataset(records, folder, shape=model.input_shape, description="annotated films")
+    films = FilmDataset(records, folder, shape=model.input_shape, description="annotated images")
     heatmap = Heatmaps(model)
     for index, record in enumerate(records):
         image: torch.Tensor = films[index][0]

@@ -119,15 +119,18 @@ class FilmNetwork(nn.Module):
         return peaks(places) if self.pooling is Pooling.PEAKS else mean(places)
 
 
-def mean_over_flips(network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor) -> Tensor:
+def mean_over_flips(
+    network: Callable[[Tensor], Tensor], images: Tensor, mirrored: Tensor, logits: Tensor | None = None
+) -> Tensor:
     """Return logits, (N, classes); those of some images are the mean of the image's and its mirror image's.
 
     Args:
         network: Images to logits.
         images: (N, 1, H, W).
         mirrored: (N,) bool: the images whose mirror image, top to bottom, counts as well.
+        logits: Logits of the images, (N, classes), where a forward pass has given them already.
     """
-    logits = network(images)
+    logits = network(images) if logits is None else logits
     if mirrored.any():
         logits = logits.clone()
         logits[mirrored] = (logits[mirrored] + network(images[mirrored].flip(2))) / 2

@@ -203,7 +203,7 @@ def _run(network: CompiledNetwork, films: Iterable[Film], mirrored: NDArray[np.b
 
 
 def _reason(difference: float, others: int, films: int) -> str:
-    measured = f"probabilities differ from torch in float32 by {difference:.2g} at most on {films} validation films"
+    measured = f"probabilities differ from torch in float32 by {difference:.2g} at most on {films} validation images"
     if difference > TOLERANCE:
         return f"Not shipped: {measured}, more than the {TOLERANCE:g} allowed."
     if others:

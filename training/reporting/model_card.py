@@ -26,7 +26,7 @@ from mammopipe.training.reporting.reporting_guidelines import LEGEND, lines
 TEMPLATE = "model_card.md.j2"
 CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
 
-SYNTHETIC = "Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+SYNTHETIC = "Images drawn by a program, in the layout of the dataset named; no patient's, and free to use."
 
 INTENDED = (
     "Research on mammogram classification: comparing methods, teaching, and testing the integration of such "

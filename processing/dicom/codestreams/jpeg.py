@@ -109,7 +109,9 @@ def _scan(data: bytes, codec: Codec) -> tuple[int, int]:
     return position, match.start()
 
 
-def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: Codec, where: str) -> None:
+def check_coded_data(
+    data: bytes, pixels: NDArray[Any], decode: Decoder, codec: Codec, where: str, subject: str = _PIXELS
+) -> None:
     """Raise `CorruptImageError` unless the coded data of a JPEG determine all pixels, with no data left over.
 
     The check decodes altered data. Bits appended to the data must not change any pixel; if they do, the data end too
@@ -122,20 +124,21 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
         decode: The decoder of the transfer syntax.
         codec: JPEG or JPEG Lossless.
         where: The name of the file in errors.
+        subject: What holds the codestream, for errors.
     """
     start, end = _scan(data, codec)
     # Fill bytes (FF) may stand before a marker (10918-1 B.1.1.2).
     pieces = [piece.rstrip(b"\xff") for piece in _RESTART.split(data[start:end])]
     marks = _RESTART.findall(data[start:end])
     if [mark[1] & 7 for mark in marks] != [number % 8 for number in range(_restarts(data, pixels.shape, codec))]:
-        raise CorruptImageError(f"{where}: {_PIXELS}: restart markers are missing in the coded data: damaged")
+        raise CorruptImageError(f"{where}: {subject}: restart markers are missing in the coded data: damaged")
 
     def altered(change: Callable[[bytes], bytes]) -> bytes:
         coded = b"".join(change(piece) + mark for piece, mark in zip(pieces, [*marks, b""], strict=True))
         return data[:start] + coded + data[end:]
 
     if not np.array_equal(decode(altered(lambda piece: piece + _AFTER[0])), pixels):
-        raise CorruptImageError(f"{where}: {_PIXELS}: the coded data end before the last pixel: truncated or damaged")
+        raise CorruptImageError(f"{where}: {subject}: the coded data end before the last pixel: truncated or damaged")
     others = [altered(partial(_with_last, bits)) for bits in _AFTER]
     if _has_few_codes(data) or any(not np.array_equal(decode(other), pixels) for other in others):
         return
@@ -145,7 +148,40 @@ def check_coded_data(data: bytes, pixels: NDArray[Any], decode: Decoder, codec: 
     coarse = decode(_coarse(data))
     more = others + [altered(partial(_with_last, bits, more=1)) for bits in _AFTER]
     if all(np.array_equal(decode(_coarse(other)), coarse) for other in more):
-        raise CorruptImageError(f"{where}: {_PIXELS}: coded data are left after the last pixel: damaged")
+        raise CorruptImageError(f"{where}: {subject}: coded data are left after the last pixel: damaged")
+
+
+def scans(data: bytes) -> list[tuple[int, int]]:
+    """Return where the coded data of each scan start and end; raises ValueError if a marker is missing."""
+    found = []
+    position = next(start for marker, start in _segments(data) if marker == 0xDA)
+    while data[position + 1 : position + 2] not in (b"", b"\xd9"):
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte, B.1.1.2
+            position += 1
+            continue
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+        if marker == 0xDA:
+            end = _JPEG_MARKER.search(data, position)
+            if end is None:
+                raise ValueError("it does not end with the EOI marker: truncated")
+            found.append((position, end.start()))
+            position = end.start()
+    return found
+
+
+def check_scans(data: bytes, pixels: NDArray[Any], decode: Decoder, where: str) -> None:
+    """Raise `CorruptImageError` if the scans of a progressive JPEG end before their last pixel.
+
+    Bits appended to the coded data of each scan must not change any pixel, as in `check_coded_data`. Damage that leaves
+    every scan long enough is not noticed.
+    """
+    longer, position = bytearray(), 0
+    for _, end in scans(data):
+        longer += data[position:end].rstrip(b"\xff") + _AFTER[0]
+        position = end
+    if not np.array_equal(decode(bytes(longer + data[position:])), pixels):
+        raise CorruptImageError(f"{where}: the JPEG's coded data end before the last pixel: truncated or damaged")
 
 
 def _has_few_codes(data: bytes) -> bool:

@@ -211,7 +211,7 @@ def test_copies_of_the_rarer_classes_alone_need_one_copy_and_balance(
     prepared = container(labels=tree, images=tree) / "prepared"
     prepare.main(["--dataset", "mias"])
     container(manifest=prepared, stage=prepared, images=prepared / "images")
-    with pytest.raises(ConfigError, match="rarer_only=true with .*: copies=1 and balance=true go with it"):
+    with pytest.raises(ConfigError, match="rarer_only=true with .*: it needs copies=1 and balance=true"):
         augment.main(["--rarer-only", "true", *more])
 
 

@@ -199,6 +199,6 @@ def test_limits_follow_from_the_run(evaluated):
     ):
         assert text in said
     assert data_licences(evaluation) == [
-        "MIAS: Films drawn by a program, in the layout of the dataset named; no patient's, and free to use."
+        "MIAS: Images drawn by a program, in the layout of the dataset named; no patient's, and free to use."
     ]
     assert "Synthetic MIAS" in render_card(evaluation)

@@ -25,7 +25,7 @@ class AuxiliaryHeads(nn.Module):
             seed: Seed of the initial weights.
         """
         super().__init__()
-        device = network.normalise.mean.device
+        device, dtype = network.normalise.mean.device, next(network.parameters()).dtype
         trains = network.training
         network.eval()
         with torch.inference_mode():
@@ -34,7 +34,7 @@ class AuxiliaryHeads(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList(nn.Linear(maps.shape[1], target.outputs) for target in targets.targets)
-        self.to(device)
+        self.to(device, dtype)
         self.targets = targets
         self._network = [network]  # In a list, so that its parameters are not among those of the heads.
 

@@ -26,6 +26,8 @@ class Target:
     """Mean over the training images, for regression."""
     deviation: float = 1.0
     """Standard deviation over the training images, for regression."""
+    present: float = 1.0
+    """Share of the training images that have a value."""
 
     @property
     def outputs(self) -> int:
@@ -45,10 +47,11 @@ class Target:
                 f"hyperparameter auxiliary_{name}={weight}: the {len(values)} training images have "
                 f"{len(known)} different values of {name}; there must be at least two"
             )
+        present = sum(value is not None for value in values) / len(values)
         numbers = [value for value in values if isinstance(value, float)]
         if numbers:
-            return cls(name, weight, (), float(np.mean(numbers)), float(np.std(numbers)))
-        return cls(name, weight, tuple(sorted(map(str, known))))
+            return cls(name, weight, (), float(np.mean(numbers)), float(np.std(numbers)), present)
+        return cls(name, weight, tuple(sorted(map(str, known))), present=present)
 
     def encoded(self, value: str | float | None) -> float:
         """Return a value as the head learns it: the index of a kind or the standardised number; NaN where absent."""
@@ -57,14 +60,18 @@ class Target:
         return float(self.kinds.index(value)) if value in self.kinds else math.nan
 
     def losses(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Return the loss of each image, (N,): 0 where the value is absent; its mean is that of the other images."""
+        """Return the loss of each image, (N,): 0 where the value is absent.
+
+        The others are divided by the share of images that have a value, of all training images and not of the batch:
+        processes and parts of a batch hold different numbers of such images, and their gradients are averaged.
+        """
         known = values.isfinite()
         wanted = torch.where(known, values, torch.zeros_like(values))
         if self.kinds:
             found = functional.cross_entropy(outputs.float(), wanted.long(), reduction="none")
         else:
             found = functional.smooth_l1_loss(outputs[:, 0].float(), wanted, reduction="none")
-        return self.weight * found * known * len(known) / known.sum().clamp(min=1)
+        return self.weight * found * known / self.present
 
 
 class AuxiliaryTargets:
