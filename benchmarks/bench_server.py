@@ -1,10 +1,10 @@
 """The server against a plain loop of the same predictor: latency, throughput, overload, start, memory.
 
-Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch]`: a JSON list on
-stdout. A ResNet-50 of 224 x 224 with random weights answers an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop
-alternate within each round, with one thread per process; only ratios are comparable. Use `--requests 20000` for the
-slope of memory over a long run. Memory counts each shared page once (Pss); the peer figure counts it in every process
-(Rss).
+Run `python -m benchmarks.bench_server [--rounds 10] [--requests 1000] [--engine auto|torch] [--parts PART ...]`: a JSON
+list on stdout; `--model FOLDER` keeps the model for the next part. A ResNet-50 of 224 x 224 with random weights answers
+an image of 1024 x 1024 (PGM, 1 MB). Server and plain loop alternate, for one client request by request, with one thread
+per process; only ratios are comparable. Use `--requests 20000` for the slope of memory over a long run. Memory counts
+each shared page once (Pss); the peer figure counts it in every process (Rss).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -26,7 +27,9 @@ from benchmarks.serving import Client, Loop, film, loop, memory, save_model, ser
 COMMAND = "python -m benchmarks.bench_server"
 CLIENTS, CROWD = 8, 48
 SPELL_SECONDS = 3.0
-LEAST_SPELLS = 6
+LEAST_REQUESTS = 10_000
+"""Fewer requests only show the filling of caches and memory arenas."""
+PARTS = ("latency", "throughput", "overload", "heatmap", "memory", "start")
 
 
 def row(
@@ -167,15 +170,15 @@ def long_run(port: int, process: int, body: bytes, requests: int) -> list[Row]:
         sizes.append(size)
     print(f"{done} requests: {sizes[0]:.0f} to {sizes[-1]:.0f} MiB", file=sys.stderr)
     held = row("server: memory of all its processes", max(sizes), "MiB", 400, "lower", shared_counted_twice=resident)
-    if len(counts) < LEAST_SPELLS:
-        print(f"too few requests for the memory's growth: {LEAST_SPELLS} spells are needed", file=sys.stderr)
+    if done < LEAST_REQUESTS:
+        print(f"too few requests for the memory's growth: {LEAST_REQUESTS} are needed", file=sys.stderr)
         return [held]
     # The first third fills caches and memory arenas, so it is left out.
     rise, error = slope(counts[len(counts) // 3 :], sizes[len(sizes) // 3 :])
     return [
         held,
         row(
-            "server: memory growth",
+            f"server: memory growth over {requests:,} requests",
             1000 * rise,
             "MiB / 1000 requests",
             0.5,
@@ -201,22 +204,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--engine", choices=("auto", "torch"), default="auto")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--model", type=Path, help="folder that keeps the model; made if it has none")
     options = parser.parse_args()
-    body = film()
     with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        engine = save_model(base / "model", export=options.engine == "auto")
-        print(f"engine: {engine}", file=sys.stderr)
-        with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
-            found = [
-                *latency(port, plain, body, options.rounds),
-                *throughput(port, plain, second, body, options.rounds),
-                *overload(port, body),
-                *heatmap(port, plain, body, options.rounds),
-                *long_run(port, process, body, options.requests),
-            ]
-        found += start(base, ready)
+        base = options.model or Path(name)
+        if not (base / "model" / "model.json").is_file():
+            engine = save_model(base / "model", export=options.engine == "auto")
+            print(f"engine: {engine}", file=sys.stderr)
+        found = measure(base, options.parts, options.rounds, options.requests)
     print(json.dumps(found, indent=2))
+
+
+def measure(base: Path, parts: Sequence[str], rounds: int, requests: int) -> list[Row]:
+    """Return the rows of these parts."""
+    body, found = film(), []
+    with loop(base / "model") as plain, loop(base / "model") as second, server(base) as (port, process, ready):
+        works = {
+            "latency": lambda: latency(port, plain, body, rounds),
+            "throughput": lambda: throughput(port, plain, second, body, rounds),
+            "overload": lambda: overload(port, body),
+            "heatmap": lambda: heatmap(port, plain, body, rounds),
+            "memory": lambda: long_run(port, process, body, requests),
+        }
+        for name, work in works.items():
+            if name in parts:
+                found += work()
+    return [*found, *(start(base, ready) if "start" in parts else [])]
 
 
 if __name__ == "__main__":

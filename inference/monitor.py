@@ -27,6 +27,7 @@ from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import write_bytes, write_json
 from mammopipe.training.model.description import DESCRIPTION_FILE, check_description
 from mammopipe.training.model.drift_features import Distributions, from_json, to_json
+from mammopipe.training.model.exam_scores import Level
 
 SCHEMA = 1
 NAMESPACE = "Mammopipe/Drift"
@@ -48,7 +49,10 @@ def main(arguments: Sequence[str]) -> None:
     paths = ContainerPaths.from_environment()
     description = read_model(paths.processing_input("model"))
     captures = Captures(
-        paths.processing_input("captures"), PreprocessConfig.from_json(description["preprocess"]), config.span
+        paths.processing_input("captures"),
+        PreprocessConfig.from_json(description["preprocess"]),
+        config.span,
+        description["calibration"].get("prevalence", {}).get(Level.IMAGE),
     )
     report, own = examine(captures, description, _baseline(paths.processing_input("baseline")), config)
     target = paths.processing_output("monitor")

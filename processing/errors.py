@@ -67,5 +67,9 @@ class NoBreastError(ImageError):
     """The image shows no breast."""
 
 
+class DuplicatePictureError(ImageError):
+    """A picture occurs twice in an exam; its breast would count it twice."""
+
+
 class ReaderFaultError(CorruptImageError):
     """The reader failed unexpectedly: a bug of this program, or a hostile file."""

@@ -32,6 +32,7 @@ from mammopipe.inference.contract.exclusions import Action, ExcludedImageError
 from mammopipe.processing.datasets.manifest import Laterality
 from mammopipe.processing.errors import (
     CorruptImageError,
+    DuplicatePictureError,
     ImageError,
     ImageTooLargeError,
     MammopipeError,
@@ -187,6 +188,8 @@ def from_image_error(error: ImageError) -> RequestError:
         return excluded
     if isinstance(error, NotAMammogramError):
         return NotAMammogramViewError("not_a_mammogram", str(error))
+    if isinstance(error, DuplicatePictureError):
+        return DuplicateImageError("duplicate_image", str(error))
     if isinstance(error, ImageTooLargeError):
         return TooLargeError("image_too_large", str(error))
     code = next((code for kind, code in _IMAGE_CODES.items() if isinstance(error, kind)), "unusable_image")

@@ -14,6 +14,8 @@ from mammopipe.processing.datasets.manifest import Label, Laterality, View
 
 _LIKE = 0.8
 """Similarity (difflib's ratio) to an option's name above which another name counts as a misspelling."""
+_LONGEST_VALUE = 24
+"""Characters above which the value of an unknown name is no option's but an id, such as AWS X-Ray's `Root=1-...`."""
 _SHOWN = 60
 """Most characters of a name or value that an error message repeats."""
 
@@ -113,8 +115,8 @@ def split_attributes(header: str) -> tuple[str, str]:
 
     AWS passes the header on unchanged as an opaque value, such as an id for tracing a request. This server reads the
     header as options if it contains the name of an option, exactly or misspelled, or if it is a list of `name=value`
-    with word-like names. Options that break a rule are refused later. Any other header is the caller's own value, as is
-    a list with a name such as `request_id` or `trace`. One of the two results is always "".
+    with word-like names and short values. Options that break a rule are refused later. Any other header is the caller's
+    own value, as is a list with a name such as `request_id` or `trace`. One of the two results is always "".
 
     Source: SageMaker Runtime API, InvokeEndpoint, CustomAttributes.
     """
@@ -123,7 +125,7 @@ def split_attributes(header: str) -> tuple[str, str]:
     known = list(RequestOptions.model_fields)
     if any(get_close_matches(name.lower(), known, 1, _LIKE) for name in names):
         return header, ""
-    listed = all(re.fullmatch(r"[A-Za-z_]+=[^=]*", part) for part in parts)
+    listed = all(re.fullmatch(rf"[A-Za-z_]+=[^=]{{1,{_LONGEST_VALUE}}}", part) for part in parts)
     traced = any(
         re.search(r"(^|_)(id|ids|uuid|trace|request|correlation|span)(_|$)|id$", name.lower()) for name in names
     )

@@ -25,19 +25,18 @@ from highdicom.sr.value_types import ContentItem
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
-from mammopipe.inference.contract.errors import MixedPatientsError, NoSourceIdentityError, NotAcceptableError
+from mammopipe.inference.contract.errors import NoSourceIdentityError, NotAcceptableError
 from mammopipe.inference.contract.media_types import error_body
 from mammopipe.inference.contract.schema import NOTICE, Answer, ExamAnswer
 from mammopipe.inference.dicom import presentation_state as grayscale
 from mammopipe.inference.dicom.cad_report import cad_report
 from mammopipe.inference.dicom.instance import Images, ResultSeries, derive, identifiers, places, written
 from mammopipe.inference.dicom.secondary_capture import capture
-from mammopipe.inference.dicom.source import Source, read_source, read_sources
+from mammopipe.inference.dicom.source import Source, identity_of, read_source, read_sources
 from mammopipe.inference.dicom.structured_report import SCHEME, Group, Writer, comment, image_library, section
 from mammopipe.inference.dicom.wording import Facts
 
 __all__ = [
-    "MixedPatientsError",
     "NoSourceIdentityError",
     "mammography_cad_report",
     "NotAcceptableError",
@@ -66,7 +65,8 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
 
     Raises:
         NoSourceIdentityError: A source is not a DICOM file or lacks a UID; the message names the tag and no value.
-        MixedPatientsError: The sources belong to several patients or studies.
+        RequestError: The sources belong to several patients or studies, or hold an instance twice (`mixed_patients`,
+            `mixed_studies`, `duplicate_image`).
         ValueError: An image of the answer does not match its source.
     """
     facts = _facts(answer)
@@ -91,7 +91,7 @@ def structured_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> 
     measurements.ContentSequence = ContentSequence(list(_measurements(writer, images)))
     library = image_library([(source, part["image"]) for source, part in images])
     report.ContentSequence = ContentSequence([*report.ContentSequence[:-1], library, findings, measurements])
-    return written(report, images[0][0])
+    return written(report, _identity(images))
 
 
 def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
@@ -102,7 +102,7 @@ def mammography_cad_report(sources: Sequence[bytes], answer: Answer | ExamAnswer
     """
     facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
-    return written(cad_report(images, facts), images[0][0])
+    return written(cad_report(images, facts), _identity(images))
 
 
 def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> list[bytes]:
@@ -114,7 +114,7 @@ def presentation_states(sources: Sequence[bytes], answer: Answer | ExamAnswer) -
     """
     facts = _facts(answer)
     images = _matched(read_sources(sources), facts.get("images") or [facts])
-    return [written(state, images[0][0]) for state in grayscale.presentation_states(images, sources, facts)]
+    return [written(state, _identity(images)) for state in grayscale.presentation_states(images, sources, facts)]
 
 
 def presentation_state(sources: Sequence[bytes], answer: Answer | ExamAnswer) -> bytes:
@@ -184,6 +184,10 @@ def overlay_capture(source: bytes, overlay_bgr: NDArray[np.uint8], answer: Answe
 def _facts(answer: Answer | ExamAnswer) -> Facts:
     facts: Facts = answer.model_dump(mode="json", exclude={"request_id", "timings_ms"})
     return facts
+
+
+def _identity(images: Images) -> Source:
+    return identity_of([source for source, _ in images])
 
 
 def _digest(images: Images, facts: Facts) -> str:

@@ -16,12 +16,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag as NumberedTag
 
-from mammopipe.inference.contract.errors import (
-    MixedPatientsError,
-    NoSourceIdentityError,
-    RequestError,
-    from_image_error,
-)
+from mammopipe.inference.contract.errors import NoSourceIdentityError, RequestError, from_image_error
+from mammopipe.inference.payload.exam_body import Source as File
+from mammopipe.inference.payload.identity import check_exam
 from mammopipe.processing.dicom.attributes import Tag, Tags, label
 from mammopipe.processing.dicom.file import DicomFile, is_dicom, parse
 from mammopipe.processing.errors import ImageError
@@ -46,12 +43,17 @@ KEPT = _numbers(
 """The root attributes that a result copies; all are text or sequences of text."""
 OF_PIXELS = _numbers("PatientOrientation LossyImageCompressionRatio LossyImageCompressionMethod")
 """Further attributes that an image over the source's pixels copies."""
+OF_LIBRARY = _numbers("ContentDate ContentTime ViewCodeSequence")
+"""Further attributes that the image library of a CAD report states; no result copies them."""
+_VIEW, _MODIFIERS, _VALUE, _SCHEME = _numbers(
+    "ViewCodeSequence ViewModifierCodeSequence CodeValue CodingSchemeDesignator"
+)
 _IN_ITEMS = _numbers(
     "PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence LocalNamespaceEntityID "
     "UniversalEntityID UniversalEntityIDType IdentifierTypeCode CodeValue CodingSchemeDesignator CodingSchemeVersion "
-    "CodeMeaning"
+    "CodeMeaning ViewModifierCodeSequence"
 )
-_SAME_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate")
+_OF_PATIENT = _numbers("PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex")
 _LONGEST = 10240
 """Characters of the longest text representation among the attributes (LT, PS3.5 6.2)."""
 
@@ -84,9 +86,11 @@ class Source:
     columns: int
     sha256: str
     kept: Dataset
-    """The attributes of `KEPT` and `OF_PIXELS` that the file has, undecoded."""
+    """The attributes of `KEPT`, `OF_PIXELS` and `OF_LIBRARY` that the file has, undecoded."""
     pixel_spacing: tuple[float, float] | None
     """Pixel Spacing (0028,0030) in millimetres: between rows, between columns."""
+    imager_spacing: tuple[float, float] | None
+    """Imager Pixel Spacing (0018,1164) in millimetres, at the detector: between rows, between columns."""
     burned_in: str
     """Burned In Annotation (0028,0301), whether the pixels identify the patient: YES, NO, or empty if not stated."""
     lossy: bool
@@ -106,6 +110,17 @@ class Source:
         """Return a copied attribute as text without padding; empty if the file lacks it."""
         element = self.kept.get_item(tag) if tag in self.kept else None
         return bytes(element.value or b"").decode("ascii", "replace").strip(" \0") if element is not None else ""
+
+    @property
+    def view_codes(self) -> list[tuple[str, str]]:
+        """The view codes (0054,0220) as pairs of value and scheme."""
+        return _codes(self.kept, _VIEW)
+
+    @property
+    def view_modifiers(self) -> list[tuple[str, str]]:
+        """The view modifier codes (0054,0222) as pairs of value and scheme."""
+        views = self.kept[_VIEW].value if _VIEW in self.kept else []
+        return [pair for view in views for pair in _codes(view, _MODIFIERS)]
 
     def evidence(self) -> Dataset:
         """Return the references to the image that highdicom needs, without identity."""
@@ -132,7 +147,7 @@ def read_source(data: bytes, *, limits: Limits = DEFAULT_CONFIG.limits) -> Sourc
     """
     if not is_dicom(data):
         raise NoSourceIdentityError("no_source_identity", "<bytes>: a DICOM result needs a DICOM file as its source")
-    wanted = {*Tag, *KEPT, *OF_PIXELS, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
+    wanted = {*Tag, *KEPT, *OF_PIXELS, *OF_LIBRARY, *_IN_ITEMS, STUDY, SERIES, INSTANCE}
     try:
         return _source(parse(data, where="<bytes>", limits=limits, tags=wanted), hashlib.sha256(data).hexdigest())
     except ImageError as error:
@@ -143,28 +158,26 @@ def read_sources(files: Sequence[bytes], *, limits: Limits = DEFAULT_CONFIG.limi
     """Return the sources of one exam. For an exam, the detail of an error holds the index of the image.
 
     Raises:
-        MixedPatientsError: The files belong to several studies or patients.
+        RequestError: The files are not one patient's, one study's, or hold an instance twice; the rule and the errors
+            are those of every exam (`payload.identity.check_exam`).
         NoSourceIdentityError: As for `read_source`.
     """
     sources: list[Source] = []
     for index, data in enumerate(files):
         try:
             sources.append(read_source(data, limits=limits))
-            _check_together(sources)
         except RequestError as error:
             raise (error.at(index) if len(files) > 1 else error) from None
+    check_exam([File(data, index=index) for index, data in enumerate(files)], limits)
     return sources
 
 
-def _check_together(sources: Sequence[Source]) -> None:
-    """Raise `MixedPatientsError` if the last source belongs to another study or patient, or occurs twice."""
-    first, last = sources[0], sources[-1]
-    others = [STUDY] if last.study != first.study else []
-    others += [tag for tag in _SAME_PATIENT if _comparable(last.kept, tag) != _comparable(first.kept, tag)]
-    if others:
-        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(others[0])} is not that of the exam's first image")
-    if last.instance in (earlier.instance for earlier in sources[:-1]):
-        raise MixedPatientsError("mixed_patients", f"<bytes>: {label(INSTANCE)} is that of an earlier image")
+def identity_of(sources: Sequence[Source]) -> Source:
+    """Return the source whose identity a result of all sources copies: the first that states most about the patient.
+
+    The sources contradict each other nowhere (`read_sources`), but a file may lack what another one states.
+    """
+    return max(sources, key=lambda source: sum(bool(_comparable(source.kept, tag)) for tag in _OF_PATIENT))
 
 
 def _source(file: DicomFile, digest: str) -> Source:
@@ -172,7 +185,6 @@ def _source(file: DicomFile, digest: str) -> Source:
     sop_class = _uid(tags, SOP_CLASS, file.sop_class)
     if sop_class not in STORAGE_CLASSES:
         raise _missing(tags, SOP_CLASS, "is not the storage class of a 2-D mammogram")
-    spacing = tags.numbers(Tag.PIXEL_SPACING)
     return Source(
         study=_uid(tags, STUDY),
         series=_uid(tags, SERIES),
@@ -182,11 +194,24 @@ def _source(file: DicomFile, digest: str) -> Source:
         rows=tags.integer(Tag.ROWS),
         columns=tags.integer(Tag.COLUMNS),
         sha256=digest,
-        kept=_undecoded(tags, (*KEPT, *OF_PIXELS)),
-        pixel_spacing=(spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None,
+        kept=_undecoded(tags, (*KEPT, *OF_PIXELS, *OF_LIBRARY)),
+        pixel_spacing=_spacing(tags, Tag.PIXEL_SPACING),
+        imager_spacing=_spacing(tags, Tag.IMAGER_PIXEL_SPACING),
         burned_in=_yes_or_no(tags.text(Tag.BURNED_IN_ANNOTATION)),
         lossy=file.syntax.lossy or tags.text(Tag.LOSSY_IMAGE_COMPRESSION) == "01",
     )
+
+
+def _spacing(tags: Tags, tag: Tag) -> tuple[float, float] | None:
+    stated = tags.numbers(tag)
+    return (stated[0], stated[1]) if len(stated) == 2 and min(stated) > 0 else None
+
+
+def _codes(holder: Dataset, sequence: int) -> list[tuple[str, str]]:
+    """Return the codes of a sequence as pairs of value and scheme; a code without either is left out."""
+    items = holder[sequence].value if sequence in holder else []
+    found = [tuple(_comparable(item, tag).decode("ascii", "replace") for tag in (_VALUE, _SCHEME)) for item in items]
+    return [(value, scheme) for value, scheme in found if value and scheme]
 
 
 def _yes_or_no(text: str) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.inference.contract.errors import RequestError
+from mammopipe.inference.contract.schema import PrevalenceSource
 from mammopipe.inference.monitoring.windows import PROGRESS, SUFFIX, Windows
 from mammopipe.inference.payload.exam_body import Source, unpack
 from mammopipe.inference.payload.limits import HandlerLimits
@@ -30,6 +31,7 @@ from mammopipe.processing.images.mammogram import read_mammogram
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES
 from mammopipe.processing.read_config import ReadConfig
 from mammopipe.training.model.drift_features import film_figures
+from mammopipe.training.model.prevalence import moved
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Captures:
     """The model's preprocessing settings, used to measure figures that the answer does not include."""
     windows: Windows = Windows()
     """The windows whose captures are read."""
+    prevalence: float | None = None
+    """Proportion of malignant images in validation. Scores that a deployment shows for another prevalence are moved
+    back to it, because the reference distributions hold for it; `None` leaves such scores out."""
     unreadable: Counter[str] = field(default_factory=Counter)
     """Number of lines without a readable image, by reason; filled while the exams are read."""
 
@@ -101,7 +106,7 @@ class Captures:
         sources = _sources(data.get("endpointInput"))
         for index in range(max(len(answers), len(sources))):
             source = sources[index] if index < len(sources) else None
-            figures = _answered(answers[index]) if index < len(answers) else {}
+            figures = _answered(answers[index], self.prevalence) if index < len(answers) else {}
             if "level_low" not in figures and source is not None:
                 figures = {**self._measured(source), **figures}
             if figures:
@@ -140,9 +145,14 @@ def _answers(captured: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return [image for image in images if "image" in image]
 
 
-def _answered(answer: Mapping[str, Any]) -> dict[str, float]:
-    scores = {"malignancy": answer["malignancy_score"] / 100, "entropy": float(answer["entropy"])}
-    return {**film_figures(answer["image"]["quality"]), **scores}
+def _answered(answer: Mapping[str, Any], prevalence: float | None) -> dict[str, float]:
+    figures = {**film_figures(answer["image"]["quality"]), "entropy": float(answer["entropy"])}
+    malignancy, shown = answer["malignancy_score"] / 100, answer.get("prevalence") or {}
+    if shown.get("of") == PrevalenceSource.DEPLOYMENT:
+        if prevalence is None or shown["value"] is None:
+            return figures
+        malignancy = moved(malignancy, held=shown["value"], wanted=prevalence)
+    return {**figures, "malignancy": malignancy}
 
 
 def _sources(captured: Mapping[str, Any] | None) -> tuple[Source, ...]:

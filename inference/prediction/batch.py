@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mammopipe.processing.datasets.manifest import ImageRecord
-from mammopipe.processing.errors import ImageError
+from mammopipe.processing.errors import ImageError, MammopipeError, NotAMammogramError
 
 if TYPE_CHECKING:
+    from mammopipe.inference.prediction.exam_prediction import ExamPrediction
     from mammopipe.inference.prediction.predictor import Predictor
 
 EXAM_COLUMNS = (
@@ -26,8 +27,10 @@ EXAM_COLUMNS = (
     "finding",
     "threshold",
     "referred",
+    "refused",
     "error",
 )
+"""`images` counts the judged images. `refused` has the codes of images of the exam that are in no score."""
 
 _EXAM_TAGS = (0x00100020, 0x0020000D)
 """Patient ID and Study Instance UID."""
@@ -148,11 +151,11 @@ def _judge(group: Sequence[Image]) -> Rows:
     rows = list(
         predictor.predict_rows(paths, records=records, operating_point=point, explain=batch.heatmaps is not None)
     )
-    judged = [image for image, row in zip(group, rows, strict=True) if not row["error"]]
     if batch.heatmaps is not None:
-        for image in judged:
-            _draw(predictor, image, batch.heatmaps)
-    return Rows(rows, _exam(predictor, judged, rows, point) if batch.exams else [])
+        for image, row in zip(group, rows, strict=True):
+            if not row["error"]:
+                _draw(predictor, image, batch.heatmaps)
+    return Rows(rows, _exam(predictor, group, rows, point) if batch.exams else [])
 
 
 def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
@@ -169,30 +172,61 @@ def _draw(predictor: "Predictor", image: Image, folder: Path) -> None:
 
 
 def _exam(
-    predictor: "Predictor", images: Sequence[Image], rows: Sequence[dict[str, Any]], point: Any
+    predictor: "Predictor", group: Sequence[Image], rows: Sequence[dict[str, Any]], point: Any
 ) -> list[dict[str, Any]]:
-    """Return one row for each breast of the patient and one row for the patient."""
-    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
+    """Return one row for each breast of the patient and one row for the patient, by the rules of the endpoint's exams.
+
+    If the exam is refused, its only row is the patient's, with the reason.
+    """
+    from mammopipe.inference.contract.errors import RequestError
 
     patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")
     # The first image names the group: a patient may have several studies.
-    first = rows[0]["path"] if rows else ""
-    common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"path": first, "patient_id": patient}
-    if not patient or not images:
-        reason = "no image could be judged" if patient else "no patient id: views of one patient cannot be told"
-        return [common | {"level": "patient", "images": len(images), "error": reason}]
-    config = ReadConfig(for_processing=predictor.for_processing)
+    common: dict[str, Any] = dict.fromkeys(EXAM_COLUMNS, "") | {"path": rows[0]["path"], "patient_id": patient}
+    if not patient:
+        reason = "no patient id: views of one patient cannot be told"
+        return [common | {"level": "patient", "images": 0, "error": reason}]
     try:
-        mammograms = [read_mammogram(image.path, record=image.record, config=config) for image in images]
-        found = predictor.predict(mammograms, operating_point=point).combined
-    except ImageError as error:
-        return [common | {"level": "patient", "images": len(images), "error": str(error)}]
+        found, refused = _predicted(predictor, group, point)
+    except (MammopipeError, RequestError, OSError) as error:
+        return [common | {"level": "patient", "images": 0, "error": str(error)}]
+    combined, codes = found.combined, ";".join(refused)
     breasts = [
         common | _verdict(breast) | {"level": "breast", "laterality": str(breast.laterality or ""),
                                      "images": len(breast.images)}
-        for breast in found.breasts
+        for breast in combined.breasts
     ]  # fmt: skip
-    return [*breasts, common | _verdict(found.exam) | {"level": "patient", "images": len(images)}]
+    of_patient = {"level": "patient", "images": len(found.images), "refused": codes}
+    return [*breasts, common | _verdict(combined.exam) | of_patient]
+
+
+def _predicted(predictor: "Predictor", group: Sequence[Image], point: Any) -> "tuple[ExamPrediction, list[str]]":
+    """Return the prediction of an exam, and the codes of its images that are in no score.
+
+    Raises:
+        RequestError: Files state different patients or studies, or an instance is there twice.
+        ImageError: An image is damaged or refuses the exam, or none is left.
+    """
+    from mammopipe.inference.contract.errors import from_image_error
+    from mammopipe.inference.payload.exam_body import Source
+    from mammopipe.inference.payload.identity import check_exam
+    from mammopipe.processing.images.mammogram import ReadConfig, read_mammogram
+
+    config = ReadConfig(for_processing=predictor.for_processing)
+    if all(image.record is None for image in group):
+        sources = [Source(image.path.read_bytes(), index=index) for index, image in enumerate(group)]
+        check_exam(sources, config.limits)
+    views, refused, reason = [], [], None
+    for image in group:
+        try:
+            views.append(read_mammogram(image.path, record=image.record, config=config))
+        except NotAMammogramError as error:
+            reason = error
+            refused.append(from_image_error(error).code)
+    if not views:
+        raise reason or NotAMammogramError(f"{group[0].path}: the exam has no image")
+    found = predictor.predict(views, operating_point=point)
+    return found, [*refused, *(from_image_error(each.error).code for each in found.refused)]
 
 
 def _verdict(level: Any) -> dict[str, Any]:

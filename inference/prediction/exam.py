@@ -18,7 +18,9 @@ from mammopipe.inference.contract.schema import (
     Prevalence,
     PrevalenceSource,
     QualityWarning,
+    Reason,
     Referral,
+    ReferralCode,
 )
 from mammopipe.inference.prediction import referral
 from mammopipe.inference.prediction.thresholds import Thresholds
@@ -58,6 +60,12 @@ class LeftOut:
     laterality: Laterality | None
     """`None` if unknown; it may then show either breast."""
     referral: Referral
+
+
+def left_out(index: int, laterality: Laterality | None, message: str) -> LeftOut:
+    """Return a view that was refused, with the referral of its breast and its exam."""
+    reason = Reason(code=ReferralCode.EXCLUDED, message=f"not judged: {message}")
+    return LeftOut(index, laterality, Referral(refer=True, reasons=[reason]))
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,7 @@ from mammopipe.inference.contract.schema import (
     ExamAnswer,
     ImageAnswer,
     QualityWarning,
-    Reason,
     Referral,
-    ReferralCode,
     RefusedView,
     Skipped,
 )
@@ -35,7 +33,7 @@ from mammopipe.inference.contract.task import Task as Task
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
-from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore
+from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
 from mammopipe.inference.prediction.predictor import Predictor
@@ -224,8 +222,8 @@ class _Work:
         if not views:
             raise refusal or BadBodyError("no_images", "an exam needs at least one image")
         indices = [source.index for source in judged.sources]
-        left_out = [_left_out(view) for view in judged.refused if view.flag]
-        judged.combined = self.reader.predictor.combine(views, self.reader.options.operating_point, indices, left_out)
+        missing = [left_out(view.index, view.laterality, view.message) for view in judged.refused if view.flag]
+        judged.combined = self.reader.predictor.combine(views, self.reader.options.operating_point, indices, missing)
         return judged
 
     def _exam_body(self, judged: "_Judged", said: ExamAnswer) -> bytes:
@@ -270,11 +268,6 @@ def _refused(error: RequestError, source: Source) -> RefusedView:
     flag = (error.detail or {}).get("flag")
     message = error.at(source.index, source.place).message
     return RefusedView(index=source.index, code=error.code, message=message, flag=flag, laterality=laterality)
-
-
-def _left_out(view: RefusedView) -> LeftOut:
-    reason = Reason(code=ReferralCode.EXCLUDED, message=f"not judged: {view.message}")
-    return LeftOut(view.index, view.laterality, Referral(refer=True, reasons=[reason]))
 
 
 def _of_refused(view: RefusedView) -> QualityWarning:

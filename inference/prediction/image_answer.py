@@ -14,7 +14,8 @@ from mammopipe.inference.contract.request import RequestOptions
 from mammopipe.inference.contract.schema import Heatmap, ImageExclusion, ImageInfo, Prevalence, QualityWarning
 from mammopipe.inference.payload.exam_body import Source
 from mammopipe.inference.prediction.heatmap import OUTSIDE_LIMIT, Evidence, grey_png, regions
-from mammopipe.inference.prediction.predictor import Prediction, Predictor
+from mammopipe.inference.prediction.image_prediction import Prediction
+from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.images.mammogram import Mammogram, ReadConfig, read_mammogram

@@ -1,7 +1,6 @@
 """The predictor: preprocesses mammograms as in training, runs the network, calibrates, decides and refers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -10,18 +9,19 @@ from numpy.typing import NDArray
 
 from mammopipe.inference.contract.exclusions import DEFAULT_POLICY, Exclusion, ExclusionPolicy
 from mammopipe.inference.contract.request import OperatingPoint
-from mammopipe.inference.contract.schema import Decision, ModelInfo, Prevalence, QualityWarning, Referral
+from mammopipe.inference.contract.schema import Decision, ModelInfo, Prevalence, QualityWarning
 from mammopipe.inference.engines.base import EngineSettings, Forward
 from mammopipe.inference.engines.factory import open_engine
 from mammopipe.inference.engines.flips import run_with_mirror_image
 from mammopipe.inference.prediction import referral, table
 from mammopipe.inference.prediction.exam import Combined, LeftOut, ViewScore, combine_views, is_close, shown_for
+from mammopipe.inference.prediction.exam_prediction import ExamPrediction, predict_exam
 from mammopipe.inference.prediction.heatmap import Evidence, evidence
+from mammopipe.inference.prediction.image_prediction import Prediction
 from mammopipe.inference.prediction.thresholds import Thresholds
 from mammopipe.inference.prediction.warning_texts import WARNINGS
 from mammopipe.processing.breast.preprocess import PreprocessConfig, Preprocessed, preprocess
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
-from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import Mammogram
 from mammopipe.processing.phantoms.mias_tree import make_film
@@ -31,58 +31,10 @@ from mammopipe.training.model.calibration import Calibration
 from mammopipe.training.model.description import DESCRIPTION_FILE, read_description, verify_files
 from mammopipe.training.model.exam_scores import Level
 from mammopipe.training.model.near_threshold import NearThreshold
-from mammopipe.training.model.predictions import Floats
 from mammopipe.training.model.reference import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The model's prediction for one image."""
-
-    probabilities: Mapping[Label, float]
-    """Calibrated probability of each class, at the prevalence used for answers; they sum to 1."""
-    malignancy: float
-    """Calibrated probability of malignant at validation's prevalence, 0 to 1. Thresholds and breast scores use it."""
-    malignancy_score: float
-    """100 times the probability of malignant in `probabilities`."""
-    decile: int | None
-    """Decile of the score among the validation images, 1 to 10; `None` if the model has no reference."""
-    entropy: float
-    """Entropy of the probabilities at validation's prevalence, in nats."""
-    strangeness: float | None
-    """Distance of the image's features from the training images'; `None` if the model has no reference."""
-    decision: Decision | None
-    """Decision at the operating point; `None` if the model has none."""
-    referral: Referral
-    """Whether a reader should judge the image, whatever the score."""
-    exclusions: tuple[Exclusion, ...]
-    """Reasons why the model is not intended for this image, although it was scored."""
-    warnings: tuple[QualityWarning, ...]
-    laterality: Laterality | None
-    prepared: Preprocessed
-    """The network's input and its position in the original image."""
-    forward: Forward
-    """The network's output for it."""
-    logits: Floats
-    """(classes,), in the order of the model's classes."""
-
-    @property
-    def as_view(self) -> ViewScore:
-        """The part of the prediction that the breast's score needs."""
-        return ViewScore(self.laterality, self.malignancy, self.referral, self.logits)
-
-
-@dataclass(frozen=True)
-class ExamPrediction:
-    """The model's prediction for an exam: the images of one patient."""
-
-    images: tuple[Prediction, ...]
-    """Predictions of the images, in the given order."""
-    combined: Combined
-    """Answers for the breasts and the exam."""
 
 
 class Predictor:
@@ -164,34 +116,20 @@ class Predictor:
         """Return the prediction for one mammogram, or for an exam.
 
         Args:
-            mammogram: One mammogram, or a sequence of mammograms of one patient.
+            mammogram: One mammogram, or a sequence of mammograms of one patient's study.
             operating_point: The threshold that decides.
 
         Returns:
-            A `Prediction` for one mammogram, an `ExamPrediction` for a sequence.
+            A `Prediction` for one mammogram, an `ExamPrediction` for a sequence. An image of a sequence that the
+            exclusions leave out is in its `refused` and in no score; its breast and the exam are referred.
 
         Raises:
-            ImageError: An image shows no breast, or the exclusions refuse it.
+            ImageError: An image shows no breast or occurs twice, or the exclusions refuse it or leave out every image.
             ConfigError: The exam has no images.
         """
         if isinstance(mammogram, Mammogram):
             return self.judge(mammogram, self.prepare(mammogram), operating_point=operating_point)
-        if not mammogram:
-            raise ConfigError("an exam needs at least one mammogram")
-        prepared = [self.prepare(film) for film in mammogram]
-
-        def judge(exact: bool) -> list[Prediction]:
-            return [
-                self.judge(film, view, operating_point=operating_point, exact=exact)
-                for film, view in zip(mammogram, prepared, strict=True)
-            ]
-
-        images = judge(self.compares_breasts)
-        combined = self.combine([image.as_view for image in images], operating_point)
-        if self.is_close(combined):
-            images = judge(True)
-            combined = self.combine([image.as_view for image in images], operating_point)
-        return ExamPrediction(tuple(images), combined)
+        return predict_exam(self, mammogram, operating_point)
 
     def predict_table(
         self,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mammopipe.inference.client.client import MammographyClient
-from mammopipe.pipelines.backends.sessions import aws_errors
-from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, aws_errors
+from mammopipe.pipelines.data.s3 import ExpiredAccessError, Storage
 from mammopipe.pipelines.runs import results
 from mammopipe.processing.errors import MammopipeError
 
@@ -27,7 +27,7 @@ def finish(
 ) -> None:
     """Attach the model card to the run's package and send the candidate one image of the test split.
 
-    What fails is reported and does not fail the run, which has ended.
+    What fails is reported and does not fail the run, which has ended; expired credentials are raised.
 
     Args:
         folder: The run's folder, for `invocation.json`.
@@ -42,12 +42,16 @@ def finish(
         try:
             _attach_card(execution, made["Register"], sagemaker, storage)
             say(f"Package {made['Register']} has the model card, as a draft")
+        except (ExpiredCredentialsError, ExpiredAccessError):
+            raise
         except MammopipeError as error:
             say(f"Package {made['Register']} has no model card: {error}")
     if "Endpoint" in made:
         name = made["Endpoint"].rpartition("/")[2]
         try:
             _ask(folder, execution, client(name, region=execution["region"]), name, storage, say)
+        except (ExpiredCredentialsError, ExpiredAccessError):
+            raise
         except MammopipeError as error:
             say(f"Endpoint {name} did not answer a test image; do not approve its package: {error}")
 

@@ -1,23 +1,26 @@
-"""Removes an endpoint on AWS with its configuration and models: `mammopipe delete --endpoint NAME`.
+"""Removes an endpoint on AWS with its configurations and models, earlier ones too: `mammopipe delete --endpoint NAME`.
 
 Everything is looked up and checked before anything is deleted. What lacks the configuration's tags was made by somebody
-else and is refused.
+else: an endpoint with such parts is refused, and such parts of earlier deployments are left.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from mammopipe.pipelines.account import leftovers
+from mammopipe.pipelines.account.scaling import stop_scaling
 from mammopipe.pipelines.backends.control_plane import is_missing
 from mammopipe.pipelines.backends.sessions import aws_errors
+from mammopipe.pipelines.config.endpoint import EndpointMode
 from mammopipe.pipelines.config.pipeline import PipelineConfig
+from mammopipe.pipelines.runs.aws_rollout import mode_of
 from mammopipe.processing.errors import ConfigError
 
 DELETABLE = ("InService", "Failed", "OutOfService", "UpdateRollbackFailed")
 """The statuses in which SageMaker deletes an endpoint."""
-TARGET = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Removal:
 
     endpoint: str
     status: str
-    endpoint_config: str
+    """The endpoint's status; empty if there is none, and only what earlier deployments left is deleted."""
+    endpoint_configs: tuple[str, ...]
     models: tuple[str, ...]
     clinical: bool
     """Whether it is an endpoint that a clinic calls, not a run's candidate."""
@@ -35,8 +39,8 @@ class Removal:
         """Return what is deleted, one line each."""
         called = "the endpoint that a clinic calls" if self.clinical else "a run's candidate"
         return [
-            f"endpoint {self.endpoint} ({self.status}): {called}",
-            f"endpoint configuration {self.endpoint_config}",
+            f"endpoint {self.endpoint} ({self.status or 'there is none'}): {called}",
+            *(f"endpoint configuration {name}" for name in self.endpoint_configs),
             *(f"model {name}" for name in self.models),
         ]
 
@@ -59,39 +63,49 @@ def plan(config: PipelineConfig, sagemaker: Any, name: str) -> Removal:
         name: Name of the endpoint.
 
     Returns:
-        The endpoint with its configuration and models.
+        The endpoint with its configuration and models, and those of its earlier deployments that nothing uses.
 
     Raises:
-        ConfigError: The configuration has no such endpoint, there is none on AWS, something lacks the tags, or the
-            endpoint is being created, updated or deleted.
+        ConfigError: The configuration has no such endpoint, there is nothing of it on AWS, a part of it lacks the tags,
+            or it is being created, updated or deleted.
     """
     candidates = config.endpoint.candidate.names
     known = (*config.endpoint.names, *candidates)
     if name not in known:
         raise ConfigError(f"endpoint {name}: not of this configuration, whose endpoints are {', '.join(known)}")
     with aws_errors():
-        try:
-            endpoint = sagemaker.describe_endpoint(EndpointName=name)
-        except ClientError as error:
-            if not is_missing(error):
-                raise
-            raise ConfigError(f"endpoint {name}: there is none in this account and region") from None
-        _require_ours(config, sagemaker, f"endpoint {name}", endpoint["EndpointArn"])
-        if endpoint["EndpointStatus"] not in DELETABLE:
-            raise ConfigError(f"endpoint {name}: it is {endpoint['EndpointStatus']}; wait until that has ended")
-        settings = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-        _require_ours(config, sagemaker, f"endpoint configuration {settings['EndpointConfigName']}",
-                      settings["EndpointConfigArn"])  # fmt: skip
-        models = tuple(dict.fromkeys(variant["ModelName"] for variant in settings["ProductionVariants"]))
-        for model in models:
-            arn = sagemaker.describe_model(ModelName=model)["ModelArn"]
-            _require_ours(config, sagemaker, f"model {model}", arn)
-    return Removal(name, endpoint["EndpointStatus"], settings["EndpointConfigName"], models, name not in candidates)
+        status, used, models, mode = _standing(config, sagemaker, name)
+        left, left_models = leftovers.find(config, sagemaker, candidate=name in candidates, mode=mode)
+    if not (status or left or left_models):
+        raise ConfigError(f"endpoint {name}: there is none in this account and region, and nothing is left of one")
+    everything = tuple(dict.fromkeys((*models, *left_models)))
+    return Removal(name, status, (*used, *left), everything, name not in candidates)
+
+
+def _standing(
+    config: PipelineConfig, sagemaker: Any, name: str
+) -> tuple[str, tuple[str, ...], tuple[str, ...], EndpointMode | None]:
+    """Return an endpoint's status, configuration, models and mode; the status is empty if there is no endpoint."""
+    try:
+        endpoint = sagemaker.describe_endpoint(EndpointName=name)
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        return "", (), (), None
+    _require_ours(config, sagemaker, f"endpoint {name}", endpoint["EndpointArn"])
+    if endpoint["EndpointStatus"] not in DELETABLE:
+        raise ConfigError(f"endpoint {name}: it is {endpoint['EndpointStatus']}; wait until that has ended")
+    settings = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    used = settings["EndpointConfigName"]
+    _require_ours(config, sagemaker, f"endpoint configuration {used}", settings["EndpointConfigArn"])
+    models = tuple(dict.fromkeys(variant["ModelName"] for variant in settings["ProductionVariants"]))
+    for model in models:
+        _require_ours(config, sagemaker, f"model {model}", sagemaker.describe_model(ModelName=model)["ModelArn"])
+    return endpoint["EndpointStatus"], (used,), models, mode_of(settings)
 
 
 def _require_ours(config: PipelineConfig, sagemaker: Any, what: str, arn: str) -> None:
-    tags = {item["Key"]: item["Value"] for item in sagemaker.list_tags(ResourceArn=arn)["Tags"]}
-    if not config.tags or not config.tags.items() <= tags.items():
+    if not leftovers.is_ours(config, sagemaker, arn):
         wanted = ", ".join(f"{key}={value}" for key, value in config.tags.items()) or "tags"
         raise ConfigError(f"{what}: it lacks {wanted}, so mammopipe did not make it and does not delete it")
 
@@ -109,17 +123,16 @@ def remove(removal: Removal, services: Services, say: Callable[[str], None]) -> 
     """
     name = removal.endpoint
     with aws_errors():
-        resource: Mapping[str, Any] = {"ResourceId": f"endpoint/{name}/variant/AllTraffic", **TARGET}
-        scaled = services.scaling.describe_scalable_targets(ResourceIds=[resource["ResourceId"]], **TARGET)
-        if scaled["ScalableTargets"]:
-            services.scaling.deregister_scalable_target(**resource)
-        # The alarm that wakes an async endpoint was made by the approval, not by autoscaling itself.
-        services.cloudwatch.delete_alarms(AlarmNames=[f"{name}-wake"])
-        services.sagemaker.delete_endpoint(EndpointName=name)
-        services.sagemaker.get_waiter("endpoint_deleted").wait(EndpointName=name)
-        say(f"Deleted endpoint {name}")
-        services.sagemaker.delete_endpoint_config(EndpointConfigName=removal.endpoint_config)
-        say(f"Deleted endpoint configuration {removal.endpoint_config}")
+        if removal.status:
+            stop_scaling(services.scaling, name)
+            # The alarm that wakes an async endpoint was made by the stack, not by autoscaling itself.
+            services.cloudwatch.delete_alarms(AlarmNames=[f"{name}-wake"])
+            services.sagemaker.delete_endpoint(EndpointName=name)
+            services.sagemaker.get_waiter("endpoint_deleted").wait(EndpointName=name)
+            say(f"Deleted endpoint {name}")
+        for settings in removal.endpoint_configs:
+            services.sagemaker.delete_endpoint_config(EndpointConfigName=settings)
+            say(f"Deleted endpoint configuration {settings}")
         for model in removal.models:
             services.sagemaker.delete_model(ModelName=model)
             say(f"Deleted model {model}")

@@ -15,6 +15,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    LoginError,
     SSOError,
     TokenRetrievalError,
 )
@@ -42,6 +43,8 @@ class ExpiredCredentialsError(ConfigError):
 
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired"}
 """Error codes that a new login resolves."""
+LOGGED_OUT = (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError)
+"""botocore's errors that a new login resolves."""
 BUSY = {
     "RequestLimitExceeded",
     "RequestTimeout",
@@ -63,7 +66,7 @@ def aws_errors() -> Iterator[None]:
         kind = TransientError if told["Code"] in BUSY or status >= 500 else ConfigError
         kind = ExpiredCredentialsError if told["Code"] in EXPIRED else kind
         raise kind(f"AWS refused {error.operation_name}: {told.get('Message', '')}") from None
-    except (CredentialRetrievalError, SSOError, TokenRetrievalError) as error:
+    except LOGGED_OUT as error:
         raise ExpiredCredentialsError(f"AWS credentials: {' '.join(str(error).split())}") from None
     except BotoCoreError as error:
         kind = TransientError if isinstance(error, NoConnectionError | HTTPClientError) else ConfigError

@@ -56,7 +56,7 @@ def cost(options: argparse.Namespace) -> int:
 
 def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     from mammopipe.pipelines.config.pipeline import PipelineConfig
-    from mammopipe.pipelines.costs import estimate, obstacles
+    from mammopipe.pipelines.costs import beside, estimate, obstacles
     from mammopipe.pipelines.costs.prices import Throughput
 
     config = PipelineConfig.load(
@@ -69,7 +69,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
     size = estimate.Size.of(config, throughput, images)
     found = obstacles.obstacles(config, lines, size, throughput)
     waiting, reading = (find(config, size, throughput) for find in (obstacles.downloads, obstacles.reads))
-    beside = estimate.serving(config, prices, throughput, images)
+    standing = beside.serving(config, prices, throughput, images)
     facts: dict[str, Any] = {
         "images": images,
         "dataset": str(config.dataset),
@@ -84,7 +84,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
         "obstacles": found,
         "downloads": [{"what": what, "hours": round(hours, 3)} for what, hours in waiting],
         "reads": [{"what": what, "hours": round(hours, 3)} for what, hours in reading],
-        "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in beside],
+        "beside": [{"what": what, "usd": round(usd, 2)} for what, usd in standing],
     }
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -102,7 +102,7 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
             print(f"  downloaded first, not counted: {what}, {hours:.1f} hours")
     for what, hours in reading:
         print(f"  read from S3 while it computes (FastFile): {what}, {hours:.1f} hours")
-    for what, usd in beside:
+    for what, usd in standing:
         print(f"  {what}: {_usd(usd)}")
     print(
         f"Prices of {prices.dated}, {prices.region}: {prices.source}.\n"
@@ -114,15 +114,15 @@ def _of_plan(options: argparse.Namespace, prices: "Prices") -> int:
 
 def _of_run(options: argparse.Namespace, prices: "Prices") -> int:
     from mammopipe.pipelines.commands.runs import aws_clients
-    from mammopipe.pipelines.costs import estimate
+    from mammopipe.pipelines.costs import billed
     from mammopipe.pipelines.runs.folder import find_run
 
     folder = find_run(options.runs, options.id)
     execution = folder.execution()
     if execution.get("backend") == "aws":
-        steps = estimate.billed(aws_clients(execution["region"]).sagemaker, execution["steps"])
+        steps = billed.billed(aws_clients(execution["region"]).sagemaker, execution["steps"])
         execution = {**execution, "steps": steps}
-    lines = estimate.measured(execution, prices)
+    lines = billed.measured(execution, prices)
     total = sum(line.usd for line in lines)
     if options.json:
         print(

@@ -85,6 +85,8 @@ def runs(options: argparse.Namespace) -> int:
         refuse(options, "config", rule="only with --aws, whose pipeline it names")
     else:
         _adopt(options)
+    if options.runs.exists() and not options.runs.is_dir():
+        raise ConfigError(f"{options.runs}: is a file; --runs names the folder of all runs")
     found = [_row(folder) for folder in list_runs(options.runs)]
     if options.json:
         return _print_json(found)

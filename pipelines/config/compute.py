@@ -25,6 +25,13 @@ GPUS: Mapping[str, Mapping[str, int]] = {
             "48xlarge": 8,
         },
     ),
+    "g7e": {
+        **dict.fromkeys(("2xlarge", "4xlarge", "8xlarge"), 1),
+        "12xlarge": 2,
+        "24xlarge": 4,
+        "48xlarge": 8,
+    },
+    "p2": {"xlarge": 1, "8xlarge": 8, "16xlarge": 16},
     "p3": {"2xlarge": 1, "8xlarge": 4, "16xlarge": 8},
     "p3dn": {"24xlarge": 8},
     **dict.fromkeys(("p4d", "p4de"), {"24xlarge": 8}),
@@ -148,8 +155,27 @@ def gpus_of(instance_type: str) -> int:
     return GPUS.get(family, {}).get(size, 0)
 
 
+def require_known_processors(instance_type: str) -> None:
+    """Refuse an instance type for training whose accelerators cannot be used or counted.
+
+    The number of GPUs decides how many processes share a batch. The training image has no software for AWS's own chips
+    and Intel's, so that a job there would train on the CPUs of a dear machine.
+    """
+    family = instance_type.removeprefix("ml.").partition(".")[0]
+    if re.match(r"(trn|inf|dl)\d", family):
+        raise ConfigError(
+            f"compute.training_instance_type={instance_type}: its accelerators run no CUDA; use g or p types"
+        )
+    if re.match(r"[gp]\d", family) and not gpus_of(instance_type):
+        raise ConfigError(
+            f"compute.training_instance_type={instance_type}: mammopipe does not know how many GPUs it has; known are "
+            f"{', '.join(GPUS)}"
+        )
+
+
 def require_even_batch(training: TrainConfig, instance_type: str, instances: int) -> None:
     """Refuse a batch that cannot be divided evenly among a training job's processes (one per GPU or host)."""
+    require_known_processors(instance_type)
     processes = max(1, gpus_of(instance_type)) * instances
     more = f", times accumulate={training.accumulate}" if training.accumulate > 1 else ""
     more += ", times 2 for the pairs of mixup" if training.mixup else ""
@@ -167,4 +193,4 @@ def has_local_disks(instance_type: str) -> bool:
     ResourceConfig.VolumeKmsKeyId).
     """
     family = instance_type.removeprefix("ml.").partition(".")[0]
-    return re.fullmatch(r"[cmr]\d+[a-z]*d[a-z]*|g(4dn|5|6e?)|p(3dn|4de?|5e?n?)|trn\d.*", family) is not None
+    return re.fullmatch(r"[cmr]\d+[a-z]*d[a-z]*|g(4dn|5|6e?|7e?)|p(3dn|4de?|5e?n?|6.*)|trn\d.*|dl1", family) is not None

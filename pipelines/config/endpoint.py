@@ -1,6 +1,7 @@
 """EndpointConfig: how the registered model is served: in real time, through a queue (async inference), or both.
 
-Autoscaling is not configured here, since a pipeline has no step for it. The state machine in infra/stack.yaml does it.
+Autoscaling is not configured here, since a pipeline has no step for it. A state machine in infra/stack.yaml registers
+every endpoint that comes into service, with the stack's limits.
 """
 
 import re

@@ -31,7 +31,7 @@ from mammopipe.pipelines.config.tuning import TuningConfig
 from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS
 from mammopipe.processing.errors import ConfigError
-from mammopipe.processing.settings import Settings, explained
+from mammopipe.processing.settings import Settings, explained, suggestion
 from mammopipe.training.config import NetworkName, TrainConfig
 from mammopipe.training.evaluation.config import EvaluationConfig, Profile
 from mammopipe.training.model.architecture import Cnn, find_architecture, is_network
@@ -189,6 +189,11 @@ class PipelineConfig(Settings):
             raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
+        if len(self.cnns) > MOST_MODELS:
+            raise ConfigError(
+                f"cnns: {len(self.cnns)} networks; Evaluate reads at most {MOST_MODELS}, since a processing job has 10 "
+                "inputs: compare them in several runs"
+            )
         if self.endpoint.capture_percent and not self.security.kms_key:
             raise ConfigError(
                 f"endpoint.capture_percent={self.endpoint.capture_percent}: captures hold patients' images; set "
@@ -199,6 +204,9 @@ class PipelineConfig(Settings):
                 find_architecture(name)
             except ConfigError as error:
                 raise ConfigError(f"per_cnn.{name}: {error}") from None
+            self._check_own_keys(name)
+        if not self.region:
+            raise ConfigError("region = '': must name a region, such as us-east-1")
         compute = self.compute
         self._check_fold_jobs()
         for cnn in self.cnns:
@@ -255,6 +263,15 @@ class PipelineConfig(Settings):
         if self.profile is Profile.QUICK and self.deploy and not self.deploy_quick:
             return self.replace(deploy=False)
         return self
+
+    def _check_own_keys(self, cnn: str) -> None:
+        """Refuse keys of `per_cnn` that no network has, for networks that are no candidates, too."""
+        for key in self.per_cnn[cnn]:
+            if key in SET_FOR_ALL:
+                raise ConfigError(f"per_cnn.{cnn}.{key} is set by {SET_FOR_ALL[key]}")
+            if key not in TrainConfig.model_fields:
+                hint = suggestion(key, TrainConfig.model_fields)
+                raise ConfigError(f"unknown key 'per_cnn.{cnn}.{key}'{hint}")
 
     def training_of(self, cnn: str, **changes: Any) -> TrainConfig:
         """Return the hyperparameters of a network's training job, with `changes`.

@@ -1,4 +1,4 @@
-"""Estimates a run's cost from measured throughputs and dated prices; computes its actual cost from billed times.
+"""Estimates a run's cost from measured throughputs and dated prices.
 
 An estimate is computed step by step:
 
@@ -10,12 +10,9 @@ Compute time grows with the number of pixels in training, with copies in Augment
 DICOM files in Prepare.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+import math
+from dataclasses import dataclass, replace
 from typing import Any
-
-from botocore.exceptions import ClientError
 
 from mammopipe.pipelines.config.compute import Distribution, gpus_of
 from mammopipe.pipelines.config.pipeline import PipelineConfig
@@ -23,12 +20,9 @@ from mammopipe.pipelines.costs.prices import Prices, Throughput
 from mammopipe.processing.classes import Question
 from mammopipe.training.config import Final, Learns
 
-HOURS_A_MONTH = 730
 BYTES_A_PIXEL = 2
-_DESCRIBE = {
-    "Processing": ("describe_processing_job", "ProcessingJobName"),
-    "Training": ("describe_training_job", "TrainingJobName"),
-}
+LEARNING = ("Train-", "Tune-")
+"""How the names of the steps begin that make the candidates."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +44,13 @@ class Line:
     """Whether the figure uses only measurements and prices, no assumption."""
     row: str
     """The source of the figure."""
+    billed_hours: float | None = None
+    """The instance hours of a search, whose last jobs may leave instances out; None: hours times instances."""
 
     @property
     def instance_hours(self) -> float:
         """The billed instance hours."""
-        return self.hours * self.instances
+        return self.hours * self.instances if self.billed_hours is None else self.billed_hours
 
     def as_dict(self) -> dict[str, Any]:
         """Return the line as JSON values."""
@@ -148,7 +144,7 @@ def estimate(
     ]
     lines = [_line(prices, throughput, step, name, units, *where) for step, name, units, where in work]
     lines += [
-        _training(config, prices, throughput, size, cnn.replace("_", "-").replace(".", "-"), fold)
+        _training(config, prices, throughput, size, cnn, fold)
         for cnn in config.cnns
         for fold in config.fold_jobs or (None,)
     ]
@@ -224,52 +220,46 @@ def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> fl
 def _training(
     config: PipelineConfig, prices: Prices, throughput: Throughput, size: Size, cnn: str, fold: int | None
 ) -> Line:
-    work, compute = throughput.of(f"train-{cnn}"), config.compute
+    """Return the line of a network's training job, of one fold of it, or of the search in its place."""
+    compute, tuning, name = config.compute, config.tuning, cnn.replace("_", "-").replace(".", "-")
+    searched = tuning.tunes(cnn)
+    trials, together = (tuning.trials, tuning.parallel) if searched else (1, 1)
+    size = replace(size, epochs=_most_epochs(config)) if searched else size
+    work, count = throughput.of(f"train-{name}"), compute.training_instance_count
     core_seconds = work.core_seconds * size.pixels / throughput.training.pixels
     cores, known = throughput.cores(compute.training_instance_type, trains=True)
     units = passes(config, size, fold=fold)
-    instances = compute.training_instance_count
-    hours = _hours(units * core_seconds, cores, instances, throughput)
-    usd = hours * instances * prices.hour("training", compute.training_instance_type)
+    one = _hours(units * core_seconds, cores, count, throughput)
     return Line(
-        f"Train-{cnn}" if fold is None else f"Train-{cnn}-fold-{fold}",
-        units,
+        (f"Tune-{name}" if searched else f"Train-{name}") + ("" if fold is None else f"-fold-{fold}"),
+        units * trials,
         "film and epoch",
         round(core_seconds, 5),
         compute.training_instance_type,
-        instances,
+        count * together,
         cores,
-        hours,
-        usd,
+        one * math.ceil(trials / together),
+        one * trials * count * prices.hour("training", compute.training_instance_type),
         work.measured and known,
         work.row,
+        billed_hours=one * trials * count,
     )
+
+
+def _most_epochs(config: PipelineConfig) -> int:
+    """Return the most epochs of a trial: the end of the range, if the search has one for epochs."""
+    for space in config.tuning.spaces:
+        if space.key == "epochs":
+            return int(max(float(value) for value in space.bounds))
+    return config.training.epochs
 
 
 def _hours(core_seconds: float, cores: float, instances: int, throughput: Throughput) -> float:
     return (core_seconds / cores / instances + throughput.job.overhead_seconds) / 3600
 
 
-def serving(config: PipelineConfig, prices: Prices, throughput: Throughput, images: int) -> list[tuple[str, float]]:
-    """Return the costs beside the steps: the idle endpoint, all images sent through it, their storage for a month."""
-    endpoint, answer = config.endpoint, throughput.of("answer")
-    price = prices.hour("hosting", endpoint.instance_type)
-    cores, _ = throughput.cores(endpoint.instance_type, trains=False)
-    hours = images * answer.core_seconds / cores / 3600
-    dataset = throughput.size(str(config.dataset))
-    gigabytes = images / dataset.images * dataset.gigabytes
-    return [
-        (
-            f"endpoint at rest, {endpoint.instance_count} x {endpoint.instance_type}, a month",
-            price * HOURS_A_MONTH * endpoint.instance_count,
-        ),
-        (f"all images through it once, {hours:.1f} instance hours", price * hours),
-        (f"{gigabytes:,.0f} GB of raw files on S3, a month", gigabytes * prices.storage.s3_gb_month),
-    ]
-
-
 def within(lines: list[Line], *, training_jobs: int = 0) -> float:
-    """Return the hours from start to end: steps run in sequence, but training jobs run side by side.
+    """Return the hours from start to end: steps run in sequence, but training jobs and searches run side by side.
 
     Args:
         lines: The steps.
@@ -277,70 +267,10 @@ def within(lines: list[Line], *, training_jobs: int = 0) -> float:
     """
     ends: list[float] = []
     for line in lines:
-        if line.step.startswith("Train-"):
+        if line.step.startswith(LEARNING):
             waits = ends[-training_jobs] if training_jobs and len(ends) >= training_jobs else 0.0
             ends.append(waits + line.hours)
-    return sum(line.hours for line in lines if not line.step.startswith("Train-")) + max(ends, default=0.0)
-
-
-def measured(execution: Mapping[str, Any], prices: Prices) -> list[Line]:
-    """Return the figures of each step of a run: AWS's billed times for runs on AWS, else this machine's own hours."""
-    lines = []
-    for step in execution["steps"]:
-        if step["type"] not in _DESCRIBE or step["seconds"] is None:
-            continue
-        job = step.get("job")
-        seconds = float(job["billed_seconds"] if job else step["seconds"])
-        hours, kind = seconds / 3600, str(step["type"]).lower()
-        usd = hours * job["instances"] * prices.hour(kind, job["instance_type"]) if job else 0.0
-        lines.append(
-            Line(
-                step["name"],
-                0,
-                "",
-                0.0,
-                job["instance_type"] if job else "this machine",
-                job["instances"] if job else 1,
-                0.0,
-                hours,
-                usd,
-                True,
-                "billed" if job else "measured here",
-            )
-        )
-    return lines
-
-
-def billed(sagemaker: Any, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the steps; each AWS job's step gets `job`: its instances and billed seconds.
-
-    A training job states its billable seconds; a processing job is billed from its start to its end.
-    """
-    return [{**step, **_job(sagemaker, step)} for step in steps]
-
-
-def _job(sagemaker: Any, step: Mapping[str, Any]) -> dict[str, Any]:
-    name = step.get("job_name")
-    if not name or step["type"] not in _DESCRIBE:
-        return {}
-    call, key = _DESCRIBE[step["type"]]
-    try:
-        facts = getattr(sagemaker, call)(**{key: name})
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("ValidationException", "ResourceNotFound"):
-            return {}
-        raise
-    return {"job": dict(_bill(facts, step["type"]))}
-
-
-def _bill(facts: Mapping[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
-    resources = facts["ResourceConfig"] if kind == "Training" else facts["ProcessingResources"]["ClusterConfig"]
-    yield "instance_type", resources["InstanceType"]
-    yield "instances", resources["InstanceCount"]
-    start = facts.get("TrainingStartTime") or facts.get("ProcessingStartTime") or facts["CreationTime"]
-    end = facts.get("TrainingEndTime") or facts.get("ProcessingEndTime") or datetime.now(start.tzinfo)
-    yield "billed_seconds", facts.get("BillableTimeInSeconds", round((end - start).total_seconds()))
-    yield "spot", bool(facts.get("EnableManagedSpotTraining"))
+    return sum(line.hours for line in lines if not line.step.startswith(LEARNING)) + max(ends, default=0.0)
 
 
 def scaled(config: PipelineConfig, *, processing: int | None = None, training: int | None = None) -> PipelineConfig:

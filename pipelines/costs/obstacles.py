@@ -1,11 +1,12 @@
 """What would make the estimated run fail, or wait: time limits, disks, memory, and the download before a job starts."""
 
+import math
 from collections.abc import Iterator
 
 from mammopipe.pipelines.config.compute import Distribution, InputMode, gpus_of
 from mammopipe.pipelines.config.instances import memory_gib
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, Line, Size, passes
+from mammopipe.pipelines.costs.estimate import BYTES_A_PIXEL, LEARNING, Line, Size, passes
 from mammopipe.pipelines.costs.prices import Throughput
 from mammopipe.training.config import Cache
 
@@ -27,12 +28,15 @@ def obstacles(config: PipelineConfig, lines: list[Line], size: Size, throughput:
 
 def _times(config: PipelineConfig, lines: list[Line]) -> Iterator[str]:
     for line in lines:
-        key = f"{'training' if line.step.startswith('Train-') else 'processing'}_max_runtime_seconds"
+        key = f"{'training' if line.step.startswith(LEARNING) else 'processing'}_max_runtime_seconds"
         limit = getattr(config.compute, key) / 3600
-        if line.hours > limit:
+        # The limit is that of one training job of a search.
+        search = line.step.startswith("Tune-")
+        hours = line.hours / math.ceil(config.tuning.trials / config.tuning.parallel) if search else line.hours
+        if hours > limit:
             yield (
-                f"{line.step} takes {line.hours:,.0f} hours and is stopped after {limit:g}: raise compute.{key}, or "
-                "use more instances"
+                f"{'a trial of ' if search else ''}{line.step} takes {hours:,.0f} hours and is stopped after "
+                f"{limit:g}: raise compute.{key}, or use more instances"
             )
 
 

@@ -21,6 +21,14 @@ class StoragePrices(Settings):
     s3_gb_month: float = 0.023
 
 
+class NetworkPrices(Settings):
+    """Prices of a VPC's interface endpoints (AWS PrivateLink)."""
+
+    interface_zone_hour: float = 0.01
+    """For each endpoint and zone, used or not."""
+    interface_gb: float = 0.01
+
+
 class Prices(Settings):
     """US dollars per instance hour."""
 
@@ -31,6 +39,7 @@ class Prices(Settings):
     training: Mapping[str, float]
     hosting: Mapping[str, float]
     storage: StoragePrices = Field(default_factory=StoragePrices)
+    network: NetworkPrices = Field(default_factory=NetworkPrices)
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Prices":

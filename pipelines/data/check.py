@@ -226,7 +226,8 @@ def _refusal(record: ImageRecord, images: Path, phi: Phi, reading: ReadConfig | 
         )
     # Removing the header does not remove text burnt into the pixels.
     kept = [name for name in named if phi is Phi.REFUSE or name == BURNT_IN]
-    return f"{record.path}: {', '.join(kept)} must not be filled where data.phi={phi}" if kept else ""
+    hint = " (data.phi=drop reads the image without its header)" if kept and BURNT_IN not in kept else ""
+    return f"{record.path}: {', '.join(kept)} must not be filled where data.phi={phi}{hint}" if kept else ""
 
 
 def _duplicates(records: Sequence[ImageRecord], images: Path) -> list[tuple[str, ...]]:

@@ -14,13 +14,23 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    LoginError,
+    NoCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
 
 from mammopipe.processing.container.s3_uri import S3Uri
 from mammopipe.processing.errors import StorageError
 
 THREADS = 8
 """Number of parallel transfers."""
+NO_OBJECTS = hashlib.sha256().hexdigest()[:16]
+"""The digest of an empty folder."""
 SINGLE_PUT_BYTES = 512 * 2**20
 """Files above this size are uploaded in parts."""
 QUICK = Config(
@@ -52,6 +62,12 @@ _REASONS = {
     "301": "the bucket lies in another region",
     "PermanentRedirect": "the bucket lies in another region",
 }
+
+
+class ExpiredAccessError(StorageError):
+    """The credentials for S3 have expired."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ class Storage:
             ]
 
     def digest(self, uri: str) -> str:
-        """Return a digest of a folder's content: the names, sizes and entity tags of its objects."""
+        """Return a digest of a folder: names, sizes and entity tags of its objects; `NO_OBJECTS` if it is empty."""
         place, digest = S3Uri.parse(f"{uri.rstrip('/')}/"), hashlib.sha256()
         for item in self.list(str(place)):
             digest.update(f"{place.name_below(item.key)} {item.size} {item.etag}\n".encode())
@@ -218,16 +234,17 @@ class Storage:
             yield
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", "unknown"))
-            raise StorageError(
-                f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})"
-            ) from None
+            kind = ExpiredAccessError if code in ("ExpiredToken", "RequestExpired") else StorageError
+            raise kind(f"{where}: {_REASONS.get(code, f'refused with {code}')} (S3 at {self.endpoint})") from None
+        except (CredentialRetrievalError, LoginError, SSOError, TokenRetrievalError) as error:
+            raise ExpiredAccessError(f"{where}: AWS credentials: {' '.join(str(error).split())}") from None
         except NoCredentialsError:
             raise StorageError(f"{where}: no AWS credentials found (S3 at {self.endpoint})") from None
         except (BotoCoreError, boto3.exceptions.Boto3Error, OSError) as error:
             if isinstance(error, OSError) and error.filename:
                 raise
-            kind = type(error).__name__
-            raise StorageError(f"{where}: S3 at {self.endpoint} cannot be reached or broke off ({kind})") from None
+            name = type(error).__name__
+            raise StorageError(f"{where}: S3 at {self.endpoint} cannot be reached or broke off ({name})") from None
 
 
 def content_type(path: Path) -> str:

@@ -9,6 +9,10 @@ from mammopipe.pipelines.doctor.findings import Account, Finding, Verdict
 
 PROCESSING_VOLUME = re.compile(r"(?=.*processing)(?=.*volume)", re.IGNORECASE)
 """Names of the quotas of a processing instance's disk, such as `Size of EBS volume for a processing job instance`."""
+PARALLEL_TRIALS = re.compile(r"(?=.*(parallel|concurrent))(?=.*training jobs per)(?=.*tuning)", re.IGNORECASE)
+"""Names of the quota of the training jobs that one search runs at a time."""
+USUAL_PARALLEL_TRIALS = 10
+"""Its default, which AWS raises to 100 at most ("automatic-model-tuning-limits")."""
 USUAL_VOLUME_GB = 1024
 """The default of that quota, in GB ("Amazon SageMaker AI endpoints and quotas")."""
 
@@ -18,6 +22,7 @@ def check_quotas(account: Account) -> Iterator[Finding]:
     pages = account.client("service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
     quotas = {item["QuotaName"]: item["Value"] for page in pages for item in page["Quotas"]}
     yield from _volumes(account.config, quotas)
+    yield from _trials(account.config, quotas)
     for quota, (least, most) in _instances_needed(account.config).items():
         value = quotas.get(quota)
         if value is None:
@@ -51,6 +56,19 @@ def _volumes(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Fi
             "processing instance: look it up in Service Quotas"
         )
         yield Finding(Verdict.WARNING, "disk of a processing instance", text)
+
+
+def _trials(config: PipelineConfig, quotas: Mapping[str, float]) -> Iterator[Finding]:
+    """Compare the training jobs that a search runs at a time with their quota; AWS refuses a search above it."""
+    wanted = config.tuning.parallel
+    if not config.tuning.ranges:
+        return
+    found = next((name for name in quotas if PARALLEL_TRIALS.search(name)), "")
+    most = quotas.get(found, USUAL_PARALLEL_TRIALS)
+    if wanted > most:
+        text = f"tuning.parallel={wanted} is over {most:.0f}; ask for more in Service Quotas, or lower it"
+        subject = found or "training jobs of a search at a time"
+        yield Finding(Verdict.BLOCKS if found else Verdict.WARNING, subject, text)
 
 
 def _instances_needed(config: PipelineConfig) -> dict[str, tuple[int, int]]:

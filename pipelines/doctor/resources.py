@@ -63,7 +63,7 @@ def check_here(config: PipelineConfig, amount: Amount, runs: Path, where: str, *
     Args:
         config: The configuration.
         amount: The images.
-        runs: The folder of all runs; it exists.
+        runs: The folder of all runs, which need not exist.
         where: The source of the images, for the message.
         folder: The folder of the images, if the run reads them as they are; on the runs' disk they are linked, not
             copied.
@@ -73,13 +73,14 @@ def check_here(config: PipelineConfig, amount: Amount, runs: Path, where: str, *
     jobs = min(cores(), len(config.cnns) * max(1, len(config.fold_jobs)))
     _require_memory(memory, "this machine", _training(config, amount, processes=1, jobs=jobs))
     stages = _stages(config, amount)
-    if folder is not None and folder.is_dir() and folder.stat().st_dev == runs.stat().st_dev:
+    disk = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
+    if folder is not None and folder.is_dir() and folder.stat().st_dev == disk.stat().st_dev:
         stages["files"] = 0
     if config.compute.cache:
         stages["step cache"] = sum(size for name, size in stages.items() if name != "files")
     if Keep.IMAGES in config.keep:
         stages["kept images"] = stages["prepared"] + stages["segmented"]
-    needed, free = sum(stages.values()) + SPARE_BYTES, shutil.disk_usage(runs).free
+    needed, free = sum(stages.values()) + SPARE_BYTES, shutil.disk_usage(disk).free
     if free < needed:
         shown = ", ".join(f"{name} {_gb(size)}" for name, size in stages.items())
         raise ConfigError(

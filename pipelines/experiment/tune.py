@@ -89,6 +89,8 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
     except ImportError:
         raise ConfigError("tune needs optuna; pip install 'mammopipe[pipelines]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not (search.out / STUDY).exists():  # what is refused leaves no folder
+        _check(search)
     search.out.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name="mammopipe",
@@ -114,11 +116,17 @@ def run(search: Search, *, begin: Callable[..., Any] = start, say: Callable[[str
     return study
 
 
+def _check(search: Search) -> None:
+    images = FILMS if search.films is None else search.films
+    config = search.configure([])
+    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
+
+
 def _source(search: Search, say: Callable[[str], None]) -> str:
     """Return the source of all trials, after the checks that a run makes; phantoms are written once, into `out`."""
     config = search.configure([])
+    _check(search)
     images = FILMS if search.films is None else search.films
-    preflight.check(config, search.source, search.weights, {}, search.out / "runs", films=images)
     if search.source not in ("", PHANTOMS):
         return search.source
     folder = search.out / f"phantoms-{config.dataset}-{images}"
@@ -206,9 +214,22 @@ def draw(table: Sequence[Mapping[str, Any]], spaces: Sequence[Space], target: Pa
         share = (value - min(best)) / (max(best) - min(best) or 1)
         area.plot(range(len(axes)), heights, color=colormaps["viridis"](share), alpha=0.8, marker="o", markersize=3)
     area.set_xticks(range(len(axes)), axes, rotation=15)
+    for place, name in enumerate(axes):
+        for height, text in zip((-0.06, 1.06), _ends(name, table, spaces), strict=True):
+            area.text(place, height, text, ha="center", va="center", fontsize=8)
     area.set_yticks([0, 1], ["lowest", "highest"])
+    area.set_ylim(-0.12, 1.12)
     area.set_title(f"{len(table)} trials; bright: higher validation macro AUC", fontsize=10)
     picture.savefig(target, dpi=120)
+
+
+def _ends(name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> tuple[str, str]:
+    """Return the values at the lower and the upper end of an axis."""
+    space = next((item for item in spaces if item.key == name), None)
+    if space is not None and space.kind is Kind.CHOICE:
+        return space.bounds[0], space.bounds[-1]
+    values = [float(row[name]) for row in table]
+    return f"{min(values):.3g}", f"{max(values):.3g}" if max(values) > min(values) else ""
 
 
 def _height(row: Mapping[str, Any], name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]) -> float:

@@ -9,6 +9,7 @@ from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, Parame
 
 from mammopipe.pipelines.config.compute import Distribution
 from mammopipe.pipelines.config.pipeline import Approval, PipelineConfig
+from mammopipe.pipelines.data.digests import DIGESTS
 from mammopipe.pipelines.data.model_uri import folder_of
 from mammopipe.processing.errors import ConfigError
 
@@ -54,8 +55,8 @@ class Parameters:
         return cls(
             input_data_uri=ParameterString("InputDataUri", storage.uri("raw", config.dataset)),
             weights_uri=ParameterString("WeightsUri", _weights(config)) if config.starts_from_weights else None,
-            data_digest=ParameterString("DataDigest", UNKNOWN),
-            weights_digest=ParameterString("WeightsDigest", UNKNOWN) if config.starts_from_weights else None,
+            data_digest=_digest("DataDigest", config),
+            weights_digest=_digest("WeightsDigest", config) if config.starts_from_weights else None,
             processing_instance_type=ParameterString("ProcessingInstanceType", compute.processing_instance_type),
             processing_instance_count=ParameterInteger("ProcessingInstanceCount", compute.processing_instance_count),
             data_distribution=ParameterString(
@@ -86,6 +87,15 @@ class Parameters:
         return [value for value in values if value is not None]
 
 
+def _digest(name: str, config: PipelineConfig) -> ParameterString:
+    """Return the parameter of a digest; with the step cache it has no default.
+
+    A schedule or the console would start with the default. The step cache would then take changed data at the same
+    address for the old data. Without a default, SageMaker refuses such a start.
+    """
+    return ParameterString(name) if config.compute.cache else ParameterString(name, UNKNOWN)
+
+
 def _weights(config: PipelineConfig) -> str:
     return folder_of(config.init) if config.init.startswith("s3://") else config.storage.uri("weights")
 
@@ -114,7 +124,7 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
 
     Raises:
         ConfigError: A name is not declared, a value has the wrong type or is outside the enumeration, or a parameter
-            has no value.
+            has no value. A digest without a value is `UNKNOWN`: a run computes it when it starts.
     """
     declared = {item["Name"]: item for item in definition.get("Parameters", [])}
     for name in given:
@@ -122,7 +132,10 @@ def resolve_parameters(definition: Mapping[str, Any], given: Mapping[str, Any]) 
             close = difflib.get_close_matches(name, declared, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(declared)}"
             raise ConfigError(f"unknown pipeline parameter {name}; {hint}")
-    values = {name: _value(item, given.get(name, item.get("DefaultValue"))) for name, item in declared.items()}
+    values = {
+        name: _value(item, given.get(name, item.get("DefaultValue", UNKNOWN if name in DIGESTS else None)))
+        for name, item in declared.items()
+    }
     # Without the trailing slash: the definition appends file names.
     return {name: value.rstrip("/") if name.endswith("Uri") else value for name, value in values.items()}
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mammopipe.pipelines.config.compute import has_local_disks
 from mammopipe.pipelines.config.transform import MOST_PAYLOAD_MB
 from mammopipe.pipelines.config.tuning import MOST_PARALLEL, MOST_TRIALS
 
@@ -12,7 +13,7 @@ LARGEST_TRAINING_VOLUME_GB = 16_384
 LONGEST_CONFIG_NAME = 63 - 12
 """SageMaker's limit, less the suffix that SageMaker Pipelines adds to make an endpoint configuration's name unique."""
 MOST_SEARCHED = 30
-"""Hyperparameters that one search may vary."""
+"""Hyperparameters that a search may vary; each value of a categorical one counts ("automatic-model-tuning-limits")."""
 
 
 def _images(request: Mapping[str, Any]) -> Iterator[str]:
@@ -47,10 +48,24 @@ def _training(request: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _volume_key(request: Mapping[str, Any]) -> Iterator[str]:
-    cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
-    key = str(cluster.get("VolumeKmsKeyId") or "")
+    if "ProcessingResources" in request:
+        machine = request["ProcessingResources"]["ClusterConfig"]
+    else:
+        machine = request.get("ResourceConfig") or request["TransformResources"]
+    key, instance_type = str(machine.get("VolumeKmsKeyId") or ""), machine["InstanceType"]
     if "alias/" in key:
         yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+    if key and has_local_disks(instance_type):
+        yield (
+            f"VolumeKmsKeyId: {instance_type} has local disks, which its hardware encrypts, and takes no key; set the "
+            "instance type in the configuration, not as a parameter of the run"
+        )
+
+
+def _tags(request: Mapping[str, Any]) -> Iterator[str]:
+    for item in request.get("Tags", []):
+        if item["Key"].lower().startswith("aws:"):
+            yield f"Tags: {item['Key']!r}: AWS keeps the prefix aws: to itself"
 
 
 def _arguments(request: Mapping[str, Any]) -> Iterator[str]:
@@ -89,8 +104,12 @@ def _search(request: Mapping[str, Any]) -> Iterator[str]:
         if limits[name] > most:
             yield f"ResourceLimits.{name}={limits[name]}: at most {most}"
     names = [item["Name"] for kind in ranges.values() for item in kind]
-    if not 1 <= len(names) <= MOST_SEARCHED:
-        yield f"ParameterRanges: {len(names)} hyperparameters, between 1 and {MOST_SEARCHED}"
+    values = sum(len(item["Values"]) - 1 for item in ranges.get("CategoricalParameterRanges", []))
+    if not 1 <= len(names) + values <= MOST_SEARCHED:
+        yield (
+            f"ParameterRanges: {len(names) + values} hyperparameters, where each value of a choice counts as one; "
+            f"between 1 and {MOST_SEARCHED}"
+        )
     if twice := sorted(set(names) & definition["StaticHyperParameters"].keys()):
         yield f"StaticHyperParameters: {', '.join(twice)} is searched as well"
     objective = config["HyperParameterTuningJobObjective"]["MetricName"]
@@ -110,17 +129,15 @@ def _transform(request: Mapping[str, Any]) -> Iterator[str]:
     uri = request["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"]
     if "//" in uri.removeprefix("s3://"):
         yield f"TransformInput: {uri} has an empty folder; TransformInputUri ends in no slash"
-    key = str(request["TransformResources"].get("VolumeKmsKeyId") or "")
-    if "alias/" in key:
-        yield f"VolumeKmsKeyId={key!r}: a volume takes a key's id or ARN, no alias"
+    yield from _volume_key(request)
 
 
 RULES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...]] = {
-    "Processing": (_images, _volume_key, _arguments),
-    "Training": (_images, _volume_key, _training, _channels),
-    "Tuning": (_images, _search),
-    "Transform": (_transform,),
-    "Model": (_images,),
-    "EndpointConfig": (_endpoint_config,),
+    "Processing": (_images, _volume_key, _arguments, _tags),
+    "Training": (_images, _volume_key, _training, _channels, _tags),
+    "Tuning": (_images, _search, _tags),
+    "Transform": (_transform, _tags),
+    "Model": (_images, _tags),
+    "EndpointConfig": (_endpoint_config, _tags),
 }
 """Rules that the service's model does not state, by step type."""

@@ -64,7 +64,22 @@ def prepare(context: Context) -> ProcessingStep:
         request_parts.source("labels", below(raw, dataset.label_table)),
         request_parts.sharded(context, "images", below(raw, images)),
     ]
-    return _processing(context, "Prepare", "mammopipe.processing.jobs.prepare", arguments, inputs, ["prepared"])
+    # Evaluate reads the register, and an input without any object would fail there, after all training is paid. So
+    # Prepare opens it, whoever started the pipeline.
+    return _processing(
+        context,
+        "Prepare",
+        "mammopipe.processing.jobs.prepare",
+        arguments,
+        inputs,
+        ["prepared"],
+        lasting={read_register.NAME: _register_of(context)},
+    )
+
+
+def _register_of(context: Context) -> str:
+    """Return the S3 folder of the dataset's register of test reads; it outlives the executions."""
+    return context.config.storage.uri(read_register.NAME, context.config.dataset)
 
 
 def augment(context: Context, prepared: ProcessingStep) -> ProcessingStep:
@@ -149,7 +164,7 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
         request_parts.source(f"model-{place.replace('/', '-')}", model, folder=f"models/{place}")
         for place, model in models.items()
     ]
-    reads = config.storage.uri(read_register.NAME, config.dataset)
+    reads = _register_of(context)
     inputs = [
         request_parts.source("data", data),
         request_parts.source(read_register.NAME, f"{reads}/"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError, WaiterError
 
+from mammopipe.pipelines.account.scaling import stop_scaling
 from mammopipe.pipelines.backends.control_plane import is_missing
 from mammopipe.pipelines.backends.expressions import Scope, resolve
 from mammopipe.pipelines.backends.sessions import PLACEHOLDER_ACCOUNT, aws_errors
@@ -164,17 +165,6 @@ def _changes_instances(before: Mapping[str, Any], after: Mapping[str, Any]) -> b
     return len({settings["ProductionVariants"][0].get("InstanceType") for settings in (before, after)}) > 1
 
 
-def _stop_scaling(scaling: Any, name: str) -> None:
-    """Deregister a variant from autoscaling, which refuses another instance type ("endpoint-scaling-update").
-
-    An approval registers the variant again, and so does the state machine started with the package's ARN.
-    """
-    target = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
-    resource = f"endpoint/{name}/variant/AllTraffic"
-    if scaling.describe_scalable_targets(ResourceIds=[resource], **target)["ScalableTargets"]:
-        scaling.deregister_scalable_target(ResourceId=resource, **target)
-
-
 def _point(
     sagemaker: Any, scaling: Any, name: str, rollout: Rollout, config: PipelineConfig, say: Callable[[str], None]
 ) -> None:
@@ -196,7 +186,8 @@ def _point(
     before = sagemaker.describe_endpoint_config(EndpointConfigName=now["EndpointConfigName"])
     _require_same_mode(name, before, rollout.endpoint_config)
     if _changes_instances(before, rollout.endpoint_config):
-        _stop_scaling(scaling, name)
+        # The stack registers it again once it is in service.
+        stop_scaling(scaling, name)
     sagemaker.update_endpoint(**_update(rollout, config, before))
     say(f"Endpoint {name}: being moved from {now['EndpointConfigName']} to {settings}, without down time")
 

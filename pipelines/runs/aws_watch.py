@@ -10,7 +10,7 @@ from typing import Any
 from mammopipe.pipelines.account.finish import finish
 from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, TransientError, aws_errors
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
-from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.s3 import ExpiredAccessError, Storage
 from mammopipe.pipelines.experiment import trials
 from mammopipe.pipelines.runs import aws
 from mammopipe.pipelines.runs.folder import RunFolder
@@ -87,7 +87,14 @@ def watch(
                 wait(POLL_SECONDS)
     except KeyboardInterrupt:
         return _interrupted(folder, execution, clients, say, ask)
-    _tell_end(folder, execution, clients, say)
+    try:
+        _tell_end(folder, execution, clients, say)
+    except (ExpiredCredentialsError, ExpiredAccessError) as error:
+        run = execution["id"]
+        raise ExpiredCredentialsError(
+            f"{error}; {run} has ended on AWS: {execution['status']}. Log in again (aws sso login), then mammopipe "
+            f"status {run} --watch fetches its results"
+        ) from None
     return execution
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from mammopipe.pipelines.account.scaling import release_candidates
 from mammopipe.pipelines.backends import sessions
 from mammopipe.pipelines.backends.checkpoints import package_digest
 from mammopipe.pipelines.backends.execution import Execution
@@ -18,8 +19,8 @@ from mammopipe.pipelines.backends.local_endpoint import LocalEndpoint
 from mammopipe.pipelines.backends.process import Interpreter
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
+from mammopipe.pipelines.data.digests import with_digests
 from mammopipe.pipelines.data.model_uri import folder_of
-from mammopipe.pipelines.data.s3 import Storage
 from mammopipe.pipelines.data.secrets import stage_salt
 from mammopipe.pipelines.data.step_cache import StepCache
 from mammopipe.pipelines.data.test_reads import keep_reads, open_register
@@ -108,6 +109,8 @@ def start(
     config = config.replace(pretrained=True, init="") if weights else config
     choice, given = _backend(backend), dict(parameters or {})
     preflight.check(config, source, weights, given, Path(runs), films=films, on_aws=choice is Backend.AWS)
+    if choice is Backend.DOCKER:
+        preflight.check_local_mode(config)
     if choice is Backend.AWS:
         return _start_on_aws(config, {**_staged(config, source, weights), **given}, say)
     options = _Options(choice, Path(runs), keep_endpoint, mlflow.showing(show or _live_table), say)
@@ -258,19 +261,6 @@ def _live_table(logs: Path) -> Any:
     return Progress(logs)
 
 
-def with_digests(values: Mapping[str, Any], given: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
-    """Return the parameters with the digests of the staged data and weights.
-
-    The step cache identifies files by their address. Without the digests, changed files at the same address would
-    get the results of an earlier run.
-    """
-    found = dict(values)
-    for digest, place in (("DataDigest", "InputDataUri"), ("WeightsDigest", "WeightsUri")):
-        if digest in found and digest not in given:
-            found[digest] = storage.digest(found[place])
-    return found
-
-
 def _staged(config: PipelineConfig, source: str, weights: str) -> dict[str, str]:
     """Return the parameters that name the images and weights of a run on AWS; both must be on S3."""
     if source == PHANTOMS:
@@ -300,6 +290,9 @@ def _start_on_aws(config: PipelineConfig, given: Mapping[str, Any], say: Callabl
     images = resources.amount_on_s3(storage.list(values["InputDataUri"]))
     resources.check_instances(preflight.with_parameters(config, values), images, values["InputDataUri"])
     values = with_digests(values, given, storage)
+    clients = session.boto_session.client
+    scaling = clients("application-autoscaling")
+    release_candidates(config, values["EndpointInstanceType"], clients("sagemaker"), scaling, say)
     with sessions.aws_errors():
         made = pipeline.upsert(role_arn=config.security.role)
         # Start the version just written: another one may be written before the start. A new pipeline has only one.

@@ -36,6 +36,11 @@ OF_PARAMETERS: Mapping[str, str] = {
     "TrainingInstanceCount": "compute.training_instance_count",
 }
 """Maps a pipeline parameter to the key of the configuration whose rules also apply to it."""
+NOT_IN_LOCAL_MODE: Mapping[str, str] = {
+    "tuning.ranges": "a search (TuningStep)",
+    "transform.input": "a batch transform (TransformStep)",
+}
+"""The keys that add steps of a type that the SDK's local mode does not know, and the name of that step."""
 
 
 def check(
@@ -62,7 +67,6 @@ def check(
     Raises:
         MammopipeError: The run would fail.
     """
-    _check_folder(runs)
     sized = with_parameters(config, parameters)
     if Keep.TENSORBOARD in config.keep:
         tensorboard.require()
@@ -81,6 +85,18 @@ def check(
     elif not place.startswith("s3://") and not on_aws:
         amount, folder = _check_source(config, Path(place))
         resources.check_here(sized, amount, runs, place, folder=folder)
+    _check_folder(runs)  # last: what is refused leaves no folder
+
+
+def check_local_mode(config: PipelineConfig) -> None:
+    """Refuse, before anything starts, a pipeline with steps that the SDK's local mode cannot run."""
+    for key, step in NOT_IN_LOCAL_MODE.items():
+        table, _, name = key.partition(".")
+        if getattr(getattr(config, table), name):
+            raise ConfigError(
+                f"{key}: backend docker is the SageMaker SDK's local mode, which runs no step for {step}; use "
+                "--backend process, which does, or aws"
+            )
 
 
 def _check_folder(runs: Path) -> None:

@@ -188,8 +188,7 @@ def _word(row: Row, name: str, choices: type[StrEnum]) -> str:
     words = [str(item) for item in choices]
     if row[name] not in words:
         raise ValueError(
-            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means: "
-            f'"{row[name]}" = "{words[-1]}")'
+            f"{name} {row[name]!r} must be one of {', '.join(words)} (own.values.{name} says what a value means)"
         )
     return row[name]
 

@@ -1,9 +1,9 @@
 """The Prepare job: label table and image tree to a split manifest and 16-bit PNG images.
 
 Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), `images` (the image tree) and, where
-patient ids are to be hashed, `salt` (one file with the secret); writes the processing output `prepared`. The split is
-made from the label table alone, before any pixel is read; by the protocol `published` there is none yet, for Segment
-makes it of the pictures, augmented ones among them.
+patient ids are to be hashed, `salt` (one file with the secret). Writes the processing outputs `prepared` and
+`test-reads` (the file that opens the register of test reads). The split is made from the label table alone, before any
+pixel is read. By the protocol `published` there is no split yet: Segment splits the images, augmented ones among them.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from mammopipe.processing.jobs.half_decode import Source, measure, read_reduced
 from mammopipe.processing.jobs.split_settings import image_place
 from mammopipe.processing.jobs.stage import Stage
 from mammopipe.processing.read_config import ForProcessing, Phi
+from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
 
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     if salt := _salt(paths.processing_input("salt")):
         stage.records = [_pseudonymous(record, salt) for record in stage.records]
     stage.close(max_quarantine=options.max_quarantine)
+    read_register.write_head(paths.processing_output(read_register.NAME))
 
 
 def prepare(

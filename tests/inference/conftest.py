@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,14 +35,14 @@ POINTS = {
 PGM, PNG = "image/x-portable-graymap", "image/png"
 
 
-def save_model(directory: Path) -> None:
+def save_model(directory: Path, classes: Sequence[str] = THREE) -> None:
     config = PreprocessConfig(height=96, width=64)
     model_directory.save(
         directory,
-        build_model("modified_cnn", classes=list(THREE), seed=1),
+        build_model("modified_cnn", classes=list(classes), seed=1),
         {
             "architecture": "modified_cnn",
-            "classes": list(THREE),
+            "classes": list(classes),
             "input": {"height": 96, "width": 64},
             "preprocess": config.to_json(),
             "initialisation": "scratch",

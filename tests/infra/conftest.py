@@ -87,6 +87,8 @@ def deploy(**parameters: str) -> Account:
         "Key.Arn": outputs["KmsKey"],
         "Topic": outputs["Topic"],
         "Deployment": outputs["Deployment"],
+        "Scaling": f"arn:aws:states:{REGION}:123456789012:stateMachine:mammopipe-scale",
+        "Serves.Arn": f"arn:aws:events:{REGION}:123456789012:rule/mammopipe-serves",
         "JobGroup.GroupId": outputs["SecurityGroup"],
         "Undelivered.Arn": f"arn:aws:sqs:{REGION}:123456789012:mammopipe-undelivered-approvals",
         "Approved.Arn": f"arn:aws:events:{REGION}:123456789012:rule/mammopipe-approved",

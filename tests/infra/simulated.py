@@ -9,6 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from .states_language import Machine
+
 
 def mode_of(config: dict[str, Any]) -> str:
     """Return how an endpoint configuration serves."""
@@ -30,6 +32,9 @@ class SageMaker:
     alarms: list[dict[str, Any]] = field(default_factory=list)
     updates: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    scaling: dict[str, Any] = field(default_factory=dict)
+    """The state machine that registers an endpoint for autoscaling."""
+    jobs: list[dict[str, Any]] = field(default_factory=list)
     lasts: int = 1
     """How often an endpoint is still moving when it is looked at."""
 
@@ -43,6 +48,19 @@ class SageMaker:
         """Return the answer to a call, or raise what SageMaker raises."""
         self.calls.append(operation)
         return dict(getattr(self, f"_{operation}")(given) or {})
+
+    def serves(self, endpoint: str) -> list[str]:
+        """Deliver the event that an endpoint is in service; return the states that the scaling machine entered."""
+        machine = Machine(lambda service, operation, given: self.answer(operation, given))
+        machine.run(self.scaling, {"endpoint": endpoint})
+        return machine.entered
+
+    def _StartExecution(self, given: dict[str, Any]) -> None:
+        assert given["StateMachineArn"].endswith(":mammopipe-scale"), given
+        self.serves(given["Input"]["endpoint"])
+
+    def _CreateProcessingJob(self, given: dict[str, Any]) -> None:
+        self.jobs.append(given)
 
     def _DescribeModelPackage(self, given: dict[str, Any]) -> dict[str, Any]:
         return self.packages[given["ModelPackageName"]]

@@ -15,6 +15,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 MOST_STATES = 500
+CONTEXT = {"Execution": {"Name": "11111111-2222-3333-4444-555555555555"}}
+"""The context object: EventBridge Scheduler gives an execution a name of this form."""
 
 
 class Failed(Exception):
@@ -123,6 +125,8 @@ def _expression(text: str, value: Any) -> tuple[Any, str]:
     text = text.lstrip()
     if match := re.match(r"'([^']*)'|(-?\d+)", text):
         return match[1] if match[2] is None else int(match[2]), text[match.end() :]
+    if match := re.match(r"\$(\$\.[\w.]+)", text):
+        return find(match[1], CONTEXT), text[match.end() :]
     if match := re.match(r"\$[\w.\[\]]*", text):
         return find(match[0], value), text[match.end() :]
     match = re.match(r"States\.(\w+)\(", text)

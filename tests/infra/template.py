@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ PSEUDO = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Reads `!Sub x` as {"Fn::Sub": x}."""
 
 
@@ -35,8 +36,9 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
 _Loader.add_multi_constructor("!", _tagged)
 
 
+@cache
 def load() -> dict[str, Any]:
-    """Return the template, its short tags as functions."""
+    """Return the template, its short tags as functions; read once, since it takes a second."""
     return dict(yaml.load(STACK.read_text(encoding="utf-8"), _Loader))
 
 

@@ -219,7 +219,8 @@ def test_alarms_watch_what_sagemaker_and_our_server_publish(account: Account) ->
         cloudwatch.put_metric_alarm(**properties)
     alarms = {item["AlarmName"]: item for item in cloudwatch.describe_alarms()["MetricAlarms"]}
     names = {"mammopipe-5xx", "mammopipe-latency", "mammopipe-no-data", "mammopipe-drift", "mammopipe-input-drift"}
-    assert alarms.keys() == names | {"mammopipe-deployment-failed", "mammopipe-candidate-5xx"}
+    names |= {"mammopipe-deployment-failed", "mammopipe-scaling-failed", "mammopipe-candidate-5xx"}
+    assert alarms.keys() == names
     assert all(item["AlarmActions"] == [account.outputs["Topic"]] for item in alarms.values())
     assert set(account.outputs["RollbackAlarms"].split(",")) <= alarms.keys()
     drift = [item["MetricStat"]["Metric"] for item in alarms["mammopipe-drift"]["Metrics"] if "MetricStat" in item]

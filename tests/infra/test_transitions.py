@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.pipelines.compiled import CLOSED, Compiled
+
 from .conftest import Account
 from .simulated import SageMaker, mode_of, refusal
 from .states_language import Failed, Machine
@@ -29,10 +31,10 @@ ALLOWED = {
 """From each mode, those that an approval changes into; SageMaker changes no endpoint's mode."""
 
 
-def machine(account: Account, **parameters: Any) -> dict[str, Any]:
-    """Return the state machine of a stack with these parameters."""
+def machine(account: Account, logical: str = "Deployment", **parameters: Any) -> dict[str, Any]:
+    """Return a state machine of a stack with these parameters."""
     template = type(account.template)(parameters, account.template.names)
-    return dict(json.loads(template.resources("AWS::StepFunctions::StateMachine")["Deployment"]["DefinitionString"]))
+    return dict(json.loads(template.resources("AWS::StepFunctions::StateMachine")[logical]["DefinitionString"]))
 
 
 def approve(
@@ -42,6 +44,7 @@ def approve(
     package = f"{ARN}{version}"
     if package not in cloud.packages:
         cloud.add(package, modified=time)
+    cloud.scaling = machine(account, "Scaling", **parameters)
     execution = Machine(lambda service, operation, given: cloud.answer(operation, given))
     execution.run(machine(account, **parameters), {"package": package, "time": time})
     return execution.entered
@@ -109,6 +112,66 @@ def test_an_autoscaled_variant_is_deregistered_before_its_instance_type_changes(
     assert set(cloud.targets) == {f"endpoint/{name}/variant/AllTraffic" for name in MODES[mode]}, "and scaled again"
 
 
+@pytest.mark.parametrize("mode", ["realtime", "async", "both", "serverless"])
+def test_an_endpoint_that_a_run_deploys_scales_as_soon_as_it_serves(account: Account, mode: str) -> None:
+    """The compiled pipeline makes the requests; a second event, and one of a deleted endpoint, change nothing."""
+    cloud = SageMaker(lasts=0, scaling=machine(account, "Scaling", MinInstances=1, MaxInstances=3))
+    names = deployed(cloud, mode)
+    for name in (*names, *names, "mammopipe-candidate-gone"):
+        cloud.serves(name)
+    wanted = {
+        f"endpoint/{name}/variant/AllTraffic": (0 if kind == "async" else 1, 3)
+        for name, kind in names.items()
+        if kind != "serverless"
+    }
+    assert {name: (item["MinCapacity"], item["MaxCapacity"]) for name, item in cloud.targets.items()} == wanted
+    assert {alarm["AlarmName"] for alarm in cloud.alarms} == {
+        f"{name}-wake" for name, kind in names.items() if kind == "async"
+    }
+
+
+def deployed(cloud: SageMaker, mode: str) -> dict[str, str]:
+    """Create the candidate's endpoints as the compiled pipeline would; return how each serves."""
+    requests = Compiled({"cnns": ["alexnet"], "security": CLOSED, "endpoint": {"mode": mode}}).requests()
+    for step, request in requests.items():
+        if step.startswith("Model"):
+            cloud.models[request["ModelName"]] = request
+        elif step.startswith("EndpointConfig"):
+            cloud.configs[request["EndpointConfigName"]] = request
+    made = {}
+    for step, request in requests.items():
+        if step.startswith("Endpoint") and not step.startswith("EndpointConfig"):
+            config = requests[step.replace("Endpoint", "EndpointConfig", 1)]
+            cloud.answer("CreateEndpoint", {**request, "EndpointConfigName": config["EndpointConfigName"]})
+            made[request["EndpointName"]] = mode_of(config)
+    return made
+
+
+def test_the_event_of_every_endpoint_starts_the_scaling(account: Account) -> None:
+    rule = account.template.resources("AWS::Events::Rule")["Serves"]
+    assert set(rule["EventPattern"]["detail"]["EndpointName"]) == {
+        "mammopipe", "mammopipe-async", "mammopipe-candidate", "mammopipe-candidate-async"
+    }  # fmt: skip
+    (target,) = rule["Targets"]
+    assert target["Arn"] == account.template.names["Scaling"]
+    assert json.loads(target["InputTransformer"]["InputTemplate"].replace("<endpoint>", "e")) == {"endpoint": "e"}
+
+
+@pytest.mark.parametrize(("percent", "captures"), [(0, False), (20, True)])
+def test_an_approved_endpoint_captures_what_the_stack_says(account: Account, percent: int, captures: bool) -> None:
+    cloud = SageMaker()
+    approve(account, cloud, CapturePercent=0)
+    approve(account, cloud, 2, time="2026-02-01T00:00:00Z", CapturePercent=percent)
+    config = cloud.configs[cloud.endpoints["mammopipe"]["EndpointConfigName"]]
+    assert ("DataCaptureConfig" in config) is captures
+    if captures:
+        found = config["DataCaptureConfig"]
+        assert (found["InitialSamplingPercentage"], found["DestinationS3Uri"][-18:]) == (20, "/capture/mammopipe")
+    # Retained properties would keep the capture settings of the configuration before.
+    (update,) = cloud.updates
+    assert update["ExcludeRetainedVariantProperties"] == [{"VariantPropertyType": "DataCaptureConfig"}]
+
+
 def test_an_async_endpoint_scales_to_none_and_wakes_for_the_first_request(account: Account) -> None:
     cloud = SageMaker()
     approve(account, cloud, Mode="async")
@@ -144,9 +207,10 @@ def test_an_event_that_comes_twice_at_once_waits_for_the_first_to_end(account: A
             nested[0] = second.entered
         return cloud.answer(operation, given)
 
+    cloud.scaling = machine(account, "Scaling")
     first = Machine(call)
     first.run(definition, {"package": f"{ARN}1", "time": "2026-01-01T00:00:00Z"})
-    assert first.entered[-1] == nested[0][-1] == "Follow"
+    assert first.entered[-1] == nested[0][-1] == "Scale" and len(cloud.targets) == 1
     assert len(cloud.endpoints) == len(cloud.models) == 1
 
 
@@ -169,6 +233,7 @@ def test_a_start_by_hand_brings_an_older_package_back(account: Account) -> None:
     cloud = SageMaker()
     cloud.add(f"{ARN}3")
     approve(account, cloud, 4)
+    cloud.scaling = machine(account, "Scaling")
     Machine(lambda service, operation, given: cloud.answer(operation, given)).run(
         machine(account), {"package": f"{ARN}3"}
     )
@@ -256,6 +321,8 @@ def test_a_candidate_ends_unless_a_later_run_took_its_name_over(
 
     Machine(call).run(expiry(account), EXPIRE)
     assert ("DeleteEndpoint" in calls) is deleted
+    # What is deleted is first taken from autoscaling, with the alarm that wakes an async endpoint.
+    assert calls[2:] == (["DeregisterScalableTarget", "DeleteAlarms", "DeleteEndpoint"] if deleted else [])
     assert expiry(account)["States"]["Wait"]["Seconds"] == 86400
 
 

@@ -106,5 +106,11 @@ class PrevalenceShift:
         return math.exp(_logit(float(self.prevalence[level] or 0.0)) - _logit(self.validation[level]))
 
 
+def moved(probability: float, *, held: float, wanted: float) -> float:
+    """Return a probability that holds for the prevalence `held`, adjusted to the prevalence `wanted`; all 0 to 1."""
+    factor = math.exp(_logit(wanted) - _logit(held))
+    return probability * factor / (1 - probability + probability * factor)
+
+
 def _logit(share: float) -> float:
     return math.log(share / (1 - share))

@@ -6,12 +6,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mammopipe.pipelines.commands.arguments import as_json, command
+from mammopipe.processing.errors import ConfigError
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
 
 TIMES = (1, 2, 4, 8)
 """Sizes of the test set in the table, as multiples of the requested size."""
+MOST_MALIGNANT = 100_000
+"""More do not fit into memory, and their interval is narrow."""
 OTHERS = 5
 """Default number of other images per malignant one: about that of mini-MIAS (270 to 52)."""
 
@@ -34,6 +37,8 @@ def power(options: argparse.Namespace) -> int:
     """Print the table."""
     from mammopipe.pipelines.experiment.power import simulate
 
+    if options.malignant > MOST_MALIGNANT:
+        raise ConfigError(f"--malignant {options.malignant}: must be at most {MOST_MALIGNANT}")
     others = OTHERS * options.malignant if options.others is None else options.others
     rows = [
         simulate(

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mammopipe.pipelines.commands.arguments import command, configuration, configured
-from mammopipe.processing.errors import ConfigError
+from mammopipe.pipelines.commands.arguments import command, configuration, configured, phantoms_of
+from mammopipe.processing.phantoms import PHANTOMS
 
 if TYPE_CHECKING:
     from mammopipe.pipelines.commands.arguments import Subparsers
@@ -34,8 +34,7 @@ def tune(options: argparse.Namespace) -> int:
 
     spaces = [space for space in map(search.space_of, options.assignments) if space is not None]
     fixed = [text for text in options.assignments if search.space_of(text) is None]
-    if options.films is not None and options.source not in ("", "phantoms"):
-        raise ConfigError("--films: how many phantoms to make; other images are read as they are")
+    phantoms_of(options, made=options.source in ("", PHANTOMS))
 
     def configure(assignments: Sequence[str]) -> "PipelineConfig":
         return configuration(argparse.Namespace(**{**vars(options), "assignments": [*fixed, *assignments]}))

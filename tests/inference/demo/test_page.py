@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mammopipe.inference.contract import heat_colours
 from mammopipe.inference.demo import page as demo
 from mammopipe.inference.prediction import heatmap
+from mammopipe.processing.datasets.manifest import Label
 from mammopipe.processing.phantoms.mias_tree import write_rsna_tree
 from tests import standin
 from tests.inference.conftest import REPOSITORY, Server, poll, start
@@ -325,6 +326,22 @@ def test_a_referral_comes_first_and_a_threshold_shows_what_it_is_worth(visit: Ca
     assert lines[lines.index("Recall rate") + 1] == "25 %"
     assert lines[lines.index("Cases") + 1] == "52, 8 of them malignant"
     assert "holds where 15 % are malignant" in card
+
+
+def test_a_model_of_two_classes_shows_its_own(visit: Callable[..., Visit], films: Any) -> None:
+    page = visit()
+    said = json.loads(standin.image_json(probabilities={Label.NEGATIVE: 0.3, Label.MALIGNANT: 0.7}))
+    said["heatmap"]["png"] = base64.b64encode(films.png).decode()
+
+    def answer(route: Any) -> None:
+        wants_json = route.request.headers["accept"] == "application/json"
+        route.fulfill(json=said) if wants_json else route.continue_()
+
+    page.page.route("**/invocations*", answer)
+    page.drop(films.pgm)
+    lines = [line for line in page.text("#answer").split("\n") if line]
+    assert [lines[lines.index(f"Probability {name}") + 1] for name in ("negative", "malignant")] == ["0.300", "0.700"]
+    assert "benign" not in page.text("#answer") and page.said == []
 
 
 def test_a_refusal_is_shown_with_code_and_message(visit: Callable[..., Visit], films: Any, exam: list[bytes]) -> None:

@@ -29,6 +29,8 @@ from mammopipe.processing.jobs.prepare import Phi, PrepareTask, prepare_image
 from mammopipe.processing.phantoms.mias_tree import make_film
 from mammopipe.processing.phantoms.rsna_tree import write_rsna_tree
 from mammopipe.training.model.drift_features import fit_usual, groups_of
+from mammopipe.training.model.exam_scores import Level
+from mammopipe.training.model.prevalence import PrevalenceShift
 from tests.inference.conftest import PGM, save_model
 
 CONFIG = PreprocessConfig(height=96, width=64)
@@ -285,6 +287,21 @@ def test_a_machine_has_one_name_in_training_and_in_requests(job: Job, tmp_path: 
 
 def sites(report: dict[str, Any]) -> set[str]:
     return {name for name in report["groups"] if name.startswith("site ")}
+
+
+@pytest.mark.parametrize(("validation", "expected"), [(0.2, 0.5), (None, None)])
+def test_a_score_at_a_deployments_prevalence_is_moved_back(
+    job: Job, validation: float | None, expected: float | None
+) -> None:
+    """The reference holds for validation's prevalence: otherwise every deployment that states its own would alarm."""
+    shift = PrevalenceShift({Level.IMAGE: 0.2, Level.BREAST: 0.25, Level.PATIENT: 0.4}, 0.01)
+    said = answer(1) | {
+        "malignancy_score": 100 * shift.malignancy(Level.IMAGE, 0.5),
+        "prevalence": {"value": shift.prevalence[Level.IMAGE], "of": "deployment", "level": "image"},
+    }
+    job.keep([line(said, START)])
+    (exam,) = Captures(job.inputs / "captures", CONFIG, prevalence=validation).exams()
+    assert exam.films[0].figures.get("malignancy") == (expected and pytest.approx(expected))
 
 
 def test_an_image_whose_answer_is_a_picture_is_measured_again(job: Job, films: Any) -> None:

@@ -1,10 +1,12 @@
 """Predictions of many images without a server: the rows are those of the predictor, resumed, in several processes."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from benchmarks.exam_images import CHANGES, relatives
 from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines import cli
 from mammopipe.processing.phantoms.own_tree import write_own_tree
@@ -82,6 +84,38 @@ def test_several_processes_and_a_table_give_the_same_rows_and_exams_beside_them(
     table.write_text("".join(whole.splitlines(keepends=True)[:3]))
     assert cli.main(words) == 0
     assert table.read_text() == whole and rows_of(output) == rows
+
+
+def exam_rows(base: Path, folder: Path, files: Sequence[bytes]) -> list[dict[str, str]]:
+    """Return the rows of breasts and patients that `mammopipe predict --exams` writes for these files."""
+    folder.mkdir()
+    for number, data in enumerate(files):
+        (folder / f"{number}.dcm").write_bytes(data)
+    output = folder.with_suffix(".csv")
+    cli.main(["predict", str(base / "model"), str(folder), "-o", str(output), "--exams", "--processes", "1"])
+    return rows_of(output.with_name(f"{output.stem}-exams.csv"))
+
+
+def test_a_folder_of_an_exam_follows_the_rules_of_the_endpoint(base: Path, tmp_path: Path) -> None:
+    """As `test_handler` holds for a request: what is no view is left out by name, the rest refuses the exam."""
+    sound = [relatives()[0], relatives()[len(CHANGES)]]
+    spot, minor, other = (changed_relative(change) for change in ("PaddleDescription", "PatientAge", "PatientName"))
+    rows = exam_rows(base, tmp_path / "spot", [*sound, spot])
+    assert [(row["level"], row["images"], row["refused"]) for row in rows] == [
+        ("breast", "2", ""),
+        ("patient", "2", "not_a_mammogram"),
+    ]
+    for name, data, error in (
+        ("minor", minor, "excluded (under-18)"),
+        ("mixed", other, "PatientBirthDate (0010,0030)"),
+        ("broken", sound[1][:-20_000], "pixel data"),
+    ):
+        [row] = exam_rows(base, tmp_path / name, [sound[0], data])
+        assert (row["level"], row["malignancy"]) == ("patient", "") and error.lower() in row["error"].lower()
+
+
+def changed_relative(keyword: str) -> bytes:
+    return relatives()[next(index for index, change in enumerate(CHANGES) if keyword in change)]
 
 
 def test_where_no_image_can_be_judged_the_exit_code_says_so(base: Path, own: Path, tmp_path: Path) -> None:

@@ -230,6 +230,20 @@ def test_every_form_of_body_and_answer_has_the_same_rule(
         assert ("file 1 (.dcm)" in error.message) is (kind == ZIP)
 
 
+@pytest.mark.parametrize("change", [{"PatientID": None}, {"PatientName": "doe^jane"}, {"PatientBirthDate": None}])
+def test_what_only_some_files_state_is_answered_in_every_form(
+    predictor: Predictor, dicoms: list[bytes], change: dict[str, Any]
+) -> None:
+    named = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19610203"}
+    pair = [changed(dicoms[0], **(named | change)), changed(dicoms[1], **named)]
+    for kind, body in bodies(pair):
+        said = run(predictor, kind, body)
+        codes = [warning["code"] for warning in json.loads(said.body)["warnings"]]
+        assert ("identity-incomplete" in codes) is (None in change.values())
+        report = pydicom.dcmread(io.BytesIO(run(predictor, kind, body, form=AnswerType.DICOM).body))
+        assert (report.PatientID, report.PatientBirthDate) == ("4711", "19610203")
+
+
 def test_one_picture_in_two_files_is_a_duplicate(predictor: Predictor, pgms: list[bytes], dicoms: list[bytes]) -> None:
     pixels = cv2.imdecode(np.frombuffer(cv2.imencode(".png", film_of(pgms[0]))[1], np.uint8), cv2.IMREAD_UNCHANGED)
     as_png = cv2.imencode(".png", pixels)[1].tobytes()

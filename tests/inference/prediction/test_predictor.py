@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save as save_arrays
 
+from mammopipe.inference.contract.exclusions import Action, ExcludedImageError, ExclusionPolicy
 from mammopipe.inference.contract.request import OperatingPoint
 from mammopipe.inference.contract.schema import Finding
 from mammopipe.inference.engines.base import EngineKind, EngineSettings
@@ -16,8 +17,9 @@ from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.processing.breast.preprocess import PreprocessConfig, preprocess
 from mammopipe.processing.classes import THREE
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Laterality, View
-from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.errors import ConfigError, DuplicatePictureError
 from mammopipe.processing.files import sha256, write_bytes, write_json
+from mammopipe.processing.image_flags import ImageFlag
 from mammopipe.processing.images.mammogram import read_mammogram, write_png
 from mammopipe.training.fitting.dataset import FilmDataset
 from mammopipe.training.networks import model_directory
@@ -29,6 +31,12 @@ CONFIG = PreprocessConfig(height=96, width=64)
 @pytest.fixture(scope="module")
 def predictor(base: Path) -> Predictor:
     return Predictor(base / "model", engine=EngineSettings(EngineKind.TORCH, threads=1))
+
+
+def another(films: Any, **changes: Any) -> Any:
+    """Return a mammogram with another picture than the film's."""
+    found = film(films)
+    return dataclasses.replace(found, pixels=found.pixels[:-40].copy(), **changes)
 
 
 def film(films: Any) -> Any:
@@ -153,7 +161,7 @@ def test_reference_gives_decile_and_referral(base: Path, films: Any, tmp_path: P
 
 
 def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> None:
-    right, left = film(films), dataclasses.replace(film(films), laterality=Laterality.LEFT)
+    right, left = film(films), another(films, laterality=Laterality.LEFT)
     exam = predictor.predict([right, left])
     assert [image.probabilities for image in exam.images] == [
         predictor.predict(right).probabilities,
@@ -163,6 +171,42 @@ def test_an_exam_is_a_sequence_of_films(predictor: Predictor, films: Any) -> Non
     assert exam.combined.breasts[0].referral.refer  # its chest wall lies on the other side
     with pytest.raises(ConfigError, match="at least one"):
         predictor.predict([])
+
+
+def flagged(films: Any, flag: ImageFlag) -> Any:
+    found = film(films)
+    return dataclasses.replace(found, pixels=found.pixels[:-60].copy(), flags=(flag,))
+
+
+def test_an_image_that_the_exclusions_leave_out_is_in_no_score_and_refers_its_breast(base: Path, films: Any) -> None:
+    strict = Predictor(base / "model", exclusions=ExclusionPolicy({ImageFlag.IMPLANT: Action.LEAVE_OUT}))
+    other = another(films, laterality=Laterality.LEFT)
+    exam = strict.predict([flagged(films, ImageFlag.IMPLANT), film(films), other])
+    assert (exam.indices, [(each.index, each.laterality) for each in exam.refused]) == ((1, 2), [(0, Laterality.RIGHT)])
+    assert isinstance(exam.refused[0].error, ExcludedImageError)
+    left, right = exam.combined.breasts
+    assert (left.images, right.images) == ([2], [1])
+    reason = "image 0: not judged: image 0: excluded (implant)"
+    assert [each.message.startswith(reason) for each in right.referral.reasons][-1]
+    assert any(each.message.startswith(reason) for each in exam.combined.exam.referral.reasons)
+    assert not any("implant" in each.message for each in left.referral.reasons)
+    alone = strict.predict(film(films))
+    assert right.malignancy_score == pytest.approx(alone.malignancy_score)
+
+
+@pytest.mark.parametrize("flag", [ImageFlag.UNDER_18, ImageFlag.FOR_PROCESSING])
+def test_an_image_that_the_exclusions_refuse_refuses_its_exam(predictor: Predictor, films: Any, flag: Any) -> None:
+    with pytest.raises(ExcludedImageError, match=f"{flag}") as caught:
+        predictor.predict([film(films), flagged(films, flag)])
+    assert caught.value.__notes__ == ["image 1 of the exam"]
+
+
+def test_an_exam_of_which_nothing_is_left_is_refused_and_so_is_a_picture_twice(base: Path, films: Any) -> None:
+    strict = Predictor(base / "model", exclusions=ExclusionPolicy({ImageFlag.IMPLANT: Action.LEAVE_OUT}))
+    with pytest.raises(ExcludedImageError, match="implant"):
+        strict.predict([flagged(films, ImageFlag.IMPLANT)])
+    with pytest.raises(DuplicatePictureError, match="image 1: the same picture"):
+        strict.predict([film(films), film(films)])
 
 
 def watched(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -183,7 +227,7 @@ def test_a_close_call_on_an_exam_is_judged_exactly(
 ) -> None:
     asked = watched(predictor, monkeypatch)
     monkeypatch.setattr("mammopipe.inference.prediction.predictor.is_close", lambda combined, margin: True)
-    predictor.predict([film(films), film(films)])
+    predictor.predict([film(films), another(films)])
     assert asked == [False, False, True, True]
 
 
@@ -207,6 +251,8 @@ def test_a_model_that_compares_scores_breasts_beside_each_other_and_exactly(
     asked = watched(predictor, monkeypatch)
     right = film(films)
     mirrored = dataclasses.replace(right, laterality=Laterality.LEFT, pixels=right.pixels[:, ::-1].copy())
+    # One picture of two breasts shows the comparison alone; an exam refuses it as a duplicate.
+    monkeypatch.setattr("mammopipe.inference.prediction.exam_prediction._check_pictures", lambda prepared: None)
     exam = predictor.predict([right, mirrored])
     assert asked == [True, True]
     # The same breast twice: nothing speaks for a finding in one of the two.

@@ -259,7 +259,16 @@ def test_an_encoded_body_is_refused(server: Any, films: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["c000b4f9-df62-4c85-a0bf-7c525f9104a4", "Trace ID: 7", "trace-id=7", "request_id=7", "aGVsbG8gd29ybGQ=="]
+    "value",
+    [
+        "c000b4f9-df62-4c85-a0bf-7c525f9104a4",
+        "Trace ID: 7",
+        "trace-id=7",
+        "request_id=7",
+        "aGVsbG8gd29ybGQ==",
+        "dGVzdGE=",
+        "Root=1-67891233-abcdef012345678912345678",
+    ],
 )
 def test_an_opaque_attribute_is_echoed_with_every_answer(server: Any, films: Any, value: str) -> None:
     for body, status in ((films.pgm, 200), (b"no image", 422)):

@@ -7,6 +7,7 @@ import pytest
 
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.account.removal import Services, plan, remove
+from mammopipe.pipelines.account.scaling import release_candidates
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.processing.errors import ConfigError
@@ -69,6 +70,76 @@ def test_an_endpoint_goes_with_its_configuration_and_model(
     assert scaling.calls[1][1]["ResourceId"] == f"endpoint/{name}/variant/AllTraffic"
     assert alarms.calls == [("delete_alarms", {"AlarmNames": [f"{name}-wake"]})]
     assert len(said) == 3
+
+
+EARLIER = {
+    # name of configuration and model: (async, tags, deleted with the endpoint `mammopipe`, with its candidate)
+    f"mammopipe-3-{'a' * 32}": (False, OURS, True, False),
+    "mammopipe-12-0123abcd": (False, OURS, True, False),
+    f"mammopipe-4-{'b' * 32}": (False, THEIRS, False, False),
+    f"mammopipe-5-{'c' * 32}": (True, OURS, False, False),  # of mammopipe-async, which begins in the same way
+    "mammopipe-a-6-0123abcd": (True, OURS, False, False),
+    "mammopipe-candidate-abcdefghijkl-xyz": (False, OURS, False, True),
+    "mammopipe-candidate-a-abcdefghijkl": (True, OURS, False, False),
+    "mammopipe-of-someone": (False, OURS, False, False),
+    "mammopipe2-3-0123abcd": (False, OURS, False, False),
+}
+
+
+def earlier(sagemaker: Any) -> None:
+    container = {"Image": "image", "ModelDataUrl": "s3://b/model.tar.gz"}
+    for name, (asynchronous, tags, *_) in EARLIER.items():
+        sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=ROLE, Tags=tags)
+        variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.m5.large"}
+        output = {"AsyncInferenceConfig": {"OutputConfig": {"S3OutputPath": "s3://b/o"}}} if asynchronous else {}
+        sagemaker.create_endpoint_config(
+            EndpointConfigName=name, ProductionVariants=[{**variant, "InitialInstanceCount": 1}], Tags=tags, **output
+        )
+
+
+@pytest.mark.parametrize(("name", "column"), [("mammopipe", 2), ("mammopipe-candidate", 3)])
+def test_what_earlier_deployments_left_goes_too_unless_it_is_used_or_anothers(
+    services: LocalServices, name: str, column: int
+) -> None:
+    sagemaker = services.sagemaker
+    endpoint(sagemaker, name)
+    earlier(sagemaker)
+    wanted = {one for one, facts in EARLIER.items() if facts[column]}
+    found = plan(CONFIG, sagemaker, name)
+    assert set(found.endpoint_configs) == wanted | {f"{name}-c"} and set(found.models) == wanted | {f"{name}-m"}
+    # What an endpoint has, or is being updated to, is never among them.
+    used = min(wanted)
+    sagemaker.create_endpoint(EndpointName="mammopipe-twin", EndpointConfigName=used, Tags=OURS)
+    found = plan(CONFIG, sagemaker, name)
+    assert used not in found.endpoint_configs and used not in found.models
+
+
+def test_what_is_left_of_an_endpoint_that_has_expired_is_deleted_alone(services: LocalServices) -> None:
+    sagemaker = services.sagemaker
+    earlier(sagemaker)
+    found, scaling = plan(CONFIG, sagemaker, "mammopipe-candidate"), Recorder(scaled=True)
+    assert found.status == "" and "there is none" in found.lines()[0]
+    remove(found, Services(sagemaker, scaling, Recorder()), lambda line: None)
+    gone = {"mammopipe-candidate-abcdefghijkl-xyz", "mammopipe-candidate-a-abcdefghijkl"}
+    assert set(left(sagemaker)) == EARLIER.keys() - gone and not scaling.calls
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "released"),
+    [("ml.m5.large", "ml.g5.xlarge", True), ("ml.m5.large", "ml.m5.large", False), ("", "ml.m5.large", False)],
+)
+def test_a_run_that_changes_the_candidates_instances_takes_it_from_autoscaling_first(
+    services: LocalServices, before: str, after: str, released: bool
+) -> None:
+    if before:
+        endpoint(services.sagemaker, "mammopipe-candidate")
+    scaling, said = Recorder(scaled=True), []
+    release_candidates(CONFIG, after, services.sagemaker, scaling, said.append)
+    calls = [call for call, _ in scaling.calls]
+    assert calls == (["describe_scalable_targets", "deregister_scalable_target"] if released else [])
+    assert bool(said) is released
+    release_candidates(CONFIG.replace(deploy=False), "ml.g5.xlarge", services.sagemaker, scaling, said.append)
+    assert len(scaling.calls) == len(calls), "a run that serves nothing changes nothing"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ MISTAKES = [
     ("run --set ImageHeight=0", "pipeline parameter ImageHeight=0: height = "),
     ("run --set MinMacroAuk=0.6", "did you mean MinMacroAuc"),
     ("run --set epochs", "must be KEY=VALUE"),
+    ("run --cnns modified_cnn --set per_cnn.resnet50.lr=1e-3", "unknown key 'per_cnn.resnet50.lr'; known:"),
+    ("run --cnns modified_cnn --set per_cnn.resnet50.seed=3", "per_cnn.resnet50.seed is set by data.seed"),
+    ("run --set region=", "region = '': must name a region"),
+    ("tune --set training.learning_rate=log(1e-5,1e-2) --source none", "none: no such file or folder"),
+    ("tune --set training.learning_rate=log(1e-5,1e-2) --films -2", "--films -2: must be at least 2"),
     ("run --set training.=5", "must be KEY=VALUE"),
     ("run --set training.batch_size=100000000", "training.batch_size=100000000 at segmentation.height=160"),
     ("run --set segmentation.height=100000", "segmentation.height = 100000: between 64 and 16384"),
@@ -88,6 +93,8 @@ MISTAKES = [
     ("config explain segmentation.hight", "did you mean segmentation.height"),
     ("config show extra", "takes no KEY"),
     ("power --auc 1.5 --malignant 10", "--auc 1.5: must be above 0.5 and below 1"),
+    ("runs --runs text.tar.gz", "text.tar.gz: is a file; --runs names the folder of all runs"),
+    ("power --auc 0.75 --malignant 1000000000", "--malignant 1000000000: must be at most 100000"),
     ("power --auc 0.75 --malignant -3", "--malignant -3: must be at least 5"),
 ]
 
@@ -103,7 +110,9 @@ def test_a_mistake_is_named_in_one_line_before_anything_starts(
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (code, "error: " in said) == (2, True), said
     assert message in said and "<" not in said.replace("<mammopipe", "")
-    assert not list(here.glob("runs/*/execution.json")) and not (here / "out.csv").exists()
+    assert not list(here.glob("runs/*/execution.json")) and not {"tune", "out.csv"} & {
+        path.name for path in here.iterdir()
+    }
 
 
 def test_a_read_only_folder_of_runs_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

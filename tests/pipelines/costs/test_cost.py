@@ -13,12 +13,13 @@ from botocore.stub import Stubber
 from mammopipe.pipelines import cli
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.config.recipes import recipes
-from mammopipe.pipelines.costs import estimate
+from mammopipe.pipelines.costs import beside, billed, estimate
 from mammopipe.pipelines.costs.page import page
 from mammopipe.pipelines.costs.prices import PRICES, THROUGHPUT, Prices, Throughput
 from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.processing.classes import Question
 from mammopipe.training.model.architecture import Cnn
+from tests.infra.template import Template
 
 Capture = pytest.CaptureFixture[str]
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -251,7 +252,7 @@ def test_what_aws_billed_is_read_from_the_jobs() -> None:
             },
             {"ProcessingJobName": "p"},
         )
-        lines = estimate.measured({"steps": estimate.billed(client, steps)}, Prices.load())
+        lines = billed.measured({"steps": billed.billed(client, steps)}, Prices.load())
     assert [(line.step, round(line.instance_hours, 4), round(line.usd, 4)) for line in lines] == [
         ("Train-alexnet", 0.2, round(0.2 * 0.7364, 4)),
         ("Prepare", 3.0, 0.69),
@@ -263,6 +264,67 @@ def test_the_estimate_follows_the_configuration() -> None:
     lines = estimate.estimate(config, Prices.load(), Throughput.load())
     assert [line.step for line in lines if line.step.startswith("Train")] == ["Train-alexnet"]
     assert all(line.measured for line in lines)
+
+
+def test_a_search_costs_all_its_trials_and_takes_as_long_as_its_waves(capsys: Capture, tmp_path: Path) -> None:
+    config, steps = tmp_path / "search.toml", {}
+    plain = 'cnns = ["resnet50"]\n[compute]\ntraining_instance_count = 2\n[training]\nbatch_size = 16\n'
+    for ranges in ("", '[tuning]\ntrials = 10\nparallel = 4\nranges.dropout = "uniform(0,0.5)"\n'):
+        config.write_text(f"{plain}{ranges}")
+        facts = said(capsys, "--config", str(config))
+        (steps[bool(ranges)],) = [step for step in facts["steps"] if step["step"].endswith("-resnet50")]
+    once, search = steps[False], steps[True]
+    assert search["step"] == "Tune-resnet50" and search["units"] == pytest.approx(10 * once["units"], abs=10)
+    assert search["usd"] == pytest.approx(10 * once["usd"], abs=1e-3)
+    assert search["instance_hours"] == pytest.approx(10 * once["instance_hours"], abs=1e-3)
+    assert search["hours"] == pytest.approx(3 * once["hours"], abs=1e-3), "four at a time: 4, 4, 2"
+    assert facts["hours"] == pytest.approx(sum(step["hours"] for step in facts["steps"]), abs=2e-3)
+
+
+def test_a_search_for_epochs_is_estimated_at_the_most(capsys: Capture, tmp_path: Path) -> None:
+    config, units = tmp_path / "search.toml", []
+    for ranges in ('dropout = "uniform(0,0.5)"', 'epochs = "int(3,6)"', 'epochs = "choice(3,6)"'):
+        config.write_text(f'cnns = ["resnet50"]\n[tuning.ranges]\n{ranges}\n')
+        steps = said(capsys, "--config", str(config))["steps"]
+        units += [step["units"] for step in steps if step["step"] == "Tune-resnet50"]
+    assert units[1] == units[2] == pytest.approx(2 * units[0], abs=1)
+
+
+def test_the_networks_interface_endpoints_are_counted(capsys: Capture, tmp_path: Path) -> None:
+    assert "interface" not in str(said(capsys)["beside"])
+    config = tmp_path / "vpc.toml"
+    config.write_text('dataset = "rsna"\n[security]\nsubnets = ["subnet-1", "subnet-2"]\nsecurity_groups = ["sg-1"]\n')
+    *_, month, requests = said(capsys, "--config", str(config))["beside"]
+    assert month["what"].startswith("8 interface endpoints of the VPC in 2 zones")
+    assert month["usd"] == pytest.approx(2 * 8 * 730 * 0.01)
+    assert requests == {"what": "315 GB of requests through one of them", "usd": 3.15}
+
+
+def test_the_interface_endpoints_are_those_of_the_stack() -> None:
+    doors = Template({}, {}).raw["Resources"].values()
+    names = [item["Properties"]["ServiceName"]["Fn::Sub"] for item in doors if item["Type"] == "AWS::EC2::VPCEndpoint"]
+    services = {name.partition("${AWS::Region}.")[2] for name in names}
+    assert services == {*beside.INTERFACES, "s3"}
+
+
+def test_a_search_on_aws_is_billed_for_each_trial() -> None:
+    class Client:
+        def get_paginator(self, call: str) -> Any:
+            assert call == "list_training_jobs_for_hyper_parameter_tuning_job"
+            return self
+
+        def paginate(self, **given: str) -> list[dict[str, Any]]:
+            assert given == {"HyperParameterTuningJobName": "search"}
+            return [{"TrainingJobSummaries": [{"TrainingJobName": name}]} for name in ("1", "2")]
+
+        def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:
+            resources = {"InstanceType": "ml.g4dn.xlarge", "InstanceCount": 2}
+            facts = {"ResourceConfig": resources, "CreationTime": START, "TrainingStartTime": START}
+            return {**facts, "BillableTimeInSeconds": 1800 * int(TrainingJobName)}
+
+    steps = [{"name": "Tune-alexnet", "type": "Tuning", "seconds": 4000.0, "job_name": "search"}]
+    (line,) = billed.measured({"steps": billed.billed(Client(), steps)}, Prices.load())
+    assert (line.instance_hours, line.usd) == (3.0, pytest.approx(3 * 0.7364))
 
 
 def test_copies_balance_as_many_classes_as_the_question_has() -> None:

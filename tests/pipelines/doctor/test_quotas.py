@@ -4,7 +4,7 @@ import pytest
 
 from mammopipe.pipelines.config.pipeline import PipelineConfig
 from mammopipe.pipelines.doctor.findings import Verdict
-from mammopipe.pipelines.doctor.quotas import _instances_needed, _volumes
+from mammopipe.pipelines.doctor.quotas import _instances_needed, _trials, _volumes
 
 NAME = "Size of EBS volume for a processing job instance"
 
@@ -32,3 +32,24 @@ def test_a_search_and_a_transform_need_their_instances() -> None:
     needed = _instances_needed(config)
     assert needed["ml.g4dn.xlarge for training job usage"] == (1, 5)
     assert needed["ml.m5.xlarge for transform job usage"] == (3, 3)
+
+
+TRIALS = "Maximum number of parallel training jobs per hyperparameter tuning job"
+
+
+@pytest.mark.parametrize(
+    ("quotas", "parallel", "verdicts"),
+    [
+        ({TRIALS: 20.0}, 20, []),
+        ({TRIALS: 20.0}, 21, [Verdict.BLOCKS]),
+        ({}, 10, []),
+        ({}, 11, [Verdict.WARNING]),
+    ],
+)
+def test_more_trials_at_a_time_than_the_quota_block(
+    quotas: dict[str, float], parallel: int, verdicts: list[Verdict]
+) -> None:
+    tuning = {"ranges": {"dropout": "uniform(0,0.5)"}, "trials": 50, "parallel": parallel}
+    config = PipelineConfig.load(cnns=["alexnet"], tuning=tuning)
+    assert [finding.verdict for finding in _trials(config, quotas)] == verdicts
+    assert not [*_trials(config.replace(tuning=config.tuning.replace(ranges={})), quotas)], "no search"

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import sklearn.metrics as reference
 
-from mammopipe.inference.prediction.predictor import Prediction, Predictor
+from mammopipe.inference.prediction.image_prediction import Prediction
+from mammopipe.inference.prediction.predictor import Predictor
 from mammopipe.pipelines.cli import main
 from mammopipe.pipelines.external_evaluation import figures, journal
 from mammopipe.pipelines.external_evaluation.judging import Detection, Judged

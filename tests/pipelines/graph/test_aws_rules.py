@@ -1,5 +1,6 @@
 """What AWS would refuse is refused at compile time: by the service's own model, and by the rules beside it."""
 
+import contextlib
 import copy
 import itertools
 import re
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from mammopipe.pipelines import PipelineConfig, build_pipeline
+from mammopipe.pipelines.config.compute import gpus_of, require_known_processors
 from mammopipe.pipelines.graph import aws_rules
 from mammopipe.pipelines.graph.aws_rules import check, check_run
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.pipelines.graph.requests import service_model
 from mammopipe.processing.errors import ConfigError
+from mammopipe.training.model.architecture import Cnn
 from tests.pipelines.compiled import CLOSED, Compiled
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -99,6 +102,14 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda d: processing(d)["ProcessingResources"]["ClusterConfig"].update(InstanceType="ml.trn1.2xlarge"),
         "not known to SageMaker",
     ),
+    "a key for local disks": (
+        lambda d: training(d)["ResourceConfig"].update(VolumeKmsKeyId="1" * 8, InstanceType="ml.p5.48xlarge"),
+        "ml.p5.48xlarge has local disks",
+    ),
+    "a tag of AWS's own": (
+        lambda d: processing(d).update(Tags=[{"Key": "AWS:project", "Value": "v"}]),
+        "prefix aws: to itself",
+    ),
     "a role that is none": (lambda d: training(d).update(RoleArn="arn:aws:iam::1:role/x" + "y" * 9), "must match"),
     "eleven inputs": (
         lambda d: processing(d).update(ProcessingInputs=[processing(d)["ProcessingInputs"][0]] * 11),
@@ -159,6 +170,9 @@ def test_the_definition_as_it_is_passes(plain: Compiled) -> None:
         ({"ProcessingInstanceType": "ml.m5.huge"}, "not known to SageMaker"),
         ({"ProcessingInstanceCount": 2}, "each instance would prepare every image"),
         ({"TrainingInstanceType": "ml.g5.12xlarge", "TrainingInstanceCount": 3}, "no multiple of the 12 processes"),
+        ({"TrainingInstanceType": "ml.p6e-gb200.36xlarge"}, "does not know how many GPUs it has"),
+        ({"TrainingInstanceType": "ml.trn1.2xlarge"}, "its accelerators run no CUDA"),
+        ({"ProcessingInstanceType": "ml.g5.xlarge"}, "has local disks, which its hardware encrypts"),
         ({"EndpointInstanceType": "m5.large"}, "not known to SageMaker"),
         ({"KmsKeyId": "a key"}, "must match"),
     ],
@@ -166,6 +180,18 @@ def test_the_definition_as_it_is_passes(plain: Compiled) -> None:
 def test_a_runs_own_values_are_held_to_the_same_rules(plain: Compiled, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_run(plain.config, plain.definition, resolve_parameters(plain.definition, values))
+
+
+@pytest.mark.parametrize(("values", "refused"), [(28, False), (29, True)])
+def test_each_value_of_a_choice_counts_among_what_a_search_varies(values: int, refused: bool) -> None:
+    ranges = {"dropout": "uniform(0,0.5)", "weight_decay": "log(1e-6,1e-2)"}
+    ranges["label_smoothing"] = f"choice({','.join(f'{number / 1000:g}' for number in range(values))})"
+    config = PipelineConfig.load(cnns=["alexnet"], tuning={"ranges": ranges})
+    if refused:
+        with pytest.raises(ConfigError, match="31 hyperparameters, where each value of a choice counts as one"):
+            build_pipeline(config)
+    else:
+        build_pipeline(config)
 
 
 def test_a_slash_at_the_end_of_a_folder_is_taken_off(plain: Compiled) -> None:
@@ -183,6 +209,17 @@ def test_every_pattern_of_the_services_model_is_one_that_python_reads() -> None:
         re.compile(aws_rules._python_pattern(pattern))
 
 
+@pytest.mark.parametrize("kind", ["TrainingInstanceType", "ProcessingInstanceType"])
+def test_every_instance_type_with_gpus_has_a_known_number_or_is_refused(kind: str) -> None:
+    for name in service_model().shape_for(kind).enum:
+        if name.removeprefix("ml.")[0] not in "gp":
+            assert gpus_of(name) == 0, name
+            continue
+        with contextlib.suppress(ConfigError):
+            require_known_processors(name)
+            assert gpus_of(name) > 0, name
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -193,6 +230,8 @@ def test_every_pattern_of_the_services_model_is_one_that_python_reads() -> None:
         ),
         ({"compute": {"spot": True, "max_wait_seconds": 3600}}, "is below training_max_runtime_seconds"),
         ({"data": {"patient_salt": "short"}}, "5 characters; at least 16"),
+        ({"compute": {"training_instance_type": "ml.trn1.32xlarge"}}, "its accelerators run no CUDA"),
+        ({"cnns": [*Cnn, "resnet18", "resnet26", "resnet34", "resnet101", "resnet152"]}, "cnns: 9 networks"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any], message: str) -> None:

@@ -209,6 +209,14 @@ def test_outputs_lie_under_the_execution_and_checkpoints_do_not(compiled: dict[s
             assert re.fullmatch(r"s3://[\w/-]+/checkpoints/\w+/[0-9a-f]{12}-\d+-\d+/[\w-]+", place), place
 
 
+def test_prepare_opens_the_register_that_evaluate_reads(compiled: dict[str, Any]) -> None:
+    steps = {step["Name"]: request for step, request in requests(compiled)}
+    outputs = {item["OutputName"]: item["S3Output"] for item in steps["Prepare"]["ProcessingOutputConfig"]["Outputs"]}
+    inputs = {item["InputName"]: item["S3Input"] for item in steps["Evaluate"]["ProcessingInputs"]}
+    assert inputs["test-reads"]["S3Uri"] == f"{outputs['test-reads']['S3Uri']}/", "whoever starts the pipeline"
+    assert outputs["test-reads"]["LocalPath"] == "/opt/ml/processing/output/test-reads"
+
+
 def test_every_job_is_isolated_limited_tagged_and_retried(compiled: dict[str, Any]) -> None:
     for step, request in requests(compiled):
         if step["Type"] not in ("Processing", "Training"):

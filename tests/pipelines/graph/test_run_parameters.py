@@ -1,7 +1,9 @@
+import json
 from typing import Any
 
 import pytest
 
+from mammopipe.pipelines import PipelineConfig, build_pipeline
 from mammopipe.pipelines.graph.parameters import resolve_parameters
 from mammopipe.processing.errors import ConfigError
 
@@ -56,6 +58,17 @@ def test_values_and_their_text_mean_the_same(name: str, given: Any, value: Any) 
 def test_what_does_not_fit_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         resolve_parameters(DEFINITION, given)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("cache", ["", "P30D"])
+def test_with_the_step_cache_a_start_must_state_the_digest_of_its_data(cache: str) -> None:
+    config = PipelineConfig.load(cnns=["alexnet"], pretrained=True, compute={"cache": cache})
+    definition = json.loads(build_pipeline(config).definition())
+    parameters = {item["Name"]: item for item in definition["Parameters"]}
+    for name in ("DataDigest", "WeightsDigest"):
+        assert ("DefaultValue" in parameters[name]) is not bool(cache), "a schedule would start with the default"
+    assert resolve_parameters(definition, {})["DataDigest"] == "unknown", "a run computes it"
 
 
 def test_a_parameter_without_default_needs_a_value() -> None:

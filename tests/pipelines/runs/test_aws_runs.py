@@ -13,11 +13,11 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from botocore.stub import ANY, Stubber
 
 from mammopipe.pipelines import cli
-from mammopipe.pipelines.backends.sessions import LocalServices
+from mammopipe.pipelines.backends.sessions import ExpiredCredentialsError, LocalServices
 from mammopipe.pipelines.backends.step_status import Status, StepRecord
 from mammopipe.pipelines.commands import runs as run_views
 from mammopipe.pipelines.config.pipeline import PipelineConfig
-from mammopipe.pipelines.data.s3 import Storage
+from mammopipe.pipelines.data.s3 import ExpiredAccessError, Storage
 from mammopipe.pipelines.runs import aws as aws_runs
 from mammopipe.pipelines.runs import aws_watch, launch
 from mammopipe.pipelines.runs.folder import RunFolder
@@ -324,6 +324,23 @@ def test_a_poll_that_is_refused_for_good_ends_the_watching(aws: Aws, folder: Run
     aws.stub.add_client_error("describe_pipeline_execution", "ExpiredTokenException", "expired", http_status_code=403)
     with pytest.raises(ConfigError, match="AWS refused DescribePipelineExecution: expired"):
         aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ExpiredAccessError("s3://b/k: the credentials have expired"), ExpiredCredentialsError("AWS refused: expired")],
+)
+def test_credentials_that_expire_at_the_end_say_that_the_run_has_ended(
+    aws: Aws, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def expired(*given: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(aws_watch, "finish", expired)
+    aws.shows("Succeeded", PREPARED)
+    with pytest.raises(ExpiredCredentialsError, match=f"{ID} has ended on AWS: Succeeded.*status {ID} --watch") as told:
+        aws_watch.watch(folder, aws.clients, Screen().show, lambda line: None, wait=lambda seconds: None)
+    assert told.value.exit_code == 4
 
 
 def test_run_on_aws_follows_the_execution_and_exits_1_when_it_fails(

@@ -255,11 +255,18 @@ def test_interrupting_a_run_stops_it_and_says_so(begin: Start, tmp_path: Path, m
     assert not (tmp_path / "runs" / "latest").exists()
 
 
+def put(services: LocalServices, folder: Path, uri: str) -> None:
+    (folder / "object").write_text("an object")
+    services.storage.ensure_bucket(uri.split("/")[2])
+    services.storage.put(folder / "object", uri)
+
+
 def test_on_aws_the_pipeline_is_created_and_started(
-    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str], tmp_path: Path
 ) -> None:
     client = services.sagemaker
-    services.storage.ensure_bucket("films")
+    put(services, tmp_path, "s3://films/raw/Info.txt")
+    put(services, tmp_path, "s3://films/weights/alexnet.pth")
     monkeypatch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "tests")
@@ -285,14 +292,32 @@ def test_on_aws_the_pipeline_is_created_and_started(
 
 
 def test_on_aws_the_configurations_own_films_are_the_default(
-    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    services: LocalServices, monkeypatch: pytest.MonkeyPatch, said: list[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", services.sagemaker.meta.endpoint_url)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "tests")
     config = PipelineConfig.load(security={"role": "arn:aws:iam::123456789012:role/mammopipe"})
+    with pytest.raises(ConfigError, match="InputDataUri=s3://mammopipe/mammopipe/raw/mias: there is no object below"):
+        start(config, backend="aws", say=said.append)
+    put(services, tmp_path, "s3://mammopipe/mammopipe/raw/mias/Info.txt")
     start(config, backend="aws", say=said.append)
     assert said[-1].endswith("which reads s3://mammopipe/mammopipe/raw/mias")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tuning": {"ranges": {"dropout": "uniform(0,0.5)"}}}, "tuning.ranges: .* no step for a search"),
+        ({"transform": {"input": "s3://films/batch"}}, "transform.input: .* no step for a batch transform"),
+    ],
+)
+def test_what_local_mode_cannot_run_is_refused_before_anything_starts(
+    values: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"{message}.*--backend process"):
+        start(PipelineConfig.load(cnns=["alexnet"], **values), backend="docker", runs=tmp_path / "runs")
+    assert not list((tmp_path / "runs").iterdir())
 
 
 @pytest.mark.parametrize(

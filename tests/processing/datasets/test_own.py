@@ -214,7 +214,10 @@ def test_a_table_that_is_not_there_is_said(tmp_path: Path) -> None:
         (f"{HEAD},lesion_x,lesion_y,lesion_radius\n1.png,P1,benign,4;5,1,1\n", "x '4;5' must be a number"),
         (f'{HEAD}\n1.png,P1,normal\n2.png,"P2,benign\n3.png,P3,benign\n', "line 3 opens a quote that is not closed"),
         (f"{HEAD}\n1.png,P\0,normal\n", "line 2 contains a zero byte"),
-        (f"{HEAD},side\n1.png,P1,normal,links\n", "side 'links' must be one of L, R (own.values.side says"),
+        (
+            f"{HEAD},side\n1.png,P1,normal,links\n",
+            "side 'links' must be one of L, R (own.values.side says what a value means)",
+        ),
         (f"{HEAD},pixel_spacing_mm\n1.png,P1,normal,70\n", "pixel_spacing_mm 70 must be at most 2 millimetres"),
         (
             f'{HEAD},lesions\n1.png,P1,benign,"[{{""x"": 1, ""radius"": 2}}]"\n',

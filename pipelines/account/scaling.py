@@ -1,0 +1,58 @@
+"""Autoscaling of endpoints: Application Auto Scaling does not let a registered variant get another instance type.
+
+The stack's state machine registers each endpoint that comes into service. Source: "Update endpoints that use automatic
+scaling" (endpoint-scaling-update).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from mammopipe.pipelines.backends.control_plane import is_missing
+from mammopipe.pipelines.backends.sessions import aws_errors
+from mammopipe.pipelines.config.pipeline import PipelineConfig
+
+TARGET: Mapping[str, str] = {
+    "ServiceNamespace": "sagemaker",
+    "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+}
+
+
+def stop_scaling(scaling: Any, endpoint: str) -> None:
+    """Deregister an endpoint's variant from autoscaling, if it is registered."""
+    resource = f"endpoint/{endpoint}/variant/AllTraffic"
+    if scaling.describe_scalable_targets(ResourceIds=[resource], **TARGET)["ScalableTargets"]:
+        scaling.deregister_scalable_target(ResourceId=resource, **TARGET)
+
+
+def release_candidates(
+    config: PipelineConfig, instance_type: str, sagemaker: Any, scaling: Any, say: Callable[[str], None]
+) -> None:
+    """Deregister the runs' endpoints if the next run changes their instance type.
+
+    The run's last step would otherwise be refused, after everything before it was paid.
+
+    Args:
+        config: The configuration of the next run.
+        instance_type: The instance type that it gives its endpoints.
+        sagemaker: A boto3 client of SageMaker.
+        scaling: A boto3 client of Application Auto Scaling.
+        say: Called with each line for the user.
+
+    Raises:
+        ConfigError: AWS refused.
+    """
+    for name in config.endpoint.candidate.names if config.deploy else ():
+        with aws_errors():
+            try:
+                endpoint = sagemaker.describe_endpoint(EndpointName=name)
+            except ClientError as error:
+                if not is_missing(error):
+                    raise
+                continue
+            settings = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+            before = settings["ProductionVariants"][0].get("InstanceType")
+            if before not in (None, instance_type):
+                stop_scaling(scaling, name)
+                say(f"Endpoint {name}: not scaled until this run has changed it from {before} to {instance_type}")
