@@ -145,13 +145,10 @@ def evaluate(
     }
     return {
         **_circumstances(data, config),
-        "other_side": models[choice.selected].other_side,
         **audited(leakage, fits, findings, data.records),
         "candidates": candidates,
         "baseline": baseline(data, rows, draws),
-        **_of_selected(
-            choice, candidates[choice.selected], validation, test, data, models[choice.selected], draws, config
-        ),
+        **_of_selected(choice, candidates, validation, test, data, models, draws, config),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
     }, [
         row
@@ -163,21 +160,23 @@ def evaluate(
 
 def _of_selected(
     choice: Choice,
-    candidate: Mapping[str, Any],
+    candidates: Mapping[str, Any],
     validation: Mapping[str, ValidationPredictions],
     test: Mapping[str, TestPredictions],
     data: SegmentedData,
-    model: LoadedModel,
+    models: Mapping[str, LoadedModel],
     draws: Mapping[Split, Resamples],
     config: EvaluationJobConfig,
 ) -> dict[str, Any]:
     """Return what `evaluation.json` holds of the selected candidate alone: metrics, calibration, pointing, examples."""
     rows = {split: data.judged(split) for split in draws}
+    candidate, model = candidates[choice.selected], models[choice.selected]
     fit = choice.candidates[choice.selected].fit
     chosen = {Split.VALIDATION: validation[choice.selected], Split.TEST: test[choice.selected]}
     threshold = fit.operating_points[Goal.SENSITIVITY].threshold
     level = "out-of-fold" if data.out_of_fold else str(Split.VALIDATION)
     return {
+        "other_side": model.other_side,
         "selected": selected_figures(candidate, choice, chosen, rows, draws, level),
         "calibration": calibration_figures(
             validation[choice.selected], test[choice.selected], {str(split): draw for split, draw in draws.items()}

@@ -208,8 +208,7 @@ def read_protocol(paths: ContainerPaths) -> SplitProtocol:
 
 
 def _stage_parts(paths: ContainerPaths) -> list[Path]:
-    parts = sorted(paths.channel("stage").glob("*stage*.json"))
-    if not parts:
+    if not (parts := sorted(paths.channel("stage").glob("*stage*.json"))):
         raise ConfigError(f"{paths.channel('stage')}: no stage.json and no stage-<host>.json here")
     return parts
 

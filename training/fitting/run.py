@@ -94,8 +94,7 @@ class TrainingRun:
         self.heads = auxiliary_heads(network, train, config, self.optimiser)
         self.scaler = torch.amp.GradScaler("cuda", enabled=world.device.type == "cuda")
         self.average = WeightAverage(network, config.average_decay) if config.average_decay else None
-        steps = -(-len(train) // config.batch_size)
-        self.schedule = Schedule(config, steps, pretrained)
+        self.schedule = Schedule(config, -(-len(train) // config.batch_size), pretrained)
         self.loss = StepLoss(
             loss_weights(train.labels, config.sampling, len(train.counts())).to(world.device),
             config.label_smoothing,
@@ -329,19 +328,12 @@ class TrainingRun:
         self.batches.start(order, epoch=epoch, first=first)
         return len(order) // self.config.batch_size
 
-    def _varied(self) -> Dataset[Any]:
-        """Return the training set with its random variations."""
-        if isinstance(self.films, FilmMaps):
-            return self.films
-        if isinstance(self.films, Breasts):
-            return TrainingBreasts(self.films, self.config)
-        kind = TrainingFilms if self.config.augment_on is AugmentOn.CPU else UnvariedFilms
-        return kind(self.films, self.config)
-
     def _loader(self) -> DataLoader[Any]:
         """Return the loader for all epochs; its workers live as long as the run."""
         config = self.config
-        films = self._varied()
+        images = TrainingFilms if config.augment_on is AugmentOn.CPU else UnvariedFilms
+        kind: Any = TrainingBreasts if isinstance(self.films, Breasts) else images
+        films: Dataset[Any] = self.films if isinstance(self.films, FilmMaps) else kind(self.films, config)
         if self.grid is not None:
             films = LocatedFilms(
                 films, self.films.records, shape=self.films.shape, grid=self.grid, classes=self.films.classes

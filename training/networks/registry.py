@@ -63,8 +63,6 @@ def build_model(
         raise ConfigError(f"stride={stride}: cnn={name} has no places at that distance")
     if pooling is not Pooling.MEAN and not architecture.has_places:
         raise ConfigError(f"pooling={pooling}: cnn={name} has no logits of single places")
-    if level is not Level.IMAGE and not architecture.has_places:
-        raise ConfigError(f"level={level}: cnn={name}, whose classifier has several layers, cannot pool views")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _build(architecture, BuildOptions(count, dropout, drop_path, stride))
@@ -74,8 +72,7 @@ def build_model(
         for module in network.head.modules():
             if initialise and isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
-        if level is not Level.IMAGE:
-            network.views = ViewPooling(_channels(network.head), count, other_side=other_side)
+        network.views = _view_pooling(network, architecture, count, other_side) if level is not Level.IMAGE else None
     network.pooling, network.top_places = pooling, top_places
     if weights is not None and weights.name.endswith(PACKED):
         load_packed(network, weights, [] if isinstance(classes, int) else classes)
@@ -89,9 +86,14 @@ def _build(architecture: Architecture, options: BuildOptions) -> FilmNetwork:
     return cast(FilmNetwork, module.build(architecture.name, options))
 
 
-def _channels(head: nn.Module) -> int:
-    """Return the number of channels that a linear classifier reads."""
-    return next(module.in_features for module in head.modules() if isinstance(module, nn.Linear))
+def _view_pooling(network: FilmNetwork, architecture: Architecture, classes: int, other_side: bool) -> ViewPooling:
+    """Return the layer that pools the views of breasts; it reads as many channels as the linear classifier."""
+    if not architecture.has_places:
+        raise ConfigError(
+            f"level={Level.BREAST}: cnn={architecture.name}, whose classifier has several layers, cannot pool views"
+        )
+    channels = next(module.in_features for module in network.head.modules() if isinstance(module, nn.Linear))
+    return ViewPooling(channels, classes, other_side=other_side)
 
 
 def _initialise(module: nn.Module) -> None:
