@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ ALLOWED = {
     "pipelines": {"pipelines", "inference", "training", "processing"},
 }
 TORCH = ("torch", "torchvision")
-MOST_FILES = 15
+MOST_FILES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 15, 350, 60
 
 
 def modules() -> list[Path]:
@@ -32,9 +33,14 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(source: Path | ast.AST) -> Iterator[str]:
     """Yield what a module, or a part of one, imports: modules, and names that may be modules."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")) if isinstance(source, Path) else source):
+    for node in ast.walk(tree_of(source) if isinstance(source, Path) else source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,7 +69,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 def at_import(path: Path) -> set[str]:
     """Return what a module imports when it is imported, with the packages above; not what its functions import."""
-    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    nodes: list[ast.AST] = [tree_of(path)]
     found: set[str] = set()
     while nodes:
         node = nodes.pop()
@@ -106,8 +112,20 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 def test_a_folder_has_one_subject_that_a_stranger_finds() -> None:
     for folder in {path.parent for path in modules()}:
         assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
-        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))), folder
+        assert ast.get_docstring(tree_of(folder / "__init__.py")), folder
     assert not [path for path in modules() if path.stem in ("utils", "util", "common", "helpers", "misc")]
+
+
+def test_a_file_has_one_subject_and_a_function_fits_a_screen() -> None:
+    too_long = []
+    for path in modules():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        too_long += [f"{path}: {lines} lines"] if lines > MOST_LINES else []
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                too_long += [f"{path}: {node.name}, {lines} lines"] if lines > MOST_LINES_OF_A_FUNCTION else []
+    assert not too_long
 
 
 def run(code: str, folder: Path) -> str:
