@@ -42,6 +42,8 @@ def _arguments(case: Any, address: str, number: int) -> dict[str, Any]:
 
 
 def _generate(strategy: Any, first: int, count: int, use: Callable[[int, Any], None]) -> None:
+    if not count:
+        return
     numbers = iter(range(count))
 
     @seed(first)
@@ -50,5 +52,4 @@ def _generate(strategy: Any, first: int, count: int, use: Callable[[int, Any], N
     def each(case: Any) -> None:
         use(next(numbers), case)
 
-    if count:
-        each()
+    each()
