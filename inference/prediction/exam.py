@@ -6,7 +6,7 @@ scores of a breast's views; the exam's score is that of its most suspicious brea
 show both, it is scored without comparison.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +80,21 @@ def left_out(index: int, laterality: Laterality | None, message: str) -> LeftOut
     """Return a view that was refused, with the referral of its breast and its exam."""
     reason = Reason(code=ReferralCode.EXCLUDED, message=f"not judged: {message}")
     return LeftOut(index, laterality, Referral(refer=True, reasons=[reason]))
+
+
+def of_unseen_breast(index: int, judged: Collection[Laterality | None], message: str) -> LeftOut | None:
+    """Return an image that is no whole-breast view if it may be all that the exam shows of a breast.
+
+    Args:
+        index: Index of the image in the request.
+        judged: The sides of the judged views.
+        message: Why the image is not judged.
+
+    Returns:
+        The image with the referral of its exam; `None` if views of both breasts are judged.
+    """
+    unseen = set(Laterality) - set(judged)
+    return left_out(index, unseen.pop() if len(unseen) == 1 else None, message) if unseen else None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mammopipe.inference.contract.task import Task as Task
 from mammopipe.inference.payload.exam_body import Parcel, Source, unpack
 from mammopipe.inference.payload.identity import check_exam
 from mammopipe.inference.payload.limits import HandlerLimits as HandlerLimits
-from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out
+from mammopipe.inference.prediction.exam import Combined, ViewScore, left_out, of_unseen_breast
 from mammopipe.inference.prediction.heatmap import eight_bits, overlay, png
 from mammopipe.inference.prediction.image_answer import Clock, Film, Reader
 from mammopipe.inference.prediction.predictor import Predictor
@@ -222,8 +222,16 @@ class _Work:
         if not views:
             raise refusal or BadBodyError("no_images", "an exam needs at least one image")
         indices = [source.index for source in judged.sources]
-        missing = [left_out(view.index, view.laterality, view.message) for view in judged.refused if view.flag]
-        judged.combined = self.reader.predictor.combine(views, self.reader.options.operating_point, indices, missing)
+        sides = [view.laterality for view in views]
+        missing = [
+            left_out(view.index, view.laterality, view.message)
+            if view.flag
+            else of_unseen_breast(view.index, sides, view.message)
+            for view in judged.refused
+        ]
+        judged.combined = self.reader.predictor.combine(
+            views, self.reader.options.operating_point, indices, [view for view in missing if view is not None]
+        )
         return judged
 
     def _exam_body(self, judged: "_Judged", said: ExamAnswer) -> bytes:
