@@ -229,6 +229,8 @@ def _ends(name: str, table: Sequence[Mapping[str, Any]], spaces: Sequence[Space]
     if space is not None and space.kind is Kind.CHOICE:
         return space.bounds[0], space.bounds[-1]
     values = [float(row[name]) for row in table]
+    if not values:
+        return "", ""
     return f"{min(values):.3g}", f"{max(values):.3g}" if max(values) > min(values) else ""
 
 

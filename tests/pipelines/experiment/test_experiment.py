@@ -136,7 +136,7 @@ def test_rows_stand_by_protocol_each_with_its_majority() -> None:
         ("as published", "published"),
     ]
     assert str(rows[0].figures["recall"]) == "0.600 (0.500-0.700)"
-    picture = draw(rows[:-1], "accuracy")
+    picture = draw(rows[:-1], "accuracy", 3)
     assert picture.count("<circle") == 6 and ">published<" in picture
 
 

@@ -10,14 +10,17 @@ from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lateralit
 from mammopipe.processing.errors import ConfigError
 from mammopipe.training.evaluation.data import SegmentedData
 from mammopipe.training.metrics.classification import macro_auc, malignant_auc, malignant_or_not
+from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.predictions import ValidationPredictions, columns
 
 
 @dataclass(frozen=True)
 class Model:
-    """What of a model says which classes it has."""
+    """What of a model says which classes it has, and what it judges."""
 
     classes: tuple[str, ...]
+    level: Level = Level.IMAGE
+    other_side: bool = False
 
 
 def data(tmp_path, *labels: Label) -> SegmentedData:
