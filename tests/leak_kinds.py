@@ -274,8 +274,8 @@ class Careless(SegmentedData):
 class Mixing(SegmentedData):
     """Reads a test film where validation is asked for."""
 
-    def judged(self, split: Split) -> tuple[ImageRecord, ...]:
-        rows = super().judged(split)
+    def images(self, split: Split) -> tuple[ImageRecord, ...]:
+        rows = super().images(split)
         return (*rows, _lend(self, split)) if split is Split.VALIDATION else rows
 
 

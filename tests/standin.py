@@ -66,7 +66,7 @@ def exam_json() -> bytes:
         schema.BreastAnswer(
             laterality=image.image.laterality,
             images=[image.index],
-            rule=schema.BreastRule.MEAN,
+            rule=schema.ViewsRule.MEAN,
             malignancy_score=70.0 + image.index,
             decision=DECISION if image.index else None,
             referral=image.referral,
