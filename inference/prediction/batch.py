@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.processing.datasets.manifest import ImageRecord
+from mammopipe.processing.datasets.manifest import ImageRecord, Laterality
 from mammopipe.processing.errors import ImageError, MammopipeError, NotAMammogramError
 
 if TYPE_CHECKING:
@@ -196,7 +196,14 @@ def _exam(
                                      "images": len(breast.images)}
         for breast in combined.breasts
     ]  # fmt: skip
-    of_patient = {"level": "patient", "images": len(found.images), "refused": codes}
+    # As at the endpoint: an image that is no whole-breast view may be all that the exam shows of a breast.
+    unseen = bool(refused) and bool(set(Laterality) - {breast.laterality for breast in combined.breasts})
+    of_patient = {
+        "level": "patient",
+        "images": len(found.images),
+        "refused": codes,
+        "referred": unseen or combined.exam.referral.refer,
+    }
     return [*breasts, common | _verdict(combined.exam) | of_patient]
 
 
