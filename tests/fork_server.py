@@ -23,7 +23,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,12 @@ def main(path: str, ready: int) -> dict[str, Any]:
                     caller.sendall(f"{child}\n".encode())
                     selector.register(caller, selectors.EVENT_READ)
                 else:  # a caller that was killed
-                    killed = next(number for number, caller in children.items() if caller is key.fileobj)
-                    os.killpg(killed, signal.SIGKILL)
-                    children[killed] = None
-                    selector.unregister(key.fileobj)
+                    for killed in [number for number, caller in children.items() if caller is key.fileobj]:
+                        os.kill(killed, signal.SIGKILL)
+                        with suppress(ProcessLookupError):  # it had not become the leader of a group yet
+                            os.killpg(killed, signal.SIGKILL)
+                        children[killed] = None
+                        selector.unregister(key.fileobj)
     _become(request, descriptors)
     return request
 
@@ -178,7 +180,7 @@ def _report_ended(children: dict[int, socket.socket | None], selector: selectors
             continue
         if caller := children.pop(child):
             selector.unregister(caller)
-            with caller:
+            with caller, suppress(ConnectionError):  # the caller was killed at the same time
                 caller.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mammopipe.processing.datasets.manifest import ImageRecord, Laterality
+from mammopipe.processing.datasets.manifest import ImageRecord
 from mammopipe.processing.errors import ImageError, MammopipeError, NotAMammogramError
 
 if TYPE_CHECKING:
@@ -179,6 +179,7 @@ def _exam(
     If the exam is refused, its only row is the patient's, with the reason.
     """
     from mammopipe.inference.contract.errors import RequestError
+    from mammopipe.inference.prediction.exam import unseen_breasts
 
     patient = next((str(row["patient_id"]) for row in rows if row["patient_id"]), "")
     # The first image names the group: a patient may have several studies.
@@ -197,7 +198,7 @@ def _exam(
         for breast in combined.breasts
     ]  # fmt: skip
     # As at the endpoint: an image that is no whole-breast view may be all that the exam shows of a breast.
-    unseen = bool(refused) and bool(set(Laterality) - {breast.laterality for breast in combined.breasts})
+    unseen = bool(refused) and bool(unseen_breasts(breast.laterality for breast in combined.breasts))
     of_patient = {
         "level": "patient",
         "images": len(found.images),

@@ -6,7 +6,7 @@ scores of a breast's views; the exam's score is that of its most suspicious brea
 show both, it is scored without comparison.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,12 @@ def left_out(index: int, laterality: Laterality | None, message: str) -> LeftOut
     return LeftOut(index, laterality, Referral(refer=True, reasons=[reason]))
 
 
-def of_unseen_breast(index: int, judged: Collection[Laterality | None], message: str) -> LeftOut | None:
+def unseen_breasts(judged: Iterable[Laterality | None]) -> set[Laterality]:
+    """Return the breasts of which no view is judged; an image left out may be all that the exam shows of them."""
+    return set(Laterality) - set(judged)
+
+
+def of_unseen_breast(index: int, judged: Iterable[Laterality | None], message: str) -> LeftOut | None:
     """Return an image that is no whole-breast view if it may be all that the exam shows of a breast.
 
     Args:
@@ -93,7 +98,7 @@ def of_unseen_breast(index: int, judged: Collection[Laterality | None], message:
     Returns:
         The image with the referral of its exam; `None` if views of both breasts are judged.
     """
-    unseen = set(Laterality) - set(judged)
+    unseen = unseen_breasts(judged)
     return left_out(index, unseen.pop() if len(unseen) == 1 else None, message) if unseen else None
 
 
