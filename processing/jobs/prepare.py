@@ -4,6 +4,9 @@ Reads the processing inputs `labels` (a folder with `Info.txt` or `train.csv`), 
 patient ids are to be hashed, `salt` (one file with the secret). Writes the processing outputs `prepared` and
 `test-reads` (the file that opens the register of test reads). The split is made from the label table alone, before any
 pixel is read. By the protocol `published` there is no split yet: Segment splits the images, augmented ones among them.
+
+Pretrained weights are the processing input `weights`, if there are any. Prepare does not use them, but refuses missing
+and damaged ones: training would find them after three paid steps.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from mammopipe.processing.read_config import ForProcessing, Phi
 from mammopipe.processing.splits import read_register
 from mammopipe.processing.splits.assignment import SplitConfig, assign_splits, keep_splits, states_splits
 from mammopipe.processing.turn import Turn
+from mammopipe.processing.weight_sums import require_whole
 
 IMAGE_SUFFIXES = (".dcm", ".pgm", ".png", ".tif", ".tiff")
 BURNT_IN = "BurnedInAnnotation"
@@ -52,6 +56,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run the job on the container's folders."""
     options = _parser().parse_args(arguments)
     paths = ContainerPaths.from_environment()
+    if (weights := paths.processing_input("weights")).is_dir():
+        require_whole(weights)
     split = SplitConfig(options.test_fraction, options.folds, options.validation_fold, options.seed)
     table = DATASETS[options.dataset].read(paths.processing_input("labels"))
     records = table.records

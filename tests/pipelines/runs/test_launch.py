@@ -1,5 +1,6 @@
 """Whole runs of the real graph with scripted jobs: what they leave, and what they leave alone."""
 
+import contextlib
 import json
 import os
 import select
@@ -15,7 +16,7 @@ import pytest
 from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
-from mammopipe.pipelines.runs import launch
+from mammopipe.pipelines.runs import launch, preflight
 from mammopipe.pipelines.runs.folder import find_run, list_runs
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
@@ -303,6 +304,26 @@ def test_on_aws_the_configurations_own_films_are_the_default(
     put(services, tmp_path, "s3://mammopipe/mammopipe/raw/mias/Info.txt")
     start(config, backend="aws", say=said.append)
     assert said[-1].endswith("which reads s3://mammopipe/mammopipe/raw/mias")
+
+
+@pytest.mark.parametrize(
+    ("names", "learns", "message"),
+    [
+        (["resnet50-0676ba61.pth", "resnet50-0676ba61.pth.sha256"], "all", "no weights of alexnet, vgg16 below"),
+        (["alexnet.txt"], "all", "no weights of alexnet, vgg16"),
+        (["alexnet.pth"], "head", "no weights of vgg16, and a head learns on"),
+        (["alexnet.pth"], "all", ""),
+        (["alexnet.pth", "vgg16-397923af.pth"], "head", ""),
+        (["model.tar.gz"], "all", ""),
+    ],
+)
+def test_staged_weights_that_fit_no_network_are_refused_before_the_start(
+    names: list[str], learns: str, message: str
+) -> None:
+    config = PipelineConfig.load(cnns=["alexnet", "vgg16"], training={"learns": learns}, pretrained=True)
+    keys = [f"mammopipe/weights/{name}" for name in names]
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        preflight.check_staged_weights(config, keys, "s3://mammopipe/mammopipe/weights")
 
 
 @pytest.mark.parametrize(
