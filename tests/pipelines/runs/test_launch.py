@@ -309,18 +309,18 @@ def test_on_aws_the_configurations_own_films_are_the_default(
 @pytest.mark.parametrize(
     ("names", "learns", "message"),
     [
-        (["resnet50-0676ba61.pth", "resnet50-0676ba61.pth.sha256"], "all", "no weights of alexnet, vgg16 below"),
-        (["alexnet.txt"], "all", "no weights of alexnet, vgg16"),
-        (["alexnet.pth"], "head", "no weights of vgg16, and a head learns on"),
-        (["alexnet.pth"], "all", ""),
-        (["alexnet.pth", "vgg16-397923af.pth"], "head", ""),
+        (["alexnet-7be5be79.pth", "resnet50.pth.sha256"], "all", "no weights of resnet50, resnet18 below"),
+        (["resnet50.txt"], "all", "no weights of resnet50, resnet18"),
+        (["resnet50.pth"], "head", "no weights of resnet18, and a head learns on"),
+        (["resnet50.pth"], "all", ""),
+        (["resnet50.pth", "resnet18-5c106cde.pth"], "head", ""),
         (["model.tar.gz"], "all", ""),
     ],
 )
 def test_staged_weights_that_fit_no_network_are_refused_before_the_start(
     names: list[str], learns: str, message: str
 ) -> None:
-    config = PipelineConfig.load(cnns=["alexnet", "vgg16"], training={"learns": learns}, pretrained=True)
+    config = PipelineConfig.load(cnns=["resnet50", "resnet18"], training={"learns": learns}, pretrained=True)
     keys = [f"mammopipe/weights/{name}" for name in names]
     with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
         preflight.check_staged_weights(config, keys, "s3://mammopipe/mammopipe/weights")
