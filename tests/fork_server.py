@@ -36,12 +36,23 @@ JOBS = tuple(f"mammopipe.processing.jobs.{job}" for job in ("prepare", "augment"
 IMPORTS = (
     *JOBS,
     "torch._dynamo",
+    "torch._inductor.codecache",
     "torch.export",
+    "torch.export._trace",
     "openvino",
+    "openvino.frontend.pytorch.torchdynamo.export_decompositions",
+    "captum.attr",
+    "networkx",
     "sklearn.isotonic",
-    "matplotlib.figure",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "matplotlib.backends.backend_svg",
+    "moto.server",
+    "moto.s3.responses",
     "mammopipe.training.train",
     "mammopipe.training.evaluate",
+    "mammopipe.training.reporting.plots",
+    "mammopipe.inference.server.app",
     "mammopipe.pipelines.runs.launch",
     "mammopipe.pipelines.cli",
 )
@@ -93,6 +104,8 @@ def main(path: str, ready: int) -> dict[str, Any]:
     """Serve until this process is a child with a command to run; return the command."""
     for name in IMPORTS:
         importlib.import_module(name)
+    importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
+    importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
     gc.freeze()
     # All commands have their pools' workers forked by one server, which has imported the jobs.
