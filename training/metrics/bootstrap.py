@@ -246,12 +246,12 @@ class Resamples:
         edges = metric.scale.to(np.array([each.value for each in alone]))
         spreads = [_spread(figures[defined], each.value) for figures, each in zip((one, two), alone, strict=True)]
         change = _spread((two - one)[defined], alone[0].value)
-        if min(*spreads, change) == 0 or not np.isfinite(edges).all():
+        if min([*spreads, change]) == 0 or not np.isfinite(edges).all():
             # A perfect model has no spread, and few patients may give no draw that differs: the interval would be too
             # narrow, up to a width of 0.
             return Interval(value, None, None, missing)
         common = float(np.clip((spreads[0] ** 2 + spreads[1] ** 2 - change**2) / (2 * spreads[0] * spreads[1]), -1, 1))
-        return Interval(value, *_recovered(value, *alone, common), missing)
+        return Interval(value, *_recovered(value, alone[0], alone[1], common), missing)
 
     def _figures(self, metric: Weighted, labels: Integers, values: Floats) -> Floats:
         step = max(1, _CELLS_AT_ONCE // self.counts.shape[1])
