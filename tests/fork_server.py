@@ -3,7 +3,9 @@
 Importing torch, scikit-learn, matplotlib and the SageMaker SDK takes a job some seconds, more than the rest of its work
 on a few small images. `python -m tests.fork_server SOCKET` imports them once and then waits. For each connection, it
 forks a child that runs one Python command with the caller's arguments, environment, folder and output, and that in all
-else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed.
+else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed. The
+workers of its process pools are forked by a second server, which all commands share: those have the environment and the
+standard error of that server.
 `tests/fork_client.py` is that caller.
 """
 
@@ -25,21 +27,33 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+VARIABLE = "FORK_SERVER_COMMAND"
+"""Environment variable with the command of the server that pytest's main process runs for its workers, as JSON."""
 CLIENT = Path(__file__).with_name("fork_client.py")
+JOBS = tuple(f"mammopipe.processing.jobs.{job}" for job in ("prepare", "augment", "segment"))
 IMPORTS = (
+    *JOBS,
     "torch._dynamo",
+    "torch._inductor.codecache",
     "torch.export",
-    "openvino",
+    "torch.export._trace",
+    "openvino.frontend.pytorch.torchdynamo.export_decompositions",
+    "captum.attr",
+    "networkx",
     "sklearn.isotonic",
-    "matplotlib.figure",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "matplotlib.backends.backend_svg",
+    "moto.server",
+    "moto.s3.responses",
     "mammopipe.training.train",
     "mammopipe.training.evaluate",
-    "mammopipe.processing.jobs.prepare",
-    "mammopipe.processing.jobs.augment",
-    "mammopipe.processing.jobs.segment",
+    "mammopipe.training.reporting.plots",
+    "mammopipe.inference.server.app",
     "mammopipe.pipelines.runs.launch",
     "mammopipe.pipelines.cli",
 )
@@ -51,8 +65,8 @@ def python(socket_path: str) -> list[str]:
 
 
 @contextmanager
-def running() -> Iterator[list[str]]:
-    """Yield the command that takes the place of `python` while a server runs."""
+def running(*, ready: bool = True) -> Iterator[list[str]]:
+    """Yield the command that takes the place of `python` while a server runs; wait until it is ready, or not."""
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/socket"
         reading, writing = os.pipe()
@@ -60,18 +74,20 @@ def running() -> Iterator[list[str]]:
         server = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[writing], stdin=subprocess.PIPE)
         os.close(writing)
         try:
-            if not os.read(reading, 1):
+            if ready and not os.read(reading, 1):
                 raise RuntimeError("the fork server did not start")
             yield python(path)
         finally:
             os.close(reading)
             server.terminate()
-            server.wait()
+            server.communicate()
 
 
 @cache
 def shared() -> list[str]:
-    """Start a server for all tests of this process, and return the command that takes the place of `python`."""
+    """Return the command that takes the place of `python`; starts a server unless pytest's main process runs one."""
+    if command := os.environ.get(VARIABLE):
+        return list(json.loads(command))
     server = ExitStack()
     atexit.register(server.close)
     return server.enter_context(running())
@@ -89,17 +105,26 @@ def use(command: list[str]) -> None:
 
 def main(path: str, ready: int) -> dict[str, Any]:
     """Serve until this process is a child with a command to run; return the command."""
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen(64)
+    from mammopipe.training.model.openvino_runtime import load_openvino
+
+    load_openvino()  # without telemetry
     for name in IMPORTS:
         importlib.import_module(name)
+    importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
+    importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
     gc.freeze()
+    # All commands have their pools' workers forked by one server, which has imported the jobs.
+    forkserver.set_forkserver_preload(list(JOBS))
+    forkserver.ensure_running()
     reaping, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
-        listening.bind(path)
-        listening.listen(64)
+    with listening, selectors.DefaultSelector() as selector:
         for source in (listening, reaping, sys.stdin):
             selector.register(source, selectors.EVENT_READ)
         os.write(ready, b"r")
@@ -155,6 +180,7 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
     import torch
 
     os.setsid()
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # that server runs
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
     for descriptor in descriptors:
