@@ -14,7 +14,6 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mammopipe.processing.datasets import own_table
 from mammopipe.processing.datasets.arranged import IMAGE_FOLDER, LABEL_TABLE, check_staged, read_staged
 from mammopipe.processing.datasets.definition import Dataset, Table, Terms
 from mammopipe.processing.datasets.manifest import (
@@ -26,7 +25,16 @@ from mammopipe.processing.datasets.manifest import (
     View,
     write_manifest,
 )
-from mammopipe.processing.datasets.own_table import AS_THEY_ARE, BOX, CIRCLE, OwnTable, Row, find_table, read_rows
+from mammopipe.processing.datasets.own_table import (
+    AS_THEY_ARE,
+    BOX,
+    CIRCLE,
+    OwnTable,
+    Row,
+    columns_without_field,
+    find_table,
+    read_rows,
+)
 from mammopipe.processing.errors import LabelError
 
 NAME = "own"
@@ -87,7 +95,7 @@ def images_of(table: Path, mapping: OwnTable) -> Path:
 def unused_columns(source: Path, mapping: OwnTable) -> list[str]:
     """Return the columns that no field takes, each with the field that may be meant; none of a staged dataset."""
     path = find_table(source)
-    return [] if _is_staged(path) else own_table.unused_columns(path, mapping)
+    return [] if _is_staged(path) else columns_without_field(path, mapping)
 
 
 def arrange(source: Path, folder: Path, mapping: OwnTable = AS_THEY_ARE) -> Table:

@@ -245,7 +245,7 @@ def read_rows(path: Path, mapping: OwnTable, *, labelled: bool) -> list[Row]:
     return found
 
 
-def unused_columns(path: Path, mapping: OwnTable) -> list[str]:
+def columns_without_field(path: Path, mapping: OwnTable) -> list[str]:
     """Return the columns that no field takes, each with the field that may be meant: `laterality (side?)`."""
     columns = _read(path).columns
     used = set(_places(path, columns, mapping).values())

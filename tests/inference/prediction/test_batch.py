@@ -69,7 +69,7 @@ def test_a_table_on_a_full_disk_keeps_its_rows_and_two_commands_never_write_one(
     path, row = tmp_path / "predictions.csv", {"model": "m", "path": "a.png", "error": ""}
     with Table(path, list(row), "m") as table:
         table.add([row])
-        with pytest.raises(ConfigError, match="another command writes it"):
+        with pytest.raises(ConfigError, match="another command is writing it"):
             Table(path, list(row), "m").__enter__()
 
     def full(*arguments: object) -> None:
