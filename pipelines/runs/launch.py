@@ -144,7 +144,7 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
     try:
         with ExitStack() as stack:
             work = make_work(options.runs, account.run.id)
-            stack.callback(shutil.rmtree, work, ignore_errors=True)
+            stack.callback(_remove, work)
             # Containers can only reach S3 through its API; processes on this machine can share its disk.
             folder = work / "s3" if options.backend is Backend.PROCESS else None
             services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
@@ -168,6 +168,12 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
             account.end(execution)
         raise
     return account.end(execution)
+
+
+def _remove(work: Path) -> None:
+    """Remove the files that only this run needed; with many images it takes minutes on some disks."""
+    with waiting("removing temporary files"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _execution(
