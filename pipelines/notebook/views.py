@@ -29,6 +29,7 @@ from mammopipe.pipelines.runs.folder import RunFolder
 from mammopipe.pipelines.runs.progress import STYLES
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError
+from mammopipe.processing.images.image_files import ImageFiles
 
 CAPTIONS = {
     "data_augmentation-contact-sheet": "Augment: each image with the copies made of it; circles are lesions",
@@ -102,16 +103,16 @@ def graph(config: PipelineConfig, run: Run | None = None) -> Any:
 
 
 def films(folder: Path, count: int = 6, height: int = 220) -> Any:
-    """Return the first images of a folder (PGM or PNG) side by side."""
+    """Return the first images of a folder (PGM or PNG, single files or in shards) side by side."""
     from PIL import Image
 
-    pictures = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix in (".pgm", ".png"))[:count]:
-        with Image.open(path) as image:
+    pictures, files = [], ImageFiles(folder)
+    for name in files.names((".pgm", ".png"))[:count]:
+        with Image.open(io.BytesIO(files.read(name))) as image:
             image.thumbnail((4 * height, height))
             target = io.BytesIO()
             image.convert("L").save(target, "PNG")
-        pictures.append(figure_of(target.getvalue(), path.name))
+        pictures.append(figure_of(target.getvalue(), name))
     return HTML(f'<div style="display:flex;gap:10px;flex-wrap:wrap">{"".join(pictures)}</div>')
 
 
