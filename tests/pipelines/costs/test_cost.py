@@ -144,11 +144,9 @@ def test_folds_in_one_job_cost_what_they_cost_side_by_side_and_the_refit(capsys:
 @pytest.mark.parametrize(
     ("once", "again", "times"),
     [
-        ('folds = 4\nfinal = "mean"', "deals = 3", 3),
-        ('folds = 4\nfinal = "mean"\nlearns = "head"', "deals = 3", 1),
         ('level = "breast"', "other_side = true", 2),
     ],
-    ids=["each deal trains all folds", "feature maps are computed once", "the other breast is computed, too"],
+    ids=["the other breast is computed, too"],
 )
 def test_work_done_several_times_is_counted_as_often(
     capsys: Capture, tmp_path: Path, once: str, again: str, times: int
