@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads of torch that wait for each other sleep. By default they spin, which takes the time of the other worker."""
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 """A data folder beside the checkout, which is never part of it."""
 

@@ -3,7 +3,9 @@
 Importing torch, scikit-learn, matplotlib and the SageMaker SDK takes a job some seconds, more than the rest of its work
 on a few small images. `python -m tests.fork_server SOCKET` imports them once and then waits. For each connection, it
 forks a child that runs one Python command with the caller's arguments, environment, folder and output, and that in all
-else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed.
+else behaves as if it had been started by itself: its signals, its exit code, and its end if the caller is killed. The
+workers of its process pools are forked by a second server, which all commands share: those have the environment and the
+standard error of that server.
 `tests/fork_client.py` is that caller.
 """
 
@@ -25,21 +27,32 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 CLIENT = Path(__file__).with_name("fork_client.py")
+JOBS = tuple(f"mammopipe.processing.jobs.{job}" for job in ("prepare", "augment", "segment"))
 IMPORTS = (
+    *JOBS,
     "torch._dynamo",
+    "torch._inductor.codecache",
     "torch.export",
+    "torch.export._trace",
     "openvino",
+    "openvino.frontend.pytorch.torchdynamo.export_decompositions",
+    "captum.attr",
+    "networkx",
     "sklearn.isotonic",
-    "matplotlib.figure",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "matplotlib.backends.backend_svg",
+    "moto.server",
+    "moto.s3.responses",
     "mammopipe.training.train",
     "mammopipe.training.evaluate",
-    "mammopipe.processing.jobs.prepare",
-    "mammopipe.processing.jobs.augment",
-    "mammopipe.processing.jobs.segment",
+    "mammopipe.training.reporting.plots",
+    "mammopipe.inference.server.app",
     "mammopipe.pipelines.runs.launch",
     "mammopipe.pipelines.cli",
 )
@@ -91,8 +104,13 @@ def main(path: str, ready: int) -> dict[str, Any]:
     """Serve until this process is a child with a command to run; return the command."""
     for name in IMPORTS:
         importlib.import_module(name)
+    importlib.import_module("mammopipe.pipelines.graph.sdk").prepare_sdk("us-east-1")
+    importlib.import_module("mammopipe.pipelines.graph.steps")
     use(python(path))
     gc.freeze()
+    # All commands have their pools' workers forked by one server, which has imported the jobs.
+    forkserver.set_forkserver_preload(list(JOBS))
+    forkserver.ensure_running()
     reaping, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -155,6 +173,7 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
     import torch
 
     os.setsid()
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # that server runs
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
     for descriptor in descriptors:

@@ -161,13 +161,17 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _replace_an_idle_one(self) -> bool:
-        """Close one idle connection, and return whether there was one."""
-        for other in self.connections:
-            if other is not self and isinstance(other, Connection) and other.idle and other.cycle is not None:
-                other.transport.close()
-                self.connections.discard(other)
-                return True
-        return False
+        """Close the connections whose clients have reset them or else one idle one; return whether there was any."""
+        others = [other for other in self.connections if other is not self and isinstance(other, Connection)]
+        gone = [other for other in others if _was_reset(other.transport.get_extra_info("socket"))]
+        for other in gone:
+            other.transport.abort()
+        idle = (other for other in others if other.idle and other.cycle is not None)
+        if not gone and (replaced := next(idle, None)) is not None:
+            replaced.transport.close()
+            gone = [replaced]
+        self.connections.difference_update(gone)
+        return bool(gone)
 
     def _look_for_client(self) -> None:
         """Check whether the client of a half-closed connection is still there, and end the connection if not.

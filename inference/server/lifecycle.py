@@ -1,6 +1,7 @@
 """The server's lifecycle: loads the model, answers requests, and stops without losing a request."""
 
 import asyncio
+import gc
 import socket
 import time
 from pathlib import Path
@@ -24,6 +25,11 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than clients keep an idle connection, so that the server does not close it while a request is on its way."""
 QUIET_TICKS = 10
 """Tenths of a second without a request after which memory is returned to the system."""
+ACCEPTED_AT_ONCE = 8
+"""Connections accepted before the open ones are looked at again. asyncio would accept all that wait: each of a burst of
+hundreds would have its data in memory at the same time, although their clients may have gone."""
+WAITING_CONNECTIONS = 512
+"""Connections that the system keeps until they are accepted (listen(2))."""
 LAST_WORDS_SECONDS = 1
 """Seconds for writing finished answers after the listener is closed."""
 
@@ -40,6 +46,8 @@ class _Released:
         self._requests = application.requests
         if self._ticks >= QUIET_TICKS and self._at != self._requests:
             self._at = self._requests
+            # Requests that ended by an exception can be cycles of objects, which would keep the memory around them.
+            gc.collect()
             release_heap()
 
 
@@ -60,6 +68,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 ws="none",
+                backlog=ACCEPTED_AT_ONCE,
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -71,6 +80,12 @@ class Server(uvicorn.Server):
         self._stop_by = 0.0
         self._quiet_ticks = 0
         self._released = _Released()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. uvicorn uses one number for waiting connections and for those accepted at once; these are two."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(WAITING_CONNECTIONS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop on the first signal; stop at once on the second."""

@@ -272,8 +272,8 @@ def infer_laterality(pixels: NDArray[np.uint16]) -> Laterality | None:
     small = pixels[::_STEP, ::_STEP].astype(np.float32)
     if small.shape[1] < 8 or small.shape[0] < 8:
         return None
-    air = np.percentile(small, 20)
-    tissue = small > air + 0.25 * (np.percentile(small, 99) - air)
+    air, bright = np.percentile(small, (20, 99))
+    tissue = small > air + 0.25 * (bright - air)
     half = tissue.shape[1] // 2
     left, right = int(tissue[:, :half].sum()), int(tissue[:, -half:].sum())
     if max(left, right) < MIN_SHARE * max(1, left + right):

@@ -1,7 +1,9 @@
 """Processes many images with one process per core, in bounded memory; an image that kills its worker is refused."""
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -144,10 +146,21 @@ def _result(future: Future[Any]) -> Any:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a forked copy of a process with threads can wait forever for the locks of those threads.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    # A forked copy of a process with threads can wait forever for the locks of those threads, so a server without
+    # threads forks. It imports what this process has imported; spawned workers would import it once each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in sys.modules if name.startswith("mammopipe.processing.")])
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker)
 
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
     keep_heap()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker waits for work without end, even if the process that would send it was killed.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

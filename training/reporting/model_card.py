@@ -21,7 +21,7 @@ from mammopipe.processing.splits import read_register
 from mammopipe.training.fitting.reproducibility import STATEMENT
 from mammopipe.training.reporting.package_card import package_card
 from mammopipe.training.reporting.report import origin_of
-from mammopipe.training.reporting.reporting_guidelines import LEGEND, lines
+from mammopipe.training.reporting.reporting_guidelines import COMPARED, lines
 
 TEMPLATE = "model_card.md.j2"
 CARD, PACKAGE_CARD, REGISTRATION = "model_card.md", "model_card.json", "registration.json"
@@ -76,7 +76,7 @@ def render_card(evaluation: Mapping[str, Any]) -> str:
         not_intended=NOT_INTENDED,
         limits=list(limits(evaluation)),
         guidelines=list(lines()),
-        guidelines_legend=LEGEND,
+        guidelines_compared=COMPARED,
         reads_of=read_register.sentence,
         reproducibility=STATEMENT,
     )

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -36,43 +36,63 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def container(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Container:
+def make_container(base: Path, **inputs: Path) -> Path:
+    """Make the folders of a container, point the job at them, and return the folder of its outputs."""
+    (base / "processing" / "input").mkdir(parents=True)
+    for name, folder in inputs.items():
+        (base / "processing" / "input" / name.replace("_", "-")).symlink_to(folder)
+    os.environ[BASE_VARIABLE] = str(base)
+    return base / "processing" / "output"
+
+
+@pytest.fixture(scope="module")
+def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """Return a function that makes the folders of a container and points the job at them."""
-
-    def make(**inputs: Path) -> Path:
-        base = tmp_path_factory.mktemp("container")
-        (base / "processing" / "input").mkdir(parents=True)
-        for name, folder in inputs.items():
-            (base / "processing" / "input" / name.replace("_", "-")).symlink_to(folder)
-        monkeypatch.setenv(BASE_VARIABLE, str(base))
-        return base / "processing" / "output"
-
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BASE_VARIABLE, "")
+        yield lambda **inputs: make_container(tmp_path_factory.mktemp("container"), **inputs)
 
 
-@pytest.fixture
-def run_all(tree: Path, container: Container) -> Callable[[], Path]:
-    def run() -> Path:
+@pytest.fixture(scope="module")
+def prepared(tree: Path, container: Container) -> Path:
+    """The output of Prepare on the whole images."""
+    output = container(labels=tree, images=tree) / "prepared"
+    prepare.main(["--dataset", "mias"])
+    return output
+
+
+@pytest.fixture(scope="module")
+def run_all(tree: Path, container: Container) -> Callable[[], tuple[Path, dict[str, Path]]]:
+    """Return a function that runs the three jobs, and returns Segment's output and inputs."""
+
+    def run() -> tuple[Path, dict[str, Path]]:
         prepared = container(labels=tree, images=tree) / "prepared"
-        prepare.main(["--dataset", "mias"])
+        prepare.main(["--dataset", "mias", "--max-height", "384"])
         augmented = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
         augment.main(["--copies", "1"])
-        output = container(
-            prepared_manifest=prepared,
-            prepared_stage=prepared,
-            prepared_images=prepared / "images",
-            augmented_manifest=augmented,
-            augmented_images=augmented / "images",
-        )
+        inputs = {
+            "prepared_manifest": prepared,
+            "prepared_stage": prepared,
+            "prepared_images": prepared / "images",
+            "augmented_manifest": augmented,
+            "augmented_images": augmented / "images",
+        }
+        output = container(**inputs)
         segment.main(["--height", "160", "--width", "96"])
-        return output / "data_segmentation"
+        return output / "data_segmentation", inputs
 
     return run
 
 
-def test_three_jobs_make_a_balanced_training_set_and_leave_the_other_splits_alone(run_all: Callable[[], Path]) -> None:
-    output = run_all()
+@pytest.fixture(scope="module")
+def done(run_all: Callable[[], tuple[Path, dict[str, Path]]]) -> tuple[Path, dict[str, Path]]:
+    return run_all()
+
+
+def test_three_jobs_make_a_balanced_training_set_and_leave_the_other_splits_alone(
+    done: tuple[Path, dict[str, Path]],
+) -> None:
+    output, _ = done
     records = read_manifest(output)
     originals = [record for record in records if not record.source_image_id]
     assert len(originals) == FILMS
@@ -92,16 +112,16 @@ def test_three_jobs_make_a_balanced_training_set_and_leave_the_other_splits_alon
     assert cv2.imread(str(output / "montage.png")).shape[1] > 1000
 
 
-def test_the_same_input_and_seed_give_the_same_bytes(run_all: Callable[[], Path]) -> None:
-    first, second = run_all(), run_all()
+def test_the_same_input_and_seed_give_the_same_bytes(
+    done: tuple[Path, dict[str, Path]], run_all: Callable[[], tuple[Path, dict[str, Path]]]
+) -> None:
+    (first, _), (second, _) = done, run_all()
     names = sorted(path.relative_to(first).as_posix() for path in first.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(second).as_posix() for path in second.rglob("*") if path.is_file())
     assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
 
 
-def test_prepared_pixels_are_those_of_the_film(tree: Path, container: Container) -> None:
-    prepared = container(labels=tree, images=tree) / "prepared"
-    prepare.main(["--dataset", "mias"])
+def test_prepared_pixels_are_those_of_the_image(tree: Path, prepared: Path) -> None:
     for record in read_manifest(prepared):
         film = cv2.imread(str(tree / f"{record.image_id}.pgm"), cv2.IMREAD_GRAYSCALE)
         assert np.array_equal(read_mammogram(prepared / record.path).pixels, film.astype(np.uint16) * 257)
@@ -180,9 +200,7 @@ def test_an_unknown_argument_is_refused(tmp_path: Path) -> None:
         prepare.main(["--dataset", "mias", "--test-fracton", "0.5"])
 
 
-def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(tree: Path, container: Container) -> None:
-    prepared = container(labels=tree, images=tree) / "prepared"
-    prepare.main(["--dataset", "mias"])
+def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(prepared: Path, container: Container) -> None:
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
     augment.main(["--copies", "1", "--rarer-only", "true"])
     counts = Counter(record.label for record in read_manifest(prepared) if record.split is Split.TRAIN)
@@ -192,13 +210,10 @@ def test_copies_of_the_rarer_classes_alone_make_all_classes_equally_large(tree: 
     assert copies == {label: most - count for label, count in counts.items() if count < most}
 
 
-def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
-    prepared = container(labels=tree, images=tree) / "prepared"
-    prepare.main(["--dataset", "mias"])
+def test_no_copy_at_all_is_refused(prepared: Path, container: Container, tmp_path: Path) -> None:
     records = read_manifest(prepared)
-    for path in prepared.glob("manifest*.csv"):
-        write_manifest([record for record in records if record.label is Label.NORMAL], path)
-    output = container(manifest=prepared, stage=prepared, images=prepared / "images")
+    write_manifest([record for record in records if record.label is Label.NORMAL], tmp_path / "manifest.csv")
+    output = container(manifest=tmp_path, stage=prepared, images=prepared / "images")
     with pytest.raises(ConfigError, match="copies=1, rarer_only=true gives none of the .* images of copies_of=train"):
         augment.main(["--rarer-only", "true"])
     assert not list(output.rglob("manifest*.csv"))
@@ -206,10 +221,8 @@ def test_no_copy_at_all_is_refused(tree: Path, container: Container) -> None:
 
 @pytest.mark.parametrize("more", [["--copies", "2"], ["--balance", "false"]])
 def test_copies_of_the_rarer_classes_alone_need_one_copy_and_balance(
-    tree: Path, container: Container, more: list[str]
+    prepared: Path, container: Container, more: list[str]
 ) -> None:
-    prepared = container(labels=tree, images=tree) / "prepared"
-    prepare.main(["--dataset", "mias"])
     container(manifest=prepared, stage=prepared, images=prepared / "images")
     with pytest.raises(ConfigError, match="rarer_only=true with .*: it needs copies=1 and balance=true"):
         augment.main(["--rarer-only", "true", *more])
@@ -217,10 +230,8 @@ def test_copies_of_the_rarer_classes_alone_need_one_copy_and_balance(
 
 @pytest.mark.parametrize("balance", ["true", "false"])
 def test_without_copies_the_stage_is_passed_through(
-    tree: Path, container: Container, balance: str, capsys: pytest.CaptureFixture[str]
+    prepared: Path, container: Container, balance: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepared = container(labels=tree, images=tree) / "prepared"
-    prepare.main(["--dataset", "mias"])
     output = container(manifest=prepared, stage=prepared, images=prepared / "images") / "data_augmentation"
     augment.main(["--copies", "0", "--balance", balance])
     said = capsys.readouterr().out
@@ -270,11 +281,9 @@ def test_segment_hands_on_what_prepare_did_with_raw_images(tree: Path, container
 
 
 def test_shards_hold_the_images_and_change_neither_manifest_nor_stage(
-    tree: Path, container: Container, run_all: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, dict[str, Path]], container: Container
 ) -> None:
-    plain = run_all()
-    base = Path(os.environ[BASE_VARIABLE])
-    inputs = {path.name.replace("-", "_"): path.resolve() for path in (base / "processing" / "input").iterdir()}
+    plain, inputs = done
     packed = container(**inputs) / plain.name
     segment.main(["--height", "160", "--width", "96", "--shard-megabytes", "0.1"])
     for name in ("manifest.csv", "stage.json", "quarantine.csv", "montage.png"):

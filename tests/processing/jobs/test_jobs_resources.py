@@ -43,10 +43,14 @@ def start(job: str, base: Path, inputs: dict[str, Path], *arguments: str) -> "su
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of a process's spawned workers; multiprocessing's resource tracker is none of them."""
+    """Return the ids of a job's workers: what its fork server forked. Its resource tracker is none of them."""
+
+    def below(parent: int) -> list[int]:
+        return [int(each) for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(each) for each in found if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+        servers = [each for each in below(pid) if b"forkserver" in Path(f"/proc/{each}/cmdline").read_bytes()]
+        return [worker for server in servers for worker in below(server)]
     except OSError:
         return []
 

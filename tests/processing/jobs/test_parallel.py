@@ -1,11 +1,17 @@
 import io
 import os
+import select
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from mammopipe.processing.errors import ImageError
 from mammopipe.processing.jobs.parallel import SECONDS_BETWEEN_LINES, Progress, Refused, map_images
+
+ROOT = Path(__file__).parents[3]
 
 
 def square(number: int) -> int:
@@ -36,6 +42,32 @@ def test_a_killed_worker_costs_its_image_and_no_other() -> None:
     assert "worker process died" in refused[7]
     assert refused[11] == "eleven is no image"
     assert all(found[number] == number * number for number in set(range(30)) - {7, 11})
+
+
+def report(number: int) -> int:
+    """Print the process id of this worker."""
+    print(os.getpid(), flush=True)
+    return number
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    code = (
+        "from mammopipe.processing.jobs.parallel import map_images\n"
+        "from tests.processing.jobs.test_parallel import report\n"
+        "results = map_images(report, range(100), total=100, title='Report', workers=1)\n"
+        "next(results)\n"
+        "input()\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as job:
+        assert job.stdout is not None
+        worker = os.pidfd_open(int(job.stdout.readline()))
+        job.kill()
+        # The descriptor of a process is readable once the process has ended.
+        assert select.select([worker], [], [], 60)[0]
+        os.close(worker)
 
 
 def test_a_fault_of_ours_is_not_taken_for_a_bad_image() -> None:
