@@ -142,7 +142,7 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         compiled: str = pipeline.definition()
     with ExitStack() as stack:
         work = make_work(options.runs, account.run.id)
-        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        stack.callback(_remove, work)
         # Containers can only reach S3 through its API; processes on this machine can share its disk.
         folder = work / "s3" if options.backend is Backend.PROCESS else None
         services = stack.enter_context(sessions.local_services(config, cache=work / "sent", folder=folder))
@@ -161,6 +161,12 @@ def _run_here(config: PipelineConfig, source: Source, given: dict[str, Any], opt
         write_bytes(account.run.path / "pipeline.json", compiled.encode())
         _carry_out(account, execution, services, options)
     return account.end(execution)
+
+
+def _remove(work: Path) -> None:
+    """Remove the files that only this run needed; with many images it takes minutes on some disks."""
+    with waiting("removing temporary files"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _execution(
