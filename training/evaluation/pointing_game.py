@@ -16,8 +16,9 @@ import numpy.typing as npt
 from mammopipe.processing.classes import class_index
 from mammopipe.processing.datasets.manifest import ImageRecord, Label, Lesion
 from mammopipe.training.evaluation.batch_prediction import forward
-from mammopipe.training.metrics.bootstrap import Resamples, Scale
+from mammopipe.training.metrics.bootstrap import Resamples
 from mammopipe.training.metrics.metric import Metric, all_alike, ratio
+from mammopipe.training.metrics.scale import Scale
 from mammopipe.training.metrics.scorecard import figure, undefined
 from mammopipe.training.model.predictions import Floats, Integers
 from mammopipe.training.networks.grad_cam import Heatmaps
