@@ -48,7 +48,7 @@ from mammopipe.training.model.architecture import Level
 from mammopipe.training.model.archive import pack
 from mammopipe.training.model.exam_scores import BreastRule
 from mammopipe.training.model.operating_points import Goal
-from mammopipe.training.model.predictions import Kind, TestPredictions, ValidationPredictions
+from mammopipe.training.model.predictions import Kind, TestPredictions, TrainingPredictions, ValidationPredictions
 from mammopipe.training.networks.model_directory import LoadedModel
 from mammopipe.training.reporting.examples import MOST_MISSED_SHOWN, draw_examples, missed_cancers, pick_examples
 from mammopipe.training.reporting.model_card import write_cards
@@ -158,11 +158,29 @@ def evaluate(
         [
             row
             for name in sorted(models)
-            for scores in (validation[name], test[name])
+            for scores in (*_of_training(name, models, data, config), validation[name], test[name])
             for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
         ],
         outputs[Split.VALIDATION],
     )
+
+
+def _of_training(
+    name: str, models: Mapping[str, LoadedModel], data: SegmentedData, config: EvaluationJobConfig
+) -> list[TrainingPredictions]:
+    """Return what a candidate says of the originals that it has learnt from, folder by folder; none unless asked for.
+
+    A cross-validated candidate has learnt from the whole development set. Its out-of-fold predictions of the same
+    images are those of validation.
+    """
+    if not config.predict_training:
+        return []
+    splits = (Split.TRAIN, Split.VALIDATION) if data.out_of_fold else (Split.TRAIN,)
+    rows = [record for split in splits for record in data.originals(split)]
+    return [
+        _predict(TrainingPredictions, {name: models[name]}, data, part, folder)[name]
+        for part, folder in data.in_folders(rows)
+    ]
 
 
 def _of_selected(
@@ -236,12 +254,17 @@ def _predicted_test(
 
 
 def _predict(
-    kind: type[Kind], models: Mapping[str, LoadedModel], data: SegmentedData, records: Sequence[ImageRecord]
+    kind: type[Kind],
+    models: Mapping[str, LoadedModel],
+    data: SegmentedData,
+    records: Sequence[ImageRecord],
+    folder: Path | None = None,
 ) -> dict[str, Kind]:
+    """Return each model's predictions of the images, which lie in the folder of the kind's split or in another one."""
+    folder = folder or data.films(kind.split)
     if data.level is Level.BREAST:
-        return predict_breasts(kind, models, records, data.films(kind.split))
-    shape = (data.preprocess.height, data.preprocess.width)
-    return predict_split(kind, models, records, data.films(kind.split), shape=shape)
+        return predict_breasts(kind, models, records, folder)
+    return predict_split(kind, models, records, folder, shape=(data.preprocess.height, data.preprocess.width))
 
 
 def _audited_fits(

@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mammopipe.pipelines.config.breast_level import check_breast_level
-from mammopipe.pipelines.config.compute import ComputeConfig, require_even_batch
+from mammopipe.pipelines.config.compute import ComputeConfig, ImagesConfig, require_even_batch
 from mammopipe.pipelines.config.endpoint import LONGEST_NAME, EndpointConfig
 from mammopipe.pipelines.config.profiles import PROFILES
 from mammopipe.pipelines.config.recipes import read_recipe
-from mammopipe.pipelines.config.security import SecurityConfig
+from mammopipe.pipelines.config.security import SecurityConfig, Tags
 from mammopipe.pipelines.config.storage_and_data import (
     DataConfig,
     SegmentationConfig,
@@ -78,14 +78,6 @@ class Approval(StrEnum):
     REJECTED = "Rejected"
 
 
-class ImagesConfig(Settings):
-    """The container images with the code."""
-
-    processing: str = Field(default="mammopipe/processing:latest", description="image of Prepare, Augment and Segment")
-    training: str = Field(default="mammopipe/training:latest", description="image of training and Evaluate")
-    serving: str = Field(default="mammopipe/serving:latest", description="image of the endpoint")
-
-
 class RegistryConfig(Settings):
     """Where the selected model is registered."""
 
@@ -140,7 +132,7 @@ class PipelineConfig(Settings):
     region: str = Field(
         default="us-east-1", description="the region a session is made for where the environment names none"
     )
-    tags: Mapping[str, str] = Field(
+    tags: Tags = Field(
         default_factory=lambda: {"project": "mammopipe"}, description="tags of every job, model and endpoint"
     )
     storage: StorageConfig = Field(default_factory=StorageConfig, description="where the files lie on S3")
@@ -189,6 +181,8 @@ class PipelineConfig(Settings):
         name = self.endpoint.name
         if re.fullmatch(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", name) is None or len(name) > LONGEST_NAME:
             raise ConfigError(f"endpoint.name={name!r}: up to {LONGEST_NAME} letters, digits and hyphens")
+        if len(set(self.keep)) < len(self.keep):
+            raise ConfigError(f"keep = {', '.join(self.keep)}: none twice")
         if not self.cnns or len(set(self.cnns)) < len(self.cnns):
             raise ConfigError(f"cnns = {', '.join(self.cnns)}: at least one, none twice")
         if len(self.cnns) > MOST_MODELS:

@@ -158,6 +158,7 @@ def evaluate(context: Context, segmented: ProcessingStep, models: Mapping[str, A
         "--bootstrap": str(config.evaluation.bootstrap),
         "--breast-rule": config.evaluation.breast_rule,
         "--other-breast": str(config.evaluation.other_breast),
+        "--predict-training": str(config.evaluation.predict_training).lower(),
         "--seed": context.parameters.seed.to_string(),
     }
     candidates = [

@@ -13,6 +13,7 @@ from mammopipe.pipelines.config.pipeline import Keep, PipelineConfig
 from mammopipe.pipelines.data import staging
 from mammopipe.pipelines.data.check import require_trainable
 from mammopipe.pipelines.doctor import resources
+from mammopipe.pipelines.graph.aws_rules import check_instances
 from mammopipe.pipelines.runs.tracking import tensorboard
 from mammopipe.processing.datasets.manifest import ImageRecord, SplitProtocol
 from mammopipe.processing.datasets.own import NAME as OWN
@@ -67,6 +68,7 @@ def check(
     Raises:
         MammopipeError: The run would fail.
     """
+    check_instances(config)
     sized = with_parameters(config, parameters)
     if Keep.TENSORBOARD in config.keep:
         tensorboard.require()

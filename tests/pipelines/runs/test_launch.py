@@ -1,12 +1,13 @@
 """Whole runs of the real graph with scripted jobs: what they leave, and what they leave alone."""
 
+import errno
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mammopipe.pipelines import PipelineConfig
 from mammopipe.pipelines.backends.sessions import LocalServices
 from mammopipe.pipelines.backends.step_status import Status
 from mammopipe.pipelines.runs import launch
-from mammopipe.pipelines.runs.folder import find_run, list_runs
+from mammopipe.pipelines.runs.folder import AGAIN, WORK, RunFolder, find_run, list_runs
 from mammopipe.pipelines.runs.launch import start
 from mammopipe.pipelines.runs.run import Run
 from mammopipe.processing.errors import ConfigError, LabelError, StorageError
@@ -228,7 +229,9 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_from_its_checkpoint
     os.close(reader)
 
     (killed,) = list_runs(tmp_path / "runs")
-    assert killed.execution()["status"] == "Stopped" and killed.execution()["reason"] == "its process was killed"
+    assert (
+        killed.execution()["status"] == "Stopped" and killed.execution()["reason"] == f"its process was killed; {AGAIN}"
+    )
     assert not (tmp_path / "runs" / "latest").exists()
     again = begin(changes)
     assert again.status is Status.SUCCEEDED and again.folder is not None
@@ -253,6 +256,32 @@ def test_interrupting_a_run_stops_it_and_says_so(begin: Start, tmp_path: Path, m
     (run,) = list_runs(tmp_path / "runs")
     assert run.execution()["status"] == "Stopped"
     assert not (tmp_path / "runs" / "latest").exists()
+
+
+def test_a_disk_that_is_full_during_a_run_is_named_once_there_is_room_for_it(
+    begin: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`execution.json` cannot be written while the work of the run fills the disk."""
+    written = RunFolder.write
+
+    def write(folder: RunFolder, execution: Mapping[str, Any]) -> None:
+        if any(item["status"] == "Succeeded" for item in execution["steps"]) and list((folder.root / WORK).iterdir()):
+            raise OSError(errno.ENOSPC, "No space left on device", "execution.json")
+        written(folder, execution)
+
+    monkeypatch.setattr(RunFolder, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        begin()
+    (run,) = list_runs(tmp_path / "runs")
+    found = run.execution()
+    assert (found["status"], found["reason"]) == ("Stopped", "No space left on device")
+    assert [item["status"] for item in found["steps"][:2]] == ["Succeeded", "NotExecuted"]
+
+
+def test_a_job_on_a_full_disk_fails_by_its_exit_code_alone(begin: Start) -> None:
+    run = begin({"Augment": "sys.exit(3)\n"})
+    assert run.status is Status.FAILED
+    assert run.reason == "Augment: the disk is full or read-only, and the job could not write more about it"
 
 
 def put(services: LocalServices, folder: Path, uri: str) -> None:
