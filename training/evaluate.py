@@ -155,14 +155,26 @@ def evaluate(
             **_of_selected(choice, candidates, validation, test, data, selected, outputs, draws, config),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _REPORTED}},
         },
-        [
-            row
-            for name in sorted(models)
-            for scores in (*_of_training(name, models, data, config), validation[name], test[name])
-            for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
-        ],
+        _prediction_rows(choice, validation, test, data, models, config),
         outputs[Split.VALIDATION],
     )
+
+
+def _prediction_rows(
+    choice: Choice,
+    validation: Mapping[str, ValidationPredictions],
+    test: Mapping[str, TestPredictions],
+    data: SegmentedData,
+    models: Mapping[str, LoadedModel],
+    config: EvaluationJobConfig,
+) -> list[dict[str, str]]:
+    """Return the rows of `predictions.csv`."""
+    return [
+        row
+        for name in sorted(models)
+        for scores in (*_of_training(name, models, data, config), validation[name], test[name])
+        for row in predictions.prediction_rows(name, scores, choice.candidates[name].fit.calibration)
+    ]
 
 
 def _of_training(
