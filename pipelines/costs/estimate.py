@@ -224,11 +224,13 @@ def passes(config: PipelineConfig, size: Size, *, fold: int | None = None) -> fl
         # The feature maps are computed once. The epochs of the classifier alone take hardly any time.
         return development if folds else size.trained
     if not folds:
-        return size.trained * size.epochs
+        # With `other_side`, each breast is computed together with the patient's other breast.
+        return size.trained * size.epochs * (2 if config.training.other_side else 1)
     one = development * (folds - 1) / folds * size.epochs
     if fold is not None:
         return one
-    return folds * one + (development * size.epochs if config.training.final is Final.REFIT else 0.0)
+    refit = development * size.epochs if config.training.final is Final.REFIT else 0.0
+    return config.training.deals * folds * one + refit
 
 
 def _training(

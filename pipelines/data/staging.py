@@ -24,9 +24,10 @@ from mammopipe.processing.datasets.own_table import OwnTable
 from mammopipe.processing.datasets.registry import DATASETS, require_usable
 from mammopipe.processing.errors import ConfigError
 from mammopipe.processing.files import extract, sha256
+from mammopipe.training.model.architecture import SUFFIXES
 from mammopipe.training.model.archive import PACKED
 
-WEIGHTS = ("*.pth", "*.pt", "*.safetensors")
+WEIGHTS = tuple(f"*{suffix}" for suffix in SUFFIXES)
 WHEEL = "*.whl"
 MODEL = f"*{PACKED}"
 """A model that this project packed; training starts from its weights."""

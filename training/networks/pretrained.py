@@ -172,7 +172,10 @@ def read_weights(path: Path) -> State:
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (*_UNREADABLE, SafetensorError) as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise ConfigError(f"{path}: not a file of weights: {reason}") from None
+        # A checkpoint may hold objects of other programs, such as hyperparameters; unpickling them could run code.
+        objects = isinstance(error, pickle.UnpicklingError)
+        hint = '; save its state dict alone, torch.save(checkpoint["state_dict"], FILE)' if objects else ""
+        raise ConfigError(f"{path}: not a file of weights: {reason}{hint}") from None
     inner = (
         next((state[key] for key in _NESTED if key in state and isinstance(state[key], dict)), state)
         if isinstance(state, dict)
@@ -210,7 +213,7 @@ def load_body(network: FilmNetwork, state: State, *, where: Path) -> None:
         where: File name for error messages.
 
     Raises:
-        ConfigError: Names or shapes do not fit; the message states the first of them.
+        ConfigError: Names or shapes do not fit, or a value is not finite; the message states the first of them.
     """
     own, head = network.body.state_dict(), f"{network.head_path}."
     wanted = {key: value for key, value in own.items() if not key.startswith(head)}
@@ -226,7 +229,9 @@ def load_body(network: FilmNetwork, state: State, *, where: Path) -> None:
         for key in kept
         if key in wanted and kept[key].shape != wanted[key].shape
     ]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has misshapen", misshapen)):
+    infinite = [key for key in kept if kept[key].is_floating_point() and not kept[key].isfinite().all()]
+    faults = (("lacks", missing), ("has unknown", unknown), ("has misshapen", misshapen), ("has not finite", infinite))
+    for what, keys in faults:
         if keys:
             raise ConfigError(
                 f"{where}: does not fit the network: it {what} {', '.join(keys[:5])}"

@@ -141,6 +141,24 @@ def test_folds_in_one_job_cost_what_they_cost_side_by_side_and_the_refit(capsys:
     assert units["false"][0]["units"] == pytest.approx(4 * one + refit, abs=3)
 
 
+@pytest.mark.parametrize(
+    ("once", "again", "times"),
+    [
+        ('level = "breast"', "other_side = true", 2),
+    ],
+    ids=["the other breast is computed, too"],
+)
+def test_work_done_several_times_is_counted_as_often(
+    capsys: Capture, tmp_path: Path, once: str, again: str, times: int
+) -> None:
+    config, units = tmp_path / "once.toml", []
+    for more in ("", again):
+        config.write_text(f'cnns = ["resnet50"]\n[training]\n{once}\n{more}\n')
+        (step,) = [s for s in said(capsys, "--config", str(config))["steps"] if s["step"].startswith("Train-")]
+        units.append(step["units"])
+    assert units[1] == pytest.approx(times * units[0], abs=2)
+
+
 def test_disks_memory_and_downloads_are_counted(capsys: Capture, tmp_path: Path) -> None:
     config = tmp_path / "large.toml"
     config.write_text(
