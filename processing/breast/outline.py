@@ -17,7 +17,7 @@ NARROW_ABOVE = 0.2
 """The same limit at the upper end, where the axilla, which belongs to the breast, is narrow, too."""
 STRIP = 0.12
 """A strip narrower than this share of the breast's greatest width is not breast, if it has some length."""
-BAND = 0.08
+BAND = 0.11
 """Greatest height of a dark band at the film's upper edge, as a share of the breast's height."""
 BAND_STEP, BAND_ACROSS = 0.08, 0.85
 """Least step in grey (0..1) from a band to the breast below it, and the share of the columns that must show it."""

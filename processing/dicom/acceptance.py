@@ -59,8 +59,14 @@ _BREAST_CODES = ("76752008", "T-04000", "80248007", "T-04030", "73056007", "T-04
 BREAST_WORDS = re.compile(r"BREAST|MAMM|BRUST|SEIN|SENO|PECHO|BORST|BRYST|BR[OÖ]ST|MAMA\b|MAMELL|PIERS")
 _UNKNOWN_PARTS = ("", "UNKNOWN", "OTHER", "NONE", "UNDEFINED", "N/A", "NA", "MG")
 _PADDLE_WORDS = re.compile(
-    r"(?P<spot>SPOT|CONED?\b)|(?P<magnification>(?<!I)MAG(?!E))|(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID)"
+    r"(?P<view>SPOT|CONED?\b|(?<!I)MAG(?!E))|(?P<specimen>SPECIMEN)|"
+    r"(?P<biopsy>BIOP|STEREO|NEEDLE|(?<![A-Z])LOC|LOCALI|FENEST|PERFOR|GRID)"
 )
+_PADDLES = {
+    "view": "a magnification or spot compression view",
+    "specimen": "a specimen",
+    "biopsy": "an image of a biopsy or localisation",
+}
 
 
 def check_is_mammogram(tags: Tags, *, sop_class: str = "", raw: bool = False) -> None:
@@ -260,11 +266,7 @@ def _positive(tags: Tags, tag: Tag) -> float:
 
 def _paddle(tags: Tags) -> str:
     match = _PADDLE_WORDS.search(tags.code(Tag.PADDLE_DESCRIPTION))
-    if not match:
-        return ""
-    biopsy = match.lastgroup == "biopsy"
-    meaning = "an image of a biopsy or localisation" if biopsy else "a magnification or spot compression view"
-    return _says(tags, Tag.PADDLE_DESCRIPTION, meaning)
+    return _says(tags, Tag.PADDLE_DESCRIPTION, _PADDLES[str(match.lastgroup)]) if match else ""
 
 
 def _conversion(tags: Tags) -> str:

@@ -169,6 +169,8 @@ _REFUSED_DESCRIPTIONS: tuple[tuple[str, re.Pattern[str]], ...] = (
 _TOMOGRAPHIC_WORDS = re.compile(
     r"\bTOMO\w*[ _-]*(RECON\w*|SLICES?|SLABS?|PLANES?|PROJ\w*|VOLUME)\b|\bSLABS?\b|\b(MIP|MPR)\b"
 )
+_PLANE_WORDS = re.compile(r"\b(SLICES?|PLANES?|PROJECTIONS?)\b")
+"""Words that exclude an image where its description also names tomosynthesis, and no 2-D image."""
 
 
 def image_kinds(tags: Tags) -> tuple[str, ...]:
@@ -194,8 +196,12 @@ def is_low_energy(tags: Tags) -> bool:
 
 def tomographic_words(tags: Tags) -> str:
     """Return the description that names a slice or projection of tomosynthesis, with its word; "" if none does."""
-    found = ((tag, _TOMOGRAPHIC_WORDS.search(text)) for tag, text in _texts(tags, _DESCRIPTIONS))
-    return next((f"{label(tag)} holds {match[0]!r}" for tag, match in found if match), "")
+    for tag, text in _texts(tags, _DESCRIPTIONS):
+        apart = re.search(r"\bTOMO", text) and not re.search(r"\b2D\b", text)
+        match = _TOMOGRAPHIC_WORDS.search(text) or (_PLANE_WORDS.search(text) if apart else None)
+        if match:
+            return f"{label(tag)} holds {match[0]!r}"
+    return ""
 
 
 def refused_words(tags: Tags) -> str:

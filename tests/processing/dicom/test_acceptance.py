@@ -23,6 +23,7 @@ REFUSED: list[tuple[str, Any]] = [
     *(("PaddleDescription", text) for text in (
         "SPOT_10CM", "10CM SPOT CONTACT", "9X9 SPOTMAG", "NEEDLE LOC", "BIOPSY 5X5", "MAG1.8", "ROUND_SPOT", "2D_LOC",
         "LOCALISATION", "LOCALIZATION", "FRAMELESS SPOT 7.5CM", "spot 7.5", "STEREO", "QUAD MAG", "PERFORATED", "CONE",
+        "SPECIMEN",
     )),
     *(("ViewPosition", text) for text in (
         "SPOT", "MAG", "MCC", "SCC", "CV", "LCV", "TAN", "RMMLO", "MLO MAG", "RCC SPOT", "S", "M", "SPECIMEN", "AXT",
@@ -32,6 +33,7 @@ REFUSED: list[tuple[str, Any]] = [
         "R MCC Magnification", "L CC MAG", "LEFT SPOT COMPRESSION", "Specimen", "ROI mask images", "cropped images",
         "L MLO Tomosynthesis Reconstruction", "TOMO_SLICES", "Flat Field", "CALIBRATION", "Phantom", "R CC RECOMBINED",
         "L CC subtracted", "Screen Save", "RMLO tangential", "STEREO PRE-FIRE", "Iodine image", "MIP", "specimens",
+        "Breast Tomosynthesis Image L CC 1mm slices", "R MLO planes of tomo",
     )),
     *(("AcquisitionProtocolName", text) for text in ("SPOT MAG", "L CC recombined", "QC flat field")),
     *(("ImageType", ["DERIVED", "PRIMARY", "", kind]) for kind in (
@@ -79,6 +81,7 @@ ACCEPTED: list[dict[str, Any]] = [
         "R CC", "Routine 2D", "L MLO C-View", "S-View", "MAMMOGRAPHY SCREENING", "L CC LOW ENERGY",
         "full mammogram images", "IMAGES", "Left Breast post biopsy", "TOMOSYNTHESIS 2D COMBO",
         "Implant displaced views", "Dual energy", "Spotlight trial", "Magdalena hospital protocol",
+        "2D from tomo with 15 projections", "CC and MLO planes",
     )),
     {"StudyDescription": "Mammogram with spot magnification"},
     *({"BodyPartExamined": part} for part in ("BREAST", "Left Breast", "LBREAST", "MAMMA", "MAMA", "UNKNOWN", "")),
