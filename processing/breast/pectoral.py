@@ -75,7 +75,7 @@ class _Edges:
     def strength(self) -> NDArray[np.float32]:
         """Return how strong, steady and long each edge is. A longer edge is less likely to be one of gland or fibre."""
         reach = np.hypot(np.diff(self.x, axis=1), np.diff(self.y, axis=1)).sum(axis=1)
-        strength = np.maximum(self.step * self.steady, 0) * (self.length * reach) ** 0.25
+        strength = np.maximum(self.step, 0) ** 1.5 * self.steady * np.sqrt(self.length * reach)
         return np.asarray(strength, np.float32)
 
 
